@@ -1,0 +1,78 @@
+"""Everything autoslim raises on purpose.
+
+AutoslimError
+├── RequestError (ValueError)      the user can fix it: what was wrong, the value, what is allowed
+│   ├── BudgetError                nothing in this space meets the budget; names the cheapest reachable
+│   ├── UnsupportedModelError      says which part cannot be slimmed
+│   ├── WeightsError               weights that cannot be had or must not be read
+│   ├── DatasetError               file, row, what was expected
+│   ├── SpaceError                 file, key, what is allowed
+│   └── OutputError                the output folder cannot be written
+├── TrialError                     this recipe went wrong; the search goes on
+│   ├── DivergedError              the loss is not a finite number
+│   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
+├── ClusterError                   Ray or the database cannot be reached
+└── JobError                       the job as a whole failed; carries the remote traceback
+"""
+
+from __future__ import annotations
+
+
+class AutoslimError(Exception):
+    """Base class; `exit_code` is what the command line ends with (README, "Exit codes")."""
+
+    exit_code = 1
+
+
+class RequestError(AutoslimError, ValueError):
+    """A request that cannot be carried out as it stands; the user can fix it."""
+
+    exit_code = 2
+
+
+class BudgetError(RequestError):
+    """No plan in the search space meets the budget."""
+
+    exit_code = 3
+
+
+class UnsupportedModelError(RequestError):
+    """A model, or a part of one, that no method can slim."""
+
+
+class WeightsError(RequestError):
+    """Weights that cannot be had, do not fit the model, or come in a form that may run code."""
+
+
+class DatasetError(RequestError):
+    """A data set that cannot be read, or whose splits and classes do not agree."""
+
+
+class SpaceError(RequestError):
+    """A search space that does not fit the methods' knobs."""
+
+
+class OutputError(RequestError):
+    """An output folder that cannot be written, is full, or belongs to another job."""
+
+
+class TrialError(AutoslimError):
+    """One recipe went wrong; the search goes on."""
+
+
+class DivergedError(TrialError):
+    """The loss or a weight is not a finite number."""
+
+
+class InfeasibleError(TrialError):
+    """The recipe cannot be run: it does not fit into memory, or cannot be solved onto its budget."""
+
+
+class ClusterError(AutoslimError):
+    """Ray, the database or the cluster's storage cannot be reached."""
+
+    exit_code = 4
+
+
+class JobError(AutoslimError):
+    """The job failed; the message carries the remote traceback where there is one."""

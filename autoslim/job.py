@@ -1,0 +1,72 @@
+"""`SearchJob`: the whole request. Its JSON is the submission, and lies in the output folder as `job.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from autoslim.budget import Budget
+from autoslim.recipe import Training
+from autoslim.record import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec(Record):
+    """`name` is a timm model name or a folder in timm's hub format.
+
+    `weights` is `pretrained` (timm's hub, or the folder's own), `scratch`, or a safetensors or weights-only file.
+    `args` are passed to `timm.create_model`; `image_size` of None keeps the model's own.
+    """
+
+    name: str
+    weights: str = "pretrained"
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Record):
+    """`source` is a Parquet file, a folder, or the name of a built-in set.
+
+    `validation_share` is cut from train, stratified, where the source has no validation split. `unreadable_share` is how much of
+    a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
+    """
+
+    source: str
+    validation_share: float = 0.1
+    unreadable_share: float = 0.01
+    decoded_limit: int = 4 * 2**30
+    train_limit: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources(Record):
+    """What one trial takes on the cluster; fractions share a device."""
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchJob(Record):
+    """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
+
+    `storage` and `tracking_uri` of None mean SQLite files in the output folder; `address` of None means a local Ray.
+    """
+
+    id: str
+    model: ModelSpec
+    dataset: DatasetSpec
+    budgets: tuple[Budget, ...]
+    space: str = "default"
+    trials: int = 24
+    training: Training = dataclasses.field(default_factory=Training)
+    base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
+    sampler: str = "tpe"
+    seed: int = 0
+    resources: Resources = dataclasses.field(default_factory=Resources)
+    concurrency: int | None = None
+    address: str | None = None
+    storage: str | None = None
+    tracking_uri: str | None = None
+    output: str

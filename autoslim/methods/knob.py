@@ -1,0 +1,68 @@
+"""What a method lets a search vary."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from autoslim.errors import SpaceError
+from autoslim.recipe import Knobs
+from autoslim.record import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knob(Record):
+    """A scalar setting. `kind` is `float`, `int`, `layer` or `choice`.
+
+    A `layer` is a block index in a recipe; its range, here and in a search space, is given as shares of the depth, so that one
+    space serves models of every depth. `priced` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver may
+    move it, 0 where it does not touch the FLOPs or may not be moved.
+    """
+
+    kind: str
+    help: str
+    default: Any
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+    priced: int = 0
+
+    def check(self, value: Any, name: str, *, depth: int) -> None:
+        """Raises SpaceError when `value` is not one this knob can take in a recipe."""
+        if self.kind == "choice":
+            assert self.choices is not None
+            if value not in self.choices:
+                raise SpaceError(f"{name} is {value!r}; allowed: {', '.join(map(repr, self.choices))}")
+            return
+        assert self.low is not None and self.high is not None
+        low, high = (1, depth - 1) if self.kind == "layer" else (self.low, self.high)
+        whole = self.kind != "float"
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+            raise SpaceError(f"{name} is {value!r}; allowed: {'a whole number ' if whole else ''}from {low:g} to {high:g}")
+
+
+Ranges = dict[str, Knob]
+"""Knobs by name, with the bounds that a search space has narrowed them to."""
+
+
+def layer_index(share: float, depth: int) -> int:
+    """The block that stands at `share` of the depth; never the first, whose tokens nothing has looked at."""
+    return min(max(round(share * depth), 1), depth - 1)
+
+
+def complete(ranges: Ranges, knobs: Knobs, *, depth: int) -> Knobs:
+    """`knobs` with defaults for what is missing.
+
+    Raises:
+        SpaceError: for a knob that there is not, or a value outside its range.
+    """
+    unknown = sorted(set(knobs) - set(ranges))
+    if unknown:
+        raise SpaceError(f"there is no knob {unknown[0]!r}; allowed: {', '.join(ranges)}")
+    filled = {}
+    for name, knob in ranges.items():
+        default = layer_index(knob.default, depth) if knob.kind == "layer" else knob.default
+        filled[name] = knobs.get(name, default)
+        knob.check(filled[name], name, depth=depth)
+    return filled

@@ -1,0 +1,88 @@
+"""One solver that puts any method's recipe onto a FLOPs budget, before anything is trained.
+
+A method names the knobs in which its FLOPs are monotone (`Knob.priced`). The solver moves them together: pressure 0 is the dearest
+end of every range, 1/2 the recipe as it was proposed, 1 the cheapest end. It bisects the pressure and then spends what is
+left of the budget on single counts, dearest first, until nothing fits any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from autoslim.budget import format_flops
+from autoslim.errors import InfeasibleError
+from autoslim.flops.predict import predict
+from autoslim.methods.base import Method
+from autoslim.methods.knob import Ranges
+from autoslim.plan import Plan
+from autoslim.recipe import Knobs
+from autoslim.shape import ViTShape
+
+_BISECTIONS = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solved:
+    knobs: Knobs
+    plan: Plan
+    flops: int
+
+
+def evaluate(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> Solved:
+    """What a recipe aims at as it stands."""
+    repaired = method.repair(shape, knobs)
+    expected = method.expect(shape, plan, repaired)
+    return Solved(knobs=repaired, plan=expected, flops=predict(shape, expected).total)
+
+
+def solve(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int, *, ranges: Ranges | None = None) -> Solved:
+    """The dearest recipe of the family through `knobs` that stays within `budget`; `ranges` narrow the method's own.
+
+    Raises:
+        InfeasibleError: when even the cheapest end of the family is above the budget.
+    """
+    ranges = method.ranges if ranges is None else ranges
+    knobs = method.repair(shape, knobs)
+    cheapest = evaluate(method, shape, plan, _press(knobs, ranges, 1.0))
+    if cheapest.flops > budget:
+        raise InfeasibleError(
+            f"{method.name}: this recipe's cheapest form has {format_flops(cheapest.flops)}, above the budget of {format_flops(budget)}"
+        )
+    best, low, high = cheapest, 0.0, 1.0
+    dearest = evaluate(method, shape, plan, _press(knobs, ranges, 0.0))
+    if dearest.flops <= budget:
+        return dearest
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        found = evaluate(method, shape, plan, _press(knobs, ranges, middle))
+        if found.flops <= budget:
+            best, high = found, middle
+        else:
+            low = middle
+    return _fill(method, shape, plan, best, budget, ranges)
+
+
+def _fill(method: Method, shape: ViTShape, plan: Plan, best: Solved, budget: int, ranges: Ranges) -> Solved:
+    while True:
+        steps = [evaluate(method, shape, plan, knobs) for knobs in method.dearer(shape, best.knobs, ranges)]
+        fitting = [step for step in steps if best.flops < step.flops <= budget]
+        if not fitting:
+            return best
+        best = max(fitting, key=lambda step: step.flops)
+
+
+def _press(knobs: Knobs, ranges: Ranges, pressure: float) -> Knobs:
+    pressed = dict(knobs)
+    for name, value in knobs.items():
+        knob = ranges[name]
+        if not knob.priced:
+            continue
+        assert knob.kind == "float" and knob.low is not None and knob.high is not None
+        dear, cheap = (knob.high, knob.low) if knob.priced > 0 else (knob.low, knob.high)
+        # A proposal may lie outside ranges that were narrowed after it was made.
+        value = min(max(value, knob.low), knob.high)
+        if pressure <= 0.5:
+            pressed[name] = dear + (value - dear) * 2 * pressure
+        else:
+            pressed[name] = value + (cheap - value) * (2 * pressure - 1)
+    return pressed

@@ -1,0 +1,34 @@
+"""Token operations on plain tensors; nothing here knows of a model.
+
+Shapes: B batch, N tokens (prefix included), P patches, D width, K kept patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def keep_patches(x_BND: Tensor, index_BK: Tensor, *, num_prefix_tokens: int) -> Tensor:
+    """The prefix tokens, then the patches at `index_BK` (counted without the prefix) in that order: (B, prefix + K, D)."""
+    index_BKD = index_BK.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1])
+    return torch.cat((x_BND[:, :num_prefix_tokens], x_BND[:, num_prefix_tokens:].gather(1, index_BKD)), dim=1)
+
+
+def order_by(score_BP: Tensor) -> Tensor:
+    """Patch indices, highest score first; equal scores in reading order, so that a result does not depend on the device."""
+    return score_BP.argsort(dim=1, descending=True, stable=True)
+
+
+def standardise(score_BP: Tensor, *, mean: float, std: float) -> Tensor:
+    """Per image, the scores shifted and scaled to `mean` and `std`."""
+    centred_BP = score_BP - score_BP.mean(dim=1, keepdim=True)
+    return centred_BP / (score_BP.std(dim=1, keepdim=True) + 1e-8) * std + mean
+
+
+def key_mask(weight_BN: Tensor) -> Tensor:
+    """The additive attention mask (B, 1, 1, N) under which key j counts `weight_BN[:, j]` times in every softmax.
+
+    exp(z + log w) = w exp(z); a weight of 0 removes the key as if its token were not there.
+    """
+    return weight_BN.log()[:, None, None, :]

@@ -1,0 +1,110 @@
+"""What a trial gives back, and the front of those that no other beats."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+
+from autoslim.budget import format_flops
+from autoslim.errors import BudgetError
+from autoslim.recipe import Recipe
+from autoslim.record import Record
+
+
+class TrialState(enum.StrEnum):
+    """RUNNING ends in exactly one of the others; only COMPLETE has a model."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INFEASIBLE = "infeasible"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochReport(Record):
+    """A point on a trial's curves. `beat` is `cut`, `train` or `tune`; `epoch` counts every pass over the images so far."""
+
+    epoch: float
+    beat: str
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialResult(Record):
+    """One row of the front. Accuracies are top-1 shares on the validation split; `seconds` is wall time in the worker.
+
+    `flops` is measured on the model handed over; `flops_predicted` is its plan's closed form; both in multiply-accumulates.
+    `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control) or `given`.
+    `artifact` is the model's folder, relative to the job's output folder.
+    """
+
+    number: int
+    recipe: Recipe
+    origin: str
+    state: TrialState
+    accuracy: float | None = None
+    accuracy_after_cut: float | None = None
+    flops: int | None = None
+    flops_predicted: int | None = None
+    params: int | None = None
+    seconds: float | None = None
+    epochs: float | None = None
+    artifact: str | None = None
+    duplicate_of: int | None = None
+    error_class: str | None = None
+    error: str | None = None
+
+    def dominates(self, other: TrialResult) -> bool:
+        """At least as accurate and as cheap as `other`, and better in one of the two."""
+        mine, theirs = self._point(), other._point()
+        return mine[0] >= theirs[0] and mine[1] <= theirs[1] and mine != theirs
+
+    def _point(self) -> tuple[float, int]:
+        assert self.accuracy is not None and self.flops is not None, "only finished trials are compared"
+        return self.accuracy, self.flops
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParetoFront(Record):
+    """Complete trials that no other dominates, cheapest first."""
+
+    results: tuple[TrialResult, ...]
+
+    @classmethod
+    def of(cls, results: Iterable[TrialResult]) -> ParetoFront:
+        """Of equal points the earliest trial stays."""
+        done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None]
+        done.sort(key=lambda r: (r.flops or 0, -(r.accuracy or 0.0), r.number))
+        front: list[TrialResult] = []
+        for result in done:
+            if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
+                front.append(result)
+        return cls(results=tuple(front))
+
+    def best_within(self, flops: int) -> TrialResult:
+        """The most accurate trial of at most `flops` multiply-accumulates.
+
+        Raises:
+            BudgetError: when there is none; names the cheapest that was reached.
+        """
+        within = [r for r in self.results if r.flops is not None and r.flops <= flops]
+        if within:
+            return within[-1]
+        if not self.results:
+            raise BudgetError(f"no trial was completed, so none is within {format_flops(flops)}")
+        raise BudgetError(f"no trial is within {format_flops(flops)}; the cheapest has {format_flops(self.results[0].flops or 0)}")
+
+    def hypervolume(self, *, dense_flops: int, chance: float) -> float:
+        """Area above `chance` accuracy and left of the dense model's FLOPs that the front covers, as a share of the whole."""
+        return hypervolume([(r.flops or 0, r.accuracy or 0.0) for r in self.results], dense_flops=dense_flops, chance=chance)
+
+
+def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance: float) -> float:
+    """`front` holds (flops, accuracy), cheapest first and with rising accuracy."""
+    area = 0.0
+    ends = [min(flops, dense_flops) for flops, _ in front[1:]] + [dense_flops]
+    for (flops, accuracy), end in zip(front, ends, strict=True):
+        area += max(0, end - flops) * max(0.0, accuracy - chance)
+    return area / (dense_flops * (1.0 - chance))

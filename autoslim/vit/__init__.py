@@ -1,0 +1,7 @@
+"""timm in: dense vision transformers, their shape and their weights."""
+
+from autoslim.vit.dense import DenseModel, Preprocessing, create_dense
+from autoslim.vit.shape import read_shape
+from autoslim.vit.weights import load_weights, read_state_dict
+
+__all__ = ["DenseModel", "Preprocessing", "create_dense", "load_weights", "read_shape", "read_state_dict"]

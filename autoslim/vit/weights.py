@@ -1,0 +1,74 @@
+"""Weights into a dense model, from a file, never by running code that a file holds."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from autoslim.errors import WeightsError
+
+_HEADS = ("head.", "head_dist.")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or a weights-only torch file.
+
+    Raises:
+        WeightsError: when the file is missing, broken, or a pickle that holds anything but tensors (it is refused, not run).
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
+        raise WeightsError(
+            f"weights file {path} is a pickle that holds more than tensors; it was refused, not run. Save a state dict as safetensors instead"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsError(f"weights file {path} cannot be read: {error}") from error
+    return _unwrap(state, path)
+
+
+def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
+    for key in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"weights file {path} is not a state dict: expected tensors by parameter name")
+    return state
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> bool:
+    """Loads `state` strictly, position embeddings resampled to the model's grid; returns whether the classifier fitted, too.
+
+    A classifier of another number of classes is left as it was created.
+
+    Raises:
+        WeightsError: naming the parameters that are missing, left over, or of another shape.
+    """
+    try:
+        state = checkpoint_filter_fn(dict(state), model)  # type: ignore[arg-type]
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise WeightsError(f"weights of {source} do not fit the model: {error}") from error
+    own = model.state_dict()
+    head_fits = all(name in state and state[name].shape == own[name].shape for name in own if name.startswith(_HEADS))
+    if not head_fits:
+        state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
+    missing = [name for name in own if name not in state and (head_fits or not name.startswith(_HEADS))]
+    left_over = [name for name in state if name not in own]
+    misfits = [f"{n} {tuple(v.shape)} for {tuple(own[n].shape)}" for n, v in state.items() if n in own and v.shape != own[n].shape]
+    for what, names in (("lack", missing), ("have besides", left_over), ("have in another shape", misfits)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise WeightsError(f"weights of {source} do not fit the model: they {what} {', '.join(names[:3])}{more}")
+    model.load_state_dict(state, strict=head_fits)
+    return head_fits
