@@ -1,0 +1,26 @@
+"""Data sets: from a source to batches.
+
+`prepare_dataset` reads a source (`sources`: Parquet, image folders, built-in), cuts honest splits (`splits`), decodes every
+image once to find the unreadable ones (`decode`) and leaves Arrow files that any process maps (`cache`). `open_dataset` opens
+them again, `PreparedDataset.at` gives the images at a model's size, and `Loader` makes batches of them.
+"""
+
+from autoslim.data.augment import AUGMENTATIONS
+from autoslim.data.dataset import ImageSplit, PreparedDataset, Splits, open_dataset
+from autoslim.data.loader import Loader
+from autoslim.data.prepare import prepare_dataset
+from autoslim.data.report import DatasetReport, SplitReport
+from autoslim.data.sources import BUILTIN
+
+__all__ = [
+    "AUGMENTATIONS",
+    "BUILTIN",
+    "DatasetReport",
+    "ImageSplit",
+    "Loader",
+    "PreparedDataset",
+    "SplitReport",
+    "Splits",
+    "open_dataset",
+    "prepare_dataset",
+]

@@ -1,0 +1,148 @@
+"""What happens to a training batch. Pure functions of the batch and a generator: uint8 (B, H, W, 3) in, smaller uint8 out.
+
+B images of a batch, H and W pixels as stored, h and w pixels as the model takes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from autoslim.errors import RequestError
+
+Pixels = NDArray[np.uint8]
+
+AUGMENTATIONS = ("none", "light", "strong")
+SMALL = 64
+"""Up to this side (pixels) `light` shifts the image, as is usual for small ones, instead of rescaling a part of it."""
+
+_LIGHT_SCALE = (0.6, 1.0)
+_STRONG_SCALE = (0.35, 1.0)
+_LOG_ASPECT = math.log(4 / 3)
+_RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+_ERASE_SHARE = 0.25
+_JITTER = 0.4
+
+
+def check_augmentation(name: str) -> None:
+    if name not in AUGMENTATIONS:
+        raise RequestError(f"augmentation is {name!r}; allowed: {', '.join(AUGMENTATIONS)}")
+
+
+def centre_crop(images_BHW3: Pixels, size: tuple[int, int]) -> Pixels:
+    top, left = ((have - want) // 2 for have, want in zip(images_BHW3.shape[1:3], size, strict=True))
+    return images_BHW3[:, top : top + size[0], left : left + size[1]]
+
+
+def light(images_BHW3: Pixels, size: tuple[int, int], flip: bool, generator: np.random.Generator) -> Pixels:
+    """A random shift of small images, a random part of larger ones; mirrored half the time where `flip`."""
+    if max(size) <= SMALL:
+        crops_Bhw3 = shift_crop(images_BHW3, size, generator)
+    else:
+        crops_Bhw3 = resized_crop(images_BHW3, size, _LIGHT_SCALE, generator)
+    return _mirrored(crops_Bhw3, generator) if flip else crops_Bhw3
+
+
+def _mirrored(images_Bhw3: Pixels, generator: np.random.Generator) -> Pixels:
+    chosen_B = generator.random(len(images_Bhw3)) < 0.5
+    images_Bhw3[chosen_B] = images_Bhw3[chosen_B, :, ::-1]
+    return images_Bhw3
+
+
+def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    """The centre crop moved by up to an eighth of its side in either direction; what lies outside is mirrored in."""
+    row_Bh = _shifted(images_BHW3.shape[1], size[0], len(images_BHW3), generator)
+    column_Bw = _shifted(images_BHW3.shape[2], size[1], len(images_BHW3), generator)
+    return images_BHW3[np.arange(len(images_BHW3))[:, None, None], row_Bh[:, :, None], column_Bw[:, None, :]]
+
+
+def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Which stored rows (or columns) each crop takes, (batch, want)."""
+    start = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
+    index = np.abs(start[:, None] + np.arange(want))
+    last = have - 1
+    mirrored: NDArray[np.int64] = last - np.abs(last - index)
+    return mirrored
+
+
+def resized_crop(
+    images_BHW3: Pixels, size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator
+) -> Pixels:
+    """Random-resized-crop: a part of `scale` of the area at an aspect of 3/4 to 4/3, bicubic; a side is cut at the image's.
+
+    As timm's, which draws from Python's global generator and so cannot run beside the training loop.
+    """
+    batch, height, width = images_BHW3.shape[:3]
+    area_B = generator.uniform(scale[0], scale[1], batch) * height * width
+    aspect_B = np.exp(generator.uniform(-_LOG_ASPECT, _LOG_ASPECT, batch))
+    w_B = np.minimum(np.sqrt(area_B * aspect_B), width)
+    h_B = np.minimum(np.sqrt(area_B / aspect_B), height)
+    left_B, top_B = generator.random(batch) * (width - w_B), generator.random(batch) * (height - h_B)
+    boxes_B4 = np.stack([left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height)], axis=1)
+    out_Bhw3 = np.empty((batch, *size, 3), np.uint8)
+    for image, box, out in zip(images_BHW3, boxes_B4.tolist(), out_Bhw3, strict=True):
+        out[:] = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=tuple(box)))
+    return out_Bhw3
+
+
+class Strong:
+    """Crop of 0.35 to 1, flip, timm's RandAugment, colour jitter; `erase` is timm's random erasing, for normalised images.
+
+    timm and torchvision draw from the process's global generators: call both methods inside `global_draws`.
+    """
+
+    def __init__(self, size: tuple[int, int], flip: bool, mean: tuple[float, ...]) -> None:
+        # Imported here because timm takes seconds to import, and only `strong` needs it.
+        from timm.data.auto_augment import rand_augment_transform
+        from timm.data.random_erasing import RandomErasing
+        from torchvision.transforms import ColorJitter
+
+        self._size, self._flip = size, flip
+        settings = {
+            "translate_const": int(min(size) * 0.45),
+            "img_mean": tuple(min(255, round(255 * value)) for value in mean),
+            "interpolation": Image.Resampling.BICUBIC,
+            # At a full 10, timm asks to keep 0 bits of a colour, which Pillow 13 refuses.
+            "magnitude_max": 9.99,
+        }
+        self._steps: list[Any] = [rand_augment_transform(_RAND_AUGMENT, settings), ColorJitter(_JITTER, _JITTER, _JITTER)]
+        self._erasing: Any = RandomErasing(_ERASE_SHARE, mode="pixel", device="cpu")
+
+    def __call__(self, images_BHW3: Pixels, generator: np.random.Generator) -> Pixels:
+        crops_Bhw3 = resized_crop(images_BHW3, self._size, _STRONG_SCALE, generator)
+        if self._flip:
+            _mirrored(crops_Bhw3, generator)
+        for crop in crops_Bhw3:
+            image = Image.fromarray(crop)
+            for step in self._steps:
+                image = step(image)
+            crop[:] = np.asarray(image)
+        return crops_Bhw3
+
+    def erase(self, x_B3hw: torch.Tensor) -> torch.Tensor:
+        """Replaces a rectangle of a quarter of the images by noise, in place."""
+        self._erasing(x_B3hw)
+        return x_B3hw
+
+
+@contextlib.contextmanager
+def global_draws(seed: int) -> Iterator[None]:
+    """Seeds the three global generators timm draws from, and puts back what they were. Not for threads beside the caller's."""
+    python, numpy_, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches for the GPUs
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_)
+        torch.set_rng_state(torch_)

@@ -1,0 +1,144 @@
+"""The Arrow IPC files of a prepared data set, memory-mapped when read, and how they come into being whole or not at all.
+
+Maps of one file share the node's page cache: any number of trial processes hold the images once, and no shared memory is needed.
+N images, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from autoslim.data.table import Indices, Labels
+from autoslim.errors import OutputError
+
+T = TypeVar("T")
+
+EncodedRow = tuple[bytes, int, str]
+"""Encoded image, label, and what the image is called in reports."""
+
+_BATCH_BYTES = 32 * 2**20
+_ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa.string())])
+
+
+@contextlib.contextmanager
+def published(target: Path) -> Iterator[Path | None]:
+    """An empty folder that becomes `target` when the block ends well; None where `target` is there already.
+
+    One process at a time, on whatever node; whoever comes second finds the work done.
+    """
+    if target.is_dir():
+        yield None
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")):
+            if target.is_dir():
+                yield None
+                return
+            # Nobody else is at work under the lock: these are of processes that were killed.
+            for stale in target.parent.glob(f"{target.name}.tmp-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+            try:
+                yield folder
+                folder.chmod(0o755)
+                folder.rename(target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"the data cache {target} cannot be written: {error}") from error
+
+
+def write_encoded(path: Path, rows: Iterable[EncodedRow]) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _ENCODED) as writer:
+        pending: list[EncodedRow] = []
+        size = 0
+        for row in rows:
+            pending.append(row)
+            size += len(row[0])
+            if size > _BATCH_BYTES:
+                writer.write_batch(_encoded_batch(pending))
+                pending, size = [], 0
+        if pending:
+            writer.write_batch(_encoded_batch(pending))
+
+
+def _encoded_batch(rows: list[EncodedRow]) -> Any:
+    columns = [pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), _ENCODED, strict=True)]
+    return pa.record_batch(columns, schema=_ENCODED)
+
+
+class EncodedFile:
+    """The encoded images of one split."""
+
+    def __init__(self, path: Path) -> None:
+        self._batches = _read_batches(path)
+        self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+        columns = [batch.column("label").to_numpy() for batch in self._batches]
+        self.labels: Labels = np.concatenate([np.empty(0, np.int64), *columns])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def bytes_of(self, index: int) -> bytes:
+        batch = int(np.searchsorted(self._starts, index, side="right")) - 1
+        value: bytes = self._batches[batch].column("bytes")[index - int(self._starts[batch])].as_py()
+        return value
+
+
+def write_pixels(path: Path, images: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> None:
+    """Images (H, W, 3) of one size as fixed-size binaries; all batches but the last have the same number of rows."""
+    width = size[0] * size[1] * 3
+    schema = pa.schema([("pixels", pa.binary(width))])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for group in grouped(images, max(1, _BATCH_BYTES // width)):
+            buffers = [None, pa.py_buffer(np.ascontiguousarray(np.stack(group)))]
+            writer.write_batch(pa.record_batch([pa.Array.from_buffers(pa.binary(width), len(group), buffers)], schema=schema))
+
+
+class PixelFile:
+    """The decoded images of one split, read in place from the map."""
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        self._size = size
+        self._chunks = [_pixels(batch.column("pixels"), size) for batch in _read_batches(path)]
+
+    def images(self, indices: Indices) -> NDArray[np.uint8]:
+        """A copy (N, H, W, 3); the map itself is never handed out."""
+        if len(self._chunks) == 1:
+            return self._chunks[0][indices]
+        out = np.empty((len(indices), *self._size, 3), np.uint8)
+        chunk_N, row_N = np.divmod(indices, len(self._chunks[0]) if self._chunks else 1)
+        for chunk in np.unique(chunk_N):
+            here = chunk_N == chunk
+            out[here] = self._chunks[chunk][row_N[here]]
+        return out
+
+
+def _pixels(column: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    flat = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+    width = size[0] * size[1] * 3
+    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), *size, 3)
+
+
+def _read_batches(path: Path) -> list[Any]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+def grouped(items: Iterable[T], count: int) -> Iterator[list[T]]:
+    """Lists of `count` items, the last one shorter where it does not come out even."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, count)):
+        yield group

@@ -1,0 +1,114 @@
+"""A prepared data set: cheap to open in any process, and its images at one size. N images, H and W pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoslim.data.cache import EncodedFile, PixelFile, grouped, published, write_pixels
+from autoslim.data.decode import decode_rgb, fit, storage_size
+from autoslim.data.report import DatasetReport
+from autoslim.data.table import Indices, Labels
+from autoslim.errors import DatasetError
+
+SPLITS = ("train", "validation", "test")
+MANIFEST = "dataset.json"
+
+
+class ImageSplit:
+    """One split at one storage size: `labels` int64 (N,), `size` (H, W)."""
+
+    def __init__(self, labels: Labels, size: tuple[int, int], read: Callable[[Indices], NDArray[np.uint8]]) -> None:
+        self.labels, self.size, self._read = labels, size, read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Indices) -> NDArray[np.uint8]:
+        """The images of these numbers, uint8 RGB (N, H, W, 3); a fresh array that the caller may change."""
+        return self._read(np.asarray(indices, np.int64))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The three splits at one storage size; `decoded` says whether they are read from the map or decoded on access."""
+
+    train: ImageSplit
+    validation: ImageSplit
+    test: ImageSplit
+    decoded: bool
+
+
+class PreparedDataset:
+    """`path` is all that another process needs (`open_dataset`). `digest` names the content: images, labels, classes and cuts."""
+
+    def __init__(self, path: Path, report: DatasetReport) -> None:
+        self.path, self.report = path, report
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.report.classes
+
+    @property
+    def digest(self) -> str:
+        return self.report.digest_of_images
+
+    def at(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> Splits:
+        """The splits at the storage size of `image_size` (H, W); decodes them once a cache where `decoded_limit` allows it.
+
+        Read from the map or decoded on access, an image is the same to the last bit.
+        """
+        size = storage_size(image_size, crop_pct)
+        total = self.report.train.images + self.report.validation.images + self.report.test.images
+        if total * size[0] * size[1] * 3 > self.report.decoded_limit:
+            return Splits(**{split: self._streamed(split, size) for split in SPLITS}, decoded=False)
+        folder = self._decode(size)
+        return Splits(**{split: self._mapped(split, size, folder) for split in SPLITS}, decoded=True)
+
+    def _encoded(self, split: str) -> EncodedFile:
+        return EncodedFile(self.path / f"{split}.arrow")
+
+    def _streamed(self, split: str, size: tuple[int, int]) -> ImageSplit:
+        file = self._encoded(split)
+        empty = np.empty((0, *size, 3), np.uint8)
+
+        def read(indices: Indices) -> NDArray[np.uint8]:
+            return np.stack([_image(file, index, size) for index in indices.tolist()]) if len(indices) else empty.copy()
+
+        return ImageSplit(file.labels, size, read)
+
+    def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
+        return ImageSplit(self._encoded(split).labels, size, PixelFile(folder / f"{split}.arrow", size).images)
+
+    def _decode(self, size: tuple[int, int]) -> Path:
+        target = self.path / f"decoded-{size[0]}x{size[1]}"
+        with published(target) as folder:
+            for split in SPLITS if folder is not None else ():
+                assert folder is not None
+                write_pixels(folder / f"{split}.arrow", _images(self._encoded(split), size), size)
+        return target
+
+
+def _images(file: EncodedFile, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+    """All images in order, decoded in threads: Pillow works without the interpreter's lock."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for group in grouped(range(len(file)), 64):
+            yield from pool.map(lambda index: _image(file, index, size), group)
+
+
+def _image(file: EncodedFile, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return fit(decode_rgb(file.bytes_of(index)), size)
+
+
+def open_dataset(path: Path) -> PreparedDataset:
+    """Opens what `prepare_dataset` left at `PreparedDataset.path`; reads one small file."""
+    try:
+        return PreparedDataset(path, DatasetReport.from_json((path / MANIFEST).read_text()))
+    except OSError as error:
+        raise DatasetError(f"{path} is not a prepared data set: {error}") from error

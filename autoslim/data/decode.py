@@ -1,0 +1,92 @@
+"""Bounded decoding of one image to RGB, and the resize that every image goes through.
+
+Transparency is laid over white; 16-bit grey keeps its upper eight bits; of an animation the first frame counts. EXIF rotation is
+not applied (timm's readers do not either). H and W are pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from autoslim.errors import DatasetError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 64 * 2**20
+
+# What Pillow's decoders have been seen to raise on damaged files; OSError covers truncated and unidentified ones.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Raises DatasetError saying why the image cannot be used."""
+    if not data:
+        raise DatasetError("there are no bytes, or they cannot be read")
+    if len(data) > MAX_BYTES:
+        raise DatasetError(f"it is larger than {MAX_BYTES // 2**20} MiB")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image)
+            image.load()
+            return _to_rgb(image)
+    except DatasetError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DatasetError(f"not an image; allowed: {', '.join(FORMATS)}") from error
+    except _DAMAGED as error:
+        raise DatasetError(f"damaged ({type(error).__name__}: {error})") from error
+
+
+def storage_size(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """(H, W) at which images are stored: large enough that a centre crop of `crop_pct` has `image_size`."""
+    if not 0.0 < crop_pct <= 1.0:
+        raise DatasetError(f"crop_pct is {crop_pct}; allowed: above 0 and at most 1")
+    # The small number keeps 27 / 0.9 from becoming 31.
+    height, width = (math.ceil(side / crop_pct - 1e-6) for side in image_size)
+    return height, width
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bicubic, antialiased: scaled until the shorter side fits `size` (H, W), the centre cut out; (H, W, 3)."""
+    height, width = size
+    scale = min(image.width / width, image.height / height)
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    box = (left, top, min(left + width * scale, image.width), min(top + height * scale, image.height))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DatasetError(f"{image.width} by {image.height} pixels; allowed: at most {MAX_PIXELS:,} in all")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey to white instead of scaling it.
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")

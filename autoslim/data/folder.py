@@ -1,0 +1,101 @@
+"""Folders of image files: `root/<split>/<class>/*` or `root/<class>/*`. Links that lead out of the root are refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from autoslim.data.decode import MAX_BYTES
+from autoslim.data.table import Indices, Row, Source, Table
+from autoslim.errors import DatasetError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+_VALIDATION_NAMES = ("validation", "val")
+
+
+def read_image_folder(root: Path) -> Source:
+    """Class names are the folders' names in alphabetical order."""
+    splits = _split_folders(root)
+    listed = {split: _list_classes(root, folder) for split, folder in splits.items()}
+    classes = tuple(listed["train"])
+    for split, folder in splits.items():
+        odd = sorted(set(listed[split]) ^ set(classes))
+        if odd:
+            raise DatasetError(f"{folder} and {splits['train']} have different classes: {', '.join(odd[:5])}")
+    tables = {split: _table(root, splits[split], list(listed[split].values())) for split in splits}
+    files = tuple(path for found in listed.values() for paths in found.values() for path in paths)
+    return Source(
+        name=str(root),
+        classes=classes,
+        train=tables["train"],
+        validation=tables.get("validation"),
+        test=tables.get("test"),
+        files=files,
+    ).check()
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    named = [root / name for name in _VALIDATION_NAMES if (root / name).is_dir()]
+    if not (root / "train").is_dir():
+        if named or (root / "test").is_dir():
+            raise DatasetError(f"{root} has a folder test, val or validation but no train")
+        return {"train": root}
+    if len(named) > 1:
+        raise DatasetError(f"{root} has both validation and val; allowed: one of them")
+    splits = {"train": root / "train"}
+    if named:
+        splits["validation"] = named[0]
+    if (root / "test").is_dir():
+        splits["test"] = root / "test"
+    return splits
+
+
+def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
+    _check_inside(root, folder)
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = {path.name: _list_images(root, path) for path in classes}
+    if not found:
+        raise DatasetError(f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}")
+    for name, images in found.items():
+        if not images:
+            raise DatasetError(f"class {name!r} is empty: {folder / name} has no file ending in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _list_images(root: Path, folder: Path) -> list[Path]:
+    _check_inside(root, folder)
+    images: list[Path] = []
+    for parent, _, names in os.walk(folder, followlinks=False):
+        images += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    for path in images:
+        _check_inside(root, path)
+    return sorted(images)
+
+
+def _check_inside(root: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DatasetError(f"{path} is a link that leads out of {root}; copy the images into the folder")
+
+
+def _table(root: Path, folder: Path, images: list[list[Path]]) -> Table:
+    labels = np.repeat(np.arange(len(images)), [len(paths) for paths in images]).astype(np.int64)
+    flat = [path for paths in images for path in paths]
+    return Table(name=str(folder), labels=labels, rows=lambda wanted: _rows(root, flat, wanted))
+
+
+def _rows(root: Path, images: list[Path], wanted: Indices) -> Iterator[Row]:
+    for row in wanted.tolist():
+        path = images[row]
+        yield row, _read(path), str(path.relative_to(root))
+
+
+def _read(path: Path) -> bytes:
+    """One byte more than is allowed at most, so that the decoder sees that a file is too large."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError:
+        return b""

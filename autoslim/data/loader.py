@@ -1,0 +1,130 @@
+"""Batches for training and evaluation.
+
+Every draw comes from (seed, epoch, step): an epoch is the same however often, wherever and after whatever it is run, and the
+caller's global generators are left as they were. B images of a batch, h and w pixels as the model takes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, global_draws, light
+from autoslim.data.dataset import ImageSplit
+from autoslim.data.table import Indices
+from autoslim.errors import RequestError
+from autoslim.recipe import Training
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Normalised images float32 (B, 3, h, w) and labels int64 (B,)."""
+
+_MOST_THREADS = 4
+
+
+class Loader:
+    """`train` shuffles, augments and drops the last partial batch unless it is the only one; else all images in order, cropped.
+
+    Batches are prepared ahead in background threads, as many as PyTorch may use in this process, four at most. Only `strong`
+    is prepared in the caller's thread, because timm draws from the process's global generators.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        *,
+        training: Training,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        image_size: tuple[int, int],
+        seed: int,
+        train: bool,
+    ) -> None:
+        check_augmentation(training.augmentation)
+        _check(split, training, mean, std, image_size)
+        self._split, self._size, self._seed, self._train = split, image_size, seed, train
+        self._batch_size, self._flip = training.batch_size, training.flip
+        self._augmentation = training.augmentation if train else "none"
+        self._scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
+        self._shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
+        self._strong = Strong(image_size, training.flip, mean) if self._augmentation == "strong" else None
+
+    def __len__(self) -> int:
+        """Steps of one epoch."""
+        if self._train:
+            return max(1, len(self._split) // self._batch_size)
+        return math.ceil(len(self._split) / self._batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of epoch number `epoch` (0 and up; of no meaning in evaluation)."""
+        order = self._order(epoch)
+        steps = [order[step * self._batch_size : (step + 1) * self._batch_size] for step in range(len(self))]
+        if self._strong is not None:
+            for step, indices in enumerate(steps):
+                yield self._strong_batch(indices, [self._seed, epoch, step + 1])
+            return
+        yield from self._ahead(epoch, steps)
+
+    def _order(self, epoch: int) -> Indices:
+        if not self._train:
+            return np.arange(len(self._split))
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
+
+    def _ahead(self, epoch: int, steps: list[Indices]) -> Iterator[Batch]:
+        threads = min(_MOST_THREADS, torch.get_num_threads())
+        pending: deque[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="autoslim-loader")
+        try:
+            for step, indices in enumerate(steps):
+                pending.append(pool.submit(self._batch, indices, [self._seed, epoch, step + 1]))
+                if len(pending) > threads:
+                    yield _tensors(pending.popleft().result())
+            while pending:
+                yield _tensors(pending.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        images_BHW3 = self._split.images(indices)
+        if self._augmentation == "light":
+            images_Bhw3 = light(images_BHW3, self._size, self._flip, np.random.default_rng(seeds))
+        else:
+            images_Bhw3 = centre_crop(images_BHW3, self._size)
+        return normalise(images_Bhw3, self._scale_3, self._shift_3), self._split.labels[indices]
+
+    def _strong_batch(self, indices: Indices, seeds: list[int]) -> Batch:
+        assert self._strong is not None
+        images_BHW3 = self._split.images(indices)
+        with global_draws(int(np.random.SeedSequence(seeds).generate_state(1)[0])):
+            images_Bhw3 = self._strong(images_BHW3, np.random.default_rng(seeds))
+            x_B3hw = self._strong.erase(torch.from_numpy(normalise(images_Bhw3, self._scale_3, self._shift_3)))
+        return x_B3hw, torch.from_numpy(self._split.labels[indices])
+
+
+def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bytes times `scale` plus `shift`, (B, 3, h, w). NumPy: PyTorch would start more threads in each background thread."""
+    batch, height, width, _ = images_Bhw3.shape
+    x_B3hw = np.empty((batch, 3, height, width), np.float32)
+    for channel in range(3):
+        x_Bhw = x_B3hw[:, channel]
+        np.multiply(images_Bhw3[..., channel], scale_3[channel], out=x_Bhw, dtype=np.float32)
+        x_Bhw += shift_3[channel]
+    return x_B3hw
+
+
+def _tensors(batch: tuple[NDArray[np.float32], NDArray[np.int64]]) -> Batch:
+    return torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
+
+
+def _check(split: ImageSplit, training: Training, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, int]) -> None:
+    if training.batch_size < 1:
+        raise RequestError(f"batch_size is {training.batch_size}; allowed: at least 1")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise RequestError(f"mean is {mean} and std {std}; allowed: three numbers each, std above 0")
+    if size[0] > split.size[0] or size[1] > split.size[1]:
+        raise RequestError(f"image_size is {size}; allowed: at most {split.size}, the size the images are stored at")

@@ -1,0 +1,137 @@
+"""Parquet in the Hugging Face image layout: `image: struct<bytes, path>`, `label: int64`, class names in the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from autoslim.data.table import Indices, Row, Source, Table
+from autoslim.errors import DatasetError
+
+EXPECTED = "expected the columns image: struct<bytes: binary, path: string> and label: int64"
+_BATCH_ROWS = 256
+
+
+def read_file(path: Path) -> Source:
+    """A single file: every other split is cut from it."""
+    names = _class_names(path)
+    train = _table(path)
+    return Source(name=str(path), classes=names or _numbered(train), train=train, files=(path,)).check()
+
+
+def read_folder(root: Path) -> Source:
+    """`train.parquet`, `test.parquet` and `validation.parquet`; the last two may be absent."""
+    paths = {split: root / f"{split}.parquet" for split in ("train", "validation", "test")}
+    present = {split: path for split, path in paths.items() if path.is_file()}
+    if "train" not in present:
+        raise DatasetError(f"{root} has {', '.join(path.name for path in present.values())} but no train.parquet")
+    tables = {split: _table(path) for split, path in present.items()}
+    names = _class_names(present["train"])
+    for path in present.values():
+        _check_same_classes(path, _class_names(path), names, present["train"])
+    classes = names or _numbered(tables["train"])
+    return Source(
+        name=str(root),
+        classes=classes,
+        train=tables["train"],
+        validation=tables.get("validation"),
+        test=tables.get("test"),
+        files=tuple(present.values()),
+    ).check()
+
+
+def _check_same_classes(path: Path, names: tuple[str, ...], wanted: tuple[str, ...], train: Path) -> None:
+    if names and wanted and names != wanted:
+        odd = sorted(set(names) ^ set(wanted)) or ["the same names in another order"]
+        raise DatasetError(f"{path.name} and {train.name} in {path.parent} have different classes: {', '.join(odd[:5])}")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} is not a readable Parquet file ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_schema(path: Path, schema: Any) -> None:
+    for column in ("image", "label"):
+        if column not in schema.names:
+            raise DatasetError(f"{path} has no column {column!r} but {', '.join(schema.names) or 'none'}; {EXPECTED}")
+    image, label = schema.field("image").type, schema.field("label").type
+    fields = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
+    encoded = fields.get("bytes", pa.null())
+    if not (pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)):
+        raise DatasetError(f"{path}: column image is {image}; {EXPECTED}")
+    if not pa.types.is_integer(label):
+        raise DatasetError(f"{path}: column label is {label}; {EXPECTED}")
+
+
+def _table(path: Path) -> Table:
+    with _open(path) as file:
+        _check_schema(path, file.schema_arrow)
+        try:
+            column = file.read(columns=["label"])["label"].combine_chunks().cast(pa.int64())
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{path}: labels cannot be read ({_first_line(error)}); {EXPECTED}") from error
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DatasetError(f"{path}, row {row}: the label is null; {EXPECTED}")
+    labels = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return Table(name=str(path), labels=labels, rows=lambda wanted: _rows(path, wanted))
+
+
+def _rows(path: Path, wanted: Indices) -> Iterator[Row]:
+    chosen = set(wanted.tolist())
+    row = 0
+    try:
+        with _open(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["image"]):
+                images = batch.column("image")
+                for image in images:
+                    if row in chosen:
+                        yield _row(path, row, image)
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read after row {row} ({_first_line(error)})") from error
+
+
+def _row(path: Path, row: int, image: Any) -> Row:
+    value = image.as_py() or {}
+    name = f"{path.name}:{row}"
+    return row, value.get("bytes") or b"", f"{name} ({value['path']})" if value.get("path") else name
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Names from the schema metadata; empty where there are none."""
+    with _open(path) as file:
+        text = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    if text is None:
+        return ()
+    try:
+        names = json.loads(text)["info"]["features"]["label"].get("names", [])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path}: metadata `huggingface` has no info.features.label as a JSON object") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(f"{path}: metadata `huggingface` has class names {names!r}; expected a list of strings")
+    return tuple(names)
+
+
+def _numbered(table: Table) -> tuple[str, ...]:
+    """Label numbers as names; one number past the rows is enough to show that a class is empty."""
+    top = int(table.labels.max(initial=-1)) + 1
+    if top > len(table.labels) + 1:
+        raise DatasetError(
+            f"{table.name} has {len(table.labels)} rows but labels up to {top - 1}; without class names in the metadata "
+            "labels must count up from 0, every class with some images"
+        )
+    return tuple(str(number) for number in range(top))

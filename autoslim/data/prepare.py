@@ -1,0 +1,154 @@
+"""Once a job: a source is cut into honest splits, every image decoded once, and what is readable written to the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from autoslim.data.cache import EncodedRow, grouped, published, write_encoded
+from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
+from autoslim.data.decode import decode_rgb
+from autoslim.data.report import DatasetReport, SplitReport
+from autoslim.data.sources import open_source
+from autoslim.data.splits import cut_share, keep_count
+from autoslim.data.table import Indices, Row, Source, Table
+from autoslim.errors import DatasetError
+from autoslim.job import DatasetSpec
+
+NAMED = 50
+"""So many unreadable images are listed by name."""
+
+_LAYOUT = 1
+"""Raise when the cache's files change, so that older ones are not read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The rows of a table that make up a split."""
+
+    table: Table
+    rows: Indices
+    origin: str
+
+
+def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset:
+    """Raises DatasetError where the source is at fault, OutputError where the cache is.
+
+    May be called by many processes and nodes at once, and again: the cache is keyed by `spec`, `seed` and the sizes and times of
+    the source's files. Splits are cut before unreadable images are dropped, so `train_limit` counts the dropped ones too.
+    """
+    if not 0.0 <= spec.unreadable_share <= 1.0:
+        raise DatasetError(f"unreadable_share is {spec.unreadable_share}; allowed: 0 to 1")
+    source = open_source(spec.source, seed=seed)
+    path = cache_dir / _key(spec, source, seed)
+    with published(path) as folder:
+        if folder is not None:
+            _write(folder, spec, source, seed)
+    return open_dataset(path)
+
+
+def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
+    text = json.dumps([_LAYOUT, spec.to_dict(), seed, source.fingerprint()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
+    digest = hashlib.sha256(json.dumps(source.classes).encode())
+    parts = _cut(spec, source, seed)
+    reports = {split: _SplitWriter(parts[split], source, spec, digest).write(folder / f"{split}.arrow") for split in SPLITS}
+    report = DatasetReport(
+        source=source.name,
+        classes=source.classes,
+        seed=seed,
+        digest_of_images=digest.hexdigest()[:16],
+        decoded_limit=spec.decoded_limit,
+        train=reports["train"],
+        validation=reports["validation"],
+        test=reports["test"],
+    )
+    (folder / MANIFEST).write_text(report.to_json(indent=2))
+
+
+def _cut(spec: DatasetSpec, source: Source, seed: int) -> dict[str, _Part]:
+    """Splits the source brings stay whole; missing ones are cut from train, test first, `validation_share` each."""
+    left: Indices = np.arange(len(source.train.labels))
+    parts = {}
+    for split, table in (("test", source.test), ("validation", source.validation)):
+        if table is not None:
+            parts[split] = _Part(table=table, rows=np.arange(len(table.labels)), origin="given")
+            continue
+        kept, cut = cut_share(source.train.labels[left], spec.validation_share, seed=seed, purpose=split, classes=source.classes)
+        parts[split] = _Part(table=source.train, rows=left[cut], origin="cut from train")
+        left = left[kept]
+    if spec.train_limit is not None:
+        left = left[keep_count(source.train.labels[left], spec.train_limit, seed=seed, classes=source.classes)]
+    parts["train"] = _Part(table=source.train, rows=left, origin="given")
+    return parts
+
+
+class _SplitWriter:
+    """Writes one split's readable images and counts the others."""
+
+    def __init__(self, part: _Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
+        self._part, self._source, self._spec, self._digest = part, source, spec, digest
+        self._counts = np.zeros(len(source.classes), np.int64)
+        self._unreadable = 0
+        self._named: list[str] = []
+
+    def write(self, path: Path) -> SplitReport:
+        self._digest.update(path.stem.encode())
+        write_encoded(path, self._readable())
+        self._check(path.stem)
+        return SplitReport(
+            images=int(self._counts.sum()),
+            per_class=tuple(self._counts.tolist()),
+            unreadable=self._unreadable,
+            named=tuple(self._named),
+            origin=self._part.origin,
+        )
+
+    def _readable(self) -> Iterator[EncodedRow]:
+        labels = self._part.table.labels
+        # Pillow decodes without the interpreter's lock. Groups are small because an encoded image may take 64 MiB.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for group in grouped(self._part.table.rows(self._part.rows), 32):
+                for (row, data, name), fault in zip(group, pool.map(_fault, group), strict=True):
+                    if fault is not None:
+                        self._drop(f"{name}: {fault}")
+                        continue
+                    label = int(labels[row])
+                    self._counts[label] += 1
+                    self._digest.update(f" {label} {len(data)} ".encode())
+                    self._digest.update(data)
+                    yield data, label, name
+
+    def _drop(self, line: str) -> None:
+        self._unreadable += 1
+        if len(self._named) < NAMED:
+            self._named.append(line)
+
+    def _check(self, split: str) -> None:
+        total = len(self._part.rows)
+        if self._unreadable > self._spec.unreadable_share * total:
+            raise DatasetError(
+                f"{self._unreadable} of {total} images of the {split} split of {self._source.name} are unreadable; allowed: a "
+                f"share of {self._spec.unreadable_share} (unreadable_share). The first: {'; '.join(self._named[:3])}"
+            )
+        empty = np.flatnonzero(self._counts == 0)
+        if len(empty) and split != "test":
+            raise DatasetError(f"class {self._source.classes[empty[0]]!r} has no readable image in the {split} split")
+
+
+def _fault(row: Row) -> str | None:
+    try:
+        decode_rgb(row[1])
+    except DatasetError as error:
+        return str(error)
+    return None

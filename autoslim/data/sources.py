@@ -1,0 +1,63 @@
+"""From `DatasetSpec.source` to a `Source`: a Parquet file, a folder of either layout, or a built-in set."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from autoslim.data.folder import read_image_folder
+from autoslim.data.parquet import read_file, read_folder
+from autoslim.data.splits import cut_count
+from autoslim.data.table import Indices, Labels, Row, Source, Table
+from autoslim.errors import DatasetError
+
+BUILTIN = ("digits",)
+_DIGITS_TEST = 360
+
+
+def open_source(source: str, *, seed: int) -> Source:
+    """The name of a built-in set wins over a folder of that name; write `./digits` for the folder."""
+    if source in BUILTIN:
+        return _read_digits(seed)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return read_file(path)
+    if not path.is_dir():
+        raise DatasetError(
+            f"data set {source!r} does not exist; allowed: a Parquet file, a folder with train.parquet, "
+            f"a folder of image folders, or {', '.join(BUILTIN)}"
+        )
+    if any(path.glob("*.parquet")):
+        return read_folder(path)
+    return read_image_folder(path)
+
+
+def _read_digits(seed: int) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8 by 8 pixels in 17 greys, as PNG; 360 of them are the test split."""
+    # Imported here because scikit-learn takes a second to import, and only this set needs it.
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels_N = bunch.target.astype(np.int64)
+    pixels_NHW = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    train, test = cut_count(labels_N, _DIGITS_TEST, seed=seed, purpose="digits test")
+    return Source(
+        name="digits",
+        classes=tuple(str(digit) for digit in range(10)),
+        train=_digits_table("digits train", labels_N, pixels_NHW, train),
+        test=_digits_table("digits test", labels_N, pixels_NHW, test),
+    ).check()
+
+
+def _digits_table(name: str, labels: Labels, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], chosen: Indices) -> Table:
+    def rows(wanted: Indices) -> Iterator[Row]:
+        for row in wanted.tolist():
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[chosen[row]]).save(buffer, "PNG")
+            yield row, buffer.getvalue(), f"digits:{chosen[row]}"
+
+    return Table(name=name, labels=labels[chosen], rows=rows)

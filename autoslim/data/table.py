@@ -1,0 +1,80 @@
+"""What every kind of source is read into: labels at once, encoded images as a stream. N counts images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoslim.errors import DatasetError
+
+Labels = NDArray[np.int64]
+"""Class numbers (N,)."""
+
+Indices = NDArray[np.int64]
+"""Numbers of images within a table or split (N,)."""
+
+Row = tuple[int, bytes, str]
+"""Row number, the encoded image, and what the image is called in reports."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """One split as the source has it; `rows` streams the rows of the given ascending numbers, an absent image as b""."""
+
+    name: str
+    labels: Labels
+    rows: Callable[[Indices], Iterator[Row]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """The splits a source brings; None where one has to be cut from `train`. `files` tell a changed source apart."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Table
+    validation: Table | None = None
+    test: Table | None = None
+    files: tuple[Path, ...] = ()
+
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
+
+    def fingerprint(self) -> list[tuple[str, int, int]]:
+        """Path, bytes and modification time (ns) of every file; empty for a built-in set."""
+        stats = [(str(path), path.stat()) for path in self.files]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+    def check(self) -> Source:
+        """Raises DatasetError unless labels, classes and splits agree; returns self."""
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise DatasetError(f"{self.name} has the classes {_named(self.classes)}; needed: at least two, all different")
+        for table in self.tables():
+            _check_range(table, len(self.classes))
+        _check_filled(self.train, self.classes)
+        if self.validation is not None:
+            _check_filled(self.validation, self.classes)
+        if self.test is not None and len(self.test.labels) == 0:
+            raise DatasetError(f"{self.test.name} has no images")
+        return self
+
+
+def _named(classes: tuple[str, ...]) -> str:
+    return ", ".join(repr(name) for name in classes[:20]) or "(none)"
+
+
+def _check_range(table: Table, classes: int) -> None:
+    wrong = np.flatnonzero((table.labels < 0) | (table.labels >= classes))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DatasetError(f"{table.name}, row {row}: label {table.labels[row]} is not a class; allowed: 0 to {classes - 1}")
+
+
+def _check_filled(table: Table, classes: tuple[str, ...]) -> None:
+    empty = np.flatnonzero(np.bincount(table.labels, minlength=len(classes)) == 0)
+    if len(empty):
+        raise DatasetError(f"{table.name} has no image of class {classes[empty[0]]!r} (label {empty[0]}); every class needs some")

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset
+from autoslim.data.augment import centre_crop, resized_crop, shift_crop
+from autoslim.errors import RequestError
+from autoslim.job import DatasetSpec
+from autoslim.recipe import Training
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def split_of(count: int, side: int = 16) -> ImageSplit:
+    images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return ImageSplit(np.arange(count), (side, side), lambda indices: images[indices])
+
+
+def loader_of(split: ImageSplit, *, train: bool = True, size: int | None = None, seed: int = 3, **changes) -> Loader:
+    side = (size or split.size[0],) * 2
+    training = Training(**{"batch_size": 8, **changes})
+    return Loader(split, training=training, mean=MEAN, std=STD, image_size=side, seed=seed, train=train)
+
+
+def epoch_of(loader: Loader, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*loader.epoch(epoch), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+@pytest.mark.parametrize("side", [16, 80])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_epoch_depends_on_seed_and_number_alone(augmentation, side):
+    split = split_of(20, side)
+    first = epoch_of(loader_of(split, augmentation=augmentation), 1)
+    torch.rand(5), random.random(), np.random.rand()
+    loader = loader_of(split, augmentation=augmentation)
+    epoch_of(loader, 0)
+    again = epoch_of(loader, 1)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    for other in (epoch_of(loader, 2), epoch_of(loader_of(split, augmentation=augmentation, seed=4), 1)):
+        assert not torch.equal(first[1], other[1])
+        assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_global_generators_of_the_caller_are_left_alone(augmentation):
+    batches = loader_of(split_of(40), augmentation=augmentation).epoch(0)
+    next(batches)  # whatever is imported on the way has been imported
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    wanted = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    for _ in batches:
+        pass
+    assert (random.random(), np.random.rand(), torch.rand(1)) == wanted
+
+
+@pytest.mark.parametrize("side", [16, 80])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_batches_have_the_shape_and_type_the_model_takes(augmentation, side):
+    loader = loader_of(split_of(20, side + 4), size=side, augmentation=augmentation)
+    batches = list(loader.epoch(0))
+    assert len(batches) == len(loader) == 2
+    for images, labels in batches:
+        assert (images.shape, images.dtype) == ((8, 3, side, side), torch.float32)
+        assert (labels.shape, labels.dtype) == ((8,), torch.int64)
+        assert images.is_contiguous()
+        assert torch.isfinite(images).all()
+        images.zero_()
+
+
+def test_evaluation_takes_all_images_in_order_from_the_centre():
+    split = split_of(21, 20)
+    loader = loader_of(split, train=False, size=16, augmentation="strong")
+    images, labels = epoch_of(loader, 0)
+    assert len(loader) == 3
+    assert labels.tolist() == list(range(21))
+    raw = torch.from_numpy(split.images(np.arange(21))[:, 2:18, 2:18]).permute(0, 3, 1, 2).double() / 255
+    wanted = (raw - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(images, wanted.float())
+
+
+@pytest.mark.parametrize(("count", "steps", "seen"), [(20, 2, 16), (16, 2, 16), (5, 1, 5), (9, 1, 8)])
+def test_partial_batch_is_dropped_unless_it_is_the_only_one(count, steps, seen):
+    loader = loader_of(split_of(count))
+    labels = epoch_of(loader, 0)[1]
+    assert (len(loader), len(set(labels.tolist()))) == (steps, seen)
+
+
+def test_shift_crop_moves_by_an_eighth_at_most_and_mirrors_the_border():
+    image = np.broadcast_to(np.arange(16, dtype=np.uint8)[None, :, None], (16, 16, 3))
+    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0))
+    found = {tuple(crop[0, :, 0].tolist()) for crop in crops}
+    padded = [2, 1, *range(16), 14, 13]
+    assert found == {tuple(padded[start : start + 16]) for start in range(5)}
+
+
+def test_shift_crop_uses_the_stored_margin_before_it_mirrors():
+    image = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 20, 3))
+    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0))
+    assert {tuple(crop[:, 0, 0].tolist()) for crop in crops} == {tuple(range(start, start + 16)) for start in range(5)}
+
+
+def test_resized_crop_shows_a_part_of_the_image_in_order():
+    ramp = np.linspace(0, 255, 100).astype(np.uint8)
+    image = np.broadcast_to(ramp[None, :, None], (100, 100, 3))
+    crops = resized_crop(np.stack([image] * 50), (80, 80), (0.6, 1.0), np.random.default_rng(0))
+    assert (np.diff(crops[:, 0, :, 0].astype(int), axis=1) >= 0).all()
+    spans = crops[:, 0, -1, 0].astype(int) - crops[:, 0, 0, 0]
+    assert spans.min() > 255 * 0.65
+    assert len(set(spans.tolist())) > 10
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_images_are_mirrored_half_the_time_where_asked(flip):
+    image = np.broadcast_to(np.linspace(0, 255, 16).astype(np.uint8)[None, :, None], (16, 16, 3))
+    split = ImageSplit(np.zeros(200, np.int64), (16, 16), lambda indices: np.stack([image] * len(indices)))
+    images, _ = epoch_of(loader_of(split, augmentation="light", flip=flip), 0)
+    mirrored = (images[:, 0, 8, 3] > images[:, 0, 8, 12]).float().mean()
+    assert 0.35 < mirrored < 0.65 if flip else mirrored == 0
+
+
+def test_none_changes_nothing_but_the_order():
+    split = split_of(16)
+    images, labels = epoch_of(loader_of(split, augmentation="none"), 0)
+    kept, _ = epoch_of(loader_of(split, train=False), 0)
+    assert sorted(labels.tolist()) == list(range(16)) != labels.tolist()
+    assert torch.equal(images, kept[labels])
+
+
+def test_strong_survives_full_magnitude(monkeypatch):
+    monkeypatch.setattr(random, "gauss", lambda mean, deviation: 12.0)
+    images, _ = epoch_of(loader_of(split_of(400), augmentation="strong"), 0)
+    assert torch.isfinite(images).all()
+
+
+def test_strong_erases_some_images():
+    split = split_of(400)
+    images, _ = epoch_of(loader_of(split, augmentation="strong", batch_size=100), 0)
+    low, high = (0 - 0.6) / 0.3, (1 - 0.4) / 0.2
+    noisy = ((images < low - 0.5) | (images > high + 0.1)).flatten(1).any(1).float().mean()
+    assert 0.05 < noisy < 0.35
+
+
+def test_next_batches_are_prepared_while_the_caller_works():
+    asked: list[int] = []
+
+    def read(indices):
+        asked.append(len(indices))
+        return np.zeros((len(indices), 16, 16, 3), np.uint8)
+
+    batches = loader_of(ImageSplit(np.zeros(800, np.int64), (16, 16), read)).epoch(0)
+    next(batches)
+    deadline = time.monotonic() + 5
+    while len(asked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 2 <= len(asked) <= 6
+    batches.close()
+
+
+def test_epoch_left_early_leaves_no_thread_behind():
+    batches = loader_of(split_of(80)).epoch(0)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("autoslim-loader")]
+
+
+def test_faults_of_reading_reach_the_caller():
+    def read(indices):
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(loader_of(ImageSplit(np.zeros(8, np.int64), (16, 16), read)).epoch(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": "wild"}, "augmentation is 'wild'; allowed: none, light, strong"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"size": 32}, "at most .16, 16."),
+    ],
+)
+def test_requests_that_cannot_be_met_say_what_is_allowed(changes, message):
+    with pytest.raises(RequestError, match=message):
+        loader_of(split_of(8), **changes)
+
+
+def test_centre_crop_of_odd_margins_stays_inside():
+    assert centre_crop(np.zeros((1, 19, 18, 3), np.uint8), (16, 16)).shape == (1, 16, 16, 3)
+
+
+def test_digits_come_out_as_batches(tmp_path):
+    splits = prepare_dataset(DatasetSpec(source="digits"), tmp_path, seed=0).at((8, 8))
+    images, labels = epoch_of(loader_of(splits.train, batch_size=64), 0)
+    assert images.shape == (1280, 3, 8, 8)
+    assert set(labels.tolist()) == set(range(10))

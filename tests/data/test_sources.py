@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from autoslim.data.sources import open_source
+from autoslim.errors import DatasetError
+
+
+def open_at(path: Path):
+    return open_source(str(path), seed=0)
+
+
+def test_parquet_folder_brings_its_splits_and_class_names(write_parquet):
+    for name, first in (("train.parquet", 0), ("validation.parquet", 100), ("test.parquet", 200)):
+        path = write_parquet(name, [0, 1] * 5, names=["cat", "dog"], first=first)
+    source = open_at(path.parent)
+    assert source.classes == ("cat", "dog")
+    assert [len(table.labels) for table in source.tables()] == [10, 10, 10]
+
+
+def test_rows_are_streamed_only_where_wanted(write_parquet):
+    source = open_at(write_parquet("one.parquet", [0, 1] * 20))
+    rows = list(source.train.rows(np.array([3, 17, 39])))
+    assert [row for row, _, _ in rows] == [3, 17, 39]
+    assert [name for _, _, name in rows] == ["one.parquet:3 (3.png)", "one.parquet:17 (17.png)", "one.parquet:39 (39.png)"]
+
+
+def test_without_metadata_classes_are_the_label_numbers(write_parquet):
+    assert open_at(write_parquet("one.parquet", [0, 1, 2] * 3)).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, 1, 5], ["a", "b"], "row 2: label 5 .* 0 to 1"),
+        ([0, -1, 1], ["a", "b"], "row 1: label -1"),
+        ([0, 1, 0], ["a", "b", "rare"], "no image of class 'rare'"),
+        ([0, 2, 0], None, "no image of class '1'"),
+        ([0, 1, 10**12], None, "labels up to 1000000000000"),
+        ([0, None, 1], ["a", "b"], "row 1: the label is null"),
+        ([0, 0, 0], ["a"], "at least two"),
+        ([0, 1, 1], ["a", "a"], "all different"),
+        ([], None, "at least two"),
+    ],
+)
+def test_labels_that_do_not_fit_the_classes_are_named(write_parquet, labels, names, message):
+    with pytest.raises(DatasetError, match=message):
+        open_at(write_parquet("one.parquet", labels, names=names))
+
+
+def test_splits_with_different_classes_are_refused(write_parquet):
+    write_parquet("train.parquet", [0, 1], names=["cat", "dog"])
+    path = write_parquet("test.parquet", [0, 1], names=["cat", "cow"])
+    with pytest.raises(DatasetError, match=r"test.parquet and train.parquet .* cow, dog"):
+        open_at(path.parent)
+
+
+def test_missing_path_says_what_is_allowed(tmp_path):
+    with pytest.raises(DatasetError, match=r"nowhere.* does not exist; allowed: .*digits"):
+        open_at(tmp_path / "nowhere")
+
+
+def test_file_that_is_not_parquet_is_named(tmp_path):
+    path = tmp_path / "train.parquet"
+    path.write_bytes(b"certainly not a Parquet file")
+    with pytest.raises(DatasetError, match=r"train.parquet is not a readable Parquet file"):
+        open_at(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"label": [0, 1]}), "no column 'image' but label; expected"),
+        (pa.table({"image": [b"x", b"y"], "label": [0, 1]}), "column image is binary; expected"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}), "column label is string; expected"),
+        (pa.table({"image": [{"bytes": b"x"}]}), "no column 'label'"),
+    ],
+)
+def test_wrong_columns_say_what_was_expected(tmp_path, table, message):
+    pq.write_table(table, tmp_path / "one.parquet")
+    with pytest.raises(DatasetError, match=message):
+        open_at(tmp_path / "one.parquet")
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps([1]), json.dumps({"info": {"features": {"label": {"names": [1, 2]}}}})])
+def test_broken_metadata_is_refused(write_parquet, text):
+    path = write_parquet("one.parquet", [0, 1])
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": text}), path)
+    with pytest.raises(DatasetError, match="metadata `huggingface`"):
+        open_at(path)
+
+
+def test_parquet_damaged_in_the_middle_is_named(write_parquet):
+    path = write_parquet("one.parquet", [0, 1] * 50)
+    source = open_at(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 8 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 8)
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"one.parquet cannot be read after row"):
+        list(source.train.rows(np.arange(100)))
+
+
+@pytest.mark.parametrize("validation", ["val", "validation"])
+def test_image_folder_with_splits(write_images, validation):
+    root = write_images({f"{split}/{name}": 3 for split in ("train", validation, "test") for name in ("cat", "dog")})
+    source = open_at(root)
+    assert source.classes == ("cat", "dog")
+    assert [table.labels.tolist() for table in source.tables()] == [[0, 0, 0, 1, 1, 1]] * 3
+    assert [name for _, _, name in source.train.rows(np.array([4]))] == ["train/dog/1.png"]
+
+
+def test_image_folder_without_splits(write_images):
+    source = open_at(write_images({"cat": 4, "dog": 4}))
+    assert len(source.train.labels) == 8
+    assert (source.validation, source.test) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"train/cat": 2, "train/dog": 0}, "class 'dog' is empty"),
+        ({"train/cat": 2, "train/dog": 2, "test/cat": 2, "test/cow": 1}, "different classes: cow, dog"),
+        ({"train": 0}, "no class folders"),
+        ({"test/cat": 1, "test/dog": 1}, "but no train"),
+        ({f"{split}/{name}": 1 for split in ("train", "val", "validation") for name in "ab"}, "both validation and val"),
+    ],
+)
+def test_image_folder_whose_classes_do_not_agree_is_refused(write_images, counts, message):
+    with pytest.raises(DatasetError, match=message):
+        open_at(write_images(counts))
+
+
+@pytest.mark.parametrize("linked", ["cat/link.png", "linked"])
+def test_links_out_of_an_image_folder_are_refused(write_images, tmp_path, linked):
+    root = write_images({"cat": 2, "dog": 2})
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(b"secret")
+    (root / linked).symlink_to(outside / "secret.png" if linked.endswith("png") else outside)
+    with pytest.raises(DatasetError, match="leads out of"):
+        open_at(root)
+
+
+def test_digits_are_the_same_for_the_same_seed_and_split_evenly():
+    source, again, other = (open_source("digits", seed=seed) for seed in (0, 0, 1))
+    assert len(source.train.labels) == 1437
+    assert np.bincount(source.test.labels).min() >= 34
+    assert np.array_equal(source.test.labels, again.test.labels)
+    names = [[name for _, _, name in digits.test.rows(np.arange(360))] for digits in (source, other)]
+    assert len(set(names[0])) == 360
+    assert names[0] != names[1]
