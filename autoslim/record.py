@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import types
@@ -42,7 +43,7 @@ class Record:
         unknown = sorted(set(data) - set(fields))
         if unknown:
             raise RequestError(f"{cls.__name__} has no field {unknown[0]!r}; allowed: {', '.join(fields)}")
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         values = {name: _typed(hints[name], data[name], f"{cls.__name__}.{name}") for name in fields if name in data}
         try:
             return cls(**values)
@@ -55,6 +56,11 @@ class Record:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise RequestError(f"{cls.__name__} is not valid JSON: {error}") from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _plain(value: Any) -> Any:

@@ -103,8 +103,20 @@ class ParetoFront(Record):
 
 def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance: float) -> float:
     """`front` holds (flops, accuracy), cheapest first and with rising accuracy."""
+    if not front:
+        return 0.0
     area = 0.0
     ends = [min(flops, dense_flops) for flops, _ in front[1:]] + [dense_flops]
     for (flops, accuracy), end in zip(front, ends, strict=True):
         area += max(0, end - flops) * max(0.0, accuracy - chance)
     return area / (dense_flops * (1.0 - chance))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseFacts(Record):
+    """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess."""
+
+    dense_flops: int
+    dense_accuracy: float
+    params: int
+    chance: float

@@ -8,8 +8,8 @@ from typing import Any
 from autoslim.budget import Budget
 from autoslim.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.recipe import Recipe, Step, Training
-from autoslim.result import EpochReport, TrialResult, TrialState
-from autoslim.store import BaseFacts, JobState, Store
+from autoslim.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.store import JobState, Store
 
 DENSE = BaseFacts(dense_flops=4_608_338_304, dense_accuracy=0.941, params=22_050_664, chance=0.1)
 _METHODS = ("vit_slim", "life_regression", "patch_slimming", "sit")

@@ -165,7 +165,12 @@ class LifeRegression(Method):
             for k in range(1, MAX_DROPS + 1)
         },
         "spare_until": Knob(
-            kind="int", help="block up to which the last drop keeps one patch more (0: none); the solver's", default=0, low=0, high=1000
+            kind="int",
+            help="block up to which the last drop keeps one patch more (0: none); the solver's",
+            default=0,
+            low=0,
+            high=1000,
+            searched=False,
         ),
         "temperature": Knob(kind="float", help="steepness T of the soft end of a life, per block", default=2.0, low=0.25, high=16.0, log=True),
         "train_share": Knob(kind="float", help="share of the epochs spent on the regressor alone", default=0.2, low=0.02, high=0.6),

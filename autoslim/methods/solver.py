@@ -81,8 +81,7 @@ def _press(knobs: Knobs, ranges: Ranges, pressure: float) -> Knobs:
         dear, cheap = (knob.high, knob.low) if knob.priced > 0 else (knob.low, knob.high)
         # A proposal may lie outside ranges that were narrowed after it was made.
         value = min(max(value, knob.low), knob.high)
-        if pressure <= 0.5:
-            pressed[name] = dear + (value - dear) * 2 * pressure
-        else:
-            pressed[name] = value + (cheap - value) * (2 * pressure - 1)
+        moved = dear + (value - dear) * 2 * pressure if pressure <= 0.5 else value + (cheap - value) * (2 * pressure - 1)
+        # At the ends rounding may step over them.
+        pressed[name] = min(max(moved, knob.low), knob.high)
     return pressed

@@ -1,7 +1,17 @@
 """timm in: dense vision transformers, their shape and their weights."""
 
-from autoslim.vit.dense import DenseModel, Preprocessing, create_dense
+from autoslim.vit.architecture import Architecture, Preprocessing, write_folder
+from autoslim.vit.dense import DenseModel, create_dense
 from autoslim.vit.shape import read_shape
 from autoslim.vit.weights import load_weights, read_state_dict
 
-__all__ = ["DenseModel", "Preprocessing", "create_dense", "load_weights", "read_shape", "read_state_dict"]
+__all__ = [
+    "Architecture",
+    "DenseModel",
+    "Preprocessing",
+    "create_dense",
+    "load_weights",
+    "read_shape",
+    "read_state_dict",
+    "write_folder",
+]

@@ -17,8 +17,8 @@ from torch import nn
 
 from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.job import ModelSpec
-from autoslim.record import Record
 from autoslim.shape import ViTShape
+from autoslim.vit.architecture import Architecture, Preprocessing
 from autoslim.vit.shape import read_shape
 from autoslim.vit.weights import load_weights, read_state_dict
 
@@ -29,19 +29,11 @@ _SCRATCH_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preprocessing(Record):
-    """What the model expects of an image: resize the shorter side to size / `crop_pct`, crop the centre, subtract, divide."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop_pct: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseModel:
     """`trained` is false from scratch; `head_fits` false where the classifier is new; `labels` are the checkpoint's classes, if it names them."""
 
     module: nn.Module
+    architecture: Architecture
     shape: ViTShape
     preprocessing: Preprocessing
     trained: bool
@@ -74,6 +66,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
     data = resolve_model_data_config(module)
     return DenseModel(
         module=module.eval(),
+        architecture=_architecture(spec, shape),
         shape=shape,
         preprocessing=Preprocessing(mean=tuple(data["mean"]), std=tuple(data["std"]), crop_pct=float(data["crop_pct"])),
         trained=trained,
@@ -81,6 +74,15 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         resampled=tuple(data["input_size"][1:]) != shape.image_size,
         labels=tuple(labels) if labels else None,
     )
+
+
+def _architecture(spec: ModelSpec, shape: ViTShape) -> Architecture:
+    """As data that does not refer to the folder it may have come from."""
+    name, args = spec.name, dict(spec.args)
+    if _is_folder(spec):
+        config = json.loads((Path(spec.name) / "config.json").read_text())
+        name, args = config["architecture"], {**config.get("model_args", {}), **args}
+    return Architecture(name=name, args={**args, "img_size": list(shape.image_size), "num_classes": shape.classes})
 
 
 def _build(spec: ModelSpec, classes: int | None) -> nn.Module:

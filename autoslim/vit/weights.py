@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
         WeightsError: naming the parameters that are missing, left over, or of another shape.
     """
     try:
-        state = checkpoint_filter_fn(dict(state), model)  # type: ignore[arg-type]
+        state = checkpoint_filter_fn(dict(state), model)
     except (RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"weights of {source} do not fit the model: {error}") from error
     own = model.state_dict()
@@ -72,3 +73,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
             raise WeightsError(f"weights of {source} do not fit the model: they {what} {', '.join(names[:3])}{more}")
     model.load_state_dict(state, strict=head_fits)
     return head_fits
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

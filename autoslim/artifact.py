@@ -1,0 +1,121 @@
+"""A slimmed model on disk: `config.json`, `model.safetensors` and a model card; and back, without running any code it holds.
+
+Loading builds the dense model, builds each step of the recipe into it, and loads the weights strictly. Neither Ray nor Optuna nor
+MLflow is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from autoslim.errors import WeightsError
+from autoslim.methods import METHODS
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe
+from autoslim.record import Record
+from autoslim.shape import ViTShape
+from autoslim.vit import Architecture, Preprocessing
+
+FORMAT = 1
+_CONFIG_LIMIT = 16 * 2**20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlopsReport(Record):
+    """Multiply-accumulates per image: the plan's closed form, fvcore's and torch's count of the model, the dense model's, the budget."""
+
+    predicted: int
+    fvcore: int
+    torch: int
+    dense: int
+    budget: int
+    budget_label: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlimConfig(Record):
+    """Everything about a slimmed model but its weights. `recipe` holds the knobs as they were finished.
+
+    `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its size.
+    """
+
+    format: int
+    architecture: Architecture
+    shape: ViTShape
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    recipe: Recipe
+    plan: Plan
+    flops: FlopsReport
+    params: int
+    accuracy: dict[str, float]
+    images: dict[str, int]
+    versions: dict[str, str]
+
+    def build(self) -> nn.Module:
+        """The slimmed structure with untrained weights."""
+        model = self.architecture.build()
+        for step in self.recipe.steps:
+            model = METHODS[step.method].build(model, self.shape, self.plan, step.knobs)
+        return model
+
+
+def versions() -> dict[str, str]:
+    """What the model was made with."""
+    packages = ("autoslim", "torch", "timm", "fvcore", "safetensors")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def save(folder: Path, model: nn.Module, config: SlimConfig) -> None:
+    """Writes `config.json` and `model.safetensors`; the configuration last, so that a half-written folder is never read as a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: SlimConfig) -> None:
+    partial = folder / "config.json.partial"
+    partial.write_text(config.to_json(indent=1))
+    partial.replace(folder / "config.json")
+
+
+def load_config(folder: str | Path) -> SlimConfig:
+    """Raises WeightsError when the folder holds no slimmed model of a format this version reads."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{folder} holds no slimmed model: {path} does not exist")
+    if path.stat().st_size > _CONFIG_LIMIT:
+        raise WeightsError(f"{path} is larger than {_CONFIG_LIMIT} bytes and was not read")
+    text = path.read_text()
+    if '"format"' not in text:
+        raise WeightsError(f"{path} is not a slimmed model's configuration; a dense model in timm's format is loaded with timm")
+    config = SlimConfig.from_json(text)
+    if config.format > FORMAT:
+        raise WeightsError(f"{path} has format {config.format}; this version of autoslim reads up to {FORMAT}")
+    unknown = [step.method for step in config.recipe.steps if step.method not in METHODS]
+    if unknown:
+        raise WeightsError(f"{path} names the method {unknown[0]!r}; known: {', '.join(METHODS)}")
+    return config
+
+
+def load(folder: str | Path) -> nn.Module:
+    """The slimmed model, a plain `nn.Module` in eval mode on the CPU; images (B, 3, height, width) in, logits (B, classes) out.
+
+    Raises:
+        WeightsError: when the folder holds no slimmed model, or weights that do not fit it.
+    """
+    config = load_config(folder)
+    model = config.build()
+    try:
+        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(f"weights in {folder} cannot be loaded: {error}") from error
+    return model.eval()

@@ -1,0 +1,87 @@
+"""`autoslim`: data on stdout, progress and errors on stderr, exit codes that say what went wrong (README, "Exit codes")."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoslim.errors import AutoslimError
+
+app = typer.Typer(
+    help="Slim a vision transformer to a FLOPs budget.", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def main() -> None:
+    """Runs the command line; an error the user can mend is one line, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(standalone_mode=True)
+    except AutoslimError as error:
+        sys.stderr.write(f"autoslim: {error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+@app.command()
+def flops(
+    model: Annotated[str, typer.Argument(help="A timm model name, or a folder with a dense or a slimmed model.")],
+    image_size: Annotated[int | None, typer.Option(help="Square image size in pixels; default the model's own.")] = None,
+    json: Json = False,
+) -> None:
+    """Count a model's multiply-accumulates per image, by three counters."""
+    from autoslim.cli.count import show_flops
+
+    show_flops(model, image_size=image_size, as_json=json)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of the cuts, where a split is cut from another.")] = 0,
+    json: Json = False,
+) -> None:
+    """Measure a model's accuracy on a data set."""
+    from autoslim.cli.judge import show_accuracy
+
+    show_accuracy(folder, data=data, split=split, seed=seed, as_json=json)
+
+
+@app.command()
+def doctor(
+    output: Annotated[Path, typer.Option(help="The folder a search would write to.")] = Path("runs"),
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to check.")] = None,
+) -> None:
+    """Check what a search needs on this machine."""
+    from autoslim.cli.doctor import examine
+
+    if not examine(output, address):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sync(output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")]) -> None:
+    """Log to MLflow what could not be logged while a search ran."""
+    from autoslim.cli.search import sync_tracking
+
+    sync_tracking(output)
+
+
+def _register() -> None:
+    from autoslim.cli.search import plan, search
+
+    app.command()(search)
+    app.command()(plan)
+
+
+_register()

@@ -1,0 +1,98 @@
+"""`autoslim doctor`: what a search needs, and whether this machine has it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from autoslim.errors import AutoslimError
+
+
+def examine(output: Path, address: str | None) -> bool:
+    """Prints a line a check; whether all of them passed."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", _python),
+        ("torch", _torch),
+        ("packages", _packages),
+        ("output", lambda: _output(output)),
+        ("store", _store),
+        ("ray", lambda: _ray(address)),
+        ("flops", _flops),
+    ]
+    healthy = True
+    for name, check in checks:
+        try:
+            verdict, mark = check(), "ok  "
+        except (AutoslimError, OSError, ImportError, RuntimeError) as error:
+            verdict, mark, healthy = str(error), "FAIL", False
+        sys.stdout.write(f"{mark} {name:9} {verdict}\n")
+        sys.stdout.flush()
+    return healthy
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):
+        raise RuntimeError(f"Python {platform.python_version()}; 3.11 or newer is needed")
+    return platform.python_version()
+
+
+def _torch() -> str:
+    import torch
+    import torchvision  # noqa: F401 - timm needs it, and a mismatched build fails only here
+
+    from autoslim.training.device import pick_device, uses_bfloat16
+
+    device = pick_device()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{torch.__version__} on {device.type} ({name}), {'bfloat16' if uses_bfloat16('auto', device) else 'float32'}"
+
+
+def _packages() -> str:
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("autoslim", "timm", "ray", "optuna", "mlflow", "pyarrow"))
+
+
+def _output(output: Path) -> str:
+    from autoslim.output import Output
+
+    with tempfile.TemporaryDirectory(dir=_existing(output)) as probe:
+        Output(Path(probe)).claim(need=0, resume=False)
+    return f"{output} can be written, {shutil.disk_usage(_existing(output)).free / 1e9:.1f} GB free"
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _store() -> str:
+    from autoslim.store import Store, default_url
+
+    with tempfile.TemporaryDirectory() as folder, Store(default_url(folder)) as store:
+        store.jobs()
+    return "SQLite works"
+
+
+def _ray(address: str | None) -> str:
+    from workers.cluster import connect
+
+    with connect(address) as cluster:
+        return f"{'cluster at ' + cluster.address if address else 'a local cluster starts'}: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
+
+
+def _flops() -> str:
+    from autoslim.flops import count_flops
+    from autoslim.job import ModelSpec
+    from autoslim.vit import create_dense
+
+    expected = 1_258_411_200
+    counted = count_flops(create_dense(ModelSpec(name="deit_tiny_patch16_224", weights="scratch")).module, 224)
+    if counted != expected:
+        raise RuntimeError(f"DeiT-Ti counts {counted:,} multiply-accumulates, {expected:,} are right: the counter cannot be trusted here")
+    return f"DeiT-Ti counts {counted:,} multiply-accumulates, as it should"

@@ -1,0 +1,113 @@
+"""`autoslim plan`: what can be reached, and what a search would cost, without training."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoslim.budget import format_flops
+from autoslim.job import SearchJob
+from autoslim.training.device import computing, pick_device, uses_bfloat16
+from workers.driver import Prepared, disk_need, prepare
+from workers.terminal import duration
+
+_STEPS = 3
+_TEACHER = 1 / 3
+"""A forward pass of the dense teacher, as a share of a training step (forward, and backward at twice its cost)."""
+
+
+def show_plan(job: SearchJob, *, as_json: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
+        prepared = prepare(job, Path(cache))
+    facts = foresee(prepared)
+    sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts)) + "\n")
+
+
+def foresee(prepared: Prepared) -> dict[str, object]:
+    """Reach by method, seconds and bytes; the speed is measured on this machine with the dense model."""
+    job, images = prepared.job, prepared.dataset.report.train.images
+    speed = images_per_second(prepared)
+    slots = job.concurrency or (torch.cuda.device_count() or max(1, int(torch.get_num_threads() // max(1, job.resources.cpu))))
+    ready = prepared.dense.is_ready_for(prepared.dataset.classes)
+    base = 0.0 if ready else job.base.epochs * images / speed
+    kept = sum(flops for flops in prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
+    trial = job.training.epochs * images / speed * (kept + _TEACHER) / (1 + _TEACHER)
+    return {
+        "dense_flops": prepared.dense_flops,
+        "budgets": prepared.budgets,
+        "methods": {
+            name: {
+                "cheapest": None if found.cheapest is None else found.cheapest.flops,
+                "dearest": None if found.dearest is None else found.dearest.flops,
+            }
+            for name, found in prepared.proposer.reach.items()
+        },
+        "left_out": prepared.proposer.left_out,
+        "trials": job.trials,
+        "at_a_time": slots,
+        "images_per_second": speed,
+        "seconds": base + trial * job.trials / slots,
+        "bytes": disk_need(prepared),
+        "images": {split: getattr(prepared.dataset.report, split).images for split in ("train", "validation", "test")},
+        "classes": len(prepared.dataset.classes),
+        "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in ("train", "validation", "test")),
+        "adapts_dense_model": not ready,
+    }
+
+
+def images_per_second(prepared: Prepared) -> float:
+    """Training steps of the dense model with its teacher; the gradients are thrown away."""
+    device, training = pick_device(), prepared.job.training
+    bfloat16 = uses_bfloat16(training.precision, device)
+    model: nn.Module = prepared.dense.module.to(device).requires_grad_(True).train()
+    height, width = prepared.dense.shape.image_size
+    batch = torch.randn(min(training.batch_size, 32), 3, height, width, device=device)
+    times = []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        with computing(model, device=device, bfloat16=bfloat16):
+            with torch.no_grad():
+                model(batch)
+            output = model(batch)
+        (output[0] if isinstance(output, tuple) else output).float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    model.zero_grad()
+    return len(batch) / min(times)
+
+
+def _render(prepared: Prepared, facts: dict[str, object]) -> str:
+    job, report = prepared.job, prepared.dataset.report
+    shape = prepared.dense.shape
+    lines = [
+        f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at {shape.image_size[0]}x{shape.image_size[1]}"
+        f", {shape.classes} classes{'; is adapted to the data first' if facts['adapts_dense_model'] else ''}",
+        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.origin}), "
+        f"{report.test.images} test ({report.test.origin}); {facts['unreadable']} unreadable",
+    ]
+    for label, flops in prepared.budgets.items():
+        lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
+    lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}   reaches"]
+    for name, found in prepared.proposer.reach.items():
+        low = None if found.cheapest is None else found.cheapest.flops
+        high = None if found.dearest is None else found.dearest.flops
+        reached = [label for label, flops in prepared.budgets.items() if low is not None and low <= flops]
+        shown = [format_flops(value) if value is not None else "-" for value in (low, high)]
+        lines.append(f"{name:18}{shown[0]:>12}{shown[1]:>12}   {', '.join(reached) or 'none of the budgets'}")
+    for name, reason in prepared.proposer.left_out.items():
+        lines.append(f"{name:18}cannot slim this model: {reason}")
+    seconds, size = float(str(facts["seconds"])), int(str(facts["bytes"]))
+    lines += [
+        "",
+        f"Trials    {job.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time",
+        f"Time      about {duration(seconds)} (the dense model trains at {float(str(facts['images_per_second'])):.0f} images/s here)",
+        f"Disk      up to {size / 1e9:.2f} GB in {job.output}, besides the images",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""What a finished search says: the models, the control, and what to type next."""
+
+from __future__ import annotations
+
+import sys
+
+from autoslim.budget import format_flops
+from workers.driver import Summary
+
+
+def show(summary: Summary, *, as_json: bool) -> None:
+    sys.stdout.write((summary.to_json(indent=1) if as_json else render(summary)) + "\n")
+
+
+def render(summary: Summary) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count)
+    lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
+    for label, control in summary.controls.items():
+        lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
+    for label in summary.missing:
+        lines.append(f"{label}: no trial was completed within this budget")
+    quoted = f'"{summary.models[0].folder}"' if summary.models else '"..."'
+    lines += [
+        "",
+        f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
+        f"MLflow     mlflow ui --backend-store-uri {summary.tracking_uri}"
+        if "://" in summary.tracking_uri and summary.tracking_uri.startswith("sqlite")
+        else f"MLflow     {summary.tracking_uri}",
+    ]
+    if not summary.logged:
+        lines.append(f"           not everything could be logged; later: autoslim sync {summary.output}")
+    if summary.models:
+        lines.append(f"Load       python -c 'import autoslim; model = autoslim.load({quoted})'")
+    return "\n".join(lines)
+
+
+def _table(summary: Summary) -> list[str]:
+    rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
+    rows.append(("dense", "", format_flops(summary.dense_flops), "", "", f"{summary.dense_accuracy:.2%}", _dense_test(summary)))
+    for model in summary.models:
+        rows.append(
+            (
+                model.label,
+                f"{model.method} (trial {model.trial})",
+                format_flops(model.flops),
+                f"{model.flops / model.budget:.2%}",
+                f"{model.params / 1e6:.3g} M",
+                f"{model.validation_accuracy:.2%}",
+                f"{model.test_accuracy:.2%}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _dense_test(summary: Summary) -> str:
+    return f"{summary.models[0].dense_test_accuracy:.2%}" if summary.models else ""
+
+
+def _against(margin: float, same: bool, control: int) -> str:
+    if same:
+        return f"the random recipe (trial {control}) was itself the best; the search did not beat it"
+    verdict = "beat" if margin > 0 else "did not beat"
+    return f"the search {verdict} a random recipe at the same budget (trial {control}) by {100 * margin:+.2f} points of validation accuracy"

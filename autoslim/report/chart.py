@@ -1,0 +1,151 @@
+"""The chart: accuracy over FLOPs as SVG that reads without its script."""
+
+from __future__ import annotations
+
+import itertools
+from html import escape
+
+from autoslim.report.label import Box, Labels, rows_for
+from autoslim.report.mark import STAR, colour, shape
+from autoslim.report.scale import Scale, span, tick_labels
+from autoslim.report.search_view import SearchView, percent
+from autoslim.result import TrialResult, TrialState
+
+_WIDTH, _HEIGHT = 1120.0, 600.0
+_LEFT, _RIGHT, _BOTTOM = 66.0, 1100.0, 546.0
+_ROW = 17.0
+
+
+def draw_chart(view: SearchView) -> str:
+    drawn = [result for result in view.results if view.drawn(result)]
+    x = Scale(**_span(*_x_span(view, drawn)), start=_LEFT, end=_RIGHT)
+    budgets = [(x(flops), label) for label, flops in view.budgets()]
+    rows = rows_for(budgets, right=_RIGHT)
+    top = 14.0 + _ROW * (1 + max((row for _, row in rows), default=0))
+    y = Scale(**_span(*_y_span(view, drawn)), start=_BOTTOM, end=top)
+    labels = Labels(Box(left=_LEFT, top=top, right=_RIGHT, bottom=_BOTTOM))
+    parts = [_axes(view, x, y, top)]
+    labels.avoid(*_lines(view, x, y, top))
+    for (line, label), (middle, row) in zip(budgets, rows, strict=True):
+        base = top - 6 - _ROW * row
+        parts.append(f'<line class="budget" x1="{line}" y1="{base + 3:.1f}" x2="{line}" y2="{_BOTTOM}"/>')
+        parts.append(f'<text class="budget-label" x="{middle:.1f}" y="{base:.1f}">{escape(label)}</text>')
+    parts.append(_points(view, drawn, x, y))
+    parts.append(_notes(view, drawn, x, y, labels))
+    if not drawn:
+        parts.append(
+            f'<text class="empty" x="{(_LEFT + _RIGHT) / 2}" y="{(top + _BOTTOM) / 2}">No trial has finished yet.</text>'
+        )
+    name = f"Accuracy over FLOPs of {len(drawn)} trials; the table below holds the same numbers"
+    return f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="group" aria-label="{name}">{"".join(parts)}</svg>'
+
+
+def _span(low: float, high: float) -> dict[str, float]:
+    return {"low": low, "high": high}
+
+
+def _x_span(view: SearchView, drawn: list[TrialResult]) -> tuple[float, float]:
+    values = [float(result.flops or 0) for result in drawn] + [float(flops) for _, flops in view.budgets()]
+    values += [float(view.base.dense_flops)] if view.base else []
+    return span(values, at_least=max([*values, 1.0]) * 0.05)
+
+
+def _y_span(view: SearchView, drawn: list[TrialResult]) -> tuple[float, float]:
+    values = [result.accuracy or 0.0 for result in drawn if not view.far_below(result)]
+    values += [view.base.dense_accuracy] if view.base else []
+    # A little room beyond 0 and 100 %, so that marks are not cut in half.
+    return span(values, at_least=0.02 if values else 1.0, low=-0.01 if values else 0.0, high=1.005)
+
+
+def _axes(view: SearchView, x: Scale, y: Scale, top: float) -> str:
+    parts = []
+    size, name = view.unit
+    across, up = [t for t in x.ticks(9) if t >= 0], [t for t in y.ticks(8) if 0 <= t <= 1]
+    for tick, text in zip(across, tick_labels(across, unit=size), strict=True):
+        parts.append(f'<line class="grid" x1="{x(tick)}" y1="{top}" x2="{x(tick)}" y2="{_BOTTOM}"/>')
+        parts.append(f'<text x="{x(tick)}" y="{_BOTTOM + 18}" text-anchor="middle">{text}</text>')
+    for tick, text in zip(up, tick_labels(up, unit=0.01), strict=True):
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y(tick)}" x2="{_RIGHT}" y2="{y(tick)}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(tick) + 4}" text-anchor="end">{text}</text>')
+    parts.append(f'<path class="axis" fill="none" d="M{_LEFT},{top}V{_BOTTOM}H{_RIGHT}"/>')
+    unit = f"{name} multiply-accumulates per image".strip()
+    parts.append(f'<text class="title" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 42}" text-anchor="middle">FLOPs ({unit})</text>')
+    middle = (top + _BOTTOM) / 2
+    turned = f'transform="translate(18,{middle}) rotate(-90)" text-anchor="middle"'
+    parts.append(f'<text class="title" {turned}>Top-1 accuracy (%)</text>')
+    return "".join(parts)
+
+
+def _points(view: SearchView, drawn: list[TrialResult], x: Scale, y: Scale) -> str:
+    front = {result.number for result in view.front}
+    behind = [_point(view, result, x, y, "behind") for result in drawn if result.number not in front]
+    before = [_point(view, result, x, y, "") for result in drawn if result.number in front]
+    return "".join([*behind, _front_line(view, x, y), *before])
+
+
+def _point(view: SearchView, result: TrialResult, x: Scale, y: Scale, extra: str) -> str:
+    assert result.flops is not None
+    assert result.accuracy is not None
+    method = view.methods.index(result.recipe.method)
+    size = 5.0 if len(view.results) <= 300 else 3.6
+    partial = "" if result.state is TrialState.COMPLETE else "partial"
+    level = _BOTTOM - 6 if view.far_below(result) else y(result.accuracy)
+    place = f'transform="translate({x(result.flops)},{level}) scale({size if extra else size * 1.15:.2f})"'
+    name = (
+        f"trial {result.number}, {result.recipe.method}, {percent(result.accuracy)} at {view.flops(result.flops)}, {result.state}"
+    )
+    classes = " ".join(["point", colour(method), *extra.split(), *partial.split()])
+    data = f'data-method="{method}" data-trial="{result.number}" data-x="{result.flops}"'
+    return f'<path class="{classes}" d="{shape(method)}" {place} {data} tabindex="-1" role="img" aria-label="{escape(name)}"/>'
+
+
+def _front_line(view: SearchView, x: Scale, y: Scale) -> str:
+    corners = _corners(view, x, y)
+    path = "L".join(f"{across},{up}" for across, up in corners)
+    return f'<path class="front" d="M{path}"/>' if corners else ""
+
+
+def _corners(view: SearchView, x: Scale, y: Scale) -> list[tuple[float, float]]:
+    """Between two models the cheaper one is the best there is: steps, not slopes."""
+    places = [(x(result.flops or 0), y(result.accuracy or 0.0)) for result in view.front]
+    corners = places[:1]
+    for across, up in places[1:]:
+        corners += [(across, corners[-1][1]), (across, up)]
+    end = x(view.base.dense_flops) if view.base else _RIGHT
+    return [*corners, (max(end, corners[-1][0]), corners[-1][1])] if corners else []
+
+
+def _lines(view: SearchView, x: Scale, y: Scale, top: float) -> list[Box]:
+    """What a label had better not lie on."""
+    corners = _corners(view, x, y)
+    boxes = [
+        Box(left=min(a, c) - 2, top=min(b, d) - 2, right=max(a, c) + 2, bottom=max(b, d) + 2)
+        for (a, b), (c, d) in itertools.pairwise(corners)
+    ]
+    boxes += [Box(left=x(flops) - 1, top=top, right=x(flops) + 1, bottom=_BOTTOM) for _, flops in view.budgets()]
+    if view.base is not None:
+        level = y(view.base.dense_accuracy)
+        boxes.append(Box(left=_LEFT, top=level - 1, right=_RIGHT, bottom=level + 1))
+    return boxes
+
+
+def _notes(view: SearchView, drawn: list[TrialResult], x: Scale, y: Scale, labels: Labels) -> str:
+    parts = []
+    if len(drawn) <= 60:
+        for result in drawn:
+            labels.take(x(result.flops or 0), y(result.accuracy or 0.0), 6.0)
+    if view.base is not None:
+        at_x, at_y = x(view.base.dense_flops), y(view.base.dense_accuracy)
+        parts.append(f'<line class="dense" x1="{_LEFT}" y1="{at_y}" x2="{_RIGHT}" y2="{at_y}"/>')
+        parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
+        labels.take(at_x, at_y, 9.0)
+        parts.append(labels.place(f"dense {percent(view.base.dense_accuracy)}", at_x, at_y, classes="note"))
+    rings = [(label, result) for label, result in view.chosen_results() if view.drawn(result)]
+    for _, result in rings:
+        labels.take(x(result.flops or 0), y(result.accuracy or 0.0), 10.0)
+    for label, result in rings:
+        at_x, at_y = x(result.flops or 0), min(y(result.accuracy or 0.0), _BOTTOM - 6)
+        owner = f'data-method="{view.methods.index(result.recipe.method)}"'
+        parts.append(f'<circle class="ring" cx="{at_x}" cy="{at_y}" r="10" {owner}/>')
+        parts.append(labels.place(f"{label}: trial {result.number}", at_x, at_y, classes="note", attributes=owner))
+    return "".join(parts)

@@ -1,0 +1,110 @@
+"""The front as one HTML file: accuracy over FLOPs with every trial, and a table of them. It asks nothing of a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from autoslim.job import SearchJob
+from autoslim.report import table
+from autoslim.report.chart import draw_chart
+from autoslim.report.mark import colour, shape
+from autoslim.report.search_view import SearchView, percent
+from autoslim.result import BaseFacts, TrialResult, TrialState
+from autoslim.store import hide_password
+
+
+def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[TrialResult], chosen: Mapping[str, int]) -> str:
+    """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
+    view = SearchView(job=job, base=base, results=tuple(results), chosen=dict(chosen))
+    style, script = _resource("front.css"), _resource("front.js")
+    # Only these two blocks are run: not even markup that slipped in could bring its own, or load anything.
+    policy = f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; form-action 'none'"
+    title = f"{job.id}: {job.model.name} on {hide_password(job.dataset.source)}"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p>{escape(_dense(view))}</p>
+{_chosen(view)}
+{_legend(view)}
+<div class="plot">
+{draw_chart(view)}
+</div>
+<p>{escape(_caption(view))}</p>
+{table.draw_table(view)}
+<div id="tip" role="status" hidden></div>
+<script type="application/json" id="facts">{_embedded({str(r.number): table.facts(view, r) for r in view.results})}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _dense(view: SearchView) -> str:
+    if view.base is None:
+        return "The dense model has not been measured yet."
+    base = view.base
+    accuracy, flops = percent(base.dense_accuracy), view.flops(base.dense_flops)
+    return f"Dense model: top-1 {accuracy} at {flops} multiply-accumulates per image, {base.params / 1e6:.4g} M parameters."
+
+
+def _chosen(view: SearchView) -> str:
+    items = []
+    for label, result in view.chosen_results():
+        text = f"trial {result.number} ({result.recipe.method}), top-1 {percent(result.accuracy)} at {view.flops(result.flops)}"
+        items.append(f"<li><b>{escape(label)}</b> {escape(text)}</li>")
+    return f'<ul class="chosen" aria-label="chosen models">{"".join(items)}</ul>' if items else ""
+
+
+def _legend(view: SearchView) -> str:
+    buttons = []
+    for index, method in enumerate(view.methods):
+        icon = f'<svg viewBox="-1.6 -1.6 3.2 3.2" aria-hidden="true"><path class="{colour(index)}" d="{shape(index)}"/></svg>'
+        count = sum(result.recipe.method == method for result in view.results)
+        text = f"{escape(method)} ({count})"
+        buttons.append(f'<button type="button" aria-pressed="true" data-method="{index}">{icon}<span>{text}</span></button>')
+    return f'<div class="legend" role="group" aria-label="methods shown">{"".join(buttons)}</div>'
+
+
+def _caption(view: SearchView) -> str:
+    counts = {state: sum(result.state is state for result in view.results) for state in TrialState}
+    total = len(view.results)
+    repeats = sum(result.duplicate_of is not None for result in view.results)
+    parts = [f"{count} {state.value}" for state, count in counts.items() if count]
+    text = f"{total} trial{'' if total == 1 else 's'}" + (f": {', '.join(parts)}." if parts else ".")
+    if repeats:
+        text += f" {repeats} repeated an earlier recipe and {'is' if repeats == 1 else 'are'} not drawn."
+    if any(view.drawn(result) and result.state is not TrialState.COMPLETE for result in view.results):
+        text += " Hollow marks were stopped early."
+    below = sum(view.drawn(result) and view.far_below(result) for result in view.results)
+    if below:
+        text += f" {below} far below the others {'is' if below == 1 else 'are'} drawn on the lower edge."
+    return (
+        text
+        + " The line is the Pareto front; FLOPs are multiply-accumulates per image, accuracy is top-1 on the validation split."
+    )
+
+
+def _resource(name: str) -> str:
+    return importlib.resources.files("autoslim.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _embedded(data: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(data).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,75 @@
+"""What a picture shows of a search, told once for the chart, the table and the tooltips."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from autoslim.job import SearchJob
+from autoslim.result import BaseFacts, ParetoFront, TrialResult, TrialState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchView:
+    job: SearchJob
+    base: BaseFacts | None
+    results: tuple[TrialResult, ...]
+    chosen: dict[str, int]
+
+    @functools.cached_property
+    def methods(self) -> list[str]:
+        return sorted({result.recipe.method for result in self.results})
+
+    @functools.cached_property
+    def front(self) -> tuple[TrialResult, ...]:
+        return ParetoFront.of(self.results).results
+
+    @functools.cached_property
+    def unit(self) -> tuple[float, str]:
+        """What FLOPs are counted in throughout."""
+        known = [result.flops for result in self.results if result.flops] + [flops for _, flops in self.budgets()]
+        most = max([*known, self.base.dense_flops if self.base else 0])
+        return next(((size, name) for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "K")) if most >= size), (1.0, ""))
+
+    def flops(self, value: int | None) -> str:
+        size, name = self.unit
+        return "" if value is None else f"{value / size:.4g} {name}".strip()
+
+    def budgets(self) -> list[tuple[str, int]]:
+        """Labels and multiply-accumulates, cheapest first; shares only once the dense model is measured."""
+        known = []
+        for budget in self.job.budgets:
+            if budget.flops is not None:
+                known.append((budget.label, budget.flops))
+            elif budget.share is not None and self.base is not None:
+                known.append((budget.label, int(budget.share * self.base.dense_flops)))
+        return sorted(known, key=lambda item: item[1])
+
+    def drawn(self, result: TrialResult) -> bool:
+        """Whether a trial has a place in the chart."""
+        shown = result.state in (TrialState.COMPLETE, TrialState.STOPPED) and result.duplicate_of is None
+        return shown and result.flops is not None and result.accuracy is not None
+
+    def far_below(self, result: TrialResult) -> bool:
+        """So far off that room for it would press all others together; drawn on the chart's lower edge."""
+        return (result.accuracy or 0.0) < self._floor
+
+    @functools.cached_property
+    def _floor(self) -> float:
+        values = sorted(result.accuracy or 0.0 for result in self.results if self.drawn(result))
+        if len(values) < 8:
+            return 0.0
+        usual, best = values[len(values) // 6], values[-1]
+        return min([usual - (best - usual), *(result.accuracy or 0.0 for result in self.front)])
+
+    def chosen_results(self) -> list[tuple[str, TrialResult]]:
+        """The budget's label and its model; a model that serves several budgets has their labels joined."""
+        labels: dict[int, list[str]] = {}
+        for label, number in self.chosen.items():
+            labels.setdefault(number, []).append(label)
+        by_number = {result.number: result for result in self.results}
+        return [(", ".join(names), by_number[number]) for number, names in labels.items() if number in by_number]
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"

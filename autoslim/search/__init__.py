@@ -1,0 +1,23 @@
+"""Proposes recipes and sorts their results. Trains nothing, and knows of neither Ray nor MLflow."""
+
+from autoslim.search.front import AgainstControl, against_control, choose
+from autoslim.search.proposer import SAMPLERS, Proposal, Proposer
+from autoslim.search.reach import Corner, Reach, reach
+from autoslim.search.space import Space
+from autoslim.search.space_file import load_space, parse_space, space_names
+
+__all__ = [
+    "SAMPLERS",
+    "AgainstControl",
+    "Corner",
+    "Proposal",
+    "Proposer",
+    "Reach",
+    "Space",
+    "against_control",
+    "choose",
+    "load_space",
+    "parse_space",
+    "reach",
+    "space_names",
+]

@@ -1,0 +1,170 @@
+"""`Proposer`: the next recipe, as a pure function of the job's seed, the trial's number and the results so far.
+
+Nothing is kept between proposals. After a crash the same number with the same history gives the same recipe.
+
+A proposal for a budget is drawn, then solved onto the budget, so that every trial's model can be returned (`methods.solver`).
+Accuracy is then the only question left, and a single-objective study answers it (`study.accuracy_at_budgets`). A free trial keeps
+the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `deal` says which trial is
+for what.
+
+Samplers are `tpe` and `random`. NSGA-II and III are left out: their generations live in the study, which is not kept, and they
+need more trials than a search has. So is Optuna's Gaussian process: it models only what all trials have in common, which among
+different methods is the name of the method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from autoslim.budget import format_flops
+from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
+from autoslim.methods import METHODS
+from autoslim.methods.base import Method
+from autoslim.methods.solver import evaluate, solve
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe, Step, Training
+from autoslim.record import Record
+from autoslim.result import TrialResult
+from autoslim.search.deal import FREE, Deal, deal
+from autoslim.search.reach import Reach, reach
+from autoslim.search.space import Draw, Space, Suggest, Uniform
+from autoslim.search.study import accuracy_and_flops, accuracy_at_budgets, as_trials, build_study, tpe
+from autoslim.shape import ViTShape
+
+SAMPLERS = ("tpe", "random")
+DRAWS = 16
+"""How often a proposal is drawn before it is given back as infeasible, or as a duplicate."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proposal(Record):
+    """`target` is a budget's label or `free`. Without a plan the recipe is not to be trained; `infeasible` says why."""
+
+    number: int
+    recipe: Recipe
+    target: str
+    origin: str
+    plan: Plan | None = None
+    flops: int | None = None
+    infeasible: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proposer:
+    """`budgets` are multiply-accumulates by label; `training` is what the space does not say otherwise.
+
+    Raises:
+        RequestError: for a sampler that there is not.
+        SpaceError: for a space stored by another version, or without a single recipe.
+        UnsupportedModelError: when no method of the space can slim the model.
+        BudgetError: when no method of the space reaches a budget.
+    """
+
+    space: Space
+    shape: ViTShape
+    budgets: dict[str, int]
+    training: Training
+    seed: int
+    sampler: str = "tpe"
+    methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise RequestError(f"there is no sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
+        if FREE in self.budgets:
+            raise RequestError(f"a budget cannot be called {FREE!r}")
+        for name, ranges in self.space.methods.items():
+            if name not in self.methods or ranges.keys() != self.methods[name].ranges.keys():
+                raise SpaceError(
+                    f"{self.space.name}: methods.{name} is not of this version of autoslim; read the space's file again"
+                )
+        if not self.reach:
+            raise UnsupportedModelError("; ".join(self.left_out.values()))
+        if not self.able[FREE]:
+            raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has put it right; widen them")
+        for label, flops in self.budgets.items():
+            if not self.able[label]:
+                corners = {name: r.cheapest.flops for name, r in self.reach.items() if r.cheapest is not None}
+                cheapest = min(corners, key=lambda name: corners[name])
+                raise BudgetError(
+                    f"budget {label} is {format_flops(flops)} multiply-accumulates; the cheapest recipe in the space "
+                    f"{self.space.name!r} has {format_flops(corners[cheapest])} ({cheapest})"
+                )
+
+    @functools.cached_property
+    def left_out(self) -> dict[str, str]:
+        """Methods of the space that cannot slim this model, and why."""
+        reasons = {}
+        for name in self.space.methods:
+            try:
+                self.methods[name].check(self.shape)
+            except UnsupportedModelError as error:
+                reasons[name] = str(error)
+        return reasons
+
+    @functools.cached_property
+    def reach(self) -> dict[str, Reach]:
+        usable = {name: method for name, method in self.methods.items() if name not in self.left_out}
+        return reach(self.space, self.shape, Plan.dense(self.shape), usable)
+
+    @functools.cached_property
+    def able(self) -> dict[str, list[str]]:
+        """The methods that can be solved onto each budget, in the registry's order; `free` stands last."""
+        cheapest = {name: r.cheapest.flops for name, r in self.reach.items() if r.cheapest is not None}
+        within = {label: [name for name, least in cheapest.items() if least <= flops] for label, flops in self.budgets.items()}
+        return {**within, FREE: list(cheapest)}
+
+    def propose(self, number: int, history: Sequence[TrialResult]) -> Proposal:
+        """`history` is every trial of the job so far, running ones too, in any order; `number` itself is not looked at."""
+        dealt = deal(number, self.able)
+        others = sorted((result for result in history if result.number != number), key=lambda result: result.number)
+        # A control is drawn blindly, so it may well be a duplicate.
+        known = set() if dealt.origin == "random" else {result.recipe.key for result in others}
+        suggest = self._suggest(dealt, number, others)
+        last: Proposal | None = None
+        for _ in range(DRAWS):
+            draw = self.space.sample(suggest(), self.methods, self.shape, among=dealt.among)
+            proposal = self._solved(number, dealt, draw)
+            if proposal.infeasible is None and proposal.recipe.key not in known:
+                return proposal
+            if last is None or proposal.infeasible is None:
+                last = proposal
+        assert last is not None
+        return last
+
+    def _suggest(self, dealt: Deal, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
+        """What each draw asks. Draws that were rejected stay in the study as running, which keeps TPE away from them."""
+        name = f"{self.seed}:{number}"
+        if dealt.origin == "random" or self.sampler == "random":
+            blind = Uniform(name)
+            return lambda: blind
+        free = dealt.target == FREE
+        values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self.budgets.values())
+        able = {name: self.methods[name] for name in self.able[dealt.target]}
+        trials = as_trials(history, values, self.space, able, self.shape)
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], tpe(seed)).ask
+
+    def _solved(self, number: int, dealt: Deal, draw: Draw) -> Proposal:
+        method, dense = self.methods[draw.method], Plan.dense(self.shape)
+        ranges = self.space.methods[draw.method]
+        training = self.training.replace(**draw.training)
+        budget = self.budgets.get(dealt.target, 0)
+        try:
+            if dealt.target == FREE:
+                solved = evaluate(method, self.shape, dense, draw.knobs)
+                budget = solved.flops
+            else:
+                solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges)
+            if not self.space.contains(dataclasses.replace(draw, knobs=solved.knobs), self.shape):
+                raise InfeasibleError(f"{draw.method}: these knobs come to a recipe outside the space {self.space.name!r}")
+        except InfeasibleError as error:
+            recipe = Recipe(steps=(Step(method=draw.method, knobs=draw.knobs),), budget=budget, training=training, seed=self.seed)
+            return Proposal(number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, infeasible=str(error))
+        recipe = Recipe(steps=(Step(method=draw.method, knobs=solved.knobs),), budget=budget, training=training, seed=self.seed)
+        return Proposal(
+            number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, plan=solved.plan, flops=solved.flops
+        )

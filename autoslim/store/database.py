@@ -1,0 +1,98 @@
+"""`Database`: transactions on any database SQLAlchemy can reach, with its errors told in our words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from autoslim.errors import AutoslimError, ClusterError, RequestError
+from autoslim.store import schema
+from autoslim.store.url import hide_password
+
+
+class Database:
+    """Opens the database and creates the tables where there are none; `url` shows no password."""
+
+    def __init__(self, url: str) -> None:
+        self.url = hide_password(url)
+        self._engine = _open_engine(url)
+        self._writer = self._engine.execution_options(writes=True)
+        try:
+            self._prepare()
+        except AutoslimError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        return self._transaction(self._engine)
+
+    def writing(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        return self._transaction(self._writer)
+
+    @contextlib.contextmanager
+    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        try:
+            with engine.begin() as connection:
+                yield connection
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
+            raise
+        except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+            reason = hide_password(str(getattr(error, "orig", None) or error)).strip()
+            # A driver's own error may quote the address with its password, so it is not chained.
+            raise ClusterError(f"the database {self.url} cannot be reached: {reason}") from None
+
+    def _prepare(self) -> None:
+        try:
+            version = self._create_or_read_version()
+        except (sa.exc.ProgrammingError, sa.exc.IntegrityError):
+            # Another process created the tables in the same moment.
+            version = self._create_or_read_version()
+        if version > schema.SCHEMA_VERSION:
+            raise RequestError(
+                f"the database {self.url} was written by a newer autoslim (its schema is {version}, the newest known here is"
+                f" {schema.SCHEMA_VERSION}); upgrade autoslim, or choose another storage"
+            )
+
+    def _create_or_read_version(self) -> int:
+        with self.writing() as connection:
+            if not sa.inspect(connection).has_table(schema.schema_version.name):
+                schema.metadata.create_all(connection)
+                connection.execute(schema.schema_version.insert().values(version=schema.SCHEMA_VERSION))
+            version: int = connection.execute(sa.select(schema.schema_version.c.version)).scalar_one()
+        return version
+
+
+def _open_engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise RequestError(f"storage {url!r} lives in memory and would be lost; name a file, as sqlite:////data/autoslim.db")
+        engine = sa.create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+    except (sa.exc.ArgumentError, ValueError, ModuleNotFoundError) as error:
+        if isinstance(error, RequestError):
+            raise
+        # The cause may quote the URL with its password, so only its text goes on.
+        raise RequestError(f"storage {hide_password(url)!r} cannot be used: {hide_password(str(error))}") from None
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # Without an isolation level the driver begins nothing by itself, and `_begin_sqlite` decides.
+    connection.isolation_level = None
+    # NORMAL with WAL: a power cut may undo the last transactions, no more; trials then go on from checkpoints.
+    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and then writes is refused at once, busy timeout or not, if another wrote in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")

@@ -1,0 +1,149 @@
+"""Trials as Parquet, for whoever wants to work on them with pandas, Polars or DuckDB.
+
+The files are made from the store and never read back. One row a trial; the columns before `knob.*` are always there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from autoslim.errors import OutputError
+from autoslim.recipe import Recipe, Training
+from autoslim.result import ParetoFront
+from autoslim.store.rows import StoredJob, StoredTrial
+from autoslim.store.url import hide_password
+
+_ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "number": (pa.int64(), "trial number within the job"),
+    "method": (pa.string(), "method of each step, joined with +"),
+    "origin": (pa.string(), "who proposed the recipe: sampler, random or given"),
+    "target": (pa.string(), "label of the budget the recipe was solved onto, or free"),
+    "state": (pa.string(), "running, complete, stopped, failed or infeasible"),
+    "pareto": (pa.bool_(), "no other complete trial is as accurate and as cheap"),
+    "chosen": (pa.string(), "labels of the budgets this trial is handed over for, joined with commas"),
+    "accuracy": (pa.float64(), "top-1 share on the validation split, after training"),
+    "accuracy_after_cut": (pa.float64(), "top-1 share straight after the cut"),
+    "flops": (pa.int64(), "multiply-accumulates per image, measured"),
+    "flops_predicted": (pa.int64(), "multiply-accumulates per image, from the plan"),
+    "flops_share": (pa.float64(), "flops as a share of the dense model's"),
+    "budget": (pa.int64(), "multiply-accumulates the recipe was solved onto"),
+    "params": (pa.int64(), "parameters of the model"),
+    "seconds": (pa.float64(), "wall time in the worker"),
+    "epochs": (pa.float64(), "passes over the training images"),
+    "error_class": (pa.string(), "class of the error that ended the trial"),
+    "error": (pa.string(), "its message"),
+    "artifact": (pa.string(), "the model's folder, relative to the job's output folder"),
+    "duplicate_of": (pa.int64(), "number of the earlier trial whose result this one repeats"),
+    "seed": (pa.int64(), "seed of the trial"),
+    "recipe_key": (pa.string(), "names the trial's folder and checkpoint"),
+    "started_at": (pa.string(), "ISO 8601, UTC"),
+    "ended_at": (pa.string(), "ISO 8601, UTC"),
+}
+_RESULT_FIELDS = (
+    "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "params", "seconds", "epochs",
+    "error_class", "error", "artifact", "duplicate_of",
+)  # fmt: skip
+
+
+def write_trials_parquet(path: str | os.PathLike[str], job: StoredJob, trials: Sequence[StoredTrial]) -> None:
+    """All trials in the order given, `Store.stored_trials`' as a rule.
+
+    Raises:
+        OutputError: when the file cannot be written; one that was there before is then untouched.
+    """
+    _write(Path(path), trials_table(job, trials))
+
+
+def write_front_parquet(path: str | os.PathLike[str], job: StoredJob, trials: Sequence[StoredTrial]) -> None:
+    """The rows of `trials` that are on the Pareto front, cheapest first; the same columns as `write_trials_parquet`."""
+    table = trials_table(job, trials)
+    _write(Path(path), table.filter(table["pareto"]).sort_by("flops"))
+
+
+def trials_table(job: StoredJob, trials: Sequence[StoredTrial]) -> pa.Table:
+    front = {result.number for result in ParetoFront.of(trial.result for trial in trials).results}
+    rows = [_row(job, trial, trial.result.number in front) for trial in trials]
+    knobs = [flat_knobs(trial.result.recipe) for trial in trials]
+    fields = [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in _COLUMNS.items()]
+    fields += [pa.field(f"training.{name}", _ARROW[kind]) for name, kind in get_type_hints(Training).items()]
+    arrays = [pa.array([row[field.name] for row in rows], field.type) for field in fields]
+    for name in sorted({name for row in knobs for name in row}):
+        arrays.append(_knob_array([row.get(name) for row in knobs]))
+        fields.append(pa.field(f"knob.{name}", arrays[-1].type))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={"autoslim": _about(job)}))
+
+
+def flat_knobs(recipe: Recipe) -> dict[str, Any]:
+    """`{"vit_slim.depth": 9}`; a method that comes twice is `vit_slim` and `vit_slim@2`."""
+    flat: dict[str, Any] = {}
+    seen: list[str] = []
+    for step in recipe.steps:
+        seen.append(step.method)
+        times = seen.count(step.method)
+        method = step.method if times == 1 else f"{step.method}@{times}"
+        flat.update({f"{method}.{name}": value for name, value in step.knobs.items()})
+    return flat
+
+
+def _row(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, Any]:
+    result, recipe = trial.result, trial.result.recipe
+    labels = [label for label, number in job.chosen.items() if number == result.number]
+    row = {name: getattr(result, name) for name in _RESULT_FIELDS}
+    row |= {f"training.{field.name}": getattr(recipe.training, field.name) for field in dataclasses.fields(Training)}
+    row |= {"method": recipe.method, "target": trial.target, "state": result.state.value, "pareto": pareto}
+    row |= {"chosen": ", ".join(labels) or None, "budget": recipe.budget, "seed": recipe.seed, "recipe_key": recipe.key}
+    row |= {"started_at": trial.started_at, "ended_at": trial.ended_at, "flops_share": None}
+    if job.base is not None and result.flops is not None:
+        row["flops_share"] = result.flops / job.base.dense_flops
+    return row
+
+
+def _knob_array(values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) == 1 and (kind := kinds.pop()) in _ARROW:
+        return pa.array(values, _ARROW[kind])
+    if kinds and kinds <= {int, float}:
+        return pa.array(values, pa.float64())
+    # Lists, objects and mixtures: JSON says what each one was.
+    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+
+
+def _about(job: StoredJob) -> str:
+    about = {
+        "job": job.job.id,
+        "model": job.job.model.name,
+        "dataset": hide_password(job.job.dataset.source),
+        "budgets": [budget.label for budget in job.job.budgets],
+        "base": None if job.base is None else job.base.to_dict(),
+        "units": "flops are multiply-accumulates per image; accuracies are shares, not percent",
+    }
+    return json.dumps(about, sort_keys=True)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with _replacing(path) as temporary:
+        pq.write_table(table, temporary)

@@ -1,0 +1,73 @@
+"""What the store gives back: the nouns of a job, with the dates and numbers that only the store knows.
+
+Dates are ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+from autoslim.job import SearchJob
+from autoslim.record import Record
+from autoslim.result import BaseFacts, EpochReport, TrialResult
+
+
+class JobState(enum.StrEnum):
+    """CREATED becomes RUNNING with the first attempt; `Store.begin_attempt` takes any state back to RUNNING."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobState.COMPLETE, JobState.STOPPED, JobState.FAILED)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredJob(Record):
+    """`uid` tells this job from one of the same id in another store; `chosen` maps a budget's label to a trial's number."""
+
+    job: SearchJob
+    uid: str
+    state: JobState
+    attempt: int
+    created_at: str
+    updated_at: str
+    base: BaseFacts | None = None
+    chosen: dict[str, int] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredTrial(Record):
+    """`target` is the label of the budget it was solved onto, or `free`; `attempt` the driver run that started it last."""
+
+    result: TrialResult
+    target: str
+    attempt: int
+    started_at: str
+    ended_at: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredEpoch(Record):
+    """`position` counts a trial's reports from 1 and stays when one is replaced; `revision` counts the writes."""
+
+    position: int
+    revision: int
+    reported_at: str
+    report: EpochReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackedRun(Record):
+    """A run elsewhere that mirrors `entity` (`job`, or a trial's number); `logged` is the mirror's account of what it sent."""
+
+    entity: str
+    run_id: str
+    logged: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,285 @@
+"""`Store`: what every part of a search remembers, in any database SQLAlchemy can reach."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from autoslim.errors import JobError, RequestError
+from autoslim.job import SearchJob
+from autoslim.recipe import Recipe
+from autoslim.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.store import schema
+from autoslim.store.database import Database
+from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
+
+
+class Store:
+    """Threads of one process may share a store; every call is one transaction.
+
+    Every method raises ClusterError, naming the URL, when the database cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Creates the tables where there are none.
+
+        Raises:
+            RequestError: for a URL that cannot be used, or a database that a newer autoslim has written.
+        """
+        self._database = Database(url)
+        self.url = self._database.url
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Jobs
+
+    def create_job(self, job: SearchJob) -> StoredJob:
+        """Raises RequestError when there is a job of this id already."""
+        now = _now()
+        row = {"id": job.id, "uid": uuid.uuid4().hex, "spec": job.to_json(), "state": JobState.CREATED.value, "attempt": 0}
+        try:
+            with self._database.writing() as connection:
+                connection.execute(schema.jobs.insert().values(**row, chosen="{}", created_at=now, updated_at=now))
+        except sa.exc.IntegrityError:
+            raise RequestError(f"there is a job {job.id!r} in {self.url} already; resume it, or choose another id") from None
+        return self.job(job.id)
+
+    def jobs(self) -> list[StoredJob]:
+        """All jobs, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(schema.jobs).order_by(schema.jobs.c.created_at, schema.jobs.c.id))
+            return [_job(row) for row in rows]
+
+    def job(self, job_id: str) -> StoredJob:
+        """Raises RequestError naming the jobs there are, when this is none of them."""
+        with self._database.reading() as connection:
+            return _job(self._job_row(connection, job_id))
+
+    def set_base(self, job_id: str, facts: BaseFacts) -> None:
+        self._update_job(job_id, base=facts.to_json())
+
+    def set_chosen(self, job_id: str, chosen: Mapping[str, int]) -> None:
+        """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
+        self._update_job(job_id, chosen=json.dumps(dict(chosen)))
+
+    def set_state(self, job_id: str, state: JobState, *, error: str | None = None) -> None:
+        self._update_job(job_id, state=state.value, error=error)
+
+    def begin_attempt(self, job_id: str) -> int:
+        """Marks the start of a driver run and returns its number, from 1. Trials left running are then `unfinished`."""
+        with self._database.writing() as connection:
+            attempt: int = self._job_row(connection, job_id).attempt + 1
+            values = {"attempt": attempt, "state": JobState.RUNNING.value, "error": None, "updated_at": _now()}
+            connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(**values))
+        return attempt
+
+    # Trials
+
+    def add_trial(self, job_id: str, number: int, recipe: Recipe, *, origin: str, target: str) -> None:
+        """`target` is the label of the budget the recipe was solved onto, or `free`."""
+        row = {"job_id": job_id, "number": number, "origin": origin, "target": target, "state": TrialState.RUNNING.value}
+        row |= {"recipe_key": recipe.key, "recipe": recipe.to_json(), "started_at": _now()}
+        try:
+            with self._database.writing() as connection:
+                attempt = self._job_row(connection, job_id).attempt
+                connection.execute(schema.trials.insert().values(**row, attempt=attempt))
+        except sa.exc.IntegrityError:
+            raise JobError(f"job {job_id!r} has a trial {number} already") from None
+
+    def unfinished(self, job_id: str) -> list[StoredTrial]:
+        """Trials that an earlier attempt left running, in number order."""
+        attempt = self.job(job_id).attempt
+        return [t for t in self.stored_trials(job_id) if t.result.state is TrialState.RUNNING and t.attempt < attempt]
+
+    def restart_trial(self, job_id: str, number: int) -> None:
+        """Takes a running trial into the current attempt; its epochs stay, for it goes on from its checkpoint."""
+        with self._database.writing() as connection:
+            row = self._trial_row(connection, job_id, number)
+            if row.state != TrialState.RUNNING:
+                raise JobError(f"trial {number} of job {job_id!r} cannot be restarted: it is {row.state}")
+            attempt = self._job_row(connection, job_id).attempt
+            connection.execute(schema.trials.update().where(_is_trial(job_id, number)).values(attempt=attempt))
+
+    def finish_trial(self, job_id: str, result: TrialResult) -> None:
+        """Does nothing when the same result is there already.
+
+        Raises:
+            JobError: when the trial has ended with another result, or has another recipe.
+        """
+        assert result.state is not TrialState.RUNNING, "a result that is still running"
+        with self._database.writing() as connection:
+            row = self._trial_row(connection, job_id, result.number)
+            text = result.to_json()
+            if row.result == text:
+                return
+            if row.state != TrialState.RUNNING:
+                raise JobError(f"trial {result.number} of job {job_id!r} is {row.state} already, with another result")
+            if row.recipe_key != result.recipe.key:
+                raise JobError(f"trial {result.number} of job {job_id!r} has recipe {row.recipe_key}, not {result.recipe.key}")
+            columns = {"accuracy": result.accuracy, "flops": result.flops, "params": result.params, "error": result.error}
+            values = columns | {"state": result.state.value, "result": text, "ended_at": _now()}
+            connection.execute(schema.trials.update().where(_is_trial(job_id, result.number)).values(**values))
+
+    def trials(self, job_id: str) -> list[TrialResult]:
+        """All trials in number order, running ones too."""
+        return [trial.result for trial in self.stored_trials(job_id)]
+
+    def stored_trials(self, job_id: str) -> list[StoredTrial]:
+        query = sa.select(schema.trials).where(schema.trials.c.job_id == job_id).order_by(schema.trials.c.number)
+        with self._database.reading() as connection:
+            return [_trial(row) for row in connection.execute(query)]
+
+    def find_result(self, job_id: str, recipe_key: str) -> TrialResult | None:
+        """The ended trial of this recipe that others may be duplicates of; a complete one before any other."""
+        table = schema.trials.c
+        query = sa.select(schema.trials).where(table.job_id == job_id, table.recipe_key == recipe_key, table.result.is_not(None))
+        with self._database.reading() as connection:
+            results = [_trial(row).result for row in connection.execute(query.order_by(table.number))]
+        firsts = [result for result in results if result.duplicate_of is None]
+        return min(firsts, key=lambda result: (result.state is not TrialState.COMPLETE, result.number), default=None)
+
+    # Epochs
+
+    def report(self, job_id: str, number: int, report: EpochReport) -> None:
+        """Adds a point to a trial's curves. A resumed trial reports some again: the later one replaces the earlier."""
+        table = schema.epochs.c
+        # A float that was computed twice may differ in its last digit.
+        epoch, text = round(report.epoch, 6), report.to_json()
+        with self._database.writing() as connection:
+            attempt = self._trial_row(connection, job_id, number).attempt
+            trial = sa.and_(table.job_id == job_id, table.number == number)
+            point = sa.and_(trial, table.epoch == epoch, table.beat == report.beat)
+            known = connection.execute(sa.select(table.report).where(point)).scalar()
+            if known == text:
+                return
+            last = sa.select(sa.func.max(table.position), sa.func.max(table.revision)).where(trial)
+            position, revision = connection.execute(last).one()
+            values = {"revision": (revision or 0) + 1, "attempt": attempt, "reported_at": _now(), "report": text}
+            if known is not None:
+                connection.execute(schema.epochs.update().where(point).values(**values))
+            else:
+                values |= {"job_id": job_id, "number": number, "position": (position or 0) + 1}
+                connection.execute(schema.epochs.insert().values(**values, epoch=epoch, beat=report.beat))
+
+    def epochs(self, job_id: str, number: int) -> list[EpochReport]:
+        """A trial's curves, in the order its points were first reported."""
+        return [epoch.report for epoch in self.stored_epochs(job_id, number)]
+
+    def stored_epochs(self, job_id: str, number: int, *, since: int = 0) -> list[StoredEpoch]:
+        """Those whose revision is above `since`."""
+        table = schema.epochs.c
+        query = sa.select(schema.epochs).where(table.job_id == job_id, table.number == number, table.revision > since)
+        with self._database.reading() as connection:
+            return [_epoch(row) for row in connection.execute(query.order_by(table.position))]
+
+    def revisions(self, job_id: str) -> dict[int, int]:
+        """The last revision of every trial that has reported."""
+        table = schema.epochs.c
+        query = sa.select(table.number, sa.func.max(table.revision)).where(table.job_id == job_id).group_by(table.number)
+        with self._database.reading() as connection:
+            return {number: revision for number, revision in connection.execute(query)}
+
+    # What was logged elsewhere
+
+    def fingerprint(self, job_id: str) -> tuple[object, ...]:
+        """Changes whenever the job, a trial or an epoch does; cheap to ask."""
+        of_trials = (sa.func.count(), sa.func.count(schema.trials.c.ended_at), sa.func.sum(schema.trials.c.attempt))
+        counted = sa.select(*of_trials).where(schema.trials.c.job_id == job_id)
+        reported = sa.select(sa.func.count(), sa.func.sum(schema.epochs.c.revision)).where(schema.epochs.c.job_id == job_id)
+        with self._database.reading() as connection:
+            job = self._job_row(connection, job_id)
+            trials, epochs = connection.execute(counted).one(), connection.execute(reported).one()
+        return (*job, *trials, *epochs)
+
+    def tracked(self, job_id: str, destination: str) -> dict[str, TrackedRun]:
+        """The runs at `destination` (up to 16 characters, the mirror's choice), by entity."""
+        table = schema.tracking.c
+        query = sa.select(schema.tracking).where(table.job_id == job_id, table.destination == destination)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return {row.entity: TrackedRun(entity=row.entity, run_id=row.run_id, logged=json.loads(row.logged)) for row in rows}
+
+    def set_tracked(self, job_id: str, destination: str, run: TrackedRun) -> None:
+        table = schema.tracking.c
+        values = {"run_id": run.run_id, "logged": json.dumps(run.logged, sort_keys=True)}
+        here = sa.and_(table.job_id == job_id, table.destination == destination, table.entity == run.entity)
+        with self._database.writing() as connection:
+            self._job_row(connection, job_id)
+            if connection.execute(schema.tracking.update().where(here).values(**values)).rowcount == 0:
+                values |= {"job_id": job_id, "destination": destination, "entity": run.entity}
+                connection.execute(schema.tracking.insert().values(**values))
+
+    def forget_tracked(self, job_id: str, destination: str) -> None:
+        """For a destination that has lost its runs: everything is to be logged again."""
+        table = schema.tracking.c
+        with self._database.writing() as connection:
+            connection.execute(schema.tracking.delete().where(table.job_id == job_id, table.destination == destination))
+
+    # Rows
+
+    def _job_row(self, connection: sa.Connection, job_id: str) -> sa.Row[Any]:
+        row = connection.execute(sa.select(schema.jobs).where(schema.jobs.c.id == job_id)).one_or_none()
+        if row is None:
+            newest = sa.select(schema.jobs.c.id).order_by(schema.jobs.c.created_at.desc()).limit(10)
+            ids = ", ".join(connection.execute(newest).scalars())
+            raise RequestError(f"there is no job {job_id!r} in {self.url}; there are: {ids or 'none'}")
+        return row
+
+    def _trial_row(self, connection: sa.Connection, job_id: str, number: int) -> sa.Row[Any]:
+        row = connection.execute(sa.select(schema.trials).where(_is_trial(job_id, number))).one_or_none()
+        if row is None:
+            raise JobError(f"job {job_id!r} has no trial {number}")
+        return row
+
+    def _update_job(self, job_id: str, **values: Any) -> None:
+        with self._database.writing() as connection:
+            self._job_row(connection, job_id)
+            connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(**values, updated_at=_now()))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _is_trial(job_id: str, number: int) -> sa.ColumnElement[bool]:
+    return sa.and_(schema.trials.c.job_id == job_id, schema.trials.c.number == number)
+
+
+def _job(row: sa.Row[Any]) -> StoredJob:
+    return StoredJob(
+        job=SearchJob.from_json(row.spec),
+        uid=row.uid,
+        state=JobState(row.state),
+        attempt=row.attempt,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        base=None if row.base is None else BaseFacts.from_json(row.base),
+        chosen=json.loads(row.chosen),
+        error=row.error,
+    )
+
+
+def _trial(row: sa.Row[Any]) -> StoredTrial:
+    if row.result is None:
+        recipe = Recipe.from_json(row.recipe)
+        result = TrialResult(number=row.number, recipe=recipe, origin=row.origin, state=TrialState(row.state))
+    else:
+        result = TrialResult.from_json(row.result)
+    return StoredTrial(result=result, target=row.target, attempt=row.attempt, started_at=row.started_at, ended_at=row.ended_at)
+
+
+def _epoch(row: sa.Row[Any]) -> StoredEpoch:
+    report = EpochReport.from_json(row.report)
+    return StoredEpoch(position=row.position, revision=row.revision, reported_at=row.reported_at, report=report)

@@ -1,0 +1,21 @@
+"""Addresses of databases and servers: the default one, and how they are shown to people."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+# Greedy up to the last @ of a word: a password may hold an unescaped @ or /, and hiding too much does no harm.
+_CREDENTIALS = re.compile(r"(?<=://)([^:/@\s]*):[^\s'\"]*@")
+_SECRET_ARGUMENT = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+
+
+def hide_password(text: str) -> str:
+    """`text`, a URL or a message that quotes one, with passwords and tokens shown as `***`."""
+    return _SECRET_ARGUMENT.sub(r"\1***", _CREDENTIALS.sub(r"\1:***@", text))
+
+
+def default_url(output: str | os.PathLike[str]) -> str:
+    """The store of a job whose `storage` is None."""
+    return f"sqlite:///{Path(output).absolute() / 'autoslim.db'}"

@@ -1,0 +1,8 @@
+"""Training: the dense base model, one trial in four beats, evaluation."""
+
+from autoslim.training.base import BaseRequest, prepare_base
+from autoslim.training.bench import Bench
+from autoslim.training.evaluate import accuracy
+from autoslim.training.trial import Outcome, run_trial
+
+__all__ = ["BaseRequest", "Bench", "Outcome", "accuracy", "prepare_base", "run_trial"]

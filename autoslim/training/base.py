@@ -1,0 +1,109 @@
+"""The dense model a job starts from: adapted to the user's data once, then every trial's start and teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoslim.data import PreparedDataset
+from autoslim.flops import count_flops
+from autoslim.job import ModelSpec
+from autoslim.record import Record
+from autoslim.recipe import Training
+from autoslim.result import BaseFacts, EpochReport
+from autoslim.training.bench import make_loader
+from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.device import pick_device, uses_bfloat16
+from autoslim.training.evaluate import accuracy
+from autoslim.training.loop import Beat, Trainer
+from autoslim.training.objective import task_loss
+from autoslim.vit import DenseModel, create_dense, write_folder
+
+_FACTS = "facts.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseRequest(Record):
+    """What decides the adapted model; its digest names the folder, so that it is trained once."""
+
+    model: ModelSpec
+    weights_digest: str
+    dataset_digest: str
+    training: Training
+    seed: int
+
+
+def prepare_base(
+    folder: Path, request: BaseRequest, dataset: PreparedDataset, *, device: torch.device | None = None
+) -> Generator[EpochReport, None, BaseFacts]:
+    """Writes the adapted model into `folder` in timm's hub format, reporting epoch by epoch; at once where it lies there already.
+
+    A model that is trained, for these classes and this image size, is taken as it is.
+    """
+    if (folder / _FACTS).is_file():
+        return BaseFacts.from_json((folder / _FACTS).read_text())
+    device = pick_device() if device is None else device
+    dense = create_dense(request.model, classes=len(dataset.classes))
+    dense.module.to(device)
+    splits = dataset.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+    bfloat16 = uses_bfloat16(request.training.precision, device)
+    validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
+
+    module = dense.module
+    if not dense.is_ready_for(dataset.classes):
+        train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
+        trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
+        for report in _adapt(trainer, folder.with_name(folder.name + ".checkpoint")):
+            model = module if trainer.average is None else trainer.average.module
+            share = accuracy(model, validation, device=device, bfloat16=bfloat16)
+            yield report.replace(metrics={**report.metrics, "accuracy": share})
+        module = module if trainer.average is None else trainer.average.module
+    final = accuracy(module, validation, device=device, bfloat16=bfloat16)
+    facts = BaseFacts(
+        dense_flops=count_flops(module, dense.shape.image_size),
+        dense_accuracy=final,
+        params=sum(p.numel() for p in module.parameters()),
+        chance=float(np.bincount(splits.validation.labels).max() / len(splits.validation)),
+    )
+    _publish(folder, dense, module, dataset, facts)
+    return facts
+
+
+def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, bfloat16: bool) -> Trainer:  # type: ignore[no-untyped-def]
+    module, training = dense.module, request.training
+    module.requires_grad_(True)
+    steps = max(1, round(training.epochs * len(loader)))
+    return Trainer(
+        module,
+        lambda images, targets: {"loss": task_loss(module, None, images, targets, training)},
+        loader,
+        training,
+        Beat(name="adapt", steps=steps),
+        seed=request.seed,
+        device=device,
+        bfloat16=bfloat16,
+    )
+
+
+def _adapt(trainer: Trainer, checkpoint: Path) -> Iterator[EpochReport]:
+    saved = load_checkpoint(checkpoint)
+    if saved is not None:
+        trainer.restore(saved[0], step=saved[1]["step"])
+    for segment in trainer.segments():
+        yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)
+        save_checkpoint(checkpoint, segment.state(), {"step": segment.steps})
+
+
+def _publish(folder: Path, dense: DenseModel, module: torch.nn.Module, dataset: PreparedDataset, facts: BaseFacts) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_folder(partial, module, dense.architecture, preprocessing=dense.preprocessing, classes=dataset.classes)
+    (partial / _FACTS).write_text(json.dumps(facts.to_dict()))
+    partial.rename(folder)
+    shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)

@@ -1,0 +1,58 @@
+"""`Bench`: what all trials of a job share in one process: the dense model, as start and teacher, and the images."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.data import ImageSplit, Loader, Splits, open_dataset
+from autoslim.job import ModelSpec
+from autoslim.recipe import Training
+from autoslim.training.device import pick_device
+from autoslim.vit import DenseModel, create_dense
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again."""
+
+    dense: DenseModel
+    classes: tuple[str, ...]
+    splits: Splits
+    device: torch.device
+
+    @classmethod
+    def open(cls, *, base: Path, dataset: Path, device: torch.device | None = None) -> Bench:
+        """`base` is a dense model's folder, `dataset` a prepared data set's path."""
+        device = pick_device() if device is None else device
+        prepared = open_dataset(dataset)
+        dense = create_dense(ModelSpec(name=str(base)))
+        dense.module.requires_grad_(False).eval().to(device)
+        splits = prepared.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+        return cls(dense=dense, classes=prepared.classes, splits=splits, device=device)
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self.dense.module
+
+    def student(self) -> nn.Module:
+        return copy.deepcopy(self.dense.module)
+
+    def loader(self, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+        return make_loader(self.dense, split, training, seed=seed, train=train)
+
+    def calibration(self, training: Training, *, seed: int) -> Tensor:
+        """A batch of training images (B, 3, h, w) to measure on, not augmented."""
+        plain = training.replace(augmentation="none", flip=False)
+        images: Tensor = next(iter(self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)))[0]
+        return images.to(self.device)
+
+
+def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+    """Batches as `dense` expects its images."""
+    preprocessing, size = dense.preprocessing, dense.shape.image_size
+    return Loader(split, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=seed, train=train)

@@ -1,0 +1,211 @@
+"""The training loop: one, for the dense model, for a method's own parts and for tuning what was cut.
+
+It trains exactly the parameters that ask for a gradient, in segments of at most one epoch, and hands over after each, so that the
+caller can evaluate, report, checkpoint, or stop. All randomness comes from (seed, beat, segment): a run that goes on from a
+checkpoint repeats what the undisturbed run would have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from timm.data.mixup import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from autoslim.data import Loader
+from autoslim.errors import DivergedError, InfeasibleError
+from autoslim.recipe import Training
+from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
+from autoslim.training.device import computing
+
+Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""Images (B, 3, h, w) and targets to curves by name; `loss` is minimised."""
+
+_FINITE_EVERY = 20
+_FLOOR = 0.01
+"""The cosine ends at this share of the peak learning rate."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beat:
+    """A stretch of training with a schedule of its own. `first_epoch` says where in the stream of augmented epochs it starts."""
+
+    name: str
+    steps: int
+    first_epoch: int = 0
+    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    average: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment:
+    """What one segment leaves: the model to judge (the moving average where there is one), mean curves, and the tensors to go on from."""
+
+    index: int
+    steps: int
+    model: nn.Module
+    metrics: dict[str, float]
+    state: Callable[[], dict[str, Tensor]]
+
+
+class Trainer:
+    """Trains `student` through one beat; iterate over `segments()`."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objective: Objective,
+        loader: Loader,
+        training: Training,
+        beat: Beat,
+        *,
+        seed: int,
+        device: torch.device,
+        bfloat16: bool,
+        companions: tuple[nn.Module, ...] = (),
+    ) -> None:
+        self.student, self.objective, self.loader, self.training, self.beat = student, objective, loader, training, beat
+        self.seed, self.device, self.bfloat16, self.companions = seed, device, bfloat16, companions
+        self.optimizer = make_optimizer(student, training, beat.learning_rates)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        averages = beat.average and training.ema_decay > 0
+        self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
+        self.parts = 1
+        self.step = 0
+
+    def restore(self, tensors: dict[str, Tensor], *, step: int) -> None:
+        """Goes on after `step` steps from the tensors of a `Segment`."""
+        load_named(self.student, tensors, "student")
+        if self.average is not None:
+            load_named(self.average.module, tensors, "average")
+        restore_optimizer(self.optimizer, tensors)
+        self.step = step
+
+    def segments(self) -> Iterator[Segment]:
+        """Raises DivergedError for a loss that is not finite, InfeasibleError when half a batch does not fit into memory either."""
+        length = len(self.loader)
+        for index in range(self.step // length, math.ceil(self.beat.steps / length)):
+            metrics = self._run(index, min(length, self.beat.steps - index * length))
+            yield Segment(
+                index=index,
+                steps=self.step,
+                model=self.student if self.average is None else self.average.module,
+                metrics=metrics,
+                state=self._state,
+            )
+
+    def _run(self, index: int, steps: int) -> dict[str, float]:
+        torch.manual_seed(segment_seed(self.seed, self.beat.name, index))
+        mixup = _mixup(self.training, self.student)
+        self.student.train()
+        totals: dict[str, Tensor] = {}
+        began, images = time.monotonic(), 0
+        batches = self.loader.epoch(self.beat.first_epoch + index)
+        with contextlib.closing(batches):  # type: ignore[type-var]
+            for images_B3HW, labels_B in itertools.islice(batches, steps):
+                batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
+                if mixup is not None:
+                    batch, targets = mixup(batch, targets)
+                self._set_learning_rate()
+                curves = self._update(batch, targets)
+                self.step += 1
+                images += len(labels_B)
+                if self.average is not None:
+                    self.average.update(self.student, self.step)
+                for name, value in curves.items():
+                    totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
+                if self.step % _FINITE_EVERY == 0:
+                    self._check_finite(totals)
+        self._check_finite(totals)
+        seconds = time.monotonic() - began
+        return {name: float(total) / steps for name, total in totals.items()} | {"images_per_second": images / seconds}
+
+    def _update(self, images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        try:
+            return self._accumulate(images_B3HW, targets)
+        except torch.OutOfMemoryError as error:
+            if self.parts > 1 or len(images_B3HW) < 2:
+                size = math.ceil(len(images_B3HW) / self.parts)
+                raise InfeasibleError(f"{size} images at once do not fit into the memory of {self.device}: {error}") from error
+        # Outside the handler, whose traceback keeps the failed step's tensors alive.
+        self.parts = 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._update(images_B3HW, targets)
+
+    def _accumulate(self, images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        curves: dict[str, Tensor] = {}
+        pieces = zip(images_B3HW.chunk(self.parts), targets.chunk(self.parts), strict=True)
+        for images, labels in pieces:
+            share = len(images) / len(images_B3HW)
+            with computing(self.student, *self.companions, device=self.device, bfloat16=self.bfloat16):
+                losses = self.objective(images, labels)
+            (losses["loss"] * share).backward()
+            for name, value in losses.items():
+                curves[name] = curves.get(name, torch.zeros((), device=self.device)) + value.detach() * share
+        if self.training.clip_norm > 0:
+            nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.requires_grad], self.training.clip_norm)
+        self.optimizer.step()
+        return curves
+
+    def _set_learning_rate(self) -> None:
+        factor = learning_rate_factor(self.step, self.beat.steps, self.training.warmup)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+
+    def _check_finite(self, totals: dict[str, Tensor]) -> None:
+        if not torch.isfinite(totals["loss"]):
+            raise DivergedError(f"the loss is {float(totals['loss'])} at step {self.step} of the {self.beat.name} beat")
+
+    def _state(self) -> dict[str, Tensor]:
+        tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
+        return tensors | flatten_optimizer(self.optimizer)
+
+
+def load_named(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    module.load_state_dict({n.removeprefix(f"{prefix}."): v for n, v in tensors.items() if n.startswith(f"{prefix}.")}, strict=True)
+
+
+def segment_seed(seed: int, beat: str, index: int) -> int:
+    return zlib.crc32(f"{seed}/{beat}/{index}".encode())
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 %."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising)
+    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_optimizer(student: nn.Module, training: Training, learning_rates: Mapping[str, float]) -> torch.optim.AdamW:
+    """AdamW over what asks for a gradient; vectors are not decayed, nor is what has a learning rate of its own."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            factor = next((rate for suffix, rate in learning_rates.items() if name.endswith(suffix)), None)
+            plain = parameter.ndim < 2 or factor is not None or name.endswith(("pos_embed", "_token"))
+            groups.setdefault((1.0 if factor is None else factor, 0.0 if plain else training.weight_decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": training.lr * rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
+        fused=True,
+    )
+
+
+def _mixup(training: Training, student: nn.Module) -> Mixup | None:
+    if training.mixup <= 0:
+        return None
+    classes = int(student.num_classes)  # type: ignore[arg-type]
+    return Mixup(mixup_alpha=training.mixup, label_smoothing=training.label_smoothing, num_classes=classes)

@@ -1,0 +1,31 @@
+"""The task's loss: labels, smoothed, and the dense teacher's soft labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoslim.methods.base import logits_of
+from autoslim.recipe import Training
+
+
+def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor, targets: Tensor, training: Training) -> Tensor:
+    """(1 - d) cross entropy + d T^2 KL(teacher || student) at temperature T, d = `training.distillation`.
+
+    `targets` are labels (B,) or soft labels (B, classes). The teacher sees the very images the student sees.
+    """
+    logits_BC = logits_of(student(images_B3HW)).float()
+    loss = functional.cross_entropy(logits_BC, targets, label_smoothing=training.label_smoothing if targets.ndim == 1 else 0.0)
+    if teacher is None or training.distillation == 0:
+        return loss
+    with torch.no_grad():
+        taught_BC = logits_of(teacher(images_B3HW)).float()
+    temperature = training.temperature
+    divergence = functional.kl_div(
+        functional.log_softmax(logits_BC / temperature, dim=1),
+        functional.log_softmax(taught_BC / temperature, dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return (1 - training.distillation) * loss + training.distillation * temperature**2 * divergence

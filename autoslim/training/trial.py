@@ -1,0 +1,253 @@
+"""One trial in four beats: attach, train, finish, tune; then the accuracy and the FLOPs of what is handed over."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
+from autoslim.errors import TrialError
+from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict
+from autoslim.methods import METHODS
+from autoslim.methods.base import Method
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe, Step
+from autoslim.record import Record
+from autoslim.result import EpochReport
+from autoslim.shape import ViTShape
+from autoslim.training.bench import Bench
+from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.device import uses_bfloat16
+from autoslim.training.evaluate import accuracy
+from autoslim.training.loop import Beat, Trainer
+from autoslim.training.objective import task_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome(Record):
+    """What a complete trial found; `seconds` counts this and earlier runs of it. Its model lies in the trial's folder."""
+
+    recipe: Recipe
+    accuracy: float
+    accuracy_after_cut: float
+    flops: int
+    flops_predicted: int
+    params: int
+    epochs: float
+    seconds: float
+
+
+Reports = Generator[EpochReport, None, Outcome]
+
+
+def run_trial(recipe: Recipe, bench: Bench, folder: Path, *, budget_label: str = "") -> Reports:
+    """Runs `recipe`, reporting after every epoch and after the cut; goes on from the checkpoint in `folder` where there is one.
+
+    Raises:
+        TrialError: DivergedError or InfeasibleError, or when the model's FLOPs are not what its plan says.
+    """
+    return _Trial(recipe, bench, folder, budget_label).run()
+
+
+class _Trial:
+    def __init__(self, recipe: Recipe, bench: Bench, folder: Path, budget_label: str) -> None:
+        self.recipe, self.bench, self.folder, self.budget_label = recipe, bench, folder, budget_label
+        self.training = recipe.training
+        self.shape: ViTShape = bench.dense.shape
+        self.bfloat16 = uses_bfloat16(self.training.precision, bench.device)
+        self.train_images = bench.loader(bench.splits.train, self.training, seed=recipe.seed, train=True)
+        self.validation = bench.loader(bench.splits.validation, self.training, seed=recipe.seed, train=False)
+        self.plan, self.model = Plan.dense(self.shape), bench.student()
+        self.finished: list[Step] = []
+        self.done_steps = 0
+        self.cut_accuracy = 0.0
+        self.began, self.earlier = time.monotonic(), 0.0
+
+    def run(self) -> Reports:
+        shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
+        total = max(len(shares) + 1, round(self.training.epochs * len(self.train_images)))
+        train_steps = [max(1, round(share * total)) for share in shares]
+        saved = load_checkpoint(self._checkpoint)
+        if saved is not None:
+            self.earlier = float(saved[1]["seconds"])
+        for position, step in enumerate(self.recipe.steps):
+            if saved is None or saved[1]["position"] <= position:
+                yield from self._slim(position, step, train_steps[position], saved)
+                saved = None
+        if saved is not None:
+            self._restore_cut(saved)
+        yield from self._tune(max(1, total - sum(train_steps)), saved)
+        return self._hand_over()
+
+    def _slim(self, position: int, step: Step, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
+        if saved is not None:
+            self._restore_cut(saved)
+        method, budget = METHODS[step.method], self._budget_of(position, step)
+        torch.manual_seed(self.recipe.seed)
+        student = method.attach(self.model, self.shape, step.knobs, self.bench.calibration(self.training, seed=self.recipe.seed))
+        student.to(self.bench.device)
+        if any(parameter.requires_grad for parameter in student.parameters()):
+            beat = Beat(
+                name=f"train {position}",
+                steps=steps,
+                first_epoch=1000 * (position + 1),
+                learning_rates=method.learning_rates(student, step.knobs),
+                average=False,
+            )
+            yield from self._train(self._trainer(student, beat, method, step), position, saved, kind="train")
+        with torch.no_grad():
+            finished = method.finish(student, self.shape, self.plan, step.knobs, budget)
+        self.model, self.plan = finished.model.to(self.bench.device), finished.plan
+        self.finished.append(Step(method=step.method, knobs=finished.knobs))
+        self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+        yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
+
+    def _budget_of(self, position: int, step: Step) -> int:
+        """Only the last step is solved onto the recipe's budget; an earlier one aims at its own plan."""
+        if position == len(self.recipe.steps) - 1:
+            return self.recipe.budget
+        return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
+
+    def _tune(self, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
+        trainer = self._trainer(self.model, Beat(name="tune", steps=steps), None, None)
+        for report in self._train(trainer, len(self.recipe.steps), saved, kind="tune"):
+            share = accuracy(self._judged(trainer), self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+            yield report.replace(metrics={**report.metrics, "accuracy": share})
+        self.model = self._judged(trainer)
+
+    @staticmethod
+    def _judged(trainer: Trainer) -> nn.Module:
+        return trainer.student if trainer.average is None else trainer.average.module
+
+    def _trainer(self, student: nn.Module, beat: Beat, method: Method | None, step: Step | None) -> Trainer:
+        def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+            loss = task_loss(student, self.bench.teacher, images_B3HW, targets, self.training)
+            return {"loss": loss} if method is None or step is None else method.loss(student, step.knobs, loss)
+
+        return Trainer(
+            student,
+            objective,
+            self.train_images,
+            self.training,
+            beat,
+            seed=self.recipe.seed,
+            device=self.bench.device,
+            bfloat16=self.bfloat16,
+            companions=(self.bench.teacher,),
+        )
+
+    def _train(
+        self, trainer: Trainer, position: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, *, kind: str
+    ) -> Generator[EpochReport]:
+        before = self.done_steps
+        if saved is not None:
+            trainer.restore(saved[0], step=saved[1]["step"])
+        for segment in trainer.segments():
+            self.done_steps = before + segment.steps
+            yield EpochReport(epoch=self._epochs(), beat=kind, metrics=segment.metrics)
+            self._save(position, segment.state(), step=segment.steps, before=before)
+        self.done_steps = before + trainer.beat.steps
+
+    def _epochs(self) -> float:
+        return round(self.done_steps / len(self.train_images), 6)
+
+    # Checkpoint: the beat's position, its step, and the plan and knobs of every cut made before it.
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def _save(self, position: int, tensors: dict[str, Tensor], *, step: int, before: int) -> None:
+        facts = {
+            "position": position,
+            "step": step,
+            "before": before,
+            "plan": self.plan.to_dict(),
+            "steps": [finished.to_dict() for finished in self.finished],
+            "cut_accuracy": self.cut_accuracy,
+            "tuned": [name for name, p in self.model.named_parameters() if p.requires_grad],
+            "seconds": self._seconds(),
+        }
+        save_checkpoint(self._checkpoint, tensors, facts)
+
+    def _restore_cut(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        """Builds what had been cut before the checkpoint's beat; the weights follow when its trainer is restored."""
+        facts = saved[1]
+        self.plan = Plan.from_dict(facts["plan"])
+        self.finished = [Step.from_dict(step) for step in facts["steps"]]
+        for step in self.finished:
+            self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
+        self.model.to(self.bench.device)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in facts["tuned"])
+        self.done_steps, self.cut_accuracy = facts["before"], facts["cut_accuracy"]
+
+    def _seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+    # The end: everything about the model is measured on the model itself.
+
+    def _hand_over(self) -> Outcome:
+        model = self.model.requires_grad_(False).eval()
+        share = accuracy(model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+        predicted, flops = predict(self.shape, self.plan), count_flops(model, self.shape.image_size)
+        by_torch = count_flops_torch(model, self.shape.image_size)
+        check_flops(predicted, fvcore=flops, torch=by_torch, budget=self.recipe.budget)
+        recipe = self.recipe.replace(steps=tuple(self.finished))
+        params = sum(p.numel() for p in model.parameters())
+        dense = predict(self.shape, Plan.dense(self.shape)).total
+        config = SlimConfig(
+            format=FORMAT,
+            architecture=self.bench.dense.architecture,
+            shape=self.shape,
+            preprocessing=self.bench.dense.preprocessing,
+            classes=self.bench.classes,
+            recipe=recipe,
+            plan=self.plan,
+            flops=FlopsReport(
+                predicted=predicted.total,
+                fvcore=flops,
+                torch=by_torch,
+                dense=dense,
+                budget=self.recipe.budget,
+                budget_label=self.budget_label,
+            ),
+            params=params,
+            accuracy={"validation/slimmed": share},
+            images={"validation": len(self.bench.splits.validation), "train": len(self.bench.splits.train)},
+            versions=versions(),
+        )
+        save(self.folder / "model", model, config)
+        shutil.rmtree(self._checkpoint, ignore_errors=True)
+        return Outcome(
+            recipe=recipe,
+            accuracy=share,
+            accuracy_after_cut=self.cut_accuracy,
+            flops=flops,
+            flops_predicted=predicted.total,
+            params=params,
+            epochs=self._epochs(),
+            seconds=self._seconds(),
+        )
+
+
+def check_flops(predicted: Flops, *, fvcore: int, torch: int, budget: int) -> None:
+    """Raises TrialError unless the counters agree and the budget is met.
+
+    torch's counter sees no norms, so it is held against ours without them; extras' norms may make up the tolerance.
+    """
+    if fvcore != predicted.total:
+        raise TrialError(f"fvcore counts {fvcore} multiply-accumulates on the finished model, its plan says {predicted.total}")
+    if fvcore > budget:
+        raise TrialError(f"the finished model has {fvcore} multiply-accumulates, above the budget of {budget}")
+    expected = predicted.total - predicted.norms
+    if abs(torch - expected) > COUNTERS_AGREE_WITHIN * expected:
+        raise TrialError(f"torch counts {torch} multiply-accumulates without norms, ours are {expected}: more than 0.6 % apart")
+

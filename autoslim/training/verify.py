@@ -1,0 +1,67 @@
+"""Judges a folder as its user will find it: `python -m autoslim.training.verify FOLDER DATASET --split test`.
+
+Run as a process of its own it proves that the folder loads without the search's packages; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from autoslim.artifact import load, load_config
+from autoslim.data import Loader, open_dataset
+from autoslim.job import ModelSpec
+from autoslim.recipe import Training
+from autoslim.record import Record
+from autoslim.training.device import pick_device
+from autoslim.training.evaluate import accuracy
+from autoslim.vit import Preprocessing, create_dense
+
+SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict(Record):
+    """`accuracy` is top-1 in float32; `search_packages` those of Ray, Optuna and MLflow that were imported (none should be)."""
+
+    accuracy: float
+    images: int
+    search_packages: tuple[str, ...]
+
+
+def judge(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> Verdict:
+    """`folder` holds a slimmed model, or a dense one in timm's format."""
+    model, preprocessing, size = _open(folder)
+    device = pick_device()
+    images = getattr(open_dataset(dataset).at(size, preprocessing.crop_pct), split)
+    training = Training(batch_size=batch_size, augmentation="none")
+    loader = Loader(images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False)
+    share = accuracy(model.to(device), loader, device=device, bfloat16=False)
+    return Verdict(accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules))
+
+
+def _open(folder: Path) -> tuple[nn.Module, Preprocessing, tuple[int, int]]:
+    if '"plan"' in (folder / "config.json").read_text():
+        config = load_config(folder)
+        return load(folder), config.preprocessing, config.shape.image_size
+    dense = create_dense(ModelSpec(name=str(folder)))
+    return dense.module, dense.preprocessing, dense.shape.image_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("dataset", type=Path, help="a prepared data set's folder")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    arguments = parser.parse_args()
+    verdict = judge(arguments.folder, arguments.dataset, arguments.split)
+    sys.stdout.write(json.dumps(verdict.to_dict()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+import html.parser
+import itertools
+import json
+import re
+
+import pytest
+from sample_search import DENSE, make_job, make_recipe, make_result, make_results
+
+from autoslim.recipe import Step
+from autoslim.report import render_front
+from autoslim.report.label import Box, Labels, rows_for
+from autoslim.report.mark import colour, shape
+from autoslim.report.scale import Scale, span, tick_labels
+from autoslim.result import ParetoFront, TrialState
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, and the text of each kind of element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self._open = [], {}, []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+
+    def of_class(self, name):
+        return [attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()]
+
+
+def render(results=None, **chosen):
+    return render_front(make_job(), DENSE, make_results() if results is None else results, chosen)
+
+
+def test_every_measured_trial_is_a_point_and_every_trial_a_row():
+    page = Page(render())
+    assert sorted(int(point["data-trial"]) for point in page.of_class("point")) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert sorted(int(a["data-trial"]) for tag, a in page.elements if tag == "tr" and "data-trial" in a) == list(range(12))
+
+
+def test_methods_differ_in_colour_and_in_shape():
+    page = Page(render())
+    looks = {(point["data-method"], point["class"].split()[1], point["d"]) for point in page.of_class("point")}
+    assert len(looks) == len({c for _, c, _ in looks}) == len({d for _, _, d in looks}) == 4
+    assert len({(colour(index), shape(index)) for index in range(56)}) == 56
+
+
+def test_budgets_dense_model_and_chosen_models_are_labelled():
+    text = render(**{"50%": 3, "70%": 1, "3G": 1})
+    page = Page(text)
+    assert [line for line in page.texts["text"] if line in ("50%", "3G", "70%")] == ["50%", "3G", "70%"]
+    assert {"dense 94.10 %", "50%: trial 3", "70%, 3G: trial 1"} <= set(page.texts["text"])
+    assert len(page.of_class("ring")) == 2
+
+
+def test_front_is_drawn_in_steps_from_the_cheapest_to_the_dense_model():
+    (line,) = Page(render()).of_class("front")
+    places = [tuple(map(float, place.split(","))) for place in line["d"][1:].split("L")]
+    assert len(places) == 2 * len(ParetoFront.of(make_results()).results)
+    assert all(a[0] == b[0] or a[1] == b[1] for a, b in itertools.pairwise(places))
+    assert places == sorted(places, key=lambda place: (place[0], -place[1]))
+
+
+def test_trials_that_cannot_be_drawn_are_counted():
+    caption = " ".join(Page(render()).texts["p"])
+    assert "12 trials: 1 running, 8 complete, 1 stopped, 1 failed, 1 infeasible." in caption
+    assert "1 repeated an earlier recipe and is not drawn." in caption
+
+
+def test_tooltip_tells_the_whole_recipe_and_result():
+    facts = json.loads(re.search(r'id="facts">(.*?)</script>', render(), re.DOTALL)[1])["4"]
+    values = dict(facts["values"])
+    assert facts["title"] == "Trial 4: vit_slim"
+    assert (values["Top-1"], values["FLOPs"], values["Seconds"]) == (f"{100 * make_result(4).accuracy:.2f} %", "3.181 G", "65.5")
+    assert (values["rate"], values["layers"], values["ranking"]) == ("0.38", "[3, 6, 9]", "attention")
+
+
+def test_page_asks_nothing_of_a_network_and_runs_only_its_own_script():
+    text = render()
+    assert not re.search(r"(?:src|href|action)\s*=|@import|url\(|https?://|fetch\(|XMLHttp|WebSocket", text)
+    (policy,) = [a["content"] for tag, a in Page(text).elements if tag == "meta" and "http-equiv" in a]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+def test_hostile_names_stay_text():
+    step = Step(method=HOSTILE, knobs={HOSTILE: HOSTILE, "list": [HOSTILE]})
+    result = make_result(0, recipe=make_recipe(0).replace(steps=(step,)), origin=HOSTILE)
+    failed = make_result(1, TrialState.FAILED, error=HOSTILE, error_class=HOSTILE)
+    job = make_job()
+    job = job.replace(
+        id=HOSTILE,
+        model=job.model.replace(name=HOSTILE),
+        dataset=job.dataset.replace(source=HOSTILE),
+        budgets=(job.budgets[0].replace(label=HOSTILE),),
+    )
+    tame, wild = Page(render([make_result(0), make_result(1)])), Page(render_front(job, DENSE, [result, failed], {HOSTILE: 0}))
+    assert {tag for tag, _ in wild.elements} == {tag for tag, _ in tame.elements} | {"ul", "li", "b", "circle", "g"}
+    assert sum(tag == "script" for tag, _ in wild.elements) == 2
+    assert not [name for _, attributes in wild.elements for name in attributes if name.startswith("on")]
+
+
+def test_password_in_the_data_set_is_not_shown():
+    job = make_job()
+    job = job.replace(dataset=job.dataset.replace(source="s3://me:secret@bucket/x"))
+    assert "secret" not in render_front(job, DENSE, [], {})
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+def test_any_number_of_trials_is_drawn_inside_the_picture(count):
+    page = Page(render([make_result(number) for number in range(min(count, 160))] * (count // 160 or 1)))
+    points = page.of_class("point")
+    for point in points:
+        x, y = map(float, re.search(r"translate\((.*?),(.*?)\)", point["transform"]).groups())
+        assert 66 <= x <= 1100
+        assert 14 <= y <= 546
+    assert bool(points) == bool(count)
+
+
+def test_search_whose_dense_model_is_not_measured_is_drawn():
+    page = Page(render_front(make_job(), None, [], {}))
+    assert "No trial has finished yet." in page.texts["text"]
+    assert [label for label in page.texts["text"] if label in ("50%", "3G")] == ["3G"]
+
+
+def test_one_collapsed_trial_does_not_press_the_others_together():
+    results = [make_result(number) for number in range(20)]
+    page = Page(render([*results, make_result(20, accuracy=0.02)]))
+    places = {point["data-trial"]: float(point["transform"].split(",")[1].split(")")[0]) for point in page.of_class("point")}
+    assert places["20"] == 540.0
+    assert max(places.values()) - min(places.values()) > 300
+    assert "1 far below the others is drawn on the lower edge." in " ".join(page.texts["p"])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.1e9, 4.7e9), (0.941, 0.9432), (1.0, 1.0001), (950.0, 1050.0)])
+def test_ticks_are_round_and_told_apart(low, high):
+    ticks = Scale(low=low, high=high, start=0, end=100).ticks(8)
+    labels = tick_labels(ticks)
+    assert 4 <= len(ticks) <= 10
+    assert len(set(labels)) == len(labels)
+    assert all(low - 1e-9 <= tick <= high + 1e-6 * abs(high) for tick in ticks)
+
+
+def test_span_of_one_value_has_a_width():
+    assert span([3.0], at_least=1.0) == (2.5, 3.5)
+    assert span([], at_least=1.0, high=1.0) == (0.0, 1.0)
+
+
+def test_labels_of_near_budgets_go_into_rows_of_their_own():
+    rows = rows_for([(100.0, "50%"), (104.0, "2.3G"), (400.0, "70%"), (1099.0, "a long label")], right=1100.0)
+    assert [row for _, row in rows] == [0, 1, 0, 0]
+    assert rows[-1][0] < 1060
+
+
+def test_labels_avoid_each_other_and_the_edge():
+    labels = Labels(Box(left=0, top=0, right=400, bottom=400))
+    texts = [labels.place("70%: trial 12", 380.0, 20.0, classes="note") for _ in range(6)]
+    places = [tuple(float(v) for v in re.search(r'x="(.*?)" y="(.*?)">', text).groups()) for text in texts]
+    assert len(set(places)) == 6
+    boxes = [Box(left=x, top=y - 11, right=x + 87, bottom=y + 4) for x, y in places]
+    assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if a.overlap(b) > 1]
+    assert min(box.left for box in boxes) >= 0
+    assert max(box.right for box in boxes) <= 401

@@ -1,0 +1,105 @@
+"""A Ray cluster to run on: one of this machine's own, on loopback, or a running one by its address."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from autoslim.errors import ClusterError
+from autoslim.job import Resources
+
+_OBJECT_STORE = 100 * 2**20
+"""Bytes. Images travel through memory-mapped files, so that Ray's object store carries messages only."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """`dashboard` is an address in a browser, or None; `login` says how to get in."""
+
+    address: str
+    dashboard: str | None
+    login: str
+    cpus: float
+    gpus: float
+
+    def slots(self, resources: Resources) -> int:
+        """How many trials run at a time.
+
+        Raises:
+            ClusterError: when not even one fits.
+        """
+        counts = [have / take for have, take in ((self.cpus, resources.cpu), (self.gpus, resources.gpu)) if take > 0]
+        slots = int(min(counts)) if counts else 1
+        if slots < 1:
+            raise ClusterError(
+                f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs, the cluster has {self.cpus:g} and {self.gpus:g}"
+            )
+        return slots
+
+
+@contextlib.contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """Starts a local Ray (`address` None or `local`) with its dashboard on loopback, or joins the one at `address`.
+
+    Raises:
+        ClusterError: when it cannot be reached.
+    """
+    _quiet()
+    local = address in (None, "local")
+    try:
+        context = ray.init(address="local", **_local_options()) if local else ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
+        where = "start a local Ray" if local else f"reach Ray at {address}"
+        raise ClusterError(f"cannot {where}: {error}") from error
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(
+            address=context.address_info["address"],
+            dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else None,
+            login=_login(),
+            cpus=resources.get("CPU", 0.0),
+            gpus=resources.get("GPU", 0.0),
+        )
+    finally:
+        ray.shutdown()
+
+
+def _local_options() -> dict[str, object]:
+    options: dict[str, object] = {
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "object_store_memory": _OBJECT_STORE,
+    }
+    shared = Path("/dev/shm")  # noqa: S108 - asked for its size only
+    if not shared.is_dir() or shutil.disk_usage(shared).free < 2 * _OBJECT_STORE:
+        # A container has 64 MB there by default; the object store then lies on disk, which messages do not mind.
+        options["_plasma_directory"] = "/tmp"  # noqa: S108 - Ray's own default parent
+    return options
+
+
+def _quiet() -> None:
+    """Tune talks to a terminal of its own; the search has one already. A user's own setting wins."""
+    for name, value in {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _login() -> str:
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return "no login"
+    return "log in with the token that `ray get-auth-token` prints"

@@ -1,0 +1,324 @@
+"""The search's driver: from a job to models within their budgets, and back to work after a crash.
+
+What can be checked without training is checked before Ray is even started. The store decides everything: which trial comes next, and
+on `resume` which are to be run again; Tune's own snapshots are never read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
+from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
+from autoslim.flops import predict
+from autoslim.job import SearchJob
+from autoslim.output import Output, is_disk_full
+from autoslim.plan import Plan
+from autoslim.record import Record
+from autoslim.report import render_front
+from autoslim.result import BaseFacts, EpochReport, ParetoFront, TrialResult, TrialState
+from autoslim.search import AgainstControl, Proposer, against_control, choose, load_space
+from autoslim.store import JobState, Store, default_url
+from autoslim.store.export import write_front_parquet, write_trials_parquet
+from autoslim.tracking import Mirror, MirrorThread
+from autoslim.training import BaseRequest, prepare_base
+from autoslim.vit import DenseModel, create_dense
+from autoslim.vit.weights import file_digest
+from workers.board import Notices
+from workers.cluster import Cluster, connect
+from workers.coordinator import Coordinator, Listener
+from workers.handover import HandedOver, hand_over
+from workers.interrupt import Interrupt
+from workers.searcher import StoreSearcher
+from workers.terminal import Terminal
+from workers.trainable import SlimTrial
+
+_LAST_SYNC = 60.0
+_RETRIES = 3
+"""A trial whose worker was lost (a node died, the system ran out of memory) is run again this often, from its checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job whose request has been checked: nothing was trained yet."""
+
+    job: SearchJob
+    output: Output
+    dataset: PreparedDataset
+    dense: DenseModel
+    dense_flops: int
+    budgets: dict[str, int]
+    proposer: Proposer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary(Record):
+    """How a search ended. `missing` are the budgets that no trial met; `logged` is false when MLflow was down."""
+
+    job: str
+    output: str
+    dense_flops: int
+    dense_accuracy: float
+    models: tuple[HandedOver, ...]
+    controls: dict[str, AgainstControl]
+    missing: tuple[str, ...]
+    states: dict[str, int]
+    tracking_uri: str
+    logged: bool
+
+
+def prepare(job: SearchJob, cache: Path) -> Prepared:
+    """Checks everything that can be checked without training.
+
+    Raises:
+        RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, saying what is allowed.
+    """
+    if not job.budgets:
+        raise RequestError("a search needs at least one FLOPs budget")
+    space = load_space(job.space)
+    create_dense(job.model.replace(weights="scratch"))
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
+    dense = create_dense(job.model, classes=len(dataset.classes))
+    flops = predict(dense.shape, Plan.dense(dense.shape)).total
+    budgets = {budget.label: budget.resolve(flops) for budget in job.budgets}
+    if len(budgets) < len(job.budgets):
+        raise RequestError(f"each budget can be asked for once: {', '.join(budget.label for budget in job.budgets)}")
+    proposer = Proposer(
+        space=space, shape=dense.shape, budgets=budgets, training=job.training, seed=job.seed, sampler=job.sampler
+    )
+    return Prepared(
+        job=job, output=Output(Path(job.output)), dataset=dataset, dense=dense, dense_flops=flops, budgets=budgets, proposer=proposer
+    )
+
+
+def disk_need(prepared: Prepared) -> int:
+    """Bytes of checkpoints and models: two trials' state at a time, a model a trial, the base."""
+    weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
+    slots = prepared.job.concurrency or 2
+    return weights * (prepared.job.trials + 2 + 8 * slots) + 50 * 2**20
+
+
+def run_search(job: SearchJob, *, resume: bool = False) -> Summary:
+    """Runs the job to its end, or goes on with it.
+
+    Raises:
+        AutoslimError: with the `exit_code` of what went wrong; whatever was finished stays in the store and `resume` goes on from it.
+    """
+    output = Output(Path(job.output))
+    output.claim(need=0, resume=resume)
+    prepared = prepare(job, output.cache)
+    output.claim(need=disk_need(prepared), resume=resume)
+    output.write_job(job)
+    try:
+        with Store(job.storage or default_url(job.output)) as store:
+            return _run(prepared, store, resume=resume)
+    except OSError as error:
+        if is_disk_full(error):
+            raise OutputError(f"the disk of {output.root} is full; make room and go on with --resume") from error
+        raise
+
+
+def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
+    job = prepared.job
+    if not resume or job.id not in {stored.job.id for stored in store.jobs()}:
+        store.create_job(job)
+    store.begin_attempt(job.id)
+    mirror = Mirror(store, job.id)
+    thread = MirrorThread(mirror).start()
+    try:
+        with connect(job.address) as cluster, Interrupt() as interrupt:
+            summary = _search(prepared, store, cluster, interrupt)
+        store.set_state(job.id, JobState.COMPLETE)
+    except KeyboardInterrupt:
+        store.set_state(job.id, JobState.STOPPED)
+        raise
+    except AutoslimError as error:
+        store.set_state(job.id, JobState.FAILED, error=str(error))
+        raise
+    finally:
+        logged = thread.close(_LAST_SYNC)
+        _write_tables(prepared, store)
+    return summary.replace(tracking_uri=mirror.uri, logged=logged)
+
+
+def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt) -> Summary:
+    job = prepared.job
+    slots = min(cluster.slots(job.resources), job.concurrency or job.trials)
+    terminal = Terminal(trials=job.trials, budgets=prepared.budgets)
+    terminal.say(f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}")
+    if cluster.dashboard:
+        terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
+    base, facts = _prepare_base(prepared, store, terminal)
+    _run_trials(prepared, store, terminal, base, slots, interrupt)
+    chosen = choose(store.trials(job.id), prepared.budgets)
+    store.set_chosen(job.id, {label: result.number for label, result in chosen.items()})
+    models: list[HandedOver] = []
+    if chosen:
+        terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
+        models = hand_over(job, prepared.output, chosen, prepared.budgets, base, facts, prepared.dataset)
+        _drop_losers(prepared.output, store.trials(job.id))
+    return _summary(prepared, store.trials(job.id), facts, models)
+
+
+def _summary(
+    prepared: Prepared, results: list[TrialResult], facts: BaseFacts, models: list[HandedOver]
+) -> Summary:
+    controls = {label: against_control(results, prepared.budgets, label) for label in prepared.budgets}
+    have = {model.label for model in models}
+    return Summary(
+        job=prepared.job.id,
+        output=str(prepared.output.root),
+        dense_flops=facts.dense_flops,
+        dense_accuracy=facts.dense_accuracy,
+        models=tuple(models),
+        controls={label: control for label, control in controls.items() if control is not None},
+        missing=tuple(label for label in prepared.budgets if label not in have),
+        states={state.value: sum(result.state is state for result in results) for state in TrialState},
+        tracking_uri="",
+        logged=False,
+    )
+
+
+# The dense model
+
+
+@ray.remote(max_retries=2)
+def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
+    """Streams reports, and the facts last; its checkpoint outlives the worker."""
+    import torch
+
+    torch.set_num_threads(threads)
+    reports = prepare_base(Path(folder), BaseRequest.from_json(request), open_dataset(Path(dataset)))
+    while True:
+        try:
+            yield next(reports).to_json()
+        except StopIteration as end:
+            yield end.value.to_json()
+            return
+
+
+def _prepare_base(prepared: Prepared, store: Store, terminal: Terminal) -> tuple[Path, BaseFacts]:
+    job = prepared.job
+    weights = Path(job.model.weights)
+    request = BaseRequest(
+        model=job.model,
+        weights_digest=file_digest(weights) if weights.is_file() else "",
+        dataset_digest=prepared.dataset.digest,
+        training=job.base,
+        seed=job.seed,
+    )
+    folder = prepared.output.base(request.digest())
+    if not prepared.dense.is_ready_for(prepared.dataset.classes) and not folder.exists():
+        terminal.say(f"dense model: adapting {job.model.name} to {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
+    task = _adapt.options(  # type: ignore[attr-defined]
+        num_cpus=job.resources.cpu, num_gpus=job.resources.gpu, num_returns="streaming", name=f"{job.id} dense model"
+    ).remote(request.to_json(), str(prepared.dataset.path), str(folder), _threads(job))
+    last = ""
+    try:
+        for reference in task:
+            if last:
+                _say_epoch(terminal, EpochReport.from_json(last), job.base.epochs)
+            last = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, AutoslimError) else JobError(f"the dense model could not be prepared: {error}") from error
+    except ray.exceptions.RayError as error:
+        raise JobError(f"the dense model could not be prepared: {error}") from error
+    facts = BaseFacts.from_json(last)
+    store.set_base(job.id, facts)
+    terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+    return folder, facts
+
+
+def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:
+    metrics = report.metrics
+    terminal.say(f"dense model: epoch {report.epoch:.3g}/{epochs:g}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}")
+
+
+def _threads(job: SearchJob) -> int:
+    return max(1, int(job.resources.cpu))
+
+
+# The trials
+
+
+class _Dashboard(Listener):
+    """Begins and ends a trial's notice on the board."""
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def trial_begins(self, result: TrialResult, target: str) -> None:
+        self._notices.begin(result.number, result.recipe.method, target, result.recipe.to_json())
+
+    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
+        pass
+
+    def trial_ends(self, result: TrialResult, target: str) -> None:
+        if result.duplicate_of is None and result.state is not TrialState.INFEASIBLE:
+            self._notices.end(result.number, result.error)
+
+
+def _run_trials(
+    prepared: Prepared, store: Store, terminal: Terminal, base: Path, slots: int, interrupt: Interrupt
+) -> None:
+    job = prepared.job
+    terminal.already(store.trials(job.id))
+    listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)))
+    coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners)
+    shared = {"base": str(base), "dataset": str(prepared.dataset.path), "threads": _threads(job)}
+    with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(SlimTrial, {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune_config=tune.TuneConfig(
+                search_alg=StoreSearcher(coordinator, shared),
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=job.id,
+                # Tune's own record is never read back; the store is.
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            ),
+        )
+        with interrupt.by_signal(signal.SIGUSR1):
+            tuner.fit()
+    if coordinator.fatal is not None:
+        raise coordinator.fatal
+
+
+# The end
+
+
+def _write_tables(prepared: Prepared, store: Store) -> None:
+    stored, trials = store.job(prepared.job.id), store.stored_trials(prepared.job.id)
+    root = prepared.output.root
+    write_trials_parquet(root / "trials.parquet", stored, trials)
+    write_front_parquet(root / "front.parquet", stored, trials)
+    picture = render_front(stored.job, stored.base, [trial.result for trial in trials], stored.chosen)
+    (root / "front.html").write_text(picture, encoding="utf-8")
+
+
+def _drop_losers(output: Output, results: list[TrialResult]) -> None:
+    """Models off the front are of no more use, and a search has many; their rows stay."""
+    kept = {result.number for result in ParetoFront.of(results).results}
+    for result in results:
+        if result.artifact is not None and result.number not in kept and result.duplicate_of is None:
+            shutil.rmtree((output.root / result.artifact).parent, ignore_errors=True)
+
+
+def exit_code(summary: Summary) -> int:
+    """0, or 3 when a budget has no model."""
+    return BudgetError.exit_code if summary.missing else 0

@@ -1,0 +1,81 @@
+"""Ray Tune's Searcher over the coordinator: Tune asks for trials and tells results, the store decides and remembers.
+
+Ray's own OptunaSearch leaves NaN and stopped trials running for ever and takes a whole search down for one missing metric; here a
+trial ends exactly once, as what it was.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from autoslim.errors import AutoslimError
+from autoslim.result import EpochReport
+from autoslim.training import Outcome
+from workers.coordinator import Coordinator
+from workers.trainable import trial_config
+
+
+class StoreSearcher(Searcher):  # type: ignore[misc]
+    """`shared` is what all trials' configurations have in common."""
+
+    def __init__(self, coordinator: Coordinator, shared: dict[str, Any]) -> None:
+        super().__init__(metric=None, mode=None)
+        self._coordinator: Coordinator | None = coordinator
+        self._shared = shared
+        self._numbers: dict[str, int] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._coordinator is None:
+            return Searcher.FINISHED
+        coordinator = self._coordinator
+        assignment = self._guard(coordinator.next_trial)
+        if assignment is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = assignment.number
+        folder = coordinator.output.trial(assignment.recipe.key)
+        return trial_config(assignment.recipe, folder=folder, budget_label=assignment.target, shared=self._shared)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if self._coordinator is not None and "report" in result:
+            coordinator, report = self._coordinator, EpochReport.from_json(result["report"])
+            self._guard(lambda: coordinator.report(self._numbers[trial_id], report))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Called once a trial; a trial that Tune was interrupted in is not told at all and stays unfinished in the store."""
+        number = self._numbers.pop(trial_id, None)
+        if self._coordinator is None or number is None:
+            return
+        coordinator, last = self._coordinator, result or {}
+        if "outcome" in last and not error:
+            self._guard(lambda: coordinator.complete(number, Outcome.from_json(last["outcome"])))
+        elif "error_class" in last:
+            self._guard(lambda: coordinator.fail(number, last["error_class"], last["error"]))
+        elif error:
+            self._guard(lambda: coordinator.fail(number, "WorkerLostError", "the worker process was lost, again and again"))
+
+    def _guard(self, action: Any) -> Any:
+        """An error in a searcher would end Tune's event loop half-way; it ends the search in order instead."""
+        try:
+            return action()
+        except AutoslimError as error:
+            assert self._coordinator is not None
+            self._coordinator.fatal = self._coordinator.fatal or error
+            return None
+
+    # Tune pickles its searcher beside the experiment. The store is what a search is resumed from, so there is nothing to keep.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_coordinator": None}
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_text(json.dumps({"resume": "from the store"}))
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a search is resumed from the store (`autoslim search --resume`), not from Tune's snapshots")

@@ -1,0 +1,115 @@
+"""The search as lines on stderr: job, trial, epoch, best so far, time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from autoslim.budget import format_flops
+from autoslim.result import EpochReport, ParetoFront, TrialResult, TrialState
+
+
+class Clock:
+    """How long is left, from the time that finished trials took."""
+
+    def __init__(self, *, trials: int) -> None:
+        self.trials = trials
+        self.ended = 0
+        self._began = time.monotonic()
+        self._first = 0
+
+    def already(self, ended: int) -> None:
+        self.ended = self._first = ended
+
+    def end_trial(self) -> None:
+        self.ended += 1
+
+    def seconds_left(self) -> float | None:
+        done = self.ended - self._first
+        if done == 0:
+            return None
+        return (time.monotonic() - self._began) / done * (self.trials - self.ended)
+
+
+def duration(seconds: float | None) -> str:
+    """`75` -> `1m15s`."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class Terminal:
+    """One line an event, so that it reads the same in a terminal, a log file and a CI page."""
+
+    def __init__(self, *, trials: int, budgets: Mapping[str, int], stream: TextIO | None = None) -> None:
+        self._clock = Clock(trials=trials)
+        self._budgets = dict(budgets)
+        self._results: list[TrialResult] = []
+        self._stream = sys.stderr if stream is None else stream
+        self._width = len(str(trials - 1))
+        self._trials = trials
+
+    def already(self, results: list[TrialResult]) -> None:
+        """Trials that an earlier run has finished."""
+        self._results = [result for result in results if result.state is not TrialState.RUNNING]
+        self._clock.already(len(self._results))
+
+    def say(self, text: str) -> None:
+        self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        self._stream.flush()
+
+    def trial_begins(self, result: TrialResult, target: str) -> None:
+        self.say(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
+
+    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
+        accuracy = report.metrics.get("accuracy")
+        parts = [f"epoch {report.epoch:.3g}/{result.recipe.training.epochs:g}", report.beat]
+        if "loss" in report.metrics:
+            parts.append(f"loss {report.metrics['loss']:.3f}")
+        if accuracy is not None:
+            parts.append(f"accuracy {accuracy:.1%}")
+        self.say(f"{self._name(result)} {', '.join(parts)}{self._rest()}")
+
+    def trial_ends(self, result: TrialResult, target: str) -> None:
+        self._results.append(result)
+        self._clock.end_trial()
+        self.say(f"{self._name(result)} {_ending(result)}{self._rest()}")
+
+    def _name(self, result: TrialResult) -> str:
+        return f"trial {result.number:0{self._width}d} ({len(self._results)}/{self._trials} done) {result.recipe.method}"
+
+    def _rest(self) -> str:
+        front = ParetoFront.of(self._results)
+        best = []
+        for label, flops in self._budgets.items():
+            within = [r for r in front.results if (r.flops or 0) <= flops]
+            if within:
+                best.append(f"{label} {within[-1].accuracy:.1%}")
+        left = self._clock.seconds_left()
+        parts = ([f"best {', '.join(best)}"] if best else []) + ([f"about {duration(left)} left"] if left is not None else [])
+        return f" | {' | '.join(parts)}" if parts else ""
+
+
+def _target(target: str) -> str:
+    return "free" if target == "free" else f"budget {target}"
+
+
+def _knobs(result: TrialResult) -> str:
+    knobs = {name: value for step in result.recipe.steps for name, value in step.knobs.items()}
+    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in knobs.items())
+
+
+def _ending(result: TrialResult) -> str:
+    if result.duplicate_of is not None:
+        return f"is the same recipe as trial {result.duplicate_of}, whose result it takes"
+    if result.state is TrialState.COMPLETE:
+        assert result.accuracy is not None and result.flops is not None
+        return f"ends: accuracy {result.accuracy:.1%} at {format_flops(result.flops)} in {duration(result.seconds)}"
+    lines = (result.error or "").strip().splitlines()
+    return f"{result.state.value}: {lines[-1] if lines else result.error_class}"

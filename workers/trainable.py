@@ -1,0 +1,69 @@
+"""`SlimTrial`: a trial as Ray Tune runs it, one report a step. The actor is used again for the next trial, whatever its method."""
+
+from __future__ import annotations
+
+import gc
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from autoslim.errors import TrialError
+from autoslim.recipe import Recipe
+from autoslim.training import Bench, run_trial
+from autoslim.training.trial import Reports
+
+
+class SlimTrial(tune.Trainable):
+    """`config`: `recipe` (JSON), `budget_label`, `folder`, and what all trials share: `base`, `dataset`, `threads`.
+
+    A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON. A
+    trial that goes wrong by itself ends like this, finished and bad; only a worker that is lost is an error to Tune, which tries again.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(config["threads"])
+        self._shared = (config["base"], config["dataset"])
+        self._bench = Bench.open(base=Path(config["base"]), dataset=Path(config["dataset"]))
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        if self._shared != (new_config["base"], new_config["dataset"]):
+            return False
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._release()
+        recipe = Recipe.from_json(config["recipe"])
+        self._reports: Reports = run_trial(recipe, self._bench, Path(config["folder"]), budget_label=config["budget_label"])
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return {"report": next(self._reports).to_json(), "done": False}
+        except StopIteration as end:
+            return {"outcome": end.value.to_json(), "done": True}
+        except TrialError as error:
+            return {"error_class": type(error).__name__, "error": str(error), "done": True}
+        except Exception as error:  # noqa: BLE001 - here a trial ends; the search goes on and the store keeps the traceback
+            return {"error_class": type(error).__name__, "error": "".join(traceback.format_exception(error)), "done": True}
+        finally:
+            torch.set_grad_enabled(True)
+
+    def cleanup(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        """A trial that was stopped half-way still holds its model; the next one needs the memory."""
+        self._reports = iter(())  # type: ignore[assignment]
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def trial_config(recipe: Recipe, *, folder: Path, budget_label: str, shared: dict[str, Any]) -> dict[str, Any]:
+    """The `config` of a SlimTrial; plain JSON, so that Ray shows it and nothing is pickled."""
+    return json.loads(json.dumps({"recipe": recipe.to_json(), "folder": str(folder), "budget_label": budget_label, **shared}))  # type: ignore[no-any-return]
