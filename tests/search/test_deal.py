@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from autoslim.search.deal import FREE, deal
+
+ABLE = {"70%": ["tokens", "width"], "50%": ["tokens", "width"], FREE: ["tokens", "width"]}
+
+
+def test_search_opens_with_a_control_per_budget_and_both_methods() -> None:
+    dealt = [deal(number, ABLE) for number in range(2)]
+    assert [(d.target, d.origin, d.among) for d in dealt] == [("70%", "random", ("tokens",)), ("50%", "random", ("width",))]
+
+
+def test_every_method_is_dealt_every_budget_before_the_sampler_chooses() -> None:
+    opening = [deal(number, ABLE) for number in range(4)]
+    assert {(d.target, *d.among) for d in opening} == {(b, m) for b in ("70%", "50%") for m in ("tokens", "width")}
+    assert all(deal(number, ABLE).among == ("tokens", "width") for number in range(4, 40))
+    assert all(deal(number, ABLE).origin == "sampler" for number in range(2, 40))
+
+
+def test_budgets_take_turns_and_a_quarter_at_most_is_free() -> None:
+    for budgets in (1, 2, 3, 5):
+        able = {**{str(b): ["tokens"] for b in range(budgets)}, FREE: ["tokens"]}
+        shares = Counter(deal(number, able).target for number in range(budgets, budgets + 120))
+        assert shares[FREE] == 120 // max(4, budgets + 1)
+        assert max(shares[str(b)] for b in range(budgets)) - min(shares[str(b)] for b in range(budgets)) <= 1
+
+
+def test_method_that_does_not_reach_a_budget_is_never_dealt_it() -> None:
+    able = {"70%": ["tokens", "width"], "10%": ["width"], FREE: ["tokens", "width"]}
+    assert all("tokens" not in d.among for d in (deal(number, able) for number in range(40)) if d.target == "10%")
+
+
+def test_without_budgets_every_trial_is_free_and_every_method_is_seen() -> None:
+    dealt = [deal(number, {FREE: ["tokens", "width"]}) for number in range(12)]
+    assert {d.target for d in dealt} == {FREE}
+    assert {d.among for d in dealt[:2]} == {("tokens",), ("width",)}

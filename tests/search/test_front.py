@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from autoslim.result import TrialResult, TrialState
+from autoslim.search import against_control, choose
+
+Point = Callable[..., TrialResult]
+
+
+def test_best_within_each_budget_is_chosen_and_the_cheaper_of_equals(point: Point) -> None:
+    results = [point(0, 100, 0.9), point(1, 60, 0.8), point(2, 50, 0.8), point(3, 55, 0.7)]
+    chosen = choose(results, {"all": 100, "some": 70, "few": 10})
+    assert {label: result.number for label, result in chosen.items()} == {"all": 0, "some": 2}
+
+
+def test_trials_that_are_not_complete_are_never_chosen(point: Point) -> None:
+    stopped = point(0, 50, 0.9).replace(state=TrialState.STOPPED)
+    assert choose([stopped], {"some": 70}) == {}
+    assert choose([], {"some": 70}) == {}
+
+
+def test_margin_over_the_control_of_the_same_budget(point: Point) -> None:
+    results = [point(0, 69, 0.6, origin="random", budget=70), point(1, 99, 0.9, origin="random", budget=100), point(2, 65, 0.75)]
+    against = against_control(results, {"some": 70}, "some")
+    assert against is not None
+    assert (against.chosen, against.control, round(against.margin, 9), against.beaten) == (2, 0, 0.15, True)
+
+
+def test_control_that_is_itself_chosen_is_not_beaten(point: Point) -> None:
+    results = [point(0, 69, 0.8, origin="random", budget=70), point(1, 65, 0.75)]
+    against = against_control(results, {"some": 70}, "some")
+    assert against is not None
+    assert not against.beaten
+
+
+def test_without_a_complete_control_there_is_nothing_to_compare(point: Point) -> None:
+    failed = point(0, 69, 0.8, origin="random", budget=70).replace(state=TrialState.FAILED)
+    assert against_control([failed, point(1, 65, 0.75)], {"some": 70}, "some") is None
