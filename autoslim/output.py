@@ -71,7 +71,9 @@ class Output:
             raise OutputError(f"output folder {self.root} cannot be written: {error.strerror}") from error
         free = shutil.disk_usage(self.root).free
         if free < need:
-            raise OutputError(f"output folder {self.root} has {free / 1e9:.2f} GB free; this search needs about {need / 1e9:.2f} GB")
+            raise OutputError(
+                f"output folder {self.root} has {free / 1e9:.2f} GB free; this search needs about {need / 1e9:.2f} GB"
+            )
 
 
 def is_disk_full(error: BaseException) -> bool:

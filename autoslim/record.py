@@ -43,7 +43,7 @@ class Record:
         unknown = sorted(set(data) - set(fields))
         if unknown:
             raise RequestError(f"{cls.__name__} has no field {unknown[0]!r}; allowed: {', '.join(fields)}")
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         values = {name: _typed(hints[name], data[name], f"{cls.__name__}.{name}") for name in fields if name in data}
         try:
             return cls(**values)

@@ -94,7 +94,9 @@ class ParetoFront(Record):
             return within[-1]
         if not self.results:
             raise BudgetError(f"no trial was completed, so none is within {format_flops(flops)}")
-        raise BudgetError(f"no trial is within {format_flops(flops)}; the cheapest has {format_flops(self.results[0].flops or 0)}")
+        raise BudgetError(
+            f"no trial is within {format_flops(flops)}; the cheapest has {format_flops(self.results[0].flops or 0)}"
+        )
 
     def hypervolume(self, *, dense_flops: int, chance: float) -> float:
         """Area above `chance` accuracy and left of the dense model's FLOPs that the front covers, as a share of the whole."""

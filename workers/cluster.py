@@ -94,9 +94,11 @@ def _quiet() -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a failed trial's notice on the board; the search tells it in its own words
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     }.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def _login() -> str:

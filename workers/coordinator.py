@@ -81,7 +81,11 @@ class Coordinator:
             return None
         if earlier is not None:
             source = earlier.number if earlier.duplicate_of is None else earlier.duplicate_of
-            self._end(earlier.replace(number=number, origin=proposal.origin, recipe=recipe, duplicate_of=source, seconds=0.0, epochs=0.0))
+            self._end(
+                earlier.replace(
+                    number=number, origin=proposal.origin, recipe=recipe, duplicate_of=source, seconds=0.0, epochs=0.0
+                )
+            )
             return None
         return self._begin(fresh, proposal.target)
 
@@ -128,7 +132,9 @@ class Coordinator:
             self._end(running.replace(state=state, error_class=error_class, error=error))
             self._failed_in_a_row += not infeasible
             if self._failed_in_a_row >= GIVE_UP_AFTER and not self._any_complete():
-                self.fatal = JobError(f"the first {self._failed_in_a_row} trials all failed; the last one with {error_class}: {error}")
+                self.fatal = JobError(
+                    f"the first {self._failed_in_a_row} trials all failed; the last one with {error_class}: {error}"
+                )
 
     def _any_complete(self) -> bool:
         return any(result.state is TrialState.COMPLETE for result in self.store.trials(self.job.id))

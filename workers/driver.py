@@ -37,7 +37,7 @@ from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator, Listener
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
-from workers.searcher import StoreSearcher
+from workers.searcher import LostWorkers, StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
 
@@ -95,7 +95,13 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
         space=space, shape=dense.shape, budgets=budgets, training=job.training, seed=job.seed, sampler=job.sampler
     )
     return Prepared(
-        job=job, output=Output(Path(job.output)), dataset=dataset, dense=dense, dense_flops=flops, budgets=budgets, proposer=proposer
+        job=job,
+        output=Output(Path(job.output)),
+        dataset=dataset,
+        dense=dense,
+        dense_flops=flops,
+        budgets=budgets,
+        proposer=proposer,
     )
 
 
@@ -153,7 +159,9 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     job = prepared.job
     slots = min(cluster.slots(job.resources), job.concurrency or job.trials)
     terminal = Terminal(trials=job.trials, budgets=prepared.budgets)
-    terminal.say(f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}")
+    terminal.say(
+        f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
+    )
     if cluster.dashboard:
         terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
     base, facts = _prepare_base(prepared, store, terminal)
@@ -163,14 +171,12 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     models: list[HandedOver] = []
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
-        models = hand_over(job, prepared.output, chosen, prepared.budgets, base, facts, prepared.dataset)
+        models = hand_over(job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset)
         _drop_losers(prepared.output, store.trials(job.id))
     return _summary(prepared, store.trials(job.id), facts, models)
 
 
-def _summary(
-    prepared: Prepared, results: list[TrialResult], facts: BaseFacts, models: list[HandedOver]
-) -> Summary:
+def _summary(prepared: Prepared, results: list[TrialResult], facts: BaseFacts, models: list[HandedOver]) -> Summary:
     controls = {label: against_control(results, prepared.budgets, label) for label in prepared.budgets}
     have = {model.label for model in models}
     return Summary(
@@ -190,7 +196,7 @@ def _summary(
 # The dense model
 
 
-@ray.remote(max_retries=2)
+@ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
 def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
     """Streams reports, and the facts last; its checkpoint outlives the worker."""
     import torch
@@ -217,8 +223,10 @@ def _prepare_base(prepared: Prepared, store: Store, terminal: Terminal) -> tuple
     )
     folder = prepared.output.base(request.digest())
     if not prepared.dense.is_ready_for(prepared.dataset.classes) and not folder.exists():
-        terminal.say(f"dense model: adapting {job.model.name} to {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
-    task = _adapt.options(  # type: ignore[attr-defined]
+        terminal.say(
+            f"dense model: adapting {job.model.name} to {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs"
+        )
+    task = _adapt.options(
         num_cpus=job.resources.cpu, num_gpus=job.resources.gpu, num_returns="streaming", name=f"{job.id} dense model"
     ).remote(request.to_json(), str(prepared.dataset.path), str(folder), _threads(job))
     last = ""
@@ -229,7 +237,9 @@ def _prepare_base(prepared: Prepared, store: Store, terminal: Terminal) -> tuple
             last = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        raise cause if isinstance(cause, AutoslimError) else JobError(f"the dense model could not be prepared: {error}") from error
+        raise (
+            cause if isinstance(cause, AutoslimError) else JobError(f"the dense model could not be prepared: {error}")
+        ) from error
     except ray.exceptions.RayError as error:
         raise JobError(f"the dense model could not be prepared: {error}") from error
     facts = BaseFacts.from_json(last)
@@ -240,7 +250,9 @@ def _prepare_base(prepared: Prepared, store: Store, terminal: Terminal) -> tuple
 
 def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:
     metrics = report.metrics
-    terminal.say(f"dense model: epoch {report.epoch:.3g}/{epochs:g}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}")
+    terminal.say(
+        f"dense model: epoch {report.epoch:.3g}/{epochs:g}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}"
+    )
 
 
 def _threads(job: SearchJob) -> int:
@@ -267,19 +279,18 @@ class _Dashboard(Listener):
             self._notices.end(result.number, result.error)
 
 
-def _run_trials(
-    prepared: Prepared, store: Store, terminal: Terminal, base: Path, slots: int, interrupt: Interrupt
-) -> None:
+def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path, slots: int, interrupt: Interrupt) -> None:
     job = prepared.job
     terminal.already(store.trials(job.id))
     listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)))
     coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners)
     shared = {"base": str(base), "dataset": str(prepared.dataset.path), "threads": _threads(job)}
+    searcher = StoreSearcher(coordinator, shared)
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(SlimTrial, {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
             tune_config=tune.TuneConfig(
-                search_alg=StoreSearcher(coordinator, shared),
+                search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -291,6 +302,8 @@ def _run_trials(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[LostWorkers(searcher)],
             ),
         )
         with interrupt.by_signal(signal.SIGUSR1):

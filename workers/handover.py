@@ -38,7 +38,7 @@ class HandedOver(Record):
     dense_test_accuracy: float
 
 
-@ray.remote(max_retries=2)
+@ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
 def _judge(folder: str, dataset: str, split: str) -> str:
     """In a process that has imported nothing yet: what a user will find, not what the search believes."""
     command = [sys.executable, "-m", "autoslim.training.verify", folder, dataset, "--split", split]
@@ -67,7 +67,14 @@ def judge(folders: list[Path], dataset: PreparedDataset, *, split: str, resource
 
 
 def hand_over(
-    job: SearchJob, output: Output, chosen: dict[str, TrialResult], budgets: dict[str, int], base: Path, facts: BaseFacts, dataset: PreparedDataset
+    job: SearchJob,
+    output: Output,
+    chosen: dict[str, TrialResult],
+    budgets: dict[str, int],
+    *,
+    base: Path,
+    facts: BaseFacts,
+    dataset: PreparedDataset,
 ) -> list[HandedOver]:
     """Writes `models/<budget>/` for every budget that has a model."""
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from autoslim.errors import AutoslimError
@@ -58,7 +59,15 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
         elif "error_class" in last:
             self._guard(lambda: coordinator.fail(number, last["error_class"], last["error"]))
         elif error:
-            self._guard(lambda: coordinator.fail(number, "WorkerLostError", "the worker process was lost, again and again"))
+            # Tune says why only afterwards, to its callbacks.
+            self._numbers[trial_id] = number
+
+    def worker_lost(self, trial_id: str, error: str) -> None:
+        """Tune has given this trial up: its worker was lost more often than a cluster's fault explains."""
+        number = self._numbers.pop(trial_id, None)
+        if self._coordinator is not None and number is not None:
+            coordinator = self._coordinator
+            self._guard(lambda: coordinator.fail(number, "WorkerLostError", error))
 
     def _guard(self, action: Any) -> Any:
         """An error in a searcher would end Tune's event loop half-way; it ends the search in order instead."""
@@ -79,3 +88,13 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         raise RuntimeError("a search is resumed from the store (`autoslim search --resume`), not from Tune's snapshots")
+
+
+class LostWorkers(Callback):  # type: ignore[misc]
+    """Tells the searcher what became of trials whose worker was lost for good."""
+
+    def __init__(self, searcher: StoreSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.worker_lost(trial.trial_id, str(trial.get_error() or "no reason is known"))

@@ -1,4 +1,4 @@
-"""`SlimTrial`: a trial as Ray Tune runs it, one report a step. The actor is used again for the next trial, whatever its method."""
+"""`SlimTrial`: a trial as Ray Tune runs it, one report a step. The actor is used again for the next one, whatever its method."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from autoslim.training import Bench, run_trial
 from autoslim.training.trial import Reports
 
 
-class SlimTrial(tune.Trainable):
+class SlimTrial(tune.Trainable):  # type: ignore[misc]
     """`config`: `recipe` (JSON), `budget_label`, `folder`, and what all trials share: `base`, `dataset`, `threads`.
 
-    A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON. A
-    trial that goes wrong by itself ends like this, finished and bad; only a worker that is lost is an error to Tune, which tries again.
+    A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON.
+    A trial that goes wrong by itself ends like this, finished and bad; only a lost worker is an error to Tune, which tries again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -52,6 +52,14 @@ class SlimTrial(tune.Trainable):
             return {"error_class": type(error).__name__, "error": "".join(traceback.format_exception(error)), "done": True}
         finally:
             torch.set_grad_enabled(True)
+
+    # Checkpoints are the trial's own (safetensors and JSON in its folder), written every epoch; Tune's would be pickles.
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        return None
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        return None
 
     def cleanup(self) -> None:
         self._release()

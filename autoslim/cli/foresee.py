@@ -87,8 +87,9 @@ def _render(prepared: Prepared, facts: dict[str, object]) -> str:
     job, report = prepared.job, prepared.dataset.report
     shape = prepared.dense.shape
     lines = [
-        f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at {shape.image_size[0]}x{shape.image_size[1]}"
-        f", {shape.classes} classes{'; is adapted to the data first' if facts['adapts_dense_model'] else ''}",
+        f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at "
+        f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        + ("; is adapted to the data first" if facts["adapts_dense_model"] else ""),
         f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.origin}), "
         f"{report.test.images} test ({report.test.origin}); {facts['unreadable']} unreadable",
     ]

@@ -58,7 +58,9 @@ def new_job(words: Words) -> SearchJob:
     flip = words.flip if words.flip is not None else words.data != "digits"
     shared = given(batch_size=words.batch_size, augmentation=words.augmentation, flip=flip)
     training = Training(**shared, **given(epochs=words.epochs, lr=words.lr))
-    base = Training(**{"epochs": 10.0, "distillation": 0.0, **shared, **given(epochs=words.base_epochs, lr=words.base_lr or words.lr)})
+    base = Training(
+        **{"epochs": 10.0, "distillation": 0.0, **shared, **given(epochs=words.base_epochs, lr=words.base_lr or words.lr)}
+    )
     job = SearchJob(
         id=_job_id(words.data),
         model=ModelSpec(
@@ -103,9 +105,7 @@ def resumed_job(job: SearchJob, words: Words) -> SearchJob:
     ):
         if typed is not None and typed != was:
             raise RequestError(f"{flag} is {typed!r}, but this search was begun with {was!r}; a resumed search keeps it")
-    changes = given(
-        trials=words.trials, concurrency=words.concurrency, address=words.address, tracking_uri=words.tracking_uri
-    )
+    changes = given(trials=words.trials, concurrency=words.concurrency, address=words.address, tracking_uri=words.tracking_uri)
     if words.resources is not None:
         changes["resources"] = parse_resources(words.resources)
     return check(job.replace(**changes, output=str(words.output)))

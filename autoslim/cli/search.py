@@ -30,7 +30,9 @@ BaseRate = Annotated[float | None, typer.Option("--base-lr", help="Its peak lear
 TrainLimit = Annotated[int | None, typer.Option(help="Use only so many training images (stratified).")]
 Sampler = Annotated[str | None, typer.Option(help="tpe or random; default tpe.")]
 Seed = Annotated[int | None, typer.Option(help="Default 0.")]
-PerTrial = Annotated[str | None, typer.Option("--resources", help="What one trial takes, as gpu=1,cpu=4; fractions share a device.")]
+PerTrial = Annotated[
+    str | None, typer.Option("--resources", help="What one trial takes, as gpu=1,cpu=4; fractions share a device.")
+]
 Concurrency = Annotated[int | None, typer.Option(help="Trials at a time; default as many as fit.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; default a local one on loopback.")]
 Storage = Annotated[str | None, typer.Option(help="SQLAlchemy URL of the store; default SQLite in the output folder.")]

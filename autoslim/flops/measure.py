@@ -24,12 +24,13 @@ from autoslim.errors import UnsupportedModelError
 COUNTERS_AGREE_WITHIN = 0.006
 """torch's counter leaves out LayerNorm, which is at most 0.6 % of a ViT."""
 
-_FREE = frozenset(
-    "add add_ sub sub_ rsub mul mul_ div div_ neg pow sqrt rsqrt exp log tanh sigmoid softmax log_softmax gelu gelu_ relu silu "
-    "mean sum std var max min amax clamp abs sort argsort topk gather index_select index expand expand_as repeat "
-    "masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange "
-    "stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh".split()
-)
+_FREE_OPERATORS = """
+    add add_ sub sub_ rsub mul mul_ div div_ neg pow sqrt rsqrt exp log tanh sigmoid softmax log_softmax gelu gelu_ relu silu
+    mean sum std var max min amax clamp abs sort argsort topk gather index_select index expand expand_as repeat
+    masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange
+    stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh
+"""
+_FREE = frozenset(_FREE_OPERATORS.split())
 
 
 def count_flops(model: nn.Module, image_size: int | tuple[int, int]) -> int:

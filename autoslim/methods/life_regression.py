@@ -10,6 +10,7 @@ Shapes: B batch, N tokens, P patches, D width.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator
@@ -80,7 +81,9 @@ class SoftLifeTrunk(nn.Module):
     Lives are standardised per image to the schedule's mean and deviation, in blocks; prefix tokens always count fully.
     """
 
-    def __init__(self, blocks: list[nn.Module], regressor: LifeRegressor, *, first: int, life: tuple[float, float], temperature: float):
+    def __init__(
+        self, blocks: list[nn.Module], regressor: LifeRegressor, *, first: int, life: tuple[float, float], temperature: float
+    ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.regressor = regressor
@@ -104,14 +107,18 @@ class SoftLifeTrunk(nn.Module):
         return standardise(self.regressor(x_BND).float(), mean=mean, std=std)
 
 
-def life_moments(drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int) -> tuple[float, float]:
+def life_moments(
+    drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int
+) -> tuple[float, float]:
     """Mean and sample deviation, in blocks, of the lives that a schedule implies.
 
     After the code: the tokens that drop k takes lived until its block, those that none takes until the end; prefix tokens count.
     """
     counts = [patches + prefix, *(kept + prefix for kept in patches_kept), 0]
     ends = [*drop_layers, depth]
-    lives = [float(end) for end, (before, after) in zip(ends, zip(counts, counts[1:], strict=False), strict=True) for _ in range(before - after)]
+    lives = [
+        float(end) for end, (before, after) in zip(ends, itertools.pairwise(counts), strict=True) for _ in range(before - after)
+    ]
     return statistics.fmean(lives), statistics.stdev(lives)
 
 
@@ -172,10 +179,21 @@ class LifeRegression(Method):
             high=1000,
             searched=False,
         ),
-        "temperature": Knob(kind="float", help="steepness T of the soft end of a life, per block", default=2.0, low=0.25, high=16.0, log=True),
-        "train_share": Knob(kind="float", help="share of the epochs spent on the regressor alone", default=0.2, low=0.02, high=0.6),
-        "regressor_lr": Knob(kind="float", help="regressor's learning rate over the recipe's", default=4.0, low=0.5, high=50.0, log=True),
-        "tune": Knob(kind="choice", help="what is tuned: blocks from the first drop on (paper) or all", default="all", choices=("blocks", "all")),
+        "temperature": Knob(
+            kind="float", help="steepness T of the soft end of a life, per block", default=2.0, low=0.25, high=16.0, log=True
+        ),
+        "train_share": Knob(
+            kind="float", help="share of the epochs spent on the regressor alone", default=0.2, low=0.02, high=0.6
+        ),
+        "regressor_lr": Knob(
+            kind="float", help="regressor's learning rate over the recipe's", default=4.0, low=0.5, high=50.0, log=True
+        ),
+        "tune": Knob(
+            kind="choice",
+            help="what is tuned: blocks from the first drop on (paper) or all",
+            default="all",
+            choices=("blocks", "all"),
+        ),
     }
 
     def check(self, shape: ViTShape) -> None:
@@ -268,7 +286,9 @@ class LifeRegression(Method):
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         return self._cut(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, knobs)
 
-    def _cut(self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, knobs: Knobs) -> nn.Module:
+    def _cut(
+        self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, knobs: Knobs
+    ) -> nn.Module:
         layers, kept = schedule(shape, knobs)
         steps: dict[int, nn.Module] = {layers[0]: KeepLongestLived(regressor, kept[0])}
         for layer, patches in zip(layers[1:], kept[1:], strict=True):

@@ -16,7 +16,8 @@ def render_card(config: SlimConfig, *, job: str, trial: int, source: str, report
         for name, count in (("dense", flops.dense), ("slimmed", flops.fvcore))
     )
     steps = "\n".join(
-        f"- **{step.method}**: " + ", ".join(f"`{name}` {value}" for name, value in step.knobs.items()) for step in config.recipe.steps
+        f"- **{step.method}**: " + ", ".join(f"`{name}` {value}" for name, value in step.knobs.items())
+        for step in config.recipe.steps
     )
     blocks = "\n".join(
         f"| {i} | {b.tokens_kv} | {b.heads} x {b.head_width} | {b.hidden} |" for i, b in enumerate(config.plan.blocks)
@@ -30,8 +31,8 @@ Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvco
 |---|---|---|---|
 {rows}
 
-The slimmed model was chosen by the validation images; the test images were looked at once, after the choice. Test accuracies are those of
-these files, read back by a new process, in float32.
+The slimmed model was chosen by the validation images; the test images were looked at once, after the choice. Test
+accuracies are those of these files, read back by a new process, in float32.
 
 ## How it is loaded
 
@@ -41,12 +42,13 @@ import autoslim
 model = autoslim.load("path/to/this/folder")  # a plain nn.Module in eval mode; no Ray, Optuna or MLflow needed
 ```
 
-Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px (bicubic), centre crop {size[0]}x{size[1]}, scaled to 0..1,
-mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in `config.json`, in the order of the logits.
+Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px (bicubic), centre crop {size[0]}x{size[1]},
+scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in `config.json`, in the order of the logits.
 
 ## How it was made
 
-Job `{job}`, trial {trial}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate {config.recipe.training.lr:.3g}.
+Job `{job}`, trial {trial}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
+{config.recipe.training.lr:.3g}.
 
 {steps}
 

@@ -14,8 +14,8 @@ import torch
 from autoslim.data import PreparedDataset
 from autoslim.flops import count_flops
 from autoslim.job import ModelSpec
-from autoslim.record import Record
 from autoslim.recipe import Training
+from autoslim.record import Record
 from autoslim.result import BaseFacts, EpochReport
 from autoslim.training.bench import make_loader
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint

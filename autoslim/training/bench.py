@@ -55,4 +55,6 @@ class Bench:
 def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
     """Batches as `dense` expects its images."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
-    return Loader(split, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=seed, train=train)
+    return Loader(
+        split, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=seed, train=train
+    )

@@ -18,7 +18,9 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, A
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     # Copies, because safetensors refuses tensors that share memory (a mask that stands in several modules).
-    safetensors.torch.save_file({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, fresh / "state.safetensors")
+    safetensors.torch.save_file(
+        {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, fresh / "state.safetensors"
+    )
     (fresh / "facts.json").write_text(json.dumps(facts))
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -32,7 +34,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     """Tensors and facts, or None when the trial has not come as far as a first checkpoint."""
     for candidate in (folder, folder.with_name(folder.name + ".old")):
         if (candidate / "facts.json").is_file():
-            return safetensors.torch.load_file(candidate / "state.safetensors"), json.loads((candidate / "facts.json").read_text())
+            return safetensors.torch.load_file(candidate / "state.safetensors"), json.loads(
+                (candidate / "facts.json").read_text()
+            )
     return None
 
 

@@ -24,8 +24,8 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @contextlib.contextmanager
@@ -34,10 +34,10 @@ def computing(*models: nn.Module, device: torch.device, bfloat16: bool) -> Itera
     plain = device.type == "cpu" and bfloat16
     switched = [m for model in models for m in model.modules() if plain and getattr(m, "fused_attn", False)]
     for module in switched:
-        module.fused_attn = False
+        module.fused_attn = False  # type: ignore[assignment]
     try:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             yield
     finally:
         for module in switched:
-            module.fused_attn = True
+            module.fused_attn = True  # type: ignore[assignment]

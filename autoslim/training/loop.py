@@ -149,7 +149,7 @@ class Trainer:
             share = len(images) / len(images_B3HW)
             with computing(self.student, *self.companions, device=self.device, bfloat16=self.bfloat16):
                 losses = self.objective(images, labels)
-            (losses["loss"] * share).backward()
+            (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 curves[name] = curves.get(name, torch.zeros((), device=self.device)) + value.detach() * share
         if self.training.clip_norm > 0:
@@ -174,7 +174,9 @@ class Trainer:
 
 
 def load_named(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    module.load_state_dict({n.removeprefix(f"{prefix}."): v for n, v in tensors.items() if n.startswith(f"{prefix}.")}, strict=True)
+    module.load_state_dict(
+        {n.removeprefix(f"{prefix}."): v for n, v in tensors.items() if n.startswith(f"{prefix}.")}, strict=True
+    )
 
 
 def segment_seed(seed: int, beat: str, index: int) -> int:

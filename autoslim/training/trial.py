@@ -86,7 +86,9 @@ class _Trial:
         yield from self._tune(max(1, total - sum(train_steps)), saved)
         return self._hand_over()
 
-    def _slim(self, position: int, step: Step, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
+    def _slim(
+        self, position: int, step: Step, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
+    ) -> Generator[EpochReport]:
         if saved is not None:
             self._restore_cut(saved)
         method, budget = METHODS[step.method], self._budget_of(position, step)
@@ -250,4 +252,3 @@ def check_flops(predicted: Flops, *, fvcore: int, torch: int, budget: int) -> No
     expected = predicted.total - predicted.norms
     if abs(torch - expected) > COUNTERS_AGREE_WITHIN * expected:
         raise TrialError(f"torch counts {torch} multiply-accumulates without norms, ours are {expected}: more than 0.6 % apart")
-

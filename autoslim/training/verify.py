@@ -40,7 +40,9 @@ def judge(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> V
     device = pick_device()
     images = getattr(open_dataset(dataset).at(size, preprocessing.crop_pct), split)
     training = Training(batch_size=batch_size, augmentation="none")
-    loader = Loader(images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False)
+    loader = Loader(
+        images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False
+    )
     share = accuracy(model.to(device), loader, device=device, bfloat16=False)
     return Verdict(accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules))
 

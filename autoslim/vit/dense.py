@@ -30,7 +30,9 @@ _SCRATCH_SEED = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseModel:
-    """`trained` is false from scratch; `head_fits` false where the classifier is new; `labels` are the checkpoint's classes, if it names them."""
+    """`trained` is false from scratch, `head_fits` where the classifier is new; `resampled` is true at another size than the
+    checkpoint's; `labels` are the checkpoint's classes, if it names them.
+    """
 
     module: nn.Module
     architecture: Architecture
@@ -90,7 +92,9 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
     name = spec.name
     if _is_folder(spec):
         if not (folder / "config.json").is_file():
-            raise RequestError(f"model folder {folder} has no config.json; expected timm's hub format (config.json and model.safetensors)")
+            raise RequestError(
+                f"model folder {folder} has no config.json; expected timm's hub format (config.json and model.safetensors)"
+            )
         name = f"local-dir:{folder}"
     elif not timm.is_model(name.split(".")[0]):
         raise RequestError(_unknown_model(name))
@@ -125,7 +129,11 @@ def _is_folder(spec: ModelSpec) -> bool:
 def _unknown_model(name: str) -> str:
     families = [n for n in timm.list_models() if n.startswith(("vit_", "deit"))]
     close = difflib.get_close_matches(name.split(".")[0], families, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(close)}?" if close else "; try a name such as deit_small_patch16_224, or a folder in timm's hub format"
+    hint = (
+        f"; did you mean {', '.join(close)}?"
+        if close
+        else "; try a name such as deit_small_patch16_224, or a folder in timm's hub format"
+    )
     return f"there is no timm model {name!r}{hint}"
 
 
@@ -136,7 +144,9 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
         return read_state_dict(Path(spec.name) / "model.safetensors")
     config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     if not config.get("hf_hub_id") and not config.get("url"):
-        raise WeightsError(f"timm has no pretrained weights for {spec.name}; give some with --weights FILE, or train with --from-scratch")
+        raise WeightsError(
+            f"timm has no pretrained weights for {spec.name}; give some with --weights FILE, or train with --from-scratch"
+        )
     _reach_hub(spec.name)
     try:
         hub = timm.create_model(spec.name, pretrained=True, **spec.args)

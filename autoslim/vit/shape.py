@@ -49,9 +49,13 @@ def read_shape(model: nn.Module) -> ViTShape:
 
 def _check_stem_and_head(vit: Any) -> None:
     if type(vit.patch_embed) is not PatchEmbed or not isinstance(vit.patch_embed.norm, nn.Identity):
-        raise UnsupportedModelError(f"patch_embed is a {type(vit.patch_embed).__name__} with its own norm or stem, not a plain PatchEmbed")
+        raise UnsupportedModelError(
+            f"patch_embed is a {type(vit.patch_embed).__name__} with its own norm or stem, not a plain PatchEmbed"
+        )
     if vit.patch_embed.proj.in_channels != 3:
-        raise UnsupportedModelError(f"patch_embed takes {vit.patch_embed.proj.in_channels} channels; only RGB images are supported")
+        raise UnsupportedModelError(
+            f"patch_embed takes {vit.patch_embed.proj.in_channels} channels; only RGB images are supported"
+        )
     if vit.dynamic_img_size or getattr(vit.patch_embed, "dynamic_img_pad", False):
         raise UnsupportedModelError("dynamic_img_size: a FLOPs budget needs one image size")
     if not isinstance(vit.patch_drop, nn.Identity):

@@ -32,7 +32,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
         raise WeightsError(
-            f"weights file {path} is a pickle that holds more than tensors; it was refused, not run. Save a state dict as safetensors instead"
+            f"weights file {path} is a pickle that holds more than tensors; it was refused, not run. "
+            "Save a state dict as safetensors instead"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise WeightsError(f"weights file {path} cannot be read: {error}") from error
@@ -66,7 +67,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
         state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
     missing = [name for name in own if name not in state and (head_fits or not name.startswith(_HEADS))]
     left_over = [name for name in state if name not in own]
-    misfits = [f"{n} {tuple(v.shape)} for {tuple(own[n].shape)}" for n, v in state.items() if n in own and v.shape != own[n].shape]
+    misfits = [
+        f"{n} {tuple(v.shape)} for {tuple(own[n].shape)}" for n, v in state.items() if n in own and v.shape != own[n].shape
+    ]
     for what, names in (("lack", missing), ("have besides", left_over), ("have in another shape", misfits)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

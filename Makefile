@@ -1,0 +1,47 @@
+# Everything starts from `make install`, which the other targets run when it is needed. VENV and PYTHON may be given.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.autoslim-installed
+DEMO_OUTPUT ?= runs/demo
+
+.PHONY: help install demo test test-all lint clean
+
+help:
+	@echo "make install   set up $(VENV)"
+	@echo "make demo      search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow"
+	@echo "make test      the tests, at most ten minutes on two cores"
+	@echo "make test-all  the rest of the tests, too"
+	@echo "make lint      style, types, layers"
+	@echo "VENV=DIR and PYTHON=python3.x choose the environment and what makes it"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autoslim needs Python 3.11 or newer; give one with PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@rm -rf $(DEMO_OUTPUT)
+	$(BIN)/autoslim search --model deit_tiny_patch16_224 --from-scratch \
+	  --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 --image-size 24 --data digits \
+	  --flops 70% --flops 50% --flops 40% --trials 12 --epochs 5 --base-epochs 40 --base-lr 3e-3 --batch-size 32 \
+	  --space smoke --concurrency 2 --output $(DEMO_OUTPUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow and not cluster'
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist *.egg-info runs/demo
