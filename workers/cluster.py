@@ -75,6 +75,7 @@ def _local_options() -> dict[str, object]:
     options: dict[str, object] = {
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
+        "_node_ip_address": "127.0.0.1",
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "object_store_memory": _OBJECT_STORE,

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,9 +22,15 @@ from autoslim.errors import UnsupportedModelError
 COUNTERS_AGREE_WITHIN = 0.006
 """torch's counter leaves out LayerNorm, which is at most 0.6 % of a ViT."""
 
+with warnings.catch_warnings():
+    # fvcore scripts a function while it is imported, which torch now deprecates.
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
 _FREE_OPERATORS = """
     add add_ sub sub_ rsub mul mul_ div div_ neg pow sqrt rsqrt exp log tanh sigmoid softmax log_softmax gelu gelu_ relu silu
-    mean sum std var max min amax clamp abs sort argsort topk gather index_select index expand expand_as repeat
+    rand mean sum std var max min amax clamp abs sort argsort topk gather index_select index expand expand_as repeat
     masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange
     stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh
 """

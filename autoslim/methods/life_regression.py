@@ -10,21 +10,23 @@ Shapes: B batch, N tokens, P patches, D width.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from autoslim.errors import UnsupportedModelError
 from autoslim.flops.predict import LAYER_NORM
 from autoslim.methods.base import Finished, Method, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.tokens import keep_patches, key_mask, order_by, standardise
-from autoslim.methods.trunk import Trunk, blocks_of, install
+from autoslim.methods.trunk import Trunk, blocks_of, install, refuse_mask
 from autoslim.plan import Extra, Plan
 from autoslim.recipe import Knobs
 from autoslim.shape import ViTShape
@@ -92,19 +94,38 @@ class SoftLifeTrunk(nn.Module):
         self.temperature = temperature
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        for block in self.blocks[: self.first]:
-            x_BND = block(x_BND)
-        life_BP = self.lives(x_BND)
-        for index, block in enumerate(self.blocks[self.first :], self.first):
-            weight_BP = torch.sigmoid(self.temperature * (life_BP - index))
-            prefix = weight_BP.new_ones(len(weight_BP), self.regressor.num_prefix_tokens)
-            x_BND = block(x_BND, attn_mask=key_mask(torch.cat((prefix, weight_BP), dim=1)).to(x_BND.dtype))
+        for step in self:
+            x_BND = step(x_BND)
         return x_BND
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        """Steps in a row, so that timm's gradient checkpointing works; from the regressor on, the lives go along with the tokens."""
+        yield from self.blocks[: self.first]
+        yield self._with_lives
+        for index in range(self.first, len(self.blocks)):
+            yield functools.partial(self._soft_block, index)
+        yield _tokens_alone
+
+    def _with_lives(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> tuple[Tensor, Tensor]:
+        refuse_mask(attn_mask, is_causal)
+        return x_BND, self.lives(x_BND)
+
+    def _soft_block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x_BND, life_BP = tokens_and_lives
+        # The logarithm in one: a weight that underflows to 0 would leave a gradient of 0 / 0.
+        weight_BP = functional.logsigmoid(self.temperature * (life_BP - index))
+        prefix = weight_BP.new_zeros(len(weight_BP), self.regressor.num_prefix_tokens)
+        mask_B11N = key_mask(torch.cat((prefix, weight_BP), dim=1)).to(x_BND.dtype)
+        return self.blocks[index](x_BND, attn_mask=mask_B11N), life_BP
 
     def lives(self, x_BND: Tensor) -> Tensor:
         """How long each patch lives, in blocks from the model's start: (B, P)."""
         mean, std = self.life
         return standardise(self.regressor(x_BND).float(), mean=mean, std=std)
+
+
+def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
+    return tokens_and_lives[0]
 
 
 def life_moments(
@@ -180,13 +201,13 @@ class LifeRegression(Method):
             searched=False,
         ),
         "temperature": Knob(
-            kind="float", help="steepness T of the soft end of a life, per block", default=2.0, low=0.25, high=16.0, log=True
+            kind="float", help="steepness T of the soft end of a life, per block", default=4.0, low=0.5, high=16.0, log=True
         ),
         "train_share": Knob(
             kind="float", help="share of the epochs spent on the regressor alone", default=0.2, low=0.02, high=0.6
         ),
         "regressor_lr": Knob(
-            kind="float", help="regressor's learning rate over the recipe's", default=4.0, low=0.5, high=50.0, log=True
+            kind="float", help="regressor's learning rate over the recipe's", default=20.0, low=1.0, high=100.0, log=True
         ),
         "tune": Knob(
             kind="choice",
@@ -205,17 +226,20 @@ class LifeRegression(Method):
         return not number.isdigit() or int(number) <= chosen["drops"]
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """Layers and thresholds in rising order; where two drops fall on one block, only the harder one is left."""
+        """Layers and thresholds in rising order; two drops on one block become the harder one, and one that drops nothing goes."""
         full = complete(self.ranges, knobs, depth=shape.depth)
         drops = range(1, full["drops"] + 1)
         layers = sorted(full[f"drop_layer_{k}"] for k in drops)
         thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
         merged = dict(zip(layers, thresholds, strict=True))
-        full["drops"] = len(merged)
-        for k, (layer, threshold) in enumerate(merged.items(), 1):
+        kept = {layer: _patches_above(threshold, shape) for layer, threshold in merged.items()}
+        # The first stays where it is even if it drops nothing, because the regressor looks at the tokens there.
+        real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
+        full["drops"] = len(real)
+        for k, layer in enumerate(real, 1):
             full[f"drop_layer_{k}"] = layer
             # The threshold of the count it selects, so that recipes with the same counts are the same recipe.
-            full[f"life_threshold_{k}"] = min(1 - _patches_above(threshold, shape) / shape.patches, _LONGEST)
+            full[f"life_threshold_{k}"] = min(1 - kept[layer] / shape.patches, _LONGEST)
         if not full[f"drop_layer_{full['drops']}"] < full["spare_until"] < shape.depth or not _has_spare(shape, full):
             full["spare_until"] = 0
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}

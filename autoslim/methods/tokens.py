@@ -17,6 +17,9 @@ def keep_patches(x_BND: Tensor, index_BK: Tensor, *, num_prefix_tokens: int) -> 
 
 def order_by(score_BP: Tensor) -> Tensor:
     """Patch indices, highest score first; equal scores in reading order, so that a result does not depend on the device."""
+    if torch.compiler.is_exporting():
+        # ONNX has no stable sort; this becomes its TopK, which puts the lower index first by definition.
+        return score_BP.argsort(dim=1, descending=True)
     return score_BP.argsort(dim=1, descending=True, stable=True)
 
 
@@ -26,9 +29,9 @@ def standardise(score_BP: Tensor, *, mean: float, std: float) -> Tensor:
     return centred_BP / (score_BP.std(dim=1, keepdim=True) + 1e-8) * std + mean
 
 
-def key_mask(weight_BN: Tensor) -> Tensor:
-    """The additive attention mask (B, 1, 1, N) under which key j counts `weight_BN[:, j]` times in every softmax.
+def key_mask(log_weight_BN: Tensor) -> Tensor:
+    """The additive attention mask (B, 1, 1, N) under which key j counts w_j times in every softmax, given log w_j.
 
-    exp(z + log w) = w exp(z); a weight of 0 removes the key as if its token were not there.
+    exp(z + log w) = w exp(z); a weight of 0 (minus infinity here) removes the key as if its token were not there.
     """
-    return weight_BN.log()[:, None, None, :]
+    return log_weight_BN[:, None, None, :]

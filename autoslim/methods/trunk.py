@@ -23,8 +23,7 @@ class Stage(nn.Module):
         self.block = block
 
     def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if attn_mask is not None or is_causal:
-            raise UnsupportedModelError("a slimmed model takes no attention mask: its tokens are not those of the image any more")
+        refuse_mask(attn_mask, is_causal)
         if self.step is not None:
             x_BND = self.step(x_BND)
         out: Tensor = self.block(x_BND)
@@ -72,6 +71,11 @@ def install(model: nn.Module, trunk: nn.Module) -> nn.Module:
     model.forward_intermediates = _refuse_intermediates  # type: ignore[assignment]
     model.get_intermediate_layers = _refuse_intermediates  # type: ignore[assignment]
     return model
+
+
+def refuse_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
+    if attn_mask is not None or is_causal:
+        raise UnsupportedModelError("a slimmed model takes no attention mask: its tokens are not those of the image any more")
 
 
 def _refuse_intermediates(*args: Any, **kwargs: Any) -> NoReturn:

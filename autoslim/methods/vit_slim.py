@@ -30,8 +30,8 @@ from autoslim.plan import BlockPlan, Plan
 from autoslim.recipe import Knobs
 from autoslim.shape import ViTShape
 
-L1_WEIGHTS = {"mild": (1e-4, 2.5e-5), "paper": (2e-4, 5e-5), "strong": (2e-3, 5e-4)}
-"""w1 (attention) and w2 (MLP). `paper` is its optimum for DeiT-S over 50 epochs; `strong` is ours, for searches of a few epochs."""
+L1_WEIGHTS = {"paper": (2e-4, 5e-5), "even": (2e-4, 2e-4)}
+"""w1 (attention) and w2 (MLP). `paper` is its optimum for DeiT-S over 50 epochs; `even` is ours, for a ranking across both."""
 
 _NARROWEST = 0.02
 
@@ -45,21 +45,31 @@ class Unit:
     score: float
 
 
-def ranking(zetas: list[tuple[Tensor, Tensor]], costs: list[tuple[int, int]], cost_power: float) -> list[Unit]:
+def ranking(
+    zetas: list[tuple[Tensor, Tensor]], costs: list[tuple[int, int]], cost_power: float, l1: tuple[float, float] = (1.0, 1.0)
+) -> list[Unit]:
     """All units of all layers, best first.
 
-    `zetas` holds a (H, K) and a (F,) mask per block; `costs` the multiply-accumulates of one head dimension (over all heads) and of one
-    hidden unit. A head dimension's mask is the mean over the heads of their j-th largest, by signed value as in the paper.
+    `zetas` holds a (H, K) and a (F,) mask per block; `costs` the multiply-accumulates of one head dimension (over all heads) and of
+    one hidden unit; `l1` the weights w1 and w2 that pulled at them. A head dimension's mask is the mean over the heads of their j-th
+    largest, by signed value as in the paper.
+
+    Where the task resists the l1 pull w with a curvature h, a mask comes to rest at 1 - w / h. What a unit is worth is therefore read
+    from how far its mask has fallen, w / fall, and divided by cost^cost_power; at 0 and with equal weights this is the paper's
+    order by value.
     """
     units = []
     cheapest = min(cost for pair in costs for cost in pair)
+    top = max(float(zeta.max()) for pair in zetas for zeta in pair)
     for block, ((zeta_HK, zeta_F), (head_cost, unit_cost)) in enumerate(zip(zetas, costs, strict=True)):
-        heads = len(zeta_HK)
         dims_K = zeta_HK.sort(dim=1, descending=True).values.mean(dim=0)
         hidden_F = zeta_F.sort(descending=True).values
-        for part, values, cost in (("attention", dims_K, head_cost / heads), ("mlp", hidden_F, unit_cost)):
-            price = (cost / cheapest) ** cost_power
-            units += [Unit(block=block, part=part, score=value / price) for value in values.tolist()]
+        for part, values, cost, weight in (
+            ("attention", dims_K, head_cost / len(zeta_HK), l1[0]),
+            ("mlp", hidden_F, unit_cost, l1[1]),
+        ):
+            price = (cost / cheapest) ** cost_power / (weight / max(l1))
+            units += [Unit(block=block, part=part, score=(value - top) * price) for value in values.tolist()]
     # A stable sort keeps the falling order within each layer, so that every prefix of the list is a valid set.
     return sorted(units, key=lambda unit: -unit.score)
 
@@ -111,15 +121,28 @@ class ViTSlim(Method):
     paper = "https://arxiv.org/abs/2201.00814"
     ranges: ClassVar[Ranges] = {
         "keep": Knob(kind="float", help="share of all widths kept", default=0.7, low=_NARROWEST, high=1.0, priced=1),
-        "l1": Knob(kind="choice", help="l1 weights of attention and MLP masks", default="strong", choices=tuple(L1_WEIGHTS)),
-        "cost_power": Knob(kind="float", help="masks are compared divided by cost to this power", default=0.5, low=0.0, high=1.0),
+        "l1": Knob(kind="choice", help="l1 weights of attention and MLP masks", default="even", choices=tuple(L1_WEIGHTS)),
+        "cost_power": Knob(
+            kind="float", help="masks' falls are compared times cost to this power", default=0.5, low=0.0, high=1.0
+        ),
         "train_share": Knob(kind="float", help="share of the epochs spent on the mask search", default=0.3, low=0.05, high=0.7),
-        "mask_lr": Knob(kind="float", help="masks' learning rate over the recipe's", default=20.0, low=1.0, high=100.0, log=True),
+        "mask_lr": Knob(kind="float", help="masks' learning rate over the recipe's", default=40.0, low=5.0, high=160.0, log=True),
     }
 
     def check(self, shape: ViTShape) -> None:
         if shape.qk_norm:
             raise UnsupportedModelError("attn.q_norm: ViT-Slim cannot narrow heads whose queries and keys are normalised")
+
+    def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """`keep` in the middle of the shares that select the same widths, so that recipes with the same widths are the same recipe."""
+        full = super().repair(shape, knobs)
+        widths = (shape.head_width, shape.hidden)
+        if full["keep"] < 1:
+            counts = [(int(width * full["keep"]), width) for width in widths]
+            low = max(count / width for count, width in counts)
+            high = min((count + 1) / width for count, width in counts)
+            full["keep"] = (max(low, _NARROWEST) + min(high, 1.0)) / 2
+        return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """The same share of every layer: FLOPs are linear in the widths, so the real ranking costs as much, wherever it cuts."""
@@ -149,7 +172,7 @@ class ViTSlim(Method):
     def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
         masks = [(a.detach(), m.detach()) for a, m in _masks(student)]
         costs = [_unit_costs(shape, block) for block in plan.blocks]
-        finished = widths_within(shape, plan, ranking(masks, costs, knobs["cost_power"]), budget)
+        finished = widths_within(shape, plan, ranking(masks, costs, knobs["cost_power"], L1_WEIGHTS[knobs["l1"]]), budget)
         for module, block, (zeta_HK, zeta_F) in zip(blocks_of(student), finished.blocks, masks, strict=True):
             _cut(module, block, zeta_HK, zeta_F)
         student.requires_grad_(True)

@@ -1,0 +1,5 @@
+"""`python -m autoslim.cli`."""
+
+from autoslim.cli.app import main
+
+main()

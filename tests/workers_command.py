@@ -1,0 +1,63 @@
+"""Runs `autoslim search` as a user does, and stops it at a line of its output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+SEARCH = [
+    "--model", "deit_tiny_patch16_224", "--from-scratch",
+    "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--image-size", "16",
+    "--data", "digits", "--flops", "70%", "--flops", "50%", "--space", "smoke",
+    "--epochs", "2", "--base-epochs", "1", "--batch-size", "64",
+]  # fmt: skip
+
+
+class Search:
+    """A search in a process group of its own. Its lines on stderr are read as they come."""
+
+    def __init__(self, *arguments: str) -> None:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "autoslim.cli", "search", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, wanted: Callable[[str], bool], *, seconds: float = 150.0) -> str:
+        deadline = time.monotonic() + seconds
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if wanted(line):
+                return line
+            assert time.monotonic() < deadline, "".join(self.lines)
+        raise AssertionError("the search ended without saying it:\n" + "".join(self.lines))
+
+    def end(self) -> int:
+        assert self.process.stdout is not None
+        with self.process.stdout as rest:
+            self.lines += list(rest)
+        return self.process.wait(timeout=150)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill_all(self) -> None:
+        """kill -9 of the driver; Ray's own processes end with it."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
