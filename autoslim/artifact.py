@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import safetensors.torch
+import timm
 from safetensors import SafetensorError
 from torch import nn
 
@@ -88,7 +89,7 @@ def write_config(folder: Path, config: SlimConfig) -> None:
 
 
 def load_config(folder: str | Path) -> SlimConfig:
-    """Raises WeightsError when the folder holds no slimmed model of a format this version reads."""
+    """Raises WeightsError, or RequestError for a wrong field, when the folder holds no slimmed model that this version reads."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise WeightsError(f"{folder} holds no slimmed model: {path} does not exist")
@@ -103,6 +104,10 @@ def load_config(folder: str | Path) -> SlimConfig:
     unknown = [step.method for step in config.recipe.steps if step.method not in METHODS]
     if unknown:
         raise WeightsError(f"{path} names the method {unknown[0]!r}; known: {', '.join(METHODS)}")
+    if not timm.is_model(config.architecture.name):
+        # timm would fetch a name such as hf-hub:… from the network.
+        raise WeightsError(f"{path} names the architecture {config.architecture.name!r}, which timm does not have")
+    config.plan.check(config.shape)
     return config
 
 
@@ -113,7 +118,10 @@ def load(folder: str | Path) -> nn.Module:
         WeightsError: when the folder holds no slimmed model, or weights that do not fit it.
     """
     config = load_config(folder)
-    model = config.build()
+    try:
+        model = config.build()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise WeightsError(f"the model that {folder} describes cannot be built: {error}") from error
     try:
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from decimal import Decimal
 
 from autoslim.errors import BudgetError, RequestError
 from autoslim.record import Record
@@ -46,7 +47,8 @@ class Budget(Record):
                 raise RequestError(f"budget {label!r}: a share must be above 0 % and at most 100 %")
             return cls(label=label, share=share)
         if match := _ABSOLUTE.fullmatch(label):
-            flops = int(float(match[1]) * _UNITS[match[2].upper()])
+            # Decimal, because 4.1 x 10^9 in binary is one short.
+            flops = int(Decimal(match[1]) * _UNITS[match[2].upper()])
             if flops <= 0:
                 raise RequestError(f"budget {label!r}: FLOPs must be above zero")
             return cls(label=label, flops=flops)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+from ray.job_config import JobConfig
 
 from autoslim.errors import ClusterError
 from autoslim.job import Resources
@@ -45,8 +46,10 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connect(address: str | None) -> Iterator[Cluster]:
+def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
     """Starts a local Ray (`address` None or `local`) with its dashboard on loopback, or joins the one at `address`.
+
+    `name` is what the dashboard's list of jobs shows.
 
     Raises:
         ClusterError: when it cannot be reached.
@@ -54,7 +57,9 @@ def connect(address: str | None) -> Iterator[Cluster]:
     _quiet()
     local = address in (None, "local")
     try:
-        context = ray.init(address="local", **_local_options()) if local else ray.init(address=address, log_to_driver=False)
+        config = JobConfig(metadata={"job_name": name})
+        options = _local_options() if local else {"log_to_driver": False}
+        context = ray.init(address="local" if local else address, job_config=config, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         where = "start a local Ray" if local else f"reach Ray at {address}"
         raise ClusterError(f"cannot {where}: {error}") from error
@@ -75,7 +80,6 @@ def _local_options() -> dict[str, object]:
     options: dict[str, object] = {
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
-        "_node_ip_address": "127.0.0.1",
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "object_store_memory": _OBJECT_STORE,

@@ -25,7 +25,7 @@ from autoslim.plan import Plan
 from autoslim.record import Record
 from autoslim.report import render_front
 from autoslim.result import BaseFacts, EpochReport, ParetoFront, TrialResult, TrialState
-from autoslim.search import AgainstControl, Proposer, against_control, choose, load_space
+from autoslim.search import AgainstControl, Proposer, against_control, cheaper_and_better, choose, load_space
 from autoslim.store import JobState, Store, default_url
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from autoslim.tracking import Mirror, MirrorThread
@@ -61,7 +61,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Record):
-    """How a search ended. `missing` are the budgets that no trial met; `logged` is false when MLflow was down."""
+    """How a search ended. `cheaper` are trials that beat a model for less; `missing` the budgets that no trial met; `logged` is false when MLflow was down."""
 
     job: str
     output: str
@@ -69,6 +69,7 @@ class Summary(Record):
     dense_accuracy: float
     models: tuple[HandedOver, ...]
     controls: dict[str, AgainstControl]
+    cheaper: dict[str, TrialResult]
     missing: tuple[str, ...]
     states: dict[str, int]
     tracking_uri: str
@@ -140,7 +141,7 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
     mirror = Mirror(store, job.id)
     thread = MirrorThread(mirror).start()
     try:
-        with connect(job.address) as cluster, Interrupt() as interrupt:
+        with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
             summary = _search(prepared, store, cluster, interrupt)
         store.set_state(job.id, JobState.COMPLETE)
     except KeyboardInterrupt:
@@ -179,6 +180,7 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
 def _summary(prepared: Prepared, results: list[TrialResult], facts: BaseFacts, models: list[HandedOver]) -> Summary:
     controls = {label: against_control(results, prepared.budgets, label) for label in prepared.budgets}
     have = {model.label for model in models}
+    chosen = {model.label: results[model.trial] for model in models}
     return Summary(
         job=prepared.job.id,
         output=str(prepared.output.root),
@@ -186,6 +188,7 @@ def _summary(prepared: Prepared, results: list[TrialResult], facts: BaseFacts, m
         dense_accuracy=facts.dense_accuracy,
         models=tuple(models),
         controls={label: control for label, control in controls.items() if control is not None},
+        cheaper=cheaper_and_better(results, chosen),
         missing=tuple(label for label in prepared.budgets if label not in have),
         states={state.value: sum(result.state is state for result in results) for state in TrialState},
         tracking_uri="",

@@ -80,7 +80,7 @@ def _store() -> str:
 def _ray(address: str | None) -> str:
     from workers.cluster import connect
 
-    with connect(address) as cluster:
+    with connect(address, name="autoslim doctor") as cluster:
         return f"{'cluster at ' + cluster.address if address else 'a local cluster starts'}: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
 
 

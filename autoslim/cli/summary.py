@@ -17,6 +17,11 @@ def render(summary: Summary) -> str:
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     for label, control in summary.controls.items():
         lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
+    for label, result in summary.cheaper.items():
+        lines.append(
+            f"{label}: trial {result.number} ({result.recipe.method}) did as well for less, {result.accuracy:.2%} at "
+            f"{format_flops(result.flops or 0)}; its model: {summary.output}/{result.artifact}"
+        )
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
     quoted = f'"{summary.models[0].folder}"' if summary.models else '"..."'

@@ -1,6 +1,6 @@
 """Proposes recipes and sorts their results. Trains nothing, and knows of neither Ray nor MLflow."""
 
-from autoslim.search.front import AgainstControl, against_control, choose
+from autoslim.search.front import AgainstControl, against_control, cheaper_and_better, choose
 from autoslim.search.proposer import SAMPLERS, Proposal, Proposer
 from autoslim.search.reach import Corner, Reach, reach
 from autoslim.search.space import Space
@@ -15,6 +15,7 @@ __all__ = [
     "Reach",
     "Space",
     "against_control",
+    "cheaper_and_better",
     "choose",
     "load_space",
     "parse_space",

@@ -15,8 +15,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import torch
-from timm.data.mixup import Mixup
+from timm.data.mixup import mixup_target
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -92,7 +93,7 @@ class Trainer:
     def segments(self) -> Iterator[Segment]:
         """Raises DivergedError for a loss that is not finite, InfeasibleError when half a batch does not fit into memory either."""
         length = len(self.loader)
-        for index in range(self.step // length, math.ceil(self.beat.steps / length)):
+        for index in range(math.ceil(self.step / length), math.ceil(self.beat.steps / length)):
             metrics = self._run(index, min(length, self.beat.steps - index * length))
             yield Segment(
                 index=index,
@@ -104,7 +105,6 @@ class Trainer:
 
     def _run(self, index: int, steps: int) -> dict[str, float]:
         torch.manual_seed(segment_seed(self.seed, self.beat.name, index))
-        mixup = _mixup(self.training, self.student)
         self.student.train()
         totals: dict[str, Tensor] = {}
         began, images = time.monotonic(), 0
@@ -112,8 +112,8 @@ class Trainer:
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, labels_B in itertools.islice(batches, steps):
                 batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
-                if mixup is not None:
-                    batch, targets = mixup(batch, targets)
+                if self.training.mixup > 0:
+                    batch, targets = self._mix(batch, targets)
                 self._set_learning_rate()
                 curves = self._update(batch, targets)
                 self.step += 1
@@ -125,8 +125,17 @@ class Trainer:
                 if self.step % _FINITE_EVERY == 0:
                     self._check_finite(totals)
         self._check_finite(totals)
+        self._check_weights()
         seconds = time.monotonic() - began
         return {name: float(total) / steps for name, total in totals.items()} | {"images_per_second": images / seconds}
+
+    def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup of each image with its opposite number, in a share drawn from Beta(alpha, alpha); targets become soft labels."""
+        draw = np.random.default_rng([self.seed, zlib.crc32(self.beat.name.encode()), self.step])
+        share = draw.beta(self.training.mixup, self.training.mixup)
+        classes = int(self.student.num_classes)  # type: ignore[arg-type]
+        targets_BC = mixup_target(labels_B, classes, share, self.training.label_smoothing)
+        return torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share), targets_BC
 
     def _update(self, images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         try:
@@ -166,6 +175,12 @@ class Trainer:
         if not torch.isfinite(totals["loss"]):
             raise DivergedError(f"the loss is {float(totals['loss'])} at step {self.step} of the {self.beat.name} beat")
 
+    def _check_weights(self) -> None:
+        """The last step's weights have gone into no loss yet."""
+        for name, parameter in self.student.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise DivergedError(f"{name} is not finite after step {self.step} of the {self.beat.name} beat")
+
     def _state(self) -> dict[str, Tensor]:
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
         if self.average is not None:
@@ -204,10 +219,3 @@ def make_optimizer(student: nn.Module, training: Training, learning_rates: Mappi
         [{"params": parameters, "lr": training.lr * rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
         fused=True,
     )
-
-
-def _mixup(training: Training, student: nn.Module) -> Mixup | None:
-    if training.mixup <= 0:
-        return None
-    classes = int(student.num_classes)  # type: ignore[arg-type]
-    return Mixup(mixup_alpha=training.mixup, label_smoothing=training.label_smoothing, num_classes=classes)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.errors import TrialError
 from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, solve
 from autoslim.methods.base import Method
 from autoslim.plan import Plan
 from autoslim.recipe import Recipe, Step
@@ -73,7 +73,7 @@ class _Trial:
     def run(self) -> Reports:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
         total = max(len(shares) + 1, round(self.training.epochs * len(self.train_images)))
-        train_steps = [max(1, round(share * total)) for share in shares]
+        train_steps = split_steps(total, shares)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             self.earlier = float(saved[1]["seconds"])
@@ -83,7 +83,7 @@ class _Trial:
                 saved = None
         if saved is not None:
             self._restore_cut(saved)
-        yield from self._tune(max(1, total - sum(train_steps)), saved)
+        yield from self._tune(total - sum(train_steps), saved)
         return self._hand_over()
 
     def _slim(
@@ -91,6 +91,7 @@ class _Trial:
     ) -> Generator[EpochReport]:
         if saved is not None:
             self._restore_cut(saved)
+        step = self._solved(position, step)
         method, budget = METHODS[step.method], self._budget_of(position, step)
         torch.manual_seed(self.recipe.seed)
         student = method.attach(self.model, self.shape, step.knobs, self.bench.calibration(self.training, seed=self.recipe.seed))
@@ -110,6 +111,12 @@ class _Trial:
         self.finished.append(Step(method=step.method, knobs=finished.knobs))
         self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
+
+    def _solved(self, position: int, step: Step) -> Step:
+        """The last of several steps is solved again on what those before have really left: where widths went decides what a drop saves."""
+        if position == 0 or position < len(self.recipe.steps) - 1:
+            return step
+        return step.replace(knobs=solve(METHODS[step.method], self.shape, self.plan, step.knobs, self.recipe.budget).knobs)
 
     def _budget_of(self, position: int, step: Step) -> int:
         """Only the last step is solved onto the recipe's budget; an earlier one aims at its own plan."""
@@ -201,7 +208,7 @@ class _Trial:
         share = accuracy(model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
         predicted, flops = predict(self.shape, self.plan), count_flops(model, self.shape.image_size)
         by_torch = count_flops_torch(model, self.shape.image_size)
-        check_flops(predicted, fvcore=flops, torch=by_torch, budget=self.recipe.budget)
+        check_flops(predicted, self.plan, fvcore=flops, torch=by_torch, budget=self.recipe.budget)
         recipe = self.recipe.replace(steps=tuple(self.finished))
         params = sum(p.numel() for p in model.parameters())
         dense = predict(self.shape, Plan.dense(self.shape)).total
@@ -240,15 +247,21 @@ class _Trial:
         )
 
 
-def check_flops(predicted: Flops, *, fvcore: int, torch: int, budget: int) -> None:
-    """Raises TrialError unless the counters agree and the budget is met.
+def split_steps(total: int, shares: list[float]) -> list[int]:
+    """Training steps of each train beat: its share of what earlier beats have left; every beat, and the tuning, gets at least one."""
+    steps: list[int] = []
+    for beats_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
+        left = total - sum(steps)
+        steps.append(min(max(1, round(share * left)), left - beats_after))
+    return steps
 
-    torch's counter sees no norms, so it is held against ours without them; extras' norms may make up the tolerance.
-    """
+
+def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget: int) -> None:
+    """Raises TrialError unless the counters agree and the budget is met; torch's, which sees no norms, with ours without them."""
     if fvcore != predicted.total:
         raise TrialError(f"fvcore counts {fvcore} multiply-accumulates on the finished model, its plan says {predicted.total}")
     if fvcore > budget:
         raise TrialError(f"the finished model has {fvcore} multiply-accumulates, above the budget of {budget}")
-    expected = predicted.total - predicted.norms
+    expected = predicted.total - predicted.norms - sum(extra.norms for extra in plan.extras)
     if abs(torch - expected) > COUNTERS_AGREE_WITHIN * expected:
         raise TrialError(f"torch counts {torch} multiply-accumulates without norms, ours are {expected}: more than 0.6 % apart")

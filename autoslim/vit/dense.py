@@ -20,7 +20,7 @@ from autoslim.job import ModelSpec
 from autoslim.shape import ViTShape
 from autoslim.vit.architecture import Architecture, Preprocessing
 from autoslim.vit.shape import read_shape
-from autoslim.vit.weights import load_weights, read_state_dict
+from autoslim.vit.weights import is_resampled, load_weights, read_state_dict
 
 _HUB_DEADLINE = 8.0
 """Seconds to wait for the hub's first answer; without a network its client would try for most of a minute."""
@@ -60,11 +60,13 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
     shape = read_shape(module)
     config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     labels = config.get("label_names")
-    trained, head_fits = True, True
+    trained, head_fits, resampled = True, True, False
     if spec.weights == "scratch":
         trained = False
     else:
-        head_fits = load_weights(module, _weights_of(spec, module), source=spec.name)
+        state = _weights_of(spec, module)
+        resampled = is_resampled(module, state)
+        head_fits = load_weights(module, state, source=spec.name)
     data = resolve_model_data_config(module)
     return DenseModel(
         module=module.eval(),
@@ -73,7 +75,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         preprocessing=Preprocessing(mean=tuple(data["mean"]), std=tuple(data["std"]), crop_pct=float(data["crop_pct"])),
         trained=trained,
         head_fits=head_fits,
-        resampled=tuple(data["input_size"][1:]) != shape.image_size,
+        resampled=resampled,
         labels=tuple(labels) if labels else None,
     )
 
@@ -82,7 +84,7 @@ def _architecture(spec: ModelSpec, shape: ViTShape) -> Architecture:
     """As data that does not refer to the folder it may have come from."""
     name, args = spec.name, dict(spec.args)
     if _is_folder(spec):
-        config = json.loads((Path(spec.name) / "config.json").read_text())
+        config = _read_config(Path(spec.name))
         name, args = config["architecture"], {**config.get("model_args", {}), **args}
     return Architecture(name=name, args={**args, "img_size": list(shape.image_size), "num_classes": shape.classes})
 
@@ -91,10 +93,7 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
     folder = Path(spec.name)
     name = spec.name
     if _is_folder(spec):
-        if not (folder / "config.json").is_file():
-            raise RequestError(
-                f"model folder {folder} has no config.json; expected timm's hub format (config.json and model.safetensors)"
-            )
+        _read_config(folder)
         name = f"local-dir:{folder}"
     elif not timm.is_model(name.split(".")[0]):
         raise RequestError(_unknown_model(name))
@@ -107,7 +106,7 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
         torch.manual_seed(_SCRATCH_SEED)
         try:
             module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError, json.JSONDecodeError) as error:
+        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
             raise RequestError(f"model {spec.name} cannot be made with {arguments}: {error}") from error
     _check_image_size(spec, module)
     return module
@@ -124,6 +123,20 @@ def _check_image_size(spec: ModelSpec, module: nn.Module) -> None:
 
 def _is_folder(spec: ModelSpec) -> bool:
     return "/" in spec.name or spec.name.startswith(".") or Path(spec.name).is_dir()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    expected = "expected timm's hub format (config.json and model.safetensors)"
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RequestError(f"model folder {folder} has no config.json; {expected}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise RequestError(f"{path} is not valid JSON: {error}; {expected}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise RequestError(f"{path} names no architecture; {expected}")
+    return config
 
 
 def _unknown_model(name: str) -> str:
@@ -148,8 +161,10 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
             f"timm has no pretrained weights for {spec.name}; give some with --weights FILE, or train with --from-scratch"
         )
     _reach_hub(spec.name)
+    # At the checkpoint's own sizes, so that it is seen whether they have to be resampled.
+    arguments = {name: value for name, value in spec.args.items() if name not in ("img_size", "patch_size")}
     try:
-        hub = timm.create_model(spec.name, pretrained=True, **spec.args)
+        hub = timm.create_model(spec.name, pretrained=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(_no_weights(spec.name, error)) from error
     state: dict[str, torch.Tensor] = hub.state_dict()

@@ -78,6 +78,13 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
     return head_fits
 
 
+def is_resampled(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether `state` comes from another grid or patch size, so that what is loaded are interpolated weights."""
+    own = model.state_dict()
+    names = [name for name in ("pos_embed", "patch_embed.proj.weight") if name in own and name in state]
+    return any(own[name].shape != state[name].shape for name in names)
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:

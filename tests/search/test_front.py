@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autoslim.result import TrialResult, TrialState
-from autoslim.search import against_control, choose
+from autoslim.search import against_control, cheaper_and_better, choose
 
 Point = Callable[..., TrialResult]
 
@@ -14,6 +14,14 @@ def test_best_within_each_budget_is_chosen_and_the_cheaper_of_equals(point: Poin
     assert {label: result.number for label, result in chosen.items()} == {"all": 0, "some": 2}
 
 
+def test_a_trial_solved_onto_the_budget_comes_before_a_cheaper_one_that_is_named_beside_it(point: Point) -> None:
+    results = [point(0, 69, 0.8, budget=70), point(1, 40, 0.81), point(2, 68, 0.75, budget=70)]
+    chosen = choose(results, {"some": 70})
+    assert chosen["some"].number == 0
+    assert cheaper_and_better(results, chosen)["some"].number == 1
+    assert cheaper_and_better(results[::2], chosen) == {}
+
+
 def test_trials_that_are_not_complete_are_never_chosen(point: Point) -> None:
     stopped = point(0, 50, 0.9).replace(state=TrialState.STOPPED)
     assert choose([stopped], {"some": 70}) == {}
@@ -21,7 +29,8 @@ def test_trials_that_are_not_complete_are_never_chosen(point: Point) -> None:
 
 
 def test_margin_over_the_control_of_the_same_budget(point: Point) -> None:
-    results = [point(0, 69, 0.6, origin="random", budget=70), point(1, 99, 0.9, origin="random", budget=100), point(2, 65, 0.75)]
+    results = [point(0, 69, 0.6, origin="random", budget=70), point(1, 99, 0.9, origin="random", budget=100)]
+    results.append(point(2, 65, 0.75, budget=70))
     against = against_control(results, {"some": 70}, "some")
     assert against is not None
     assert (against.chosen, against.control, round(against.margin, 9), against.beaten) == (2, 0, 0.15, True)
