@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ray.job_config import JobConfig
 from autoslim.errors import ClusterError
 from autoslim.job import Resources
 
+_KNOCK_SECONDS = 8.0
 _OBJECT_STORE = 100 * 2**20
 """Bytes. Images travel through memory-mapped files, so that Ray's object store carries messages only."""
 
@@ -55,6 +57,8 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
         ClusterError: when it cannot be reached.
     """
     _quiet()
+    if address is not None:
+        _knock(address)
     local = address in (None, "local")
     try:
         config = JobConfig(metadata={"job_name": name})
@@ -74,6 +78,17 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
         )
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits for minutes for an address that nobody listens at."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"cannot reach Ray at {address}: {error.strerror or error}") from error
 
 
 def _local_options() -> dict[str, object]:

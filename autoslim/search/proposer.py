@@ -87,11 +87,14 @@ class Proposer:
             raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has put it right; widen them")
         for label, flops in self.budgets.items():
             if not self.able[label]:
-                corners = {name: r.cheapest.flops for name, r in self.reach.items() if r.cheapest is not None}
-                cheapest = min(corners, key=lambda name: corners[name])
+                reached = ", ".join(
+                    f"{name} {format_flops(found.cheapest.flops)} to {format_flops(found.dearest.flops)}"
+                    for name, found in self.reach.items()
+                    if found.cheapest is not None and found.dearest is not None
+                )
                 raise BudgetError(
-                    f"budget {label} is {format_flops(flops)} multiply-accumulates; the cheapest recipe in the space "
-                    f"{self.space.name!r} has {format_flops(corners[cheapest])} ({cheapest})"
+                    f"budget {label} is {format_flops(flops)} multiply-accumulates, which nothing in the space "
+                    f"{self.space.name!r} can reach; it reaches {reached}"
                 )
 
     @functools.cached_property

@@ -1,0 +1,51 @@
+"""The core runs where no Ray, Optuna or MLflow is installed."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import autoslim
+
+CORE = (
+    *("artifact", "data", "training", "methods", "vit", "flops"),
+    *("job", "result", "recipe", "plan", "budget", "shape", "record", "errors", "output"),
+)
+SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
+
+_IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+for name in {blocked}:
+    sys.modules[name] = None
+for name in {core}:
+    module = importlib.import_module("autoslim." + name)
+    for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
+        importlib.import_module(found.name)
+print(sorted(name for name in sys.modules if name.partition(".")[0] in {blocked} and sys.modules[name] is not None))
+"""
+
+
+def test_the_core_imports_with_the_searchs_packages_blocked():
+    code = _IMPORT_ALL.format(blocked=SEARCH_PACKAGES, core=CORE)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_nouns_need_the_standard_library_only():
+    code = (
+        "import autoslim.job, autoslim.result, autoslim.plan, autoslim.shape, sys\n"
+        "print([name for name in ('torch', 'timm', 'numpy', 'ray', 'optuna', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_part_of_the_package_is_in_the_core_or_above_it():
+    above = {"search", "store", "tracking", "report", "cli"}
+    parts = {module.name for module in pkgutil.iter_modules(autoslim.__path__)} - {"__main__"}
+    assert set(CORE) <= parts
+    assert parts - set(CORE) - above <= {"service", "client", "export"}

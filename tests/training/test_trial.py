@@ -1,0 +1,221 @@
+"""One trial in four beats: what it reports, that it goes on where it stopped, and what it hands over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from tiny import images, logits
+
+from autoslim.artifact import load, load_config
+from autoslim.errors import DivergedError, TrialError
+from autoslim.flops import Flops, count_flops, predict
+from autoslim.methods import METHODS
+from autoslim.plan import Extra, Plan
+from autoslim.recipe import Recipe
+from autoslim.training import Bench, run_trial
+from autoslim.training.trial import check_flops, split_steps
+
+COMPOSED = ("vit_slim", "life_regression")
+RECIPES = {**{name: (name,) for name in METHODS}, "both": COMPOSED}
+each_recipe = pytest.mark.parametrize("recipe", RECIPES)
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same_model(one: Path, other: Path) -> None:
+    left, right = weights_in(one), weights_in(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert load_config(one / "model") == load_config(other / "model")
+
+
+@each_recipe
+def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
+    recipe: str, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    made = make_recipe(*RECIPES[recipe], epochs=3.0)
+    reports, outcome = drain(run_trial(made, bench, tmp_path))
+    beats = [report.beat for report in reports]
+    steps = len(RECIPES[recipe])
+    expected = [beat for beat in beats if beat != "tune"]
+    assert beats == expected + ["tune"] * (len(beats) - len(expected))
+    assert beats.count("cut") == steps
+    assert beats[0] == "train"
+    assert all(beats[index - 1] == "train" for index, beat in enumerate(beats) if beat == "cut")
+    epochs = [report.epoch for report in reports]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] == pytest.approx(outcome.epochs) == pytest.approx(made.training.epochs)
+    assert all("accuracy" in report.metrics for report in reports if report.beat != "train")
+    assert all("loss" in report.metrics for report in reports if report.beat != "cut")
+    assert reports[-1].metrics["accuracy"] == outcome.accuracy
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@each_recipe
+def test_what_is_handed_over_meets_the_budget_and_loads(
+    recipe: str, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    made = make_recipe(*RECIPES[recipe], share=0.5)
+    _, outcome = drain(run_trial(made, bench, tmp_path, budget_label="50%"))
+    model, config = load(tmp_path / "model"), load_config(tmp_path / "model")
+    assert count_flops(model, 32) == outcome.flops == outcome.flops_predicted == config.flops.fvcore <= made.budget
+    assert config.flops.predicted == predict(config.shape, config.plan).total
+    assert outcome.flops >= 0.85 * made.budget
+    assert outcome.params == sum(p.numel() for p in model.parameters()) == config.params
+    assert config.recipe == outcome.recipe
+    assert config.flops.budget_label == "50%"
+    assert [step.method for step in config.recipe.steps] == list(RECIPES[recipe])
+    assert torch.isfinite(logits(model, images())).all()
+    assert 0 <= outcome.accuracy <= 1
+
+
+@pytest.mark.parametrize("share", [0.25, 0.2])
+def test_a_very_narrow_model_agrees_with_torchs_counter(
+    share: float, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    """The regressor's norm is more than 0.6 % of what is left, and torch's counter does not see it."""
+    made = make_recipe(*COMPOSED, share=share, first=1.3 * share, epochs=0.1)
+    _, outcome = drain(run_trial(made, bench, tmp_path))
+    assert outcome.flops <= made.budget
+
+
+@each_recipe
+def test_a_trial_goes_on_after_any_report_to_the_same_model(
+    recipe: str, open_bench: Callable[[], Bench], make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    # Beats that do not end with an epoch: the last segment of each is a short one.
+    made = make_recipe(*RECIPES[recipe], epochs=2.6)
+    bench = open_bench()
+    reports, outcome = drain(run_trial(made, bench, tmp_path / "undisturbed"))
+    for stop in range(1, len(reports) + 1):
+        folder = tmp_path / f"stopped after {stop}"
+        run = run_trial(made, bench, folder)
+        for _ in range(stop):
+            next(run)
+        run.close()
+        rest, resumed = drain(run_trial(made, open_bench(), folder))
+        assert_same_model(folder, tmp_path / "undisturbed")
+        assert (resumed.accuracy, resumed.accuracy_after_cut) == (outcome.accuracy, outcome.accuracy_after_cut)
+        assert resumed.epochs == outcome.epochs
+        assert [r.epoch for r in rest] == [r.epoch for r in reports][-len(rest) :]
+
+
+def test_a_trial_may_be_interrupted_again_and_again(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    made = make_recipe("vit_slim", epochs=3.0)
+    drain(run_trial(made, bench, tmp_path / "undisturbed"))
+    for _ in range(20):
+        run = run_trial(made, bench, tmp_path / "often")
+        try:
+            for _ in range(3):
+                next(run)
+        except StopIteration:
+            break
+        run.close()
+    assert_same_model(tmp_path / "often", tmp_path / "undisturbed")
+
+
+def test_trials_that_share_a_bench_give_what_they_give_alone(
+    open_bench: Callable[[], Bench], make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    recipes = [make_recipe(*RECIPES[name], epochs=1.5) for name in RECIPES]
+    shared = open_bench()
+    before = copy.deepcopy(shared.teacher.state_dict())
+    for number, recipe in enumerate(recipes):
+        drain(run_trial(recipe, shared, tmp_path / f"shared {number}"))
+        drain(run_trial(recipe, open_bench(), tmp_path / f"alone {number}"))
+        assert_same_model(tmp_path / f"shared {number}", tmp_path / f"alone {number}")
+    assert all(torch.equal(value, before[name]) for name, value in shared.teacher.state_dict().items())
+    assert not shared.teacher.training
+    assert not any(p.requires_grad for p in shared.teacher.parameters())
+
+
+@pytest.mark.parametrize("training", [{"mixup": 0.4}, {"augmentation": "strong"}, {"batch_size": 31, "mixup": 0.8}])
+def test_a_trial_does_not_depend_on_the_processs_generators(
+    training: dict, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    import random
+
+    import numpy as np
+
+    made = make_recipe("vit_slim", epochs=1.0, **training)
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        drain(run_trial(made, bench, tmp_path / str(seed)))
+    assert_same_model(tmp_path / "1", tmp_path / "2")
+
+
+def test_another_seed_is_another_model(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    for seed in (0, 1):
+        drain(run_trial(make_recipe("vit_slim", seed=seed, epochs=1.0), bench, tmp_path / str(seed)))
+    one, other = (weights_in(tmp_path / str(seed)) for seed in (0, 1))
+    assert one["head.weight"].shape == other["head.weight"].shape
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
+    method: str, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    with pytest.raises(DivergedError, match="beat"):
+        drain(run_trial(make_recipe(method, lr=1e30), bench, tmp_path))
+
+
+def test_the_train_beats_knob_moves_epochs_between_the_beats(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    spent = {}
+    for share in (0.1, 0.6):
+        made = make_recipe("life_regression", knobs={"train_share": share}, epochs=3.0)
+        reports, _ = drain(run_trial(made, bench, tmp_path / str(share)))
+        spent[share] = next(report.epoch for report in reports if report.beat == "cut")
+    assert spent[0.1] == pytest.approx(0.3, abs=0.1)
+    assert spent[0.6] == pytest.approx(1.8, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("total", "shares", "expected"),
+    [
+        (100, [0.3], [30]),
+        (100, [0.3, 0.2], [30, 14]),
+        (100, [0.7, 0.7], [70, 21]),
+        (100, [0.7, 0.6, 0.7], [70, 18, 8]),
+        (3, [0.7, 0.7], [1, 1]),
+        (2, [0.7], [1]),
+        (50, [0.001], [1]),
+    ],
+)
+def test_steps_are_split_so_that_every_beat_and_the_tuning_get_some(total: int, shares: list[float], expected: list[int]):
+    assert split_steps(total, shares) == expected
+    assert total - sum(expected) >= 1
+
+
+FLOPS = Flops(matmuls=1_000_000, norms=10_000, extras=2_000)
+PLAN = Plan(blocks=(), extras=(Extra(name="part", place="head", matmuls=1_500, norms=500),))
+
+
+def test_counts_that_agree_within_the_budget_pass():
+    check_flops(FLOPS, PLAN, fvcore=1_012_000, torch=1_001_500, budget=1_012_000)
+    check_flops(FLOPS, PLAN, fvcore=1_012_000, torch=1_007_000, budget=2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"fvcore": 1_012_001, "torch": 1_001_500, "budget": 2_000_000}, "fvcore counts 1012001 .* its plan says 1012000"),
+        ({"fvcore": 1_012_000, "torch": 1_001_500, "budget": 1_011_999}, "above the budget of 1011999"),
+        ({"fvcore": 1_012_000, "torch": 1_008_000, "budget": 2_000_000}, "more than 0.6 % apart"),
+        ({"fvcore": 1_012_000, "torch": 990_000, "budget": 2_000_000}, "more than 0.6 % apart"),
+    ],
+)
+def test_counts_that_disagree_fail_the_trial(counts: dict[str, int], message: str):
+    with pytest.raises(TrialError, match=message):
+        check_flops(FLOPS, PLAN, **counts)
