@@ -13,6 +13,7 @@ from pathlib import Path
 
 import safetensors.torch
 import timm
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -61,10 +62,11 @@ class SlimConfig(Record):
     versions: dict[str, str]
 
     def build(self) -> nn.Module:
-        """The slimmed structure with untrained weights."""
-        model = self.architecture.build()
-        for step in self.recipe.steps:
-            model = METHODS[step.method].build(model, self.shape, self.plan, step.knobs)
+        """The slimmed structure with untrained weights; the caller's random numbers are left as they were."""
+        with torch.random.fork_rng(devices=[]):
+            model = self.architecture.build()
+            for step in self.recipe.steps:
+                model = METHODS[step.method].build(model, self.shape, self.plan, step.knobs)
         return model
 
 

@@ -1,0 +1,112 @@
+"""One small search through Ray Tune, from request to models; everything a user finds afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from workers_command import SEARCH, Search
+
+import autoslim
+from autoslim.artifact import load_config
+from autoslim.result import TrialState
+from autoslim.store import Store, default_url
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Search]:
+    output = tmp_path_factory.mktemp("search") / "run"
+    search = Search(*SEARCH, "--trials", "5", "--concurrency", "2", "--output", str(output), "--json")
+    assert search.end() == 0, search.text
+    return output, search
+
+
+def test_progress_names_job_trial_epoch_best_and_time_left(finished: tuple[Path, Search]) -> None:
+    _, search = finished
+    for said in ("job digits-", "trial 0 ", "epoch ", "best ", " left", "Ray dashboard: http://127.0.0.1:", "dense model: epoch"):
+        assert said in search.text
+
+
+def test_every_budget_has_a_model_within_it_that_the_card_describes(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    for label, share in (("70%", 0.7), ("50%", 0.5)):
+        folder = output / "models" / label
+        config = load_config(folder)
+        flops = autoslim.count_flops(autoslim.load(folder), config.shape.image_size)
+        assert flops == config.flops.fvcore == config.flops.predicted <= config.flops.budget == int(share * config.flops.dense)
+        card = (folder / "README.md").read_text()
+        assert f"{config.flops.fvcore:,}" in card
+        assert f"{config.accuracy['test/slimmed']:.2%}" in card
+        assert "no_such" not in card
+
+
+def test_the_cards_accuracy_is_that_of_the_folder_in_a_new_process(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    folder = output / "models" / "50%"
+    command = [sys.executable, "-m", "autoslim.cli", "evaluate", str(folder), "--data", "digits", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["accuracy"] == pytest.approx(load_config(folder).accuracy["test/slimmed"])
+
+
+def test_a_model_loads_with_equal_logits_where_no_search_package_can_be_imported(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    folder = output / "models" / "70%"
+    script = (
+        "import sys\n"
+        "for name in ('ray', 'optuna', 'mlflow'): sys.modules[name] = None\n"
+        "import torch, autoslim\n"
+        f"model = autoslim.load({str(folder)!r})\n"
+        "torch.manual_seed(0)\n"
+        "print(model(torch.randn(2, 3, 16, 16)).tolist())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = autoslim.load(folder)(torch.randn(2, 3, 16, 16))
+    assert torch.allclose(torch.tensor(json.loads(run.stdout)), expected, atol=1e-6)
+
+
+def test_tables_have_a_row_a_trial_and_the_summary_says_whether_the_search_beat_chance(finished: tuple[Path, Search]) -> None:
+    output, search = finished
+    summary = json.loads(search.text[search.text.index("{\n") :])
+    assert [model["label"] for model in summary["models"]] == ["70%", "50%"]
+    assert set(summary["controls"]) == {"70%", "50%"}
+    table = pq.read_table(output / "trials.parquet")
+    assert table["number"].to_pylist() == [0, 1, 2, 3, 4]
+    assert {"accuracy", "flops", "params", "seconds", "state", "error_class", "method"} <= set(table.column_names)
+    assert pq.read_table(output / "front.parquet").num_rows >= 1
+    assert "<svg" in (output / "front.html").read_text()
+
+
+def test_the_store_holds_each_trial_once_and_none_is_left_running(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    with Store(default_url(output)) as store:
+        (stored,) = store.jobs()
+        results = store.trials(stored.job.id)
+        for result in results:
+            epochs = store.epochs(stored.job.id, result.number)
+            assert epochs[-1].epoch == pytest.approx(2.0)
+            assert {report.beat for report in epochs} == {"train", "cut", "tune"}
+    assert [result.state for result in results] == [TrialState.COMPLETE] * 5
+    assert {result.recipe.method for result in results} == {"life_regression", "vit_slim"}
+
+
+def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, Search]) -> None:
+    from mlflow import MlflowClient
+
+    output, _ = finished
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "autoslim"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    assert len(runs) == 6
+    assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"front.html", "front.parquet"}
+    assert any(run.data.tags.get("pareto") == "true" for run in runs)
