@@ -61,7 +61,11 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Record):
-    """How a search ended. `cheaper` are trials that beat a model for less; `missing` the budgets that no trial met; `logged` is false when MLflow was down."""
+    """How a search ended.
+
+    `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the budgets that no trial met; `logged` is
+    false when MLflow was down.
+    """
 
     job: str
     output: str
@@ -173,7 +177,7 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
         models = hand_over(job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset)
-        _drop_losers(prepared.output, store.trials(job.id))
+        _drop_losers(prepared.output, store.trials(job.id), {result.number for result in chosen.values()})
     return _summary(prepared, store.trials(job.id), facts, models)
 
 
@@ -327,9 +331,9 @@ def _write_tables(prepared: Prepared, store: Store) -> None:
     (root / "front.html").write_text(picture, encoding="utf-8")
 
 
-def _drop_losers(output: Output, results: list[TrialResult]) -> None:
-    """Models off the front are of no more use, and a search has many; their rows stay."""
-    kept = {result.number for result in ParetoFront.of(results).results}
+def _drop_losers(output: Output, results: list[TrialResult], chosen: set[int]) -> None:
+    """Models off the front that were not chosen either are of no more use, and a search has many; their rows stay."""
+    kept = chosen | {result.number for result in ParetoFront.of(results).results}
     for result in results:
         if result.artifact is not None and result.number not in kept and result.duplicate_of is None:
             shutil.rmtree((output.root / result.artifact).parent, ignore_errors=True)

@@ -84,21 +84,30 @@ def new_job(words: Words) -> SearchJob:
     return check(job)
 
 
-_CHANGEABLE = ("trials", "resources", "concurrency", "address", "tracking_uri")
-
-
 def resumed_job(job: SearchJob, words: Words) -> SearchJob:
     """The job as it was begun, with more trials or on another cluster where that was asked for.
 
     Raises:
         RequestError: when a flag would make another job of it.
     """
+    training, base = job.training, job.base
     for flag, typed, was in (
         ("--model", words.model, job.model.name),
         ("--data", words.data, job.dataset.source),
         ("--flops", words.flops or None, [budget.label for budget in job.budgets]),
+        ("--weights", None if words.weights is None else str(words.weights.absolute()), job.model.weights),
+        ("--from-scratch", words.from_scratch or None, job.model.weights == "scratch"),
+        ("--model-args", None if words.model_args is None else parse_pairs(words.model_args, "--model-args"), job.model.args),
+        ("--image-size", None if words.image_size is None else (words.image_size, words.image_size), job.model.image_size),
         ("--space", words.space, job.space),
-        ("--epochs", words.epochs, job.training.epochs),
+        ("--epochs", words.epochs, training.epochs),
+        ("--batch-size", words.batch_size, training.batch_size),
+        ("--lr", words.lr, training.lr),
+        ("--augmentation", words.augmentation, training.augmentation),
+        ("--flip", words.flip, training.flip),
+        ("--base-epochs", words.base_epochs, base.epochs),
+        ("--base-lr", words.base_lr, base.lr),
+        ("--train-limit", words.train_limit, job.dataset.train_limit),
         ("--seed", words.seed, job.seed),
         ("--sampler", words.sampler, job.sampler),
         ("--storage", words.storage, job.storage),

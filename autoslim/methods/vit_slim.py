@@ -4,9 +4,9 @@ Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1, every weight train
 a head dimension is shared by query, key and value; that of a hidden unit stands behind the activation.
 
 Ours, and different from the paper and its code: the units are removed, not multiplied by zero; the masks' values are folded into the
-weights instead of being rounded to one, so that the cut model computes what the masked one did; one global threshold over masks
-divided by cost^cost_power replaces the separate budgets of attention and MLP and is solved onto the FLOPs budget; heads of one layer
-keep equally many dimensions (each its own), so that the cut layer is a plain timm `Attention`.
+weights instead of being rounded to one, so that the cut model computes what the masked one did; one global threshold on how far the
+masks have fallen, per l1 weight and times cost^cost_power, replaces the separate budgets of attention and MLP and is solved onto the
+FLOPs budget; heads of one layer keep equally many dimensions (each its own), so that the cut layer is a plain timm `Attention`.
 
 Shapes: H heads, K head width, F hidden units.
 """

@@ -24,8 +24,8 @@ def render_card(config: SlimConfig, *, job: str, trial: int, source: str, report
     )
     return f"""# {config.architecture.name}, slimmed to {flops.budget_label}
 
-{share:.1%} of the dense model's FLOPs, within the budget of {format_flops(flops.budget)} and filling {filled:.2%} of it.{_granularity(config)}
-Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvcore count.
+{share:.1%} of the dense model's FLOPs, within the budget of {format_flops(flops.budget)} and filling {filled:.2%} of it.
+{_granularity(config)}Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvcore count.
 
 | model | top-1, test ({config.images["test"]} images) | top-1, validation ({config.images["validation"]} images) | FLOPs |
 |---|---|---|---|
@@ -43,7 +43,8 @@ model = autoslim.load("path/to/this/folder")  # a plain nn.Module in eval mode; 
 ```
 
 Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px (bicubic), centre crop {size[0]}x{size[1]},
-scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in `config.json`, in the order of the logits.
+scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in
+`config.json`, in the order of the logits.
 
 ## How it was made
 
@@ -75,4 +76,6 @@ def _granularity(config: SlimConfig) -> str:
     """What is left of the budget is less than one token or one unit costs; said where it shows."""
     if config.flops.fvcore >= 0.995 * config.flops.budget:
         return ""
-    return " The next larger model of this recipe, one token or one width unit more in a block, is above the budget."
+    if config.recipe.budget != config.flops.budget:
+        return "No trial solved onto this budget was completed; this is the best of the cheaper ones.\n"
+    return "The next larger model of this recipe, one token or one width unit more in a block, is above the budget.\n"

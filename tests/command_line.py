@@ -1,0 +1,37 @@
+"""Command lines of documents and manifests, held against the real command line without running anything."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from autoslim.cli.app import app
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """The values of `autoslim COMMAND ...`; an unknown command or flag, or a value of the wrong kind, is an error."""
+    program, command, *arguments = words
+    assert program == "autoslim", words
+    with COMMANDS[command].make_context(command, arguments) as context:
+        return dict(context.params)
+
+
+def blocks(markdown: str, *languages: str) -> list[str]:
+    """The fenced blocks of these languages, indentation taken off."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", markdown, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, language, text in found if language in languages]
+
+
+def shell_commands(markdown: str) -> Iterator[list[str]]:
+    """Every command of the shell blocks as words, comments left out and continued lines joined."""
+    for block in blocks(markdown, "sh", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words

@@ -1,0 +1,83 @@
+"""compose.yaml: its schema, and what must hold for every container."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from command_line import parse
+from manifests import DEPLOY
+
+RAY_SERVICES = ("search", "ray-head", "ray-worker", "search-on-ray")
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_fits_the_compose_specification(name: str):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_gpus_are_laid_over_services_that_exist(compose: dict[str, Any]):
+    import yaml
+
+    gpu = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
+    assert gpu["services"].keys() <= compose["services"].keys()
+
+
+def test_the_host_publishes_on_loopback_only(compose: dict[str, Any]):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports), ports
+    assert not [name for name, service in compose["services"].items() if service.get("network_mode") == "host"]
+
+
+def test_every_container_is_limited_and_unprivileged(compose: dict[str, Any]):
+    for name, service in compose["services"].items():
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+        assert service["pull_policy"] == "never", name
+
+
+def test_every_ray_container_asks_for_the_token_and_finds_it_in_a_secret(compose: dict[str, Any]):
+    assert set(compose["services"]) == {"mlflow", *RAY_SERVICES}
+    for name in RAY_SERVICES:
+        service = compose["services"][name]
+        assert service["environment"]["RAY_AUTH_MODE"] == "token", name
+        assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == f"/run/secrets/{service['secrets'][0]}", name
+        assert service["shm_size"], name
+    (secret,) = compose["secrets"].values()
+    ignored = (DEPLOY.parent / ".gitignore").read_text().split()
+    assert f"/deploy/{secret['file'].removeprefix('./').partition('/')[0]}/" in ignored
+
+
+def test_no_secret_stands_in_the_file():
+    for path in DEPLOY.rglob("*.yaml"):
+        assert "RAY_AUTH_TOKEN:" not in path.read_text(), path
+        assert "password" not in path.read_text().lower(), path
+
+
+def test_the_head_and_the_joining_driver_have_nothing_to_give_away(compose: dict[str, Any]):
+    assert "--num-cpus=0" in compose["services"]["ray-head"]["command"]
+    script = compose["services"]["search-on-ray"]["entrypoint"][2]
+    assert "--num-cpus=0" in script
+    assert "--address=auto" in script
+
+
+def test_the_searches_parse_against_the_command_line(compose: dict[str, Any]):
+    local, joining = compose["services"]["search"], compose["services"]["search-on-ray"]
+    parse([*local["entrypoint"], *local["command"]])
+    _, _, command = joining["entrypoint"][2].partition("exec ")
+    words = parse([*command.removesuffix(' "$$@"').split(), *joining["command"]])
+    assert words["address"] == "auto"
+    assert words["tracking_uri"] == "http://mlflow:5000"
+
+
+def test_mlflow_answers_to_the_name_the_searches_use(compose: dict[str, Any]):
+    (hosts,) = (a for a in compose["services"]["mlflow"]["command"] if a.startswith("--allowed-hosts="))
+    assert "mlflow:5000" in hosts
+    assert "*" not in hosts

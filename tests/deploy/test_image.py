@@ -1,0 +1,94 @@
+"""The image: the Dockerfile, the versions it is built with, and that all manifests name the same one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manifests import DEPLOY, ROOT
+from packaging.requirements import Requirement
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Instruction and argument, comments left out and continued lines joined."""
+    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(name, argument) for name, _, argument in (line.partition(" ") for line in joined.splitlines() if line.strip())]
+
+
+def pinned() -> dict[str, Requirement]:
+    lines = (DEPLOY / "requirements.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {requirement.name: requirement for requirement in found}
+
+
+def version_of(requirement: Requirement) -> str:
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "==", requirement
+    return specifier.version
+
+
+def test_the_image_does_not_run_as_root():
+    users = [argument for name, argument in instructions() if name == "USER"]
+    assert users
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
+
+
+def test_the_base_image_has_a_version():
+    (base,) = (argument for name, argument in instructions() if name == "FROM")
+    assert re.fullmatch(r"python:3\.\d+-slim", base)
+    assert base.split(":")[1].removesuffix("-slim") not in ("3.9", "3.10"), "pyproject asks for 3.11"
+
+
+def test_nothing_is_fetched_from_an_address_and_no_secret_is_built_in():
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert not [argument for name, argument in instructions() if name == "ADD"]
+    assert "://" not in text
+    for name, argument in instructions():
+        assert not (name in ("ENV", "ARG") and re.search(r"TOKEN=|PASSWORD|SECRET", argument)), argument
+
+
+def test_hadolint_finds_nothing():
+    binary = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if binary is None:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([binary, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_all_that_is_copied_exists_and_is_let_through_to_the_build():
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    sources = [source for name, argument in instructions() if name == "COPY" for source in argument.split()[:-1]]
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert source in let_through, source
+    assert set(let_through) == set(sources)
+
+
+def test_every_dependency_is_built_at_one_version_within_its_range():
+    wanted = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+    found = pinned()
+    assert found.keys() == wanted.keys()
+    for name, requirement in wanted.items():
+        assert requirement.specifier.contains(version_of(found[name])), name
+        assert found[name].extras == requirement.extras, name
+
+
+def test_all_manifests_name_one_image_of_this_version_and_this_ray(
+    compose: dict[str, Any], rayjob: dict[str, Any], pods: dict[str, dict[str, Any]]
+):
+    ray = version_of(pinned()["ray"])
+    image = f"autoslim:{PROJECT['version']}-ray{ray}"
+    assert {service["image"] for service in compose["services"].values()} == {image}
+    assert {container["image"] for pod in pods.values() for container in pod["containers"]} == {image}
+    assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray
+    for path in (DEPLOY / "Dockerfile", DEPLOY / "README.md"):
+        assert set(re.findall(r"autoslim:\d[\w.-]*", path.read_text())) == {image}, path
