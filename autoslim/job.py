@@ -51,7 +51,8 @@ class Resources(Record):
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
 
-    `storage` and `tracking_uri` of None mean SQLite files in the output folder; `address` of None means a local Ray.
+    `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local Ray, `resources` of None a
+    GPU and its share of the processors a trial, or one processor where there is no GPU.
     """
 
     id: str
@@ -64,7 +65,7 @@ class SearchJob(Record):
     base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
     sampler: str = "tpe"
     seed: int = 0
-    resources: Resources = dataclasses.field(default_factory=Resources)
+    resources: Resources | None = None
     concurrency: int | None = None
     address: str | None = None
     storage: str | None = None

@@ -32,6 +32,12 @@ class Cluster:
     cpus: float
     gpus: float
 
+    def share(self) -> Resources:
+        """What a trial takes where the user has not said: a GPU and its share of the processors, or one processor."""
+        if self.gpus < 1:
+            return Resources(cpu=1.0, gpu=0.0)
+        return Resources(cpu=float(max(1, int(self.cpus // self.gpus))), gpu=1.0)
+
     def slots(self, resources: Resources) -> int:
         """How many trials run at a time.
 

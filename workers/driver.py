@@ -19,7 +19,7 @@ from ray import tune
 from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
 from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
 from autoslim.flops import predict
-from autoslim.job import SearchJob
+from autoslim.job import Resources, SearchJob
 from autoslim.output import Output, is_disk_full
 from autoslim.plan import Plan
 from autoslim.record import Record
@@ -146,7 +146,8 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
     thread = MirrorThread(mirror).start()
     try:
         with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
-            summary = _search(prepared, store, cluster, interrupt)
+            granted = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
+            summary = _search(granted, store, cluster, interrupt)
         store.set_state(job.id, JobState.COMPLETE)
     except KeyboardInterrupt:
         store.set_state(job.id, JobState.STOPPED)
@@ -162,7 +163,7 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
 
 def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt) -> Summary:
     job = prepared.job
-    slots = min(cluster.slots(job.resources), job.concurrency or job.trials)
+    slots = min(cluster.slots(_granted(job)), job.concurrency or job.trials)
     terminal = Terminal(trials=job.trials, budgets=prepared.budgets)
     terminal.say(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
@@ -234,7 +235,7 @@ def _prepare_base(prepared: Prepared, store: Store, terminal: Terminal) -> tuple
             f"dense model: adapting {job.model.name} to {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs"
         )
     task = _adapt.options(
-        num_cpus=job.resources.cpu, num_gpus=job.resources.gpu, num_returns="streaming", name=f"{job.id} dense model"
+        num_cpus=_granted(job).cpu, num_gpus=_granted(job).gpu, num_returns="streaming", name=f"{job.id} dense model"
     ).remote(request.to_json(), str(prepared.dataset.path), str(folder), _threads(job))
     last = ""
     try:
@@ -263,7 +264,13 @@ def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:
 
 
 def _threads(job: SearchJob) -> int:
-    return max(1, int(job.resources.cpu))
+    return max(1, int(_granted(job).cpu))
+
+
+def _granted(job: SearchJob) -> Resources:
+    """What one trial takes; settled once the cluster is known."""
+    assert job.resources is not None
+    return job.resources
 
 
 # The trials
@@ -295,7 +302,7 @@ def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path
     searcher = StoreSearcher(coordinator, shared)
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(SlimTrial, {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune.with_resources(SlimTrial, {"cpu": _granted(job).cpu, "gpu": _granted(job).gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,

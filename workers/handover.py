@@ -78,7 +78,7 @@ def hand_over(
 ) -> list[HandedOver]:
     """Writes `models/<budget>/` for every budget that has a model."""
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}
-    verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources, job=job.id)
+    verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
     handed = []
     for (label, result), verdict in zip(chosen.items(), verdicts[1:], strict=True):
         folder = folders[label]

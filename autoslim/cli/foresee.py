@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ def foresee(prepared: Prepared) -> dict[str, object]:
     """Reach by method, seconds and bytes; the speed is measured on this machine with the dense model."""
     job, images = prepared.job, prepared.dataset.report.train.images
     speed = images_per_second(prepared)
-    slots = job.concurrency or (torch.cuda.device_count() or max(1, int(torch.get_num_threads() // max(1, job.resources.cpu))))
+    slots = job.concurrency or _slots_here(job)
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
     base = 0.0 if ready else job.base.epochs * images / speed
     kept = sum(flops for flops in prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
@@ -59,6 +60,13 @@ def foresee(prepared: Prepared) -> dict[str, object]:
         "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in ("train", "validation", "test")),
         "adapts_dense_model": not ready,
     }
+
+
+def _slots_here(job: SearchJob) -> int:
+    gpus, cpus = torch.cuda.device_count(), os.cpu_count() or 1
+    if job.resources is None:
+        return gpus or cpus
+    return max(1, int(gpus / job.resources.gpu if job.resources.gpu else cpus / max(job.resources.cpu, 1.0)))
 
 
 def images_per_second(prepared: Prepared) -> float:

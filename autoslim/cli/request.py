@@ -156,10 +156,10 @@ def parse_pairs(text: str, flag: str) -> dict[str, Any]:
     return pairs
 
 
-def parse_resources(text: str | None) -> Resources:
-    """`gpu=1,cpu=4`."""
+def parse_resources(text: str | None) -> Resources | None:
+    """`gpu=1,cpu=4`; None leaves it to the cluster."""
     if text is None:
-        return Resources()
+        return None
     pairs = parse_pairs(text, "--resources")
     unknown = sorted(set(pairs) - {"cpu", "gpu"})
     if unknown:

@@ -31,7 +31,10 @@ TrainLimit = Annotated[int | None, typer.Option(help="Use only so many training 
 Sampler = Annotated[str | None, typer.Option(help="tpe or random; default tpe.")]
 Seed = Annotated[int | None, typer.Option(help="Default 0.")]
 PerTrial = Annotated[
-    str | None, typer.Option("--resources", help="What one trial takes, as gpu=1,cpu=4; fractions share a device.")
+    str | None,
+    typer.Option(
+        "--resources", help="What one trial takes, as gpu=1,cpu=4; fractions share a device; default a GPU, or one CPU."
+    ),
 ]
 Concurrency = Annotated[int | None, typer.Option(help="Trials at a time; default as many as fit.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; default a local one on loopback.")]

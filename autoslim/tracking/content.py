@@ -200,7 +200,7 @@ def _job_params(job: StoredJob) -> dict[str, str]:
     params |= (
         _flat("training", spec.training.to_dict())
         | _flat("base", spec.base.to_dict())
-        | _flat("resources", spec.resources.to_dict())
+        | _flat("resources", spec.resources.to_dict() if spec.resources else {})
     )
     return _texts(params)
 
