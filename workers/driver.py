@@ -10,16 +10,14 @@ import dataclasses
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import ray
 from ray import tune
 
-from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
-from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
+from autoslim.data import PreparedDataset, prepare_dataset
+from autoslim.errors import AutoslimError, BudgetError, OutputError, RequestError
 from autoslim.flops import predict
-from autoslim.job import Resources, SearchJob
+from autoslim.job import SearchJob
 from autoslim.output import Output, is_disk_full
 from autoslim.plan import Plan
 from autoslim.record import Record
@@ -29,9 +27,8 @@ from autoslim.search import AgainstControl, Proposer, against_control, cheaper_a
 from autoslim.store import JobState, Store, default_url
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from autoslim.tracking import Mirror, MirrorThread
-from autoslim.training import BaseRequest, prepare_base
 from autoslim.vit import DenseModel, create_dense
-from autoslim.vit.weights import file_digest
+from workers.base_model import adapt, granted, threads
 from workers.board import Notices
 from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator, Listener
@@ -146,8 +143,8 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
     thread = MirrorThread(mirror).start()
     try:
         with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
-            granted = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
-            summary = _search(granted, store, cluster, interrupt)
+            settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
+            summary = _search(settled, store, cluster, interrupt)
         store.set_state(job.id, JobState.COMPLETE)
     except KeyboardInterrupt:
         store.set_state(job.id, JobState.STOPPED)
@@ -163,14 +160,15 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
 
 def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt) -> Summary:
     job = prepared.job
-    slots = min(cluster.slots(_granted(job)), job.concurrency or job.trials)
+    slots = min(cluster.slots(granted(job)), job.concurrency or job.trials)
     terminal = Terminal(trials=job.trials, budgets=prepared.budgets)
     terminal.say(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
     if cluster.dashboard:
         terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
-    base, facts = _prepare_base(prepared, store, terminal)
+    base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
+    store.set_base(job.id, facts)
     _run_trials(prepared, store, terminal, base, slots, interrupt)
     chosen = choose(store.trials(job.id), prepared.budgets)
     store.set_chosen(job.id, {label: result.number for label, result in chosen.items()})
@@ -201,78 +199,6 @@ def _summary(prepared: Prepared, results: list[TrialResult], facts: BaseFacts, m
     )
 
 
-# The dense model
-
-
-@ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
-    """Streams reports, and the facts last; its checkpoint outlives the worker."""
-    import torch
-
-    torch.set_num_threads(threads)
-    reports = prepare_base(Path(folder), BaseRequest.from_json(request), open_dataset(Path(dataset)))
-    while True:
-        try:
-            yield next(reports).to_json()
-        except StopIteration as end:
-            yield end.value.to_json()
-            return
-
-
-def _prepare_base(prepared: Prepared, store: Store, terminal: Terminal) -> tuple[Path, BaseFacts]:
-    job = prepared.job
-    weights = Path(job.model.weights)
-    request = BaseRequest(
-        model=job.model,
-        weights_digest=file_digest(weights) if weights.is_file() else "",
-        dataset_digest=prepared.dataset.digest,
-        training=job.base,
-        seed=job.seed,
-    )
-    folder = prepared.output.base(request.digest())
-    if not prepared.dense.is_ready_for(prepared.dataset.classes) and not folder.exists():
-        terminal.say(
-            f"dense model: adapting {job.model.name} to {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs"
-        )
-    task = _adapt.options(
-        num_cpus=_granted(job).cpu, num_gpus=_granted(job).gpu, num_returns="streaming", name=f"{job.id} dense model"
-    ).remote(request.to_json(), str(prepared.dataset.path), str(folder), _threads(job))
-    last = ""
-    try:
-        for reference in task:
-            if last:
-                _say_epoch(terminal, EpochReport.from_json(last), job.base.epochs)
-            last = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (
-            cause if isinstance(cause, AutoslimError) else JobError(f"the dense model could not be prepared: {error}")
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise JobError(f"the dense model could not be prepared: {error}") from error
-    facts = BaseFacts.from_json(last)
-    store.set_base(job.id, facts)
-    terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
-    return folder, facts
-
-
-def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:
-    metrics = report.metrics
-    terminal.say(
-        f"dense model: epoch {report.epoch:.3g}/{epochs:g}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}"
-    )
-
-
-def _threads(job: SearchJob) -> int:
-    return max(1, int(_granted(job).cpu))
-
-
-def _granted(job: SearchJob) -> Resources:
-    """What one trial takes; settled once the cluster is known."""
-    assert job.resources is not None
-    return job.resources
-
-
 # The trials
 
 
@@ -298,11 +224,11 @@ def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path
     terminal.already(store.trials(job.id))
     listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)))
     coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners)
-    shared = {"base": str(base), "dataset": str(prepared.dataset.path), "threads": _threads(job)}
+    shared = {"base": str(base), "dataset": str(prepared.dataset.path), "threads": threads(job)}
     searcher = StoreSearcher(coordinator, shared)
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(SlimTrial, {"cpu": _granted(job).cpu, "gpu": _granted(job).gpu}),
+            tune.with_resources(SlimTrial, {"cpu": granted(job).cpu, "gpu": granted(job).gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,

@@ -21,6 +21,8 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 def main() -> None:
     """Runs the command line; an error the user can mend is one line, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # One retry is ours to ask for and no news to the user; what follows from it is said in our own words.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     try:
         app(standalone_mode=True)
     except AutoslimError as error:

@@ -65,5 +65,6 @@ def _dense_test(summary: Summary) -> str:
 def _against(margin: float, same: bool, control: int) -> str:
     if same:
         return f"the random recipe (trial {control}) was itself the best; the search did not beat it"
-    verdict = "beat" if margin > 0 else "did not beat"
-    return f"the search {verdict} a random recipe at the same budget (trial {control}) by {100 * margin:+.2f} points of validation accuracy"
+    if margin == 0:
+        return f"the search did not beat a random recipe at the same budget (trial {control}): equal validation accuracy"
+    return f"the search beat a random recipe at the same budget (trial {control}) by {100 * margin:.2f} points of validation accuracy"

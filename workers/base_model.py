@@ -1,0 +1,94 @@
+"""The dense model that a job starts from, adapted to the user's data as a task on the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from autoslim.data import PreparedDataset, open_dataset
+from autoslim.errors import AutoslimError, JobError
+from autoslim.job import Resources, SearchJob
+from autoslim.output import Output
+from autoslim.result import BaseFacts, EpochReport
+from autoslim.training import BaseRequest, prepare_base
+from autoslim.vit.weights import file_digest
+from workers.terminal import Terminal
+
+
+@ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
+def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
+    """Streams reports, and the facts last; its checkpoint outlives the worker."""
+    import torch
+
+    torch.set_num_threads(threads)
+    reports = prepare_base(Path(folder), BaseRequest.from_json(request), open_dataset(Path(dataset)))
+    while True:
+        try:
+            yield next(reports).to_json()
+        except StopIteration as end:
+            yield end.value.to_json()
+            return
+
+
+def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Terminal) -> tuple[Path, BaseFacts]:
+    """The adapted model's folder and facts; at once where an earlier run has left them.
+
+    Raises:
+        JobError: with the remote traceback, when it cannot be trained.
+    """
+    request = BaseRequest(
+        model=job.model,
+        weights_digest=_weights_digest(job),
+        dataset_digest=dataset.digest,
+        training=job.base,
+        seed=job.seed,
+    )
+    folder = output.base(request.digest())
+    if not folder.exists():
+        terminal.say(
+            f"dense model: {job.model.name} for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs any"
+        )
+    task = _adapt.options(
+        num_cpus=granted(job).cpu, num_gpus=granted(job).gpu, num_returns="streaming", name=f"{job.id} dense model"
+    ).remote(request.to_json(), str(dataset.path), str(folder), threads(job))
+    last = ""
+    try:
+        for reference in task:
+            if last:
+                _say_epoch(terminal, EpochReport.from_json(last), job.base.epochs)
+            last = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (
+            cause if isinstance(cause, AutoslimError) else JobError(f"the dense model could not be prepared: {error}")
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise JobError(f"the dense model could not be prepared: {error}") from error
+    facts = BaseFacts.from_json(last)
+    terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+    return folder, facts
+
+
+def _weights_digest(job: SearchJob) -> str:
+    """Of the file the weights come from, so that other weights at the same place are another model; empty for timm's own."""
+    files = (Path(job.model.weights), Path(job.model.name) / "model.safetensors")
+    return "".join(file_digest(file) for file in files if file.is_file())
+
+
+def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:
+    metrics = report.metrics
+    terminal.say(
+        f"dense model: epoch {report.epoch:.3g}/{epochs:g}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}"
+    )
+
+
+def threads(job: SearchJob) -> int:
+    return max(1, int(granted(job).cpu))
+
+
+def granted(job: SearchJob) -> Resources:
+    """What one trial takes; settled once the cluster is known."""
+    assert job.resources is not None
+    return job.resources
