@@ -24,19 +24,21 @@ def render(summary: Summary) -> str:
         )
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
-    quoted = f'"{summary.models[0].folder}"' if summary.models else '"..."'
     lines += [
         "",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
-        f"MLflow     mlflow ui --backend-store-uri {summary.tracking_uri}"
-        if "://" in summary.tracking_uri and summary.tracking_uri.startswith("sqlite")
-        else f"MLflow     {summary.tracking_uri}",
+        f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
     if not summary.logged:
         lines.append(f"           not everything could be logged; later: autoslim sync {summary.output}")
     if summary.models:
-        lines.append(f"Load       python -c 'import autoslim; model = autoslim.load({quoted})'")
+        lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{summary.models[0].folder}\"))'")
     return "\n".join(lines)
+
+
+def _mlflow(uri: str) -> str:
+    """A server is its own address; a database needs one. The interpreter is named, for its environment may not be active."""
+    return f"{sys.executable} -m mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
 
 
 def _table(summary: Summary) -> list[str]:
