@@ -6,6 +6,7 @@ on `resume` which are to be run again; Tune's own snapshots are never read.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import signal
@@ -128,7 +129,7 @@ def run_search(job: SearchJob, *, resume: bool = False) -> Summary:
     try:
         with Store(job.storage or default_url(job.output)) as store:
             return _run(prepared, store, resume=resume)
-    except OSError as error:
+    except (OSError, AutoslimError) as error:
         if is_disk_full(error):
             raise OutputError(f"the disk of {output.root} is full; make room and go on with --resume") from error
         raise
@@ -145,16 +146,18 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
         with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
             settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
             summary = _search(settled, store, cluster, interrupt)
-        store.set_state(job.id, JobState.COMPLETE)
-    except KeyboardInterrupt:
-        store.set_state(job.id, JobState.STOPPED)
+    except BaseException as error:
+        # Here a job ends. What is known is written down where that is still possible; the error that is told is the first one.
+        stopped = isinstance(error, KeyboardInterrupt)
+        with contextlib.suppress(AutoslimError):
+            store.set_state(job.id, JobState.STOPPED if stopped else JobState.FAILED, error=None if stopped else str(error))
+        thread.close(_LAST_SYNC)
+        with contextlib.suppress(AutoslimError, OSError):
+            _write_tables(prepared, store)
         raise
-    except AutoslimError as error:
-        store.set_state(job.id, JobState.FAILED, error=str(error))
-        raise
-    finally:
-        logged = thread.close(_LAST_SYNC)
-        _write_tables(prepared, store)
+    store.set_state(job.id, JobState.COMPLETE)
+    logged = thread.close(_LAST_SYNC)
+    _write_tables(prepared, store)
     return summary.replace(tracking_uri=mirror.uri, logged=logged)
 
 

@@ -23,6 +23,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # One retry is ours to ask for and no news to the user; what follows from it is said in our own words.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         app(standalone_mode=True)
     except AutoslimError as error:
