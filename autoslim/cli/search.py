@@ -44,6 +44,7 @@ OutputFolder = Annotated[Path, typer.Option("--output", help="Where everything g
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
+# Typer reads a command's flags off its signature, so `search` and `plan` each spell them out; what they mean stands once, above.
 _DEFAULT_OUTPUT = Path("runs/search")
 
 

@@ -18,19 +18,21 @@ from autoslim.shape import ViTShape
 
 
 class Toy(Method):
+    """A method whose training part fails the test that reaches it: the search plans and never trains."""
+
     paper = ""
 
     def attach(self, model: nn.Module, shape: ViTShape, knobs: Knobs, images_B3HW: Tensor) -> nn.Module:
-        raise NotImplementedError
+        raise AssertionError("the search trained something")
 
     def loss(self, student: nn.Module, knobs: Knobs, task_loss: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
+        raise AssertionError("the search trained something")
 
     def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
-        raise NotImplementedError
+        raise AssertionError("the search trained something")
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        raise NotImplementedError
+        raise AssertionError("the search trained something")
 
 
 class ToyTokens(Toy):
