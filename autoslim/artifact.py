@@ -19,6 +19,7 @@ from torch import nn
 
 from autoslim.errors import WeightsError
 from autoslim.methods import METHODS
+from autoslim.methods.rows import class_query_last
 from autoslim.plan import Plan
 from autoslim.recipe import Recipe
 from autoslim.record import Record
@@ -67,6 +68,8 @@ class SlimConfig(Record):
             model = self.architecture.build()
             for step in self.recipe.steps:
                 model = METHODS[step.method].build(model, self.shape, self.plan, step.knobs)
+            if self.recipe.class_query:
+                model = class_query_last(model, self.shape.prefix_tokens)
         return model
 
 

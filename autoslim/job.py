@@ -51,8 +51,9 @@ class Resources(Record):
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
 
-    `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local Ray, `resources` of None a
-    GPU and its share of the processors a trial, or one processor where there is no GPU.
+    `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the output
+    folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one processor where
+    there is no GPU.
     """
 
     id: str
@@ -65,6 +66,8 @@ class SearchJob(Record):
     base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
     sampler: str = "tpe"
     seed: int = 0
+    class_query: bool = False
+    bound: str = "max"
     resources: Resources | None = None
     concurrency: int | None = None
     address: str | None = None

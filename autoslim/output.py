@@ -3,7 +3,7 @@
 job.json, autoslim.db, mlflow.db     the job, its store and its local MLflow
 models/<budget>/                     what is handed over
 trials.parquet, front.parquet        one row a trial; rebuilt from the store
-cache/                               prepared images and the adapted dense model
+cache/                               prepared images, the adapted dense model, work that trials share
 trials/<recipe key>/                 checkpoint and model of each trial
 """
 
@@ -35,6 +35,11 @@ class Output:
 
     def base(self, digest: str) -> Path:
         return self.cache / f"base-{digest}"
+
+    @property
+    def shared(self) -> Path:
+        """What trials have worked out for one another."""
+        return self.cache / "shared"
 
     def trial(self, key: str) -> Path:
         return self.root / "trials" / key

@@ -50,7 +50,12 @@ class Plan(Record):
     extras: tuple[Extra, ...] = ()
 
     @classmethod
-    def dense(cls, shape: ViTShape) -> Plan:
+    def dense(cls, shape: ViTShape, *, class_query: bool = False) -> Plan:
+        """What the dense model computes; with `class_query` the last block does so for the prefix tokens alone.
+
+        Raises:
+            RequestError: for `class_query` where the head reads patches.
+        """
         block = BlockPlan(
             tokens_kv=shape.tokens,
             tokens_q=shape.tokens,
@@ -59,7 +64,12 @@ class Plan(Record):
             head_width=shape.head_width,
             hidden=shape.hidden,
         )
-        return cls(blocks=(block,) * shape.depth)
+        if not class_query:
+            return cls(blocks=(block,) * shape.depth)
+        if shape.pool != "token":
+            raise RequestError(f"computing only the class query needs pooling 'token'; this model's is {shape.pool!r}")
+        last = block.replace(tokens_q=shape.prefix_tokens, tokens_mlp=shape.prefix_tokens)
+        return cls(blocks=(*(block,) * (shape.depth - 1), last))
 
     @property
     def tokens_out(self) -> int:
@@ -67,11 +77,12 @@ class Plan(Record):
         return self.blocks[-1].tokens_mlp
 
     def with_tokens(self, tokens: tuple[int, ...]) -> Plan:
-        """The same widths with `tokens[i]` tokens in every part of block i."""
+        """The same widths with `tokens[i]` tokens in every part of block i; a part that computes fewer already stays as it is."""
         assert len(tokens) == len(self.blocks)
         return self.replace(
             blocks=tuple(
-                block.replace(tokens_kv=n, tokens_q=n, tokens_mlp=n) for block, n in zip(self.blocks, tokens, strict=True)
+                block.replace(tokens_kv=n, tokens_q=min(n, block.tokens_q), tokens_mlp=min(n, block.tokens_mlp))
+                for block, n in zip(self.blocks, tokens, strict=True)
             )
         )
 

@@ -11,6 +11,9 @@ Knobs = dict[str, Any]
 """A method's settings, as JSON values; which there are and what is allowed is the method's to say."""
 
 
+BOUNDS = ("max", "mean")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training(Record):
     """How a model is tuned. `epochs` counts all of a trial's passes over the training images, the method's own included.
@@ -47,12 +50,19 @@ class Step(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Record):
-    """A sequence of steps (usually one; width before tokens when composed) under a FLOPs budget."""
+    """A sequence of steps (usually one; width before tokens when composed) under a FLOPs budget.
+
+    With `class_query` the last block computes queries, projection and MLP for the prefix tokens alone, whatever the method; the
+    logits are the same. `bound` says what the budget holds for where the tokens vary from image to image: `max` for every image,
+    `mean` for their mean.
+    """
 
     steps: tuple[Step, ...]
     budget: int
     training: Training
     seed: int
+    class_query: bool = False
+    bound: str = "max"
 
     @property
     def key(self) -> str:

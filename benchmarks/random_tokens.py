@@ -11,26 +11,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoslim.methods.base import Finished, Method
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
 from autoslim.methods.knob import Ranges
-from autoslim.methods.life_regression import KeepFirst, LifeRegression, schedule
-from autoslim.methods.tokens import keep_patches
+from autoslim.methods.life_regression import LifeRegression, schedule
+from autoslim.methods.pick import First, Pick, Rows
+from autoslim.methods.tokens import behind_prefix
 from autoslim.methods.trunk import Trunk, blocks_of, install
 from autoslim.plan import Plan
 from autoslim.recipe import Knobs
 from autoslim.shape import ViTShape
 
 
-class KeepRandom(nn.Module):
+class KeepRandom(Pick):
     """The first drop; the order is random, so that later drops slice off random patches, too."""
 
     def __init__(self, patches: int, num_prefix_tokens: int) -> None:
         super().__init__()
         self.patches, self.num_prefix_tokens = patches, num_prefix_tokens
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def rows(self, x_BND: Tensor) -> Rows:
         score_BP = torch.rand(x_BND.shape[0], x_BND.shape[1] - self.num_prefix_tokens, device=x_BND.device)
-        return keep_patches(x_BND, score_BP.argsort(dim=1)[:, : self.patches], num_prefix_tokens=self.num_prefix_tokens)
+        return behind_prefix(score_BP.argsort(dim=1)[:, : self.patches], num_prefix_tokens=self.num_prefix_tokens)
 
 
 class RandomTokens(Method):
@@ -54,20 +55,20 @@ class RandomTokens(Method):
     def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         return self._life.dearer(shape, knobs, ranges)
 
-    def attach(self, model: nn.Module, shape: ViTShape, knobs: Knobs, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         model.requires_grad_(False)
         return model
 
-    def loss(self, student: nn.Module, knobs: Knobs, task_loss: Tensor) -> dict[str, Tensor]:
-        return {"loss": task_loss}
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        return {"loss": lesson.task_loss}
 
-    def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
-        model = self.build(student, shape, plan, knobs).requires_grad_(True)
-        return Finished(model=model, plan=self.expect(shape, plan, knobs), knobs=knobs)
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        model = self.build(student, brief.shape, brief.plan, brief.knobs).requires_grad_(True)
+        return Finished(model=model, plan=self.expect(brief.shape, brief.plan, brief.knobs), knobs=brief.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         layers, kept = schedule(shape, knobs)
         steps: dict[int, nn.Module] = {layers[0]: KeepRandom(kept[0], shape.prefix_tokens)}
         for layer, patches in zip(layers[1:], kept[1:], strict=True):
-            steps[layer] = KeepFirst(patches + shape.prefix_tokens)
+            steps[layer] = First(patches + shape.prefix_tokens)
         return install(model, Trunk(blocks_of(model), steps))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, versions
 from autoslim.flops import predict
 from autoslim.job import ModelSpec
-from autoslim.methods import METHODS, Finished, solve
-from autoslim.methods.base import logits_of
+from autoslim.methods import METHODS, Brief, Finished, Lesson, solve
+from autoslim.methods.base import Tensors, logits_of
 from autoslim.plan import Plan
 from autoslim.recipe import Knobs, Recipe, Step, Training
+from autoslim.result import EpochReport
 from autoslim.shape import ViTShape
+from autoslim.training.lesson import BatchLesson
 from autoslim.vit import DenseModel, create_dense
 
 CLASSES = tuple(f"class {number}" for number in range(10))
@@ -55,8 +56,9 @@ def enliven(module: nn.Module, seed: int = 0) -> None:
             parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else parameter + 0.1 * noise)
 
 
-def images(batch: int = 3, *, size: int = 32, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+def images(batch: int = 3, *, size: int | tuple[int, int] = 32, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def share_of_dense(shape: ViTShape, share: float) -> int:
@@ -67,9 +69,70 @@ def solved_knobs(method: str, shape: ViTShape, share: float = 0.6, knobs: Knobs 
     return solve(METHODS[method], shape, Plan.dense(shape), knobs or {}, share_of_dense(shape, share)).knobs
 
 
-def attached(method: str, dense: DenseModel, knobs: Knobs) -> nn.Module:
+def brief_of(shape: ViTShape, knobs: Knobs, share: float = 0.6, *, shared: Tensors | None = None, bound: str = "max") -> Brief:
+    budget = share_of_dense(shape, share)
+    return Brief(shape=shape, plan=Plan.dense(shape), knobs=knobs, budget=budget, bound=bound, shared=shared)
+
+
+class TinyWorkshop:
+    """Shared work on a few generated images, in the dense model's own precision."""
+
+    training = Training(epochs=1.0, batch_size=8, distillation=0.5)
+
+    def __init__(self, dense: DenseModel) -> None:
+        self.shape = dense.shape
+        self.teacher = copy.deepcopy(dense.module).requires_grad_(False).eval()
+        self._dtype = next(self.teacher.parameters()).dtype
+
+    def student(self) -> nn.Module:
+        return copy.deepcopy(self.teacher)
+
+    def images(self, count: int) -> Iterator[Tensor]:
+        for start in range(0, min(count, 16), 8):
+            yield images(8, size=self.shape.image_size, seed=100 + start, dtype=self._dtype)
+
+    def train(
+        self,
+        student: nn.Module,
+        loss: Callable[[Lesson], Tensors],
+        *,
+        epochs: float,
+        learning_rates: dict[str, float] | None = None,
+    ) -> Generator[EpochReport]:
+        torch.manual_seed(0)
+        optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=0.05)
+        student.train()
+        for step in range(2):
+            optimizer.zero_grad()
+            losses = loss(lesson_of(student, self.teacher, self.shape, seed=step))
+            losses["loss"].backward()
+            optimizer.step()
+        student.eval()
+        yield EpochReport(epoch=epochs, beat="shared", metrics={"loss": float(losses["loss"].detach())})
+
+
+def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
+    """What `prepare` finds on the tiny workshop."""
+    settings = METHODS[method].shared_settings(dense.shape, knobs)
+    if settings is None:
+        return None
+    work = METHODS[method].prepare(TinyWorkshop(dense), settings)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def attach(method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6) -> nn.Module:
+    brief = brief_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs))
+    return METHODS[method].attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size) if x is None else x)
+
+
+def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6) -> nn.Module:
     """The training form, with masks away from 1 so that they are felt."""
-    student = METHODS[method].attach(copy.deepcopy(dense.module), dense.shape, knobs, images())
+    dtype = next(dense.module.parameters()).dtype
+    student = attach(method, dense, knobs, images(size=dense.shape.image_size, dtype=dtype), share=share)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in student.named_parameters():
         if name.endswith("zeta"):
@@ -77,35 +140,44 @@ def attached(method: str, dense: DenseModel, knobs: Knobs) -> nn.Module:
     return student
 
 
-def train(method: str, student: nn.Module, knobs: Knobs, *, steps: int = 2) -> None:
+def train(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, steps: int = 2) -> None:
+    """Does nothing where nothing asks to be trained."""
+    trained = [p for p in student.parameters() if p.requires_grad]
+    if not trained:
+        return
     torch.manual_seed(0)
-    optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=0.05)
+    optimizer = torch.optim.SGD(trained, lr=0.05)
     student.train()
     for step in range(steps):
         optimizer.zero_grad()
-        loss_of(method, student, knobs, seed=step).backward()
+        loss_of(method, dense, student, knobs, seed=step).backward()
         optimizer.step()
     student.eval()
 
 
-def loss_of(method: str, student: nn.Module, knobs: Knobs, *, seed: int = 0) -> Tensor:
-    x = images(4, seed=seed, dtype=next(student.parameters()).dtype)
-    task = functional.cross_entropy(logits_of(student(x)), torch.arange(4) % len(CLASSES))
-    return METHODS[method].loss(student, knobs, task)["loss"]
+def lesson_of(student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0) -> BatchLesson:
+    x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
+    training = Training(label_smoothing=0.0, distillation=0.0)
+    return BatchLesson(student, teacher, x, torch.arange(4) % len(CLASSES), training)
+
+
+def loss_of(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, seed: int = 0) -> Tensor:
+    teacher = copy.deepcopy(dense.module).to(next(student.parameters()).dtype).requires_grad_(False).eval()
+    return METHODS[method].loss(knobs, lesson_of(student, teacher, dense.shape, seed=seed))["loss"]
 
 
 def slim(method: str, dense: DenseModel, *, share: float = 0.6, knobs: Knobs | None = None, steps: int = 0) -> Finished:
     """Attach, train for `steps`, finish."""
     solved = solved_knobs(method, dense.shape, share, knobs)
-    student = attached(method, dense, solved)
+    student = attached(method, dense, solved, share=share)
     if steps:
-        train(method, student, solved, steps=steps)
+        train(method, dense, student, solved, steps=steps)
     return finish(method, student, dense.shape, solved, share)
 
 
 def finish(method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6) -> Finished:
     with torch.no_grad():
-        finished = METHODS[method].finish(student, shape, Plan.dense(shape), knobs, share_of_dense(shape, share))
+        finished = METHODS[method].finish(student, brief_of(shape, knobs, share))
     finished.model.eval()
     return finished
 

@@ -95,7 +95,14 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
     if len(budgets) < len(job.budgets):
         raise RequestError(f"each budget can be asked for once: {', '.join(budget.label for budget in job.budgets)}")
     proposer = Proposer(
-        space=space, shape=dense.shape, budgets=budgets, training=job.training, seed=job.seed, sampler=job.sampler
+        space=space,
+        shape=dense.shape,
+        budgets=budgets,
+        training=job.training,
+        seed=job.seed,
+        sampler=job.sampler,
+        class_query=job.class_query,
+        bound=job.bound,
     )
     return Prepared(
         job=job,
@@ -227,7 +234,13 @@ def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path
     terminal.already(store.trials(job.id))
     listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)))
     coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners)
-    shared = {"base": str(base), "dataset": str(prepared.dataset.path), "threads": threads(job)}
+    shared = {
+        "base": str(base),
+        "dataset": str(prepared.dataset.path),
+        "threads": threads(job),
+        "shared": str(prepared.output.shared),
+        "common": job.training.to_json(),
+    }
     searcher = StoreSearcher(coordinator, shared)
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(

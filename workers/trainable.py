@@ -12,13 +12,14 @@ import torch
 from ray import tune
 
 from autoslim.errors import TrialError
-from autoslim.recipe import Recipe
+from autoslim.recipe import Recipe, Training
 from autoslim.training import Bench, run_trial
 from autoslim.training.trial import Reports
 
 
 class SlimTrial(tune.Trainable):  # type: ignore[misc]
-    """`config`: `recipe` (JSON), `budget_label`, `folder`, and what all trials share: `base`, `dataset`, `threads`.
+    """`config`: `recipe` (JSON), `budget_label`, `folder`, and what all trials share: `base`, `dataset`, `threads`, the folder `shared`
+    for work done once, and the settings `common` (JSON) that it is done with.
 
     A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON.
     A trial that goes wrong by itself ends like this, finished and bad; only a lost worker is an error to Tune, which tries again.
@@ -26,12 +27,17 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
-        self._shared = (config["base"], config["dataset"])
-        self._bench = Bench.open(base=Path(config["base"]), dataset=Path(config["dataset"]))
+        self._shared = _shared(config)
+        self._bench = Bench.open(
+            base=Path(config["base"]),
+            dataset=Path(config["dataset"]),
+            shared=Path(config["shared"]),
+            common=Training.from_json(config["common"]),
+        )
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self._shared != (new_config["base"], new_config["dataset"]):
+        if self._shared != _shared(new_config):
             return False
         self._begin(new_config)
         return True
@@ -70,6 +76,10 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _shared(config: dict[str, Any]) -> tuple[str, ...]:
+    return config["base"], config["dataset"], config["shared"], config["common"]
 
 
 def trial_config(recipe: Recipe, *, folder: Path, budget_label: str, shared: dict[str, Any]) -> dict[str, Any]:

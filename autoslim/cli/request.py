@@ -12,7 +12,7 @@ from typing import Any
 from autoslim.budget import Budget
 from autoslim.errors import RequestError
 from autoslim.job import DatasetSpec, ModelSpec, Resources, SearchJob
-from autoslim.recipe import Training
+from autoslim.recipe import BOUNDS, Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Words:
     train_limit: int | None
     sampler: str | None
     seed: int | None
+    class_query: bool | None
+    bound: str | None
     resources: str | None
     concurrency: int | None
     address: str | None
@@ -79,7 +81,14 @@ def new_job(words: Words) -> SearchJob:
         storage=words.storage,
         tracking_uri=words.tracking_uri,
         output=str(words.output),
-        **given(space=words.space, trials=words.trials, sampler=words.sampler, seed=words.seed),
+        **given(
+            space=words.space,
+            trials=words.trials,
+            sampler=words.sampler,
+            seed=words.seed,
+            class_query=words.class_query,
+            bound=words.bound,
+        ),
     )
     return check(job)
 
@@ -109,6 +118,8 @@ def resumed_job(job: SearchJob, words: Words) -> SearchJob:
         ("--base-lr", words.base_lr, base.lr),
         ("--train-limit", words.train_limit, job.dataset.train_limit),
         ("--seed", words.seed, job.seed),
+        ("--class-query", words.class_query, job.class_query),
+        ("--bound", words.bound, job.bound),
         ("--sampler", words.sampler, job.sampler),
         ("--storage", words.storage, job.storage),
     ):
@@ -122,6 +133,8 @@ def resumed_job(job: SearchJob, words: Words) -> SearchJob:
 
 def check(job: SearchJob) -> SearchJob:
     """What the types do not say."""
+    if job.bound not in BOUNDS:
+        raise RequestError(f"--bound is {job.bound!r}; allowed: {', '.join(BOUNDS)}")
     training = job.training
     for flag, value, least in (
         ("--trials", job.trials, 1),

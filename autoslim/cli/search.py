@@ -41,6 +41,11 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster; default a local 
 Storage = Annotated[str | None, typer.Option(help="SQLAlchemy URL of the store; default SQLite in the output folder.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server; default SQLite in the output folder.")]
 OutputFolder = Annotated[Path, typer.Option("--output", help="Where everything goes.")]
+ClassQuery = Annotated[
+    bool | None,
+    typer.Option("--class-query/--no-class-query", help="Compute only the prefix tokens in the last block; same logits."),
+]
+Bound = Annotated[str | None, typer.Option(help="A budget holds for every image (max) or in the mean (mean); default max.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -68,6 +73,8 @@ def search(
     train_limit: TrainLimit = None,
     sampler: Sampler = None,
     seed: Seed = None,
+    class_query: ClassQuery = None,
+    bound: Bound = None,
     resources: PerTrial = None,
     concurrency: Concurrency = None,
     address: Address = None,
@@ -117,6 +124,8 @@ def plan(
     train_limit: TrainLimit = None,
     sampler: Sampler = None,
     seed: Seed = None,
+    class_query: ClassQuery = None,
+    bound: Bound = None,
     resources: PerTrial = None,
     concurrency: Concurrency = None,
     address: Address = None,

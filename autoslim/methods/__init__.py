@@ -1,6 +1,6 @@
 """The slimming methods. A new one is a file and a line here; the registry is the test matrix."""
 
-from autoslim.methods.base import Finished, Method
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Workshop
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.life_regression import LifeRegression
 from autoslim.methods.solver import Solved, evaluate, solve
@@ -8,4 +8,4 @@ from autoslim.methods.vit_slim import ViTSlim
 
 METHODS: dict[str, Method] = {method.name: method for method in (LifeRegression(), ViTSlim())}
 
-__all__ = ["METHODS", "Finished", "Knob", "Method", "Ranges", "Solved", "evaluate", "solve"]
+__all__ = ["METHODS", "Brief", "Finished", "Knob", "Lesson", "Method", "Ranges", "Solved", "Workshop", "evaluate", "solve"]

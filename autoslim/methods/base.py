@@ -1,7 +1,8 @@
-"""The protocol every slimming method follows: expect, attach, loss, finish, build.
+"""The protocol every slimming method follows: expect, prepare, attach, loss, finish, build.
 
 A trial has four beats: *attach* the method's own parts to the dense model, *train* them, *finish* (drop what only training needed
-and cut for good), *tune* what is left. The loop trains exactly the parameters that ask for a gradient.
+and cut for good), *tune* what is left. The loop trains exactly the parameters that ask for a gradient. What many trials need alike
+(scores, a mask search) is *prepared* once and shared.
 
 Shapes: B batch, N tokens (prefix included), P patches, D width, H heads, K head width.
 """
@@ -10,16 +11,89 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from autoslim.methods.knob import Ranges, complete
 from autoslim.plan import Plan
-from autoslim.recipe import Knobs
+from autoslim.recipe import Knobs, Training
+from autoslim.result import EpochReport
 from autoslim.shape import ViTShape
+
+Tensors = dict[str, Tensor]
+
+
+class Lesson(Protocol):
+    """One batch of a train beat. What is asked of it is computed once, and what is not asked is not computed."""
+
+    images_B3HW: Tensor
+    student: nn.Module
+    teacher: nn.Module
+    """The frozen dense model."""
+
+    @property
+    def taught_tokens(self) -> list[Tensor]:
+        """The teacher's tokens (B, N, D) behind each block. Asked for before the losses, it costs no second pass."""
+
+    @property
+    def logits_BC(self) -> Tensor:
+        """The student's."""
+
+    @property
+    def taught_BC(self) -> Tensor:
+        """The teacher's logits."""
+
+    @property
+    def task_loss(self) -> Tensor:
+        """That of the labels and of the teacher's soft labels, as the recipe weighs them."""
+
+    @property
+    def label_loss(self) -> Tensor:
+        """That of the labels alone."""
+
+
+class Workshop(Protocol):
+    """Where shared work is done: the dense model, the training images and a loop, apart from any trial."""
+
+    shape: ViTShape
+    training: Training
+    teacher: nn.Module
+    """The frozen dense model."""
+
+    def student(self) -> nn.Module:
+        """A copy of the dense model."""
+
+    def images(self, count: int) -> Iterator[Tensor]:
+        """Batches (B, 3, h, w) of `count` training images, not augmented; always the same ones."""
+
+    def train(
+        self,
+        student: nn.Module,
+        loss: Callable[[Lesson], Tensors],
+        *,
+        epochs: float,
+        learning_rates: dict[str, float] | None = None,
+    ) -> Generator[EpochReport]:
+        """Trains `student` in place, with a checkpoint an epoch; goes on from it when the work is begun again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Brief:
+    """What one step of a trial has to do.
+
+    `plan` is what earlier steps have left; `budget` what the finished model may cost; `bound` as in `Recipe`. `shared` is what `prepare`
+    has returned, for `attach` alone, which puts into the student what `finish` needs of it.
+    """
+
+    shape: ViTShape
+    plan: Plan
+    knobs: Knobs
+    budget: int
+    bound: str = "max"
+    shared: Tensors | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,23 +144,35 @@ class Method(abc.ABC):
         """Knobs whose plan is one count dearer each; the solver fills what is left of a budget with them."""
         return iter(())
 
+    def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
+        """The knobs that decide what `prepare` does; None: nothing is shared. Trials with equal ones wait for the same result."""
+        return None
+
+    def shared_share(self, settings: Knobs) -> float:
+        """Share of a trial's epochs that `prepare` costs; every trial that uses the result trains so much less."""
+        return 0.0
+
+    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+        """Does the work that trials share, from the dense model; reports, and returns what they need of it."""
+        raise NotImplementedError(f"{self.name} prepares nothing")
+
     @abc.abstractmethod
-    def attach(self, model: nn.Module, shape: ViTShape, knobs: Knobs, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         """Puts the method's own parts into `model` (which it may take over) and says what is trained through `requires_grad`.
 
         `images_B3HW` are training images to measure on, not to learn from.
         """
 
     @abc.abstractmethod
-    def loss(self, student: nn.Module, knobs: Knobs, task_loss: Tensor) -> dict[str, Tensor]:
-        """`loss` is minimised in the train beat; the other names are curves. `task_loss` is that of the labels and the teacher."""
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        """`loss` is minimised in the train beat; the other names are curves."""
 
     @abc.abstractmethod
-    def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
-        """Drops what only training needed and cuts for good, within `budget`; says what is tuned through `requires_grad`.
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        """Drops what only training needed and cuts for good, within the budget; says what is tuned through `requires_grad`."""
 
-        `plan` is the plan of `student` before this method.
-        """
+    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+        """Sets what must fit the tuned weights, such as thresholds, on unaugmented training images; called before handing over."""
 
     @abc.abstractmethod
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:

@@ -23,9 +23,10 @@ from torch.nn import functional
 
 from autoslim.errors import UnsupportedModelError
 from autoslim.flops.predict import LAYER_NORM
-from autoslim.methods.base import Finished, Method, freeze
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.tokens import keep_patches, key_mask, order_by, standardise
+from autoslim.methods.pick import First, Pick, Rows
+from autoslim.methods.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.trunk import Trunk, blocks_of, install, refuse_mask
 from autoslim.plan import Extra, Plan
 from autoslim.recipe import Knobs
@@ -52,7 +53,7 @@ class LifeRegressor(nn.Module):
         return torch.matmul(patches_BPD, nn.functional.linear(class_BD, self.weight).unsqueeze(-1)).squeeze(-1)
 
 
-class KeepLongestLived(nn.Module):
+class KeepLongestLived(Pick):
     """The first drop: patches sorted by life once, the first `patches` of them kept."""
 
     def __init__(self, regressor: LifeRegressor, patches: int) -> None:
@@ -60,21 +61,10 @@ class KeepLongestLived(nn.Module):
         self.regressor = regressor
         self.patches = patches
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def rows(self, x_BND: Tensor) -> Rows:
         # Standardising keeps the order, so the finished model leaves it out.
         kept_BK = order_by(self.regressor(x_BND))[:, : self.patches]
-        return keep_patches(x_BND, kept_BK, num_prefix_tokens=self.regressor.num_prefix_tokens)
-
-
-class KeepFirst(nn.Module):
-    """A later drop: the tokens are sorted already, so a slice is enough."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.tokens = tokens
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return x_BND[:, : self.tokens]
+        return behind_prefix(kept_BK, num_prefix_tokens=self.regressor.num_prefix_tokens)
 
 
 class SoftLifeTrunk(nn.Module):
@@ -275,7 +265,8 @@ class LifeRegression(Method):
             for block in range(knobs[f"drop_layer_{knobs['drops']}"] + 1, shape.depth):
                 yield {**knobs, "spare_until": block}
 
-    def attach(self, model: nn.Module, shape: ViTShape, knobs: Knobs, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        shape, knobs = brief.shape, brief.knobs
         layers, kept = schedule(shape, knobs)
         regressor = LifeRegressor(shape.dim, shape.prefix_tokens)
         trunk = SoftLifeTrunk(
@@ -292,13 +283,14 @@ class LifeRegression(Method):
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         return {"regressor.weight": knobs["regressor_lr"]}
 
-    def loss(self, student: nn.Module, knobs: Knobs, task_loss: Tensor) -> dict[str, Tensor]:
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
         """The task's loss alone: the standardised lives keep the schedule by construction, so no FLOPs term is needed."""
-        return {"loss": task_loss}
+        return {"loss": lesson.task_loss}
 
-    def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        shape, knobs = brief.shape, brief.knobs
         trunk: Any = student.blocks
-        finished = self.expect(shape, plan, knobs)
+        finished = self.expect(shape, brief.plan, knobs)
         model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, knobs)
         layers, _ = schedule(shape, knobs)
         model.requires_grad_(True)
@@ -316,5 +308,5 @@ class LifeRegression(Method):
         layers, kept = schedule(shape, knobs)
         steps: dict[int, nn.Module] = {layers[0]: KeepLongestLived(regressor, kept[0])}
         for layer, patches in zip(layers[1:], kept[1:], strict=True):
-            steps[layer] = KeepFirst(patches + shape.prefix_tokens)
+            steps[layer] = First(patches + shape.prefix_tokens)
         return install(model, Trunk(blocks, steps))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 
-def keep_patches(x_BND: Tensor, index_BK: Tensor, *, num_prefix_tokens: int) -> Tensor:
-    """The prefix tokens, then the patches at `index_BK` (counted without the prefix) in that order: (B, prefix + K, D)."""
-    index_BKD = index_BK.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1])
-    return torch.cat((x_BND[:, :num_prefix_tokens], x_BND[:, num_prefix_tokens:].gather(1, index_BKD)), dim=1)
+def behind_prefix(index_BK: Tensor, *, num_prefix_tokens: int) -> Tensor:
+    """Patch indices (counted without the prefix) as token indices, the prefix tokens in front: (B, prefix + K)."""
+    prefix = torch.arange(num_prefix_tokens, device=index_BK.device).expand(index_BK.shape[0], -1)
+    return torch.cat((prefix, index_BK + num_prefix_tokens), dim=1)
 
 
 def order_by(score_BP: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.flops.predict import predict
-from autoslim.methods.base import Finished, Method
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.trunk import Trunk, blocks_of, install, steps_of
 from autoslim.methods.width import empty_attention, empty_mlp, gate_block, narrow_attention, narrow_mlp
@@ -154,7 +154,7 @@ class ViTSlim(Method):
             blocks=tuple(block.replace(head_width=share(block.head_width), hidden=share(block.hidden)) for block in plan.blocks)
         )
 
-    def attach(self, model: nn.Module, shape: ViTShape, knobs: Knobs, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         model.requires_grad_(True)
         for block in blocks_of(model):
             gate_block(block)
@@ -163,16 +163,18 @@ class ViTSlim(Method):
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         return {"zeta": knobs["mask_lr"]}
 
-    def loss(self, student: nn.Module, knobs: Knobs, task_loss: Tensor) -> dict[str, Tensor]:
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        student = lesson.student
         w1, w2 = L1_WEIGHTS[knobs["l1"]]
         attention = torch.stack([zeta.abs().sum() for zeta, _ in _masks(student)]).sum()
         mlp = torch.stack([zeta.abs().sum() for _, zeta in _masks(student)]).sum()
-        return {"loss": task_loss + w1 * attention + w2 * mlp, "l1_attention": attention, "l1_mlp": mlp}
+        return {"loss": lesson.task_loss + w1 * attention + w2 * mlp, "l1_attention": attention, "l1_mlp": mlp}
 
-    def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        shape, plan, knobs = brief.shape, brief.plan, brief.knobs
         masks = [(a.detach(), m.detach()) for a, m in _masks(student)]
         costs = [_unit_costs(shape, block) for block in plan.blocks]
-        finished = widths_within(shape, plan, ranking(masks, costs, knobs["cost_power"], L1_WEIGHTS[knobs["l1"]]), budget)
+        finished = widths_within(shape, plan, ranking(masks, costs, knobs["cost_power"], L1_WEIGHTS[knobs["l1"]]), brief.budget)
         for module, block, (zeta_HK, zeta_F) in zip(blocks_of(student), finished.blocks, masks, strict=True):
             _cut(module, block, zeta_HK, zeta_F)
         student.requires_grad_(True)

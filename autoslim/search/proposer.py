@@ -25,7 +25,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate, solve
 from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Step, Training
+from autoslim.recipe import Knobs, Recipe, Step, Training
 from autoslim.record import Record
 from autoslim.result import TrialResult
 from autoslim.search.deal import FREE, Deal, deal
@@ -69,6 +69,8 @@ class Proposer:
     training: Training
     seed: int
     sampler: str = "tpe"
+    class_query: bool = False
+    bound: str = "max"
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -111,7 +113,12 @@ class Proposer:
     @functools.cached_property
     def reach(self) -> dict[str, Reach]:
         usable = {name: method for name, method in self.methods.items() if name not in self.left_out}
-        return reach(self.space, self.shape, Plan.dense(self.shape), usable)
+        return reach(self.space, self.shape, self.start, usable)
+
+    @functools.cached_property
+    def start(self) -> Plan:
+        """The plan that every recipe starts from."""
+        return Plan.dense(self.shape, class_query=self.class_query)
 
     @functools.cached_property
     def able(self) -> dict[str, list[str]]:
@@ -152,7 +159,7 @@ class Proposer:
         return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], tpe(seed)).ask
 
     def _solved(self, number: int, dealt: Deal, draw: Draw) -> Proposal:
-        method, dense = self.methods[draw.method], Plan.dense(self.shape)
+        method, dense = self.methods[draw.method], self.start
         ranges = self.space.methods[draw.method]
         training = self.training.replace(**draw.training)
         budget = self.budgets.get(dealt.target, 0)
@@ -165,9 +172,19 @@ class Proposer:
             if not self.space.contains(dataclasses.replace(draw, knobs=solved.knobs), self.shape):
                 raise InfeasibleError(f"{draw.method}: these knobs come to a recipe outside the space {self.space.name!r}")
         except InfeasibleError as error:
-            recipe = Recipe(steps=(Step(method=draw.method, knobs=draw.knobs),), budget=budget, training=training, seed=self.seed)
+            recipe = self._recipe(draw.method, draw.knobs, budget, training)
             return Proposal(number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, infeasible=str(error))
-        recipe = Recipe(steps=(Step(method=draw.method, knobs=solved.knobs),), budget=budget, training=training, seed=self.seed)
+        recipe = self._recipe(draw.method, solved.knobs, budget, training)
         return Proposal(
             number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, plan=solved.plan, flops=solved.flops
+        )
+
+    def _recipe(self, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
+        return Recipe(
+            steps=(Step(method=method, knobs=knobs),),
+            budget=budget,
+            training=training,
+            seed=self.seed,
+            class_query=self.class_query,
+            bound=self.bound,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,26 +16,52 @@ from autoslim.job import ModelSpec
 from autoslim.recipe import Training
 from autoslim.training.device import pick_device
 from autoslim.vit import DenseModel, create_dense
+from autoslim.vit.weights import file_digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again."""
+    """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again.
+
+    Work that trials share lies in `shared`, and is done with the settings `common`; without them each trial keeps it in its own
+    folder, with its own settings. `base_digest` and `dataset_digest` name what the results depend on.
+    """
 
     dense: DenseModel
     classes: tuple[str, ...]
     splits: Splits
     device: torch.device
+    base_digest: str
+    dataset_digest: str
+    shared: Path | None = None
+    common: Training | None = None
 
     @classmethod
-    def open(cls, *, base: Path, dataset: Path, device: torch.device | None = None) -> Bench:
+    def open(
+        cls,
+        *,
+        base: Path,
+        dataset: Path,
+        device: torch.device | None = None,
+        shared: Path | None = None,
+        common: Training | None = None,
+    ) -> Bench:
         """`base` is a dense model's folder, `dataset` a prepared data set's path."""
         device = pick_device() if device is None else device
         prepared = open_dataset(dataset)
         dense = create_dense(ModelSpec(name=str(base)))
         dense.module.requires_grad_(False).eval().to(device)
         splits = prepared.at(dense.shape.image_size, dense.preprocessing.crop_pct)
-        return cls(dense=dense, classes=prepared.classes, splits=splits, device=device)
+        return cls(
+            dense=dense,
+            classes=prepared.classes,
+            splits=splits,
+            device=device,
+            base_digest=file_digest(base / "model.safetensors"),
+            dataset_digest=prepared.digest,
+            shared=shared,
+            common=common,
+        )
 
     @property
     def teacher(self) -> nn.Module:
@@ -47,9 +75,19 @@ class Bench:
 
     def calibration(self, training: Training, *, seed: int) -> Tensor:
         """A batch of training images (B, 3, h, w) to measure on, not augmented."""
+        return next(self.plain_images(training.batch_size, training, seed=seed))
+
+    def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
+        """Batches (B, 3, h, w) of `count` training images (all, where there are fewer), not augmented; always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
-        images: Tensor = next(iter(self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)))[0]
-        return images.to(self.device)
+        left = count
+        batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)
+        with contextlib.closing(batches):  # type: ignore[type-var]
+            for images_B3HW, _ in batches:
+                yield images_B3HW[:left].to(self.device)
+                left -= len(images_B3HW)
+                if left <= 0:
+                    return
 
 
 def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:

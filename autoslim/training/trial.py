@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.errors import TrialError
 from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict
 from autoslim.methods import METHODS, solve
-from autoslim.methods.base import Method
+from autoslim.methods.base import Brief, Method, Tensors
+from autoslim.methods.rows import class_query_last
 from autoslim.plan import Plan
 from autoslim.recipe import Recipe, Step
 from autoslim.record import Record
@@ -26,8 +27,10 @@ from autoslim.training.bench import Bench
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.evaluate import accuracy
+from autoslim.training.lesson import BatchLesson
 from autoslim.training.loop import Beat, Trainer
-from autoslim.training.objective import task_loss
+from autoslim.training.shared import SharedRequest, once
+from autoslim.training.workshop import BenchWorkshop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Outcome(Record):
     epochs: float
     seconds: float
 
+
+_SETTLE_IMAGES = 1024
 
 Reports = Generator[EpochReport, None, Outcome]
 
@@ -64,7 +69,8 @@ class _Trial:
         self.bfloat16 = uses_bfloat16(self.training.precision, bench.device)
         self.train_images = bench.loader(bench.splits.train, self.training, seed=recipe.seed, train=True)
         self.validation = bench.loader(bench.splits.validation, self.training, seed=recipe.seed, train=False)
-        self.plan, self.model = Plan.dense(self.shape), bench.student()
+        self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), bench.student()
+        self.shared_epochs = 0.0
         self.finished: list[Step] = []
         self.done_steps = 0
         self.cut_accuracy = 0.0
@@ -72,7 +78,8 @@ class _Trial:
 
     def run(self) -> Reports:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
-        total = max(len(shares) + 1, round(self.training.epochs * len(self.train_images)))
+        self.shared_epochs = self.training.epochs * sum(self._shared_share(step) for step in self.recipe.steps)
+        total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         train_steps = split_steps(total, shares)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
@@ -92,11 +99,19 @@ class _Trial:
         if saved is not None:
             self._restore_cut(saved)
         step = self._solved(position, step)
-        method, budget = METHODS[step.method], self._budget_of(position, step)
+        method = METHODS[step.method]
+        brief = Brief(
+            shape=self.shape,
+            plan=self.plan,
+            knobs=step.knobs,
+            budget=self._budget_of(position, step),
+            bound=self.recipe.bound,
+            shared=(yield from self._shared(method, step)),
+        )
         torch.manual_seed(self.recipe.seed)
-        student = method.attach(self.model, self.shape, step.knobs, self.bench.calibration(self.training, seed=self.recipe.seed))
+        student = method.attach(self.model, brief, self.bench.calibration(self.training, seed=self.recipe.seed))
         student.to(self.bench.device)
-        if any(parameter.requires_grad for parameter in student.parameters()):
+        if steps and any(parameter.requires_grad for parameter in student.parameters()):
             beat = Beat(
                 name=f"train {position}",
                 steps=steps,
@@ -106,11 +121,36 @@ class _Trial:
             )
             yield from self._train(self._trainer(student, beat, method, step), position, saved, kind="train")
         with torch.no_grad():
-            finished = method.finish(student, self.shape, self.plan, step.knobs, budget)
+            finished = method.finish(student, brief)
         self.model, self.plan = finished.model.to(self.bench.device), finished.plan
         self.finished.append(Step(method=step.method, knobs=finished.knobs))
+        if self.recipe.class_query and position == len(self.recipe.steps) - 1:
+            self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
+
+    def _shared_share(self, step: Step) -> float:
+        settings = METHODS[step.method].shared_settings(self.shape, step.knobs)
+        return 0.0 if settings is None else METHODS[step.method].shared_share(settings)
+
+    def _shared(self, method: Method, step: Step) -> Generator[EpochReport, None, Tensors | None]:
+        """What the method's trials share, from wherever it was worked out first."""
+        settings = method.shared_settings(self.shape, step.knobs)
+        if settings is None:
+            return None
+        common = self.bench.common or self.training
+        request = SharedRequest(
+            method=method.name,
+            settings=settings,
+            base_digest=self.bench.base_digest,
+            dataset_digest=self.bench.dataset_digest,
+            training=common.to_dict(),
+            seed=self.recipe.seed,
+        )
+        root = self.bench.shared or self.folder / "shared"
+        workshop = BenchWorkshop(self.bench, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint")
+        shared = yield from once(root, request, method.prepare(workshop, settings))
+        return {name: tensor.to(self.bench.device) for name, tensor in shared.items()}
 
     def _solved(self, position: int, step: Step) -> Step:
         """The last of several steps is solved again on what those before have really left: where widths went decides what a drop saves."""
@@ -136,9 +176,9 @@ class _Trial:
         return trainer.student if trainer.average is None else trainer.average.module
 
     def _trainer(self, student: nn.Module, beat: Beat, method: Method | None, step: Step | None) -> Trainer:
-        def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            loss = task_loss(student, self.bench.teacher, images_B3HW, targets, self.training)
-            return {"loss": loss} if method is None or step is None else method.loss(student, step.knobs, loss)
+        def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
+            lesson = BatchLesson(student, self.bench.teacher, images_B3HW, targets, self.training)
+            return {"loss": lesson.task_loss} if method is None or step is None else method.loss(step.knobs, lesson)
 
         return Trainer(
             student,
@@ -165,7 +205,7 @@ class _Trial:
         self.done_steps = before + trainer.beat.steps
 
     def _epochs(self) -> float:
-        return round(self.done_steps / len(self.train_images), 6)
+        return round(self.shared_epochs + self.done_steps / len(self.train_images), 6)
 
     # Checkpoint: the beat's position, its step, and the plan and knobs of every cut made before it.
 
@@ -193,6 +233,8 @@ class _Trial:
         self.finished = [Step.from_dict(step) for step in facts["steps"]]
         for step in self.finished:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
+        if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
+            self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.bench.device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["tuned"])
@@ -203,8 +245,19 @@ class _Trial:
 
     # The end: everything about the model is measured on the model itself.
 
+    def _settle(self, model: nn.Module) -> None:
+        step = self.finished[-1]
+        brief = Brief(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=self.recipe.budget, bound=self.recipe.bound)
+
+        def images() -> Iterator[Tensor]:
+            return self.bench.plain_images(_SETTLE_IMAGES, self.training, seed=self.recipe.seed)
+
+        with torch.no_grad():
+            METHODS[step.method].settle(model, brief, images)
+
     def _hand_over(self) -> Outcome:
         model = self.model.requires_grad_(False).eval()
+        self._settle(model)
         share = accuracy(model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
         predicted, flops = predict(self.shape, self.plan), count_flops(model, self.shape.image_size)
         by_torch = count_flops_torch(model, self.shape.image_size)
@@ -248,11 +301,14 @@ class _Trial:
 
 
 def split_steps(total: int, shares: list[float]) -> list[int]:
-    """Training steps of each train beat: its share of what earlier beats have left; every beat, and the tuning, gets at least one."""
+    """Training steps of each train beat: its share of what earlier beats have left.
+
+    Every beat of a share above 0, and the tuning, gets at least one.
+    """
     steps: list[int] = []
     for beats_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
         left = total - sum(steps)
-        steps.append(min(max(1, round(share * left)), left - beats_after))
+        steps.append(min(max(1, round(share * left)), left - beats_after) if share else 0)
     return steps
 
 

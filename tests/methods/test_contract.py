@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import (
     MODELS,
+    attach,
     attached,
     config_of,
     finish,
@@ -35,27 +36,24 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import logits_of
-from autoslim.methods.life_regression import SoftLifeTrunk, schedule
-from autoslim.methods.tokens import order_by
+from autoslim.methods.life_regression import SoftLifeTrunk
 from autoslim.methods.trunk import blocks_of
 from autoslim.plan import Plan
+from autoslim.vit import DenseModel
 
 CASES = [(method, model) for method in METHODS for model in MODELS]
 each_case = pytest.mark.parametrize(("method", "model"), CASES)
 each_method = pytest.mark.parametrize("method", METHODS)
 
-KEEP_ALL = {
-    "life_regression": {f"life_threshold_{k}": 0.0 for k in range(1, 5)},
-    "vit_slim": {"keep": 1.0},
-}
-"""Knobs of each method that cut nothing."""
+FORMS = {method: importlib.import_module(f"forms_of_{method}") for method in METHODS}
+"""What each method says of itself in `forms_of_<method>.py`: the knobs that cut nothing, and that training form and cut form agree."""
 
 
 @each_case
 def test_keeping_everything_leaves_the_logits_as_they_were(method: str, model: str):
     dense = make_dense(model)
-    knobs = METHODS[method].repair(dense.shape, KEEP_ALL[method])
-    student = METHODS[method].attach(copy.deepcopy(dense.module), dense.shape, knobs, images())
+    knobs = METHODS[method].repair(dense.shape, FORMS[method].KEEP_ALL)
+    student = attach(method, dense, knobs, share=2.0)
     extras = METHODS[method].expect(dense.shape, Plan.dense(dense.shape), knobs).extras
     share = 1 + sum(e.matmuls + e.norms for e in extras) / predict(dense.shape, Plan.dense(dense.shape)).total + 1e-9
     finished = finish(method, student, dense.shape, knobs, share)
@@ -92,79 +90,26 @@ def test_flops_measured_are_those_predicted_and_within_the_budget(method: str, m
 
 @each_case
 def test_masked_training_form_and_cut_form_agree(method: str, model: str):
-    _MASKED[method](model)
-
-
-def _lives_as_weights_of_zero_and_one(model: str) -> None:
-    """The soft form with lives that end exactly where the schedule drops, against the tokens that the hard form leaves."""
-    dense = make_dense(model)
-    dense.module.double()
-    knobs = solved_knobs("life_regression", dense.shape) | {"temperature": 16.0}
-    student = attached("life_regression", dense, knobs).double().eval()
-    trunk = student.blocks
-    layers, kept = schedule(dense.shape, knobs)
-    orders = []
-
-    def lives(x_BND: Tensor) -> Tensor:
-        order_BP = order_by(trunk.regressor(x_BND))
-        orders.append(order_BP)
-        ends = torch.empty(order_BP.shape, dtype=torch.float64)
-        rank_end = torch.full((dense.shape.patches,), float(dense.shape.depth))
-        for layer, patches in reversed(list(zip(layers, kept, strict=True))):
-            rank_end[patches:] = layer
-        return ends.scatter(1, order_BP, rank_end.double().expand_as(order_BP)) - 0.5
-
-    trunk.lives = lives
-    trunk.temperature = 1e4
-    x = images(dtype=torch.float64)
-    with torch.no_grad():
-        soft_BND = student.forward_features(x)
-        finished = finish("life_regression", copy.deepcopy(student), dense.shape, knobs)
-        hard_BND = finished.model.forward_features(x)
-    prefix = dense.shape.prefix_tokens
-    index_BK = torch.cat((torch.arange(prefix).expand(len(x), -1), orders[0][:, : kept[-1]] + prefix), dim=1)
-    survivors_BND = soft_BND.gather(1, index_BK[..., None].expand(-1, -1, soft_BND.shape[2]))
-    assert hard_BND.shape[1] < soft_BND.shape[1]
-    torch.testing.assert_close(hard_BND, survivors_BND, rtol=0, atol=1e-10)
-
-
-def _masks_of_zero(model: str) -> None:
-    """Gates of the dimensions that the cut removes set to 0, the others anywhere."""
-    dense = make_dense(model)
-    dense.module.double()
-    knobs = solved_knobs("vit_slim", dense.shape)
-    student = attached("vit_slim", dense, knobs).eval()
-    finished = finish("vit_slim", copy.deepcopy(student), dense.shape, knobs)
-    for block, plan in zip(blocks_of(student), finished.plan.blocks, strict=True):
-        for zeta, count in ((block.attn.norm.zeta, plan.head_width), (block.mlp.norm.zeta, plan.hidden)):
-            gone = zeta.data.sort(dim=-1, descending=True).indices[..., count:]
-            zeta.data.scatter_(-1, gone, 0.0)
-    x = images(dtype=torch.float64)
-    assert predict(dense.shape, finished.plan).total < predict(dense.shape, Plan.dense(dense.shape)).total
-    torch.testing.assert_close(logits(finished.model, x), logits(student, x), rtol=0, atol=1e-10)
-
-
-_MASKED: dict[str, Callable[[str], None]] = {
-    "life_regression": _lives_as_weights_of_zero_and_one,
-    "vit_slim": _masks_of_zero,
-}
+    FORMS[method].check_training_form_is_cut_form(model)
 
 
 @each_case
 def test_gradients_reach_every_trainable_part(method: str, model: str):
     dense = make_dense(model)
     knobs = solved_knobs(method, dense.shape)
-    student = METHODS[method].attach(copy.deepcopy(dense.module), dense.shape, knobs, images())
-    _assert_all_learn(method, student, knobs)
+    student = attach(method, dense, knobs)
+    _assert_all_learn(method, dense, student, knobs)
     finished = finish(method, student, dense.shape, knobs)
     x = images(4)
     logits_of(finished.model.train()(x)).square().sum().backward()
     _assert_gradients(finished.model)
 
 
-def _assert_all_learn(method: str, student: nn.Module, knobs: dict) -> None:
+def _assert_all_learn(method: str, dense: DenseModel, student: nn.Module, knobs: dict) -> None:
+    if not any(p.requires_grad for p in student.parameters()):
+        return
     student.train()
-    loss_of(method, student, knobs).backward()
+    loss_of(method, dense, student, knobs).backward()
     _assert_gradients(student)
     student.zero_grad()
 
@@ -375,12 +320,8 @@ def test_the_soft_form_of_life_regression_refuses_an_attention_mask():
 def test_training_moves_what_it_says_and_nothing_else(method: str):
     dense = make_dense()
     knobs = solved_knobs(method, dense.shape)
-    student = METHODS[method].attach(copy.deepcopy(dense.module), dense.shape, knobs, images())
+    student = attach(method, dense, knobs)
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
-    train(method, student, knobs)
+    train(method, dense, student, knobs)
     for name, parameter in student.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
-
-
-def test_every_method_says_how_it_keeps_everything_and_how_it_masks():
-    assert METHODS.keys() == KEEP_ALL.keys() == _MASKED.keys()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from tiny import attached, images, loss_of, make_dense, share_of_dense
+from tiny import attach, attached, brief_of, images, loss_of, make_dense, share_of_dense
 
 from autoslim.errors import InfeasibleError, SpaceError
 from autoslim.flops import predict
@@ -35,10 +35,8 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
     expected = evaluate(method, dense.shape, Plan.dense(dense.shape), knobs)
     student = attached(method_name, dense, expected.knobs)
     torch.manual_seed(0)
-    loss = float(loss_of(method_name, student, expected.knobs).detach())
-    finished = method.finish(
-        copy.deepcopy(student), dense.shape, Plan.dense(dense.shape), expected.knobs, share_of_dense(dense.shape, 0.6)
-    )
+    loss = float(loss_of(method_name, dense, student, expected.knobs).detach())
+    finished = method.finish(copy.deepcopy(student), brief_of(dense.shape, expected.knobs))
     return {
         "plan": expected.plan,
         "train share": method.train_share(expected.knobs),
@@ -267,8 +265,5 @@ def test_images_are_only_measured_on_by_attach():
     for method in METHODS:
         dense = make_dense()
         knobs = METHODS[method].repair(dense.shape, {})
-        students = [
-            METHODS[method].attach(copy.deepcopy(dense.module), dense.shape, knobs, images(seed=seed)).state_dict()
-            for seed in (1, 2)
-        ]
+        students = [attach(method, dense, knobs, images(seed=seed)).state_dict() for seed in (1, 2)]
         assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])

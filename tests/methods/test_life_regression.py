@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoslim.methods import METHODS
-from autoslim.methods.life_regression import KeepFirst, KeepLongestLived, LifeRegressor, life_moments, schedule
-from autoslim.methods.tokens import keep_patches, key_mask, order_by, standardise
+from autoslim.methods.life_regression import KeepLongestLived, LifeRegressor, life_moments, schedule
+from autoslim.methods.pick import First, take
+from autoslim.methods.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.trunk import steps_of
 from autoslim.plan import Plan
 from autoslim.vit import read_shape
@@ -138,11 +139,11 @@ def test_tokens_are_sorted_once_and_then_sliced():
     finished = slim("life_regression", make_dense("vit"), share=0.7, knobs=knobs)
     steps = steps_of(finished.model)
     assert list(steps) == [1, 2, 3]
-    assert [type(step) for step in steps.values()] == [KeepLongestLived, KeepFirst, KeepFirst]
+    assert [type(step) for step in steps.values()] == [KeepLongestLived, First, First]
     x_BND = torch.randn(2, 65, 48)
     for step, block in zip(steps.values(), finished.plan.blocks[1:], strict=True):
         kept_BND = step(x_BND)
-        if isinstance(step, KeepFirst):
+        if isinstance(step, First):
             assert kept_BND.data_ptr() == x_BND.data_ptr(), "a slice is a view"
         assert kept_BND.shape[1] == block.tokens_kv
         assert torch.equal(kept_BND[:, 0], x_BND[:, 0])
@@ -167,7 +168,7 @@ def test_kept_sets_are_nested():
 
 def test_keeping_patches_leaves_the_prefix_in_front():
     x_BND = torch.arange(2 * 5 * 1.0).view(2, 5, 1)
-    kept = keep_patches(x_BND, torch.tensor([[2, 0], [1, 2]]), num_prefix_tokens=2)
+    kept = take(x_BND, behind_prefix(torch.tensor([[2, 0], [1, 2]]), num_prefix_tokens=2))
     assert kept[..., 0].tolist() == [[0, 1, 4, 2], [5, 6, 8, 9]]
 
 

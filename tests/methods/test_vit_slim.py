@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
 from timm.layers import Attention, Mlp
-from tiny import attached, finish, images, logits, make_dense, share_of_dense, slim, solved_knobs
-from torch import Tensor
+from tiny import attached, brief_of, finish, images, logits, make_dense, share_of_dense, slim, solved_knobs
+from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.flops import predict
@@ -73,7 +74,7 @@ def test_gates_are_one_mask_on_queries_keys_and_values(fused: bool):
 
 def test_masks_start_at_one_and_are_one_parameter_a_layer():
     dense = make_dense()
-    student = METHOD.attach(copy.deepcopy(dense.module), dense.shape, METHOD.repair(dense.shape, {}), images())
+    student = METHOD.attach(copy.deepcopy(dense.module), brief_of(dense.shape, METHOD.repair(dense.shape, {})), images())
     masks = {name: p for name, p in student.named_parameters() if "zeta" in name}
     assert len(masks) == 2 * dense.shape.depth
     assert all(torch.equal(p, torch.ones_like(p)) for p in masks.values())
@@ -118,6 +119,14 @@ def test_biases_are_cut_where_there_are_any(bias: bool):
     assert all((block.attn.qkv.bias is not None) == bias for block in blocks_of(finished.model))
 
 
+@dataclasses.dataclass
+class Graded:
+    """A lesson whose task loss is known."""
+
+    student: nn.Module
+    task_loss: torch.Tensor = dataclasses.field(default_factory=lambda: torch.tensor(1.25))
+
+
 def test_loss_is_equation_one():
     """Task + w1 |zeta of attention|_1 + w2 |zeta of MLP|_1."""
     dense = make_dense()
@@ -127,7 +136,7 @@ def test_loss_is_equation_one():
         masks = {n: p.detach() for n, p in student.named_parameters() if "zeta" in n}
         attention = sum(float(p.abs().sum()) for n, p in masks.items() if ".attn." in n)
         mlp = sum(float(p.abs().sum()) for n, p in masks.items() if ".mlp." in n)
-        curves = {key: float(value.detach()) for key, value in METHOD.loss(student, knobs, torch.tensor(1.25)).items()}
+        curves = {key: float(value.detach()) for key, value in METHOD.loss(knobs, Graded(student=student)).items()}
         assert curves["loss"] == pytest.approx(1.25 + w1 * attention + w2 * mlp, rel=1e-5)
         assert (curves["l1_attention"], curves["l1_mlp"]) == pytest.approx((attention, mlp), rel=1e-5)
 
@@ -247,6 +256,6 @@ def test_keep_is_a_share_of_every_width_and_never_nothing():
 
 def test_every_weight_is_trained_along_with_the_masks():
     dense = make_dense()
-    student = METHOD.attach(copy.deepcopy(dense.module), dense.shape, METHOD.repair(dense.shape, {}), images())
+    student = METHOD.attach(copy.deepcopy(dense.module), brief_of(dense.shape, METHOD.repair(dense.shape, {})), images())
     assert all(p.requires_grad for p in student.parameters())
     assert METHOD.learning_rates(student, METHOD.repair(dense.shape, {"mask_lr": 7.0})) == {"zeta": 7.0}

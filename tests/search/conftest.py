@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor, nn
 
-from autoslim.methods.base import Finished, Method
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.plan import Plan
 from autoslim.recipe import Knobs, Recipe, Step, Training
@@ -22,13 +22,13 @@ class Toy(Method):
 
     paper = ""
 
-    def attach(self, model: nn.Module, shape: ViTShape, knobs: Knobs, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         raise AssertionError("the search trained something")
 
-    def loss(self, student: nn.Module, knobs: Knobs, task_loss: Tensor) -> dict[str, Tensor]:
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
         raise AssertionError("the search trained something")
 
-    def finish(self, student: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int) -> Finished:
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
         raise AssertionError("the search trained something")
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:

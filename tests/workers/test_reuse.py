@@ -39,7 +39,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     for _ in prepare_base(root / "base", request, dataset):
         pass
-    return {"base": str(root / "base"), "dataset": str(dataset.path), "threads": 1}
+    return {
+        "base": str(root / "base"),
+        "dataset": str(dataset.path),
+        "threads": 1,
+        "shared": str(root / "shared"),
+        "common": Training(epochs=1.0, batch_size=32).to_json(),
+    }
 
 
 def _recipes() -> list[Recipe]:

@@ -1,0 +1,68 @@
+"""Which tokens stay: the one form in which every selecting method says it, so that all are cut, drawn and composed alike.
+
+A `Pick` may stand in front of a block (`trunk.Stage`), where what it leaves out is gone, or inside one (`rows.RowBlock`), where
+what it leaves out is still a key and a value.
+
+Shapes: B batch, N tokens that come in (prefix included), K tokens that stay, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Rows = int | Tensor
+"""The first so many tokens; or indices (K,), the same for every image; or indices (B, K)."""
+
+
+def take(x_BND: Tensor, rows: Rows) -> Tensor:
+    """The tokens `rows`, in that order: (B, K, D)."""
+    if isinstance(rows, int):
+        return x_BND[:, :rows]
+    if rows.ndim == 1:
+        return x_BND.index_select(1, rows)
+    return x_BND.gather(1, rows.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1]))
+
+
+class Pick(nn.Module):
+    """Subclasses say `rows`; the prefix tokens always come first in them."""
+
+    def rows(self, x_BND: Tensor) -> Rows:
+        raise NotImplementedError
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return take(x_BND, self.rows(x_BND))
+
+    def token_map(self, x_BND: Tensor) -> Tensor:
+        """Which incoming token each token that stays is made of: (B, K, N), rows that sum to 1."""
+        batch, tokens, _ = x_BND.shape
+        identity_BNN = torch.eye(tokens, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
+        return take(identity_BNN, self.rows(x_BND))
+
+
+class First(Pick):
+    """A slice: the tokens are in order already, or only the prefix is wanted."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def rows(self, x_BND: Tensor) -> Rows:
+        return self.tokens
+
+
+class At(Pick):
+    """The same places in every image. They are a result, and so are saved with the weights."""
+
+    def __init__(self, index_K: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index_K.long())
+
+    @classmethod
+    def empty(cls, tokens: int) -> At:
+        """Places still to be loaded."""
+        return cls(torch.zeros(tokens, dtype=torch.long))
+
+    def rows(self, x_BND: Tensor) -> Rows:
+        index: Tensor = self.index  # type: ignore[assignment]
+        return index
