@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from autoslim.budget import format_flops
 from autoslim.errors import BudgetError
@@ -112,6 +113,17 @@ def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance:
     for (flops, accuracy), end in zip(front, ends, strict=True):
         area += max(0, end - flops) * max(0.0, accuracy - chance)
     return area / (dense_flops * (1.0 - chance))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedCost(Record):
+    """What work that trials share has cost, once; booked to the job. `epochs` are passes over the training images."""
+
+    key: str
+    method: str
+    settings: dict[str, Any]
+    epochs: float
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

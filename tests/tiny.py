@@ -69,9 +69,17 @@ def solved_knobs(method: str, shape: ViTShape, share: float = 0.6, knobs: Knobs 
     return solve(METHODS[method], shape, Plan.dense(shape), knobs or {}, share_of_dense(shape, share)).knobs
 
 
-def brief_of(shape: ViTShape, knobs: Knobs, share: float = 0.6, *, shared: Tensors | None = None, bound: str = "max") -> Brief:
-    budget = share_of_dense(shape, share)
-    return Brief(shape=shape, plan=Plan.dense(shape), knobs=knobs, budget=budget, bound=bound, shared=shared)
+def brief_of(
+    shape: ViTShape,
+    knobs: Knobs,
+    share: float = 0.6,
+    *,
+    shared: Tensors | None = None,
+    bound: str = "max",
+    class_query: bool = False,
+) -> Brief:
+    plan, budget = Plan.dense(shape, class_query=class_query), share_of_dense(shape, share)
+    return Brief(shape=shape, plan=plan, knobs=knobs, budget=budget, bound=bound, shared=shared)
 
 
 class TinyWorkshop:
@@ -124,15 +132,17 @@ def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
             return end.value
 
 
-def attach(method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6) -> nn.Module:
-    brief = brief_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs))
+def attach(
+    method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6, class_query: bool = False
+) -> nn.Module:
+    brief = brief_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs), class_query=class_query)
     return METHODS[method].attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size) if x is None else x)
 
 
-def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6) -> nn.Module:
+def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6, class_query: bool = False) -> nn.Module:
     """The training form, with masks away from 1 so that they are felt."""
     dtype = next(dense.module.parameters()).dtype
-    student = attach(method, dense, knobs, images(size=dense.shape.image_size, dtype=dtype), share=share)
+    student = attach(method, dense, knobs, images(size=dense.shape.image_size, dtype=dtype), share=share, class_query=class_query)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in student.named_parameters():
         if name.endswith("zeta"):
@@ -166,18 +176,23 @@ def loss_of(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *,
     return METHODS[method].loss(knobs, lesson_of(student, teacher, dense.shape, seed=seed))["loss"]
 
 
-def slim(method: str, dense: DenseModel, *, share: float = 0.6, knobs: Knobs | None = None, steps: int = 0) -> Finished:
-    """Attach, train for `steps`, finish."""
-    solved = solved_knobs(method, dense.shape, share, knobs)
-    student = attached(method, dense, solved, share=share)
+def slim(
+    method: str, dense: DenseModel, *, share: float = 0.6, knobs: Knobs | None = None, steps: int = 0, class_query: bool = False
+) -> Finished:
+    """Attach, train for `steps`, finish. With `class_query` the plan says so already and the last block is still whole."""
+    start = Plan.dense(dense.shape, class_query=class_query)
+    solved = solve(METHODS[method], dense.shape, start, knobs or {}, share_of_dense(dense.shape, share)).knobs
+    student = attached(method, dense, solved, share=share, class_query=class_query)
     if steps:
         train(method, dense, student, solved, steps=steps)
-    return finish(method, student, dense.shape, solved, share)
+    return finish(method, student, dense.shape, solved, share, class_query=class_query)
 
 
-def finish(method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6) -> Finished:
+def finish(
+    method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6, *, class_query: bool = False
+) -> Finished:
     with torch.no_grad():
-        finished = METHODS[method].finish(student, brief_of(shape, knobs, share))
+        finished = METHODS[method].finish(student, brief_of(shape, knobs, share, class_query=class_query))
     finished.model.eval()
     return finished
 

@@ -23,11 +23,12 @@ from autoslim.output import Output, is_disk_full
 from autoslim.plan import Plan
 from autoslim.record import Record
 from autoslim.report import render_front
-from autoslim.result import BaseFacts, EpochReport, ParetoFront, TrialResult, TrialState
+from autoslim.result import BaseFacts, EpochReport, ParetoFront, SharedCost, TrialResult, TrialState
 from autoslim.search import AgainstControl, Proposer, against_control, cheaper_and_better, choose, load_space
 from autoslim.store import JobState, Store, default_url
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from autoslim.tracking import Mirror, MirrorThread
+from autoslim.training.shared import costs
 from autoslim.vit import DenseModel, create_dense
 from workers.base_model import adapt, granted, threads
 from workers.board import Notices
@@ -61,8 +62,8 @@ class Prepared:
 class Summary(Record):
     """How a search ended.
 
-    `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the budgets that no trial met; `logged` is
-    false when MLflow was down.
+    `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the budgets that no trial met, `shared` what
+    was worked out once for many trials; `logged` is false when MLflow was down.
     """
 
     job: str
@@ -73,6 +74,7 @@ class Summary(Record):
     controls: dict[str, AgainstControl]
     cheaper: dict[str, TrialResult]
     missing: tuple[str, ...]
+    shared: tuple[SharedCost, ...]
     states: dict[str, int]
     tracking_uri: str
     logged: bool
@@ -187,10 +189,16 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
         models = hand_over(job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset)
         _drop_losers(prepared.output, store.trials(job.id), {result.number for result in chosen.values()})
-    return _summary(prepared, store.trials(job.id), facts, models)
+    return _summary(prepared, store.trials(job.id), facts, models, store.job(job.id).shared)
 
 
-def _summary(prepared: Prepared, results: list[TrialResult], facts: BaseFacts, models: list[HandedOver]) -> Summary:
+def _summary(
+    prepared: Prepared,
+    results: list[TrialResult],
+    facts: BaseFacts,
+    models: list[HandedOver],
+    shared: tuple[SharedCost, ...],
+) -> Summary:
     controls = {label: against_control(results, prepared.budgets, label) for label in prepared.budgets}
     have = {model.label for model in models}
     chosen = {model.label: results[model.trial] for model in models}
@@ -203,6 +211,7 @@ def _summary(prepared: Prepared, results: list[TrialResult], facts: BaseFacts, m
         controls={label: control for label, control in controls.items() if control is not None},
         cheaper=cheaper_and_better(results, chosen),
         missing=tuple(label for label in prepared.budgets if label not in have),
+        shared=shared,
         states={state.value: sum(result.state is state for result in results) for state in TrialState},
         tracking_uri="",
         logged=False,
@@ -229,10 +238,30 @@ class _Dashboard(Listener):
             self._notices.end(result.number, result.error)
 
 
+class _Booking(Listener):
+    """Books the work that trials share to the job as soon as it is done; it lies in storage, so none is lost with a driver."""
+
+    def __init__(self, store: Store, job: SearchJob, output: Output) -> None:
+        self._store, self._job, self._output = store, job, output
+
+    def trial_begins(self, result: TrialResult, target: str) -> None:
+        pass
+
+    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
+        if report.beat == "cut":
+            self.book()
+
+    def trial_ends(self, result: TrialResult, target: str) -> None:
+        self.book()
+
+    def book(self) -> None:
+        self._store.book_shared(self._job.id, costs(self._output.shared))
+
+
 def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path, slots: int, interrupt: Interrupt) -> None:
     job = prepared.job
     terminal.already(store.trials(job.id))
-    listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)))
+    listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)), _Booking(store, job, prepared.output))
     coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners)
     shared = {
         "base": str(base),

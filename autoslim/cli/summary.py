@@ -24,6 +24,9 @@ def render(summary: Summary) -> str:
         )
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
+    for cost in summary.shared:
+        settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
+        lines.append(f"once for all trials of {cost.method} ({settings}): {cost.epochs:.3g} epochs, {cost.seconds:.0f} s")
     lines += [
         "",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",

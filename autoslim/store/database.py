@@ -65,6 +65,10 @@ class Database:
                 schema.metadata.create_all(connection)
                 connection.execute(schema.schema_version.insert().values(version=schema.SCHEMA_VERSION))
             version: int = connection.execute(sa.select(schema.schema_version.c.version)).scalar_one()
+            for old in range(version, schema.SCHEMA_VERSION):
+                connection.execute(sa.text(schema.UPGRADES[old]))
+                version = old + 1
+                connection.execute(schema.schema_version.update().values(version=version))
         return version
 
 

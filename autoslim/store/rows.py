@@ -11,7 +11,7 @@ from typing import Any
 
 from autoslim.job import SearchJob
 from autoslim.record import Record
-from autoslim.result import BaseFacts, EpochReport, TrialResult
+from autoslim.result import BaseFacts, EpochReport, SharedCost, TrialResult
 
 
 class JobState(enum.StrEnum):
@@ -30,7 +30,10 @@ class JobState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredJob(Record):
-    """`uid` tells this job from one of the same id in another store; `chosen` maps a budget's label to a trial's number."""
+    """`uid` tells this job from one of the same id in another store; `chosen` maps a budget's label to a trial's number.
+
+    `shared` is what was worked out once for many trials, and what that cost.
+    """
 
     job: SearchJob
     uid: str
@@ -40,6 +43,7 @@ class StoredJob(Record):
     updated_at: str
     base: BaseFacts | None = None
     chosen: dict[str, int] = dataclasses.field(default_factory=dict)
+    shared: tuple[SharedCost, ...] = ()
     error: str | None = None
 
 

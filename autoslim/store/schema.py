@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -24,6 +24,7 @@ jobs = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("base", sa.Text),
     sa.Column("chosen", sa.Text, nullable=False),
+    sa.Column("shared", sa.Text, nullable=False, server_default="[]"),
     sa.Column("error", sa.Text),
     sa.Column("created_at", sa.String(32), nullable=False),
     sa.Column("updated_at", sa.String(32), nullable=False),
@@ -76,3 +77,6 @@ tracking = sa.Table(
     sa.Column("run_id", sa.String(64), nullable=False),
     sa.Column("logged", sa.Text, nullable=False),
 )
+
+UPGRADES = {1: "ALTER TABLE autoslim_jobs ADD COLUMN shared TEXT NOT NULL DEFAULT '[]'"}
+"""The statement that takes a database from this version to the next."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from autoslim.errors import JobError, RequestError
 from autoslim.job import SearchJob
 from autoslim.recipe import Recipe
-from autoslim.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.result import BaseFacts, EpochReport, SharedCost, TrialResult, TrialState
 from autoslim.store import schema
 from autoslim.store.database import Database
 from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
@@ -73,6 +73,17 @@ class Store:
     def set_chosen(self, job_id: str, chosen: Mapping[str, int]) -> None:
         """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
         self._update_job(job_id, chosen=json.dumps(dict(chosen)))
+
+    def book_shared(self, job_id: str, costs: Sequence[SharedCost]) -> None:
+        """Books what trials share; a key that is booked already is not booked twice."""
+        with self._database.writing() as connection:
+            booked = _shared(self._job_row(connection, job_id))
+            known = {cost.key for cost in booked}
+            fresh = [cost for cost in costs if cost.key not in known]
+            if fresh:
+                text = json.dumps([cost.to_dict() for cost in (*booked, *fresh)])
+                values = {"shared": text, "updated_at": _now()}
+                connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(**values))
 
     def set_state(self, job_id: str, state: JobState, *, error: str | None = None) -> None:
         self._update_job(job_id, state=state.value, error=error)
@@ -267,8 +278,13 @@ def _job(row: sa.Row[Any]) -> StoredJob:
         updated_at=row.updated_at,
         base=None if row.base is None else BaseFacts.from_json(row.base),
         chosen=json.loads(row.chosen),
+        shared=_shared(row),
         error=row.error,
     )
+
+
+def _shared(row: sa.Row[Any]) -> tuple[SharedCost, ...]:
+    return tuple(SharedCost.from_dict(cost) for cost in json.loads(row.shared))
 
 
 def _trial(row: sa.Row[Any]) -> StoredTrial:

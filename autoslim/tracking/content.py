@@ -129,6 +129,9 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
     if base is None:
         return metrics
     metrics |= {"dense_accuracy": base.dense_accuracy, "dense_gflops": base.dense_flops / 1e9, "dense_mparams": base.params / 1e6}
+    if job.shared:
+        metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
+        metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
     metrics["hypervolume"] = front.hypervolume(dense_flops=base.dense_flops, chance=base.chance) if front.results else 0.0
     for budget in job.job.budgets:
         flops = budget.flops if budget.share is None else int(budget.share * base.dense_flops)

@@ -22,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from autoslim.record import Record
-from autoslim.result import EpochReport
+from autoslim.result import EpochReport, SharedCost
 
 BEAT_EVERY = 5.0
 DEAD_AFTER = 60.0
@@ -41,17 +41,6 @@ class SharedRequest(Record):
     dataset_digest: str
     training: dict[str, Any]
     seed: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SharedCost(Record):
-    """What a shared result has cost, once; booked to the job. `epochs` are counted over the training images."""
-
-    key: str
-    method: str
-    settings: dict[str, Any]
-    epochs: float
-    seconds: float
 
 
 Work = Generator[EpochReport, None, dict[str, Tensor]]

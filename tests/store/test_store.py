@@ -5,7 +5,7 @@ import pytest
 from sample_search import DENSE, add, fill, make_job, make_recipe, make_report, make_result, make_results
 
 from autoslim.errors import ClusterError, JobError, RequestError
-from autoslim.result import TrialState
+from autoslim.result import SharedCost, TrialState
 from autoslim.store import JobState, Store, TrackedRun, default_url, hide_password
 
 
@@ -26,6 +26,21 @@ def test_facts_state_choice_and_error_of_a_job_are_kept(store):
     stored = store.job(job.id)
     assert (stored.base, stored.chosen) == (DENSE, {"50%": 3})
     assert (stored.state, stored.error) == (JobState.FAILED, "the cluster went away")
+
+
+def test_shared_work_is_booked_once_a_key(store):
+    job = store.create_job(make_job()).job
+    one, other = (
+        SharedCost(key=key, method="vit_slim", settings={"l1": key}, epochs=0.9, seconds=30.0) for key in ("paper", "even")
+    )
+    store.book_shared(job.id, [one])
+    before = store.fingerprint(job.id)
+    store.book_shared(job.id, [one, other])
+    assert store.job(job.id).shared == (one, other)
+    assert store.fingerprint(job.id) != before
+    after = store.fingerprint(job.id)
+    store.book_shared(job.id, [other, one])
+    assert store.fingerprint(job.id) == after
 
 
 def test_second_job_of_the_same_id_is_refused(store):
@@ -186,8 +201,23 @@ def test_database_of_a_newer_autoslim_is_refused(tmp_path, store):
     connection.execute("UPDATE autoslim_schema SET version = 7")
     connection.commit()
     connection.close()
-    with pytest.raises(RequestError, match=r"written by a newer autoslim \(its schema is 7, the newest known here is 1\)"):
+    with pytest.raises(RequestError, match=r"written by a newer autoslim \(its schema is 7, the newest known here is 2\)"):
         Store(default_url(tmp_path))
+
+
+def test_database_of_the_first_schema_is_brought_up_to_date_with_its_jobs(tmp_path, store):
+    store.create_job(make_job())
+    store.close()
+    connection = sqlite3.connect(tmp_path / "autoslim.db")
+    connection.execute("ALTER TABLE autoslim_jobs DROP COLUMN shared")
+    connection.execute("UPDATE autoslim_schema SET version = 1")
+    connection.commit()
+    connection.close()
+    with Store(default_url(tmp_path)) as again:
+        assert again.job("digits-1").shared == ()
+        again.book_shared("digits-1", [SharedCost(key="k", method="vit_slim", settings={}, epochs=1.0, seconds=2.0)])
+    with Store(default_url(tmp_path)) as once_more:
+        assert len(once_more.job("digits-1").shared) == 1
 
 
 def test_file_that_is_not_a_database_cannot_be_reached(tmp_path):
