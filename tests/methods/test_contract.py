@@ -182,8 +182,10 @@ def test_runs_in_every_precision_and_mode(method: str, model: str, batch: int):
     expected = logits(finished.model, images(3))[:batch]
     double = copy.deepcopy(finished.model).to(torch.float64)
     torch.testing.assert_close(logits(double, images(batch, dtype=torch.float64)).float()[0], expected[0], rtol=1e-3, atol=1e-3)
-    half = copy.deepcopy(finished.model).to(torch.bfloat16)
-    assert logits(half, images(batch, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16):
+        half = logits(copy.deepcopy(finished.model).to(dtype), images(batch, dtype=dtype))
+        assert half.dtype == dtype
+        assert torch.isfinite(half).all()
     for mode in (True, False):
         assert logits(copy.deepcopy(finished.model).train(mode), images(batch)).shape == (batch, 10)
     torch.testing.assert_close(logits(finished.model, images(3))[:1], logits(finished.model, images(3)[:1]), rtol=1e-4, atol=1e-4)
@@ -239,6 +241,16 @@ def test_training_form_pickles_and_copies(method: str):
     assert torch.equal(logits(copy.deepcopy(student), images()), expected)
 
 
+@each_case
+@pytest.mark.parametrize("batch", [1, 3])
+def test_compiles_into_one_graph(method: str, model: str, batch: int):
+    finished = slimmed(method, model)[1]
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(finished.model), backend="eager", fullgraph=True)
+    x = images(batch)
+    torch.testing.assert_close(logits(compiled, x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
+
+
 # The exporters are slow; what differs between kinds of models are prefix and pooling, so that one kind a method is enough each time.
 EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
@@ -257,6 +269,18 @@ def test_exports_with_a_dynamic_batch(method: str, model: str):
     for batch in (1, 5):
         x = images(batch)
         torch.testing.assert_close(program.module()(x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
+
+
+@each_method
+@pytest.mark.slow
+@third_party_warnings
+def test_compiled_code_gives_equal_logits(method: str):
+    finished = slimmed(method, "distilled")[1]
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(finished.model))
+    for batch in (1, 3):
+        x = images(batch)
+        torch.testing.assert_close(logits(compiled, x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
 
 
 @each_export

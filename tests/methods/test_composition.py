@@ -1,0 +1,60 @@
+"""Width, then tokens: a step works on what an earlier one has left."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import attach, config_of, images, logits, make_dense, share_of_dense, shared_of, slim, train
+from torch import nn
+
+from autoslim.artifact import load, save
+from autoslim.flops import count_flops, predict
+from autoslim.methods import METHODS, Brief, solve
+from autoslim.recipe import Step
+from autoslim.vit import DenseModel
+
+TOKENS = [name for name in METHODS if name != "vit_slim"]
+
+
+def compose(second: str, dense: DenseModel) -> tuple[nn.Module, list[Step], Brief]:
+    """ViT-Slim's widths onto 80 %, then `second` onto 50 % of the dense model."""
+    first = slim("vit_slim", dense, share=0.8, steps=1)
+    budget = share_of_dense(dense.shape, 0.5)
+    solved = solve(METHODS[second], dense.shape, first.plan, {}, budget)
+    brief = Brief(
+        shape=dense.shape, plan=first.plan, knobs=solved.knobs, budget=budget, shared=shared_of(second, dense, solved.knobs)
+    )
+    student = METHODS[second].attach(copy.deepcopy(first.model), brief, images())
+    train(second, dense, student, solved.knobs, steps=1)
+    with torch.no_grad():
+        finished = METHODS[second].finish(student, brief)
+    steps = [Step(method="vit_slim", knobs=first.knobs), Step(method=second, knobs=finished.knobs)]
+    return finished.model.eval(), steps, Brief(shape=dense.shape, plan=finished.plan, knobs={}, budget=budget)
+
+
+@pytest.mark.parametrize("second", TOKENS)
+@pytest.mark.parametrize("model", ["deit", "distilled"])
+def test_tokens_after_width(second: str, model: str, tmp_path: Path):
+    dense = make_dense(model)
+    composed, steps, brief = compose(second, dense)
+    predicted = predict(dense.shape, brief.plan).total
+    assert 0.9 * brief.budget < predicted <= brief.budget
+    assert count_flops(composed, 32) == predicted
+    assert any(block.head_width < dense.shape.head_width or block.hidden < dense.shape.hidden for block in brief.plan.blocks)
+    assert min(block.tokens_mlp for block in brief.plan.blocks) < dense.shape.tokens
+    alone = slim(second, dense, share=0.5, steps=0)
+    config = config_of(second, dense, alone)
+    config = config.replace(recipe=config.recipe.replace(steps=tuple(steps)), plan=brief.plan)
+    save(tmp_path, composed, config)
+    torch.testing.assert_close(logits(load(tmp_path), images()), logits(composed, images()))
+
+
+def test_a_width_that_was_cut_is_felt_by_what_follows():
+    dense = make_dense("deit")
+    assert attach("life_regression", dense, METHODS["life_regression"].repair(dense.shape, {})) is not None
+    composed, _, _ = compose("life_regression", dense)
+    alone = slim("life_regression", dense, share=0.5).model
+    assert sum(p.numel() for p in composed.parameters()) < sum(p.numel() for p in alone.parameters())
