@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, versions
 from autoslim.flops import predict
 from autoslim.job import ModelSpec
-from autoslim.methods import METHODS, Brief, Finished, Lesson, solve
+from autoslim.methods import METHODS, Brief, Finished, Lesson, Method, solve
 from autoslim.methods.base import Tensors, logits_of
 from autoslim.plan import Plan
 from autoslim.recipe import Knobs, Recipe, Step, Training
@@ -65,8 +66,20 @@ def share_of_dense(shape: ViTShape, share: float) -> int:
     return int(share * predict(shape, Plan.dense(shape)).total)
 
 
+def method_of(case: str) -> Method:
+    """A case is a method's name, or `name:variant`."""
+    return METHODS[case.partition(":")[0]]
+
+
+def variant_knobs(case: str) -> Knobs:
+    """What makes a variant one: an entry of `VARIANTS` in `forms_of_<method>.py`."""
+    name, _, variant = case.partition(":")
+    return importlib.import_module(f"forms_of_{name}").VARIANTS[variant] if variant else {}
+
+
 def solved_knobs(method: str, shape: ViTShape, share: float = 0.6, knobs: Knobs | None = None) -> Knobs:
-    return solve(METHODS[method], shape, Plan.dense(shape), knobs or {}, share_of_dense(shape, share)).knobs
+    drawn = {**variant_knobs(method), **(knobs or {})}
+    return solve(method_of(method), shape, Plan.dense(shape), drawn, share_of_dense(shape, share)).knobs
 
 
 def brief_of(
@@ -86,6 +99,7 @@ class TinyWorkshop:
     """Shared work on a few generated images, in the dense model's own precision."""
 
     training = Training(epochs=1.0, batch_size=8, distillation=0.5)
+    epoch_images = 1000
 
     def __init__(self, dense: DenseModel) -> None:
         self.shape = dense.shape
@@ -121,10 +135,10 @@ class TinyWorkshop:
 
 def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
     """What `prepare` finds on the tiny workshop."""
-    settings = METHODS[method].shared_settings(dense.shape, knobs)
+    settings = method_of(method).shared_settings(dense.shape, knobs)
     if settings is None:
         return None
-    work = METHODS[method].prepare(TinyWorkshop(dense), settings)
+    work = method_of(method).prepare(TinyWorkshop(dense), settings)
     while True:
         try:
             next(work)
@@ -136,7 +150,7 @@ def attach(
     method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6, class_query: bool = False
 ) -> nn.Module:
     brief = brief_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs), class_query=class_query)
-    return METHODS[method].attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size) if x is None else x)
+    return method_of(method).attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size) if x is None else x)
 
 
 def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6, class_query: bool = False) -> nn.Module:
@@ -173,7 +187,7 @@ def lesson_of(student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: 
 
 def loss_of(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, seed: int = 0) -> Tensor:
     teacher = copy.deepcopy(dense.module).to(next(student.parameters()).dtype).requires_grad_(False).eval()
-    return METHODS[method].loss(knobs, lesson_of(student, teacher, dense.shape, seed=seed))["loss"]
+    return method_of(method).loss(knobs, lesson_of(student, teacher, dense.shape, seed=seed))["loss"]
 
 
 def slim(
@@ -181,7 +195,8 @@ def slim(
 ) -> Finished:
     """Attach, train for `steps`, finish. With `class_query` the plan says so already and the last block is still whole."""
     start = Plan.dense(dense.shape, class_query=class_query)
-    solved = solve(METHODS[method], dense.shape, start, knobs or {}, share_of_dense(dense.shape, share)).knobs
+    drawn = {**variant_knobs(method), **(knobs or {})}
+    solved = solve(method_of(method), dense.shape, start, drawn, share_of_dense(dense.shape, share)).knobs
     student = attached(method, dense, solved, share=share, class_query=class_query)
     if steps:
         train(method, dense, student, solved, steps=steps)
@@ -192,7 +207,7 @@ def finish(
     method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6, *, class_query: bool = False
 ) -> Finished:
     with torch.no_grad():
-        finished = METHODS[method].finish(student, brief_of(shape, knobs, share, class_query=class_query))
+        finished = method_of(method).finish(student, brief_of(shape, knobs, share, class_query=class_query))
     finished.model.eval()
     return finished
 
@@ -214,7 +229,7 @@ def config_of(method: str, dense: DenseModel, finished: Finished, *, share: floa
         shape=dense.shape,
         preprocessing=dense.preprocessing,
         classes=CLASSES,
-        recipe=recipe_of([Step(method=method, knobs=finished.knobs)], budget),
+        recipe=recipe_of([Step(method=method_of(method).name, knobs=finished.knobs)], budget),
         plan=finished.plan,
         flops=flops,
         params=sum(p.numel() for p in finished.model.parameters()),

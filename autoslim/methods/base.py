@@ -62,6 +62,8 @@ class Workshop(Protocol):
     training: Training
     teacher: nn.Module
     """The frozen dense model."""
+    epoch_images: int
+    """Training images in an epoch."""
 
     def student(self) -> nn.Module:
         """A copy of the dense model."""

@@ -1,15 +1,25 @@
 """Life regression (arXiv 2304.04926): one regressor in front of the first drop predicts how many blocks each patch lives.
 
-Equations and schedule after the paper and its public code. Ours, and different from it: the class token's key weight is always 1 in
-the soft stage (the code lets it fall to 0.73 in the last block, which inference never sees); W starts as a scaled identity instead of
-uniform noise; W c is computed once per image instead of once per patch, which gives the same logits for C^2 instead of P C^2
-multiply-accumulates; the counts come from life thresholds, so that any budget can be met, not three keep rates only.
+Equations and schedule after the paper and its public code. Ours, and different from it:
 
-Shapes: B batch, N tokens, P patches, D width.
+- The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
+- Lives end softly where the cut form's drops end them (`ends` "drops"). With the paper's, which "blocks" gives, lives of the
+  schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns what the cut form never meets.
+- W starts at the class token's own attention instead of uniform noise.
+- W c is computed once per image instead of once per patch: the same logits for C^2 instead of P C^2 multiply-accumulates.
+- Counts come from life thresholds, so that any budget can be met, not three keep rates only.
+
+Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
+is longer than the index of the block it comes to, as where the code evaluates its weights at 1/2, but really removed, at the schedule's
+drops only and up to a cap (ours). The caps are the schedule's counts, so that every image stays within the budget; where the budget
+is for the mean, they are `HEADROOM` times that and `settle` moves the lives' mean until the images' mean FLOPs are within it (ours).
+
+Shapes: B batch, N tokens, P patches, D width, L blocks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -23,9 +33,11 @@ from torch.nn import functional
 
 from autoslim.errors import UnsupportedModelError
 from autoslim.flops.predict import LAYER_NORM
+from autoslim.methods.adaptive import AdaptiveTrunk, Drop, Ragged, Scorer, image_flops, refuse_pooling
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.pick import First, Pick, Rows
+from autoslim.methods.sublayer import Gone
 from autoslim.methods.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.trunk import Trunk, blocks_of, install, refuse_mask
 from autoslim.plan import Extra, Plan
@@ -35,6 +47,13 @@ from autoslim.shape import ViTShape
 MAX_DROPS = 4
 _LONGEST = 0.98
 """The largest threshold: a fiftieth of the patches outlives every drop."""
+HEADROOM = 1.25
+"""How far above the schedule's counts an image may go where the budget is for the mean."""
+_MARGIN = 0.005
+"""Share of a budget for the mean that is left free, because other images than the calibration's will be counted."""
+_BISECTIONS = 30
+_START = 0.1
+"""Root mean square of W at the start."""
 
 
 class LifeRegressor(nn.Module):
@@ -46,6 +65,18 @@ class LifeRegressor(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.weight = nn.Parameter(torch.eye(dim) / math.sqrt(dim))
 
+    @torch.no_grad()
+    def start_at_attention(self, block: Any) -> None:
+        """W = sum_h W_k^T W_q: the class token's attention in `block`, before the softmax, summed over heads and biases left out."""
+        inner = block.attn.qkv.out_features // 3
+        scale_D = block.norm1.weight
+        queries_ED, keys_ED = (
+            rows * scale_D for rows in (block.attn.qkv.weight[:inner], block.attn.qkv.weight[inner : 2 * inner])
+        )
+        start_DD = keys_ED.T @ queries_ED
+        # Standardised, lives do not depend on the scale of W; the optimiser's steps do.
+        self.weight.copy_(start_DD * (_START / start_DD.square().mean().sqrt()))
+
     def forward(self, x_BND: Tensor) -> Tensor:
         x_BND = self.norm(x_BND)
         patches_BPD = x_BND[:, self.num_prefix_tokens :]
@@ -54,34 +85,109 @@ class LifeRegressor(nn.Module):
 
 
 class KeepLongestLived(Pick):
-    """The first drop: patches sorted by life once, the first `patches` of them kept."""
+    """The first drop at fixed counts: patches sorted by life once, the first `patches` of them kept."""
 
-    def __init__(self, regressor: LifeRegressor, patches: int) -> None:
+    def __init__(self, regressor: LifeRegressor, patches: int, life: tuple[float, float]) -> None:
         super().__init__()
         self.regressor = regressor
         self.patches = patches
+        self.life = life
 
     def rows(self, x_BND: Tensor) -> Rows:
         # Standardising keeps the order, so the finished model leaves it out.
         kept_BK = order_by(self.regressor(x_BND))[:, : self.patches]
         return behind_prefix(kept_BK, num_prefix_tokens=self.regressor.num_prefix_tokens)
 
+    def standardise(self, logit_BP: Tensor) -> Tensor:
+        mean, std = self.life
+        return standardise(logit_BP, mean=mean, std=std)
+
+
+class Lives(Scorer):
+    """The first drop's scores in threshold mode: lives in blocks, standardised per image. The moments are a result of `settle`."""
+
+    def __init__(self, regressor: LifeRegressor, life: tuple[float, float]) -> None:
+        super().__init__()
+        self.regressor = regressor
+        self.register_buffer("mean", torch.tensor(life[0]))
+        self.register_buffer("std", torch.tensor(life[1]))
+
+    def forward(self, ragged: Ragged) -> Tensor:
+        # It stands before any other drop, so that no token is padding yet.
+        return self.standardise(self.regressor(ragged.x_BND))
+
+    def standardise(self, logit_BP: Tensor) -> Tensor:
+        mean: Tensor = self.mean  # type: ignore[assignment]
+        std: Tensor = self.std  # type: ignore[assignment]
+        return standardise(logit_BP.to(torch.promote_types(logit_BP.dtype, torch.float32)), mean=mean, std=std)
+
+    def price(self, block: int, tokens: int) -> Extra:
+        return _regressor_price(block, tokens, self.regressor.num_prefix_tokens, len(self.regressor.weight))
+
+
+@torch.no_grad()
+def patch_lives(model: nn.Module, images_B3HW: Tensor) -> Tensor:
+    """How long a slimmed model, or one whose regressor has been trained, lets each patch of the images live: (B, P), in blocks.
+
+    Patches in reading order; lives count from the model's start and have the schedule's mean and deviation in every image.
+    """
+    holder = next(part for part in model.modules() if isinstance(part, KeepLongestLived | Lives | SoftLifeTrunk))
+    logits_BP: list[Tensor] = []
+
+    def note(regressor: nn.Module, inputs: tuple[Tensor], output_BP: Tensor) -> None:
+        logits_BP.append(output_BP)
+
+    hook = holder.regressor.register_forward_hook(note)
+    try:
+        model(images_B3HW)
+    finally:
+        hook.remove()
+    return holder.standardise(logits_BP[0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftEnds:
+    """Where lives end in the soft stage, block by block from the first drop on.
+
+    `indices[i]` is the life, in blocks, that is long enough for block first + i; `kept[i]`, where it is given, is how many patches
+    the cut form leaves there, and the end lies between the last of them and the next.
+    """
+
+    first: int
+    indices: tuple[int, ...]
+    kept: tuple[int, ...] | None
+
+    def of(self, block: int, life_BP: Tensor) -> Tensor | int:
+        """(B, 1) or a number."""
+        place = block - self.first
+        if self.kept is None:
+            return self.indices[place]
+        sorted_BP = life_BP.sort(dim=1, descending=True).values
+        kept = self.kept[place]
+        if kept >= life_BP.shape[1]:
+            return sorted_BP[:, -1:] - len(self.indices)
+        return sorted_BP[:, kept - 1 : kept + 1].mean(dim=1, keepdim=True)
+
 
 class SoftLifeTrunk(nn.Module):
-    """Stage 1: no token is removed, but from block a on key j counts sigmoid(-T (a - life_j)) in the softmax.
+    """Stage 1: no token is removed, but in block a, from the first drop on, key j counts sigmoid(T (life_j - e_a)) in the softmax.
 
-    Lives are standardised per image to the schedule's mean and deviation, in blocks; prefix tokens always count fully.
+    Lives are standardised per image to the mean and deviation `life`, in blocks; e_a are the `ends`; prefix tokens always count fully.
     """
 
     def __init__(
-        self, blocks: list[nn.Module], regressor: LifeRegressor, *, first: int, life: tuple[float, float], temperature: float
+        self, blocks: list[nn.Module], regressor: LifeRegressor, *, ends: SoftEnds, life: tuple[float, float], temperature: float
     ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.regressor = regressor
-        self.first = first
+        self.ends = ends
         self.life = life
         self.temperature = temperature
+
+    @property
+    def first(self) -> int:
+        return self.ends.first
 
     def forward(self, x_BND: Tensor) -> Tensor:
         for step in self:
@@ -103,15 +209,18 @@ class SoftLifeTrunk(nn.Module):
     def _soft_block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x_BND, life_BP = tokens_and_lives
         # The logarithm in one: a weight that underflows to 0 would leave a gradient of 0 / 0.
-        weight_BP = functional.logsigmoid(self.temperature * (life_BP - index))
+        weight_BP = functional.logsigmoid(self.temperature * (life_BP - self.ends.of(index, life_BP)))
         prefix = weight_BP.new_zeros(len(weight_BP), self.regressor.num_prefix_tokens)
         mask_B11N = key_mask(torch.cat((prefix, weight_BP), dim=1)).to(x_BND.dtype)
         return self.blocks[index](x_BND, attn_mask=mask_B11N), life_BP
 
     def lives(self, x_BND: Tensor) -> Tensor:
         """How long each patch lives, in blocks from the model's start: (B, P)."""
+        return self.standardise(self.regressor(x_BND).float())
+
+    def standardise(self, logit_BP: Tensor) -> Tensor:
         mean, std = self.life
-        return standardise(self.regressor(x_BND).float(), mean=mean, std=std)
+        return standardise(logit_BP, mean=mean, std=std)
 
 
 def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
@@ -143,6 +252,58 @@ def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
     return layers, kept
 
 
+def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
+    """Mean and deviation of normal lives of which the share kept at a drop is longer than its block, as nearly as two numbers can say.
+
+    A least-squares line through the quantiles; for one drop the deviation is given.
+    """
+    normal = statistics.NormalDist()
+    quantiles = [normal.inv_cdf(share) for share in shares_kept]
+    if len(quantiles) > 1:
+        slope, mean = statistics.linear_regression(quantiles, drop_layers)
+        return mean, -slope
+    return drop_layers[0] + deviation * quantiles[0], deviation
+
+
+def _moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
+    layers, kept = schedule(shape, knobs)
+    mean, deviation = life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth)
+    if knobs["mode"] == "fixed" or knobs["ends"] == "blocks" or deviation == 0:
+        return mean, deviation
+    drops = range(1, knobs["drops"] + 1)
+    half = 0.5 / shape.patches
+    shares = [min(_patches_above(knobs[f"life_threshold_{k}"], shape) / shape.patches, 1 - half) for k in drops]
+    return fitted_moments([knobs[f"drop_layer_{k}"] for k in drops], shares, deviation=deviation)
+
+
+def _soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
+    layers, kept = schedule(shape, knobs)
+    blocks = range(layers[0], shape.depth)
+    if knobs["ends"] == "blocks":
+        return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
+    last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
+    patches = tuple(tokens - shape.prefix_tokens for tokens in _tokens_per_block(shape, layers, kept)[layers[0] :])
+    return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
+
+
+def _tokens_per_block(shape: ViTShape, layers: list[int], kept: list[int]) -> tuple[int, ...]:
+    tokens, current = [], shape.tokens
+    for index in range(shape.depth):
+        if index in layers:
+            current = min(current, kept[layers.index(index)] + shape.prefix_tokens)
+        tokens.append(current)
+    return tuple(tokens)
+
+
+def _regressor_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:
+    return Extra(
+        name="life regressor",
+        place=f"block {block}",
+        matmuls=dim * dim + (tokens - prefix) * dim,
+        norms=LAYER_NORM * tokens * dim,
+    )
+
+
 def _has_spare(shape: ViTShape, knobs: Knobs) -> bool:
     last = knobs["drops"]
     before = _patches_above(knobs[f"life_threshold_{last - 1}"], shape) if last > 1 else shape.patches
@@ -164,6 +325,12 @@ class LifeRegression(Method):
     name = "life_regression"
     paper = "https://arxiv.org/abs/2304.04926"
     ranges: ClassVar[Ranges] = {
+        "mode": Knob(
+            kind="choice",
+            help="every image keeps as many patches (paper), or those whose life is longer, up to as many",
+            default="fixed",
+            choices=("fixed", "threshold"),
+        ),
         "drops": Knob(kind="choice", help="how often tokens are dropped", default=3, choices=tuple(range(1, MAX_DROPS + 1))),
         **{
             f"drop_layer_{k}": Knob(
@@ -189,6 +356,12 @@ class LifeRegression(Method):
             low=0,
             high=1000,
             searched=False,
+        ),
+        "ends": Knob(
+            kind="choice",
+            help="where lives end softly: at every block (paper) or where the cut form's do, at the drops",
+            default="drops",
+            choices=("drops", "blocks"),
         ),
         "temperature": Knob(
             kind="float", help="steepness T of the soft end of a life, per block", default=4.0, low=0.5, high=16.0, log=True
@@ -216,8 +389,14 @@ class LifeRegression(Method):
         return not number.isdigit() or int(number) <= chosen["drops"]
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """Layers and thresholds in rising order; two drops on one block become the harder one, and one that drops nothing goes."""
+        """Layers and thresholds in rising order; two drops on one block become the harder one, and one that drops nothing goes.
+
+        Raises:
+            UnsupportedModelError: for threshold mode where the head reads patches.
+        """
         full = complete(self.ranges, knobs, depth=shape.depth)
+        if full["mode"] == "threshold":
+            refuse_pooling("life regression in threshold mode", shape)
         drops = range(1, full["drops"] + 1)
         layers = sorted(full[f"drop_layer_{k}"] for k in drops)
         thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
@@ -235,21 +414,11 @@ class LifeRegression(Method):
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
+        if any(block.tokens_kv < shape.tokens for block in plan.blocks):
+            raise UnsupportedModelError("life regression needs all the patches, and an earlier step has dropped some")
         layers, kept = schedule(shape, knobs)
-        tokens = []
-        current = shape.tokens
-        for index in range(shape.depth):
-            if index in layers:
-                current = min(current, kept[layers.index(index)] + shape.prefix_tokens)
-            tokens.append(current)
-        class_path = shape.dim * shape.dim
-        regressor = Extra(
-            name="life regressor",
-            place=f"block {layers[0]}",
-            matmuls=class_path + shape.patches * shape.dim,
-            norms=LAYER_NORM * shape.tokens * shape.dim,
-        )
-        return plan.with_tokens(tuple(tokens)).replace(extras=(*plan.extras, regressor))
+        regressor = _regressor_price(layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
+        return plan.with_tokens(_tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
 
     def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one drop, or one carried along behind the last."""
@@ -267,13 +436,16 @@ class LifeRegression(Method):
 
     def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         shape, knobs = brief.shape, brief.knobs
-        layers, kept = schedule(shape, knobs)
         regressor = LifeRegressor(shape.dim, shape.prefix_tokens)
+        blocks = blocks_of(model)
+        first: Any = blocks[knobs["drop_layer_1"]]
+        if not isinstance(first.attn, Gone):
+            regressor.start_at_attention(first)
         trunk = SoftLifeTrunk(
-            blocks_of(model),
+            blocks,
             regressor,
-            first=layers[0],
-            life=life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth),
+            ends=_soft_ends(shape, knobs),
+            life=_moments(shape, knobs),
             temperature=knobs["temperature"],
         )
         freeze(model)
@@ -291,22 +463,68 @@ class LifeRegression(Method):
         shape, knobs = brief.shape, brief.knobs
         trunk: Any = student.blocks
         finished = self.expect(shape, brief.plan, knobs)
-        model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, knobs)
-        layers, _ = schedule(shape, knobs)
+        if knobs["mode"] == "threshold" and brief.bound == "mean":
+            layers, kept = schedule(shape, knobs)
+            caps = [min(shape.patches, math.ceil(HEADROOM * patches)) for patches in kept]
+            finished = brief.plan.with_tokens(_tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
+        model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
         model.requires_grad_(True)
         if knobs["tune"] == "blocks":
-            freeze(model, but=tuple(blocks_of(model)[layers[0] :]))
+            freeze(model, but=tuple(blocks_of(model)[knobs["drop_layer_1"] :]))
         freeze(trunk.regressor)
         return Finished(model=model, plan=finished, knobs=knobs)
 
+    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+        """Where the budget is for the mean: shifts all lives alike, as far up as the images' mean FLOPs are within it."""
+        if brief.knobs["mode"] != "threshold" or brief.bound != "mean":
+            return
+        trunk: Any = model.blocks
+        lives: Lives = trunk.stages[brief.knobs["drop_layer_1"]].step.scorer
+        life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
+        low, high = -float(brief.shape.depth), float(brief.shape.depth)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            flops_B = image_flops(model, brief.shape, brief.plan, _counts(trunk, brief, life_BP + middle))
+            if flops_B.double().mean() <= (1 - _MARGIN) * brief.budget:
+                low = middle
+            else:
+                high = middle
+        mean: Tensor = lives.mean  # type: ignore[assignment]
+        mean += low
+
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        return self._cut(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, knobs)
+        return self._cut(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
 
     def _cut(
-        self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, knobs: Knobs
+        self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
     ) -> nn.Module:
-        layers, kept = schedule(shape, knobs)
-        steps: dict[int, nn.Module] = {layers[0]: KeepLongestLived(regressor, kept[0])}
-        for layer, patches in zip(layers[1:], kept[1:], strict=True):
-            steps[layer] = First(patches + shape.prefix_tokens)
+        """The drops stand where the knobs say; how much they leave is the plan's to say."""
+        (first, *later), _ = schedule(shape, knobs)
+        left = {layer: plan.blocks[layer].tokens_kv for layer in (first, *later)}
+        if knobs["mode"] == "threshold":
+            lives = Lives(regressor, _moments(shape, knobs))
+            drops = {
+                layer: Drop(
+                    cap=tokens - shape.prefix_tokens,
+                    threshold=layer,
+                    num_prefix_tokens=shape.prefix_tokens,
+                    scorer=lives if layer == first else None,
+                )
+                for layer, tokens in left.items()
+            }
+            return install(model, AdaptiveTrunk(blocks, drops))
+        steps: dict[int, nn.Module] = {layer: First(left[layer]) for layer in later}
+        steps[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, _moments(shape, knobs))
         return install(model, Trunk(blocks, steps))
+
+
+def _counts(trunk: AdaptiveTrunk, brief: Brief, life_BP: Tensor) -> Tensor:
+    """Tokens that enter and leave each block's attention, from the lives alone: (B, L, 2)."""
+    tokens_B = torch.full((len(life_BP),), brief.shape.tokens)
+    drops = dict(trunk.drops())
+    counts = []
+    for index, block in enumerate(brief.plan.blocks):
+        if index in drops:
+            tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + brief.shape.prefix_tokens
+        counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
+    return torch.stack(counts, dim=1)

@@ -23,7 +23,7 @@ def order_by(score_BP: Tensor) -> Tensor:
     return score_BP.argsort(dim=1, descending=True, stable=True)
 
 
-def standardise(score_BP: Tensor, *, mean: float, std: float) -> Tensor:
+def standardise(score_BP: Tensor, *, mean: float | Tensor, std: float | Tensor) -> Tensor:
     """Per image, the scores shifted and scaled to `mean` and `std`."""
     centred_BP = score_BP - score_BP.mean(dim=1, keepdim=True)
     return centred_BP / (score_BP.std(dim=1, keepdim=True) + 1e-8) * std + mean

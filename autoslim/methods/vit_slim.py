@@ -1,201 +1,300 @@
-"""ViT-Slim's width part (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention and MLP dimensions, then physical removal.
+"""ViT-Slim (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention, MLP and patches, then physical removal.
 
-Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1, every weight trained along with the masks, which start at 1. The mask of
-a head dimension is shared by query, key and value; that of a hidden unit stands behind the activation.
+Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, every weight trained along with the masks
+(`mask_search`). One search serves every budget, so it is shared work: a search for each l1 preset that is asked for, three at most.
 
-Ours, and different from the paper and its code: the units are removed, not multiplied by zero; the masks' values are folded into the
-weights instead of being rounded to one, so that the cut model computes what the masked one did; one global threshold on how far the
-masks have fallen, per l1 weight and times cost^cost_power, replaces the separate budgets of attention and MLP and is solved onto the
-FLOPs budget; heads of one layer keep equally many dimensions (each its own), so that the cut layer is a plain timm `Attention`.
+Ours, and different from the paper and its code: units are removed, not multiplied by zero; one row over all parts (`mask_ranking`),
+solved onto the FLOPs budget, replaces the separate budgets b of attention, MLP and patches (which are there, too: rule `value`); heads
+of one layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go; the
+masks' values may be folded into the weights instead of being rounded to one.
 
-Shapes: H heads, K head width, F hidden units.
+Of the widths, the masked form and the cut form compute the same. Of patches they cannot: a patch whose normed tokens are zero still
+has the keys and values that the biases make, and stays in every softmax; cut, it is not there, as if it had been no key at all.
+
+Shapes: H heads, K head width, F hidden units, P patches.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Generator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autoslim.errors import InfeasibleError, UnsupportedModelError
-from autoslim.flops.predict import predict
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
+from autoslim.errors import UnsupportedModelError
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.trunk import Trunk, blocks_of, install, steps_of
-from autoslim.methods.width import empty_attention, empty_mlp, gate_block, narrow_attention, narrow_mlp
-from autoslim.plan import BlockPlan, Plan
+from autoslim.methods.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
+from autoslim.methods.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches
+from autoslim.methods.pick import At
+from autoslim.methods.sublayer import drop_attention, drop_mlp
+from autoslim.methods.trunk import Trunk, blocks_of, install
+from autoslim.methods.width import empty_attention, empty_mlp, narrow_attention, narrow_mlp
+from autoslim.plan import Plan
 from autoslim.recipe import Knobs
+from autoslim.result import EpochReport
 from autoslim.shape import ViTShape
 
-L1_WEIGHTS = {"paper": (2e-4, 5e-5), "even": (2e-4, 2e-4)}
-"""w1 (attention) and w2 (MLP). `paper` is its optimum for DeiT-S over 50 epochs; `even` is ours, for a ranking across both."""
+L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
+"""w1 (attention), w2 (MLP) and w3 (patches). `paper` is its optimum for DeiT-S over 50 epochs; the others are ours, for short searches
+and a ranking across the parts."""
+
+SEARCH_SHARE = 0.3
+"""Share of a trial's epochs that the mask search takes."""
+
+MASK_LR = 40.0
+"""The masks' learning rate in multiples of the job's: a search is short, and they have far to go."""
+
+STARTS = ("folded", "searched", "dense")
 
 _NARROWEST = 0.02
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unit:
-    """The next dimension of a layer's heads, or its next hidden unit, in falling order of its mask."""
-
-    block: int
-    part: str
-    score: float
-
-
-def ranking(
-    zetas: list[tuple[Tensor, Tensor]], costs: list[tuple[int, int]], cost_power: float, l1: tuple[float, float] = (1.0, 1.0)
-) -> list[Unit]:
-    """All units of all layers, best first.
-
-    `zetas` holds a (H, K) and a (F,) mask per block; `costs` the multiply-accumulates of one head dimension (over all heads) and of
-    one hidden unit; `l1` the weights w1 and w2 that pulled at them. A head dimension's mask is the mean over the heads of their j-th
-    largest, by signed value as in the paper.
-
-    Where the task resists the l1 pull w with a curvature h, a mask comes to rest at 1 - w / h. What a unit is worth is therefore read
-    from how far its mask has fallen, w / fall, and divided by cost^cost_power; at 0 and with equal weights this is the paper's
-    order by value.
-    """
-    units = []
-    cheapest = min(cost for pair in costs for cost in pair)
-    top = max(float(zeta.max()) for pair in zetas for zeta in pair)
-    for block, ((zeta_HK, zeta_F), (head_cost, unit_cost)) in enumerate(zip(zetas, costs, strict=True)):
-        dims_K = zeta_HK.sort(dim=1, descending=True).values.mean(dim=0)
-        hidden_F = zeta_F.sort(descending=True).values
-        for part, values, cost, weight in (
-            ("attention", dims_K, head_cost / len(zeta_HK), l1[0]),
-            ("mlp", hidden_F, unit_cost, l1[1]),
-        ):
-            price = (cost / cheapest) ** cost_power / (weight / max(l1))
-            units += [Unit(block=block, part=part, score=(value - top) * price) for value in values.tolist()]
-    # A stable sort keeps the falling order within each layer, so that every prefix of the list is a valid set.
-    return sorted(units, key=lambda unit: -unit.score)
-
-
-def widths_within(shape: ViTShape, plan: Plan, units: list[Unit], budget: int) -> Plan:
-    """The plan of the best units that fit: a threshold on the score, then whatever of the rest still fits, in its layer's order.
-
-    Every layer keeps one dimension a head and one hidden unit.
-
-    Raises:
-        InfeasibleError: when not even those fit into `budget`.
-    """
-    counts = [{"attention": 0, "mlp": 0} for _ in plan.blocks]
-    best = _narrowed(plan, [{"attention": 1, "mlp": 1} for _ in plan.blocks])
-    spent = predict(shape, best).total
-    if spent > budget:
-        raise InfeasibleError(f"ViT-Slim: the narrowest model has {spent} multiply-accumulates, above the budget of {budget}")
-    price = [_unit_costs(shape, block) for block in plan.blocks]
-    closed: set[tuple[int, str]] = set()
-    for unit in units:
-        layer = (unit.block, unit.part)
-        if layer in closed:
-            continue
-        first = counts[unit.block][unit.part] == 0
-        cost = 0 if first else price[unit.block][0 if unit.part == "attention" else 1]
-        if spent + cost > budget:
-            closed.add(layer)
-            continue
-        counts[unit.block][unit.part] += 1
-        spent += cost
-    return _narrowed(plan, [{part: max(1, count) for part, count in block.items()} for block in counts])
-
-
-def _narrowed(plan: Plan, counts: list[dict[str, int]]) -> Plan:
-    blocks = (b.replace(head_width=c["attention"], hidden=c["mlp"]) for b, c in zip(plan.blocks, counts, strict=True))
-    return plan.replace(blocks=tuple(blocks))
-
-
-def _unit_costs(shape: ViTShape, block: BlockPlan) -> tuple[int, int]:
-    """Multiply-accumulates of one dimension in each of the block's heads, and of one hidden unit."""
-    per_dim = 2 * shape.dim * (block.tokens_q + block.tokens_kv) + 2 * block.tokens_q * block.tokens_kv
-    return block.heads * per_dim, 2 * shape.dim * block.tokens_mlp
-
-
 class ViTSlim(Method):
-    """Knob `keep`, the share of every width, is solved onto the budget; which dimensions go is the masks' to say."""
+    """Knob `keep`, the share kept of every part, is solved onto the budget; what goes is the masks' to say."""
 
     name = "vit_slim"
     paper = "https://arxiv.org/abs/2201.00814"
     ranges: ClassVar[Ranges] = {
-        "keep": Knob(kind="float", help="share of all widths kept", default=0.7, low=_NARROWEST, high=1.0, priced=1),
-        "l1": Knob(kind="choice", help="l1 weights of attention and MLP masks", default="even", choices=tuple(L1_WEIGHTS)),
-        "cost_power": Knob(
-            kind="float", help="masks' falls are compared times cost to this power", default=0.5, low=0.0, high=1.0
+        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=_NARROWEST, high=1.0, priced=1),
+        "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="even", choices=tuple(L1_WEIGHTS)),
+        "start": Knob(
+            kind="choice",
+            help="searched weights with the masks folded in, without them, or the dense weights",
+            default="folded",
+            choices=STARTS,
         ),
-        "train_share": Knob(kind="float", help="share of the epochs spent on the mask search", default=0.3, low=0.05, high=0.7),
-        "mask_lr": Knob(kind="float", help="masks' learning rate over the recipe's", default=40.0, low=5.0, high=160.0, log=True),
+        "rule": Knob(
+            kind="choice", help="one ranking by the masks' falls, or the paper's three by value", default="fall", choices=RULES
+        ),
+        "cost_power": Knob(kind="float", help="worth is compared over cost to this power", default=0.5, low=0.0, high=1.0),
+        "width_multiple": Knob(kind="choice", help="widths are multiples of this", default=1, choices=(1, 8, 16)),
+        "whole": Knob(kind="choice", help="what may go whole", default="none", choices=WHOLES),
+        "patches": Knob(
+            kind="choice",
+            help="patches stay, or go: from a layer down (the paper), or where no deeper layer needs them (its code)",
+            default="stay",
+            choices=("stay", *NESTINGS),
+        ),
+        "attention_give": Knob(kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0),
+        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0),
+        "patch_share": Knob(
+            kind="float",
+            help="share of the reduction that patches bear at least; under the rule `value` what they give beside the others",
+            default=0.2,
+            low=0.0,
+            high=0.6,
+        ),
     }
 
     def check(self, shape: ViTShape) -> None:
         if shape.qk_norm:
             raise UnsupportedModelError("attn.q_norm: ViT-Slim cannot narrow heads whose queries and keys are normalised")
 
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        if knob == "cost_power":
+            return bool(chosen["rule"] == "fall")
+        if knob == "patch_share":
+            return bool(chosen["patches"] != "stay")
+        return True
+
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """`keep` in the middle of the shares that select the same widths, so that recipes with the same widths are the same recipe."""
+        """`keep` in the middle of the shares that aim at the same plan, so that recipes with the same plan are the same recipe."""
         full = super().repair(shape, knobs)
-        widths = (shape.head_width, shape.hidden)
         if full["keep"] < 1:
-            counts = [(int(width * full["keep"]), width) for width in widths]
-            low = max(count / width for count, width in counts)
-            high = min((count + 1) / width for count, width in counts)
+            spans = [part.span(full["keep"]) for part in _parts(shape, full)]
+            low, high = max(low for low, _ in spans), min(high for _, high in spans)
             full["keep"] = (max(low, _NARROWEST) + min(high, 1.0)) / 2
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The same share of every layer: FLOPs are linear in the widths, so the real ranking costs as much, wherever it cuts."""
+        """The same share of every layer; where the masks cut decides what a cut saves, and `finish` uses the budget up.
 
-        def share(width: int) -> int:
-            return max(1, int(width * knobs["keep"]))
+        Raises:
+            UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
+        """
+        _check_first(shape, plan)
+        head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
+        narrowed = (block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks)
+        return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
-        return plan.replace(
-            blocks=tuple(block.replace(head_width=share(block.head_width), hidden=share(block.hidden)) for block in plan.blocks)
+    def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """The preset alone: no other knob touches the search."""
+        return {"l1": knobs["l1"]}
+
+    def shared_share(self, settings: Knobs) -> float:
+        return SEARCH_SHARE
+
+    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+        """The mask search: the weights and masks that it ends with, by name."""
+        student = _gated(workshop.student(), workshop.shape).requires_grad_(True)
+        epochs = SEARCH_SHARE * workshop.training.epochs
+        yield from workshop.train(
+            student, lambda lesson: self.loss(settings, lesson), epochs=epochs, learning_rates={"zeta": MASK_LR}
         )
+        return {name: parameter.detach() for name, parameter in student.named_parameters()}
 
     def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
-        model.requires_grad_(True)
-        for block in blocks_of(model):
-            gate_block(block)
-        return model
-
-    def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
-        return {"zeta": knobs["mask_lr"]}
+        _check_first(brief.shape, brief.plan)
+        assert brief.shared is not None
+        student = _gated(model, brief.shape)
+        own = dict(student.named_parameters())
+        assert own.keys() == brief.shared.keys()
+        for name, parameter in own.items():
+            if name.endswith("zeta") or brief.knobs["start"] != "dense":
+                parameter.data.copy_(brief.shared[name])
+        return student.requires_grad_(False)
 
     def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
-        student = lesson.student
-        w1, w2 = L1_WEIGHTS[knobs["l1"]]
-        attention = torch.stack([zeta.abs().sum() for zeta, _ in _masks(student)]).sum()
-        mlp = torch.stack([zeta.abs().sum() for _, zeta in _masks(student)]).sum()
-        return {"loss": lesson.task_loss + w1 * attention + w2 * mlp, "l1_attention": attention, "l1_mlp": mlp}
+        """Eq. 1; minimised in the mask search."""
+        w1, w2, w3 = L1_WEIGHTS[knobs["l1"]]
+        attention, mlp, patches = l1_norms(blocks_of(lesson.student))
+        loss = lesson.task_loss + w1 * attention + w2 * mlp + w3 * patches
+        return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
 
     def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        shape, plan, knobs = brief.shape, brief.plan, brief.knobs
-        masks = [(a.detach(), m.detach()) for a, m in _masks(student)]
-        costs = [_unit_costs(shape, block) for block in plan.blocks]
-        finished = widths_within(shape, plan, ranking(masks, costs, knobs["cost_power"], L1_WEIGHTS[knobs["l1"]]), brief.budget)
-        for module, block, (zeta_HK, zeta_F) in zip(blocks_of(student), finished.blocks, masks, strict=True):
-            _cut(module, block, zeta_HK, zeta_F)
+        shape, plan, knobs = brief.shape, brief.plan, dict(brief.knobs)
+        masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
+        terms = _terms(knobs)
+        layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, plan, terms, brief.budget), brief.budget)
+        if knobs["patches"] != "stay":
+            # Fewer tokens make widths cheaper, and the other way round: ranked again at the prices of what was found.
+            layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, finished, terms, brief.budget), brief.budget)
+        for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
+            _cut(block, layer, mask, fold=knobs["start"] == "folded")
+        steps = _patch_steps(layers, shape)
+        if not steps:
+            knobs = self.repair(shape, {**knobs, "patches": "stay"})
         student.requires_grad_(True)
-        return Finished(model=install(student, Trunk(blocks_of(student), steps_of(student))), plan=finished, knobs=knobs)
+        return Finished(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        for module, block in zip(blocks_of(model), plan.blocks, strict=True):
-            timm_block: Any = module
-            timm_block.attn = empty_attention(timm_block.attn, block.head_width)
-            timm_block.mlp = empty_mlp(timm_block.mlp, block.hidden)
-        return install(model, Trunk(blocks_of(model), steps_of(model)))
+        steps: dict[int, nn.Module] = {}
+        tokens = shape.tokens
+        for index, (block, own) in enumerate(zip(blocks_of(model), plan.blocks, strict=True)):
+            part: Any = block
+            if own.heads:
+                part.attn = empty_attention(part.attn, own.head_width, heads=own.heads)
+            else:
+                drop_attention(part)
+            if own.hidden:
+                part.mlp = empty_mlp(part.mlp, own.hidden)
+            else:
+                drop_mlp(part)
+            if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
+                steps[index] = At.empty(own.tokens_kv)
+            tokens = own.tokens_kv
+        return install(model, Trunk(blocks_of(model), steps))
 
 
-def _masks(student: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    for block in blocks_of(student):
-        part: Any = block
-        yield part.attn.norm.zeta, part.mlp.norm.zeta
+def _check_first(shape: ViTShape, plan: Plan) -> None:
+    dense = Plan.dense(shape).blocks
+    if plan.extras or plan.blocks[:-1] != dense[:-1] or plan.blocks[-1].tokens_kv != shape.tokens:
+        raise UnsupportedModelError("ViT-Slim must be a recipe's first step: its masks are searched on the whole model")
 
 
-def _cut(block: Any, plan: BlockPlan, zeta_HK: Tensor, zeta_F: Tensor) -> None:
-    kept_HK = zeta_HK.sort(dim=1, descending=True, stable=True).indices[:, : plan.head_width].sort(dim=1).values
-    kept_F = zeta_F.sort(descending=True, stable=True).indices[: plan.hidden].sort().values
-    block.attn = narrow_attention(block.attn, kept_HK, zeta_HK.gather(1, kept_HK))
-    block.mlp = narrow_mlp(block.mlp, kept_F, zeta_F[kept_F])
+def _gated(model: nn.Module, shape: ViTShape) -> nn.Module:
+    for block in blocks_of(model):
+        gate_block(block, patches=shape.patches, num_prefix_tokens=shape.prefix_tokens)
+    return model
+
+
+def _at_rest(masks: Masks) -> Masks:
+    """On the CPU, so that equal masks are ranked alike wherever they were trained."""
+    return Masks(
+        head_HK=masks.head_HK.detach().cpu(), hidden_F=masks.hidden_F.detach().cpu(), patch_P=masks.patch_P.detach().cpu()
+    )
+
+
+def _terms(knobs: Knobs) -> Terms:
+    patch_share = knobs.get("patch_share", 0.0)
+    patch_give = 0.0 if knobs["patches"] == "stay" else 1.0 if knobs["rule"] == "fall" else patch_share
+    return Terms(
+        rule=knobs["rule"],
+        l1=L1_WEIGHTS[knobs["l1"]],
+        cost_power=knobs.get("cost_power", 0.0),
+        width_multiple=knobs["width_multiple"],
+        whole=knobs["whole"],
+        nesting=knobs["patches"],
+        gives=(knobs["attention_give"], knobs["mlp_give"], patch_give),
+        patch_share=patch_share if knobs["rule"] == "fall" else 0.0,
+    )
+
+
+def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
+    ungate_patches(block)
+    if layer.heads:
+        like = block.attn.qkv.weight
+        zeta_HK = masks.head_HK[list(layer.heads)].to(like.device)
+        kept_HK = zeta_HK.sort(dim=1, descending=True, stable=True).indices[:, : layer.head_width].sort(dim=1).values
+        gate_HK = zeta_HK.gather(1, kept_HK) if fold else torch.ones_like(kept_HK, dtype=like.dtype)
+        block.attn = narrow_attention(block.attn, kept_HK, gate_HK, heads=layer.heads)
+    else:
+        drop_attention(block)
+    if layer.hidden:
+        like = block.mlp.fc1.weight
+        zeta_F = masks.hidden_F.to(like.device)
+        kept_F = zeta_F.sort(descending=True, stable=True).indices[: layer.hidden].sort().values
+        block.mlp = narrow_mlp(block.mlp, kept_F, zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype))
+    else:
+        drop_mlp(block)
+
+
+def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
+    """In front of each block that keeps fewer patches than come in, which of those that come in stay."""
+    steps: dict[int, nn.Module] = {}
+    there = list(range(shape.patches))
+    for index, layer in enumerate(layers):
+        places = [place for place, patch in enumerate(there) if patch in layer.patches]
+        if len(places) < len(there):
+            behind = [shape.prefix_tokens + place for place in places]
+            steps[index] = At(torch.tensor([*range(shape.prefix_tokens), *behind]))
+        there = [there[place] for place in places]
+    return steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What `keep` aims at for one part: the same share in every layer, slope keep + 1 - slope, but `floor` at least."""
+
+    size: int
+    multiple: int
+    slope: float
+    floor: float
+
+    def kept(self, keep: float) -> int:
+        count = int(self.size * max(self.slope * keep + 1 - self.slope, self.floor))
+        return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
+
+    def span(self, keep: float) -> tuple[float, float]:
+        """From which `keep` up to which as many are kept."""
+        count = self.kept(keep)
+        low = -math.inf if count == self.kept(0.0) else self._keep_at(count)
+        high = (
+            math.inf
+            if count == self.size
+            else self._keep_at(min(count // self.multiple * self.multiple + self.multiple, self.size))
+        )
+        return low, high
+
+    def _keep_at(self, count: int) -> float:
+        return (count / self.size - (1 - self.slope)) / self.slope if self.slope else math.inf
+
+
+def _parts(shape: ViTShape, knobs: Knobs) -> tuple[_Part, _Part, _Part]:
+    """Head width, hidden units, patches."""
+    terms = _terms(knobs)
+    if terms.rule == "fall":
+        slopes = (1 - terms.patch_share, 1 - terms.patch_share, terms.patch_share)
+        floors = (1 - terms.gives[0], 1 - terms.gives[1], 0.0)
+    else:
+        slopes, floors = terms.gives, (0.0, 0.0, 0.0)
+    multiple = terms.width_multiple
+    return (
+        _Part(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
+        _Part(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
+        _Part(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
+    )

@@ -9,23 +9,27 @@ Shapes: D model width, H heads, K head width, F hidden units.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from timm.layers import Attention, Mlp
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor) -> Attention:
-    """Keeps `kept_HK[h]` of head h's dimensions (sorted indices, as many in each head), each scaled by `gate_HK` in q, k and v."""
-    heads, old = attention.num_heads, attention.head_dim
+def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, heads: Sequence[int] | None = None) -> Attention:
+    """Keeps `heads` (sorted indices; None: all), and of each the dimensions in its row of `kept_HK`, sorted and as many in each.
+
+    Each dimension is scaled by its value in `gate_HK` in q, k and v.
+    """
+    heads = range(attention.num_heads) if heads is None else heads
+    inner, old = attention.num_heads * attention.head_dim, attention.head_dim
     new = kept_HK.shape[1]
-    rows_HK = kept_HK + old * torch.arange(heads, device=kept_HK.device)[:, None]
+    rows_HK = kept_HK + old * torch.tensor(list(heads), device=kept_HK.device)[:, None]
     rows, gate = rows_HK.flatten(), gate_HK.flatten()
-    narrow = empty_attention(attention, new)
+    narrow = empty_attention(attention, new, heads=len(heads))
     query_scale = math.sqrt(new / old)
     for part, scale in enumerate((gate * query_scale, gate, gate)):
-        source, target = rows + part * heads * old, slice(part * heads * new, (part + 1) * heads * new)
+        source, target = rows + part * inner, slice(part * len(rows), (part + 1) * len(rows))
         narrow.qkv.weight.data[target] = attention.qkv.weight.data[source] * scale[:, None]
         if attention.qkv.bias is not None:
             narrow.qkv.bias.data[target] = attention.qkv.bias.data[source] * scale
@@ -47,11 +51,11 @@ def narrow_mlp(mlp: Mlp, kept_F: Tensor, gate_F: Tensor) -> Mlp:
     return narrow
 
 
-def empty_attention(like: Attention, head_width: int) -> Attention:
-    """An attention with `like`'s heads and settings at another head width; its weights are still to be filled in."""
+def empty_attention(like: Attention, head_width: int, *, heads: int | None = None) -> Attention:
+    """An attention with `like`'s settings at another head width, and with fewer `heads`; its weights are still to be filled in."""
     narrow = Attention(
         like.qkv.in_features,
-        num_heads=like.num_heads,
+        num_heads=like.num_heads if heads is None else heads,
         attn_head_dim=head_width,
         qkv_bias=like.qkv.bias is not None,
         proj_bias=like.proj.bias is not None,
@@ -77,39 +81,3 @@ def empty_mlp(like: Mlp, hidden: int) -> Mlp:
     )
     narrow.act = like.act
     return narrow.train(like.training)
-
-
-class HeadGate(nn.Module):
-    """Multiplies queries or keys (B, H, N, K) by one value per head and dimension."""
-
-    def __init__(self, zeta_HK: nn.Parameter) -> None:
-        super().__init__()
-        self.zeta = zeta_HK
-
-    def forward(self, x_BHNK: Tensor) -> Tensor:
-        return x_BHNK * self.zeta[:, None, :]
-
-
-class OutputGate(nn.Module):
-    """Multiplies concatenated heads or hidden units (B, N, width) by one value each.
-
-    Behind the attention this is the values' mask: sum_j p_j (v_j * zeta) = (sum_j p_j v_j) * zeta.
-    """
-
-    def __init__(self, zeta: nn.Parameter) -> None:
-        super().__init__()
-        self.zeta = zeta
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.zeta.flatten()
-
-
-def gate_block(block: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Puts masks of ones into a timm block, in slots that hold an identity; returns them as (H, K) and (F,)."""
-    attention, mlp = block.attn, block.mlp
-    like = attention.qkv.weight
-    zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
-    zeta_F = nn.Parameter(like.new_ones(mlp.fc1.out_features))
-    attention.q_norm, attention.k_norm, attention.norm = HeadGate(zeta_HK), HeadGate(zeta_HK), OutputGate(zeta_HK)
-    mlp.norm = OutputGate(zeta_F)
-    return zeta_HK, zeta_F

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import os
 import statistics
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
-from tiny import attached, finish, images, logits_of, make_dense, slim, solved_knobs
-from torch import Tensor
+from tiny import attached, brief_of, finish, images, logits, logits_of, make_dense, slim, solved_knobs
+from torch import Tensor, nn
 from torch.nn import functional
 
+from autoslim.data import prepare_dataset
+from autoslim.job import DatasetSpec
 from autoslim.methods import METHODS
-from autoslim.methods.life_regression import KeepLongestLived, LifeRegressor, life_moments, schedule
+from autoslim.methods.life_regression import KeepLongestLived, LifeRegressor, fitted_moments, life_moments, patch_lives, schedule
 from autoslim.methods.pick import First, take
 from autoslim.methods.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.trunk import steps_of
 from autoslim.plan import Plan
+from autoslim.recipe import Knobs, Training
+from autoslim.shape import ViTShape
+from autoslim.training import Bench
+from autoslim.training.workshop import BenchWorkshop
 from autoslim.vit import read_shape
 
 METHOD = METHODS["life_regression"]
@@ -86,7 +96,7 @@ def test_weighted_softmax_is_the_explicit_formula():
 def _weights_seen(model: str, temperature: float) -> tuple[list[Tensor], Tensor, int, int]:
     """The key weights that each soft block got, the lives, the first soft block and the prefix."""
     dense = make_dense(model)
-    knobs = solved_knobs("life_regression", dense.shape) | {"temperature": temperature}
+    knobs = solved_knobs("life_regression", dense.shape) | {"temperature": temperature, "ends": "blocks"}
     student = attached("life_regression", dense, knobs).eval()
     trunk, weights = student.blocks, []
 
@@ -111,6 +121,49 @@ def test_patches_weigh_the_sigmoid_of_their_life_and_prefix_tokens_one(model: st
     for index, weight_BN in enumerate(weights, first):
         assert torch.equal(weight_BN[:, :prefix], torch.ones(3, prefix))
         torch.testing.assert_close(weight_BN[:, prefix:], torch.sigmoid(1.5 * (lives_BP - index)))
+
+
+@pytest.mark.parametrize("model", ["deit", "distilled", "average without class token"])
+def test_soft_lives_end_between_the_last_patch_that_is_kept_and_the_next(model: str):
+    dense = make_dense(model)
+    knobs = METHOD.repair(dense.shape, {"drops": 2, "drop_layer_1": 1, "drop_layer_2": 3, "life_threshold_2": 0.7})
+    trunk = attached("life_regression", dense, knobs).blocks
+    _, (first, second) = schedule(dense.shape, knobs)
+    life_BP = torch.randn(5, dense.shape.patches)
+    for block, kept in ((1, first), (2, first), (3, second)):
+        assert ((life_BP > trunk.ends.of(block, life_BP)).sum(dim=1) == kept).all()
+
+
+def test_in_threshold_mode_soft_lives_end_at_the_last_drop():
+    dense = make_dense(depth=6)
+    knobs = {"mode": "threshold", "drops": 2, "drop_layer_1": 2, "drop_layer_2": 4}
+    ends = attached("life_regression", dense, METHOD.repair(dense.shape, knobs)).blocks.ends
+    assert [ends.of(block, torch.zeros(1, 16)) for block in range(2, 6)] == [2, 2, 4, 4]
+    paper = attached("life_regression", dense, METHOD.repair(dense.shape, {**knobs, "ends": "blocks"})).blocks.ends
+    assert [paper.of(block, torch.zeros(1, 16)) for block in range(2, 6)] == [2, 3, 4, 5]
+
+
+def test_fitted_lives_keep_as_many_at_each_drop_as_the_schedule():
+    normal = statistics.NormalDist(*fitted_moments([2, 4], [0.7, 0.2], deviation=9.0))
+    assert [1 - normal.cdf(block) for block in (2, 4)] == pytest.approx([0.7, 0.2])
+    normal = statistics.NormalDist(*fitted_moments([3], [0.4], deviation=2.0))
+    assert (1 - normal.cdf(3), normal.stdev) == (pytest.approx(0.4), 2.0)
+
+
+def test_the_regressor_starts_at_the_attention_of_the_class_token():
+    dense = make_dense("vit")
+    knobs = solved_knobs("life_regression", dense.shape)
+    trunk = attached("life_regression", dense, knobs).blocks
+    block: Any = trunk.blocks[trunk.first]
+    block.attn.qkv.bias.data.zero_()
+    block.norm1.bias.data.zero_()
+    x_BND = torch.randn(2, dense.shape.tokens, 48)
+    q_BHNK, k_BHNK, _ = block.attn.qkv(block.norm1(x_BND)).view(2, 65, 3, 3, 16).permute(2, 0, 3, 1, 4)
+    expected_BP = (q_BHNK[:, :, :1] @ k_BHNK.mT).sum(dim=1)[:, 0, 1:]
+    found_BP = trunk.regressor(x_BND)
+    torch.testing.assert_close(
+        standardise(found_BP, mean=0, std=1), standardise(expected_BP, mean=0, std=1), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_logit_is_patch_times_weights_times_class_token():
@@ -153,7 +206,7 @@ def test_tokens_are_sorted_once_and_then_sliced():
 def test_the_longest_lived_patches_are_kept_in_falling_order():
     regressor = LifeRegressor(6, 1)
     x_BND = torch.randn(3, 9, 6)
-    kept_BND = KeepLongestLived(regressor, 4)(x_BND)
+    kept_BND = KeepLongestLived(regressor, 4, (0.0, 1.0))(x_BND)
     score_BP = regressor(x_BND)
     for image in range(3):
         best = sorted(range(8), key=lambda patch: -score_BP[image, patch].item())[:4]
@@ -241,3 +294,94 @@ def test_soft_form_takes_every_patch_along():
     with torch.no_grad():
         assert student.forward_features(images()).shape[1] == dense.shape.tokens
     assert copy.deepcopy(student).blocks.first == student.blocks.first
+
+
+# On real images: what the regressor has learned, on a ViT that was trained on CIFAR-10.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The soft form of a model whose regressor was trained for an epoch, its knobs, and test images it has not seen."""
+
+    student: nn.Module
+    shape: ViTShape
+    knobs: Knobs
+    images_B3HW: Tensor
+    labels_B: Tensor
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    folder = os.environ.get("AUTOSLIM_DATA")
+    if not folder:
+        pytest.skip("AUTOSLIM_DATA does not name a folder with cifar10-mini and vit-cifar10")
+    root = tmp_path_factory.mktemp("learned")
+    dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10-mini"))), root, seed=0)
+    bench = Bench.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
+    shape, training = bench.dense.shape, Training(epochs=1.0, precision="float32")
+    knobs = solved_knobs("life_regression", shape, 0.5)
+    student = METHOD.attach(bench.student(), brief_of(shape, knobs, 0.5), bench.calibration(training, seed=0))
+    workshop = BenchWorkshop(bench, training, seed=0, checkpoint=root / "checkpoint")
+    rates = METHOD.learning_rates(student, knobs)
+    for _ in workshop.train(student, lambda lesson: METHOD.loss(knobs, lesson), epochs=1.0, learning_rates=rates):
+        pass
+    batches = list(bench.loader(bench.splits.test, training, seed=0, train=False).epoch(0))
+    images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return Learned(student=student.eval(), shape=shape, knobs=knobs, images_B3HW=images_B3HW, labels_B=labels_B)
+
+
+@torch.no_grad()
+def leaving_one_out(learned: Learned, image_3HW: Tensor, label: Tensor) -> Tensor:
+    """By how much the dense model's loss rises when a patch is gone from the first drop on: (P,)."""
+    model, blocks, first = learned.student, learned.student.blocks.blocks, learned.student.blocks.first
+    x_1ND = model.norm_pre(model._pos_embed(model.patch_embed(image_3HW[None])))
+    for block in blocks[:first]:
+        x_1ND = block(x_1ND)
+
+    def loss(x_BND: Tensor) -> Tensor:
+        for block in blocks[first:]:
+            x_BND = block(x_BND)
+        logits_BC = model.forward_head(model.norm(x_BND))
+        return functional.cross_entropy(logits_BC, label.expand(len(logits_BC)), reduction="none")
+
+    tokens, prefix = learned.shape.tokens, learned.shape.prefix_tokens
+    others_PK = torch.stack([torch.tensor([k for k in range(tokens) if k != patch]) for patch in range(prefix, tokens)])
+    return loss(x_1ND[0][others_PK]) - loss(x_1ND)
+
+
+def spearman(one_P: Tensor, other_P: Tensor) -> float:
+    ranks = torch.stack([one_P.argsort().argsort(), other_P.argsort().argsort()]).double()
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+@pytest.mark.slow
+def test_lives_rank_patches_as_leaving_one_out_does_better_than_chance(learned: Learned, capsys: pytest.CaptureFixture[str]):
+    count = 100
+    lives_BP = patch_lives(learned.student, learned.images_B3HW[:count])
+    pairs = zip(lives_BP, learned.images_B3HW[:count], learned.labels_B[:count], strict=True)
+    found = [spearman(lives_P, leaving_one_out(learned, image_3HW, label)) for lives_P, image_3HW, label in pairs]
+    mean, error = statistics.fmean(found), statistics.stdev(found) / count**0.5
+    with capsys.disabled():
+        print(f"\nlives against the loss of leaving one patch out: Spearman {mean:.3f} +- {error:.3f} over {count} images")
+    assert mean > 3 * error
+
+
+@pytest.mark.slow
+def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, capsys: pytest.CaptureFixture[str]):
+    cut = METHOD.finish(copy.deepcopy(learned.student), brief_of(learned.shape, learned.knobs, 0.5)).model.eval()
+
+    def accuracy() -> float:
+        return float((logits(cut, learned.images_B3HW).argmax(dim=1) == learned.labels_B).float().mean())
+
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffle(regressor: nn.Module, inputs: tuple[Tensor], logit_BP: Tensor) -> Tensor:
+        return logit_BP.gather(1, torch.rand(logit_BP.shape, generator=generator).argsort(dim=1))
+
+    right = accuracy()
+    regressor = next(part for part in cut.modules() if isinstance(part, LifeRegressor))
+    regressor.register_forward_hook(shuffle)
+    shuffled = statistics.fmean(accuracy() for _ in range(3))
+    with capsys.disabled():
+        print(f"\naccuracy straight after the cut: {right:.1%}, with shuffled lives {shuffled:.1%}")
+    assert right > shuffled + 0.03

@@ -1,0 +1,102 @@
+"""ViT-Slim's masks while they are learned: multipliers in a timm block's own slots, and the l1 that pulls at them.
+
+arXiv 2201.00814, section 3: one mask value per head dimension, shared by queries, keys and values; one per hidden unit, behind the
+activation; one per patch and layer, tanh(zeta), on what leaves norm1 and norm2. The residual stream carries no mask. Ours: prefix
+tokens (class, distillation, registers) have no mask, where the released code lets the class token be masked like a patch.
+
+Shapes: B batch, N tokens (prefix included), P patches, D width, H heads, K head width, F hidden units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PATCH_START = 3.0
+"""zeta of a patch at the start, as in the paper: tanh(3) = 0.995."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masks:
+    """The masks of one block: head dimensions (H, K), hidden units (F,) and patches (P,), the last one before its tanh."""
+
+    head_HK: Tensor
+    hidden_F: Tensor
+    patch_P: Tensor
+
+
+class HeadGate(nn.Module):
+    """Multiplies queries or keys (B, H, N, K) by one value per head and dimension."""
+
+    def __init__(self, zeta_HK: nn.Parameter) -> None:
+        super().__init__()
+        self.zeta = zeta_HK
+
+    def forward(self, x_BHNK: Tensor) -> Tensor:
+        return x_BHNK * self.zeta[:, None, :]
+
+
+class OutputGate(nn.Module):
+    """Multiplies concatenated heads or hidden units (B, N, width) by one value each.
+
+    Behind the attention this is the values' mask: sum_j p_j (v_j * zeta) = (sum_j p_j v_j) * zeta.
+    """
+
+    def __init__(self, zeta: nn.Parameter) -> None:
+        super().__init__()
+        self.zeta = zeta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.zeta.flatten()
+
+
+class PatchGate(nn.Module):
+    """A block's norm, and behind it one value per patch; prefix tokens pass as they are."""
+
+    def __init__(self, norm: nn.Module, zeta_P: nn.Parameter, *, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.zeta = zeta_P
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        mask_N = torch.cat((self.zeta.new_ones(self.num_prefix_tokens), self.zeta.tanh()))
+        out: Tensor = self.norm(x_BND) * mask_N[:, None]
+        return out
+
+
+def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
+    """Puts masks that hide nothing into a timm block: ones, and `PATCH_START` for patches."""
+    attention, mlp = block.attn, block.mlp
+    like = attention.qkv.weight
+    zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
+    zeta_F = nn.Parameter(like.new_ones(mlp.fc1.out_features))
+    zeta_P = nn.Parameter(like.new_full((patches,), PATCH_START))
+    attention.q_norm, attention.k_norm, attention.norm = HeadGate(zeta_HK), HeadGate(zeta_HK), OutputGate(zeta_HK)
+    mlp.norm = OutputGate(zeta_F)
+    block.norm1 = PatchGate(block.norm1, zeta_P, num_prefix_tokens=num_prefix_tokens)
+    block.norm2 = PatchGate(block.norm2, zeta_P, num_prefix_tokens=num_prefix_tokens)
+    return Masks(head_HK=zeta_HK, hidden_F=zeta_F, patch_P=zeta_P)
+
+
+def masks_of(block: Any) -> Masks:
+    """Those that `gate_block` has put in."""
+    return Masks(head_HK=block.attn.norm.zeta, hidden_F=block.mlp.norm.zeta, patch_P=block.norm1.zeta)
+
+
+def ungate_patches(block: Any) -> None:
+    """Takes the patches' masks out again; those of the widths go with the layers that are cut."""
+    block.norm1, block.norm2 = block.norm1.norm, block.norm2.norm
+
+
+def l1_norms(blocks: list[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq. 1's |zeta|_1 of attention, MLP and patches over all blocks; a patch's is that of tanh(zeta)."""
+    masks = [masks_of(block) for block in blocks]
+    return (
+        torch.stack([mask.head_HK.abs().sum() for mask in masks]).sum(),
+        torch.stack([mask.hidden_F.abs().sum() for mask in masks]).sum(),
+        torch.stack([mask.patch_P.tanh().abs().sum() for mask in masks]).sum(),
+    )

@@ -1,0 +1,43 @@
+"""Patch Slimming: knobs that cut nothing, and what holds in the place of a training form.
+
+Nothing is trained before the cut, so that there is only one form; what is checked is that every block computes the very rows that the
+whole block would from the same tokens, which is the paper's own masked formula.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from tiny import attached, finish, images, make_dense, solved_knobs
+from torch import nn
+
+from autoslim.methods.patch_slimming import picks_of
+from autoslim.methods.pick import take
+from autoslim.methods.trunk import blocks_of
+
+KEEP_ALL = {"keep": 1.0}
+
+
+def check_training_form_is_cut_form(model: str) -> None:
+    dense = make_dense(model)
+    dense.module.double()
+    knobs = solved_knobs("patch_slimming", dense.shape)
+    student = attached("patch_slimming", dense, knobs).eval()
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    cut = finish("patch_slimming", student, dense.shape, knobs).model
+    check_rows_are_the_whole_blocks(cut, dense.module)
+
+
+def check_rows_are_the_whole_blocks(cut: nn.Module, dense: nn.Module) -> None:
+    """Every block of `cut` against the same rows of the dense model's block on the same input."""
+    seen = []
+    for whole, block in zip(blocks_of(copy.deepcopy(dense)), blocks_of(cut), strict=True):
+        block.register_forward_hook(lambda _, inputs, output, whole=whole: seen.append((whole, inputs[0], output)))
+    with torch.no_grad():
+        cut(images(dtype=torch.float64))
+        for number, pick in picks_of(cut).items():
+            whole, x_BND, out_BKD = seen[number]
+            assert out_BKD.shape[1] < x_BND.shape[1]
+            torch.testing.assert_close(out_BKD, take(whole(x_BND), pick.rows(x_BND)), rtol=0, atol=1e-10)
+    assert picks_of(cut)
