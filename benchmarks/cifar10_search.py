@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from random_tokens import RandomTokens
+from baselines.random_tokens import RandomTokens
+from judging import format_accuracy, format_difference, test_hits
 
 from autoslim.budget import Budget, format_flops
 from autoslim.data import prepare_dataset
@@ -32,7 +32,6 @@ from autoslim.output import Output
 from autoslim.plan import Plan
 from autoslim.recipe import Recipe, Step, Training
 from autoslim.training import Bench, run_trial
-from autoslim.training.evaluate import logits_of
 
 BUDGETS = ("70%", "50%")
 RATES = (2.5e-4, 5e-4)
@@ -107,7 +106,7 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
             break
     from autoslim.artifact import load
 
-    hits = predictions(load(target / "model"), bench)
+    hits = test_hits(load(target / "model"), bench)
     np.save(target / "hits.npy", hits)
     facts = {
         "validation": outcome.accuracy,
@@ -118,28 +117,6 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
     }
     (target / "facts.json").write_text(json.dumps(facts))
     return facts
-
-
-def predictions(model: torch.nn.Module, bench: Bench) -> np.ndarray:
-    """Whether each test image is classified rightly, in float32."""
-    loader = bench.loader(bench.splits.test, Training(batch_size=100, augmentation="none"), seed=0, train=False)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        return torch.cat([logits_of(model(images)).argmax(1) == labels for images, labels in loader.epoch(0)]).numpy()
-
-
-def interval(hits: np.ndarray) -> str:
-    """Accuracy with its 95 % interval (Wilson)."""
-    n, p, z = len(hits), float(hits.mean()), 1.96
-    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n)
-    return f"{100 * p:.2f} ({100 * (centre - half):.1f}-{100 * (centre + half):.1f})"
-
-
-def difference(hits: np.ndarray, other: np.ndarray) -> str:
-    """Points gained over `other` on the same images, with the 95 % interval of the paired difference."""
-    delta = hits.astype(float) - other.astype(float)
-    half = 1.96 * delta.std(ddof=1) / math.sqrt(len(delta))
-    return f"{100 * delta.mean():+.2f} ({100 * (delta.mean() - half):+.2f} to {100 * (delta.mean() + half):+.2f})"
 
 
 def main() -> None:
@@ -167,7 +144,7 @@ def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dic
     from autoslim.artifact import load, load_config
 
     bench = Bench.open(base=keep.base, dataset=prepare_dataset(keep.dataset, folder / "cache", seed=keep.seed).path)
-    dense = predictions(bench.teacher, bench)
+    dense = test_hits(bench.teacher, bench)
     flops = count_flops(bench.teacher, bench.dense.shape.image_size)
     rows = [("dense, as it is", flops, dense, "", "")]
     best = {}
@@ -176,19 +153,33 @@ def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dic
             best[name, share] = found
     hits = {key: np.load(Path(found["folder"]) / "hits.npy") for key, found in best.items()}
     tuned = hits["dense", 1.0]
-    rows.append(("dense, tuned as long", best["dense", 1.0]["flops"], tuned, difference(tuned, dense), ""))
+    rows.append(("dense, tuned as long", best["dense", 1.0]["flops"], tuned, format_difference([tuned], [dense]), ""))
     for label in BUDGETS:
         share = Budget.parse(label).share or 1.0
         control_hits = hits["random", share]
         rows.append(
-            (f"{label}: random tokens", best["random", share]["flops"], control_hits, difference(control_hits, tuned), "")
+            (
+                f"{label}: random tokens",
+                best["random", share]["flops"],
+                control_hits,
+                format_difference([control_hits], [tuned]),
+                "",
+            )
         )
         config = load_config(Output(folder).model(label))
-        found = predictions(load(Output(folder).model(label)), bench)
+        slimmed = test_hits(load(Output(folder).model(label)), bench)
         name = f"{label}: autoslim ({config.recipe.method})"
-        rows.append((name, config.flops.fvcore, found, difference(found, tuned), difference(found, control_hits)))
+        rows.append(
+            (
+                name,
+                config.flops.fvcore,
+                slimmed,
+                format_difference([slimmed], [tuned]),
+                format_difference([slimmed], [control_hits]),
+            )
+        )
     lines = ["| model | FLOPs | test top-1, % (95 %) | against dense, tuned | against random tokens |", "|---|---|---|---|---|"]
-    lines += [f"| {n} | {format_flops(f)} ({f / flops:.1%}) | {interval(h)} | {d} | {r} |" for n, f, h, d, r in rows]
+    lines += [f"| {n} | {format_flops(f)} ({f / flops:.1%}) | {format_accuracy(h)} | {d} | {r} |" for n, f, h, d, r in rows]
     return "\n".join(lines)
 
 

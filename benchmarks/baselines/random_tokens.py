@@ -39,7 +39,9 @@ class RandomTokens(Method):
     paper = "none: a baseline"
     _life = LifeRegression()
     ranges: ClassVar[Ranges] = {
-        name: knob for name, knob in LifeRegression.ranges.items() if name not in ("temperature", "train_share", "regressor_lr")
+        name: knob
+        for name, knob in LifeRegression.ranges.items()
+        if name not in ("mode", "temperature", "train_share", "regressor_lr")
     }
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:

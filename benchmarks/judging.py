@@ -1,0 +1,52 @@
+"""Hits and misses on the test images, and what may be said from them: intervals at 95 %."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoslim.methods.base import logits_of
+from autoslim.recipe import Training
+from autoslim.training import Bench
+
+Hits = NDArray[np.bool_]
+
+
+def test_hits(model: nn.Module, bench: Bench) -> Hits:
+    """Whether each test image is classified rightly, in float32."""
+    loader = bench.loader(bench.splits.test, Training(batch_size=100, augmentation="none"), seed=0, train=False)
+    # For models that draw at random.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = [logits_of(model(images.to(bench.device))).argmax(1).cpu() == labels for images, labels in loader.epoch(0)]
+    return torch.cat(found).numpy()
+
+
+def wilson(hits: Hits) -> tuple[float, float, float]:
+    """Accuracy with its interval (Wilson), in percent."""
+    n, p, z = len(hits), float(hits.mean()), 1.96
+    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n)
+    return 100 * p, 100 * (centre - half), 100 * (centre + half)
+
+
+def paired(hits: list[Hits], others: list[Hits]) -> tuple[float, float]:
+    """Points gained over `others` on the same images, and half the interval's width.
+
+    The lists hold one array per seed; an image's differences are averaged over the seeds, so that the interval is that of the images.
+    """
+    delta = np.mean([ours.astype(float) - theirs.astype(float) for ours, theirs in zip(hits, others, strict=True)], axis=0)
+    return 100 * float(delta.mean()), 100 * 1.96 * float(delta.std(ddof=1)) / math.sqrt(len(delta))
+
+
+def format_accuracy(hits: Hits) -> str:
+    share, low, high = wilson(hits)
+    return f"{share:.2f} ({low:.1f}-{high:.1f})"
+
+
+def format_difference(hits: list[Hits], others: list[Hits]) -> str:
+    gained, half = paired(hits, others)
+    return f"{gained:+.2f} ({gained - half:+.2f} to {gained + half:+.2f})"
