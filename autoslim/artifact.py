@@ -32,7 +32,11 @@ _CONFIG_LIMIT = 16 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlopsReport(Record):
-    """Multiply-accumulates per image: the plan's closed form, fvcore's and torch's count of the model, the dense model's, the budget."""
+    """Multiply-accumulates per image: the plan's closed form, fvcore's and torch's count of the model, the dense model's, the budget.
+
+    Where the tokens vary from image to image, those counts are what no image exceeds; `mean` and `max` are those of the validation
+    images, equal to them where nothing varies. `bound` says which of the two the budget is for, as in `Recipe`.
+    """
 
     predicted: int
     fvcore: int
@@ -40,6 +44,14 @@ class FlopsReport(Record):
     dense: int
     budget: int
     budget_label: str
+    mean: int | None = None
+    max: int | None = None
+    bound: str = "max"
+
+    @property
+    def held(self) -> int:
+        """What is held against the budget."""
+        return self.mean if self.bound == "mean" and self.mean is not None else self.fvcore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,9 @@ class EpochReport(Record):
 class TrialResult(Record):
     """One row of the front. Accuracies are top-1 shares on the validation split; `seconds` is wall time in the worker.
 
-    `flops` is measured on the model handed over; `flops_predicted` is its plan's closed form; both in multiply-accumulates.
+    `flops` is measured on the model handed over, for the image with the most tokens that there can be, or on average where the budget
+    is for the mean; `flops_predicted` is its plan's closed form; `flops_mean` and `flops_max` are those of the validation images, which
+    differ where tokens vary from image to image; all in multiply-accumulates.
     `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control) or `given`.
     `artifact` is the model's folder, relative to the job's output folder.
     """
@@ -49,6 +51,8 @@ class TrialResult(Record):
     accuracy_after_cut: float | None = None
     flops: int | None = None
     flops_predicted: int | None = None
+    flops_mean: int | None = None
+    flops_max: int | None = None
     params: int | None = None
     seconds: float | None = None
     epochs: float | None = None

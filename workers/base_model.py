@@ -13,7 +13,7 @@ from autoslim.job import Resources, SearchJob
 from autoslim.output import Output
 from autoslim.result import BaseFacts, EpochReport
 from autoslim.training import BaseRequest, prepare_base
-from autoslim.vit.weights import file_digest
+from autoslim.training.base import weights_digest
 from workers.terminal import Terminal
 
 
@@ -40,7 +40,7 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
     """
     request = BaseRequest(
         model=job.model,
-        weights_digest=_weights_digest(job),
+        weights_digest=weights_digest(job.model),
         dataset_digest=dataset.digest,
         training=job.base,
         seed=job.seed,
@@ -69,12 +69,6 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
     facts = BaseFacts.from_json(last)
     terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return folder, facts
-
-
-def _weights_digest(job: SearchJob) -> str:
-    """Of the file the weights come from, so that other weights at the same place are another model; empty for timm's own."""
-    files = (Path(job.model.weights), Path(job.model.name) / "model.safetensors")
-    return "".join(file_digest(file) for file in files if file.is_file())
 
 
 def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:

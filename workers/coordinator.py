@@ -112,6 +112,8 @@ class Coordinator:
                 accuracy_after_cut=outcome.accuracy_after_cut,
                 flops=outcome.flops,
                 flops_predicted=outcome.flops_predicted,
+                flops_mean=outcome.flops_mean,
+                flops_max=outcome.flops_max,
                 params=outcome.params,
                 seconds=outcome.seconds,
                 epochs=outcome.epochs,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import ray
 
-from autoslim.artifact import load_config, write_config
 from autoslim.data import PreparedDataset
 from autoslim.errors import JobError
 from autoslim.job import Resources, SearchJob
 from autoslim.output import Output
 from autoslim.record import Record
-from autoslim.report.card import render_card
+from autoslim.report.handing import Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, TrialResult
-from autoslim.training.verify import Verdict
+from autoslim.training.verify import Verdict, judge_apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +36,7 @@ class HandedOver(Record):
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
 def _judge(folder: str, dataset: str, split: str) -> str:
-    """In a process that has imported nothing yet: what a user will find, not what the search believes."""
-    command = [sys.executable, "-m", "autoslim.training.verify", folder, dataset, "--split", split]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
-    if run.returncode != 0:
-        raise RuntimeError(f"{folder} could not be judged:\n{run.stderr[-4000:]}")
-    return run.stdout.strip().splitlines()[-1]
+    return judge_apart(Path(folder), Path(dataset), split).to_json()
 
 
 def judge(folders: list[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str) -> list[Verdict]:
@@ -57,13 +48,9 @@ def judge(folders: list[Path], dataset: PreparedDataset, *, split: str, resource
         for folder in folders
     ]
     try:
-        verdicts = [Verdict.from_dict(json.loads(text)) for text in ray.get(tasks)]
+        return [Verdict.from_json(text) for text in ray.get(tasks)]
     except ray.exceptions.RayError as error:
         raise JobError(f"a model could not be judged: {error}") from error
-    for folder, verdict in zip(folders, verdicts, strict=True):
-        if verdict.search_packages:
-            raise JobError(f"{folder} loads only with {', '.join(verdict.search_packages)} installed")
-    return verdicts
 
 
 def hand_over(
@@ -82,26 +69,14 @@ def hand_over(
     handed = []
     for (label, result), verdict in zip(chosen.items(), verdicts[1:], strict=True):
         folder = folders[label]
-        config = load_config(folder)
-        config = config.replace(
-            flops=config.flops.replace(budget=budgets[label], budget_label=label),
-            accuracy={
-                **config.accuracy,
-                "validation/dense": facts.dense_accuracy,
-                "test/dense": verdicts[0].accuracy,
-                "test/slimmed": verdict.accuracy,
-            },
-            images={**config.images, "test": verdict.images},
+        complete_folder(
+            folder,
+            budget=budgets[label],
+            label=label,
+            judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
+            dataset=dataset,
+            origin=Origin(job=job.id, trial=result.number, source=job.dataset.source),
         )
-        write_config(folder, config)
-        report = dataset.report
-        about = (
-            f"{report.train.images} training, {report.validation.images} validation ({report.validation.origin}) and "
-            f"{report.test.images} test images ({report.test.origin}); "
-            f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
-        )
-        card = render_card(config, job=job.id, trial=result.number, source=job.dataset.source, report=about)
-        (folder / "README.md").write_text(card, encoding="utf-8")
         assert result.accuracy is not None and result.flops is not None and result.params is not None
         handed.append(
             HandedOver(

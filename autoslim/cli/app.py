@@ -61,6 +61,21 @@ def evaluate(
 
 
 @app.command()
+def visualize(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
+    images: Annotated[int, typer.Option(help="How many images, spread over the classes.")] = 8,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of the cuts, where a split is cut from another.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="A .png or .html file; default both, in DIR.")] = None,
+) -> None:
+    """Draw which patches of real images survive to which block, how long they live, and each block's widths."""
+    from autoslim.cli.visualize import visualize_folder
+
+    visualize_folder(folder, data=data, images=images, split=split, seed=seed, output=output)
+
+
+@app.command()
 def doctor(
     output: Annotated[Path, typer.Option(help="The folder a search would write to.")] = Path("runs"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster to check.")] = None,
@@ -82,8 +97,10 @@ def sync(output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's 
 
 def _register() -> None:
     from autoslim.cli.search import plan, search
+    from autoslim.cli.slim import slim
 
     app.command()(search)
+    app.command()(slim)
     app.command()(plan)
 
 

@@ -2,7 +2,8 @@
 
 `prepare_dataset` reads a source (`sources`: Parquet, image folders, built-in), cuts honest splits (`splits`), decodes every
 image once to find the unreadable ones (`decode`) and leaves Arrow files that any process maps (`cache`). `open_dataset` opens
-them again, `PreparedDataset.at` gives the images at a model's size, and `Loader` makes batches of them.
+them again, `PreparedDataset.at` gives the images at a model's size, and `Loader` makes batches of them. `Sample` is a few
+images to look at.
 """
 
 from autoslim.data.augment import AUGMENTATIONS
@@ -10,6 +11,7 @@ from autoslim.data.dataset import ImageSplit, PreparedDataset, Splits, open_data
 from autoslim.data.loader import Loader
 from autoslim.data.prepare import prepare_dataset
 from autoslim.data.report import DatasetReport, SplitReport
+from autoslim.data.sample import Sample, sample_source, sample_split
 from autoslim.data.sources import BUILTIN
 
 __all__ = [
@@ -19,8 +21,11 @@ __all__ = [
     "ImageSplit",
     "Loader",
     "PreparedDataset",
+    "Sample",
     "SplitReport",
     "Splits",
     "open_dataset",
     "prepare_dataset",
+    "sample_source",
+    "sample_split",
 ]

@@ -30,7 +30,7 @@ _LAYOUT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
+class Part:
     """The rows of a table that make up a split."""
 
     table: Table
@@ -61,7 +61,7 @@ def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
 
 def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
     digest = hashlib.sha256(json.dumps(source.classes).encode())
-    parts = _cut(spec, source, seed)
+    parts = cut_splits(spec, source, seed)
     reports = {split: _SplitWriter(parts[split], source, spec, digest).write(folder / f"{split}.arrow") for split in SPLITS}
     report = DatasetReport(
         source=source.name,
@@ -76,27 +76,27 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
     (folder / MANIFEST).write_text(report.to_json(indent=2))
 
 
-def _cut(spec: DatasetSpec, source: Source, seed: int) -> dict[str, _Part]:
+def cut_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
     """Splits the source brings stay whole; missing ones are cut from train, test first, `validation_share` each."""
     left: Indices = np.arange(len(source.train.labels))
     parts = {}
     for split, table in (("test", source.test), ("validation", source.validation)):
         if table is not None:
-            parts[split] = _Part(table=table, rows=np.arange(len(table.labels)), origin="given")
+            parts[split] = Part(table=table, rows=np.arange(len(table.labels)), origin="given")
             continue
         kept, cut = cut_share(source.train.labels[left], spec.validation_share, seed=seed, purpose=split, classes=source.classes)
-        parts[split] = _Part(table=source.train, rows=left[cut], origin="cut from train")
+        parts[split] = Part(table=source.train, rows=left[cut], origin="cut from train")
         left = left[kept]
     if spec.train_limit is not None:
         left = left[keep_count(source.train.labels[left], spec.train_limit, seed=seed, classes=source.classes)]
-    parts["train"] = _Part(table=source.train, rows=left, origin="given")
+    parts["train"] = Part(table=source.train, rows=left, origin="given")
     return parts
 
 
 class _SplitWriter:
     """Writes one split's readable images and counts the others."""
 
-    def __init__(self, part: _Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
+    def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
         self._part, self._source, self._spec, self._digest = part, source, spec, digest
         self._counts = np.zeros(len(source.classes), np.int64)
         self._unreadable = 0

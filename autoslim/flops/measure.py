@@ -37,8 +37,10 @@ _FREE_OPERATORS = """
 _FREE = frozenset(_FREE_OPERATORS.split())
 
 
-def count_flops(model: nn.Module, image_size: int | tuple[int, int]) -> int:
+def count_flops(model: nn.Module, image_size: int | tuple[int, int], image_13HW: torch.Tensor | None = None) -> int:
     """Multiply-accumulates of one image, by fvcore; the same with timm's fused attention on or off.
+
+    Any image does, and a blank one is taken, unless the model computes more for one than for another.
 
     Raises:
         UnsupportedModelError: when the model runs an operator that cannot be priced.
@@ -46,7 +48,7 @@ def count_flops(model: nn.Module, image_size: int | tuple[int, int]) -> int:
     with _evaluating(model), warnings.catch_warnings():
         # fvcore traces with torch.jit, which is deprecated, and tracing warns of every shape that is compared.
         warnings.simplefilter("ignore")
-        analysis = FlopCountAnalysis(model, _blank_image(model, image_size))
+        analysis = FlopCountAnalysis(model, _blank_image(model, image_size) if image_13HW is None else image_13HW)
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         total = int(analysis.total())

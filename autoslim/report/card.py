@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from autoslim.artifact import SlimConfig
 from autoslim.budget import format_flops
+from autoslim.report.picture import PAGE, PNG
 
 
-def render_card(config: SlimConfig, *, job: str, trial: int, source: str, report: str) -> str:
-    """Markdown. `source` is the data set, `report` how it was split and what could not be read."""
-    flops, share = config.flops, config.flops.fvcore / config.flops.dense
-    filled = flops.fvcore / flops.budget
+def render_card(config: SlimConfig, *, job: str | None, trial: int | None, source: str, report: str, drawn: bool = False) -> str:
+    """Markdown. `job` and `trial` are None for a model made without a search; `source` is the data set, `report` how it was split and
+    what could not be read; `drawn` says that the pictures lie beside the card.
+    """
+    flops, share = config.flops, config.flops.held / config.flops.dense
+    filled = flops.held / flops.budget
     size = config.shape.image_size
     rows = "\n".join(
         f"| {name} | {config.accuracy[f'test/{name}']:.2%} | {config.accuracy[f'validation/{name}']:.2%} | {format_flops(count)} |"
-        for name, count in (("dense", flops.dense), ("slimmed", flops.fvcore))
+        for name, count in (("dense", flops.dense), ("slimmed", flops.held))
     )
     steps = "\n".join(
         f"- **{step.method}**: " + ", ".join(f"`{name}` {value}" for name, value in step.knobs.items())
@@ -25,15 +28,15 @@ def render_card(config: SlimConfig, *, job: str, trial: int, source: str, report
     return f"""# {config.architecture.name}, slimmed to {flops.budget_label}
 
 {share:.1%} of the dense model's FLOPs, within the budget of {format_flops(flops.budget)} and filling {filled:.2%} of it.
-{_granularity(config)}Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvcore count.
+{_granularity(config)}{_spread(config)}Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvcore count.
 
 | model | top-1, test ({config.images["test"]} images) | top-1, validation ({config.images["validation"]} images) | FLOPs |
 |---|---|---|---|
 {rows}
 
-The slimmed model was chosen by the validation images; the test images were looked at once, after the choice. Test
+{_choice(trial)} Test
 accuracies are those of these files, read back by a new process, in float32.
-
+{_pictures(drawn)}
 ## How it is loaded
 
 ```python
@@ -48,7 +51,7 @@ scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preproc
 
 ## How it was made
 
-Job `{job}`, trial {trial}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
+{_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
 
 {steps}
@@ -66,16 +69,59 @@ Data: {source}. {report}
 | plan, closed form | {flops.predicted:,} |
 | fvcore, on this model | {flops.fvcore:,} |
 | torch, on this model (without norms) | {flops.torch:,} |
-| budget | {flops.budget:,} |
+{_counted_images(config)}| budget | {flops.budget:,} |
 
 {config.params:,} parameters. Made with {", ".join(f"{name} {version}" for name, version in config.versions.items())}.
 """
 
 
+def _choice(trial: int | None) -> str:
+    if trial is None:
+        return "The slimmed model is the only one that was made; the test images were looked at once, when it was finished."
+    return "The slimmed model was chosen by the validation images; the test images were looked at once, after the choice."
+
+
+def _maker(job: str | None, trial: int | None) -> str:
+    return "By `autoslim slim`, without a search" if trial is None else f"Job `{job}`, trial {trial}"
+
+
+def _pictures(drawn: bool) -> str:
+    if not drawn:
+        return ""
+    return f"""
+![Which patches of test images survive to which block, and each block's widths]({PNG})
+
+The same with its numbers: [{PAGE}]({PAGE}).
+"""
+
+
 def _granularity(config: SlimConfig) -> str:
     """What is left of the budget is less than one token or one unit costs; said where it shows."""
-    if config.flops.fvcore >= 0.995 * config.flops.budget:
+    if config.flops.held >= 0.995 * config.flops.budget or config.flops.bound == "mean":
         return ""
     if config.recipe.budget != config.flops.budget:
         return "No trial solved onto this budget was completed; this is the best of the cheaper ones.\n"
     return "The next larger model of this recipe, one token or one width unit more in a block, is above the budget.\n"
+
+
+def _varies(config: SlimConfig) -> bool:
+    """Tokens vary from image to image."""
+    return config.flops.mean is not None and config.flops.mean != config.flops.fvcore
+
+
+def _spread(config: SlimConfig) -> str:
+    flops = config.flops
+    if not _varies(config) or flops.mean is None or flops.max is None:
+        return ""
+    bound = "The budget is for their mean." if flops.bound == "mean" else "The budget holds for every image."
+    return (
+        f"An image keeps as many tokens as it needs: those of the validation images take {format_flops(flops.mean)} on average and "
+        f"{format_flops(flops.max)} at most, and no image can take more than {format_flops(flops.fvcore)}. {bound}\n"
+    )
+
+
+def _counted_images(config: SlimConfig) -> str:
+    if not _varies(config):
+        return ""
+    flops = config.flops
+    return f"| validation images, on average | {flops.mean:,} |\n| validation images, at most | {flops.max:,} |\n"

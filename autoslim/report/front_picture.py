@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.resources
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -13,6 +10,7 @@ from autoslim.job import SearchJob
 from autoslim.report import table
 from autoslim.report.chart import draw_chart
 from autoslim.report.mark import colour, shape
+from autoslim.report.resource import policy_source, read_resource
 from autoslim.report.search_view import SearchView, percent
 from autoslim.result import BaseFacts, TrialResult, TrialState
 from autoslim.store import hide_password
@@ -21,9 +19,10 @@ from autoslim.store import hide_password
 def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[TrialResult], chosen: Mapping[str, int]) -> str:
     """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
     view = SearchView(job=job, base=base, results=tuple(results), chosen=dict(chosen))
-    style, script = _resource("front.css"), _resource("front.js")
+    style, script = read_resource("front.css"), read_resource("front.js")
     # Only these two blocks are run: not even markup that slipped in could bring its own, or load anything.
-    policy = f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; form-action 'none'"
+    sources = f"style-src {policy_source(style)}; script-src {policy_source(script)}"
+    policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
     title = f"{job.id}: {job.model.name} on {hide_password(job.dataset.source)}"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -95,14 +94,6 @@ def _caption(view: SearchView) -> str:
         text
         + " The line is the Pareto front; FLOPs are multiply-accumulates per image, accuracy is top-1 on the validation split."
     )
-
-
-def _resource(name: str) -> str:
-    return importlib.resources.files("autoslim.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _embedded(data: object) -> str:

@@ -52,6 +52,11 @@ def facts(view: SearchView, result: TrialResult) -> dict[str, Any]:
     training = result.recipe.training
     values = [(c.name, c.cell(view, result)[0]) for c in _COLUMNS if c.kind == "number" and c.name != "Trial"]
     values += [("State", result.state.value), ("Proposed by", result.origin), ("Solved onto", view.flops(result.recipe.budget))]
+    if result.flops_mean != result.flops_max:
+        values += [
+            ("FLOPs of an image, on average", view.flops(result.flops_mean)),
+            ("FLOPs, at most", view.flops(result.flops_max)),
+        ]
     values += list(_knobs(result).items())
     values += [
         ("Learning rate", f"{training.lr:g}"),

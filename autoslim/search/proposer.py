@@ -171,7 +171,8 @@ class Proposer:
                 solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges)
             if not self.space.contains(dataclasses.replace(draw, knobs=solved.knobs), self.shape):
                 raise InfeasibleError(f"{draw.method}: these knobs come to a recipe outside the space {self.space.name!r}")
-        except InfeasibleError as error:
+        except (InfeasibleError, UnsupportedModelError) as error:
+            # Some knobs alone are not for every model, such as counts that differ from image to image.
             recipe = self._recipe(draw.method, draw.knobs, budget, training)
             return Proposal(number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, infeasible=str(error))
         recipe = self._recipe(draw.method, solved.knobs, budget, training)

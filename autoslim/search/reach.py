@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob, layer_index
@@ -91,8 +92,11 @@ def _values(knob: Knob, depth: int) -> list[Any]:
 
 
 def _evaluate_inside(space: Space, method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> Solved | None:
-    """`None` when the repaired knobs have left the space."""
-    solved = evaluate(method, shape, plan, _filled(space, method, shape, knobs))
+    """`None` when the repaired knobs have left the space, or this model is not one for them."""
+    try:
+        solved = evaluate(method, shape, plan, _filled(space, method, shape, knobs))
+    except UnsupportedModelError:
+        return None
     return solved if space.contains(Draw(method=method.name, knobs=solved.knobs, training={}), shape) else None
 
 

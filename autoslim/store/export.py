@@ -37,6 +37,8 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "accuracy_after_cut": (pa.float64(), "top-1 share straight after the cut"),
     "flops": (pa.int64(), "multiply-accumulates per image, measured"),
     "flops_predicted": (pa.int64(), "multiply-accumulates per image, from the plan"),
+    "flops_mean": (pa.int64(), "multiply-accumulates of a validation image, on average"),
+    "flops_max": (pa.int64(), "multiply-accumulates of a validation image, at most"),
     "flops_share": (pa.float64(), "flops as a share of the dense model's"),
     "budget": (pa.int64(), "multiply-accumulates the recipe was solved onto"),
     "params": (pa.int64(), "parameters of the model"),
@@ -52,8 +54,8 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "ended_at": (pa.string(), "ISO 8601, UTC"),
 }
 _RESULT_FIELDS = (
-    "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "params", "seconds", "epochs",
-    "error_class", "error", "artifact", "duplicate_of",
+    "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "flops_mean", "flops_max",
+    "params", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of",
 )  # fmt: skip
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autoslim.output import Output
 from autoslim.report import render_front
+from autoslim.report.picture import PAGE, PNG
 from autoslim.result import ParetoFront
 from autoslim.store import Store, StoredJob, StoredTrial, TrackedRun
 from autoslim.store.export import flat_knobs, write_front_parquet, write_trials_parquet
@@ -77,7 +80,7 @@ class Mirror:
             number = trial.result.number
             content = trial_content(job, trial, parent=parent.run_id, pareto=number in front)
             child = tracked.get(str(number)) or self._create(str(number), content)
-            changed += self._sync_trial(child, content, number, revisions.get(number, 0))
+            changed += self._sync_trial(child, content, number, revisions.get(number, 0), find_pictures(job, number))
         # The parent comes last, so that it never shows a trial that has no run.
         return changed + self._sync_job(parent, summary, job, trials)
 
@@ -98,7 +101,7 @@ class Mirror:
         run_id = self._remote.create_run(content)
         return self._save(TrackedRun(entity=entity, run_id=run_id, logged={"tags": content.tags}))
 
-    def _sync_trial(self, run: TrackedRun, content: Content, number: int, revision: int) -> bool:
+    def _sync_trial(self, run: TrackedRun, content: Content, number: int, revision: int, pictures: list[Path]) -> bool:
         if run.logged.get("gone"):
             return False
         try:
@@ -106,11 +109,23 @@ class Mirror:
             epochs = self._store.stored_epochs(self._job_id, number, since=since) if revision > since else []
             points = epoch_points(epochs, names)
             after = {"epochs": max((epoch.revision for epoch in epochs), default=since), "curves": names}
-            return self._bring(run, content, points, after)
+            drawn = self._sync_pictures(run, pictures)
+            return self._bring(drawn or run, content, points, after) or drawn is not None
         except RunGoneError:
             _log.warning("trial %d of job %s was deleted in MLflow and is not logged there any more", number, self._job_id)
             self._save(run.replace(logged={"gone": True}))
             return False
+
+    def _sync_pictures(self, run: TrackedRun, pictures: list[Path]) -> TrackedRun | None:
+        """What the run has become; None where there is nothing new to see."""
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in pictures)).hexdigest()[:16]
+        if not pictures or run.logged.get("pictures") == digest:
+            return None
+        with tempfile.TemporaryDirectory(prefix="autoslim-") as folder:
+            for file in pictures:
+                shutil.copy(file, folder)
+            self._remote.upload(run.run_id, Path(folder))
+        return self._save(run.replace(logged=run.logged | {"pictures": digest}))
 
     def _sync_job(self, run: TrackedRun, content: Content, job: StoredJob, trials: Sequence[StoredTrial]) -> bool:
         ended = [trial.to_dict() for trial in trials if trial.ended_at]
@@ -148,6 +163,13 @@ class Mirror:
     def _save(self, run: TrackedRun) -> TrackedRun:
         self._store.set_tracked(self._job_id, self._destination, run)
         return run
+
+
+def find_pictures(job: StoredJob, number: int) -> list[Path]:
+    """Those that lie with the model that trial `number` is handed over as; none before it is, or where it was taken away."""
+    labels = [label for label, chosen in job.chosen.items() if chosen == number]
+    files = [Output(Path(job.job.output)).model(labels[0]) / name for name in (PAGE, PNG)] if labels else []
+    return [file for file in files if file.is_file()]
 
 
 def write_artifacts(folder: Path, job: StoredJob, trials: Sequence[StoredTrial]) -> None:

@@ -24,6 +24,7 @@ from autoslim.training.evaluate import accuracy
 from autoslim.training.loop import Beat, Trainer
 from autoslim.training.objective import task_loss
 from autoslim.vit import DenseModel, create_dense, write_folder
+from autoslim.vit.weights import file_digest
 
 _FACTS = "facts.json"
 
@@ -37,6 +38,12 @@ class BaseRequest(Record):
     dataset_digest: str
     training: Training
     seed: int
+
+
+def weights_digest(model: ModelSpec) -> str:
+    """Of the file the weights come from, so that other weights at the same place are another model; empty for timm's own."""
+    files = (Path(model.weights), Path(model.name) / "model.safetensors")
+    return "".join(file_digest(file) for file in files if file.is_file())
 
 
 def prepare_base(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
@@ -16,6 +17,7 @@ from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.errors import TrialError
 from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict
 from autoslim.methods import METHODS, solve
+from autoslim.methods.adaptive import image_flops, padded, recording
 from autoslim.methods.base import Brief, Method, Tensors
 from autoslim.methods.rows import class_query_last
 from autoslim.plan import Plan
@@ -35,19 +37,26 @@ from autoslim.training.workshop import BenchWorkshop
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome(Record):
-    """What a complete trial found; `seconds` counts this and earlier runs of it. Its model lies in the trial's folder."""
+    """What a complete trial found; `seconds` counts this and earlier runs of it. Its model lies in the trial's folder.
+
+    The FLOPs are as in `TrialResult`.
+    """
 
     recipe: Recipe
     accuracy: float
     accuracy_after_cut: float
     flops: int
     flops_predicted: int
+    flops_mean: int
+    flops_max: int
     params: int
     epochs: float
     seconds: float
 
 
 _SETTLE_IMAGES = 1024
+_TIGHTENINGS = 4
+"""So often thresholds are set anew, where the validation images' mean FLOPs are above a budget for the mean."""
 
 Reports = Generator[EpochReport, None, Outcome]
 
@@ -126,6 +135,9 @@ class _Trial:
         self.finished.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
+        if position == len(self.recipe.steps) - 1 and self.recipe.bound == "mean":
+            # Tuned at the thresholds that it is going to have, as nearly as they can be known.
+            self._settle(self.model.eval(), self.recipe.budget)
         self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
 
@@ -245,9 +257,9 @@ class _Trial:
 
     # The end: everything about the model is measured on the model itself.
 
-    def _settle(self, model: nn.Module) -> None:
+    def _settle(self, model: nn.Module, budget: int) -> None:
         step = self.finished[-1]
-        brief = Brief(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=self.recipe.budget, bound=self.recipe.bound)
+        brief = Brief(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=budget, bound=self.recipe.bound)
 
         def images() -> Iterator[Tensor]:
             return self.bench.plain_images(_SETTLE_IMAGES, self.training, seed=self.recipe.seed)
@@ -255,13 +267,36 @@ class _Trial:
         with torch.no_grad():
             METHODS[step.method].settle(model, brief, images)
 
+    def _judge(self, model: nn.Module) -> tuple[float, int, int]:
+        """Validation accuracy, and the mean (rounded up) and the largest FLOPs of a validation image."""
+        with recording(model) as counts:
+            share = accuracy(model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+        if not counts:
+            fixed = predict(self.shape, self.plan).total
+            return share, fixed, fixed
+        flops_B = image_flops(model, self.shape, self.plan, torch.cat(counts))
+        return share, math.ceil(flops_B.double().mean()), int(flops_B.max())
+
+    def _settle_and_judge(self, model: nn.Module) -> tuple[float, int, int]:
+        """Thresholds are set on training images; a budget for the mean must hold on the validation images, too."""
+        budget = self.recipe.budget
+        for _ in range(_TIGHTENINGS):
+            self._settle(model, budget)
+            share, mean, largest = self._judge(model)
+            if self.recipe.bound == "max" or mean <= self.recipe.budget:
+                break
+            budget = int(budget * self.recipe.budget / mean)
+        return share, mean, largest
+
     def _hand_over(self) -> Outcome:
         model = self.model.requires_grad_(False).eval()
-        self._settle(model)
-        share = accuracy(model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
-        predicted, flops = predict(self.shape, self.plan), count_flops(model, self.shape.image_size)
-        by_torch = count_flops_torch(model, self.shape.image_size)
-        check_flops(predicted, self.plan, fvcore=flops, torch=by_torch, budget=self.recipe.budget)
+        share, mean, largest = self._settle_and_judge(model)
+        predicted = predict(self.shape, self.plan)
+        with padded(model):
+            fvcore = count_flops(model, self.shape.image_size)
+            by_torch = count_flops_torch(model, self.shape.image_size)
+        held = mean if self.recipe.bound == "mean" else None
+        check_flops(predicted, self.plan, fvcore=fvcore, torch=by_torch, budget=self.recipe.budget, held=held)
         recipe = self.recipe.replace(steps=tuple(self.finished))
         params = sum(p.numel() for p in model.parameters())
         dense = predict(self.shape, Plan.dense(self.shape)).total
@@ -275,11 +310,14 @@ class _Trial:
             plan=self.plan,
             flops=FlopsReport(
                 predicted=predicted.total,
-                fvcore=flops,
+                fvcore=fvcore,
                 torch=by_torch,
                 dense=dense,
                 budget=self.recipe.budget,
                 budget_label=self.budget_label,
+                mean=mean,
+                max=largest,
+                bound=self.recipe.bound,
             ),
             params=params,
             accuracy={"validation/slimmed": share},
@@ -292,8 +330,10 @@ class _Trial:
             recipe=recipe,
             accuracy=share,
             accuracy_after_cut=self.cut_accuracy,
-            flops=flops,
+            flops=fvcore if held is None else held,
             flops_predicted=predicted.total,
+            flops_mean=mean,
+            flops_max=largest,
             params=params,
             epochs=self._epochs(),
             seconds=self._seconds(),
@@ -312,11 +352,16 @@ def split_steps(total: int, shares: list[float]) -> list[int]:
     return steps
 
 
-def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget: int) -> None:
-    """Raises TrialError unless the counters agree and the budget is met; torch's, which sees no norms, with ours without them."""
+def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget: int, held: int | None = None) -> None:
+    """Raises TrialError unless the counters agree and the budget is met; torch's, which sees no norms, with ours without them.
+
+    `held` is what is held against the budget where that is not the model's own count, but the images' mean.
+    """
     if fvcore != predicted.total:
         raise TrialError(f"fvcore counts {fvcore} multiply-accumulates on the finished model, its plan says {predicted.total}")
-    if fvcore > budget:
+    if held is not None and held > budget:
+        raise TrialError(f"the validation images have {held} multiply-accumulates on average, above the budget of {budget}")
+    if held is None and fvcore > budget:
         raise TrialError(f"the finished model has {fvcore} multiply-accumulates, above the budget of {budget}")
     expected = predicted.total - predicted.norms - sum(extra.norms for extra in plan.extras)
     if abs(torch - expected) > COUNTERS_AGREE_WITHIN * expected:

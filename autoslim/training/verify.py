@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from autoslim.artifact import load, load_config
 from autoslim.data import Loader, open_dataset
+from autoslim.errors import JobError
 from autoslim.job import ModelSpec
 from autoslim.recipe import Training
 from autoslim.record import Record
@@ -45,6 +47,22 @@ def judge(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> V
     )
     share = accuracy(model.to(device), loader, device=device, bfloat16=False)
     return Verdict(accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules))
+
+
+def judge_apart(folder: Path, dataset: Path, split: str) -> Verdict:
+    """The same in a process that has imported nothing yet: what a user will find, not what its maker believes.
+
+    Raises:
+        JobError: when the folder does not load, or loads only with the search's packages.
+    """
+    command = [sys.executable, "-m", "autoslim.training.verify", str(folder), str(dataset), "--split", split]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if run.returncode != 0:
+        raise JobError(f"{folder} could not be judged:\n{run.stderr[-4000:]}")
+    verdict = Verdict.from_json(run.stdout.strip().splitlines()[-1])
+    if verdict.search_packages:
+        raise JobError(f"{folder} loads only with {', '.join(verdict.search_packages)} installed")
+    return verdict
 
 
 def _open(folder: Path) -> tuple[nn.Module, Preprocessing, tuple[int, int]]:

@@ -27,6 +27,7 @@ class BenchWorkshop:
     def __init__(self, bench: Bench, training: Training, *, seed: int, checkpoint: Path) -> None:
         self._bench, self._seed, self._checkpoint = bench, seed, checkpoint
         self.shape, self.training, self.teacher = bench.dense.shape, training, bench.teacher
+        self.epoch_images = len(bench.splits.train)
 
     def student(self) -> nn.Module:
         return self._bench.student()

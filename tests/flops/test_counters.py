@@ -7,14 +7,15 @@ import copy
 import pytest
 import timm
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny import MODELS, make_dense
 from torch import Tensor, nn
 
-from autoslim.errors import UnsupportedModelError
+from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
-from autoslim.methods import METHODS, evaluate
+from autoslim.methods import METHODS, evaluate, solve
+from autoslim.methods.rows import class_query_last
 from autoslim.plan import Plan
 from autoslim.vit import read_shape
 
@@ -84,6 +85,27 @@ def test_prediction_for_any_life_regression_is_what_fvcore_counts(model: str, dr
     solved = evaluate(method, dense.shape, plan, knobs)
     model_cut = method.build(copy.deepcopy(dense.module), dense.shape, solved.plan, solved.knobs)
     assert count_flops(model_cut, 32) == solved.flops
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(model=st.sampled_from(["vit", "deit", "distilled"]), share=st.floats(0.35, 0.9), class_query=st.booleans(), data=st.data())
+def test_life_regression_on_any_budget_costs_what_fvcore_counts(model: str, share: float, class_query: bool, data: st.DataObject):
+    """In both modes, whose worst case is the same."""
+    dense = make_dense(model)
+    method, plan = METHODS["life_regression"], Plan.dense(dense.shape, class_query=class_query)
+    budget = int(share * predict(dense.shape, Plan.dense(dense.shape)).total)
+    knobs = {"mode": data.draw(st.sampled_from(["fixed", "threshold"])), "drops": data.draw(st.integers(1, 3))}
+    for k in range(1, knobs["drops"] + 1):
+        knobs[f"drop_layer_{k}"] = data.draw(st.integers(1, 3))
+        knobs[f"life_threshold_{k}"] = data.draw(st.floats(0.0, 0.98))
+    try:
+        solved = solve(method, dense.shape, plan, knobs, budget)
+    except InfeasibleError:
+        assume(False)
+    cut = method.build(copy.deepcopy(dense.module), dense.shape, solved.plan, solved.knobs)
+    if class_query:
+        cut = class_query_last(cut, dense.shape.prefix_tokens)
+    assert count_flops(cut, 32) == solved.flops == predict(dense.shape, solved.plan).total <= budget
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

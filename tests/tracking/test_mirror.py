@@ -163,6 +163,23 @@ def test_chosen_models_are_tagged_with_their_budget(store, job, client):
     }
 
 
+def test_pictures_of_a_chosen_model_are_artifacts_of_its_trial(store, job, client, output):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    store.set_chosen(job.id, {"50%": 0, "70%": 1})
+    mirror.sync()
+    children = runs_of(client)[1]
+    assert not client.list_artifacts(children[0].info.run_id), "a model without pictures is no mistake"
+    folder = output / "models" / "50%"
+    folder.mkdir(parents=True)
+    (folder / "picture.png").write_bytes(b"a picture")
+    (folder / "picture.html").write_text("a page")
+    assert Mirror(store, job.id).sync() == 1
+    assert Mirror(store, job.id).sync() == 0
+    assert [file.path for file in client.list_artifacts(children[0].info.run_id)] == ["picture.html", "picture.png"]
+    assert not client.list_artifacts(children[1].info.run_id)
+
+
 def test_artifacts_are_renewed_only_when_a_trial_has_ended(store, job, client, tmp_path):
     mirror = Mirror(store, job.id)
     mirror.sync()

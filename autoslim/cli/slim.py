@@ -1,0 +1,280 @@
+"""`autoslim slim`: one model by given methods and knobs, in this process; neither Ray nor Optuna nor MLflow is imported."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from autoslim.budget import Budget, format_flops
+from autoslim.cli import search as flags
+from autoslim.cli.request import Words, given, new_job, parse_pairs
+from autoslim.errors import RequestError
+from autoslim.recipe import Knobs, Step
+from autoslim.result import EpochReport
+from workers.interrupt import Interrupt
+from workers.terminal import duration
+
+if TYPE_CHECKING:
+    from autoslim.slimming import Slimmed
+    from autoslim.training.slim import PreparedSlim, SlimJob
+
+T = TypeVar("T")
+
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Slimming method; repeated, they follow one another.")]
+FlopsBudget = Annotated[str | None, typer.Option("--flops", help="Budget as 2.3G, 850M or 50%.")]
+KnobValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--knob", help="name=value, or method.name=value; may be repeated. What decides FLOPs is moved onto the budget."
+    ),
+]
+First = Annotated[
+    str | None, typer.Option(help="What the first of several methods leaves, as 75% or 3.4G; default an even split in log FLOPs.")
+]
+Distillation = Annotated[float | None, typer.Option(help="Weight of the dense teacher's soft labels, 0 to 1; default 0.5.")]
+
+_DEFAULT_OUTPUT = Path("runs/slim")
+
+
+def slim(
+    method: Methods = None,
+    model: flags.Model = None,
+    data: flags.Data = None,
+    flops: FlopsBudget = None,
+    knob: KnobValues = None,
+    first: First = None,
+    weights: flags.Weights = None,
+    from_scratch: flags.FromScratch = False,
+    model_args: flags.ModelArgs = None,
+    image_size: flags.ImageSize = None,
+    epochs: flags.Epochs = None,
+    batch_size: flags.BatchSize = None,
+    lr: flags.Rate = None,
+    distillation: Distillation = None,
+    augmentation: flags.Augmentation = None,
+    flip: flags.Flip = None,
+    base_epochs: flags.BaseEpochs = None,
+    base_lr: flags.BaseRate = None,
+    train_limit: flags.TrainLimit = None,
+    seed: flags.Seed = None,
+    class_query: flags.ClassQuery = None,
+    bound: flags.Bound = None,
+    output: flags.OutputFolder = _DEFAULT_OUTPUT,
+    json: flags.Json = False,
+) -> None:
+    """Slim a model by one method, or by several in a row, without a search. The same command goes on with what was interrupted.
+
+    Example: autoslim slim --method vit_slim --model deit_small_patch16_224 --data ./flowers --flops 2.3G --output runs/flowers-slim
+    """
+    words = Words(
+        model=model,
+        data=data,
+        flops=[flops] if flops else [],
+        weights=weights,
+        from_scratch=from_scratch,
+        model_args=model_args,
+        image_size=image_size,
+        space=None,
+        trials=None,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        augmentation=augmentation,
+        flip=flip,
+        base_epochs=base_epochs,
+        base_lr=base_lr,
+        train_limit=train_limit,
+        sampler=None,
+        seed=seed,
+        class_query=class_query,
+        bound=bound,
+        resources=None,
+        concurrency=None,
+        address=None,
+        storage=None,
+        tracking_uri=None,
+        output=output.absolute(),
+    )
+    job = slim_job(words, methods=method or [], knobs=knob or [], first=first, distillation=distillation)
+    try:
+        with Interrupt():
+            slimmed = _run(job, words.output)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; what was trained is kept. The same command goes on with it\n")
+        raise typer.Exit(130) from None
+    sys.stdout.write((slimmed.to_json(indent=1) if json else _render(slimmed)) + "\n")
+
+
+def slim_job(words: Words, *, methods: list[str], knobs: list[str], first: str | None, distillation: float | None) -> SlimJob:
+    """Raises RequestError naming the flag, its value and what is allowed."""
+    from autoslim.data.augment import AUGMENTATIONS
+    from autoslim.methods import METHODS
+    from autoslim.training.slim import SlimJob
+
+    allowed = ", ".join(METHODS)
+    for flag, typed in (("--method", methods), ("--model", words.model), ("--data", words.data), ("--flops", words.flops)):
+        if not typed:
+            raise RequestError(f"{flag} is needed" + (f"; allowed: {allowed}" if flag == "--method" else ""))
+    for name in methods:
+        if name not in METHODS:
+            raise RequestError(f"--method is {name!r}; allowed: {allowed}")
+        if methods.count(name) > 1:
+            raise RequestError(f"--method {name} is given {methods.count(name)} times; allowed: each method once")
+    if words.augmentation is not None and words.augmentation not in AUGMENTATIONS:
+        raise RequestError(f"--augmentation is {words.augmentation!r}; allowed: {', '.join(AUGMENTATIONS)}")
+    if words.train_limit is not None and words.train_limit < 1:
+        raise RequestError(f"--train-limit is {words.train_limit}; allowed: 1 and more")
+    if words.base_lr is not None and not 0 < words.base_lr < float("inf"):
+        raise RequestError(f"--base-lr is {words.base_lr}; allowed: above 0")
+    if distillation is not None and not 0 <= distillation <= 1:
+        raise RequestError(f"--distillation is {distillation}; allowed: 0 to 1")
+    if first is not None and len(methods) < 2:
+        raise RequestError(f"--first is {first!r}, but there is only one --method; it says what the first of several leaves")
+    searched = new_job(words)
+    by_method = parse_knobs(knobs, methods)
+    return SlimJob(
+        model=searched.model,
+        dataset=searched.dataset,
+        budget=searched.budgets[0],
+        steps=tuple(Step(method=name, knobs=by_method[name]) for name in methods),
+        first=None if first is None else _first(first),
+        training=searched.training.replace(**given(distillation=distillation)),
+        base=searched.base,
+        seed=searched.seed,
+        class_query=searched.class_query,
+        bound=searched.bound,
+    )
+
+
+def _first(text: str) -> Budget:
+    try:
+        return Budget.parse(text)
+    except RequestError as error:
+        raise RequestError(f"--first: {error}") from error
+
+
+def parse_knobs(texts: list[str], methods: list[str]) -> dict[str, Knobs]:
+    """`name=value` belongs to the only method that has it, `method.name=value` to the one that is named."""
+    from autoslim.methods import METHODS
+
+    found: dict[str, Knobs] = {name: {} for name in methods}
+    for text in texts:
+        owner, dot, rest = text.partition("=")[0].strip().rpartition(".")
+        for name, value in parse_pairs(rest + text[len(text.partition("=")[0]) :], "--knob").items():
+            having = [method for method in methods if name in METHODS[method].ranges and (not dot or method == owner)]
+            if not having:
+                known = "; ".join(f"{method}: {', '.join(METHODS[method].ranges)}" for method in methods)
+                raise RequestError(f"--knob is {text!r}; allowed: {known}")
+            if len(having) > 1:
+                either = " or ".join(f"{method}.{name}" for method in having)
+                raise RequestError(f"--knob is {text!r}, which more than one method has; write {either}")
+            # As a search space writes them.
+            found[having[0]][name] = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    return found
+
+
+def _run(job: SlimJob, folder: Path) -> Slimmed:
+    from autoslim.slimming import Slimming
+
+    with Slimming(folder, job) as slimming:
+        if slimming.finished is not None:
+            _say(f"{folder} holds the model of this request already")
+            return slimming.finished
+        prepared = slimming.prepare()
+        _announce(prepared)
+        facts = _tell(slimming.adapt(), "dense model", job.base.epochs)
+        _say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+        outcome = _tell(slimming.train(), prepared.recipe.method, job.training.epochs)
+        _say(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops)}")
+        _say(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
+        return slimming.hand_over(facts, outcome)
+
+
+def _announce(prepared: PreparedSlim) -> None:
+    job, recipe = prepared.job, prepared.recipe
+    for asked, solved in zip(job.steps, recipe.steps, strict=True):
+        _say(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
+        for name in asked.knobs:
+            if name not in solved.knobs:
+                _say(f"{solved.method}: {name} means nothing beside these and is left out")
+    target = format_flops(recipe.budget)
+    _say(f"budget {target}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {format_flops(prepared.dense_flops)}")
+    if prepared.adapts:
+        _say(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
+
+
+def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
+    """Runs `reports` to its end, a line each."""
+    began, first = time.monotonic(), 0.0
+    for number in itertools.count():
+        try:
+            report = next(reports)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        rest = ""
+        if number == 0:
+            # An interrupted run had done this much, in time that is not known here.
+            began, first = time.monotonic(), report.epoch
+        elif first < report.epoch < epochs:
+            left = (time.monotonic() - began) / (report.epoch - first) * (epochs - report.epoch)
+            rest = f" | about {duration(left)} left"
+        _say(f"{name}: {_epoch(report, epochs)}{rest}")
+    raise AssertionError("the reports end by themselves")
+
+
+def _epoch(report: EpochReport, epochs: float) -> str:
+    parts = [f"epoch {report.epoch:.3g}/{epochs:g}", report.beat]
+    if "loss" in report.metrics:
+        parts.append(f"loss {report.metrics['loss']:.3f}")
+    if "accuracy" in report.metrics:
+        parts.append(f"accuracy {report.metrics['accuracy']:.1%}")
+    return ", ".join(parts)
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def _render(slimmed: Slimmed) -> str:
+    rows = [("model", "FLOPs", "of budget", "of dense", "params", "validation", "test")]
+    rows.append(
+        (
+            "dense",
+            format_flops(slimmed.dense_flops),
+            "",
+            "",
+            f"{slimmed.dense_params / 1e6:.3g} M",
+            f"{slimmed.dense_validation_accuracy:.2%}",
+            f"{slimmed.dense_test_accuracy:.2%}",
+        )
+    )
+    rows.append(
+        (
+            slimmed.method,
+            format_flops(slimmed.flops),
+            f"{slimmed.flops / slimmed.budget:.2%}",
+            f"{slimmed.flops / slimmed.dense_flops:.1%}",
+            f"{slimmed.params / 1e6:.3g} M",
+            f"{slimmed.validation_accuracy:.2%}",
+            f"{slimmed.test_accuracy:.2%}",
+        )
+    )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["", *table, "", f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
+    if slimmed.dense_folder is not None:
+        lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
+    lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{slimmed.folder}\"))'")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""`autoslim visualize`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from autoslim.errors import OutputError, RequestError
+from autoslim.job import DatasetSpec
+
+MOST_IMAGES = 64
+
+
+def visualize_folder(folder: Path, *, data: str, images: int, split: str, seed: int, output: Path | None) -> None:
+    """Everything that can be refused is refused before the data set is opened."""
+    from autoslim.artifact import load_config
+    from autoslim.data import sample_source
+    from autoslim.report.picture import PAGE, PNG, picture_of
+
+    if split not in ("train", "validation", "test"):
+        raise RequestError(f"--split is {split!r}; allowed: train, validation, test")
+    if not 1 <= images <= MOST_IMAGES:
+        raise RequestError(f"--images is {images}; allowed: 1 to {MOST_IMAGES}")
+    if output is not None and output.suffix.lower() not in (".png", ".html"):
+        raise RequestError(f"--output is {str(output)!r}; allowed: a file ending in .png or .html")
+    config = load_config(folder)
+    size = config.shape.image_size
+    sample = sample_source(DatasetSpec(source=data), split, size, config.preprocessing.crop_pct, images, seed=seed)
+    picture = picture_of(folder, sample)
+    for file in [folder / PAGE, folder / PNG] if output is None else [output]:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture.png if file.suffix.lower() == ".png" else picture.html.encode())
+        except OSError as error:
+            raise OutputError(f"--output {file} cannot be written: {error.strerror}") from error
+        sys.stdout.write(f"{file}\n")

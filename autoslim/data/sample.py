@@ -1,0 +1,92 @@
+"""A few images to look at: as the model sees them, but as bytes, and without preparing the whole data set.
+
+N images, H and W pixels as stored, h and w pixels as the model takes them, P pixels of one channel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoslim.data.augment import centre_crop
+from autoslim.data.dataset import SPLITS, ImageSplit
+from autoslim.data.decode import decode_rgb, fit, storage_size
+from autoslim.data.loader import normalise
+from autoslim.data.prepare import cut_splits
+from autoslim.data.sources import open_source
+from autoslim.data.table import Indices, Labels, Row
+from autoslim.errors import DatasetError
+from autoslim.job import DatasetSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """`pixels` are uint8 RGB (N, h, w, 3), `labels` index `classes`."""
+
+    pixels: NDArray[np.uint8]
+    labels: Labels
+    classes: tuple[str, ...]
+
+    def tensor(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+        """What the model takes: (N, 3, h, w), the very numbers that `Loader` makes of these images."""
+        scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
+        shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
+        return torch.from_numpy(normalise(self.pixels, scale_3, shift_3))
+
+
+def sample_split(split: ImageSplit, classes: tuple[str, ...], image_size: tuple[int, int], count: int) -> Sample:
+    """`count` images of a prepared split (all, where it has fewer), spread over its classes; always the same ones."""
+    chosen = spread(split.labels, count)
+    return Sample(pixels=centre_crop(split.images(chosen), image_size), labels=split.labels[chosen], classes=classes)
+
+
+def sample_source(
+    spec: DatasetSpec, split: str, image_size: tuple[int, int], crop_pct: float, count: int, *, seed: int
+) -> Sample:
+    """The same straight from the source, which is cut as `prepare_dataset` cuts it; only the images that are shown are read.
+
+    Raises:
+        DatasetError: for a source that cannot be read, or a split without a readable image.
+    """
+    assert split in SPLITS
+    source = open_source(spec.source, seed=seed)
+    part = cut_splits(spec, source, seed)[split]
+    labels, size = part.table.labels[part.rows], storage_size(image_size, crop_pct)
+    left: Indices = np.arange(len(labels))
+    while len(left):
+        chosen = left[spread(labels[left], count)]
+        images = _readable(part.table.rows(np.sort(part.rows[chosen])), size)
+        unreadable = [number for number in chosen.tolist() if int(part.rows[number]) not in images]
+        if not unreadable:
+            stored = np.stack([images[int(part.rows[number])] for number in chosen])
+            return Sample(pixels=centre_crop(stored, image_size), labels=labels[chosen], classes=source.classes)
+        left = np.setdiff1d(left, np.array(unreadable))
+    raise DatasetError(f"the {split} split of {source.name} has no readable image")
+
+
+def _readable(rows: Iterator[Row], size: tuple[int, int]) -> dict[int, NDArray[np.uint8]]:
+    images = {}
+    for row, data, _ in rows:
+        try:
+            images[int(row)] = fit(decode_rgb(data), size)
+        except DatasetError:
+            # Damaged images are left out of a prepared data set, too; another one of the class takes its place.
+            continue
+    return images
+
+
+def spread(labels: Labels, count: int) -> Indices:
+    """Numbers of `count` images, as many of each class as comes out even, the classes spread evenly where they are more."""
+    order = np.argsort(labels, kind="stable")
+    present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    turn = np.empty(len(labels), np.int64)
+    turn[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    numbers = np.lexsort((labels, turn))
+    if count < len(present):
+        shown = present[np.arange(count) * len(present) // count]
+        numbers = numbers[np.isin(labels[numbers], shown)]
+    return numbers[:count]

@@ -1,0 +1,77 @@
+"""What turns a trained model's folder into one to hand over: the accuracies in its configuration, a model card, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from autoslim.artifact import load_config, write_config
+from autoslim.data import PreparedDataset, sample_split
+from autoslim.errors import UnsupportedModelError
+from autoslim.report.card import render_card
+from autoslim.report.picture import write_pictures
+from autoslim.training.verify import Verdict
+
+_log = logging.getLogger(__name__)
+
+IMAGES = 8
+"""So many test images are drawn."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The test verdicts of the folder and of the dense model's, and the dense model's validation accuracy."""
+
+    slimmed: Verdict
+    dense: Verdict
+    dense_validation: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """`job` and `trial` of a search, or None for a model that was made without one; `source` is the data set's."""
+
+    source: str
+    job: str | None = None
+    trial: int | None = None
+
+
+def complete_folder(folder: Path, *, budget: int, label: str, judged: Judged, dataset: PreparedDataset, origin: Origin) -> None:
+    """`label` is how the user wrote the `budget`."""
+    config = load_config(folder)
+    config = config.replace(
+        flops=config.flops.replace(budget=budget, budget_label=label),
+        accuracy={
+            **config.accuracy,
+            "validation/dense": judged.dense_validation,
+            "test/dense": judged.dense.accuracy,
+            "test/slimmed": judged.slimmed.accuracy,
+        },
+        images={**config.images, "test": judged.slimmed.images},
+    )
+    write_config(folder, config)
+    drawn = _draw(folder, dataset)
+    card = render_card(config, job=origin.job, trial=origin.trial, source=origin.source, report=_about(dataset), drawn=drawn)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _draw(folder: Path, dataset: PreparedDataset) -> bool:
+    """A model that cannot be drawn is handed over all the same."""
+    config = load_config(folder)
+    test = dataset.at(config.shape.image_size, config.preprocessing.crop_pct).test
+    try:
+        write_pictures(folder, sample_split(test, dataset.classes, config.shape.image_size, IMAGES))
+    except UnsupportedModelError as error:
+        _log.warning("no picture of %s: %s", folder, error)
+        return False
+    return True
+
+
+def _about(dataset: PreparedDataset) -> str:
+    report = dataset.report
+    return (
+        f"{report.train.images} training, {report.validation.images} validation ({report.validation.origin}) and "
+        f"{report.test.images} test images ({report.test.origin}); "
+        f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
+    )

@@ -1,0 +1,25 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autoslim.cli import main
+
+# `tiny` and others lie one folder up.
+sys.path.append(str(Path(__file__).parents[1]))
+
+
+@pytest.fixture
+def autoslim(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in `tmp_path`: exit code, stdout, stderr."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autoslim", *arguments])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return command

@@ -1,0 +1,101 @@
+"""A budget for every image, which is the default, and one for their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoslim.artifact import SlimConfig, load, load_config
+from autoslim.errors import TrialError
+from autoslim.flops import count_flops, predict
+from autoslim.methods.adaptive import image_flops, token_counts
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe
+from autoslim.report.card import render_card
+from autoslim.training import Bench, run_trial
+from autoslim.training.trial import Outcome, check_flops
+
+MakeRecipe = Callable[..., Recipe]
+THRESHOLD = {"mode": "threshold"}
+
+
+def validation_flops(bench: Bench, config: SlimConfig, folder: Path) -> torch.Tensor:
+    """Counted anew on the model that was saved."""
+    model = load(folder)
+    loader = bench.loader(bench.splits.validation, config.recipe.training, seed=0, train=False)
+    counts = torch.cat([token_counts(model, images_B3HW) for images_B3HW, _ in loader.epoch(0)])
+    return image_flops(model, config.shape, config.plan, counts)
+
+
+def run(recipe: Recipe, bench: Bench, drain, folder: Path) -> tuple[Outcome, SlimConfig]:
+    _, outcome = drain(run_trial(recipe, bench, folder, budget_label="50%"))
+    return outcome, load_config(folder / "model")
+
+
+def card(config: SlimConfig) -> str:
+    judged = {"test/slimmed": 0.5, "test/dense": 0.5, "validation/dense": 0.5}
+    config = config.replace(accuracy={**config.accuracy, **judged}, images={**config.images, "test": 10})
+    return render_card(config, job="digits-1", trial=3, source="digits", report="")
+
+
+@pytest.mark.parametrize("class_query", [False, True])
+def test_by_default_every_image_stays_within_the_budget(
+    class_query: bool, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD).replace(class_query=class_query)
+    outcome, config = run(made, bench, drain, tmp_path)
+    flops = validation_flops(bench, config, tmp_path / "model")
+    assert outcome.flops == outcome.flops_predicted == config.flops.fvcore == count_flops(load(tmp_path / "model"), 32)
+    assert outcome.flops_mean == config.flops.mean == math.ceil(flops.double().mean())
+    assert outcome.flops_max == config.flops.max == flops.max()
+    assert outcome.flops_mean < outcome.flops_max <= outcome.flops <= made.budget
+    assert "The budget holds for every image." in card(config)
+    assert f"| validation images, on average | {outcome.flops_mean:,} |" in card(config)
+
+
+def test_a_budget_for_the_mean_holds_on_the_validation_images(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD).replace(bound="mean")
+    outcome, config = run(made, bench, drain, tmp_path)
+    flops = validation_flops(bench, config, tmp_path / "model")
+    assert outcome.flops == outcome.flops_mean == config.flops.held == math.ceil(flops.double().mean())
+    assert 0.95 * made.budget < outcome.flops <= made.budget < outcome.flops_predicted
+    assert outcome.flops_max == flops.max() <= outcome.flops_predicted == config.flops.fvcore
+    assert "The budget is for their mean." in card(config)
+
+
+def test_a_trial_for_the_mean_goes_on_to_the_same_model(
+    open_bench: Callable[[], Bench], make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD, epochs=2.6).replace(bound="mean")
+    reports, outcome = drain(run_trial(made, open_bench(), tmp_path / "undisturbed"))
+    stopped = run_trial(made, open_bench(), tmp_path / "stopped")
+    for _ in range(len(reports) - 1):
+        next(stopped)
+    stopped.close()
+    _, resumed = drain(run_trial(made, open_bench(), tmp_path / "stopped"))
+    assert resumed.replace(seconds=0.0) == outcome.replace(seconds=0.0)
+
+
+def test_fixed_counts_are_the_same_under_either_bound(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    made = make_recipe("life_regression", share=0.5)
+    one, config = run(made, bench, drain, tmp_path / "max")
+    other, _ = run(made.replace(bound="mean"), bench, drain, tmp_path / "mean")
+    changed = {"recipe": made, "seconds": 0.0}
+    assert one.replace(**changed) == other.replace(**changed)
+    assert one.flops == one.flops_mean == one.flops_max == other.flops <= made.budget
+    assert "on average" not in card(config)
+
+
+def test_the_mean_is_what_a_budget_for_the_mean_is_held_against(bench: Bench):
+    plan = Plan.dense(bench.dense.shape)
+    flops = predict(bench.dense.shape, plan)
+    counts = {"fvcore": flops.total, "torch": flops.matmuls}
+    check_flops(flops, plan, **counts, budget=flops.total - 1, held=flops.total - 1)
+    with pytest.raises(TrialError, match=r"on average, above the budget"):
+        check_flops(flops, plan, **counts, budget=flops.total, held=flops.total + 1)
+    with pytest.raises(TrialError, match=r"above the budget"):
+        check_flops(flops, plan, **counts, budget=flops.total - 1)
