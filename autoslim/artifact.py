@@ -137,7 +137,7 @@ def load(folder: str | Path) -> nn.Module:
     config = load_config(folder)
     try:
         model = config.build()
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, LookupError) as error:
         raise WeightsError(f"the model that {folder} describes cannot be built: {error}") from error
     try:
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)

@@ -386,6 +386,8 @@ def main() -> None:
     if todo and not arguments.table:
         carry_out(todo, data, output, settings, arguments.processes)
     print(table(Results(output, runs), arguments.only, arguments.budgets))
+    if arguments.table:
+        return
     print(f"\n{len(todo)} runs in this call, {(time.monotonic() - began) / 60:.0f} minutes on {os.cpu_count()} cores")
 
 

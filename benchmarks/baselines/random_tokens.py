@@ -41,7 +41,7 @@ class RandomTokens(Method):
     ranges: ClassVar[Ranges] = {
         name: knob
         for name, knob in LifeRegression.ranges.items()
-        if name not in ("mode", "temperature", "train_share", "regressor_lr")
+        if name not in ("mode", "ends", "temperature", "train_share", "regressor_lr")
     }
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
