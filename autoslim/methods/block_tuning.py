@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.methods.base import Tensors, Workshop
-from autoslim.methods.impact import Descent, keep_best, tokens_between_blocks
+from autoslim.methods.impact import Descent, mask_of, order_of, tokens_between_blocks
 from autoslim.methods.pyramid import chosen_blocks, completed
 from autoslim.methods.rows import block_rows
 from autoslim.methods.trunk import blocks_of
@@ -68,13 +68,15 @@ class Passes:
         return cls(measured=measured, tuned=min(_CANDIDATE_EPOCHS * measured, int(a_candidate)))
 
 
-def ladder(workshop: Workshop, images_B3HW: Tensor, *, paths: str, share: float) -> Generator[EpochReport, None, Tensors]:
+def ladder(
+    workshop: Workshop, images_B3HW: Tensor, *, paths: str, places: str, share: float
+) -> Generator[EpochReport, None, Tensors]:
     """`epsilons` (E,), and `counts`, `errors` and `raw_errors` (E, L) of Algorithm 1 for each; reports every epsilon."""
     shape = workshop.shape
     passes = Passes.within(share, workshop, len(images_B3HW))
     model = workshop.student().eval().requires_grad_(False)
     images_B3HW = images_B3HW[: passes.measured].to(next(model.parameters()).dtype)
-    search = _Search(blocks_of(model), tokens_between_blocks(model, images_B3HW), shape, passes, paths)
+    search = _Search(blocks_of(model), tokens_between_blocks(model, images_B3HW), shape, passes, paths, places)
     rungs = []
     least = [1] * shape.depth
     for number, epsilon in enumerate(EPSILONS, 1):
@@ -105,14 +107,16 @@ class Rung:
 
 
 class _Search:
-    def __init__(self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, passes: Passes, paths: str) -> None:
-        self.blocks, self.tokens, self.shape, self.passes, self.paths = blocks, tokens, shape, passes, paths
+    def __init__(
+        self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, passes: Passes, paths: str, places: str
+    ) -> None:
+        self.blocks, self.tokens, self.shape, self.passes, self.paths, self.places = blocks, tokens, shape, passes, paths, places
         self.step = max(1, shape.patches // _STEPS_TO_ALL)
 
     def run(self, epsilon: float, least: list[int]) -> Rung:
         """Algorithm 1 from the last block up; no block keeps fewer patches than `least`, or than the block behind it."""
         shape = self.shape
-        descent = Descent(self.blocks, self.tokens[:-1], shape, paths=self.paths)
+        descent = Descent(self.blocks, self.tokens, shape, paths=self.paths)
         counts, errors, raw = [0] * shape.depth, [0.0] * shape.depth, [0.0] * shape.depth
         behind = None
         for number in reversed(range(shape.depth)):
@@ -120,10 +124,11 @@ class _Search:
                 mask_P = descent.inherited
             else:
                 with torch.no_grad():
-                    score_P = descent.scores()
+                    patches_BPD = self.tokens[number + 1][:, shape.prefix_tokens :]
+                    order_P = order_of(descent.scores(), patches_BPD, descent.inherited, places=self.places)
                 start = max(least[number], int(descent.inherited.sum()))
                 for count in [*range(start, shape.patches, self.step), shape.patches]:
-                    mask_P = keep_best(score_P, descent.inherited, count)
+                    mask_P = mask_of(order_P, count)
                     errors[number], raw[number] = self._error(number, mask_P, behind, epsilon)
                     if errors[number] <= epsilon:
                         break

@@ -30,7 +30,7 @@ from autoslim.methods.adaptive import AdaptiveTrunk, Drop, DropBlock, Ragged, Sc
 from autoslim.methods.base import Brief, Finished, Lesson, Tensors, freeze
 from autoslim.methods.impact import find_chain, tokens_between_blocks
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.patch_slimming import PatchSlimming, counts_of_plan, measured_inputs, picks_of, stand_in_blocks
+from autoslim.methods.patch_slimming import PatchSlimming, counts_of_plan, measured_tokens, picks_of, stand_in_blocks
 from autoslim.methods.pick import Pick, Rows
 from autoslim.methods.pyramid import Counts, counts_left, rectangular
 from autoslim.methods.sublayer import Gone
@@ -143,9 +143,9 @@ class DPS(PatchSlimming):
     name = "dps"
     paper = "https://arxiv.org/abs/2106.02852"
     ranges: ClassVar[Ranges] = {
-        **PatchSlimming.ranges,
+        **{name: knob for name, knob in PatchSlimming.ranges.items() if name != "places"},
         "selector": Knob(
-            kind="choice", help="patches are scored by a linear map, or with a small MLP added", default="mlp", choices=KINDS
+            kind="choice", help="patches are scored by a linear map, or with a small MLP added", default="linear", choices=KINDS
         ),
         "adaptive": Knob(kind="choice", help="counts that differ from image to image", default=False, choices=(False, True)),
         "train_share": Knob(
@@ -174,14 +174,14 @@ class DPS(PatchSlimming):
     def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         """The form that is shipped where counts are fixed, its selectors at the least squares on the shared images."""
         shape, knobs = brief.shape, brief.knobs
-        inputs = measured_inputs(model, brief)
-        counts, _ = self.decide(model, brief, inputs)
+        tokens = measured_tokens(model, brief)
+        counts, _ = self.decide(model, brief, tokens)
         blocks = blocks_of(model)
-        chain = find_chain(blocks, inputs, shape, counts, paths=knobs["paths"], own=True)
+        chain = find_chain(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
         freeze(model)
         student = stand_in_blocks(model, shape, counts, self._picks(shape, counts, knobs))
         for block, pick in selectors_of(student).items():
-            pick.scorer.to(inputs[block]).start_from(inputs[block], impact_told(chain.scores[block]))
+            pick.scorer.to(tokens[block]).start_from(tokens[block], impact_told(chain.scores[block]))
         return student
 
     @staticmethod
@@ -200,7 +200,7 @@ class DPS(PatchSlimming):
         shape = read_shape(lesson.teacher)
         picks = selectors_of(lesson.student)
         counts = counts_left(shape, {block: pick.patches for block, pick in picks.items()})
-        tokens = tokens_between_blocks(lesson.teacher, lesson.images_B3HW)[:-1]
+        tokens = tokens_between_blocks(lesson.teacher, lesson.images_B3HW)
         chain = find_chain(blocks_of(lesson.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
         place_BP = torch.arange(shape.patches, device=chain.scores.device).expand(len(tokens[0]), -1)
         errors, agreements = [], []

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.methods.coverage import join_order
 from autoslim.methods.sublayer import Gone
 from autoslim.methods.trunk import blocks_of
 from autoslim.shape import ViTShape
@@ -130,21 +131,21 @@ def _rank01(score_BP: Tensor) -> Tensor:
 class Descent:
     """The chain from the last block to the first, in steps: `scores` of the patches that the block at hand puts out, then `keep`.
 
-    `inputs` are the tokens (B, N, D) that enter each block of the dense model. Masks are one for all images, by the mean score, or,
+    `tokens` are those of `tokens_between_blocks`. Masks are one for all images, by the mean score, or,
     with `own`, each image's own. `paths` is `paper`, the formula as it stands, or `residual`, ours: a path may also pass a block by.
     """
 
-    def __init__(self, blocks: list[nn.Module], inputs: list[Tensor], shape: ViTShape, *, paths: str, own: bool = False) -> None:
+    def __init__(self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, *, paths: str, own: bool = False) -> None:
         self.prefix, self.residual, self.own = shape.prefix_tokens, paths == "residual", own
-        self._left = list(zip(blocks, (torch.split(x_BND, _BATCH) for x_BND in inputs), strict=True))
-        read_N = read_by_head(shape).to(inputs[0])
+        self._left = list(zip(blocks, (torch.split(x_BND, _BATCH) for x_BND in tokens[:-1]), strict=True))
+        read_N = read_by_head(shape).to(tokens[0])
         self._paths = [torch.diag(read_N).expand(len(part), -1, -1) for part in self._left[-1][1]]
         self._maps: list[Tensor] = []
-        masks = (len(inputs[0]), shape.patches) if own else (shape.patches,)
+        masks = (len(tokens[0]), shape.patches) if own else (shape.patches,)
         self.inherited = torch.zeros(masks, dtype=torch.bool, device=read_N.device)
 
     def scores(self) -> Tensor:
-        """(B, P), or their mean (P,)."""
+        """Of each image, whatever the masks: (B, P)."""
         block, parts = self._left[-1]
         scored = []
         self._maps = []
@@ -153,8 +154,7 @@ class Descent:
             scored.append(score(maps_BHNN, x_BND, g_BNN))
             if number < _MAPS_KEPT:
                 self._maps.append(maps_BHNN)
-        score_BP = torch.cat(scored)[:, self.prefix :]
-        return score_BP if self.own else score_BP.mean(dim=0)
+        return torch.cat(scored)[:, self.prefix :]
 
     def keep(self, mask: Tensor) -> None:
         """`mask` (B, P) or (P,) is what the block at hand puts out; goes on to the block before."""
@@ -171,25 +171,49 @@ class Descent:
 
 @torch.no_grad()
 def find_chain(
-    blocks: list[nn.Module], inputs: list[Tensor], shape: ViTShape, counts: list[int], *, paths: str, own: bool = False
+    blocks: list[nn.Module],
+    tokens: list[Tensor],
+    shape: ViTShape,
+    counts: list[int],
+    *,
+    paths: str,
+    places: str = "score",
+    own: bool = False,
 ) -> Chain:
     """Nested masks of `counts` patches a block, from the last block up, each on top of that of the block behind.
 
     With pooling `token` the last block's own patches are not read: the chain begins with none of them, and that block's mask is
-    that of the block before.
+    that of the block before. `places` is as in `order_of`; `own` masks are by score.
     """
-    descent = Descent(blocks, inputs, shape, paths=paths, own=own)
+    descent = Descent(blocks, tokens, shape, paths=paths, own=own)
     scores, masks = [], []
     for number, count in reversed(list(enumerate(counts))):
-        found = descent.scores()
-        unread = shape.pool == "token" and number == shape.depth - 1
-        mask = descent.inherited if unread else keep_best(found, descent.inherited, count)
-        scores.append(found)
+        score_BP = descent.scores()
+        if shape.pool == "token" and number == shape.depth - 1:
+            mask = descent.inherited
+        elif own:
+            mask = keep_best(score_BP, descent.inherited, count)
+        else:
+            patches_BPD = tokens[number + 1][:, shape.prefix_tokens :]
+            mask = mask_of(order_of(score_BP, patches_BPD, descent.inherited, places=places), count)
+        scores.append(score_BP if own else score_BP.mean(dim=0))
         masks.append(mask)
         descent.keep(mask)
     if shape.pool == "token" and len(counts) > 1:
         masks[0] = masks[1]
     return Chain(scores=torch.stack(scores[::-1]), masks=torch.stack(masks[::-1]))
+
+
+def order_of(score_BP: Tensor, patches_BPD: Tensor, inherited_P: Tensor, *, places: str) -> Tensor:
+    """In which order a block's patches (P,) are kept, those inherited first: by the mean `score`, or to `cover` what matters."""
+    if places == "cover":
+        return join_order(score_BP, patches_BPD, inherited_P)
+    return (inherited_P.to(score_BP) * 2 + _rank01(score_BP.mean(dim=0))).argsort(descending=True, stable=True)
+
+
+def mask_of(order_P: Tensor, count: int) -> Tensor:
+    """The first `count` of an order."""
+    return torch.zeros(len(order_P), dtype=torch.bool, device=order_P.device).index_fill(0, order_P[:count], True)
 
 
 def score(maps_BHNN: Tensor, x_BND: Tensor, paths_BNN: Tensor) -> Tensor:

@@ -74,8 +74,10 @@ class LifeRegressor(nn.Module):
             rows * scale_D for rows in (block.attn.qkv.weight[:inner], block.attn.qkv.weight[inner : 2 * inner])
         )
         start_DD = keys_ED.T @ queries_ED
-        # Standardised, lives do not depend on the scale of W; the optimiser's steps do.
-        self.weight.copy_(start_DD * (_START / start_DD.square().mean().sqrt()))
+        scale = start_DD.square().mean().sqrt()
+        if scale > 0:
+            # Standardised, lives do not depend on the scale of W; the optimiser's steps do.
+            self.weight.copy_(start_DD * (_START / scale))
 
     def forward(self, x_BND: Tensor) -> Tensor:
         x_BND = self.norm(x_BND)
@@ -109,8 +111,8 @@ class Lives(Scorer):
     def __init__(self, regressor: LifeRegressor, life: tuple[float, float]) -> None:
         super().__init__()
         self.regressor = regressor
-        self.register_buffer("mean", torch.tensor(life[0]))
-        self.register_buffer("std", torch.tensor(life[1]))
+        self.register_buffer("mean", torch.tensor(float(life[0])))
+        self.register_buffer("std", torch.tensor(float(life[1])))
 
     def forward(self, ragged: Ragged) -> Tensor:
         # It stands before any other drop, so that no token is padding yet.

@@ -8,8 +8,9 @@ How many patches a block keeps is decided by `counts`: `pyramid` takes the knobs
 share of impact per multiply-accumulate; `epsilon` is the paper's Algorithm 1 (`block_tuning`), its epsilon bisected onto the budget.
 That epsilon is a relative error and does not match the paper's, whose normalisation is not known.
 
-Ours: the counts of `pyramid` and `score`; paths of the score that may pass a block by (`paths`: `residual`; without, the score sees
-only what every block's attention hands on); with average pooling the chain starts from all patches alike.
+Ours: with `places` `cover` the patches that stay are those that stand best for the others, weighted by their scores (`coverage`), instead
+of the best by score alone; the counts of `pyramid` and `score`; with `paths` `residual` the score's paths may pass a block by, where
+without they see only what every block's attention hands on; with average pooling the chain starts from all patches alike.
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width.
 """
@@ -63,7 +64,7 @@ class PatchSlimming(Method):
     ranges: ClassVar[Ranges] = {
         "keep": Knob(kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, priced=1),
         "taper": Knob(
-            kind="float", help="fall of that share over the blocks: 0 none, 1 the steepest", default=1.0, low=0.0, high=1.0
+            kind="float", help="fall of that share over the blocks: 0 none, 1 the steepest", default=0.8, low=0.0, high=1.0
         ),
         "counts": Knob(
             kind="choice",
@@ -76,6 +77,12 @@ class PatchSlimming(Method):
             help="paths of the score: the paper's, or with residuals",
             default="residual",
             choices=("paper", "residual"),
+        ),
+        "places": Knob(
+            kind="choice",
+            help="which patches stay: the best by score, or those that cover best what matters",
+            default="cover",
+            choices=("score", "cover"),
         ),
         "search_share": Knob(
             kind="choice", help="share of the epochs for Algorithm 1, once for all trials", default=0.2, choices=(0.1, 0.2, 0.4)
@@ -114,7 +121,7 @@ class PatchSlimming(Method):
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
         if knobs["counts"] == "epsilon":
-            return {"search_share": knobs["search_share"], "paths": knobs["paths"]}
+            return {name: knobs[name] for name in ("search_share", "paths", "places") if name in knobs}
         return {}
 
     def shared_share(self, settings: Knobs) -> float:
@@ -126,24 +133,31 @@ class PatchSlimming(Method):
         images_B3HW = torch.cat(list(workshop.images(images_to_measure(workshop.shape))))
         shared = {"images": images_B3HW.half()}
         if "search_share" in settings:
-            shared |= yield from ladder(workshop, images_B3HW, paths=settings["paths"], share=settings["search_share"])
+            shared |= yield from ladder(
+                workshop,
+                images_B3HW,
+                paths=settings["paths"],
+                places=settings.get("places", "score"),
+                share=settings["search_share"],
+            )
         else:
             yield EpochReport(epoch=0.0, beat="shared", metrics={"images": float(len(images_B3HW))})
         return shared
 
     def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         """Cuts at once: nothing is learned before the cut. The scores are measured on the shared images, not on `images_B3HW`."""
-        inputs = measured_inputs(model, brief)
-        counts, chain = self.decide(model, brief, inputs)
+        counts, chain = self.decide(model, brief, measured_tokens(model, brief))
         freeze(model)
         rows = nested_rows(chain.masks, brief.shape.prefix_tokens)
         return stand_in_blocks(model, brief.shape, counts, [At(index_K) for index_K in rows])
 
-    def decide(self, model: nn.Module, brief: Brief, inputs: list[Tensor]) -> tuple[Counts, Chain]:
-        """The counts within the budget, and the masks of so many patches, from the tokens that enter each block."""
+    def decide(self, model: nn.Module, brief: Brief, tokens: list[Tensor]) -> tuple[Counts, Chain]:
+        """The counts within the budget, and the masks of so many patches, from `measured_tokens`."""
         assert brief.shared is not None
         shape, knobs = brief.shape, brief.knobs
-        find = functools.partial(find_chain, blocks_of(model), inputs, shape, paths=knobs["paths"])
+        find = functools.partial(
+            find_chain, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
+        )
         price = price_of(shape, brief.plan, functools.partial(self.extras, shape, knobs))
         counts = pyramid(shape, knobs)
         if knobs["counts"] == "epsilon":
@@ -170,13 +184,13 @@ class PatchSlimming(Method):
 
 
 @torch.no_grad()
-def measured_inputs(model: nn.Module, brief: Brief) -> list[Tensor]:
-    """The tokens (B, N, D) of the shared images that enter each block."""
+def measured_tokens(model: nn.Module, brief: Brief) -> list[Tensor]:
+    """`tokens_between_blocks` of the shared images."""
     assert brief.shared is not None
     training, dtype = model.training, next(model.parameters()).dtype
-    inputs = tokens_between_blocks(model.eval(), brief.shared["images"].to(dtype))[:-1]
+    tokens = tokens_between_blocks(model.eval(), brief.shared["images"].to(dtype))
     model.train(training)
-    return inputs
+    return tokens
 
 
 def stand_in_blocks(model: nn.Module, shape: ViTShape, counts: Counts, picks: list[Pick]) -> nn.Module:

@@ -6,9 +6,10 @@ error between the teacher's patches and those that a reverse module (RTSM) resto
 times KL(teacher || student). The teacher is the dense model. Training form and cut form give the same logits, bit by bit: the
 reverse modules stand beside the trunk, and taking them away is all that the cut does.
 
-Ours, and different from the paper and its code: the divergence is at temperature 1 with the teacher's logits as target (as in the
-code); how the modules start (`token_slimming`); the counts, which are free per stage (the code halves at each), so that any budget
-can be met; one token more than the last stage's, which may be carried along for some blocks to fill a budget.
+Ours, and different from the paper and its code: how the modules start (`token_slimming`); the counts, which are free per stage (the
+code halves at each), so that any budget can be met; one token more than the last stage's, which may be carried along for some blocks
+to fill a budget; the reverse modules stand behind the slimmed blocks alone, while the code's first one stands behind the block in
+front of the slimming; the rest of the epochs, when the reverse modules have gone, is tuned as with any method.
 
 The modules know the number of patches: a slimmed model takes images of one size.
 
@@ -41,6 +42,7 @@ from autoslim.recipe import Knobs
 from autoslim.shape import ViTShape
 
 MAX_STAGES = 3
+_WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight"}
 _CALIBRATION = 64
 """Images that the modules' start is measured on."""
 
@@ -96,7 +98,7 @@ class SiT(Method):
         "stages": Knob(kind="choice", help="how often tokens are slimmed", default=1, choices=tuple(range(1, MAX_STAGES + 1))),
         **{
             f"stage_layer_{k}": Knob(
-                kind="layer", help=f"block in front of which stage {k} slims", default=k / 4, low=0.0, high=1.0
+                kind="layer", help=f"block in front of which stage {k} slims", default=(k + 1) / 6, low=0.0, high=1.0
             )
             for k in range(1, MAX_STAGES + 1)
         },
@@ -127,8 +129,11 @@ class SiT(Method):
             high=200.0,
             log=True,
         ),
-        "token_weight": Knob(kind="float", help="weight of the restored tokens' squared error", default=2.0, low=0.0, high=8.0),
+        "token_weight": Knob(kind="float", help="weight of the restored tokens' squared error", default=0.1, low=0.0, high=8.0),
         "logit_weight": Knob(kind="float", help="weight of the divergence from the teacher", default=2.0, low=0.0, high=8.0),
+        "temperature": Knob(
+            kind="float", help="temperature of the divergence from the teacher", default=1.0, low=0.5, high=8.0, log=True
+        ),
         "slimming_lr": Knob(
             kind="float", help="slimming modules' learning rate over the recipe's", default=1.0, low=0.2, high=20.0, log=True
         ),
@@ -145,8 +150,8 @@ class SiT(Method):
             raise UnsupportedModelError(f"SiT needs at least 2 blocks, the model has {shape.depth}")
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
-        if knob == "reverse_lr":
-            return bool(chosen["token_weight"] > 0)
+        if knob in _WEIGHED_BY:
+            return bool(chosen[_WEIGHED_BY[knob]] > 0)
         number = knob.rpartition("_")[2]
         return not number.isdigit() or int(number) <= chosen["stages"]
 
@@ -204,7 +209,9 @@ class SiT(Method):
             if patches + 1 < before and ratio <= high + 0.5 / shape.patches:
                 yield {**knobs, name: ratio}
         if not knobs["spare_until"]:
-            yield from ({**knobs, "spare_until": block} for block in range(2, shape.depth) if self._may_spare(shape, knobs, block))
+            yield from (
+                {**knobs, "spare_until": block} for block in range(2, shape.depth) if self._may_spare(shape, knobs, block)
+            )
 
     def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
         """Modules are started front to back, each on the tokens that those before it make of `images_B3HW`."""
@@ -253,9 +260,7 @@ class SiT(Method):
         losses = {"labels": lesson.label_loss}
         loss = lesson.label_loss
         if knobs["logit_weight"]:
-            losses["logits"] = functional.kl_div(
-                logits_BC.log_softmax(dim=1), lesson.taught_BC.log_softmax(dim=1), log_target=True, reduction="batchmean"
-            )
+            losses["logits"] = _divergence(logits_BC, lesson.taught_BC, knobs["temperature"])
             loss = loss + knobs["logit_weight"] * losses["logits"]
         if knobs["token_weight"]:
             saving = bool(getattr(lesson.student, "grad_checkpointing", False))
@@ -289,3 +294,9 @@ def _outputs(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
     with noting_outputs(blocks_of(model)) as outputs:
         model(images_B3HW)
     return outputs
+
+
+def _divergence(logits_BC: Tensor, taught_BC: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL(teacher || student) at temperature tau, the mean over the batch."""
+    student, teacher = ((logits / temperature).log_softmax(dim=1) for logits in (logits_BC, taught_BC))
+    return temperature**2 * functional.kl_div(student, teacher, log_target=True, reduction="batchmean")

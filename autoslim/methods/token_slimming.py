@@ -45,7 +45,7 @@ class TokenSlimming(nn.Module):
 
     def mixture(self, x_BPD: Tensor) -> Tensor:
         """A^T, what each token that is made takes of each patch: (B, K, P), rows that sum to 1."""
-        logits_BPK = self.fc2(self.act(self.fc1(self.norm(x_BPD)))) * self.scale
+        logits_BPK: Tensor = self.fc2(self.act(self.fc1(self.norm(x_BPD)))) * self.scale
         return logits_BPK.softmax(dim=1).transpose(1, 2)
 
     def forward(self, x_BND: Tensor) -> Tensor:
@@ -57,9 +57,8 @@ class TokenSlimming(nn.Module):
         """Which incoming token each token behind is made of: (B, prefix + K, N), the identity for the prefix."""
         prefix = self.num_prefix_tokens
         mixture_BKP = self.mixture(x_BND[:, prefix:])
-        batch, made, _ = mixture_BKP.shape
-        kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device).expand(batch, -1, -1)
-        return torch.cat((kept, functional.pad(mixture_BKP, (prefix, 0))), dim=1) if made else kept
+        kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device)
+        return torch.cat((kept.expand(len(x_BND), -1, -1), functional.pad(mixture_BKP, (prefix, 0))), dim=1)
 
     @staticmethod
     def price(*, dim: int, patches: int, made: int, block: int) -> Extra:

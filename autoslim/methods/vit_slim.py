@@ -6,7 +6,7 @@ Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_pat
 Ours, and different from the paper and its code: units are removed, not multiplied by zero; one row over all parts (`mask_ranking`),
 solved onto the FLOPs budget, replaces the separate budgets b of attention, MLP and patches (which are there, too: rule `value`); heads
 of one layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go; the
-masks' values may be folded into the weights instead of being rounded to one.
+masks' values may be folded into the weights instead of being rounded to one, or only rank the dense model's.
 
 Of the widths, the masked form and the cut form compute the same. Of patches they cannot: a patch whose normed tokens are zero still
 has the keys and values that the biases make, and stays in every softmax; cut, it is not there, as if it had been no key at all.
@@ -63,8 +63,8 @@ class ViTSlim(Method):
         "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="even", choices=tuple(L1_WEIGHTS)),
         "start": Knob(
             kind="choice",
-            help="searched weights with the masks folded in, without them, or the dense weights",
-            default="folded",
+            help="searched weights with the masks folded in, without them (the paper), or the dense weights",
+            default="searched",
             choices=STARTS,
         ),
         "rule": Knob(
@@ -266,7 +266,7 @@ class _Part:
     floor: float
 
     def kept(self, keep: float) -> int:
-        count = int(self.size * max(self.slope * keep + 1 - self.slope, self.floor))
+        count = int(self.size * max(self.slope * keep + (1 - self.slope), self.floor))
         return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
 
     def span(self, keep: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_ther
     lesson = lesson_of(student, teacher, dense.shape)
     found = METHOD.loss(knobs, lesson)
     counts = pyramid(dense.shape, knobs)
-    inputs = tokens_between_blocks(teacher, lesson.images_B3HW)[:-1]
+    inputs = tokens_between_blocks(teacher, lesson.images_B3HW)
     chain = find_chain(blocks_of(teacher), inputs, dense.shape, counts, paths=knobs["paths"], own=True)
     x_BND, place_BP, errors = inputs[0], torch.arange(64).expand(4, -1), []
     with torch.no_grad():
@@ -193,6 +194,7 @@ def test_adaptive_counts_are_refused_where_the_head_reads_patches():
 # The trained model and real images.
 
 
+@functools.cache
 def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     """The dense model, the model cut to half of its FLOPs with trained selectors, test images and labels."""
     dense, x, labels, shared = real_model()

@@ -16,7 +16,9 @@ from autoslim.methods.impact import (
     images_to_measure,
     inflow,
     keep_best,
+    mask_of,
     one_block_up,
+    order_of,
     read_by_head,
     score,
     tokens_between_blocks,
@@ -109,13 +111,13 @@ def test_tokens_between_blocks_are_the_models_own():
 
 @pytest.mark.parametrize("model", ["vit", "distilled", "registers", "average", "average without class token"])
 @pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("paths", ["paper", "residual"])
-def test_masks_are_nested_and_hold_what_they_should(model: str, own: bool, paths: str):
+@pytest.mark.parametrize(("paths", "places"), [("paper", "score"), ("residual", "score"), ("residual", "cover")])
+def test_masks_are_nested_and_hold_what_they_should(model: str, own: bool, paths: str, places: str):
     dense = make_dense(model)
     patches = dense.shape.patches
     counts = [patches - 2, patches // 2, 5, 5 if dense.shape.pool == "token" else 3]
-    inputs = tokens_between_blocks(dense.module, images(40))[:-1]
-    chain = find_chain(blocks_of(dense.module), inputs, dense.shape, counts, paths=paths, own=own)
+    inputs = tokens_between_blocks(dense.module, images(40))
+    chain = find_chain(blocks_of(dense.module), inputs, dense.shape, counts, paths=paths, places=places, own=own)
     masks = chain.masks if own else chain.masks[:, None]
     assert masks.shape[0] == 4
     for mask_BP, count in zip(masks, counts, strict=True):
@@ -128,7 +130,7 @@ def test_many_images_in_batches_are_scored_like_one_by_one():
     dense = make_dense()
     dense.module.double()
     blocks, shape = blocks_of(dense.module), dense.shape
-    inputs = tokens_between_blocks(dense.module, images(40, dtype=torch.float64))[:-1]
+    inputs = tokens_between_blocks(dense.module, images(40, dtype=torch.float64))
     together = find_chain(blocks, inputs, shape, [12, 8, 4, 4], paths="residual")
     alone = [find_chain(blocks, [x[i : i + 1] for x in inputs], shape, [12, 8, 4, 4], paths="residual") for i in range(40)]
     # Only the last blocks' scores do not depend on masks, which are found from all images.
@@ -143,15 +145,15 @@ def test_descent_scores_follow_eq_6_of_the_models_own_attention():
     """Two blocks of a real model, from the class token, against the sum over paths."""
     dense = make_dense("vit", depth=2)
     dense.module.double()
-    inputs = tokens_between_blocks(dense.module, images(1, dtype=torch.float64))[:-1]
+    inputs = tokens_between_blocks(dense.module, images(1, dtype=torch.float64))
     blocks = blocks_of(dense.module)
     descent = Descent(blocks, inputs, dense.shape, paths="paper")
-    maps = [attention_maps(block.attn, block.norm1(x)) for block, x in zip(blocks, inputs, strict=True)]
+    maps = [attention_maps(block.attn, block.norm1(x)) for block, x in zip(blocks, inputs, strict=False)]
     none_P = torch.zeros(64, dtype=torch.bool)
     descent.keep(none_P)
     class_only = torch.cat((torch.ones(1, 1), torch.zeros(1, 64)), 1).double()
     expected = _by_paths(maps, inputs, [torch.ones(1, 65).double(), class_only], 0, residual=False)
-    torch.testing.assert_close(descent.scores(), expected[1:], rtol=1e-9, atol=0)
+    torch.testing.assert_close(descent.scores()[0], expected[1:], rtol=1e-9, atol=0)
 
 
 def test_equal_scores_are_kept_in_reading_order_behind_what_is_inherited():
@@ -169,7 +171,7 @@ def test_a_block_without_attention_hands_scores_on():
     dense = make_dense()
     block = blocks_of(dense.module)[2]
     drop_attention(block)
-    inputs = tokens_between_blocks(dense.module, images(4))[:-1]
+    inputs = tokens_between_blocks(dense.module, images(4))
     chain = find_chain(blocks_of(dense.module), inputs, dense.shape, [8, 6, 4, 4], paths="paper")
     assert torch.isfinite(chain.scores).all()
     assert chain.masks.sum(dim=1).tolist() == [8, 6, 4, 4]
@@ -179,3 +181,23 @@ def test_memory_bounds_the_images_that_are_measured_on():
     small = make_dense("vit").shape
     assert images_to_measure(small) == 512
     assert images_to_measure(small.replace(depth=48, dim=4096, grid=(64, 64))) == 1
+
+
+def test_covering_prefers_a_patch_unlike_those_that_stay():
+    """Two near copies of high impact and one other patch of less: by score both copies stay, by coverage one of them."""
+    patches_BPD = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.05, 0.0], [0.0, 0.0, 1.0], [0.9, 0.1, 0.0]]])
+    score_BP = torch.tensor([[10.0, 9.0, 4.0, 1.0]])
+    none_P = torch.zeros(4, dtype=torch.bool)
+    by_score = order_of(score_BP, patches_BPD, none_P, places="score")
+    covering = order_of(score_BP, patches_BPD, none_P, places="cover")
+    assert by_score.tolist() == [0, 1, 2, 3]
+    assert set(covering[:2].tolist()) in ({0, 2}, {1, 2})
+    assert sorted(covering.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("places", ["score", "cover"])
+def test_what_is_inherited_is_kept_first(places: str):
+    inherited_P = torch.tensor([False, False, True, False, True])
+    order_P = order_of(torch.rand(3, 5), torch.randn(3, 5, 4), inherited_P, places=places)
+    assert set(order_P[:2].tolist()) == {2, 4}
+    assert mask_of(order_P, 3).sum() == 3

@@ -49,12 +49,14 @@ def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
     expected = [beat for beat in beats if beat != "tune"]
     assert beats == expected + ["tune"] * (len(beats) - len(expected))
     assert beats.count("cut") == steps
-    assert beats[0] == "train"
-    assert all(beats[index - 1] == "train" for index, beat in enumerate(beats) if beat == "cut")
+    assert beats[0] in ("train", "shared")
+    assert all(beats[index - 1] in ("train", "shared") for index, beat in enumerate(beats) if beat == "cut")
     epochs = [report.epoch for report in reports]
     assert epochs == sorted(epochs)
-    assert epochs[-1] == pytest.approx(outcome.epochs) == pytest.approx(made.training.epochs)
-    assert all("accuracy" in report.metrics for report in reports if report.beat != "train")
+    assert epochs[-1] == pytest.approx(outcome.epochs)
+    # Shared work and what follows it are whole steps each.
+    assert outcome.epochs == pytest.approx(made.training.epochs, abs=0.1)
+    assert all("accuracy" in report.metrics for report in reports if report.beat not in ("train", "shared"))
     assert all("loss" in report.metrics for report in reports if report.beat != "cut")
     assert reports[-1].metrics["accuracy"] == outcome.accuracy
     assert not (tmp_path / "checkpoint").exists()
