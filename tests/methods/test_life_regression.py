@@ -302,7 +302,7 @@ def test_soft_form_takes_every_patch_along():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned:
-    """The soft form of a model whose regressor was trained for an epoch, its knobs, and test images it has not seen."""
+    """The soft form of a model whose regressor was trained for three epochs, its knobs, and test images it has not seen."""
 
     student: nn.Module
     shape: ViTShape
@@ -319,14 +319,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     root = tmp_path_factory.mktemp("learned")
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=4000), root, seed=0)
     bench = Bench.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
-    shape, training = bench.dense.shape, Training(epochs=1.0, precision="float32")
+    shape, training = bench.dense.shape, Training(epochs=3.0, precision="float32")
     knobs = solved_knobs("life_regression", shape, 0.5)
     student = METHOD.attach(bench.student(), brief_of(shape, knobs, 0.5), bench.calibration(training, seed=0))
     workshop = BenchWorkshop(bench, training, seed=0, checkpoint=root / "checkpoint")
     rates = METHOD.learning_rates(student, knobs)
-    for _ in workshop.train(student, lambda lesson: METHOD.loss(knobs, lesson), epochs=1.0, learning_rates=rates):
+    for _ in workshop.train(student, lambda lesson: METHOD.loss(knobs, lesson), epochs=3.0, learning_rates=rates):
         pass
-    batches = itertools.islice(bench.loader(bench.splits.test, training, seed=0, train=False).epoch(0), 32)
+    batches = itertools.islice(bench.loader(bench.splits.test, training, seed=0, train=False).epoch(0), 64)
     images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Learned(student=student.eval(), shape=shape, knobs=knobs, images_B3HW=images_B3HW, labels_B=labels_B)
 
@@ -365,7 +365,7 @@ def test_lives_rank_patches_as_leaving_one_out_does_better_than_chance(learned: 
     mean, error = statistics.fmean(found), statistics.stdev(found) / count**0.5
     with capsys.disabled():
         print(f"\nlives against the loss of leaving one patch out: Spearman {mean:.3f} +- {error:.3f} over {count} images")
-    assert mean > 2 * error
+    assert mean > 3 * error
 
 
 @pytest.mark.slow
