@@ -68,7 +68,7 @@ class CachedTeacher(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharingBench(Bench):
-    """A bench whose teacher's logits are shared with other runs; students are copies of the dense model as ever."""
+    """A bench whose teacher's logits are shared with other runs; teacher and students are as ever."""
 
     cached: CachedTeacher
 
@@ -78,6 +78,6 @@ class SharingBench(Bench):
         parts = {field.name: getattr(bench, field.name) for field in dataclasses.fields(bench)}
         return cls(**parts, cached=CachedTeacher(bench.dense.module, folder).eval())
 
-    @property
-    def teacher(self) -> nn.Module:
-        return self.cached
+    def taught(self, images_B3HW: Tensor) -> Tensor:
+        with torch.no_grad():
+            return logits_of(self.cached(images_B3HW)).float()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,7 +47,8 @@ def block_rows(block: Any, x_BND: Tensor, rows: Rows, mask_B11N: Tensor | None =
 def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
     """timm's `Attention` with queries of some tokens, keys and values of others: (B, Q, D)."""
     if isinstance(attention, Gone):
-        return torch.zeros_like(queries_BQD)
+        constant_BQD: Tensor = attention(queries_BQD)
+        return constant_BQD
     heads, width = attention.num_heads, attention.head_dim
     inner = heads * width
     weight, bias = attention.qkv.weight, attention.qkv.bias

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
 from autoslim.job import ModelSpec
+from autoslim.methods.base import logits_of
 from autoslim.recipe import Training
 from autoslim.training.device import pick_device
 from autoslim.vit import DenseModel, create_dense
@@ -66,6 +67,11 @@ class Bench:
     @property
     def teacher(self) -> nn.Module:
         return self.dense.module
+
+    def taught(self, images_B3HW: Tensor) -> Tensor:
+        """The teacher's logits (B, C)."""
+        with torch.no_grad():
+            return logits_of(self.teacher(images_B3HW)).float()
 
     def student(self) -> nn.Module:
         return copy.deepcopy(self.dense.module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,9 +15,21 @@ from autoslim.training.objective import label_loss, soft_label_loss, weigh
 
 
 class BatchLesson:
-    """`methods.Lesson` for images (B, 3, h, w) and targets, labels (B,) or soft labels (B, classes)."""
+    """`methods.Lesson` for images (B, 3, h, w) and targets, labels (B,) or soft labels (B, classes).
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, images_B3HW: Tensor, targets: Tensor, training: Training) -> None:
+    `taught` gives the teacher's logits, where they are to be had for less than a pass of `teacher`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        images_B3HW: Tensor,
+        targets: Tensor,
+        training: Training,
+        *,
+        taught: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.student, self.teacher, self.images_B3HW, self.targets, self.training = (
             student,
             teacher,
@@ -24,6 +37,7 @@ class BatchLesson:
             targets,
             training,
         )
+        self._taught = taught
         self._taught_BC: Tensor | None = None
 
     @functools.cached_property
@@ -32,7 +46,9 @@ class BatchLesson:
 
     @functools.cached_property
     def taught_BC(self) -> Tensor:
-        if self._taught_BC is None:
+        if self._taught_BC is None and self._taught is not None:
+            self._taught_BC = self._taught(self.images_B3HW)
+        elif self._taught_BC is None:
             with torch.no_grad():
                 self._taught_BC = logits_of(self.teacher(self.images_B3HW)).float()
         return self._taught_BC

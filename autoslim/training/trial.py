@@ -189,7 +189,8 @@ class _Trial:
 
     def _trainer(self, student: nn.Module, beat: Beat, method: Method | None, step: Step | None) -> Trainer:
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            lesson = BatchLesson(student, self.bench.teacher, images_B3HW, targets, self.training)
+            bench = self.bench
+            lesson = BatchLesson(student, bench.teacher, images_B3HW, targets, self.training, taught=bench.taught)
             return {"loss": lesson.task_loss} if method is None or step is None else method.loss(step.knobs, lesson)
 
         return Trainer(

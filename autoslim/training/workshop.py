@@ -47,7 +47,8 @@ class BenchWorkshop:
         student.to(self._bench.device)
 
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            return loss(BatchLesson(student, self.teacher, images_B3HW, targets, self.training))
+            bench = self._bench
+            return loss(BatchLesson(student, bench.teacher, images_B3HW, targets, self.training, taught=bench.taught))
 
         trainer = Trainer(
             student,

@@ -91,10 +91,10 @@ def test_real_methods_are_solved_onto_their_budgets(shape: ViTShape, dense: int,
     history = []
     for proposal, _ in play(proposer, finished, 16):
         assert proposal.flops is not None
-        assert proposal.target == "free" or 0.97 * budgets[proposal.target] < proposal.flops <= budgets[proposal.target]
+        assert proposal.target == "free" or 0.95 * budgets[proposal.target] < proposal.flops <= budgets[proposal.target]
         assert proposal.recipe.seed == seed
         history.append(finished(proposal))
-    assert {result.recipe.method for result in history} == set(METHODS)
+    assert {result.recipe.method for result in history} == set(proposer.space.methods)
     assert len(as_trials(history, accuracy_and_flops(history), proposer.space, METHODS, shape)) == len(history)
 
 
@@ -237,7 +237,8 @@ def test_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: i
     normed = shape.replace(qk_norm=True)
     proposer = Proposer(space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=Training(), seed=0)
     assert list(proposer.left_out) == ["vit_slim"]
-    assert proposer.able == {"a": ["life_regression"], "free": ["life_regression"]}
+    others = [name for name in METHODS if name != "vit_slim"]
+    assert proposer.able == {"a": others, "free": others}
     with pytest.raises(UnsupportedModelError, match="q_norm"):
         Proposer(space=load_space("vit_slim"), shape=normed, budgets={"a": dense}, training=Training(), seed=0)
 
