@@ -93,10 +93,9 @@ def test_the_store_holds_each_trial_once_and_none_is_left_running(finished: tupl
         for result in results:
             epochs = store.epochs(stored.job.id, result.number)
             assert epochs[-1].epoch == pytest.approx(2.0)
-            first = "shared" if result.recipe.method == "vit_slim" else "train"
-            assert {"cut", "tune"} <= {report.beat for report in epochs} <= {first, "cut", "tune"}
+            assert {"cut", "tune"} <= {report.beat for report in epochs} <= {"shared", "train", "cut", "tune"}
     assert [result.state for result in results] == [TrialState.COMPLETE] * 5
-    assert {result.recipe.method for result in results} == {"life_regression", "vit_slim"}
+    assert len({result.recipe.method for result in results}) >= 3
 
 
 def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, Search]) -> None:
