@@ -26,7 +26,8 @@ def render(summary: Summary) -> str:
         lines.append(f"{label}: no trial was completed within this budget")
     for cost in summary.shared:
         settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
-        lines.append(f"once for all trials of {cost.method} ({settings}): {cost.epochs:.3g} epochs, {cost.seconds:.0f} s")
+        which = f"{cost.method} ({settings})" if settings else cost.method
+        lines.append(f"once for all trials of {which}: {cost.epochs:.3g} epochs, {cost.seconds:.2g} s")
     lines += [
         "",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
