@@ -13,6 +13,7 @@ Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D wi
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -54,16 +55,16 @@ class Ragged(NamedTuple):
         return key_mask(torch.zeros_like(padding_BN, dtype=self.x_BND.dtype).masked_fill(padding_BN, float("-inf")))
 
 
-class Scorer(nn.Module):
+class Scorer(nn.Module, abc.ABC):
     """Scores patches for a drop. What it takes from the whole image must leave `Ragged.padding_BN` out."""
 
+    @abc.abstractmethod
     def forward(self, ragged: Ragged) -> Tensor:
         """(B, P), whatever for padding."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def price(self, block: int, tokens: int) -> Extra:
         """What scoring `tokens` tokens in front of, or in, `block` costs; `name` and `place` as in the plan."""
-        raise NotImplementedError
 
 
 class Drop(nn.Module):

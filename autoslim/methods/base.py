@@ -156,7 +156,8 @@ class Method(abc.ABC):
 
     def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """Does the work that trials share, from the dense model; reports, and returns what they need of it."""
-        raise NotImplementedError(f"{self.name} prepares nothing")
+        # Not abstract, because most methods share nothing. One that names shared settings and stops here is its author's mistake.
+        raise AssertionError(f"{self.name} names shared settings and does not work them out")
 
     @abc.abstractmethod
     def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:

@@ -8,6 +8,8 @@ Shapes: B batch, N tokens that come in (prefix included), K tokens that stay, D 
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +26,12 @@ def take(x_BND: Tensor, rows: Rows) -> Tensor:
     return x_BND.gather(1, rows.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1]))
 
 
-class Pick(nn.Module):
+class Pick(nn.Module, abc.ABC):
     """Subclasses say `rows`; the prefix tokens always come first in them."""
 
+    @abc.abstractmethod
     def rows(self, x_BND: Tensor) -> Rows:
-        raise NotImplementedError
+        """Which of the tokens (B, N, D) stay."""
 
     def forward(self, x_BND: Tensor) -> Tensor:
         return take(x_BND, self.rows(x_BND))

@@ -17,6 +17,7 @@ Shapes: B batch, N tokens, D width, H heads, K head width, F hidden units.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Generator
 from typing import Any, ClassVar
@@ -59,9 +60,9 @@ class WidthPruning(CutAndTune):
         if shape.qk_norm:
             raise UnsupportedModelError("attn.q_norm: heads whose queries and keys are normalised cannot be narrowed")
 
+    @abc.abstractmethod
     def scores(self, model: nn.Module, brief: Brief) -> Scores:
         """From what `attach` has left in the model."""
-        raise NotImplementedError
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         def share(width: int) -> int:
