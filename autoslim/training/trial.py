@@ -135,7 +135,7 @@ class _Trial:
         self.finished.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
-        if position == len(self.recipe.steps) - 1 and self.recipe.bound == "mean":
+        if position == len(self.recipe.steps) - 1:
             # Tuned at the thresholds that it is going to have, as nearly as they can be known.
             self._settle(self.model.eval(), self.recipe.budget)
         self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)

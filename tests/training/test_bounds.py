@@ -17,6 +17,7 @@ from autoslim.plan import Plan
 from autoslim.recipe import Recipe
 from autoslim.report.card import render_card
 from autoslim.training import Bench, run_trial
+from autoslim.training.checkpoint import load_checkpoint
 from autoslim.training.trial import Outcome, check_flops
 
 MakeRecipe = Callable[..., Recipe]
@@ -55,6 +56,21 @@ def test_by_default_every_image_stays_within_the_budget(
     assert outcome.flops_mean < outcome.flops_max <= outcome.flops <= made.budget
     assert "The budget holds for every image." in card(config)
     assert f"| validation images, on average | {outcome.flops_mean:,} |" in card(config)
+
+
+def test_thresholds_are_set_before_the_tuning_and_survive_its_average(bench: Bench, make_recipe: MakeRecipe, tmp_path: Path):
+    made = make_recipe("dps", share=0.6, knobs={"adaptive": True}, epochs=4.0)
+    tuned = 0
+    for report in run_trial(made, bench, tmp_path):
+        tuned += report.beat == "tune"
+        if tuned == 2:
+            break
+    saved = load_checkpoint(tmp_path / "checkpoint")
+    assert saved is not None
+    # Minus infinity, where thresholds start, is no number any more once it has been averaged.
+    thresholds = {name: tensor for name, tensor in saved[0].items() if name.endswith("threshold")}
+    assert any(name.startswith("average") for name in thresholds)
+    assert all(tensor.isfinite().all() for tensor in thresholds.values())
 
 
 def test_a_budget_for_the_mean_holds_on_the_validation_images(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
