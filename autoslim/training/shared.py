@@ -126,6 +126,7 @@ class _Lock:
             count = 0
             while not stop.wait(BEAT_EVERY):
                 count += 1
+                # A beat that storage refuses is one beat missed; a dozen in a row, and a waiter rightly takes the work over.
                 with contextlib.suppress(OSError):
                     self._beat(count)
 
@@ -154,6 +155,7 @@ class _Lock:
     def _break(self) -> None:
         """Only one of several waiters can move the dead lock away."""
         grave = self.path.with_name(f"{self.path.name}.dead-{uuid.uuid4().hex}")
+        # It is gone where another waiter was quicker, or the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
             os.rename(self.path, grave)
             shutil.rmtree(grave, ignore_errors=True)
