@@ -5,17 +5,20 @@ Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_pat
 
 Ours, and different from the paper and its code: units are removed, not multiplied by zero; one row over all parts (`mask_ranking`),
 solved onto the FLOPs budget, replaces the separate budgets b of attention, MLP and patches (which are there, too: rule `value`); heads
-of one layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go; the
-masks' values may be folded into the weights instead of being rounded to one, or only rank the dense model's.
+of one layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go. The
+search is short and only ranks: what is cut are the dense model's weights, and the layers that read the lost units are refitted to the
+others (`refit`). Knobs give the paper's own way, searched weights cut as they are, and that with the masks' values folded in.
 
-Of the widths, the masked form and the cut form compute the same. Of patches they cannot: a patch whose normed tokens are zero still
-has the keys and values that the biases make, and stays in every softmax; cut, it is not there, as if it had been no key at all.
+Of the widths, the masked form and the cut form compute the same where nothing is refitted. Of patches they cannot: a patch whose normed
+tokens are zero still has the keys and values that the biases make, and stays in every softmax; cut, it is not there, as if it had been
+no key at all.
 
 Shapes: H heads, K head width, F hidden units, P patches.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Generator
@@ -28,8 +31,9 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
-from autoslim.methods.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches
+from autoslim.methods.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 from autoslim.methods.pick import At
+from autoslim.methods.refit import measuring, refit
 from autoslim.methods.sublayer import drop_attention, drop_mlp
 from autoslim.methods.trunk import Trunk, blocks_of, install
 from autoslim.methods.width import empty_attention, empty_mlp, narrow_attention, narrow_mlp
@@ -42,15 +46,16 @@ L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": 
 """w1 (attention), w2 (MLP) and w3 (patches). `paper` is its optimum for DeiT-S over 50 epochs; the others are ours, for short searches
 and a ranking across the parts."""
 
-SEARCH_SHARE = 0.3
+SEARCH_SHARE = 0.1
 """Share of a trial's epochs that the mask search takes."""
 
-MASK_LR = 40.0
+MASK_LR = 100.0
 """The masks' learning rate in multiples of the job's: a search is short, and they have far to go."""
 
 STARTS = ("folded", "searched", "dense")
 
 _NARROWEST = 0.02
+_MEASURE_BATCH = 64
 
 
 class ViTSlim(Method):
@@ -64,8 +69,11 @@ class ViTSlim(Method):
         "start": Knob(
             kind="choice",
             help="searched weights with the masks folded in, without them (the paper), or the dense weights",
-            default="searched",
+            default="dense",
             choices=STARTS,
+        ),
+        "refit": Knob(
+            kind="choice", help="refit what reads the units that are left, by least squares", default=True, choices=(False, True)
         ),
         "rule": Knob(
             kind="choice", help="one ranking by the masks' falls, or the paper's three by value", default="fall", choices=RULES
@@ -146,6 +154,8 @@ class ViTSlim(Method):
         for name, parameter in own.items():
             if name.endswith("zeta") or brief.knobs["start"] != "dense":
                 parameter.data.copy_(brief.shared[name])
+        if brief.knobs["refit"]:
+            _measure(student, images_B3HW, gated=brief.knobs["start"] == "folded")
         return student.requires_grad_(False)
 
     def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
@@ -224,23 +234,53 @@ def _terms(knobs: Knobs) -> Terms:
     )
 
 
+def _measure(student: nn.Module, images_B3HW: Tensor, *, gated: bool) -> None:
+    """Leaves in `student` the moments of what its projections and second MLP layers read, with the masks as they are or hiding nothing."""
+    blocks: list[Any] = blocks_of(student)
+    layers = [layer for block in blocks for layer in (block.attn.proj, block.mlp.fc2)]
+    with torch.no_grad(), contextlib.nullcontext() if gated else unmasked(blocks), measuring(layers) as moments:
+        for batch_B3HW in torch.split(images_B3HW, _MEASURE_BATCH):
+            student.eval()(batch_B3HW)
+    for layer, own in zip(layers, moments, strict=True):
+        # Not a buffer: it is gone with the layer, which is replaced.
+        layer.moments = own
+
+
 def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
+    """Where moments were measured, what reads the units that stay is refitted to them."""
     ungate_patches(block)
     if layer.heads:
         like = block.attn.qkv.weight
         zeta_HK = masks.head_HK[list(layer.heads)].to(like.device)
         kept_HK = zeta_HK.sort(dim=1, descending=True, stable=True).indices[:, : layer.head_width].sort(dim=1).values
         gate_HK = zeta_HK.gather(1, kept_HK) if fold else torch.ones_like(kept_HK, dtype=like.dtype)
-        block.attn = narrow_attention(block.attn, kept_HK, gate_HK, heads=layer.heads)
+        whole = block.attn
+        block.attn = narrow_attention(whole, kept_HK, gate_HK, heads=layer.heads)
+        rows_HK = kept_HK + whole.head_dim * torch.tensor(layer.heads, device=like.device)[:, None]
+        _refit(block.attn.proj, whole.proj, rows_HK.flatten(), torch.ones_like(gate_HK).flatten())
     else:
         drop_attention(block)
     if layer.hidden:
         like = block.mlp.fc1.weight
         zeta_F = masks.hidden_F.to(like.device)
         kept_F = zeta_F.sort(descending=True, stable=True).indices[: layer.hidden].sort().values
-        block.mlp = narrow_mlp(block.mlp, kept_F, zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype))
+        gate_F = zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype)
+        whole = block.mlp
+        block.mlp = narrow_mlp(whole, kept_F, gate_F)
+        _refit(block.mlp.fc2, whole.fc2, kept_F, gate_F)
     else:
         drop_mlp(block)
+
+
+def _refit(narrow: nn.Linear, whole: Any, kept_K: Tensor, gate_K: Tensor) -> None:
+    """`gate_K` multiplies the inputs that were measured, but not those of `narrow`."""
+    moments = getattr(whole, "moments", None)
+    if moments is None:
+        return
+    weight_DK, bias_D = refit(whole, kept_K, moments)
+    narrow.weight.data.copy_(weight_DK * gate_K)
+    if bias_D is not None:
+        narrow.bias.data.copy_(bias_D)
 
 
 def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:

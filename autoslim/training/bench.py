@@ -19,6 +19,8 @@ from autoslim.training.device import pick_device
 from autoslim.vit import DenseModel, create_dense
 from autoslim.vit.weights import file_digest
 
+_CALIBRATION_IMAGES = 256
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -80,8 +82,8 @@ class Bench:
         return make_loader(self.dense, split, training, seed=seed, train=train)
 
     def calibration(self, training: Training, *, seed: int) -> Tensor:
-        """A batch of training images (B, 3, h, w) to measure on, not augmented."""
-        return next(self.plain_images(training.batch_size, training, seed=seed))
+        """A few hundred training images (B, 3, h, w; all, where there are fewer) to measure on, not augmented."""
+        return torch.cat(list(self.plain_images(_CALIBRATION_IMAGES, training, seed=seed)))
 
     def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
         """Batches (B, 3, h, w) of `count` training images (all, where there are fewer), not augmented; always the same ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -21,6 +22,7 @@ from timm.layers import Attention, Mlp
 from tiny import (
     MODELS,
     TinyWorkshop,
+    attach,
     attached,
     brief_of,
     config_of,
@@ -42,7 +44,7 @@ from autoslim.flops import count_flops, predict
 from autoslim.methods import METHODS, evaluate, solve
 from autoslim.methods.base import Brief
 from autoslim.methods.mask_ranking import Removal, Terms, cut_onto, nested, plan_of, removals
-from autoslim.methods.mask_search import Masks, gate_block, masks_of
+from autoslim.methods.mask_search import Masks, gate_block, masks_of, unmasked
 from autoslim.methods.pick import At
 from autoslim.methods.rows import class_query_last
 from autoslim.methods.trunk import blocks_of, steps_of
@@ -517,7 +519,7 @@ def test_whatever_the_masks_the_budget_is_used_up_and_widths_are_round(
 
 def test_heads_of_a_layer_are_equally_wide_and_keep_their_own_best():
     dense = make_dense()
-    knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": "searched"})
+    knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": "searched", "refit": False})
     student = attached("vit_slim", dense, knobs)
     before = copy.deepcopy(student)
     finished = finish("vit_slim", student, dense.shape, knobs)
@@ -531,9 +533,41 @@ def test_heads_of_a_layer_are_equally_wide_and_keep_their_own_best():
         assert torch.equal(now.attn.proj.weight, was.attn.proj.weight[:, rows])
 
 
+@pytest.mark.parametrize("start", ["folded", "searched", "dense"])
+def test_what_reads_the_units_that_are_left_is_refitted_in_the_form_that_is_cut(start: str):
+    """The first block's output is nearer to what it was, with its masks where they are folded in, without them where they are not."""
+    dense = make_dense()
+    dense.module.double()
+    x = images(64, dtype=torch.float64)
+    distances = {}
+    for refitted in (True, False):
+        knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": start, "refit": refitted})
+        student = attach("vit_slim", dense, knobs, x).eval()
+        with contextlib.nullcontext() if start == "folded" else unmasked(blocks_of(student)):
+            whole = first_block(student, x)
+        distances[refitted] = float(
+            (first_block(finish("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
+        )
+    assert distances[True] < 0.9 * distances[False]
+
+
+def first_block(model: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = blocks_of(model)[0](model.norm_pre(model._pos_embed(model.patch_embed(x))))
+    return out
+
+
+def test_masks_that_were_set_aside_come_back():
+    student = attached("vit_slim", make_dense(), solved_knobs("vit_slim", make_dense().shape))
+    before = {name: value.clone() for name, value in student.named_parameters()}
+    with unmasked(blocks_of(student)):
+        assert all(bool((masks_of(block).head_HK == 1).all()) for block in blocks_of(student))
+    assert all(torch.equal(value, before[name]) for name, value in student.named_parameters())
+
+
 def whittled(dense: Any, knobs: dict[str, Any], share: float, *, weak: dict[int, tuple[str, ...]]) -> tuple[Any, Any]:
     """A student whose masks say that whole parts are worth nothing, before and after it is finished."""
-    solved = METHOD.repair(dense.shape, {"patches": "stay", "start": "folded", **knobs})
+    solved = METHOD.repair(dense.shape, {"patches": "stay", "start": "folded", "refit": False, **knobs})
     student = attached("vit_slim", dense, solved, share=share).eval()
     for index, parts in weak.items():
         masks = masks_of(blocks_of(student)[index])
