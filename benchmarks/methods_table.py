@@ -16,7 +16,8 @@ import math
 import os
 import sys
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -202,15 +203,32 @@ def is_done(output: Path, run: Run) -> bool:
 
 
 def carry_out(runs: list[Run], data: Path, output: Path, settings: Settings, processes: int) -> None:
-    """One run's failure is noted as its own and stops no other."""
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures: dict[Future[None], Run] = {pool.submit(perform, run, data, output, settings): run for run in runs}
+    """One run's failure is noted as its own and stops no other, and be it that its process was killed."""
+    with ThreadPoolExecutor(processes) as pool:
+        futures = {pool.submit(_in_own_process, run, data, output, settings): run for run in runs}
         for number, future in enumerate(as_completed(futures), 1):
-            run, error = futures[future], future.exception()
-            if error is not None:
-                reason = f"{type(error).__name__}: {error}"
-                _write(output / "runs" / run.folder, Facts(name=run.name, budget=run.budget, seed=run.seed, error=reason))
-            print(f"[{number}/{len(runs)}] {_line(output, run)}", file=sys.stderr, flush=True)
+            future.result()
+            print(f"[{number}/{len(runs)}] {_line(output, futures[future])}", file=sys.stderr, flush=True)
+
+
+def _in_own_process(run: Run, data: Path, output: Path, settings: Settings) -> None:
+    process = get_context("spawn").Process(target=_perform_or_say_why, args=(run, data, output, settings))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        _fail(run, output, f"its process ended with {process.exitcode}")
+
+
+def _perform_or_say_why(run: Run, data: Path, output: Path, settings: Settings) -> None:
+    try:
+        perform(run, data, output, settings)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this run's, and is told in the table
+        traceback.print_exc()
+        _fail(run, output, f"{type(error).__name__}: {error}")
+
+
+def _fail(run: Run, output: Path, reason: str) -> None:
+    _write(output / "runs" / run.folder, Facts(name=run.name, budget=run.budget, seed=run.seed, error=reason))
 
 
 def _line(output: Path, run: Run) -> str:

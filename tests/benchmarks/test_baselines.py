@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -381,6 +384,24 @@ def test_methods_in_a_row_share_what_is_to_be_saved():
     both = METHODS["life_regression"].expect(dense.shape, first, recipe.steps[1].knobs)
     assert 0.68 <= predict(dense.shape, first).total / share_of_dense(dense.shape, 1.0) <= 0.70
     assert 0.47 <= predict(dense.shape, both).total / share_of_dense(dense.shape, 1.0) <= 0.49
+
+
+def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tried(tmp_path: Path):
+    settings = Settings(images=10_000, epochs=3.0, training=methods_table.TRAINING)
+    runs = [Run(name="tome", budget=budget, seed=0) for budget in ("50%", "35%")]
+
+    def kill_the_first() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    methods_table.carry_out(runs, tmp_path / "no data", tmp_path / "output", settings, processes=1)
+    killer.join()
+    killed, other = (methods_table.read(tmp_path / "output", run) for run in runs)
+    assert killed is not None and killed.error == "its process ended with -9"
+    assert other is not None and other.error and "its process" not in other.error
 
 
 @pytest.mark.slow
