@@ -22,6 +22,7 @@ from autoslim.output import Output, is_disk_full
 from autoslim.record import Record
 from autoslim.report.handing import Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, EpochReport
+from autoslim.training.single_flight import drop_locks
 from autoslim.training.slim import PreparedSlim, SlimJob, adapt, prepare_slim, train
 from autoslim.training.trial import Outcome
 from autoslim.training.verify import judge_apart
@@ -121,9 +122,9 @@ class Slimming:
         partial = self.folder / "slim.json.partial"
         partial.write_text(self.job.to_json(indent=1) + "\n")
         partial.replace(self.folder / "slim.json")
-        # Nobody else is at work here: a lock on shared work is that of a run that was killed.
-        for lock in self._trial(prepared).glob("shared/*.lock"):
-            shutil.rmtree(lock)
+        # Nobody else is at work here.
+        drop_locks(self._work)
+        drop_locks(self._trial(prepared) / "shared")
         self._prepared = prepared
         return prepared
 

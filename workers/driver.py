@@ -239,7 +239,10 @@ class _Dashboard(Listener):
 
 
 class _Booking(Listener):
-    """Books the work that trials share to the job as soon as it is done; it lies in storage, so none is lost with a driver."""
+    """Books the work that trials share, the dense model's adapting first, to the job as soon as it is done.
+
+    It lies in storage, so none is lost with a driver.
+    """
 
     def __init__(self, store: Store, job: SearchJob, output: Output) -> None:
         self._store, self._job, self._output = store, job, output
@@ -255,7 +258,7 @@ class _Booking(Listener):
         self.book()
 
     def book(self) -> None:
-        self._store.book_shared(self._job.id, costs(self._output.shared))
+        self._store.book_shared(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
 
 
 def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path, slots: int, interrupt: Interrupt) -> None:

@@ -27,7 +27,7 @@ def render(summary: Summary) -> str:
     for cost in summary.shared:
         settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
         which = f"{cost.method} ({settings})" if settings else cost.method
-        lines.append(f"once for all trials of {which}: {cost.epochs:.3g} epochs, {cost.seconds:.2g} s")
+        lines.append(f"done once, for all trials: {which}, {cost.epochs:.3g} epochs, {cost.seconds:.2g} s")
     lines += [
         "",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",

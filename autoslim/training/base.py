@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from autoslim.flops import count_flops
 from autoslim.job import ModelSpec
 from autoslim.recipe import Training
 from autoslim.record import Record
-from autoslim.result import BaseFacts, EpochReport
+from autoslim.result import BaseFacts, EpochReport, SharedCost
 from autoslim.training.bench import make_loader
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.device import pick_device, uses_bfloat16
 from autoslim.training.evaluate import accuracy
 from autoslim.training.loop import Beat, Trainer
 from autoslim.training.objective import task_loss
+from autoslim.training.shared import write_cost
+from autoslim.training.single_flight import publishing, single_flight
 from autoslim.vit import DenseModel, create_dense, write_folder
 from autoslim.vit.weights import file_digest
 
@@ -51,10 +54,18 @@ def prepare_base(
 ) -> Generator[EpochReport, None, BaseFacts]:
     """Writes the adapted model into `folder` in timm's hub format, reporting epoch by epoch; at once where it lies there already.
 
-    A model that is trained, for these classes and this image size, is taken as it is.
+    A model that is trained, for these classes and this image size, is taken as it is. Of several processes that want the same folder
+    one works, and the others wait.
     """
-    if (folder / _FACTS).is_file():
-        return BaseFacts.from_json((folder / _FACTS).read_text())
+    return (yield from single_flight(folder, lambda: _read(folder), lambda: _prepare(folder, request, dataset, device)))
+
+
+def _read(folder: Path) -> BaseFacts | None:
+    return BaseFacts.from_json((folder / _FACTS).read_text()) if (folder / _FACTS).is_file() else None
+
+
+def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, device: torch.device | None) -> Generator[EpochReport]:
+    began = time.monotonic()
     device = pick_device() if device is None else device
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
@@ -62,13 +73,13 @@ def prepare_base(
     bfloat16 = uses_bfloat16(request.training.precision, device)
     validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
 
-    module = dense.module
+    module, epochs = dense.module, 0.0
     if not dense.is_ready_for(dataset.classes):
         train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
         trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
         for report in _adapt(trainer, folder.with_name(folder.name + ".checkpoint")):
             model = module if trainer.average is None else trainer.average.module
-            share = accuracy(model, validation, device=device, bfloat16=bfloat16)
+            share, epochs = accuracy(model, validation, device=device, bfloat16=bfloat16), report.epoch
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         module = module if trainer.average is None else trainer.average.module
     final = accuracy(module, validation, device=device, bfloat16=bfloat16)
@@ -78,8 +89,16 @@ def prepare_base(
         params=sum(p.numel() for p in module.parameters()),
         chance=float(np.bincount(splits.validation.labels).max() / len(splits.validation)),
     )
-    _publish(folder, dense, module, dataset, facts)
-    return facts
+    with publishing(folder, lambda: _read(folder)) as partial:
+        write_folder(partial, module, dense.architecture, preprocessing=dense.preprocessing, classes=dataset.classes)
+        (partial / _FACTS).write_text(json.dumps(facts.to_dict()))
+        if epochs:
+            settings = {"model": request.model.name}
+            seconds = time.monotonic() - began
+            write_cost(
+                partial, SharedCost(key=folder.name, method="dense model", settings=settings, epochs=epochs, seconds=seconds)
+            )
+    shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)
 
 
 def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, bfloat16: bool) -> Trainer:  # type: ignore[no-untyped-def]
@@ -105,12 +124,3 @@ def _adapt(trainer: Trainer, checkpoint: Path) -> Iterator[EpochReport]:
     for segment in trainer.segments():
         yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)
         save_checkpoint(checkpoint, segment.state(), {"step": segment.steps})
-
-
-def _publish(folder: Path, dense: DenseModel, module: torch.nn.Module, dataset: PreparedDataset, facts: BaseFacts) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_folder(partial, module, dense.architecture, preprocessing=dense.preprocessing, classes=dataset.classes)
-    (partial / _FACTS).write_text(json.dumps(facts.to_dict()))
-    partial.rename(folder)
-    shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)

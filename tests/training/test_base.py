@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from autoslim.flops import predict
 from autoslim.job import ModelSpec
 from autoslim.plan import Plan
 from autoslim.training import BaseRequest, prepare_base
+from autoslim.training.shared import costs
 from autoslim.vit import create_dense
 
 CPU = torch.device("cpu")
@@ -43,6 +46,30 @@ def test_an_untrained_model_is_adapted_epoch_by_epoch(digits: PreparedDataset, r
     assert 0.09 < facts.chance < 0.2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
     assert timm.create_model(f"local-dir:{tmp_path / 'base'}", pretrained=True).num_classes == 10
+
+
+def test_of_two_who_want_it_at_once_one_trains_it_and_the_other_waits(
+    digits: PreparedDataset, request_of: RequestOf, drain, tmp_path: Path
+):
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(lambda: drain(prepare_base(tmp_path / "base", request_of(), digits, device=CPU))) for _ in range(2)]
+        (reports, facts), (others, same_facts) = (future.result() for future in both)
+    assert facts == same_facts
+    assert sorted((len(reports), len(others))) == [0, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
+
+
+def test_its_cost_is_kept_and_a_model_that_needs_no_training_has_none(
+    digits: PreparedDataset, request_of: RequestOf, drain, tmp_path: Path
+):
+    began = time.monotonic()
+    drain(prepare_base(tmp_path / "base", request_of(epochs=2.5), digits, device=CPU))
+    (cost,) = costs(tmp_path)
+    assert (cost.method, cost.epochs) == ("dense model", 2.5)
+    assert 0 < cost.seconds <= time.monotonic() - began
+    ready = request_of().replace(model=ModelSpec(name=str(tmp_path / "base")))
+    drain(prepare_base(tmp_path / "again", ready, digits, device=CPU))
+    assert costs(tmp_path) == [cost]
 
 
 def test_it_goes_on_after_an_interruption_to_the_identical_model(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autoslim.result import EpochReport
-from autoslim.training import shared
+from autoslim.training import single_flight
 from autoslim.training.shared import SharedRequest, costs, once
 
 REQUEST = SharedRequest(
@@ -42,7 +42,7 @@ def drain(generator: Generator[EpochReport, None, Any]) -> tuple[list[EpochRepor
 
 
 def run(root: Path, marks: Path, hold: float) -> None:
-    shared.BEAT_EVERY, shared.DEAD_AFTER = 0.1, 1.5
+    single_flight.BEAT_EVERY, single_flight.DEAD_AFTER = 0.1, 1.5
     _, found = drain(once(root, REQUEST, work(marks, hold=hold)))
     (root / f"got-{os.getpid()}").write_text(str(found["score"].tolist()))
 
@@ -98,20 +98,39 @@ def test_of_three_at_once_one_works_and_two_wait(folders: tuple[Path, Path]):
     assert list(root.glob("*.lock*")) == list(root.glob("*.partial*")) == []
 
 
-def test_a_killed_worker_is_followed_by_one_that_waited(folders: tuple[Path, Path]):
-    root, marks = folders
-    first = start(root, marks, 600.0)
+def killed_at_work(root: Path, marks: Path) -> None:
+    process = start(root, marks, 600.0)
     deadline = time.monotonic() + 60
     while not list(marks.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    second = start(root, marks, 0.0)
-    os.kill(first.pid or 0, signal.SIGKILL)
-    second.join(60)
-    first.join(60)
-    assert second.exitcode == 0
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join(60)
+
+
+def test_a_killed_worker_is_followed_by_one_that_waits(folders: tuple[Path, Path]):
+    """Long before its beat would be missed, because both are on one host."""
+    root, marks = folders
+    killed_at_work(root, marks)
+    assert list(root.glob("*.lock"))
+    began = time.monotonic()
+    assert drain(once(root, REQUEST, work(marks)))[1]["score"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert time.monotonic() - began < single_flight.DEAD_AFTER / 2
     assert len(list(marks.iterdir())) == 2
     assert len(costs(root)) == 1
+
+
+def test_a_worker_of_another_host_is_dead_when_its_beat_has_stopped(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+    root, marks = folders
+    killed_at_work(root, marks)
+    (lock,) = root.glob("*.lock")
+    owner, _, pid, count = (lock / "beat").read_text().split()
+    (lock / "beat").write_text(f"{owner} elsewhere {pid} {count}")
+    monkeypatch.setattr(single_flight, "DEAD_AFTER", 1.5)
+    began = time.monotonic()
+    drain(once(root, REQUEST, work(marks)))
+    assert time.monotonic() - began >= 1.5
+    assert len(list(marks.iterdir())) == 2
 
 
 def test_an_error_frees_the_lock_for_the_next(folders: tuple[Path, Path]):
