@@ -30,7 +30,7 @@ from autoslim.methods.adaptive import (
     recording,
     token_counts,
 )
-from autoslim.methods.life_regression import patch_lives
+from autoslim.methods.lives import patch_lives
 from autoslim.methods.rows import class_query_last
 from autoslim.methods.trunk import blocks_of, install
 from autoslim.plan import Extra, Plan

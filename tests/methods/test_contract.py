@@ -39,7 +39,7 @@ from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch
 from autoslim.methods import METHODS
 from autoslim.methods.adaptive import padded
 from autoslim.methods.base import logits_of
-from autoslim.methods.life_regression import SoftLifeTrunk
+from autoslim.methods.lives import SoftLifeTrunk
 from autoslim.methods.trunk import blocks_of
 from autoslim.plan import Plan
 from autoslim.vit import DenseModel

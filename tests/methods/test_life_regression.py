@@ -20,7 +20,8 @@ from torch.nn import functional
 from autoslim.data import prepare_dataset
 from autoslim.job import DatasetSpec
 from autoslim.methods import METHODS
-from autoslim.methods.life_regression import KeepLongestLived, LifeRegressor, fitted_moments, life_moments, patch_lives, schedule
+from autoslim.methods.life_regression import fitted_moments, life_moments, schedule
+from autoslim.methods.lives import KeepLongestLived, LifeRegressor, patch_lives
 from autoslim.methods.pick import First, take
 from autoslim.methods.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.trunk import steps_of
