@@ -56,6 +56,7 @@ DESIGN: dict[str, dict[str, Knobs]] = {
     "random_tokens": {"": _layers("drop_layer", 1, 2, 3)},
     "evit": {"": _layers("layer", 1, 3, 5)},
     "life_regression": {"35%": _layers("drop_layer", 1, 2, 3)},
+    "vit_slim": {"35%": {"patches": "up", "patch_share": 0.2}},
     "sit": {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}},
 }
 """Knobs other than the defaults, by method and budget (``""``: every other budget), chosen on validation images."""

@@ -185,6 +185,10 @@ class Method(abc.ABC):
         """Parameter-name suffixes whose learning rate in the train beat is a multiple of the recipe's."""
         return {}
 
+    def tune_rate(self, knobs: Knobs) -> float:
+        """The tuning's learning rate over the recipe's: less than 1 where the train beat leaves weights that are trained already."""
+        return 1.0
+
 
 def freeze(module: nn.Module, *, but: tuple[nn.Module | nn.Parameter, ...] = ()) -> None:
     """Nothing in `module` asks for a gradient any more, except what is in `but`."""

@@ -140,6 +140,14 @@ class SiT(Method):
         "reverse_lr": Knob(
             kind="float", help="reverse modules' learning rate over the recipe's", default=5.0, low=0.2, high=20.0, log=True
         ),
+        "tune_lr": Knob(
+            kind="float",
+            help="learning rate over the recipe's once the reverse modules are gone",
+            default=0.1,
+            low=0.01,
+            high=1.0,
+            log=True,
+        ),
         "train_share": Knob(
             kind="float", help="share of the epochs trained with the reverse modules", default=0.8, low=0.05, high=0.95
         ),
@@ -241,6 +249,9 @@ class SiT(Method):
                 reverse[block] = ReverseTokenSlimming(shape.dim, counts[block], shape.patches).to(x_BND)
                 start_reverse(reverse[block], x_BND[:, prefix:], taught[block][:, prefix:])
         return reverse
+
+    def tune_rate(self, knobs: Knobs) -> float:
+        return float(knobs["tune_lr"])
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         rates = {}

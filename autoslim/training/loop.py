@@ -37,11 +37,16 @@ _FLOOR = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beat:
-    """A stretch of training with a schedule of its own. `first_epoch` says where in the stream of augmented epochs it starts."""
+    """A stretch of training with a schedule of its own.
+
+    `first_epoch` says where in the stream of augmented epochs it starts; `rate` is its peak learning rate over the training's, and
+    `learning_rates` what single parameters have over that, by the ends of their names.
+    """
 
     name: str
     steps: int
     first_epoch: int = 0
+    rate: float = 1.0
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     average: bool = True
 
@@ -75,7 +80,7 @@ class Trainer:
     ) -> None:
         self.student, self.objective, self.loader, self.training, self.beat = student, objective, loader, training, beat
         self.seed, self.device, self.bfloat16, self.companions = seed, device, bfloat16, companions
-        self.optimizer = make_optimizer(student, training, beat.learning_rates)
+        self.optimizer = make_optimizer(student, training, beat)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         averages = beat.average and training.ema_decay > 0
         self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
@@ -207,15 +212,16 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(student: nn.Module, training: Training, learning_rates: Mapping[str, float]) -> torch.optim.AdamW:
+def make_optimizer(student: nn.Module, training: Training, beat: Beat) -> torch.optim.AdamW:
     """AdamW over what asks for a gradient; vectors are not decayed, nor is what has a learning rate of its own."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
-            factor = next((rate for suffix, rate in learning_rates.items() if name.endswith(suffix)), None)
+            factor = next((rate for suffix, rate in beat.learning_rates.items() if name.endswith(suffix)), None)
             plain = parameter.ndim < 2 or factor is not None or name.endswith(("pos_embed", "_token"))
             groups.setdefault((1.0 if factor is None else factor, 0.0 if plain else training.weight_decay), []).append(parameter)
+    peak = training.lr * beat.rate
     return torch.optim.AdamW(
-        [{"params": parameters, "lr": training.lr * rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
+        [{"params": parameters, "lr": peak * rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
         fused=True,
     )

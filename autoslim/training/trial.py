@@ -177,7 +177,9 @@ class _Trial:
         return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
 
     def _tune(self, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
-        trainer = self._trainer(self.model, Beat(name="tune", steps=steps), None, None)
+        last = self.recipe.steps[-1]
+        beat = Beat(name="tune", steps=steps, rate=METHODS[last.method].tune_rate(last.knobs))
+        trainer = self._trainer(self.model, beat, None, None)
         for report in self._train(trainer, len(self.recipe.steps), saved, kind="tune"):
             share = accuracy(self._judged(trainer), self.validation, device=self.bench.device, bfloat16=self.bfloat16)
             yield report.replace(metrics={**report.metrics, "accuracy": share})

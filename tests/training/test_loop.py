@@ -82,13 +82,21 @@ def test_a_beat_runs_in_segments_of_an_epoch(make_trainer: MakeTrainer, bench: B
 
 def test_a_part_with_a_learning_rate_of_its_own_gets_it_and_no_decay():
     student = make_dense().module.requires_grad_(True)
-    optimizer = make_optimizer(student, PLAIN.replace(lr=1e-3, weight_decay=0.05), {"head.weight": 7.0})
+    beat = Beat(name="test", steps=1, learning_rates={"head.weight": 7.0})
+    optimizer = make_optimizer(student, PLAIN.replace(lr=1e-3, weight_decay=0.05), beat)
     groups = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert groups[id(student.head.weight)] == pytest.approx((7e-3, 0.0))
     assert groups[id(student.head.bias)] == groups[id(student.norm.weight)] == pytest.approx((1e-3, 0.0))
     assert groups[id(student.pos_embed)] == groups[id(student.cls_token)] == pytest.approx((1e-3, 0.0))
     assert groups[id(student.blocks[0].attn.qkv.weight)] == pytest.approx((1e-3, 0.05))
     assert len(groups) == len(list(student.parameters()))
+
+
+def test_a_beats_rate_is_that_of_all_its_parts():
+    student = make_dense().module.requires_grad_(True)
+    beat = Beat(name="test", steps=1, rate=0.1, learning_rates={"head.weight": 7.0})
+    groups = make_optimizer(student, PLAIN.replace(lr=1e-3), beat).param_groups
+    assert sorted({group["lr"] for group in groups}) == pytest.approx([1e-4, 7e-4])
 
 
 def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, bench: Bench):

@@ -18,6 +18,7 @@ from autoslim.methods import METHODS
 from autoslim.plan import Extra, Plan
 from autoslim.recipe import Recipe
 from autoslim.training import Bench, run_trial
+from autoslim.training.loop import Trainer
 from autoslim.training.trial import check_flops, split_steps
 
 COMPOSED = ("vit_slim", "life_regression")
@@ -172,6 +173,23 @@ def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
 ):
     with pytest.raises(DivergedError, match="beat"):
         drain(run_trial(make_recipe(method, lr=1e30), bench, tmp_path))
+
+
+@pytest.mark.parametrize(("method", "knobs", "rate"), [("sit", {"tune_lr": 0.2}, 0.2), ("vit_slim", {}, 1.0)])
+def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
+    method: str, knobs: dict, rate: float, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch
+):
+    beats = []
+
+    class Noting(Trainer):
+        def __init__(self, *arguments, **settings) -> None:
+            super().__init__(*arguments, **settings)
+            beats.append(self.beat)
+
+    monkeypatch.setattr("autoslim.training.trial.Trainer", Noting)
+    drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), bench, tmp_path))
+    assert [beat.rate for beat in beats if beat.name == "tune"] == [rate]
+    assert all(beat.rate == 1.0 for beat in beats if beat.name != "tune")
 
 
 def test_the_train_beats_knob_moves_epochs_between_the_beats(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):

@@ -98,6 +98,18 @@ def test_the_store_holds_each_trial_once_and_none_is_left_running(finished: tupl
     assert len({result.recipe.method for result in results}) >= 3
 
 
+def test_what_was_done_once_for_all_trials_is_booked_to_the_job(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    with Store(default_url(output)) as store:
+        (stored,) = store.jobs()
+        results = store.trials(stored.job.id)
+    methods = [cost.method for cost in stored.shared]
+    assert methods.count("dense model") == 1
+    assert {"vit_slim", "patch_slimming"} & {result.recipe.method for result in results} <= set(methods)
+    assert next(cost.epochs for cost in stored.shared if cost.method == "dense model") == stored.job.base.epochs
+    assert all(cost.seconds > 0 for cost in stored.shared)
+
+
 def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, Search]) -> None:
     from mlflow import MlflowClient
 
