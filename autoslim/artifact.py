@@ -55,10 +55,25 @@ class FlopsReport(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FormReport(Record):
+    """A form beside the weights, such as `onnx`, in `file`; where it could not be made, `file` is empty and `reason` says why.
+
+    `difference` is the largest one of its logits from the model's, on real images, in a process without autoslim; `flops` are counted
+    in the form itself.
+    """
+
+    name: str
+    file: str = ""
+    reason: str = ""
+    difference: float | None = None
+    flops: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimConfig(Record):
     """Everything about a slimmed model but its weights. `recipe` holds the knobs as they were finished.
 
-    `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its size.
+    `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its size; `forms` are those it was handed over in.
     """
 
     format: int
@@ -73,6 +88,7 @@ class SlimConfig(Record):
     accuracy: dict[str, float]
     images: dict[str, int]
     versions: dict[str, str]
+    forms: tuple[FormReport, ...] = ()
 
     def build(self) -> nn.Module:
         """The slimmed structure with untrained weights; the caller's random numbers are left as they were."""

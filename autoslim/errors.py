@@ -11,6 +11,7 @@ AutoslimError
 ├── TrialError                     this recipe went wrong; the search goes on
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
+├── ExportError                    a form that this model cannot be handed over in
 ├── ClusterError                   Ray or the database cannot be reached
 └── JobError                       the job as a whole failed; carries the remote traceback
 """
@@ -66,6 +67,10 @@ class DivergedError(TrialError):
 
 class InfeasibleError(TrialError):
     """The recipe cannot be run: it does not fit into memory, or cannot be solved onto its budget."""
+
+
+class ExportError(AutoslimError):
+    """A form that a model cannot be handed over in, and why."""
 
 
 class ClusterError(AutoslimError):

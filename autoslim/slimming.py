@@ -232,5 +232,11 @@ def _shown(value: Any) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+    if source.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    else:
+        shutil.copyfile(source, partial)
+        partial.replace(target)

@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from tiny import CLASSES, config_of, images, logits, slimmed
 
-from autoslim.artifact import load, load_config, save
+from autoslim.artifact import FORMAT, load, load_config, save
 from autoslim.errors import AutoslimError, WeightsError
+from autoslim.methods import METHODS
 from autoslim.vit import write_folder
 
 Change = Callable[..., None]
@@ -107,3 +108,19 @@ def test_a_configuration_without_end_is_not_read(folder: Path):
         file.truncate(17 * 2**20)
     with pytest.raises(WeightsError, match="was not read"):
         load(folder)
+
+
+# Folders that were written when their format was the newest. A change of the format adds a folder here, and none is ever written again.
+ARTIFACTS = Path(__file__).parent / "artifacts"
+
+
+@pytest.mark.parametrize("kept", sorted(path.relative_to(ARTIFACTS).as_posix() for path in ARTIFACTS.glob("format-*/*")))
+def test_a_folder_of_every_format_there_was_loads_with_the_logits_it_had(kept: str):
+    folder = ARTIFACTS / kept
+    expected = torch.tensor(json.loads((folder / "logits.json").read_text()))
+    torch.testing.assert_close(logits(load(folder), images(2, size=16)), expected, rtol=1e-4, atol=1e-4)
+    assert f"format-{load_config(folder).format}" == folder.parent.name
+
+
+def test_the_newest_format_has_folders_of_every_method():
+    assert {path.name for path in (ARTIFACTS / f"format-{FORMAT}").iterdir()} == set(METHODS)

@@ -49,7 +49,7 @@ Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px
 scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in
 `config.json`, in the order of the logits.
 
-## How it was made
+{_forms(config)}## How it was made
 
 {_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
@@ -69,10 +69,45 @@ Data: {source}. {report}
 | plan, closed form | {flops.predicted:,} |
 | fvcore, on this model | {flops.fvcore:,} |
 | torch, on this model (without norms) | {flops.torch:,} |
-{_counted_images(config)}| budget | {flops.budget:,} |
+{_counted_graph(config)}{_counted_images(config)}| budget | {flops.budget:,} |
 
 {config.params:,} parameters. Made with {", ".join(f"{name} {version}" for name, version in config.versions.items())}.
 """
+
+
+_FORMS = {
+    "onnx": "ONNX, any batch; `images` (B, 3, height, width) in, `logits` out",
+    "pt2": "`torch.export.load`, any batch; needs torch alone",
+    "timm": "`timm.create_model('local-dir:...', pretrained=True)`; needs timm alone",
+}
+
+
+def _forms(config: SlimConfig) -> str:
+    """What lies beside the weights, and what could not be made."""
+    if not config.forms:
+        return ""
+    rows = "\n".join(
+        f"| `{form.file}` | {_FORMS[form.name]} | {form.difference:.1e} |" for form in config.forms if form.difference is not None
+    )
+    left_out = "".join(f"Not made: {form.name}, because {form.reason}.\n" for form in config.forms if form.reason)
+    onnx = any(form.name == "onnx" and form.file for form in config.forms)
+    script = "`python load.py IMAGE` classifies an image with numpy, pillow and onnxruntime alone. " if onnx else ""
+    return f"""## Forms
+
+| file | how it is read | largest difference of a logit |
+|---|---|---|
+{rows}
+
+{left_out}
+Differences are from the weights' own logits on {config.images["compared"]} test images, at batch 1 and all at once, in a process without
+autoslim. {script}`sha256sum --check SHA256SUMS` checks the files.
+
+"""
+
+
+def _counted_graph(config: SlimConfig) -> str:
+    counted = [form.flops for form in config.forms if form.flops is not None]
+    return f"| ONNX graph, from the shapes that ONNX Runtime meets | {counted[0]:,} |\n" if counted else ""
 
 
 def _choice(trial: int | None) -> str:

@@ -6,9 +6,10 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from autoslim.artifact import load_config, write_config
+from autoslim.artifact import FormReport, SlimConfig, load_config, write_config
 from autoslim.data import PreparedDataset, sample_split
 from autoslim.errors import UnsupportedModelError
+from autoslim.export import export_folder, write_checksums
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
 from autoslim.training.verify import Verdict
@@ -17,6 +18,9 @@ _log = logging.getLogger(__name__)
 
 IMAGES = 8
 """So many test images are drawn."""
+
+COMPARED = 16
+"""On so many test images the exported forms are compared with the model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +55,22 @@ def complete_folder(folder: Path, *, budget: int, label: str, judged: Judged, da
         images={**config.images, "test": judged.slimmed.images},
     )
     write_config(folder, config)
+    config = config.replace(forms=_export(folder, config, dataset), images={**config.images, "compared": COMPARED})
+    write_config(folder, config)
     drawn = _draw(folder, dataset)
     card = render_card(config, job=origin.job, trial=origin.trial, source=origin.source, report=_about(dataset), drawn=drawn)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    write_checksums(folder)
+
+
+def _export(folder: Path, config: SlimConfig, dataset: PreparedDataset) -> tuple[FormReport, ...]:
+    size, preprocessing = config.shape.image_size, config.preprocessing
+    sample = sample_split(dataset.at(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED)
+    forms = export_folder(folder, sample.tensor(mean=preprocessing.mean, std=preprocessing.std))
+    for form in forms:
+        if form.reason:
+            _log.info("%s has no %s form: %s", folder, form.name, form.reason)
+    return forms
 
 
 def _draw(folder: Path, dataset: PreparedDataset) -> bool:

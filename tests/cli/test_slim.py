@@ -79,8 +79,13 @@ def test_every_method_makes_a_model_within_the_budget(autoslim, tmp_path, method
     assert count_flops(load(tmp_path / "out"), 16) == summary["flops"] <= summary["budget"] == int(0.65 * summary["dense_flops"])
     assert config.accuracy["test/slimmed"] == summary["test_accuracy"]
     assert config.accuracy["test/dense"] == summary["dense_test_accuracy"]
-    assert {"config.json", "model.safetensors", "README.md", "picture.png", "picture.html"} == set(summary["files"])
-    assert "without a search" in (tmp_path / "out" / "README.md").read_text()
+    forms = {"model.onnx", "model.pt2", "load.py", "SHA256SUMS"}
+    assert {"config.json", "model.safetensors", "README.md", "picture.png", "picture.html"} | forms == set(summary["files"])
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=False).returncode == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "without a search" in card
+    assert f"| ONNX graph, from the shapes that ONNX Runtime meets | {summary['flops']:,} |" in card
+    assert "Not made: timm, because" in card
     assert f"{method}: epoch" in err
     assert not (tmp_path / "out" / "work").exists()
     assert SlimJob.from_json((tmp_path / "out" / "slim.json").read_text()).steps == (Step(method=method, knobs={}),)

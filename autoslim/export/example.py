@@ -1,0 +1,19 @@
+"""What exporters trace with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoslim.shape import ViTShape
+
+
+def example_images(shape: ViTShape) -> Tensor:
+    """(2, 3, height, width): a batch of one would be taken for a constant."""
+    return torch.zeros(2, 3, *shape.image_size)
+
+
+def any_batch() -> dict[int, Any]:
+    return {0: torch.export.Dim("batch", min=1)}

@@ -1,0 +1,119 @@
+"""Everything that an engineer deploys, beside the weights: ONNX, torch.export's program, timm's folder where it can be said, `load.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.artifact import FormReport, SlimConfig, load, load_config
+from autoslim.errors import ExportError
+from autoslim.export import onnx_form, pt2_form, timm_form
+from autoslim.export.apart import logits_apart
+from autoslim.export.onnx_flops import count_onnx_flops
+
+CHECKSUMS = "SHA256SUMS"
+LOAD_SCRIPT = "load.py"
+
+ALIKE_WITHIN = 1e-3
+"""Of the logits' spread. In most images a form that is right differs by far less; in a single one a near tie between two patches may
+be settled the other way by another runtime's rounding, which is why the median decides and the largest difference is told."""
+
+Write = Callable[[nn.Module, SlimConfig, Path], None]
+FORMS: dict[str, tuple[str, Write]] = {
+    "onnx": (onnx_form.FILE, onnx_form.write),
+    "pt2": (pt2_form.FILE, pt2_form.write),
+    "timm": (timm_form.FOLDER, timm_form.write),
+}
+
+
+def export_folder(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
+    """Writes every form of the model in `folder` beside it, and `load.py`; compares each with the model on real images.
+
+    A form that cannot be made, or does not say what the model says, is not left behind; its report gives the reason.
+    """
+    model, config = load(folder), load_config(folder)
+    with torch.no_grad():
+        expected_BC = model(images_B3HW)
+    reports = tuple(_form(name, folder, model, config, images_B3HW, expected_BC) for name in FORMS)
+    shutil.copyfile(Path(__file__).parent / "standalone" / LOAD_SCRIPT, folder / LOAD_SCRIPT)
+    return reports
+
+
+def _form(name: str, folder: Path, model: nn.Module, config: SlimConfig, images_B3HW: Tensor, expected_BC: Tensor) -> FormReport:
+    file, write = FORMS[name]
+    path = folder / file
+    _remove(path)
+    try:
+        with _quietly():
+            write(model, config, path)
+        difference = _difference(name, path, images_B3HW, expected_BC)
+        flops = count_onnx_flops(path, images_B3HW[:1]) if name == "onnx" else None
+    except Exception as error:  # noqa: BLE001 - exporters raise whatever they come across; the reason is told, and the form is not there
+        _remove(path)
+        return FormReport(name=name, reason=_reason(error))
+    return FormReport(name=name, file=file, difference=difference, flops=flops)
+
+
+def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
+    """The largest one of any logit, at batch 1 and of the whole batch.
+
+    Raises:
+        ExportError: when the form says something else than the model.
+    """
+    largest = 0.0
+    for found_BC in logits_apart(name, path, images_B3HW):
+        apart_B = (found_BC - expected_BC).abs().amax(dim=1)
+        spread = float(expected_BC.std()) or 1.0
+        if not float(apart_B.median()) <= ALIKE_WITHIN * spread:
+            raise ExportError(f"its logits differ by {float(apart_B.median()):.2g} in the median image")
+        largest = max(largest, float(apart_B.max()))
+    return largest
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0][:300] if lines else ""
+    return text if isinstance(error, ExportError) else f"{type(error).__name__}: {text}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Exporters warn of what concerns their makers."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def write_checksums(folder: Path) -> None:
+    """`SHA256SUMS` over every other file, as `sha256sum --check` reads it."""
+    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    (folder / CHECKSUMS).write_text("".join(lines))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CHECKSUMS)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

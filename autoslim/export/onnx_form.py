@@ -1,0 +1,39 @@
+"""`model.onnx`: images (batch, 3, height, width) in, logits (batch, classes) out, for any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoslim.artifact import SlimConfig
+from autoslim.errors import ExportError
+from autoslim.export.example import any_batch, example_images
+
+FILE = "model.onnx"
+
+OPSET = 20
+"""The exporter's own. Later ones have an attention operator whose masks ONNX Runtime 1.31 does not broadcast, and which is no faster."""
+
+FORBIDDEN = ("NonZero", "Compress", "ScatterND", "ScatterElements", "Scatter", "Loop", "If", "Scan")
+"""Shapes that depend on the data, scatters, control flow: what accelerators' runtimes refuse or run on the CPU."""
+
+
+def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
+    """Raises ExportError where the graph needs an operator that is forbidden."""
+    program = torch.onnx.export(
+        model,
+        (example_images(config.shape),),
+        dynamo=True,
+        dynamic_shapes=(any_batch(),),
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    used = {node.op_type for node in program.model.graph.all_nodes()}
+    if found := sorted(used & set(FORBIDDEN)):
+        raise ExportError(f"the graph needs {', '.join(found)}")
+    program.save(path)

@@ -1,0 +1,237 @@
+"""The forms of a slimmed model: read back without autoslim, the same logits, the same FLOPs, nothing that runtimes refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from tiny import config_of, images, make_dense, slim
+
+from autoslim.artifact import FormReport, SlimConfig, load, load_config, save
+from autoslim.data.augment import centre_crop
+from autoslim.data.decode import fit, storage_size
+from autoslim.data.sample import Sample
+from autoslim.errors import ExportError
+from autoslim.export import export_folder, write_checksums
+from autoslim.export import folder as folder_module
+from autoslim.export.apart import logits_apart
+from autoslim.export.onnx_flops import count_onnx_flops
+from autoslim.export.onnx_form import FORBIDDEN
+from autoslim.export.timm_form import expressed
+from autoslim.flops import count_flops
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+METHODS = {
+    "vit_slim": {},
+    "patch_slimming": {},
+    "dps": {},
+    "dps, adaptive": {"adaptive": True},
+    "life_regression": {},
+    "life_regression, threshold": {"mode": "threshold"},
+    "sit": {},
+}
+FAMILIES = ("vit", "distilled", "registers", "average without class token")
+# One clean process loads one case in the fast suite; the slow one has the whole matrix.
+MATRIX = [
+    pytest.param(
+        case, family, marks=() if (case, family) in (("dps, adaptive", "distilled"), ("vit_slim", "vit")) else pytest.mark.slow
+    )
+    for case in METHODS
+    for family in FAMILIES
+    if not (family.startswith("average") and "," in case)
+]
+
+
+def made(tmp_path: Path, case: str, family: str = "vit") -> Path:
+    method = case.partition(",")[0]
+    dense = make_dense(family)
+    finished = slim(method, dense, share=0.6, knobs=METHODS[case])
+    folder = tmp_path / "model"
+    save(folder, finished.model, config_of(method, dense, finished))
+    return folder
+
+
+def by_name(reports: tuple[FormReport, ...]) -> dict[str, FormReport]:
+    return {report.name: report for report in reports}
+
+
+@pytest.mark.parametrize(("case", "family"), MATRIX)
+def test_every_form_says_what_the_model_says(case: str, family: str, tmp_path: Path):
+    folder = made(tmp_path, case, family)
+    forms = by_name(export_folder(folder, images(4)))
+    assert forms["onnx"].file == "model.onnx" and forms["pt2"].file == "model.pt2"
+    for form in (forms["onnx"], forms["pt2"]):
+        assert (folder / form.file).is_file()
+        assert form.difference is not None and form.difference < 1e-4
+    assert forms["onnx"].flops == count_flops(load(folder), 32)
+    operators = {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
+    assert not operators & set(FORBIDDEN)
+    assert forms["timm"].reason and not (folder / "timm").exists()
+
+
+def test_the_batch_is_anyones_choice(tmp_path: Path):
+    folder = made(tmp_path, "vit_slim")
+    export_folder(folder, images(2))
+    expected = load(folder)(images(33)).detach()
+    for form, file in (("onnx", "model.onnx"), ("pt2", "model.pt2")):
+        for found in logits_apart(form, folder / file, images(33)):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# What timm can say.
+
+
+def evenly_cut(tmp_path: Path, hidden: int = 40) -> Path:
+    """MLPs of one width, everything else as it was."""
+    dense = make_dense()
+    finished = slim("vit_slim", dense, share=0.95, knobs={"attention_give": 0.5, "patches": "stay"})
+    plan = finished.plan.replace(
+        blocks=tuple(
+            block.replace(heads=dense.shape.heads, head_width=dense.shape.head_width, hidden=hidden)
+            for block in finished.plan.blocks
+        )
+    )
+    config = config_of("vit_slim", dense, finished).replace(plan=plan)
+    folder = tmp_path / "even"
+    torch.manual_seed(0)
+    model = config.build()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save(folder, model, config)
+    return folder
+
+
+def test_a_model_that_timm_can_say_loads_with_timm_alone(tmp_path: Path):
+    folder = evenly_cut(tmp_path)
+    form = by_name(export_folder(folder, images(4)))["timm"]
+    assert (form.file, form.reason) == ("timm", "")
+    assert form.difference is not None and form.difference < 1e-4
+    written = json.loads((folder / "timm" / "config.json").read_text())
+    assert int(48 * written["model_args"]["mlp_ratio"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda block: block.replace(hidden=39), "one MLP width for all blocks; block 2 has 39, block 0 40"),
+        (lambda block: block.replace(head_width=8), "block 2 has 3 heads of 8"),
+        (lambda block: block.replace(tokens_q=1, tokens_mlp=1), "every token in every block; block 2 has 1 of"),
+    ],
+)
+def test_what_timm_cannot_say_is_told(change: Callable, reason: str, tmp_path: Path):
+    config = load_config(evenly_cut(tmp_path))
+    blocks = [*config.plan.blocks]
+    blocks[2] = change(blocks[2])
+    with pytest.raises(ExportError, match=reason):
+        expressed(config.replace(plan=config.plan.replace(blocks=tuple(blocks))))
+
+
+# What goes wrong.
+
+
+def writing(monkeypatch: pytest.MonkeyPatch, write: Callable) -> None:
+    monkeypatch.setattr(folder_module, "FORMS", {"pt2": ("model.pt2", write)})
+
+
+def test_a_form_that_cannot_be_made_is_told_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fails(model: torch.nn.Module, config: SlimConfig, path: Path) -> None:
+        path.write_text("half of it")
+        raise RuntimeError("the exporter\ndoes not like it")
+
+    folder = made(tmp_path, "vit_slim")
+    writing(monkeypatch, fails)
+    (form,) = export_folder(folder, images(2))
+    assert form == FormReport(name="pt2", reason="RuntimeError: the exporter")
+    assert not (folder / "model.pt2").exists()
+
+
+def test_a_form_that_says_something_else_is_not_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from autoslim.export import pt2_form
+
+    def another(model: torch.nn.Module, config: SlimConfig, path: Path) -> None:
+        model.head.bias.data[0] += 1.0
+        pt2_form.write(model, config, path)
+
+    folder = made(tmp_path, "vit_slim")
+    writing(monkeypatch, another)
+    (form,) = export_folder(folder, images(2))
+    assert "differ by 1 in the median image" in form.reason
+    assert not (folder / "model.pt2").exists()
+
+
+def test_a_form_that_needs_autoslim_is_not_handed_over(tmp_path: Path):
+    with pytest.raises(ExportError, match=r"cannot be read in a clean process: \w+"):
+        logits_apart("timm", tmp_path / "nothing", images(2))
+
+
+@pytest.mark.parametrize("barred", ["autoslim", "timm", "torchvision", "workers"])
+def test_the_clean_process_bars_what_a_form_must_do_without(barred: str, tmp_path: Path):
+    import autoslim.export
+
+    script = Path(autoslim.export.__file__).parent / "standalone" / "read_back.py"
+    spy = tmp_path / "spy.py"
+    spy.write_text(script.read_text().replace("import numpy as np", f"import {barred}\nimport numpy as np", 1))
+    run = subprocess.run([sys.executable, "-I", spy, "pt2", "a", "b", "c"], capture_output=True, text=True, check=False)
+    assert f"ImportError: {barred} is barred: the form pt2 must do without it" in run.stderr
+
+
+def test_an_operator_without_a_price_is_refused(tmp_path: Path):
+    node = onnx.helper.make_node("Einsum", ["images"], ["logits"], equation="bchw->bc")
+    of = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node],
+        "graph",
+        [of("images", onnx.TensorProto.FLOAT, [1, 3, 4, 4])],
+        [of("logits", onnx.TensorProto.FLOAT, [1, 3])],
+    )
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="no price is known for Einsum"):
+        count_onnx_flops(tmp_path / "model.onnx", torch.zeros(1, 3, 4, 4))
+
+
+# What lies beside the forms.
+
+
+def test_load_py_classifies_as_the_loaders_images_are_classified(tmp_path: Path):
+    folder = made(tmp_path, "vit_slim")
+    config = load_config(folder)
+    config = config.replace(preprocessing=config.preprocessing.replace(crop_pct=0.875))
+    save(folder, load(folder), config)
+    export_folder(folder, images(2))
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    stored = fit(Image.open(tmp_path / "photo.png"), storage_size((32, 32), 0.875))
+    sample = Sample(pixels=centre_crop(stored[None], (32, 32)), labels=np.zeros(1, np.int64), classes=config.classes)
+    logits = load(folder)(sample.tensor(mean=config.preprocessing.mean, std=config.preprocessing.std)).detach()[0]
+    best = int(logits.argmax())
+    run = subprocess.run(
+        [sys.executable, "-I", folder / "load.py", tmp_path / "photo.png"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert run.stdout.startswith(f"{tmp_path / 'photo.png'}: {config.classes[best]} {logits.softmax(0)[best]:.1%}, ")
+
+
+def test_checksums_name_every_file_and_sha256sum_agrees(tmp_path: Path):
+    (tmp_path / "timm").mkdir()
+    for name in ("config.json", "timm/config.json", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    write_checksums(tmp_path)
+    write_checksums(tmp_path)
+    lines = dict(reversed(line.split("  ")) for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
+    assert lines == {
+        name: hashlib.sha256(name.encode()).hexdigest() for name in ("config.json", "model.safetensors", "timm/config.json")
+    }
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path, check=False).returncode == 0
