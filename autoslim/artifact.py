@@ -70,10 +70,36 @@ class FormReport(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Lap(Record):
+    """Both models in one interleaved race: medians in milliseconds a batch, and the speed-up round by round with its quartiles."""
+
+    mode: str
+    device: str
+    batch: int
+    dense_ms: float
+    slimmed_ms: float
+    speedup: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedReport(Record):
+    """What was measured on `hardware` with so many `threads`; `left_out` gives the reason for what could not be."""
+
+    hardware: str
+    threads: int
+    laps: tuple[Lap, ...]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimConfig(Record):
     """Everything about a slimmed model but its weights. `recipe` holds the knobs as they were finished.
 
-    `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its size; `forms` are those it was handed over in.
+    `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its size; `forms` are those it was handed over in,
+    `speed` is what was measured then.
     """
 
     format: int
@@ -89,6 +115,7 @@ class SlimConfig(Record):
     images: dict[str, int]
     versions: dict[str, str]
     forms: tuple[FormReport, ...] = ()
+    speed: SpeedReport | None = None
 
     def build(self) -> nn.Module:
         """The slimmed structure with untrained weights; the caller's random numbers are left as they were."""

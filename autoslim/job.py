@@ -47,6 +47,10 @@ class Resources(Record):
     gpu: float = 0.0
 
 
+SPEED_MODES = ("eager", "compiled", "onnxruntime")
+"""The ways in which the speed of a model is measured when it is handed over."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
@@ -68,6 +72,7 @@ class SearchJob(Record):
     seed: int = 0
     class_query: bool = False
     bound: str = "max"
+    speed: tuple[str, ...] = SPEED_MODES
     resources: Resources | None = None
     concurrency: int | None = None
     address: str | None = None

@@ -40,6 +40,7 @@ _FLAGS = {
     "steps": "--method or --knob",
     "first": "--first",
     "class_query": "--class-query",
+    "speed": "--speed",
     **{f"training.{name}": f"--{name.replace('_', '-')}" for name in ("epochs", "batch_size", "lr", "distillation")},
     **{f"training.{name}": f"--{name}" for name in ("augmentation", "flip")},
     "base.epochs": "--base-epochs",
@@ -160,6 +161,8 @@ class Slimming:
             judged=judged,
             dataset=dataset,
             origin=Origin(source=self.job.dataset.source),
+            dense=base,
+            speed=self.job.speed,
         )
         # The configuration comes last: without it the folder is not a model yet.
         files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))

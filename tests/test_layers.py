@@ -9,7 +9,7 @@ import sys
 import autoslim
 
 CORE = (
-    *("artifact", "data", "training", "methods", "vit", "flops"),
+    *("artifact", "data", "training", "speed", "export", "methods", "vit", "flops"),
     *("job", "result", "recipe", "plan", "budget", "shape", "record", "errors", "output"),
 )
 SEARCH_PACKAGES = ("ray", "optuna", "mlflow")

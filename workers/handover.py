@@ -76,6 +76,8 @@ def hand_over(
             judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
             dataset=dataset,
             origin=Origin(job=job.id, trial=result.number, source=job.dataset.source),
+            dense=base,
+            speed=job.speed,
         )
         assert result.accuracy is not None and result.flops is not None and result.params is not None
         handed.append(

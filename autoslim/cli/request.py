@@ -11,7 +11,7 @@ from typing import Any
 
 from autoslim.budget import Budget
 from autoslim.errors import RequestError
-from autoslim.job import DatasetSpec, ModelSpec, Resources, SearchJob
+from autoslim.job import SPEED_MODES, DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.recipe import BOUNDS, Training
 
 
@@ -40,6 +40,7 @@ class Words:
     seed: int | None
     class_query: bool | None
     bound: str | None
+    speed: str | None
     resources: str | None
     concurrency: int | None
     address: str | None
@@ -88,6 +89,7 @@ def new_job(words: Words) -> SearchJob:
             seed=words.seed,
             class_query=words.class_query,
             bound=words.bound,
+            speed=parse_speed(words.speed),
         ),
     )
     return check(job)
@@ -125,7 +127,13 @@ def resumed_job(job: SearchJob, words: Words) -> SearchJob:
     ):
         if typed is not None and typed != was:
             raise RequestError(f"{flag} is {typed!r}, but this search was begun with {was!r}; a resumed search keeps it")
-    changes = given(trials=words.trials, concurrency=words.concurrency, address=words.address, tracking_uri=words.tracking_uri)
+    changes = given(
+        trials=words.trials,
+        concurrency=words.concurrency,
+        address=words.address,
+        tracking_uri=words.tracking_uri,
+        speed=parse_speed(words.speed),
+    )
     if words.resources is not None:
         changes["resources"] = parse_resources(words.resources)
     return check(job.replace(**changes, output=str(words.output)))
@@ -167,6 +175,16 @@ def parse_pairs(text: str, flag: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             pairs[name] = value
     return pairs
+
+
+def parse_speed(text: str | None) -> tuple[str, ...] | None:
+    """`eager,onnxruntime`; `none` for no mode at all."""
+    if text is None:
+        return None
+    modes = () if text == "none" else tuple(text.split(","))
+    if unknown := [mode for mode in modes if mode not in SPEED_MODES]:
+        raise RequestError(f"--speed has {unknown[0]!r}; allowed: {', '.join(SPEED_MODES)}, or none")
+    return modes
 
 
 def parse_resources(text: str | None) -> Resources | None:

@@ -46,6 +46,12 @@ ClassQuery = Annotated[
     typer.Option("--class-query/--no-class-query", help="Compute only the prefix tokens in the last block; same logits."),
 ]
 Bound = Annotated[str | None, typer.Option(help="A budget holds for every image (max) or in the mean (mean); default max.")]
+Speed = Annotated[
+    str | None,
+    typer.Option(
+        help="How the speed of the models is measured: eager,compiled,onnxruntime (the default), fewer of them, or none."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -75,6 +81,7 @@ def search(
     seed: Seed = None,
     class_query: ClassQuery = None,
     bound: Bound = None,
+    speed: Speed = None,
     resources: PerTrial = None,
     concurrency: Concurrency = None,
     address: Address = None,
@@ -126,6 +133,7 @@ def plan(
     seed: Seed = None,
     class_query: ClassQuery = None,
     bound: Bound = None,
+    speed: Speed = None,
     resources: PerTrial = None,
     concurrency: Concurrency = None,
     address: Address = None,

@@ -65,6 +65,7 @@ def slim(
     seed: flags.Seed = None,
     class_query: flags.ClassQuery = None,
     bound: flags.Bound = None,
+    speed: flags.Speed = None,
     output: flags.OutputFolder = _DEFAULT_OUTPUT,
     json: flags.Json = False,
 ) -> None:
@@ -94,6 +95,7 @@ def slim(
         seed=seed,
         class_query=class_query,
         bound=bound,
+        speed=speed,
         resources=None,
         concurrency=None,
         address=None,
@@ -149,6 +151,7 @@ def slim_job(words: Words, *, methods: list[str], knobs: list[str], first: str |
         seed=searched.seed,
         class_query=searched.class_query,
         bound=searched.bound,
+        speed=searched.speed,
     )
 
 

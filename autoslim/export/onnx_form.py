@@ -10,6 +10,7 @@ from torch import nn
 from autoslim.artifact import SlimConfig
 from autoslim.errors import ExportError
 from autoslim.export.example import any_batch, example_images
+from autoslim.shape import ViTShape
 
 FILE = "model.onnx"
 
@@ -21,10 +22,14 @@ FORBIDDEN = ("NonZero", "Compress", "ScatterND", "ScatterElements", "Scatter", "
 
 
 def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
+    write_onnx(model, config.shape, path)
+
+
+def write_onnx(model: nn.Module, shape: ViTShape, path: Path) -> None:
     """Raises ExportError where the graph needs an operator that is forbidden."""
     program = torch.onnx.export(
         model,
-        (example_images(config.shape),),
+        (example_images(shape),),
         dynamo=True,
         dynamic_shapes=(any_batch(),),
         input_names=["images"],

@@ -49,7 +49,7 @@ Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px
 scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in
 `config.json`, in the order of the logits.
 
-{_forms(config)}## How it was made
+{_forms(config)}{_speed(config)}## How it was made
 
 {_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
@@ -101,6 +101,35 @@ def _forms(config: SlimConfig) -> str:
 {left_out}
 Differences are from the weights' own logits on {config.images["compared"]} test images, at batch 1 and all at once, in a process without
 autoslim. {script}`sha256sum --check SHA256SUMS` checks the files.
+
+"""
+
+
+def _speed(config: SlimConfig) -> str:
+    """Latency and throughput beside the dense model's; a model that is not faster at batch 1 is said so."""
+    speed = config.speed
+    if speed is None:
+        return ""
+    rows = "\n".join(
+        f"| {lap.mode}, {lap.device} | {lap.batch} | {lap.dense_ms:.3g} | {lap.slimmed_ms:.3g} | "
+        f"{1000 * lap.batch / lap.slimmed_ms:,.0f} | {lap.speedup:.2f} ({lap.low:.2f}-{lap.high:.2f}) |"
+        for lap in speed.laps
+    )
+    slow = [
+        f"{lap.mode} on the {lap.device.upper()} ({lap.speedup:.2f} times as fast)"
+        for lap in speed.laps
+        if lap.batch == 1 and lap.speedup <= 1
+    ]
+    plainly = f"**At batch 1 it is not faster than the dense model**: {', '.join(slow)}.\n" if slow else ""
+    left_out = "".join(f"Not measured: {mode}, because {reason}.\n" for mode, reason in speed.left_out.items())
+    return f"""## Speed
+
+| | batch | dense, ms | slimmed, ms | images a second | times as fast (quartiles) |
+|---|---|---|---|---|---|
+{rows}
+
+{plainly}{left_out}Medians of both models run in turns, on {speed.hardware}, {speed.threads} threads. By FLOPs alone it would be
+{config.flops.dense / config.flops.held:.2f} times as fast.
 
 """
 

@@ -6,12 +6,15 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from autoslim.artifact import FormReport, SlimConfig, load_config, write_config
+from torch import Tensor
+
+from autoslim.artifact import FormReport, SlimConfig, SpeedReport, load_config, write_config
 from autoslim.data import PreparedDataset, sample_split
-from autoslim.errors import UnsupportedModelError
+from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
+from autoslim.speed import measure_apart
 from autoslim.training.verify import Verdict
 
 _log = logging.getLogger(__name__)
@@ -41,8 +44,18 @@ class Origin:
     trial: int | None = None
 
 
-def complete_folder(folder: Path, *, budget: int, label: str, judged: Judged, dataset: PreparedDataset, origin: Origin) -> None:
-    """`label` is how the user wrote the `budget`."""
+def complete_folder(
+    folder: Path,
+    *,
+    budget: int,
+    label: str,
+    judged: Judged,
+    dataset: PreparedDataset,
+    origin: Origin,
+    dense: Path,
+    speed: tuple[str, ...],
+) -> None:
+    """`label` is how the user wrote the `budget`, `dense` the dense model's folder, `speed` the modes that are measured."""
     config = load_config(folder)
     config = config.replace(
         flops=config.flops.replace(budget=budget, budget_label=label),
@@ -55,7 +68,12 @@ def complete_folder(folder: Path, *, budget: int, label: str, judged: Judged, da
         images={**config.images, "test": judged.slimmed.images},
     )
     write_config(folder, config)
-    config = config.replace(forms=_export(folder, config, dataset), images={**config.images, "compared": COMPARED})
+    images_B3HW = _some_images(config, dataset)
+    config = config.replace(
+        forms=_export(folder, images_B3HW),
+        speed=_measure(folder, dense, images_B3HW, speed) if speed else None,
+        images={**config.images, "compared": len(images_B3HW)},
+    )
     write_config(folder, config)
     drawn = _draw(folder, dataset)
     card = render_card(config, job=origin.job, trial=origin.trial, source=origin.source, report=_about(dataset), drawn=drawn)
@@ -63,14 +81,27 @@ def complete_folder(folder: Path, *, budget: int, label: str, judged: Judged, da
     write_checksums(folder)
 
 
-def _export(folder: Path, config: SlimConfig, dataset: PreparedDataset) -> tuple[FormReport, ...]:
+def _some_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
     size, preprocessing = config.shape.image_size, config.preprocessing
     sample = sample_split(dataset.at(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED)
-    forms = export_folder(folder, sample.tensor(mean=preprocessing.mean, std=preprocessing.std))
+    return sample.tensor(mean=preprocessing.mean, std=preprocessing.std)
+
+
+def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
+    forms = export_folder(folder, images_B3HW)
     for form in forms:
         if form.reason:
             _log.info("%s has no %s form: %s", folder, form.name, form.reason)
     return forms
+
+
+def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport | None:
+    """A model whose speed cannot be measured is handed over all the same."""
+    try:
+        return measure_apart(folder, dense, images_B3HW, modes=modes)
+    except JobError as error:
+        _log.warning("%s", error)
+        return None
 
 
 def _draw(folder: Path, dataset: PreparedDataset) -> bool:

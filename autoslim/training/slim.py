@@ -14,7 +14,7 @@ from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
 from autoslim.flops import predict
-from autoslim.job import DatasetSpec, ModelSpec
+from autoslim.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.methods import METHODS, solve
 from autoslim.plan import Plan
 from autoslim.recipe import Recipe, Step, Training
@@ -45,6 +45,7 @@ class SlimJob(Record):
     seed: int = 0
     class_query: bool = False
     bound: str = "max"
+    speed: tuple[str, ...] = SPEED_MODES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from autoslim.vit import create_dense
 
 MODEL = ["--model", "deit_tiny_patch16_224", "--image-size", "16"]
 TINY = [*MODEL, "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--from-scratch"]
-SHORT = ["--data", "digits", "--train-limit", "200", "--epochs", "1", "--base-epochs", "0.5"]
+SHORT = ["--data", "digits", "--train-limit", "200", "--epochs", "1", "--base-epochs", "0.5", "--speed", "none"]
 SPEC = ModelSpec(
     name="deit_tiny_patch16_224",
     weights="scratch",
