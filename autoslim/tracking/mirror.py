@@ -18,6 +18,7 @@ from autoslim.result import ParetoFront
 from autoslim.store import Store, StoredJob, StoredTrial, TrackedRun
 from autoslim.store.export import flat_knobs, write_front_parquet, write_trials_parquet
 from autoslim.tracking.content import Content, Point, epoch_points, job_content, trial_content
+from autoslim.tracking.registry import Candidate, find_candidate
 from autoslim.tracking.remote import Remote, RunGoneError, artifacts_beside, bounded_requests, default_tracking_uri
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Mirror:
             content = trial_content(job, trial, parent=parent.run_id, pareto=number in front)
             child = tracked.get(str(number)) or self._create(str(number), content)
             changed += self._sync_trial(child, content, number, revisions.get(number, 0), find_pictures(job, number))
+            changed += self._sync_models(str(number), job, find_models(job, number))
         # The parent comes last, so that it never shows a trial that has no run.
         return changed + self._sync_job(parent, summary, job, trials)
 
@@ -127,6 +129,21 @@ class Mirror:
             self._remote.upload(run.run_id, Path(folder))
         return self._save(run.replace(logged=run.logged | {"pictures": digest}))
 
+    def _sync_models(self, entity: str, job: StoredJob, models: list[Candidate]) -> bool:
+        """Registers what trial `entity` was handed over as; a registry that refuses is told of and not asked for the same again."""
+        if not models:
+            return False
+        run = self._store.tracked(self._job_id, self._destination)[entity]
+        known = run.logged.get("registered", {})
+        fresh = {model.label: model for model in models if known.get(model.label) != model.digest}
+        if not fresh or run.logged.get("gone"):
+            return False
+        for model in fresh.values():
+            self._remote.register(job.job.id, model, run.run_id)
+        digests = {label: model.digest for label, model in fresh.items()}
+        self._save(run.replace(logged=run.logged | {"registered": {**known, **digests}}))
+        return True
+
     def _sync_job(self, run: TrackedRun, content: Content, job: StoredJob, trials: Sequence[StoredTrial]) -> bool:
         ended = [trial.to_dict() for trial in trials if trial.ended_at]
         facts = [job.chosen, None if job.base is None else job.base.to_dict(), ended]
@@ -170,6 +187,13 @@ def find_pictures(job: StoredJob, number: int) -> list[Path]:
     labels = [label for label, chosen in job.chosen.items() if chosen == number]
     files = [Output(Path(job.job.output)).model(labels[0]) / name for name in (PAGE, PNG)] if labels else []
     return [file for file in files if file.is_file()]
+
+
+def find_models(job: StoredJob, number: int) -> list[Candidate]:
+    """What trial `number` is handed over as, one for each of its budgets."""
+    output = Output(Path(job.job.output))
+    labels = [label for label, chosen in job.chosen.items() if chosen == number]
+    return [model for label in labels if (model := find_candidate(output.model(label), label)) is not None]
 
 
 def write_artifacts(folder: Path, job: StoredJob, trials: Sequence[StoredTrial]) -> None:

@@ -18,17 +18,21 @@ from autoslim.errors import ClusterError, RequestError
 from autoslim.store import hide_password
 from autoslim.tracking.content import Content, Point
 from autoslim.tracking.note import EXPERIMENT_NOTE
+from autoslim.tracking.registry import Candidate, register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _T = TypeVar("_T")
 
+_log = logging.getLogger(__name__)
+
 _LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # what MLflow takes in one batch
 
@@ -118,6 +122,24 @@ class Remote:
     def upload(self, run_id: str, folder: Path) -> None:
         with self._calling(run_id):
             self._connected.log_artifacts(run_id, str(folder))
+
+    def register(self, name: str, model: Candidate, run_id: str) -> None:
+        """A version of the registered model `name`, and the budget's alias at it; not every backend has a registry."""
+        from mlflow.exceptions import MlflowException
+
+        with self._calling(run_id):
+            try:
+                register(self._connected, name, model, run_id=run_id)
+            except MlflowException as error:
+                if error.error_code not in (
+                    "FEATURE_DISABLED",
+                    "INVALID_PARAMETER_VALUE",
+                    "NOT_IMPLEMENTED",
+                    "PERMISSION_DENIED",
+                ):
+                    raise
+                reason = " ".join(str(error).split())[:300]
+                _log.warning("MLflow at %s did not register the model for %s: %s", self.uri, model.label, reason)
 
     @property
     def _connected(self) -> MlflowClient:

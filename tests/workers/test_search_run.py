@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -125,4 +126,38 @@ def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, S
     handed = [run for run in runs if "chosen" in run.data.tags]
     assert handed
     for run in handed:
-        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["picture.html", "picture.png"]
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["model", "picture.html", "picture.png"]
+
+
+def test_the_registrys_models_load_with_mlflow_alone_and_give_the_models_logits(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    with Store(default_url(output)) as store:
+        (stored,) = store.jobs()
+    code = f"""
+import os, sys
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+for name in ("autoslim", "workers", "torch", "timm"):
+    sys.modules[name] = None
+import mlflow, numpy
+mlflow.set_tracking_uri("sqlite:///{output}/mlflow.db")
+images = numpy.random.default_rng(0).standard_normal((2, 3, 16, 16), dtype=numpy.float32)
+print(mlflow.pyfunc.load_model("models:/{stored.job.id}@50pct").predict(images).tolist())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    images = np.random.default_rng(0).standard_normal((2, 3, 16, 16), dtype=np.float32)
+    with torch.no_grad():
+        expected = autoslim.load(output / "models" / "50%")(torch.from_numpy(images))
+    assert torch.allclose(torch.tensor(json.loads(run.stdout.splitlines()[-1])), expected, atol=1e-4)
+
+
+def test_every_model_is_handed_over_in_forms_with_its_speed(finished: tuple[Path, Search]) -> None:
+    output, _ = finished
+    for label in ("70%", "50%"):
+        folder = output / "models" / label
+        config = load_config(folder)
+        assert {form.file for form in config.forms} >= {"model.onnx", "model.pt2"}
+        assert {form.flops for form in config.forms if form.name == "onnx"} == {config.flops.fvcore}
+        assert config.speed is not None
+        assert {lap.batch for lap in config.speed.laps if lap.device == "cpu"} == {1, 64}
+        assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=False).returncode == 0
