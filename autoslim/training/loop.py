@@ -62,6 +62,22 @@ class Segment:
     state: Callable[[], dict[str, Tensor]]
 
 
+class Waits:
+    """How long the training waited for its loader."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self.seconds += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
+
+
 class Trainer:
     """Trains `student` through one beat; iterate over `segments()`."""
 
@@ -112,10 +128,10 @@ class Trainer:
         torch.manual_seed(segment_seed(self.seed, self.beat.name, index))
         self.student.train()
         totals: dict[str, Tensor] = {}
-        began, images = time.monotonic(), 0
+        began, images, waits = time.monotonic(), 0, Waits()
         batches = self.loader.epoch(self.beat.first_epoch + index)
         with contextlib.closing(batches):  # type: ignore[type-var]
-            for images_B3HW, labels_B in itertools.islice(batches, steps):
+            for images_B3HW, labels_B in waits.timed(itertools.islice(batches, steps)):
                 batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
                 if self.training.mixup > 0:
                     batch, targets = self._mix(batch, targets)
@@ -132,7 +148,8 @@ class Trainer:
         self._check_finite(totals)
         self._check_weights()
         seconds = time.monotonic() - began
-        return {name: float(total) / steps for name, total in totals.items()} | {"images_per_second": images / seconds}
+        speed = {"images_per_second": images / seconds, "loader_wait": waits.seconds / seconds}
+        return {name: float(total) / steps for name, total in totals.items()} | speed
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup of each image with its opposite number, in a share drawn from Beta(alpha, alpha); targets become soft labels."""

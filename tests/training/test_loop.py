@@ -208,6 +208,7 @@ def test_the_curves_are_means_over_the_segment(make_trainer: MakeTrainer, bench:
     (segment,) = make_trainer(student, objective).segments()
     assert segment.metrics["loss"] == pytest.approx(4.0)
     assert segment.metrics["images_per_second"] > 0
+    assert 0 <= segment.metrics["loader_wait"] < 1
 
 
 # The task's loss.

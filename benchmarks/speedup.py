@@ -1,0 +1,170 @@
+"""How much of the FLOPs that a method saves becomes time, on the machine at hand.
+
+    python benchmarks/speedup.py --output runs/speedup [--models deit_tiny_patch16_224] [--modes eager] [--batches 1,8,64] [--share 0.5]
+
+All contestants of one model, mode and batch size run in turns in one process: the dense model, every method's cut form at the same share
+of its FLOPs, and a plain dense ViT of about as many FLOPs, only narrower. Weights are random: time does not depend on them, and counts are
+fixed. What is there is not measured again. `realised` is the speed-up over what the FLOPs promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import os
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoslim.flops import count_flops, predict
+from autoslim.job import SPEED_MODES, ModelSpec
+from autoslim.methods import METHODS, solve
+from autoslim.plan import Plan
+from autoslim.record import Record
+from autoslim.shape import ViTShape
+from autoslim.speed import runners
+from autoslim.speed.measure import hardware
+from autoslim.speed.race import race, ratio
+from autoslim.vit import create_dense
+
+WAYS = {"eager": runners.eager, "compiled": runners.compiled, "onnxruntime": runners.onnxruntime}
+assert tuple(WAYS) == SPEED_MODES
+
+KNOBS = {"vit_slim": {"width_multiple": 8, "patches": "stay"}}
+"""Other than the defaults: what one would deploy."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell(Record):
+    """One contestant; `share` of the dense model's FLOPs, milliseconds a batch, and the speed-up over dense with its quartiles."""
+
+    model: str
+    mode: str
+    batch: int
+    name: str
+    share: float
+    ms: float
+    speedup: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def realised(self) -> float:
+        return self.speedup * self.share
+
+
+def contestants(name: str, share: float) -> tuple[ViTShape, dict[str, tuple[nn.Module, float]]]:
+    """Models with their share of the FLOPs, counted by fvcore; dense first."""
+    dense = create_dense(ModelSpec(name=name, weights="scratch"))
+    shape, plan = dense.shape, Plan.dense(dense.shape)
+    total = predict(shape, plan).total
+    models: dict[str, nn.Module] = {"dense": dense.module}
+    for method in METHODS.values():
+        solved = solve(method, shape, plan, KNOBS.get(method.name, {}), int(share * total))
+        models[method.name] = method.build(copy.deepcopy(dense.module), shape, solved.plan, solved.knobs)
+    models["narrower dense ViT"] = narrower(name, shape, int(share * total))
+    counted = {key: (model.eval(), count_flops(model, shape.image_size) / total) for key, model in models.items()}
+    return shape, counted
+
+
+def narrower(name: str, shape: ViTShape, budget: int) -> nn.Module:
+    """The widest model of the same depth and head width within `budget` whose width is a multiple of 8 and of its heads."""
+    best: nn.Module | None = None
+    for heads in range(1, shape.heads + 1):
+        for head_width in range(16, shape.head_width + 1, 8):
+            args = {"embed_dim": heads * head_width, "num_heads": heads}
+            if args["embed_dim"] >= shape.dim:
+                continue
+            model = create_dense(ModelSpec(name=name, weights="scratch", args=args))
+            flops = predict(model.shape, Plan.dense(model.shape)).total
+            if flops <= budget and (best is None or flops > count_flops(best, shape.image_size)):
+                best = model.module
+    assert best is not None
+    return best
+
+
+def measure(name: str, mode: str, batches: list[int], share: float, seconds: float) -> list[Cell]:
+    shape, models = contestants(name, share)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runs = {key: WAYS[mode](model, shape, device) for key, (model, _) in models.items()}
+    cells = []
+    for batch in batches:
+        images = torch.randn(batch, 3, *shape.image_size)
+        laps = dict(
+            zip(runs, race([lambda run=run, images=images: run(images) for run in runs.values()], seconds=seconds), strict=True)
+        )
+        for key, (_, flops) in models.items():
+            middle, low, high = ratio(laps["dense"], laps[key])
+            ms = 1000 * statistics.median(laps[key])
+            cells.append(
+                Cell(
+                    model=name,
+                    mode=f"{mode}, {device.type}",
+                    batch=batch,
+                    name=key,
+                    share=flops,
+                    ms=ms,
+                    speedup=middle,
+                    low=low,
+                    high=high,
+                    rounds=len(laps[key]),
+                )
+            )
+            print(f"{name} {mode} batch {batch} {key}: {ms:.4g} ms, {middle:.3f} times as fast", file=sys.stderr, flush=True)
+    return cells
+
+
+def table(cells: list[Cell]) -> str:
+    lines = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        own = [cell for cell in cells if cell.model == model]
+        columns = list(dict.fromkeys((cell.mode, cell.batch) for cell in own))
+        lines += ["", f"**{model}**", "", "| | FLOPs | " + " | ".join(f"{mode}, batch {batch}" for mode, batch in columns) + " |"]
+        lines.append("|---|---|" + "---|" * len(columns))
+        for name in dict.fromkeys(cell.name for cell in own):
+            found = {(cell.mode, cell.batch): cell for cell in own if cell.name == name}
+            shown = [_shown(found.get(column)) for column in columns]
+            lines.append(f"| {name} | {next(iter(found.values())).share:.1%} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _shown(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.name == "dense":
+        return f"{cell.ms:.4g} ms"
+    return f"{cell.speedup:.2f} ({cell.low:.2f}-{cell.high:.2f}), {cell.realised:.0%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--models", default="deit_tiny_patch16_224,deit_small_patch16_224")
+    parser.add_argument("--modes", default=",".join(WAYS))
+    parser.add_argument("--batches", default="1,8,64")
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of one race; five rounds at least")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    batches = [int(batch) for batch in arguments.batches.split(",")]
+    cells: list[Cell] = []
+    for model in arguments.models.split(","):
+        for mode in arguments.modes.split(","):
+            path = arguments.output / f"{model}-{mode}-{arguments.batches}-{arguments.share}.jsonl"
+            if not path.is_file():
+                found = measure(model, mode, batches, arguments.share, arguments.seconds)
+                path.write_text("".join(cell.to_json() + "\n" for cell in found))
+            cells += [Cell.from_json(line) for line in path.read_text().splitlines()]
+    print(f"{hardware()}, {arguments.threads} threads; times as fast as dense (quartiles), share of what the FLOPs promise")
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
