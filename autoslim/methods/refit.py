@@ -12,12 +12,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoslim.methods.trunk import blocks_of
+
 RIDGE = 1e-3
 """On the diagonal, as a share of its mean: units that say the same are told apart by nothing."""
+
+
+_BATCH = 64
 
 
 @dataclasses.dataclass
@@ -79,3 +85,29 @@ def refit(layer: nn.Linear, kept_K: Tensor, moments: Moments) -> tuple[Tensor, T
         return weight_DK.to(layer.weight.dtype), None
     shift_D = weight_DF @ moments.mean_F - weight_DK @ moments.mean_F[kept_K]
     return weight_DK.to(layer.weight.dtype), (layer.bias.detach().double() + shift_D).to(layer.bias.dtype)
+
+
+def measure_readers(model: nn.Module, images_B3HW: Tensor) -> None:
+    """Leaves with every block's projection and second MLP layer the moments of what it reads on these images."""
+    blocks: list[Any] = blocks_of(model)
+    layers = [layer for block in blocks for layer in (block.attn.proj, block.mlp.fc2)]
+    with torch.no_grad(), measuring(layers) as moments:
+        for batch_B3HW in torch.split(images_B3HW, _BATCH):
+            model.eval()(batch_B3HW)
+    for layer, own in zip(layers, moments, strict=True):
+        # Not a buffer: it is gone with the layer, which is replaced.
+        layer.moments = own
+
+
+def refit_reader(narrow: nn.Linear, whole: Any, kept_K: Tensor, *, gate_K: Tensor | None = None) -> None:
+    """Where `measure_readers` has been, fills `narrow`, which stands for `whole` behind the inputs `kept_K`.
+
+    `gate_K` multiplies the inputs that were measured, but not those of `narrow`.
+    """
+    moments = getattr(whole, "moments", None)
+    if moments is None:
+        return
+    weight_DK, bias_D = refit(whole, kept_K, moments)
+    narrow.weight.data.copy_(weight_DK if gate_K is None else weight_DK * gate_K)
+    if bias_D is not None:
+        narrow.bias.data.copy_(bias_D)

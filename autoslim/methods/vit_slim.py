@@ -33,7 +33,7 @@ from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
 from autoslim.methods.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 from autoslim.methods.pick import At
-from autoslim.methods.refit import measuring, refit
+from autoslim.methods.refit import measure_readers, refit_reader
 from autoslim.methods.sublayer import drop_attention, drop_mlp
 from autoslim.methods.trunk import Trunk, blocks_of, install
 from autoslim.methods.width import empty_attention, empty_mlp, narrow_attention, narrow_mlp
@@ -55,7 +55,6 @@ MASK_LR = 100.0
 STARTS = ("folded", "searched", "dense")
 
 _NARROWEST = 0.02
-_MEASURE_BATCH = 64
 
 
 class ViTSlim(Method):
@@ -155,7 +154,9 @@ class ViTSlim(Method):
             if name.endswith("zeta") or brief.knobs["start"] != "dense":
                 parameter.data.copy_(brief.shared[name])
         if brief.knobs["refit"]:
-            _measure(student, images_B3HW, gated=brief.knobs["start"] == "folded")
+            # In the form that is cut: with the masks where they are folded in, without them where they only rank.
+            with contextlib.nullcontext() if brief.knobs["start"] == "folded" else unmasked(blocks_of(student)):
+                measure_readers(student, images_B3HW)
         return student.requires_grad_(False)
 
     def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
@@ -234,18 +235,6 @@ def _terms(knobs: Knobs) -> Terms:
     )
 
 
-def _measure(student: nn.Module, images_B3HW: Tensor, *, gated: bool) -> None:
-    """Leaves in `student` the moments of what its projections and second MLP layers read, with the masks as they are or hiding nothing."""
-    blocks: list[Any] = blocks_of(student)
-    layers = [layer for block in blocks for layer in (block.attn.proj, block.mlp.fc2)]
-    with torch.no_grad(), contextlib.nullcontext() if gated else unmasked(blocks), measuring(layers) as moments:
-        for batch_B3HW in torch.split(images_B3HW, _MEASURE_BATCH):
-            student.eval()(batch_B3HW)
-    for layer, own in zip(layers, moments, strict=True):
-        # Not a buffer: it is gone with the layer, which is replaced.
-        layer.moments = own
-
-
 def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
     """Where moments were measured, what reads the units that stay is refitted to them."""
     ungate_patches(block)
@@ -257,7 +246,7 @@ def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
         whole = block.attn
         block.attn = narrow_attention(whole, kept_HK, gate_HK, heads=layer.heads)
         rows_HK = kept_HK + whole.head_dim * torch.tensor(layer.heads, device=like.device)[:, None]
-        _refit(block.attn.proj, whole.proj, rows_HK.flatten(), torch.ones_like(gate_HK).flatten())
+        refit_reader(block.attn.proj, whole.proj, rows_HK.flatten())
     else:
         drop_attention(block)
     if layer.hidden:
@@ -267,20 +256,9 @@ def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
         gate_F = zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype)
         whole = block.mlp
         block.mlp = narrow_mlp(whole, kept_F, gate_F)
-        _refit(block.mlp.fc2, whole.fc2, kept_F, gate_F)
+        refit_reader(block.mlp.fc2, whole.fc2, kept_F, gate_K=gate_F)
     else:
         drop_mlp(block)
-
-
-def _refit(narrow: nn.Linear, whole: Any, kept_K: Tensor, gate_K: Tensor) -> None:
-    """`gate_K` multiplies the inputs that were measured, but not those of `narrow`."""
-    moments = getattr(whole, "moments", None)
-    if moments is None:
-        return
-    weight_DK, bias_D = refit(whole, kept_K, moments)
-    narrow.weight.data.copy_(weight_DK * gate_K)
-    if bias_D is not None:
-        narrow.bias.data.copy_(bias_D)
 
 
 def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:

@@ -10,7 +10,8 @@ A unit is a hidden unit of an MLP, or one dimension of a head (its rows of query
 
 Units of all layers are compared in one of three ways (`compare`): by `score` for the money, over cost^cost_power; by score over the
 `layer`'s mean score; or by `rank` within the layer, so that every layer loses the same share. As in our ViT-Slim the heads of a layer
-keep equally many dimensions, each head its own, and every layer keeps one of each.
+keep equally many dimensions, each head its own, and every layer keeps one of each. `refit` is ours and off: these baselines are cut as
+they are in the literature.
 
 Shapes: B batch, N tokens, D width, H heads, K head width, F hidden units.
 """
@@ -30,6 +31,7 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.flops.predict import predict
 from autoslim.methods.base import Brief, Finished, Tensors, Workshop, logits_of
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.refit import measure_readers, refit_reader
 from autoslim.methods.trunk import blocks_of
 from autoslim.methods.width import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.plan import BlockPlan, Plan
@@ -70,6 +72,11 @@ class WidthPruning(CutAndTune):
 
         blocks = (b.replace(head_width=share(b.head_width), hidden=share(b.hidden)) for b in plan.blocks)
         return plan.replace(blocks=tuple(blocks))
+
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        if brief.knobs["refit"]:
+            measure_readers(model, images_B3HW)
+        return super().attach(model, brief, images_B3HW)
 
     def finish(self, student: nn.Module, brief: Brief) -> Finished:
         scores = self.scores(student, brief)
@@ -138,14 +145,21 @@ def _narrowed(plan: Plan, counts: list[dict[str, int]]) -> Plan:
 def cut(block: Any, plan: BlockPlan, heads_HK: Tensor, hidden_F: Tensor) -> None:
     kept_HK = heads_HK.sort(dim=1, descending=True, stable=True).indices[:, : plan.head_width].sort(dim=1).values
     kept_F = hidden_F.sort(descending=True, stable=True).indices[: plan.hidden].sort().values
-    block.attn = narrow_attention(block.attn, kept_HK, torch.ones_like(kept_HK, dtype=block.attn.qkv.weight.dtype))
-    block.mlp = narrow_mlp(block.mlp, kept_F, torch.ones_like(kept_F, dtype=block.mlp.fc1.weight.dtype))
+    attention, mlp = block.attn, block.mlp
+    block.attn = narrow_attention(attention, kept_HK, torch.ones_like(kept_HK, dtype=attention.qkv.weight.dtype))
+    block.mlp = narrow_mlp(mlp, kept_F, torch.ones_like(kept_F, dtype=mlp.fc1.weight.dtype))
+    rows_HK = kept_HK + attention.head_dim * torch.arange(attention.num_heads)[:, None]
+    refit_reader(block.attn.proj, attention.proj, rows_HK.flatten())
+    refit_reader(block.mlp.fc2, mlp.fc2, kept_F)
 
 
 def _ranges(**own: Knob) -> Ranges:
     return {
         "keep": Knob(kind="float", help="share of all widths kept", default=0.6, low=_NARROWEST, high=1.0, priced=1),
         "cost_power": Knob(kind="float", help="scores are divided by cost to this power", default=1.0, low=0.0, high=1.0),
+        "refit": Knob(
+            kind="choice", help="as our ViT-Slim does, to see what that is worth", default=False, choices=(False, True)
+        ),
         **own,
     }
 
