@@ -8,9 +8,11 @@ import shutil
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autoslim.data import PreparedDataset
 from autoslim.flops import count_flops
@@ -77,11 +79,15 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
     if not dense.is_ready_for(dataset.classes):
         train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
         trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
-        for report in _adapt(trainer, folder.with_name(folder.name + ".checkpoint")):
+        checkpoint = folder.with_name(folder.name + ".checkpoint")
+        saved = load_checkpoint(checkpoint)
+        if saved is not None:
+            began -= float(saved[1]["seconds"])
+        for report in _adapt(trainer, checkpoint, saved, began):
             model = module if trainer.average is None else trainer.average.module
-            share, epochs = accuracy(model, validation, device=device, bfloat16=bfloat16), report.epoch
+            share = accuracy(model, validation, device=device, bfloat16=bfloat16)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
-        module = module if trainer.average is None else trainer.average.module
+        module, epochs = module if trainer.average is None else trainer.average.module, trainer.step / len(train)
     final = accuracy(module, validation, device=device, bfloat16=bfloat16)
     facts = BaseFacts(
         dense_flops=count_flops(module, dense.shape.image_size),
@@ -117,10 +123,11 @@ def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.d
     )
 
 
-def _adapt(trainer: Trainer, checkpoint: Path) -> Iterator[EpochReport]:
-    saved = load_checkpoint(checkpoint)
+def _adapt(
+    trainer: Trainer, checkpoint: Path, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, began: float
+) -> Iterator[EpochReport]:
     if saved is not None:
         trainer.restore(saved[0], step=saved[1]["step"])
     for segment in trainer.segments():
         yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)
-        save_checkpoint(checkpoint, segment.state(), {"step": segment.steps})
+        save_checkpoint(checkpoint, segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})

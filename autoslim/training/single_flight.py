@@ -8,9 +8,9 @@ Clocks are never compared: a waiter watches the beat with its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
-import socket
 import threading
 import time
 import uuid
@@ -63,9 +63,9 @@ def publishing(folder: Path, read: Callable[[], object | None]) -> Iterator[Path
 
 
 def drop_locks(folder: Path) -> None:
-    """For one who knows that nobody else is at work in `folder`: its locks are those of processes that were killed."""
-    for lock in folder.glob("*.lock"):
-        shutil.rmtree(lock, ignore_errors=True)
+    """For one who knows that nobody else is at work in `folder`: locks and half-written results there are those of killed processes."""
+    for left in (*folder.glob("*.lock"), *folder.glob("*.partial-*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 class _Lock:
@@ -73,7 +73,7 @@ class _Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.owner = f"{uuid.uuid4().hex} {socket.gethostname()} {os.getpid()}"
+        self.owner = f"{uuid.uuid4().hex} {_pid_space()} {os.getpid()}"
 
     def take(self) -> bool:
         try:
@@ -93,6 +93,8 @@ class _Lock:
                 count += 1
                 # A beat that storage refuses is one beat missed; a dozen in a row, and a waiter rightly takes the work over.
                 with contextlib.suppress(OSError):
+                    if not self._last().startswith(self.owner):
+                        return
                     self._beat(count)
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -111,21 +113,21 @@ class _Lock:
         while self.path.exists() and not until():
             time.sleep(_POLL)
             now = self._last()
-            if _is_dead(now):
-                self._break()
-                return
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since > DEAD_AFTER:
-                self._break()
+            if _is_dead(now) or time.monotonic() - since > DEAD_AFTER:
+                self._break(now)
                 return
 
-    def _break(self) -> None:
-        """Only one of several waiters can move the dead lock away."""
+    def _break(self, dead: str) -> None:
+        """Moves the lock away whose last beat was `dead`; where another waiter was quicker and has taken it anew, it is put back."""
         grave = self.path.with_name(f"{self.path.name}.dead-{uuid.uuid4().hex}")
-        # It is gone where another waiter was quicker, or the owner has finished after all; then there is nothing to break.
+        # It is gone where the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
             os.rename(self.path, grave)
+            if _read_beat(grave).split()[:1] != dead.split()[:1]:
+                os.rename(grave, self.path)
+                return
             shutil.rmtree(grave, ignore_errors=True)
 
     def _beat(self, count: int) -> None:
@@ -133,16 +135,31 @@ class _Lock:
 
     def _last(self) -> str:
         """Empty where the owner has not come to its first beat, or has just gone."""
-        try:
-            return (self.path / "beat").read_text()
-        except FileNotFoundError:
-            return ""
+        return _read_beat(self.path)
+
+
+def _read_beat(lock: Path) -> str:
+    """Network storage has more than one word for what is gone."""
+    try:
+        return (lock / "beat").read_text()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _pid_space() -> str:
+    """Within which a process's number means one process: this boot of this kernel, and the namespace; empty where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return f"unknown-{uuid.uuid4().hex}"
 
 
 def _is_dead(beat: str) -> bool:
-    """Whether the beat is that of a process which this host knows to be gone."""
+    """Whether the beat is that of a process which is known to be gone, because it would be seen from here."""
     parts = beat.split()
-    if len(parts) != 4 or parts[1] != socket.gethostname():
+    if len(parts) != 4 or parts[1] != _pid_space():
         return False
     try:
         os.kill(int(parts[2]), 0)
