@@ -26,7 +26,7 @@ def logits_apart(form: str, path: Path, images_B3HW: Tensor) -> tuple[Tensor, Te
         images, found = Path(scratch) / "images.npy", Path(scratch) / "logits.npz"
         np.save(images, images_B3HW.numpy())
         script = Path(__file__).parent / "standalone" / "read_back.py"
-        command = [sys.executable, "-I", str(script), form, str(path.absolute()), str(images), str(found)]
+        command = [sys.executable, "-P", str(script), form, str(path.absolute()), str(images), str(found)]
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch, timeout=60 * _MINUTES)  # noqa: S603
         if run.returncode != 0:
             said = run.stderr.strip().splitlines()

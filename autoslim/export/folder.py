@@ -18,13 +18,17 @@ from autoslim.errors import ExportError
 from autoslim.export import onnx_form, pt2_form, timm_form
 from autoslim.export.apart import logits_apart
 from autoslim.export.onnx_flops import count_onnx_flops
+from autoslim.output import is_disk_full
 
 CHECKSUMS = "SHA256SUMS"
 LOAD_SCRIPT = "load.py"
 
 ALIKE_WITHIN = 1e-3
-"""Of the logits' spread. In most images a form that is right differs by far less; in a single one a near tie between two patches may
-be settled the other way by another runtime's rounding, which is why the median decides and the largest difference is told."""
+"""Of the logits' spread. A form that is right differs by far less, but in a single image a near tie between two patches may be settled
+the other way by another runtime's rounding."""
+
+ALIKE_IMAGES = 7 / 8
+"""The share of the images that must be alike; the largest difference of all is told."""
 
 Write = Callable[[nn.Module, SlimConfig, Path], None]
 FORMS: dict[str, tuple[str, Write]] = {
@@ -38,12 +42,17 @@ def export_folder(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
     """Writes every form of the model in `folder` beside it, and `load.py`; compares each with the model on real images.
 
     A form that cannot be made, or does not say what the model says, is not left behind; its report gives the reason.
+
+    Raises:
+        OSError: when the disk is full.
     """
     model, config = load(folder), load_config(folder)
     with torch.no_grad():
         expected_BC = model(images_B3HW)
     reports = tuple(_form(name, folder, model, config, images_B3HW, expected_BC) for name in FORMS)
-    shutil.copyfile(Path(__file__).parent / "standalone" / LOAD_SCRIPT, folder / LOAD_SCRIPT)
+    _remove(folder / LOAD_SCRIPT)
+    if (folder / onnx_form.FILE).is_file():
+        shutil.copyfile(Path(__file__).parent / "standalone" / LOAD_SCRIPT, folder / LOAD_SCRIPT)
     return reports
 
 
@@ -55,11 +64,22 @@ def _form(name: str, folder: Path, model: nn.Module, config: SlimConfig, images_
         with _quietly():
             write(model, config, path)
         difference = _difference(name, path, images_B3HW, expected_BC)
-        flops = count_onnx_flops(path, images_B3HW[:1]) if name == "onnx" else None
-    except Exception as error:  # noqa: BLE001 - exporters raise whatever they come across; the reason is told, and the form is not there
+    except Exception as error:
+        # Exporters raise whatever they come across; the reason is told, and the form is not there.
         _remove(path)
+        if is_disk_full(error):
+            raise
         return FormReport(name=name, reason=_reason(error))
-    return FormReport(name=name, file=file, difference=difference, flops=flops)
+    report = FormReport(name=name, file=file, difference=difference)
+    return _counted(report, path, images_B3HW[:1]) if name == "onnx" else report
+
+
+def _counted(report: FormReport, path: Path, image_13HW: Tensor) -> FormReport:
+    """A graph that is right is handed over even where it cannot be counted."""
+    try:
+        return report.replace(flops=count_onnx_flops(path, image_13HW))
+    except ExportError as error:
+        return report.replace(reason=str(error))
 
 
 def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
@@ -72,8 +92,11 @@ def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor)
     for found_BC in logits_apart(name, path, images_B3HW):
         apart_B = (found_BC - expected_BC).abs().amax(dim=1)
         spread = float(expected_BC.std()) or 1.0
-        if not float(apart_B.median()) <= ALIKE_WITHIN * spread:
-            raise ExportError(f"its logits differ by {float(apart_B.median()):.2g} in the median image")
+        alike = int((apart_B <= ALIKE_WITHIN * spread).sum())
+        if alike < ALIKE_IMAGES * len(apart_B):
+            raise ExportError(
+                f"its logits are the model's in {alike} of {len(apart_B)} images; they differ by up to {float(apart_B.max()):.2g}"
+            )
         largest = max(largest, float(apart_B.max()))
     return largest
 

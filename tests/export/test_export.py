@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -18,7 +19,7 @@ from tiny import config_of, images, make_dense, slim
 
 from autoslim.artifact import FormReport, SlimConfig, load, load_config, save
 from autoslim.data.augment import centre_crop
-from autoslim.data.decode import fit, storage_size
+from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.sample import Sample
 from autoslim.errors import ExportError
 from autoslim.export import export_folder, write_checksums
@@ -165,11 +166,11 @@ def test_a_form_that_says_something_else_is_not_handed_over(tmp_path: Path, monk
     folder = made(tmp_path, "vit_slim")
     writing(monkeypatch, another)
     (form,) = export_folder(folder, images(2))
-    assert "differ by 1 in the median image" in form.reason
+    assert "its logits are the model's in 0 of 2 images; they differ by up to 1" in form.reason
     assert not (folder / "model.pt2").exists()
 
 
-def test_a_form_that_needs_autoslim_is_not_handed_over(tmp_path: Path):
+def test_a_form_that_cannot_be_read_is_told_with_what_the_process_said(tmp_path: Path):
     with pytest.raises(ExportError, match=r"cannot be read in a clean process: \w+"):
         logits_apart("timm", tmp_path / "nothing", images(2))
 
@@ -181,7 +182,7 @@ def test_the_clean_process_bars_what_a_form_must_do_without(barred: str, tmp_pat
     script = Path(autoslim.export.__file__).parent / "standalone" / "read_back.py"
     spy = tmp_path / "spy.py"
     spy.write_text(script.read_text().replace("import numpy as np", f"import {barred}\nimport numpy as np", 1))
-    run = subprocess.run([sys.executable, "-I", spy, "pt2", "a", "b", "c"], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-P", spy, "pt2", "a", "b", "c"], capture_output=True, text=True, check=False)
     assert f"ImportError: {barred} is barred: the form pt2 must do without it" in run.stderr
 
 
@@ -202,26 +203,66 @@ def test_an_operator_without_a_price_is_refused(tmp_path: Path):
 # What lies beside the forms.
 
 
-def test_load_py_classifies_as_the_loaders_images_are_classified(tmp_path: Path):
-    folder = made(tmp_path, "vit_slim")
+def pictures() -> dict[str, Image.Image]:
+    draw = np.random.default_rng(0)
+    colours = draw.integers(0, 256, (45, 61, 4), dtype=np.uint8)
+    grey = draw.integers(0, 65536, (45, 61), dtype=np.uint16)
+    return {"rgb": Image.fromarray(colours[..., :3]), "rgba": Image.fromarray(colours), "grey16": Image.fromarray(grey)}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = made(tmp_path_factory.mktemp("exported"), "vit_slim")
     config = load_config(folder)
-    config = config.replace(preprocessing=config.preprocessing.replace(crop_pct=0.875))
-    save(folder, load(folder), config)
+    save(folder, load(folder), config.replace(preprocessing=config.preprocessing.replace(crop_pct=0.875)))
     export_folder(folder, images(2))
-    pixels = np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
-    stored = fit(Image.open(tmp_path / "photo.png"), storage_size((32, 32), 0.875))
+    return folder
+
+
+@pytest.mark.parametrize("kind", list(pictures()))
+def test_load_py_classifies_as_the_loaders_images_are_classified(kind: str, exported: Path, tmp_path: Path):
+    config = load_config(exported)
+    pictures()[kind].save(tmp_path / "photo.png")
+    stored = fit(decode_rgb((tmp_path / "photo.png").read_bytes()), storage_size((32, 32), 0.875))
     sample = Sample(pixels=centre_crop(stored[None], (32, 32)), labels=np.zeros(1, np.int64), classes=config.classes)
-    logits = load(folder)(sample.tensor(mean=config.preprocessing.mean, std=config.preprocessing.std)).detach()[0]
+    logits = load(exported)(sample.tensor(mean=config.preprocessing.mean, std=config.preprocessing.std)).detach()[0]
     best = int(logits.argmax())
     run = subprocess.run(
-        [sys.executable, "-I", folder / "load.py", tmp_path / "photo.png"],
+        [sys.executable, "-P", exported / "load.py", tmp_path / "photo.png"],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
     )
     assert run.stdout.startswith(f"{tmp_path / 'photo.png'}: {config.classes[best]} {logits.softmax(0)[best]:.1%}, ")
+
+
+def test_a_graph_that_cannot_be_counted_is_handed_over_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuses(path: Path, image: torch.Tensor) -> int:
+        raise ExportError("no price is known for Einsum")
+
+    folder = made(tmp_path, "vit_slim")
+    monkeypatch.setattr(folder_module, "FORMS", {"onnx": folder_module.FORMS["onnx"]})
+    monkeypatch.setattr(folder_module, "count_onnx_flops", refuses)
+    (form,) = export_folder(folder, images(2))
+    assert (form.file, form.flops, form.reason) == ("model.onnx", None, "no price is known for Einsum")
+    assert (folder / "load.py").is_file()
+
+
+def test_a_full_disk_is_no_reason_but_an_error_and_without_a_graph_there_is_no_load_py(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(model: torch.nn.Module, config: SlimConfig, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = made(tmp_path, "vit_slim")
+    (folder / "load.py").write_text("an earlier one")
+    writing(monkeypatch, full)
+    with pytest.raises(OSError, match="No space left"):
+        export_folder(folder, images(2))
+    monkeypatch.setattr(folder_module, "FORMS", {})
+    assert export_folder(folder, images(2)) == ()
+    assert not (folder / "load.py").exists()
 
 
 def test_checksums_name_every_file_and_sha256sum_agrees(tmp_path: Path):

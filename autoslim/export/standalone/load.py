@@ -14,6 +14,15 @@ CONFIG = json.loads((FOLDER / "config.json").read_text())
 HOW = CONFIG["preprocessing"]
 
 
+def opened(name):
+    """As RGB: transparency over white, of 16-bit grey the upper eight bits."""
+    image = Image.open(name)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
 def prepare(image):
     """An RGB image as (1, 3, height, width): scaled until the shorter side fits, the centre cut out, normalised."""
     height, width = CONFIG["shape"]["image_size"]
@@ -29,7 +38,7 @@ def prepare(image):
 if __name__ == "__main__":
     session = onnxruntime.InferenceSession(FOLDER / "model.onnx", providers=["CPUExecutionProvider"])
     for name in sys.argv[1:]:
-        logits = session.run(None, {"images": prepare(Image.open(name).convert("RGB"))})[0][0]
+        logits = session.run(None, {"images": prepare(opened(name))})[0][0]
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         best = shares.argsort()[::-1][:3]
         print(f"{name}: " + ", ".join(f"{CONFIG['classes'][number]} {shares[number]:.1%}" for number in best))

@@ -1,4 +1,4 @@
-"""Runs a form on images where autoslim cannot be imported: `python -I read_back.py FORM PATH IMAGES.npy LOGITS.npz`.
+"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy LOGITS.npz`.
 
 A script that knows nothing of the package it lies in.
 """
