@@ -82,9 +82,10 @@ class Mirror:
             content = trial_content(job, trial, parent=parent.run_id, pareto=number in front)
             child = tracked.get(str(number)) or self._create(str(number), content)
             changed += self._sync_trial(child, content, number, revisions.get(number, 0), find_pictures(job, number))
-            changed += self._sync_models(str(number), job, find_models(job, number))
-        # The parent comes last, so that it never shows a trial that has no run.
-        return changed + self._sync_job(parent, summary, job, trials)
+        # The parent comes after them, so that it never shows a trial that has no run.
+        changed += self._sync_job(parent, summary, job, trials)
+        # Models are large, and not every server takes them: nothing waits for them.
+        return changed + sum(self._sync_models(str(number), job, find_models(job, number)) for number in set(job.chosen.values()))
 
     def _check(self, tracked: dict[str, TrackedRun]) -> dict[str, TrackedRun]:
         """A database that was deleted or exchanged is filled again."""
@@ -130,7 +131,7 @@ class Mirror:
         return self._save(run.replace(logged=run.logged | {"pictures": digest}))
 
     def _sync_models(self, entity: str, job: StoredJob, models: list[Candidate]) -> bool:
-        """Registers what trial `entity` was handed over as; a registry that refuses is told of and not asked for the same again."""
+        """Registers what trial `entity` was handed over as; what a registry refuses is told, and tried again at the next sync."""
         if not models:
             return False
         run = self._store.tracked(self._job_id, self._destination)[entity]
@@ -139,9 +140,12 @@ class Mirror:
         if not fresh or run.logged.get("gone"):
             return False
         for model in fresh.values():
-            self._remote.register(job.job.id, model, run.run_id)
-        digests = {label: model.digest for label, model in fresh.items()}
-        self._save(run.replace(logged=run.logged | {"registered": {**known, **digests}}))
+            try:
+                self._remote.register(job.job.id, model, run.run_id)
+            except RunGoneError:
+                return False
+            known = {**known, model.label: model.digest}
+            run = self._save(run.replace(logged=run.logged | {"registered": known}))
         return True
 
     def _sync_job(self, run: TrackedRun, content: Content, job: StoredJob, trials: Sequence[StoredTrial]) -> bool:

@@ -6,7 +6,6 @@ Versions are models from code around `model.onnx`: MLflow unpickles nothing, and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import tempfile
 import warnings
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from autoslim.artifact import load_config
 from autoslim.export.folder import CHECKSUMS
 from autoslim.export.onnx_form import FILE
+from autoslim.vit.weights import file_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +35,8 @@ class Candidate:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256((self.folder / CHECKSUMS).read_bytes()).hexdigest()[:16]
+        """Of the weights: what was measured beside them makes no other model."""
+        return file_digest(self.folder / "model.safetensors")[:16]
 
 
 def find_candidate(folder: Path, label: str) -> Candidate | None:
@@ -69,7 +70,9 @@ def _create(client: MlflowClient, name: str, candidate: Candidate, run_id: str) 
     with tempfile.TemporaryDirectory(prefix="autoslim-model-") as scratch:
         path = Path(scratch) / FOLDER
         _write(path, candidate.folder)
-        client.log_artifacts(run_id, str(path), FOLDER)
+        # A folder of its own, so that no version's files are ever written again.
+        place = f"{FOLDER}-{candidate.digest}"
+        client.log_artifacts(run_id, str(path), place)
     config = load_config(candidate.folder)
     tags = {
         _DIGEST: candidate.digest,
@@ -78,7 +81,7 @@ def _create(client: MlflowClient, name: str, candidate: Candidate, run_id: str) 
         "flops": str(config.flops.held),
         "test_accuracy": str(config.accuracy.get("test/slimmed", "")),
     }
-    source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     return str(client.create_model_version(name, source, run_id, tags=tags).version)
 
 

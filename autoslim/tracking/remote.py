@@ -27,6 +27,15 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
+_NO_REGISTRY = (
+    "FEATURE_DISABLED",
+    "ENDPOINT_NOT_FOUND",
+    "NOT_IMPLEMENTED",
+    "PERMISSION_DENIED",
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+)
+
 _LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -124,19 +133,14 @@ class Remote:
             self._connected.log_artifacts(run_id, str(folder))
 
     def register(self, name: str, model: Candidate, run_id: str) -> None:
-        """A version of the registered model `name`, and the budget's alias at it; not every backend has a registry."""
+        """A version of the registered model `name`, and the budget's alias at it; a server without a registry is told of."""
         from mlflow.exceptions import MlflowException
 
         with self._calling(run_id):
             try:
                 register(self._connected, name, model, run_id=run_id)
             except MlflowException as error:
-                if error.error_code not in (
-                    "FEATURE_DISABLED",
-                    "INVALID_PARAMETER_VALUE",
-                    "NOT_IMPLEMENTED",
-                    "PERMISSION_DENIED",
-                ):
+                if error.error_code not in _NO_REGISTRY:
                     raise
                 reason = " ".join(str(error).split())[:300]
                 _log.warning("MLflow at %s did not register the model for %s: %s", self.uri, model.label, reason)

@@ -49,14 +49,30 @@ def test_a_folder_is_registered_once_and_its_budgets_alias_stands_at_it(folder: 
 
 def test_a_folder_that_was_made_anew_is_a_new_version(folder: Path, client, run_id: str):
     register(client, "digits-1", candidate(folder, "50%"), run_id=run_id)
-    (folder / "SHA256SUMS").write_text("other sums")
+    with (folder / "model.safetensors").open("ab") as weights:
+        weights.write(b"other weights")
+    (folder / "model.onnx").write_bytes(b"another graph")
     assert register(client, "digits-1", candidate(folder, "50%"), run_id=run_id) == "2"
     assert str(client.get_model_version_by_alias("digits-1", "50pct").version) == "2"
+    graphs = [
+        (
+            Path(client.get_model_version("digits-1", version).source.removeprefix("file://")) / "artifacts" / "model.onnx"
+        ).read_bytes()
+        for version in ("1", "2")
+    ]
+    assert graphs == [b"a graph", b"another graph"]
+
+
+def test_what_was_measured_beside_the_weights_makes_no_new_version(folder: Path, client, run_id: str):
+    register(client, "digits-1", candidate(folder, "50%"), run_id=run_id)
+    (folder / "SHA256SUMS").write_text("other sums, because a card was written anew")
+    assert register(client, "digits-1", candidate(folder, "70%"), run_id=run_id) == "1"
+    assert str(client.get_model_version_by_alias("digits-1", "70pct").version) == "1"
 
 
 def test_what_is_logged_is_code_and_onnx_and_no_pickle(folder: Path, client, run_id: str, tmp_path: Path):
     register(client, "digits-1", candidate(folder, "2.3G"), run_id=run_id)
-    logged = tmp_path / "artifacts" / run_id / "artifacts" / "model"
+    (logged,) = (tmp_path / "artifacts" / run_id / "artifacts").glob("model-*")
     files = {path.relative_to(logged).as_posix() for path in logged.rglob("*") if path.is_file()}
     assert {"MLmodel", "served_model.py", "artifacts/model.onnx", "artifacts/config.json"} <= files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
