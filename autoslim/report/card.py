@@ -89,7 +89,10 @@ def _forms(config: SlimConfig) -> str:
     rows = "\n".join(
         f"| `{form.file}` | {_FORMS[form.name]} | {form.difference:.1e} |" for form in config.forms if form.difference is not None
     )
-    left_out = "".join(f"Not made: {form.name}, because {form.reason}.\n" for form in config.forms if form.reason)
+    left_out = "".join(f"Not made: {form.name}, because {form.reason}.\n" for form in config.forms if not form.file)
+    left_out += "".join(
+        f"Not counted: {form.name}, because {form.reason}.\n" for form in config.forms if form.file and form.reason
+    )
     onnx = any(form.name == "onnx" and form.file for form in config.forms)
     script = "`python load.py IMAGE` classifies an image with numpy, pillow and onnxruntime alone. " if onnx else ""
     return f"""## Forms
@@ -129,14 +132,24 @@ def _speed(config: SlimConfig) -> str:
 {rows}
 
 {plainly}{left_out}Medians of both models run in turns, on {speed.hardware}, {speed.threads} threads. By FLOPs alone it would be
-{config.flops.dense / config.flops.held:.2f} times as fast.
+{config.flops.dense / config.flops.fvcore:.2f} times as fast. On a CPU everything is in float32; on a GPU PyTorch runs in bfloat16 on
+images that are there, compiled as CUDA graphs, and ONNX Runtime in float32 with the images' way there.{_capped(config)}
 
 """
 
 
+def _capped(config: SlimConfig) -> str:
+    if not _varies(config):
+        return ""
+    return " Eager, an image computes as many tokens as it needs; compiled and as ONNX, as many as the caps allow."
+
+
 def _counted_graph(config: SlimConfig) -> str:
     counted = [form.flops for form in config.forms if form.flops is not None]
-    return f"| ONNX graph, from the shapes that ONNX Runtime meets | {counted[0]:,} |\n" if counted else ""
+    if not counted:
+        return ""
+    differs = "" if counted[0] == config.flops.fvcore else " (differs from fvcore's: the exporter has rewritten a part)"
+    return f"| ONNX graph, from the shapes that ONNX Runtime meets{differs} | {counted[0]:,} |\n"
 
 
 def _choice(trial: int | None) -> str:

@@ -14,7 +14,7 @@ from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
-from autoslim.speed import measure_apart
+from autoslim.speed import hardware, measure_apart
 from autoslim.training.verify import Verdict
 
 _log = logging.getLogger(__name__)
@@ -95,13 +95,13 @@ def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
     return forms
 
 
-def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport | None:
-    """A model whose speed cannot be measured is handed over all the same."""
+def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:
+    """A model whose speed cannot be measured is handed over all the same, and its card says why."""
     try:
         return measure_apart(folder, dense, images_B3HW, modes=modes)
     except JobError as error:
-        _log.warning("%s", error)
-        return None
+        _log.warning("the speed of %s could not be measured: %s", folder, error)
+        return SpeedReport(hardware=hardware(), threads=0, laps=(), left_out={", ".join(modes): str(error)})
 
 
 def _draw(folder: Path, dataset: PreparedDataset) -> bool:

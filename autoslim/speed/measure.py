@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,8 @@ from autoslim.speed import runners
 from autoslim.speed.race import race, ratio
 from autoslim.vit import create_dense
 
-_WAYS: dict[str, Callable[[nn.Module, ViTShape, torch.device], runners.Runner]] = {
-    "eager": runners.eager,
-    "compiled": runners.compiled,
-    "onnxruntime": runners.onnxruntime,
-}
-assert tuple(_WAYS) == SPEED_MODES
 LARGE = (64, 32, 16, 8)
+_MINUTES = 30
 _LONGEST_BATCH = 2.0
 """Seconds that a large batch may take by what one image took."""
 
@@ -52,27 +47,29 @@ def measure(
     batches: tuple[int, ...] = (),
     seconds: float = _SECONDS,
 ) -> SpeedReport:
-    """`batches` are by default 1 and the largest of `LARGE` that the CPU has done in two seconds.
+    """`batches` are by default 1 and the largest of `LARGE` that the device should do in two seconds.
 
     Raises:
         RequestError: for a mode that there is not.
     """
-    if unknown := [mode for mode in modes if mode not in _WAYS]:
+    if unknown := [mode for mode in modes if mode not in runners.WAYS]:
         raise RequestError(f"the speed mode {unknown[0]!r} is unknown; allowed: {', '.join(SPEED_MODES)}")
     laps: list[Lap] = []
     left_out: dict[str, str] = {}
     for device in _devices():
-        sizes = batches or (1, _large(dense, shape, images_B3HW, device))
+        try:
+            sizes = batches or (1, _large(dense, shape, images_B3HW, device))
+        except RuntimeError as error:
+            left_out[device.type] = _reason(error)
+            continue
         for mode in modes:
             try:
-                way = _WAYS[mode]
+                way = runners.WAYS[mode]
                 pair = way(dense, shape, device), way(slimmed, shape, device)
                 for batch in sizes:
                     laps.append(_lap(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
             except Exception as error:  # noqa: BLE001 - compilers raise whatever they come across; the other modes are still told
-                lines = str(error).strip().splitlines()
-                kind = "" if isinstance(error, ExportError) else f"{type(error).__name__}: "
-                left_out[f"{mode} on {device.type}"] = kind + (lines[0][:200] if lines else "no reason given")
+                left_out[f"{mode} on {device.type}"] = _reason(error)
     return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), laps=tuple(laps), left_out=left_out)
 
 
@@ -82,7 +79,7 @@ def measure_apart(
     """Measures the slimmed model in `folder` beside the dense one, which lies in timm's format in `dense`.
 
     Raises:
-        JobError: with what that process said, where it ended badly.
+        JobError: with what that process said last, where it ended badly or not at all.
     """
     with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch:
         images = Path(scratch) / "images.npy"
@@ -98,10 +95,21 @@ def measure_apart(
             ",".join(modes),
         ]
         command += [] if threads is None else ["--threads", str(threads)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
-    if run.returncode != 0:
-        raise JobError(f"the speed of {folder} could not be measured:\n{run.stderr[-4000:]}")
-    return SpeedReport.from_json(run.stdout.strip().splitlines()[-1])
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * _MINUTES)  # noqa: S603
+        except subprocess.TimeoutExpired:
+            raise JobError(f"it took more than {_MINUTES} minutes") from None
+    last = run.stdout.strip().splitlines()[-1:]
+    if run.returncode != 0 or not last:
+        said = run.stderr.strip().splitlines()[-1:]
+        raise JobError(f"its process ended with {run.returncode}: {said[0] if said else 'it said nothing'}")
+    return SpeedReport.from_json(last[0])
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    kind = "" if isinstance(error, ExportError) else f"{type(error).__name__}: "
+    return kind + (lines[0][:200] if lines else "no reason given")
 
 
 def _devices() -> Iterator[torch.device]:

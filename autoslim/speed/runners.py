@@ -10,11 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo.config as dynamo_config
 from torch import Tensor, nn
 
 from autoslim.errors import ExportError
 from autoslim.export.onnx_form import write_onnx
+from autoslim.job import SPEED_MODES
 from autoslim.shape import ViTShape
+
+_GRAPHS = 1024
 
 Runner = Callable[[Tensor], None]
 """Runs one batch (B, 3, height, width), and returns when the result is there."""
@@ -32,8 +36,11 @@ def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
     """
     if device.type == "cpu" and not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         raise ExportError("torch.compile needs a C++ compiler, and there is none")
+    # Dynamo counts all graphs of one class together and, at its limit, silently goes back to running eagerly.
+    dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = _GRAPHS
+    dynamo_config.fail_on_recompile_limit_hit = True
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return _torch_runner(torch.compile(_placed(model, device), dynamic=False, mode=mode), device)
+    return _torch_runner(torch.compile(_placed(model, device), dynamic=False, fullgraph=True, mode=mode), device)
 
 
 def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
@@ -83,3 +90,11 @@ def _torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Ru
         torch.cuda.synchronize(device)
 
     return run_there
+
+
+WAYS: dict[str, Callable[[nn.Module, ViTShape, torch.device], Runner]] = {
+    "eager": eager,
+    "compiled": compiled,
+    "onnxruntime": onnxruntime,
+}
+assert tuple(WAYS) == SPEED_MODES
