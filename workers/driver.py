@@ -118,10 +118,10 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
 
 
 def disk_need(prepared: Prepared) -> int:
-    """Bytes of checkpoints and models: two trials' state at a time, a model a trial, the base."""
+    """Bytes of checkpoints and models: two trials' state at a time, a model a trial, the base, and five forms of each one handed over."""
     weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
     slots = prepared.job.concurrency or 2
-    return weights * (prepared.job.trials + 2 + 8 * slots) + 50 * 2**20
+    return weights * (prepared.job.trials + 2 + 8 * slots + 5 * len(prepared.budgets)) + 50 * 2**20
 
 
 def run_search(job: SearchJob, *, resume: bool = False) -> Summary:
@@ -183,11 +183,12 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     store.set_base(job.id, facts)
     _run_trials(prepared, store, terminal, base, slots, interrupt)
     chosen = choose(store.trials(job.id), prepared.budgets)
-    store.set_chosen(job.id, {label: result.number for label, result in chosen.items()})
     models: list[HandedOver] = []
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
         models = hand_over(job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset)
+        # Not before: whoever sees the choice in the store finds its models complete.
+        store.set_chosen(job.id, {label: result.number for label, result in chosen.items()})
         _drop_losers(prepared.output, store.trials(job.id), {result.number for result in chosen.values()})
     return _summary(prepared, store.trials(job.id), facts, models, store.job(job.id).shared)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import ray
 
 from autoslim.data import PreparedDataset
-from autoslim.errors import JobError
+from autoslim.errors import AutoslimError, JobError
 from autoslim.job import Resources, SearchJob
-from autoslim.output import Output
+from autoslim.output import Output, is_disk_full
 from autoslim.record import Record
 from autoslim.report.handing import Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, TrialResult
@@ -63,22 +63,34 @@ def hand_over(
     facts: BaseFacts,
     dataset: PreparedDataset,
 ) -> list[HandedOver]:
-    """Writes `models/<budget>/` for every budget that has a model."""
+    """Writes `models/<budget>/` for every budget that has a model; what an earlier run has left there stays until it is replaced.
+
+    Raises:
+        JobError: when a model could not be completed; the others have been.
+    """
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}
     verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
-    handed = []
+    handed, failed = [], []
     for (label, result), verdict in zip(chosen.items(), verdicts[1:], strict=True):
-        folder = folders[label]
-        complete_folder(
-            folder,
-            budget=budgets[label],
-            label=label,
-            judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
-            dataset=dataset,
-            origin=Origin(job=job.id, trial=result.number, source=job.dataset.source),
-            dense=base,
-            speed=job.speed,
-        )
+        try:
+            complete_folder(
+                folders[label],
+                budget=budgets[label],
+                label=label,
+                judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
+                dataset=dataset,
+                origin=Origin(job=job.id, trial=result.number, source=job.dataset.source),
+                dense=base,
+                speed=job.speed,
+            )
+        except (AutoslimError, OSError) as error:
+            if is_disk_full(error):
+                raise
+            failed.append(f"{label} (trial {result.number}): {error}")
+            continue
+        folder = output.model(label)
+        shutil.rmtree(folder, ignore_errors=True)
+        folders[label].rename(folder)
         assert result.accuracy is not None and result.flops is not None and result.params is not None
         handed.append(
             HandedOver(
@@ -94,15 +106,16 @@ def hand_over(
                 dense_test_accuracy=verdicts[0].accuracy,
             )
         )
+    if failed:
+        raise JobError(f"{len(handed)} models are handed over, and these could not be completed: {'; '.join(failed)}")
     return handed
 
 
 def _copy(output: Output, label: str, result: TrialResult) -> Path:
+    """Beside the place where it will lie when it is complete."""
     assert result.artifact is not None
     target = output.model(label)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output.root / result.artifact, partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    return target
+    return partial
