@@ -29,7 +29,7 @@ demo: $(STAMP)
 	$(BIN)/autoslim search --model deit_tiny_patch16_224 --from-scratch \
 	  --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 --image-size 24 --data digits \
 	  --flops 70% --flops 50% --flops 40% --trials 12 --epochs 5 --base-epochs 40 --base-lr 3e-3 --batch-size 32 \
-	  --space smoke --concurrency 2 --output $(DEMO_OUTPUT)
+	  --space smoke --concurrency 2 --speed eager,onnxruntime --output $(DEMO_OUTPUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not cluster'

@@ -207,16 +207,20 @@ def carry_out(runs: list[Run], data: Path, output: Path, settings: Settings, pro
     """One run's failure is noted as its own and stops no other, and be it that its process was killed."""
     with ThreadPoolExecutor(processes) as pool:
         futures = {pool.submit(_in_own_process, run, data, output, settings): run for run in runs}
-        for number, future in enumerate(as_completed(futures), 1):
-            future.result()
-            print(f"[{number}/{len(runs)}] {_line(output, futures[future])}", file=sys.stderr, flush=True)
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                future.result()
+                print(f"[{number}/{len(runs)}] {_line(output, futures[future])}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _in_own_process(run: Run, data: Path, output: Path, settings: Settings) -> None:
     process = get_context("spawn").Process(target=_perform_or_say_why, args=(run, data, output, settings))
     process.start()
     process.join()
-    if process.exitcode != 0:
+    if process.exitcode != 0 and not is_done(output, run):
         _fail(run, output, f"its process ended with {process.exitcode}")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoslim.errors import ExportError
 from autoslim.flops import count_flops, predict
 from autoslim.job import SPEED_MODES, ModelSpec
 from autoslim.methods import METHODS, solve
@@ -30,9 +31,6 @@ from autoslim.speed import runners
 from autoslim.speed.measure import hardware
 from autoslim.speed.race import race, ratio
 from autoslim.vit import create_dense
-
-WAYS = {"eager": runners.eager, "compiled": runners.compiled, "onnxruntime": runners.onnxruntime}
-assert tuple(WAYS) == SPEED_MODES
 
 KNOBS = {"vit_slim": {"width_multiple": 8, "patches": "stay"}}
 """Other than the defaults: what one would deploy."""
@@ -88,10 +86,9 @@ def narrower(name: str, shape: ViTShape, budget: int) -> nn.Module:
     return best
 
 
-def measure(name: str, mode: str, batches: list[int], share: float, seconds: float) -> list[Cell]:
+def measure(name: str, mode: str, batches: list[int], share: float, seconds: float, device: torch.device) -> list[Cell]:
     shape, models = contestants(name, share)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    runs = {key: WAYS[mode](model, shape, device) for key, (model, _) in models.items()}
+    runs = {key: runners.WAYS[mode](model, shape, device) for key, (model, _) in models.items()}
     cells = []
     for batch in batches:
         images = torch.randn(batch, 3, *shape.image_size)
@@ -145,7 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--models", default="deit_tiny_patch16_224,deit_small_patch16_224")
-    parser.add_argument("--modes", default=",".join(WAYS))
+    parser.add_argument("--modes", default=",".join(SPEED_MODES))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda in bfloat16")
     parser.add_argument("--batches", default="1,8,64")
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=20.0, help="of one race; five rounds at least")
@@ -157,9 +155,14 @@ def main() -> None:
     cells: list[Cell] = []
     for model in arguments.models.split(","):
         for mode in arguments.modes.split(","):
-            path = arguments.output / f"{model}-{mode}-{arguments.batches}-{arguments.share}.jsonl"
+            how = f"{arguments.device}-{arguments.threads}-{arguments.batches}-{arguments.share}-{arguments.seconds:g}"
+            path = arguments.output / f"{model}-{mode}-{how}.jsonl"
             if not path.is_file():
-                found = measure(model, mode, batches, arguments.share, arguments.seconds)
+                try:
+                    found = measure(model, mode, batches, arguments.share, arguments.seconds, torch.device(arguments.device))
+                except ExportError as error:
+                    print(f"{mode}: {error}", file=sys.stderr)
+                    continue
                 path.write_text("".join(cell.to_json() + "\n" for cell in found))
             cells += [Cell.from_json(line) for line in path.read_text().splitlines()]
     print(f"{hardware()}, {arguments.threads} threads; times as fast as dense (quartiles), share of what the FLOPs promise")

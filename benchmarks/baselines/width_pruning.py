@@ -148,7 +148,7 @@ def cut(block: Any, plan: BlockPlan, heads_HK: Tensor, hidden_F: Tensor) -> None
     attention, mlp = block.attn, block.mlp
     block.attn = narrow_attention(attention, kept_HK, torch.ones_like(kept_HK, dtype=attention.qkv.weight.dtype))
     block.mlp = narrow_mlp(mlp, kept_F, torch.ones_like(kept_F, dtype=mlp.fc1.weight.dtype))
-    rows_HK = kept_HK + attention.head_dim * torch.arange(attention.num_heads)[:, None]
+    rows_HK = kept_HK + attention.head_dim * torch.arange(attention.num_heads, device=kept_HK.device)[:, None]
     refit_reader(block.attn.proj, attention.proj, rows_HK.flatten())
     refit_reader(block.mlp.fc2, mlp.fc2, kept_F)
 

@@ -391,7 +391,8 @@ def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tr
     runs = [Run(name="tome", budget=budget, seed=0) for budget in ("50%", "35%")]
 
     def kill_the_first() -> None:
-        while not (children := multiprocessing.active_children()):
+        deadline = time.monotonic() + 60
+        while not (children := multiprocessing.active_children()) and time.monotonic() < deadline:
             time.sleep(0.01)
         children[0].kill()
 
