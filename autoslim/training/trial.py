@@ -87,7 +87,7 @@ class _Trial:
 
     def run(self) -> Reports:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
-        self.shared_epochs = self.training.epochs * sum(self._shared_share(step) for step in self.recipe.steps)
+        self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         train_steps = split_steps(total, shares)
         saved = load_checkpoint(self._checkpoint)
@@ -141,9 +141,12 @@ class _Trial:
         self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
 
-    def _shared_share(self, step: Step) -> float:
+    def _shared_epochs(self, step: Step) -> float:
+        """In whole steps, as the workshop takes them."""
         settings = METHODS[step.method].shared_settings(self.shape, step.knobs)
-        return 0.0 if settings is None else METHODS[step.method].shared_share(settings)
+        share = 0.0 if settings is None else METHODS[step.method].shared_share(settings)
+        length = len(self.train_images)
+        return max(1, round(share * self.training.epochs * length)) / length if share else 0.0
 
     def _shared(self, method: Method, step: Step) -> Generator[EpochReport, None, Tensors | None]:
         """What the method's trials share, from wherever it was worked out first."""

@@ -42,9 +42,11 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
         "train share": method.train_share(expected.knobs),
         "shared share": None if shared is None else method.shared_share(shared),
         "learning rates": method.learning_rates(student, expected.knobs),
+        "tune rate": method.tune_rate(expected.knobs),
         "trained": [name for name, p in student.named_parameters() if p.requires_grad],
         "loss": loss,
         "finished plan": finished.plan,
+        "finished weights": sum(float(p.detach().double().square().sum()) for p in finished.model.parameters()),
         "tuned": [name for name, p in finished.model.named_parameters() if p.requires_grad],
         "trunk": type(finished.model.blocks).__name__,
     }
