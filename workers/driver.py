@@ -186,6 +186,7 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     models: list[HandedOver] = []
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
+        terminal.say("making their forms and measuring their speed, a minute or two each")
         models = hand_over(job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset)
         # Not before: whoever sees the choice in the store finds its models complete.
         store.set_chosen(job.id, {label: result.number for label, result in chosen.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoslim.artifact import SlimConfig
+from autoslim.artifact import SlimConfig, SpeedReport
 from autoslim.budget import format_flops
 from autoslim.report.picture import PAGE, PNG
 
@@ -132,10 +132,18 @@ def _speed(config: SlimConfig) -> str:
 {rows}
 
 {plainly}{left_out}Medians of both models run in turns, on {speed.hardware}, {speed.threads} threads. By FLOPs alone it would be
-{config.flops.dense / config.flops.fvcore:.2f} times as fast. On a CPU everything is in float32; on a GPU PyTorch runs in bfloat16 on
-images that are there, compiled as CUDA graphs, and ONNX Runtime in float32 with the images' way there.{_capped(config)}
+{config.flops.dense / config.flops.fvcore:.2f} times as fast. On the CPU everything is in float32.{_on_gpu(speed)}{_capped(config)}
 
 """
+
+
+def _on_gpu(speed: SpeedReport) -> str:
+    if all(lap.device == "cpu" for lap in speed.laps):
+        return ""
+    return (
+        " On the GPU PyTorch runs in bfloat16 on images that are there, compiled as CUDA graphs, and ONNX Runtime in float32 with the "
+        "images' way there."
+    )
 
 
 def _capped(config: SlimConfig) -> str:
