@@ -81,3 +81,10 @@ class ClusterError(AutoslimError):
 
 class JobError(AutoslimError):
     """The job failed; the message carries the remote traceback where there is one."""
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong in one line; of an error that is not ours, its kind as well."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0][:300] if lines else "no reason given"
+    return text if isinstance(error, AutoslimError) else f"{type(error).__name__}: {text}"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.artifact import Lap, SpeedReport, load
-from autoslim.errors import ExportError, JobError, RequestError
+from autoslim.errors import JobError, RequestError, first_line
 from autoslim.job import SPEED_MODES, ModelSpec
 from autoslim.shape import ViTShape
 from autoslim.speed import runners
@@ -60,7 +60,7 @@ def measure(
         try:
             sizes = batches or (1, _large(dense, shape, images_B3HW, device))
         except RuntimeError as error:
-            left_out[device.type] = _reason(error)
+            left_out[device.type] = first_line(error)
             continue
         for mode in modes:
             try:
@@ -69,7 +69,7 @@ def measure(
                 for batch in sizes:
                     laps.append(_lap(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
             except Exception as error:  # noqa: BLE001 - compilers raise whatever they come across; the other modes are still told
-                left_out[f"{mode} on {device.type}"] = _reason(error)
+                left_out[f"{mode} on {device.type}"] = first_line(error)
     return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), laps=tuple(laps), left_out=left_out)
 
 
@@ -104,12 +104,6 @@ def measure_apart(
         said = run.stderr.strip().splitlines()[-1:]
         raise JobError(f"its process ended with {run.returncode}: {said[0] if said else 'it said nothing'}")
     return SpeedReport.from_json(last[0])
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    kind = "" if isinstance(error, ExportError) else f"{type(error).__name__}: "
-    return kind + (lines[0][:200] if lines else "no reason given")
 
 
 def _devices() -> Iterator[torch.device]:
