@@ -28,7 +28,7 @@ _BATCH = 64
 
 @dataclasses.dataclass
 class Moments:
-    """Mean (F,) and covariance (F, F) of a linear layer's inputs over every token seen, in float64."""
+    """Mean (F,) and covariance (F, F) of a linear layer's inputs over every token seen, summed up in float64."""
 
     count: int
     sum_F: Tensor
@@ -78,7 +78,9 @@ def refit(layer: nn.Linear, kept_K: Tensor, moments: Moments) -> tuple[Tensor, T
     )
     weight_DF = layer.weight.detach().double()
     own_KK = products_FF[kept_K][:, kept_K]
-    own_KK = own_KK + RIDGE * own_KK.diagonal().mean() * torch.eye(len(kept_K), dtype=own_KK.dtype, device=own_KK.device)
+    # Never 0, so that a layer none of whose inputs ever lives can be solved, too.
+    ridge = (RIDGE * own_KK.diagonal().mean()).clamp_min(1e-12)
+    own_KK = own_KK + ridge * torch.eye(len(kept_K), dtype=own_KK.dtype, device=own_KK.device)
     told_KL = torch.linalg.solve(own_KK, products_FF[kept_K][:, lost_L])
     weight_DK = weight_DF[:, kept_K] + weight_DF[:, lost_L] @ told_KL.T
     if not centred:

@@ -85,6 +85,13 @@ def test_a_dead_input_that_stays_does_no_harm():
     assert error(layer, narrow, x) < error(layer, plainly_cut(layer), x)
 
 
+def test_inputs_that_are_all_dead_leave_the_bias_alone():
+    layer = linear(bias=True)
+    narrow = refitted(layer, torch.zeros(100, 8, dtype=torch.float64))
+    assert narrow.weight.isfinite().all()
+    torch.testing.assert_close(narrow.bias, layer.bias)
+
+
 def test_nothing_is_measured_once_it_is_closed():
     layer = linear(bias=True)
     with measuring([layer]) as (moments,):
