@@ -22,7 +22,7 @@ from autoslim.output import Output, is_disk_full
 from autoslim.record import Record
 from autoslim.report.handing import Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, EpochReport
-from autoslim.training.single_flight import drop_locks
+from autoslim.training.single_flight import drop_leftovers
 from autoslim.training.slim import PreparedSlim, SlimJob, adapt, prepare_slim, train
 from autoslim.training.trial import Outcome
 from autoslim.training.verify import judge_apart
@@ -123,8 +123,8 @@ class Slimming:
         partial.write_text(self.job.to_json(indent=1) + "\n")
         partial.replace(self.folder / "slim.json")
         # Nobody else is at work here.
-        drop_locks(self._work)
-        drop_locks(self._trial(prepared) / "shared")
+        drop_leftovers(self._work)
+        drop_leftovers(self._trial(prepared) / "shared")
         self._prepared = prepared
         return prepared
 

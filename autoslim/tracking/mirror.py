@@ -131,7 +131,7 @@ class Mirror:
         return self._save(run.replace(logged=run.logged | {"pictures": digest}))
 
     def _sync_models(self, entity: str, job: StoredJob, models: list[Candidate]) -> bool:
-        """Registers what trial `entity` was handed over as; what a registry refuses is told, and tried again at the next sync."""
+        """Registers what trial `entity` was handed over as; what a server without a registry refuses is told once."""
         if not models:
             return False
         run = self._store.tracked(self._job_id, self._destination)[entity]

@@ -62,7 +62,7 @@ def publishing(folder: Path, read: Callable[[], object | None]) -> Iterator[Path
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def drop_locks(folder: Path) -> None:
+def drop_leftovers(folder: Path) -> None:
     """For one who knows that nobody else is at work in `folder`: locks and half-written results there are those of killed processes."""
     for left in (*folder.glob("*.lock"), *folder.glob("*.partial-*")):
         shutil.rmtree(left, ignore_errors=True)
