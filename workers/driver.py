@@ -16,7 +16,7 @@ from pathlib import Path
 from ray import tune
 
 from autoslim.data import PreparedDataset, prepare_dataset
-from autoslim.errors import AutoslimError, BudgetError, OutputError, RequestError
+from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
 from autoslim.flops import predict
 from autoslim.job import SearchJob
 from autoslim.output import Output, is_disk_full
@@ -187,9 +187,13 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
         terminal.say("making their forms and measuring their speed, a minute or two each")
-        models = hand_over(job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset)
+        models, failed = hand_over(
+            job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset
+        )
         # Not before: whoever sees the choice in the store finds its models complete.
-        store.set_chosen(job.id, {label: result.number for label, result in chosen.items()})
+        store.set_chosen(job.id, {model.label: model.trial for model in models})
+        if failed:
+            raise JobError(f"{len(models)} models are handed over, and these could not be completed: {'; '.join(failed)}")
         _drop_losers(prepared.output, store.trials(job.id), {result.number for result in chosen.values()})
     return _summary(prepared, store.trials(job.id), facts, models, store.job(job.id).shared)
 

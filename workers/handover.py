@@ -62,11 +62,10 @@ def hand_over(
     base: Path,
     facts: BaseFacts,
     dataset: PreparedDataset,
-) -> list[HandedOver]:
-    """Writes `models/<budget>/` for every budget that has a model; what an earlier run has left there stays until it is replaced.
+) -> tuple[list[HandedOver], list[str]]:
+    """Writes `models/<budget>/` for every budget that has a model, and says of each one that could not be completed why.
 
-    Raises:
-        JobError: when a model could not be completed; the others have been.
+    What an earlier run has left there stays until it is replaced.
     """
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}
     verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
@@ -106,9 +105,7 @@ def hand_over(
                 dense_test_accuracy=verdicts[0].accuracy,
             )
         )
-    if failed:
-        raise JobError(f"{len(handed)} models are handed over, and these could not be completed: {'; '.join(failed)}")
-    return handed
+    return handed, failed
 
 
 def _copy(output: Output, label: str, result: TrialResult) -> Path:
