@@ -1,4 +1,4 @@
-"""The front as one HTML file: accuracy over FLOPs with every trial, and a table of them. It asks nothing of a network."""
+"""The front as one HTML file: accuracy over FLOPs with every trial, a table of them, the models' speed. It asks nothing of a network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from autoslim.report.chart import draw_chart
 from autoslim.report.mark import colour, shape
 from autoslim.report.resource import policy_source, read_resource
 from autoslim.report.search_view import SearchView, percent
+from autoslim.report.speed_table import draw_speeds, handed_over_speeds
 from autoslim.result import BaseFacts, TrialResult, TrialState
 from autoslim.store import hide_password
 
@@ -43,6 +44,7 @@ def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[Trial
 </div>
 <p>{escape(_caption(view))}</p>
 {table.draw_table(view)}
+{draw_speeds(handed_over_speeds(job.output, chosen))}
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="facts">{_embedded({str(r.number): table.facts(view, r) for r in view.results})}</script>
 <script>{script}</script>

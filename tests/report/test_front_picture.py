@@ -5,7 +5,9 @@ import re
 
 import pytest
 from sample_search import DENSE, make_job, make_recipe, make_result, make_results
+from tiny import config_of, slimmed
 
+from autoslim.artifact import Lap, SpeedReport, write_config
 from autoslim.recipe import Step
 from autoslim.report import render_front
 from autoslim.report.label import Box, Labels, rows_for
@@ -175,3 +177,30 @@ def test_labels_avoid_each_other_and_the_edge():
     assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if a.overlap(b) > 1]
     assert min(box.left for box in boxes) >= 0
     assert max(box.right for box in boxes) <= 401
+
+
+def test_measured_speed_of_handed_over_models_stands_on_the_page_and_slow_ones_are_named(tmp_path):
+    config = config_of("vit_slim", *slimmed("vit_slim", "deit"))
+    laps = tuple(
+        Lap(
+            mode="eager",
+            device="cpu",
+            batch=batch,
+            dense_ms=8.0,
+            slimmed_ms=8.0 / speedup,
+            speedup=speedup,
+            low=0.9,
+            high=2.1,
+            rounds=9,
+        )
+        for batch, speedup in ((1, 0.97), (64, 1.93))
+    )
+    folder = tmp_path / "models" / "50%"
+    folder.mkdir(parents=True)
+    write_config(folder, config.replace(speed=SpeedReport(hardware="a processor", threads=2, laps=laps)))
+    text = render_front(make_job(output=str(tmp_path)), DENSE, make_results(), {"50%": 3, "70%": 1})
+    page = Page(text)
+    assert "1.93 (0.90-2.10)" in page.texts["td"]
+    assert "<b>Not faster than the dense model at batch 1:</b> 50% (eager, cpu)." in text
+    assert "a processor, 2 threads" in text
+    assert "Speed of the models" not in render(**{"50%": 3})

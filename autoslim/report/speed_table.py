@@ -1,0 +1,60 @@
+"""How fast the models that were handed over ran beside the dense one, for the front's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+
+from autoslim.artifact import Lap, SpeedReport, load_config
+from autoslim.errors import AutoslimError
+from autoslim.output import Output
+
+
+def handed_over_speeds(output: str, labels: Iterable[str]) -> dict[str, SpeedReport]:
+    """What the model folders of these budgets say; none of a folder that is not there, or was not measured."""
+    speeds = {}
+    for label in labels:
+        try:
+            speed = load_config(Output(Path(output)).model(label)).speed
+        except AutoslimError:
+            # The page is drawn for searches whose folder was moved or tidied up, too.
+            continue
+        if speed is not None and speed.laps:
+            speeds[label] = speed
+    return speeds
+
+
+def draw_speeds(speeds: Mapping[str, SpeedReport]) -> str:
+    """A table, one row a race; nothing where no speed was measured."""
+    if not speeds:
+        return ""
+    rows = "".join(_row(label, lap) for label, speed in speeds.items() for lap in speed.laps)
+    where = "; ".join(sorted({f"{speed.hardware}, {speed.threads} threads" for speed in speeds.values()}))
+    slow = [f"{label} ({lap.mode}, {lap.device})" for label, speed in speeds.items() for lap in speed.laps if _is_slow(lap)]
+    plainly = f"<p><b>Not faster than the dense model at batch 1:</b> {escape(', '.join(slow))}.</p>" if slow else ""
+    heads = "".join(
+        f"<th{'' if index < 2 else ' class=number'}>{name}</th>"
+        for index, name in enumerate(
+            ("budget", "way", "batch", "dense, ms", "slimmed, ms", "images/s", "times as fast (quartiles)")
+        )
+    )
+    return f"""<h2>Speed of the models handed over</h2>
+<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+{plainly}<p>Medians of both models run in turns on {escape(where)}.</p>"""
+
+
+def _is_slow(lap: Lap) -> bool:
+    return lap.batch == 1 and lap.speedup <= 1
+
+
+def _row(label: str, lap: Lap) -> str:
+    numbers = (
+        str(lap.batch),
+        f"{lap.dense_ms:.3g}",
+        f"{lap.slimmed_ms:.3g}",
+        f"{1000 * lap.batch / lap.slimmed_ms:,.0f}",
+        f"{lap.speedup:.2f} ({lap.low:.2f}-{lap.high:.2f})",
+    )
+    cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+    return f"<tr><td>{escape(label)}</td><td>{escape(lap.mode)}, {escape(lap.device)}</td>{cells}</tr>"
