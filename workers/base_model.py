@@ -11,6 +11,7 @@ from autoslim.data import PreparedDataset, open_dataset
 from autoslim.errors import AutoslimError, JobError
 from autoslim.job import Resources, SearchJob
 from autoslim.output import Output
+from autoslim.report.epoch_line import epoch_line
 from autoslim.result import BaseFacts, EpochReport
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base import weights_digest
@@ -57,7 +58,7 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
     try:
         for reference in task:
             if last:
-                _say_epoch(terminal, EpochReport.from_json(last), job.base.epochs)
+                terminal.say(f"dense model: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
             last = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
@@ -69,13 +70,6 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
     facts = BaseFacts.from_json(last)
     terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return folder, facts
-
-
-def _say_epoch(terminal: Terminal, report: EpochReport, epochs: float) -> None:
-    metrics = report.metrics
-    terminal.say(
-        f"dense model: epoch {report.epoch:.3g}/{epochs:g}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}"
-    )
 
 
 def threads(job: SearchJob) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from autoslim.budget import format_flops
+from autoslim.report.epoch_line import epoch_line
 from autoslim.result import EpochReport, ParetoFront, TrialResult, TrialState
 
 
@@ -68,13 +69,8 @@ class Terminal:
         self.say(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
 
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
-        accuracy = report.metrics.get("accuracy")
-        parts = [f"epoch {report.epoch:.3g}/{result.recipe.training.epochs:g}", report.beat]
-        if "loss" in report.metrics:
-            parts.append(f"loss {report.metrics['loss']:.3f}")
-        if accuracy is not None:
-            parts.append(f"accuracy {accuracy:.1%}")
-        self.say(f"{self._name(result)} {', '.join(parts)}{self._rest()}")
+        line = epoch_line(report, result.recipe.training.epochs)
+        self.say(f"{self._name(result)} {line}{self._rest()}")
 
     def trial_ends(self, result: TrialResult, target: str) -> None:
         self._results.append(result)

@@ -214,6 +214,8 @@ def _announce(prepared: PreparedSlim) -> None:
 
 def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
     """Runs `reports` to its end, a line each."""
+    from autoslim.report.epoch_line import epoch_line
+
     began, first = time.monotonic(), 0.0
     for number in itertools.count():
         try:
@@ -228,17 +230,8 @@ def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) ->
         elif first < report.epoch < epochs:
             left = (time.monotonic() - began) / (report.epoch - first) * (epochs - report.epoch)
             rest = f" | about {duration(left)} left"
-        _say(f"{name}: {_epoch(report, epochs)}{rest}")
+        _say(f"{name}: {epoch_line(report, epochs)}{rest}")
     raise AssertionError("the reports end by themselves")
-
-
-def _epoch(report: EpochReport, epochs: float) -> str:
-    parts = [f"epoch {report.epoch:.3g}/{epochs:g}", report.beat]
-    if "loss" in report.metrics:
-        parts.append(f"loss {report.metrics['loss']:.3f}")
-    if "accuracy" in report.metrics:
-        parts.append(f"accuracy {report.metrics['accuracy']:.1%}")
-    return ", ".join(parts)
 
 
 def _brief(value: object) -> str:
