@@ -7,7 +7,8 @@ AutoslimError
 │   ├── WeightsError               weights that cannot be had or must not be read
 │   ├── DatasetError               file, row, what was expected
 │   ├── SpaceError                 file, key, what is allowed
-│   └── OutputError                the output folder cannot be written
+│   ├── OutputError                the output folder cannot be written
+│   └── SpecError                  `autoslim.spec`: every field of a request that is wrong
 ├── TrialError                     this recipe went wrong; the search goes on
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)

@@ -55,9 +55,9 @@ SPEED_MODES = ("eager", "compiled", "onnxruntime")
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
 
-    `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the output
-    folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one processor where
-    there is no GPU.
+    `space` is a name, a file, or the space itself as a JSON object. `class_query` and `bound` are every trial's, as in `Recipe`.
+    `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local Ray, `resources` of None a GPU
+    and its share of the processors a trial, or one processor where there is no GPU.
     """
 
     id: str

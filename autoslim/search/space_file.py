@@ -18,23 +18,10 @@ from autoslim.methods.base import Method
 from autoslim.methods.knob import Ranges
 from autoslim.search.narrow import narrow, refuse_unknown, shown
 from autoslim.search.space import TRAINING, Space
+from autoslim.spec.strict_yaml import StrictLoader
 
 SIZE_LIMIT = 2**20
 _KEYS = ("description", "methods", "training")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe, and strict about a key that stands twice, of which YAML would silently keep the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {shown(key.value)} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return node
 
 
 def space_names() -> list[str]:
@@ -44,11 +31,14 @@ def space_names() -> list[str]:
 
 
 def load_space(source: str, methods: Mapping[str, Method] = METHODS) -> Space:
-    """`source` is a name from `space_names`, or a path: something with a slash or ending in `.yaml` or `.yml`.
+    """`source` is a name from `space_names`, a path (something with a slash or ending in `.yaml` or `.yml`), or the space itself as a
+    JSON object.
 
     Raises:
         SpaceError: naming the file, the key and what is allowed.
     """
+    if source.lstrip().startswith("{"):
+        return parse_space(source, source="space", methods=methods)
     if "/" not in source and "\\" not in source and not source.endswith((".yaml", ".yml")):
         refuse_unknown(source, space_names(), "search space", "space")
         text = (importlib.resources.files("search_spaces") / f"{source}.yaml").read_text(encoding="utf-8")
@@ -123,7 +113,7 @@ def _read_yaml(text: str, source: str) -> Any:
     if len(text) > SIZE_LIMIT:
         raise SpaceError(f"{source}: is larger than {SIZE_LIMIT} bytes, the most that a search space may have")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         # The text around the mark is left out: what is read here need not be the reader's own file.
         mark = error.problem_mark

@@ -1,0 +1,164 @@
+"""What is wrong with a spec, field by field: told as a flag, a line of a file or a JSON pointer, in the same words."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pydantic
+from annotated_types import Ge, Gt, Le
+from pydantic_core import ErrorDetails
+
+from autoslim.errors import RequestError
+
+Place = tuple[str | int, ...]
+"""A field, and the entries within it: `("flops", 0)`."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxlong = 100, 100, 2, 4, 4, 40
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true, false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
+_UNIONS = {"space": "a name, a file, or a mapping"}
+"""What a field of more than one type allows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fault:
+    """`problem` follows the name of the field: `is 0; allowed: 1 and more`. `line` counts from 1 where the spec came as a file."""
+
+    place: Place
+    problem: str
+    line: int | None = None
+
+    @property
+    def pointer(self) -> str:
+        """RFC 6901: `/flops/0`; empty for the whole spec."""
+        return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in self.place)
+
+    @property
+    def field(self) -> str:
+        """`flops[0]`; `the spec` for the whole."""
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.place).lstrip(".")
+        return name or "the spec"
+
+    def told(self, name: str) -> str:
+        return f"{name} {self.problem}" if self.problem.startswith(("is ", "has ")) else f"{name}: {self.problem}"
+
+
+class SpecError(RequestError):
+    """A spec that cannot be carried out as it stands; `faults` has every field that is wrong."""
+
+    def __init__(
+        self, faults: Sequence[Fault], *, source: str | None = None, name: Callable[[Fault], str] = lambda fault: fault.field
+    ) -> None:
+        """`source` is the file that the faults' lines are of; `name` says how a field is called where the user wrote it."""
+        assert faults, "an error without a fault"
+        self.faults = tuple(faults)
+        super().__init__("\n".join(_where(fault, source) + fault.told(name(fault)) for fault in self.faults))
+
+    def named(self, name: Callable[[Fault], str]) -> SpecError:
+        """The same error in other words, such as those of the command line (`flag_of`)."""
+        return SpecError(self.faults, name=name)
+
+
+def flag_of(fault: Fault) -> str:
+    """`--batch-size`: what the field is called on the command line."""
+    return "--" + str(fault.place[0]).replace("_", "-") if fault.place else "the command line"
+
+
+def shown(value: object) -> str:
+    """A value for an error message, short however long or deep it is."""
+    return _SHORT.repr(value)
+
+
+def unknown(name: str, allowed: Iterable[str]) -> str:
+    """What is wrong with a name that is none of `allowed`; the nearest are named first."""
+    names = list(allowed)
+    close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.5)
+    hint = f" did you mean {', '.join(close)}?" if close else ""
+    return f"is {shown(name)};{hint} allowed: {', '.join(names) or 'none'}"
+
+
+def faults_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> list[Fault]:
+    """`fields` are the model's own, for what they allow. One fault a place: of a union's branches the first is told."""
+    found: dict[Place, Fault] = {}
+    for detail in error.errors(include_url=False):
+        place = _place(detail["loc"], fields)
+        found.setdefault(place, Fault(place=place, problem=_problem(detail, place, fields)))
+    # A list whose entries are wrong counts as empty, too.
+    return [fault for place, fault in found.items() if not any(place == other[: len(place)] != other for other in found if place)]
+
+
+def _where(fault: Fault, source: str | None) -> str:
+    if source is None:
+        return ""
+    return f"{source}: " if fault.line is None else f"{source}, line {fault.line}: "
+
+
+def _place(location: tuple[str | int, ...], fields: Mapping[str, Any]) -> Place:
+    """pydantic names a union's branch within the location (`("space", "str")`), which is no part of the document."""
+    if not location or location[0] not in fields:
+        return location
+    if location[0] == "model_args":
+        return location[:2]
+    return tuple(part for part in location[:2] if part == location[0] or isinstance(part, int))
+
+
+def _problem(detail: ErrorDetails, place: Place, fields: Mapping[str, Any]) -> str:
+    kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    if kind == "missing":
+        return "is needed"
+    if kind == "extra_forbidden":
+        return _unknown_field(str(place[-1]), fields)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type") and not place:
+        return f"is {shown(value)}; allowed: an object with the fields {', '.join(fields)}"
+    if kind == "json_invalid":
+        return f"is not valid JSON: {context['error']}"
+    if kind == "literal_error":
+        return f"is {shown(value)}; allowed: {_choices(str(context['expected']))}"
+    if kind in ("too_short", "string_too_short"):
+        return "is empty; at least one is needed" if kind == "too_short" else "is empty"
+    if kind in ("too_long", "string_too_long"):
+        what = "entries" if kind == "too_long" else "characters"
+        return f"is too long; allowed: at most {context['max_length']} {what}"
+    if place and place[0] in _UNIONS:
+        return f"is {shown(value)}; allowed: {_UNIONS[str(place[0])]}"
+    allowed = _bounds(place, fields) if kind.startswith(("greater", "less")) else _KINDS.get(kind) or _bounds(place, fields)
+    return f"is {shown(value)}; allowed: {allowed or detail['msg']}"
+
+
+def _unknown_field(name: str, fields: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name[:100], list(fields), n=1, cutoff=0.5)
+    return "is not a field of a job; " + (f"did you mean {close[0]}?" if close else f"allowed: {', '.join(fields)}")
+
+
+def _choices(expected: str) -> str:
+    return ", ".join(re.findall(r"'([^']*)'", expected)) or expected
+
+
+def _bounds(place: Place, fields: Mapping[str, Any]) -> str:
+    """What a field's type allows, in words: `1 and more`, `above 0`, `0 to 9`."""
+    rules = {type(rule): rule for rule in fields[str(place[0])].metadata} if place and place[0] in fields else {}
+    low, above, high = rules.get(Ge), rules.get(Gt), rules.get(Le)
+    if low is not None and high is not None:
+        return f"{low.ge} to {high.le}"
+    if low is not None:
+        return f"{low.ge} and more"
+    return f"above {above.gt}" if above is not None else ""

@@ -1,0 +1,200 @@
+"""`JobSpec`: what a user asks for, without anything that is the operator's to decide (`Placement`)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
+
+from autoslim.budget import Budget
+from autoslim.job import SPEED_MODES, DatasetSpec, ModelSpec, SearchJob
+from autoslim.recipe import Training
+from autoslim.spec.faults import shown
+from autoslim.spec.placement import Placement
+
+_USUAL = Training()
+_BASE_EPOCHS = 10.0
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENTRIES, _CHARACTERS = 64, 256
+_LITERAL = {"type": ["boolean", "integer", "number", "string", "null"], "maxLength": _CHARACTERS}
+_BUDGET_PATTERN = r"^ *([0-9]+(\.[0-9]*)?|\.[0-9]+) *[KMGTkmgt%]? *$"
+_MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
+
+
+def _no_control(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError(f"is {shown(text)}; allowed: no control characters")
+    return text
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError(f"is {shown(text)}; allowed: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end")
+    return text
+
+
+def _argument(text: str) -> str:
+    if not _ARGUMENT.fullmatch(text):
+        raise ValueError(f"has {shown(text)}; allowed: names of up to 64 letters, digits and underscores")
+    return text
+
+
+def _argument_value(value: Any) -> Any:
+    """A literal, or a list of literals; the bounds keep a spec small."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    if len(entries) > _ENTRIES or not all(
+        entry is None or isinstance(entry, bool | int | float) or (isinstance(entry, str) and len(entry) <= _CHARACTERS)
+        for entry in entries
+    ):
+        raise ValueError(
+            f"is {shown(value)}; allowed: numbers, true, false, null and texts of up to {_CHARACTERS} characters, "
+            f"or a list of up to {_ENTRIES} of them"
+        )
+    if any(isinstance(entry, float) and not math.isfinite(entry) for entry in entries):
+        raise ValueError(f"is {shown(value)}; allowed: a finite number")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _budget(text: str) -> str:
+    return Budget.parse(text).label
+
+
+def _as_list(value: Any) -> Any:
+    """One budget may stand without a list around it."""
+    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _as_text(value: Any) -> Any:
+    """`1300000` and `1.3e6` in YAML are numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _modes(value: Any) -> Any:
+    """`none`, and `eager,compiled` as on the command line."""
+    if not isinstance(value, str):
+        return value
+    return [] if value == "none" else value.split(",")
+
+
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4096),
+    AfterValidator(_no_control),
+    Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
+]
+Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": f"^{_LABEL.pattern}$"})]
+BudgetText = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=40), AfterValidator(_budget)]
+BudgetInput = Annotated[str, Field(pattern=_BUDGET_PATTERN, max_length=40)] | Annotated[int, Field(ge=1)]
+ArgumentName = Annotated[str, AfterValidator(_argument), Field(json_schema_extra={"pattern": f"^{_ARGUMENT.pattern}$"})]
+ArgumentValue = Annotated[
+    Any,
+    AfterValidator(_argument_value),
+    WithJsonSchema({"anyOf": [_LITERAL, {"type": "array", "items": _LITERAL, "maxItems": _ENTRIES}]}),
+]
+SpeedMode = Literal["eager", "compiled", "onnxruntime"]
+
+
+class JobSpec(BaseModel):
+    """A request to slim one model to one or more budgets.
+
+    Flags of the command line have the fields' names. The schema of `job.yaml` is this model's JSON Schema.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, title="autoslim job", protected_namespaces=()
+    )
+
+    schema_version: Literal[1] = Field(1, description="Version of this format.")
+    name: Label | None = Field(None, description="A label to find the job by; need not be unique.")
+    model: Text = Field(description="timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it).")
+    weights: Text = Field("pretrained", description="`pretrained`, `scratch`, or a safetensors or tensors-only torch file.")
+    model_args: dict[ArgumentName, ArgumentValue] = Field(
+        default_factory=dict, max_length=64, description="Arguments of timm.create_model."
+    )
+    image_size: int | None = Field(None, ge=1, description="Square image size in pixels; default the model's own.")
+    data: Text = Field(description="Parquet file, folder, or the name of a data set.")
+    train_limit: int | None = Field(None, ge=1, description="Use only so many training images, stratified.")
+    flops: Annotated[
+        tuple[BudgetText, ...],
+        BeforeValidator(
+            _as_list, json_schema_input_type=BudgetInput | Annotated[list[BudgetInput], Field(min_length=1, max_length=64)]
+        ),
+        Field(strict=False),
+    ] = Field(
+        min_length=1,
+        max_length=64,
+        description="Budgets in multiply-accumulates per image, as 2.3G, 850M or 50% of the dense model.",
+    )
+    space: Text | dict[str, JsonValue] = Field(
+        "default", description="Search space by name or YAML file, or the mapping that such a file holds."
+    )
+    trials: int = Field(24, ge=1, description="Recipes that are tried.")
+    epochs: float = Field(_USUAL.epochs, gt=0, description="Epochs of a trial, the method's own training included.")
+    batch_size: int = Field(_USUAL.batch_size, ge=1, description="Images a training step.")
+    lr: float = Field(_USUAL.lr, gt=0, description="Peak learning rate where the space does not search it.")
+    augmentation: Literal["none", "light", "strong"] = Field("light", description="Of training images.")
+    flip: bool | None = Field(None, description="Mirror training images; default yes, but not for `digits`.")
+    base_epochs: float = Field(_BASE_EPOCHS, gt=0, description="Epochs of adapting the dense model, where that is needed.")
+    base_lr: float | None = Field(None, gt=0, description="Its peak learning rate; default that of `lr`.")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="What proposes recipes.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the splits, the recipes and the training.")
+    class_query: bool = Field(False, description="Compute only the prefix tokens in the last block; same logits.")
+    bound: Literal["max", "mean"] = Field(
+        "max",
+        description="Where tokens vary from image to image, a budget holds for every image (max) or their mean (mean).",
+    )
+    speed: Annotated[
+        tuple[SpeedMode, ...],
+        BeforeValidator(
+            _modes,
+            json_schema_input_type=Annotated[str, Field(pattern=_MODES_PATTERN)]
+            | Annotated[list[SpeedMode], Field(max_length=8)],
+        ),
+        Field(strict=False),
+    ] = Field(SPEED_MODES, max_length=8, description="How the speed of what is handed over is measured; `none` for not at all.")  # type: ignore[arg-type]
+    priority: int = Field(5, ge=0, le=9, description="Of queued jobs the one with the highest is begun first.")
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        return tuple(Budget.parse(text) for text in self.flops)
+
+    def to_job(self, *, id: str, placement: Placement) -> SearchJob:
+        """The search that carries the spec out; nothing is looked up yet."""
+        # Mirrored digits are other digits; of a user's own images only the user knows.
+        flip = self.flip if self.flip is not None else self.data != "digits"
+        training = Training(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, augmentation=self.augmentation, flip=flip)
+        return SearchJob(
+            id=id,
+            model=ModelSpec(
+                name=self.model,
+                weights=self.weights if self.weights in ("pretrained", "scratch") else str(Path(self.weights).absolute()),
+                args=dict(self.model_args),
+                image_size=None if self.image_size is None else (self.image_size, self.image_size),
+            ),
+            dataset=DatasetSpec(source=self.data, train_limit=self.train_limit),
+            budgets=self.budgets,
+            space=self.space if isinstance(self.space, str) else json.dumps(self.space, sort_keys=True),
+            trials=self.trials,
+            training=training,
+            base=training.replace(epochs=self.base_epochs, lr=self.base_lr or self.lr, distillation=0.0),
+            sampler=self.sampler,
+            seed=self.seed,
+            class_query=self.class_query,
+            bound=self.bound,
+            speed=tuple(self.speed),
+            resources=placement.resources,
+            concurrency=placement.concurrency,
+            address=placement.address,
+            storage=placement.storage,
+            tracking_uri=placement.tracking_uri,
+            output=placement.output,
+        )
