@@ -7,3 +7,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 torch.set_num_threads(1)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from databases import fresh_postgres, postgres_server
+from loopback.postgres import Postgres
+
+from autoslim.store import default_url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return default_url(tmp_path)
+    return fresh_postgres(request.getfixturevalue("postgres"))

@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from autoslim.errors import AutoslimError, ClusterError, RequestError
-from autoslim.store import schema
+from autoslim.store import migrate
 from autoslim.store.url import hide_password
 
 
 class Database:
-    """Opens the database and creates the tables where there are none; `url` shows no password."""
+    """Opens the database and brings its tables up to date; `url` shows no password."""
 
     def __init__(self, url: str) -> None:
         self.url = hide_password(url)
@@ -48,28 +48,11 @@ class Database:
             raise ClusterError(f"the database {self.url} cannot be reached: {reason}") from None
 
     def _prepare(self) -> None:
-        try:
-            version = self._create_or_read_version()
-        except (sa.exc.ProgrammingError, sa.exc.IntegrityError):
-            # Another process created the tables in the same moment.
-            version = self._create_or_read_version()
-        if version > schema.SCHEMA_VERSION:
-            raise RequestError(
-                f"the database {self.url} was written by a newer autoslim (its schema is {version}, the newest known here is"
-                f" {schema.SCHEMA_VERSION}); upgrade autoslim, or choose another storage"
-            )
-
-    def _create_or_read_version(self) -> int:
+        with self.reading() as connection:
+            if migrate.current(connection) == migrate.newest():
+                return
         with self.writing() as connection:
-            if not sa.inspect(connection).has_table(schema.schema_version.name):
-                schema.metadata.create_all(connection)
-                connection.execute(schema.schema_version.insert().values(version=schema.SCHEMA_VERSION))
-            version: int = connection.execute(sa.select(schema.schema_version.c.version)).scalar_one()
-            for old in range(version, schema.SCHEMA_VERSION):
-                connection.execute(sa.text(schema.UPGRADES[old]))
-                version = old + 1
-                connection.execute(schema.schema_version.update().values(version=version))
-        return version
+            migrate.upgrade(connection, url=self.url)
 
 
 def _open_engine(url: str) -> sa.Engine:

@@ -1,17 +1,19 @@
 """The tables.
 
 The names carry a prefix because users point several tools (Optuna, MLflow) at one database, and those have
-tables called `jobs` and `trials` too. JSON lies in Text columns: metrics may be NaN, which SQL's JSON refuses.
+tables called `jobs` and `trials` too. JSON lies in Text columns: metrics may be NaN, which SQL's JSON refuses. How a database
+comes to have these tables is told by `migrations/`; a test holds the two together.
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+VERSION_TABLE = "autoslim_alembic"
 
 metadata = sa.MetaData()
 
+# Versions of autoslim from before there were migrations look here; they refuse what is above 2.
 schema_version = sa.Table("autoslim_schema", metadata, sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
 
 jobs = sa.Table(
@@ -78,5 +80,64 @@ tracking = sa.Table(
     sa.Column("logged", sa.Text, nullable=False),
 )
 
-UPGRADES = {1: "ALTER TABLE autoslim_jobs ADD COLUMN shared TEXT NOT NULL DEFAULT '[]'"}
-"""The statement that takes a database from this version to the next."""
+# A job as it was submitted, and where it stands. `autoslim_jobs` has a row of the same id once its search has begun.
+queue = sa.Table(
+    "autoslim_queue",
+    metadata,
+    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("idempotency_key", sa.String(200)),
+    sa.Column("body_digest", sa.String(64), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("name", sa.String(64)),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("losses", sa.Integer, nullable=False),
+    sa.Column("pauses", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(200)),
+    sa.Column("lease_until", sa.String(32)),
+    sa.Column("cancel_requested_at", sa.String(32)),
+    sa.Column("not_before", sa.String(32)),
+    sa.Column("error_class", sa.String(16)),
+    sa.Column("error", sa.Text),
+    sa.Column("next_command", sa.Text),
+    sa.Column("result", sa.Text),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("updated_at", sa.String(32), nullable=False),
+    sa.Column("started_at", sa.String(32)),
+    sa.Column("ended_at", sa.String(32)),
+    sa.UniqueConstraint("tenant", "idempotency_key"),
+    sa.Index("autoslim_queue_by_state", "state", "priority", "id"),
+    sa.Index("autoslim_queue_by_tenant", "tenant", "id"),
+)
+
+events = sa.Table(
+    "autoslim_events",
+    metadata,
+    # SQLite counts up by itself in a column of this type only.
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("job_id", sa.ForeignKey(queue.c.id, ondelete="CASCADE"), nullable=False),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Index("autoslim_events_by_job", "job_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# `digest` is the SHA-256 of the key's secret; the secret itself is nowhere.
+keys = sa.Table(
+    "autoslim_keys",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("expires_at", sa.String(32)),
+    sa.Column("last_used_at", sa.String(32)),
+    sa.Column("revoked_at", sa.String(32)),
+)

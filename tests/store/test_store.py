@@ -1,4 +1,3 @@
-import sqlite3
 import threading
 
 import pytest
@@ -193,31 +192,6 @@ def test_sqlite_enforces_foreign_keys_and_writes_ahead(tmp_path, store):
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() >= 10_000
-
-
-def test_database_of_a_newer_autoslim_is_refused(tmp_path, store):
-    store.close()
-    connection = sqlite3.connect(tmp_path / "autoslim.db")
-    connection.execute("UPDATE autoslim_schema SET version = 7")
-    connection.commit()
-    connection.close()
-    with pytest.raises(RequestError, match=r"written by a newer autoslim \(its schema is 7, the newest known here is 2\)"):
-        Store(default_url(tmp_path))
-
-
-def test_database_of_the_first_schema_is_brought_up_to_date_with_its_jobs(tmp_path, store):
-    store.create_job(make_job())
-    store.close()
-    connection = sqlite3.connect(tmp_path / "autoslim.db")
-    connection.execute("ALTER TABLE autoslim_jobs DROP COLUMN shared")
-    connection.execute("UPDATE autoslim_schema SET version = 1")
-    connection.commit()
-    connection.close()
-    with Store(default_url(tmp_path)) as again:
-        assert again.job("digits-1").shared == ()
-        again.book_shared("digits-1", [SharedCost(key="k", method="vit_slim", settings={}, epochs=1.0, seconds=2.0)])
-    with Store(default_url(tmp_path)) as once_more:
-        assert len(once_more.job("digits-1").shared) == 1
 
 
 def test_file_that_is_not_a_database_cannot_be_reached(tmp_path):

@@ -1,0 +1,110 @@
+"""A PostgreSQL server of one's own from the binaries of the system's package, on loopback, with a password."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_PACKAGED = Path("/usr/lib/postgresql")
+USER = "autoslim"
+
+
+def find_binaries() -> Path | None:
+    """The folder of the newest server's programs, or None where no server is installed."""
+    on_path = shutil.which("initdb")
+    if on_path is not None:
+        return Path(on_path).resolve().parent
+    versions = [found.parent for found in _PACKAGED.glob("*/bin/initdb")]
+    return max(versions, key=lambda folder: float(folder.parent.name), default=None)
+
+
+class Postgres:
+    """`folder` is the server's alone. As root the server runs as the user `postgres`, or `nobody`, for it refuses root."""
+
+    def __init__(self, folder: Path, *, port: int, binaries: Path) -> None:
+        self.folder, self.port, self._binaries = folder, port, binaries
+        self._data = folder / "data"
+        self._user = _unprivileged() if os.geteuid() == 0 else None
+
+    def url(self, database: str, *, password: str | None = None) -> str:
+        """For SQLAlchemy. Without a password, libpq looks for it in the file that PGPASSFILE names."""
+        login = USER if password is None else f"{USER}:{password}"
+        return f"postgresql+psycopg://{login}@127.0.0.1:{self.port}/{database}"
+
+    def start(self, *, password: str, settings: Mapping[str, str] | None = None) -> None:
+        """Makes the cluster's files where there are none and returns when the server answers.
+
+        Raises:
+            RuntimeError: with what the server said, when it does not come up.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            shutil.chown(self.folder, self._user, pwd.getpwnam(self._user).pw_gid)
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise(password)
+        options = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        words = " ".join(f"-c {name}={value}" for name, value in {**options, **(settings or {})}.items())
+        self._run(["pg_ctl", "start", "-w", "-t", "60", "-D", str(self._data), "-l", str(self.folder / "log"), "-o", words])
+
+    def stop(self, mode: str = "fast") -> None:
+        """`immediate` is a crash; `fast` breaks off connections and shuts down in order. A server that is down stays down."""
+        if (self._data / "postmaster.pid").exists():
+            self._run(["pg_ctl", "stop", "-w", "-m", mode, "-D", str(self._data)])
+
+    def create_database(self, name: str, *, password: str) -> None:
+        """Does nothing where it is there."""
+        try:
+            self._run(["createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name], PGPASSWORD=password)
+        except RuntimeError as error:
+            if "already exists" not in str(error):
+                raise
+
+    def _initialise(self, password: str) -> None:
+        secret = self.folder / "password"
+        secret.touch(mode=0o600)
+        if self._user is not None:
+            shutil.chown(secret, self._user)
+        secret.write_text(password + "\n")
+        try:
+            options = ["--username", USER, "--pwfile", str(secret), "--encoding", "UTF8", "--locale", "C.UTF-8"]
+            self._run(["initdb", "-D", str(self._data), "--auth", "scram-sha-256", *options])
+        finally:
+            secret.unlink()
+
+    def _run(self, command: Sequence[str], **environment: str) -> str:
+        program = str(self._binaries / command[0])
+        group = None if self._user is None else pwd.getpwnam(self._user).pw_gid
+        # The server inherits the streams; a pipe that it held would never end.
+        output = self.folder / f".{command[0]}.out"
+        with output.open("w+") as stream:
+            done = subprocess.run(
+                [program, *command[1:]],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+                env={**os.environ, **environment},
+                user=self._user,
+                group=group,
+                extra_groups=None if self._user is None else [],
+            )
+            stream.seek(0)
+            said = stream.read()
+        if done.returncode != 0:
+            log = self.folder / "log"
+            tail = log.read_text()[-2000:] if log.exists() else ""
+            raise RuntimeError(f"{command[0]} of {self._binaries} ended with {done.returncode}: {said.strip()}\n{tail}")
+        return said
+
+
+def _unprivileged() -> str:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")

@@ -1,0 +1,45 @@
+"""Databases for tests: SQLite files, and a PostgreSQL server that is started once and gives each test a database of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loopback.postgres import Postgres, find_binaries
+
+PASSWORD = "canary-Fq8w"
+_NUMBERS = itertools.count()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """Skips the test where no server is installed."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: postgresql)")
+    # pytest's own folders are closed to the user that PostgreSQL runs as.
+    folder = Path(tempfile.mkdtemp(prefix="autoslim-pg-"))
+    server = Postgres(folder, port=free_port(), binaries=binaries)
+    try:
+        server.start(password=PASSWORD, settings={"fsync": "off", "max_connections": "200"})
+        yield server
+    finally:
+        server.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fresh_postgres(server: Postgres) -> str:
+    name = f"test{next(_NUMBERS)}"
+    server.create_database(name, password=PASSWORD)
+    return server.url(name, password=PASSWORD)

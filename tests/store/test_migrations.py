@@ -1,0 +1,139 @@
+"""Migrations up and down on both databases, and databases from before there were migrations."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sample_search import fill, make_job, make_results
+
+from autoslim.errors import ClusterError, RequestError
+from autoslim.result import SharedCost
+from autoslim.store import Store, migrate, schema
+from autoslim.store.database import Database
+
+ALL = [script.revision for script in migrate.scripts().walk_revisions()][::-1]
+
+
+def tables(database: Database) -> set[str]:
+    with database.reading() as connection:
+        return set(sa.inspect(connection).get_table_names())
+
+
+def at_schema(database: Database, version: int) -> None:
+    """Leaves the database as autoslim left it when its schema had this version and there were no migrations."""
+    with database.writing() as connection:
+        migrate.downgrade(connection, {1: "0001", 2: "0002"}[version])
+        connection.execute(sa.text(f"DROP TABLE {schema.VERSION_TABLE}"))
+        assert connection.execute(sa.select(schema.schema_version.c.version)).scalar_one() == version
+    database.close()
+
+
+@pytest.fixture
+def database(database_url):
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(database):
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_every_migration_goes_down_and_up_again(database):
+    after = {}
+    for revision in reversed(ALL):
+        after[revision] = tables(database)
+        with database.writing() as connection:
+            migrate.downgrade(connection, revision)
+        assert tables(database) == after[revision], revision
+        with database.writing() as connection:
+            migrate.downgrade(connection, "base" if revision == ALL[0] else ALL[ALL.index(revision) - 1])
+    assert tables(database) == {schema.VERSION_TABLE}
+    with database.writing() as connection:
+        migrate.upgrade(connection, url=database.url)
+        assert migrate.current(connection) == migrate.newest() == ALL[-1]
+    assert tables(database) == after[ALL[-1]]
+
+
+def test_going_down_leaves_the_search_as_it_was(database_url, database):
+    with Store(database_url) as store:
+        fill(store, make_job())
+    with database.writing() as connection:
+        migrate.downgrade(connection, "0002")
+    with Store(database_url) as store:
+        assert store.trials("digits-1") == make_results()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_database_from_before_migrations_is_adopted_with_its_jobs(database_url, database, version):
+    with Store(database_url) as store:
+        fill(store, make_job())
+    at_schema(database, version)
+    with Store(database_url) as again:
+        assert again.trials("digits-1") == make_results()
+        assert again.job("digits-1").shared == ()
+        again.book_shared("digits-1", [SharedCost(key="k", method="vit_slim", settings={}, epochs=1.0, seconds=2.0)])
+    with Store(database_url) as once_more:
+        assert len(once_more.job("digits-1").shared) == 1
+
+
+def test_database_of_a_newer_autoslim_is_refused(database_url, database):
+    with database.writing() as connection:
+        connection.execute(sa.text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0999'"))
+    with pytest.raises(RequestError, match=r"written by a newer autoslim \(its migration 0999 is unknown here"):
+        Store(database_url)
+
+
+def test_schema_version_that_never_was_is_refused(database_url, database):
+    at_schema(database, 2)
+    with database.writing() as connection:
+        connection.execute(schema.schema_version.update().values(version=7))
+    with pytest.raises(RequestError, match=r"written by a newer autoslim \(its schema is 7\)"):
+        Store(database_url)
+
+
+def test_autoslim_from_before_migrations_is_told_that_the_database_is_newer(database):
+    with database.reading() as connection:
+        assert connection.execute(sa.select(schema.schema_version.c.version)).scalar_one() > 2
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(database_url, database):
+    at_schema(database, 1)
+    with database.writing() as connection:
+        connection.execute(sa.text("CREATE TABLE autoslim_keys (id INTEGER)"))
+    with pytest.raises((sa.exc.DBAPIError, ClusterError), match="autoslim_keys"), database.writing() as connection:
+        migrate.upgrade(connection, url=database.url)
+    assert "autoslim_queue" not in tables(database)
+    assert schema.VERSION_TABLE not in tables(database)
+    with database.reading() as connection:
+        assert connection.execute(sa.select(schema.schema_version.c.version)).scalar_one() == 1
+
+
+def test_many_who_open_an_empty_database_at_once_all_find_its_tables(database_url):
+    together, failures = threading.Barrier(8), []
+
+    def open_it():
+        try:
+            together.wait()
+            with Store(database_url) as store:
+                store.jobs()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_the_migrations_are_one_line_in_the_order_of_their_numbers():
+    assert sorted(ALL) == ALL
+    assert migrate.scripts().get_heads() == [ALL[-1]]
