@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import COMMANDS, blocks, parse, shell_commands
@@ -101,11 +100,9 @@ def test_every_flag_is_explained(command: str):
 
 @pytest.mark.parametrize("flag", ["trials", "epochs", "batch-size", "lr", "base-epochs"])
 def test_defaults_are_those_of_the_job(flag: str):
-    from autoslim.cli.request import Words, new_job
+    from autoslim.spec import Placement, read_mapping
 
-    words: dict[str, Any] = {name: None for name in Words.__dataclass_fields__}
-    words |= {"model": "m", "data": "d", "flops": ["50%"], "from_scratch": False, "output": Path("o")}
-    job = new_job(Words(**words))
+    job = read_mapping({"model": "m", "data": "d", "flops": ["50%"]}).to_job(id="j", placement=Placement(output="o"))
     real = {
         "trials": job.trials,
         "epochs": job.training.epochs,

@@ -1,4 +1,4 @@
-"""From the words of a command line to a `SearchJob`."""
+"""From a command line to a `JobSpec` and a `Placement`. Layers: defaults, a job file, AUTOSLIM_* of the environment, flags."""
 
 from __future__ import annotations
 
@@ -9,158 +9,80 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from autoslim.budget import Budget
+import typer
+
 from autoslim.errors import RequestError
-from autoslim.job import SPEED_MODES, DatasetSpec, ModelSpec, Resources, SearchJob
-from autoslim.recipe import BOUNDS, Training
+from autoslim.job import Resources, SearchJob
+from autoslim.spec import Fault, JobSpec, Placement, SpecError, flag_of, parse_yaml, read_mapping, read_text
+
+PLACEMENT = ("resources", "concurrency", "address", "storage", "tracking_uri", "output")
+"""What says where a job runs and not what it is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Words:
-    """The flags as they were typed; None where one was not given."""
+class Typed:
+    """What was typed, by parameter: `flags` on this command line, `environment` in AUTOSLIM_* where no flag says otherwise."""
 
-    model: str | None
-    data: str | None
-    flops: list[str]
-    weights: Path | None
-    from_scratch: bool
-    model_args: str | None
-    image_size: int | None
-    space: str | None
-    trials: int | None
-    epochs: float | None
-    batch_size: int | None
-    lr: float | None
-    augmentation: str | None
-    flip: bool | None
-    base_epochs: float | None
-    base_lr: float | None
-    train_limit: int | None
-    sampler: str | None
-    seed: int | None
-    class_query: bool | None
-    bound: str | None
-    speed: str | None
-    resources: str | None
-    concurrency: int | None
-    address: str | None
-    storage: str | None
-    tracking_uri: str | None
-    output: Path
+    flags: dict[str, Any]
+    environment: dict[str, Any]
+
+    @classmethod
+    def of(cls, context: typer.Context) -> Typed:
+        found: dict[str, dict[str, Any]] = {"COMMANDLINE": {}, "ENVIRONMENT": {}}
+        for name, value in context.params.items():
+            source = context.get_parameter_source(name)
+            if source is not None and source.name in found and value is not None:
+                found[source.name][name] = value
+        return cls(flags=found["COMMANDLINE"], environment=found["ENVIRONMENT"])
+
+    @property
+    def all(self) -> dict[str, Any]:
+        return {**self.environment, **self.flags}
+
+    def name(self, field: str) -> str:
+        """What the user wrote for a field: `--batch-size`, or the variable."""
+        typed = "from_scratch" if field == "weights" and "weights" not in self.all else field
+        flag = "--" + typed.replace("_", "-")
+        return f"AUTOSLIM_{typed.upper()} in the environment" if typed in self.environment and typed not in self.flags else flag
 
 
-def new_job(words: Words) -> SearchJob:
+def spec_of(typed: Typed, file: Path | None) -> JobSpec:
+    """Raises SpecError naming the flag, the variable, or the file's line, with the value and what is allowed."""
+    changes = fields_of(typed)
+    try:
+        return read_mapping(changes) if file is None else parse_yaml(read_text(file), source=str(file), changes=changes)
+    except SpecError as error:
+        raise SpecError(error.faults, name=lambda fault: _name(fault, typed, changes, file)) from None
+
+
+def fields_of(typed: Typed) -> dict[str, Any]:
+    """The fields of a spec that flags and variables say; flags that belong together are one field."""
+    values = {name: value for name, value in typed.all.items() if name in JobSpec.model_fields}
+    if typed.all.get("from_scratch"):
+        if "weights" in values:
+            raise RequestError("--weights and --from-scratch exclude each other")
+        values["weights"] = "scratch"
+    elif "weights" in values:
+        values["weights"] = str(Path(values["weights"]).absolute())
+    if "model_args" in values:
+        values["model_args"] = parse_pairs(values["model_args"], typed.name("model_args"))
+    return values
+
+
+def placement_of(typed: Typed, output: Path) -> Placement:
+    """Raises RequestError naming the flag."""
+    values = {name: value for name, value in typed.all.items() if name in PLACEMENT}
+    if values.get("concurrency", 1) < 1:
+        raise RequestError(f"{typed.name('concurrency')} is {values['concurrency']}; allowed: 1 and more")
+    values["resources"] = parse_resources(values.get("resources"))
+    return Placement(**{**values, "output": str(output.absolute())})
+
+
+def new_job(typed: Typed, file: Path | None, output: Path) -> SearchJob:
     """Raises RequestError naming the flag, its value and what is allowed."""
-    for flag, typed in (("--model", words.model), ("--data", words.data), ("--flops", words.flops)):
-        if not typed:
-            raise RequestError(f"{flag} is needed (or --resume with the --output of an earlier search)")
-    assert words.model is not None and words.data is not None
-    if words.weights is not None and words.from_scratch:
-        raise RequestError("--weights and --from-scratch exclude each other")
-    # Mirrored digits are other digits; of a user's own images only the user knows.
-    flip = words.flip if words.flip is not None else words.data != "digits"
-    shared = given(batch_size=words.batch_size, augmentation=words.augmentation, flip=flip)
-    training = Training(**shared, **given(epochs=words.epochs, lr=words.lr))
-    base = Training(
-        **{"epochs": 10.0, "distillation": 0.0, **shared, **given(epochs=words.base_epochs, lr=words.base_lr or words.lr)}
-    )
-    job = SearchJob(
-        id=_job_id(words.data),
-        model=ModelSpec(
-            name=words.model,
-            weights="scratch" if words.from_scratch else str(words.weights.absolute()) if words.weights else "pretrained",
-            args=parse_pairs(words.model_args or "", "--model-args"),
-            image_size=None if words.image_size is None else (words.image_size, words.image_size),
-        ),
-        dataset=DatasetSpec(source=words.data, train_limit=words.train_limit),
-        budgets=tuple(Budget.parse(text) for text in words.flops),
-        training=training,
-        base=base,
-        resources=parse_resources(words.resources),
-        concurrency=words.concurrency,
-        address=words.address,
-        storage=words.storage,
-        tracking_uri=words.tracking_uri,
-        output=str(words.output),
-        **given(
-            space=words.space,
-            trials=words.trials,
-            sampler=words.sampler,
-            seed=words.seed,
-            class_query=words.class_query,
-            bound=words.bound,
-            speed=parse_speed(words.speed),
-        ),
-    )
-    return check(job)
-
-
-def resumed_job(job: SearchJob, words: Words) -> SearchJob:
-    """The job as it was begun, with more trials or on another cluster where that was asked for.
-
-    Raises:
-        RequestError: when a flag would make another job of it.
-    """
-    training, base = job.training, job.base
-    for flag, typed, was in (
-        ("--model", words.model, job.model.name),
-        ("--data", words.data, job.dataset.source),
-        ("--flops", words.flops or None, [budget.label for budget in job.budgets]),
-        ("--weights", None if words.weights is None else str(words.weights.absolute()), job.model.weights),
-        ("--from-scratch", words.from_scratch or None, job.model.weights == "scratch"),
-        ("--model-args", None if words.model_args is None else parse_pairs(words.model_args, "--model-args"), job.model.args),
-        ("--image-size", None if words.image_size is None else (words.image_size, words.image_size), job.model.image_size),
-        ("--space", words.space, job.space),
-        ("--epochs", words.epochs, training.epochs),
-        ("--batch-size", words.batch_size, training.batch_size),
-        ("--lr", words.lr, training.lr),
-        ("--augmentation", words.augmentation, training.augmentation),
-        ("--flip", words.flip, training.flip),
-        ("--base-epochs", words.base_epochs, base.epochs),
-        ("--base-lr", words.base_lr, base.lr),
-        ("--train-limit", words.train_limit, job.dataset.train_limit),
-        ("--seed", words.seed, job.seed),
-        ("--class-query", words.class_query, job.class_query),
-        ("--bound", words.bound, job.bound),
-        ("--sampler", words.sampler, job.sampler),
-        ("--storage", words.storage, job.storage),
-    ):
-        if typed is not None and typed != was:
-            raise RequestError(f"{flag} is {typed!r}, but this search was begun with {was!r}; a resumed search keeps it")
-    changes = given(
-        trials=words.trials,
-        concurrency=words.concurrency,
-        address=words.address,
-        tracking_uri=words.tracking_uri,
-        speed=parse_speed(words.speed),
-    )
-    if words.resources is not None:
-        changes["resources"] = parse_resources(words.resources)
-    return check(job.replace(**changes, output=str(words.output)))
-
-
-def check(job: SearchJob) -> SearchJob:
-    """What the types do not say."""
-    if job.bound not in BOUNDS:
-        raise RequestError(f"--bound is {job.bound!r}; allowed: {', '.join(BOUNDS)}")
-    training = job.training
-    for flag, value, least in (
-        ("--trials", job.trials, 1),
-        ("--batch-size", training.batch_size, 1),
-        ("--seed", job.seed, 0),
-        ("--concurrency", job.concurrency or 1, 1),
-    ):
-        if value < least:
-            raise RequestError(f"{flag} is {value}; allowed: {least} and more")
-    for flag, number in (("--epochs", training.epochs), ("--lr", training.lr), ("--base-epochs", job.base.epochs)):
-        if not 0 < number < float("inf"):
-            raise RequestError(f"{flag} is {number}; allowed: above 0")
-    return job
-
-
-def given(**flags: Any) -> dict[str, Any]:
-    """Those that were typed."""
-    return {name: value for name, value in flags.items() if value is not None}
+    placement = placement_of(typed, output)
+    spec = spec_of(typed, file)
+    return spec.to_job(id=job_id(spec), placement=placement)
 
 
 def parse_pairs(text: str, flag: str) -> dict[str, Any]:
@@ -177,16 +99,6 @@ def parse_pairs(text: str, flag: str) -> dict[str, Any]:
     return pairs
 
 
-def parse_speed(text: str | None) -> tuple[str, ...] | None:
-    """`eager,onnxruntime`; `none` for no mode at all."""
-    if text is None:
-        return None
-    modes = () if text == "none" else tuple(text.split(","))
-    if unknown := [mode for mode in modes if mode not in SPEED_MODES]:
-        raise RequestError(f"--speed has {unknown[0]!r}; allowed: {', '.join(SPEED_MODES)}, or none")
-    return modes
-
-
 def parse_resources(text: str | None) -> Resources | None:
     """`gpu=1,cpu=4`; None leaves it to the cluster."""
     if text is None:
@@ -201,6 +113,15 @@ def parse_resources(text: str | None) -> Resources | None:
     return Resources(cpu=float(pairs.get("cpu", 1)), gpu=float(pairs.get("gpu", 0)))
 
 
-def _job_id(data: str) -> str:
-    stem = re.sub(r"[^a-z0-9]+", "-", Path(data).stem.lower()).strip("-")[:30] or "search"
+def job_id(spec: JobSpec) -> str:
+    """Told apart from others in one store, and readable."""
+    stem = spec.name or re.sub(r"[^a-z0-9]+", "-", Path(spec.data).stem.lower()).strip("-")[:30] or "search"
     return f"{stem}-{secrets.token_hex(3)}"
+
+
+def _name(fault: Fault, typed: Typed, changes: dict[str, Any], file: Path | None) -> str:
+    if not fault.place:
+        return str(file) if file is not None else flag_of(fault)
+    if file is None or fault.place[0] in changes:
+        return typed.name(str(fault.place[0]))
+    return f"{file}{'' if fault.line is None else f', line {fault.line}'}: {fault.field}"

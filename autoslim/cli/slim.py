@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from autoslim.budget import Budget, format_flops
-from autoslim.cli import search as flags
-from autoslim.cli.request import Words, given, new_job, parse_pairs
+from autoslim.cli import flags
+from autoslim.cli.request import Typed, new_job, parse_pairs
 from autoslim.errors import RequestError
 from autoslim.recipe import Knobs, Step
 from autoslim.result import EpochReport
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Slimming method; repeated, they follow one another.")]
-FlopsBudget = Annotated[str | None, typer.Option("--flops", help="Budget as 2.3G, 850M or 50%.")]
+FlopsBudget = Annotated[str | None, flags.flag("--flops", "Budget as 2.3G, 850M or 50%.")]
 KnobValues = Annotated[
     list[str] | None,
     typer.Option(
@@ -43,6 +43,7 @@ _DEFAULT_OUTPUT = Path("runs/slim")
 
 
 def slim(
+    context: typer.Context,
     method: Methods = None,
     model: flags.Model = None,
     data: flags.Data = None,
@@ -73,72 +74,34 @@ def slim(
 
     Example: autoslim slim --method vit_slim --model deit_small_patch16_224 --data ./flowers --flops 2.3G --output runs/flowers-slim
     """
-    words = Words(
-        model=model,
-        data=data,
-        flops=[flops] if flops else [],
-        weights=weights,
-        from_scratch=from_scratch,
-        model_args=model_args,
-        image_size=image_size,
-        space=None,
-        trials=None,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        augmentation=augmentation,
-        flip=flip,
-        base_epochs=base_epochs,
-        base_lr=base_lr,
-        train_limit=train_limit,
-        sampler=None,
-        seed=seed,
-        class_query=class_query,
-        bound=bound,
-        speed=speed,
-        resources=None,
-        concurrency=None,
-        address=None,
-        storage=None,
-        tracking_uri=None,
-        output=output.absolute(),
-    )
-    job = slim_job(words, methods=method or [], knobs=knob or [], first=first, distillation=distillation)
+    job = slim_job(Typed.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
     try:
         with Interrupt():
-            slimmed = _run(job, words.output)
+            slimmed = _run(job, output.absolute())
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was trained is kept. The same command goes on with it\n")
         raise typer.Exit(130) from None
     sys.stdout.write((slimmed.to_json(indent=1) if json else _render(slimmed)) + "\n")
 
 
-def slim_job(words: Words, *, methods: list[str], knobs: list[str], first: str | None, distillation: float | None) -> SlimJob:
+def slim_job(typed: Typed, *, methods: list[str], knobs: list[str], first: str | None, distillation: float | None) -> SlimJob:
     """Raises RequestError naming the flag, its value and what is allowed."""
-    from autoslim.data.augment import AUGMENTATIONS
     from autoslim.methods import METHODS
     from autoslim.training.slim import SlimJob
 
     allowed = ", ".join(METHODS)
-    for flag, typed in (("--method", methods), ("--model", words.model), ("--data", words.data), ("--flops", words.flops)):
-        if not typed:
-            raise RequestError(f"{flag} is needed" + (f"; allowed: {allowed}" if flag == "--method" else ""))
+    if not methods:
+        raise RequestError(f"--method is needed; allowed: {allowed}")
     for name in methods:
         if name not in METHODS:
             raise RequestError(f"--method is {name!r}; allowed: {allowed}")
         if methods.count(name) > 1:
             raise RequestError(f"--method {name} is given {methods.count(name)} times; allowed: each method once")
-    if words.augmentation is not None and words.augmentation not in AUGMENTATIONS:
-        raise RequestError(f"--augmentation is {words.augmentation!r}; allowed: {', '.join(AUGMENTATIONS)}")
-    if words.train_limit is not None and words.train_limit < 1:
-        raise RequestError(f"--train-limit is {words.train_limit}; allowed: 1 and more")
-    if words.base_lr is not None and not 0 < words.base_lr < float("inf"):
-        raise RequestError(f"--base-lr is {words.base_lr}; allowed: above 0")
     if distillation is not None and not 0 <= distillation <= 1:
         raise RequestError(f"--distillation is {distillation}; allowed: 0 to 1")
     if first is not None and len(methods) < 2:
         raise RequestError(f"--first is {first!r}, but there is only one --method; it says what the first of several leaves")
-    searched = new_job(words)
+    searched = new_job(typed, None, Path())
     by_method = parse_knobs(knobs, methods)
     return SlimJob(
         model=searched.model,
@@ -146,7 +109,7 @@ def slim_job(words: Words, *, methods: list[str], knobs: list[str], first: str |
         budget=searched.budgets[0],
         steps=tuple(Step(method=name, knobs=by_method[name]) for name in methods),
         first=None if first is None else _first(first),
-        training=searched.training.replace(**given(distillation=distillation)),
+        training=searched.training if distillation is None else searched.training.replace(distillation=distillation),
         base=searched.base,
         seed=searched.seed,
         class_query=searched.class_query,

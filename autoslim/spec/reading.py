@@ -36,6 +36,11 @@ def read_json(text: str | bytes) -> JobSpec:
 
 def read_yaml(path: Path) -> JobSpec:
     """Raises SpecError naming the file, the line and the field."""
+    return parse_yaml(read_text(path), source=str(path))
+
+
+def read_text(path: Path) -> str:
+    """Raises SpecError for what cannot be read, is too large, or is not UTF-8."""
     try:
         with path.open("rb") as file:
             raw = file.read(SIZE_LIMIT + 1)
@@ -44,7 +49,7 @@ def read_yaml(path: Path) -> JobSpec:
         raise SpecError([Fault(place=(), problem=f"cannot be read: {error.strerror}")], source=str(path)) from error
     except UnicodeDecodeError as error:
         raise SpecError([Fault(place=(), problem=f"is not UTF-8 text (byte {error.start})")], source=str(path)) from error
-    return parse_yaml(text, source=str(path))
+    return text
 
 
 def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = None) -> JobSpec:

@@ -12,7 +12,7 @@ import torch
 from tiny import config_of, images, make_dense, slim
 
 from autoslim.artifact import Lap, SpeedReport, save
-from autoslim.cli.request import parse_speed
+from autoslim.cli.request import Typed, spec_of
 from autoslim.errors import ExportError, JobError, RequestError
 from autoslim.report.card import _speed
 from autoslim.speed import measure_apart, runners
@@ -134,8 +134,11 @@ def test_a_model_that_is_not_faster_at_batch_1_is_said_so_plainly():
 
 
 def test_modes_are_typed_as_a_list_or_none():
-    assert parse_speed(None) is None
-    assert parse_speed("none") == ()
-    assert parse_speed("eager,onnxruntime") == ("eager", "onnxruntime")
-    with pytest.raises(RequestError, match="--speed has 'fast'; allowed: eager, compiled, onnxruntime, or none"):
-        parse_speed("eager,fast")
+    def modes(text: str) -> tuple[str, ...]:
+        flags = {"model": "m", "data": "d", "flops": ["50%"], "speed": text}
+        return spec_of(Typed(flags=flags, environment={}), None).speed
+
+    assert modes("none") == ()
+    assert modes("eager,onnxruntime") == ("eager", "onnxruntime")
+    with pytest.raises(RequestError, match="--speed is 'fast'; allowed: eager, compiled, onnxruntime"):
+        modes("eager,fast")

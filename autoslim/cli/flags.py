@@ -1,0 +1,60 @@
+"""The flags that more than one command has, each with its meaning and its environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def flag(name: str, help: str, **more: Any) -> Any:
+    """`--batch-size`, which AUTOSLIM_BATCH_SIZE stands in for."""
+    variable = "AUTOSLIM_" + name.partition("/")[0].removeprefix("--").upper().replace("-", "_")
+    return typer.Option(name, help=help, envvar=variable, show_envvar=False, **more)
+
+
+JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.YAML", help="A job file; flags take the place of its fields.")]
+Model = Annotated[str | None, flag("--model", "timm name of a ViT or DeiT, or a folder in timm's hub format.")]
+Data = Annotated[str | None, flag("--data", "Parquet file, folder (Parquet splits or ImageFolder), or `digits`.")]
+FlopsBudgets = Annotated[list[str] | None, flag("--flops", "Budget as 2.3G, 850M or 50%; may be repeated.")]
+Weights = Annotated[Path | None, flag("--weights", "safetensors or weights-only state dict.")]
+FromScratch = Annotated[bool, flag("--from-scratch", "No pretrained weights: the dense model is trained first.")]
+ModelArgs = Annotated[str | None, flag("--model-args", "Arguments of timm.create_model as k=v,k=v.")]
+ImageSize = Annotated[int | None, flag("--image-size", "Square image size in pixels; default the model's own.")]
+SpaceName = Annotated[str | None, flag("--space", "Search space by name or YAML file; default `default`.")]
+Trials = Annotated[int | None, flag("--trials", "How many recipes are tried; default 24.")]
+Epochs = Annotated[float | None, flag("--epochs", "Epochs of a trial, the method's own training included; default 3.")]
+BatchSize = Annotated[int | None, flag("--batch-size", "Default 64.")]
+Rate = Annotated[float | None, flag("--lr", "Peak learning rate where the space does not search it; default 5e-4.")]
+Augmentation = Annotated[str | None, flag("--augmentation", "none, light or strong; default light.")]
+Flip = Annotated[bool | None, flag("--flip/--no-flip", "Mirror training images; default yes, but not for digits.")]
+BaseEpochs = Annotated[
+    float | None, flag("--base-epochs", "Epochs of adapting the dense model, where that is needed; default 10.")
+]
+BaseRate = Annotated[float | None, flag("--base-lr", "Its peak learning rate; default that of --lr.")]
+TrainLimit = Annotated[int | None, flag("--train-limit", "Use only so many training images (stratified).")]
+Sampler = Annotated[str | None, flag("--sampler", "tpe or random; default tpe.")]
+Seed = Annotated[int | None, flag("--seed", "Of the splits, the recipes and the training; default 0.")]
+ClassQuery = Annotated[
+    bool | None, flag("--class-query/--no-class-query", "Compute only the prefix tokens in the last block; same logits.")
+]
+Bound = Annotated[str | None, flag("--bound", "A budget holds for every image (max) or in the mean (mean); default max.")]
+Speed = Annotated[
+    str | None,
+    flag("--speed", "How the speed of the models is measured: eager,compiled,onnxruntime (the default), fewer of them, or none."),
+]
+Name = Annotated[str | None, flag("--name", "A label to find the job by: lower-case letters, digits and hyphens.")]
+Priority = Annotated[int | None, flag("--priority", "0 to 9; of queued jobs the one with the highest is begun first; default 5.")]
+
+PerTrial = Annotated[
+    str | None,
+    flag("--resources", "What one trial takes, as gpu=1,cpu=4; fractions share a device; default a GPU, or one CPU."),
+]
+Concurrency = Annotated[int | None, flag("--concurrency", "Trials at a time; default as many as fit.")]
+Address = Annotated[str | None, flag("--address", "Ray cluster; default a local one on loopback.")]
+Storage = Annotated[str | None, flag("--storage", "SQLAlchemy URL of the store; default SQLite in the output folder.")]
+TrackingUri = Annotated[str | None, flag("--tracking-uri", "MLflow server; default SQLite in the output folder.")]
+OutputFolder = Annotated[Path, flag("--output", "Where everything goes.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
