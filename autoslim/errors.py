@@ -8,12 +8,15 @@ AutoslimError
 │   ├── DatasetError               file, row, what was expected
 │   ├── SpaceError                 file, key, what is allowed
 │   ├── OutputError                the output folder cannot be written
-│   └── SpecError                  `autoslim.spec`: every field of a request that is wrong
+│   ├── SpecError                  `autoslim.spec`: every field of a request that is wrong
+│   ├── NotFoundError              nothing of this id, or nothing that this tenant may see
+│   └── IdempotencyError           a key that was used for another request
 ├── TrialError                     this recipe went wrong; the search goes on
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
 ├── ExportError                    a form that this model cannot be handed over in
 ├── ClusterError                   Ray or the database cannot be reached
+├── LeaseLostError                 the job is another driver's now
 └── JobError                       the job as a whole failed; carries the remote traceback
 """
 
@@ -58,6 +61,14 @@ class OutputError(RequestError):
     """An output folder that cannot be written, is full, or belongs to another job."""
 
 
+class NotFoundError(RequestError):
+    """Nothing of this id, or nothing that this tenant may see."""
+
+
+class IdempotencyError(RequestError):
+    """An idempotency key that was used for another request."""
+
+
 class TrialError(AutoslimError):
     """One recipe went wrong; the search goes on."""
 
@@ -78,6 +89,10 @@ class ClusterError(AutoslimError):
     """Ray, the database or the cluster's storage cannot be reached."""
 
     exit_code = 4
+
+
+class LeaseLostError(AutoslimError):
+    """The job is another driver's now, or nobody's: whoever sees this ends without touching it."""
 
 
 class JobError(AutoslimError):

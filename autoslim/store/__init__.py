@@ -1,11 +1,24 @@
-"""The one owner of the database: jobs, trials, epochs, and what was logged of them elsewhere."""
+"""The one owner of the database: jobs, trials, epochs, and what was logged of them elsewhere; the queue, its events, the API keys."""
 
+from autoslim.store.keys import ApiKey, Keys, Scope
+from autoslim.store.queue import Queue
+from autoslim.store.queued import Claim, Event, Failure, FailureClass, QueuedJob, QueueState
 from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
 from autoslim.store.store import Store
 from autoslim.store.url import default_url, hide_password
 
 __all__ = [
+    "ApiKey",
+    "Claim",
+    "Event",
+    "Failure",
+    "FailureClass",
     "JobState",
+    "Keys",
+    "Queue",
+    "QueueState",
+    "QueuedJob",
+    "Scope",
     "Store",
     "StoredEpoch",
     "StoredJob",

@@ -1,0 +1,156 @@
+"""API keys: `autoslim_<id>_<secret>`. The store has a digest of the secret, so that whoever reads the store cannot use a key.
+
+A plain SHA-256 is enough for a secret of 256 random bits: there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from autoslim.errors import NotFoundError, RequestError
+from autoslim.record import Record
+from autoslim.store import clock, schema
+from autoslim.store.database import Database
+
+_TOKEN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+_TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_USED_EVERY = 60.0
+"""Seconds: a key's last use is written down no more often, because every request would be a write."""
+
+_K = schema.keys.c
+
+
+class Scope(enum.StrEnum):
+    """`read` looks, `submit` starts and ends jobs, `admin` makes keys and sees every tenant's jobs."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ApiKey(Record):
+    """A key without its secret."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: str
+    expires_at: str | None = None
+    last_used_at: str | None = None
+    revoked_at: str | None = None
+
+
+class Keys:
+    """Every method raises ClusterError, naming the URL, when the database cannot be reached."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        self.url = self._database.url
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Keys:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def create(
+        self, *, tenant: str, scopes: Iterable[Scope | str], name: str, lifetime: datetime.timedelta | None = None
+    ) -> tuple[ApiKey, str]:
+        """The key, and what its owner sends: it is told here once and cannot be had again.
+
+        Raises:
+            RequestError: for a tenant, a scope or a lifetime that is not allowed.
+        """
+        chosen = _scopes(scopes)
+        if not _TENANT.fullmatch(tenant):
+            raise RequestError(f"tenant {tenant!r} is not allowed: 1 to 63 lower-case letters, digits and inner hyphens")
+        if not 1 <= len(name) <= 64 or not name.isprintable():
+            raise RequestError(f"the name of a key is {name[:100]!r}; allowed: 1 to 64 printable characters")
+        if lifetime is not None and lifetime <= datetime.timedelta(0):
+            raise RequestError(f"the lifetime of a key is {lifetime}; allowed: above 0")
+        key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+        row = {"id": key_id, "tenant": tenant, "name": name, "digest": _digest(secret), "scopes": " ".join(chosen)}
+        with self._database.writing() as connection:
+            now = clock.now(connection)
+            expires = None if lifetime is None else clock.text(now + lifetime)
+            connection.execute(schema.keys.insert().values(**row, created_at=clock.text(now), expires_at=expires))
+        return self.get(key_id), f"autoslim_{key_id}_{secret}"
+
+    def get(self, key_id: str) -> ApiKey:
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(schema.keys).where(_K.id == key_id)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no key {key_id[:100]!r}")
+        return _key(row)
+
+    def find(self, token: str) -> ApiKey | None:
+        """The key that this token is, if it is one that may be used now."""
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        key_id, secret = match.groups()
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(schema.keys).where(_K.id == key_id)).one_or_none()
+            now = clock.now(connection)
+        # An unknown id takes as long as a wrong secret.
+        known = hmac.compare_digest(_digest(secret), row.digest if row is not None else _digest(""))
+        if row is None or not known or row.revoked_at is not None or (row.expires_at or "~") <= clock.text(now):
+            return None
+        if (row.last_used_at or "") < clock.after(now, -_USED_EVERY):
+            with self._database.writing() as connection:
+                connection.execute(schema.keys.update().where(_K.id == key_id).values(last_used_at=clock.text(now)))
+        return _key(row)
+
+    def list(self, tenant: str | None = None) -> list[ApiKey]:
+        """Oldest first; revoked and expired ones, too."""
+        query = sa.select(schema.keys).order_by(_K.created_at, _K.id)
+        with self._database.reading() as connection:
+            rows = connection.execute(query if tenant is None else query.where(_K.tenant == tenant)).all()
+        return [_key(row) for row in rows]
+
+    def exist(self) -> bool:
+        """Whether there is any key that may be used now."""
+        with self._database.reading() as connection:
+            now = clock.text(clock.now(connection))
+            usable = sa.and_(_K.revoked_at.is_(None), sa.or_(_K.expires_at.is_(None), _K.expires_at > now))
+            return connection.execute(sa.select(_K.id).where(usable).limit(1)).first() is not None
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """From now on it is refused; a second time changes nothing. Raises NotFoundError."""
+        with self._database.writing() as connection:
+            now = clock.text(clock.now(connection))
+            this = sa.and_(_K.id == key_id, _K.revoked_at.is_(None))
+            connection.execute(schema.keys.update().where(this).values(revoked_at=now))
+        return self.get(key_id)
+
+
+def _scopes(scopes: Iterable[Scope | str]) -> list[str]:
+    names = {str(scope) for scope in scopes}
+    allowed = [scope.value for scope in Scope]
+    if not names or names - set(allowed):
+        raise RequestError(f"scopes {sorted(names)} are not allowed: one or more of {', '.join(allowed)}")
+    return [scope for scope in allowed if scope in names]
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _key(row: sa.Row[Any]) -> ApiKey:
+    fields = {field: getattr(row, field) for field in ApiKey.__dataclass_fields__ if field != "scopes"}
+    return ApiKey(**fields, scopes=tuple(Scope(scope) for scope in row.scopes.split()))

@@ -1,0 +1,206 @@
+"""Who has which job: claims with a lease and a fence, and the ways out of a running state.
+
+A lease says until when nobody else may take the job. A fence is a number that rises with every change of hands; whoever comes with
+an older one is refused, however alive they think they are.
+
+Rows are locked as for updates that leave their key alone (`key_share`): writing an event looks at its job's key, and may then go on.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from autoslim.errors import JobError, LeaseLostError
+from autoslim.store import clock, schema
+from autoslim.store.event_log import EventLog, write_events
+from autoslim.store.queued import RUNNING, TRANSITIONS, Claim, Failure, FailureClass, QueueState
+
+LOSSES_ALLOWED = 5
+"""A job whose driver is lost so often in a row, with no trial ended in between, is given up."""
+
+_LONGEST_DELAY = 60.0
+
+_Q = schema.queue.c
+_Events = list[tuple[str, str, dict[str, Any]]]
+
+
+class Leases(EventLog):
+    """Part of `Queue`. Every call is one transaction."""
+
+    def claim(self, owner: str, lease_seconds: float) -> Claim | None:
+        """Takes the next job: the highest priority, then the oldest. None when there is none to take.
+
+        Jobs whose lease ran out and pauses that are over return to the queue first.
+        """
+        with self._database.writing() as connection:
+            now, events = clock.now(connection), list[Any]()
+            _reap(connection, now, events)
+            _wake(connection, now, events)
+            due = sa.or_(_Q.not_before.is_(None), _Q.not_before <= clock.text(now))
+            waiting = sa.select(schema.queue).where(_Q.state == QueueState.QUEUED.value, due)
+            first = waiting.order_by(_Q.priority.desc(), _Q.id).limit(1).with_for_update(skip_locked=True, key_share=True)
+            row = connection.execute(first).one_or_none()
+            claim = None
+            if row is not None:
+                claim = Claim(id=row.id, attempt=row.attempt + 1, fence=row.fence + 1, owner=owner)
+                values: dict[str, Any] = {"attempt": claim.attempt, "not_before": None}
+                values |= _held(claim, now, lease_seconds) | {"started_at": row.started_at or clock.text(now)}
+                move(connection, row, QueueState.STARTING, now, events, **values)
+            write_events(connection, events)
+        return claim
+
+    def reap(self) -> None:
+        """Returns lost jobs and those whose pause is over to the queue, for one who has no room to claim any."""
+        with self._database.writing() as connection:
+            now, events = clock.now(connection), list[Any]()
+            _reap(connection, now, events)
+            _wake(connection, now, events)
+            write_events(connection, events)
+
+    def adopt(self, job_id: str, attempt: int, owner: str, lease_seconds: float) -> Claim:
+        """Hands a claimed job over to its driver, for which it is PREPARING; the claim it was started by ends here.
+
+        Raises:
+            LeaseLostError: when the job is not STARTING in this attempt, or another process has adopted it.
+        """
+        with self._database.writing() as connection:
+            now, events = clock.now(connection), list[Any]()
+            current = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state == QueueState.STARTING.value)
+            row = connection.execute(sa.select(schema.queue).where(current).with_for_update(key_share=True)).one_or_none()
+            if row is None:
+                raise LeaseLostError(f"attempt {attempt} of job {job_id} is not to be started; another driver may have it")
+            claim = Claim(id=job_id, attempt=attempt, fence=row.fence + 1, owner=owner)
+            move(connection, row, QueueState.PREPARING, now, events, **_held(claim, now, lease_seconds))
+            write_events(connection, events)
+        return claim
+
+    def renew(self, claim: Claim, lease_seconds: float) -> bool:
+        """Prolongs the lease and returns whether the job is to be cancelled. Raises LeaseLostError."""
+        with self._database.writing() as connection:
+            row = _guarded(connection, claim)
+            until = clock.after(clock.now(connection), lease_seconds)
+            connection.execute(schema.queue.update().where(_Q.id == claim.id).values(lease_until=until))
+        return row.cancel_requested_at is not None
+
+    def advance(
+        self,
+        claim: Claim,
+        state: QueueState,
+        *,
+        reason: str | None = None,
+        failure: Failure | None = None,
+        result: str | None = None,
+    ) -> None:
+        """Takes the job to its next state. FAILED wants a `failure`, SUCCEEDED a `result` (JSON).
+
+        PAUSED and QUEUED give it back: the first for a while that doubles with every pause in a row, up to a minute.
+
+        Raises:
+            LeaseLostError: when the job is no longer this claim's.
+            JobError: for a transition that `TRANSITIONS` does not have.
+        """
+        assert (state is QueueState.FAILED) <= (failure is not None), "a job fails of something"
+        with self._database.writing() as connection:
+            now, events = clock.now(connection), list[Any]()
+            row = _guarded(connection, claim)
+            values: dict[str, Any] = {} if result is None else {"result": result}
+            if state is QueueState.PAUSED:
+                values |= {"pauses": row.pauses + 1, "not_before": clock.after(now, _delay(row.pauses))}
+            move(connection, row, state, now, events, reason=reason, failure=failure, **values)
+            write_events(connection, events)
+
+    def record(self, claim: Claim, type: str, data: dict[str, Any], *, progress: bool = False) -> None:
+        """An event of the claim's driver. `progress` forgives the losses and pauses before it. Raises LeaseLostError."""
+        with self._database.writing() as connection:
+            _guarded(connection, claim)
+            if progress:
+                connection.execute(schema.queue.update().where(_Q.id == claim.id).values(losses=0, pauses=0))
+            write_events(connection, [(claim.id, type, data)])
+
+    def lose(self, job_id: str, attempt: int) -> None:
+        """For one who knows that this attempt's driver is dead: the next claim need not wait for its lease to run out."""
+        with self._database.writing() as connection:
+            past = clock.after(clock.now(connection), -1.0)
+            this = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state.in_([state.value for state in RUNNING]))
+            connection.execute(schema.queue.update().where(this).values(lease_until=past))
+
+
+def _held(claim: Claim, now: datetime.datetime, seconds: float) -> dict[str, Any]:
+    return {"fence": claim.fence, "owner": claim.owner, "lease_until": clock.after(now, seconds)}
+
+
+def _guarded(connection: sa.Connection, claim: Claim) -> sa.Row[Any]:
+    """The claim's row, locked."""
+    theirs = sa.and_(_Q.id == claim.id, _Q.fence == claim.fence, _Q.state.in_([state.value for state in RUNNING]))
+    row = connection.execute(sa.select(schema.queue).where(theirs).with_for_update(key_share=True)).one_or_none()
+    if row is None:
+        raise LeaseLostError(f"job {claim.id} is no longer held by {claim.owner} (attempt {claim.attempt})")
+    return row
+
+
+def move(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    state: QueueState,
+    now: datetime.datetime,
+    events: _Events,
+    *,
+    reason: str | None = None,
+    failure: Failure | None = None,
+    **values: Any,
+) -> None:
+    """The one place where a state changes. `row` is locked by the caller."""
+    if state not in TRANSITIONS[QueueState(row.state)]:
+        raise JobError(f"job {row.id} is {row.state} and cannot become {state.value}")
+    values |= {"state": state.value, "reason": reason, "updated_at": clock.text(now)}
+    if not state.running:
+        # Whoever had it has it no more.
+        values |= {"owner": None, "lease_until": None, "fence": row.fence + 1}
+    if state.ended:
+        values |= {"ended_at": clock.text(now), "not_before": None}
+    if failure is not None:
+        values |= {"error_class": failure.failure_class.value, "error": failure.message, "next_command": failure.next}
+    connection.execute(schema.queue.update().where(_Q.id == row.id).values(**values))
+    told: dict[str, Any] = {"state": state.value, "attempt": values.get("attempt", row.attempt)}
+    told |= {} if reason is None else {"reason": reason}
+    events.append((row.id, "state", told | ({} if failure is None else {"failure": failure.to_dict()})))
+
+
+def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
+    """Running jobs whose lease ran out: their drivers are dead, or are refused from now on."""
+    running = _Q.state.in_([state.value for state in RUNNING])
+    lost = (
+        sa.select(schema.queue).where(running, _Q.lease_until < clock.text(now)).with_for_update(skip_locked=True, key_share=True)
+    )
+    for row in connection.execute(lost).all():
+        losses = row.losses + 1
+        if row.cancel_requested_at is not None:
+            move(connection, row, QueueState.CANCELLED, now, events)
+        elif losses >= LOSSES_ALLOWED:
+            move(connection, row, QueueState.FAILED, now, events, failure=_given_up(row.id, losses), losses=losses)
+        else:
+            # A first loss may be anything; a job that kills its drivers is not to keep the queue busy.
+            delay = 0.0 if losses == 1 else _delay(losses - 2)
+            values = {"losses": losses, "not_before": clock.after(now, delay)}
+            move(connection, row, QueueState.QUEUED, now, events, reason="its driver was lost", **values)
+
+
+def _wake(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
+    over = sa.and_(_Q.state == QueueState.PAUSED.value, _Q.not_before <= clock.text(now))
+    for row in connection.execute(sa.select(schema.queue).where(over).with_for_update(skip_locked=True, key_share=True)).all():
+        move(connection, row, QueueState.QUEUED, now, events)
+
+
+def _delay(earlier: int) -> float:
+    return float(min(_LONGEST_DELAY, 2.0 ** min(earlier, 10)))
+
+
+def _given_up(job_id: str, losses: int) -> Failure:
+    return Failure(
+        failure_class=FailureClass.INFRA,
+        message=f"the search's driver was lost {losses} times in a row, with no trial ended in between",
+        next=f"autoslim logs {job_id}",
+    )

@@ -1,0 +1,191 @@
+"""`Queue`: the jobs that were submitted, durable, each begun by exactly one driver at a time."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from ulid import ULID
+
+from autoslim.errors import IdempotencyError, NotFoundError, RequestError
+from autoslim.store import clock, schema
+from autoslim.store.event_log import write_events
+from autoslim.store.leases import Leases, move
+from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState
+
+_Q = schema.queue.c
+
+
+class Queue(Leases):
+    """Threads of one process may share a queue; every call is one transaction.
+
+    A `tenant` of None sees every tenant's jobs. Every method raises ClusterError, naming the URL, when the database cannot be reached.
+    """
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Coming in
+
+    def submit(
+        self, spec: str, *, tenant: str, name: str | None = None, priority: int = 5, idempotency_key: str | None = None
+    ) -> tuple[QueuedJob, bool]:
+        """The job, and whether it is new: the same key with the same request gives the job that was made of it before.
+
+        Raises:
+            IdempotencyError: when the key was used with another request.
+        """
+        digest = _digest(spec, name, priority)
+        row: dict[str, Any] = {
+            "id": str(ULID()),
+            "tenant": tenant,
+            "idempotency_key": idempotency_key,
+            "body_digest": digest,
+            "spec": spec,
+        }
+        row |= {"name": name, "priority": priority, "state": QueueState.QUEUED.value}
+        row |= {"attempt": 0, "fence": 0, "losses": 0, "pauses": 0}
+        try:
+            with self._database.writing() as connection:
+                known = self._by_key(connection, tenant, idempotency_key)
+                if known is None:
+                    now = clock.text(clock.now(connection))
+                    connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now))
+                    write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
+        except sa.exc.IntegrityError:
+            # Somebody else's request with this key was quicker by a moment.
+            with self._database.reading() as connection:
+                known = self._by_key(connection, tenant, idempotency_key)
+            assert known is not None
+        if known is None:
+            return self.get(row["id"]), True
+        if known.body_digest != digest:
+            raise IdempotencyError(f"the idempotency key {idempotency_key!r} was used for another request, job {known.id}")
+        return _job(known), False
+
+    def _by_key(self, connection: sa.Connection, tenant: str, key: str | None) -> sa.Row[Any] | None:
+        if key is None:
+            return None
+        query = sa.select(schema.queue).where(_Q.tenant == tenant, _Q.idempotency_key == key)
+        return connection.execute(query).one_or_none()
+
+    # Looking
+
+    def get(self, job_id: str, tenant: str | None = None) -> QueuedJob:
+        """Raises NotFoundError, for another tenant's job as well."""
+        with self._database.reading() as connection:
+            return _job(self._row(connection, job_id, tenant))
+
+    def list(
+        self,
+        tenant: str | None = None,
+        *,
+        states: Collection[QueueState] | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[QueuedJob]:
+        """Newest first; `before` is the id of the last one that was seen."""
+        query = sa.select(schema.queue).order_by(_Q.id.desc()).limit(limit)
+        if tenant is not None:
+            query = query.where(_Q.tenant == tenant)
+        if states is not None:
+            query = query.where(_Q.state.in_([state.value for state in states]))
+        if name is not None:
+            query = query.where(_Q.name == name)
+        if before is not None:
+            query = query.where(_Q.id < before)
+        with self._database.reading() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def position(self, job_id: str) -> int | None:
+        """How many queued jobs are to be begun before this one; None for one that is not queued."""
+        with self._database.reading() as connection:
+            row = self._row(connection, job_id, None)
+            if row.state != QueueState.QUEUED:
+                return None
+            sooner = sa.or_(_Q.priority > row.priority, sa.and_(_Q.priority == row.priority, _Q.id < row.id))
+            query = sa.select(sa.func.count()).select_from(schema.queue).where(_Q.state == QueueState.QUEUED.value, sooner)
+            return int(connection.execute(query).scalar_one())
+
+    def counts(self) -> dict[QueueState, int]:
+        """Jobs by state; every state is there."""
+        query = sa.select(_Q.state, sa.func.count()).group_by(_Q.state)
+        with self._database.reading() as connection:
+            found = {state: count for state, count in connection.execute(query)}
+        return {state: found.get(state.value, 0) for state in QueueState}
+
+    def oldest_queued_seconds(self) -> float | None:
+        """For how long the oldest queued job has existed; None where none is queued."""
+        query = sa.select(sa.func.min(_Q.created_at)).where(_Q.state == QueueState.QUEUED.value)
+        with self._database.reading() as connection:
+            oldest, now = connection.execute(query).scalar(), clock.now(connection)
+        return None if oldest is None else max(0.0, (now - datetime.datetime.fromisoformat(oldest)).total_seconds())
+
+    # Going out
+
+    def request_cancel(self, job_id: str, tenant: str | None = None) -> QueuedJob:
+        """Asks for an end: at once where no driver has the job, else its driver obeys within seconds. Asking again changes nothing.
+
+        Raises:
+            NotFoundError: for another tenant's job as well.
+        """
+        with self._database.writing() as connection:
+            row = self._row(connection, job_id, tenant, lock=True)
+            state, now, events = QueueState(row.state), clock.now(connection), list[Any]()
+            if not state.ended and row.cancel_requested_at is None:
+                asked: dict[str, Any] = {"cancel_requested_at": clock.text(now)}
+                if state.running:
+                    connection.execute(schema.queue.update().where(_Q.id == job_id).values(**asked, updated_at=clock.text(now)))
+                    events.append((job_id, "message", {"text": "a cancellation was asked for"}))
+                else:
+                    move(connection, row, QueueState.CANCELLED, now, events, **asked)
+            write_events(connection, events)
+        return self.get(job_id)
+
+    def purge(self, job_id: str, tenant: str | None = None) -> None:
+        """Removes an ended job with its events and trials; its files are the caller's to remove.
+
+        Raises:
+            NotFoundError: for another tenant's job as well.
+            RequestError: for a job that has not ended.
+        """
+        with self._database.writing() as connection:
+            row = self._row(connection, job_id, tenant, lock=True)
+            if not QueueState(row.state).ended:
+                raise RequestError(f"job {job_id} is {row.state}; only an ended job can be removed, so cancel it first")
+            connection.execute(schema.queue.delete().where(_Q.id == job_id))
+            connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
+
+    def _row(self, connection: sa.Connection, job_id: str, tenant: str | None, *, lock: bool = False) -> sa.Row[Any]:
+        query = sa.select(schema.queue).where(_Q.id == job_id)
+        if tenant is not None:
+            query = query.where(_Q.tenant == tenant)
+        row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no job {job_id!r}")
+        return row
+
+
+def _digest(spec: str, name: str | None, priority: int) -> str:
+    """The same for two requests that differ in white space or the order of fields only."""
+    canonical = json.dumps([json.loads(spec), name, priority], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _job(row: sa.Row[Any]) -> QueuedJob:
+    fields = {field: getattr(row, field) for field in QueuedJob.__dataclass_fields__ if field not in ("state", "failure")}
+    failure = None
+    if row.error_class is not None:
+        failure = Failure(failure_class=FailureClass(row.error_class), message=row.error, next=row.next_command)
+    return QueuedJob(**fields, state=QueueState(row.state), failure=failure)
