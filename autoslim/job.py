@@ -47,6 +47,9 @@ class Resources(Record):
     gpu: float = 0.0
 
 
+SCHEDULERS = ("halving", "median", "none")
+"""What can stop a trial early."""
+
 SPEED_MODES = ("eager", "compiled", "onnxruntime")
 """The ways in which the speed of a model is measured when it is handed over."""
 
@@ -55,9 +58,9 @@ SPEED_MODES = ("eager", "compiled", "onnxruntime")
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
 
-    `space` is a name, a file, or the space itself as a JSON object. `class_query` and `bound` are every trial's, as in `Recipe`.
-    `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local Ray, `resources` of None a GPU
-    and its share of the processors a trial, or one processor where there is no GPU.
+    `space` is a name, a file, or the space itself as a JSON object. `scheduler` says which trials are stopped early. `class_query` and
+    `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of
+    None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one processor where there is no GPU.
     """
 
     id: str
@@ -69,6 +72,7 @@ class SearchJob(Record):
     training: Training = dataclasses.field(default_factory=Training)
     base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
     sampler: str = "tpe"
+    scheduler: str = "halving"
     seed: int = 0
     class_query: bool = False
     bound: str = "max"

@@ -25,11 +25,15 @@ class TrialState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochReport(Record):
-    """A point on a trial's curves. `beat` is `cut`, `train` or `tune`; `epoch` counts every pass over the images so far."""
+    """A point on a trial's curves. `beat` is `cut`, `train` or `tune`; `epoch` counts every pass over the images so far.
+
+    `seconds` is wall time in the worker up to here, earlier runs of the trial included; None where nobody counts it.
+    """
 
     epoch: float
     beat: str
     metrics: dict[str, float]
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class TrialResult(Record):
     differ where tokens vary from image to image; all in multiply-accumulates.
     `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control) or `given`.
     `artifact` is the model's folder, relative to the job's output folder.
+
+    A STOPPED trial has the accuracy it had reached after `epochs`, its plan's FLOPs, and in `stopped` why the scheduler ended it.
     """
 
     number: int
@@ -58,6 +64,7 @@ class TrialResult(Record):
     epochs: float | None = None
     artifact: str | None = None
     duplicate_of: int | None = None
+    stopped: str | None = None
     error_class: str | None = None
     error: str | None = None
 

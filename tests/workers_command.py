@@ -13,7 +13,7 @@ SEARCH = [
     "--model", "deit_tiny_patch16_224", "--from-scratch",
     "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--image-size", "16",
     "--data", "digits", "--flops", "70%", "--flops", "50%", "--space", "smoke",
-    "--epochs", "2", "--base-epochs", "1", "--batch-size", "64", "--speed", "eager",
+    "--epochs", "2", "--base-epochs", "1", "--batch-size", "64", "--speed", "eager", "--scheduler", "none",
 ]  # fmt: skip
 
 

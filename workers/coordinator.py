@@ -6,6 +6,7 @@ It knows nothing of Ray, so that the search's book-keeping is tested without a c
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from autoslim.job import SearchJob
 from autoslim.output import Output, is_disk_full
 from autoslim.recipe import Recipe
 from autoslim.result import EpochReport, TrialResult, TrialState
-from autoslim.search import Proposer
+from autoslim.search import Proposer, Scheduler
 from autoslim.store import Store
 from autoslim.training import Outcome
 
@@ -42,11 +43,25 @@ class Assignment:
 class Coordinator:
     """Hands out trials and takes in results. `fatal` holds the error that ends the job, once there is one."""
 
-    def __init__(self, job: SearchJob, store: Store, proposer: Proposer, output: Output, listeners: tuple[Listener, ...]) -> None:
+    def __init__(
+        self,
+        job: SearchJob,
+        store: Store,
+        proposer: Proposer,
+        output: Output,
+        listeners: tuple[Listener, ...],
+        *,
+        scheduler: Scheduler,
+    ) -> None:
         self.job, self.store, self.proposer, self.output, self.listeners = job, store, proposer, output, listeners
+        self.scheduler = scheduler
         self.fatal: AutoslimError | None = None
         self._lock = threading.RLock()
-        self._targets = {trial.result.number: trial.target for trial in store.stored_trials(job.id)}
+        earlier = store.stored_trials(job.id)
+        self._targets = {trial.result.number: trial.target for trial in earlier}
+        for trial in earlier:
+            for report in store.epochs(job.id, trial.result.number):
+                scheduler.take(trial.result, report)
         self._unfinished = store.unfinished(job.id)
         self._next = len(self._targets)
         self._running: dict[int, TrialResult] = {}
@@ -95,11 +110,36 @@ class Coordinator:
             listener.trial_begins(result, target)
         return Assignment(number=result.number, recipe=result.recipe, target=target)
 
-    def report(self, number: int, report: EpochReport) -> None:
+    def report(self, number: int, report: EpochReport) -> bool:
+        """Whether the trial goes on; where it does not, it has ended as stopped."""
         with self._lock:
+            running = self._running[number]
             self.store.report(self.job.id, number, report)
             for listener in self.listeners:
-                listener.trial_reports(self._running[number], report)
+                listener.trial_reports(running, report)
+            reason = self.scheduler.judge(running, report)
+            if reason is not None:
+                self._stop(running, report, reason)
+            return reason is None
+
+    def _stop(self, running: TrialResult, report: EpochReport, reason: str) -> None:
+        reports = self.store.epochs(self.job.id, running.number)
+        flops = self.proposer.flops_of(running.recipe)
+        self._failed_in_a_row = 0
+        self._end(
+            running.replace(
+                state=TrialState.STOPPED,
+                stopped=reason,
+                accuracy=report.metrics["accuracy"],
+                accuracy_after_cut=next((past.metrics["accuracy"] for past in reversed(reports) if past.beat == "cut"), None),
+                flops=flops,
+                flops_predicted=flops,
+                epochs=report.epoch,
+                seconds=report.seconds,
+            )
+        )
+        # Nothing goes on from there: the same recipe, proposed again, has this result.
+        shutil.rmtree(self.output.trial(running.recipe.key) / "checkpoint", ignore_errors=True)
 
     def complete(self, number: int, outcome: Outcome) -> None:
         with self._lock:

@@ -24,7 +24,7 @@ from autoslim.plan import Plan
 from autoslim.record import Record
 from autoslim.report import render_front
 from autoslim.result import BaseFacts, EpochReport, ParetoFront, SharedCost, TrialResult, TrialState
-from autoslim.search import AgainstControl, Proposer, against_control, cheaper_and_better, choose, load_space
+from autoslim.search import AgainstControl, Proposer, against_control, cheaper_and_better, choose, load_space, make_scheduler
 from autoslim.store import JobState, Store, default_url
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from autoslim.tracking import Mirror, MirrorThread
@@ -36,7 +36,7 @@ from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator, Listener
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
-from workers.searcher import LostWorkers, StoreSearcher
+from workers.searcher import LostWorkers, StoreScheduler, StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
 
@@ -181,7 +181,7 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
         terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
     base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
     store.set_base(job.id, facts)
-    _run_trials(prepared, store, terminal, base, slots, interrupt)
+    _run_trials(prepared, store, terminal, base, facts, slots, interrupt)
     chosen = choose(store.trials(job.id), prepared.budgets)
     models: list[HandedOver] = []
     if chosen:
@@ -267,11 +267,14 @@ class _Booking(Listener):
         self._store.book_shared(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
 
 
-def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path, slots: int, interrupt: Interrupt) -> None:
+def _run_trials(
+    prepared: Prepared, store: Store, terminal: Terminal, base: Path, facts: BaseFacts, slots: int, interrupt: Interrupt
+) -> None:
     job = prepared.job
     terminal.already(store.trials(job.id))
     listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)), _Booking(store, job, prepared.output))
-    coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners)
+    scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
+    coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler)
     shared = {
         "base": str(base),
         "dataset": str(prepared.dataset.path),
@@ -285,6 +288,7 @@ def _run_trials(prepared: Prepared, store: Store, terminal: Terminal, base: Path
             tune.with_resources(SlimTrial, {"cpu": granted(job).cpu, "gpu": granted(job).gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=StoreScheduler(searcher),
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,

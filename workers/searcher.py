@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from autoslim.errors import AutoslimError
@@ -44,9 +45,17 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
         return trial_config(assignment.recipe, folder=folder, budget_label=assignment.target, shared=self._shared)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self._coordinator is not None and "report" in result:
-            coordinator, report = self._coordinator, EpochReport.from_json(result["report"])
-            self._guard(lambda: coordinator.report(self._numbers[trial_id], report))
+        """Reports come by way of `StoreScheduler`, which Tune asks first, and alone where a trial is stopped."""
+
+    def report(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether the trial goes on. One that does not has ended in the store before Tune stops it."""
+        if self._coordinator is None or "report" not in result or trial_id not in self._numbers:
+            return True
+        coordinator, report = self._coordinator, EpochReport.from_json(result["report"])
+        if self._guard(lambda: coordinator.report(self._numbers[trial_id], report)) is False:
+            del self._numbers[trial_id]
+            return False
+        return True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called once a trial; a trial that Tune was interrupted in is not told at all and stays unfinished in the store."""
@@ -88,6 +97,26 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         raise RuntimeError("a search is resumed from the store (`autoslim search --resume`), not from Tune's snapshots")
+
+
+class StoreScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Tune's side of the job's `Scheduler`: the coordinator judges, over the store.
+
+    Tune neither saves nor restores a scheduler's state, and tells a searcher of a stopped trial as if it were complete. This one has
+    no state, and its searcher has forgotten a stopped trial by then.
+    """
+
+    def __init__(self, searcher: StoreSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """With no metric of its own, no result lacks one."""
+        return metric is None
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        goes_on = self._searcher.report(trial.trial_id, result)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
 
 class LostWorkers(Callback):  # type: ignore[misc]

@@ -107,5 +107,7 @@ def _ending(result: TrialResult) -> str:
     if result.state is TrialState.COMPLETE:
         assert result.accuracy is not None and result.flops is not None
         return f"ends: accuracy {result.accuracy:.1%} at {format_flops(result.flops)} in {duration(result.seconds)}"
+    if result.state is TrialState.STOPPED:
+        return f"is stopped after {result.epochs:.3g} epochs: {result.stopped}"
     lines = (result.error or "").strip().splitlines()
     return f"{result.state.value}: {lines[-1] if lines else result.error_class}"

@@ -74,6 +74,7 @@ def as_spec(job: SearchJob) -> JobSpec:
             "base_epochs": base.epochs,
             "base_lr": base.lr,
             "sampler": job.sampler,
+            "scheduler": job.scheduler,
             "seed": job.seed,
             "class_query": job.class_query,
             "bound": job.bound,

@@ -3,6 +3,7 @@
 from autoslim.search.front import AgainstControl, against_control, cheaper_and_better, choose
 from autoslim.search.proposer import SAMPLERS, Proposal, Proposer
 from autoslim.search.reach import Corner, Reach, reach
+from autoslim.search.scheduler import Scheduler, make_scheduler
 from autoslim.search.space import Space
 from autoslim.search.space_file import load_space, parse_space, space_names
 
@@ -13,11 +14,13 @@ __all__ = [
     "Proposal",
     "Proposer",
     "Reach",
+    "Scheduler",
     "Space",
     "against_control",
     "cheaper_and_better",
     "choose",
     "load_space",
+    "make_scheduler",
     "parse_space",
     "reach",
     "space_names",

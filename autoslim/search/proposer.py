@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from autoslim.budget import format_flops
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
+from autoslim.flops import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate, solve
@@ -127,6 +128,13 @@ class Proposer:
         within = {label: [name for name, least in cheapest.items() if least <= flops] for label, flops in self.budgets.items()}
         return {**within, FREE: list(cheapest)}
 
+    def flops_of(self, recipe: Recipe) -> int:
+        """What its plan comes to, before anything is trained."""
+        plan = self.start
+        for step in recipe.steps:
+            plan = self.methods[step.method].expect(self.shape, plan, step.knobs)
+        return predict(self.shape, plan).total
+
     def propose(self, number: int, history: Sequence[TrialResult]) -> Proposal:
         """`history` is every trial of the job so far, running ones too, in any order; `number` itself is not looked at."""
         dealt = deal(number, self.able)
@@ -154,7 +162,7 @@ class Proposer:
         free = dealt.target == FREE
         values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self.budgets.values())
         able = {name: self.methods[name] for name in self.able[dealt.target]}
-        trials = as_trials(history, values, self.space, able, self.shape)
+        trials = as_trials(history, values, self.space, able, self.shape, single=not free)
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], tpe(seed)).ask
 

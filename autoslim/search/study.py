@@ -3,8 +3,10 @@
 There is no Optuna database, so nothing can disagree with the store and no trial stays behind as running after a crash.
 An Optuna trial holds the *solved* knobs, not the drawn ones: the sampler learns what was really trained.
 
-- complete -> COMPLETE; stopped early -> PRUNED, which TPE ranks below every complete trial; running -> RUNNING, which TPE keeps
-  away from.
+- complete -> COMPLETE; running -> RUNNING, which TPE keeps away from.
+- stopped early -> PRUNED, which TPE ranks below every complete trial, those that got further first, then by accuracy: the accuracy
+  less the median of the trials stopped at the same budget is its intermediate value, at its epochs in thousandths. Optuna refuses
+  intermediate values under two objectives; there both are user attributes.
 - infeasible or diverged -> PRUNED with a violated constraint, ranked last: the recipe is bad, and a FAIL would be ignored and
   proposed again.
 - failed for another reason (a lost node, say) -> left out: it says nothing about the recipe.
@@ -94,12 +96,22 @@ def measured(result: TrialResult) -> float | None:
 
 
 def as_trials(
-    history: Sequence[TrialResult], values: Values, space: Space, methods: Mapping[str, Method], shape: ViTShape
+    history: Sequence[TrialResult],
+    values: Values,
+    space: Space,
+    methods: Mapping[str, Method],
+    shape: ViTShape,
+    *,
+    single: bool = True,
 ) -> list[FrozenTrial]:
-    """`methods` are those the study chooses from; complete trials without `values` are not for this study."""
+    """`methods` are those the study chooses from, `single` says that it has one objective; complete trials without `values` are not for
+    this study."""
     trials = []
+    medians = _stopped_medians(history)
     for result in history:
         told = _told(result, values.get(result.number))
+        if told is not None and result.state is TrialState.STOPPED:
+            told |= _fidelity(result, medians[result.recipe.budget], single=single)
         replay = _replayed(result.recipe, space, methods, shape)
         if told is not None and replay is not None and result.duplicate_of is None:
             trials.append(create_trial(params=replay.params, distributions=replay.distributions, **told))
@@ -116,6 +128,21 @@ def _told(result: TrialResult, values: list[float] | None) -> dict[str, Any] | N
     if result.state is TrialState.INFEASIBLE or result.error_class == DivergedError.__name__:
         return {"state": optuna.trial.TrialState.PRUNED, "constraints": {"feasible": 1.0}}
     return None
+
+
+def _stopped_medians(history: Sequence[TrialResult]) -> dict[int, float]:
+    groups: dict[int, list[float]] = {}
+    for result in history:
+        if result.state is TrialState.STOPPED:
+            groups.setdefault(result.recipe.budget, []).append(result.accuracy or 0.0)
+    return {budget: statistics.median(group) for budget, group in groups.items()}
+
+
+def _fidelity(result: TrialResult, median: float, *, single: bool) -> dict[str, Any]:
+    """How far a stopped trial came, and what it showed there."""
+    epochs, accuracy = result.epochs or 0.0, result.accuracy or 0.0
+    facts: dict[str, Any] = {"user_attrs": {"epochs": epochs, "accuracy": accuracy}}
+    return facts | ({"intermediate_values": {round(1000 * epochs): accuracy - median}} if single else {})
 
 
 class _Replay:

@@ -146,6 +146,7 @@ class JobSpec(BaseModel):
     base_epochs: float = Field(_BASE_EPOCHS, gt=0, description="Epochs of adapting the dense model, where that is needed.")
     base_lr: float | None = Field(None, gt=0, description="Its peak learning rate; default that of `lr`.")
     sampler: Literal["tpe", "random"] = Field("tpe", description="What proposes recipes.")
+    scheduler: Literal["halving", "median", "none"] = Field("halving", description="What stops trials early that are behind.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the splits, the recipes and the training.")
     class_query: bool = Field(False, description="Compute only the prefix tokens in the last block; same logits.")
     bound: Literal["max", "mean"] = Field(
@@ -187,6 +188,7 @@ class JobSpec(BaseModel):
             training=training,
             base=training.replace(epochs=self.base_epochs, lr=self.base_lr or self.lr, distillation=0.0),
             sampler=self.sampler,
+            scheduler=self.scheduler,
             seed=self.seed,
             class_query=self.class_query,
             bound=self.bound,

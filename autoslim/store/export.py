@@ -48,6 +48,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "error": (pa.string(), "its message"),
     "artifact": (pa.string(), "the model's folder, relative to the job's output folder"),
     "duplicate_of": (pa.int64(), "number of the earlier trial whose result this one repeats"),
+    "stopped": (pa.string(), "why the scheduler ended it early; its accuracy is then that after `epochs`"),
     "seed": (pa.int64(), "seed of the trial"),
     "recipe_key": (pa.string(), "names the trial's folder and checkpoint"),
     "started_at": (pa.string(), "ISO 8601, UTC"),
@@ -55,7 +56,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _RESULT_FIELDS = (
     "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "flops_mean", "flops_max",
-    "params", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of",
+    "params", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of", "stopped",
 )  # fmt: skip
 
 

@@ -180,6 +180,7 @@ def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, s
         "pareto": str(pareto).lower(),
         "chosen": chosen or None,
         "duplicate_of": result.duplicate_of,
+        "stopped": result.stopped,
         "artifact": result.artifact,
         "error_class": result.error_class,
         "error": None if result.error is None else hide_password(result.error)[:5000],
@@ -203,7 +204,8 @@ def _job_params(job: StoredJob) -> dict[str, str]:
     spec = job.job
     params: dict[str, Any] = {"model": spec.model.name, "weights": spec.model.weights, "image_size": spec.model.image_size}
     params |= {"data": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
-    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "seed": spec.seed, "output": spec.output}
+    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "scheduler": spec.scheduler}
+    params |= {"seed": spec.seed, "output": spec.output}
     params |= (
         _flat("training", spec.training.to_dict())
         | _flat("base", spec.base.to_dict())

@@ -86,6 +86,16 @@ class _Trial:
         self.began, self.earlier = time.monotonic(), 0.0
 
     def run(self) -> Reports:
+        reports = self._run()
+        while True:
+            try:
+                report = next(reports)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            yield report.replace(seconds=self._seconds())
+
+    def _run(self) -> Reports:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))

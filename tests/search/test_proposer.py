@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 
+import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -318,3 +319,22 @@ def test_tpe_beats_random_when_both_are_solved_onto_the_budgets(make: Make, shap
     tpe, random = ([best(sampler, seed) for seed in range(8)] for sampler in ("tpe", "random"))
     assert statistics.mean(tpe) > statistics.mean(random)
     assert sum(t >= r for t, r in zip(tpe, random, strict=True)) >= 5
+
+
+def test_a_stopped_trial_is_told_as_pruned_with_how_far_it_came(make: Make, finished: Finish) -> None:
+    proposer = make()
+    history = []
+    for number in range(8):
+        proposal = proposer.propose(number, history)
+        history.append(
+            finished(proposal, 0.4 + number / 20, **({"state": TrialState.STOPPED, "epochs": 1.5} if number > 4 else {}))
+        )
+    arguments = (proposer.space, proposer.methods, proposer.shape)
+    single = as_trials(history, accuracy_at_budgets(history, proposer.budgets.values()), *arguments)
+    pruned = [trial for trial in single if trial.state is optuna.trial.TrialState.PRUNED]
+    assert [list(trial.intermediate_values) for trial in pruned] == [[1500]] * 3
+    assert {trial.user_attrs["accuracy"] for trial in pruned} == {result.accuracy for result in history[5:]}
+    double = as_trials(history, accuracy_and_flops(history), *arguments, single=False)
+    assert [t.user_attrs["epochs"] for t in double if t.state is optuna.trial.TrialState.PRUNED] == [1.5] * 3
+    for number in range(8, 16):
+        assert proposer.propose(number, history).plan is not None

@@ -58,6 +58,7 @@ def test_every_field_arrives_in_the_job() -> None:
         flip=True,
         base_epochs=2.5,
         sampler="random",
+        scheduler="median",
         seed=7,
         class_query=True,
         bound="mean",
@@ -72,7 +73,14 @@ def test_every_field_arrives_in_the_job() -> None:
     assert job.dataset.train_limit == 100
     assert [budget.flops for budget in job.budgets] == [2_300_000_000, 1_300_000]
     assert json.loads(job.space) == {"methods": {"sit": None}}
-    assert (job.trials, job.sampler, job.seed, job.class_query, job.bound) == (5, "random", 7, True, "mean")
+    assert (job.trials, job.sampler, job.scheduler, job.seed, job.class_query, job.bound) == (
+        5,
+        "random",
+        "median",
+        7,
+        True,
+        "mean",
+    )
     assert job.speed == ("eager", "onnxruntime")
     tuned, base = job.training, job.base
     assert (tuned.epochs, tuned.batch_size, tuned.lr, tuned.augmentation, tuned.flip) == (1.0, 8, 1e-3, "strong", True)
