@@ -58,9 +58,14 @@ SPEED_MODES = ("eager", "compiled", "onnxruntime")
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
 
-    `space` is a name, a file, or the space itself as a JSON object. `scheduler` says which trials are stopped early. `class_query` and
-    `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of
-    None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one processor where there is no GPU.
+    `space` is a name, a file, or the space itself as a JSON object. `scheduler` says which trials are stopped early. A search ends after
+    `trials`, or before `max_seconds` of trials or `max_epochs` of training are passed, or when the hypervolume has not grown in
+    `plateau` trials. `final_share` of the compute is kept for tuning the best recipes longer, over `final_seeds` seeds.
+    `price_per_hour` is that of one device, a GPU, or where trials take none, a processor.
+
+    `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the
+    output folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one
+    processor where there is no GPU.
     """
 
     id: str
@@ -73,6 +78,12 @@ class SearchJob(Record):
     base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
     sampler: str = "tpe"
     scheduler: str = "halving"
+    max_seconds: float | None = None
+    max_epochs: float | None = None
+    plateau: int | None = None
+    final_share: float = 0.25
+    final_seeds: int = 1
+    price_per_hour: float | None = None
     seed: int = 0
     class_query: bool = False
     bound: str = "max"

@@ -13,7 +13,7 @@ from autoslim.job import SearchJob
 from autoslim.output import Output
 from autoslim.plan import Plan
 from autoslim.recipe import Recipe
-from autoslim.result import EpochReport
+from autoslim.result import BaseFacts, EpochReport
 from autoslim.search import Proposer, load_space, make_scheduler
 from autoslim.shape import ViTShape
 from autoslim.store import Store
@@ -26,6 +26,7 @@ SHAPE = ViTShape(
 )  # fmt: skip
 DENSE_FLOPS = predict(SHAPE, Plan.dense(SHAPE)).total
 CHANCE = 0.1
+BASE = BaseFacts(dense_flops=DENSE_FLOPS, dense_accuracy=0.95, params=1000, chance=CHANCE)
 
 
 class Killed(BaseException):
@@ -38,7 +39,7 @@ def make_coordinator(job: SearchJob, store: Store, root: Path, **changes: Any) -
         store.create_job(job)
     store.begin_attempt(job.id)
     scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(job, store, make_proposer(job), Output(root), (), scheduler=scheduler, **changes)
+    return Coordinator(job, store, make_proposer(job), Output(root), (), scheduler=scheduler, base=BASE, **changes)
 
 
 _proposers: dict[str, Proposer] = {}

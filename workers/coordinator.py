@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import threading
+import time
 from typing import Protocol
 
 from autoslim.errors import AutoslimError, JobError, OutputError
 from autoslim.job import SearchJob
 from autoslim.output import Output, is_disk_full
 from autoslim.recipe import Recipe
-from autoslim.result import EpochReport, TrialResult, TrialState
-from autoslim.search import Proposer, Scheduler
+from autoslim.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.search import Proposer, Scheduler, enough, final_recipes, outclassed, search_limits
+from autoslim.search.final import FINAL
 from autoslim.store import Store
 from autoslim.training import Outcome
+from workers.ledger import Ledger
 
 GIVE_UP_AFTER = 5
 """So many trials failing in a row, with none complete, are the job's fault and not the recipes'."""
@@ -29,6 +32,8 @@ class Listener(Protocol):
     def trial_begins(self, result: TrialResult, target: str) -> None: ...
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None: ...
     def trial_ends(self, result: TrialResult, target: str) -> None: ...
+    def search_ends(self, reason: str, finals: int) -> None:
+        """No further recipe is tried; `finals` trials of the best ones follow."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,57 +57,105 @@ class Coordinator:
         listeners: tuple[Listener, ...],
         *,
         scheduler: Scheduler,
+        base: BaseFacts,
+        slots: int = 1,
     ) -> None:
+        """`slots` is how many trials run at a time."""
         self.job, self.store, self.proposer, self.output, self.listeners = job, store, proposer, output, listeners
-        self.scheduler = scheduler
+        self.scheduler, self.base = scheduler, base
         self.fatal: AutoslimError | None = None
+        self.finished = False
         self._lock = threading.RLock()
-        earlier = store.stored_trials(job.id)
-        self._targets = {trial.result.number: trial.target for trial in earlier}
-        for trial in earlier:
-            for report in store.epochs(job.id, trial.result.number):
-                scheduler.take(trial.result, report)
-        self._unfinished = store.unfinished(job.id)
-        self._next = len(self._targets)
+        self._ledger = Ledger(store, job.id)
+        for result in self._ledger.results:
+            for report in store.epochs(job.id, result.number):
+                if result.origin != FINAL:
+                    scheduler.take(result, report)
+        self._limits = search_limits(job)
+        self._earlier = sum(result.seconds or 0.0 for result in self._ledger.results if result.duplicate_of is None) / slots
+        self._began = time.monotonic()
         self._running: dict[int, TrialResult] = {}
+        self._searched = False
+        self._finals: list[tuple[str, Recipe]] | None = None
         self._failed_in_a_row = 0
+        self._dropped: set[int] = set()
 
     def next_trial(self) -> Assignment | None:
-        """What an earlier run left unfinished comes first, under its old number; None when all trials are handed out."""
+        """What an earlier run left unfinished comes first, under its old number.
+
+        None where nothing is to be run now: for good when `finished`, else until a running trial has ended.
+        """
         with self._lock:
             if self.fatal is not None:
+                self.finished = True
+            if self.finished:
                 return None
-            if self._unfinished:
-                left = self._unfinished.pop(0)
+            if self._ledger.unfinished:
+                left = self._ledger.unfinished.pop(0)
                 self.store.restart_trial(self.job.id, left.result.number)
                 return self._begin(left.result, left.target)
-            while self._next < self.job.trials:
-                assignment = self._propose(self._next)
-                self._next += 1
+            while not self._searched and self._enough() is None:
+                assignment = self._propose()
                 if assignment is not None:
                     return assignment
-            return None
+            return self._next_final()
 
-    def _propose(self, number: int) -> Assignment | None:
+    def _enough(self) -> str | None:
+        searched = self._ledger.searched
+        return enough(
+            self._limits,
+            searched,
+            a_trial=self.job.training.epochs,
+            seconds=self._earlier + time.monotonic() - self._began,
+            dense_flops=self.base.dense_flops,
+            chance=self.base.chance,
+        )
+
+    def _propose(self) -> Assignment | None:
         """None where the trial needs no training: it is infeasible, or has been run before."""
-        proposal = self.proposer.propose(number, self.store.trials(self.job.id))
-        recipe = proposal.recipe
-        earlier = self.store.find_result(self.job.id, recipe.key)
-        self.store.add_trial(self.job.id, number, recipe, origin=proposal.origin, target=proposal.target)
-        self._targets[number] = proposal.target
-        fresh = TrialResult(number=number, recipe=recipe, origin=proposal.origin, state=TrialState.RUNNING)
+        searched = self._ledger.searched
+        proposal = self.proposer.propose(len(searched), searched)
+        if proposal.infeasible is None and self._ledger.find(proposal.recipe.key) is None:
+            return self._begin(self._ledger.add(proposal.recipe, origin=proposal.origin, target=proposal.target), proposal.target)
+        number = self._ledger.next_number
+        fresh = TrialResult(number=number, recipe=proposal.recipe, origin=proposal.origin, state=TrialState.INFEASIBLE)
         if proposal.infeasible is not None:
-            self._end(fresh.replace(state=TrialState.INFEASIBLE, error_class="InfeasibleError", error=proposal.infeasible))
-            return None
-        if earlier is not None:
-            source = earlier.number if earlier.duplicate_of is None else earlier.duplicate_of
-            self._end(
-                earlier.replace(
-                    number=number, origin=proposal.origin, recipe=recipe, duplicate_of=source, seconds=0.0, epochs=0.0
-                )
-            )
-            return None
-        return self._begin(fresh, proposal.target)
+            self._end_untrained(fresh.replace(error_class="InfeasibleError", error=proposal.infeasible), proposal.target)
+        else:
+            self._answer(fresh, proposal.target)
+        return None
+
+    def _answer(self, fresh: TrialResult, target: str) -> None:
+        """With what the same recipe came to before."""
+        earlier = self._ledger.find(fresh.recipe.key)
+        assert earlier is not None
+        again = {"number": fresh.number, "origin": fresh.origin, "seconds": 0.0, "epochs": 0.0}
+        self._end_untrained(earlier.replace(duplicate_of=earlier.number, **again), target)
+
+    def _next_final(self) -> Assignment | None:
+        """The best recipes once more and longer, when all others have ended."""
+        if not self._searched:
+            self._searched = True
+            self._say_search_ends()
+        if self._finals is None:
+            if any(result.origin != FINAL for result in self._running.values()):
+                return None
+            self._finals = self._plan_finals()
+        while self._finals:
+            target, recipe = self._finals.pop(0)
+            if self._ledger.find(recipe.key) is None:
+                return self._begin(self._ledger.add(recipe, origin=FINAL, target=target), target)
+        self.finished = True
+        return None
+
+    def _plan_finals(self) -> list[tuple[str, Recipe]]:
+        return final_recipes(self._ledger.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
+
+    def _say_search_ends(self) -> None:
+        reason = self._enough()
+        finals = len(self._plan_finals())
+        for listener in self.listeners:
+            listener.search_ends(reason or "", finals)
 
     def _begin(self, result: TrialResult, target: str) -> Assignment:
         self._running[result.number] = result
@@ -117,7 +170,8 @@ class Coordinator:
             self.store.report(self.job.id, number, report)
             for listener in self.listeners:
                 listener.trial_reports(running, report)
-            reason = self.scheduler.judge(running, report)
+            # The best of a search are tuned to their end.
+            reason = None if running.origin == FINAL else self.scheduler.judge(running, report)
             if reason is not None:
                 self._stop(running, report, reason)
             return reason is None
@@ -161,6 +215,14 @@ class Coordinator:
             )
             self._failed_in_a_row = 0
             self._end(result)
+            self._drop_outclassed()
+
+    def _drop_outclassed(self) -> None:
+        """A search has many models, and those off the front that are not a budget's best either are of no more use; their rows stay."""
+        for result in outclassed(self._ledger.results, self.proposer.budgets):
+            if result.number not in self._dropped and result.artifact is not None:
+                self._dropped.add(result.number)
+                shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)
 
     def fail(self, number: int, error_class: str, error: str) -> None:
         """The trial is bad and finished. A full disk is not its fault: then the search stops and the trial is run again on resume."""
@@ -179,10 +241,17 @@ class Coordinator:
                 )
 
     def _any_complete(self) -> bool:
-        return any(result.state is TrialState.COMPLETE for result in self.store.trials(self.job.id))
+        return any(result.state is TrialState.COMPLETE for result in self._ledger.results)
 
     def _end(self, result: TrialResult) -> None:
-        self.store.finish_trial(self.job.id, result)
+        self._ledger.end(result)
         self._running.pop(result.number, None)
+        self._tell_end(result)
+
+    def _end_untrained(self, result: TrialResult, target: str) -> None:
+        self._ledger.add_ended(result, target)
+        self._tell_end(result)
+
+    def _tell_end(self, result: TrialResult) -> None:
         for listener in self.listeners:
-            listener.trial_ends(result, self._targets[result.number])
+            listener.trial_ends(result, self._ledger.targets[result.number])

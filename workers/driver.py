@@ -23,12 +23,21 @@ from autoslim.output import Output, is_disk_full
 from autoslim.plan import Plan
 from autoslim.record import Record
 from autoslim.report import render_front
-from autoslim.result import BaseFacts, EpochReport, ParetoFront, SharedCost, TrialResult, TrialState
-from autoslim.search import AgainstControl, Proposer, against_control, cheaper_and_better, choose, load_space, make_scheduler
+from autoslim.result import BaseFacts, ParetoFront, SharedCost, TrialResult, TrialState
+from autoslim.search import (
+    AgainstControl,
+    Proposer,
+    Reason,
+    against_control,
+    cheaper_and_better,
+    choose,
+    load_space,
+    make_scheduler,
+    reason,
+)
 from autoslim.store import JobState, Store, default_url
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from autoslim.tracking import Mirror, MirrorThread
-from autoslim.training.shared import costs
 from autoslim.vit import DenseModel, create_dense
 from workers.base_model import adapt, granted, threads
 from workers.board import Notices
@@ -36,6 +45,7 @@ from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator, Listener
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
+from workers.listeners import Booking, Dashboard
 from workers.searcher import LostWorkers, StoreScheduler, StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
@@ -62,8 +72,8 @@ class Prepared:
 class Summary(Record):
     """How a search ended.
 
-    `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the budgets that no trial met, `shared` what
-    was worked out once for many trials; `logged` is false when MLflow was down.
+    `reasons` say why each model was taken, `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the
+    budgets that no trial met, `shared` what was worked out once for many trials; `logged` is false when MLflow was down.
     """
 
     job: str
@@ -73,6 +83,7 @@ class Summary(Record):
     models: tuple[HandedOver, ...]
     controls: dict[str, AgainstControl]
     cheaper: dict[str, TrialResult]
+    reasons: dict[str, Reason]
     missing: tuple[str, ...]
     shared: tuple[SharedCost, ...]
     states: dict[str, int]
@@ -173,7 +184,7 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
 def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt) -> Summary:
     job = prepared.job
     slots = min(cluster.slots(granted(job)), job.concurrency or job.trials)
-    terminal = Terminal(trials=job.trials, budgets=prepared.budgets)
+    terminal = Terminal(job, budgets=prepared.budgets, slots=slots)
     terminal.say(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
@@ -182,20 +193,26 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
     store.set_base(job.id, facts)
     _run_trials(prepared, store, terminal, base, facts, slots, interrupt)
-    chosen = choose(store.trials(job.id), prepared.budgets)
+    results = store.trials(job.id)
+    chosen = choose(results, prepared.budgets)
+    reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
     models: list[HandedOver] = []
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
         terminal.say("making their forms and measuring their speed, a minute or two each")
         models, failed = hand_over(
-            job, prepared.output, chosen, prepared.budgets, base=base, facts=facts, dataset=prepared.dataset
+            job, prepared.output, chosen, prepared.budgets, _sentences(reasons), base=base, facts=facts, dataset=prepared.dataset
         )
         # Not before: whoever sees the choice in the store finds its models complete.
         store.set_chosen(job.id, {model.label: model.trial for model in models})
         if failed:
             raise JobError(f"{len(models)} models are handed over, and these could not be completed: {'; '.join(failed)}")
-        _drop_losers(prepared.output, store.trials(job.id), {result.number for result in chosen.values()})
-    return _summary(prepared, store.trials(job.id), facts, models, store.job(job.id).shared)
+        _drop_losers(prepared.output, results, {result.number for result in chosen.values()})
+    return _summary(prepared, results, facts, models, store.job(job.id).shared).replace(reasons=reasons)
+
+
+def _sentences(reasons: dict[str, Reason]) -> dict[str, str]:
+    return {label: found.sentence for label, found in reasons.items()}
 
 
 def _summary(
@@ -216,6 +233,7 @@ def _summary(
         models=tuple(models),
         controls={label: control for label, control in controls.items() if control is not None},
         cheaper=cheaper_and_better(results, chosen),
+        reasons={},
         missing=tuple(label for label in prepared.budgets if label not in have),
         shared=shared,
         states={state.value: sum(result.state is state for result in results) for state in TrialState},
@@ -227,54 +245,16 @@ def _summary(
 # The trials
 
 
-class _Dashboard(Listener):
-    """Begins and ends a trial's notice on the board."""
-
-    def __init__(self, notices: Notices) -> None:
-        self._notices = notices
-
-    def trial_begins(self, result: TrialResult, target: str) -> None:
-        self._notices.begin(result.number, result.recipe.method, target, result.recipe.to_json())
-
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
-        pass
-
-    def trial_ends(self, result: TrialResult, target: str) -> None:
-        if result.duplicate_of is None and result.state is not TrialState.INFEASIBLE:
-            self._notices.end(result.number, result.error)
-
-
-class _Booking(Listener):
-    """Books the work that trials share, the dense model's adapting first, to the job as soon as it is done.
-
-    It lies in storage, so none is lost with a driver.
-    """
-
-    def __init__(self, store: Store, job: SearchJob, output: Output) -> None:
-        self._store, self._job, self._output = store, job, output
-
-    def trial_begins(self, result: TrialResult, target: str) -> None:
-        pass
-
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
-        if report.beat == "cut":
-            self.book()
-
-    def trial_ends(self, result: TrialResult, target: str) -> None:
-        self.book()
-
-    def book(self) -> None:
-        self._store.book_shared(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
-
-
 def _run_trials(
     prepared: Prepared, store: Store, terminal: Terminal, base: Path, facts: BaseFacts, slots: int, interrupt: Interrupt
 ) -> None:
     job = prepared.job
     terminal.already(store.trials(job.id))
-    listeners: tuple[Listener, ...] = (terminal, _Dashboard(Notices(job.id)), _Booking(store, job, prepared.output))
+    listeners: tuple[Listener, ...] = (terminal, Dashboard(Notices(job.id)), Booking(store, job, prepared.output))
     scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
-    coordinator = Coordinator(job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler)
+    coordinator = Coordinator(
+        job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler, base=facts, slots=slots
+    )
     shared = {
         "base": str(base),
         "dataset": str(prepared.dataset.path),

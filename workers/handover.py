@@ -58,6 +58,7 @@ def hand_over(
     output: Output,
     chosen: dict[str, TrialResult],
     budgets: dict[str, int],
+    reasons: dict[str, str],
     *,
     base: Path,
     facts: BaseFacts,
@@ -65,7 +66,7 @@ def hand_over(
 ) -> tuple[list[HandedOver], list[str]]:
     """Writes `models/<budget>/` for every budget that has a model, and says of each one that could not be completed why.
 
-    What an earlier run has left there stays until it is replaced.
+    `reasons` say why each was chosen. What an earlier run has left there stays until it is replaced.
     """
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}
     verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
@@ -78,7 +79,7 @@ def hand_over(
                 label=label,
                 judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
                 dataset=dataset,
-                origin=Origin(job=job.id, trial=result.number, source=job.dataset.source),
+                origin=Origin(job=job.id, trial=result.number, source=job.dataset.source, reason=reasons[label]),
                 dense=base,
                 speed=job.speed,
             )

@@ -39,7 +39,8 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
         coordinator = self._coordinator
         assignment = self._guard(coordinator.next_trial)
         if assignment is None:
-            return Searcher.FINISHED
+            # Tune asks again when a trial has ended.
+            return Searcher.FINISHED if coordinator.finished or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
         return trial_config(assignment.recipe, folder=folder, budget_label=assignment.target, shared=self._shared)

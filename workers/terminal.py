@@ -8,30 +8,10 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from autoslim.budget import format_flops
+from autoslim.job import SearchJob
 from autoslim.report.epoch_line import epoch_line
 from autoslim.result import EpochReport, ParetoFront, TrialResult, TrialState
-
-
-class Clock:
-    """How long is left, from the time that finished trials took."""
-
-    def __init__(self, *, trials: int) -> None:
-        self.trials = trials
-        self.ended = 0
-        self._began = time.monotonic()
-        self._first = 0
-
-    def already(self, ended: int) -> None:
-        self.ended = self._first = ended
-
-    def end_trial(self) -> None:
-        self.ended += 1
-
-    def seconds_left(self) -> float | None:
-        done = self.ended - self._first
-        if done == 0:
-            return None
-        return (time.monotonic() - self._began) / done * (self.trials - self.ended)
+from workers.clock import Clock
 
 
 def duration(seconds: float | None) -> str:
@@ -48,18 +28,18 @@ def duration(seconds: float | None) -> str:
 class Terminal:
     """One line an event, so that it reads the same in a terminal, a log file and a CI page."""
 
-    def __init__(self, *, trials: int, budgets: Mapping[str, int], stream: TextIO | None = None) -> None:
-        self._clock = Clock(trials=trials)
+    def __init__(self, job: SearchJob, *, budgets: Mapping[str, int], slots: int, stream: TextIO | None = None) -> None:
+        self._clock = Clock(job, slots=slots)
         self._budgets = dict(budgets)
         self._results: list[TrialResult] = []
         self._stream = sys.stderr if stream is None else stream
-        self._width = len(str(trials - 1))
-        self._trials = trials
+        self._width = len(str(job.trials - 1))
+        self._trials = job.trials
 
     def already(self, results: list[TrialResult]) -> None:
         """Trials that an earlier run has finished."""
         self._results = [result for result in results if result.state is not TrialState.RUNNING]
-        self._clock.already(len(self._results))
+        self._clock.already(self._results)
 
     def say(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -77,6 +57,12 @@ class Terminal:
         self._clock.end_trial()
         self.say(f"{self._name(result)} {_ending(result)}{self._rest()}")
 
+    def search_ends(self, reason: str, finals: int) -> None:
+        more = f"the best {finals} are tuned longer" if finals else "none is tuned longer: the share kept for it is too small"
+        self._trials = len(self._results) + finals
+        self._clock.begin_finals(finals)
+        self.say(f"the search ends: {reason}; {more}")
+
     def _name(self, result: TrialResult) -> str:
         return f"trial {result.number:0{self._width}d} ({len(self._results)}/{self._trials} done) {result.recipe.method}"
 
@@ -87,7 +73,7 @@ class Terminal:
             within = [r for r in front.results if (r.flops or 0) <= flops]
             if within:
                 best.append(f"{label} {within[-1].accuracy:.1%}")
-        left = self._clock.seconds_left()
+        left = self._clock.seconds_left(self._results)
         parts = ([f"best {', '.join(best)}"] if best else []) + ([f"about {duration(left)} left"] if left is not None else [])
         return f" | {' | '.join(parts)}" if parts else ""
 

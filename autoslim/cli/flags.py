@@ -23,7 +23,20 @@ FromScratch = Annotated[bool, flag("--from-scratch", "No pretrained weights: the
 ModelArgs = Annotated[str | None, flag("--model-args", "Arguments of timm.create_model as k=v,k=v.")]
 ImageSize = Annotated[int | None, flag("--image-size", "Square image size in pixels; default the model's own.")]
 SpaceName = Annotated[str | None, flag("--space", "Search space by name or YAML file; default `default`.")]
-Trials = Annotated[int | None, flag("--trials", "How many recipes are tried; default 24.")]
+Trials = Annotated[
+    int | None, flag("--trials", "Recipes tried at most; default 24, or 1000 where time, epochs or a plateau end the search.")
+]
+Time = Annotated[str | None, flag("--time", "Wall time of the trials, as 2h or 90m.")]
+MaxEpochs = Annotated[float | None, flag("--max-epochs", "Epochs of all trials together, those of the end included.")]
+Plateau = Annotated[int | None, flag("--plateau", "End when the hypervolume has not grown in so many trials.")]
+FinalShare = Annotated[
+    float | None,
+    flag("--final-share", "Share of the compute for tuning the best recipes longer; default 0.25, 0 for not at all."),
+]
+FinalSeeds = Annotated[int | None, flag("--final-seeds", "Seeds that each of the best recipes is tuned with; default 1.")]
+PricePerHour = Annotated[
+    float | None, flag("--price-per-hour", "Of one device, a GPU or where there is none a CPU, for the cost.")
+]
 Epochs = Annotated[float | None, flag("--epochs", "Epochs of a trial, the method's own training included; default 3.")]
 BatchSize = Annotated[int | None, flag("--batch-size", "Default 64.")]
 Rate = Annotated[float | None, flag("--lr", "Peak learning rate where the space does not search it; default 5e-4.")]

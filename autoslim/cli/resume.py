@@ -10,8 +10,10 @@ from autoslim.cli.request import Typed, fields_of, placement_of, spec_of
 from autoslim.errors import RequestError
 from autoslim.job import SearchJob
 from autoslim.spec import JobSpec, read_mapping
+from autoslim.spec.duration import format_duration, parse_duration
 
-CHANGEABLE = frozenset({"trials", "speed", "name", "priority", "schema_version"})
+LIMITS = ("time", "max_epochs", "plateau", "final_share", "final_seeds", "price_per_hour")
+CHANGEABLE = frozenset({"trials", "speed", "name", "priority", "schema_version", *LIMITS})
 """Fields that make no other search of it."""
 
 
@@ -45,8 +47,11 @@ def resumed_job(job: SearchJob, typed: Typed, file: Path | None, output: Path) -
     changed: dict[str, Any] = {
         name: getattr(placement, name) for name in ("resources", "concurrency", "address", "tracking_uri") if name in typed.flags
     }
-    if "trials" in said:
+    if "trials" in said and asked.trials is not None:
         changed["trials"] = asked.trials
+    changed |= {name: getattr(asked, name) for name in LIMITS if name in said and name != "time"}
+    if "time" in said:
+        changed["max_seconds"] = None if asked.time is None else parse_duration(asked.time)
     if "speed" in said:
         changed["speed"] = tuple(asked.speed)
     return job.replace(**changed, output=placement.output)
@@ -66,6 +71,12 @@ def as_spec(job: SearchJob) -> JobSpec:
             "flops": tuple(budget.label for budget in job.budgets),
             "space": json.loads(job.space) if job.space.lstrip().startswith("{") else job.space,
             "trials": job.trials,
+            "time": None if job.max_seconds is None else format_duration(job.max_seconds),
+            "max_epochs": job.max_epochs,
+            "plateau": job.plateau,
+            "final_share": job.final_share,
+            "final_seeds": job.final_seeds,
+            "price_per_hour": job.price_per_hour,
             "epochs": training.epochs,
             "batch_size": training.batch_size,
             "lr": training.lr,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from autoslim.budget import format_flops
+from autoslim.search import offers
 from workers.driver import Summary
 
 
@@ -15,6 +16,12 @@ def show(summary: Summary, *, as_json: bool) -> None:
 def render(summary: Summary) -> str:
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count)
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
+    for label, found in summary.reasons.items():
+        lines.append(f"{label}: {found.sentence}")
+        lines += [f"{' ' * len(label)}  {offer}" for offer in offers(found)]
+    knee = next((found.knee for found in summary.reasons.values()), None)
+    if knee is not None:
+        lines.append(f"the front bends most at trial {knee}")
     for label, control in summary.controls.items():
         lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
     for label, result in summary.cheaper.items():

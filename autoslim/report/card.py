@@ -7,9 +7,11 @@ from autoslim.budget import format_flops
 from autoslim.report.picture import PAGE, PNG
 
 
-def render_card(config: SlimConfig, *, job: str | None, trial: int | None, source: str, report: str, drawn: bool = False) -> str:
+def render_card(
+    config: SlimConfig, *, job: str | None, trial: int | None, source: str, report: str, drawn: bool = False, reason: str = ""
+) -> str:
     """Markdown. `job` and `trial` are None for a model made without a search; `source` is the data set, `report` how it was split and
-    what could not be read; `drawn` says that the pictures lie beside the card.
+    what could not be read; `reason` says why a search took this one; `drawn` says that the pictures lie beside the card.
     """
     flops, share = config.flops, config.flops.held / config.flops.dense
     filled = flops.held / flops.budget
@@ -34,7 +36,7 @@ def render_card(config: SlimConfig, *, job: str | None, trial: int | None, sourc
 |---|---|---|---|
 {rows}
 
-{_choice(trial)} Test
+{_choice(trial, reason)} Test
 accuracies are those of these files, read back by a new process, in float32.
 {_pictures(drawn)}
 ## How it is loaded
@@ -160,10 +162,11 @@ def _counted_graph(config: SlimConfig) -> str:
     return f"| ONNX graph, from the shapes that ONNX Runtime meets{differs} | {counted[0]:,} |\n"
 
 
-def _choice(trial: int | None) -> str:
+def _choice(trial: int | None, reason: str) -> str:
     if trial is None:
         return "The slimmed model is the only one that was made; the test images were looked at once, when it was finished."
-    return "The slimmed model was chosen by the validation images; the test images were looked at once, after the choice."
+    why = f"\n{reason[:1].upper()}{reason[1:]}." if reason else ""
+    return f"The slimmed model was chosen by the validation images; the test images were looked at once, after the choice.{why}"
 
 
 def _maker(job: str | None, trial: int | None) -> str:

@@ -37,11 +37,14 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """`job` and `trial` of a search, or None for a model that was made without one; `source` is the data set's."""
+    """`job` and `trial` of a search, or None for a model that was made without one; `source` is the data set's,
+    `reason` why the search took this trial.
+    """
 
     source: str
     job: str | None = None
     trial: int | None = None
+    reason: str = ""
 
 
 def complete_folder(
@@ -76,7 +79,15 @@ def complete_folder(
     )
     write_config(folder, config)
     drawn = _draw(folder, dataset)
-    card = render_card(config, job=origin.job, trial=origin.trial, source=origin.source, report=_about(dataset), drawn=drawn)
+    card = render_card(
+        config,
+        job=origin.job,
+        trial=origin.trial,
+        source=origin.source,
+        report=_about(dataset),
+        drawn=drawn,
+        reason=origin.reason,
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_checksums(folder)
 

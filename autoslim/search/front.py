@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 
 from autoslim.record import Record
 from autoslim.result import ParetoFront, TrialResult, TrialState
+from autoslim.search.final import FINAL, searched
+
+
+def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int]) -> list[TrialResult]:
+    """Complete trials that can be chosen for no budget any more, whatever follows: off the front, and not the best solved onto theirs."""
+    kept = {result.number for result in ParetoFront.of(results).results}
+    kept |= {result.number for result in choose(results, budgets).values()}
+    done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.origin != FINAL]
+    return [result for result in done if result.number not in kept]
 
 
 def choose(results: Sequence[TrialResult], budgets: Mapping[str, int]) -> dict[str, TrialResult]:
@@ -14,15 +24,26 @@ def choose(results: Sequence[TrialResult], budgets: Mapping[str, int]) -> dict[s
 
     Those solved onto the budget come first: who asks for 2.3 G has 2.3 G to spend, and a cheaper trial that is ahead by the noise of
     a validation split (`cheaper_and_better` names it) would leave most of that unused. Without any, it is the best within the budget.
+    Where recipes were tuned over several seeds at the end, the one with the best mean is taken, and of it the best seed.
     """
     chosen = {}
     for label, flops in budgets.items():
-        solved = ParetoFront.of(r for r in results if r.recipe.budget == flops)
+        solved = ParetoFront.of(_best_over_seeds([r for r in results if r.recipe.budget == flops]))
         front = solved if solved.results else ParetoFront.of(results)
         within = [r for r in front.results if r.flops is not None and r.flops <= flops]
         if within:
             chosen[label] = within[-1]
     return chosen
+
+
+def _best_over_seeds(results: Sequence[TrialResult]) -> Sequence[TrialResult]:
+    """Those of the recipe with the best mean over seeds; all of them where no recipe has several."""
+    groups: dict[str, list[TrialResult]] = {}
+    for result in results:
+        if result.origin == FINAL and result.state is TrialState.COMPLETE and result.duplicate_of is None:
+            groups.setdefault(result.recipe.replace(seed=0).key, []).append(result)
+    several = [group for group in groups.values() if len(group) > 1]
+    return max(several, key=lambda group: statistics.fmean(r.accuracy or 0.0 for r in group)) if several else results
 
 
 def cheaper_and_better(results: Sequence[TrialResult], chosen: Mapping[str, TrialResult]) -> dict[str, TrialResult]:
@@ -45,12 +66,14 @@ class AgainstControl(Record):
 
 
 def against_control(results: Sequence[TrialResult], budgets: Mapping[str, int], label: str) -> AgainstControl | None:
-    """The chosen trial beside the blind control that was solved onto the same budget; `None` when one of them is missing.
+    """The search's best trial beside the blind control that was solved onto the same budget; `None` when one of them is missing.
+
+    What was tuned longer at the end is left out: both had the same epochs.
 
     The chosen one is the best of many on the validation split, the control one draw: the margin says what a search gives over
     not searching, and flatters it by the noise of a maximum. The test split does not.
     """
-    chosen = choose(results, budgets).get(label)
+    chosen = choose(searched(results), budgets).get(label)
     controls = [
         result
         for result in results

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from autoslim.budget import Budget
 from autoslim.job import SPEED_MODES, DatasetSpec, ModelSpec, SearchJob
 from autoslim.recipe import Training
+from autoslim.spec.duration import PATTERN as DURATION
+from autoslim.spec.duration import parse_duration
 from autoslim.spec.faults import shown
 from autoslim.spec.placement import Placement
 
@@ -64,6 +66,11 @@ def _argument_value(value: Any) -> Any:
 
 def _budget(text: str) -> str:
     return Budget.parse(text).label
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
 
 
 def _as_list(value: Any) -> Any:
@@ -137,7 +144,19 @@ class JobSpec(BaseModel):
     space: Text | dict[str, JsonValue] = Field(
         "default", description="Search space by name or YAML file, or the mapping that such a file holds."
     )
-    trials: int = Field(24, ge=1, description="Recipes that are tried.")
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description="Recipes that are tried at most; default 24, or 1000 where time, epochs or a plateau end the search.",
+    )
+    time: Annotated[str, AfterValidator(_duration), Field(pattern=DURATION, max_length=40)] | None = Field(
+        None, description="Wall time of the trials, as 2h or 90m: no trial begins that would take it further."
+    )
+    max_epochs: float | None = Field(None, gt=0, description="Epochs of all trials together, those of the end included.")
+    plateau: int | None = Field(None, ge=1, description="The search ends when the hypervolume has not grown in so many trials.")
+    final_share: float = Field(0.25, ge=0, le=0.9, description="Share of the compute for tuning the best recipes longer.")
+    final_seeds: int = Field(1, ge=1, le=100, description="Seeds that each of them is tuned with.")
+    price_per_hour: float | None = Field(None, ge=0, description="Of one device, a GPU or where there is none a CPU.")
     epochs: float = Field(_USUAL.epochs, gt=0, description="Epochs of a trial, the method's own training included.")
     batch_size: int = Field(_USUAL.batch_size, ge=1, description="Images a training step.")
     lr: float = Field(_USUAL.lr, gt=0, description="Peak learning rate where the space does not search it.")
@@ -184,7 +203,13 @@ class JobSpec(BaseModel):
             dataset=DatasetSpec(source=self.data, train_limit=self.train_limit),
             budgets=self.budgets,
             space=self.space if isinstance(self.space, str) else json.dumps(self.space, sort_keys=True),
-            trials=self.trials,
+            trials=self.trials or (1000 if self.time or self.max_epochs or self.plateau else 24),
+            max_seconds=None if self.time is None else parse_duration(self.time),
+            max_epochs=self.max_epochs,
+            plateau=self.plateau,
+            final_share=self.final_share,
+            final_seeds=self.final_seeds,
+            price_per_hour=self.price_per_hour,
             training=training,
             base=training.replace(epochs=self.base_epochs, lr=self.base_lr or self.lr, distillation=0.0),
             sampler=self.sampler,

@@ -109,6 +109,28 @@ class Store:
         except sa.exc.IntegrityError:
             raise JobError(f"job {job_id!r} has a trial {number} already") from None
 
+    def add_ended_trial(self, job_id: str, result: TrialResult, *, target: str) -> None:
+        """A trial that needs no training, in one transaction: it is never seen running."""
+        assert result.state is not TrialState.RUNNING, "a result that is still running"
+        now = _now()
+        row = {"job_id": job_id, "number": result.number, "origin": result.origin, "target": target, "state": result.state.value}
+        row |= {"recipe_key": result.recipe.key, "recipe": result.recipe.to_json(), "started_at": now, "ended_at": now}
+        row |= {"accuracy": result.accuracy, "flops": result.flops, "params": result.params, "error": result.error}
+        try:
+            with self._database.writing() as connection:
+                attempt = self._job_row(connection, job_id).attempt
+                connection.execute(schema.trials.insert().values(**row, result=result.to_json(), attempt=attempt))
+        except sa.exc.IntegrityError:
+            raise JobError(f"job {job_id!r} has a trial {result.number} already") from None
+
+    def reopen_trial(self, job_id: str, number: int) -> None:
+        """Takes an ended trial's result away, as of one that an earlier attempt left running."""
+        with self._database.writing() as connection:
+            attempt = self._trial_row(connection, job_id, number).attempt
+            nothing: dict[str, Any] = dict.fromkeys(("result", "ended_at", "accuracy", "flops", "params", "error"))
+            values = nothing | {"state": TrialState.RUNNING.value, "attempt": attempt}
+            connection.execute(schema.trials.update().where(_is_trial(job_id, number)).values(**values))
+
     def unfinished(self, job_id: str) -> list[StoredTrial]:
         """Trials that an earlier attempt left running, in number order."""
         attempt = self.job(job_id).attempt

@@ -33,7 +33,16 @@ def hand_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(handover, "complete_folder", complete)
         dataset: Any = None
         budgets = dict.fromkeys(LABELS, 10**9)
-        return handover.hand_over(make_job(str(tmp_path)), output, results, budgets, base=tmp_path, facts=DENSE, dataset=dataset)
+        return handover.hand_over(
+            make_job(str(tmp_path)),
+            output,
+            results,
+            budgets,
+            dict.fromkeys(LABELS, ""),
+            base=tmp_path,
+            facts=DENSE,
+            dataset=dataset,
+        )
 
     return run, output
 
