@@ -1,6 +1,7 @@
 """Slims vision transformers to a FLOPs budget.
 
-`load` a slimmed model, `count_flops` of any model, `predict` those of a plan. Everything else is a submodule.
+`load` a slimmed model, `count_flops` of any model, `predict` those of a plan; `Client` and `AsyncClient` submit searches to a service.
+Everything else is a submodule.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoslim.artifact import load, load_config
+    from autoslim.client import AsyncClient, Client
     from autoslim.flops import count_flops, predict
 
-__all__ = ["count_flops", "load", "load_config", "predict"]
+__all__ = ["AsyncClient", "Client", "count_flops", "load", "load_config", "predict"]
 
-_HOMES = {"count_flops": "flops", "load": "artifact", "load_config": "artifact", "predict": "flops"}
+_HOMES = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "count_flops": "flops",
+    "load": "artifact",
+    "load_config": "artifact",
+    "predict": "flops",
+}
 
 
 def __getattr__(name: str) -> Any:

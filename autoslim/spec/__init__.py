@@ -3,7 +3,7 @@
 from autoslim.spec.faults import Fault, SpecError, flag_of
 from autoslim.spec.model import JobSpec
 from autoslim.spec.placement import Placement
-from autoslim.spec.reading import parse_yaml, read_json, read_mapping, read_text, read_yaml
+from autoslim.spec.reading import parse_yaml, read_json, read_mapping, read_plain, read_text, read_yaml
 
 __all__ = [
     "Fault",
@@ -14,6 +14,7 @@ __all__ = [
     "parse_yaml",
     "read_json",
     "read_mapping",
+    "read_plain",
     "read_text",
     "read_yaml",
 ]

@@ -52,6 +52,18 @@ def read_text(path: Path) -> str:
     return text
 
 
+def read_plain(path: Path) -> dict[str, Any]:
+    """The mapping in a file, such as a search space, with nothing of it checked.
+
+    Raises:
+        SpecError: naming the file.
+    """
+    found, _ = _parse(read_text(path), str(path))
+    if not isinstance(found, dict):
+        raise SpecError([Fault(place=(), problem="is not a mapping")], source=str(path))
+    return found
+
+
 def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = None) -> JobSpec:
     """`source` stands for the file in errors. `changes` replace the file's fields, as flags on the command line do.
 

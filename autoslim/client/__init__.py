@@ -1,0 +1,54 @@
+"""The service's client for Python: `Client` and `AsyncClient` (also `autoslim.Client`), their replies and their errors."""
+
+from autoslim.client.asynchronous import AsyncClient, AsyncJob
+from autoslim.client.client import Client, Job
+from autoslim.client.errors import (
+    ConflictError,
+    ForbiddenError,
+    InfeasibleBudgetError,
+    InvalidSpecError,
+    JobEndedError,
+    KeyReusedError,
+    NotFoundError,
+    PullError,
+    RefusedError,
+    ServiceError,
+    TooLargeError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UnexpectedReplyError,
+    UnreachableError,
+    WaitTimeoutError,
+)
+from autoslim.client.replies import Artifact, Event, Failure, JobReply, Progress, Result, SlimmedModel, Trial
+
+__all__ = [
+    "Artifact",
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "ConflictError",
+    "Event",
+    "Failure",
+    "ForbiddenError",
+    "InfeasibleBudgetError",
+    "InvalidSpecError",
+    "Job",
+    "JobEndedError",
+    "JobReply",
+    "KeyReusedError",
+    "NotFoundError",
+    "Progress",
+    "PullError",
+    "RefusedError",
+    "Result",
+    "ServiceError",
+    "SlimmedModel",
+    "TooLargeError",
+    "TooManyRequestsError",
+    "Trial",
+    "UnauthorizedError",
+    "UnexpectedReplyError",
+    "UnreachableError",
+    "WaitTimeoutError",
+]

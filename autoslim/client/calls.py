@@ -1,0 +1,242 @@
+"""Every request as a value, and how its answer is read. Nothing here does any input or output: the two clients share it."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import json
+import os
+import urllib.parse
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import httpx
+import pydantic
+
+from autoslim.client.errors import UnexpectedReplyError
+from autoslim.client.problem import error_of
+from autoslim.client.replies import ArtifactList, EventPage, JobPage, JobReply, Reply, TrialPage
+from autoslim.spec import JobSpec, parse_yaml, read_mapping, read_plain, read_text
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call(Generic[T]):
+    """`read` turns a 2xx or 304 answer into what the caller gets. Every call may be sent again: those that change something say so
+    with a key, or end in the same state."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    body: bytes | None = None
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        headers = {"Accept": "application/json", **self.headers}
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        return client.build_request(self.method, self.path, params=list(self.query) or None, headers=headers, content=self.body)
+
+    def result(self, response: httpx.Response) -> T:
+        """Raises ServiceError for anything but success."""
+        if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
+            return self.read(response)
+        raise error_of(response)
+
+
+def spec_of(given: JobSpec | str | os.PathLike[str] | None, fields: Mapping[str, Any]) -> JobSpec:
+    """A spec as it is, one from a YAML file, or one of keyword arguments; `fields` take the place of what is given.
+
+    Raises:
+        SpecError: naming the field, and the line where there are lines.
+    """
+    if given is None:
+        return read_mapping(fields)
+    if isinstance(given, JobSpec):
+        return read_mapping({**given.model_dump(mode="json", exclude_unset=True), **fields}) if fields else given
+    return parse_yaml(read_text(Path(given)), source=os.fspath(given), changes=fields)
+
+
+def as_sent(spec: JobSpec) -> JobSpec:
+    """What means a file of this machine is said so that the service can find it or refuse it by its whole name.
+
+    A search space goes along as it is written. A path that begins with a dot is of this folder; every other one is left to the service,
+    which looks for it under its roots.
+
+    Raises:
+        SpecError: for a search space that cannot be read.
+    """
+    changes: dict[str, Any] = {}
+    for field in ("model", "data", "weights"):
+        text = getattr(spec, field)
+        if text.startswith(("./", "../")) or text in (".", ".."):
+            changes[field] = str(Path(text).resolve())
+    if isinstance(spec.space, str) and ("/" in spec.space or spec.space.endswith((".yaml", ".yml"))):
+        changes["space"] = read_plain(Path(spec.space))
+    return read_mapping({**spec.model_dump(mode="json", exclude_unset=True), **changes}) if changes else spec
+
+
+def submit(spec: JobSpec, idempotency_key: str | None) -> Call[JobReply]:
+    """A key of its own for each call, so that an answer that got lost on the way does not make two jobs."""
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call(method="POST", path="/v1/jobs", read=_as(JobReply), headers=headers, body=_body(spec))
+
+
+def plan(spec: JobSpec) -> Call[dict[str, Any]]:
+    return Call(method="POST", path="/v1/plans", read=_json, body=_body(spec))
+
+
+def jobs(*, states: Sequence[str], label: str | None, page_size: int, page_token: str | None) -> Call[JobPage]:
+    query: list[tuple[str, str]] = [("state", state) for state in states] + [("page_size", str(page_size))]
+    query += [(name, value) for name, value in (("label", label), ("page_token", page_token)) if value is not None]
+    return Call(method="GET", path="/v1/jobs", read=_as(JobPage), query=query)
+
+
+def job(job_id: str) -> Call[JobReply]:
+    return Call(method="GET", path=_job(job_id), read=_as(JobReply))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Glance:
+    """`job` is None where nothing has changed since `etag`; `pause` are the seconds after which to look again."""
+
+    job: JobReply | None
+    etag: str | None
+    pause: float
+
+
+def glance(job_id: str, etag: str | None) -> Call[Glance]:
+    """A job, if it is not what it was at `etag`."""
+    return Call(method="GET", path=_job(job_id), read=_glance, headers={} if etag is None else {"If-None-Match": etag})
+
+
+def cancel(job_id: str) -> Call[JobReply]:
+    return Call(method="POST", path=f"{_job(job_id)}:cancel", read=_as(JobReply))
+
+
+def purge(job_id: str) -> Call[None]:
+    return Call(method="DELETE", path=_job(job_id), read=lambda response: None)
+
+
+def events(job_id: str, *, after: int, limit: int) -> Call[EventPage]:
+    query = [("after", str(after)), ("limit", str(limit))]
+    return Call(method="GET", path=f"{_job(job_id)}/events", read=_as(EventPage), query=query)
+
+
+def trials(job_id: str, page_token: str | None) -> Call[TrialPage]:
+    query = [("page_size", "1000")] + ([] if page_token is None else [("page_token", page_token)])
+    return Call(method="GET", path=f"{_job(job_id)}/trials", read=_as(TrialPage), query=query)
+
+
+def front(job_id: str) -> Call[dict[str, Any]]:
+    return Call(method="GET", path=f"{_job(job_id)}/front", read=_json)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogPart:
+    """`end` is where the next part begins, in bytes."""
+
+    data: bytes
+    end: int
+
+
+def logs(job_id: str, *, attempt: int | None, start: int) -> Call[LogPart]:
+    """A job's log from byte `start` on; empty where there is no more yet."""
+    query = [] if attempt is None else [("attempt", str(attempt))]
+    headers = {"Accept": "text/plain", "Range": f"bytes={start}-"}
+    return _LogCall(
+        method="GET", path=f"{_job(job_id)}/logs", read=lambda r: _log_part(r, start), query=query, headers=headers, start=start
+    )
+
+
+def decode(data: bytes, *, last: bool) -> tuple[str, bytes]:
+    """UTF-8 as far as its characters are whole, and the rest."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text = decoder.decode(data, final=last)
+    return text, b"" if last else decoder.getstate()[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _LogCall(Call[LogPart]):
+    start: int
+
+    def result(self, response: httpx.Response) -> LogPart:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return LogPart(data=b"", end=self.start)
+        return super().result(response)
+
+
+def artifacts(job_id: str) -> Call[ArtifactList]:
+    return Call(method="GET", path=f"{_job(job_id)}/artifacts", read=_as(ArtifactList))
+
+
+def artifact_path(job_id: str, name: str) -> str:
+    return f"{_job(job_id)}/artifacts/{urllib.parse.quote(name)}"
+
+
+def capabilities() -> Call[dict[str, Any]]:
+    return Call(method="GET", path="/v1/capabilities", read=_json)
+
+
+def ready() -> Call[dict[str, Any]]:
+    return Call(method="GET", path="/readyz", read=_json)
+
+
+def _job(job_id: str) -> str:
+    return f"/v1/jobs/{urllib.parse.quote(job_id, safe='')}"
+
+
+def _body(spec: JobSpec) -> bytes:
+    # What was not said is left to the service, whose version may know better defaults.
+    return spec.model_dump_json(exclude_unset=True).encode()
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedReplyError(
+            f"{response.url} answered with something that is not JSON", status=response.status_code
+        ) from error
+    if not isinstance(found, dict):
+        raise UnexpectedReplyError(f"{response.url} answered with JSON that is no object", status=response.status_code)
+    return found
+
+
+def _as(kind: type[R]) -> Callable[[httpx.Response], R]:
+    def read(response: httpx.Response) -> R:
+        found = _json(response)
+        try:
+            return kind.model_validate(found)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UnexpectedReplyError(
+                f"{response.url} answered with a {kind.__name__} whose {where} is not right: {first['msg']}",
+                status=response.status_code,
+            ) from error
+
+    return read
+
+
+def _glance(response: httpx.Response) -> Glance:
+    pause = response.headers.get("Retry-After", "")
+    unchanged = response.status_code == httpx.codes.NOT_MODIFIED
+    return Glance(
+        job=None if unchanged else _as(JobReply)(response),
+        etag=response.headers.get("ETag"),
+        pause=min(max(float(pause), 0.2), 30.0) if pause.isdigit() else 2.0,
+    )
+
+
+def _log_part(response: httpx.Response, start: int) -> LogPart:
+    data = response.content
+    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        # The whole of it, from a service that does not know ranges.
+        data = data[start:]
+    return LogPart(data=data, end=start + len(data))

@@ -1,0 +1,69 @@
+"""From problem+json (RFC 9457) to a typed exception."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+from autoslim.client import errors
+from autoslim.client.errors import ServiceError, UnexpectedReplyError
+
+CODES: dict[str, type[ServiceError]] = {
+    "invalid-spec": errors.InvalidSpecError,
+    "infeasible-budget": errors.InfeasibleBudgetError,
+    "request-refused": errors.RefusedError,
+    "invalid-parameter": errors.RefusedError,
+    "idempotency-key-reused": errors.KeyReusedError,
+    "not-found": errors.NotFoundError,
+    "not-ended": errors.ConflictError,
+    "body-too-large": errors.TooLargeError,
+    "unauthenticated": errors.UnauthorizedError,
+    "forbidden": errors.ForbiddenError,
+    "too-many-requests": errors.TooManyRequestsError,
+    "queue-full": errors.TooManyRequestsError,
+    "too-many-streams": errors.UnreachableError,
+    "store-unavailable": errors.UnreachableError,
+    "no-plan": errors.UnreachableError,
+    "internal-error": errors.UnreachableError,
+}
+"""By the code in the answer; one that is not known here falls back on its status."""
+
+_STATUSES: dict[int, type[ServiceError]] = {
+    401: errors.UnauthorizedError,
+    403: errors.ForbiddenError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    413: errors.TooLargeError,
+    429: errors.TooManyRequestsError,
+}
+
+
+def error_of(response: httpx.Response) -> ServiceError:
+    """What an answer that is no success means."""
+    status, problem = response.status_code, _problem(response)
+    if problem is None:
+        kind = _STATUSES.get(status) or (errors.UnreachableError if status >= 500 else UnexpectedReplyError)
+        return kind(f"{response.url} answered {status} {response.reason_phrase}".rstrip(), status=status)
+    code = str(problem.get("code") or str(problem.get("type", "")).rpartition(":")[2] or "unknown")
+    fallback = errors.UnreachableError if status >= 500 else errors.RefusedError
+    kind = CODES.get(code) or _STATUSES.get(status) or fallback
+    found = tuple(_pointed(item) for item in problem.get("errors") or () if isinstance(item, dict))
+    text = str(problem.get("detail") or problem.get("title") or f"the service answered {status}")
+    told = "\n".join(message for _, message in found if message) or text
+    return kind(told, code=code, status=status, problems=found, request_id=response.headers.get("X-Request-Id"))
+
+
+def _problem(response: httpx.Response) -> dict[str, Any] | None:
+    if "json" not in response.headers.get("Content-Type", ""):
+        return None
+    try:
+        found = response.json()
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _pointed(item: dict[str, Any]) -> tuple[str, str]:
+    return str(item.get("pointer") or item.get("parameter") or ""), str(item.get("detail", ""))
