@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,3 +75,79 @@ TrackingUri = Annotated[str | None, flag("--tracking-uri", "MLflow server; defau
 OutputFolder = Annotated[Path, flag("--output", "Where everything goes.")]
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+class SpecFlags:
+    """What makes a request, in the order of `--help`."""
+
+    model: Model = None
+    data: Data = None
+    flops: FlopsBudgets = None
+    weights: Weights = None
+    from_scratch: FromScratch = False
+    model_args: ModelArgs = None
+    image_size: ImageSize = None
+    space: SpaceName = None
+    trials: Trials = None
+    time: Time = None
+    max_epochs: MaxEpochs = None
+    plateau: Plateau = None
+    final_share: FinalShare = None
+    final_seeds: FinalSeeds = None
+    price_per_hour: PricePerHour = None
+    epochs: Epochs = None
+    batch_size: BatchSize = None
+    lr: Rate = None
+    augmentation: Augmentation = None
+    flip: Flip = None
+    base_epochs: BaseEpochs = None
+    base_lr: BaseRate = None
+    train_limit: TrainLimit = None
+    sampler: Sampler = None
+    scheduler: Scheduler = None
+    seed: Seed = None
+    class_query: ClassQuery = None
+    bound: Bound = None
+    speed: Speed = None
+    name: Name = None
+    priority: Priority = None
+
+
+class PlacementFlags:
+    """Where it runs and writes."""
+
+    resources: PerTrial = None
+    concurrency: Concurrency = None
+    address: Address = None
+    storage: Storage = None
+    tracking_uri: TrackingUri = None
+
+
+def takes(*groups: type, leaving: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of `groups`, but for those in `leaving`, behind its arguments and before its own flags.
+
+    The command reads them off its context (`request.Typed`); Typer reads them off the signature that is made here.
+    """
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(group, name), annotation=annotation)
+            for group in groups
+            for name, annotation in typing.get_type_hints(group, include_extras=True).items()
+            if name not in leaving
+        ]
+        first = [parameter for parameter in own if parameter.name in ("context", "file")]
+        rest = [parameter for parameter in own if parameter not in first]
+        names = {parameter.name for parameter in own}
+
+        def run(**values: Any) -> None:
+            command(**{name: value for name, value in values.items() if name in names})
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        every = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*first, *shared, *rest)]
+        run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+        return run
+
+    return give

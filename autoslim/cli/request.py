@@ -63,7 +63,7 @@ def fields_of(typed: Typed) -> dict[str, Any]:
             raise RequestError("--weights and --from-scratch exclude each other")
         values["weights"] = "scratch"
     elif "weights" in values:
-        values["weights"] = str(Path(values["weights"]).absolute())
+        values["weights"] = str(values["weights"])
     if "model_args" in values:
         values["model_args"] = parse_pairs(values["model_args"], typed.name("model_args"))
     return values

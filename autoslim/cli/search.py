@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_format
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,47 +16,13 @@ from autoslim.output import Output
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
 
-# Typer reads a command's flags off its signature, so every command spells them out; what they mean stands once, in `flags`.
 _DEFAULT_OUTPUT = Path("runs/search")
 
 
+@flag.takes(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
 def search(
     context: typer.Context,
     file: flag.JobFile = None,
-    model: flag.Model = None,
-    data: flag.Data = None,
-    flops: flag.FlopsBudgets = None,
-    weights: flag.Weights = None,
-    from_scratch: flag.FromScratch = False,
-    model_args: flag.ModelArgs = None,
-    image_size: flag.ImageSize = None,
-    space: flag.SpaceName = None,
-    trials: flag.Trials = None,
-    time: flag.Time = None,
-    max_epochs: flag.MaxEpochs = None,
-    plateau: flag.Plateau = None,
-    final_share: flag.FinalShare = None,
-    final_seeds: flag.FinalSeeds = None,
-    price_per_hour: flag.PricePerHour = None,
-    epochs: flag.Epochs = None,
-    batch_size: flag.BatchSize = None,
-    lr: flag.Rate = None,
-    augmentation: flag.Augmentation = None,
-    flip: flag.Flip = None,
-    base_epochs: flag.BaseEpochs = None,
-    base_lr: flag.BaseRate = None,
-    train_limit: flag.TrainLimit = None,
-    sampler: flag.Sampler = None,
-    scheduler: flag.Scheduler = None,
-    seed: flag.Seed = None,
-    class_query: flag.ClassQuery = None,
-    bound: flag.Bound = None,
-    speed: flag.Speed = None,
-    resources: flag.PerTrial = None,
-    concurrency: flag.Concurrency = None,
-    address: flag.Address = None,
-    storage: flag.Storage = None,
-    tracking_uri: flag.TrackingUri = None,
     output: flag.OutputFolder = _DEFAULT_OUTPUT,
     resume: Resume = False,
     json: flag.Json = False,
@@ -81,43 +48,10 @@ def search(
     raise typer.Exit(exit_code(summary))
 
 
+@flag.takes(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
 def plan(
     context: typer.Context,
     file: flag.JobFile = None,
-    model: flag.Model = None,
-    data: flag.Data = None,
-    flops: flag.FlopsBudgets = None,
-    weights: flag.Weights = None,
-    from_scratch: flag.FromScratch = False,
-    model_args: flag.ModelArgs = None,
-    image_size: flag.ImageSize = None,
-    space: flag.SpaceName = None,
-    trials: flag.Trials = None,
-    time: flag.Time = None,
-    max_epochs: flag.MaxEpochs = None,
-    plateau: flag.Plateau = None,
-    final_share: flag.FinalShare = None,
-    final_seeds: flag.FinalSeeds = None,
-    price_per_hour: flag.PricePerHour = None,
-    epochs: flag.Epochs = None,
-    batch_size: flag.BatchSize = None,
-    lr: flag.Rate = None,
-    augmentation: flag.Augmentation = None,
-    flip: flag.Flip = None,
-    base_epochs: flag.BaseEpochs = None,
-    base_lr: flag.BaseRate = None,
-    train_limit: flag.TrainLimit = None,
-    sampler: flag.Sampler = None,
-    scheduler: flag.Scheduler = None,
-    seed: flag.Seed = None,
-    class_query: flag.ClassQuery = None,
-    bound: flag.Bound = None,
-    speed: flag.Speed = None,
-    resources: flag.PerTrial = None,
-    concurrency: flag.Concurrency = None,
-    address: flag.Address = None,
-    storage: flag.Storage = None,
-    tracking_uri: flag.TrackingUri = None,
     output: flag.OutputFolder = _DEFAULT_OUTPUT,
     json: flag.Json = False,
 ) -> None:
@@ -132,7 +66,7 @@ def plan(
     show_plan(job, as_json=json)
 
 
-def sync_tracking(output: Path) -> None:
+def sync_tracking(output: Path, *, as_json: bool = False) -> None:
     """Brings MLflow up to what the store holds."""
     from autoslim.store import Store, default_url
     from autoslim.tracking import Mirror
@@ -141,4 +75,7 @@ def sync_tracking(output: Path) -> None:
     with Store(job.storage or default_url(job.output)) as store:
         mirror = Mirror(store, job.id)
         changed = mirror.sync()
-        sys.stdout.write(f"{changed} runs brought up to date in MLflow at {mirror.uri}\n")
+        told = {"runs": changed, "tracking_uri": mirror.uri}
+        sys.stdout.write(
+            json_format.dumps(told) + "\n" if as_json else f"{changed} runs brought up to date in MLflow at {mirror.uri}\n"
+        )

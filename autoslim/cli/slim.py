@@ -14,6 +14,7 @@ import typer
 from autoslim.budget import Budget, format_flops
 from autoslim.cli import flags
 from autoslim.cli.request import Typed, new_job, parse_pairs
+from autoslim.cli.table import columns
 from autoslim.errors import RequestError
 from autoslim.recipe import Knobs, Step
 from autoslim.result import EpochReport
@@ -39,34 +40,21 @@ First = Annotated[
 ]
 Distillation = Annotated[float | None, typer.Option(help="Weight of the dense teacher's soft labels, 0 to 1; default 0.5.")]
 
+OF_A_SEARCH = (
+    *("flops", "space", "trials", "time", "max_epochs", "plateau", "final_share", "final_seeds", "price_per_hour"),
+    *("sampler", "scheduler", "name", "priority"),
+)
 _DEFAULT_OUTPUT = Path("runs/slim")
 
 
+@flags.takes(flags.SpecFlags, leaving=OF_A_SEARCH)
 def slim(
     context: typer.Context,
     method: Methods = None,
-    model: flags.Model = None,
-    data: flags.Data = None,
     flops: FlopsBudget = None,
     knob: KnobValues = None,
     first: First = None,
-    weights: flags.Weights = None,
-    from_scratch: flags.FromScratch = False,
-    model_args: flags.ModelArgs = None,
-    image_size: flags.ImageSize = None,
-    epochs: flags.Epochs = None,
-    batch_size: flags.BatchSize = None,
-    lr: flags.Rate = None,
     distillation: Distillation = None,
-    augmentation: flags.Augmentation = None,
-    flip: flags.Flip = None,
-    base_epochs: flags.BaseEpochs = None,
-    base_lr: flags.BaseRate = None,
-    train_limit: flags.TrainLimit = None,
-    seed: flags.Seed = None,
-    class_query: flags.ClassQuery = None,
-    bound: flags.Bound = None,
-    speed: flags.Speed = None,
     output: flags.OutputFolder = _DEFAULT_OUTPUT,
     json: flags.Json = False,
 ) -> None:
@@ -230,9 +218,7 @@ def _render(slimmed: Slimmed) -> str:
             f"{slimmed.test_accuracy:.2%}",
         )
     )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines = ["", *table, "", f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
+    lines = ["", *columns(rows), "", f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
     lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{slimmed.folder}\"))'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from autoslim.budget import format_flops
+from autoslim.cli.table import columns
 from autoslim.search import offers
 from workers.driver import Summary
 
@@ -67,8 +68,7 @@ def _table(summary: Summary) -> list[str]:
                 f"{model.test_accuracy:.2%}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return columns(rows)
 
 
 def _dense_test(summary: Summary) -> str:
