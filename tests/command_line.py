@@ -11,14 +11,25 @@ import typer
 
 from autoslim.cli.app import app
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+def _commands(group: Any, prefix: str = "") -> dict[str, Any]:
+    """By name; those of a group by both: `config show`."""
+    found = {}
+    for name, command in group.commands.items():
+        found |= _commands(command, f"{name} ") if hasattr(command, "commands") else {prefix + name: command}
+    return found
+
+
+COMMANDS: dict[str, Any] = _commands(typer.main.get_command(app))
 
 
 def parse(words: list[str]) -> dict[str, Any]:
     """The values of `autoslim COMMAND ...`; an unknown command or flag, or a value of the wrong kind, is an error."""
-    program, command, *arguments = words
+    program, *arguments = words
     assert program == "autoslim", words
-    with COMMANDS[command].make_context(command, arguments) as context:
+    length = 1 if arguments[0] in COMMANDS else 2
+    command = " ".join(arguments[:length])
+    with COMMANDS[command].make_context(command, arguments[length:]) as context:
         return dict(context.params)
 
 

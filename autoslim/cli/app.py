@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 
+from autoslim.cli.flags import Json
 from autoslim.errors import AutoslimError
 
 app = typer.Typer(
-    help="Slim a vision transformer to a FLOPs budget.", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True
+    help="Slim a vision transformer to a FLOPs budget.\n\nExample: autoslim init && autoslim plan job.yaml && autoslim search job.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 def main() -> None:
@@ -34,19 +36,20 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.command()
 def flops(
     model: Annotated[str, typer.Argument(help="A timm model name, or a folder with a dense or a slimmed model.")],
     image_size: Annotated[int | None, typer.Option(help="Square image size in pixels; default the model's own.")] = None,
     json: Json = False,
 ) -> None:
-    """Count a model's multiply-accumulates per image, by three counters."""
+    """Count a model's multiply-accumulates per image, by three counters.
+
+    Example: autoslim flops deit_small_patch16_224 --image-size 224
+    """
     from autoslim.cli.count import show_flops
 
     show_flops(model, image_size=image_size, as_json=json)
 
 
-@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
@@ -54,13 +57,15 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the cuts, where a split is cut from another.")] = 0,
     json: Json = False,
 ) -> None:
-    """Measure a model's accuracy on a data set."""
+    """Measure a model's accuracy on a data set.
+
+    Example: autoslim evaluate runs/flowers/models/50% --data ./flowers
+    """
     from autoslim.cli.judge import show_accuracy
 
     show_accuracy(folder, data=data, split=split, seed=seed, as_json=json)
 
 
-@app.command()
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
@@ -68,40 +73,58 @@ def visualize(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the cuts, where a split is cut from another.")] = 0,
     output: Annotated[Path | None, typer.Option(help="A .png or .html file; default both, in DIR.")] = None,
+    json: Json = False,
 ) -> None:
-    """Draw which patches of real images survive to which block, how long they live, and each block's widths."""
+    """Draw which patches of real images survive to which block, how long they live, and each block's widths.
+
+    Example: autoslim visualize runs/one --data ./flowers --images 8
+    """
     from autoslim.cli.visualize import visualize_folder
 
-    visualize_folder(folder, data=data, images=images, split=split, seed=seed, output=output)
+    visualize_folder(folder, data=data, images=images, split=split, seed=seed, output=output, as_json=json)
 
 
-@app.command()
 def doctor(
     output: Annotated[Path, typer.Option(help="The folder a search would write to.")] = Path("runs"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster to check.")] = None,
+    json: Json = False,
 ) -> None:
-    """Check what a search needs on this machine."""
+    """Check what a search needs on this machine.
+
+    Example: autoslim doctor --output runs
+    """
     from autoslim.cli.doctor import examine
 
-    if not examine(output, address):
+    if not examine(output, address, as_json=json):
         raise typer.Exit(1)
 
 
-@app.command()
-def sync(output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")]) -> None:
-    """Log to MLflow what could not be logged while a search ran."""
+def sync(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
+    json: Json = False,
+) -> None:
+    """Log to MLflow what could not be logged while a search ran.
+
+    Example: autoslim sync runs/flowers
+    """
     from autoslim.cli.search import sync_tracking
 
-    sync_tracking(output)
+    sync_tracking(output, as_json=json)
 
 
 def _register() -> None:
+    from autoslim.cli import config, job_file
     from autoslim.cli.search import plan, search
     from autoslim.cli.slim import slim
 
-    app.command()(search)
-    app.command()(slim)
-    app.command()(plan)
+    for panel, commands in (
+        ("Here", (job_file.init, plan, search, slim)),
+        ("Models", (flops, evaluate, visualize)),
+        ("Help", (doctor, sync)),
+    ):
+        for command in commands:
+            app.command(rich_help_panel=panel)(command)
+    app.add_typer(config.app, name="config", rich_help_panel="Help")
 
 
 _register()

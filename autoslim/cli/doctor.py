@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sys
@@ -10,11 +11,12 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from autoslim.cli.table import paint
 from autoslim.errors import AutoslimError
 
 
-def examine(output: Path, address: str | None) -> bool:
-    """Prints a line a check; whether all of them passed."""
+def examine(output: Path, address: str | None, *, as_json: bool = False) -> bool:
+    """Prints a line a check, or all of them as JSON; whether all of them passed."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
         ("torch", _torch),
@@ -24,14 +26,19 @@ def examine(output: Path, address: str | None) -> bool:
         ("ray", lambda: _ray(address)),
         ("flops", _flops),
     ]
-    healthy = True
+    healthy, told = True, {}
     for name, check in checks:
         try:
-            verdict, mark = check(), "ok  "
+            verdict, passed = check(), True
         except (AutoslimError, OSError, ImportError, RuntimeError) as error:
-            verdict, mark, healthy = str(error), "FAIL", False
-        sys.stdout.write(f"{mark} {name:9} {verdict}\n")
-        sys.stdout.flush()
+            verdict, passed, healthy = str(error), False, False
+        told[name] = {"ok": passed, "found": verdict}
+        if not as_json:
+            mark = paint("ok  ", "green") if passed else paint("FAIL", "red")
+            sys.stdout.write(f"{mark} {name:9} {verdict}\n")
+            sys.stdout.flush()
+    if as_json:
+        sys.stdout.write(json.dumps({"ok": healthy, "checks": told}) + "\n")
     return healthy
 
 

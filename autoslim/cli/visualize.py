@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from autoslim.job import DatasetSpec
 MOST_IMAGES = 64
 
 
-def visualize_folder(folder: Path, *, data: str, images: int, split: str, seed: int, output: Path | None) -> None:
+def visualize_folder(
+    folder: Path, *, data: str, images: int, split: str, seed: int, output: Path | None, as_json: bool = False
+) -> None:
     """Everything that can be refused is refused before the data set is opened."""
     from autoslim.artifact import load_config
     from autoslim.data import sample_source
@@ -27,10 +30,13 @@ def visualize_folder(folder: Path, *, data: str, images: int, split: str, seed: 
     size = config.shape.image_size
     sample = sample_source(DatasetSpec(source=data), split, size, config.preprocessing.crop_pct, images, seed=seed)
     picture = picture_of(folder, sample)
-    for file in [folder / PAGE, folder / PNG] if output is None else [output]:
+    files = [folder / PAGE, folder / PNG] if output is None else [output]
+    for file in files:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(picture.png if file.suffix.lower() == ".png" else picture.html.encode())
         except OSError as error:
             raise OutputError(f"--output {file} cannot be written: {error.strerror}") from error
-        sys.stdout.write(f"{file}\n")
+    sys.stdout.write(
+        json.dumps({"files": [str(file) for file in files]}) + "\n" if as_json else "".join(f"{file}\n" for file in files)
+    )
