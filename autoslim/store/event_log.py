@@ -31,6 +31,11 @@ class EventLog:
         except sa.exc.IntegrityError:
             raise NotFoundError(f"there is no job {job_id!r} in {self.url}") from None
 
+    def last_seq(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        with self._database.reading() as connection:
+            return int(connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0)
+
     def events(self, job_id: str | None = None, *, after: int = 0, limit: int = 500) -> list[Event]:
         """Those after the one of this number, oldest first; of all jobs where none is named."""
         table = schema.events.c

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 from collections.abc import Collection
@@ -15,12 +14,13 @@ from autoslim.errors import IdempotencyError, NotFoundError, RequestError
 from autoslim.store import clock, schema
 from autoslim.store.event_log import write_events
 from autoslim.store.leases import Leases, move
+from autoslim.store.overview import Overview
 from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState
 
 _Q = schema.queue.c
 
 
-class Queue(Leases):
+class Queue(Leases, Overview):
     """Threads of one process may share a queue; every call is one transaction.
 
     A `tenant` of None sees every tenant's jobs. Every method raises ClusterError, naming the URL, when the database cannot be reached.
@@ -107,30 +107,6 @@ class Queue(Leases):
             query = query.where(_Q.id < before)
         with self._database.reading() as connection:
             return [_job(row) for row in connection.execute(query)]
-
-    def position(self, job_id: str) -> int | None:
-        """How many queued jobs are to be begun before this one; None for one that is not queued."""
-        with self._database.reading() as connection:
-            row = self._row(connection, job_id, None)
-            if row.state != QueueState.QUEUED:
-                return None
-            sooner = sa.or_(_Q.priority > row.priority, sa.and_(_Q.priority == row.priority, _Q.id < row.id))
-            query = sa.select(sa.func.count()).select_from(schema.queue).where(_Q.state == QueueState.QUEUED.value, sooner)
-            return int(connection.execute(query).scalar_one())
-
-    def counts(self) -> dict[QueueState, int]:
-        """Jobs by state; every state is there."""
-        query = sa.select(_Q.state, sa.func.count()).group_by(_Q.state)
-        with self._database.reading() as connection:
-            found = {state: count for state, count in connection.execute(query)}
-        return {state: found.get(state.value, 0) for state in QueueState}
-
-    def oldest_queued_seconds(self) -> float | None:
-        """For how long the oldest queued job has existed; None where none is queued."""
-        query = sa.select(sa.func.min(_Q.created_at)).where(_Q.state == QueueState.QUEUED.value)
-        with self._database.reading() as connection:
-            oldest, now = connection.execute(query).scalar(), clock.now(connection)
-        return None if oldest is None else max(0.0, (now - datetime.datetime.fromisoformat(oldest)).total_seconds())
 
     # Going out
 

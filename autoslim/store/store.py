@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from autoslim.recipe import Recipe
 from autoslim.result import BaseFacts, EpochReport, SharedCost, TrialResult, TrialState
 from autoslim.store import schema
 from autoslim.store.database import Database
+from autoslim.store.progress import Progress, read_progress
 from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
 
 
@@ -66,6 +67,19 @@ class Store:
         """Raises RequestError naming the jobs there are, when this is none of them."""
         with self._database.reading() as connection:
             return _job(self._job_row(connection, job_id))
+
+    def find_job(self, job_id: str) -> StoredJob | None:
+        """None for a job that has not begun."""
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(schema.jobs).where(schema.jobs.c.id == job_id)).one_or_none()
+        return None if row is None else _job(row)
+
+    def progress(self, job_ids: Collection[str]) -> dict[str, Progress]:
+        """Of those of the jobs that have begun."""
+        if not job_ids:
+            return {}
+        with self._database.reading() as connection:
+            return read_progress(connection, job_ids)
 
     def set_base(self, job_id: str, facts: BaseFacts) -> None:
         self._update_job(job_id, base=facts.to_json())
@@ -169,8 +183,10 @@ class Store:
         """All trials in number order, running ones too."""
         return [trial.result for trial in self.stored_trials(job_id)]
 
-    def stored_trials(self, job_id: str) -> list[StoredTrial]:
-        query = sa.select(schema.trials).where(schema.trials.c.job_id == job_id).order_by(schema.trials.c.number)
+    def stored_trials(self, job_id: str, *, after: int = -1, limit: int | None = None) -> list[StoredTrial]:
+        """In number order: those of a higher number than `after`, at most `limit`."""
+        table = schema.trials.c
+        query = sa.select(schema.trials).where(table.job_id == job_id, table.number > after).order_by(table.number).limit(limit)
         with self._database.reading() as connection:
             return [_trial(row) for row in connection.execute(query)]
 
