@@ -86,12 +86,12 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def unknown(name: str, allowed: Iterable[str]) -> str:
-    """What is wrong with a name that is none of `allowed`; the nearest are named first."""
+def unknown(name: str, allowed: Iterable[str], *, among: str | None = None) -> str:
+    """What is wrong with a name that is none of `allowed`; the nearest are named first. `among` says where to look where they are many."""
     names = list(allowed)
     close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.5)
     hint = f" did you mean {', '.join(close)}?" if close else ""
-    return f"is {shown(name)};{hint} allowed: {', '.join(names) or 'none'}"
+    return f"is {shown(name)};{hint} allowed: {among or ', '.join(names) or 'none'}"
 
 
 def faults_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> list[Fault]:

@@ -120,16 +120,18 @@ class JobSpec(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, title="autoslim job", protected_namespaces=()
     )
 
-    schema_version: Literal[1] = Field(1, description="Version of this format.")
-    name: Label | None = Field(None, description="A label to find the job by; need not be unique.")
+    schema_version: Literal[1] = Field(default=1, description="Version of this format.")
+    name: Label | None = Field(default=None, description="A label to find the job by; need not be unique.")
     model: Text = Field(description="timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it).")
-    weights: Text = Field("pretrained", description="`pretrained`, `scratch`, or a safetensors or tensors-only torch file.")
+    weights: Text = Field(
+        default="pretrained", description="`pretrained`, `scratch`, or a safetensors or tensors-only torch file."
+    )
     model_args: dict[ArgumentName, ArgumentValue] = Field(
         default_factory=dict, max_length=64, description="Arguments of timm.create_model."
     )
-    image_size: int | None = Field(None, ge=1, description="Square image size in pixels; default the model's own.")
+    image_size: int | None = Field(default=None, ge=1, description="Square image size in pixels; default the model's own.")
     data: Text = Field(description="Parquet file, folder, or the name of a data set.")
-    train_limit: int | None = Field(None, ge=1, description="Use only so many training images, stratified.")
+    train_limit: int | None = Field(default=None, ge=1, description="Use only so many training images, stratified.")
     flops: Annotated[
         tuple[BudgetText, ...],
         BeforeValidator(
@@ -142,34 +144,40 @@ class JobSpec(BaseModel):
         description="Budgets in multiply-accumulates per image, as 2.3G, 850M or 50% of the dense model.",
     )
     space: Text | dict[str, JsonValue] = Field(
-        "default", description="Search space by name or YAML file, or the mapping that such a file holds."
+        default="default", description="Search space by name or YAML file, or the mapping that such a file holds."
     )
     trials: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Recipes that are tried at most; default 24, or 1000 where time, epochs or a plateau end the search.",
     )
     time: Annotated[str, AfterValidator(_duration), Field(pattern=DURATION, max_length=40)] | None = Field(
-        None, description="Wall time of the trials, as 2h or 90m: no trial begins that would take it further."
+        default=None, description="Wall time of the trials, as 2h or 90m: no trial begins that would take it further."
     )
-    max_epochs: float | None = Field(None, gt=0, description="Epochs of all trials together, those of the end included.")
-    plateau: int | None = Field(None, ge=1, description="The search ends when the hypervolume has not grown in so many trials.")
-    final_share: float = Field(0.25, ge=0, le=0.9, description="Share of the compute for tuning the best recipes longer.")
-    final_seeds: int = Field(1, ge=1, le=100, description="Seeds that each of them is tuned with.")
-    price_per_hour: float | None = Field(None, ge=0, description="Of one device, a GPU or where there is none a CPU.")
-    epochs: float = Field(_USUAL.epochs, gt=0, description="Epochs of a trial, the method's own training included.")
-    batch_size: int = Field(_USUAL.batch_size, ge=1, description="Images a training step.")
-    lr: float = Field(_USUAL.lr, gt=0, description="Peak learning rate where the space does not search it.")
-    augmentation: Literal["none", "light", "strong"] = Field("light", description="Of training images.")
-    flip: bool | None = Field(None, description="Mirror training images; default yes, but not for `digits`.")
-    base_epochs: float = Field(_BASE_EPOCHS, gt=0, description="Epochs of adapting the dense model, where that is needed.")
-    base_lr: float | None = Field(None, gt=0, description="Its peak learning rate; default that of `lr`.")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="What proposes recipes.")
-    scheduler: Literal["halving", "median", "none"] = Field("halving", description="What stops trials early that are behind.")
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the splits, the recipes and the training.")
-    class_query: bool = Field(False, description="Compute only the prefix tokens in the last block; same logits.")
+    max_epochs: float | None = Field(default=None, gt=0, description="Epochs of all trials together, those of the end included.")
+    plateau: int | None = Field(
+        default=None, ge=1, description="The search ends when the hypervolume has not grown in so many trials."
+    )
+    final_share: float = Field(default=0.25, ge=0, le=0.9, description="Share of the compute for tuning the best recipes longer.")
+    final_seeds: int = Field(default=1, ge=1, le=100, description="Seeds that each of them is tuned with.")
+    price_per_hour: float | None = Field(default=None, ge=0, description="Of one device, a GPU or where there is none a CPU.")
+    epochs: float = Field(default=_USUAL.epochs, gt=0, description="Epochs of a trial, the method's own training included.")
+    batch_size: int = Field(default=_USUAL.batch_size, ge=1, description="Images a training step.")
+    lr: float = Field(default=_USUAL.lr, gt=0, description="Peak learning rate where the space does not search it.")
+    augmentation: Literal["none", "light", "strong"] = Field(default="light", description="Of training images.")
+    flip: bool | None = Field(default=None, description="Mirror training images; default yes, but not for `digits`.")
+    base_epochs: float = Field(
+        default=_BASE_EPOCHS, gt=0, description="Epochs of adapting the dense model, where that is needed."
+    )
+    base_lr: float | None = Field(default=None, gt=0, description="Its peak learning rate; default that of `lr`.")
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="What proposes recipes.")
+    scheduler: Literal["halving", "median", "none"] = Field(
+        default="halving", description="What stops trials early that are behind."
+    )
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Of the splits, the recipes and the training.")
+    class_query: bool = Field(default=False, description="Compute only the prefix tokens in the last block; same logits.")
     bound: Literal["max", "mean"] = Field(
-        "max",
+        default="max",
         description="Where tokens vary from image to image, a budget holds for every image (max) or their mean (mean).",
     )
     speed: Annotated[
@@ -180,8 +188,12 @@ class JobSpec(BaseModel):
             | Annotated[list[SpeedMode], Field(max_length=8)],
         ),
         Field(strict=False),
-    ] = Field(SPEED_MODES, max_length=8, description="How the speed of what is handed over is measured; `none` for not at all.")  # type: ignore[arg-type]
-    priority: int = Field(5, ge=0, le=9, description="Of queued jobs the one with the highest is begun first.")
+    ] = Field(
+        default=("eager", "compiled", "onnxruntime"),
+        max_length=8,
+        description="How the speed of what is handed over is measured; `none` for not at all.",
+    )
+    priority: int = Field(default=5, ge=0, le=9, description="Of queued jobs the one with the highest is begun first.")
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
