@@ -199,6 +199,11 @@ class JobSpec(BaseModel):
     def budgets(self) -> tuple[Budget, ...]:
         return tuple(Budget.parse(text) for text in self.flops)
 
+    @property
+    def most_trials(self) -> int:
+        """Where something else ends the search, trials hardly do."""
+        return self.trials or (1000 if self.time or self.max_epochs or self.plateau else 24)
+
     def to_job(self, *, id: str, placement: Placement) -> SearchJob:
         """The search that carries the spec out; nothing is looked up yet."""
         # Mirrored digits are other digits; of a user's own images only the user knows.
@@ -215,7 +220,7 @@ class JobSpec(BaseModel):
             dataset=DatasetSpec(source=self.data, train_limit=self.train_limit),
             budgets=self.budgets,
             space=self.space if isinstance(self.space, str) else json.dumps(self.space, sort_keys=True),
-            trials=self.trials or (1000 if self.time or self.max_epochs or self.plateau else 24),
+            trials=self.most_trials,
             max_seconds=None if self.time is None else parse_duration(self.time),
             max_epochs=self.max_epochs,
             plateau=self.plateau,

@@ -1,0 +1,7 @@
+"""The HTTP service: takes job specs into the queue, and shows what becomes of them."""
+
+from autoslim.service.app import create_app
+from autoslim.service.serve import PORT, serve
+from autoslim.service.settings import Limits, ServiceSettings, read_settings
+
+__all__ = ["PORT", "Limits", "ServiceSettings", "create_app", "read_settings", "serve"]

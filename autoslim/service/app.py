@@ -1,0 +1,91 @@
+"""`create_app`: the service as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from autoslim.errors import AutoslimError
+from autoslim.service import problems
+from autoslim.service.metrics import RequestMetrics
+from autoslim.service.middleware import BodyLimit, Record, SameOrigin, SecurityHeaders, UnexpectedErrors
+from autoslim.service.routers import artifacts, events, jobs, operation, plans, trials
+from autoslim.service.services import Services
+from autoslim.service.settings import ServiceSettings
+from autoslim.spec import JobSpec
+
+_log = logging.getLogger(__name__)
+
+_DESCRIPTION = """A FLOPs budget in, a slimmed model back. Jobs are queued, run by workers, and can be followed, cancelled and fetched.
+
+Errors are `application/problem+json` with a stable `code`; those of a spec have pointers into it. Where the service has keys, a request
+carries `Authorization: Bearer autoslim_<id>_<secret>`."""
+
+
+def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
+    """The store is opened when the app starts and closed when it ends. With `warm` the planning process starts with it."""
+    metrics = RequestMetrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.services = shared = Services(settings, metrics)
+        # The first plan would otherwise wait for the imports.
+        warming = asyncio.create_task(_warm(shared)) if warm else None
+        try:
+            yield
+        finally:
+            if warming is not None:
+                warming.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await warming
+            await shared.close()
+
+    # Pages of documentation would load scripts from elsewhere.
+    app = FastAPI(title="autoslim", lifespan=lifespan, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None)
+    problems.install(app)
+    for part in (jobs, plans, events, trials, artifacts, operation):
+        app.include_router(part.router)
+    # The last one added is the first that a request meets.
+    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
+    app.add_middleware(SameOrigin, hosts=settings.allowed_hosts)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Record, latency=metrics.latency)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _warm(shared: Services) -> None:
+    try:
+        await shared.planner.facts()
+    except AutoslimError as error:
+        _log.warning("the planning process did not start: %s", error)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=importlib.metadata.version("autoslim"), description=_DESCRIPTION, routes=app.routes
+        )
+        schemas = document["components"]["schemas"]
+        for model in (JobSpec, problems.Problem):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[model.__name__] = schema
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            statuses = (401, 403, 421, 422, 429, 503) if "security" in operation else (403, 421)
+            for status, response in problems.documented(*statuses).items():
+                if status == 422 or str(status) not in operation["responses"]:
+                    operation["responses"][str(status)] = response
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,120 @@
+"""From the names and paths of a spec to those that a worker may open: built in, registered, or under the operator's roots.
+
+A path is resolved first, links and all, and then has to lie under a root. What is said of one that does not is the same whether
+or not it exists.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoslim.service.settings import ServiceSettings
+from autoslim.spec import JobSpec
+from autoslim.spec.faults import Fault, shown, unknown
+
+BUILTIN = ("digits",)
+"""Data sets that need no files."""
+
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
+_TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
+
+
+class NotAllowedError(Exception):
+    """A name or path that this service does not give; the text is the fault's."""
+
+
+class Catalog:
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._datasets = {str(name): str(path.resolve()) for name, path in settings.datasets.items()}
+        self._data_roots = [root.resolve() for root in settings.data_roots]
+        self._model_roots = [root.resolve() for root in settings.model_roots]
+        self._patterns, self._pretrained = settings.models, settings.pretrained
+
+    def datasets(self) -> list[str]:
+        return [*BUILTIN, *self._datasets]
+
+    def timm_names(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that the operator allows."""
+        return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)]
+
+    def resolve(self, spec: JobSpec, models: Sequence[str]) -> tuple[JobSpec, list[Fault]]:
+        """The spec with paths that can be opened, and what is wrong with it; `models` are the timm names there are."""
+        finders: dict[str, Callable[[str], str]] = {"data": self._data, "weights": self._weights}
+        finders["model"] = functools.partial(self._model, models=models)
+        changes: dict[str, str] = {}
+        faults = []
+        for field, find in finders.items():
+            try:
+                changes[field] = find(getattr(spec, field))
+            except NotAllowedError as error:
+                faults.append(Fault(place=(field,), problem=str(error)))
+        return spec.model_copy(update=changes), faults
+
+    def public(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """A resolved spec as its user knows it: registered data sets by name."""
+        names = {path: name for name, path in self._datasets.items()}
+        return {**spec, "data": names.get(spec["data"], spec["data"])}
+
+    def _data(self, text: str) -> str:
+        if text in BUILTIN:
+            return text
+        if text in self._datasets:
+            return self._datasets[text]
+        if "/" not in text and not self._data_roots:
+            raise NotAllowedError(unknown(text, self.datasets()))
+        hint = f"allowed: {', '.join(self.datasets())}" + (", or a path under a data root" if self._data_roots else "")
+        return _under(text, self._data_roots, hint)
+
+    def _model(self, text: str, models: Sequence[str]) -> str:
+        if "/" in text or text.startswith("."):
+            folder = _under(text, self._model_roots, "allowed: a timm name" + self._or_root())
+            if not Path(folder, "config.json").is_file():
+                raise NotAllowedError(f"is {shown(text)}; allowed: a folder in timm's hub format, which has a config.json")
+            return folder
+        if not _TIMM_NAME.fullmatch(text):
+            raise NotAllowedError(f"is {shown(text)}; allowed: a timm name" + self._or_root())
+        allowed = self.timm_names(models)
+        if text.partition(".")[0] not in allowed:
+            raise NotAllowedError(
+                unknown(text.partition(".")[0], allowed, among="a name from /v1/capabilities" + self._or_root())
+            )
+        return text
+
+    def _weights(self, text: str) -> str:
+        if text == "scratch":
+            return text
+        if text == "pretrained":
+            if not self._pretrained:
+                raise NotAllowedError("is 'pretrained'; allowed: scratch" + self._or_root())
+            return text
+        path = _under(text, self._model_roots, "allowed: pretrained, scratch" + self._or_root())
+        if not Path(path).is_file() or not path.endswith(WEIGHTS):
+            raise NotAllowedError(f"is {shown(text)}; allowed: a file that ends in {', '.join(WEIGHTS)}")
+        return path
+
+    def _or_root(self) -> str:
+        return ", or a path under a model root" if self._model_roots else ""
+
+
+def _under(text: str, roots: Sequence[Path], hint: str) -> str:
+    """A relative path is looked for under each root in turn."""
+    inside = [path for root in roots if (path := _joined(root, text)) is not None]
+    if not inside:
+        raise NotAllowedError(f"is {shown(text)}; {hint}")
+    found = next((path for path in inside if path.exists()), None)
+    if found is None:
+        raise NotAllowedError(f"is {shown(text)}, which does not exist; {hint}")
+    return str(found)
+
+
+def _joined(root: Path, text: str) -> Path | None:
+    try:
+        path = (root / text).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path if path.is_relative_to(root) and path != root else None

@@ -1,0 +1,140 @@
+"""A job's files: what may be had is listed first, and only what is listed can be opened. Links are not followed.
+
+The folder is written by workers. A user's path is never joined to it: it has to equal a listed name, and each part of that is
+opened below the one before, so that nothing put there meanwhile leads elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import mimetypes
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_TOP = ("front.html", "front.parquet", "trials.parquet")
+_TREES = ("models",)
+_LOG = re.compile(r"attempt-([0-9]{1,6})\.log")
+_DEPTH = 6
+_MOST = 5000
+_TYPES = {
+    ".safetensors": "application/octet-stream",
+    ".onnx": "application/octet-stream",
+    ".pt2": "application/zip",
+    ".parquet": "application/vnd.apache.parquet",
+    ".md": "text/markdown; charset=utf-8",
+    ".py": "text/x-python; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".log": "text/plain; charset=utf-8",
+}
+
+_KEPT = 4096
+_digests: dict[tuple[int, int, int, int], str] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artifact:
+    name: str
+    bytes: int
+    sha256: str
+    media_type: str
+
+
+def artifact_names(folder: Path) -> list[str]:
+    """Paths below the job's folder of what is handed over; none where it does not exist yet."""
+    top = [name for name in _TOP if _is_file(folder / name)]
+    trees = [name for tree in _TREES for name in _walk(folder / tree, tree, 1)]
+    return sorted([*top, *trees])[:_MOST]
+
+
+def artifacts(folder: Path) -> list[Artifact]:
+    """With sizes and digests; one that goes away meanwhile is left out."""
+    found = []
+    for name in artifact_names(folder):
+        try:
+            descriptor = open_inside(folder, name)
+        except OSError:
+            continue
+        try:
+            size = os.fstat(descriptor).st_size
+            found.append(Artifact(name=name, bytes=size, sha256=digest(descriptor), media_type=media_type(name)))
+        finally:
+            os.close(descriptor)
+    return found
+
+
+def log_name(folder: Path, attempt: int | None) -> str | None:
+    """The log of this attempt, or of the last one there is."""
+    numbers = [number for number in _attempts(folder / "logs") if attempt in (None, number)]
+    return f"logs/attempt-{max(numbers)}.log" if numbers else None
+
+
+def open_inside(folder: Path, name: str) -> int:
+    """A descriptor of a regular file below `folder`; OSError for anything else, links included."""
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        *folders, last = name.split("/")
+        for part in folders:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = below
+        # Without O_NONBLOCK a pipe would be waited for.
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+    finally:
+        os.close(here)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{name} is not a regular file")
+    return descriptor
+
+
+def digest(descriptor: int) -> str:
+    """SHA-256 of a file, worked out again only when it has changed."""
+    found = os.fstat(descriptor)
+    key = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+    if key not in _digests:
+        while len(_digests) >= _KEPT:
+            _digests.pop(next(iter(_digests)), None)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
+
+
+def media_type(name: str) -> str:
+    suffix = Path(name).suffix
+    return _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
+    """A folder that is still being put together is called `partial`."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.endswith(".partial"):
+            continue
+        if entry.is_file(follow_symlinks=False):
+            yield f"{prefix}/{entry.name}"
+        elif entry.is_dir(follow_symlinks=False) and depth < _DEPTH:
+            yield from _walk(folder / entry.name, f"{prefix}/{entry.name}", depth + 1)
+
+
+def _attempts(folder: Path) -> Iterator[int]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        if match := _LOG.fullmatch(name):
+            yield int(match[1])

@@ -1,0 +1,59 @@
+"""Every request has an id, a line in the log and a place in the latency histogram."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from prometheus_client import Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from autoslim.service import log
+
+_log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Record:
+    """`latency` is labelled by method, route and status. The time of a stream is that to its first byte."""
+
+    def __init__(self, app: ASGIApp, *, latency: Histogram) -> None:
+        self._app, self._latency = app, latency
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        token, job = log.request_id.set(request_id), log.job_id.set(None)
+        began, status, seconds = time.perf_counter(), 500, None
+
+        async def recorded(message: Message) -> None:
+            nonlocal status, seconds
+            if message["type"] == "http.response.start":
+                status, seconds = message["status"], time.perf_counter() - began
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, recorded)
+        finally:
+            taken = time.perf_counter() - began if seconds is None else seconds
+            self._told(scope, status, taken)
+            log.request_id.reset(token)
+            log.job_id.reset(job)
+
+    def _told(self, scope: Scope, status: int, seconds: float) -> None:
+        # The template and not the path, whose values are without end.
+        route = getattr(scope.get("route"), "path", "unknown")
+        self._latency.labels(scope["method"] if route != "unknown" else "any", route, str(status)).observe(seconds)
+        path = scope["path"][:300]
+        extra = {"method": scope["method"][:16], "path": path, "status": status, "ms": round(seconds * 1000, 1)}
+        extra |= {"tenant": scope["state"].get("tenant"), "job_id": scope.get("path_params", {}).get("job_id")}
+        _log.info("request", extra={name: value for name, value in extra.items() if value is not None})

@@ -1,0 +1,81 @@
+"""What a job hands over, and its logs, as files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from autoslim.service import files
+from autoslim.service.auth import Shared
+from autoslim.service.problems import documented, not_found
+from autoslim.service.ranges import file_answer
+from autoslim.service.routers.one import ReadJob
+from autoslim.service.services import Services
+from autoslim.service.views import ArtifactList, ArtifactView
+
+router = APIRouter(tags=["files"])
+
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole file.", "content": {"*/*": _BYTES}},
+    206: {"description": "The range that was asked for.", "content": {"*/*": _BYTES}},
+    304: {"description": "Unchanged"},
+    **documented(404, 416, 422),
+}
+
+
+@router.get("/v1/jobs/{job_id}/artifacts", responses=documented(404))
+async def artifacts(job: ReadJob, shared: Shared) -> ArtifactList:
+    """Models by budget, the front, the trials; empty until there are some."""
+    found = await shared.run(files.artifacts, shared.settings.folder(job.id))
+    return ArtifactList(artifacts=[ArtifactView(**dataclasses.asdict(artifact)) for artifact in found])
+
+
+@router.get("/v1/jobs/{job_id}/artifacts/{name:path}", response_class=Response, responses=_FILE)
+async def artifact(request: Request, name: str, job: ReadJob, shared: Shared) -> Response:
+    """By a name of the list; with Range a part of it."""
+    descriptor, digest = await shared.run(_open_listed, shared.settings.folder(job.id), name)
+    return file_answer(
+        request, descriptor, media_type=files.media_type(name), etag=f'"{digest}"', download=name.rpartition("/")[2]
+    )
+
+
+@router.get("/v1/jobs/{job_id}/logs", response_class=Response, responses=_FILE)
+async def logs(
+    request: Request,
+    job: ReadJob,
+    shared: Shared,
+    attempt: Annotated[int | None, Query(ge=1, le=999_999, description="Default the last one.")] = None,
+) -> Response:
+    """What the job's driver wrote; with `Range: bytes=-65536` its end."""
+    descriptor, etag = await shared.run(_open_log, shared, job.id, attempt)
+    return file_answer(request, descriptor, media_type="text/plain; charset=utf-8", etag=etag)
+
+
+def _open_listed(folder: Path, name: str) -> tuple[int, str]:
+    if name not in files.artifact_names(folder):
+        raise not_found("file")
+    descriptor = _open(folder, name)
+    return descriptor, files.digest(descriptor)
+
+
+def _open_log(shared: Services, job_id: str, attempt: int | None) -> tuple[int, str]:
+    folder = shared.settings.folder(job_id)
+    name = files.log_name(folder, attempt)
+    if name is None:
+        raise not_found("log")
+    descriptor = _open(folder, name)
+    found = os.fstat(descriptor)
+    # A log grows, so that its tag is of its state and not of its bytes.
+    return descriptor, f'W/"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"'
+
+
+def _open(folder: Path, name: str) -> int:
+    try:
+        return files.open_inside(folder, name)
+    except OSError:
+        raise not_found("file") from None

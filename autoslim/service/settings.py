@@ -1,0 +1,112 @@
+"""What the operator decides: where things lie, what may be asked for and how much of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from autoslim.errors import RequestError
+from autoslim.spec.faults import SpecError, faults_of
+from autoslim.spec.model import Label
+from autoslim.spec.strict_yaml import PlainLoader
+
+PREFIX = "AUTOSLIM_"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _paths(value: Any) -> Any:
+    """In an environment variable, separated as in PATH."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _words(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+class Limits(BaseModel):
+    """The most that one request or tenant may take. `plan_seconds` is how long a plan may be worked on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    body_bytes: int = Field(default=2**20, ge=1024)
+    budgets: int = Field(default=16, ge=1)
+    trials: int = Field(default=1000, ge=1)
+    epochs: float = Field(default=1000.0, gt=0)
+    batch_size: int = Field(default=4096, ge=1)
+    image_size: int = Field(default=1024, ge=1)
+    parameters: int = Field(default=2 * 10**9, ge=1)
+    queued: int = Field(default=5000, ge=1, description="unfinished jobs of a tenant")
+    streams: int = Field(default=500, ge=1, description="event streams at a time")
+    requests_per_second: float = Field(default=100.0, gt=0)
+    burst: int = Field(default=300, ge=1)
+    plan_seconds: float = Field(default=60.0, gt=0)
+
+
+class ServiceSettings(BaseModel):
+    """`root` has a folder for each job; `datasets` are paths by name. Paths that users give must lie under `data_roots` or `model_roots`.
+
+    `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are where users find them, and are asked for readiness.
+    With `keys_required` nothing is answered without a key; without it a service that has no key yet is open.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    storage: str = Field(repr=False)
+    root: Path
+    datasets: dict[Label, Path] = Field(default_factory=dict)
+    data_roots: Paths = ()
+    model_roots: Paths = ()
+    models: Words = ("*",)
+    pretrained: bool = True
+    tracking_uri: str | None = Field(default=None, repr=False)
+    mlflow_url: str | None = None
+    ray_dashboard_url: str | None = None
+    keys_required: bool = False
+    allowed_hosts: Words = LOOPBACK
+    limits: Limits = Limits()
+
+    def folder(self, job_id: str) -> Path:
+        """Where a job writes; `job_id` is one that the service made."""
+        return self.root / "jobs" / job_id
+
+
+def read_settings(
+    file: Path | None = None, *, environ: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
+) -> ServiceSettings:
+    """Flags come before `AUTOSLIM_*` variables, those before the YAML file, and that before the defaults.
+
+    Raises:
+        RequestError: naming every setting that is wrong; no value of it, for there are secrets among them.
+    """
+    values: dict[str, Any] = {} if file is None else _read_file(file)
+    values |= {name: environ[variable(name)] for name in ServiceSettings.model_fields if variable(name) in environ}
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return ServiceSettings.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise SpecError(faults_of(error, ServiceSettings.model_fields)) from None
+
+
+def variable(name: str) -> str:
+    """`AUTOSLIM_STORAGE`: the environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=PlainLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RequestError(f"settings {file} cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise RequestError(f"settings {file} must be a mapping; allowed: {', '.join(ServiceSettings.model_fields)}")
+    return data

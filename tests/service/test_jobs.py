@@ -1,0 +1,203 @@
+"""Jobs over HTTP: what is taken, what is told, page by page."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from running_service import SPEC, RunningService, running, settings_in
+
+from autoslim.service.settings import Limits
+from autoslim.store import Failure, FailureClass, QueueState
+
+
+def test_a_job_is_taken_and_found_where_the_answer_says(client: httpx.Client) -> None:
+    answer = client.post("/v1/jobs", json=SPEC | {"name": "tiny", "priority": 7})
+    assert answer.status_code == 201, answer.text
+    job = answer.json()
+    assert re.fullmatch(r"[0-9A-Z]{26}", job["id"])
+    assert (job["state"], job["name"], job["priority"], job["attempt"]) == ("QUEUED", "tiny", 7, 0)
+    assert job["spec"] | SPEC == job["spec"]
+    assert job["progress"] == {"trials_done": 0, "trials": 24, "best": {}}
+    assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
+    found = client.get(answer.headers["location"])
+    assert found.json() == job
+    assert found.headers["etag"] == answer.headers["etag"]
+    assert found.headers["retry-after"] == "5"
+
+
+def test_a_job_that_has_not_changed_is_not_sent_again(client: httpx.Client) -> None:
+    job = client.post("/v1/jobs", json=SPEC).json()
+    etag = client.get(job["links"]["self"]).headers["etag"]
+    same = client.get(job["links"]["self"], headers={"If-None-Match": f'"other", W/{etag}'})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
+    client.post(job["links"]["cancel"])
+    changed = client.get(job["links"]["self"], headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != etag
+
+
+def test_the_same_key_gives_the_same_job(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "one"}
+    first = client.post("/v1/jobs", json=SPEC, headers=headers)
+    again = client.post("/v1/jobs", json=dict(reversed(SPEC.items())), headers=headers)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["id"] == first.json()["id"]
+    other = client.post("/v1/jobs", json=SPEC | {"trials": 3}, headers=headers)
+    assert other.status_code == 422
+    assert other.json()["code"] == "idempotency-key-reused"
+
+
+def test_the_same_key_at_the_same_time_makes_one_job(client: httpx.Client) -> None:
+    def submit(_: int) -> httpx.Response:
+        return client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "many"})
+
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(submit, range(30)))
+    assert {answer.status_code for answer in answers} <= {200, 201}
+    assert sum(answer.status_code == 201 for answer in answers) == 1
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_another_tenant_may_use_the_same_key(service: RunningService, client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "shared"}
+    mine = client.post("/v1/jobs", json=SPEC, headers=headers)
+    with service.client() as other:
+        theirs = other.post("/v1/jobs", json=SPEC, headers=headers)
+    assert (mine.status_code, theirs.status_code) == (201, 201)
+
+
+def test_jobs_are_listed_newest_first_page_by_page(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    ids = [service.put(tenant).id for _ in range(7)]
+    seen, token, pages = [], None, 0
+    while True:
+        page = client.get("/v1/jobs", params={"page_size": 3} | ({"page_token": token} if token else {})).json()
+        seen += [job["id"] for job in page["jobs"]]
+        token, pages = page["next_page_token"], pages + 1
+        if token is None:
+            break
+    assert (seen, pages) == (sorted(ids, reverse=True), 3)
+
+
+def test_jobs_are_found_by_state_and_label(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    one, two = service.put(tenant, name="one"), service.put(tenant, name="two")
+    service.queue.request_cancel(two.id)
+
+    def ids(**params: object) -> list[str]:
+        return [job["id"] for job in client.get("/v1/jobs", params=params).json()["jobs"]]
+
+    assert ids(label="one") == [one.id]
+    assert ids(state="CANCELLED") == [two.id]
+    assert ids(state=["QUEUED", "CANCELLED"]) == [two.id, one.id]
+    assert ids(state="FAILED") == []
+
+
+def test_the_place_in_the_queue_follows_priority_and_age(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    ids = [service.put(tenant, priority=priority).id for priority in (0, 9, 9)]
+
+    def place(job_id: str) -> int:
+        return client.get(f"/v1/jobs/{job_id}").json()["queue_position"]
+
+    assert place(ids[1]) < place(ids[2]) < place(ids[0])
+    service.queue.request_cancel(ids[1])
+    assert place(ids[1]) is None
+
+
+def test_cancelling_is_asked_for_any_number_of_times(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    job = service.put(tenant)
+    for _ in range(2):
+        answer = client.post(f"/v1/jobs/{job.id}:cancel")
+        assert (answer.status_code, answer.json()["state"]) == (202, "CANCELLED")
+
+
+def test_only_an_ended_job_is_purged_and_then_all_of_it(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    job = service.put(tenant)
+    folder = service.settings.folder(job.id)
+    (folder / "models").mkdir(parents=True)
+    refused = client.delete(f"/v1/jobs/{job.id}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "not-ended")
+    client.post(f"/v1/jobs/{job.id}:cancel")
+    assert client.delete(f"/v1/jobs/{job.id}").status_code == 204
+    assert not folder.exists()
+    assert client.get(f"/v1/jobs/{job.id}").status_code == 404
+    assert client.delete(f"/v1/jobs/{job.id}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer", "told"),
+    [
+        ({"trials": 0}, "/trials", "allowed: 1 and more"),
+        ({"trials": 10**9}, "/trials", "allowed: at most 1000"),
+        ({"epochs": 1e9}, "/epochs", "allowed: at most 1000"),
+        ({"image_size": 100_000}, "/image_size", "allowed: at most 1024"),
+        ({"flops": [f"{share}%" for share in range(10, 60)]}, "/flops", "has 50 budgets; allowed: at most 16"),
+        ({"flops": ["50%", "50%"]}, "/flops/1", "stands before it already"),
+        ({"flops": ["90G"]}, "/flops/0", "is within it already"),
+        ({"flops": ["1%"]}, "/flops/0", "which nothing in the space reaches; allowed: life_regression"),
+        ({"model": "deit_smal_patch16_224"}, "/model", "did you mean deit_small_patch16_224"),
+        ({"model": "resnet50"}, "/model", "allowed: a name from /v1/capabilities"),
+        ({"model_args": {"depth": 1000}}, "/model_args/depth", "allowed: 1 to 64"),
+        ({"model_args": {"block_fn": "os.system"}}, "/model_args/block_fn", "allowed: patch_size"),
+        ({"model_args": {"num_heads": 7}}, "/model", "cannot be made"),
+        ({"space": "defualt"}, "/space", "did you mean default?"),
+        ({"space": {"methods": {"sit": {"nope": 1}}}}, "/space", "there is no knob 'nope'"),
+        ({"data": "nowhere"}, "/data", "allowed: digits, flowers"),
+        ({"data": "flowers"}, "/data", "flowers"),
+        ({"tirals": 3}, "/tirals", "did you mean trials?"),
+        ({"output": "/tmp"}, "/output", "is not a field of a job"),
+    ],
+)
+def test_a_spec_that_cannot_be_carried_out_is_refused_with_a_pointer(
+    client: httpx.Client, fields: dict[str, object], pointer: str, told: str
+) -> None:
+    answer = client.post("/v1/jobs", json=SPEC | fields)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["code"], problem["status"]) == ("invalid-spec", 422)
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    (error,) = [error for error in problem["errors"] if error["pointer"] == pointer]
+    assert told in error["detail"]
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
+    with running(settings_in(tmp_path, limits=Limits(queued=2))) as small, small.anybody() as client:
+        jobs = [small.put("local") for _ in range(2)]
+        refused = client.post("/v1/jobs", json=SPEC)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue-full")
+        assert int(refused.headers["retry-after"]) > 0
+        small.queue.request_cancel(jobs[0].id)
+        assert client.post("/v1/jobs", json=SPEC | {"trials": 10**6}).status_code == 422
+
+
+def test_a_failure_is_one_class_one_sentence_and_one_command(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    job = service.put(tenant, priority=9)
+    claim = service.queue.claim("test", 60)
+    assert claim is not None
+    while claim.id != job.id:
+        claim = service.queue.claim("test", 60)
+        assert claim is not None
+    failure = Failure(failure_class=FailureClass.DATA, message="class 'rose' has no image", next="autoslim submit job.yaml")
+    service.queue.advance(claim, QueueState.FAILED, failure=failure)
+    view = client.get(f"/v1/jobs/{job.id}").json()
+    assert view["state"] == "FAILED"
+    assert view["failure"] == {"class": "DATA", "message": failure.message, "next": failure.next}
+    assert (view["attempt"], view["queue_position"]) == (1, None)
+
+
+def test_a_plan_says_what_every_method_reaches_and_keeps_nothing(client: httpx.Client) -> None:
+    answer = client.post("/v1/plans", json=SPEC | {"flops": ["50%", "1%"]})
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert [(budget["label"], budget["reachable"]) for budget in plan["budgets"]] == [("50%", True), ("1%", False)]
+    assert plan["budgets"][0]["flops"] == plan["dense_flops"] // 2
+    reach = {method["name"]: method for method in plan["budgets"][0]["methods"]}
+    assert set(reach) >= {"vit_slim", "life_regression"}
+    assert all(method["least"] < plan["dense_flops"] for method in reach.values())
+    assert plan["images"] == {"train": 1293, "validation": 144, "test": 360}
+    assert plan["estimate"]["images_trained"] == 1293 * 3 * 24 / 0.75
+    assert client.get("/v1/jobs").json()["jobs"] == []

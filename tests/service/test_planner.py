@@ -1,0 +1,62 @@
+"""The planning process: asked for the same once, killed when it takes too long, started again after that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from running_service import SPEC
+
+from autoslim.service.planner import Planner, PlannerError
+from autoslim.service.settings import Limits
+from autoslim.spec import SpecError, read_mapping
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def planner(runner: asyncio.Runner) -> Iterator[Planner]:
+    planner = Planner(Limits())
+    yield planner
+    runner.run(planner.close())
+
+
+def test_whoever_asks_the_same_meanwhile_gets_the_same_answer(runner: asyncio.Runner, planner: Planner) -> None:
+    async def ask() -> list[dict[str, Any]]:
+        spec = read_mapping(SPEC)
+        return await asyncio.gather(*(planner.plan(spec.model_copy(update={"name": str(n)})) for n in range(20)))
+
+    plans = runner.run(ask())
+    assert all(plan is plans[0] for plan in plans)
+
+
+def test_what_cannot_be_carried_out_is_told_by_field(runner: asyncio.Runner, planner: Planner) -> None:
+    with pytest.raises(SpecError, match="within it already"):
+        runner.run(planner.plan(read_mapping(SPEC | {"flops": ["90G"]})))
+
+
+def test_a_model_that_is_too_large_is_refused_without_being_built(
+    runner: asyncio.Runner, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "_limits", Limits(parameters=10**9))
+    # Sixteen billion weights, of which none is made.
+    giant = SPEC | {"model_args": {"embed_dim": 4096, "depth": 64, "num_heads": 8, "patch_size": 4, "mlp_ratio": 8}}
+    with pytest.raises(SpecError, match="parameters; allowed: at most 1,000,000,000"):
+        runner.run(planner.plan(read_mapping(giant)))
+
+
+def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_one_has_another(
+    runner: asyncio.Runner, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "_limits", Limits(plan_seconds=0.001))
+        with pytest.raises(PlannerError, match=r"within 0\.001 seconds"):
+            runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))
+    assert planner._process is None
+    assert runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))["classes"] == 10
