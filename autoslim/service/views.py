@@ -253,7 +253,9 @@ def job_view(
         queue_position=position,
         spec=spec,
         progress=ProgressView(
-            trials_done=progress.ended if progress else 0, trials=read_json(job.spec).most_trials, best=progress.best if progress else {}
+            trials_done=progress.ended if progress else 0,
+            trials=read_json(job.spec).most_trials,
+            best=progress.best if progress else {},
         ),
         failure=None
         if job.failure is None
