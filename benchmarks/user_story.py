@@ -121,7 +121,7 @@ def tell(story: Story, data: Path, output: Path, trials: int) -> str:
             "",
             f"{states} trials in {summary['minutes']:.0f} minutes. The dense model, adapted: {dense:.2%} test top-1.",
             "",
-            "| budget | method | FLOPs | params | test top-1 | `autoslim evaluate` | `load.py` on the test images as files | times as fast as dense |",
+            "| budget | method | FLOPs | params | test top-1 | `evaluate` | `load.py`, on files | times as fast as dense |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
             *(f"\nNo model for {label}." for label in summary["missing"]),
