@@ -18,6 +18,7 @@ AutoslimError
 ├── ClusterError                   Ray or the database cannot be reached
 ├── LeaseLostError                 the job is another driver's now
 └── JobError                       the job as a whole failed; carries the remote traceback
+    └── TrialsFailedError          because its first trials all did
 """
 
 from __future__ import annotations
@@ -97,6 +98,14 @@ class LeaseLostError(AutoslimError):
 
 class JobError(AutoslimError):
     """The job failed; the message carries the remote traceback where there is one."""
+
+
+class TrialsFailedError(JobError):
+    """The first trials all failed; `error_class` names the last one's error."""
+
+    def __init__(self, message: str, error_class: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
 
 
 def first_line(error: Exception) -> str:

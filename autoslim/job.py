@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from autoslim.budget import Budget
+from autoslim.errors import RequestError
 from autoslim.recipe import Training
 from autoslim.record import Record
 
@@ -45,6 +46,22 @@ class Resources(Record):
 
     cpu: float = 1.0
     gpu: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str, name: str = "resources") -> Resources:
+        """`gpu=1,cpu=4`. Raises RequestError, which calls them `name`."""
+        amounts: dict[str, float] = {}
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            key, _, value = item.partition("=")
+            if key not in ("cpu", "gpu"):
+                raise RequestError(f"{name} has {key!r}; allowed: cpu, gpu")
+            try:
+                amounts[key] = float(value)
+            except ValueError:
+                amounts[key] = -1.0
+            if not 0 <= amounts[key] < float("inf") or (amounts[key] > 1 and amounts[key] % 1):
+                raise RequestError(f"{name} {key} is {value!r}; allowed: a fraction up to 1, or a whole number")
+        return cls(**amounts)
 
 
 SCHEDULERS = ("halving", "median", "none")

@@ -9,9 +9,8 @@ import dataclasses
 import shutil
 import threading
 import time
-from typing import Protocol
 
-from autoslim.errors import AutoslimError, JobError, OutputError
+from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
 from autoslim.job import SearchJob
 from autoslim.output import Output, is_disk_full
 from autoslim.recipe import Recipe
@@ -21,19 +20,10 @@ from autoslim.search.final import FINAL
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.ledger import Ledger
+from workers.watcher import Listener
 
 GIVE_UP_AFTER = 5
 """So many trials failing in a row, with none complete, are the job's fault and not the recipes'."""
-
-
-class Listener(Protocol):
-    """Who wants to know how the search goes: the terminal, the dashboard."""
-
-    def trial_begins(self, result: TrialResult, target: str) -> None: ...
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None: ...
-    def trial_ends(self, result: TrialResult, target: str) -> None: ...
-    def search_ends(self, reason: str, finals: int) -> None:
-        """No further recipe is tried; `finals` trials of the best ones follow."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,9 +226,8 @@ class Coordinator:
             self._end(running.replace(state=state, error_class=error_class, error=error))
             self._failed_in_a_row += not infeasible
             if self._failed_in_a_row >= GIVE_UP_AFTER and not self._any_complete():
-                self.fatal = JobError(
-                    f"the first {self._failed_in_a_row} trials all failed; the last one with {error_class}: {error}"
-                )
+                message = f"the first {self._failed_in_a_row} trials all failed; the last one with {error_class}: {error}"
+                self.fatal = TrialsFailedError(message, error_class)
 
     def _any_complete(self) -> bool:
         return any(result.state is TrialState.COMPLETE for result in self._ledger.results)

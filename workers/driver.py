@@ -42,13 +42,14 @@ from autoslim.vit import DenseModel, create_dense
 from workers.base_model import adapt, granted, threads
 from workers.board import Notices
 from workers.cluster import Cluster, connect
-from workers.coordinator import Coordinator, Listener
+from workers.coordinator import Coordinator
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
 from workers.listeners import Booking, Dashboard
 from workers.searcher import LostWorkers, StoreScheduler, StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
+from workers.watcher import Listener, NoWatcher, Phase, Watcher
 
 _LAST_SYNC = 60.0
 _RETRIES = 3
@@ -135,8 +136,10 @@ def disk_need(prepared: Prepared) -> int:
     return weights * (prepared.job.trials + 2 + 8 * slots + 5 * len(prepared.budgets)) + 50 * 2**20
 
 
-def run_search(job: SearchJob, *, resume: bool = False) -> Summary:
+def run_search(job: SearchJob, *, resume: bool = False, storage: str | None = None, watcher: Watcher | None = None) -> Summary:
     """Runs the job to its end, or goes on with it.
+
+    `storage` is for one that must not be written into the job's record.
 
     Raises:
         AutoslimError: with the `exit_code` of what went wrong; whatever was finished stays in the store and `resume` goes on from it.
@@ -147,25 +150,26 @@ def run_search(job: SearchJob, *, resume: bool = False) -> Summary:
     output.claim(need=disk_need(prepared), resume=resume)
     output.write_job(job)
     try:
-        with Store(job.storage or default_url(job.output)) as store:
-            return _run(prepared, store, resume=resume)
+        with Store(storage or job.storage or default_url(job.output)) as store:
+            return _run(prepared, store, watcher or NoWatcher(), resume=resume)
     except (OSError, AutoslimError) as error:
         if is_disk_full(error):
             raise OutputError(f"the disk of {output.root} is full; make room and go on with --resume") from error
         raise
 
 
-def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
+def _run(prepared: Prepared, store: Store, watcher: Watcher, *, resume: bool) -> Summary:
     job = prepared.job
-    if not resume or job.id not in {stored.job.id for stored in store.jobs()}:
+    if not resume or not store.has_job(job.id):
         store.create_job(job)
     store.begin_attempt(job.id)
+    watcher.begins(prepared.budgets, store.trials(job.id))
     mirror = Mirror(store, job.id)
     thread = MirrorThread(mirror).start()
     try:
         with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
             settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
-            summary = _search(settled, store, cluster, interrupt)
+            summary = _search(settled, store, cluster, interrupt, watcher)
     except BaseException as error:
         # Here a job ends. What is known is written down where that is still possible; the error that is told is the first one.
         stopped = isinstance(error, KeyboardInterrupt)
@@ -181,7 +185,7 @@ def _run(prepared: Prepared, store: Store, *, resume: bool) -> Summary:
     return summary.replace(tracking_uri=mirror.uri, logged=logged)
 
 
-def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt) -> Summary:
+def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt, watcher: Watcher) -> Summary:
     job = prepared.job
     slots = min(cluster.slots(granted(job)), job.concurrency or job.trials)
     terminal = Terminal(job, budgets=prepared.budgets, slots=slots)
@@ -192,7 +196,9 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
         terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
     base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
     store.set_base(job.id, facts)
-    _run_trials(prepared, store, terminal, base, facts, slots, interrupt)
+    watcher.enters(Phase.SEARCHING)
+    _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
+    watcher.enters(Phase.FINALIZING)
     results = store.trials(job.id)
     chosen = choose(results, prepared.budgets)
     reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
@@ -246,11 +252,18 @@ def _summary(
 
 
 def _run_trials(
-    prepared: Prepared, store: Store, terminal: Terminal, base: Path, facts: BaseFacts, slots: int, interrupt: Interrupt
+    prepared: Prepared,
+    store: Store,
+    terminal: Terminal,
+    base: Path,
+    facts: BaseFacts,
+    slots: int,
+    interrupt: Interrupt,
+    watcher: Watcher,
 ) -> None:
     job = prepared.job
     terminal.already(store.trials(job.id))
-    listeners: tuple[Listener, ...] = (terminal, Dashboard(Notices(job.id)), Booking(store, job, prepared.output))
+    listeners: tuple[Listener, ...] = (terminal, Dashboard(Notices(job.id)), Booking(store, job, prepared.output), watcher)
     scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
     coordinator = Coordinator(
         job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler, base=facts, slots=slots

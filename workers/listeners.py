@@ -8,7 +8,7 @@ from autoslim.result import EpochReport, TrialResult, TrialState
 from autoslim.store import Store
 from autoslim.training.shared import costs
 from workers.board import Notices
-from workers.coordinator import Listener
+from workers.watcher import Listener
 
 
 class Dashboard(Listener):

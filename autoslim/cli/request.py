@@ -101,16 +101,7 @@ def parse_pairs(text: str, flag: str) -> dict[str, Any]:
 
 def parse_resources(text: str | None) -> Resources | None:
     """`gpu=1,cpu=4`; None leaves it to the cluster."""
-    if text is None:
-        return None
-    pairs = parse_pairs(text, "--resources")
-    unknown = sorted(set(pairs) - {"cpu", "gpu"})
-    if unknown:
-        raise RequestError(f"--resources has {unknown[0]!r}; allowed: cpu, gpu")
-    for name, value in pairs.items():
-        if not isinstance(value, int | float) or value < 0 or (value > 1 and value != int(value)):
-            raise RequestError(f"--resources {name} is {value!r}; allowed: a fraction up to 1, or a whole number")
-    return Resources(cpu=float(pairs.get("cpu", 1)), gpu=float(pairs.get("gpu", 0)))
+    return None if text is None else Resources.parse(text, "--resources")
 
 
 def job_id(spec: JobSpec) -> str:

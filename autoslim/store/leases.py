@@ -96,7 +96,8 @@ class Leases(EventLog):
     ) -> None:
         """Takes the job to its next state. FAILED wants a `failure`, SUCCEEDED a `result` (JSON).
 
-        PAUSED and QUEUED give it back: the first for a while that doubles with every pause in a row, up to a minute.
+        PAUSED and QUEUED give it back: the first for a while that doubles with every pause in a row, up to a minute. A job that is
+        to be cancelled is CANCELLED instead.
 
         Raises:
             LeaseLostError: when the job is no longer this claim's.
@@ -106,6 +107,8 @@ class Leases(EventLog):
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
             row = _guarded(connection, claim)
+            if row.cancel_requested_at is not None and state in (QueueState.QUEUED, QueueState.PAUSED):
+                state, reason = QueueState.CANCELLED, None
             values: dict[str, Any] = {} if result is None else {"result": result}
             if state is QueueState.PAUSED:
                 values |= {"pauses": row.pauses + 1, "not_before": clock.after(now, _delay(row.pauses))}

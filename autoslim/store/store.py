@@ -63,6 +63,10 @@ class Store:
             rows = connection.execute(sa.select(schema.jobs).order_by(schema.jobs.c.created_at, schema.jobs.c.id))
             return [_job(row) for row in rows]
 
+    def has_job(self, job_id: str) -> bool:
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(schema.jobs.c.id).where(schema.jobs.c.id == job_id)).first() is not None
+
     def job(self, job_id: str) -> StoredJob:
         """Raises RequestError naming the jobs there are, when this is none of them."""
         with self._database.reading() as connection:
