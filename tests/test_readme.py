@@ -92,7 +92,7 @@ def test_python_examples_run(number: int, demo: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_is_explained(command: str):
-    text = section("On your own data")
+    text = section("On your own data") + section("The service")
     flags = [flag for param in COMMANDS[command].params for flag in (*param.opts, *param.secondary_opts) if flag.startswith("--")]
     for flag in flags:
         assert re.search(rf"{flag}(?![\w-])", text), f"{command} {flag}"

@@ -113,17 +113,21 @@ def sync(
 
 
 def _register() -> None:
-    from autoslim.cli import config, job_file
+    from autoslim.cli import config, job_file, jobs, keys, operate
     from autoslim.cli.search import plan, search
     from autoslim.cli.slim import slim
+    from autoslim.cli.submit import submit
 
     for panel, commands in (
         ("Here", (job_file.init, plan, search, slim)),
+        ("At the service", (submit, jobs.jobs, jobs.show, jobs.attach, jobs.logs, jobs.cancel, jobs.pull)),
+        ("Running the service", (operate.serve, operate.supervise)),
         ("Models", (flops, evaluate, visualize)),
         ("Help", (doctor, sync)),
     ):
         for command in commands:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(keys.app, name="keys", rich_help_panel="Running the service")
     app.add_typer(config.app, name="config", rich_help_panel="Help")
 
 

@@ -13,7 +13,6 @@ from autoslim.cli import flags as flag
 from autoslim.cli.request import PLACEMENT, Typed, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, paint
 from autoslim.spec import JobSpec, read_plain
-from autoslim.store.url import hide_password
 
 app = typer.Typer(help="What a command would use.", no_args_is_help=True)
 
@@ -70,6 +69,8 @@ def _spec(typed: Typed, file: Path | None) -> list[Row]:
 
 def _placement(typed: Typed) -> list[Row]:
     """Checked like a request's."""
+    from autoslim.store.url import hide_password
+
     placement_of(typed, Path())
     rows: list[Row] = []
     for name in (name for name in PLACEMENT if name != "output"):

@@ -19,7 +19,6 @@ from autoslim.errors import RequestError
 from autoslim.recipe import Knobs, Step
 from autoslim.result import EpochReport
 from workers.interrupt import Interrupt
-from workers.terminal import duration
 
 if TYPE_CHECKING:
     from autoslim.slimming import Slimmed
@@ -166,6 +165,7 @@ def _announce(prepared: PreparedSlim) -> None:
 def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
     """Runs `reports` to its end, a line each."""
     from autoslim.report.epoch_line import epoch_line
+    from workers.terminal import duration
 
     began, first = time.monotonic(), 0.0
     for number in itertools.count():

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autoslim import errors
 from autoslim.errors import AutoslimError, BudgetError, ClusterError, JobError, RequestError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class KeyReusedError(RefusedError):
     """The Idempotency-Key belongs to another request."""
 
 
-class NotFoundError(RefusedError):
+class NotFoundError(RefusedError, errors.NotFoundError):
     """There is no such job, attempt or file; another tenant's is none."""
 
 

@@ -1,4 +1,4 @@
-"""What the service answers, as values. A newer service may say more than is known here: that is left out, not refused."""
+"""What the service answers, as values. A newer service may say more than is known here: that is kept, not refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
 class Reply(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow", populate_by_name=True, protected_namespaces=())
 
 
 class Failure(Reply):
@@ -27,7 +27,7 @@ class Progress(Reply):
     """`best` is the best validation accuracy so far within each budget."""
 
     trials_done: int = 0
-    trials: int = 0
+    trials: int | None = None
     best: dict[str, float] = {}
 
 
@@ -45,13 +45,20 @@ class SlimmedModel(Reply):
     dense_test_accuracy: float
 
 
+class Dense(Reply):
+    """The model before it is slimmed, adapted to the data; its accuracy on the validation split."""
+
+    flops: int
+    accuracy: float
+
+
 class Result(Reply):
-    """`missing` are the budgets that no trial met."""
+    """`missing` are the budgets that no trial met; `trials` are numbers of trials by state."""
 
     models: tuple[SlimmedModel, ...] = ()
     missing: tuple[str, ...] = ()
-    dense_flops: int | None = None
-    dense_accuracy: float | None = None
+    dense: Dense | None = None
+    trials: dict[str, int] = {}
 
 
 class JobReply(Reply):

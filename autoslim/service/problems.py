@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from autoslim.errors import AutoslimError, ClusterError, IdempotencyError, NotFoundError, RequestError
+from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, RequestError
 from autoslim.service.planner import PlannerError
 from autoslim.spec import SpecError
 from autoslim.spec.faults import shown
@@ -123,7 +123,10 @@ async def _ours(request: Request, error: Exception) -> Response:
     match error:
         case SpecError():
             errors = [Error(detail=f"{fault.field} {fault.problem}", pointer=fault.pointer) for fault in error.faults]
-            return _answer(request, 422, "invalid-spec", "the job's spec cannot be carried out", errors=errors)
+            code = "infeasible-budget" if isinstance(error, BudgetError) else "invalid-spec"
+            return _answer(request, 422, code, "the job's spec cannot be carried out", errors=errors)
+        case BudgetError():
+            return _answer(request, 422, "infeasible-budget", str(error))
         case IdempotencyError():
             return _answer(request, 422, "idempotency-key-reused", str(error))
         case NotFoundError():

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from autoslim.errors import RequestError
 from autoslim.spec.faults import SpecError, faults_of
@@ -57,6 +57,8 @@ class ServiceSettings(BaseModel):
 
     `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are where users find them, and are asked for readiness.
     With `keys_required` nothing is answered without a key; without it a service that has no key yet is open.
+
+    Where nothing else is said, `root` is a folder of whoever runs it, and `storage` SQLite in `root`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,9 +77,21 @@ class ServiceSettings(BaseModel):
     allowed_hosts: Words = LOOPBACK
     limits: Limits = Limits()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _here(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        root = values.get("root") or default_root()
+        return {"storage": f"sqlite:///{Path(root).absolute() / 'autoslim.db'}", **values, "root": root}
+
     def folder(self, job_id: str) -> Path:
         """Where a job writes; `job_id` is one that the service made."""
         return self.root / "jobs" / job_id
+
+
+def default_root() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "autoslim"
 
 
 def read_settings(

@@ -13,7 +13,7 @@ import pydantic
 from annotated_types import Ge, Gt, Le
 from pydantic_core import ErrorDetails
 
-from autoslim.errors import RequestError
+from autoslim.errors import BudgetError, RequestError
 
 Place = tuple[str | int, ...]
 """A field, and the entries within it: `("flops", 0)`."""
@@ -74,6 +74,12 @@ class SpecError(RequestError):
     def named(self, name: Callable[[Fault], str]) -> SpecError:
         """The same error in other words, such as those of the command line (`flag_of`)."""
         return SpecError(self.faults, name=name)
+
+
+class InfeasibleSpecError(SpecError, BudgetError):
+    """A spec with budgets that nothing in its search space reaches."""
+
+    exit_code = BudgetError.exit_code
 
 
 def flag_of(fault: Fault) -> str:

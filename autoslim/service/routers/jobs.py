@@ -20,7 +20,7 @@ from autoslim.service.routers.body import BODY, Spec
 from autoslim.service.routers.one import ChangeJob, ReadJob
 from autoslim.service.services import Services
 from autoslim.service.views import JobPage, JobView, job_view
-from autoslim.spec import Fault, JobSpec, SpecError
+from autoslim.spec import Fault, InfeasibleSpecError, JobSpec
 from autoslim.store import QueuedJob, QueueState
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ async def _refuse_unreachable(shared: Services, spec: JobSpec) -> None:
         if not budget["reachable"]
     ]
     if faults:
-        raise SpecError(faults)
+        raise InfeasibleSpecError(faults)
 
 
 def _unreachable(budget: dict[str, object]) -> str:

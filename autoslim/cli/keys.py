@@ -1,0 +1,109 @@
+"""`autoslim keys`: the operator's, on the service's own database."""
+
+from __future__ import annotations
+
+import datetime
+import json as json_format
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+from autoslim.cli.flags import Json
+from autoslim.cli.operate import ConfigFile, Root, ServiceStorage, settings_of
+from autoslim.cli.table import columns, paint
+from autoslim.errors import RequestError
+
+app = typer.Typer(help="API keys of the service; run where its database is.", no_args_is_help=True)
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")] = "local",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="read, submit or admin; may be repeated. Default read and submit.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    expires: Annotated[str | None, typer.Option(help="As 12h, 90d or 4w; default never.", show_default=False)] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    storage: ServiceStorage = None,
+    json: Json = False,
+) -> None:
+    """Make a key and print it, once: the database has a digest only.
+
+    Example: autoslim keys create --tenant vision --scope read --scope submit --expires 90d
+    """
+    from autoslim.store import Keys
+
+    with Keys(settings_of(config, root=root, storage=storage).storage) as keys:
+        key, secret = keys.create(tenant=tenant, scopes=scope or ["read", "submit"], name=name, lifetime=_lifetime(expires))
+    if json:
+        sys.stdout.write(json_format.dumps({**key.to_dict(), "key": secret}) + "\n")
+        return
+    sys.stderr.write(
+        f"key {key.id} of tenant {key.tenant}, {', '.join(key.scopes)}; it is shown this once.\n"
+        "Use it as AUTOSLIM_KEY, or as `key` in ~/.config/autoslim/client.toml (mode 600)\n"
+    )
+    sys.stdout.write(secret + "\n")
+
+
+@app.command(name="list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    storage: ServiceStorage = None,
+    json: Json = False,
+) -> None:
+    """List the keys, without their secrets.
+
+    Example: autoslim keys list --tenant vision
+    """
+    from autoslim.store import Keys
+
+    with Keys(settings_of(config, root=root, storage=storage).storage) as keys:
+        found = keys.list(tenant)
+    if json:
+        sys.stdout.write(json_format.dumps([key.to_dict() for key in found]) + "\n")
+        return
+    rows: list[tuple[str, ...]] = [("ID", "TENANT", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED")]
+    for key in found:
+        dates = (key.created_at, key.expires_at, key.last_used_at, key.revoked_at)
+        rows.append(
+            (key.id, key.tenant, key.name, " ".join(key.scopes), *((date or "")[:16].replace("T", " ") for date in dates))
+        )
+    lines = columns(rows)
+    sys.stdout.write("\n".join([paint(lines[0], "dim"), *lines[1:]]) + "\n")
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it; the key itself does as well.")],
+    config: ConfigFile = None,
+    root: Root = None,
+    storage: ServiceStorage = None,
+) -> None:
+    """Refuse a key from now on.
+
+    Example: autoslim keys revoke 4f1c9e2ab7d05563
+    """
+    from autoslim.store import Keys
+
+    match = re.fullmatch(r"autoslim_([0-9a-f]+)_.*", key)
+    with Keys(settings_of(config, root=root, storage=storage).storage) as keys:
+        revoked = keys.revoke(match[1] if match else key)
+    sys.stderr.write(f"key {revoked.id} of tenant {revoked.tenant} is revoked\n")
+
+
+def _lifetime(text: str | None) -> datetime.timedelta | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})\s*([mhdw])", text.strip())
+    if not match or not int(match[1]):
+        raise RequestError(f"--expires is {text!r}; allowed: a number and m, h, d or w, as 90d")
+    return datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -1,0 +1,75 @@
+"""What the commands that speak to the service have in common: the connection, and which job is meant."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoslim.errors import RequestError
+
+if TYPE_CHECKING:
+    from autoslim.client import Client, Job
+
+JobName = Annotated[
+    str | None,
+    typer.Argument(metavar="[JOB]", help="Its id, the beginning of it, or its name; default the newest job.", show_default=False),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="The service; default AUTOSLIM_URL, the configuration file's, or http://127.0.0.1:8400.", show_default=False
+    ),
+]
+
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_RECENT = 200
+
+
+def connect(url: str | None) -> Client:
+    """The key is never a flag: a command line can be seen by others."""
+    from autoslim.client import Client
+
+    return Client(url)
+
+
+def find_job(client: Client, text: str | None) -> Job:
+    """Raises RequestError naming the closest matches."""
+    if text is not None and _ULID.fullmatch(text):
+        return _by_id(client, text)
+    if text is None:
+        newest = next(client.jobs(page_size=1), None)
+        if newest is None:
+            raise RequestError(f"there are no jobs at {client.address.url} yet; begin one with: autoslim submit job.yaml")
+        return newest
+    if re.fullmatch(r"[a-z0-9-]{1,63}", text) and (named := next(client.jobs(label=text, page_size=1), None)) is not None:
+        return named
+    recent = list(itertools.islice(client.jobs(page_size=_RECENT), _RECENT))
+    begun = [job for job in recent if job.id.startswith(text.upper())]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        raise RequestError(f"{len(begun)} jobs begin with {text!r}: {', '.join(job.id for job in begun[:5])}")
+    raise RequestError(_unknown(text, recent))
+
+
+def _by_id(client: Client, job_id: str) -> Job:
+    from autoslim.client import NotFoundError
+
+    try:
+        return client.job(job_id)
+    except NotFoundError:
+        raise NotFoundError(_unknown(job_id, list(itertools.islice(client.jobs(page_size=_RECENT), _RECENT)))) from None
+
+
+def _unknown(text: str, recent: list[Job]) -> str:
+    names = [name for job in recent for name in (job.info.name, job.id) if name]
+    upper = {name.upper(): name for name in names}
+    close = [upper[name] for name in difflib.get_close_matches(text.upper(), upper, n=3, cutoff=0.6)]
+    if close:
+        return f"there is no job {text!r}; did you mean {', '.join(close)}?"
+    newest = ", ".join(job.info.name or job.id for job in recent[:5])
+    return f"there is no job {text!r}; the newest are: {newest}" if recent else f"there is no job {text!r}, and no other either"

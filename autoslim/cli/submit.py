@@ -1,0 +1,113 @@
+"""`autoslim submit`: the same request as `search`, to the service."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoslim.budget import format_flops
+from autoslim.cli import flags as flag
+from autoslim.cli import told, watch
+from autoslim.cli.remote import Url, connect
+from autoslim.cli.request import Typed, fields_of, spec_of
+from autoslim.cli.table import columns
+from autoslim.spec import JobSpec
+
+if TYPE_CHECKING:
+    from autoslim.client import JobReply
+
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job to its end. Ctrl-C detaches; the job goes on.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what the job could reach and would cost; nothing is queued.")]
+IdempotencyKey = Annotated[
+    str | None, typer.Option(help="Submitting again with the same key gives the same job; default a new key.", show_default=False)
+]
+
+
+@flag.takes(flag.SpecFlags)
+def submit(
+    context: typer.Context,
+    file: flag.JobFile = None,
+    wait: Wait = False,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+    url: Url = None,
+    json: flag.Json = False,
+) -> None:
+    """Queue a search at the service and print its id.
+
+    Example: autoslim submit job.yaml --wait
+
+    Example: autoslim submit --model deit_small_patch16_224 --data flowers --flops 50% --name flowers
+    """
+    typed = Typed.of(context)
+    spec = spec_of(typed, file)
+    with connect(url) as client:
+        with _told_by_flag(typed, file):
+            if dry_run:
+                plan = client.plan(spec)
+                sys.stdout.write((json_format.dumps(plan) if json else _render(plan)) + "\n")
+                return
+            job = client.submit(spec, idempotency_key=idempotency_key)
+        sys.stderr.write(f"Job {job.id}  {told.state(job.info)}\n")
+        if not wait:
+            sys.stderr.write(f"Next: {told.next_commands(job.info)}\n")
+            sys.stdout.write((job.info.model_dump_json(by_alias=True) if json else job.id) + "\n")
+            return
+        end = watch.follow(job)
+    show_job(end, as_json=json)
+    raise typer.Exit(watch.exit_code(end))
+
+
+def show_job(job: JobReply, *, as_json: bool) -> None:
+    sys.stdout.write((job.model_dump_json(by_alias=True) if as_json else "\n".join(told.page(job))) + "\n")
+
+
+@contextlib.contextmanager
+def _told_by_flag(typed: Typed, file: Path | None) -> Iterator[None]:
+    """What the service finds wrong with a field is told by the flag or the file that said it."""
+    from autoslim.client import InvalidSpecError
+
+    try:
+        yield
+    except InvalidSpecError as error:
+        if not error.problems:
+            raise
+        lines = [_line(pointer, detail, typed, file) for pointer, detail in error.problems]
+        raise type(error)("\n".join(lines), code=error.code, status=error.status, problems=error.problems) from None
+
+
+def _line(pointer: str, detail: str, typed: Typed, file: Path | None) -> str:
+    field = pointer.split("/")[1] if "/" in pointer else ""
+    if field not in JobSpec.model_fields or not detail.startswith(field):
+        return detail
+    name = typed.name(field) if file is None or field in fields_of(typed) else f"{file}: {field}"
+    return f"{name} {detail.partition(' ')[2]}"
+
+
+def _render(plan: dict[str, Any]) -> str:
+    """A budget may be met by some methods only."""
+    rows = [("budget", "multiply-accumulates", "method", "cheapest", "dearest", "")]
+    for budget in plan["budgets"]:
+        label, flops = budget["label"], f"{budget['flops']:,}"
+        for method in budget["methods"]:
+            reach = [format_flops(method[end]) if method[end] is not None else "-" for end in ("least", "most")]
+            rows.append((label, flops, method["name"], *reach, "" if method["reaches"] else "does not reach it"))
+            label = flops = ""
+    images, estimate = plan["images"], plan["estimate"]
+    lines = [
+        f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['parameters'] / 1e6:.3g} M parameters",
+        f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
+        f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
+        f"Work      {estimate['images_trained']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
+        f"Disk      up to {estimate['bytes'] / 1e9:.2f} GB, besides the images",
+        "",
+        *columns(rows),
+        *(f"{name} cannot slim this model: {reason}" for name, reason in plan["left_out"].items()),
+    ]
+    return "\n".join(lines)

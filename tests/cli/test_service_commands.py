@@ -1,0 +1,238 @@
+"""The commands that speak to the service, against a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from driven_job import MODEL, DrivenJob
+from running_service import RunningService, running, settings_in
+
+from autoslim.cli.told import span
+
+Command = Callable[..., tuple[int, str, str]]
+REQUEST = ["--model", "deit_tiny_patch16_224", "--from-scratch", "--image-size", "16"]
+REQUEST += ["--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--data", "digits"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running(settings_in(tmp_path_factory.mktemp("service"))) as service:
+        yield service
+
+
+@pytest.fixture
+def tenant(service: RunningService, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Who the commands of this test act for."""
+    tenant = re.sub(r"[^a-z0-9]+", "-", request.node.originalname)[-60:].strip("-")
+    monkeypatch.setenv("AUTOSLIM_URL", service.url)
+    monkeypatch.setenv("AUTOSLIM_KEY", service.key(tenant=tenant))
+    monkeypatch.setenv("AUTOSLIM_CONFIG", str(tmp_path / "no.toml"))
+    return tenant
+
+
+@pytest.fixture
+def job(service: RunningService, tenant: str) -> DrivenJob:
+    """One that has begun."""
+    return DrivenJob(service, service.put(tenant, name="flowers", priority=9).id)
+
+
+def test_submitting_prints_the_id_and_nothing_else_to_stdout(autoslim: Command, tenant: str):
+    (code, out, err) = autoslim("submit", *REQUEST, "--flops", "50%", "--name", "digits", "--idempotency-key", "k")
+    assert code == 0, err
+    assert re.fullmatch(r"[0-9A-Z]{26}\n", out)
+    assert f"autoslim attach {out.strip()}" in err
+    again = autoslim("submit", *REQUEST, "--flops", "50%", "--name", "digits", "--idempotency-key", "k", "--json")[1]
+    assert json.loads(again)["id"] == out.strip()
+    code, out, err = autoslim("submit", *REQUEST, "--flops", "50%", "--dry-run")
+    assert (code, "vit_slim" in out, "958.9K multiply-accumulates" in out) == (0, True, True), err
+    assert len(json.loads(autoslim("jobs", "--json")[1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([*REQUEST, "--flops", "1%"], 3, "--flops is '1%'"),
+        ([*REQUEST, "--flops", "50%", "--data", "digts"], 2, "--data is 'digts'; did you mean digits"),
+        (["job.yaml", "--flops", "50%"], 2, "job.yaml: data is 'nowhere'; allowed: digits"),
+        (["job.yaml", "--trials", "0"], 2, "--trials is 0; allowed: 1 and more"),
+        ([*REQUEST, "--flops", "50%", "--address", "auto"], 2, "No such option: --address"),
+    ],
+)
+def test_mistakes_are_told_where_they_were_made(
+    autoslim: Command, tenant: str, tmp_path: Path, arguments: list[str], code: int, said: str
+):
+    (tmp_path / "job.yaml").write_text("model: deit_tiny_patch16_224\nweights: scratch\ndata: nowhere\nflops: 50%\n")
+    ended, out, err = autoslim("submit", *arguments)
+    assert (ended, out) == (code, ""), err
+    assert said in err
+
+
+def test_a_service_that_is_not_there_or_not_open_is_exit_code_4(autoslim: Command, tenant: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("autoslim.client.retry._FIRST", 0.0)
+    code, _, err = autoslim("jobs", "--url", "http://127.0.0.1:1")
+    assert (code, "http://127.0.0.1:1 cannot be reached" in err) == (4, True)
+    monkeypatch.delenv("AUTOSLIM_KEY")
+    assert autoslim("jobs")[0] == 4
+
+
+def test_a_job_is_found_by_id_beginning_name_or_for_being_the_newest(autoslim: Command, service: RunningService, tenant: str):
+    ids = [service.put(tenant, name=name).id for name in ("roses", "tulips")]
+    for text in (ids[0], ids[0][:25].lower() + ids[0][25:].lower(), "roses"):
+        assert json.loads(autoslim("show", text, "--json")[1])["id"] == ids[0]
+    assert json.loads(autoslim("show", "--json")[1])["id"] == ids[1]
+    for text, said in (
+        ("rosse", "did you mean roses?"),
+        (ids[0][:-1] + ("0" if ids[0][-1] != "0" else "1"), f"did you mean {ids[0]}"),
+        ("zzz", "the newest are: tulips, roses"),
+        (ids[0][:6], "2 jobs begin with"),
+    ):
+        code, _, err = autoslim("show", text)
+        assert (code, said in err) == (2, True), err
+
+
+def test_jobs_are_listed_with_where_they_stand(autoslim: Command, service: RunningService, tenant: str, job: DrivenJob):
+    job.search()
+    waiting = service.put(tenant).id
+    code, out, _ = autoslim("jobs")
+    assert code == 0
+    head, first, second = out.splitlines()
+    assert head.split() == ["ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED"]
+    assert first.split()[:3] == [waiting, "QUEUED", "0/24"]
+    assert second.split()[:3] == [job.id, "flowers", "SEARCHING"]
+    assert "\x1b" not in out
+    assert autoslim("jobs", "--state", "searching", "--name", "flowers")[1].splitlines()[1].startswith(job.id)
+    code, _, err = autoslim("jobs", "--state", "DONE")
+    assert (code, "--state is 'DONE'; allowed: QUEUED" in err) == (2, True)
+
+
+def test_attaching_tells_what_happens_and_ends_as_the_job_does(autoslim: Command, tenant: str, job: DrivenJob):
+    ending = threading.Thread(target=lambda: (time.sleep(0.5), job.search(), job.succeed()))
+    ending.start()
+    code, out, err = autoslim("attach", "flowers")
+    ending.join()
+    assert code == 0, err
+    for said in (
+        "SEARCHING",
+        "trial 0 sit accuracy 88.0% at 477K",
+        "best within 50%: accuracy 88.0%",
+        "trial 1 dps failed: the loss",
+    ):
+        assert said in err
+    assert re.search(r"50% +vit_slim \(trial 3\) +478K +99.69% +0.03 M +91.20% +90.50%", out)
+    assert f"autoslim pull {job.id}" in out
+    assert json.loads(autoslim("attach", "flowers", "--json")[1])["result"]["models"] == [MODEL]
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        (lambda job: job.fail("INFEASIBLE"), 3, "INFEASIBLE: no trial was within 50%"),
+        (lambda job: job.fail("BUG", "it broke", "autoslim logs X"), 1, "autoslim logs X"),
+        (lambda job: (job.search(), job.succeed(missing=["40%"])), 3, "40%: no trial was completed within this budget"),
+    ],
+)
+def test_a_job_that_ends_otherwise_has_its_exit_code_and_says_what_to_do(
+    autoslim: Command, tenant: str, job: DrivenJob, end: Callable[[DrivenJob], None], code: int, said: str
+):
+    end(job)
+    ended, out, err = autoslim("attach", job.id)
+    assert (ended, said in out) == (code, True), err
+
+
+@pytest.mark.parametrize("command", [["attach"], ["logs", "-f"]])
+def test_ctrl_c_detaches_and_the_job_goes_on(service: RunningService, tenant: str, job: DrivenJob, command: list[str]):
+    job.log("a line of its log\n")
+    job.search()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoslim.cli", *command, job.id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stderr is not None and process.stdout is not None
+    wanted, stream = ("best within", process.stderr) if command == ["attach"] else ("a line", process.stdout)
+    while wanted not in stream.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"Detached; the job goes on.  autoslim attach {job.id} | autoslim logs -f {job.id} | autoslim cancel {job.id}" in err
+    assert service.queue.get(job.id).state == "SEARCHING"
+
+
+def test_logs_cancel_and_pull(autoslim: Command, service: RunningService, tenant: str, job: DrivenJob, tmp_path: Path):
+    code, _, err = autoslim("logs", "flowers")
+    assert (code, "does not have a log yet; it is STARTING" in err) == (2, True)
+    job.log("a line\n")
+    assert autoslim("logs", "flowers") == (0, "a line\n", "")
+    assert "does not have an attempt 7" in autoslim("logs", "flowers", "--attempt", "7")[2]
+    code, out, err = autoslim("cancel", "flowers")
+    assert (code, out, "is asked to stop" in err) == (0, f"{job.id} STARTING\n", True)
+    assert service.queue.get(job.id).cancel_requested_at is not None
+    job.hand_over({"README.md": b"# card\n"})
+    code, out, err = autoslim("pull", "flowers", "--budget", "50%", "-o", "mine")
+    assert (code, out) == (0, f"{tmp_path / 'mine'}\n"), err
+    told = json.loads(autoslim("pull", "flowers", "--json")[1])
+    assert (told["folder"], told["files"]) == (str(tmp_path / "flowers"), ["models/50%/README.md", "models/50%/SHA256SUMS"])
+    assert autoslim("show", "flowers", "--trials", "--json")[:2] == (0, "[]\n")
+
+
+def test_keys_are_made_listed_and_revoked(autoslim: Command, tmp_path: Path):
+    here = ("--root", str(tmp_path / "root"))
+    code, key, err = autoslim(
+        "keys", "create", "--tenant", "vision", "--scope", "read", "--expires", "90d", "--name", "laptop", *here
+    )
+    assert code == 0, err
+    assert re.fullmatch(r"autoslim_[0-9a-f]{16}_\S{43}\n", key)
+    (row,) = json.loads(autoslim("keys", "list", "--json", *here)[1])
+    assert (row["tenant"], row["scopes"], row["name"]) == ("vision", ["read"], "laptop")
+    assert row["expires_at"] > row["created_at"]
+    assert key.split("_")[2].strip() not in json.dumps(row)
+    assert row["id"] in autoslim("keys", "list", *here)[1]
+    assert autoslim("keys", "revoke", key.strip(), *here)[0] == 0
+    (row,) = json.loads(autoslim("keys", "list", "--tenant", "vision", "--json", *here)[1])
+    assert row["revoked_at"] is not None
+    for arguments, said in (
+        (["create", "--expires", "soon"], "--expires is 'soon'; allowed: a number and m, h, d or w"),
+        (["create", "--scope", "root"], "are not allowed: one or more of read, submit, admin"),
+        (["revoke", "0123456789abcdef"], "there is no key"),
+    ):
+        code, _, err = autoslim("keys", *arguments, *here)
+        assert (code, said in err) == (2, True), err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (75, "1 m 15 s"), (3600, "1 h"), (90061, "1 d 1 h"), (-3, "0 s")])
+def test_a_time_is_told_in_two_units(seconds: float, text: str):
+    assert span(seconds) == text
+
+
+def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    from autoslim.client import Client
+
+    with Client(url) as client:
+        assert client.ready()["ready"]
+        assert list(client.jobs()) == []
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), err
+    assert f"autoslim is at {url}" in err
+    assert "Traceback" not in err
