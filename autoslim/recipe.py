@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from autoslim.record import Record
@@ -64,7 +65,7 @@ class Recipe(Record):
     class_query: bool = False
     bound: str = "max"
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Names the trial's folder and checkpoint; the same recipe run again finds them."""
         return self.digest()

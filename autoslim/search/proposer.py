@@ -1,15 +1,17 @@
 """`Proposer`: the next recipe, as a pure function of the job's seed, the trial's number and the results so far.
 
-Nothing is kept between proposals. After a crash the same number with the same history gives the same recipe.
+After a crash the same number with the same history gives the same recipe: what is kept between proposals (a forest, solved draws)
+would be made alike again.
 
 A proposal for a budget is drawn, then solved onto the budget, so that every trial's model can be returned (`methods.solver`).
 Accuracy is then the only question left, and a single-objective study answers it (`study.accuracy_at_budgets`). A free trial keeps
 the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `deal` says which trial is
 for what.
 
-Samplers are `tpe` and `random`. NSGA-II and III are left out: their generations live in the study, which is not kept, and they
-need more trials than a search has. So is Optuna's Gaussian process: it models only what all trials have in common, which among
-different methods is the name of the method.
+Samplers are `tpe`, `forest` and `random`. A forest (`learner`) looks for the draw that promises the largest gain, at a budget or of the
+front's area; it learns across methods and budgets, and from trials that were stopped, too. NSGA-II and III are left out: their
+generations live in the study, which is not kept, and they need more trials than a search has. So is Optuna's Gaussian process: it models
+only what all trials have in common, which among different methods is the name of the method.
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ from autoslim.plan import Plan
 from autoslim.recipe import Knobs, Recipe, Step, Training
 from autoslim.record import Record
 from autoslim.result import TrialResult
+from autoslim.search.candidates import SERVES, near_draws, pool_draws
 from autoslim.search.deal import FREE, Deal, deal
+from autoslim.search.encoding import Encoder, Vector
+from autoslim.search.learner import Learner
 from autoslim.search.reach import Reach, reach
 from autoslim.search.space import Draw, Space, Suggest, Uniform
 from autoslim.search.study import accuracy_and_flops, accuracy_at_budgets, as_trials, build_study, tpe
 from autoslim.shape import ViTShape
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "forest", "random")
 DRAWS = 16
 """How often a proposal is drawn before it is given back as infeasible, or as a duplicate."""
 
@@ -51,6 +56,9 @@ class Proposal(Record):
     plan: Plan | None = None
     flops: int | None = None
     infeasible: str | None = None
+
+
+Candidate = tuple[Proposal, Vector]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +149,10 @@ class Proposer:
         others = sorted((result for result in history if result.number != number), key=lambda result: result.number)
         # A control is drawn blindly, so it may well be a duplicate.
         known = set() if dealt.origin == "random" else {result.recipe.key for result in others}
+        if self.sampler == "forest" and dealt.origin != "random":
+            learnt = self._learnt(number, dealt, others, known)
+            if learnt is not None:
+                return learnt
         suggest = self._suggest(dealt, number, others)
         last: Proposal | None = None
         for _ in range(DRAWS):
@@ -156,7 +168,7 @@ class Proposer:
     def _suggest(self, dealt: Deal, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
         """What each draw asks. Draws that were rejected stay in the study as running, which keeps TPE away from them."""
         name = f"{self.seed}:{number}"
-        if dealt.origin == "random" or self.sampler == "random":
+        if dealt.origin == "random" or self.sampler != "tpe":
             blind = Uniform(name)
             return lambda: blind
         free = dealt.target == FREE
@@ -165,6 +177,42 @@ class Proposer:
         trials = as_trials(history, values, self.space, able, self.shape, single=not free)
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], tpe(seed)).ask
+
+    @functools.cached_property
+    def learner(self) -> Learner:
+        encoder = Encoder(self.space, self.shape, self.methods, self.start)
+        dense = predict(self.shape, Plan.dense(self.shape)).total
+        return Learner(encoder, self.budgets, dense_flops=dense, epochs=self.training.epochs, seed=self.seed)
+
+    @functools.cached_property
+    def _pools(self) -> dict[str, tuple[int, list[Candidate]]]:
+        """By target the pool that serves it now, and which one that is."""
+        return {}
+
+    def _learnt(self, number: int, dealt: Deal, history: list[TrialResult], known: set[str]) -> Proposal | None:
+        """The candidate that promises the most; None while too little is known to say."""
+        if not self.learner.knows(history):
+            return None
+        allowed = set(dealt.among)
+        near = near_draws(self.seed, number, history, self.space, lambda result: result.recipe.method in allowed)
+        candidates = [*self._candidates(number, dealt, near), *self._pool(number, dealt)]
+        fresh = [c for c in candidates if c[0].recipe.method in allowed and c[0].recipe.key not in known]
+        best = self.learner.best(number, dealt.target, [vector for _, vector in fresh], history)
+        return None if best is None else fresh[best][0].replace(number=number, origin=dealt.origin)
+
+    def _pool(self, number: int, dealt: Deal) -> list[Candidate]:
+        serving = number // SERVES
+        if self._pools.get(dealt.target, (None,))[0] != serving:
+            everything = dataclasses.replace(dealt, among=tuple(self.able[dealt.target]))
+            draws = pool_draws(self.seed, dealt.target, number)
+            self._pools[dealt.target] = serving, self._candidates(number, everything, draws)
+        return self._pools[dealt.target][1]
+
+    def _candidates(self, number: int, dealt: Deal, draws: Sequence[Suggest]) -> list[Candidate]:
+        """What can be trained of `draws`, solved, with the vectors it is judged by."""
+        drawn = (self.space.sample(suggest, self.methods, self.shape, among=dealt.among) for suggest in draws)
+        solved = (self._solved(number, dealt, draw) for draw in drawn)
+        return [(p, self.learner.encoder.encode(p.recipe, p.plan)) for p in solved if p.infeasible is None and p.plan is not None]
 
     def _solved(self, number: int, dealt: Deal, draw: Draw) -> Proposal:
         method, dense = self.methods[draw.method], self.start

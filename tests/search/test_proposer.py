@@ -63,7 +63,7 @@ def play(proposer: Proposer, finished: Finish, trials: int) -> Iterator[tuple[Pr
 @given(
     seed=st.integers(0, 2**40),
     text=st.sampled_from([NARROW, "methods: {tokens: , width: }"]),
-    sampler=st.sampled_from(["tpe", "random"]),
+    sampler=st.sampled_from(["tpe", "forest", "random"]),
 )
 def test_every_proposal_is_within_its_budget_and_its_space(
     make: Make, methods: dict[str, Method], shape: ViTShape, finished: Finish, seed: int, text: str, sampler: str
@@ -99,7 +99,7 @@ def test_real_methods_are_solved_onto_their_budgets(shape: ViTShape, dense: int,
     assert len(as_trials(history, accuracy_and_flops(history), proposer.space, METHODS, shape)) == len(history)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "forest", "random"])
 def test_proposal_is_told_by_seed_number_and_history_alone(make: Make, finished: Finish, sampler: str) -> None:
     proposer = make(sampler=sampler)
     for proposal, history in play(proposer, finished, 16):
@@ -216,7 +216,7 @@ def test_budget_that_no_method_reaches_names_what_each_can_reach(make: Make) -> 
 
 
 def test_unknown_sampler_is_refused(make: Make) -> None:
-    with pytest.raises(RequestError, match="no sampler 'nsga2'; allowed: tpe, random"):
+    with pytest.raises(RequestError, match="no sampler 'nsga2'; allowed: tpe, forest, random"):
         make(sampler="nsga2")
 
 
