@@ -15,7 +15,13 @@ from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
 EXPECTED = "expected the columns image: struct<bytes: binary, path: string> and label: int64"
-_BATCH_ROWS = 256
+MAX_ROWS = 50_000_000
+"""Labels compress so well that a small file may claim any number of rows."""
+MAX_EXPANSION = 200
+"""Images are compressed already; what a file says that it unpacks to may be so many times its size, and a little more."""
+
+_BATCH_ROWS = 16
+_LITTLE = 64 * 2**20
 
 
 def read_file(path: Path) -> Source:
@@ -76,9 +82,21 @@ def _check_schema(path: Path, schema: Any) -> None:
         raise DatasetError(f"{path}: column label is {label}; {EXPECTED}")
 
 
+def _check_size(path: Path, metadata: Any) -> None:
+    if metadata.num_rows > MAX_ROWS:
+        raise DatasetError(f"{path} has {metadata.num_rows:,} rows; allowed: at most {MAX_ROWS:,}")
+    unpacked, size = (
+        sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)),
+        path.stat().st_size,
+    )
+    if unpacked > MAX_EXPANSION * size + _LITTLE:
+        raise DatasetError(f"{path} has {size:,} bytes and unpacks to {unpacked:,}; allowed: {MAX_EXPANSION} times its size")
+
+
 def _table(path: Path) -> Table:
     with _open(path) as file:
         _check_schema(path, file.schema_arrow)
+        _check_size(path, file.metadata)
         try:
             column = file.read(columns=["label"])["label"].combine_chunks().cast(pa.int64())
         except (pa.ArrowException, OSError) as error:

@@ -132,7 +132,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise RequestError(f"model folder {folder} has no config.json; {expected}")
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not valid JSON: {error}; {expected}") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise RequestError(f"{path} names no architecture; {expected}")
@@ -182,7 +182,7 @@ def _reach_hub(name: str) -> None:
     def probe() -> None:
         try:
             request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own, constant address
-            urllib.request.urlopen(request, timeout=_HUB_DEADLINE).close()  # noqa: S310
+            urllib.request.urlopen(request, timeout=_HUB_DEADLINE).close()  # noqa: S310  # nosec B310
             failure.clear()
         except OSError as error:
             failure[:] = [error]
