@@ -12,7 +12,7 @@ help:
 	@echo "make demo      search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow"
 	@echo "make test      the tests, at most ten minutes on two cores"
 	@echo "make test-all  the rest of the tests, too"
-	@echo "make lint      style, types, layers"
+	@echo "make lint      style, types, layers, insecure code"
 	@echo "VENV=DIR and PYTHON=python3.x choose the environment and what makes it"
 
 install: $(STAMP)
@@ -42,6 +42,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers
 
 clean:
 	rm -rf build dist *.egg-info runs/demo

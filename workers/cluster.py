@@ -105,10 +105,10 @@ def _local_options() -> dict[str, object]:
         "logging_level": logging.ERROR,
         "object_store_memory": _OBJECT_STORE,
     }
-    shared = Path("/dev/shm")  # noqa: S108 - asked for its size only
+    shared = Path("/dev/shm")  # noqa: S108 - asked for its size only  # nosec B108
     if not shared.is_dir() or shutil.disk_usage(shared).free < 2 * _OBJECT_STORE:
         # A container has 64 MB there by default; the object store then lies on disk, which messages do not mind.
-        options["_plasma_directory"] = "/tmp"  # noqa: S108 - Ray's own default parent
+        options["_plasma_directory"] = "/tmp"  # noqa: S108 - Ray's own default parent  # nosec B108
     return options
 
 

@@ -113,7 +113,7 @@ def _read_yaml(text: str, source: str) -> Any:
     if len(text) > SIZE_LIMIT:
         raise SpaceError(f"{source}: is larger than {SIZE_LIMIT} bytes, the most that a search space may have")
     try:
-        return yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader  # nosec B506
     except yaml.MarkedYAMLError as error:
         # The text around the mark is left out: what is read here need not be the reader's own file.
         mark = error.problem_mark

@@ -122,7 +122,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
     except OSError:
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.endswith(".partial"):
+        if entry.name.startswith(".") or entry.name.endswith(".partial") or not entry.name.isprintable():
             continue
         if entry.is_file(follow_symlinks=False):
             yield f"{prefix}/{entry.name}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoslim.errors import AutoslimError
 from autoslim.service.settings import Limits
-from autoslim.spec import Fault, JobSpec, SpecError
+from autoslim.spec import Fault, InfeasibleSpecError, JobSpec, SpecError
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ class Planner:
             self._kept.pop(key, None)
             raise
         if "fault" in answer:
-            raise SpecError([Fault(place=tuple(answer["fault"]["place"]), problem=answer["fault"]["problem"])])
+            fault = Fault(place=tuple(answer["fault"]["place"]), problem=answer["fault"]["problem"])
+            raise (InfeasibleSpecError if fault.place[0] == "flops" else SpecError)([fault])
         result: dict[str, Any] = answer["result"]
         return result
 

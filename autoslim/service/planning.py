@@ -159,7 +159,7 @@ def answer(line: bytes) -> dict[str, Any]:
     try:
         return {"result": OPERATIONS[request["operation"]](request.get("argument"))}
     except _Fault as fault:
-        return {"fault": {"place": list(fault.place), "problem": f"cannot be carried out: {fault}"}}
+        return {"fault": {"place": list(fault.place), "problem": str(fault)}}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:

@@ -122,7 +122,7 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _ours(request: Request, error: Exception) -> Response:
     match error:
         case SpecError():
-            errors = [Error(detail=f"{fault.field} {fault.problem}", pointer=fault.pointer) for fault in error.faults]
+            errors = [Error(detail=fault.told(fault.field), pointer=fault.pointer) for fault in error.faults]
             code = "infeasible-budget" if isinstance(error, BudgetError) else "invalid-spec"
             return _answer(request, 422, code, "the job's spec cannot be carried out", errors=errors)
         case BudgetError():

@@ -60,7 +60,7 @@ def secured(settings: ServiceSettings, *, host: str, insecure: bool) -> ServiceS
                 )
         # Also when the last key is revoked.
         settings = settings.model_copy(update={"keys_required": True})
-    known = {host, socket.gethostname(), socket.getfqdn()} - {"", "0.0.0.0", "::"}  # noqa: S104 - compared, not listened on
+    known = {host, socket.gethostname(), socket.getfqdn()} - {"", "0.0.0.0", "::"}  # noqa: S104 - compared only  # nosec B104
     return settings.model_copy(update={"allowed_hosts": (*settings.allowed_hosts, *sorted(known))})
 
 

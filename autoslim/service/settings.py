@@ -118,7 +118,7 @@ def variable(name: str) -> str:
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"), Loader=PlainLoader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=PlainLoader)  # noqa: S506 - a SafeLoader  # nosec B506
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RequestError(f"settings {file} cannot be read: {error}") from None
     if not isinstance(data, dict):

@@ -21,6 +21,9 @@ Place = tuple[str | int, ...]
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxlong = 100, 100, 2, 4, 4, 40
 
+_TOLD = 32
+"""Nearest names are looked for, which takes its time; a spec can have as many mistakes as it has bytes."""
+
 _KINDS = {
     "int_type": "a whole number",
     "int_parsing_size": "a whole number",
@@ -103,11 +106,15 @@ def unknown(name: str, allowed: Iterable[str], *, among: str | None = None) -> s
 def faults_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> list[Fault]:
     """`fields` are the model's own, for what they allow. One fault a place: of a union's branches the first is told."""
     found: dict[Place, Fault] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:_TOLD]:
         place = _place(detail["loc"], fields)
         found.setdefault(place, Fault(place=place, problem=_problem(detail, place, fields)))
     # A list whose entries are wrong counts as empty, too.
-    return [fault for place, fault in found.items() if not any(place == other[: len(place)] != other for other in found if place)]
+    told = [fault for place, fault in found.items() if not any(place == other[: len(place)] != other for other in found if place)]
+    if len(details) > _TOLD:
+        told.append(Fault(place=(), problem=f"has {len(details)} mistakes, of which the first are told"))
+    return told
 
 
 def _where(fault: Fault, source: str | None) -> str:
