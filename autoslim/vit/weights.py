@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,28 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _refuse_packed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
         raise WeightsError(
             f"weights file {path} is a pickle that holds more than tensors; it was refused, not run. "
             "Save a state dict as safetensors instead"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise WeightsError(f"weights file {path} cannot be read: {error}") from error
     return _unwrap(state, path)
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch writes its archives unpacked, and unpacks whatever it is given, however large that becomes."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise WeightsError(f"weights file {path} is a compressed archive; allowed: as torch.save writes it, or safetensors")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise WeightsError(f"weights file {path} unpacks to more than it holds; save a state dict as safetensors instead")
 
 
 def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
