@@ -141,8 +141,8 @@ def test_settings_come_from_flags_environment_file_and_defaults_in_this_order(tm
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"root is needed"):
-        read_settings(environ={}, flags={"storage": "sqlite:////x.db"})
+    with pytest.raises(RequestError, match=r"keys_required is 'perhaps'"):
+        read_settings(environ={"AUTOSLIM_KEYS_REQUIRED": "perhaps"}, flags={"storage": "sqlite:////x.db", "root": "/x"})
     file = tmp_path / "service.yaml"
     file.write_text("storage: sqlite:////x.db\nroot: /x\nlimit: {}\n")
     with pytest.raises(RequestError, match=r"limit is not a field.*did you mean limits"):
