@@ -46,6 +46,7 @@ from workers.coordinator import Coordinator
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
 from workers.listeners import Booking, Dashboard
+from workers.metrics import SearchMetrics, ray_gauges
 from workers.searcher import LostWorkers, StoreScheduler, StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
@@ -263,7 +264,9 @@ def _run_trials(
 ) -> None:
     job = prepared.job
     terminal.already(store.trials(job.id))
-    listeners: tuple[Listener, ...] = (terminal, Dashboard(Notices(job.id)), Booking(store, job, prepared.output), watcher)
+    metrics = SearchMetrics(job, budgets=prepared.budgets, facts=facts, earlier=store.trials(job.id), record=ray_gauges())
+    booking = Booking(store, job, prepared.output)
+    listeners: tuple[Listener, ...] = (terminal, Dashboard(Notices(job.id)), booking, metrics, watcher)
     scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
     coordinator = Coordinator(
         job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler, base=facts, slots=slots
