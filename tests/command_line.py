@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def shell_commands(markdown: str) -> Iterator[list[str]]:
     """Every command of the shell blocks as words, comments left out and continued lines joined."""
     for block in blocks(markdown, "sh", "console"):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            # Where the output goes is the shell's to know.
+            words = list(itertools.takewhile(lambda word: word not in (">", ">>", "|", "&&"), shlex.split(line, comments=True)))
             if words:
                 yield words
