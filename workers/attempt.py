@@ -17,14 +17,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
 
 from autoslim.errors import AutoslimError, ClusterError, JobError, LeaseLostError
 from autoslim.job import SearchJob
+from autoslim.log import bind, json_handler
 from autoslim.spec import JobSpec, read_json
 from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
 from workers.job_events import JobEvents
 from workers.lease_keeper import LeaseKeeper
+from workers.lines import Lines
 from workers.settings import DriverSettings, read_driver_settings
 from workers.watcher import Watcher
 
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
             owner = f"{socket.gethostname()}:{os.getpid()}"
             # Adopting first: whoever is not to drive this job may not even write its log.
             claim = queue.adopt(job_id, attempt, owner, settings.lease_seconds)
+            bind(job_id=job_id, attempt=attempt)
             with _log_to(settings.log(job_id, attempt)) as lines, LeaseKeeper(queue, claim, settings.lease_seconds) as keeper:
                 return _attempt(settings, queue, claim, keeper, lines, run)
     except AutoslimError as error:
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
         return error.exit_code
 
 
-def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: LeaseKeeper, lines: TextIO, run: Run | None) -> int:
+def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: LeaseKeeper, lines: Lines, run: Run | None) -> int:
     spec: JobSpec | None = None
     _log.info("attempt %d at job %s begins", claim.attempt, claim.id)
     try:
@@ -140,18 +143,28 @@ def _stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[TextIO]:
-    """Everything that this process and its children say goes to the file; yields what was stdout before."""
+def _log_to(path: Path) -> Iterator[Lines]:
+    """Everything that this process and its children say goes to the file, for people.
+
+    Yields where lines of JSON go, for log collectors: what was stdout before, and a file of that name that ends in `.jsonl`. What is
+    logged goes there, too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
-    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with path.open("a", encoding="utf-8", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    for noisy in ("alembic", "mlflow", "ray", "httpx", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    yield lines
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout, path.with_suffix(".jsonl").open("a", encoding="utf-8") as kept:
+        lines = Lines(stdout, kept)
+        with path.open("a", encoding="utf-8", buffering=1) as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+        for noisy in ("alembic", "mlflow", "ray", "httpx", "urllib3"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        handler = json_handler(lines)
+        logging.getLogger().addHandler(handler)
+        try:
+            yield lines
+        finally:
+            logging.getLogger().removeHandler(handler)
 
 
 if __name__ == "__main__":

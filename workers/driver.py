@@ -272,6 +272,7 @@ def _run_trials(
         job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler, base=facts, slots=slots
     )
     shared = {
+        "job": job.id,
         "base": str(base),
         "dataset": str(prepared.dataset.path),
         "threads": threads(job),

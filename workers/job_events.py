@@ -7,11 +7,12 @@ import datetime
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from autoslim.errors import LeaseLostError
 from autoslim.result import EpochReport, TrialResult, TrialState
 from autoslim.store import Claim, Queue, QueueState
+from workers.lines import Lines
 from workers.watcher import Phase, Watcher
 
 _STATES = {Phase.SEARCHING: QueueState.SEARCHING, Phase.FINALIZING: QueueState.FINALIZING}
@@ -22,7 +23,7 @@ _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
 class JobEvents(Watcher):
     """`abandon` is told why, and ends the process, when the job is another driver's by now. `lines` are for log collectors."""
 
-    def __init__(self, queue: Queue, claim: Claim, lines: TextIO, *, abandon: Callable[[str], None]) -> None:
+    def __init__(self, queue: Queue, claim: Claim, lines: Lines, *, abandon: Callable[[str], None]) -> None:
         self._queue, self._claim, self._lines, self._abandon = queue, claim, lines, abandon
         self._budgets: dict[str, int] = {}
         self._best: dict[str, float] = {}
@@ -94,10 +95,8 @@ class JobEvents(Watcher):
     def _print(self, type: str, data: dict[str, Any]) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "job_id": self._claim.id, "attempt": self._claim.attempt, "event": type, **data}
-        # Whoever collected the lines may be gone; the queue has them.
-        with contextlib.suppress(OSError):
-            self._lines.write(json.dumps(line) + "\n")
-            self._lines.flush()
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
 
 
 def _who(result: TrialResult) -> dict[str, Any]:

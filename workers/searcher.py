@@ -43,7 +43,9 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED if coordinator.finished or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
-        return trial_config(assignment.recipe, folder=folder, budget_label=assignment.target, shared=self._shared)
+        return trial_config(
+            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, shared=self._shared
+        )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports come by way of `StoreScheduler`, which Tune asks first, and alone where a trial is stopped."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -112,6 +111,7 @@ def supervise(
 
     Example: autoslim supervise --storage postgresql+psycopg://autoslim@db/autoslim --dashboard http://127.0.0.1:8265
     """
+    from autoslim.log import log_json
     from workers.settings import DriverSettings
     from workers.supervisor import supervise as run
 
@@ -126,5 +126,5 @@ def supervise(
         concurrency=concurrency,
         **given,
     )
-    logging.getLogger().setLevel(logging.INFO)
+    log_json()
     run(driver, jobs=jobs, dashboard=dashboard)

@@ -11,9 +11,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from autoslim.errors import RequestError
+from autoslim.log import log_json
 from autoslim.service.app import create_app
 from autoslim.service.beside import beside
-from autoslim.service.log import log_json
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Keys
 

@@ -14,8 +14,8 @@ import pytest
 from running_service import RunningService, running, settings_in
 
 from autoslim.errors import RequestError
+from autoslim.log import JsonFormatter, job_id, redact, request_id
 from autoslim.service import read_settings
-from autoslim.service.log import JsonFormatter, job_id, redact, request_id
 from autoslim.service.openapi import FILE, render
 from autoslim.service.serve import secured
 from autoslim.store import Keys

@@ -61,9 +61,12 @@ def test_a_job_goes_from_the_queue_to_its_result_and_leaves_events_and_a_log(sit
     assert {found["loss"] for found in reported} == {None}, "not a number is no JSON"
     log = site.settings.log(job.id, 1).read_text()
     assert "trial 3 works" in log
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    out = capfd.readouterr().out
+    assert out == site.settings.log(job.id, 1).with_suffix(".jsonl").read_text()
+    lines = [json.loads(line) for line in out.splitlines()]
     assert {(line["job_id"], line["attempt"]) for line in lines} == {(job.id, 1)}
-    assert [line["trial"] for line in lines if line["event"] == "trial_ended"] == [0, 1, 2, 3]
+    assert [line["trial"] for line in lines if line.get("event") == "trial_ended"] == [0, 1, 2, 3]
+    assert f"job {job.id} is SUCCEEDED now" in [line.get("message") for line in lines]
 
 
 def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):

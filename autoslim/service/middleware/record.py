@@ -11,7 +11,7 @@ from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autoslim.service import log
+from autoslim import log
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import StringConstraints
 
-from autoslim.service import log
+from autoslim import log
 from autoslim.service.auth import Reader, Shared, Submitter
 from autoslim.service.pages import answer, cursor_of, token_of
 from autoslim.service.planner import PlannerError

@@ -1,4 +1,4 @@
-"""Structured logs: a line of JSON each, with the ids of the request and the job, and no secret in it."""
+"""Structured logs: a line of JSON each, with the ids of request, job and trial, and no secret in it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import json
 import logging
 import re
 import sys
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from autoslim.store import hide_password
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 job_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("job_id", default=None)
+
+_process: dict[str, Any] = {}
 
 _KEY = re.compile(r"(autoslim_[0-9a-f]{1,16}_)[A-Za-z0-9_-]+")
 _BEARER = re.compile(r"(bearer\s+)[^\s'\",]+", re.IGNORECASE)
@@ -23,6 +25,11 @@ _OWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskNam
 def redact(text: str) -> str:
     """`text` without keys, bearer tokens and passwords of addresses."""
     return hide_password(_BEARER.sub(r"\1***", _KEY.sub(r"\1***", text)))
+
+
+def bind(**fields: Any) -> None:
+    """Every line of this process has these from now on, whichever thread writes it; None takes one away again."""
+    _process.update(fields)
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,7 +42,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {"request_id": request_id.get(), "job_id": job_id.get()}
+        line |= _process
+        line |= {name: found for name, kept in (("request_id", request_id), ("job_id", job_id)) if (found := kept.get())}
         line |= {name: value for name, value in record.__dict__.items() if name not in _OWN}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -50,10 +58,20 @@ def _text(value: object) -> str:
     return redact(str(value))
 
 
+class Stream(Protocol):
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+
+
+def json_handler(stream: Stream) -> logging.Handler:
+    handler: logging.Handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    return handler
+
+
 def log_json(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
     """Makes the process log like this and in no other way."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler = json_handler(stream or sys.stderr)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
