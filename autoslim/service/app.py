@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from autoslim.errors import AutoslimError
@@ -17,6 +17,7 @@ from autoslim.service import problems
 from autoslim.service.metrics import RequestMetrics
 from autoslim.service.middleware import BodyLimit, Record, SameOrigin, SecurityHeaders, UnexpectedErrors
 from autoslim.service.routers import artifacts, events, jobs, operation, plans, trials
+from autoslim.service.routers.query import known_parameters
 from autoslim.service.services import Services
 from autoslim.service.settings import ServiceSettings
 from autoslim.spec import JobSpec
@@ -50,8 +51,9 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
     # Pages of documentation would load scripts from elsewhere.
     app = FastAPI(title="autoslim", lifespan=lifespan, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None)
     problems.install(app)
-    for part in (jobs, plans, events, trials, artifacts, operation):
-        app.include_router(part.router)
+    for part in (jobs, plans, events, trials, artifacts):
+        app.include_router(part.router, dependencies=[Depends(known_parameters)])
+    app.include_router(operation.router)
     # The last one added is the first that a request meets.
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)

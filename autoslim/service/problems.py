@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, RequestError
 from autoslim.service.planner import PlannerError
@@ -115,8 +116,17 @@ async def _parameters(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return _answer(request, error.status_code, code, str(error.detail), headers=error.headers)
+    code, headers = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return _answer(request, error.status_code, code, str(error.detail), headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Of all routes of this path; the router names the methods of the first one only."""
+    scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "POST")}
+    routes = request.app.routes
+    return [method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _ours(request: Request, error: Exception) -> Response:

@@ -51,7 +51,7 @@ class Record:
 
     def _told(self, scope: Scope, status: int, seconds: float) -> None:
         # The template and not the path, whose values are without end.
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = getattr(scope.get("route"), "path_format", "unknown")
         self._latency.labels(scope["method"] if route != "unknown" else "any", route, str(status)).observe(seconds)
         path = scope["path"][:300]
         extra = {"method": scope["method"][:16], "path": path, "status": status, "ms": round(seconds * 1000, 1)}

@@ -28,14 +28,14 @@ _FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/v1/jobs/{job_id}/artifacts", responses=documented(404))
+@router.get("/v1/jobs/{job_id:job}/artifacts", responses=documented(404))
 async def artifacts(job: ReadJob, shared: Shared) -> ArtifactList:
     """Models by budget, the front, the trials; empty until there are some."""
     found = await shared.run(files.artifacts, shared.settings.folder(job.id))
     return ArtifactList(artifacts=[ArtifactView(**dataclasses.asdict(artifact)) for artifact in found])
 
 
-@router.get("/v1/jobs/{job_id}/artifacts/{name:path}", response_class=Response, responses=_FILE)
+@router.get("/v1/jobs/{job_id:job}/artifacts/{name:path}", response_class=Response, responses=_FILE)
 async def artifact(request: Request, name: str, job: ReadJob, shared: Shared) -> Response:
     """By a name of the list; with Range a part of it."""
     descriptor, digest = await shared.run(_open_listed, shared.settings.folder(job.id), name)
@@ -44,7 +44,7 @@ async def artifact(request: Request, name: str, job: ReadJob, shared: Shared) ->
     )
 
 
-@router.get("/v1/jobs/{job_id}/logs", response_class=Response, responses=_FILE)
+@router.get("/v1/jobs/{job_id:job}/logs", response_class=Response, responses=_FILE)
 async def logs(
     request: Request,
     job: ReadJob,

@@ -28,7 +28,7 @@ _STREAM = {
 
 
 @router.get(
-    "/v1/jobs/{job_id}/events",
+    "/v1/jobs/{job_id:job}/events",
     response_model=EventPage,
     responses={
         200: _STREAM,

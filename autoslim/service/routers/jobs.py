@@ -80,14 +80,14 @@ async def list_jobs(
     return JobPage(jobs=views, next_page_token=token_of(found[page_size - 1].id) if len(found) > page_size else None)
 
 
-@router.get("/v1/jobs/{job_id}", response_model=JobView, responses={304: {"description": "Unchanged"}, **documented(404)})
+@router.get("/v1/jobs/{job_id:job}", response_model=JobView, responses={304: {"description": "Unchanged"}, **documented(404)})
 async def show(request: Request, job: ReadJob, shared: Shared) -> Response:
     """With If-None-Match, 304 while nothing has changed. Retry-After says when to look again."""
     headers = {} if job.state.ended else {"Retry-After": "2" if job.state.running else "5"}
     return answer(request, await _view(shared, job), headers=headers)
 
 
-@router.post("/v1/jobs/{job_id}:cancel", status_code=202, response_model=JobView, responses=documented(404))
+@router.post("/v1/jobs/{job_id:job}:cancel", status_code=202, response_model=JobView, responses=documented(404))
 async def cancel(request: Request, job: ChangeJob, shared: Shared) -> Response:
     """Works in every state, any number of times; a running job ends within seconds and keeps what it has found."""
     cancelled = await shared.run(shared.queue.request_cancel, job.id)
@@ -95,7 +95,7 @@ async def cancel(request: Request, job: ChangeJob, shared: Shared) -> Response:
     return answer(request, await _view(shared, cancelled), status=202)
 
 
-@router.delete("/v1/jobs/{job_id}", status_code=204, responses=documented(404, 409))
+@router.delete("/v1/jobs/{job_id:job}", status_code=204, responses=documented(404, 409))
 async def purge(job: ChangeJob, shared: Shared) -> Response:
     """Removes an ended job: its files, its trials and its events. What MLflow has stays there."""
     if not job.state.ended:

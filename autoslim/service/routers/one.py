@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from fastapi import Depends, Path
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from autoslim.service.auth import Identity, Reader, Shared, Submitter
 from autoslim.service.problems import not_found
@@ -13,6 +14,14 @@ from autoslim.service.services import Services
 from autoslim.store import QueuedJob
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+class _JobId(StringConvertor):
+    """Not what stands before `:cancel`, which is another route's."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("job", _JobId())
 
 JobId = Annotated[str, Path(description="As it was given when the job was submitted.")]
 

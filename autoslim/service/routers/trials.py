@@ -16,7 +16,7 @@ from autoslim.service.views import FrontView, TrialPage, front_view, trial_view
 router = APIRouter(tags=["trials"])
 
 
-@router.get("/v1/jobs/{job_id}/trials", responses=documented(404, 422))
+@router.get("/v1/jobs/{job_id:job}/trials", responses=documented(404, 422))
 async def trials(
     job: ReadJob,
     shared: Shared,
@@ -31,7 +31,7 @@ async def trials(
     return TrialPage(trials=views, next_page_token=token_of(str(views[-1].number)) if len(found) > page_size else None)
 
 
-@router.get("/v1/jobs/{job_id}/front", responses=documented(404))
+@router.get("/v1/jobs/{job_id:job}/front", responses=documented(404))
 async def front(job: ReadJob, shared: Shared) -> FrontView:
     """Empty as long as no trial is complete."""
     return await shared.run(_front, shared, job.id)
