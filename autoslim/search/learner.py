@@ -34,7 +34,7 @@ class Learner:
 
     def knows(self, history: Sequence[TrialResult]) -> bool:
         """Whether there is enough to learn from."""
-        return sum(measured(result) is not None for result in history if self._teaches(result)) >= LEAST
+        return sum(self._teaches(result) for result in history) >= LEAST
 
     def best(self, number: int, target: str, vectors: Sequence[Vector], history: Sequence[TrialResult]) -> int | None:
         """The place of the recipe that promises the most as trial `number` for `target`; None where there is none to choose."""
