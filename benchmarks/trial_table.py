@@ -1,0 +1,279 @@
+"""A table of real trials: the recipes of the default space on a small model, with their accuracy after every epoch.
+
+    AUTOSLIM_DATA=... python benchmarks/trial_table.py --output runs/trials [--trials 400] [--minutes 90]
+
+A ViT of width 64 with 4 blocks (32 px, patch 4) learns CIFAR-10 once; then every trial slims it by a recipe drawn blindly from the space
+and solved onto a budget between 30 % and 95 % of the FLOPs, methods in turn. One trial in four is free: it keeps the FLOPs it was drawn
+with. One in eleven repeats an earlier recipe with another seed, which tells how much of an accuracy is luck. Trials are kept in
+--output, one line each, and not repeated; the table is written at the end, or when the minutes are over. `simulation` learns from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from cached_teacher import SharingBench
+
+from autoslim.data import PreparedDataset, prepare_dataset
+from autoslim.errors import AutoslimError, InfeasibleError, TrialError
+from autoslim.flops import predict
+from autoslim.job import DatasetSpec, ModelSpec
+from autoslim.methods import METHODS
+from autoslim.methods.solver import evaluate, solve
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe, Step, Training
+from autoslim.result import BaseFacts
+from autoslim.search import load_space
+from autoslim.search.space import Draw, Space, Uniform
+from autoslim.shape import ViTShape
+from autoslim.training import BaseRequest, Bench, Outcome, prepare_base, run_trial
+
+TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"
+MODEL = ModelSpec(
+    name="vit_tiny_patch16_224",
+    weights="scratch",
+    args={"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
+)
+IMAGES = 640
+BASE_VALIDATION_SHARE, VALIDATION_SHARE = 0.04, 0.02
+"""2,000 images that the dense model has not seen, and the first 1,000 of them, on which trials are judged."""
+TRAINING = Training(epochs=6.0)
+BASE_TRAINING = Training(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0)
+SHARES = (0.30, 0.95)
+SPACE = "default"
+
+_GOLDEN = 0.6180339887498949
+_FREE_EVERY = 4
+_ROUND = 11
+_DRAWS = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trial to run. `target` is a share of the dense FLOPs, or `free`; `repeats` is the trial whose recipe it repeats."""
+
+    number: int
+    recipe: Recipe
+    plan: Plan
+    flops: int
+    target: str
+    repeats: int | None = None
+
+
+def drawn(number: int, space: Space, shape: ViTShape) -> Task:
+    """The same for every call: a table goes on where it was interrupted."""
+    cycle, place = divmod(number, _ROUND)
+    if place == _ROUND - 1:
+        source = cycle * _ROUND + cycle % (_ROUND - 1)
+        first = drawn(source, space, shape)
+        return dataclasses.replace(first, number=number, recipe=first.recipe.replace(seed=1), repeats=source)
+    turn = cycle * (_ROUND - 1) + place
+    names = list(space.methods)
+    method = METHODS[names[turn % len(names)]]
+    free = (turn // len(names)) % _FREE_EVERY == _FREE_EVERY - 1
+    share = SHARES[0] + (SHARES[1] - SHARES[0]) * (_GOLDEN * (turn + 1) % 1)
+    for attempt in range(_DRAWS):
+        draw = space.sample(Uniform(f"trial table {number} {attempt}"), METHODS, shape, among=[method.name])
+        task = _solved(number, draw, space, shape, None if free else share)
+        if task is not None:
+            return task
+    raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws comes to {share:.0%} of the FLOPs")
+
+
+def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float | None) -> Task | None:
+    """None for a draw that cannot be brought onto the budget, or leaves the space on the way."""
+    method, dense = METHODS[draw.method], Plan.dense(shape)
+    try:
+        if share is None:
+            solved = evaluate(method, shape, dense, draw.knobs)
+            budget = solved.flops
+        else:
+            budget = int(share * predict(shape, dense).total)
+            solved = solve(method, shape, dense, draw.knobs, budget, ranges=space.methods[draw.method])
+    except AutoslimError:
+        return None
+    if not space.contains(dataclasses.replace(draw, knobs=solved.knobs), shape):
+        return None
+    recipe = Recipe(
+        steps=(Step(method=draw.method, knobs=solved.knobs),),
+        budget=budget,
+        training=TRAINING.replace(**draw.training),
+        seed=0,
+    )
+    target = "free" if share is None else f"{share:.4f}"
+    return Task(number=number, recipe=recipe, plan=solved.plan, flops=solved.flops, target=target)
+
+
+def open_bench(data: Path, output: Path) -> Bench:
+    """The dense model is trained once, on all images but its validation images; the trials see a few of them."""
+
+    def dataset(share: float, images: int | None) -> PreparedDataset:
+        spec = DatasetSpec(source=str(data / "cifar10"), validation_share=share, train_limit=images)
+        return prepare_dataset(spec, output / "cache", seed=0)
+
+    whole, small = dataset(BASE_VALIDATION_SHARE, None), dataset(VALIDATION_SHARE, IMAGES)
+    request = BaseRequest(model=MODEL, weights_digest="", dataset_digest=whole.digest, training=BASE_TRAINING, seed=0)
+    base = output / f"base-{request.digest()}"
+    for report in prepare_base(base, request, whole):
+        print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
+    bench = Bench.open(base=base, dataset=small.path, shared=output / "shared", common=TRAINING)
+    (output / "base.json").write_text((base / "facts.json").read_text())
+    return SharingBench.over(bench, output / "teacher")
+
+
+def trained(recipe: Recipe, bench: Bench, folder: Path) -> tuple[list[dict[str, Any]], Outcome | TrialError]:
+    """The points of a trial's curve, and how it ended; its folder is gone then. Seconds are the processor's, so that a busy machine does
+    not show in them."""
+    began = time.process_time()
+    reports = run_trial(recipe, bench, folder)
+    curve: list[dict[str, Any]] = []
+    try:
+        while True:
+            report = next(reports)
+            if report.beat in ("cut", "tune"):
+                seconds = time.process_time() - began
+                curve.append(
+                    {"epoch": report.epoch, "beat": report.beat, "accuracy": report.metrics["accuracy"], "seconds": seconds}
+                )
+    except StopIteration as end:
+        return curve, end.value
+    except TrialError as error:
+        return curve, error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def perform(task: Task, bench: Bench, folder: Path) -> dict[str, Any]:
+    """One line of the table."""
+    began = time.process_time()
+    curve, outcome = trained(task.recipe, bench, folder)
+    row = {
+        "number": task.number,
+        "repeats": task.repeats,
+        "target": task.target,
+        "method": task.recipe.method,
+        "budget": task.recipe.budget,
+        "flops": task.flops,
+        "recipe": task.recipe.to_json(),
+        "plan": task.plan.to_json(),
+        "curve": curve,
+    }
+    if isinstance(outcome, TrialError):
+        return {**row, "state": "failed", "error": f"{type(outcome).__name__}: {outcome}"}
+    return {
+        **row,
+        "state": "complete",
+        "accuracy": outcome.accuracy,
+        "accuracy_after_cut": outcome.accuracy_after_cut,
+        "params": outcome.params,
+        "epochs": outcome.epochs,
+        "seconds": time.process_time() - began,
+    }
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    """Those that are whole: a killed process may have left half a line."""
+    path = output / "trials.jsonl"
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def carry_out(bench: Bench, output: Path, *, trials: int, minutes: float) -> Iterator[dict[str, Any]]:
+    space, shape = load_space(SPACE), bench.dense.shape
+    done = {row["number"] for row in rows(output)}
+    began = time.monotonic()
+    for number in range(trials):
+        if number in done:
+            continue
+        if time.monotonic() - began > 60 * minutes:
+            return
+        row = perform(drawn(number, space, shape), bench, output / "trials" / str(number))
+        with (output / "trials.jsonl").open("a") as file:
+            # A line of its own even after half a line.
+            file.write("\n" + json.dumps(row) + "\n")
+        yield row
+
+
+_POINT = pa.struct([("epoch", pa.float32()), ("beat", pa.string()), ("accuracy", pa.float32()), ("seconds", pa.float32())])
+SCHEMA = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("repeats", pa.int32()),
+        ("target", pa.string()),
+        ("method", pa.string()),
+        ("budget", pa.int64()),
+        ("flops", pa.int64()),
+        ("state", pa.string()),
+        ("error", pa.string()),
+        ("accuracy", pa.float32()),
+        ("accuracy_after_cut", pa.float32()),
+        ("params", pa.int64()),
+        ("epochs", pa.float32()),
+        ("seconds", pa.float32()),
+        ("curve", pa.list_(_POINT)),
+        ("recipe", pa.string()),
+        ("plan", pa.string()),
+    ]
+)
+
+
+def write_table(output: Path, target: Path, shape: ViTShape) -> int:
+    """Returns the number of trials. The metadata hold the model, its shape and what the dense one came to."""
+    facts = BaseFacts.from_json((output / "base.json").read_text())
+    about = {
+        "model": MODEL.to_json(),
+        "shape": shape.to_json(),
+        "base": facts.to_json(),
+        "training": TRAINING.to_json(),
+        "images": str(IMAGES),
+    }
+    found = sorted({row["number"]: row for row in rows(output)}.values(), key=lambda row: row["number"])
+    table = pa.Table.from_pylist(found, schema=SCHEMA.with_metadata({f"autoslim.{k}": v for k, v in about.items()}))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    pq.write_table(table, partial, compression="zstd", compression_level=19)
+    partial.replace(target)
+    return len(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--minutes", type=float, default=90.0, help="no trial is begun after that")
+    parser.add_argument(
+        "--table", type=Path, default=TABLE, help=f"where the table is written (default: {TABLE.name} beside this file)"
+    )
+    arguments = parser.parse_args()
+    if "AUTOSLIM_DATA" not in os.environ:
+        parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/")
+    torch.set_num_threads(1)
+    output = arguments.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    bench = open_bench(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output)
+    for row in carry_out(bench, output, trials=arguments.trials, minutes=arguments.minutes):
+        said = f"{row['accuracy']:.1%} in {row['seconds']:.1f} s" if row["state"] == "complete" else row["error"]
+        print(f"trial {row['number']} {row['method']} {row['target']}: {said}", file=sys.stderr, flush=True)
+    count = write_table(output, arguments.table.absolute(), bench.dense.shape)
+    print(f"{count} trials in {arguments.table}")
+
+
+if __name__ == "__main__":
+    main()
