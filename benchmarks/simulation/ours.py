@@ -1,0 +1,49 @@
+"""autoslim's own search: the coordinator, proposer and scheduler that run under Ray Tune, over a store in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from autoslim.budget import Budget
+from autoslim.job import DatasetSpec, ModelSpec, SearchJob
+from autoslim.output import Output
+from autoslim.search import Proposer, make_scheduler
+from autoslim.store import Store
+from simulation.memory import MemoryStore
+from simulation.world import World
+from workers.coordinator import Coordinator
+
+
+def our_search(world: World, *, trials: int, seed: int, store: Store | None = None, **settings: Any) -> Coordinator:
+    """`settings` are fields of the job that are not to be the defaults.
+
+    No share of the compute is kept for tuning the best recipes longer: the table knows of no longer trials.
+    """
+    job = SearchJob(
+        id="simulated",
+        model=ModelSpec(name="simulated", weights="scratch"),
+        dataset=DatasetSpec(source="simulated"),
+        budgets=tuple(Budget.parse(label) for label in world.budgets),
+        space=world.space_name,
+        trials=trials,
+        training=world.training,
+        seed=seed,
+        output="simulated",
+        final_share=0.0,
+        **settings,
+    )
+    proposer = Proposer(
+        space=world.space,
+        shape=world.shape,
+        budgets=world.budgets,
+        training=world.training,
+        seed=seed,
+        sampler=job.sampler,
+    )
+    if store is not None:
+        store.create_job(job)
+        store.begin_attempt(job.id)
+    kept = store or cast(Store, MemoryStore())
+    scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=world.surrogate.base.chance)
+    return Coordinator(job, kept, proposer, Output(Path("simulated")), (), scheduler=scheduler, base=world.surrogate.base)

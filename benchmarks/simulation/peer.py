@@ -1,0 +1,118 @@
+"""A peer as the cluster sees it.
+
+A peer draws method and knobs as they are, for none knows of a budget. A draw that cannot be built costs it nothing and is told as failed,
+where that can be told. All report what a trial showed to whoever stops it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from autoslim.errors import AutoslimError
+from autoslim.methods import METHODS
+from autoslim.methods.solver import evaluate
+from autoslim.recipe import Recipe, Step
+from autoslim.result import EpochReport
+from autoslim.search.space import Suggest, Uniform
+from autoslim.training import Outcome
+from simulation.world import World
+
+_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerTask:
+    number: int
+    recipe: Recipe
+
+
+class Peer(Protocol):
+    """An optimiser with an ask and a tell; `shares` are FLOPs over the dense model's."""
+
+    def ask(self, number: int) -> Suggest: ...
+
+    def refuse(self, number: int) -> None:
+        """The draw cannot be built; another is asked for under the same number."""
+
+    def judge(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
+        """Whether the trial goes on."""
+
+    def tell(self, number: int, accuracy: float, share: float) -> None: ...
+
+    def fail(self, number: int) -> None: ...
+
+
+class PeerSearch:
+    """A peer as the cluster sees it: a `simulation.cluster.Search`."""
+
+    def __init__(self, peer: Peer, world: World, *, trials: int) -> None:
+        self.peer, self.world, self.trials = peer, world, trials
+        self._shares: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+
+    def next_trial(self) -> PeerTask | None:
+        number = len(self._shares)
+        if number >= self.trials:
+            return None
+        for _ in range(_DRAWS):
+            recipe = self._built(self.peer.ask(number))
+            if recipe is not None:
+                self._shares[number] = self.world.flops(recipe) / self.world.dense_flops
+                return PeerTask(number, recipe)
+            self.peer.refuse(number)
+        raise AssertionError(f"{_DRAWS} draws in a row cannot be built")
+
+    def _built(self, suggest: Suggest) -> Recipe | None:
+        world = self.world
+        draw = world.space.sample(suggest, METHODS, world.shape, among=list(world.space.methods))
+        try:
+            solved = evaluate(METHODS[draw.method], world.shape, world.dense, draw.knobs)
+        except AutoslimError:
+            return None
+        if not world.space.contains(dataclasses.replace(draw, knobs=solved.knobs), world.shape):
+            return None
+        return Recipe(
+            steps=(Step(method=draw.method, knobs=solved.knobs),),
+            budget=solved.flops,
+            training=world.training.replace(**draw.training),
+            seed=0,
+        )
+
+    def report(self, number: int, report: EpochReport) -> bool:
+        accuracy = report.metrics.get("accuracy")
+        if accuracy is None:
+            return True
+        self._last[number] = accuracy
+        if self.peer.judge(number, report.epoch, accuracy, self._shares[number]):
+            return True
+        self.peer.tell(number, accuracy, self._shares[number])
+        return False
+
+    def complete(self, number: int, outcome: Outcome) -> None:
+        self.peer.tell(number, outcome.accuracy, self._shares[number])
+
+    def fail(self, number: int, error_class: str, error: str) -> None:
+        self.peer.fail(number)
+
+
+class Blind:
+    """Random search; also the base of those that stop nothing and are told only the end."""
+
+    def __init__(self, seed: int) -> None:
+        self._uniform = Uniform(f"blind {seed}")
+
+    def ask(self, number: int) -> Suggest:
+        return self._uniform
+
+    def refuse(self, number: int) -> None:
+        pass
+
+    def judge(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
+        return True
+
+    def tell(self, number: int, accuracy: float, share: float) -> None:
+        pass
+
+    def fail(self, number: int) -> None:
+        pass

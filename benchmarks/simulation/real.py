@@ -1,0 +1,65 @@
+"""`TrainedWorld`: a world whose trials are really trained, with the settings of the table; only the clock is simulated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from trial_table import open_bench, trained
+
+from autoslim.errors import TrialError
+from autoslim.recipe import Recipe
+from autoslim.result import EpochReport
+from autoslim.training import Bench
+from simulation.cluster import SimulatedTrial
+from simulation.trial import schedule
+from simulation.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedWorld(World):
+    """`seed` is every trial's. Trials are kept in `folder` and not trained twice, and be it that another contestant asks for them.
+
+    The surrogate is not asked for accuracies; luck is the training's own, so that a model is worth what it showed.
+    """
+
+    bench: Bench = dataclasses.field(kw_only=True)
+    folder: Path = dataclasses.field(kw_only=True)
+
+    @classmethod
+    def open(cls, world: World, data: Path, folder: Path) -> TrainedWorld:
+        torch.set_num_threads(1)
+        return cls(world.surrogate, world.seed, world.space_name, bench=open_bench(data, folder), folder=folder)
+
+    def trial(self, recipe: Recipe) -> SimulatedTrial:
+        simulated = super().trial(recipe)
+        points = {(round(point["epoch"], 4), point["beat"]): point["accuracy"] for point in self._curve(recipe)}
+        reports = tuple(
+            EpochReport(epoch=mark.epoch, beat=mark.beat, metrics=_metrics(points.get((round(mark.epoch, 4), mark.beat))))
+            for mark in schedule(recipe, self.shape, steps=self.surrogate.steps)
+        )
+        final = reports[-1].metrics.get("accuracy", self.surrogate.base.chance)
+        return dataclasses.replace(simulated, reports=reports, outcome=simulated.outcome.replace(accuracy=final))
+
+    def worth(self, recipe: Recipe, epoch: float | None = None) -> float:
+        return [point["accuracy"] for point in self._curve(recipe) if epoch is None or point["epoch"] <= epoch + 1e-4][-1]
+
+    def _curve(self, recipe: Recipe) -> list[dict[str, float]]:
+        seeded = recipe.replace(seed=self.seed)
+        path = self.folder / "race" / f"{seeded.key}.json"
+        if not path.is_file():
+            curve, outcome = trained(seeded, self.bench, self.folder / "race" / seeded.key)
+            if isinstance(outcome, TrialError):
+                raise outcome
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(curve))
+            partial.replace(path)
+        found: list[dict[str, float]] = json.loads(path.read_text())
+        return found
+
+
+def _metrics(accuracy: float | None) -> dict[str, float]:
+    return {} if accuracy is None else {"accuracy": accuracy}

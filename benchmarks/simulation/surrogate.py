@@ -1,0 +1,126 @@
+"""What a recipe comes to, epoch by epoch, learnt from the table of real trials.
+
+One regression for accuracies over recipe, plan and how long the trial has been trained, two for seconds. Luck is what two trials of the
+same recipe with different seeds differ by in the table: one draw for the whole curve, and a smaller one for every point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import GradientBoostingRegressor
+
+from autoslim.methods import METHODS
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe, Training
+from autoslim.shape import ViTShape
+from simulation.features import vector
+from simulation.table import Row, Trials
+from simulation.trial import Mark
+
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """For each report that is due: the accuracy, None where none is measured, and the seconds since the trial began."""
+
+    accuracies: tuple[float | None, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Luck:
+    """Standard deviations of what a seed does to an accuracy: to the whole curve alike, and to each point by itself."""
+
+    curve: float
+    point: float
+
+
+class Surrogate:
+    def __init__(self, trials: Trials) -> None:
+        self.shape: ViTShape = trials.shape
+        self.training: Training = trials.training
+        self.steps = trials.steps
+        self.base = trials.base
+        self.luck = luck(trials.rows)
+        self._methods = methods_of(trials.rows)
+        vectors = [self._vector(row.recipe, row.plan) for row in trials.rows]
+        self._accuracy = fitted(*points(trials.rows, vectors, self.training.epochs))
+        self._until_cut = fitted(np.array(vectors), np.array([row.curve[0].seconds for row in trials.rows]))
+        self._epoch = fitted(np.array(vectors), np.array([_epoch_seconds(row) for row in trials.rows]))
+
+    def answer(self, recipe: Recipe, plan: Plan, marks: Sequence[Mark], *, luck: int | None) -> Answer:
+        """`luck` seeds what chance does to the curve; None: nothing."""
+        x = self._vector(recipe, plan)
+        judged = [index for index, mark in enumerate(marks) if mark.beat != "train"]
+        values = self._accuracy.predict(with_times(x, [marks[index] for index in judged], self.training.epochs))
+        if luck is not None:
+            chance = np.random.default_rng(luck)
+            values = values + chance.normal(0, self.luck.curve) + chance.normal(0, self.luck.point, len(values))
+        accuracies: list[float | None] = [None] * len(marks)
+        for index, value in zip(judged, values, strict=True):
+            accuracies[index] = float(np.clip(value, 0.0, 1.0))
+        return Answer(accuracies=tuple(accuracies), seconds=self._seconds(x, marks))
+
+    def _vector(self, recipe: Recipe, plan: Plan) -> Array:
+        return vector(recipe, plan, self._methods, self.shape)
+
+    def _seconds(self, x: Array, marks: Sequence[Mark]) -> tuple[float, ...]:
+        """A method's own training takes its share of the time until the cut."""
+        until_cut, epoch = (max(0.01, float(model.predict(x[None])[0])) for model in (self._until_cut, self._epoch))
+        cut = next(mark.epoch for mark in marks if mark.beat == "cut")
+        return tuple(
+            until_cut * (mark.epoch / (cut + 1)) if mark.beat == "train" else until_cut + epoch * mark.tuned for mark in marks
+        )
+
+
+def methods_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """In the registry's order."""
+    return tuple(name for name in METHODS if any(row.recipe.method == name for row in rows))
+
+
+def fitted(x: Array, y: Array) -> GradientBoostingRegressor:
+    model = GradientBoostingRegressor(
+        n_estimators=500, learning_rate=0.04, max_depth=5, subsample=0.6, max_features=0.3, min_samples_leaf=4, random_state=0
+    )
+    return model.fit(x, y)
+
+
+def points(rows: Sequence[Row], vectors: Sequence[Array], epochs: float) -> tuple[Array, Array]:
+    """Every point of every curve."""
+    x = [with_times(vector, _marks(row), epochs) for row, vector in zip(rows, vectors, strict=True)]
+    return np.vstack(x), np.array([point.accuracy for row in rows for point in row.curve])
+
+
+def with_times(vector: Array, marks: Sequence[Mark], epochs: float) -> Array:
+    """One line for each mark: the recipe's numbers, and how far the trial has come."""
+    times = np.array([[mark.tuned, mark.epoch / epochs, float(mark.beat == "cut")] for mark in marks])
+    return np.hstack([np.tile(vector, (len(marks), 1)), times])
+
+
+def _marks(row: Row) -> list[Mark]:
+    cut = row.curve[0].epoch
+    return [Mark(epoch=point.epoch, beat=point.beat, tuned=point.epoch - cut) for point in row.curve]
+
+
+def _epoch_seconds(row: Row) -> float:
+    """Of one epoch of tuning with the look at the validation images after it."""
+    first, last = row.curve[0], row.curve[-1]
+    return (last.seconds - first.seconds) / (last.epoch - first.epoch)
+
+
+def luck(rows: Sequence[Row]) -> Luck:
+    """From the trials that repeat a recipe; the points of both curves are those of the tuning, which are due at the same epochs."""
+    by_number = {row.number: row for row in rows}
+    pairs = [(by_number[row.repeats], row) for row in rows if row.repeats is not None and row.repeats in by_number]
+    differences = [
+        np.array([one.accuracy - other.accuracy for one, other in zip(first.curve[1:], second.curve[1:], strict=True)])
+        for first, second in pairs
+    ]
+    within = float(np.mean([difference.var(ddof=1) for difference in differences if len(difference) > 1])) / 2
+    between = float(np.mean([difference.mean() ** 2 - within * 2 / len(difference) for difference in differences])) / 2
+    return Luck(curve=max(0.0, between) ** 0.5, point=within**0.5)

@@ -1,0 +1,42 @@
+"""A trial's schedule: which reports a real one makes, and after how many epochs, from its recipe alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+from autoslim.methods import METHODS
+from autoslim.recipe import Recipe
+from autoslim.shape import ViTShape
+from autoslim.training.trial import split_steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A report that is due after `epoch` epochs, of which `tuned` after the cut."""
+
+    epoch: float
+    beat: str
+    tuned: float
+
+
+def schedule(recipe: Recipe, shape: ViTShape, *, steps: int) -> list[Mark]:
+    """As `training.trial` does it with `steps` steps an epoch; recipes of one step only."""
+    (step,) = recipe.steps
+    method, epochs = METHODS[step.method], recipe.training.epochs
+    settings = method.shared_settings(shape, step.knobs)
+    share = 0.0 if settings is None else method.shared_share(settings)
+    shared = max(1, round(share * epochs * steps)) / steps if share else 0.0
+    total = max(2, round((epochs - shared) * steps))
+    (train,) = split_steps(total, [method.train_share(step.knobs)])
+    marks = [Mark(epoch=round(shared + done / steps, 6), beat="train", tuned=0.0) for done in _segments(train, steps)]
+    marks.append(Mark(epoch=round(shared + train / steps, 6), beat="cut", tuned=0.0))
+    for done in _segments(total - train, steps):
+        marks.append(Mark(epoch=round(shared + (train + done) / steps, 6), beat="tune", tuned=done / steps))
+    return marks
+
+
+def _segments(steps: int, length: int) -> Iterator[int]:
+    """Steps done after each segment of at most an epoch."""
+    return itertools.takewhile(lambda done: done > 0, itertools.chain(range(length, steps, length), [steps]))

@@ -1,0 +1,102 @@
+"""`World`: everything a simulated search lives in. The surrogate answers a recipe with a trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+
+from autoslim.flops import predict
+from autoslim.methods import METHODS
+from autoslim.plan import Plan
+from autoslim.recipe import Recipe, Training
+from autoslim.result import EpochReport
+from autoslim.search import Space, load_space
+from autoslim.shape import ViTShape
+from autoslim.training import Outcome
+from simulation.cluster import SimulatedTrial
+from simulation.surrogate import Surrogate
+from simulation.trial import schedule
+
+BUDGETS = {"70%": 0.70, "50%": 0.50, "35%": 0.35}
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """`seed` draws the luck of a trial: the same recipe has the same in every search of this seed."""
+
+    surrogate: Surrogate
+    seed: int
+    space_name: str = "default"
+
+    @functools.cached_property
+    def space(self) -> Space:
+        return load_space(self.space_name)
+
+    @property
+    def shape(self) -> ViTShape:
+        return self.surrogate.shape
+
+    @property
+    def training(self) -> Training:
+        return self.surrogate.training
+
+    @functools.cached_property
+    def dense(self) -> Plan:
+        return Plan.dense(self.shape)
+
+    @functools.cached_property
+    def dense_flops(self) -> int:
+        return predict(self.shape, self.dense).total
+
+    @functools.cached_property
+    def budgets(self) -> dict[str, int]:
+        return {label: int(share * self.dense_flops) for label, share in BUDGETS.items()}
+
+    def plan(self, recipe: Recipe) -> Plan:
+        plan = self.dense
+        for step in recipe.steps:
+            plan = METHODS[step.method].expect(self.shape, plan, step.knobs)
+        return plan
+
+    def flops(self, recipe: Recipe) -> int:
+        return predict(self.shape, self.plan(recipe)).total
+
+    def trial(self, recipe: Recipe) -> SimulatedTrial:
+        """As training it once would show it, its luck included."""
+        marks = schedule(recipe, self.shape, steps=self.surrogate.steps)
+        plan = self.plan(recipe)
+        told = self.surrogate.answer(recipe, plan, marks, luck=self._luck(recipe))
+        reports = tuple(
+            EpochReport(epoch=mark.epoch, beat=mark.beat, metrics={} if value is None else {"accuracy": value})
+            for mark, value in zip(marks, told.accuracies, strict=True)
+        )
+        flops = predict(self.shape, plan).total
+        cut = next(report for report in reports if report.beat == "cut")
+        outcome = Outcome(
+            recipe=recipe,
+            accuracy=reports[-1].metrics["accuracy"],
+            accuracy_after_cut=cut.metrics["accuracy"],
+            flops=flops,
+            flops_predicted=flops,
+            flops_mean=flops,
+            flops_max=flops,
+            params=0,
+            epochs=reports[-1].epoch,
+            seconds=told.seconds[-1],
+        )
+        return SimulatedTrial(reports=reports, seconds=told.seconds, outcome=outcome)
+
+    def worth(self, recipe: Recipe, epoch: float | None = None) -> float:
+        """What the model is worth without luck, after `epoch` epochs or at the end: what a search is scored by."""
+        marks = schedule(recipe, self.shape, steps=self.surrogate.steps)
+        told = self.surrogate.answer(recipe, self.plan(recipe), marks, luck=None)
+        upto = [
+            value
+            for mark, value in zip(marks, told.accuracies, strict=True)
+            if value is not None and (epoch is None or mark.epoch <= epoch)
+        ]
+        return upto[-1]
+
+    def _luck(self, recipe: Recipe) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{recipe.key}".encode()).digest()[:8], "big")
