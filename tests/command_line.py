@@ -35,9 +35,13 @@ def parse(words: list[str]) -> dict[str, Any]:
 
 
 def blocks(markdown: str, *languages: str) -> list[str]:
-    """The fenced blocks of these languages, indentation taken off."""
-    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", markdown, flags=re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, language, text in found if language in languages]
+    """The fenced blocks of these languages, indentation taken off; not those that say more (`python no-run`)."""
+    found = re.findall(r"^( *)```(\w*)([^`\n]*)\n(.*?)^\1```$", markdown, flags=re.MULTILINE | re.DOTALL)
+    return [
+        re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
+        for indent, language, more, text in found
+        if language in languages and not more.strip()
+    ]
 
 
 def shell_commands(markdown: str) -> Iterator[list[str]]:

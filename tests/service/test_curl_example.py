@@ -1,0 +1,27 @@
+"""The README's example of the HTTP API, typed as it stands there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from command_line import blocks
+from running_service import running, settings_in
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (example,) = [block for block in blocks(README.read_text(), "sh") if "/v1/jobs" in block]
+    with running(settings_in(tmp_path)) as service:
+        script = example.replace("http://127.0.0.1:8400", service.url)
+        done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        (job,) = service.queue.list("local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert job.state == "CANCELLED"
+    assert done.stdout.count(job.id) >= 2
+    assert "event: state" in done.stdout
