@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from autoslim.errors import WeightsError
+from autoslim.limits import Limits
 from autoslim.methods import METHODS
 from autoslim.methods.rows import class_query_last
 from autoslim.plan import Plan
@@ -95,11 +96,45 @@ class SpeedReport(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TimedReport(Record):
+    """What a batch takes in the way `mode`, in milliseconds: the lower quartile of the rounds (`ms`) and their median, and the lower
+    quartile of the dense model's rounds in between."""
+
+    hardware: str
+    device: str
+    threads: int
+    mode: str
+    batch: int
+    ms: float
+    median_ms: float
+    dense_ms: float
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatencyReport(Record):
+    """The latency as the plan foretold it, with the correction that whole models gave beforehand, and as it really is."""
+
+    predicted_ms: float
+    correction: float
+    timed: TimedReport
+
+    @property
+    def told(self) -> str:
+        timed = self.timed
+        where = f"CPU, {timed.threads} thread{'' if timed.threads == 1 else 's'}" if timed.device == "cpu" else "GPU"
+        return (
+            f"{timed.ms:.4g} ms at batch {timed.batch} ({timed.mode}; {self.predicted_ms:.4g} ms were predicted, the dense model takes "
+            f"{timed.dense_ms:.4g} ms) on {timed.hardware}, {where}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimConfig(Record):
     """Everything about a slimmed model but its weights. `recipe` holds the knobs as they were finished.
 
-    `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its size; `forms` are those it was handed over in,
-    `speed` is what was measured then.
+    `limits` are what was asked for beside the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its
+    size; `forms` are those it was handed over in, `speed` is what was measured then, `latency` where it is limited.
     """
 
     format: int
@@ -114,8 +149,10 @@ class SlimConfig(Record):
     accuracy: dict[str, float]
     images: dict[str, int]
     versions: dict[str, str]
+    limits: Limits = dataclasses.field(default_factory=Limits)
     forms: tuple[FormReport, ...] = ()
     speed: SpeedReport | None = None
+    latency: LatencyReport | None = None
 
     def build(self) -> nn.Module:
         """The slimmed structure with untrained weights; the caller's random numbers are left as they were."""

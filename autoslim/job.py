@@ -7,6 +7,7 @@ from typing import Any
 
 from autoslim.budget import Budget
 from autoslim.errors import RequestError
+from autoslim.limits import Limits
 from autoslim.recipe import Training
 from autoslim.record import Record
 
@@ -75,10 +76,10 @@ SPEED_MODES = ("eager", "compiled", "onnxruntime")
 class SearchJob(Record):
     """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
 
-    `space` is a name, a file, or the space itself as a JSON object. `scheduler` says which trials are stopped early. A search ends after
-    `trials`, or before `max_seconds` of trials or `max_epochs` of training are passed, or when the hypervolume has not grown in
-    `plateau` trials. `final_share` of the compute is kept for tuning the best recipes longer, over `final_seeds` seeds.
-    `price_per_hour` is that of one device, a GPU, or where trials take none, a processor.
+    `space` is a name, a file, or the space itself as a JSON object. `limits` hold beside every budget. `scheduler` says which trials are
+    stopped early. A search ends after `trials`, or before `max_seconds` of trials or `max_epochs` of training are passed, or when the
+    hypervolume has not grown in `plateau` trials. `final_share` of the compute is kept for tuning the best recipes longer, over
+    `final_seeds` seeds. `price_per_hour` is that of one device, a GPU, or where trials take none, a processor.
 
     `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the
     output folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one
@@ -89,6 +90,7 @@ class SearchJob(Record):
     model: ModelSpec
     dataset: DatasetSpec
     budgets: tuple[Budget, ...]
+    limits: Limits = dataclasses.field(default_factory=Limits)
     space: str = "default"
     trials: int = 24
     training: Training = dataclasses.field(default_factory=Training)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from autoslim.errors import OutputError
 from autoslim.job import SearchJob
+from autoslim.latency import LatencyTable
 
 _PROBE = ".writable"
 
@@ -40,6 +41,16 @@ class Output:
     def shared(self) -> Path:
         """What trials have worked out for one another."""
         return self.cache / "shared"
+
+    @property
+    def latency(self) -> Path:
+        """The table that the job's latencies are told from."""
+        return self.cache / "latency.json"
+
+    def write_latency(self, table: LatencyTable) -> None:
+        partial = self.latency.with_suffix(".partial")
+        partial.write_text(table.to_json(indent=1))
+        partial.replace(self.latency)
 
     def trial(self, key: str) -> Path:
         return self.root / "trials" / key

@@ -33,7 +33,7 @@ class BlockPlan(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extra(Record):
-    """A priced part that the dense model does not have, e.g. a life regressor.
+    """A priced part that the dense model does not have, e.g. a life regressor, with `params` parameters.
 
     `place` says where it stands: `stem`, `block N` (in front of block N, counted from 0) or `head`.
     """
@@ -42,6 +42,7 @@ class Extra(Record):
     place: str
     matmuls: int
     norms: int
+    params: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import dataclasses
 import functools
 from typing import Any
 
-from autoslim.record import Record
+from autoslim.limits import Limits
+from autoslim.record import Record, digest_of
 
 Knobs = dict[str, Any]
 """A method's settings, as JSON values; which there are and what is allowed is the method's to say."""
@@ -55,7 +56,7 @@ class Recipe(Record):
 
     With `class_query` the last block computes queries, projection and MLP for the prefix tokens alone, whatever the method; the
     logits are the same. `bound` says what the budget holds for where the tokens vary from image to image: `max` for every image,
-    `mean` for their mean.
+    `mean` for their mean. `limits` hold beside the budget.
     """
 
     steps: tuple[Step, ...]
@@ -64,11 +65,14 @@ class Recipe(Record):
     seed: int
     class_query: bool = False
     bound: str = "max"
+    limits: Limits = dataclasses.field(default_factory=Limits)
 
     @functools.cached_property
     def key(self) -> str:
-        """Names the trial's folder and checkpoint; the same recipe run again finds them."""
-        return self.digest()
+        """Names the trial's folder and checkpoint; the same recipe run again finds them, and so does one without limits of an earlier
+        version, which knew of none."""
+        fields = {name: value for name, value in self.to_dict().items() if name != "limits" or self.limits.given}
+        return digest_of(fields)
 
     @property
     def method(self) -> str:

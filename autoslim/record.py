@@ -28,8 +28,7 @@ class Record:
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change when any field changes."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return digest_of(self.to_dict())
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
@@ -56,6 +55,12 @@ class Record:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise RequestError(f"{cls.__name__} is not valid JSON: {error}") from error
+
+
+def digest_of(data: dict[str, Any]) -> str:
+    """As `Record.digest`, of fields that are JSON values already."""
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @functools.cache

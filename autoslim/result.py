@@ -9,6 +9,7 @@ from typing import Any
 
 from autoslim.budget import format_flops
 from autoslim.errors import BudgetError
+from autoslim.limits import Limits
 from autoslim.recipe import Recipe
 from autoslim.record import Record
 
@@ -43,6 +44,8 @@ class TrialResult(Record):
     `flops` is measured on the model handed over, for the image with the most tokens that there can be, or on average where the budget
     is for the mean; `flops_predicted` is its plan's closed form; `flops_mean` and `flops_max` are those of the validation images, which
     differ where tokens vary from image to image; all in multiply-accumulates.
+    `latency_ms` is the predicted time of a batch, where there is a table to predict it from, `latency_measured_ms` the measured one,
+    where the trial came into question to be handed over.
     `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control) or `given`.
     `artifact` is the model's folder, relative to the job's output folder.
 
@@ -60,6 +63,8 @@ class TrialResult(Record):
     flops_mean: int | None = None
     flops_max: int | None = None
     params: int | None = None
+    latency_ms: float | None = None
+    latency_measured_ms: float | None = None
     seconds: float | None = None
     epochs: float | None = None
     artifact: str | None = None
@@ -67,6 +72,14 @@ class TrialResult(Record):
     stopped: str | None = None
     error_class: str | None = None
     error: str | None = None
+
+    def keeps_to(self, limits: Limits) -> bool:
+        """By its parameters and its latency, the measured one where it was measured; a trial that is not complete keeps to nothing."""
+        if self.state is not TrialState.COMPLETE:
+            return False
+        latency = self.latency_ms if self.latency_measured_ms is None else self.latency_measured_ms
+        within_params = limits.params is None or (self.params is not None and self.params <= limits.params)
+        return within_params and (limits.latency_ms is None or (latency is not None and latency <= limits.latency_ms))
 
     def dominates(self, other: TrialResult) -> bool:
         """At least as accurate and as cheap as `other`, and better in one of the two."""
@@ -85,10 +98,12 @@ class ParetoFront(Record):
     results: tuple[TrialResult, ...]
 
     @classmethod
-    def of(cls, results: Iterable[TrialResult]) -> ParetoFront:
-        """Of equal points the earliest trial stays."""
+    def of(cls, results: Iterable[TrialResult], *, cost: str = "flops") -> ParetoFront:
+        """Of equal points the earliest trial stays. `cost` is `flops`, or `latency_ms` among the trials that have one."""
         done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None]
-        done.sort(key=lambda r: (r.flops or 0, -(r.accuracy or 0.0), r.number))
+        if cost == "latency_ms":
+            done = [r for r in done if r.latency_ms is not None]
+        done.sort(key=lambda r: (getattr(r, cost) or 0, -(r.accuracy or 0.0), r.number))
         front: list[TrialResult] = []
         for result in done:
             if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
@@ -139,9 +154,11 @@ class SharedCost(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFacts(Record):
-    """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess."""
+    """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess, `latency_ms` the milliseconds
+    of a batch, where the latency is limited."""
 
     dense_flops: int
     dense_accuracy: float
     params: int
     chance: float
+    latency_ms: float | None = None

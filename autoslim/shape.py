@@ -12,7 +12,8 @@ class ViTShape(Record):
     """Read off a dense model once (`autoslim.vit.read_shape`); everything is per image.
 
     `patch_inputs` is channels x patch height x patch width; `classifiers` is 2 for a distilled DeiT.
-    `pool` is timm's `global_pool`. The four norm flags say where LayerNorms stand besides the two in each block.
+    `pool` is timm's `global_pool`. The four norm flags say where LayerNorms stand besides the two in each block. `params` are the dense
+    model's parameters (0 where an older version has written the shape); the two bias flags say what a width unit takes along.
     """
 
     image_size: tuple[int, int]
@@ -31,6 +32,9 @@ class ViTShape(Record):
     final_norm: bool
     pooled_norm: bool
     qk_norm: bool
+    params: int = 0
+    qkv_bias: bool = True
+    mlp_bias: bool = True
 
     @property
     def patches(self) -> int:

@@ -12,18 +12,23 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import filelock
 
-from autoslim.errors import OutputError
+from autoslim.artifact import LatencyReport
+from autoslim.errors import BudgetError, OutputError
+from autoslim.latency import LatencyTable
+from autoslim.limits import Limits
 from autoslim.output import Output, is_disk_full
 from autoslim.record import Record
 from autoslim.report.handing import Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, EpochReport
+from autoslim.timing import measure_job, tightened, timed_here
 from autoslim.training.single_flight import drop_leftovers
-from autoslim.training.slim import PreparedSlim, SlimJob, adapt, prepare_slim, train
+from autoslim.training.slim import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
 from autoslim.training.trial import Outcome
 from autoslim.training.verify import judge_apart
 
@@ -37,6 +42,10 @@ _FLAGS = {
     "dataset.source": "--data",
     "dataset.train_limit": "--train-limit",
     "budget": "--flops",
+    "limits.params": "--params",
+    "limits.latency_ms": "--latency",
+    "limits.batch": "--latency",
+    "limits.mode": "--latency-mode",
     "steps": "--method or --knob",
     "first": "--first",
     "class_query": "--class-query",
@@ -70,6 +79,8 @@ class Slimmed(Record):
     seconds: float
     files: tuple[str, ...]
     dense_folder: str | None
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    latency: LatencyReport | None = None
 
 
 class Slimming:
@@ -116,17 +127,31 @@ class Slimming:
 
     def prepare(self) -> PreparedSlim:
         """Checks the request as a whole, and writes it down. Raises RequestError before anything is trained."""
-        prepared = prepare_slim(self.job, self._work / "data")
+        prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work))
+        if prepared.table is not None:
+            prepared = self._tightened(prepared)
         weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
         Output(self.folder).claim(need=20 * weights, resume=True)
-        partial = self.folder / "slim.json.partial"
-        partial.write_text(self.job.to_json(indent=1) + "\n")
-        partial.replace(self.folder / "slim.json")
+        unfinished = self.folder / "slim.json.partial"
+        unfinished.write_text(self.job.to_json(indent=1) + "\n")
+        unfinished.replace(self.folder / "slim.json")
         # Nobody else is at work here.
         drop_leftovers(self._work)
         drop_leftovers(self._trial(prepared) / "shared")
         self._prepared = prepared
         return prepared
+
+    def _tightened(self, prepared: PreparedSlim) -> PreparedSlim:
+        """The same when it is gone on with: a table that had been corrected once stays so."""
+        kept = self._work / f"table-{prepared.recipe.key}.json"
+        if kept.is_file():
+            return solved(dataclasses.replace(prepared, table=LatencyTable.from_json(kept.read_text())))
+        final = tightened(prepared)
+        assert final.table is not None
+        unfinished = kept.with_suffix(".partial")
+        unfinished.write_text(final.table.to_json())
+        unfinished.replace(kept)
+        return final
 
     def adapt(self) -> Generator[EpochReport, None, BaseFacts]:
         """The dense model, trained first where that is needed."""
@@ -144,8 +169,13 @@ class Slimming:
             raise
 
     def hand_over(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
-        """Judges both models by a new process, writes card and pictures, and leaves in the folder what a user needs."""
+        """Judges both models by a new process, writes card and pictures, and leaves in the folder what a user needs.
+
+        Raises:
+            BudgetError: where the model's measured latency is above the limit; what was trained stays, and is measured again next time.
+        """
         prepared = self._ready
+        latency = self._timed(prepared)
         base, model = self._base(prepared), self._trial(prepared) / "model"
         dataset, budget = prepared.dataset, prepared.recipe.budget
         judged = Judged(
@@ -162,6 +192,8 @@ class Slimming:
             origin=Origin(source=self.job.dataset.source),
             dense=base,
             speed=self.job.speed,
+            limits=self.job.limits,
+            latency=latency,
         )
         # The configuration comes last: without it the folder is not a model yet.
         files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))
@@ -189,12 +221,26 @@ class Slimming:
             dense_test_accuracy=judged.dense.accuracy,
             epochs=outcome.epochs,
             seconds=outcome.seconds,
+            limits=self.job.limits,
+            latency=latency,
             files=tuple(sorted(files)),
             dense_folder=None if dense is None else str(dense),
         )
         (self.folder / "summary.json").write_text(slimmed.to_json(indent=1) + "\n")
         shutil.rmtree(self._work, ignore_errors=True)
         return slimmed
+
+    def _timed(self, prepared: PreparedSlim) -> LatencyReport | None:
+        limit = self.job.limits.latency_ms
+        if prepared.table is None or limit is None:
+            return None
+        latency = timed_here(self._trial(prepared) / "model", self._base(prepared), prepared.table, self.job.limits)
+        if latency.timed.ms > limit:
+            raise BudgetError(
+                f"{self.job.limits.flags}: the model takes {latency.timed.ms:.4g} ms here ({latency.predicted_ms:.4g} ms were predicted), "
+                "and is not handed over. It is kept: where the machine was busy, the same command measures it again; else ask for less"
+            )
+        return latency
 
     @property
     def _ready(self) -> PreparedSlim:
@@ -212,14 +258,15 @@ class Slimming:
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first flag in which two requests differ; how speed is measured makes no other model."""
     old, new = (_flat({name: value for name, value in job.items() if name != "speed"}) for job in (before, now))
-    for name in old:
+    # The budget's label is made of the limits where nothing else was asked for.
+    for name in sorted(old, key=lambda name: name == "budget"):
         if old[name] != new[name]:
             return f"{_FLAGS.get(name, '--' + name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
     return None
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:
-    nested = ("model", "dataset", "training", "base")
+    nested = ("model", "dataset", "limits", "training", "base")
     flat = {name: value for name, value in data.items() if name not in nested}
     return flat | {f"{part}.{name}": value for part in nested for name, value in data[part].items()}
 

@@ -199,6 +199,7 @@ class Coordinator:
                 flops_mean=outcome.flops_mean,
                 flops_max=outcome.flops_max,
                 params=outcome.params,
+                latency_ms=outcome.latency_ms,
                 seconds=outcome.seconds,
                 epochs=outcome.epochs,
                 artifact=str(folder.relative_to(self.output.root)),
@@ -209,7 +210,7 @@ class Coordinator:
 
     def _drop_outclassed(self) -> None:
         """A search has many models, and those off the front that are not a budget's best either are of no more use; their rows stay."""
-        for result in outclassed(self._ledger.results, self.proposer.budgets):
+        for result in outclassed(self._ledger.results, self.proposer.budgets, self.job.limits):
             if result.number not in self._dropped and result.artifact is not None:
                 self._dropped.add(result.number)
                 shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)

@@ -19,6 +19,8 @@ from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
 from autoslim.flops import predict
 from autoslim.job import SearchJob
+from autoslim.latency import LatencyTable
+from autoslim.methods import Ceiling, refuse_idle
 from autoslim.output import Output, is_disk_full
 from autoslim.plan import Plan
 from autoslim.record import Record
@@ -30,7 +32,6 @@ from autoslim.search import (
     Reason,
     against_control,
     cheaper_and_better,
-    choose,
     load_space,
     make_scheduler,
     reason,
@@ -45,6 +46,7 @@ from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
+from workers.latency import choose_measured, measure_on_cluster, search_request
 from workers.listeners import Booking, Dashboard
 from workers.metrics import SearchMetrics, ray_gauges
 from workers.searcher import LostWorkers, StoreScheduler, StoreSearcher
@@ -107,6 +109,8 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
     dense = create_dense(job.model, classes=len(dataset.classes))
     flops = predict(dense.shape, Plan.dense(dense.shape)).total
     budgets = {budget.label: budget.resolve(flops) for budget in job.budgets}
+    for budget in job.budgets:
+        refuse_idle(budget, Ceiling(limits=job.limits), dense.shape)
     if len(budgets) < len(job.budgets):
         raise RequestError(f"each budget can be asked for once: {', '.join(budget.label for budget in job.budgets)}")
     proposer = Proposer(
@@ -118,6 +122,7 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
         sampler=job.sampler,
         class_query=job.class_query,
         bound=job.bound,
+        limits=job.limits,
     )
     return Prepared(
         job=job,
@@ -195,20 +200,31 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     )
     if cluster.dashboard:
         terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
+    prepared = _timed(prepared, terminal)
     base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
+    if (table := prepared.proposer.timer) is not None:
+        facts = facts.replace(latency_ms=table(Plan.dense(prepared.dense.shape)))
     store.set_base(job.id, facts)
     watcher.enters(Phase.SEARCHING)
     _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
     watcher.enters(Phase.FINALIZING)
+    chosen, latencies = choose_measured(job, store, prepared.budgets, table, output=prepared.output, base=base, terminal=terminal)
     results = store.trials(job.id)
-    chosen = choose(results, prepared.budgets)
     reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
     models: list[HandedOver] = []
     if chosen:
         terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
         terminal.say("making their forms and measuring their speed, a minute or two each")
         models, failed = hand_over(
-            job, prepared.output, chosen, prepared.budgets, _sentences(reasons), base=base, facts=facts, dataset=prepared.dataset
+            job,
+            prepared.output,
+            chosen,
+            prepared.budgets,
+            _sentences(reasons),
+            base=base,
+            facts=facts,
+            dataset=prepared.dataset,
+            latencies=latencies,
         )
         # Not before: whoever sees the choice in the store finds its models complete.
         store.set_chosen(job.id, {model.label: model.trial for model in models})
@@ -222,6 +238,28 @@ def _sentences(reasons: dict[str, Reason]) -> dict[str, str]:
     return {label: found.sentence for label, found in reasons.items()}
 
 
+def _timed(prepared: Prepared, terminal: Terminal) -> Prepared:
+    """With a table that tells the latency of a plan, where that is limited.
+
+    Raises:
+        BudgetError: where nothing is short enough, or nothing needs to be made shorter.
+    """
+    job = prepared.job
+    if job.limits.latency_ms is None:
+        return prepared
+    terminal.say(f"measuring what a batch of {job.limits.batch} takes, part by part: a few minutes")
+    table = measure_on_cluster(job, search_request(job, prepared.dense, prepared.proposer), prepared.output)
+    terminal.say(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
+    return with_table(prepared, table)
+
+
+def with_table(prepared: Prepared, table: LatencyTable) -> Prepared:
+    """Raises BudgetError as `prepare` does, by the latency too."""
+    for budget in prepared.job.budgets:
+        refuse_idle(budget, Ceiling(limits=prepared.job.limits, timer=table), prepared.dense.shape)
+    return dataclasses.replace(prepared, proposer=dataclasses.replace(prepared.proposer, timer=table))
+
+
 def _summary(
     prepared: Prepared,
     results: list[TrialResult],
@@ -229,9 +267,9 @@ def _summary(
     models: list[HandedOver],
     shared: tuple[SharedCost, ...],
 ) -> Summary:
-    controls = {label: against_control(results, prepared.budgets, label) for label in prepared.budgets}
     have = {model.label for model in models}
     chosen = {model.label: results[model.trial] for model in models}
+    controls = {label: against_control(results, prepared.budgets, label, prepared.job.limits) for label in prepared.budgets}
     return Summary(
         job=prepared.job.id,
         output=str(prepared.output.root),
@@ -239,7 +277,7 @@ def _summary(
         dense_accuracy=facts.dense_accuracy,
         models=tuple(models),
         controls={label: control for label, control in controls.items() if control is not None},
-        cheaper=cheaper_and_better(results, chosen),
+        cheaper=cheaper_and_better([result for result in results if result.keeps_to(prepared.job.limits)], chosen),
         reasons={},
         missing=tuple(label for label in prepared.budgets if label not in have),
         shared=shared,
@@ -278,6 +316,7 @@ def _run_trials(
         "threads": threads(job),
         "shared": str(prepared.output.shared),
         "common": job.training.to_json(),
+        "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
     }
     searcher = StoreSearcher(coordinator, shared)
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
 
+from autoslim.artifact import LatencyReport
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError, JobError
 from autoslim.job import Resources, SearchJob
@@ -32,6 +34,7 @@ class HandedOver(Record):
     validation_accuracy: float
     test_accuracy: float
     dense_test_accuracy: float
+    latency: LatencyReport | None = None
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
@@ -63,10 +66,12 @@ def hand_over(
     base: Path,
     facts: BaseFacts,
     dataset: PreparedDataset,
+    latencies: Mapping[int, LatencyReport] | None = None,
 ) -> tuple[list[HandedOver], list[str]]:
     """Writes `models/<budget>/` for every budget that has a model, and says of each one that could not be completed why.
 
-    `reasons` say why each was chosen. What an earlier run has left there stays until it is replaced.
+    `reasons` say why each was chosen; `latencies` are by the trial's number, where they are limited. What an earlier run has left there
+    stays until it is replaced.
     """
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}
     verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
@@ -82,6 +87,8 @@ def hand_over(
                 origin=Origin(job=job.id, trial=result.number, source=job.dataset.source, reason=reasons[label]),
                 dense=base,
                 speed=job.speed,
+                limits=job.limits,
+                latency=(latencies or {}).get(result.number),
             )
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
@@ -104,6 +111,7 @@ def hand_over(
                 validation_accuracy=result.accuracy,
                 test_accuracy=verdict.accuracy,
                 dense_test_accuracy=verdicts[0].accuracy,
+                latency=(latencies or {}).get(result.number),
             )
         )
     return handed, failed

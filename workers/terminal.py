@@ -30,7 +30,7 @@ class Terminal:
 
     def __init__(self, job: SearchJob, *, budgets: Mapping[str, int], slots: int, stream: TextIO | None = None) -> None:
         self._clock = Clock(job, slots=slots)
-        self._budgets = dict(budgets)
+        self._budgets, self._limits = dict(budgets), job.limits
         self._results: list[TrialResult] = []
         self._stream = sys.stderr if stream is None else stream
         self._width = len(str(job.trials - 1))
@@ -67,7 +67,7 @@ class Terminal:
         return f"trial {result.number:0{self._width}d} ({len(self._results)}/{self._trials} done) {result.recipe.method}"
 
     def _rest(self) -> str:
-        front = ParetoFront.of(self._results)
+        front = ParetoFront.of(result for result in self._results if result.keeps_to(self._limits))
         best = []
         for label, flops in self._budgets.items():
             within = [r for r in front.results if (r.flops or 0) <= flops]

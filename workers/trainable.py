@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 from autoslim.errors import TrialError
+from autoslim.latency import LatencyTable
 from autoslim.log import bind, log_json
 from autoslim.recipe import Recipe, Training
 from autoslim.training import Bench, run_trial
@@ -23,7 +24,8 @@ _log = logging.getLogger(__name__)
 
 class SlimTrial(tune.Trainable):  # type: ignore[misc]
     """`config`: `recipe` (JSON), `number`, `budget_label`, `folder`, and what all trials share: the `job`'s id, `base`, `dataset`,
-    `threads`, the folder `shared` for work done once, and the settings `common` (JSON) that it is done with.
+    `threads`, the folder `shared` for work done once, the settings `common` (JSON) that it is done with, and the file `latency` of the
+    table that latencies are told from, where one is limited.
 
     A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON.
     A trial that goes wrong by itself ends like this, finished and bad; only a lost worker is an error to Tune, which tries again.
@@ -38,6 +40,7 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
             dataset=Path(config["dataset"]),
             shared=Path(config["shared"]),
             common=Training.from_json(config["common"]),
+            latency=LatencyTable.from_json(Path(config["latency"]).read_text()) if config["latency"] else None,
         )
         self._begin(config)
 
@@ -94,7 +97,7 @@ def log_trial(config: dict[str, Any], recipe: Recipe) -> None:
 
 
 def _shared(config: dict[str, Any]) -> tuple[str, ...]:
-    return config["base"], config["dataset"], config["shared"], config["common"]
+    return config["base"], config["dataset"], config["shared"], config["common"], config["latency"]
 
 
 def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, shared: dict[str, Any]) -> dict[str, Any]:

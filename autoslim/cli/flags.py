@@ -21,6 +21,13 @@ JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.YAML", help="A job 
 Model = Annotated[str | None, flag("--model", "timm name of a ViT or DeiT, or a folder in timm's hub format.")]
 Data = Annotated[str | None, flag("--data", "Parquet file, folder (Parquet splits or ImageFolder), or `digits`.")]
 FlopsBudgets = Annotated[list[str] | None, flag("--flops", "Budget as 2.3G, 850M or 50%; may be repeated.")]
+ParamsLimit = Annotated[str | None, flag("--params", "Most parameters, as 12M; beside --flops or instead of it.")]
+LatencyLimit = Annotated[
+    str | None, flag("--latency", "Longest time of a batch, as 5ms@1 (5 ms at batch 1); beside --flops or instead of it.")
+]
+LatencyMode = Annotated[
+    str | None, flag("--latency-mode", "How --latency runs a model: eager, compiled or onnxruntime; default eager.")
+]
 Weights = Annotated[Path | None, flag("--weights", "safetensors or weights-only state dict.")]
 FromScratch = Annotated[bool, flag("--from-scratch", "No pretrained weights: the dense model is trained first.")]
 ModelArgs = Annotated[str | None, flag("--model-args", "Arguments of timm.create_model as k=v,k=v.")]
@@ -83,6 +90,9 @@ class SpecFlags:
     model: Model = None
     data: Data = None
     flops: FlopsBudgets = None
+    latency: LatencyLimit = None
+    latency_mode: LatencyMode = None
+    params: ParamsLimit = None
     weights: Weights = None
     from_scratch: FromScratch = False
     model_args: ModelArgs = None

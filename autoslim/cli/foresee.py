@@ -13,9 +13,15 @@ import torch
 from torch import nn
 
 from autoslim.budget import format_flops
+from autoslim.flops import predict_params
 from autoslim.job import SearchJob
+from autoslim.latency import DENSE, LatencyTable
+from autoslim.limits import format_params
+from autoslim.plan import Plan
+from autoslim.speed import measure_table_apart
 from autoslim.training.device import computing, pick_device, uses_bfloat16
-from workers.driver import Prepared, disk_need, prepare
+from workers.driver import Prepared, disk_need, prepare, with_table
+from workers.latency import search_request
 from workers.terminal import duration
 
 _STEPS = 3
@@ -26,8 +32,17 @@ _TEACHER = 1 / 3
 def show_plan(job: SearchJob, *, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
         prepared = prepare(job, Path(cache))
+        if job.limits.latency_ms is not None:
+            prepared = with_table(prepared, _measured_here(prepared))
     facts = foresee(prepared)
     sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts)) + "\n")
+
+
+def _measured_here(prepared: Prepared) -> LatencyTable:
+    """On this machine, with as many threads as a trial would have."""
+    job = prepared.job
+    request = search_request(job, prepared.dense, prepared.proposer)
+    return measure_table_apart(request, threads=max(1, int(job.resources.cpu)) if job.resources else 1)
 
 
 def foresee(prepared: Prepared) -> dict[str, object]:
@@ -42,10 +57,15 @@ def foresee(prepared: Prepared) -> dict[str, object]:
     return {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
+        "limits": job.limits.to_dict(),
+        "dense_params": predict_params(prepared.dense.shape, Plan.dense(prepared.dense.shape)),
+        "dense_ms": None if prepared.proposer.timer is None else prepared.proposer.timer(Plan.dense(prepared.dense.shape)),
         "methods": {
             name: {
                 "cheapest": None if found.cheapest is None else found.cheapest.flops,
                 "dearest": None if found.dearest is None else found.dearest.flops,
+                "least_params": found.least_params,
+                "least_ms": found.least_ms,
             }
             for name, found in prepared.proposer.reach.items()
         },
@@ -103,13 +123,25 @@ def _render(prepared: Prepared, facts: dict[str, object]) -> str:
     ]
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
-    lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}   reaches"]
+    limits = job.limits
+    if limits.given:
+        words = prepared.proposer.ceiling(DENSE).words(shape, Plan.dense(shape))
+        where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
+        lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
+    columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
+    heads = "".join(f"{'least ' + name:>14}" for name in columns)
+    lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}{heads}   reaches"]
     for name, found in prepared.proposer.reach.items():
         low = None if found.cheapest is None else found.cheapest.flops
         high = None if found.dearest is None else found.dearest.flops
-        reached = [label for label, flops in prepared.budgets.items() if low is not None and low <= flops]
-        shown = [format_flops(value) if value is not None else "-" for value in (low, high)]
-        lines.append(f"{name:18}{shown[0]:>12}{shown[1]:>12}   {', '.join(reached) or 'none of the budgets'}")
+        reached = [label for label, able in prepared.proposer.able.items() if label in prepared.budgets and name in able]
+        shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
+        least = {
+            "params": "-" if found.least_params is None else format_params(found.least_params),
+            "ms": "-" if found.least_ms is None else f"{found.least_ms:.3g}",
+        }
+        shown += "".join(f"{least[column]:>14}" for column in columns)
+        lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
         lines.append(f"{name:18}cannot slim this model: {reason}")
     seconds, size = float(str(facts["seconds"])), int(str(facts["bytes"]))

@@ -9,6 +9,7 @@ from typing import Any
 from autoslim.cli.request import Typed, fields_of, placement_of, spec_of
 from autoslim.errors import RequestError
 from autoslim.job import SearchJob
+from autoslim.limits import limits_alone
 from autoslim.spec import JobSpec, read_mapping
 from autoslim.spec.duration import format_duration, parse_duration
 
@@ -68,7 +69,10 @@ def as_spec(job: SearchJob) -> JobSpec:
             "image_size": None if job.model.image_size is None else job.model.image_size[0],
             "data": job.dataset.source,
             "train_limit": job.dataset.train_limit,
-            "flops": tuple(budget.label for budget in job.budgets),
+            "flops": () if job.budgets == (limits_alone(job.limits),) else tuple(budget.label for budget in job.budgets),
+            "latency": job.limits.latency,
+            "latency_mode": None if job.limits.latency is None else job.limits.mode,
+            "params": None if job.limits.params is None else str(job.limits.params),
             "space": json.loads(job.space) if job.space.lstrip().startswith("{") else job.space,
             "trials": job.trials,
             "time": None if job.max_seconds is None else format_duration(job.max_seconds),

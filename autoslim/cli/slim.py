@@ -94,6 +94,7 @@ def slim_job(typed: Typed, *, methods: list[str], knobs: list[str], first: str |
         model=searched.model,
         dataset=searched.dataset,
         budget=searched.budgets[0],
+        limits=searched.limits,
         steps=tuple(Step(method=name, knobs=by_method[name]) for name in methods),
         first=None if first is None else _first(first),
         training=searched.training if distillation is None else searched.training.replace(distillation=distillation),
@@ -158,6 +159,8 @@ def _announce(prepared: PreparedSlim) -> None:
                 _say(f"{solved.method}: {name} means nothing beside these and is left out")
     target = format_flops(recipe.budget)
     _say(f"budget {target}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {format_flops(prepared.dense_flops)}")
+    for name, words in prepared.filled.items():
+        _say(f"{name}: {words}{' (binding)' if name == prepared.binding else ''}")
     if prepared.adapts:
         _say(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
 
@@ -218,7 +221,10 @@ def _render(slimmed: Slimmed) -> str:
             f"{slimmed.test_accuracy:.2%}",
         )
     )
-    lines = ["", *columns(rows), "", f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
+    lines = ["", *columns(rows), ""]
+    if slimmed.latency is not None:
+        lines.append(f"Latency    {slimmed.latency.told}")
+    lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
     lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{slimmed.folder}\"))'")

@@ -30,6 +30,7 @@ def render(summary: Summary) -> str:
             f"{label}: trial {result.number} ({result.recipe.method}) did as well for less, {result.accuracy:.2%} at "
             f"{format_flops(result.flops or 0)}; its model: {summary.output}/{result.artifact}"
         )
+    lines += [f"{model.label}: {model.latency.told}" for model in summary.models if model.latency is not None]
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
     for cost in summary.shared:
@@ -54,8 +55,11 @@ def _mlflow(uri: str) -> str:
 
 
 def _table(summary: Summary) -> list[str]:
-    rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
-    rows.append(("dense", "", format_flops(summary.dense_flops), "", "", f"{summary.dense_accuracy:.2%}", _dense_test(summary)))
+    rows = [("budget", "method", "FLOPs", "of budget", "params", "ms", "validation", "test")]
+    timed = next((model.latency.timed for model in summary.models if model.latency is not None), None)
+    dense_ms = "" if timed is None else f"{timed.dense_ms:.4g}"
+    flops, accuracy = format_flops(summary.dense_flops), f"{summary.dense_accuracy:.2%}"
+    rows.append(("dense", "", flops, "", "", dense_ms, accuracy, _dense_test(summary)))
     for model in summary.models:
         rows.append(
             (
@@ -64,10 +68,13 @@ def _table(summary: Summary) -> list[str]:
                 format_flops(model.flops),
                 f"{model.flops / model.budget:.2%}",
                 f"{model.params / 1e6:.3g} M",
+                "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
                 f"{model.validation_accuracy:.2%}",
                 f"{model.test_accuracy:.2%}",
             )
         )
+    if timed is None:
+        rows = [row[:5] + row[6:] for row in rows]  # type: ignore[misc]
     return columns(rows)
 
 

@@ -220,6 +220,15 @@ def ragged(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     return _in_form(model, "ragged")
 
 
+def full(model: nn.Module) -> nn.Module:
+    """With thresholds that no patch is below: every image has as many tokens as the caps allow. Other models are left alone."""
+    if isinstance(model.blocks, AdaptiveTrunk):
+        for _, drop in model.blocks.drops():
+            threshold: Tensor = drop.threshold  # type: ignore[assignment]
+            threshold.fill_(float("-inf"))
+    return model
+
+
 @contextlib.contextmanager
 def _in_form(model: nn.Module, form: str) -> Iterator[None]:
     trunk = model.blocks

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from autoslim.methods.ceiling import Ceiling
 from autoslim.methods.knob import Ranges, complete
 from autoslim.plan import Plan
 from autoslim.recipe import Knobs, Training
@@ -86,8 +87,8 @@ class Workshop(Protocol):
 class Brief:
     """What one step of a trial has to do.
 
-    `plan` is what earlier steps have left; `budget` what the finished model may cost; `bound` as in `Recipe`. `shared` is what `prepare`
-    has returned, for `attach` alone, which puts into the student what `finish` needs of it.
+    `plan` is what earlier steps have left; `budget` and `ceiling` what the finished model may cost; `bound` as in `Recipe`. `shared` is
+    what `prepare` has returned, for `attach` alone, which puts into the student what `finish` needs of it.
     """
 
     shape: ViTShape
@@ -95,6 +96,7 @@ class Brief:
     knobs: Knobs
     budget: int
     bound: str = "max"
+    ceiling: Ceiling = dataclasses.field(default_factory=Ceiling)
     shared: Tensors | None = None
 
 

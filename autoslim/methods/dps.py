@@ -110,8 +110,15 @@ def mlp_width(dim: int) -> int:
 
 def price_of_selector(dim: int, kind: str, block: int, patches: int) -> Extra:
     """What choosing among `patches` patches in block `block` costs."""
-    per_patch = dim + (mlp_width(dim) * (dim + 1) if kind == "mlp" else 0)
-    return Extra(name="patch selector", place=f"block {block}", matmuls=patches * per_patch, norms=LAYER_NORM * patches * dim)
+    hidden = mlp_width(dim) if kind == "mlp" else 0
+    weights = dim + hidden * (dim + 1)
+    return Extra(
+        name="patch selector",
+        place=f"block {block}",
+        matmuls=patches * weights,
+        norms=LAYER_NORM * patches * dim,
+        params=2 * dim + weights + 1 + (hidden + 1 if hidden else 0),
+    )
 
 
 class KeepSelected(Pick):

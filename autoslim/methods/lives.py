@@ -205,4 +205,5 @@ def regressor_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:
         place=f"block {block}",
         matmuls=dim * dim + (tokens - prefix) * dim,
         norms=LAYER_NORM * tokens * dim,
+        params=2 * dim + dim * dim,
     )

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from autoslim.errors import InfeasibleError
 from autoslim.flops.predict import block_matmuls, block_norms, predict
+from autoslim.methods.ceiling import Ceiling
 from autoslim.methods.mask_search import Masks
 from autoslim.plan import BlockPlan, Plan
 from autoslim.shape import ViTShape
@@ -268,22 +269,34 @@ def _patches_first(row: list[Removal], shape: ViTShape, plan: Plan, terms: Terms
     return first
 
 
-def cut_onto(shape: ViTShape, plan: Plan, row: Sequence[Removal], budget: int) -> tuple[list[Layer], Plan]:
-    """As few steps of the row as the budget allows; then whatever still fits comes back, the last to go first, each chain in its order.
+def cut_onto(
+    shape: ViTShape, plan: Plan, row: Sequence[Removal], budget: int, ceiling: Ceiling | None = None
+) -> tuple[list[Layer], Plan]:
+    """As few steps of the row as the budget and the ceiling allow; then whatever still fits comes back, the last to go first, each chain
+    in its order.
 
     Raises:
-        InfeasibleError: when nothing but what must stay is above `budget`.
+        InfeasibleError: when nothing but what must stay is above one of them.
     """
+    ceiling = Ceiling() if ceiling is None else ceiling
+
+    def fits(layers: Sequence[Layer]) -> bool:
+        made = plan_of(plan, layers, shape)
+        return predict(shape, made).total <= budget and ceiling.fits(shape, made)
+
     dense = _dense_layers(shape)
     low, high = 0, len(row)
-    if predict(shape, plan_of(plan, dense, shape)).total <= budget:
+    if fits(dense):
         return dense, plan_of(plan, dense, shape)
-    least = predict(shape, plan_of(plan, _applied(dense, row), shape)).total
+    narrowest = plan_of(plan, _applied(dense, row), shape)
+    least = predict(shape, narrowest).total
     if least > budget:
         raise InfeasibleError(f"ViT-Slim: the narrowest model has {least} multiply-accumulates, above the budget of {budget}")
+    if excess := ceiling.excess(shape, narrowest):
+        raise InfeasibleError(f"ViT-Slim: the narrowest model takes {excess}")
     while high - low > 1:
         middle = (low + high) // 2
-        if predict(shape, plan_of(plan, _applied(dense, row[:middle]), shape)).total <= budget:
+        if fits(_applied(dense, row[:middle])):
             high = middle
         else:
             low = middle
@@ -294,7 +307,7 @@ def cut_onto(shape: ViTShape, plan: Plan, row: Sequence[Removal], budget: int) -
             continue
         back = [*layers]
         back[step.block] = _undone(layers[step.block], step)
-        if predict(shape, plan_of(plan, back, shape)).total <= budget:
+        if fits(back):
             layers = back
         else:
             closed.add(step.chain)

@@ -1,18 +1,22 @@
-"""One solver that puts any method's recipe onto a FLOPs budget, before anything is trained.
+"""One solver that puts any method's recipe onto a FLOPs budget and under whatever else limits it, before anything is trained.
 
 A method names the knobs in which its FLOPs are monotone (`Knob.priced`). The solver moves them together: pressure 0 is the dearest
 end of every range, 1/2 the recipe as it was proposed, 1 the cheapest end. It bisects the pressure and then spends what is
-left of the budget on single counts, dearest first, until nothing fits any more.
+left of the budget on single counts, dearest first, until nothing fits any more. Other limits (`Ceiling`) are held all the way, so that
+the one that binds decides.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from autoslim.budget import format_flops
 from autoslim.errors import InfeasibleError
+from autoslim.flops.params import predict_params
 from autoslim.flops.predict import predict
 from autoslim.methods.base import Method
+from autoslim.methods.ceiling import Ceiling
 from autoslim.methods.knob import Ranges
 from autoslim.plan import Plan
 from autoslim.recipe import Knobs
@@ -35,37 +39,59 @@ def evaluate(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> Solve
     return Solved(knobs=repaired, plan=expected, flops=predict(shape, expected).total)
 
 
-def solve(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, budget: int, *, ranges: Ranges | None = None) -> Solved:
-    """The dearest recipe of the family through `knobs` that stays within `budget`; `ranges` narrow the method's own.
+def solve(
+    method: Method,
+    shape: ViTShape,
+    plan: Plan,
+    knobs: Knobs,
+    budget: int,
+    *,
+    ranges: Ranges | None = None,
+    ceiling: Ceiling | None = None,
+) -> Solved:
+    """The dearest recipe of the family through `knobs` that stays within `budget` and `ceiling`; `ranges` narrow the method's own.
 
     Raises:
-        InfeasibleError: when even the cheapest end of the family is above the budget.
+        InfeasibleError: when even the cheapest end of the family is above one of them.
     """
     ranges = method.ranges if ranges is None else ranges
+    ceiling = Ceiling() if ceiling is None else ceiling
     knobs = method.repair(shape, knobs)
+
+    def fits(solved: Solved) -> bool:
+        return solved.flops <= budget and ceiling.fits(shape, solved.plan)
+
     cheapest = evaluate(method, shape, plan, _press(knobs, ranges, 1.0))
     if cheapest.flops > budget:
         raise InfeasibleError(
             f"{method.name}: this recipe's cheapest form has {format_flops(cheapest.flops)}, above the budget of {format_flops(budget)}"
         )
+    if excess := ceiling.excess(shape, cheapest.plan):
+        raise InfeasibleError(f"{method.name}: this recipe's cheapest form takes {excess}")
     best, low, high = cheapest, 0.0, 1.0
     dearest = evaluate(method, shape, plan, _press(knobs, ranges, 0.0))
-    if dearest.flops <= budget:
+    if fits(dearest):
         return dearest
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         found = evaluate(method, shape, plan, _press(knobs, ranges, middle))
-        if found.flops <= budget:
+        if fits(found):
             best, high = found, middle
         else:
             low = middle
-    return _fill(method, shape, plan, best, budget, ranges)
+    return _fill(method, shape, plan, best, fits, ranges)
 
 
-def _fill(method: Method, shape: ViTShape, plan: Plan, best: Solved, budget: int, ranges: Ranges) -> Solved:
+def narrows(method: Method, shape: ViTShape, plan: Plan) -> bool:
+    """Whether the method can take parameters away from what `plan` leaves."""
+    cheapest = evaluate(method, shape, plan, _press(method.repair(shape, {}), method.ranges, 1.0))
+    return predict_params(shape, cheapest.plan) < predict_params(shape, plan)
+
+
+def _fill(method: Method, shape: ViTShape, plan: Plan, best: Solved, fits: Callable[[Solved], bool], ranges: Ranges) -> Solved:
     while True:
         steps = [evaluate(method, shape, plan, knobs) for knobs in method.dearer(shape, best.knobs, ranges)]
-        fitting = [step for step in steps if best.flops < step.flops <= budget]
+        fitting = [step for step in steps if step.flops > best.flops and fits(step)]
         if not fitting:
             return best
         best = max(fitting, key=lambda step: step.flops)

@@ -63,12 +63,14 @@ class TokenSlimming(nn.Module):
     @staticmethod
     def price(*, dim: int, patches: int, made: int, block: int) -> Extra:
         """What slimming `patches` into `made` in front of `block` costs."""
-        weights = patches * (dim * (dim // 2) + (dim // 2) * made)
+        hidden = dim // 2
+        weights = dim * hidden + hidden * made
         return Extra(
             name="token slimming",
             place=f"block {block}",
-            matmuls=weights + patches * made * dim,
+            matmuls=patches * weights + patches * made * dim,
             norms=LAYER_NORM * patches * dim,
+            params=2 * dim + weights + hidden + 1,
         )
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.errors import UnsupportedModelError
+from autoslim.flops.predict import predict
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
@@ -170,10 +171,13 @@ class ViTSlim(Method):
         shape, plan, knobs = brief.shape, brief.plan, dict(brief.knobs)
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
         terms = _terms(knobs)
-        layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, plan, terms, brief.budget), brief.budget)
+        aim = self._aim(brief)
+        layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, plan, terms, aim), brief.budget, brief.ceiling)
         if knobs["patches"] != "stay":
             # Fewer tokens make widths cheaper, and the other way round: ranked again at the prices of what was found.
-            layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, finished, terms, brief.budget), brief.budget)
+            layers, finished = cut_onto(
+                shape, plan, removals(masks, shape, plan, finished, terms, aim), brief.budget, brief.ceiling
+            )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
             _cut(block, layer, mask, fold=knobs["start"] == "folded")
         steps = _patch_steps(layers, shape)
@@ -181,6 +185,12 @@ class ViTSlim(Method):
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
         student.requires_grad_(True)
         return Finished(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
+
+    def _aim(self, brief: Brief) -> int:
+        """The FLOPs that the cut comes to, of which patches bear their share: fewer than the budget where another limit binds."""
+        if not brief.ceiling.limits.given:
+            return brief.budget
+        return min(brief.budget, predict(brief.shape, self.expect(brief.shape, brief.plan, brief.knobs)).total)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         steps: dict[int, nn.Module] = {}

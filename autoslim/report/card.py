@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoslim.artifact import SlimConfig, SpeedReport
 from autoslim.budget import format_flops
+from autoslim.limits import format_params
 from autoslim.report.picture import PAGE, PNG
 
 
@@ -13,8 +14,7 @@ def render_card(
     """Markdown. `job` and `trial` are None for a model made without a search; `source` is the data set, `report` how it was split and
     what could not be read; `reason` says why a search took this one; `drawn` says that the pictures lie beside the card.
     """
-    flops, share = config.flops, config.flops.held / config.flops.dense
-    filled = flops.held / flops.budget
+    flops = config.flops
     size = config.shape.image_size
     rows = "\n".join(
         f"| {name} | {config.accuracy[f'test/{name}']:.2%} | {config.accuracy[f'validation/{name}']:.2%} | {format_flops(count)} |"
@@ -29,7 +29,7 @@ def render_card(
     )
     return f"""# {config.architecture.name}, slimmed to {flops.budget_label}
 
-{share:.1%} of the dense model's FLOPs, within the budget of {format_flops(flops.budget)} and filling {filled:.2%} of it.
+{_cost(config)}
 {_granularity(config)}{_spread(config)}Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvcore count.
 
 | model | top-1, test ({config.images["test"]} images) | top-1, validation ({config.images["validation"]} images) | FLOPs |
@@ -51,7 +51,7 @@ Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px
 scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in
 `config.json`, in the order of the logits.
 
-{_forms(config)}{_speed(config)}## How it was made
+{_forms(config)}{_speed(config)}{_latency(config)}## How it was made
 
 {_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
@@ -71,7 +71,7 @@ Data: {source}. {report}
 | plan, closed form | {flops.predicted:,} |
 | fvcore, on this model | {flops.fvcore:,} |
 | torch, on this model (without norms) | {flops.torch:,} |
-{_counted_graph(config)}{_counted_images(config)}| budget | {flops.budget:,} |
+{_counted_graph(config)}{_counted_images(config)}| {"dense model" if _limits_alone(config) else "budget"} | {flops.budget:,} |
 
 {config.params:,} parameters. Made with {", ".join(f"{name} {version}" for name, version in config.versions.items())}.
 """
@@ -139,6 +139,35 @@ def _speed(config: SlimConfig) -> str:
 """
 
 
+def _latency(config: SlimConfig) -> str:
+    """What a limit on the latency was held against."""
+    latency = config.latency
+    if latency is None:
+        return ""
+    timed = latency.timed
+    clock = "its own time" if timed.device == "cpu" and timed.threads == 1 else "by the clock"
+    where = f"CPU, {timed.threads} thread{'' if timed.threads == 1 else 's'} ({clock})" if timed.device == "cpu" else "GPU"
+    return f"""## Latency
+
+| batch of {timed.batch}, {timed.mode}, {where} | ms |
+|---|---|
+| allowed | {config.limits.latency_ms:g} |
+| predicted from the plan | {latency.predicted_ms:.4g} |
+| measured, lower quartile | {timed.ms:.4g} |
+| measured, median | {timed.median_ms:.4g} |
+| dense model, lower quartile | {timed.dense_ms:.4g} |
+
+{timed.rounds} rounds of both models in turns on {timed.hardware}. The limit is for the lower quartile, which other work on the machine
+does not lengthen{_largest(config)}. The prediction adds up a table of the blocks' parts, times {latency.correction:.3f}: whole models,
+measured beforehand, took so much longer than their parts.
+
+"""
+
+
+def _largest(config: SlimConfig) -> str:
+    return ", and for an image that reaches all caps" if _varies(config) else ""
+
+
 def _on_gpu(speed: SpeedReport) -> str:
     if all(lap.device == "cpu" for lap in speed.laps):
         return ""
@@ -183,13 +212,50 @@ The same with its numbers: [{PAGE}]({PAGE}).
 """
 
 
+def _cost(config: SlimConfig) -> str:
+    """Of the dense model's FLOPs, of the budget and of every limit."""
+    flops, limits = config.flops, config.limits
+    told = f"{flops.held / flops.dense:.1%} of the dense model's FLOPs"
+    if not _limits_alone(config):
+        told += f", within the budget of {format_flops(flops.budget)} and filling {flops.held / flops.budget:.2%} of it"
+    told += "."
+    if limits.params is not None:
+        share, allowed = config.params / limits.params, format_params(limits.params)
+        told += f"\n{config.params:,} parameters, {share:.2%} of the {allowed} that were allowed."
+    latency = config.latency
+    if limits.latency_ms is not None and latency is not None:
+        timed = latency.timed
+        told += (
+            f"\n{timed.ms:.4g} ms at batch {timed.batch} ({timed.mode}), {timed.ms / limits.latency_ms:.2%} of the "
+            f"{limits.latency_ms:g} ms that were allowed; the dense model takes {timed.dense_ms:.4g} ms."
+        )
+    return told
+
+
+def _limits_alone(config: SlimConfig) -> bool:
+    """No FLOPs were asked for."""
+    return config.limits.given and config.flops.budget_label == config.limits.label
+
+
 def _granularity(config: SlimConfig) -> str:
     """What is left of the budget is less than one token or one unit costs; said where it shows."""
+    if _limits_alone(config) or any(share > config.flops.held / config.flops.budget for share in _limits_filled(config)):
+        return ""
     if config.flops.held >= 0.995 * config.flops.budget or config.flops.bound == "mean":
         return ""
     if config.recipe.budget != config.flops.budget:
         return "No trial solved onto this budget was completed; this is the best of the cheaper ones.\n"
     return "The next larger model of this recipe, one token or one width unit more in a block, is above the budget.\n"
+
+
+def _limits_filled(config: SlimConfig) -> list[float]:
+    """Which another limit keeps from filling the budget."""
+    limits, shares = config.limits, []
+    if limits.params is not None:
+        shares.append(config.params / limits.params)
+    if limits.latency_ms is not None and config.latency is not None:
+        shares.append(config.latency.predicted_ms / limits.latency_ms)
+    return shares
 
 
 def _varies(config: SlimConfig) -> bool:

@@ -1,4 +1,4 @@
-"""The chart: accuracy over FLOPs as SVG that reads without its script."""
+"""The chart: accuracy over FLOPs, or over latency, as SVG that reads without its script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROW = 17.0
 def draw_chart(view: SearchView) -> str:
     drawn = [result for result in view.results if view.drawn(result)]
     x = Scale(**_span(*_x_span(view, drawn)), start=_LEFT, end=_RIGHT)
-    budgets = [(x(flops), label) for label, flops in view.budgets()]
+    budgets = [(x(cost), label) for label, cost in view.marks()]
     rows = rows_for(budgets, right=_RIGHT)
     top = 14.0 + _ROW * (1 + max((row for _, row in rows), default=0))
     y = Scale(**_span(*_y_span(view, drawn)), start=_BOTTOM, end=top)
@@ -36,8 +36,9 @@ def draw_chart(view: SearchView) -> str:
         parts.append(
             f'<text class="empty" x="{(_LEFT + _RIGHT) / 2}" y="{(top + _BOTTOM) / 2}">No trial has finished yet.</text>'
         )
-    name = f"Accuracy over FLOPs of {len(drawn)} trials; the table below holds the same numbers"
-    return f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="group" aria-label="{name}">{"".join(parts)}</svg>'
+    over = "latency" if view.is_latency else "FLOPs"
+    name = f"Accuracy over {over} of {len(drawn)} trials; the table below holds the same numbers"
+    return f'<svg data-cost="{over}" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="group" aria-label="{name}">{"".join(parts)}</svg>'
 
 
 def _span(low: float, high: float) -> dict[str, float]:
@@ -45,9 +46,9 @@ def _span(low: float, high: float) -> dict[str, float]:
 
 
 def _x_span(view: SearchView, drawn: list[TrialResult]) -> tuple[float, float]:
-    values = [float(result.flops or 0) for result in drawn] + [float(flops) for _, flops in view.budgets()]
-    values += [float(view.base.dense_flops)] if view.base else []
-    return span(values, at_least=max([*values, 1.0]) * 0.05)
+    values = [view.cost_of(result) or 0.0 for result in drawn] + [cost for _, cost in view.marks()]
+    values += [] if view.dense_cost is None else [view.dense_cost]
+    return span(values, at_least=max(values, default=1.0) * 0.05)
 
 
 def _y_span(view: SearchView, drawn: list[TrialResult]) -> tuple[float, float]:
@@ -59,7 +60,7 @@ def _y_span(view: SearchView, drawn: list[TrialResult]) -> tuple[float, float]:
 
 def _axes(view: SearchView, x: Scale, y: Scale, top: float) -> str:
     parts = []
-    size, name = view.unit
+    size, _ = view.cost_unit
     across, up = [t for t in x.ticks(9) if t >= 0], [t for t in y.ticks(8) if 0 <= t <= 1]
     for tick, text in zip(across, tick_labels(across, unit=size), strict=True):
         parts.append(f'<line class="grid" x1="{x(tick)}" y1="{top}" x2="{x(tick)}" y2="{_BOTTOM}"/>')
@@ -68,8 +69,8 @@ def _axes(view: SearchView, x: Scale, y: Scale, top: float) -> str:
         parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y(tick)}" x2="{_RIGHT}" y2="{y(tick)}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y(tick) + 4}" text-anchor="end">{text}</text>')
     parts.append(f'<path class="axis" fill="none" d="M{_LEFT},{top}V{_BOTTOM}H{_RIGHT}"/>')
-    unit = f"{name} multiply-accumulates per image".strip()
-    parts.append(f'<text class="title" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 42}" text-anchor="middle">FLOPs ({unit})</text>')
+    title = escape(view.cost_title)
+    parts.append(f'<text class="title" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 42}" text-anchor="middle">{title}</text>')
     middle = (top + _BOTTOM) / 2
     turned = f'transform="translate(18,{middle}) rotate(-90)" text-anchor="middle"'
     parts.append(f'<text class="title" {turned}>Top-1 accuracy (%)</text>')
@@ -84,18 +85,17 @@ def _points(view: SearchView, drawn: list[TrialResult], x: Scale, y: Scale) -> s
 
 
 def _point(view: SearchView, result: TrialResult, x: Scale, y: Scale, extra: str) -> str:
-    assert result.flops is not None
+    cost = view.cost_of(result)
+    assert cost is not None
     assert result.accuracy is not None
     method = view.methods.index(result.recipe.method)
     size = 5.0 if len(view.results) <= 300 else 3.6
     partial = "" if result.state is TrialState.COMPLETE else "partial"
     level = _BOTTOM - 6 if view.far_below(result) else y(result.accuracy)
-    place = f'transform="translate({x(result.flops)},{level}) scale({size if extra else size * 1.15:.2f})"'
-    name = (
-        f"trial {result.number}, {result.recipe.method}, {percent(result.accuracy)} at {view.flops(result.flops)}, {result.state}"
-    )
+    place = f'transform="translate({x(cost)},{level}) scale({size if extra else size * 1.15:.2f})"'
+    name = f"trial {result.number}, {result.recipe.method}, {percent(result.accuracy)} at {view.cost_text(cost)}, {result.state}"
     classes = " ".join(["point", colour(method), *extra.split(), *partial.split()])
-    data = f'data-method="{method}" data-trial="{result.number}" data-x="{result.flops}"'
+    data = f'data-method="{method}" data-trial="{result.number}" data-x="{result.flops if not view.is_latency else cost}"'
     return f'<path class="{classes}" d="{shape(method)}" {place} {data} tabindex="-1" role="img" aria-label="{escape(name)}"/>'
 
 
@@ -107,11 +107,11 @@ def _front_line(view: SearchView, x: Scale, y: Scale) -> str:
 
 def _corners(view: SearchView, x: Scale, y: Scale) -> list[tuple[float, float]]:
     """Between two models the cheaper one is the best there is: steps, not slopes."""
-    places = [(x(result.flops or 0), y(result.accuracy or 0.0)) for result in view.front]
+    places = [(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0)) for result in view.front]
     corners = places[:1]
     for across, up in places[1:]:
         corners += [(across, corners[-1][1]), (across, up)]
-    end = x(view.base.dense_flops) if view.base else _RIGHT
+    end = _RIGHT if view.dense_cost is None else x(view.dense_cost)
     return [*corners, (max(end, corners[-1][0]), corners[-1][1])] if corners else []
 
 
@@ -122,7 +122,7 @@ def _lines(view: SearchView, x: Scale, y: Scale, top: float) -> list[Box]:
         Box(left=min(a, c) - 2, top=min(b, d) - 2, right=max(a, c) + 2, bottom=max(b, d) + 2)
         for (a, b), (c, d) in itertools.pairwise(corners)
     ]
-    boxes += [Box(left=x(flops) - 1, top=top, right=x(flops) + 1, bottom=_BOTTOM) for _, flops in view.budgets()]
+    boxes += [Box(left=x(cost) - 1, top=top, right=x(cost) + 1, bottom=_BOTTOM) for _, cost in view.marks()]
     if view.base is not None:
         level = y(view.base.dense_accuracy)
         boxes.append(Box(left=_LEFT, top=level - 1, right=_RIGHT, bottom=level + 1))
@@ -133,18 +133,18 @@ def _notes(view: SearchView, drawn: list[TrialResult], x: Scale, y: Scale, label
     parts = []
     if len(drawn) <= 60:
         for result in drawn:
-            labels.take(x(result.flops or 0), y(result.accuracy or 0.0), 6.0)
-    if view.base is not None:
-        at_x, at_y = x(view.base.dense_flops), y(view.base.dense_accuracy)
+            labels.take(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 6.0)
+    if view.base is not None and view.dense_cost is not None:
+        at_x, at_y = x(view.dense_cost), y(view.base.dense_accuracy)
         parts.append(f'<line class="dense" x1="{_LEFT}" y1="{at_y}" x2="{_RIGHT}" y2="{at_y}"/>')
         parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
         labels.take(at_x, at_y, 9.0)
         parts.append(labels.place(f"dense {percent(view.base.dense_accuracy)}", at_x, at_y, classes="note"))
     rings = [(label, result) for label, result in view.chosen_results() if view.drawn(result)]
     for _, result in rings:
-        labels.take(x(result.flops or 0), y(result.accuracy or 0.0), 10.0)
+        labels.take(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 10.0)
     for label, result in rings:
-        at_x, at_y = x(result.flops or 0), min(y(result.accuracy or 0.0), _BOTTOM - 6)
+        at_x, at_y = x(view.cost_of(result) or 0.0), min(y(result.accuracy or 0.0), _BOTTOM - 6)
         owner = f'data-method="{view.methods.index(result.recipe.method)}"'
         parts.append(f'<circle class="ring" cx="{at_x}" cy="{at_y}" r="10" {owner}/>')
         parts.append(labels.place(f"{label}: trial {result.number}", at_x, at_y, classes="note", attributes=owner))

@@ -1,11 +1,12 @@
 "use strict";
 (() => {
   const facts = JSON.parse(document.getElementById("facts").textContent);
-  const svg = document.querySelector(".plot > svg");
+  const charts = [...document.querySelectorAll(".plot > svg")];
   const tip = document.getElementById("tip");
-  const points = [...svg.querySelectorAll(".point")];
+  const points = charts.flatMap((chart) => [...chart.querySelectorAll(".point")]);
   const rows = new Map([...document.querySelectorAll("tbody tr")].map((row) => [row.dataset.trial, row]));
-  const byTrial = new Map(points.map((point) => [point.dataset.trial, point]));
+  const byTrial = new Map(points.map((point) => [point.dataset.trial, []]));
+  for (const point of points) byTrial.get(point.dataset.trial).push(point);
   const hidden = new Set();
   let lit = null;
 
@@ -19,7 +20,7 @@
   const light = (trial) => {
     for (const [number, on] of [[lit, false], [trial, true]]) {
       if (number === null) continue;
-      byTrial.get(number)?.classList.toggle("lit", on);
+      for (const point of byTrial.get(number) ?? []) point.classList.toggle("lit", on);
       rows.get(number)?.classList.toggle("lit", on);
     }
     lit = trial;
@@ -44,7 +45,8 @@
     tip.style.top = `${Math.max(4, Math.min(at.top, innerHeight - size.height - 4))}px`;
   };
 
-  const visible = () => points.filter((point) => !point.classList.contains("off"));
+  const open = (point) => !point.classList.contains("off") && !point.ownerSVGElement.classList.contains("off");
+  const visible = () => points.filter(open);
 
   const nearest = (event) => {
     let best = null;
@@ -62,9 +64,11 @@
     if (point) show(point);
     else hide();
   };
-  svg.addEventListener("pointermove", hover);
-  svg.addEventListener("pointerdown", hover);
-  svg.addEventListener("pointerleave", hide);
+  for (const chart of charts) {
+    chart.addEventListener("pointermove", hover);
+    chart.addEventListener("pointerdown", hover);
+    chart.addEventListener("pointerleave", hide);
+  }
   addEventListener("scroll", hide, { passive: true });
 
   // One stop for the Tab key; arrows walk along the points, cheapest first.
@@ -73,20 +77,34 @@
     for (const other of points) other.setAttribute("tabindex", "-1");
     point?.setAttribute("tabindex", "0");
   };
-  stop(walk[0]);
-  svg.addEventListener("focusin", (event) => event.target.matches(".point") && show(event.target));
-  svg.addEventListener("focusout", hide);
-  svg.addEventListener("keydown", (event) => {
+  const first = () => stop(walk.find(open));
+  first();
+  const onKey = (event) => {
     if (event.key === "Escape") return hide();
     const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
     if (!step || !event.target.matches(".point")) return;
-    const open = walk.filter((point) => !point.classList.contains("off"));
-    const next = open[(open.indexOf(event.target) + step + open.length) % open.length];
+    const shown = walk.filter(open);
+    const next = shown[(shown.indexOf(event.target) + step + shown.length) % shown.length];
     event.preventDefault();
     stop(next);
     next.focus({ preventScroll: true });
     show(next);
-  });
+  };
+  for (const chart of charts) {
+    chart.addEventListener("focusin", (event) => event.target.matches(".point") && show(event.target));
+    chart.addEventListener("focusout", hide);
+    chart.addEventListener("keydown", onKey);
+  }
+
+  const costs = [...document.querySelectorAll(".costs button")];
+  const draw = (cost) => {
+    for (const button of costs) button.setAttribute("aria-pressed", String(button.dataset.cost === cost));
+    for (const chart of charts) chart.classList.toggle("off", chart.dataset.cost !== cost);
+    hide();
+    first();
+  };
+  for (const button of costs) button.addEventListener("click", () => draw(button.dataset.cost));
+  if (costs.length) draw(costs[0].dataset.cost);
 
   for (const button of document.querySelectorAll(".legend button")) {
     button.addEventListener("click", () => {
@@ -97,7 +115,7 @@
       for (const owned of document.querySelectorAll("svg [data-method], tbody [data-method]"))
         owned.classList.toggle("off", hidden.has(owned.dataset.method));
       hide();
-      stop(walk.find((point) => !point.classList.contains("off")));
+      first();
     });
   }
 

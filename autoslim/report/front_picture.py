@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -39,8 +40,9 @@ def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[Trial
 <p>{escape(_dense(view))}</p>
 {_chosen(view)}
 {_legend(view)}
-<div class="plot">
+{_costs(view)}<div class="plot">
 {draw_chart(view)}
+{draw_chart(dataclasses.replace(view, cost="latency_ms")) if view.has_latency else ""}
 </div>
 <p>{escape(_caption(view))}</p>
 {table.draw_table(view)}
@@ -58,15 +60,30 @@ def _dense(view: SearchView) -> str:
         return "The dense model has not been measured yet."
     base = view.base
     accuracy, flops = percent(base.dense_accuracy), view.flops(base.dense_flops)
-    return f"Dense model: top-1 {accuracy} at {flops} multiply-accumulates per image, {base.params / 1e6:.4g} M parameters."
+    latency = "" if base.latency_ms is None else f", {base.latency_ms:.4g} ms for a batch of {view.job.limits.batch}"
+    return (
+        f"Dense model: top-1 {accuracy} at {flops} multiply-accumulates per image, {base.params / 1e6:.4g} M parameters{latency}."
+    )
 
 
 def _chosen(view: SearchView) -> str:
     items = []
     for label, result in view.chosen_results():
         text = f"trial {result.number} ({result.recipe.method}), top-1 {percent(result.accuracy)} at {view.flops(result.flops)}"
+        text += "" if result.latency_measured_ms is None else f", {result.latency_measured_ms:.4g} ms measured"
         items.append(f"<li><b>{escape(label)}</b> {escape(text)}</li>")
     return f'<ul class="chosen" aria-label="chosen models">{"".join(items)}</ul>' if items else ""
+
+
+def _costs(view: SearchView) -> str:
+    """Buttons that show one chart at a time; without the script both stand there."""
+    if not view.has_latency:
+        return ""
+    buttons = [
+        f'<button type="button" aria-pressed="{str(cost == "FLOPs").lower()}" data-cost="{cost}">accuracy over {cost}</button>'
+        for cost in ("FLOPs", "latency")
+    ]
+    return f'<div class="costs" role="group" aria-label="what accuracy is drawn over">{"".join(buttons)}</div>\n'
 
 
 def _legend(view: SearchView) -> str:
@@ -95,6 +112,7 @@ def _caption(view: SearchView) -> str:
     return (
         text
         + " The line is the Pareto front; FLOPs are multiply-accumulates per image, accuracy is top-1 on the validation split."
+        + (" Latencies are predicted from a table measured where the trials ran." if view.has_latency else "")
     )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from autoslim.artifact import FormReport, SlimConfig, SpeedReport, load_config, write_config
+from autoslim.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
 from autoslim.data import PreparedDataset, sample_split
 from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
+from autoslim.limits import Limits
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
 from autoslim.speed import hardware, measure_apart
@@ -57,8 +58,13 @@ def complete_folder(
     origin: Origin,
     dense: Path,
     speed: tuple[str, ...],
+    limits: Limits | None = None,
+    latency: LatencyReport | None = None,
 ) -> None:
-    """`label` is how the user wrote the `budget`, `dense` the dense model's folder, `speed` the modes that are measured."""
+    """`limits` were asked for beside the budget, and `latency` is what was measured where it is one of them.
+
+    `label` is how the user wrote the `budget`, `dense` the dense model's folder, `speed` the modes that are measured.
+    """
     config = load_config(folder)
     config = config.replace(
         flops=config.flops.replace(budget=budget, budget_label=label),
@@ -69,6 +75,8 @@ def complete_folder(
             "test/slimmed": judged.slimmed.accuracy,
         },
         images={**config.images, "test": judged.slimmed.images},
+        limits=Limits() if limits is None else limits,
+        latency=latency,
     )
     write_config(folder, config)
     images_B3HW = _some_images(config, dataset)

@@ -6,15 +6,19 @@ import dataclasses
 import functools
 
 from autoslim.job import SearchJob
+from autoslim.limits import limits_alone
 from autoslim.result import BaseFacts, ParetoFront, TrialResult, TrialState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchView:
+    """`cost` is what accuracy is drawn over: `flops`, or `latency_ms` as it was predicted for every trial."""
+
     job: SearchJob
     base: BaseFacts | None
     results: tuple[TrialResult, ...]
     chosen: dict[str, int]
+    cost: str = "flops"
 
     @functools.cached_property
     def methods(self) -> list[str]:
@@ -22,7 +26,7 @@ class SearchView:
 
     @functools.cached_property
     def front(self) -> tuple[TrialResult, ...]:
-        return ParetoFront.of(self.results).results
+        return ParetoFront.of(self.results, cost=self.cost).results
 
     @functools.cached_property
     def unit(self) -> tuple[float, str]:
@@ -35,10 +39,54 @@ class SearchView:
         size, name = self.unit
         return "" if value is None else f"{value / size:.4g} {name}".strip()
 
+    @functools.cached_property
+    def has_latency(self) -> bool:
+        """Whether trials can be drawn over latency, too."""
+        return any(result.latency_ms is not None for result in self.results)
+
+    @property
+    def is_latency(self) -> bool:
+        return self.cost == "latency_ms"
+
+    def cost_of(self, result: TrialResult) -> float | None:
+        known: float | None = getattr(result, self.cost)
+        return known
+
+    @property
+    def dense_cost(self) -> float | None:
+        if self.base is None:
+            return None
+        return self.base.latency_ms if self.is_latency else float(self.base.dense_flops)
+
+    @property
+    def cost_unit(self) -> tuple[float, str]:
+        return (1.0, "ms") if self.is_latency else self.unit
+
+    def cost_text(self, value: float | None) -> str:
+        size, name = self.cost_unit
+        return "" if value is None else f"{value / size:.4g} {name}".strip()
+
+    @property
+    def cost_title(self) -> str:
+        limits = self.job.limits
+        if self.is_latency:
+            return f"Predicted latency of a batch of {limits.batch}, {limits.mode} (ms)"
+        return f"FLOPs ({f'{self.unit[1]} multiply-accumulates per image'.strip()})"
+
+    def marks(self) -> list[tuple[str, float]]:
+        """What was asked for, along the axis of the cost."""
+        if self.is_latency:
+            limit = self.job.limits.latency_ms
+            return [] if limit is None else [(f"limit {limit:g} ms", limit)]
+        return [(label, float(flops)) for label, flops in self.budgets()]
+
     def budgets(self) -> list[tuple[str, int]]:
         """Labels and multiply-accumulates, cheapest first; shares only once the dense model is measured."""
         known = []
         for budget in self.job.budgets:
+            if budget == limits_alone(self.job.limits):
+                # No FLOPs were asked for.
+                continue
             if budget.flops is not None:
                 known.append((budget.label, budget.flops))
             elif budget.share is not None and self.base is not None:
@@ -48,7 +96,7 @@ class SearchView:
     def drawn(self, result: TrialResult) -> bool:
         """Whether a trial has a place in the chart."""
         shown = result.state in (TrialState.COMPLETE, TrialState.STOPPED) and result.duplicate_of is None
-        return shown and result.flops is not None and result.accuracy is not None
+        return shown and self.cost_of(result) is not None and result.accuracy is not None
 
     def far_below(self, result: TrialResult) -> bool:
         """So far off that room for it would press all others together; drawn on the chart's lower edge."""

@@ -24,6 +24,14 @@ class _Column:
     cell: Callable[[SearchView, TrialResult], _Cell]
 
 
+_LATENCIES = (
+    _Column("Latency", "number", lambda view, r: ("" if r.latency_ms is None else f"{r.latency_ms:.4g} ms", r.latency_ms)),
+    _Column(
+        "Measured",
+        "number",
+        lambda view, r: ("" if r.latency_measured_ms is None else f"{r.latency_measured_ms:.4g} ms", r.latency_measured_ms),
+    ),
+)
 _COLUMNS = (
     _Column("Trial", "number", lambda view, r: (str(r.number), r.number)),
     _Column("Method", "text", lambda view, r: (r.recipe.method, None)),
@@ -40,8 +48,17 @@ _COLUMNS = (
 )
 
 
+def _columns(view: SearchView) -> list[_Column]:
+    """Latencies behind the parameters, where there are any."""
+    columns = list(_COLUMNS)
+    if view.has_latency:
+        place = next(index for index, column in enumerate(columns) if column.name == "Parameters") + 1
+        columns[place:place] = _LATENCIES
+    return columns
+
+
 def draw_table(view: SearchView) -> str:
-    heads = [f'<th scope="col" class="{c.kind}"><button type="button">{c.name}</button></th>' for c in _COLUMNS]
+    heads = [f'<th scope="col" class="{c.kind}"><button type="button">{c.name}</button></th>' for c in _columns(view)]
     front = {result.number for result in view.front}
     rows = "\n".join(_row(view, result, result.number in front) for result in view.results)
     return f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -50,7 +67,7 @@ def draw_table(view: SearchView) -> str:
 def facts(view: SearchView, result: TrialResult) -> dict[str, Any]:
     """`title`, and pairs of a name and a text that leave out what is not known."""
     training = result.recipe.training
-    values = [(c.name, c.cell(view, result)[0]) for c in _COLUMNS if c.kind == "number" and c.name != "Trial"]
+    values = [(c.name, c.cell(view, result)[0]) for c in _columns(view) if c.kind == "number" and c.name != "Trial"]
     values += [("State", result.state.value), ("Proposed by", result.origin), ("Solved onto", view.flops(result.recipe.budget))]
     if result.flops_mean != result.flops_max:
         values += [
@@ -71,7 +88,7 @@ def facts(view: SearchView, result: TrialResult) -> dict[str, Any]:
 
 def _row(view: SearchView, result: TrialResult, pareto: bool) -> str:
     cells = []
-    for column in _COLUMNS:
+    for column in _columns(view):
         text, value = column.cell(view, result)
         sorted_by = f' data-value="{"" if value is None else value}"' if column.kind == "number" else ""
         cells.append(f'<td class="{column.kind}"{sorted_by}>{escape(text)}</td>')

@@ -6,30 +6,38 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
+from autoslim.limits import Limits
 from autoslim.record import Record
 from autoslim.result import ParetoFront, TrialResult, TrialState
 from autoslim.search.final import FINAL, searched
 
 
-def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int]) -> list[TrialResult]:
-    """Complete trials that can be chosen for no budget any more, whatever follows: off the front, and not the best solved onto theirs."""
+def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: Limits) -> list[TrialResult]:
+    """Complete trials that can be chosen for no budget any more, whatever follows: off the front, and not the best solved onto theirs.
+
+    Where the latency is limited, whoever keeps to it as predicted may come into question once the better ones have been measured.
+    """
     kept = {result.number for result in ParetoFront.of(results).results}
-    kept |= {result.number for result in choose(results, budgets).values()}
+    kept |= {result.number for result in choose(results, budgets, limits).values()}
+    if limits.latency_ms is not None:
+        kept |= {result.number for result in results if result.keeps_to(limits)}
     done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.origin != FINAL]
     return [result for result in done if result.number not in kept]
 
 
-def choose(results: Sequence[TrialResult], budgets: Mapping[str, int]) -> dict[str, TrialResult]:
+def choose(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: Limits | None = None) -> dict[str, TrialResult]:
     """The most accurate complete trial for each budget, the cheaper of equals; a budget without any is left out.
 
     Those solved onto the budget come first: who asks for 2.3 G has 2.3 G to spend, and a cheaper trial that is ahead by the noise of
     a validation split (`cheaper_and_better` names it) would leave most of that unused. Without any, it is the best within the budget.
-    Where recipes were tuned over several seeds at the end, the one with the best mean is taken, and of it the best seed.
+    Where recipes were tuned over several seeds at the end, the one with the best mean is taken, and of it the best seed. Nothing is
+    chosen that is above one of the `limits`.
     """
     chosen = {}
     for label, flops in budgets.items():
-        solved = ParetoFront.of(_best_over_seeds([r for r in results if r.recipe.budget == flops]))
-        front = solved if solved.results else ParetoFront.of(results)
+        allowed = [r for r in results if limits is None or r.keeps_to(limits)]
+        solved = ParetoFront.of(_best_over_seeds([r for r in allowed if r.recipe.budget == flops]))
+        front = solved if solved.results else ParetoFront.of(allowed)
         within = [r for r in front.results if r.flops is not None and r.flops <= flops]
         if within:
             chosen[label] = within[-1]
@@ -65,7 +73,9 @@ class AgainstControl(Record):
         return self.margin > 0
 
 
-def against_control(results: Sequence[TrialResult], budgets: Mapping[str, int], label: str) -> AgainstControl | None:
+def against_control(
+    results: Sequence[TrialResult], budgets: Mapping[str, int], label: str, limits: Limits | None = None
+) -> AgainstControl | None:
     """The search's best trial beside the blind control that was solved onto the same budget; `None` when one of them is missing.
 
     What was tuned longer at the end is left out: both had the same epochs.
@@ -73,7 +83,7 @@ def against_control(results: Sequence[TrialResult], budgets: Mapping[str, int], 
     The chosen one is the best of many on the validation split, the control one draw: the margin says what a search gives over
     not searching, and flatters it by the noise of a maximum. The test split does not.
     """
-    chosen = choose(searched(results), budgets).get(label)
+    chosen = choose(searched(results), budgets, limits).get(label)
     controls = [
         result
         for result in results

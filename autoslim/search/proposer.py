@@ -21,10 +21,11 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from autoslim.budget import format_flops
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
 from autoslim.flops import predict
-from autoslim.methods import METHODS
+from autoslim.latency import LatencyTable
+from autoslim.limits import Limits
+from autoslim.methods import METHODS, Ceiling, narrowing
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate, solve
 from autoslim.plan import Plan
@@ -35,7 +36,7 @@ from autoslim.search.candidates import SERVES, near_draws, pool_draws
 from autoslim.search.deal import FREE, Deal, deal
 from autoslim.search.encoding import Encoder, Vector
 from autoslim.search.learner import Learner
-from autoslim.search.reach import Reach, reach
+from autoslim.search.reach import Reach, reach, unreachable, within
 from autoslim.search.space import Draw, Space, Suggest, Uniform
 from autoslim.search.study import accuracy_and_flops, accuracy_at_budgets, as_trials, build_study, tpe
 from autoslim.shape import ViTShape
@@ -63,7 +64,9 @@ Candidate = tuple[Proposal, Vector]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Proposer:
-    """`budgets` are multiply-accumulates by label; `training` is what the space does not say otherwise.
+    """`budgets` are multiply-accumulates by label, `limits` hold beside each of them; `training` is what the space does not say otherwise.
+
+    `timer` predicts the latency of a plan; without it a limit on latency is not looked at.
 
     Raises:
         RequestError: for a sampler that there is not.
@@ -80,6 +83,8 @@ class Proposer:
     sampler: str = "tpe"
     class_query: bool = False
     bound: str = "max"
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    timer: LatencyTable | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -98,15 +103,7 @@ class Proposer:
             raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has put it right; widen them")
         for label, flops in self.budgets.items():
             if not self.able[label]:
-                reached = ", ".join(
-                    f"{name} {format_flops(found.cheapest.flops)} to {format_flops(found.dearest.flops)}"
-                    for name, found in self.reach.items()
-                    if found.cheapest is not None and found.dearest is not None
-                )
-                raise BudgetError(
-                    f"budget {label} is {format_flops(flops)} multiply-accumulates, which nothing in the space "
-                    f"{self.space.name!r} can reach; it reaches {reached}"
-                )
+                raise BudgetError(unreachable(label, flops, self.limits, self.reach, self.space, narrowing(self.shape)))
 
     @functools.cached_property
     def left_out(self) -> dict[str, str]:
@@ -122,7 +119,11 @@ class Proposer:
     @functools.cached_property
     def reach(self) -> dict[str, Reach]:
         usable = {name: method for name, method in self.methods.items() if name not in self.left_out}
-        return reach(self.space, self.shape, self.start, usable)
+        return reach(self.space, self.shape, self.start, usable, {name: self.ceiling(name) for name in usable})
+
+    def ceiling(self, method: str) -> Ceiling:
+        timer = self.timer
+        return Ceiling(limits=self.limits, timer=None if timer is None else functools.partial(timer, recipe=method))
 
     @functools.cached_property
     def start(self) -> Plan:
@@ -132,9 +133,14 @@ class Proposer:
     @functools.cached_property
     def able(self) -> dict[str, list[str]]:
         """The methods that can be solved onto each budget, in the registry's order; `free` stands last."""
-        cheapest = {name: r.cheapest.flops for name, r in self.reach.items() if r.cheapest is not None}
-        within = {label: [name for name, least in cheapest.items() if least <= flops] for label, flops in self.budgets.items()}
-        return {**within, FREE: list(cheapest)}
+        drawn = [name for name, found in self.reach.items() if found.cheapest is not None]
+        return {
+            **{
+                label: [name for name in drawn if within(self.reach[name], flops, self.limits)]
+                for label, flops in self.budgets.items()
+            },
+            FREE: drawn,
+        }
 
     def flops_of(self, recipe: Recipe) -> int:
         """What its plan comes to, before anything is trained."""
@@ -224,19 +230,20 @@ class Proposer:
                 solved = evaluate(method, self.shape, dense, draw.knobs)
                 budget = solved.flops
             else:
-                solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges)
+                ceiling = self.ceiling(draw.method)
+                solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges, ceiling=ceiling)
             if not self.space.contains(dataclasses.replace(draw, knobs=solved.knobs), self.shape):
                 raise InfeasibleError(f"{draw.method}: these knobs come to a recipe outside the space {self.space.name!r}")
         except (InfeasibleError, UnsupportedModelError) as error:
             # Some knobs alone are not for every model, such as counts that differ from image to image.
-            recipe = self._recipe(draw.method, draw.knobs, budget, training)
+            recipe = self._recipe(dealt, draw.method, draw.knobs, budget, training)
             return Proposal(number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, infeasible=str(error))
-        recipe = self._recipe(draw.method, solved.knobs, budget, training)
+        recipe = self._recipe(dealt, draw.method, solved.knobs, budget, training)
         return Proposal(
             number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, plan=solved.plan, flops=solved.flops
         )
 
-    def _recipe(self, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
+    def _recipe(self, dealt: Deal, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
         return Recipe(
             steps=(Step(method=method, knobs=knobs),),
             budget=budget,
@@ -244,4 +251,6 @@ class Proposer:
             seed=self.seed,
             class_query=self.class_query,
             bound=self.bound,
+            # A free trial is there for the front, and held to nothing.
+            limits=Limits() if dealt.target == FREE else self.limits,
         )

@@ -1,13 +1,16 @@
-"""The cheapest and the dearest recipe of a space, per method, before anything is trained."""
+"""The cheapest and the dearest recipe of a space, and the least that it has of what else is limited, per method, before training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from autoslim.budget import format_flops
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods import METHODS
+from autoslim.flops import predict_params
+from autoslim.limits import Limits, format_params
+from autoslim.methods import METHODS, Ceiling
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob, layer_index
 from autoslim.methods.solver import Solved, evaluate
@@ -29,55 +32,129 @@ class Corner(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reach(Record):
-    """`None` where the space holds no recipe that the method leaves inside it."""
+    """`None` where the space holds no recipe that the method leaves inside it.
+
+    `least_params` and `least_ms` are the fewest parameters and the shortest predicted latency, where there are such limits.
+    """
 
     cheapest: Corner | None
     dearest: Corner | None
+    least_params: int | None = None
+    least_ms: float | None = None
 
 
-def reach(space: Space, shape: ViTShape, plan: Plan, methods: Mapping[str, Method] = METHODS) -> dict[str, Reach]:
+Ceilings = Mapping[str, Ceiling]
+"""By method."""
+
+_Cost = Callable[[Solved], float]
+
+
+def reach(
+    space: Space, shape: ViTShape, plan: Plan, methods: Mapping[str, Method] = METHODS, ceilings: Ceilings | None = None
+) -> dict[str, Reach]:
     """By coordinate descent from the best of a few draws: FLOPs are monotone in nearly every knob, corners too many to try."""
     found = {}
-    for name in methods:
+    for name, method in methods.items():
         if name in space.methods:
-            starts = list(_starts(space, methods[name], shape, plan))
+            starts = list(_starts(space, method, shape, plan))
+            ceiling = (ceilings or {}).get(name, Ceiling())
             found[name] = Reach(
-                cheapest=_extreme(space, methods[name], shape, plan, starts, sign=1),
-                dearest=_extreme(space, methods[name], shape, plan, starts, sign=-1),
+                cheapest=_extreme(space, method, shape, plan, starts, lambda solved: solved.flops),
+                dearest=_extreme(space, method, shape, plan, starts, lambda solved: -solved.flops),
+                **_least(space, method, shape, plan, starts, ceiling),
             )
     return found
 
 
-def _starts(space: Space, method: Method, shape: ViTShape, plan: Plan) -> Iterator[tuple[int, Knobs]]:
+def within(found: Reach, flops: int, limits: Limits) -> bool:
+    """Whether the budget and every limit are reached; a latency that is not known yet is no reason against."""
+    if found.cheapest is None or found.cheapest.flops > flops:
+        return False
+    if limits.params is not None and found.least_params is not None and found.least_params > limits.params:
+        return False
+    return limits.latency_ms is None or found.least_ms is None or found.least_ms <= limits.latency_ms
+
+
+def unreachable(
+    label: str, flops: int, limits: Limits, reached: Mapping[str, Reach], space: Space, narrowing: Sequence[str]
+) -> str:
+    """Why no method of the space comes to a budget, and how far each of them does; `narrowing` methods can take parameters away."""
+    spans = ", ".join(
+        f"{name} {format_flops(found.cheapest.flops)} to {format_flops(found.dearest.flops)}"
+        for name, found in reached.items()
+        if found.cheapest is not None and found.dearest is not None
+    )
+    if not any(found.cheapest is not None and found.cheapest.flops <= flops for found in reached.values()):
+        return (
+            f"budget {label} is {format_flops(flops)} multiply-accumulates, which nothing in the space {space.name!r} can reach; "
+            f"it reaches {spans}"
+        )
+    least = [_least_in_words(name, found) for name, found in reached.items()]
+    others = [name for name in narrowing if name not in reached]
+    can = f"; {' and '.join(others)} can take parameters away" if limits.params is not None and others else ""
+    return (
+        f"{limits.flags}: nothing in the space {space.name!r} can reach this; the least is {', '.join(filter(None, least))}{can}"
+    )
+
+
+def _least_in_words(name: str, found: Reach) -> str:
+    parts = [
+        None if found.least_ms is None else f"{found.least_ms:.3g} ms",
+        None if found.least_params is None else f"{format_params(found.least_params)} parameters",
+    ]
+    words = " and ".join(part for part in parts if part)
+    return f"{name} {words}" if words else ""
+
+
+def _least(
+    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], ceiling: Ceiling
+) -> dict[str, Any]:
+    """Of what the ceiling limits."""
+    least: dict[str, Any] = {}
+    if ceiling.limits.params is not None:
+        corner = _extreme(space, method, shape, plan, starts, lambda solved: predict_params(shape, solved.plan))
+        least["least_params"] = corner and predict_params(shape, evaluate(method, shape, plan, corner.knobs).plan)
+    if ceiling.limits.latency_ms is not None and ceiling.timer is not None:
+        timer = ceiling.timer
+        corner = _extreme(space, method, shape, plan, starts, lambda solved: timer(solved.plan))
+        least["least_ms"] = corner and timer(evaluate(method, shape, plan, corner.knobs).plan)
+    return least
+
+
+def _starts(space: Space, method: Method, shape: ViTShape, plan: Plan) -> Iterator[tuple[Solved, Knobs]]:
     for number in range(_STARTS):
         draw = space.sample(Uniform(f"reach:{number}"), {method.name: method}, shape, among=[method.name])
         solved = _evaluate_inside(space, method, shape, plan, draw.knobs)
         if solved is not None:
-            yield solved.flops, draw.knobs
+            yield solved, draw.knobs
 
 
 def _extreme(
-    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[int, Knobs]], *, sign: int
+    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], cost: _Cost
 ) -> Corner | None:
-    best: Corner | None = None
-    for flops, knobs in sorted(starts, key=lambda start: sign * start[0])[:_DESCENTS]:
-        corner = Corner(flops=flops, knobs=knobs)
-        while (nearer := _sweep(space, method, shape, plan, corner, sign)).flops != corner.flops:
+    """Where `cost` is lowest."""
+    best: tuple[Solved, Knobs] | None = None
+    for start in sorted(starts, key=lambda start: cost(start[0]))[:_DESCENTS]:
+        corner = start
+        while cost((nearer := _sweep(space, method, shape, plan, corner, cost))[0]) != cost(corner[0]):
             corner = nearer
-        if best is None or sign * corner.flops < sign * best.flops:
+        if best is None or cost(corner[0]) < cost(best[0]):
             best = corner
     if best is None:
         return None
-    return best.replace(knobs=method.repair(shape, best.knobs))
+    return Corner(flops=best[0].flops, knobs=method.repair(shape, best[1]))
 
 
-def _sweep(space: Space, method: Method, shape: ViTShape, plan: Plan, corner: Corner, sign: int) -> Corner:
-    """Each knob in turn moved to where FLOPs are lowest (or highest, `sign` -1)."""
+def _sweep(
+    space: Space, method: Method, shape: ViTShape, plan: Plan, corner: tuple[Solved, Knobs], cost: _Cost
+) -> tuple[Solved, Knobs]:
+    """Each knob in turn moved to where `cost` is lowest."""
     for name, knob in space.methods[method.name].items():
         for value in _values(knob, shape.depth):
-            solved = _evaluate_inside(space, method, shape, plan, {**corner.knobs, name: value})
-            if solved is not None and sign * solved.flops < sign * corner.flops:
-                corner = Corner(flops=solved.flops, knobs={**corner.knobs, name: value})
+            knobs = {**corner[1], name: value}
+            solved = _evaluate_inside(space, method, shape, plan, knobs)
+            if solved is not None and cost(solved) < cost(corner[0]):
+                corner = solved, knobs
     return corner
 
 

@@ -24,6 +24,7 @@ from autoslim.flops import predict
 from autoslim.methods import METHODS
 from autoslim.plan import Plan
 from autoslim.search import Proposer, load_space
+from autoslim.search.reach import within
 from autoslim.search.space_file import space_names
 from autoslim.spec import JobSpec, Placement, read_json
 from autoslim.vit import DenseModel, create_dense
@@ -113,6 +114,7 @@ def _proposer(spec: JobSpec, dense: DenseModel) -> Proposer:
             sampler=job.sampler,
             class_query=job.class_query,
             bound=job.bound,
+            limits=job.limits,
         )
     except SpaceError as error:
         raise _Fault(("space",), str(error)) from None
@@ -129,7 +131,9 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     for name, found in proposer.reach.items():
         least = None if found.cheapest is None else found.cheapest.flops
         most = None if found.dearest is None else found.dearest.flops
-        methods.append({"name": name, "least": least, "most": most, "reaches": least is not None and least <= flops})
+        # How long a model takes is not known here; the search measures it before its first trial.
+        reaches = within(found, flops, proposer.limits)
+        methods.append({"name": name, "least": least, "most": most, "least_params": found.least_params, "reaches": reaches})
     reachable = any(method["reaches"] for method in methods)
     return {"label": budget.label, "flops": flops, "reachable": reachable, "methods": methods}
 

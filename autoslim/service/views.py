@@ -167,6 +167,7 @@ class MethodReach(View):
     name: str
     least: int | None
     most: int | None
+    least_params: int | None = None
     reaches: bool
 
 

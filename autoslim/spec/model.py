@@ -8,10 +8,22 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from autoslim.budget import Budget
 from autoslim.job import SPEED_MODES, DatasetSpec, ModelSpec, SearchJob
+from autoslim.limits import Limits, limits_alone, parse_latency, parse_params
 from autoslim.recipe import Training
 from autoslim.spec.duration import PATTERN as DURATION
 from autoslim.spec.duration import parse_duration
@@ -27,6 +39,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENTRIES, _CHARACTERS = 64, 256
 _LITERAL = {"type": ["boolean", "integer", "number", "string", "null"], "maxLength": _CHARACTERS}
 _BUDGET_PATTERN = r"^ *([0-9]+(\.[0-9]*)?|\.[0-9]+) *[KMGTkmgt%]? *$"
+_PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
+_LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
 _MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
 
 
@@ -85,12 +99,30 @@ def _as_text(value: Any) -> Any:
     return str(int(value)) if value == int(value) else str(value)
 
 
+def _params(text: str) -> str:
+    return str(parse_params(text))
+
+
+def _latency(text: str) -> str:
+    milliseconds, batch = parse_latency(text)
+    latency = Limits(latency_ms=milliseconds, batch=batch).latency
+    assert latency is not None
+    return latency
+
+
 def _modes(value: Any) -> Any:
     """`none`, and `eager,compiled` as on the command line."""
     if not isinstance(value, str):
         return value
     return [] if value == "none" else value.split(",")
 
+
+_SOMETHING_SAID: list[JsonValue] = [
+    {"required": ["flops"]},
+    {"required": ["latency"], "properties": {"latency": {"type": "string"}}},
+    {"required": ["params"], "properties": {"params": {"type": ["string", "integer"]}}},
+]
+"""Something to keep to."""
 
 Text = Annotated[
     str,
@@ -99,6 +131,21 @@ Text = Annotated[
     Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
 ]
 Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": f"^{_LABEL.pattern}$"})]
+ParamsText = Annotated[
+    str,
+    BeforeValidator(
+        _as_text,
+        json_schema_input_type=Annotated[str, Field(pattern=_PARAMS_PATTERN, max_length=24)] | Annotated[int, Field(ge=1)],
+    ),
+    StringConstraints(max_length=40),
+    AfterValidator(_params),
+]
+LatencyText = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    AfterValidator(_latency),
+    Field(json_schema_extra={"pattern": _LATENCY_PATTERN, "maxLength": 24}),
+]
 BudgetText = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=40), AfterValidator(_budget)]
 BudgetInput = Annotated[str, Field(pattern=_BUDGET_PATTERN, max_length=40)] | Annotated[int, Field(ge=1)]
 ArgumentName = Annotated[str, AfterValidator(_argument), Field(json_schema_extra={"pattern": f"^{_ARGUMENT.pattern}$"})]
@@ -117,7 +164,13 @@ class JobSpec(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, title="autoslim job", protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        title="autoslim job",
+        protected_namespaces=(),
+        json_schema_extra={"anyOf": _SOMETHING_SAID},
     )
 
     schema_version: Literal[1] = Field(default=1, description="Version of this format.")
@@ -132,6 +185,14 @@ class JobSpec(BaseModel):
     image_size: int | None = Field(default=None, ge=1, description="Square image size in pixels; default the model's own.")
     data: Text = Field(description="Parquet file, folder, or the name of a data set.")
     train_limit: int | None = Field(default=None, ge=1, description="Use only so many training images, stratified.")
+    params: ParamsText | None = Field(default=None, description="Most parameters, as 12M; beside the FLOPs, or instead of them.")
+    latency: LatencyText | None = Field(
+        default=None,
+        description="Longest time of a batch, as 5ms@1 (milliseconds at batch 1); beside the FLOPs, or instead of them.",
+    )
+    latency_mode: SpeedMode | None = Field(
+        default=None, description="How a model is run where its latency is limited; default eager."
+    )
     flops: Annotated[
         tuple[BudgetText, ...],
         BeforeValidator(
@@ -139,7 +200,8 @@ class JobSpec(BaseModel):
         ),
         Field(strict=False),
     ] = Field(
-        min_length=1,
+        default=(),
+        validate_default=True,
         max_length=64,
         description="Budgets in multiply-accumulates per image, as 2.3G, 850M or 50% of the dense model.",
     )
@@ -195,9 +257,37 @@ class JobSpec(BaseModel):
     )
     priority: int = Field(default=5, ge=0, le=9, description="Of queued jobs the one with the highest is begun first.")
 
+    @field_validator("latency_mode")
+    @classmethod
+    def _mode_of_a_latency(cls, mode: str | None, info: ValidationInfo) -> str | None:
+        if mode is not None and info.data.get("latency", "") is None:
+            raise ValueError(f"is {shown(mode)}, but there is no latency to measure so")
+        return mode
+
+    @field_validator("flops")
+    @classmethod
+    def _something_to_keep_to(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
+            raise ValueError("is needed, or latency, or params")
+        return flops
+
+    @field_validator("bound")
+    @classmethod
+    def _bound_of_a_latency(cls, bound: str, info: ValidationInfo) -> str:
+        if bound == "mean" and info.data.get("latency") is not None:
+            raise ValueError("is 'mean'; beside a latency, which holds for every image, allowed: max")
+        return bound
+
+    @property
+    def limits(self) -> Limits:
+        milliseconds, batch = (None, 1) if self.latency is None else parse_latency(self.latency)
+        params = None if self.params is None else parse_params(self.params)
+        return Limits(params=params, latency_ms=milliseconds, batch=batch, mode=self.latency_mode or "eager")
+
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        return tuple(Budget.parse(text) for text in self.flops)
+        """Without FLOPs, the limits are the budget."""
+        return tuple(Budget.parse(text) for text in self.flops) or (limits_alone(self.limits),)
 
     @property
     def most_trials(self) -> int:
@@ -219,6 +309,7 @@ class JobSpec(BaseModel):
             ),
             dataset=DatasetSpec(source=self.data, train_limit=self.train_limit),
             budgets=self.budgets,
+            limits=self.limits,
             space=self.space if isinstance(self.space, str) else json.dumps(self.space, sort_keys=True),
             trials=self.most_trials,
             max_seconds=None if self.time is None else parse_duration(self.time),

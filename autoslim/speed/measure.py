@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.artifact import Lap, SpeedReport, load
-from autoslim.errors import JobError, RequestError, first_line
+from autoslim.errors import RequestError, first_line
 from autoslim.job import SPEED_MODES, ModelSpec
 from autoslim.shape import ViTShape
 from autoslim.speed import runners
+from autoslim.speed.apart import run_apart
+from autoslim.speed.hardware import hardware
 from autoslim.speed.race import race, ratio
 from autoslim.vit import create_dense
 
 LARGE = (64, 32, 16, 8)
-_MINUTES = 30
 _LONGEST_BATCH = 2.0
 """Seconds that a large batch may take by what one image took."""
 
@@ -84,43 +83,15 @@ def measure_apart(
     with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch:
         images = Path(scratch) / "images.npy"
         np.save(images, images_B3HW.numpy())
-        command = [
-            sys.executable,
-            "-m",
-            "autoslim.speed.measure",
-            str(folder),
-            str(dense),
-            str(images),
-            "--modes",
-            ",".join(modes),
-        ]
-        command += [] if threads is None else ["--threads", str(threads)]
-        try:
-            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * _MINUTES)  # noqa: S603
-        except subprocess.TimeoutExpired:
-            raise JobError(f"it took more than {_MINUTES} minutes") from None
-    last = run.stdout.strip().splitlines()[-1:]
-    if run.returncode != 0 or not last:
-        said = run.stderr.strip().splitlines()[-1:]
-        raise JobError(f"its process ended with {run.returncode}: {said[0] if said else 'it said nothing'}")
-    return SpeedReport.from_json(last[0])
+        arguments = [str(folder), str(dense), str(images), "--modes", ",".join(modes)]
+        arguments += [] if threads is None else ["--threads", str(threads)]
+        return SpeedReport.from_json(run_apart("autoslim.speed.measure", arguments))
 
 
 def _devices() -> Iterator[torch.device]:
     yield torch.device("cpu")
     if torch.cuda.is_available():
         yield torch.device("cuda")
-
-
-def hardware() -> str:
-    """The processor's name, and the GPU's where there is one."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        name = next(
-            (line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name
-        )
-    return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
 
 
 def _large(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:

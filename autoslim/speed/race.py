@@ -11,10 +11,16 @@ WARM_UP = 2
 MOST_ROUNDS = 200
 
 
-def race(runs: Sequence[Run], *, seconds: float, at_least: int = 5) -> list[list[float]]:
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
+
+def race(
+    runs: Sequence[Run], *, seconds: float, at_least: int = 5, at_most: int = MOST_ROUNDS, clock: Clock = time.perf_counter
+) -> list[list[float]]:
     """Seconds of every run, one list a function, in rounds in which each runs once; every other round goes backwards.
 
-    Rounds go on until `seconds` are over, `at_least` so many. The first calls, in which caches are filled, do not count.
+    Rounds go on until `seconds` are over, `at_least` and `at_most` so many. The first calls, in which caches are filled, do not count.
     """
     for run in runs:
         for _ in range(WARM_UP):
@@ -22,13 +28,23 @@ def race(runs: Sequence[Run], *, seconds: float, at_least: int = 5) -> list[list
     laps: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
     end = time.perf_counter() + seconds
-    while len(laps[0]) < at_least or (time.perf_counter() < end and len(laps[0]) < MOST_ROUNDS):
+    while len(laps[0]) < at_least or (time.perf_counter() < end and len(laps[0]) < at_most):
         for number in order:
-            began = time.perf_counter()
+            began = clock()
             runs[number]()
-            laps[number].append(time.perf_counter() - began)
+            laps[number].append(clock() - began)
         order.reverse()
     return laps
+
+
+def clock_of(device: str, threads: int) -> Clock:
+    """Of one thread on a processor its own time: waiting for other work on the machine is no part of it."""
+    return time.thread_time if device == "cpu" and threads == 1 else time.perf_counter
+
+
+def usual(laps: Sequence[float]) -> float:
+    """The lower quartile: what else the machine does makes some laps longer, and none shorter."""
+    return statistics.quantiles(laps, n=4, method="inclusive")[0]
 
 
 def ratio(laps: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:

@@ -42,6 +42,12 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "flops_share": (pa.float64(), "flops as a share of the dense model's"),
     "budget": (pa.int64(), "multiply-accumulates the recipe was solved onto"),
     "params": (pa.int64(), "parameters of the model"),
+    "latency_ms": (pa.float64(), "milliseconds of a batch, predicted, where the latency is limited"),
+    "latency_measured_ms": (
+        pa.float64(),
+        "milliseconds of a batch, measured, where the trial came into question to be handed over",
+    ),
+    "pareto_latency": (pa.bool_(), "no other complete trial is as accurate and as fast"),
     "seconds": (pa.float64(), "wall time in the worker"),
     "epochs": (pa.float64(), "passes over the training images"),
     "error_class": (pa.string(), "class of the error that ended the trial"),
@@ -56,7 +62,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _RESULT_FIELDS = (
     "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "flops_mean", "flops_max",
-    "params", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of", "stopped",
+    "params", "latency_ms", "latency_measured_ms", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of", "stopped",
 )  # fmt: skip
 
 
@@ -77,7 +83,8 @@ def write_front_parquet(path: str | os.PathLike[str], job: StoredJob, trials: Se
 
 def trials_table(job: StoredJob, trials: Sequence[StoredTrial]) -> pa.Table:
     front = {result.number for result in ParetoFront.of(trial.result for trial in trials).results}
-    rows = [_row(job, trial, trial.result.number in front) for trial in trials]
+    fast = {result.number for result in ParetoFront.of((trial.result for trial in trials), cost="latency_ms").results}
+    rows = [_row(job, trial, trial.result.number in front, trial.result.number in fast) for trial in trials]
     knobs = [flat_knobs(trial.result.recipe) for trial in trials]
     fields = [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in _COLUMNS.items()]
     fields += [pa.field(f"training.{name}", _ARROW[kind]) for name, kind in get_type_hints(Training).items()]
@@ -100,12 +107,13 @@ def flat_knobs(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
-def _row(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, Any]:
+def _row(job: StoredJob, trial: StoredTrial, pareto: bool, pareto_latency: bool) -> dict[str, Any]:
     result, recipe = trial.result, trial.result.recipe
     labels = [label for label, number in job.chosen.items() if number == result.number]
     row = {name: getattr(result, name) for name in _RESULT_FIELDS}
     row |= {f"training.{field.name}": getattr(recipe.training, field.name) for field in dataclasses.fields(Training)}
     row |= {"method": recipe.method, "target": trial.target, "state": result.state.value, "pareto": pareto}
+    row |= {"pareto_latency": pareto_latency if result.latency_ms is not None else None}
     row |= {"chosen": ", ".join(labels) or None, "budget": recipe.budget, "seed": recipe.seed, "recipe_key": recipe.key}
     row |= {"started_at": trial.started_at, "ended_at": trial.ended_at, "flops_share": None}
     if job.base is not None and result.flops is not None:
@@ -129,6 +137,7 @@ def _about(job: StoredJob) -> str:
         "model": job.job.model.name,
         "dataset": hide_password(job.job.dataset.source),
         "budgets": [budget.label for budget in job.job.budgets],
+        "limits": job.job.limits.to_dict(),
         "base": None if job.base is None else job.base.to_dict(),
         "units": "flops are multiply-accumulates per image; accuracies are shares, not percent",
     }

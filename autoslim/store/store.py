@@ -183,6 +183,17 @@ class Store:
             values = columns | {"state": result.state.value, "result": text, "ended_at": _now()}
             connection.execute(schema.trials.update().where(_is_trial(job_id, result.number)).values(**values))
 
+    def set_latency(self, job_id: str, number: int, milliseconds: float) -> None:
+        """What a complete trial's model took when it came into question; the rest of its result stays as it is."""
+        with self._database.writing() as connection:
+            row = self._trial_row(connection, job_id, number)
+            if row.state != TrialState.COMPLETE:
+                raise JobError(f"trial {number} of job {job_id!r} has no model to measure: it is {row.state}")
+            result = TrialResult.from_json(row.result).replace(latency_measured_ms=milliseconds)
+            connection.execute(schema.trials.update().where(_is_trial(job_id, number)).values(result=result.to_json()))
+            # Whoever mirrors the job sees that something has changed.
+            connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(updated_at=_now()))
+
     def trials(self, job_id: str) -> list[TrialResult]:
         """All trials in number order, running ones too."""
         return [trial.result for trial in self.stored_trials(job_id)]

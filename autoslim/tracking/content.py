@@ -15,7 +15,7 @@ from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial, hide_p
 from autoslim.store.export import flat_knobs
 from autoslim.tracking.note import front_note
 
-MOST_CURVES = 14
+MOST_CURVES = 12
 """Metrics per epoch; with those of the result a run stays below 25, the most that MLflow's pages show well."""
 
 _JOB_STATUS = {JobState.COMPLETE: "FINISHED", JobState.STOPPED: "KILLED", JobState.FAILED: "FAILED"}
@@ -29,6 +29,8 @@ _RESULT_METRICS = {
     "gflops_max",
     "flops_share",
     "mparams",
+    "latency_ms",
+    "latency_measured_ms",
     "seconds",
     "epochs",
 }
@@ -131,13 +133,15 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
     if base is None:
         return metrics
     metrics |= {"dense_accuracy": base.dense_accuracy, "dense_gflops": base.dense_flops / 1e9, "dense_mparams": base.params / 1e6}
+    metrics["dense_latency_ms"] = base.latency_ms
     if job.shared:
         metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
         metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
     metrics["hypervolume"] = front.hypervolume(dense_flops=base.dense_flops, chance=base.chance) if front.results else 0.0
+    kept = ParetoFront.of(trial.result for trial in trials if trial.result.keeps_to(job.job.limits))
     for budget in job.job.budgets:
         flops = budget.flops if budget.share is None else int(budget.share * base.dense_flops)
-        within = [r.accuracy for r in front.results if r.flops is not None and flops is not None and r.flops <= flops]
+        within = [r.accuracy for r in kept.results if r.flops is not None and flops is not None and r.flops <= flops]
         metrics[legal(f"best_accuracy/{budget.label}")] = within[-1] if within else None
     return metrics
 
@@ -154,6 +158,8 @@ def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None
         "gflops_max": _scaled(result.flops_max, 1e9),
         "flops_share": share,
         "mparams": _scaled(result.params, 1e6),
+        "latency_ms": result.latency_ms,
+        "latency_measured_ms": result.latency_measured_ms,
         "seconds": result.seconds,
         "epochs": result.epochs,
     }
@@ -211,6 +217,9 @@ def _job_params(job: StoredJob) -> dict[str, str]:
         | _flat("base", spec.base.to_dict())
         | _flat("resources", spec.resources.to_dict() if spec.resources else {})
     )
+    if spec.limits.given:
+        params["limits"] = spec.limits.flags
+        params["latency_mode"] = spec.limits.mode
     return _texts(params)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
 from autoslim.job import ModelSpec
+from autoslim.latency import LatencyTable
 from autoslim.methods.base import logits_of
 from autoslim.recipe import Training
 from autoslim.training.device import pick_device
@@ -27,7 +28,9 @@ class Bench:
     """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again.
 
     Work that trials share lies in `shared`, and is done with the settings `common`; without them each trial keeps it in its own
-    folder, with its own settings. `base_digest` and `dataset_digest` name what the results depend on.
+    folder, with its own settings. `latency` tells what a plan takes, where that is limited.
+
+    `base_digest` and `dataset_digest` name what the results depend on.
     """
 
     dense: DenseModel
@@ -38,6 +41,7 @@ class Bench:
     dataset_digest: str
     shared: Path | None = None
     common: Training | None = None
+    latency: LatencyTable | None = None
 
     @classmethod
     def open(
@@ -48,6 +52,7 @@ class Bench:
         device: torch.device | None = None,
         shared: Path | None = None,
         common: Training | None = None,
+        latency: LatencyTable | None = None,
     ) -> Bench:
         """`base` is a dense model's folder, `dataset` a prepared data set's path."""
         device = pick_device() if device is None else device
@@ -64,6 +69,7 @@ class Bench:
             dataset_digest=prepared.digest,
             shared=shared,
             common=common,
+            latency=latency,
         )
 
     @property

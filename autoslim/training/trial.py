@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.errors import TrialError
-from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict
-from autoslim.methods import METHODS, solve
+from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict, predict_params
+from autoslim.latency import LatencyTable
+from autoslim.limits import Limits
+from autoslim.methods import METHODS, Ceiling, solve
 from autoslim.methods.adaptive import image_flops, padded, recording
 from autoslim.methods.base import Brief, Method, Tensors
 from autoslim.methods.rows import class_query_last
@@ -39,7 +42,7 @@ from autoslim.training.workshop import BenchWorkshop
 class Outcome(Record):
     """What a complete trial found; `seconds` counts this and earlier runs of it. Its model lies in the trial's folder.
 
-    The FLOPs are as in `TrialResult`.
+    The FLOPs and the latency are as in `TrialResult`.
     """
 
     recipe: Recipe
@@ -52,6 +55,7 @@ class Outcome(Record):
     params: int
     epochs: float
     seconds: float
+    latency_ms: float | None = None
 
 
 _SETTLE_IMAGES = 1024
@@ -78,6 +82,7 @@ class _Trial:
         self.bfloat16 = uses_bfloat16(self.training.precision, bench.device)
         self.train_images = bench.loader(bench.splits.train, self.training, seed=recipe.seed, train=True)
         self.validation = bench.loader(bench.splits.validation, self.training, seed=recipe.seed, train=False)
+        self.ceiling = ceiling_of(recipe, bench.latency)
         self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), bench.student()
         self.shared_epochs = 0.0
         self.finished: list[Step] = []
@@ -125,6 +130,7 @@ class _Trial:
             knobs=step.knobs,
             budget=self._budget_of(position, step),
             bound=self.recipe.bound,
+            ceiling=self._ceiling_of(position, step),
             shared=(yield from self._shared(method, step)),
         )
         torch.manual_seed(self.recipe.seed)
@@ -181,13 +187,21 @@ class _Trial:
         """The last of several steps is solved again on what those before have really left: where widths went decides what a drop saves."""
         if position == 0 or position < len(self.recipe.steps) - 1:
             return step
-        return step.replace(knobs=solve(METHODS[step.method], self.shape, self.plan, step.knobs, self.recipe.budget).knobs)
+        method, ceiling = METHODS[step.method], self.ceiling
+        return step.replace(knobs=solve(method, self.shape, self.plan, step.knobs, self.recipe.budget, ceiling=ceiling).knobs)
 
     def _budget_of(self, position: int, step: Step) -> int:
         """Only the last step is solved onto the recipe's budget; an earlier one aims at its own plan."""
         if position == len(self.recipe.steps) - 1:
             return self.recipe.budget
         return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
+
+    def _ceiling_of(self, position: int, step: Step) -> Ceiling:
+        """An earlier step keeps to those parameters that its own plan leaves: one behind it may not be able to take any."""
+        if position == len(self.recipe.steps) - 1 or self.recipe.limits.params is None:
+            return self.ceiling if position == len(self.recipe.steps) - 1 else Ceiling()
+        left = predict_params(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs))
+        return Ceiling(limits=Limits(params=left))
 
     def _tune(self, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
@@ -315,6 +329,7 @@ class _Trial:
         check_flops(predicted, self.plan, fvcore=fvcore, torch=by_torch, budget=self.recipe.budget, held=held)
         recipe = self.recipe.replace(steps=tuple(self.finished))
         params = sum(p.numel() for p in model.parameters())
+        check_limits(self.shape, self.plan, self.ceiling, params=params)
         dense = predict(self.shape, Plan.dense(self.shape)).total
         config = SlimConfig(
             format=FORMAT,
@@ -351,6 +366,7 @@ class _Trial:
             flops_mean=mean,
             flops_max=largest,
             params=params,
+            latency_ms=None if self.bench.latency is None else self.bench.latency(self.plan, recipe.method),
             epochs=self._epochs(),
             seconds=self._seconds(),
         )
@@ -382,3 +398,19 @@ def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget
     expected = predicted.total - predicted.norms - sum(extra.norms for extra in plan.extras)
     if abs(torch - expected) > COUNTERS_AGREE_WITHIN * expected:
         raise TrialError(f"torch counts {torch} multiply-accumulates without norms, ours are {expected}: more than 0.6 % apart")
+
+
+def ceiling_of(recipe: Recipe, latency: LatencyTable | None) -> Ceiling:
+    """Raises TrialError for a limit on the latency where there is nothing to tell it by."""
+    if recipe.limits.latency_ms is not None and latency is None:
+        raise TrialError("the recipe limits the latency, and there is no table to tell it by")
+    return Ceiling(limits=recipe.limits, timer=None if latency is None else partial(latency, recipe=recipe.method))
+
+
+def check_limits(shape: ViTShape, plan: Plan, ceiling: Ceiling, *, params: int) -> None:
+    """Raises TrialError unless the finished model has the parameters that its plan says, and the plan keeps to the limits."""
+    expected = predict_params(shape, plan)
+    if params != expected:
+        raise TrialError(f"the finished model has {params} parameters, its plan says {expected}")
+    if excess := ceiling.excess(shape, plan):
+        raise TrialError(f"the finished model takes {excess}")

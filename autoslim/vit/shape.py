@@ -44,6 +44,9 @@ def read_shape(model: nn.Module) -> ViTShape:
         final_norm=_is_norm(vit.norm, "norm"),
         pooled_norm=_is_norm(vit.fc_norm, "fc_norm"),
         qk_norm=_is_norm(first.attn.q_norm, "blocks.0.attn.q_norm"),
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        qkv_bias=first.attn.qkv.bias is not None,
+        mlp_bias=first.mlp.fc1.bias is not None,
     )
 
 

@@ -6,14 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_latency_table import make_table
 from tiny import share_of_dense
 
-from autoslim.artifact import load, load_config
+from autoslim.artifact import LatencyReport, TimedReport, load, load_config
 from autoslim.budget import Budget
 from autoslim.cli.slim import parse_knobs
-from autoslim.errors import OutputError, RequestError
+from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.flops import count_flops, predict
 from autoslim.job import DatasetSpec, ModelSpec
+from autoslim.limits import Limits, limits_alone
 from autoslim.methods import METHODS
 from autoslim.plan import Plan
 from autoslim.recipe import Step, Training
@@ -48,6 +50,11 @@ def shape():
     return create_dense(SPEC, classes=10).shape
 
 
+def table_of(own):
+    """A made-up table, for another model."""
+    return make_table(shape=own)
+
+
 def run_to_end(reports):
     seen = []
     while True:
@@ -64,6 +71,72 @@ def train(slimming):
 
 
 # End to end
+
+
+@pytest.mark.slow
+def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    limited = ["--latency", "60s@2", "--params", "40K", "--output", "out", "--json"]
+    code, out, err = autoslim("slim", "--method", "vit_slim", *TINY, *SHORT, *limited)
+    assert code == 0, err
+    summary = json.loads(out)
+    config = load_config(tmp_path / "out")
+    assert summary["budget_label"] == "60000ms@2+40K-params"
+    assert 39_000 < summary["params"] == sum(p.numel() for p in load(tmp_path / "out").parameters()) <= 40_000
+    assert config.limits == Limits(params=40_000, latency_ms=60_000.0, batch=2)
+    assert config.latency.to_dict() == summary["latency"]
+    assert 0 < config.latency.timed.ms <= 60_000
+    assert (config.latency.timed.batch, config.latency.timed.mode) == (2, "eager")
+    assert config.latency.predicted_ms > 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "of the 40K that were allowed" in card
+    assert f"{config.latency.timed.ms:.4g} ms at batch 2 (eager)" in card
+    assert "## Latency" in card
+    assert "parameters of 40K (binding)" in err
+    code, _, err = autoslim("slim", "--method", "vit_slim", *TINY, *SHORT, "--params", "30K", "--output", "out")
+    assert (code, "--params is 30000, but this model was begun with 40000" in err) == (2, True)
+
+
+def test_a_latency_that_cannot_be_reached_is_told_with_the_least_that_can(monkeypatch, tmp_path):
+    monkeypatch.setattr("autoslim.slimming.measure_job", lambda job, dense, folder: table_of(dense.shape))
+    limits = Limits(latency_ms=0.01)
+    job = job_of("life_regression").replace(budget=limits_alone(limits), limits=limits)
+    with Slimming(tmp_path / "out", job) as slimming, pytest.raises(BudgetError, match=r"--latency 0.01ms@1: .* ms of 0.01 ms"):
+        slimming.prepare()
+
+
+def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeypatch, tmp_path):
+    monkeypatch.setattr("autoslim.slimming.measure_job", lambda job, dense, folder: table_of(dense.shape))
+    monkeypatch.setattr("autoslim.slimming.tightened", lambda prepared: prepared)
+    took = {"ms": 99.0}
+
+    def timed(folder, dense, table, limits):
+        timed = TimedReport(
+            hardware="h", device="cpu", threads=1, mode="eager", batch=1, ms=took["ms"], median_ms=1.0, dense_ms=9.0, rounds=9
+        )
+        return LatencyReport(predicted_ms=table.parts(load_config(folder).plan), correction=1.0, timed=timed)
+
+    monkeypatch.setattr("autoslim.slimming.timed_here", timed)
+    dense = table_of(shape())(Plan.dense(shape()))
+    limits = Limits(latency_ms=0.7 * dense)
+    job = job_of("life_regression", training=Training(epochs=0.5, flip=False, precision="float32"), speed=())
+    job = job.replace(budget=limits_alone(limits), limits=limits)
+    with Slimming(tmp_path / "out", job) as slimming:
+        slimming.prepare()
+        _, facts = run_to_end(slimming.adapt())
+        _, outcome = run_to_end(slimming.train())
+        assert 0.5 * dense < outcome.latency_ms <= limits.latency_ms
+        with pytest.raises(BudgetError, match=r"takes 99 ms here \(.* ms were predicted\), and is not handed over"):
+            slimming.hand_over(facts, outcome)
+        assert not (tmp_path / "out" / "config.json").exists()
+        assert (tmp_path / "out" / "work").exists()
+
+
+def test_parameters_that_a_method_cannot_take_are_told_before_anything_is_trained(autoslim):
+    code, _, err = autoslim("slim", "--method", "sit", *TINY, *SHORT, "--params", "40K", "--output", "out")
+    assert code == 3
+    assert "--params 40K: sit" in err
+    assert "sit removes no parameters, which vit_slim can do" in err
 
 
 @pytest.mark.parametrize(

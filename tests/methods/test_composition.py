@@ -11,7 +11,7 @@ from tiny import attach, config_of, images, logits, make_dense, share_of_dense, 
 from torch import nn
 
 from autoslim.artifact import load, save
-from autoslim.flops import count_flops, predict
+from autoslim.flops import count_flops, predict, predict_params
 from autoslim.methods import METHODS, Brief, solve
 from autoslim.recipe import Step
 from autoslim.vit import DenseModel
@@ -43,6 +43,7 @@ def test_tokens_after_width(second: str, model: str, tmp_path: Path):
     predicted = predict(dense.shape, brief.plan).total
     assert 0.9 * brief.budget < predicted <= brief.budget
     assert count_flops(composed, 32) == predicted
+    assert predict_params(dense.shape, brief.plan) == sum(p.numel() for p in composed.parameters())
     assert any(block.head_width < dense.shape.head_width or block.hidden < dense.shape.hidden for block in brief.plan.blocks)
     assert min(block.tokens_mlp for block in brief.plan.blocks) < dense.shape.tokens
     alone = slim(second, dense, share=0.5, steps=0)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from autoslim.artifact import save
 from autoslim.errors import UnsupportedModelError
-from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
+from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict, predict_params
 from autoslim.methods import METHODS
 from autoslim.methods.adaptive import padded
 from autoslim.methods.base import logits_of
@@ -108,6 +108,13 @@ def test_flops_measured_are_those_predicted_and_within_the_budget(method: str, m
     with padded(finished.model):
         assert abs(count_flops_torch(finished.model, 32) - matmuls) <= COUNTERS_AGREE_WITHIN * matmuls
     finished.plan.check(dense.shape)
+
+
+@each_case
+def test_parameters_are_those_of_the_plan(method: str, model: str):
+    dense, finished = slimmed(method, model)
+    assert predict_params(dense.shape, Plan.dense(dense.shape)) == sum(p.numel() for p in dense.module.parameters())
+    assert predict_params(dense.shape, finished.plan) == sum(p.numel() for p in finished.model.parameters())
 
 
 @each_case

@@ -8,6 +8,7 @@ from sample_search import DENSE, make_job, make_recipe, make_result, make_result
 from tiny import config_of, slimmed
 
 from autoslim.artifact import Lap, SpeedReport, write_config
+from autoslim.limits import Limits, limits_alone
 from autoslim.recipe import Step
 from autoslim.report import render_front
 from autoslim.report.label import Box, Labels, rows_for
@@ -204,3 +205,46 @@ def test_measured_speed_of_handed_over_models_stands_on_the_page_and_slow_ones_a
     assert "<b>Not faster than the dense model at batch 1:</b> 50% (eager, cpu)." in text
     assert "a processor, 2 threads" in text
     assert "Speed of the models" not in render(**{"50%": 3})
+
+
+def with_latencies():
+    """Slower where there are more FLOPs, but for trial 3."""
+    return [
+        r if r.flops is None else r.replace(latency_ms=r.flops / 1e9 + (9.0 if r.number == 3 else 0.0)) for r in make_results()
+    ]
+
+
+def test_accuracy_is_drawn_over_latency_too_where_trials_have_one():
+    job = make_job(limits=Limits(latency_ms=4.0, batch=8))
+    results = with_latencies()
+    page = Page(render_front(job, DENSE.replace(latency_ms=6.0), results, {"50%": 3}))
+    charts = [attributes for tag, attributes in page.elements if tag == "svg" and "data-cost" in attributes]
+    assert [chart["data-cost"] for chart in charts] == ["FLOPs", "latency"]
+    points = page.of_class("point")
+    drawn = [result for result in results if result.flops is not None and result.duplicate_of is None]
+    assert len(points) == 2 * len(drawn)
+    over_latency = {int(point["data-trial"]): float(point["data-x"]) for point in points[len(drawn) :]}
+    assert over_latency == {result.number: result.latency_ms for result in drawn}
+    told = " ".join(" ".join(texts) for texts in page.texts.values())
+    for words in (
+        "Predicted latency of a batch of 8, eager (ms)",
+        "limit 4 ms",
+        "accuracy over latency",
+        "6 ms for a batch of 8",
+    ):
+        assert words in told
+
+
+def test_without_latencies_the_page_has_one_chart_and_no_column_for_them():
+    page = Page(render())
+    assert [attributes["data-cost"] for tag, attributes in page.elements if tag == "svg" and "data-cost" in attributes] == [
+        "FLOPs"
+    ]
+    assert page.of_class("costs") == []
+    assert "Latency" not in page.texts["button"]
+
+
+def test_limits_alone_are_no_line_among_the_flops():
+    limits = Limits(latency_ms=4.0)
+    page = Page(render_front(make_job(budgets=(limits_alone(limits),), limits=limits), DENSE, make_results(), {}))
+    assert page.of_class("budget") == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sample_search import make_job
 
+from autoslim.limits import Limits as CostLimits
 from autoslim.recipe import Recipe, Step, Training
 from autoslim.result import TrialResult, TrialState
 from autoslim.search import choose, enough, final_recipes, outclassed, search_limits
@@ -104,7 +105,7 @@ def test_of_several_seeds_the_recipe_with_the_best_mean_is_chosen_and_its_best_s
 
 def test_what_can_be_chosen_no_more_is_outclassed_but_no_final_trial_is():
     results = [result(0, 0.5), result(1, 0.6), result(2, 0.55, flops=40), result(3, 0.3), result(4, 0.2, origin=FINAL)]
-    assert [r.number for r in outclassed(results, {"50%": 50})] == [0, 3]
+    assert [r.number for r in outclassed(results, {"50%": 50}, CostLimits())] == [0, 3]
 
 
 @pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.STOPPED, TrialState.RUNNING])

@@ -11,6 +11,7 @@ import pytest
 
 from autoslim.budget import Budget
 from autoslim.job import SPEED_MODES, Resources, SearchJob
+from autoslim.limits import Limits
 from autoslim.recipe import BOUNDS
 from autoslim.spec import JobSpec, Placement, SpecError, flag_of, parse_yaml, read_json, read_mapping, read_yaml
 from autoslim.spec.schema import FILE, job_schema, render
@@ -118,7 +119,12 @@ def test_the_placement_is_the_operators() -> None:
         ({"priority": 10}, "/priority", "is 10; allowed: 0 to 9"),
         ({"sampler": "genetic"}, "/sampler", "is 'genetic'; allowed: tpe, random"),
         ({"speed": "eager,fast"}, "/speed/1", "is 'fast'; allowed: eager, compiled, onnxruntime"),
-        ({"flops": []}, "/flops", "is empty; at least one is needed"),
+        ({"flops": []}, "/flops", "is needed, or latency, or params"),
+        ({"latency": "5"}, "/latency", "is '5'; allowed: a time and a batch size such as 5ms@1, 0.8s@8 or 5ms (batch 1)"),
+        ({"latency": "5ms@0"}, "/latency", "is '5ms@0'; allowed: a batch of 1 to 1024 images"),
+        ({"params": "12 Mio"}, "/params", "is '12 Mio'; allowed: a number of parameters such as 12M, 850K or 1300000"),
+        ({"latency_mode": "compiled"}, "/latency_mode", "is 'compiled', but there is no latency to measure so"),
+        ({"latency": "5ms", "bound": "mean"}, "/bound", "is 'mean'; beside a latency, which holds for every image, allowed: max"),
         ({"flops": ["50%", "0"]}, "/flops/1", "budget '0': FLOPs must be above zero"),
         ({"flops": ["120%"]}, "/flops/0", "budget '120%': a share must be above 0 % and at most 100 %"),
         ({"space": 3}, "/space", "is 3; allowed: a name, a file, or a mapping"),
@@ -147,8 +153,17 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_what_is_missing_is_told_by_flag_on_the_command_line() -> None:
     with pytest.raises(SpecError) as raised:
         read_mapping({"model": "m"})
-    assert str(raised.value.named(flag_of)) == "--data is needed\n--flops is needed"
+    assert str(raised.value.named(flag_of)) == "--data is needed\n--flops is needed, or latency, or params"
     assert raised.value.exit_code == 2
+
+
+def test_limits_are_a_budget_of_their_own_or_hold_beside_others() -> None:
+    alone = read_mapping({"model": "m", "data": "d", "latency": "5ms", "params": 12_000_000})
+    assert alone.limits == Limits(params=12_000_000, latency_ms=5.0)
+    assert [budget.to_dict() for budget in alone.budgets] == [{"label": "5ms@1+12M-params", "flops": None, "share": 1.0}]
+    beside = read_mapping({"model": "m", "data": "d", "flops": "50%", "latency": "0.5s@8", "latency_mode": "compiled"})
+    assert beside.limits == Limits(latency_ms=500.0, batch=8, mode="compiled")
+    assert [budget.label for budget in beside.budgets] == ["50%"]
 
 
 def test_a_huge_value_is_not_quoted_whole() -> None:

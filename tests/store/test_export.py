@@ -85,3 +85,16 @@ def test_recipe_of_a_running_trial_is_exported_too(tmp_path, store):
     write_trials_parquet(tmp_path / "trials.parquet", store.job("digits-1"), store.stored_trials("digits-1"))
     (row,) = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     assert (row["state"], row["accuracy"], row["knob.sit.ranking"]) == ("running", None, "attention")
+
+
+def test_latencies_are_columns_with_a_front_of_their_own(tmp_path, store):
+    results = [result.replace(latency_ms=5.0 + result.number) if result.number < 6 else result for result in make_results()]
+    fill(store, make_job(), results)
+    store.set_latency("digits-1", 2, 7.5)
+    write_trials_parquet(tmp_path / "trials.parquet", store.job("digits-1"), store.stored_trials("digits-1"))
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [row["latency_ms"] for row in rows[:7]] == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, None]
+    assert [row["latency_measured_ms"] for row in rows[:4]] == [None, None, 7.5, None]
+    fast = {result.number for result in ParetoFront.of(results, cost="latency_ms").results}
+    assert {row["number"] for row in rows if row["pareto_latency"]} == fast
+    assert rows[6]["pareto_latency"] is None

@@ -226,3 +226,16 @@ def test_url_that_cannot_be_used_is_refused_without_its_password(url):
 )
 def test_passwords_are_hidden(text, shown):
     assert hide_password(text) == shown
+
+
+def test_a_measured_latency_is_added_to_a_complete_trial_and_seen_by_mirrors(store):
+    job = make_job()
+    fill(store, job)
+    before, mark = store.trials(job.id), store.fingerprint(job.id)
+    store.set_latency(job.id, 2, 4.5)
+    after = store.trials(job.id)
+    assert after[2] == before[2].replace(latency_measured_ms=4.5)
+    assert after[:2] + after[3:] == before[:2] + before[3:]
+    assert store.fingerprint(job.id) != mark
+    with pytest.raises(JobError, match="has no model to measure: it is failed"):
+        store.set_latency(job.id, 8, 4.5)

@@ -119,20 +119,24 @@ async def _refuse_unreachable(shared: Services, spec: JobSpec) -> None:
     except PlannerError as error:
         _log.warning("submitted without a plan: %s", error)
         return
-    faults = [
-        Fault(place=("flops", index), problem=_unreachable(budget))
-        for index, budget in enumerate(plan["budgets"])
-        if not budget["reachable"]
-    ]
+    faults = [_unreachable(spec, index, budget) for index, budget in enumerate(plan["budgets"]) if not budget["reachable"]]
     if faults:
         raise InfeasibleSpecError(faults)
 
 
-def _unreachable(budget: dict[str, object]) -> str:
-    methods = budget["methods"]
+def _unreachable(spec: JobSpec, index: int, budget: dict[str, object]) -> Fault:
+    methods, flops = budget["methods"], budget["flops"]
     assert isinstance(methods, list)
+    assert isinstance(flops, int)
+    if any(method["least"] is not None and method["least"] <= flops for method in methods):
+        # The FLOPs are reached; it is the other limit that is not.
+        reached = ", ".join(
+            f"{method['name']} {method['least_params']:,} and more" for method in methods if method["least_params"] is not None
+        )
+        return Fault(place=("params",), problem=f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}")
     reached = ", ".join(f"{method['name']} {method['least']:,} and more" for method in methods if method["least"] is not None)
-    return f"is {budget['label']!r}, {budget['flops']:,} multiply-accumulates, which nothing in the space reaches; allowed: {reached}"
+    told = f"is {budget['label']!r}, {flops:,} multiply-accumulates, which nothing in the space reaches; allowed: {reached}"
+    return Fault(place=("flops", index), problem=told)
 
 
 def _purge(shared: Services, job: QueuedJob) -> None:

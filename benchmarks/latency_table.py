@@ -1,0 +1,122 @@
+"""How well the latency table tells what a cut model takes on the machine at hand.
+
+    python benchmarks/latency_table.py --output runs/latency [--models tiny,deit_tiny_patch16_224] [--batch 1] [--threads 1] [--mode eager]
+
+For every model a table is measured and corrected by the cut models that a request would correct it by (every method at 90, 70, 50 and
+35 % of the FLOPs). Then other cut models, of other FLOPs and other knobs, which the table has not seen, are measured whole, each in
+turns with the dense model, and held against what was told of them.
+Weights are random: time does not depend on them. What is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from autoslim.errors import InfeasibleError
+from autoslim.flops import predict
+from autoslim.job import ModelSpec
+from autoslim.latency import Candidate, LatencyTable
+from autoslim.limits import Limits
+from autoslim.methods import METHODS, solve
+from autoslim.plan import Plan
+from autoslim.recipe import Step
+from autoslim.shape import ViTShape
+from autoslim.speed import measure_table_apart
+from autoslim.timing import candidates_of_methods, request_of
+from autoslim.vit import DenseModel, create_dense
+
+TINY: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "num_classes": 10}
+UNSEEN: list[tuple[str, float, dict[str, Any]]] = [
+    ("life_regression", 0.85, {}),
+    ("life_regression", 0.6, {"drops": 1}),
+    ("life_regression", 0.45, {"drops": 4}),
+    ("patch_slimming", 0.85, {}),
+    ("patch_slimming", 0.6, {"taper": 0.0}),
+    ("patch_slimming", 0.42, {}),
+    ("dps", 0.85, {}),
+    ("dps", 0.6, {"selector": "mlp"}),
+    ("dps", 0.42, {}),
+    ("sit", 0.85, {}),
+    ("sit", 0.62, {"stages": 1}),
+    ("sit", 0.56, {}),
+    ("vit_slim", 0.85, {}),
+    ("vit_slim", 0.6, {"width_multiple": 8}),
+    ("vit_slim", 0.6, {"patches": "down"}),
+    ("vit_slim", 0.42, {"mlp_give": 0.6}),
+]
+
+
+def dense_of(name: str) -> DenseModel:
+    tiny = name == "tiny"
+    spec = ModelSpec(name="deit_tiny_patch16_224" if tiny else name, weights="scratch", args=TINY if tiny else {})
+    return create_dense(spec)
+
+
+def unseen(shape: ViTShape) -> list[Candidate]:
+    start = Plan.dense(shape)
+    dense = predict(shape, start).total
+    found = []
+    for method, share, knobs in UNSEEN:
+        known = {name: value for name, value in knobs.items() if name in METHODS[method].ranges}
+        try:
+            solved = solve(METHODS[method], shape, start, known, int(share * dense))
+        except InfeasibleError:
+            continue
+        found.append(Candidate(steps=(Step(method=method, knobs=solved.knobs),), plan=solved.plan))
+    return found
+
+
+def measure(name: str, *, batch: int, threads: int, mode: str) -> tuple[LatencyTable, LatencyTable]:
+    """The table as a request has it, and the same with the unseen models' calibrations behind its own."""
+    dense = dense_of(name)
+    limits = Limits(latency_ms=1.0, batch=batch, mode=mode)
+    ranges = {method: METHODS[method].ranges for method in METHODS}
+    seen = candidates_of_methods(ranges, dense.shape, class_query=False)
+    table = measure_table_apart(request_of(dense, limits, seen, class_query=False), threads=threads)
+    judged = measure_table_apart(request_of(dense, limits, unseen(dense.shape), class_query=False), table, threads=threads)
+    return table, judged
+
+
+def render(name: str, table: LatencyTable, judged: LatencyTable) -> str:
+    dense = predict(table.shape, Plan.dense(table.shape)).total
+    lines = [f"**{name}**, {table.place}, batch {table.batch}", ""]
+    lines += ["| model | FLOPs | predicted, ms | measured, ms | predicted over measured |", "|---|---|---|---|---|"]
+    errors = []
+    for found in judged.calibrations[len(table.calibrations) :]:
+        told = found.parts_ms * table.correction(found.recipe, found.parts_ms)
+        errors.append(told / found.measured_ms)
+        lines.append(f"| {found.recipe} | {found.flops / dense:.0%} | {told:.4g} | {found.measured_ms:.4g} | {errors[-1]:.3f} |")
+    own = [found.correction for found in table.calibrations]
+    lines += [
+        "",
+        f"Median {statistics.median(errors):.3f}, from {min(errors):.3f} to {max(errors):.3f}. Whole models took {min(own):.3f} to "
+        f"{max(own):.3f} times the sum of their parts, the dense one {own[0]:.3f} times.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--models", default="tiny,deit_tiny_patch16_224")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--mode", default="eager")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for name in arguments.models.split(","):
+        stem = f"{name}-{arguments.mode}-{arguments.threads}-{arguments.batch}"
+        paths = [arguments.output / f"{stem}-{part}.json" for part in ("table", "judged")]
+        if not all(path.is_file() for path in paths):
+            for path, found in zip(
+                paths, measure(name, batch=arguments.batch, threads=arguments.threads, mode=arguments.mode), strict=True
+            ):
+                path.write_text(found.to_json(indent=1))
+        print(render(name, *(LatencyTable.from_json(path.read_text()) for path in paths)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

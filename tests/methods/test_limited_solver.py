@@ -1,0 +1,116 @@
+"""The solver under more than one limit: what it finds keeps all of them, and one of them is filled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import make_dense, share_of_dense, slim
+
+from autoslim.errors import InfeasibleError
+from autoslim.flops import predict, predict_params
+from autoslim.limits import Limits
+from autoslim.methods import METHODS, Brief, Ceiling, binding, narrowing, narrows, solve
+from autoslim.methods.mask_ranking import Terms, cut_onto, removals
+from autoslim.methods.mask_search import Masks
+from autoslim.plan import Plan
+
+DENSE = make_dense("deit")
+SHAPE, PLAN = DENSE.shape, Plan.dense(DENSE.shape)
+PARAMS = SHAPE.params
+
+
+def rise(plan: Plan) -> float:
+    """A latency in which tokens and widths count, as any table says."""
+    return sum(
+        0.1 + b.tokens_kv * 0.01 + b.attention_width * b.tokens_q * 2e-4 + b.hidden * b.tokens_mlp * 1e-4 for b in plan.blocks
+    )
+
+
+FULL = rise(PLAN)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    method=st.sampled_from(list(METHODS)),
+    share=st.floats(0.5, 1.0),
+    latency=st.floats(0.55, 1.0),
+)
+def test_what_is_solved_keeps_every_limit_and_fills_one(method: str, share: float, latency: float):
+    budget = share_of_dense(SHAPE, share)
+    ceiling = Ceiling(limits=Limits(latency_ms=latency * FULL), timer=rise)
+    solved = solve(METHODS[method], SHAPE, PLAN, {}, budget, ceiling=ceiling)
+    shares = {"flops": solved.flops / budget, **ceiling.shares(SHAPE, solved.plan)}
+    assert max(shares.values()) <= 1
+    assert binding(SHAPE, solved.plan, budget, ceiling) == max(shares, key=lambda name: shares[name])
+    # One patch of this model is worth some per cent, and a width unit stands in all blocks.
+    assert max(shares.values()) > 0.9 or solved.plan.blocks == PLAN.blocks
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+def test_parameters_are_filled_by_the_method_that_can_take_them(share: float):
+    ceiling = Ceiling(limits=Limits(params=int(share * PARAMS)))
+    solved = solve(METHODS["vit_slim"], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), ceiling=ceiling)
+    assert 0.97 * share * PARAMS < predict_params(SHAPE, solved.plan) <= share * PARAMS
+    assert binding(SHAPE, solved.plan, share_of_dense(SHAPE, 1.0), ceiling) == "params"
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "vit_slim"])
+def test_a_method_that_takes_tokens_away_cannot_keep_a_limit_on_parameters(method: str):
+    with pytest.raises(InfeasibleError, match=rf"{method}: this recipe's cheapest form takes too much: .* parameters of"):
+        solve(METHODS[method], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), ceiling=Ceiling(limits=Limits(params=PARAMS // 2)))
+    assert not narrows(METHODS[method], SHAPE, PLAN)
+
+
+def test_the_methods_that_can_take_parameters_are_known():
+    assert narrowing(SHAPE) == ["vit_slim"]
+
+
+@pytest.mark.parametrize("limits", [Limits(params=int(0.55 * PARAMS)), Limits(latency_ms=0.6 * FULL)])
+@pytest.mark.parametrize("patches", ["stay", "down"])
+def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits: Limits, patches: str):
+    generator = torch.Generator().manual_seed(3)
+    masks = [
+        Masks(
+            head_HK=torch.rand(SHAPE.heads, SHAPE.head_width, generator=generator),
+            hidden_F=torch.rand(SHAPE.hidden, generator=generator),
+            patch_P=torch.rand(SHAPE.patches, generator=generator),
+        )
+        for _ in range(SHAPE.depth)
+    ]
+    terms = Terms(
+        rule="fall",
+        l1=(2e-4, 2e-4, 3e-3),
+        cost_power=0.5,
+        width_multiple=1,
+        whole="none",
+        nesting="down",
+        gives=(1.0, 1.0, 0.0 if patches == "stay" else 1.0),
+        patch_share=0.0,
+    )
+    budget, ceiling = share_of_dense(SHAPE, 1.0), Ceiling(limits=limits, timer=rise)
+    row = removals(masks, SHAPE, PLAN, PLAN, terms, budget)
+    _, plan = cut_onto(SHAPE, PLAN, row, budget, ceiling)
+    assert ceiling.fits(SHAPE, plan)
+    assert max(ceiling.shares(SHAPE, plan).values()) > 0.99
+    with pytest.raises(InfeasibleError, match="the narrowest model takes too much"):
+        cut_onto(SHAPE, PLAN, row, budget, Ceiling(limits=Limits(params=1, latency_ms=1e-3), timer=rise))
+
+
+def test_a_finished_model_keeps_the_limit_that_it_was_cut_under(monkeypatch: pytest.MonkeyPatch):
+    import tiny
+
+    ceiling = Ceiling(limits=Limits(params=int(0.7 * PARAMS)))
+    brief_of = tiny.brief_of
+
+    def limited(*args: object, **changes: object) -> Brief:
+        import dataclasses
+
+        return dataclasses.replace(brief_of(*args, **changes), ceiling=ceiling)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny, "brief_of", limited)
+    finished = slim("vit_slim", DENSE, share=0.95)
+    have = sum(p.numel() for p in finished.model.parameters())
+    assert 0.69 * PARAMS < have == predict_params(SHAPE, finished.plan) <= 0.7 * PARAMS
+    assert predict(SHAPE, finished.plan).total <= share_of_dense(SHAPE, 0.95)
