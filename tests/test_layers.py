@@ -9,8 +9,8 @@ import sys
 import autoslim
 
 CORE = (
-    *("artifact", "data", "training", "speed", "export", "methods", "vit", "flops"),
-    *("job", "result", "recipe", "plan", "budget", "shape", "record", "errors", "output"),
+    *("artifact", "data", "training", "speed", "export", "methods", "vit", "latency", "flops", "timing"),
+    *("job", "result", "recipe", "plan", "limits", "budget", "shape", "record", "errors", "output"),
 )
 SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 

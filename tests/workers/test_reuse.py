@@ -46,6 +46,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "threads": 1,
         "shared": str(root / "shared"),
         "common": Training(epochs=1.0, batch_size=32).to_json(),
+        "latency": "",
     }
 
 
