@@ -15,6 +15,7 @@ from autoslim.store import QueuedJob
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
+
 class _JobId(StringConvertor):
     """Not what stands before `:cancel`, which is another route's."""
 
