@@ -23,6 +23,22 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def free_ports(count: int) -> int:
+    """The first of so many in a row."""
+    while True:
+        first = free_port()
+        if first + count < 65536 and all(_is_free(port) for port in range(first, first + count)):
+            return first
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def postgres_server() -> Iterator[Postgres]:
     """Skips the test where no server is installed."""

@@ -68,7 +68,7 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
     local = address in (None, "local")
     try:
         config = JobConfig(metadata={"job_name": name})
-        options = _local_options() if local else {"log_to_driver": False}
+        options = _local_options() if local else _joining_options()
         context = ray.init(address="local" if local else address, job_config=config, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         where = "start a local Ray" if local else f"reach Ray at {address}"
@@ -109,6 +109,14 @@ def _local_options() -> dict[str, object]:
     if not shared.is_dir() or shutil.disk_usage(shared).free < 2 * _OBJECT_STORE:
         # A container has 64 MB there by default; the object store then lies on disk, which messages do not mind.
         options["_plasma_directory"] = "/tmp"  # noqa: S108 - Ray's own default parent  # nosec B108
+    return options
+
+
+def _joining_options() -> dict[str, object]:
+    """Of several nodes on one machine Ray would take the head; AUTOSLIM_NODE_IP names the one that a driver belongs to."""
+    options: dict[str, object] = {"log_to_driver": False}
+    if own := os.environ.get("AUTOSLIM_NODE_IP"):
+        options["_node_ip_address"] = own
     return options
 
 

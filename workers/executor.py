@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
+RESOURCE = "autoslim_driver"
+"""A Ray node takes drivers when it was started with some of this resource: `ray start --resources '{"autoslim_driver": 1}'`."""
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Driver:

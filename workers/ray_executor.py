@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from autoslim.errors import ClusterError
-from workers.executor import Driver, Executor
+from workers.executor import RESOURCE, Driver, Executor
 from workers.settings import DriverSettings
 
 _log = logging.getLogger(__name__)
 
-RESOURCE = "autoslim_driver"
-"""A node takes drivers when it was started with some of this resource: `ray start --resources '{"autoslim_driver": 1}'`."""
 _SHARE = 0.01
 _STOP_WAIT = 30
 """Seconds that Ray leaves a driver to write its checkpoints when it is stopped."""
@@ -79,6 +78,6 @@ class RayJobsExecutor(Executor):
             if self._connected is None:
                 self._connected = JobSubmissionClient(self._dashboard)
             yield self._connected
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, RayError) as error:
             self._connected = None
             raise ClusterError(f"Ray at {self._dashboard} cannot be used: {str(error).strip()[:500]}") from error

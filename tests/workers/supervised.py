@@ -21,6 +21,9 @@ from workers.process import Process
 from workers.settings import DriverSettings
 from workers.supervisor import Supervisor
 
+REAL = (sys.executable, "-m", "workers.attempt")
+"""The driver with a real search."""
+
 HERE = Path(__file__).parent
 DRIVER = (sys.executable, str(HERE / "trivial_driver.py"))
 SPEC = {"model": "deit_tiny_patch16_224", "weights": "scratch", "data": "digits", "flops": ["50%"], "trials": 4}
@@ -103,18 +106,35 @@ class Site:
 
 
 @contextmanager
-def supervisor_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterator[subprocess.Popen[bytes]]:
     """A supervisor that can be killed."""
     code = (
-        "from supervised import DRIVER; from workers.supervisor import Supervisor; from workers.local_executor import LocalExecutor\n"
+        "from workers.supervisor import Supervisor; from workers.local_executor import LocalExecutor\n"
         "from workers.settings import read_driver_settings; from autoslim.store import Queue\n"
         "settings = read_driver_settings()\n"
-        "Supervisor(Queue(settings.storage), LocalExecutor(settings, command=DRIVER), jobs=1,"
+        f"Supervisor(Queue(settings.storage), LocalExecutor(settings, command={command!r}), jobs=1,"
         " lease_seconds=settings.lease_seconds, every=0.05).run()"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, **site.settings.environment(secrets=True)}, start_new_session=True
+    with _python(site, code) as process:
+        yield process
+
+
+@contextmanager
+def ray_supervisor_process(site: Site, dashboard: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same for a Ray cluster; Ray reads how it is to log in when it is imported, so that this cannot be the test's own process."""
+    code = (
+        "import logging; from workers.supervisor import supervise; from workers.settings import read_driver_settings\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        f"supervise(read_driver_settings(), dashboard={dashboard!r})"
     )
+    with _python(site, code) as process:
+        yield process
+
+
+@contextmanager
+def _python(site: Site, code: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, **site.settings.environment(secrets=True)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
     try:
         yield process
     finally:
