@@ -4,12 +4,16 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.autoslim-installed
 DEMO_OUTPUT ?= runs/demo
+CLUSTER_DIR ?= runs/cluster
+CLUSTER_PORT ?= 8400
+CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install demo test test-all lint clean
+.PHONY: help install demo cluster cluster-stop test test-all lint clean
 
 help:
 	@echo "make install   set up $(VENV)"
 	@echo "make demo      search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow"
+	@echo "make cluster   the service with PostgreSQL, MLflow and two Ray nodes on this machine; Ctrl-C or make cluster-stop ends it"
 	@echo "make test      the tests, at most ten minutes on two cores"
 	@echo "make test-all  the rest of the tests, too"
 	@echo "make lint      style, types, layers, insecure code"
@@ -30,6 +34,12 @@ demo: $(STAMP)
 	  --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 --image-size 24 --data digits \
 	  --flops 70% --flops 50% --flops 40% --trials 12 --epochs 5 --base-epochs 40 --base-lr 3e-3 --batch-size 32 \
 	  --space smoke --concurrency 2 --speed eager,onnxruntime --output $(DEMO_OUTPUT)
+
+cluster: $(STAMP)
+	@$(CLUSTER) up
+
+cluster-stop: $(STAMP)
+	@$(CLUSTER) stop
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not cluster'

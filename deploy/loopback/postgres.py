@@ -28,7 +28,7 @@ class Postgres:
     def __init__(self, folder: Path, *, port: int, binaries: Path) -> None:
         self.folder, self.port, self._binaries = folder, port, binaries
         self._data = folder / "data"
-        self._user = _unprivileged() if os.geteuid() == 0 else None
+        self._user = unprivileged_user()
 
     def url(self, database: str, *, password: str | None = None) -> str:
         """For SQLAlchemy. Without a password, libpq looks for it in the file that PGPASSFILE names."""
@@ -46,14 +46,19 @@ class Postgres:
             shutil.chown(self.folder, self._user, pwd.getpwnam(self._user).pw_gid)
         if not (self._data / "PG_VERSION").exists():
             self._initialise(password)
-        options = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        # No socket in the file system, whose path might be too long for one.
+        options = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
         words = " ".join(f"-c {name}={value}" for name, value in {**options, **(settings or {})}.items())
         self._run(["pg_ctl", "start", "-w", "-t", "60", "-D", str(self._data), "-l", str(self.folder / "log"), "-o", words])
 
     def stop(self, mode: str = "fast") -> None:
         """`immediate` is a crash; `fast` breaks off connections and shuts down in order. A server that is down stays down."""
-        if (self._data / "postmaster.pid").exists():
+        if self.is_running():
             self._run(["pg_ctl", "stop", "-w", "-m", mode, "-D", str(self._data)])
+
+    def is_running(self) -> bool:
+        """Whether it says so itself; a server that crashed is not asked."""
+        return (self._data / "postmaster.pid").exists() and self._ask("pg_ctl", "status", "-D", str(self._data))
 
     def create_database(self, name: str, *, password: str) -> None:
         """Does nothing where it is there."""
@@ -74,6 +79,13 @@ class Postgres:
             self._run(["initdb", "-D", str(self._data), "--auth", "scram-sha-256", *options])
         finally:
             secret.unlink()
+
+    def _ask(self, *command: str) -> bool:
+        try:
+            self._run(command)
+        except RuntimeError:
+            return False
+        return True
 
     def _run(self, command: Sequence[str], **environment: str) -> str:
         program = str(self._binaries / command[0])
@@ -96,12 +108,15 @@ class Postgres:
             said = stream.read()
         if done.returncode != 0:
             log = self.folder / "log"
-            tail = log.read_text()[-2000:] if log.exists() else ""
+            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             raise RuntimeError(f"{command[0]} of {self._binaries} ended with {done.returncode}: {said.strip()}\n{tail}")
         return said
 
 
-def _unprivileged() -> str:
+def unprivileged_user() -> str | None:
+    """Whom the server runs as; None for whoever asks, who is not root."""
+    if os.geteuid() != 0:
+        return None
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name).pw_name

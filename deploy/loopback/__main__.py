@@ -1,0 +1,99 @@
+"""`python -m loopback up|stop|status`: a whole installation on this machine. `make cluster` and `make cluster-stop` call it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from loopback.installation import Installation
+
+_LOOK_EVERY = 5.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    installation = Installation(
+        arguments.folder.absolute(), port=arguments.port, artifacts=arguments.artifacts, jobs=arguments.jobs, say=_say
+    )
+    if arguments.command == "stop":
+        installation.stop()
+        return 0
+    if arguments.command == "status":
+        print("\n".join(installation.running()) or "nothing runs")
+        return 0
+    return _up(installation)
+
+
+def _up(installation: Installation) -> int:
+    """In the foreground until Ctrl-C, SIGTERM, or `stop` from elsewhere; then everything is stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        key = installation.start()
+        print(_addresses(installation, key), flush=True)
+        _watch(installation)
+    except KeyboardInterrupt:
+        _say("stopping; jobs go on with the next start ...")
+    except RuntimeError as error:
+        _say(str(error))
+        return 1
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        installation.stop()
+    return 0
+
+
+def _watch(installation: Installation) -> None:
+    """Says what has ended, and ends itself when nothing is left."""
+    known = set(installation.running())
+    while known:
+        time.sleep(_LOOK_EVERY)
+        running = set(installation.running())
+        for name in sorted(known - running):
+            _say(f"{name} has ended; its log is in {installation.folder / 'programs'}")
+        known = running
+
+
+def _addresses(installation: Installation, key: str | None) -> str:
+    secrets = installation.folder / "secrets"
+    lines = [
+        f"API            {installation.api} (docs: {installation.api}/docs)",
+        f"MLflow         {installation.mlflow}",
+        f"Ray dashboard  {installation.ray.dashboard} (log in with the token in {secrets / 'ray_token'})",
+        f"PostgreSQL     127.0.0.1:{installation.postgres.port} (password in {secrets / 'postgres_password'})",
+        f"logs           {installation.folder / 'programs'}",
+        "",
+        f"export AUTOSLIM_URL={installation.api}",
+    ]
+    if key is None:
+        lines.append("an API key was made at the first start; another one: autoslim keys create")
+    else:
+        lines.append(f"export AUTOSLIM_KEY={key}    # shown this once")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="loopback", description=__doc__)
+    parser.add_argument("command", choices=("up", "stop", "status"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/cluster"), help="where everything is kept")
+    parser.add_argument("--port", type=int, default=8400, help="the API's port; the fourteen after it are taken, too")
+    parser.add_argument("--artifacts", help="MLflow's artifact store: a folder or s3://bucket/path; default in --folder")
+    parser.add_argument("--jobs", type=int, default=1, help="jobs at a time")
+    return parser.parse_args()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""`Installation`: what runs, in which order it starts, where it keeps things, and how it is known to be well."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from autoslim.store import Keys, Scope
+from loopback.postgres import USER, Postgres, find_binaries, unprivileged_user
+from loopback.program import Program
+from loopback.ray_nodes import RayNodes, cpus
+from workers.settings import DriverSettings
+
+_PATIENCE = 240.0
+"""Seconds for a part to answer: on a busy machine Ray alone takes one minute."""
+_MLFLOW = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Installation:
+    """`folder` keeps everything from one start to the next. `port` is the API's; the fourteen after it are taken, too.
+
+    `artifacts` is where MLflow keeps files: a folder, or an S3 address whose credentials and endpoint stand in the environment
+    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, MLFLOW_S3_ENDPOINT_URL).
+    """
+
+    folder: Path
+    port: int = 8400
+    artifacts: str | None = None
+    jobs: int = 1
+    say: Callable[[str], None] = print
+
+    # Addresses and places
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def postgres(self) -> Postgres:
+        binaries = find_binaries()
+        if binaries is None:
+            raise RuntimeError("no PostgreSQL server is installed; on Debian: apt install postgresql")
+        return Postgres(self._database_folder(), port=self.port + 2, binaries=binaries)
+
+    @property
+    def ray(self) -> RayNodes:
+        return RayNodes(self._programs, port=self.port + 4, token=self._secret("ray_token"), python=sys.executable)
+
+    @property
+    def settings(self) -> DriverSettings:
+        return DriverSettings(
+            storage=self.postgres.url("autoslim"), root=self.folder / "root", tracking_uri=self.mlflow, address="auto"
+        )
+
+    @property
+    def _programs(self) -> Path:
+        return self.folder / "programs"
+
+    def _secret(self, name: str) -> Path:
+        return self.folder / "secrets" / name
+
+    def _program(self, name: str) -> Program:
+        return Program(name, self._programs)
+
+    def _database_folder(self) -> Path:
+        """Root's database belongs to another user, to whom root's own folders are closed as a rule."""
+        folder = self.folder / "postgres"
+        user = unprivileged_user()
+        if user is None or _may_enter(user, self.folder):
+            return folder
+        elsewhere = self.folder / "postgres.path"
+        if not elsewhere.exists():
+            elsewhere.parent.mkdir(parents=True, exist_ok=True)
+            elsewhere.write_text(tempfile.mkdtemp(prefix="autoslim-postgres-", dir="/var/tmp"))
+        return Path(elsewhere.read_text())
+
+    # Up
+
+    def start(self) -> str | None:
+        """One part after the other, each when the one before it answers. A new API key where there was none before.
+
+        Raises:
+            RuntimeError: with the end of the log of the part that does not answer.
+        """
+        if running := self.running():
+            raise RuntimeError(f"this installation runs already ({', '.join(running)}); stop it first")
+        self._refuse_taken_ports()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_secrets()
+        self._start_postgres()
+        self._start_mlflow()
+        self._start_ray()
+        key = self._make_key()
+        self._start_service()
+        return key
+
+    def _start_postgres(self) -> None:
+        password = self._secret("postgres_password").read_text().strip()
+        self.say("PostgreSQL ...")
+        self.postgres.start(password=password)
+        for database in ("autoslim", "mlflow"):
+            self.postgres.create_database(database, password=password)
+
+    def _start_mlflow(self) -> None:
+        self.say("MLflow ...")
+        destination = self.artifacts or str(self.folder / "artifacts")
+        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port + 1}", "--workers=1"]
+        command += [f"--backend-store-uri={self.postgres.url('mlflow')}", f"--artifacts-destination={destination}"]
+        program = self._program("mlflow")
+        program.start(command, {**self._passwords(), **_MLFLOW})
+        self._await(program, lambda: _answers(f"{self.mlflow}/health"))
+
+    def _start_ray(self) -> None:
+        self.say("Ray, head ...")
+        self.ray.start_head()
+        self._await(self.ray.head, lambda: self.ray.nodes() == 1)
+        self.say("Ray, worker ...")
+        self.ray.start_worker(self._driver_environment(), cpus=cpus())
+        self._await(self.ray.worker, lambda: self.ray.nodes() == 2)
+
+    def _start_service(self) -> None:
+        self.say("API and supervisor ...")
+        command = [sys.executable, "-m", "autoslim.cli"]
+        everyone = {**self._driver_environment(), **self.ray.environment, **self._service_environment()}
+        api = self._program("api")
+        api.start([*command, "serve", "--no-supervisor", f"--port={self.port}"], everyone)
+        self._await(api, lambda: _answers(f"{self.api}/healthz"))
+        supervisor = self._program("supervisor")
+        words = ["supervise", f"--dashboard={self.ray.dashboard}", f"--jobs={self.jobs}", "--address=auto"]
+        supervisor.start([*command, *words], everyone)
+        # It has nothing to answer with; one that cannot work ends at once.
+        time.sleep(3.0)
+        self._await(supervisor, lambda: True)
+
+    def _await(self, program: Program, is_well: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            if not program.is_alive():
+                raise RuntimeError(f"{program.name} has ended; the end of {program.log}:\n{program.tail()}")
+            if is_well():
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{program.name} does not answer; the end of {program.log}:\n{program.tail()}")
+            time.sleep(0.5)
+
+    # Down
+
+    def running(self) -> list[str]:
+        found = [program.name for program in self._all() if program.is_alive()]
+        return found + (["postgres"] if self.postgres.is_running() else [])
+
+    def stop(self) -> None:
+        """In the other order: the supervisor first, so that no job takes the rest for lost, and the database last."""
+        for program in self._all():
+            program.stop()
+        self.ray.stop()
+        self.postgres.stop()
+
+    def _all(self) -> list[Program]:
+        names = ("supervisor", "api", "ray-worker", "ray-head", "mlflow")
+        return [self._program(name) for name in names]
+
+    # Secrets and settings
+
+    def _make_secrets(self) -> None:
+        folder = self.folder / "secrets"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name in ("ray_token", "postgres_password"):
+            if not self._secret(name).exists():
+                _write_secret(self._secret(name), secrets.token_hex(32))
+        password = self._secret("postgres_password").read_text().strip()
+        _write_secret(self._secret("pgpass"), f"127.0.0.1:{self.port + 2}:*:{USER}:{password}\n")
+
+    def _passwords(self) -> dict[str, str]:
+        """The database's addresses have no password in them; libpq finds it here."""
+        return {"PGPASSFILE": str(self._secret("pgpass"))}
+
+    def _driver_environment(self) -> dict[str, str]:
+        return {**self.settings.environment(secrets=True), **self._passwords()}
+
+    def _service_environment(self) -> dict[str, str]:
+        return {
+            "AUTOSLIM_MLFLOW_URL": self.mlflow,
+            "AUTOSLIM_RAY_DASHBOARD_URL": self.ray.dashboard,
+            "AUTOSLIM_KEYS_REQUIRED": "true",
+        }
+
+    def _make_key(self) -> str | None:
+        os.environ.update(self._passwords())
+        self.settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with Keys(self.settings.storage) as keys:
+            if keys.exist():
+                return None
+            return keys.create(tenant="local", scopes=list(Scope), name="the installation's first key")[1]
+
+    def _refuse_taken_ports(self) -> None:
+        for port in range(self.port, self.port + 15):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    last = self.port + 14
+                    raise RuntimeError(f"port {port} is taken; give another first one of {last - self.port + 1}") from None
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Nobody else can read it, from its first moment on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - http, of our own address
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def _may_enter(user: str, folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return subprocess.run(["test", "-x", str(nearest)], user=user, check=False).returncode == 0  # noqa: S607

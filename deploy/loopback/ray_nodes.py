@@ -1,0 +1,102 @@
+"""Two Ray nodes on one machine: a head that runs nothing, and a worker that runs trials and their drivers. Token authentication is on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from loopback.program import Program
+from workers.executor import RESOURCE
+
+_HEAD, _WORKER = "127.0.0.2", "127.0.0.3"
+"""Ray takes 127.0.0.1 for the machine's outer address."""
+_OBJECT_STORE = 100 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class RayNodes:
+    """`port` is the head's, and the nine after it are taken, too: the dashboard's is the next one. `token` is a file."""
+
+    folder: Path
+    port: int
+    token: Path
+    python: str
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def head(self) -> Program:
+        return Program("ray-head", self.folder)
+
+    @property
+    def worker(self) -> Program:
+        return Program("ray-worker", self.folder)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For everybody who talks to this cluster."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
+
+    def start_head(self) -> None:
+        # Sockets lie in it, whose paths may have 107 characters.
+        scratch = tempfile.mkdtemp(prefix="asr-", dir="/tmp")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "scratch").write_text(scratch)
+        words = ["--head", f"--node-ip-address={_HEAD}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
+        words += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
+        # Nothing runs beside what the cluster hangs on.
+        words += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
+        self.head.start(self._command(words), self.environment)
+
+    def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
+        """Only when the head answers: two at once run into Ray's own limit of 30 s. `environment` reaches drivers and trials."""
+        words = [f"--address={_HEAD}:{self.port}", f"--node-ip-address={_WORKER}", f"--num-cpus={cpus}"]
+        words += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
+        own = {"AUTOSLIM_NODE_IP": _WORKER}
+        self.worker.start(self._command(words), {**environment, **self.environment, **own})
+
+    def nodes(self) -> int:
+        """How many are alive; 0 where nobody answers."""
+        request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")  # noqa: S310 - http, of our own address
+        request.add_header("Authorization", f"Bearer {self.token.read_text().strip()}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+                found = json.load(reply)["data"]["result"]["result"]
+        except (urllib.error.URLError, TimeoutError, ConnectionError, KeyError, TypeError, json.JSONDecodeError):
+            return 0
+        return sum(node["state"] == "ALIVE" for node in found)
+
+    def stop(self) -> None:
+        self.worker.stop()
+        self.head.stop()
+        scratch = self.folder / "scratch"
+        if scratch.exists():
+            shutil.rmtree(scratch.read_text(), ignore_errors=True)
+            scratch.unlink()
+
+    def _command(self, words: list[str]) -> list[str]:
+        ray = Path(self.python).with_name("ray")
+        # Ray's own range of workers' ports may have one of ours in it; none of it means any that is free.
+        ports = ["--min-worker-port=0", "--max-worker-port=0"]
+        return [str(ray), "start", "--block", f"--object-store-memory={_OBJECT_STORE}", "--disable-usage-stats", *ports, *words]
+
+    def _agent(self, port: int) -> list[str]:
+        """Each node's own; the defaults are the same for all."""
+        return [
+            f"--dashboard-agent-listen-port={port}",
+            f"--dashboard-agent-grpc-port={port + 1}",
+            f"--metrics-export-port={port + 2}",
+        ]
+
+
+def cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

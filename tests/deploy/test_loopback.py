@@ -1,0 +1,103 @@
+"""`make cluster`: everything comes up, is well, keeps its secrets, goes down, and comes up again as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import urllib.request
+from pathlib import Path
+
+import pytest
+from databases import free_ports
+from loopback.installation import Installation
+from loopback.postgres import find_binaries
+from loopback.program import Program
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def installation(tmp_path, monkeypatch):
+    if find_binaries() is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: postgresql)")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    installation = Installation(tmp_path / "cluster", port=free_ports(15), say=lambda text: None)
+    yield installation
+    installation.stop()
+
+
+def get(installation, path, key=None):
+    request = urllib.request.Request(f"{installation.api}{path}")
+    if key is not None:
+        request.add_header("Authorization", f"Bearer {key}")
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.load(reply)
+
+
+def test_an_installation_comes_up_whole_keeps_its_secrets_and_comes_back(installation):
+    key = installation.start()
+    assert re.fullmatch(r"autoslim_[0-9a-f]{16}_[\w-]{43}", key)
+    everything = {"supervisor", "api", "ray-worker", "ray-head", "mlflow", "postgres"}
+    assert set(installation.running()) == everything
+    assert installation.ray.nodes() == 2
+    readiness = get(installation, "/readyz", key)
+    assert readiness["ready"] is True
+    assert set(readiness["dependencies"].values()) == {"ok"}, readiness
+    assert get(installation, "/v1/jobs", key) == {"jobs": [], "next_page_token": None}
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        get(installation, "/v1/jobs")
+
+    folder = installation.folder / "secrets"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    secrets = [(folder / name).read_text().strip() for name in ("ray_token", "postgres_password")] + [key]
+    told = {path: path.read_bytes() for path in (installation.folder / "programs").iterdir() if path.is_file()}
+    lines = {pid: line for pid, line in command_lines().items() if str(installation.folder) in line or "autoslim" in line}
+    assert any("supervise" in line for line in lines.values())
+    for secret in secrets:
+        assert not [path for path, text in told.items() if secret.encode() in text]
+        assert not [line for line in lines.values() if secret in line]
+
+    with pytest.raises(RuntimeError, match="runs already"):
+        installation.start()
+    pids = [program._read().pid for program in installation._all()]
+    installation.stop()
+    assert installation.running() == []
+    assert not [
+        pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    ]
+
+    assert installation.start() is None, "the first start's key is still the one"
+    assert get(installation, "/v1/jobs", key) == {"jobs": [], "next_page_token": None}
+
+
+def test_a_taken_port_is_named_before_anything_is_started(installation):
+    import socket
+
+    with (
+        socket.create_server(("127.0.0.1", installation.port + 3)),
+        pytest.raises(RuntimeError, match=f"port {installation.port + 3} is taken"),
+    ):
+        installation.start()
+    assert installation.running() == []
+    assert not installation.folder.exists() or not (installation.folder / "secrets").exists()
+
+
+def test_a_program_that_ends_at_once_is_told_with_its_last_words(installation, tmp_path):
+    program = Program("short", tmp_path / "programs")
+    program.start(["sh", "-c", "echo no such thing >&2; exit 3"], os.environ)
+    with pytest.raises(RuntimeError, match=r"short has ended(?s:.*)no such thing"):
+        installation._await(program, lambda: False)
+    program.stop()
+
+
+def command_lines():
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+    return found
