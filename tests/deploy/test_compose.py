@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -10,7 +11,11 @@ import pytest
 from command_line import parse
 from manifests import DEPLOY
 
-RAY_SERVICES = ("search", "ray-head", "ray-worker", "search-on-ray")
+from workers.executor import RESOURCE
+
+RAY_SERVICES = ("search", "ray-head", "ray-worker", "search-on-ray", "api", "supervisor")
+DRIVES = ("ray-worker", "api", "supervisor")
+"""Those that open the service's database."""
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
@@ -40,25 +45,55 @@ def test_every_container_is_limited_and_unprivileged(compose: dict[str, Any]):
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.get("privileged"), name
-        assert service["pull_policy"] == "never", name
+        assert name == "postgres" or service["pull_policy"] == "never", name
 
 
 def test_every_ray_container_asks_for_the_token_and_finds_it_in_a_secret(compose: dict[str, Any]):
-    assert set(compose["services"]) == {"mlflow", *RAY_SERVICES}
+    assert set(compose["services"]) == {"mlflow", "postgres", *RAY_SERVICES}
     for name in RAY_SERVICES:
         service = compose["services"][name]
         assert service["environment"]["RAY_AUTH_MODE"] == "token", name
-        assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == f"/run/secrets/{service['secrets'][0]}", name
+        assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token", name
+        assert "ray_token" in service["secrets"], name
         assert service["shm_size"], name
-    (secret,) = compose["secrets"].values()
+
+
+def test_every_secret_is_a_file_that_git_ignores(compose: dict[str, Any]):
     ignored = (DEPLOY.parent / ".gitignore").read_text().split()
-    assert f"/deploy/{secret['file'].removeprefix('./').partition('/')[0]}/" in ignored
+    for secret in compose["secrets"].values():
+        assert f"/deploy/{secret['file'].removeprefix('./').partition('/')[0]}/" in ignored
+    used = {secret for service in compose["services"].values() for secret in service.get("secrets", [])}
+    assert used == compose["secrets"].keys()
 
 
 def test_no_secret_stands_in_the_file():
     for path in DEPLOY.rglob("*.yaml"):
-        assert "RAY_AUTH_TOKEN:" not in path.read_text(), path
-        assert "password" not in path.read_text().lower(), path
+        text = path.read_text()
+        assert "RAY_AUTH_TOKEN:" not in text, path
+        assert not re.search(r"://[^\s/@]*:[^\s/@]*@", text), path
+        # What is called a password is a file.
+        for name, value in re.findall(r"(?im)^\s*(\w*password\w*): *(\S.*)$", text):
+            assert name.endswith("_FILE") and value.startswith("/run/secrets/"), (path, name)
+
+
+def test_the_services_parts_find_the_database_without_a_secret_in_its_address(compose: dict[str, Any]):
+    for name in DRIVES:
+        service = compose["services"][name]
+        assert service["environment"]["AUTOSLIM_STORAGE"] == "postgresql+psycopg://autoslim@postgres/autoslim", name
+        assert service["environment"]["PGPASSFILE"] == "/run/secrets/pgpass", name
+        assert "pgpass" in service["secrets"], name
+        assert service["environment"]["AUTOSLIM_ROOT"].startswith("/runs/"), name
+
+
+def test_the_service_runs_its_drivers_on_the_worker(compose: dict[str, Any]):
+    services = compose["services"]
+    assert parse(services["api"]["command"])["supervisor"] is False
+    assert services["api"]["environment"]["AUTOSLIM_KEYS_REQUIRED"] == "true"
+    words = parse(services["supervisor"]["command"])
+    assert (words["dashboard"], words["address"]) == ("http://ray-head:8265", "auto")
+    assert f'--resources={{"{RESOURCE}": 1}}' in services["ray-worker"]["command"]
+    for name in ("postgres", "api", "supervisor", "ray-head", "ray-worker"):
+        assert "service" in services[name]["profiles"], name
 
 
 def test_the_head_and_the_joining_driver_have_nothing_to_give_away(compose: dict[str, Any]):
