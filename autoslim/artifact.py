@@ -113,10 +113,12 @@ class TimedReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyReport(Record):
-    """The latency as the plan foretold it, with the correction that whole models gave beforehand, and as it really is."""
+    """The latency as the plan foretold it, with the correction that whole models gave beforehand, and as it really is; `dense_ms` is what
+    the dense model took when the table was measured."""
 
     predicted_ms: float
     correction: float
+    dense_ms: float
     timed: TimedReport
 
     @property

@@ -119,4 +119,9 @@ def report(folder: Path, table: LatencyTable, timed: TimedReport) -> LatencyRepo
     config = load_config(folder)
     method = config.recipe.method
     predicted = table(config.plan, method)
-    return LatencyReport(predicted_ms=predicted, correction=predicted / table.parts(config.plan), timed=timed)
+    return LatencyReport(
+        predicted_ms=predicted,
+        correction=predicted / table.parts(config.plan),
+        dense_ms=table(Plan.dense(table.shape)),
+        timed=timed,
+    )

@@ -156,6 +156,7 @@ def _latency(config: SlimConfig) -> str:
 | measured, lower quartile | {timed.ms:.4g} |
 | measured, median | {timed.median_ms:.4g} |
 | dense model, lower quartile | {timed.dense_ms:.4g} |
+| dense model, when the table was measured | {latency.dense_ms:.4g} |
 
 {timed.rounds} rounds of both models in turns on {timed.hardware}. The limit is for the lower quartile, which other work on the machine
 does not lengthen{_largest(config)}. The prediction adds up a table of the blocks' parts, times {latency.correction:.3f}: whole models,

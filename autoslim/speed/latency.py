@@ -56,8 +56,9 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
     device, table = pick_device(), known
     if table is None:
         dense = _fresh(request)
+        stacks = _Parts(dense.module, dense.shape, request, device)
         with torch.inference_mode():
-            table = _Parts(dense.module, dense.shape, request.batch, device).measure(request.mode, _PARTS_SECONDS)
+            table = stacks.measure(_PARTS_SECONDS)
     return table.replace(calibrations=(*table.calibrations, *_calibrate(table, request, device)))
 
 
@@ -69,10 +70,11 @@ def build(module: nn.Module, shape: ViTShape, candidate: Candidate, *, class_que
 
 
 class _Parts:
-    """Stacks of parts, raced against each other."""
+    """Stacks of parts and the dense model, raced against each other: a machine that slows down, does so for all of them."""
 
-    def __init__(self, module: nn.Module, shape: ViTShape, batch: int, device: torch.device) -> None:
-        self.shape, self.batch, self.device = shape, batch, device
+    def __init__(self, module: nn.Module, shape: ViTShape, request: LatencyRequest, device: torch.device) -> None:
+        self.shape, self.batch, self.mode, self.device = shape, request.batch, request.mode, device
+        self.whole = runners.WAYS[request.mode](module.eval(), shape, device)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.module = module.eval().to(device, self.dtype)
         self.blocks = blocks_of(self.module)
@@ -80,7 +82,7 @@ class _Parts:
         self.runs: list[Callable[[], None]] = []
         self.divisors: list[int] = []
 
-    def measure(self, mode: str, seconds: float) -> LatencyTable:
+    def measure(self, seconds: float) -> LatencyTable:
         shape = self.shape
         tokens, few = parts.token_axis(shape, 8), parts.token_axis(shape, 3)[1:]
         # Only methods that leave the widths alone work on models whose queries and keys are normalised.
@@ -88,7 +90,7 @@ class _Parts:
         narrow = widths if shape.qk_norm else parts.width_axis(shape.head_width, 2)
         hidden = parts.width_axis(shape.hidden, 6)
         shares, left = (0.0, 0.5, 1.0), (0.1, 0.5, 1.0)
-        self._add_ends()
+        self._add_whole_and_ends()
         for width in widths:
             self._add_stacks([parts.attention(block, width) for block in self._own()], tokens)
         for come_in in few:
@@ -114,12 +116,12 @@ class _Parts:
                 count *= len(axis)
             return Grid(axes=tuple(tuple(map(float, axis)) for axis in axes), values=tuple(next(times) for _ in range(count)))
 
-        ends = next(times)
+        dense, ends = next(times), next(times)
         by_heads = [float(shape.heads * width) for width in widths]
-        return LatencyTable(
+        table = LatencyTable(
             shape=shape,
             batch=self.batch,
-            mode=mode,
+            mode=self.mode,
             device=self.device.type,
             hardware=hardware(),
             threads=torch.get_num_threads(),
@@ -133,6 +135,9 @@ class _Parts:
             drop=grid(few).rising(),
             extras={name: grid(few, left).rising() for name in parts.EXTRAS},
         )
+        whole, flops = Plan.dense(shape), predict(shape, Plan.dense(shape)).total
+        own = Calibration(recipe=DENSE, flops=flops, parts_ms=table.parts(whole), measured_ms=dense)
+        return table.replace(calibrations=(own,))
 
     def _own(self) -> list[nn.Module]:
         return self.blocks[: self.layers]
@@ -151,11 +156,12 @@ class _Parts:
     def _tokens(self, count: int) -> Tensor:
         return torch.randn(self.batch, count, self.shape.dim, device=self.device, dtype=self.dtype)
 
-    def _add_ends(self) -> None:
+    def _add_whole_and_ends(self) -> None:
         bare = parts.ends(self.module)
-        images = torch.randn(self.batch, 3, *self.shape.image_size, device=self.device, dtype=self.dtype)
-        self.runs.append(self._timed(lambda: bare(images)))
-        self.divisors.append(1)
+        images = torch.randn(self.batch, 3, *self.shape.image_size)
+        there = images.to(self.device, self.dtype)
+        self.runs += [partial(self.whole, images), self._timed(lambda: bare(there))]
+        self.divisors += [1, 1]
 
     def _add_stacks(self, stack: Sequence[parts.Part], tokens: Sequence[int]) -> None:
         for count in tokens:
@@ -180,17 +186,11 @@ def _turned(grid: Grid) -> Grid:
 
 
 def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.device) -> Iterator[Calibration]:
-    """The dense model, and each cut one in turns with it: its time is the dense model's over the speed-up of the same rounds."""
+    """Each cut model in turns with the dense one: its time is the dense model's in the table over the speed-up of the same rounds."""
     shape, way = table.shape, runners.WAYS[request.mode]
     images = torch.randn(request.batch, 3, *shape.image_size)
-    dense_plan = Plan.dense(shape)
     dense = way(_fresh(request).module, shape, device)
-    known = [found.measured_ms for found in table.calibrations if found.recipe == DENSE]
-    if not known:
-        (laps,) = race([lambda: dense(images)], seconds=_WHOLE_SECONDS, at_least=_FEWEST_ROUNDS, clock=_clock(device))
-        known = [1000 * usual(laps)]
-        flops = predict(shape, dense_plan).total
-        yield Calibration(recipe=DENSE, flops=flops, parts_ms=table.parts(dense_plan), measured_ms=known[0])
+    dense_ms = next(found.measured_ms for found in table.calibrations if found.recipe == DENSE)
     for candidate in request.candidates:
         slimmed = way(build(_fresh(request).module, shape, candidate, class_query=request.class_query), shape, device)
         runs = [partial(run, images) for run in (dense, slimmed)]
@@ -199,7 +199,7 @@ def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.devic
             recipe=candidate.recipe,
             flops=predict(shape, candidate.plan).total,
             parts_ms=table.parts(candidate.plan),
-            measured_ms=known[0] / ratio(slow, fast)[0],
+            measured_ms=dense_ms / ratio(slow, fast)[0],
         )
 
 

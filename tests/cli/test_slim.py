@@ -114,7 +114,7 @@ def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeyp
         timed = TimedReport(
             hardware="h", device="cpu", threads=1, mode="eager", batch=1, ms=took["ms"], median_ms=1.0, dense_ms=9.0, rounds=9
         )
-        return LatencyReport(predicted_ms=table.parts(load_config(folder).plan), correction=1.0, timed=timed)
+        return LatencyReport(predicted_ms=table.parts(load_config(folder).plan), correction=1.0, dense_ms=9.0, timed=timed)
 
     monkeypatch.setattr("autoslim.slimming.timed_here", timed)
     dense = table_of(shape())(Plan.dense(shape()))
