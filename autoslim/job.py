@@ -65,6 +65,9 @@ class Resources(Record):
         return cls(**amounts)
 
 
+SAMPLERS = ("tpe", "forest", "nsga2", "nsga3", "gp", "random")
+"""What proposes recipes."""
+
 SCHEDULERS = ("halving", "median", "none")
 """What can stop a trial early."""
 

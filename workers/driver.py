@@ -10,10 +10,7 @@ import contextlib
 import dataclasses
 import shutil
 import signal
-import tempfile
 from pathlib import Path
-
-from ray import tune
 
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
@@ -49,14 +46,13 @@ from workers.interrupt import Interrupt
 from workers.latency import choose_measured, measure_on_cluster, search_request
 from workers.listeners import Booking, Dashboard
 from workers.metrics import SearchMetrics, ray_gauges
-from workers.searcher import LostWorkers, StoreScheduler, StoreSearcher
+from workers.searcher import StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
+from workers.tuning import run_trials
 from workers.watcher import Listener, NoWatcher, Phase, Watcher
 
 _LAST_SYNC = 60.0
-_RETRIES = 3
-"""A trial whose worker was lost (a node died, the system ran out of memory) is run again this often, from its checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,29 +315,7 @@ def _run_trials(
         "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
     }
     searcher = StoreSearcher(coordinator, shared)
-    with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
-        tuner = tune.Tuner(
-            tune.with_resources(SlimTrial, {"cpu": granted(job).cpu, "gpu": granted(job).gpu}),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=StoreScheduler(searcher),
-                num_samples=-1,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=job.id,
-                # Tune's own record is never read back; the store is.
-                storage_path=scratch,
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[LostWorkers(searcher)],
-            ),
-        )
-        with interrupt.by_signal(signal.SIGUSR1):
-            tuner.fit()
+    run_trials(SlimTrial, searcher, name=job.id, resources=granted(job), slots=slots, relay=interrupt.by_signal(signal.SIGUSR1))
     if coordinator.fatal is not None:
         raise coordinator.fatal
 

@@ -3,7 +3,7 @@
 from autoslim.search.ending import Limits, enough, search_limits
 from autoslim.search.final import final_recipes
 from autoslim.search.front import AgainstControl, against_control, cheaper_and_better, choose, outclassed
-from autoslim.search.proposer import SAMPLERS, Proposal, Proposer
+from autoslim.search.proposer import Proposal, Proposer
 from autoslim.search.reach import Corner, Reach, reach
 from autoslim.search.reason import Reason, knee_point, offers, reason
 from autoslim.search.scheduler import Scheduler, make_scheduler
@@ -11,7 +11,6 @@ from autoslim.search.space import Space
 from autoslim.search.space_file import load_space, parse_space, space_names
 
 __all__ = [
-    "SAMPLERS",
     "AgainstControl",
     "Corner",
     "Limits",

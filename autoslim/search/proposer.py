@@ -8,10 +8,11 @@ Accuracy is then the only question left, and a single-objective study answers it
 the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `deal` says which trial is
 for what.
 
-Samplers are `tpe`, `forest` and `random`. A forest (`learner`) looks for the draw that promises the largest gain, at a budget or of the
-front's area; it learns across methods and budgets, and from trials that were stopped, too. NSGA-II and III are left out: their
-generations live in the study, which is not kept, and they need more trials than a search has. So is Optuna's Gaussian process: it models
-only what all trials have in common, which among different methods is the name of the method.
+Samplers are `tpe`, `forest`, `nsga2`, `nsga3`, `gp` and `random`. A forest (`learner`) looks for the draw that promises most gain, at a
+budget or of the front's area; it learns across methods and budgets, and from trials that were stopped, too. The others are Optuna's
+(`samplers`). A genetic sampler's generations live in its study; they follow from the order of the complete trials, so that a study made
+anew has the same. It and the Gaussian process see only what all trials have in common; for them every trial has the knobs of all
+methods (`study.flat_replay`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
 from autoslim.flops import predict
+from autoslim.job import SAMPLERS
 from autoslim.latency import LatencyTable
 from autoslim.limits import Limits
 from autoslim.methods import METHODS, Ceiling, narrowing
@@ -37,11 +39,11 @@ from autoslim.search.deal import FREE, Deal, deal
 from autoslim.search.encoding import Encoder, Vector
 from autoslim.search.learner import Learner
 from autoslim.search.reach import Reach, reach, unreachable, within
+from autoslim.search.samplers import FLAT, make_sampler
 from autoslim.search.space import Draw, Space, Suggest, Uniform
-from autoslim.search.study import accuracy_and_flops, accuracy_at_budgets, as_trials, build_study, tpe
+from autoslim.search.study import Replay, accuracy_and_flops, accuracy_at_budgets, as_trials, build_study, flat_replay, replay
 from autoslim.shape import ViTShape
 
-SAMPLERS = ("tpe", "forest", "random")
 DRAWS = 16
 """How often a proposal is drawn before it is given back as infeasible, or as a duplicate."""
 
@@ -174,15 +176,32 @@ class Proposer:
     def _suggest(self, dealt: Deal, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
         """What each draw asks. Draws that were rejected stay in the study as running, which keeps TPE away from them."""
         name = f"{self.seed}:{number}"
-        if dealt.origin == "random" or self.sampler != "tpe":
+        if dealt.origin == "random" or self.sampler in ("random", "forest"):
             blind = Uniform(name)
             return lambda: blind
         free = dealt.target == FREE
         values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self.budgets.values())
-        able = {name: self.methods[name] for name in self.able[dealt.target]}
-        trials = as_trials(history, values, self.space, able, self.shape, single=not free)
+        able = tuple(self.able[dealt.target])
+        trials = as_trials(history, values, lambda recipe: self._replayed(recipe, able), single=not free, sampler=self.sampler)
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], tpe(seed)).ask
+        sampler = make_sampler(self.sampler, seed=seed, among=dealt.among)
+        return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], sampler).ask
+
+    def _replayed(self, recipe: Recipe, able: tuple[str, ...]) -> Replay | None:
+        """What a recipe is in a study of these methods; worked out once."""
+        place = (recipe.key, able)
+        if place not in self._replays:
+            methods = {name: self.methods[name] for name in able}
+            if self.sampler in FLAT:
+                made = flat_replay(recipe, self.space, methods, self.shape, constant=self.sampler == "gp")
+            else:
+                made = replay(recipe, self.space, methods, self.shape)
+            self._replays[place] = made
+        return self._replays[place]
+
+    @functools.cached_property
+    def _replays(self) -> dict[tuple[str, tuple[str, ...]], Replay | None]:
+        return {}
 
     @functools.cached_property
     def learner(self) -> Learner:

@@ -93,9 +93,9 @@ class Space(Record):
         for knob in methods[name].ranges:
             if methods[name].is_active(knob, knobs):
                 own = self.methods[name][knob]
-                knobs[knob] = _draw(suggest, f"{name}.{knob}", own, shape.depth) if own.searched else own.default
+                knobs[knob] = draw_knob(suggest, f"{name}.{knob}", own, shape.depth) if own.searched else own.default
         settings = [key for key in TRAINING if key in self.training]
-        training = {key: _draw(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
+        training = {key: draw_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
         return Draw(method=name, knobs=knobs, training=training)
 
     def contains(self, draw: Draw, shape: ViTShape) -> bool:
@@ -134,7 +134,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _draw(suggest: Suggest, name: str, knob: Knob, depth: int) -> Any:
+def draw_knob(suggest: Suggest, name: str, knob: Knob, depth: int) -> Any:
     if knob.choices is not None:
         return suggest.suggest_categorical(name, knob.choices)
     low, high = bounds(knob, depth)

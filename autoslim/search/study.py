@@ -15,40 +15,38 @@ An Optuna trial holds the *solved* knobs, not the drawn ones: the sampler learns
 
 from __future__ import annotations
 
+import copy
+import datetime
 import logging
 import math
 import statistics
-import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
 from autoslim.errors import DivergedError
 from autoslim.methods.base import Method
+from autoslim.methods.knob import Knob, layer_index
 from autoslim.recipe import Recipe
 from autoslim.result import TrialResult, TrialState
-from autoslim.search.space import Draw, Space, same
+from autoslim.search.samplers import generation_attribute
+from autoslim.search.space import Draw, Space, Uniform, draw_knob, same
 from autoslim.shape import ViTShape
 
-_STARTUP = 6
-"""Trials that TPE wants to see before it models them; the opening of `deal` has covered the methods by then."""
+KNOWN = 256
+"""Trials that a study is told at most: the best quarter of them, running ones and the latest. TPE holds at most 25 for good ones, and what
+it takes for a proposal grows with the rest."""
 _NEAR = 0.05
 """A free trial counts for a budget when its FLOPs are this close to it."""
 _STUDY = "autoslim proposal"
+_NO_DATE = datetime.datetime(2000, 1, 1)
 
 Direction = Literal["maximize", "minimize"]
 Values = dict[int, list[float]]
 """Objective values by trial number."""
-
-
-def tpe(seed: int) -> optuna.samplers.BaseSampler:
-    """`group` models each method's knobs jointly though they are absent from the other methods' trials."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP)
 
 
 def build_study(
@@ -95,27 +93,80 @@ def measured(result: TrialResult) -> float | None:
     return result.accuracy
 
 
+class ToldTrial(FrozenTrial):
+    """A trial that a study is told of and nobody changes any more: a study that takes it in need not copy it to the bottom."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ToldTrial:
+        return copy.copy(self)
+
+
+Replays = dict[str, "Replay | None"]
+"""By a recipe's key. A study is made anew for every proposal, what a recipe is in it stays."""
+
+
 def as_trials(
     history: Sequence[TrialResult],
     values: Values,
-    space: Space,
-    methods: Mapping[str, Method],
-    shape: ViTShape,
+    replayed: Callable[[Recipe], Replay | None],
     *,
     single: bool = True,
+    sampler: str = "tpe",
 ) -> list[FrozenTrial]:
-    """`methods` are those the study chooses from, `single` says that it has one objective; complete trials without `values` are not for
-    this study."""
-    trials = []
+    """At most `KNOWN` trials, in number order. `replayed` says what a recipe is in the study, `single` that it has one objective.
+
+    Complete trials without `values` are not for this study.
+    """
     medians = _stopped_medians(history)
+    told = []
     for result in history:
-        told = _told(result, values.get(result.number))
-        if told is not None and result.state is TrialState.STOPPED:
-            told |= _fidelity(result, medians[result.recipe.budget], single=single)
-        replay = _replayed(result.recipe, space, methods, shape)
-        if told is not None and replay is not None and result.duplicate_of is None:
-            trials.append(create_trial(params=replay.params, distributions=replay.distributions, **told))
+        facts = None if result.duplicate_of is not None else _told(result, values.get(result.number))
+        if facts is not None and (replay := replayed(result.recipe)) is not None:
+            if result.state is TrialState.STOPPED:
+                facts |= _fidelity(result, medians[result.recipe.budget], single=single)
+            told.append((facts, replay))
+    trials, complete = [], 0
+    for facts, replay in _most_telling(told):
+        if "values" in facts:
+            facts["system_attrs"] = generation_attribute(sampler, complete)
+            complete += 1
+        trials.append(_trial(replay, facts))
     return trials
+
+
+def _most_telling(told: list[tuple[dict[str, Any], Replay]]) -> list[tuple[dict[str, Any], Replay]]:
+    if len(told) <= KNOWN:
+        return told
+    best = sorted(
+        (i for i, (facts, _) in enumerate(told) if "values" in facts), key=lambda i: told[i][0]["values"][0], reverse=True
+    )
+    kept = set(best[: KNOWN // 4]) | {i for i, (facts, _) in enumerate(told) if not facts["state"].is_finished()}
+    for i in reversed(range(len(told))):
+        if len(kept) >= KNOWN:
+            break
+        kept.add(i)
+    return [told[i] for i in sorted(kept)]
+
+
+def _trial(replay: Replay, facts: dict[str, Any]) -> FrozenTrial:
+    state: optuna.trial.TrialState = facts["state"]
+    constraints: dict[str, float] = facts.get("constraints", {})
+    trial = ToldTrial(
+        number=-1,
+        trial_id=-1,
+        state=state,
+        value=None,
+        values=facts.get("values"),
+        datetime_start=_NO_DATE,
+        datetime_complete=_NO_DATE if state.is_finished() else None,
+        params=replay.params,
+        distributions=replay.distributions,
+        user_attrs=facts.get("user_attrs", {}),
+        system_attrs=dict(facts.get("system_attrs", {})),
+        intermediate_values=facts.get("intermediate_values", {}),
+    )
+    for name, value in constraints.items():
+        trial.set_constraint(name, value)
+    return trial
 
 
 def _told(result: TrialResult, values: list[float] | None) -> dict[str, Any] | None:
@@ -145,7 +196,7 @@ def _fidelity(result: TrialResult, median: float, *, single: bool) -> dict[str, 
     return facts | ({"intermediate_values": {round(1000 * epochs): accuracy - median}} if single else {})
 
 
-class _Replay:
+class Replay:
     """A `Suggest` that answers with a recipe's own values and notes the distributions they are asked from."""
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -163,13 +214,22 @@ class _Replay:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._note(name, CategoricalDistribution(choices), next(c for c in choices if same(c, self._values[name])))
 
+    def fill(self, name: str, knob: Knob, depth: int, blind: Uniform | None) -> None:
+        """Adds a knob that the recipe does not have."""
+        default = layer_index(knob.default, depth) if knob.kind == "layer" else knob.default
+        self._values[name] = default if blind is None else draw_knob(blind, name, knob, depth)
+        draw_knob(self, name, knob, depth)
+
     def _note(self, name: str, distribution: BaseDistribution, value: Any) -> Any:
         self.params[name], self.distributions[name] = value, distribution
         return value
 
 
-def _replayed(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape) -> _Replay | None:
-    """`None` for a recipe that is no point of this space: of several steps, given by hand, or older than the space."""
+def replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape) -> Replay | None:
+    """`methods` are those that the study chooses from.
+
+    `None` for a recipe that is no point of this space: of several steps, given by hand, or older than the space.
+    """
     if len(recipe.steps) != 1 or recipe.steps[0].method not in methods:
         return None
     (step,) = recipe.steps
@@ -178,12 +238,30 @@ def _replayed(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape
     if not space.contains(point, shape):
         return None
     values = {f"{step.method}.{knob}": value for knob, value in step.knobs.items()}
-    replay = _Replay({"method": step.method, **values, **{f"training.{key}": value for key, value in settings.items()}})
+    replayed = Replay({"method": step.method, **values, **{f"training.{key}": value for key, value in settings.items()}})
     try:
-        draw = space.sample(replay, methods, shape, among=list(methods))
+        draw = space.sample(replayed, methods, shape, among=list(methods))
     except KeyError:
         return None
-    return replay if draw.knobs.keys() == step.knobs.keys() else None
+    return replayed if draw.knobs.keys() == step.knobs.keys() else None
+
+
+def flat_replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape, *, constant: bool) -> Replay | None:
+    """With the knobs of all methods, for samplers that know no conditional ones.
+
+    Those that the recipe does not have cannot have mattered. They have their defaults (`constant`: a model of distances then sees no
+    difference in them), or values drawn blindly from the recipe's key (a genetic sampler then has something to cross).
+    """
+    replayed = replay(recipe, space, methods, shape)
+    if replayed is None:
+        return None
+    blind = Uniform(recipe.key)
+    for method in methods:
+        for name, knob in space.methods[method].items():
+            full = f"{method}.{name}"
+            if knob.searched and full not in replayed.params:
+                replayed.fill(full, knob, shape.depth, None if constant else blind)
+    return replayed
 
 
 def _not_ours(record: logging.LogRecord) -> bool:

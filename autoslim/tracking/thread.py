@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from autoslim.errors import AutoslimError
 from autoslim.tracking.mirror import Mirror
+
+_REST = 10.0
+"""So many times what the last sync took passes before the next one."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class MirrorThread:
         while True:
             # Asked before the sync reads the store: what was stored before `close` is then in it.
             last = self._stop.is_set()
+            began = time.monotonic()
             try:
                 self._mirror.sync()
             except AutoslimError as error:
@@ -57,7 +62,8 @@ class MirrorThread:
                 self._behind, delay, self._complete = False, self._every, last
             if last:
                 return
-            self._stop.wait(delay)
+            # What it computes is taken from the search's own process.
+            self._stop.wait(max(delay, _REST * (time.monotonic() - began)))
 
     def _warn(self, reason: str) -> None:
         _log.warning(

@@ -49,7 +49,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ([*SCRATCH, "--data", "digits", "--flops", "1%"], 3, "life_regression .* to .*, vit_slim .* to"),
         ([*SCRATCH, "--data", "digits"], 2, "--flops is needed"),
         ([*SCRATCH, "--data", "nowhere", "--flops", "50%"], 2, "'nowhere' does not exist; allowed"),
-        ([*SCRATCH, "--data", "digits", "--flops", "50%", "--sampler", "genetic"], 2, "allowed: tpe, random"),
+        (
+            [*SCRATCH, "--data", "digits", "--flops", "50%", "--sampler", "genetic"],
+            2,
+            "allowed: tpe, forest, nsga2, nsga3, gp, random",
+        ),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--scheduler", "asha"], 2, "allowed: halving, median, none"),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--space", "defualt"], 2, "default"),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--trials", "0"], 2, "--trials is 0; allowed: 1 and more"),

@@ -6,7 +6,8 @@ import statistics
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import optuna
 import pytest
@@ -18,11 +19,21 @@ from autoslim.flops.predict import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.plan import Plan
-from autoslim.recipe import Training
+from autoslim.recipe import Recipe, Training
 from autoslim.result import TrialResult, TrialState
 from autoslim.search import Proposal, Proposer, Space, load_space, parse_space
+from autoslim.search.samplers import POPULATION
 from autoslim.search.space import Draw
-from autoslim.search.study import accuracy_and_flops, accuracy_at_budgets, as_trials
+from autoslim.search.study import (
+    KNOWN,
+    Replay,
+    accuracy_and_flops,
+    accuracy_at_budgets,
+    as_trials,
+    build_study,
+    flat_replay,
+    replay,
+)
 from autoslim.shape import ViTShape
 
 Finish = Callable[..., TrialResult]
@@ -48,6 +59,10 @@ def make(methods: dict[str, Method], shape: ViTShape, whole: Space, dense: int) 
         )
 
     return make
+
+
+def replayer(space: Space, methods: Mapping[str, Method], shape: ViTShape) -> Callable[[Recipe], Replay | None]:
+    return lambda recipe: replay(recipe, space, methods, shape)
 
 
 def play(proposer: Proposer, finished: Finish, trials: int) -> Iterator[tuple[Proposal, list[TrialResult]]]:
@@ -80,8 +95,10 @@ def test_every_proposal_is_within_its_budget_and_its_space(
         (step,) = proposal.recipe.steps
         assert space.contains(Draw(method=step.method, knobs=step.knobs, training={}), shape)
         history.append(finished(proposal))
+    told = as_trials(history, accuracy_and_flops(history), replayer(space, methods, shape), single=False)
+    assert len(told) == len(history)
     # Optuna checks each against its distribution.
-    assert len(as_trials(history, accuracy_and_flops(history), space, methods, shape)) == len(history)
+    build_study(told, ["maximize", "minimize"], optuna.samplers.RandomSampler(seed=0))
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -96,10 +113,11 @@ def test_real_methods_are_solved_onto_their_budgets(shape: ViTShape, dense: int,
         assert proposal.recipe.seed == seed
         history.append(finished(proposal))
     assert {result.recipe.method for result in history} == set(proposer.space.methods)
-    assert len(as_trials(history, accuracy_and_flops(history), proposer.space, METHODS, shape)) == len(history)
+    told = as_trials(history, accuracy_and_flops(history), replayer(proposer.space, METHODS, shape))
+    assert len(told) == len(history)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "forest", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "forest", "nsga2", "nsga3", "random"])
 def test_proposal_is_told_by_seed_number_and_history_alone(make: Make, finished: Finish, sampler: str) -> None:
     proposer = make(sampler=sampler)
     for proposal, history in play(proposer, finished, 16):
@@ -216,8 +234,8 @@ def test_budget_that_no_method_reaches_names_what_each_can_reach(make: Make) -> 
 
 
 def test_unknown_sampler_is_refused(make: Make) -> None:
-    with pytest.raises(RequestError, match="no sampler 'nsga2'; allowed: tpe, forest, random"):
-        make(sampler="nsga2")
+    with pytest.raises(RequestError, match="no sampler 'cmaes'; allowed: tpe, forest, nsga2, nsga3, gp, random"):
+        make(sampler="cmaes")
 
 
 def test_space_without_a_recipe_is_refused(make: Make, methods: dict[str, Method]) -> None:
@@ -264,7 +282,7 @@ def test_bad_trials_are_told_as_bad_and_lost_ones_not_at_all(
         finished(proposals[6], duplicate_of=0),
         finished(proposals[7], accuracy=float("nan")),
     ]
-    trials = as_trials(history, accuracy_and_flops(history), whole, methods, shape)
+    trials = as_trials(history, accuracy_and_flops(history), replayer(whole, methods, shape))
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED", "RUNNING"]
     assert [bool(trial.constraints) for trial in trials] == [False, False, True, True, False]
 
@@ -274,7 +292,7 @@ def test_recipes_from_another_space_are_not_learnt_from(
 ) -> None:
     history = [finished(proposal) for proposal, _ in play(make(), finished, 12)]
     narrow = parse_space("methods: {width: {flavour: sour}}", source="s.yaml", methods=methods)
-    kept = as_trials(history, accuracy_and_flops(history), narrow, {"width": methods["width"]}, shape)
+    kept = as_trials(history, accuracy_and_flops(history), replayer(narrow, {"width": methods["width"]}, shape))
     assert len(kept) < len(history)
     assert all(trial.params["width.flavour"] == "sour" for trial in kept)
     assert make((0.7,), space=narrow).propose(20, history).plan is not None
@@ -329,12 +347,70 @@ def test_a_stopped_trial_is_told_as_pruned_with_how_far_it_came(make: Make, fini
         history.append(
             finished(proposal, 0.4 + number / 20, **({"state": TrialState.STOPPED, "epochs": 1.5} if number > 4 else {}))
         )
-    arguments = (proposer.space, proposer.methods, proposer.shape)
-    single = as_trials(history, accuracy_at_budgets(history, proposer.budgets.values()), *arguments)
+    replayed = replayer(proposer.space, proposer.methods, proposer.shape)
+    single = as_trials(history, accuracy_at_budgets(history, proposer.budgets.values()), replayed)
     pruned = [trial for trial in single if trial.state is optuna.trial.TrialState.PRUNED]
     assert [list(trial.intermediate_values) for trial in pruned] == [[1500]] * 3
     assert {trial.user_attrs["accuracy"] for trial in pruned} == {result.accuracy for result in history[5:]}
-    double = as_trials(history, accuracy_and_flops(history), *arguments, single=False)
+    double = as_trials(history, accuracy_and_flops(history), replayed, single=False)
     assert [t.user_attrs["epochs"] for t in double if t.state is optuna.trial.TrialState.PRUNED] == [1.5] * 3
     for number in range(8, 16):
         assert proposer.propose(number, history).plan is not None
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_genetic_samplers_have_generations_though_their_study_is_made_anew(
+    make: Make, finished: Finish, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    seen: list[tuple[int, int]] = []
+    kind = optuna.samplers.NSGAIISampler if sampler == "nsga2" else optuna.samplers.NSGAIIISampler
+    select = kind.select_parent
+
+    def watched(self: Any, study: optuna.Study, generation: int) -> list[Any]:
+        parents: list[Any] = select(self, study, generation)
+        seen.append((generation, len(parents)))
+        return parents
+
+    monkeypatch.setattr(kind, "select_parent", watched)
+    *_, (_, history) = play(make((0.8,), sampler=sampler), finished, 4 * POPULATION)
+    assert {1, 2} <= {generation for generation, _ in seen} <= {1, 2, 3}
+    assert {count for _, count in seen} == {POPULATION}
+    assert len({result.recipe.key for result in history}) > 3 * POPULATION
+
+
+def test_the_gaussian_process_proposes_from_what_all_methods_have(make: Make, finished: Finish) -> None:
+    history = [finished(proposal) for proposal, _ in play(make((0.8,), sampler="random"), finished, 10)]
+    proposal = make((0.8,), sampler="gp").propose(12, history)
+    assert proposal.plan is not None
+    assert make((0.8,), sampler="gp").propose(12, history) == proposal
+
+
+def test_a_flat_replay_has_every_searched_knob_and_the_recipes_own_values(make: Make) -> None:
+    proposer = make()
+    for number in range(12):
+        recipe = proposer.propose(number, []).recipe
+        arguments = (proposer.space, proposer.methods, proposer.shape)
+        own = replay(recipe, *arguments)
+        assert own is not None
+        for constant in (True, False):
+            flat = flat_replay(recipe, *arguments, constant=constant)
+            assert flat is not None
+            ranges = [(m, name, knob) for m, knobs in proposer.space.methods.items() for name, knob in knobs.items()]
+            searched = {f"{method}.{name}" for method, name, knob in ranges if knob.searched}
+            assert flat.params.keys() == searched | {"method", "training.lr"}
+            assert {name: flat.params[name] for name in own.params} == own.params
+
+
+def test_a_study_is_told_the_best_the_running_and_the_latest_of_many_trials(make: Make, finished: Finish) -> None:
+    proposer = make()
+    base = finished(proposer.propose(5, []))
+    recipe = base.recipe
+    history = [base.replace(number=n, recipe=recipe.replace(seed=n), accuracy=(n * 37 % 1000) / 1000) for n in range(1000)]
+    history[3] = history[3].replace(state=TrialState.RUNNING, accuracy=None)
+    values = accuracy_at_budgets(history, proposer.budgets.values())
+    told = as_trials(history, values, replayer(proposer.space, proposer.methods, proposer.shape))
+    assert len(told) == KNOWN
+    best = sorted((value[0] for value in values.values()), reverse=True)[: KNOWN // 4]
+    assert set(best) <= {trial.values[0] for trial in told if trial.values}
+    assert sum(trial.state is optuna.trial.TrialState.RUNNING for trial in told) == 1
+    assert told[-1].values == values[999]
