@@ -8,7 +8,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install demo cluster cluster-stop test test-all lint clean
+.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint clean
 
 help:
 	@echo "make install   set up $(VENV)"
@@ -41,8 +41,17 @@ cluster: $(STAMP)
 cluster-stop: $(STAMP)
 	@$(CLUSTER) stop
 
+# Two processes for two cores: the models on one side, the service and the search on the other.
+MODEL_TESTS := $(addprefix tests/,benchmarks data export flops methods report speed training vit)
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow and not cluster'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-models test-rest
+
+test-models: $(STAMP)
+	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' $(MODEL_TESTS)
+
+test-rest: $(STAMP)
+	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' $(MODEL_TESTS:%=--ignore=%)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
