@@ -14,10 +14,14 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoslim.errors import OutputError
 from autoslim.job import SearchJob
-from autoslim.latency import LatencyTable
+
+if TYPE_CHECKING:
+    # The command line begins without torch.
+    from autoslim.latency import LatencyTable
 
 _PROBE = ".writable"
 

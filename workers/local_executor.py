@@ -86,7 +86,10 @@ class LocalExecutor(Executor):
     def forget(self, driver: Driver) -> None:
         self._file(driver).unlink(missing_ok=True)
         self._asked.pop(driver, None)
-        self._children.pop(driver, None)
+        child = self._children.pop(driver, None)
+        if child is not None:
+            # It is dead, so that this only takes its exit code off the system.
+            child.wait()
 
     def close(self) -> None:
         """Asks all drivers to end. They write their checkpoints and give their jobs back, after this process has ended if need be."""

@@ -159,6 +159,8 @@ def test_ctrl_c_detaches_and_the_job_goes_on(service: RunningService, tenant: st
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A shell's background jobs ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None and process.stdout is not None
     wanted, stream = ("best within", process.stderr) if command == ["attach"] else ("a line", process.stdout)

@@ -14,6 +14,7 @@ import pytest
 from running_service import RunningService, running, settings_in
 
 from autoslim.errors import RequestError
+from autoslim.job import SAMPLERS
 from autoslim.log import JsonFormatter, job_id, redact, request_id
 from autoslim.service import read_settings
 from autoslim.service.openapi import FILE, render
@@ -72,7 +73,7 @@ def test_capabilities_are_what_a_spec_may_ask_for(client: httpx.Client) -> None:
     assert {"default", "smoke"} <= set(told["spaces"])
     assert told["datasets"] == ["digits", "flowers"]
     assert told["limits"]["trials"] == 1000
-    assert told["samplers"] == ["tpe", "random"]
+    assert told["samplers"] == list(SAMPLERS)
     assert told["paths"] is True
 
 
