@@ -35,6 +35,7 @@ class Terminal:
         self._stream = sys.stderr if stream is None else stream
         self._width = len(str(job.trials - 1))
         self._trials = job.trials
+        self._running: set[int] = set()
 
     def already(self, results: list[TrialResult]) -> None:
         """Trials that an earlier run has finished."""
@@ -46,6 +47,7 @@ class Terminal:
         self._stream.flush()
 
     def trial_begins(self, result: TrialResult, target: str) -> None:
+        self._running.add(result.number)
         self.say(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
 
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
@@ -53,13 +55,14 @@ class Terminal:
         self.say(f"{self._name(result)} {line}{self._rest()}")
 
     def trial_ends(self, result: TrialResult, target: str) -> None:
+        self._running.discard(result.number)
         self._results.append(result)
         self._clock.end_trial()
         self.say(f"{self._name(result)} {_ending(result)}{self._rest()}")
 
     def search_ends(self, reason: str, finals: int) -> None:
         more = f"the best {finals} are tuned longer" if finals else "none is tuned longer: the share kept for it is too small"
-        self._trials = len(self._results) + finals
+        self._trials = len(self._results) + len(self._running) + finals
         self._clock.begin_finals(finals)
         self.say(f"the search ends: {reason}; {more}")
 
