@@ -132,6 +132,7 @@ def test_own_entry_in_the_history_changes_nothing(make: Make, finished: Finish) 
         assert proposer.propose(proposal.number, [*history, finished(proposal)]) == proposal
 
 
+@pytest.mark.slow
 def test_proposal_does_not_depend_on_the_order_of_hashes() -> None:
     script = """
 import sys

@@ -87,6 +87,7 @@ def test_the_cost_is_kept_with_the_result(folders: tuple[Path, Path]):
     assert cost.seconds >= 0.2
 
 
+@pytest.mark.slow
 def test_of_three_at_once_one_works_and_two_wait(folders: tuple[Path, Path]):
     root, marks = folders
     processes = [start(root, marks, 2.5) for _ in range(3)]

@@ -73,6 +73,7 @@ def _run(actor: Any, config: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
             return result
 
 
+@pytest.mark.slow
 def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
     cluster: Cluster, shared: dict[str, Any], tmp_path: Path
 ) -> None:
