@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 
 from autoslim.service.app import create_app
-from autoslim.service.serve import _Server
+from autoslim.service.serve import _listen, _Server
 from autoslim.service.settings import ServiceSettings
 from autoslim.spec import read_mapping
 from autoslim.store import Keys, Queue, QueuedJob, Store
@@ -61,7 +60,7 @@ class RunningService:
 @contextlib.contextmanager
 def running(settings: ServiceSettings) -> Iterator[RunningService]:
     started = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with _listen("127.0.0.1", 0) as listener:
         server = _Server(create_app(settings, warm=False), started.set)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()

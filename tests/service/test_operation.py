@@ -6,7 +6,9 @@ import http.server
 import io
 import json
 import logging
+import socket
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,7 @@ from autoslim.job import SAMPLERS
 from autoslim.log import JsonFormatter, job_id, redact, request_id
 from autoslim.service import read_settings
 from autoslim.service.openapi import FILE, render
-from autoslim.service.serve import secured
+from autoslim.service.serve import secured, serve
 from autoslim.store import Keys
 
 
@@ -199,3 +201,20 @@ def test_what_is_submitted_is_not_lost_when_the_service_ends(tmp_path: Path) -> 
         job = client.get(f"/v1/jobs/{first.put('local').id}").json()
     with running(settings) as second, second.anybody() as client:
         assert client.get(job["links"]["self"]).json() == job
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(service: RunningService, client: httpx.Client) -> None:
+    client.get("/healthz")
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        client.get("/healthz")
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.035, "Nagle's algorithm is on: every answer takes 40 ms"
+
+
+def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RequestError, match="cannot be listened on"):
+        serve(settings_in(tmp_path), port=taken.getsockname()[1])
+    with pytest.raises(RequestError, match="cannot be listened on"):
+        serve(settings_in(tmp_path), port=99_999)
