@@ -9,6 +9,7 @@ from autoslim.errors import ClusterError
 from autoslim.store import Queue
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_told_without_its_password_and_used_again_when_it_is_back():
     with postgres_server() as server, Queue(fresh_postgres(server)) as queue:
         job, _ = queue.submit("{}", tenant="me")
