@@ -24,7 +24,7 @@ from autoslim.latency import LatencyTable
 from autoslim.limits import Limits
 from autoslim.output import Output, is_disk_full
 from autoslim.record import Record
-from autoslim.report.handing import Judged, Origin, complete_folder
+from autoslim.report.handing import Asked, Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, EpochReport
 from autoslim.timing import measure_job, tightened, timed_here
 from autoslim.training.single_flight import drop_leftovers
@@ -185,15 +185,12 @@ class Slimming:
         )
         complete_folder(
             model,
-            budget=budget,
-            label=self.job.budget.label,
+            asked=Asked(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
             judged=judged,
             dataset=dataset,
             origin=Origin(source=self.job.dataset.source),
             dense=base,
             speed=self.job.speed,
-            limits=self.job.limits,
-            latency=latency,
         )
         # The configuration comes last: without it the folder is not a model yet.
         files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))

@@ -209,7 +209,8 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
     models: list[HandedOver] = []
     if chosen:
-        terminal.say(f"judging {len(chosen)} models and the dense one on {prepared.dataset.report.test.images} test images, once")
+        models_said = "one model" if len(chosen) == 1 else f"{len(chosen)} models"
+        terminal.say(f"judging {models_said} and the dense one on {prepared.dataset.report.test.images} test images, once")
         terminal.say("making their forms and measuring their speed, a minute or two each")
         models, failed = hand_over(
             job,

@@ -15,7 +15,7 @@ from autoslim.errors import AutoslimError, JobError
 from autoslim.job import Resources, SearchJob
 from autoslim.output import Output, is_disk_full
 from autoslim.record import Record
-from autoslim.report.handing import Judged, Origin, complete_folder
+from autoslim.report.handing import Asked, Judged, Origin, complete_folder
 from autoslim.result import BaseFacts, TrialResult
 from autoslim.training.verify import Verdict, judge_apart
 
@@ -80,15 +80,12 @@ def hand_over(
         try:
             complete_folder(
                 folders[label],
-                budget=budgets[label],
-                label=label,
+                asked=Asked(budget=budgets[label], label=label, limits=job.limits, latency=(latencies or {}).get(result.number)),
                 judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
                 dataset=dataset,
                 origin=Origin(job=job.id, trial=result.number, source=job.dataset.source, reason=reasons[label]),
                 dense=base,
                 speed=job.speed,
-                limits=job.limits,
-                latency=(latencies or {}).get(result.number),
             )
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):

@@ -48,26 +48,23 @@ class Origin:
     reason: str = ""
 
 
-def complete_folder(
-    folder: Path,
-    *,
-    budget: int,
-    label: str,
-    judged: Judged,
-    dataset: PreparedDataset,
-    origin: Origin,
-    dense: Path,
-    speed: tuple[str, ...],
-    limits: Limits | None = None,
-    latency: LatencyReport | None = None,
-) -> None:
-    """`limits` were asked for beside the budget, and `latency` is what was measured where it is one of them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A `budget` in FLOPs, and as the user wrote it (`label`); the `limits` beside it, and what was measured where latency is one."""
 
-    `label` is how the user wrote the `budget`, `dense` the dense model's folder, `speed` the modes that are measured.
-    """
+    budget: int
+    label: str
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    latency: LatencyReport | None = None
+
+
+def complete_folder(
+    folder: Path, *, asked: Asked, judged: Judged, dataset: PreparedDataset, origin: Origin, dense: Path, speed: tuple[str, ...]
+) -> None:
+    """`dense` is the dense model's folder, `speed` the modes that are measured."""
     config = load_config(folder)
     config = config.replace(
-        flops=config.flops.replace(budget=budget, budget_label=label),
+        flops=config.flops.replace(budget=asked.budget, budget_label=asked.label),
         accuracy={
             **config.accuracy,
             "validation/dense": judged.dense_validation,
@@ -75,8 +72,8 @@ def complete_folder(
             "test/slimmed": judged.slimmed.accuracy,
         },
         images={**config.images, "test": judged.slimmed.images},
-        limits=Limits() if limits is None else limits,
-        latency=latency,
+        limits=asked.limits,
+        latency=asked.latency,
     )
     write_config(folder, config)
     images_B3HW = _some_images(config, dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import subprocess
@@ -42,15 +43,8 @@ METHODS = {
     "sit": {},
 }
 FAMILIES = ("vit", "distilled", "registers", "average without class token")
-# One clean process loads one case in the fast suite; the slow one has the whole matrix.
-MATRIX = [
-    pytest.param(
-        case, family, marks=() if (case, family) in (("dps, adaptive", "distilled"), ("vit_slim", "vit")) else pytest.mark.slow
-    )
-    for case in METHODS
-    for family in FAMILIES
-    if not (family.startswith("average") and "," in case)
-]
+MATRIX = [(case, family) for case in METHODS for family in FAMILIES if not (family.startswith("average") and "," in case)]
+FAST = (("dps, adaptive", "distilled"), ("vit_slim", "vit"))
 
 
 def made(tmp_path: Path, case: str, family: str = "vit") -> Path:
@@ -66,10 +60,23 @@ def by_name(reports: tuple[FormReport, ...]) -> dict[str, FormReport]:
     return {report.name: report for report in reports}
 
 
-@pytest.mark.parametrize(("case", "family"), MATRIX)
-def test_every_form_says_what_the_model_says(case: str, family: str, tmp_path: Path):
-    folder = made(tmp_path, case, family)
-    forms = by_name(export_folder(folder, images(4)))
+@pytest.fixture(scope="module")
+def in_all_forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, dict[str, FormReport]]]:
+    """A case's folder with its forms, and what was said of them; made once."""
+
+    @functools.cache
+    def of(case: str, family: str) -> tuple[Path, dict[str, FormReport]]:
+        folder = made(tmp_path_factory.mktemp("matrix"), case, family)
+        return folder, by_name(export_folder(folder, images(4)))
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("case", "family"), [pytest.param(*one, marks=() if one in FAST else pytest.mark.slow) for one in MATRIX]
+)
+def test_every_form_says_what_the_model_says(case: str, family: str, in_all_forms: Callable):
+    folder, forms = in_all_forms(case, family)
     assert forms["onnx"].file == "model.onnx" and forms["pt2"].file == "model.pt2"
     for form in (forms["onnx"], forms["pt2"]):
         assert (folder / form.file).is_file()
@@ -78,6 +85,35 @@ def test_every_form_says_what_the_model_says(case: str, family: str, tmp_path: P
     operators = {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
     assert not operators & set(FORBIDDEN)
     assert forms["timm"].reason and not (folder / "timm").exists()
+
+
+CLEAN = """
+import json, sys
+for name in ("autoslim", "timm", "fvcore", "torchvision"):
+    sys.modules[name] = None
+import numpy as np, onnxruntime, torch
+images = np.load("images.npy")
+for place, folder in enumerate(json.load(open("folders.json"))):
+    session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
+    program = torch.export.load(folder + "/model.pt2").module()
+    with torch.inference_mode():
+        torch_logits = program(torch.from_numpy(images)).numpy()
+    np.savez(f"{place}.npz", onnx=session.run(None, {"images": images})[0], pt2=torch_logits)
+"""
+
+
+@pytest.mark.slow
+def test_one_clean_process_loads_the_whole_matrix(in_all_forms: Callable, tmp_path: Path):
+    folders = [in_all_forms(case, family)[0] for case, family in MATRIX]
+    batch = images(5)
+    np.save(tmp_path / "images.npy", batch.numpy())
+    (tmp_path / "folders.json").write_text(json.dumps([str(folder) for folder in folders]))
+    subprocess.run([sys.executable, "-P", "-c", CLEAN], cwd=tmp_path, check=True)
+    for place, folder in enumerate(folders):
+        expected = load(folder)(batch).detach().numpy()
+        with np.load(tmp_path / f"{place}.npz") as found:
+            np.testing.assert_allclose(found["onnx"], expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(found["pt2"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_batch_is_anyones_choice(tmp_path: Path):
