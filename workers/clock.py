@@ -39,7 +39,7 @@ class Clock:
 
     def seconds_left(self, results: Sequence[TrialResult]) -> float | None:
         """`results` are the ended trials."""
-        if self._finals is not None:
+        if self._finals:
             return self._final_left(results, self._finals)
         if len(self._ends) < 2:
             return None
@@ -47,8 +47,11 @@ class Clock:
         left = pace * self._trials_left(results)
         if self._limits.seconds is not None:
             left = min(left, self._limits.seconds - self._earlier - (self._now() - self._began))
-        search = self._earlier + self._now() - self._began + max(left, 0.0)
-        return max(left, 0.0) + (search * self._final_share() if self._finals_follow(results) else 0.0)
+        left = max(left, 0.0)
+        if self._finals == 0:  # nothing is tuned longer, but the last trials still run
+            return left
+        search = self._earlier + self._now() - self._began + left
+        return left + (search * self._final_share() if self._finals_follow(results) else 0.0)
 
     def _trials_left(self, results: Sequence[TrialResult]) -> float:
         left: float = self._limits.trials - len(results)

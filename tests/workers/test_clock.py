@@ -51,6 +51,14 @@ def test_the_tightest_limit_counts():
     assert run.trial(30) == pytest.approx(3 * 30)
 
 
+def test_trials_that_still_run_are_counted_where_nothing_is_tuned_longer():
+    run = Run(trials=2, final_share=0.5)
+    run.trial(30)
+    run.clock.begin_finals(0)
+    assert run.clock.seconds_left(run.results) == pytest.approx(30)
+    assert run.trial(30) == 0
+
+
 def test_the_end_is_counted_before_it_begins_and_while_it_runs():
     run = Run(trials=10, final_share=0.5)
     assert run.trial(30) == pytest.approx(9 * 30 + 300)
