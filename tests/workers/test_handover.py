@@ -51,8 +51,8 @@ def complete(folder: Path, **_: Any) -> None:
     (folder / "card").write_text("complete")
 
 
-def complete_but_50(folder: Path, *, label: str, **_: Any) -> None:
-    if label == "50%":
+def complete_but_50(folder: Path, *, asked: handover.Asked, **_: Any) -> None:
+    if asked.label == "50%":
         raise JobError("the card cannot be written")
     complete(folder)
 
