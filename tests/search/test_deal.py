@@ -12,18 +12,30 @@ def test_search_opens_with_a_control_per_budget_and_both_methods() -> None:
     assert [(d.target, d.origin, d.among) for d in dealt] == [("70%", "random", ("tokens",)), ("50%", "random", ("width",))]
 
 
-def test_every_method_is_dealt_every_budget_before_the_sampler_chooses() -> None:
-    opening = [deal(number, ABLE) for number in range(4)]
-    assert {(d.target, *d.among) for d in opening} == {(b, m) for b in ("70%", "50%") for m in ("tokens", "width")}
-    assert all(deal(number, ABLE).among == ("tokens", "width") for number in range(4, 40))
-    assert all(deal(number, ABLE).origin == "sampler" for number in range(2, 40))
+def test_every_method_is_seen_once_before_the_sampler_chooses() -> None:
+    methods = [f"m{index}" for index in range(5)]
+    able = {"70%": methods, "50%": methods, FREE: methods}
+    opening = [deal(number, able) for number in range(5)]
+    assert sorted(d.among for d in opening) == [(method,) for method in methods]
+    assert [d.target for d in opening] == ["70%", "50%", FREE, "70%", "50%"]
+    assert all(deal(number, able).among == tuple(methods) for number in range(5, 40))
+    assert all(deal(number, able).origin == "sampler" for number in range(2, 40))
 
 
-def test_budgets_take_turns_and_a_quarter_at_most_is_free() -> None:
+def test_a_method_that_reaches_no_budget_is_seen_free() -> None:
+    able = {"10%": ["width"], FREE: ["width", "tokens", "other"]}
+    assert [(d.target, d.among) for d in (deal(number, able) for number in range(3))] == [
+        ("10%", ("width",)),
+        (FREE, ("tokens",)),
+        (FREE, ("other",)),
+    ]
+
+
+def test_budgets_take_turns_and_a_third_is_free() -> None:
     for budgets in (1, 2, 3, 5):
         able = {**{str(b): ["tokens"] for b in range(budgets)}, FREE: ["tokens"]}
         shares = Counter(deal(number, able).target for number in range(budgets, budgets + 120))
-        assert shares[FREE] == 120 // max(4, budgets + 1)
+        assert shares[FREE] == 40
         assert max(shares[str(b)] for b in range(budgets)) - min(shares[str(b)] for b in range(budgets)) <= 1
 
 
