@@ -65,7 +65,7 @@ class Resources(Record):
         return cls(**amounts)
 
 
-SAMPLERS = ("tpe", "forest", "nsga2", "nsga3", "gp", "random")
+SAMPLERS = ("forest", "tpe", "nsga2", "nsga3", "gp", "random")
 """What proposes recipes."""
 
 SCHEDULERS = ("halving", "median", "none")
@@ -98,7 +98,7 @@ class SearchJob(Record):
     trials: int = 24
     training: Training = dataclasses.field(default_factory=Training)
     base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
-    sampler: str = "tpe"
+    sampler: str = "forest"
     scheduler: str = "halving"
     max_seconds: float | None = None
     max_epochs: float | None = None

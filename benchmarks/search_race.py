@@ -40,8 +40,8 @@ from simulation.world import World
 from autoslim.record import Record
 
 OURS: dict[str, dict[str, Any]] = {
-    "autoslim": {"sampler": "forest"},
-    "autoslim, nothing stopped": {"sampler": "forest", "scheduler": "none"},
+    "autoslim": {},
+    "autoslim, nothing stopped": {"scheduler": "none"},
     "autoslim, TPE": {"sampler": "tpe"},
     "autoslim, TPE, nothing stopped": {"sampler": "tpe", "scheduler": "none"},
     "autoslim, random recipes": {"sampler": "random"},

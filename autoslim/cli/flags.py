@@ -57,7 +57,7 @@ BaseEpochs = Annotated[
 ]
 BaseRate = Annotated[float | None, flag("--base-lr", "Its peak learning rate; default that of --lr.")]
 TrainLimit = Annotated[int | None, flag("--train-limit", "Use only so many training images (stratified).")]
-Sampler = Annotated[str | None, flag("--sampler", "tpe, forest, nsga2, nsga3, gp or random; default tpe.")]
+Sampler = Annotated[str | None, flag("--sampler", "forest, tpe, nsga2, nsga3, gp or random; default forest.")]
 Scheduler = Annotated[str | None, flag("--scheduler", "What stops trials early: halving, median or none; default halving.")]
 Seed = Annotated[int | None, flag("--seed", "Of the splits, the recipes and the training; default 0.")]
 ClassQuery = Annotated[

@@ -8,7 +8,7 @@ Accuracy is then the only question left, and a single-objective study answers it
 the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `deal` says which trial is
 for what.
 
-Samplers are `tpe`, `forest`, `nsga2`, `nsga3`, `gp` and `random`. A forest (`learner`) looks for the draw that promises most gain, at a
+Samplers are `forest`, `tpe`, `nsga2`, `nsga3`, `gp` and `random`. A forest (`learner`) looks for the draw that promises most gain, at a
 budget or of the front's area; it learns across methods and budgets, and from trials that were stopped, too. The others are Optuna's
 (`samplers`). A genetic sampler's generations live in its study; they follow from the order of the complete trials, so that a study made
 anew has the same. It and the Gaussian process see only what all trials have in common; for them every trial has the knobs of all
@@ -82,7 +82,7 @@ class Proposer:
     budgets: dict[str, int]
     training: Training
     seed: int
-    sampler: str = "tpe"
+    sampler: str = "forest"
     class_query: bool = False
     bound: str = "max"
     limits: Limits = dataclasses.field(default_factory=Limits)

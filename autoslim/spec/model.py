@@ -232,8 +232,8 @@ class JobSpec(BaseModel):
         default=_BASE_EPOCHS, gt=0, description="Epochs of adapting the dense model, where that is needed."
     )
     base_lr: float | None = Field(default=None, gt=0, description="Its peak learning rate; default that of `lr`.")
-    sampler: Literal["tpe", "forest", "nsga2", "nsga3", "gp", "random"] = Field(
-        default="tpe", description="What proposes recipes."
+    sampler: Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"] = Field(
+        default="forest", description="What proposes recipes."
     )
     scheduler: Literal["halving", "median", "none"] = Field(
         default="halving", description="What stops trials early that are behind."

@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         (
             [*SCRATCH, "--data", "digits", "--flops", "50%", "--sampler", "genetic"],
             2,
-            "allowed: tpe, forest, nsga2, nsga3, gp, random",
+            "allowed: forest, tpe, nsga2, nsga3, gp, random",
         ),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--scheduler", "asha"], 2, "allowed: halving, median, none"),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--space", "defualt"], 2, "default"),

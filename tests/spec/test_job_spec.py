@@ -117,7 +117,7 @@ def test_the_placement_is_the_operators() -> None:
         ({"epochs": -1}, "/epochs", "is -1; allowed: above 0"),
         ({"lr": float("inf")}, "/lr", "is inf; allowed: a finite number"),
         ({"priority": 10}, "/priority", "is 10; allowed: 0 to 9"),
-        ({"sampler": "genetic"}, "/sampler", "is 'genetic'; allowed: tpe, forest, nsga2, nsga3, gp, random"),
+        ({"sampler": "genetic"}, "/sampler", "is 'genetic'; allowed: forest, tpe, nsga2, nsga3, gp, random"),
         ({"speed": "eager,fast"}, "/speed/1", "is 'fast'; allowed: eager, compiled, onnxruntime"),
         ({"flops": []}, "/flops", "is needed, or latency, or params"),
         ({"latency": "5"}, "/latency", "is '5'; allowed: a time and a batch size such as 5ms@1, 0.8s@8 or 5ms (batch 1)"),
