@@ -1,17 +1,19 @@
 """What a spec could reach, worked out in a process of its own: `python -m autoslim.service.planning` answers lines of JSON.
 
 Models are built without memory for weights (torch's meta device), and of the data only labels are read. The process has no address
-of a database and no key; it may be killed at any time.
+of a database and no key; it may be killed at any time, and ends with whoever started it, in the middle of a plan too.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import timm
 import torch
@@ -166,10 +168,19 @@ def answer(line: bytes) -> dict[str, Any]:
         return {"fault": {"place": list(fault.place), "problem": str(fault)}}
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    for line in requests:
-        answers.write(json.dumps(answer(line)).encode() + b"\n")
+def serve(requests: BinaryIO, answers: BinaryIO) -> NoReturn:
+    """Never returns: the process ends when `requests` do, whatever it is at work on. Nobody is left then to stop a plan that hangs."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests, lines), daemon=True).start()
+    while True:
+        answers.write(json.dumps(answer(lines.get())).encode() + b"\n")
         answers.flush()
+
+
+def _read(requests: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:
+    for line in requests:
+        lines.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":

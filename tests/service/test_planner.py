@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,3 +62,27 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
             runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))
     assert planner._process is None
     assert runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))["classes"] == 10
+
+
+HANGING = """
+import sys, time
+from autoslim.service import planning
+
+def hang(_):
+    print("begun", flush=True)
+    time.sleep(600)
+
+planning.OPERATIONS["hang"] = hang
+planning.serve(sys.stdin.buffer, sys.stdout.buffer)
+"""
+
+
+def test_a_plan_that_hangs_ends_with_whoever_asked_for_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", HANGING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b'{"operation": "hang"}\n')
+        process.stdin.flush()
+        assert process.stdout.readline() == b"begun\n"
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
