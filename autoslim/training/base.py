@@ -129,5 +129,5 @@ def _adapt(
     if saved is not None:
         trainer.restore(saved[0], step=saved[1]["step"])
     for segment in trainer.segments():
-        yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)
         save_checkpoint(checkpoint, segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})
+        yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)

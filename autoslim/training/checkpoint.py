@@ -23,8 +23,9 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, A
     )
     (fresh / "facts.json").write_text(json.dumps(facts))
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        # Where it is not there, a process was killed between these two renames, and the old one is all that there is.
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

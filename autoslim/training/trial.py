@@ -237,13 +237,17 @@ class _Trial:
     def _train(
         self, trainer: Trainer, position: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, *, kind: str
     ) -> Generator[EpochReport]:
+        """Every report is of what lies in the checkpoint already: a trial that is killed again and again gets further each time."""
         before = self.done_steps
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
+            self.done_steps = before + saved[1]["step"]
+            # Whether this report has arrived is not known here, and the scheduler must not miss one.
+            yield EpochReport(epoch=self._epochs(), beat=kind, metrics=saved[1]["metrics"])
         for segment in trainer.segments():
             self.done_steps = before + segment.steps
+            self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
             yield EpochReport(epoch=self._epochs(), beat=kind, metrics=segment.metrics)
-            self._save(position, segment.state(), step=segment.steps, before=before)
         self.done_steps = before + trainer.beat.steps
 
     def _epochs(self) -> float:
@@ -255,11 +259,12 @@ class _Trial:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
-    def _save(self, position: int, tensors: dict[str, Tensor], *, step: int, before: int) -> None:
+    def _save(self, position: int, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
         facts = {
             "position": position,
             "step": step,
             "before": before,
+            "metrics": metrics,
             "plan": self.plan.to_dict(),
             "steps": [finished.to_dict() for finished in self.finished],
             "cut_accuracy": self.cut_accuracy,

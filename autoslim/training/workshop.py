@@ -70,7 +70,8 @@ class BenchWorkshop:
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
+            yield EpochReport(epoch=round(trainer.step / len(loader), 6), beat="shared", metrics=saved[1]["metrics"])
         torch.manual_seed(self._seed)
         for segment in trainer.segments():
+            save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps, "metrics": segment.metrics})
             yield EpochReport(epoch=round(segment.steps / len(loader), 6), beat="shared", metrics=segment.metrics)
-            save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps})

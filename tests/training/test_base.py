@@ -88,8 +88,8 @@ def test_it_goes_on_after_an_interruption_to_the_identical_model(
         rest, resumed = drain(prepare_base(folder, request, digits, device=CPU))
         assert resumed == facts
         assert same(folder, tmp_path / "undisturbed")
-        # The epoch whose report was the last word had not been written down yet.
-        assert [r.epoch for r in rest] == [r.epoch for r in reports][stop - 1 :]
+        # What was reported had been written down before.
+        assert [r.epoch for r in rest] == [r.epoch for r in reports][stop:]
 
 
 def test_what_is_there_is_not_made_again(digits: PreparedDataset, request_of: RequestOf, base: Path, drain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from autoslim.flops import Flops, count_flops, predict
 from autoslim.methods import METHODS
 from autoslim.plan import Extra, Plan
 from autoslim.recipe import Recipe
-from autoslim.training import Bench, run_trial
+from autoslim.training import Bench, run_trial, trial
 from autoslim.training.loop import Trainer
 from autoslim.training.trial import check_flops, split_steps
 
@@ -125,6 +126,30 @@ def test_a_trial_may_be_interrupted_again_and_again(bench: Bench, make_recipe: M
             break
         run.close()
     assert_same_model(tmp_path / "often", tmp_path / "undisturbed")
+
+
+def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_goes_on(
+    bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = make_recipe("life_regression", epochs=3.0)
+    expected, _ = drain(run_trial(made, bench, tmp_path / "undisturbed"))
+    judge, killed, arrived = trial.accuracy, set(), {}
+
+    def killing(*arguments, **options) -> float:
+        """Once at every evaluation, which comes after the checkpoint and before the report."""
+        if len(arrived) not in killed:
+            killed.add(len(arrived))
+            raise KeyboardInterrupt
+        return judge(*arguments, **options)
+
+    monkeypatch.setattr(trial, "accuracy", killing)
+    while not (tmp_path / "killed" / "model").exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            for report in run_trial(made, bench, tmp_path / "killed"):
+                arrived[(report.epoch, report.beat)] = report.metrics.get("accuracy")
+    assert len(killed) >= 4
+    assert arrived == {(report.epoch, report.beat): report.metrics.get("accuracy") for report in expected}
+    assert_same_model(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 def test_trials_that_share_a_bench_give_what_they_give_alone(
