@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -41,6 +42,7 @@ from workers.base_model import adapt, granted, threads
 from workers.board import Notices
 from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator
+from workers.cost import Cost, cost_of, folder_size, spent_seconds
 from workers.handover import HandedOver, hand_over
 from workers.interrupt import Interrupt
 from workers.latency import choose_measured, measure_on_cluster, search_request
@@ -74,6 +76,7 @@ class Summary(Record):
 
     `reasons` say why each model was taken, `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the
     budgets that no trial met, `shared` what was worked out once for many trials; `logged` is false when MLflow was down.
+    `cost` is that of all attempts, but for its `seconds`, which are this one's.
     """
 
     job: str
@@ -89,6 +92,7 @@ class Summary(Record):
     states: dict[str, int]
     tracking_uri: str
     logged: bool
+    cost: Cost
 
 
 def prepare(job: SearchJob, cache: Path) -> Prepared:
@@ -146,14 +150,16 @@ def run_search(job: SearchJob, *, resume: bool = False, storage: str | None = No
     Raises:
         AutoslimError: with the `exit_code` of what went wrong; whatever was finished stays in the store and `resume` goes on from it.
     """
-    output = Output(Path(job.output))
+    began, output = time.monotonic(), Output(Path(job.output))
     output.claim(need=0, resume=resume)
     prepared = prepare(job, output.cache)
     output.claim(need=disk_need(prepared), resume=resume)
     output.write_job(job)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
-            return _run(prepared, store, watcher or NoWatcher(), resume=resume)
+            summary = _run(prepared, store, watcher or NoWatcher(), resume=resume)
+            cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
+            return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
         if is_disk_full(error):
             raise OutputError(f"the disk of {output.root} is full; make room and go on with --resume") from error
@@ -204,6 +210,7 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     watcher.enters(Phase.SEARCHING)
     _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
     watcher.enters(Phase.FINALIZING)
+    began = time.monotonic()
     chosen, latencies = choose_measured(job, store, prepared.budgets, table, output=prepared.output, base=base, terminal=terminal)
     results = store.trials(job.id)
     reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
@@ -228,7 +235,10 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
         if failed:
             raise JobError(f"{len(models)} models are handed over, and these could not be completed: {'; '.join(failed)}")
         _drop_losers(prepared.output, results, {result.number for result in chosen.values()})
-    return _summary(prepared, results, facts, models, store.job(job.id).shared).replace(reasons=reasons)
+    stored = store.job(job.id)
+    busy = spent_seconds(store, stored) + time.monotonic() - began
+    summary = _summary(prepared, results, facts, models, stored.shared)
+    return summary.replace(reasons=reasons, cost=cost_of(job, seconds=0.0, busy_seconds=busy, size=0))
 
 
 def _sentences(reasons: dict[str, Reason]) -> dict[str, str]:
@@ -281,6 +291,7 @@ def _summary(
         states={state.value: sum(result.state is state for result in results) for state in TrialState},
         tracking_uri="",
         logged=False,
+        cost=cost_of(prepared.job, seconds=0.0, busy_seconds=0.0, size=0),
     )
 
 

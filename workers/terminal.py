@@ -12,6 +12,7 @@ from autoslim.job import SearchJob
 from autoslim.report.epoch_line import epoch_line
 from autoslim.result import EpochReport, ParetoFront, TrialResult, TrialState
 from workers.clock import Clock
+from workers.cost import handing_seconds
 
 
 def duration(seconds: float | None) -> str:
@@ -31,6 +32,7 @@ class Terminal:
     def __init__(self, job: SearchJob, *, budgets: Mapping[str, int], slots: int, stream: TextIO | None = None) -> None:
         self._clock = Clock(job, slots=slots)
         self._budgets, self._limits = dict(budgets), job.limits
+        self._handing = handing_seconds(job)
         self._results: list[TrialResult] = []
         self._stream = sys.stderr if stream is None else stream
         self._width = len(str(job.trials - 1))
@@ -77,6 +79,7 @@ class Terminal:
             if within:
                 best.append(f"{label} {within[-1].accuracy:.1%}")
         left = self._clock.seconds_left(self._results)
+        left = None if left is None else left + self._handing
         parts = ([f"best {', '.join(best)}"] if best else []) + ([f"about {duration(left)} left"] if left is not None else [])
         return f" | {' | '.join(parts)}" if parts else ""
 

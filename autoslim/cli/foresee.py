@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from autoslim.budget import format_flops
 from autoslim.flops import predict_params
-from autoslim.job import SearchJob
+from autoslim.job import Resources, SearchJob
 from autoslim.latency import DENSE, LatencyTable
 from autoslim.limits import format_params
 from autoslim.plan import Plan
 from autoslim.speed import measure_table_apart
-from autoslim.training.device import computing, pick_device, uses_bfloat16
-from workers.driver import Prepared, disk_need, prepare, with_table
+from workers.base_model import threads
+from workers.driver import Prepared, prepare, with_table
+from workers.estimate import Estimate, estimate
 from workers.latency import search_request
+from workers.pace import measure_pace
 from workers.terminal import duration
-
-_STEPS = 3
-_TEACHER = 1 / 3
-"""A forward pass of the dense teacher, as a share of a training step (forward, and backward at twice its cost)."""
 
 
 def show_plan(job: SearchJob, *, as_json: bool) -> None:
@@ -34,8 +31,8 @@ def show_plan(job: SearchJob, *, as_json: bool) -> None:
         prepared = prepare(job, Path(cache))
         if job.limits.latency_ms is not None:
             prepared = with_table(prepared, _measured_here(prepared))
-    facts = foresee(prepared)
-    sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts)) + "\n")
+    facts, found = foresee(prepared)
+    sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts, found)) + "\n")
 
 
 def _measured_here(prepared: Prepared) -> LatencyTable:
@@ -45,16 +42,16 @@ def _measured_here(prepared: Prepared) -> LatencyTable:
     return measure_table_apart(request, threads=max(1, int(job.resources.cpu)) if job.resources else 1)
 
 
-def foresee(prepared: Prepared) -> dict[str, object]:
-    """Reach by method, seconds and bytes; the speed is measured on this machine with the dense model."""
-    job, images = prepared.job, prepared.dataset.report.train.images
-    speed = images_per_second(prepared)
+def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
+    """Reach by method, and what the search costs; how fast it trains is measured on this machine."""
+    job = prepared.job
     slots = job.concurrency or _slots_here(job)
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
-    base = 0.0 if ready else job.base.epochs * images / speed
-    kept = sum(flops for flops in prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
-    trial = job.training.epochs * images / speed * (kept + _TEACHER) / (1 + _TEACHER)
-    return {
+    settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or _share_here()))
+    kept = sum(prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
+    pace = measure_pace(job, prepared.dense, kept=min(1.0, kept), threads=threads(settled.job))
+    work = estimate(settled, pace, slots=slots)
+    facts = {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
         "limits": job.limits.to_dict(),
@@ -72,14 +69,20 @@ def foresee(prepared: Prepared) -> dict[str, object]:
         "left_out": prepared.proposer.left_out,
         "trials": job.trials,
         "at_a_time": slots,
-        "images_per_second": speed,
-        "seconds": base + trial * job.trials / slots,
-        "bytes": disk_need(prepared),
+        "images_per_second": 1 / pace.train,
+        "expected": work.expected.to_dict(),
+        "seconds": work.cost.seconds,
+        "parts": work.parts,
+        "device": work.cost.device,
+        "device_hours": work.cost.device_hours,
+        "money": work.cost.money,
+        "bytes": work.cost.bytes,
         "images": {split: getattr(prepared.dataset.report, split).images for split in ("train", "validation", "test")},
         "classes": len(prepared.dataset.classes),
         "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in ("train", "validation", "test")),
         "adapts_dense_model": not ready,
     }
+    return facts, work
 
 
 def _slots_here(job: SearchJob) -> int:
@@ -89,29 +92,13 @@ def _slots_here(job: SearchJob) -> int:
     return max(1, int(gpus / job.resources.gpu if job.resources.gpu else cpus / max(job.resources.cpu, 1.0)))
 
 
-def images_per_second(prepared: Prepared) -> float:
-    """Training steps of the dense model with its teacher; the gradients are thrown away."""
-    device, training = pick_device(), prepared.job.training
-    bfloat16 = uses_bfloat16(training.precision, device)
-    model: nn.Module = prepared.dense.module.to(device).requires_grad_(True).train()
-    height, width = prepared.dense.shape.image_size
-    batch = torch.randn(min(training.batch_size, 32), 3, height, width, device=device)
-    times = []
-    for _ in range(_STEPS):
-        began = time.perf_counter()
-        with computing(model, device=device, bfloat16=bfloat16):
-            with torch.no_grad():
-                model(batch)
-            output = model(batch)
-        (output[0] if isinstance(output, tuple) else output).float().square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    model.zero_grad()
-    return len(batch) / min(times)
+def _share_here() -> Resources:
+    """What a local Ray would give a trial."""
+    gpus = torch.cuda.device_count()
+    return Resources(cpu=float(max(1, (os.cpu_count() or 1) // gpus)), gpu=1.0) if gpus else Resources()
 
 
-def _render(prepared: Prepared, facts: dict[str, object]) -> str:
+def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str:
     job, report = prepared.job, prepared.dataset.report
     shape = prepared.dense.shape
     lines = [
@@ -144,11 +131,18 @@ def _render(prepared: Prepared, facts: dict[str, object]) -> str:
         lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
         lines.append(f"{name:18}cannot slim this model: {reason}")
-    seconds, size = float(str(facts["seconds"])), int(str(facts["bytes"]))
-    lines += [
-        "",
-        f"Trials    {job.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time",
-        f"Time      about {duration(seconds)} (the dense model trains at {float(str(facts['images_per_second'])):.0f} images/s here)",
-        f"Disk      up to {size / 1e9:.2f} GB in {job.output}, besides the images",
-    ]
+    lines += ["", *_cost_lines(job, facts, work)]
     return "\n".join(lines)
+
+
+def _cost_lines(job: SearchJob, facts: dict[str, object], work: Estimate) -> list[str]:
+    done = work.expected
+    early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
+    at_most = "at most " if job.plateau is not None else ""
+    end = f"; the best {done.finals} of them for {done.final_epochs:.3g} epochs more" if done.finals else ""
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in work.parts.items() if seconds)
+    return [
+        f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
+        f"Time      {at_most}about {duration(work.cost.seconds)} here ({parts})",
+        f"Cost      {at_most}about {work.cost.told} in {job.output}",
+    ]

@@ -8,6 +8,7 @@ from autoslim.budget import format_flops
 from autoslim.cli.table import columns
 from autoslim.search import offers
 from workers.driver import Summary
+from workers.terminal import duration
 
 
 def show(summary: Summary, *, as_json: bool) -> None:
@@ -39,6 +40,8 @@ def render(summary: Summary) -> str:
         lines.append(f"done once, for all trials: {which}, {cost.epochs:.3g} epochs, {cost.seconds:.2g} s")
     lines += [
         "",
+        f"Time       {duration(summary.cost.seconds)}",
+        f"Cost       {summary.cost.told}",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]

@@ -1,6 +1,7 @@
 """Proposes recipes and sorts their results. Trains nothing, and knows of neither Ray nor MLflow."""
 
 from autoslim.search.ending import Limits, enough, search_limits
+from autoslim.search.expected import Expected, expected_work
 from autoslim.search.final import final_recipes
 from autoslim.search.front import AgainstControl, against_control, cheaper_and_better, choose, outclassed
 from autoslim.search.proposer import Proposal, Proposer
@@ -13,6 +14,7 @@ from autoslim.search.space_file import load_space, parse_space, space_names
 __all__ = [
     "AgainstControl",
     "Corner",
+    "Expected",
     "Limits",
     "Proposal",
     "Proposer",
@@ -24,6 +26,7 @@ __all__ = [
     "cheaper_and_better",
     "choose",
     "enough",
+    "expected_work",
     "final_recipes",
     "knee_point",
     "load_space",

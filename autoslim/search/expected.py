@@ -1,0 +1,72 @@
+"""How much a search is going to train, before it has begun: what the early stopping saves, and what the end adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from autoslim.job import SearchJob
+from autoslim.record import Record
+from autoslim.search.ending import LEAST, search_limits
+from autoslim.search.final import MOST
+from autoslim.search.halving import FACTOR, rung_epochs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected(Record):
+    """Epochs of all the search's own `trials`, early stops included, and of the end's `finals`."""
+
+    trials: int
+    epochs: float
+    finals: int
+    final_epochs: float
+
+
+def expected_work(job: SearchJob) -> Expected:
+    """As if every trial were as good as any other; at most this much where time or a plateau end the search."""
+    limits, whole = search_limits(job), job.training.epochs
+    trials, epochs = 0, 0.0
+    budgets = len(job.budgets)
+    share = _halved if job.scheduler == "halving" else _above_median if job.scheduler == "median" else _complete
+    while trials < limits.trials:
+        # Controls run to their end.
+        place = trials // budgets + 1
+        next_one = whole if trials < budgets else share(place, whole)
+        if limits.epochs is not None and epochs + whole > limits.epochs:
+            break
+        trials, epochs = trials + 1, epochs + next_one
+    finals = budgets * job.final_seeds
+    left = epochs * job.final_share / (1 - job.final_share)
+    each = min(left / finals, MOST * whole)
+    return Expected(
+        trials=trials,
+        epochs=epochs,
+        finals=finals if each >= LEAST * whole else 0,
+        final_epochs=finals * each if each >= LEAST * whole else 0.0,
+    )
+
+
+def _complete(place: int, whole: float) -> float:
+    return whole
+
+
+def _halved(place: int, whole: float) -> float:
+    """Epochs of the trial that comes to a band as the `place`-th: at each rung the best third of those so far goes on."""
+    epochs, goes_on, before = 0.0, 1.0, 0.0
+    for level in rung_epochs(whole):
+        epochs += goes_on * (level - before)
+        goes_on *= _among_best(max(1, round(goes_on * place)))
+        before = level
+    return epochs + goes_on * (whole - before)
+
+
+def _among_best(place: int) -> float:
+    return 1.0 if place < FACTOR else math.ceil(place / FACTOR) / place
+
+
+def _above_median(place: int, whole: float) -> float:
+    """Who ends has beaten the median of those that ended before, so that it rises: of f that ended, the next one is above with 3 / 2f."""
+    if place <= FACTOR:
+        return whole
+    goes_on = 0.5 / math.sqrt(1 + (place - FACTOR) / FACTOR)
+    return goes_on * whole + (1 - goes_on) * min(1.0, whole)

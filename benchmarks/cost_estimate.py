@@ -1,0 +1,113 @@
+"""What `autoslim plan` says a search costs, beside what the search then costs, and what it says is left while it runs.
+
+    AUTOSLIM_DATA=... python benchmarks/cost_estimate.py --output runs/cost_estimate [--only digits,cifar10]
+
+Every case is planned and then searched for by the command line, two trials at a time. `AUTOSLIM_DATA` is as for `cifar10_search.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_LEFT = re.compile(r"about (?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)? left")
+_DIGITS = (
+    "--model deit_tiny_patch16_224 --from-scratch --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 "
+    "--image-size 24 --data digits"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    flags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a search's progress, `seconds` after its start."""
+
+    seconds: float
+    text: str
+
+
+def cases() -> list[Case]:
+    data = Path(os.environ.get("AUTOSLIM_DATA", "."))
+    digits = f"{_DIGITS} --flops 70% --flops 50% --epochs 4 --base-epochs 20 --base-lr 3e-3 --batch-size 32 --trials 16"
+    cifar = f"--model {data}/vit-cifar10 --data {data}/cifar10 --flops 50% --train-limit 1000 --epochs 3 --trials 8"
+    return [
+        Case("digits", (*digits.split(), "--speed", "eager,onnxruntime")),
+        Case("cifar10", (*cifar.split(), "--final-share", "0.4", "--speed", "none")),
+    ]
+
+
+def run(case: Case, output: Path) -> dict[str, Any]:
+    """The plan, the summary, and the lines of progress."""
+    common = ["--concurrency", "2", "--resources", "cpu=1", "--output", str(output), "--json"]
+    plan = subprocess.run([*_autoslim("plan"), *case.flags, *common], check=True, stdout=subprocess.PIPE, text=True)
+    began, lines = time.monotonic(), []
+    with (output.with_suffix(".summary.json")).open("w+") as summary:
+        search = subprocess.Popen([*_autoslim("search"), *case.flags, *common], stdout=summary, stderr=subprocess.PIPE, text=True)
+        assert search.stderr is not None
+        for text in search.stderr:
+            lines.append(Line(time.monotonic() - began, text))
+        if search.wait() != 0:
+            raise SystemExit("".join(line.text for line in lines))
+        seconds = time.monotonic() - began
+        summary.seek(0)
+        told = json.load(summary)
+    return {"plan": json.loads(plan.stdout), "summary": told, "seconds": seconds, "lines": lines}
+
+
+def _autoslim(command: str) -> list[str]:
+    return [sys.executable, "-m", "autoslim.cli", command]
+
+
+def left(lines: list[Line], end: float, share: float) -> tuple[float, float]:
+    """What was said to be left at the first line past so much of the whole time, and what was."""
+    for line in lines:
+        found = _LEFT.search(line.text)
+        if found is not None and line.seconds >= share * end:
+            hours, minutes, seconds = (int(group or 0) for group in found.groups())
+            return 3600.0 * hours + 60 * minutes + seconds, end - line.seconds
+    raise SystemExit(f"nothing was said to be left after {share:.0%} of the time:\n{''.join(line.text for line in lines)}")
+
+
+def rows(case: Case, found: dict[str, Any]) -> list[str]:
+    plan, cost, end = found["plan"], found["summary"]["cost"], found["seconds"]
+    halfway, three_quarters = (left(found["lines"], end, share) for share in (0.5, 0.75))
+    measures = [
+        ("wall time, s", plan["seconds"], end),
+        (f"{plan['device']} hours", plan["device_hours"], cost["device_hours"]),
+        ("disk, MB", plan["bytes"] / 1e6, cost["bytes"] / 1e6),
+        ("left after half the time, s", *halfway),
+        ("left after three quarters, s", *three_quarters),
+    ]
+    return [f"| {case.name} | {name} | {said:.3g} | {was:.3g} | {said / was:.2f} |" for name, said, was in measures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", default="digits,cifar10")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print("| search | | said | was | said / was |\n|---|---|---|---|---|")
+    for case in cases():
+        if case.name in arguments.only.split(","):
+            found = run(case, arguments.output / case.name)
+            (arguments.output / f"{case.name}.log").write_text("".join(line.text for line in found["lines"]))
+            (arguments.output / f"{case.name}.plan.json").write_text(json.dumps(found["plan"], indent=1))
+            print("\n".join(rows(case, found)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What `autoslim plan` says of time, device-hours, disk and money."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+PLAN = [
+    "plan", "--model", "deit_tiny_patch16_224", "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--from-scratch",
+    "--image-size", "16", "--data", "digits", "--flops", "50%", "--space", "smoke", "--resources", "cpu=1", "--concurrency", "2",
+    "--price-per-hour", "3", "--output", "out",
+]  # fmt: skip
+
+
+def test_the_parts_make_up_the_time_and_the_device_hours_the_money(autoslim):
+    code, out, err = autoslim(*PLAN, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert plan["seconds"] == pytest.approx(sum(plan["parts"].values()))
+    assert set(plan["parts"]) == {"starting", "dense model", "trials", "tuning the best", "handing over"}
+    assert all(seconds > 0 for seconds in plan["parts"].values())
+    assert plan["device"] == "CPU"
+    # Two trials at a time take two processors.
+    assert 3600 * plan["device_hours"] == pytest.approx(
+        plan["parts"]["dense model"]
+        + 2 * plan["parts"]["trials"]
+        + plan["parts"]["tuning the best"]
+        + plan["parts"]["handing over"]
+    )
+    assert plan["money"] == pytest.approx(3 * plan["device_hours"])
+    # 1,797 images at 18 x 18 are decoded, and the weights are small.
+    assert 3 * 18 * 18 * 1797 < plan["bytes"] < 20e6
+
+
+def test_a_time_limit_holds_in_the_estimate(autoslim):
+    code, out, err = autoslim(*PLAN, "--time", "30s", "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert plan["parts"]["trials"] + plan["parts"]["tuning the best"] <= 30 + 1e-6
+
+
+def test_people_are_told_in_three_lines(autoslim):
+    code, out, err = autoslim(*PLAN)
+    assert code == 0, err
+    assert re.search(
+        r"Trials    24 of 3 epochs, 2 at a time, some \d+(\.\d)? epochs with early stops; the best 1 of them for", out
+    )
+    assert re.search(r"Time      about \d+m\d+s here \(starting 20s, dense model ", out)
+    assert re.search(r"Cost      about [0-9.e-]+ CPU hours, [0-9.]+ at 3 an hour; [0-9.]+ GB in ", out)

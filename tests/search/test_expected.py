@@ -1,0 +1,64 @@
+"""How much a search is going to train."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from sample_search import make_job, make_recipe
+
+from autoslim.budget import Budget
+from autoslim.job import SearchJob
+from autoslim.recipe import Training
+from autoslim.result import EpochReport, TrialResult, TrialState
+from autoslim.search import expected_work, make_scheduler
+
+
+def job(**changes: Any) -> SearchJob:
+    given: dict[str, Any] = {
+        "budgets": (Budget.parse("50%"),),
+        "training": Training(epochs=9.0),
+        "final_share": 0.0,
+        "trials": 60,
+    }
+    return make_job(**{**given, **changes})
+
+
+def trained_by(scheduler: str, *, trials: int, epochs: int, seed: int) -> float:
+    """Epochs of trials of one budget whose accuracies keep their order, as a search's scheduler stops them."""
+    draw, judge, spent = random.Random(seed), make_scheduler(scheduler, epochs=epochs, chance=0.1), 0
+    for number in range(trials):
+        origin = "random" if number == 0 else "sampler"
+        trial = TrialResult(number=number, recipe=make_recipe(number), origin=origin, state=TrialState.RUNNING)
+        good = draw.random()
+        for epoch in range(1, epochs + 1):
+            spent += 1
+            report = EpochReport(epoch=float(epoch), beat="tune", metrics={"accuracy": 0.5 + 0.4 * good + epoch / 1000})
+            if judge.judge(trial, report) is not None:
+                break
+    return float(spent)
+
+
+@pytest.mark.parametrize("scheduler", ["halving", "median", "none"])
+@pytest.mark.parametrize("trials", [12, 60])
+def test_early_stops_save_about_what_is_expected_of_them(scheduler: str, trials: int):
+    runs = [trained_by(scheduler, trials=trials, epochs=9, seed=seed) for seed in range(20)]
+    real = sum(runs) / len(runs)
+    assert expected_work(job(scheduler=scheduler, trials=trials)).epochs == pytest.approx(real, rel=0.25)
+
+
+def test_the_end_gets_its_share_of_the_compute():
+    work = expected_work(job(scheduler="none", trials=6, final_share=0.25, training=Training(epochs=2.0)))
+    assert (work.trials, work.epochs, work.finals, work.final_epochs) == (6, 12.0, 1, pytest.approx(4.0))
+
+
+def test_an_end_that_is_too_short_for_anything_is_not_counted():
+    work = expected_work(job(scheduler="none", trials=2, final_share=0.25))
+    assert (work.finals, work.final_epochs) == (0, 0.0)
+
+
+def test_epochs_that_are_limited_are_not_passed():
+    work = expected_work(job(scheduler="none", trials=1000, max_epochs=100.0, final_share=0.25))
+    assert work.trials == 8
+    assert work.epochs + work.final_epochs <= 100.0
