@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autoslim.shape import ViTShape
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.coordinator import Assignment, Coordinator
+from workers.watcher import Listener
 
 SHAPE = ViTShape(
     image_size=(16, 16), grid=(4, 4), patch_inputs=48, prefix_tokens=1, depth=4, dim=32, heads=2, head_width=16, hidden=128,
@@ -33,13 +34,13 @@ class Killed(BaseException):
     """Where a kill -9 would end the process: nothing may catch it."""
 
 
-def make_coordinator(job: SearchJob, store: Store, root: Path, **changes: Any) -> Coordinator:
+def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequence[Listener] = (), **changes: Any) -> Coordinator:
     """Of a first attempt, or of one that goes on with what the store holds."""
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
     store.begin_attempt(job.id)
     scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(job, store, make_proposer(job), Output(root), (), scheduler=scheduler, base=BASE, **changes)
+    return Coordinator(job, store, make_proposer(job), Output(root), tuple(listeners), scheduler=scheduler, base=BASE, **changes)
 
 
 _proposers: dict[str, Proposer] = {}

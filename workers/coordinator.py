@@ -124,13 +124,13 @@ class Coordinator:
 
     def _next_final(self) -> Assignment | None:
         """The best recipes once more and longer, when all others have ended."""
-        if not self._searched:
-            self._searched = True
-            self._say_search_ends()
+        self._searched = True
         if self._finals is None:
+            # How many they are is not known before: what still runs may be the best, and what it takes is not left to them.
             if any(result.origin != FINAL for result in self._running.values()):
                 return None
             self._finals = self._plan_finals()
+            self._say_search_ends(len(self._finals))
         while self._finals:
             target, recipe = self._finals.pop(0)
             if self._ledger.find(recipe.key) is None:
@@ -141,9 +141,8 @@ class Coordinator:
     def _plan_finals(self) -> list[tuple[str, Recipe]]:
         return final_recipes(self._ledger.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
 
-    def _say_search_ends(self) -> None:
+    def _say_search_ends(self, finals: int) -> None:
         reason = self._enough()
-        finals = len(self._plan_finals())
         for listener in self.listeners:
             listener.search_ends(reason or "", finals)
 

@@ -15,6 +15,17 @@ from autoslim.job import SearchJob
 from autoslim.recipe import Training
 from autoslim.result import ParetoFront, TrialResult, TrialState
 from autoslim.store import Store, default_url
+from workers.watcher import NoWatcher
+
+
+class Ends(NoWatcher):
+    """How many recipes are said to be tuned longer."""
+
+    def __init__(self, told: list[int]) -> None:
+        self._told = told
+
+    def search_ends(self, reason: str, finals: int) -> None:
+        self._told.append(finals)
 
 
 def small_job(root: Path, **changes: Any) -> SearchJob:
@@ -101,16 +112,19 @@ def test_the_best_of_each_budget_is_tuned_longer_when_all_others_have_ended(tmp_
 def test_while_trials_run_the_end_waits_for_them(tmp_path):
     job = small_job(tmp_path).replace(trials=3, final_share=0.5)
     with Store(default_url(str(tmp_path))) as store:
-        coordinator = make_coordinator(job, store, tmp_path)
+        told: list[int] = []
+        coordinator = make_coordinator(job, store, tmp_path, [Ends(told)])
         running = [coordinator.next_trial() for _ in range(3)]
         assert all(running)
         assert coordinator.next_trial() is None
         assert not coordinator.finished
+        assert told == [], "which are the best is not known yet"
         for assignment in running:
             run_one(coordinator, assignment)
         run_all(coordinator)
         assert coordinator.finished
-        assert {result.origin for result in store.trials(job.id)} >= {"random", "final"}
+        assert told == [sum(result.origin == "final" for result in store.trials(job.id))]
+        assert told[0] > 0
 
 
 def test_more_trials_asked_for_later_go_on_as_if_there_had_been_no_end(tmp_path):
