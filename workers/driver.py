@@ -196,12 +196,12 @@ def _run(prepared: Prepared, store: Store, watcher: Watcher, *, resume: bool) ->
 def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt, watcher: Watcher) -> Summary:
     job = prepared.job
     slots = min(cluster.slots(granted(job)), job.concurrency or job.trials)
-    terminal = Terminal(job, budgets=prepared.budgets, slots=slots)
-    terminal.say(
+    terminal = Terminal(job, budgets=prepared.budgets, slots=slots, tell=watcher.says)
+    terminal.note(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
     if cluster.dashboard:
-        terminal.say(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
+        terminal.note(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
     prepared = _timed(prepared, terminal)
     base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
     if (table := prepared.proposer.timer) is not None:

@@ -40,6 +40,9 @@ class JobEvents(Watcher):
             self._queue.advance(self._claim, _STATES[phase])
         self._print("state", {"state": _STATES[phase].value})
 
+    def says(self, text: str) -> None:
+        self._tell("message", {"text": text})
+
     def trial_begins(self, result: TrialResult, target: str) -> None:
         self._tell("trial_began", {**_who(result), "target": target, "origin": result.origin})
 
@@ -60,7 +63,8 @@ class JobEvents(Watcher):
         self._tell_best(result, target)
 
     def search_ends(self, reason: str, finals: int) -> None:
-        self._tell("message", {"text": f"the search ends: {reason}; the best {finals} are tuned longer"})
+        more = f"; the best {finals} are tuned longer" if finals else ""
+        self._tell("message", {"text": f"the search ends: {reason}{more}"})
 
     def _tell_best(self, result: TrialResult, target: str) -> None:
         best = self._best_of(target, [result])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from autoslim.budget import format_flops
@@ -29,12 +29,22 @@ def duration(seconds: float | None) -> str:
 class Terminal:
     """One line an event, so that it reads the same in a terminal, a log file and a CI page."""
 
-    def __init__(self, job: SearchJob, *, budgets: Mapping[str, int], slots: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        job: SearchJob,
+        *,
+        budgets: Mapping[str, int],
+        slots: int,
+        stream: TextIO | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        """`tell` hears what is said outside of trials, for those who watch from elsewhere."""
         self._clock = Clock(job, slots=slots)
         self._budgets, self._limits = dict(budgets), job.limits
         self._handing = handing_seconds(job)
         self._results: list[TrialResult] = []
         self._stream = sys.stderr if stream is None else stream
+        self._tell = tell
         self._width = len(str(job.trials - 1))
         self._trials = job.trials
         self._running: set[int] = set()
@@ -45,28 +55,34 @@ class Terminal:
         self._clock.already(self._results)
 
     def say(self, text: str) -> None:
+        self.note(text)
+        if self._tell is not None:
+            self._tell(text)
+
+    def note(self, text: str) -> None:
+        """For this terminal alone."""
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
         self._stream.flush()
 
     def trial_begins(self, result: TrialResult, target: str) -> None:
         self._running.add(result.number)
-        self.say(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
+        self.note(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
 
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
         line = epoch_line(report, result.recipe.training.epochs)
-        self.say(f"{self._name(result)} {line}{self._rest()}")
+        self.note(f"{self._name(result)} {line}{self._rest()}")
 
     def trial_ends(self, result: TrialResult, target: str) -> None:
         self._running.discard(result.number)
         self._results.append(result)
         self._clock.end_trial()
-        self.say(f"{self._name(result)} {_ending(result)}{self._rest()}")
+        self.note(f"{self._name(result)} {_ending(result)}{self._rest()}")
 
     def search_ends(self, reason: str, finals: int) -> None:
         more = f"the best {finals} are tuned longer" if finals else "none is tuned longer: the share kept for it is too small"
         self._trials = len(self._results) + len(self._running) + finals
         self._clock.begin_finals(finals)
-        self.say(f"the search ends: {reason}; {more}")
+        self.note(f"the search ends: {reason}; {more}")
 
     def _name(self, result: TrialResult) -> str:
         return f"trial {result.number:0{self._width}d} ({len(self._results)}/{self._trials} done) {result.recipe.method}"

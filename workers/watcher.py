@@ -33,6 +33,8 @@ class Watcher(Listener, Protocol):
         """`budgets` are multiply-accumulates by label, `earlier` the trials of earlier attempts."""
 
     def enters(self, phase: Phase) -> None: ...
+    def says(self, text: str) -> None:
+        """What is done before the first trial and after the last: the dense model's epochs, what is measured."""
 
 
 class NoWatcher(Watcher):
@@ -42,6 +44,9 @@ class NoWatcher(Watcher):
         pass
 
     def enters(self, phase: Phase) -> None:
+        pass
+
+    def says(self, text: str) -> None:
         pass
 
     def trial_begins(self, result: TrialResult, target: str) -> None:

@@ -58,6 +58,7 @@ def test_a_job_goes_from_the_queue_to_its_result_and_leaves_events_and_a_log(sit
     assert [found["accuracy"] for found in best] == sorted(found["accuracy"] for found in best)
     assert {found["label"] for found in best} == {"50%"}
     reported = [event.data for event in site.queue.events(job.id) if event.type == "trial_reported"]
+    assert [event.data["text"] for event in site.queue.events(job.id) if event.type == "message"] == ["dense model: epoch 1/1"]
     assert {found["loss"] for found in reported} == {None}, "not a number is no JSON"
     log = site.settings.log(job.id, 1).read_text()
     assert "trial 3 works" in log
@@ -80,7 +81,12 @@ def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     again = [number for attempt, number in site.worked(job) if attempt == 2]
     assert again[0] == [number for attempt, number in site.worked(job) if attempt == 1][-1] or again[0] == 2
     assert not set(again) & {0, 1}
-    assert "goes on with" in next(event.data["text"] for event in site.queue.events(job.id) if event.type == "message")
+    said = [event.data["text"] for event in site.queue.events(job.id) if event.type == "message"]
+    assert [text.partition(" trials")[0] for text in said] == [
+        "dense model: epoch 1/1",
+        "goes on with 2",
+        "dense model: epoch 1/1",
+    ]
     assert site.settings.log(job.id, 2).exists()
 
 

@@ -58,6 +58,7 @@ def _search(job: SearchJob, store: Store, watcher: Watcher, folder: Path) -> End
     attempt = store.begin_attempt(job.id)
     watcher.begins({"50%": BUDGET}, store.trials(job.id))
     store.set_base(job.id, DENSE)
+    watcher.says("dense model: epoch 1/1")
     watcher.enters(Phase.SEARCHING)
     for number in range(job.trials):
         known = {trial.number: trial for trial in store.trials(job.id)}
