@@ -29,8 +29,9 @@ def ago(moment: datetime.datetime) -> str:
 
 
 def done(job: JobReply) -> str:
-    """`14/24`; only the first where the search ends by time, epochs or a plateau."""
-    return f"{job.progress.trials_done}" + (f"/{job.progress.trials}" if job.progress.trials else "")
+    """`14/24`; only the first where there is no such number, or no longer: the best are tuned again, as further trials."""
+    count, trials = job.progress.trials_done, job.progress.trials
+    return f"{count}/{trials}" if trials and count <= trials and not job.ended else f"{count}"
 
 
 def best(job: JobReply) -> str:
@@ -38,14 +39,14 @@ def best(job: JobReply) -> str:
 
 
 def state(job: JobReply) -> str:
-    """`QUEUED (2 ahead)`, `SEARCHING for 3 m 2 s, attempt 2`, `SUCCEEDED in 1 h 2 m`."""
+    """`QUEUED (2 ahead)`, `SEARCHING, begun 3 m 2 s ago, attempt 2`, `SUCCEEDED in 1 h 2 m`."""
     if job.queue_position:
         return f"{job.state} ({job.queue_position} ahead)"
     parts = job.state
     if job.ended and job.ended_at and job.started_at:
         parts += f" in {span((job.ended_at - job.started_at).total_seconds())}"
     elif job.started_at and not job.ended:
-        parts += f" for {span((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())}"
+        parts += f", begun {span((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())} ago"
     if job.attempt > 1:
         parts += f", attempt {job.attempt}"
     return parts + (f": {job.reason}" if job.reason else "")

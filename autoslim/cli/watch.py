@@ -101,7 +101,7 @@ class View:
             self._console.print(Text.from_ansi(at + text))
 
     def status(self) -> str:
-        parts = [f"{self._done}{f'/{self._trials}' if self._trials else ''} trials"]
+        parts = [f"{self._done}{f'/{self._trials}' if self._trials and self._done <= self._trials else ''} trials"]
         if self._best:
             parts.append("best " + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in self._best.items()))
         left = self._seconds_left()
@@ -111,7 +111,7 @@ class View:
 
     def _seconds_left(self) -> float | None:
         """From the trials that ended while this is shown."""
-        if self._first is None or self._done < 2 or not self._trials:
+        if self._first is None or self._done < 2 or not self._trials or self._done >= self._trials:
             return None
         each = (time.monotonic() - self._first) / (self._done - 1)
         return each * (self._trials - self._done)
