@@ -154,8 +154,7 @@ class Remote:
         name = self._experiment_name
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            # Without its kind the pages open as those of a language model's evaluation.
-            tags = {"mlflow.note.content": EXPERIMENT_NOTE, "mlflow.experimentKind": "custom_model_development"}
+            tags = {"mlflow.note.content": EXPERIMENT_NOTE}
             return str(client.create_experiment(name, artifact_location=self._artifacts, tags=tags))
         if experiment.lifecycle_stage != "active":
             raise RequestError(f"the experiment {name!r} at {self.uri} is deleted; restore it there, or choose another name")
