@@ -20,6 +20,7 @@ def main() -> int:
         arguments.folder.absolute(), port=arguments.port, artifacts=arguments.artifacts, jobs=arguments.jobs, say=_say
     )
     if arguments.command == "stop":
+        _say("stopping; jobs go on with the next start ..." if installation.running() else "nothing runs")
         installation.stop()
         return 0
     if arguments.command == "status":
@@ -71,7 +72,8 @@ def _addresses(installation: Installation, key: str | None) -> str:
         f"export AUTOSLIM_URL={installation.api}",
     ]
     if key is None:
-        lines.append("an API key was made at the first start; another one: autoslim keys create")
+        lines.append("an API key was made at the first start; another one:")
+        lines.append(f"{installation.for_operators()} autoslim keys create --tenant local --scope read --scope submit --name me")
     else:
         lines.append(f"export AUTOSLIM_KEY={key}    # shown this once")
     return "\n".join(lines)

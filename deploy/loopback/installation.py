@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -193,6 +194,11 @@ class Installation:
     def _passwords(self) -> dict[str, str]:
         """The database's addresses have no password in them; libpq finds it here."""
         return {"PGPASSFILE": str(self._secret("pgpass"))}
+
+    def for_operators(self) -> str:
+        """What `autoslim keys` needs in its environment, as words of a shell."""
+        variables = {**self._passwords(), "AUTOSLIM_STORAGE": self.settings.storage}
+        return " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
 
     def _driver_environment(self) -> dict[str, str]:
         return {**self.settings.environment(secrets=True), **self._passwords()}
