@@ -16,7 +16,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_the_example_runs(tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    (example,) = [block for block in blocks(README.read_text(), "sh") if "/v1/jobs" in block]
+    (example,) = [block for block in blocks(README.read_text(), "sh") if "$JOB:cancel" in block]
     with running(settings_in(tmp_path)) as service:
         script = example.replace("http://127.0.0.1:8400", service.url)
         done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)

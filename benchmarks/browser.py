@@ -1,0 +1,100 @@
+"""Chromium without a window, for pages that only a browser can judge: how soon they can be used, and how they look."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from PIL import Image
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
+
+_POLL = 0.02
+
+
+class Browser:
+    """With an empty cache. `chromium` and `chromedriver` have to be on the path (Debian: chromium, chromium-driver)."""
+
+    def __init__(self, *, width: int = 1500, height: int = 1000) -> None:
+        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+        if chromium is None or driver is None:
+            raise SystemExit("chromium and chromedriver are needed (Debian: apt install chromium chromium-driver)")
+        options = ChromeOptions()
+        options.binary_location = chromium
+        for argument in (
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            f"--window-size={width},{height}",
+        ):
+            options.add_argument(argument)
+        self._driver = Chrome(options=options, service=Service(driver))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._driver.quit()
+
+    def open(self, url: str) -> None:
+        self._driver.get(url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self._driver.execute_script(script, *arguments)
+
+    def wait(self, condition: str, *, in_frame: bool = False, seconds: float = 90.0) -> float:
+        """Seconds until the JavaScript expression is true (in the page's last frame), and the page has nothing else to do."""
+        began = time.monotonic()
+        while not (self._holds_in_frame(condition) if in_frame else self.run(f"return Boolean({condition})")):
+            if time.monotonic() - began > seconds:
+                raise TimeoutError(f"{self._driver.current_url} does not come to {condition}: {self.text()[:500]}")
+            time.sleep(_POLL)
+        self._driver.set_script_timeout(seconds)
+        self._driver.execute_async_script("requestIdleCallback(arguments[arguments.length - 1])")
+        return time.monotonic() - began
+
+    def _holds_in_frame(self, condition: str) -> bool:
+        frames = self._driver.find_elements("css selector", "iframe")
+        if not frames:
+            return False
+        try:
+            self._driver.switch_to.frame(frames[-1])
+            return bool(self.run(f"return Boolean({condition})"))
+        except WebDriverException:
+            # It was put up anew in this moment.
+            return False
+        finally:
+            self._driver.switch_to.default_content()
+
+    def shows(self, text: str) -> str:
+        """A condition: the page shows this text."""
+        return f"document.body && document.body.innerText.includes({text!r})"
+
+    def text(self) -> str:
+        return str(self.run("return document.body ? document.body.innerText : ''"))
+
+    def click(self, xpath: str) -> None:
+        """As a person does it: with a mouse, on what is seen."""
+        self._driver.find_element("xpath", xpath).click()
+
+    def type(self, xpath: str, text: str) -> None:
+        """In place of what stands there."""
+        field = self._driver.find_element("xpath", xpath)
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text)
+
+    def escape(self) -> None:
+        self._driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+
+    def picture(self, file: Path) -> None:
+        """With 256 colours, which is enough for a page and a third of the bytes."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shot = Image.open(io.BytesIO(self._driver.get_screenshot_as_png())).convert("RGB")
+        shot.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
