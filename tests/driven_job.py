@@ -67,6 +67,8 @@ class DrivenJob:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
             log.write(text)
+        with file.with_suffix(".jsonl").open("a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps({"message": line}) + "\n" for line in text.splitlines())
 
     def hand_over(self, files: dict[str, bytes], label: str = "50%") -> Path:
         folder = self.folder / "models" / label

@@ -85,6 +85,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends. Ctrl-C leaves it running.")] = False,
     attempt: Annotated[int | None, typer.Option(min=1, help="Default the last attempt.", show_default=False)] = None,
     url: Url = None,
+    json: Annotated[bool, typer.Option("--json", help="Its events and messages, one JSON object a line.")] = False,
 ) -> None:
     """Print the log of a job's driver.
 
@@ -95,7 +96,7 @@ def logs(
     with connect(url) as client:
         found = find_job(client, job)
         try:
-            for text in found.logs(attempt=attempt, follow=follow):
+            for text in found.logs(attempt=attempt, follow=follow, as_json=json):
                 sys.stdout.write(text)
                 sys.stdout.flush()
         except NotFoundError:

@@ -145,10 +145,11 @@ class LogPart:
     end: int
 
 
-def logs(job_id: str, *, attempt: int | None, start: int) -> Call[LogPart]:
+def logs(job_id: str, *, attempt: int | None, start: int, as_json: bool = False) -> Call[LogPart]:
     """A job's log from byte `start` on; empty where there is no more yet."""
     query = [] if attempt is None else [("attempt", str(attempt))]
-    headers = {"Accept": "text/plain", "Range": f"bytes={start}-"}
+    query += [("format", "jsonl")] if as_json else []
+    headers = {"Accept": "application/x-ndjson" if as_json else "text/plain", "Range": f"bytes={start}-"}
     return _LogCall(
         method="GET", path=f"{_job(job_id)}/logs", read=lambda r: _log_part(r, start), query=query, headers=headers, start=start
     )

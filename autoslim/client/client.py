@@ -196,13 +196,16 @@ class Job(BaseJob):
         """The trials that no other beats."""
         return self._client.call(calls.front(self.id))
 
-    def logs(self, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
-        """The log of the last attempt, or of `attempt`, in pieces; with `follow` until the job ends."""
+    def logs(self, *, attempt: int | None = None, follow: bool = False, as_json: bool = False) -> Iterator[str]:
+        """The log of the last attempt, or of `attempt`, in pieces; with `follow` until the job ends.
+
+        With `as_json` its events and messages, one JSON object a line.
+        """
         at, tail = 0, b""
         while True:
             ended = self.info.ended
             try:
-                part = self._client.call(calls.logs(self.id, attempt=attempt, start=at))
+                part = self._client.call(calls.logs(self.id, attempt=attempt, start=at, as_json=as_json))
             except NotFoundError:
                 if ended or not follow:
                     raise

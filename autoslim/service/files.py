@@ -66,10 +66,10 @@ def artifacts(folder: Path) -> list[Artifact]:
     return found
 
 
-def log_name(folder: Path, attempt: int | None) -> str | None:
+def log_name(folder: Path, attempt: int | None, *, suffix: str = ".log") -> str | None:
     """The log of this attempt, or of the last one there is."""
     numbers = [number for number in _attempts(folder / "logs") if attempt in (None, number)]
-    return f"logs/attempt-{max(numbers)}.log" if numbers else None
+    return f"logs/attempt-{max(numbers)}{suffix}" if numbers else None
 
 
 def open_inside(folder: Path, name: str) -> int:

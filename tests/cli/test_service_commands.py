@@ -178,6 +178,7 @@ def test_logs_cancel_and_pull(autoslim: Command, service: RunningService, tenant
     assert (code, "does not have a log yet; it is STARTING" in err) == (2, True)
     job.log("a line\n")
     assert autoslim("logs", "flowers") == (0, "a line\n", "")
+    assert autoslim("logs", "flowers", "--json") == (0, '{"message": "a line"}\n', "")
     assert "does not have an attempt 7" in autoslim("logs", "flowers", "--attempt", "7")[2]
     code, out, err = autoslim("cancel", "flowers")
     assert (code, out, "is asked to stop" in err) == (0, f"{job.id} STARTING\n", True)

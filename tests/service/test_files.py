@@ -125,6 +125,12 @@ def test_the_last_log_comes_unless_another_is_asked_for(client: httpx.Client, jo
     assert client.get(logs).headers["content-type"] == "text/plain; charset=utf-8"
     assert client.get(logs, params={"attempt": 1}).text == "first\n"
     assert client.get(logs, params={"attempt": 3}).status_code == 404
+    as_json = client.get(logs, params={"format": "jsonl"})
+    assert as_json.status_code == 404, "this attempt has none"
+    (folder / "logs" / "attempt-2.jsonl").write_text('{"event": "state"}\n')
+    as_json = client.get(logs, params={"format": "jsonl"})
+    assert (as_json.json(), as_json.headers["content-type"]) == ({"event": "state"}, "application/x-ndjson")
+    assert client.get(logs, params={"format": "xml"}).status_code == 422
     end = client.get(logs, headers={"Range": "bytes=-10"})
     assert (end.status_code, end.text) == (206, "last line\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,18 @@ from autoslim.service.services import Services
 from autoslim.service.views import ArtifactList, ArtifactView
 
 router = APIRouter(tags=["files"])
+
+
+class LogFormat(enum.StrEnum):
+    TEXT = "text"
+    JSONL = "jsonl"
+
+
+_LOGS = {
+    LogFormat.TEXT: (".log", "text/plain; charset=utf-8"),
+    LogFormat.JSONL: (".jsonl", "application/x-ndjson"),
+}
+"""The file's suffix and its media type."""
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _FILE: dict[int | str, dict[str, Any]] = {
@@ -50,10 +63,11 @@ async def logs(
     job: ReadJob,
     shared: Shared,
     attempt: Annotated[int | None, Query(ge=1, le=999_999, description="Default the last one.")] = None,
+    format: Annotated[LogFormat, Query(description="For people, or events and messages as JSON, one a line.")] = LogFormat.TEXT,
 ) -> Response:
     """What the job's driver wrote; with `Range: bytes=-65536` its end."""
-    descriptor, etag = await shared.run(_open_log, shared, job.id, attempt)
-    return file_answer(request, descriptor, media_type="text/plain; charset=utf-8", etag=etag)
+    descriptor, etag = await shared.run(_open_log, shared, job.id, attempt, format)
+    return file_answer(request, descriptor, media_type=_LOGS[format][1], etag=etag)
 
 
 def _open_listed(folder: Path, name: str) -> tuple[int, str]:
@@ -63,9 +77,9 @@ def _open_listed(folder: Path, name: str) -> tuple[int, str]:
     return descriptor, files.digest(descriptor)
 
 
-def _open_log(shared: Services, job_id: str, attempt: int | None) -> tuple[int, str]:
+def _open_log(shared: Services, job_id: str, attempt: int | None, format: LogFormat) -> tuple[int, str]:
     folder = shared.settings.folder(job_id)
-    name = files.log_name(folder, attempt)
+    name = files.log_name(folder, attempt, suffix=_LOGS[format][0])
     if name is None:
         raise not_found("log")
     descriptor = _open(folder, name)
