@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import ClassVar
+
+import psutil
 
 SEARCH = [
     "--model", "deit_tiny_patch16_224", "--from-scratch",
@@ -18,7 +22,9 @@ SEARCH = [
 
 
 class Search:
-    """A search in a process group of its own. Its lines on stderr are read as they come."""
+    """A search in a process group of its own. Its lines on stderr are read as they come; `begun` are all that there were."""
+
+    begun: ClassVar[list[Search]] = []
 
     def __init__(self, *arguments: str) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -31,6 +37,7 @@ class Search:
             start_new_session=True,
         )
         self.lines: list[str] = []
+        self.begun.append(self)
 
     def read_until(self, wanted: Callable[[str], bool], *, seconds: float = 150.0) -> str:
         deadline = time.monotonic() + seconds
@@ -52,11 +59,27 @@ class Search:
         self.process.send_signal(number)
 
     def kill_all(self) -> None:
-        """kill -9 of the driver; Ray's own processes end with it."""
-        self.process.kill()
+        """kill -9 of every process of the run: the driver, Ray's own and the workers."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+    def processes(self) -> list[psutil.Process]:
+        """The driver first. Workers name themselves after what they run."""
+        driver = psutil.Process(self.process.pid)
+        return [driver, *driver.children(recursive=True)]
+
+    def workers(self) -> list[psutil.Process]:
+        """Those that trials run in, as Tune calls a trainable with resources."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable"):
+                    found.append(process)
+        return found
 
     @property
     def text(self) -> str:
