@@ -84,6 +84,8 @@ class SearchJob(Record):
     hypervolume has not grown in `plateau` trials. `final_share` of the compute is kept for tuning the best recipes longer, over
     `final_seeds` seeds. `price_per_hour` is that of one device, a GPU, or where trials take none, a processor.
 
+    `reuse` names earlier searches: a folder of one (with a `/` in it), the id of one in the same store, or `all` of that store.
+
     `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the
     output folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one
     processor where there is no GPU.
@@ -106,6 +108,7 @@ class SearchJob(Record):
     final_share: float = 0.25
     final_seeds: int = 1
     price_per_hour: float | None = None
+    reuse: tuple[str, ...] = ()
     seed: int = 0
     class_query: bool = False
     bound: str = "max"

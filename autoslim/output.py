@@ -3,6 +3,7 @@
 job.json, autoslim.db, mlflow.db     the job, its store and its local MLflow
 models/<budget>/                     what is handed over
 trials.parquet, front.parquet        one row a trial; rebuilt from the store
+earlier.json                         what was taken from earlier searches
 cache/                               prepared images, the adapted dense model, work that trials share
 trials/<recipe key>/                 checkpoint and model of each trial
 """
@@ -55,6 +56,11 @@ class Output:
         partial = self.latency.with_suffix(".partial")
         partial.write_text(table.to_json(indent=1))
         partial.replace(self.latency)
+
+    @property
+    def earlier(self) -> Path:
+        """What was taken from earlier searches when this one began."""
+        return self.root / "earlier.json"
 
     def trial(self, key: str) -> Path:
         return self.root / "trials" / key

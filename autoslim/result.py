@@ -46,7 +46,8 @@ class TrialResult(Record):
     differ where tokens vary from image to image; all in multiply-accumulates.
     `latency_ms` is the predicted time of a batch, where there is a table to predict it from, `latency_measured_ms` the measured one,
     where the trial came into question to be handed over.
-    `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control) or `given`.
+    `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control), `final` (a good one once more, longer),
+    `reused` (nobody: an earlier search's trial, `reused_from`, is taken over) or `given`.
     `artifact` is the model's folder, relative to the job's output folder.
 
     A STOPPED trial has the accuracy it had reached after `epochs`, its plan's FLOPs, and in `stopped` why the scheduler ended it.
@@ -69,6 +70,7 @@ class TrialResult(Record):
     epochs: float | None = None
     artifact: str | None = None
     duplicate_of: int | None = None
+    reused_from: str | None = None
     stopped: str | None = None
     error_class: str | None = None
     error: str | None = None

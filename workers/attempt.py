@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from autoslim.errors import AutoslimError, ClusterError, JobError, LeaseLostError
 from autoslim.job import SearchJob
 from autoslim.log import bind, json_handler
+from autoslim.output import Output
 from autoslim.spec import JobSpec, read_json
 from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
 from workers.job_events import JobEvents
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from workers.driver import Summary
 
 _log = logging.getLogger(__name__)
+
+_REUSED = 50
+"""The latest so many jobs of a tenant are looked at where all are to be reused."""
 
 
 class Run(Protocol):
@@ -66,6 +70,7 @@ def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: Lease
     try:
         spec = read_json(queue.get(claim.id).spec)
         job = spec.to_job(id=claim.id, placement=settings.placement(claim.id))
+        job = job.replace(reuse=reusable(queue, job))
         # A job's folder and id are its own, so that there is nothing to be overwritten by going on where nothing has been begun.
         events = JobEvents(queue, claim, lines, abandon=keeper.abandon)
         summary = (run or _driver())(job, resume=True, storage=settings.storage, watcher=events)
@@ -91,6 +96,24 @@ def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: Lease
         signal.signal(number, signal.SIG_IGN)
     _write_down(queue, claim, state, outcome, patience=settings.lease_seconds)
     return 0
+
+
+def reusable(queue: Queue, job: SearchJob) -> tuple[str, ...]:
+    """The ids of the jobs that are to be reused, all of them the same tenant's; no folder is looked at for a tenant.
+
+    Raises:
+        RequestError: for another's job, or none.
+    """
+    if Output(Path(job.output)).earlier.is_file():
+        # An earlier attempt has written down what it took; the jobs may have been purged since.
+        return job.reuse
+    tenant, ids = queue.get(job.id).tenant, list[str]()
+    for source in job.reuse:
+        if source == "all":
+            ids += [other.id for other in queue.list(tenant, states=[QueueState.SUCCEEDED], limit=_REUSED)]
+        else:
+            ids.append(queue.get(source, tenant).id)
+    return tuple(dict.fromkeys(ids))
 
 
 def _driver() -> Run:

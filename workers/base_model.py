@@ -39,13 +39,7 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
     Raises:
         JobError: with the remote traceback, when it cannot be trained.
     """
-    request = BaseRequest(
-        model=job.model,
-        weights_digest=weights_digest(job.model),
-        dataset_digest=dataset.digest,
-        training=job.base,
-        seed=job.seed,
-    )
+    request = base_request(job, dataset)
     folder = output.base(request.digest())
     if not folder.exists():
         terminal.say(
@@ -70,6 +64,17 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
     facts = BaseFacts.from_json(last)
     terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return folder, facts
+
+
+def base_request(job: SearchJob, dataset: PreparedDataset) -> BaseRequest:
+    """Everything that decides the dense model; two searches with equal ones have the same model, images and cuts."""
+    return BaseRequest(
+        model=job.model,
+        weights_digest=weights_digest(job.model),
+        dataset_digest=dataset.digest,
+        training=job.base,
+        seed=job.seed,
+    )
 
 
 def threads(job: SearchJob) -> int:

@@ -10,7 +10,7 @@ from autoslim.job import SearchJob
 from autoslim.result import TrialResult, TrialState
 from autoslim.search import search_limits
 from autoslim.search.ending import LEAST, spent_epochs
-from autoslim.search.final import FINAL
+from autoslim.search.final import FINAL, REUSED
 
 _RECENT = 16
 """The pace is that of so many last trials: the first ones have nobody to be stopped by."""
@@ -39,6 +39,7 @@ class Clock:
 
     def seconds_left(self, results: Sequence[TrialResult]) -> float | None:
         """`results` are the ended trials."""
+        results = [result for result in results if result.origin != REUSED]
         if self._finals:
             return self._final_left(results, self._finals)
         if len(self._ends) < 2:

@@ -34,11 +34,12 @@ from autoslim.search import (
     make_scheduler,
     reason,
 )
+from autoslim.search.final import REUSED
 from autoslim.store import JobState, Store, default_url
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from autoslim.tracking import Mirror, MirrorThread
 from autoslim.vit import DenseModel, create_dense
-from workers.base_model import adapt, granted, threads
+from workers.base_model import adapt, base_request, granted, threads
 from workers.board import Notices
 from workers.cluster import Cluster, connect
 from workers.coordinator import Coordinator
@@ -48,6 +49,7 @@ from workers.interrupt import Interrupt
 from workers.latency import choose_measured, measure_on_cluster, search_request
 from workers.listeners import Booking, Dashboard
 from workers.metrics import SearchMetrics, ray_gauges
+from workers.reuse import take
 from workers.searcher import StoreSearcher
 from workers.terminal import Terminal
 from workers.trainable import SlimTrial
@@ -74,8 +76,9 @@ class Prepared:
 class Summary(Record):
     """How a search ended.
 
-    `reasons` say why each model was taken, `cheaper` are trials that did at least as well as a model for fewer FLOPs, `missing` the
-    budgets that no trial met, `shared` what was worked out once for many trials; `logged` is false when MLflow was down.
+    `states` counts this search's own trials. `reasons` say why each model was taken, `cheaper` are trials that did at least as well as a
+    model for fewer FLOPs, `missing` the budgets that no trial met, `shared` what was worked out once for many trials; `logged` is false
+    when MLflow was down.
     `cost` is that of all attempts, but for its `seconds`, which are this one's.
     """
 
@@ -203,12 +206,15 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     if cluster.dashboard:
         terminal.note(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
     prepared = _timed(prepared, terminal)
+    if job.reuse:
+        prepared = _reusing(prepared, store, terminal)
     base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
     if (table := prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(prepared.dense.shape)))
     store.set_base(job.id, facts)
     watcher.enters(Phase.SEARCHING)
-    _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
+    if prepared.proposer.budgets:
+        _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
     watcher.enters(Phase.FINALIZING)
     began = time.monotonic()
     chosen, latencies = choose_measured(job, store, prepared.budgets, table, output=prepared.output, base=base, terminal=terminal)
@@ -243,6 +249,16 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
 
 def _sentences(reasons: dict[str, Reason]) -> dict[str, str]:
     return {label: found.sentence for label, found in reasons.items()}
+
+
+def _reusing(prepared: Prepared, store: Store, terminal: Terminal) -> Prepared:
+    """Without the budgets that earlier searches have answered, and with their trials as history."""
+    job, output = prepared.job, prepared.output
+    base = output.base(base_request(job, prepared.dataset).digest()).name
+    proposer, taken = take(job, store, prepared.proposer, output, base=base)
+    for line in taken.told:
+        terminal.say(line)
+    return dataclasses.replace(prepared, proposer=proposer)
 
 
 def _timed(prepared: Prepared, terminal: Terminal) -> Prepared:
@@ -288,7 +304,7 @@ def _summary(
         reasons={},
         missing=tuple(label for label in prepared.budgets if label not in have),
         shared=shared,
-        states={state.value: sum(result.state is state for result in results) for state in TrialState},
+        states={state.value: sum(result.state is state for result in results if result.origin != REUSED) for state in TrialState},
         tracking_uri="",
         logged=False,
         cost=cost_of(prepared.job, seconds=0.0, busy_seconds=0.0, size=0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Collection
 
 from autoslim.data.decode import storage_size
 from autoslim.methods import METHODS
@@ -34,12 +35,15 @@ class Estimate(Record):
     expected: Expected
 
 
-def estimate(prepared: Prepared, pace: Pace, *, slots: int) -> Estimate:
-    """`slots` trials at a time; at most this where time or a plateau end the search."""
+def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection[str] = ()) -> Estimate:
+    """`slots` trials at a time; at most this where time or a plateau end the search.
+
+    `answered` are labels of budgets for which an earlier search's model is taken over, and its dense model with it.
+    """
     job, images = prepared.job, prepared.dataset.report.train.images
-    expected = expected_work(job)
+    expected = expected_work(job.replace(budgets=tuple(budget for budget in job.budgets if budget.label not in answered)))
     base = 0.0
-    if not prepared.dense.is_ready_for(prepared.dataset.classes):
+    if not answered and not prepared.dense.is_ready_for(prepared.dataset.classes):
         base = job.base.epochs * (images * pace.base + prepared.dataset.report.validation.images * pace.judge)
     epoch = _epoch_seconds(prepared, pace)
     search = expected.trials * _TRIAL + expected.epochs * epoch
@@ -55,7 +59,7 @@ def estimate(prepared: Prepared, pace: Pace, *, slots: int) -> Estimate:
     busy = base + search + final + handing
     if job.max_seconds is not None:
         both = parts["trials"] + parts["tuning the best"]
-        shorter = min(1.0, job.max_seconds / both)
+        shorter = job.max_seconds / max(both, job.max_seconds)
         parts |= {name: shorter * parts[name] for name in ("trials", "tuning the best")}
         busy = base + shorter * (search + final) + handing
     cost = cost_of(job, seconds=sum(parts.values()), busy_seconds=busy, size=_disk(prepared, expected))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from autoslim.recipe import Recipe
 from autoslim.result import TrialResult, TrialState
-from autoslim.search.final import FINAL
+from autoslim.search.final import searched
 from autoslim.store import Store, StoredTrial
 
 LOST = "WorkerLostError"
@@ -38,7 +38,7 @@ class Ledger:
     @property
     def searched(self) -> list[TrialResult]:
         """The search's own trials, numbered as they were proposed; the final ones may stand between them."""
-        own = [result for result in self._results.values() if result.origin != FINAL]
+        own = searched(list(self._results.values()))
         return [result if result.number == place else result.replace(number=place) for place, result in enumerate(own)]
 
     @property

@@ -11,6 +11,7 @@ from autoslim.budget import format_flops
 from autoslim.job import SearchJob
 from autoslim.report.epoch_line import epoch_line
 from autoslim.result import EpochReport, ParetoFront, TrialResult, TrialState
+from autoslim.search.final import REUSED
 from workers.clock import Clock
 from workers.cost import handing_seconds
 
@@ -48,10 +49,12 @@ class Terminal:
         self._width = len(str(job.trials - 1))
         self._trials = job.trials
         self._running: set[int] = set()
+        self._reused = 0
 
     def already(self, results: list[TrialResult]) -> None:
         """Trials that an earlier run has finished."""
         self._results = [result for result in results if result.state is not TrialState.RUNNING]
+        self._reused = sum(result.origin == REUSED for result in results)
         self._clock.already(self._results)
 
     def say(self, text: str) -> None:
@@ -80,12 +83,12 @@ class Terminal:
 
     def search_ends(self, reason: str, finals: int) -> None:
         more = f"the best {finals} are tuned longer" if finals else "none is tuned longer: the share kept for it is too small"
-        self._trials = len(self._results) + len(self._running) + finals
+        self._trials = len(self._results) - self._reused + len(self._running) + finals
         self._clock.begin_finals(finals)
         self.note(f"the search ends: {reason}; {more}")
 
     def _name(self, result: TrialResult) -> str:
-        return f"trial {result.number:0{self._width}d} ({len(self._results)}/{self._trials} done) {result.recipe.method}"
+        return f"trial {result.number:0{self._width}d} ({len(self._results) - self._reused}/{self._trials} done) {result.recipe.method}"
 
     def _rest(self) -> str:
         front = ParetoFront.of(result for result in self._results if result.keeps_to(self._limits))

@@ -47,6 +47,10 @@ FinalSeeds = Annotated[int | None, flag("--final-seeds", "Seeds that each of the
 PricePerHour = Annotated[
     float | None, flag("--price-per-hour", "Of one device, a GPU or where there is none a CPU, for the cost.")
 ]
+Reuse = Annotated[
+    list[str] | None,
+    flag("--reuse", "Earlier search: its folder (with a / in it), its id in the same store, or `all` there; may be repeated."),
+]
 Epochs = Annotated[float | None, flag("--epochs", "Epochs of a trial, the method's own training included; default 3.")]
 BatchSize = Annotated[int | None, flag("--batch-size", "Default 64.")]
 Rate = Annotated[float | None, flag("--lr", "Peak learning rate where the space does not search it; default 5e-4.")]
@@ -105,6 +109,7 @@ class SpecFlags:
     final_share: FinalShare = None
     final_seeds: FinalSeeds = None
     price_per_hour: PricePerHour = None
+    reuse: Reuse = None
     epochs: Epochs = None
     batch_size: BatchSize = None
     lr: Rate = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,13 +17,16 @@ from autoslim.flops import predict_params
 from autoslim.job import Resources, SearchJob
 from autoslim.latency import DENSE, LatencyTable
 from autoslim.limits import format_params
+from autoslim.output import Output
 from autoslim.plan import Plan
 from autoslim.speed import measure_table_apart
-from workers.base_model import threads
+from autoslim.store import Store
+from workers.base_model import base_request, threads
 from workers.driver import Prepared, prepare, with_table
 from workers.estimate import Estimate, estimate
 from workers.latency import search_request
 from workers.pace import measure_pace
+from workers.reuse import Taken, look
 from workers.terminal import duration
 
 
@@ -47,10 +51,11 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
     job = prepared.job
     slots = job.concurrency or _slots_here(job)
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
+    taken = _taken(prepared)
     settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or _share_here()))
     kept = sum(prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
     pace = measure_pace(job, prepared.dense, kept=min(1.0, kept), threads=threads(settled.job))
-    work = estimate(settled, pace, slots=slots)
+    work = estimate(settled, pace, slots=slots, answered=taken.answers)
     facts = {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
@@ -67,6 +72,7 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
             for name, found in prepared.proposer.reach.items()
         },
         "left_out": prepared.proposer.left_out,
+        "reuse": taken.told,
         "trials": job.trials,
         "at_a_time": slots,
         "images_per_second": 1 / pace.train,
@@ -83,6 +89,17 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
         "adapts_dense_model": not ready,
     }
     return facts, work
+
+
+def _taken(prepared: Prepared) -> Taken:
+    job = prepared.job
+    if not job.reuse:
+        return Taken()
+    base = Output(Path(job.output)).base(base_request(job, prepared.dataset).digest()).name
+    # Nothing is begun in a store by looking whether there is something to reuse.
+    with contextlib.ExitStack() as stack:
+        store = None if job.storage is None else stack.enter_context(Store(job.storage))
+        return look(job, store, prepared.proposer, base=base)
 
 
 def _slots_here(job: SearchJob) -> int:
@@ -110,7 +127,8 @@ def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str
     ]
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
-    limits = job.limits
+    told, limits = facts["reuse"], job.limits
+    assert isinstance(told, list)
     if limits.given:
         words = prepared.proposer.ceiling(DENSE).words(shape, Plan.dense(shape))
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
@@ -131,7 +149,7 @@ def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str
         lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
         lines.append(f"{name:18}cannot slim this model: {reason}")
-    lines += ["", *_cost_lines(job, facts, work)]
+    lines += ["", *(f"Reuse     {line}" for line in told), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 
 

@@ -81,6 +81,7 @@ def as_spec(job: SearchJob) -> JobSpec:
             "final_share": job.final_share,
             "final_seeds": job.final_seeds,
             "price_per_hour": job.price_per_hour,
+            "reuse": job.reuse,
             "epochs": training.epochs,
             "batch_size": training.batch_size,
             "lr": training.lr,

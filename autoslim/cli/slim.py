@@ -40,7 +40,7 @@ First = Annotated[
 Distillation = Annotated[float | None, typer.Option(help="Weight of the dense teacher's soft labels, 0 to 1; default 0.5.")]
 
 OF_A_SEARCH = (
-    *("flops", "space", "trials", "time", "max_epochs", "plateau", "final_share", "final_seeds", "price_per_hour"),
+    *("flops", "space", "trials", "time", "max_epochs", "plateau", "final_share", "final_seeds", "price_per_hour", "reuse"),
     *("sampler", "scheduler", "name", "priority"),
 )
 _DEFAULT_OUTPUT = Path("runs/slim")

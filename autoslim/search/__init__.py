@@ -3,7 +3,7 @@
 from autoslim.search.ending import Limits, enough, search_limits
 from autoslim.search.expected import Expected, expected_work
 from autoslim.search.final import final_recipes
-from autoslim.search.front import AgainstControl, against_control, cheaper_and_better, choose, outclassed
+from autoslim.search.front import AgainstControl, against_control, cheaper_and_better, choose, fills, outclassed
 from autoslim.search.proposer import Proposal, Proposer
 from autoslim.search.reach import Corner, Reach, reach
 from autoslim.search.reason import Reason, knee_point, offers, reason
@@ -27,6 +27,7 @@ __all__ = [
     "choose",
     "enough",
     "expected_work",
+    "fills",
     "final_recipes",
     "knee_point",
     "load_space",

@@ -27,6 +27,8 @@ def expected_work(job: SearchJob) -> Expected:
     limits, whole = search_limits(job), job.training.epochs
     trials, epochs = 0, 0.0
     budgets = len(job.budgets)
+    if not budgets:
+        return Expected(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
     share = _halved if job.scheduler == "halving" else _above_median if job.scheduler == "median" else _complete
     while trials < limits.trials:
         # Controls run to their end.

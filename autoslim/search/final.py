@@ -15,6 +15,8 @@ from autoslim.search.ending import LEAST, spent_epochs
 
 FINAL = "final"
 """The origin of these trials."""
+REUSED = "reused"
+"""And of those that were taken over from an earlier search."""
 MOST = 10.0
 """And never more than so many times."""
 _CANDIDATES = 2
@@ -23,7 +25,7 @@ _CANDIDATES = 2
 
 def searched(results: Sequence[TrialResult]) -> list[TrialResult]:
     """Those that the search itself proposed."""
-    return [result for result in results if result.origin != FINAL]
+    return [result for result in results if result.origin not in (FINAL, REUSED)]
 
 
 def final_epochs(results: Sequence[TrialResult], *, share: float) -> float:

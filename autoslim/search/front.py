@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from autoslim.limits import Limits
 from autoslim.record import Record
 from autoslim.result import ParetoFront, TrialResult, TrialState
-from autoslim.search.final import FINAL, searched
+from autoslim.search.final import FINAL, REUSED, searched
+
+FILLS = 0.95
+"""An earlier search's model answers a budget that it was not solved onto where it is within it and takes up so much of it."""
 
 
 def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: Limits) -> list[TrialResult]:
@@ -21,7 +24,7 @@ def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limit
     kept |= {result.number for result in choose(results, budgets, limits).values()}
     if limits.latency_ms is not None:
         kept |= {result.number for result in results if result.keeps_to(limits)}
-    done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.origin != FINAL]
+    done = [r for r in searched(results) if r.state is TrialState.COMPLETE and r.duplicate_of is None]
     return [result for result in done if result.number not in kept]
 
 
@@ -36,12 +39,21 @@ def choose(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: L
     chosen = {}
     for label, flops in budgets.items():
         allowed = [r for r in results if limits is None or r.keeps_to(limits)]
-        solved = ParetoFront.of(_best_over_seeds([r for r in allowed if r.recipe.budget == flops]))
+        solved = ParetoFront.of(_best_over_seeds([r for r in allowed if is_for(r, flops)]))
         front = solved if solved.results else ParetoFront.of(allowed)
         within = [r for r in front.results if r.flops is not None and r.flops <= flops]
         if within:
             chosen[label] = within[-1]
     return chosen
+
+
+def is_for(result: TrialResult, budget: int) -> bool:
+    """Whether it was solved onto this budget, or taken over to answer it."""
+    return result.recipe.budget == budget or (result.origin == REUSED and fills(result, budget))
+
+
+def fills(result: TrialResult, budget: int) -> bool:
+    return result.flops is not None and FILLS * budget <= result.flops <= budget
 
 
 def _best_over_seeds(results: Sequence[TrialResult]) -> Sequence[TrialResult]:

@@ -68,6 +68,7 @@ Candidate = tuple[Proposal, Vector]
 class Proposer:
     """`budgets` are multiply-accumulates by label, `limits` hold beside each of them; `training` is what the space does not say otherwise.
 
+    `earlier` are trials of earlier searches that could have been this one's, under numbers below 0; they are history to every proposal.
     `timer` predicts the latency of a plan; without it a limit on latency is not looked at.
 
     Raises:
@@ -87,6 +88,7 @@ class Proposer:
     bound: str = "max"
     limits: Limits = dataclasses.field(default_factory=Limits)
     timer: LatencyTable | None = None
+    earlier: tuple[TrialResult, ...] = ()
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -153,6 +155,7 @@ class Proposer:
 
     def propose(self, number: int, history: Sequence[TrialResult]) -> Proposal:
         """`history` is every trial of the job so far, running ones too, in any order; `number` itself is not looked at."""
+        history = [*self.earlier, *history]
         dealt = deal(number, self.able)
         others = sorted((result for result in history if result.number != number), key=lambda result: result.number)
         # A control is drawn blindly, so it may well be a duplicate.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from autoslim.budget import format_flops
 from autoslim.record import Record
 from autoslim.result import ParetoFront, TrialResult, TrialState
-from autoslim.search.final import FINAL
+from autoslim.search.final import FINAL, REUSED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,11 @@ def _sentence(results: Sequence[TrialResult], chosen: TrialResult, budget: int) 
     solved = [r for r in results if r.recipe.budget == budget and r.state is TrialState.COMPLETE and r.duplicate_of is None]
     rivals = sorted((r for r in solved if r.recipe.steps != chosen.recipe.steps), key=_accuracy)
     name = f"trial {chosen.number} ({chosen.recipe.method})"
+    if chosen.origin == REUSED:
+        return (
+            f"{name} is taken over from an earlier search, {chosen.reused_from}, whose best model within this budget it is: "
+            f"{_accuracy(chosen):.2%} on the same validation images; nothing was trained for it"
+        )
     if chosen.recipe.budget != budget:
         return f"{name} is taken, because no trial solved onto this budget is complete and it is the best of those within it"
     seeds = [r for r in solved if r.origin == FINAL and r.recipe.replace(seed=0) == chosen.recipe.replace(seed=0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from autoslim.service.settings import Limits
 from autoslim.spec import JobSpec, SpecError
 from autoslim.spec.faults import Fault, shown, unknown
 
+_JOB = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _SPACE_DEPTH = 8
 _SPACE_NODES = 2000
 
@@ -22,7 +24,7 @@ def check(spec: JobSpec, *, catalog: Catalog, limits: Limits, models: Sequence[s
         SpecError: naming every field that is wrong.
     """
     resolved, faults = catalog.resolve(spec, models)
-    faults += [*_bounds(spec, limits), *argument_faults(spec.model_args), *_space(spec.space, spaces)]
+    faults += [*_bounds(spec, limits), *argument_faults(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
     if faults:
         raise SpecError(faults)
     return resolved
@@ -44,6 +46,13 @@ def _bounds(spec: JobSpec, limits: Limits) -> Iterator[Fault]:
     for index, label in enumerate(spec.flops):
         if label in spec.flops[:index]:
             yield Fault(place=("flops", index), problem=f"is {shown(label)}, which stands before it already")
+
+
+def _reuse(spec: JobSpec) -> Iterator[Fault]:
+    """Folders are the operator's; whose jobs these are is asked of the queue."""
+    for index, source in enumerate(spec.reuse):
+        if source != "all" and not _JOB.fullmatch(source):
+            yield Fault(place=("reuse", index), problem=f"is {shown(source)}; allowed: the id of a job, or all")
 
 
 def _space(space: str | dict[str, Any], names: Sequence[str]) -> Iterator[Fault]:

@@ -223,6 +223,14 @@ class JobSpec(BaseModel):
     final_share: float = Field(default=0.25, ge=0, le=0.9, description="Share of the compute for tuning the best recipes longer.")
     final_seeds: int = Field(default=1, ge=1, le=100, description="Seeds that each of them is tuned with.")
     price_per_hour: float | None = Field(default=None, ge=0, description="Of one device, a GPU or where there is none a CPU.")
+    reuse: Annotated[
+        tuple[Text, ...], BeforeValidator(_as_list, json_schema_input_type=Text | list[Text]), Field(strict=False)
+    ] = Field(
+        default=(),
+        max_length=16,
+        description="Earlier searches that may answer a budget, and teach the sampler: their folders (with a / in them), their ids in "
+        "the same store, or `all` of that store.",
+    )
     epochs: float = Field(default=_USUAL.epochs, gt=0, description="Epochs of a trial, the method's own training included.")
     batch_size: int = Field(default=_USUAL.batch_size, ge=1, description="Images a training step.")
     lr: float = Field(default=_USUAL.lr, gt=0, description="Peak learning rate where the space does not search it.")
@@ -320,6 +328,7 @@ class JobSpec(BaseModel):
             final_share=self.final_share,
             final_seeds=self.final_seeds,
             price_per_hour=self.price_per_hour,
+            reuse=tuple(str(Path(source).absolute()) if "/" in source else source for source in self.reuse),
             training=training,
             base=training.replace(epochs=self.base_epochs, lr=self.base_lr or self.lr, distillation=0.0),
             sampler=self.sampler,

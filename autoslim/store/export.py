@@ -28,7 +28,7 @@ _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string
 _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "number": (pa.int64(), "trial number within the job"),
     "method": (pa.string(), "method of each step, joined with +"),
-    "origin": (pa.string(), "who proposed the recipe: sampler, random or given"),
+    "origin": (pa.string(), "who proposed the recipe: sampler, random, final, reused or given"),
     "target": (pa.string(), "label of the budget the recipe was solved onto, or free"),
     "state": (pa.string(), "running, complete, stopped, failed or infeasible"),
     "pareto": (pa.bool_(), "no other complete trial is as accurate and as cheap"),
@@ -54,6 +54,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "error": (pa.string(), "its message"),
     "artifact": (pa.string(), "the model's folder, relative to the job's output folder"),
     "duplicate_of": (pa.int64(), "number of the earlier trial whose result this one repeats"),
+    "reused_from": (pa.string(), "the trial of an earlier search that was taken over"),
     "stopped": (pa.string(), "why the scheduler ended it early; its accuracy is then that after `epochs`"),
     "seed": (pa.int64(), "seed of the trial"),
     "recipe_key": (pa.string(), "names the trial's folder and checkpoint"),
@@ -62,7 +63,8 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _RESULT_FIELDS = (
     "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "flops_mean", "flops_max",
-    "params", "latency_ms", "latency_measured_ms", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of", "stopped",
+    "params", "latency_ms", "latency_measured_ms", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of",
+    "reused_from", "stopped",
 )  # fmt: skip
 
 

@@ -201,3 +201,21 @@ def test_a_plan_says_what_every_method_reaches_and_keeps_nothing(client: httpx.C
     assert plan["images"] == {"train": 1293, "validation": 144, "test": 360}
     assert plan["estimate"]["images_trained"] == 1293 * 3 * 24 / 0.75
     assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_a_job_may_reuse_its_own_tenants_jobs_and_no_others(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    mine, theirs = service.put(tenant).id, service.put("somebody-else").id
+    assert client.post("/v1/jobs", json=SPEC | {"reuse": [mine, "all"]}).status_code == 201
+    for foreign in (theirs, "01M7ZSE4WFXSFJAXPYQNWVP7NM"):
+        refused = client.post("/v1/jobs", json=SPEC | {"reuse": [mine, foreign]})
+        assert refused.status_code == 422
+        (error,) = refused.json()["errors"]
+        assert error["pointer"] == "/reuse/1"
+        assert error["detail"] == f"reuse[1] is {foreign!r}; allowed: a job of yours, or all"
+
+
+@pytest.mark.parametrize("source", ["/etc", "runs/digits", "../other", "digits-1a2b3c"])
+def test_a_job_does_not_name_folders_to_reuse(client: httpx.Client, source: str) -> None:
+    refused = client.post("/v1/jobs", json=SPEC | {"reuse": source})
+    assert refused.status_code == 422
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["/reuse/0"]

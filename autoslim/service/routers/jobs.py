@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import StringConstraints
 
 from autoslim import log
+from autoslim.errors import NotFoundError
 from autoslim.service.auth import Reader, Shared, Submitter
 from autoslim.service.pages import answer, cursor_of, token_of
 from autoslim.service.planner import PlannerError
@@ -20,7 +21,7 @@ from autoslim.service.routers.body import BODY, Spec
 from autoslim.service.routers.one import ChangeJob, ReadJob
 from autoslim.service.services import Services
 from autoslim.service.views import JobPage, JobView, job_view
-from autoslim.spec import Fault, InfeasibleSpecError, JobSpec
+from autoslim.spec import Fault, InfeasibleSpecError, JobSpec, SpecError
 from autoslim.store import QueuedJob, QueueState
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ async def submit(request: Request, identity: Submitter, shared: Shared, spec: Sp
         detail = f"{shared.settings.limits.queued} jobs of this tenant are waiting or running, the most there may be"
         raise ProblemError(429, "queue-full", detail, headers={"Retry-After": "60"})
     checked = await checked_spec(shared, spec)
+    await shared.run(_refuse_foreign, shared, checked, identity.tenant)
     await _refuse_unreachable(shared, checked)
     job, created = await shared.run(
         shared.queue.submit,
@@ -110,6 +112,19 @@ async def checked_spec(shared: Services, spec: JobSpec) -> JobSpec:
     """Raises SpecError; PlannerError when it cannot be known which names there are."""
     facts = await shared.planner.facts()
     return check(spec, catalog=shared.catalog, limits=shared.settings.limits, models=facts["models"], spaces=facts["spaces"])
+
+
+def _refuse_foreign(shared: Services, spec: JobSpec, tenant: str) -> None:
+    """Another tenant's job and one that never was give the same answer."""
+    faults = []
+    for index, source in enumerate(spec.reuse):
+        if source != "all":
+            try:
+                shared.queue.get(source, tenant)
+            except NotFoundError:
+                faults.append(Fault(place=("reuse", index), problem=f"is {source!r}; allowed: a job of yours, or all"))
+    if faults:
+        raise SpecError(faults)
 
 
 async def _refuse_unreachable(shared: Services, spec: JobSpec) -> None:
