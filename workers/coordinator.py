@@ -139,12 +139,7 @@ class Coordinator:
         return None
 
     def _plan_finals(self) -> list[tuple[str, Recipe]]:
-        """While trials run, as if they came to their end: what is said of the end should not change by them."""
-        whole = [
-            result.replace(epochs=result.recipe.training.epochs) if result.state is TrialState.RUNNING else result
-            for result in self._ledger.results
-        ]
-        return final_recipes(whole, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
+        return final_recipes(self._ledger.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
 
     def _say_search_ends(self, finals: int) -> None:
         reason = self._enough()

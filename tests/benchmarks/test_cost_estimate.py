@@ -1,0 +1,37 @@
+"""What the benchmark of estimates reads off a search's progress."""
+
+from __future__ import annotations
+
+import cost_estimate
+import pytest
+
+LINES = [
+    cost_estimate.Line(10.0, "12:00:10 trial 0 begins: budget 50%"),
+    cost_estimate.Line(
+        40.0, "12:00:40 trial 0 (1/4 done) sit ends: accuracy 50.0% at 1M in 9s | best 50% 50.0% | about 1m05s left"
+    ),
+    cost_estimate.Line(
+        61.0, "12:01:01 trial 1 (2/4 done) sit ends: accuracy 50.0% at 1M in 9s | best 50% 50.0% | about 35s left"
+    ),
+    cost_estimate.Line(90.0, "12:01:30 judging one model"),
+]
+
+
+def test_what_is_left_is_compared_at_the_first_line_that_says_it() -> None:
+    assert cost_estimate.left(LINES, 100.0, 0.2) == (65.0, 60.0)
+    assert cost_estimate.left(LINES, 100.0, 0.5) == (35.0, 39.0)
+
+
+def test_a_search_that_says_nothing_is_no_row() -> None:
+    with pytest.raises(SystemExit, match="nothing was said to be left after 75%"):
+        cost_estimate.left(LINES, 100.0, 0.75)
+
+
+def test_a_case_is_told_in_five_rows() -> None:
+    plan = {"device": "CPU", "device_hours": 0.02, "seconds": 80.0, "bytes": 2_000_000}
+    summary = {"cost": {"device_hours": 0.025, "bytes": 2_500_000}}
+    lines = [*LINES, cost_estimate.Line(80.0, "| about 1h02m left")]
+    rows = cost_estimate.rows(cost_estimate.Case("x", ()), {"plan": plan, "summary": summary, "seconds": 100.0, "lines": lines})
+    assert rows[0] == "| x | wall time, s | 80 | 100 | 0.80 |"
+    assert rows[1] == "| x | CPU hours | 0.02 | 0.025 | 0.80 |"
+    assert rows[4] == "| x | left after three quarters, s | 3.72e+03 | 20 | 186.00 |"
