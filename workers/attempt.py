@@ -134,6 +134,8 @@ def _ended(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState, d
         "dense": {"flops": summary.dense_flops, "accuracy": summary.dense_accuracy},
         "trials": summary.states,
         "logged": summary.logged,
+        "reasons": {label: reason.sentence for label, reason in summary.reasons.items()},
+        "cost": {**summary.cost.to_dict(), "money": summary.cost.money},
     }
     return QueueState.SUCCEEDED, {"result": json.dumps(result, sort_keys=True)}
 

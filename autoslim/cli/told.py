@@ -10,6 +10,7 @@ from autoslim.cli.table import columns, fields, paint, state_painted
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply, Result, Trial
+    from autoslim.client.replies import Cost
 
 
 def span(seconds: float) -> str:
@@ -112,7 +113,14 @@ def result(found: Result) -> list[str]:
                 f"{model.test_accuracy:.2%}",
             )
         )
-    return [*columns(rows), *(f"{label}: no trial was completed within this budget" for label in found.missing)]
+    lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]
+    lines += [f"{label}: no trial was completed within this budget" for label in found.missing]
+    return lines if found.cost is None else [*lines, _cost(found.cost)]
+
+
+def _cost(cost: Cost) -> str:
+    money = "" if cost.money is None else f", {cost.money:.2f} at {cost.price:g} an hour"
+    return f"Cost: {cost.device_hours:.3g} {cost.device} hours{money}; {cost.bytes / 1e9:.2g} GB"
 
 
 def trials(found: list[Trial]) -> list[str]:

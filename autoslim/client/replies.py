@@ -52,13 +52,26 @@ class Dense(Reply):
     accuracy: float
 
 
+class Cost(Reply):
+    """Of all attempts, but for the `seconds` of wall time, which are the last one's; `money` where the request had a price."""
+
+    seconds: float
+    device: str
+    device_hours: float
+    bytes: int
+    price: float | None = None
+    money: float | None = None
+
+
 class Result(Reply):
-    """`missing` are the budgets that no trial met; `trials` are numbers of trials by state."""
+    """`missing` are the budgets that no trial met; `trials` are numbers of trials by state; `reasons` say why each model was taken."""
 
     models: tuple[SlimmedModel, ...] = ()
     missing: tuple[str, ...] = ()
     dense: Dense | None = None
     trials: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    cost: Cost | None = None
 
 
 class JobReply(Reply):

@@ -54,6 +54,7 @@ def test_a_job_goes_from_the_queue_to_its_result_and_leaves_events_and_a_log(sit
     result = json.loads(site.queue.get(job.id).result)
     assert result["models"] == [{"label": "50%", "folder": "models/50%"}]
     assert result["missing"] == []
+    assert (result["cost"]["device_hours"], result["cost"]["money"]) == (0.5, 1.0)
     best = [event.data for event in site.queue.events(job.id) if event.type == "best"]
     assert [found["accuracy"] for found in best] == sorted(found["accuracy"] for found in best)
     assert {found["label"] for found in best} == {"50%"}

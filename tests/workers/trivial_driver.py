@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from sample_search import DENSE, make_recipe, make_report, make_result
 
@@ -20,6 +21,7 @@ from autoslim.result import TrialState
 from autoslim.store import JobState, Store
 from workers import lease_keeper
 from workers.attempt import main
+from workers.cost import Cost
 from workers.watcher import Phase, Watcher
 
 BUDGET = make_recipe(0).budget
@@ -36,6 +38,8 @@ class Model(dict):
 
 class Ended:
     dense_flops, dense_accuracy, logged, states = 100, 0.9, True, {"complete": 1}
+    reasons: ClassVar[dict] = {}
+    cost = Cost(seconds=1.0, device="CPU", device_hours=0.5, bytes=1000, price=2.0)
 
     def __init__(self, found: bool) -> None:
         self.models = (Model(),) if found else ()
