@@ -35,15 +35,15 @@ class Estimate(Record):
     expected: Expected
 
 
-def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection[str] = ()) -> Estimate:
+def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection[str] = (), adapted: bool = False) -> Estimate:
     """`slots` trials at a time; at most this where time or a plateau end the search.
 
-    `answered` are labels of budgets for which an earlier search's model is taken over, and its dense model with it.
+    `answered` are labels of budgets for which an earlier search's model is taken over; with `adapted` its dense model is.
     """
     job, images = prepared.job, prepared.dataset.report.train.images
     expected = expected_work(job.replace(budgets=tuple(budget for budget in job.budgets if budget.label not in answered)))
     base = 0.0
-    if not answered and not prepared.dense.is_ready_for(prepared.dataset.classes):
+    if not adapted and not prepared.dense.is_ready_for(prepared.dataset.classes):
         base = job.base.epochs * (images * pace.base + prepared.dataset.report.validation.images * pace.judge)
     epoch = _epoch_seconds(prepared, pace)
     search = expected.trials * _TRIAL + expected.epochs * epoch

@@ -49,10 +49,13 @@ class Answer(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Taken(Record):
-    """`answers` by the budget's label, `seeds` for the sampler; `passed_over` says of the searches that nothing is taken from, why."""
+    """`answers` by the budget's label, `seeds` for the sampler; `base` is the output folder that the dense model is taken from, where there
+    is one; `passed_over` says of the searches that nothing is taken from, why.
+    """
 
     answers: dict[str, Answer] = dataclasses.field(default_factory=dict)
     seeds: tuple[TrialResult, ...] = ()
+    base: str | None = None
     passed_over: tuple[str, ...] = ()
 
     @property
@@ -89,6 +92,7 @@ def look(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) 
     return Taken(
         answers=answers,
         seeds=tuple(result.replace(number=place - len(seeds), artifact=None) for place, result in enumerate(seeds)),
+        base=str(fitting[0].root) if fitting else None,
         passed_over=tuple(passed_over),
     )
 
@@ -216,12 +220,14 @@ def _kept(job: SearchJob, store: Store, proposer: Proposer, output: Output, *, b
 
 def _take_base(taken: Taken, output: Output, base: str) -> None:
     """The dense model need not be adapted again, and has cost this search nothing."""
-    sources = [Output(Path(answer.root)).cache / base for answer in taken.answers.values()]
-    if sources and not (output.cache / base).exists():
-        partial = output.cache / f"{base}.taken"
+    target, partial = output.cache / base, output.cache / f"{base}.taken"
+    if taken.base is None or target.exists():
+        return
+    source = Output(Path(taken.base)).cache / base
+    if source.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(sources[0], partial, ignore=shutil.ignore_patterns("cost.json"))
-        partial.rename(output.cache / base)
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"))
+        partial.rename(target)
 
 
 def _take_over(answer: Answer, name: str, output: Output, *, number: int) -> TrialResult:

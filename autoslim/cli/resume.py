@@ -101,6 +101,8 @@ def as_spec(job: SearchJob) -> JobSpec:
 
 def _comparable(field: str, spec: JobSpec) -> Any:
     value = getattr(spec, field)
+    if field == "reuse":
+        return tuple(str(Path(source).absolute()) if "/" in source else source for source in value)
     if field == "weights" and value not in ("pretrained", "scratch"):
         return str(Path(value).absolute())
     return value

@@ -116,6 +116,16 @@ def test_a_resumed_search_takes_more_trials_and_another_cluster(job_file: Path):
     assert resumed_job(job, typed(trials=48), job_file, job_file.parent) == job.replace(trials=48)
 
 
+def test_a_resumed_search_knows_what_it_reuses_by_any_path_to_it(job_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(job_file.parent)
+    job = new_job(typed(reuse=["runs/a", "digits-1"]), job_file, job_file.parent)
+    assert job.reuse == (str(job_file.parent / "runs" / "a"), "digits-1")
+    again = ["./runs/a", "digits-1"]
+    assert resumed_job(job, typed(reuse=again), None, job_file.parent) == job
+    with pytest.raises(RequestError, match="--reuse is"):
+        resumed_job(job, typed(reuse=["runs/b"]), None, job_file.parent)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -199,7 +199,7 @@ def test_searches_in_the_same_store_are_named_by_id_or_all(shared: Store, tmp_pa
 def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Store, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "60%", reuse=("one",))
     output = Output(tmp_path / "now")
-    output.root.mkdir()
+    output.cache.mkdir(parents=True)
     first, _ = take(job, shared, make_proposer(job), output, base=BASE)
     extra = first.earlier[0].replace(number=50, recipe=first.earlier[0].recipe.replace(seed=9))
     shared.add_ended_trial("one", extra, target="50%")
@@ -207,10 +207,20 @@ def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Stor
     assert again.earlier == first.earlier != ()
 
 
+def test_the_dense_model_is_taken_too_and_costs_nothing(shared: Store, tmp_path: Path) -> None:
+    for name in ("weights", "cost.json"):
+        (tmp_path / "two" / "cache" / BASE / name).write_text("x")
+    job = job_in(tmp_path / "now", "60%", reuse=("two",))
+    output = Output(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    take(job, shared, make_proposer(job), output, base=BASE)
+    assert sorted(path.name for path in (output.cache / BASE).iterdir()) == ["facts.json", "weights"]
+
+
 def test_a_model_that_is_not_what_its_search_said_is_not_taken(earlier: Path, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "50%", reuse=(str(earlier),))
     output = Output(tmp_path / "now")
-    output.root.mkdir()
+    output.cache.mkdir(parents=True)
     with Store(default_url(output.root)) as store:
         store.create_job(job)
         store.begin_attempt(job.id)
