@@ -39,6 +39,7 @@ def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[Trial
 <h1>{escape(title)}</h1>
 <p>{escape(_dense(view))}</p>
 {_chosen(view)}
+{_why(view)}
 {_legend(view)}
 {_costs(view)}<div class="plot">
 {draw_chart(view)}
@@ -73,6 +74,25 @@ def _chosen(view: SearchView) -> str:
         text += "" if result.latency_measured_ms is None else f", {result.latency_measured_ms:.4g} ms measured"
         items.append(f"<li><b>{escape(label)}</b> {escape(text)}</li>")
     return f'<ul class="chosen" aria-label="chosen models">{"".join(items)}</ul>' if items else ""
+
+
+def _why(view: SearchView) -> str:
+    """A sentence for each model that was taken, and what the front offers beside it."""
+    # Late: `autoslim slim` has no search, and needs no Optuna.
+    from autoslim.search.reason import offers, reason
+
+    by_number, budgets = {result.number: result for result in view.results}, dict(view.budgets())
+    lines, knees = [], []
+    for label, number in view.chosen.items():
+        if number not in by_number or view.base is None:
+            continue
+        # Where no FLOPs were asked for, all of the dense model's were allowed.
+        found = reason(view.results, by_number[number], budgets.get(label, view.base.dense_flops))
+        lines.append("; ".join([f"{label}: {found.sentence}", *offers(found)]))
+        knees.append(found.knee)
+    if any(knee is not None for knee in knees):
+        lines.append(f"the front bends most at trial {knees[0]}")
+    return "".join(f'<p class="why">{escape(line)}.</p>' for line in lines)
 
 
 def _costs(view: SearchView) -> str:

@@ -67,6 +67,20 @@ def test_budgets_dense_model_and_chosen_models_are_labelled():
     assert len(page.of_class("ring")) == 2
 
 
+def test_why_a_model_was_taken_stands_there_with_the_fronts_knee_and_its_neighbours():
+    results = make_results()
+    front = ParetoFront.of(results).results
+    assert len(front) >= 3
+    page = Page(render(results, **{"50%": front[1].number}))
+    said = [text for text in page.texts["p"] if text.startswith(("50%", "the front bends"))]
+    assert f"50%: trial {front[1].number} (" in said[0]
+    assert f"the front's next cheaper one: trial {front[0].number} (" in said[0]
+    assert f"the front's next dearer one: trial {front[2].number} (" in said[0]
+    assert said[1].startswith("the front bends most at trial ")
+    assert len(page.of_class("why")) == 2
+    assert Page(render()).of_class("why") == []
+
+
 def test_front_is_drawn_in_steps_from_the_cheapest_to_the_dense_model():
     (line,) = Page(render()).of_class("front")
     places = [tuple(map(float, place.split(","))) for place in line["d"][1:].split("L")]
