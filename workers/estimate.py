@@ -62,8 +62,17 @@ def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection
         shorter = job.max_seconds / max(both, job.max_seconds)
         parts |= {name: shorter * parts[name] for name in ("trials", "tuning the best")}
         busy = base + shorter * (search + final) + handing
+        expected = _scaled(expected, shorter)
     cost = cost_of(job, seconds=sum(parts.values()), busy_seconds=busy, size=_disk(prepared, expected))
     return Estimate(cost=cost, parts=parts, expected=expected)
+
+
+def _scaled(expected: Expected, share: float) -> Expected:
+    """What of it there is time for."""
+    if share == 1.0:
+        return expected
+    trials = max(1, round(share * expected.trials))
+    return expected.replace(trials=trials, epochs=share * expected.epochs, final_epochs=share * expected.final_epochs)
 
 
 def _epoch_seconds(prepared: Prepared, pace: Pace) -> float:
