@@ -63,7 +63,7 @@ def _watch(installation: Installation) -> None:
 def _addresses(installation: Installation, key: str | None) -> str:
     secrets = installation.folder / "secrets"
     lines = [
-        f"API            {installation.api} (docs: {installation.api}/docs)",
+        f"API            {installation.api}",
         f"MLflow         {installation.mlflow}",
         f"Ray dashboard  {installation.ray.dashboard} (log in with the token in {secrets / 'ray_token'})",
         f"PostgreSQL     127.0.0.1:{installation.postgres.port} (password in {secrets / 'postgres_password'})",
