@@ -1,0 +1,196 @@
+"""Which share of a trial is neither training nor evaluation, in a search as it is, one trial at a time.
+
+    AUTOSLIM_DATA=... python benchmarks/trial_share.py --output runs/share [--images 4000] [--epochs 3] [--trials 6]
+
+A whole search by Ray Tune with its store, MLflow and metrics, where nothing is stopped. Stopwatches in the worker run while batches are
+loaded and trained on, what a method prepares for all its trials and has booked as epochs included; while a method fits what its cut needs
+to the training images (importances, thresholds, a refit of what reads the lost units); and while a model is judged on the validation
+images. All else of the time from one trial's end to the next one's is overhead: proposing and solving, Ray, the store, building the
+model, checkpoints, the three counts of FLOPs, saving. The first trial starts its worker and stands by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from autoslim.budget import Budget
+from autoslim.job import DatasetSpec, ModelSpec, Resources, SearchJob
+from autoslim.methods import METHODS
+from autoslim.recipe import Training
+from autoslim.store import Store, default_url
+from autoslim.training import loop, trial
+from workers import driver
+from workers.trainable import SlimTrial
+
+JOB = "trial-share"
+
+
+class TimedTrial(SlimTrial):
+    """Leaves `NUMBER.json` beside the job's trials: seconds of training, of the method's fit, and of evaluation."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._watching = False
+        self._spent = {"training": 0.0, "fit": 0.0, "evaluation": 0.0}
+        trial.accuracy = self._timed("evaluation", trial.accuracy)
+        loop.Trainer._run = self._timed("training", loop.Trainer._run)
+        for method in METHODS.values():
+            method.prepare = self._timed_steps("training", method.prepare)
+            for name in ("attach", "finish", "settle"):
+                setattr(method, name, self._timed("fit", getattr(method, name)))
+        super().setup(config)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._spent = dict.fromkeys(self._spent, 0.0)
+        self._left = Path(config["folder"]).parent / f"{config['number']}.json"
+        super()._begin(config)
+
+    @contextlib.contextmanager
+    def _watch(self, name: str) -> Iterator[None]:
+        """What runs within another of these is that one's."""
+        if self._watching:
+            yield
+            return
+        self._watching, began = True, time.monotonic()
+        try:
+            yield
+        finally:
+            self._watching = False
+            self._spent[name] += time.monotonic() - began
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self._watch(name):
+                return function(*arguments, **named)
+
+        return timed
+
+    def _timed_steps(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Of a generator, without what others do between its steps."""
+
+        def timed(*arguments: Any, **named: Any) -> Generator[Any, None, Any]:
+            steps = function(*arguments, **named)
+            while True:
+                with self._watch(name):
+                    try:
+                        step = next(steps)
+                    except StopIteration as end:
+                        return end.value
+                yield step
+
+        return timed
+
+    def step(self) -> dict[str, Any]:
+        result = super().step()
+        if result["done"]:
+            self._left.write_text(json.dumps(self._spent))
+        return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Seconds of the worker from the end of the trial before this one; `inside` is what of the trial is none of the others."""
+
+    method: str
+    whole: float
+    training: float
+    fit: float
+    evaluation: float
+    inside: float
+
+    @property
+    def between(self) -> float:
+        """Ray, the searcher, the store, and whatever else lies between two trials of a worker."""
+        return self.whole - self.training - self.fit - self.evaluation - self.inside
+
+    @property
+    def overhead(self) -> float:
+        return (self.inside + self.between) / self.whole
+
+
+def search(arguments: argparse.Namespace, data: Path) -> None:
+    job = SearchJob(
+        id=JOB,
+        model=ModelSpec(name=str(data / "vit-cifar10")),
+        dataset=DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=arguments.images),
+        budgets=(Budget.parse("50%"),),
+        trials=arguments.trials,
+        training=Training(epochs=arguments.epochs),
+        scheduler="none",
+        final_share=0.0,
+        speed=(),
+        resources=Resources(cpu=1),
+        concurrency=1,
+        output=str(arguments.output),
+    )
+    driver.SlimTrial = TimedTrial
+    driver.run_search(job)
+
+
+def spent(output: Path) -> list[Spent]:
+    with Store(default_url(output)) as store:
+        trials = [found for found in store.stored_trials(JOB) if found.result.artifact is not None]
+    found, before = [], trials[0].started_at
+    for stored in sorted(trials, key=lambda stored: stored.result.number):
+        watch = json.loads((output / "trials" / f"{stored.result.number}.json").read_text())
+        assert stored.ended_at is not None and stored.result.seconds is not None
+        inside = stored.result.seconds - sum(watch.values())
+        whole = _seconds(before, stored.ended_at)
+        found.append(Spent(method=stored.result.recipe.method, whole=whole, inside=inside, **watch))
+        before = stored.ended_at
+    return found
+
+
+def _seconds(begin: str, end: str) -> float:
+    return (datetime.datetime.fromisoformat(end) - datetime.datetime.fromisoformat(begin)).total_seconds()
+
+
+def table(found: list[Spent]) -> str:
+    lines = [
+        "| trial | seconds | training | the method's fit | evaluation | else in the trial | between trials | overhead |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for number, each in enumerate(found):
+        lines.append(_line(f"{number} {each.method}" + (", starts the worker" if number == 0 else ""), each))
+    rest = found[1:]
+    total = Spent(
+        method="",
+        whole=sum(each.whole for each in rest),
+        training=sum(each.training for each in rest),
+        fit=sum(each.fit for each in rest),
+        evaluation=sum(each.evaluation for each in rest),
+        inside=sum(each.inside for each in rest),
+    )
+    return "\n".join([*lines, _line("all but the first", total, mark="**")])
+
+
+def _line(name: str, each: Spent, *, mark: str = "") -> str:
+    work = f"{each.training:.1f} | {each.fit:.1f} | {each.evaluation:.1f}"
+    rest = f"{each.inside:.2f} | {each.between:.2f}"
+    return f"| {name} | {each.whole:.1f} | {work} | {rest} | {mark}{each.overhead:.1%}{mark} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--trials", type=int, default=6)
+    arguments = parser.parse_args()
+    if "AUTOSLIM_DATA" not in os.environ:
+        parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
+    arguments.output = arguments.output.absolute()
+    search(arguments, Path(os.environ["AUTOSLIM_DATA"]).absolute())
+    print(table(spent(arguments.output)))
+
+
+if __name__ == "__main__":
+    main()
