@@ -8,7 +8,7 @@ from html import escape
 
 from autoslim.report.scale import Scale, span, tick_labels
 
-_WIDTH, _HEIGHT = 760.0, 420.0
+_WIDTH, _HEIGHT = 830.0, 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 540.0, 16.0, 366.0
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#8b4513", "#6a3d9a", "#000000")
 _DASHES = ("", "6 3", "2 3")
