@@ -1,0 +1,201 @@
+"""How soon MLflow's pages of a search with a thousand trials can be used, in a browser with an empty cache.
+
+Beside it, in turns, those of a search with ten: what MLflow's pages take by themselves on this machine, and what is the trials' doing.
+The trials are invented; they go through the store and the mirror as a search's do. With --backend-store-uri the server keeps them in
+PostgreSQL, else in SQLite; with --artifacts-destination their files in an object store, else in a folder. The server is started here and
+stopped in the end. Needs Chromium and selenium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from browser import Browser
+from mlflow import MlflowClient
+
+from autoslim.budget import Budget
+from autoslim.job import DatasetSpec, ModelSpec, SearchJob
+from autoslim.recipe import Recipe, Step, Training
+from autoslim.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.store import JobState, Store, default_url
+from autoslim.tracking import Mirror
+
+LARGE, SMALL = "large", "small"
+DENSE = BaseFacts(dense_flops=4_608_338_304, dense_accuracy=0.801, params=22_050_664, chance=0.01)
+BUDGETS = {"70%": 0.7, "50%": 0.5, "35%": 0.35}
+METHODS = ("life_regression", "patch_slimming", "dps", "sit", "vit_slim")
+
+
+def main() -> None:
+    arguments = _arguments()
+    folder = arguments.output.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with server(folder, arguments.backend_store_uri, arguments.artifacts_destination, arguments.port) as uri:
+        with Store(default_url(folder)) as store:
+            for job, trials in ((LARGE, arguments.trials), (SMALL, 10)):
+                if job not in {stored.job.id for stored in store.jobs()}:
+                    fill(store, job, folder / job, trials)
+                began = time.monotonic()
+                runs = Mirror(store, job, tracking_uri=uri).sync()
+                print(f"{job}: {trials} trials, {runs} runs logged in {time.monotonic() - began:.0f} s", flush=True)
+        measure(uri, arguments.repeats)
+
+
+def fill(store: Store, name: str, folder: Path, trials: int) -> None:
+    """A search that has ended, with three epochs a trial."""
+    job = SearchJob(
+        id=name,
+        model=ModelSpec(name="deit_small_patch16_224"),
+        dataset=DatasetSpec(source="flowers"),
+        budgets=tuple(Budget.parse(label) for label in BUDGETS),
+        trials=trials,
+        output=str(folder),
+    )
+    store.create_job(job)
+    store.begin_attempt(job.id)
+    store.set_base(job.id, DENSE)
+    rng = random.Random(0)
+    for number in range(trials):
+        label = list(BUDGETS)[number % len(BUDGETS)]
+        result = invented(number, label, rng)
+        store.add_trial(job.id, number, result.recipe, origin=result.origin, target=label)
+        for epoch in (1, 2, 3):
+            store.report(job.id, number, report(epoch, result.accuracy or 0.0, rng))
+        store.finish_trial(job.id, result)
+    store.set_state(job.id, JobState.COMPLETE)
+
+
+def invented(number: int, label: str, rng: random.Random) -> TrialResult:
+    method = METHODS[rng.randrange(len(METHODS))]
+    budget = int(BUDGETS[label] * DENSE.dense_flops)
+    knobs = {f"knob_{index}": round(rng.random(), 4) for index in range(6)} | {"drops": rng.randrange(1, 5)}
+    recipe = Recipe(
+        steps=(Step(method=method, knobs=knobs),), budget=budget, training=Training(lr=rng.uniform(1e-4, 1e-3)), seed=number
+    )
+    flops = int(budget * rng.uniform(0.99, 1.0))
+    accuracy = DENSE.dense_accuracy - 0.15 * (1 - flops / DENSE.dense_flops) - abs(rng.gauss(0, 0.03))
+    return TrialResult(
+        number=number,
+        recipe=recipe,
+        origin="sampler" if number > 10 else "random",
+        state=TrialState.COMPLETE,
+        accuracy=accuracy,
+        accuracy_after_cut=accuracy / 2,
+        flops=flops,
+        flops_predicted=flops,
+        params=int(DENSE.params * rng.uniform(0.5, 1.0)),
+        seconds=rng.uniform(200, 400),
+        epochs=3.0,
+        artifact=f"trials/{number}/model",
+    )
+
+
+def report(epoch: int, accuracy: float, rng: random.Random) -> EpochReport:
+    metrics = {"loss": 2.0 / epoch, "accuracy": accuracy - 0.05 * (3 - epoch), "images_per_second": rng.uniform(800, 900)}
+    return EpochReport(epoch=float(epoch), beat="tune", metrics=metrics | {"loader_wait": rng.random() / 10})
+
+
+@contextmanager
+def server(folder: Path, backend: str | None, artifacts: str | None, port: int) -> Iterator[str]:
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    command += [
+        f"--backend-store-uri={backend or f'sqlite:///{folder}/server.db'}",
+        f"--artifacts-destination={artifacts or folder / 'server-artifacts'}",
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        while not _answers(f"{uri}/health"):
+            if process.poll() is not None:
+                raise SystemExit(f"the server did not start; see {folder}/server.log")
+            time.sleep(0.5)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def measure(uri: str, repeats: int) -> None:
+    jobs = {job: pages(uri, job) for job in (LARGE, SMALL)}
+    print(
+        f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; seconds until a page can be used, median and worst of {repeats}"
+    )
+    print(f"| page | {LARGE} | {SMALL} |\n|---|---|---|")
+    for page in jobs[LARGE]:
+        times: dict[str, list[float]] = {job: [] for job in jobs}
+        for _ in range(repeats):
+            for job, found in jobs.items():
+                times[job].append(seconds_until_usable(*found[page]))
+        cells = [f"{statistics.median(own):.1f}, {max(own):.1f}" for own in times.values()]
+        print(f"| {page} | {' | '.join(cells)} |", flush=True)
+
+
+def seconds_until_usable(url: str, ready: str, in_frame: bool) -> float:
+    """From the address to a page that shows what was asked for and has nothing more to do. Starting the browser is not counted."""
+    with Browser() as browser:
+        began = time.monotonic()
+        browser.open(url)
+        browser.wait(ready, in_frame=in_frame)
+        return time.monotonic() - began
+
+
+def pages(uri: str, job: str) -> dict[str, tuple[str, str, bool]]:
+    """By name: the address, what shows that it can be used (the first picture of each is an empty frame), and whether in a frame."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("autoslim")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.job = '{job}' and tags.`autoslim.entity` = 'job'")
+    here = f"{uri}/#/experiments/{experiment.experiment_id}/runs"
+    children = urllib.parse.quote(f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    return {
+        "parent run": (f"{here}/{run.info.run_id}", "document.body.innerText.includes('best_accuracy/50pct')", False),
+        "its front.html": (
+            f"{here}/{run.info.run_id}/artifacts/front.html",
+            "document.querySelectorAll('circle, path').length > 5",
+            True,
+        ),
+        "its trials as a table": (
+            f"{here}?searchFilter={children}&orderByKey=metrics.%60final_accuracy%60&orderByAsc=false",
+            "/t\\d+ \\w+ \\d+%/.test(document.body.innerText)",
+            False,
+        ),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--port", type=int, default=5077)
+    parser.add_argument(
+        "--backend-store-uri", help="of the server, as postgresql+psycopg://USER@HOST/DATABASE; default SQLite in --output"
+    )
+    parser.add_argument("--artifacts-destination", help="as s3://BUCKET/PATH, with its credentials in the environment")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
