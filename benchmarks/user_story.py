@@ -60,8 +60,12 @@ def run_search(story: Story, data: Path, output: Path, trials: int) -> dict[str,
     folder = output / "search"
     words = ["--resume"] if (folder / "job.json").is_file() else search_flags(story, data, trials)
     began = time.monotonic()
-    summary = json.loads(autoslim("search", *words, "--output", str(folder), "--json", log=output / "search.log"))
-    summary["minutes"] = (time.monotonic() - began) / 60
+    try:
+        summary = json.loads(autoslim("search", *words, "--output", str(folder), "--json", log=output / "search.log"))
+    finally:  # an interrupted run's time counts, too
+        with (output / "minutes.txt").open("a") as minutes:
+            print((time.monotonic() - began) / 60, file=minutes)
+    summary["minutes"] = sum(map(float, (output / "minutes.txt").read_text().split()))
     kept.write_text(json.dumps(summary, indent=1))
     return dict(summary)
 
