@@ -52,6 +52,8 @@ def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runn
         raise ExportError(f"this ONNX Runtime has no {provider}")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # A session's threads spin for tens of milliseconds after a run, and would take the cores from the model whose turn is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(scratch) / "model.onnx"
