@@ -23,6 +23,7 @@ class Clock:
         self._job, self._limits, self._slots, self._now = job, search_limits(job), slots, now
         self._began = now()
         self._ends: collections.deque[float] = collections.deque([self._began], maxlen=_RECENT + 1)
+        self._has_begun = False
         self._earlier = 0.0
         self._finals: int | None = None
         self._final_began = 0.0
@@ -30,6 +31,11 @@ class Clock:
     def already(self, results: Sequence[TrialResult]) -> None:
         """Trials of an earlier attempt."""
         self._earlier = sum(result.seconds or 0.0 for result in results if result.duplicate_of is None) / self._slots
+
+    def begin_trial(self) -> None:
+        """The first one begins the time of the trials; the dense model was adapted before."""
+        if not self._has_begun:
+            self._has_begun, self._began = True, self._now()
 
     def end_trial(self) -> None:
         self._ends.append(self._now())
@@ -44,14 +50,16 @@ class Clock:
             return self._final_left(results, self._finals)
         if len(self._ends) < 2:
             return None
-        pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        # Not by the ends themselves: the first ones come late, because workers start, and then several at once.
+        recent = results[-_RECENT:]
+        pace = sum(result.seconds or 0.0 for result in recent) / len(recent) / self._slots
         left = pace * self._trials_left(results)
         if self._limits.seconds is not None:
             left = min(left, self._limits.seconds - self._earlier - (self._now() - self._began))
         left = max(left, 0.0)
         if self._finals == 0:  # nothing is tuned longer, but the last trials still run
             return left
-        search = self._earlier + self._now() - self._began + left
+        search = sum(result.seconds or 0.0 for result in results if result.duplicate_of is None) / self._slots + left
         return left + (search * self._final_share() if self._finals_follow(results) else 0.0)
 
     def _trials_left(self, results: Sequence[TrialResult]) -> float:

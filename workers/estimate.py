@@ -15,8 +15,10 @@ from workers.cost import Cost, cost_of, folder_size, handing_seconds
 from workers.driver import Prepared
 from workers.pace import Pace
 
-STARTING = 20.0
+STARTING = 27.0
 """Seconds until Ray and its first workers stand."""
+_BESIDE = 1.3
+"""On a CPU, Ray and the driver take their part of the processors that the trials run on."""
 _TRIAL = 1.0
 """Seconds a trial takes besides its images: building, three counts of FLOPs, writing."""
 _FRONT = 6
@@ -46,6 +48,8 @@ def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection
     if not adapted and not prepared.dense.is_ready_for(prepared.dataset.classes):
         base = job.base.epochs * (images * pace.base + prepared.dataset.report.validation.images * pace.judge)
     epoch = _epoch_seconds(prepared, pace)
+    if job.resources is None or job.resources.gpu == 0:
+        base, epoch = _BESIDE * base, _BESIDE * epoch
     search = expected.trials * _TRIAL + expected.epochs * epoch
     final = expected.finals * _TRIAL + expected.final_epochs * epoch
     handing = handing_seconds(job) + 2 * len(prepared.budgets) * prepared.dataset.report.test.images * pace.judge

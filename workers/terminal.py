@@ -69,6 +69,7 @@ class Terminal:
 
     def trial_begins(self, result: TrialResult, target: str) -> None:
         self._running.add(result.number)
+        self._clock.begin_trial()
         self.note(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
 
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None:

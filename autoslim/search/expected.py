@@ -11,6 +11,9 @@ from autoslim.search.ending import LEAST, search_limits
 from autoslim.search.final import MOST
 from autoslim.search.halving import FACTOR, rung_epochs
 
+_FREE = 3
+"""Every so many trials one is free (`deal`)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Expected(Record):
@@ -23,7 +26,10 @@ class Expected(Record):
 
 
 def expected_work(job: SearchJob) -> Expected:
-    """As if every trial were as good as any other; at most this much where time or a plateau end the search."""
+    """At most this much where time or a plateau end the search.
+
+    A free trial has few of its own FLOPs to be held against and is taken for one that comes to its end; so is a control.
+    """
     limits, whole = search_limits(job), job.training.epochs
     trials, epochs = 0, 0.0
     budgets = len(job.budgets)
@@ -31,9 +37,9 @@ def expected_work(job: SearchJob) -> Expected:
         return Expected(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
     share = _halved if job.scheduler == "halving" else _above_median if job.scheduler == "median" else _complete
     while trials < limits.trials:
-        # Controls run to their end.
-        place = trials // budgets + 1
-        next_one = whole if trials < budgets else share(place, whole)
+        blind, free = trials < budgets, trials % _FREE == _FREE - 1
+        place = round(trials * (1 - 1 / _FREE)) // budgets + 1
+        next_one = whole if blind or free else share(place, whole)
         if limits.epochs is not None and epochs + whole > limits.epochs:
             break
         trials, epochs = trials + 1, epochs + next_one
@@ -63,7 +69,8 @@ def _halved(place: int, whole: float) -> float:
 
 
 def _among_best(place: int) -> float:
-    return 1.0 if place < FACTOR else math.ceil(place / FACTOR) / place
+    """Half way between a trial that is as good as any before it, and one of a sampler that has learnt: that is the best so far."""
+    return 1.0 if place < FACTOR else (1 + math.ceil(place / FACTOR) / place) / 2
 
 
 def _above_median(place: int, whole: float) -> float:

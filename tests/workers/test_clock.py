@@ -70,3 +70,14 @@ def test_the_end_is_counted_before_it_begins_and_while_it_runs():
     run.time += 100
     assert run.clock.seconds_left(run.results) == pytest.approx(200)
     assert run.trial(200, origin="final", epochs=30.0) == 0.0
+
+
+def test_neither_the_dense_model_nor_workers_that_start_are_taken_for_the_pace_of_trials():
+    run = Run(trials=11, max_seconds=1000.0)
+    run.time += 500.0  # the dense model is adapted
+    run.clock.begin_trial()
+    run.time += 12.0
+    assert run.trial(30) == pytest.approx(10 * 30)
+    run.clock.begin_trial()
+    run.time += 850.0
+    assert run.trial(30) == pytest.approx(1000.0 - 12 - 850 - 60)
