@@ -52,7 +52,7 @@ class Services:
             part.close()
 
 
-def services(request: Request) -> Services:
-    """The dependency by which a route gets at them."""
+async def services(request: Request) -> Services:
+    """The dependency by which a route gets at them. Not a plain function: FastAPI would run it in a thread, at every request."""
     found: Services = request.app.state.services
     return found
