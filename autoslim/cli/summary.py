@@ -16,7 +16,8 @@ def show(summary: Summary, *, as_json: bool) -> None:
 
 
 def render(summary: Summary) -> str:
-    states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count)
+    # None, where earlier searches have answered every budget.
+    states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     for label, found in summary.reasons.items():
         lines.append(f"{label}: {found.sentence}")

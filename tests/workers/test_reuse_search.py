@@ -30,6 +30,7 @@ def test_a_budget_that_an_earlier_search_answers_is_answered_without_training(tm
     second = Search(*ONE_BUDGET, *QUICK, "--reuse", str(tmp_path / "first"), "--output", str(tmp_path / "second"))
     assert second.end() == 0, second.text
     assert "50% is answered by trial" in second.text
+    assert ": no trials" in second.text
     assert "begins" not in second.text and "dense model: epoch" not in second.text
 
     (reused,) = trials_in(tmp_path / "second")
