@@ -22,9 +22,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from autoslim import methods
 from autoslim.budget import Budget
 from autoslim.job import DatasetSpec, ModelSpec, Resources, SearchJob
-from autoslim.methods import METHODS
 from autoslim.recipe import Training
 from autoslim.store import Store, default_url
 from autoslim.training import loop, trial
@@ -42,7 +42,8 @@ class TimedTrial(SlimTrial):
         self._spent = {"training": 0.0, "fit": 0.0, "evaluation": 0.0}
         trial.accuracy = self._timed("evaluation", trial.accuracy)
         loop.Trainer._run = self._timed("training", loop.Trainer._run)
-        for method in METHODS.values():
+        # By way of the module: what a class of a script names is copied to the worker with it.
+        for method in methods.METHODS.values():
             method.prepare = self._timed_steps("training", method.prepare)
             for name in ("attach", "finish", "settle"):
                 setattr(method, name, self._timed("fit", getattr(method, name)))
