@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,13 @@ from autoslim.cli import main
 
 # `tiny` and others lie one folder up.
 sys.path.append(str(Path(__file__).parents[1]))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_whoever_tests(monkeypatch):
+    """Every flag has a variable, and AUTOSLIM_DATA also names the folder with the data sets of other tests."""
+    for name in [name for name in os.environ if name.startswith("AUTOSLIM_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
