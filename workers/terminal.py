@@ -14,17 +14,7 @@ from autoslim.result import EpochReport, ParetoFront, TrialResult, TrialState
 from autoslim.search.final import REUSED
 from workers.clock import Clock
 from workers.cost import handing_seconds
-
-
-def duration(seconds: float | None) -> str:
-    """`75` -> `1m15s`."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+from workers.duration import duration
 
 
 class Terminal:

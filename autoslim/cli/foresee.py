@@ -23,11 +23,11 @@ from autoslim.speed import measure_table_apart
 from autoslim.store import Store
 from workers.base_model import base_request, threads
 from workers.driver import Prepared, prepare, with_table
+from workers.duration import duration
 from workers.estimate import Estimate, estimate
 from workers.latency import search_request
 from workers.pace import measure_pace
 from workers.reuse import Taken, look
-from workers.terminal import duration
 
 
 def show_plan(job: SearchJob, *, as_json: bool) -> None:

@@ -168,7 +168,7 @@ def _announce(prepared: PreparedSlim) -> None:
 def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
     """Runs `reports` to its end, a line each."""
     from autoslim.report.epoch_line import epoch_line
-    from workers.terminal import duration
+    from workers.duration import duration
 
     began, first = time.monotonic(), 0.0
     for number in itertools.count():

@@ -8,7 +8,7 @@ from autoslim.budget import format_flops
 from autoslim.cli.table import columns
 from autoslim.search import offers
 from workers.driver import Summary
-from workers.terminal import duration
+from workers.duration import duration
 
 
 def show(summary: Summary, *, as_json: bool) -> None:
