@@ -26,6 +26,18 @@ class BlockPlan(Record):
     head_width: int
     hidden: int
 
+    @classmethod
+    def dense(cls, shape: ViTShape) -> BlockPlan:
+        """What a block of the dense model computes."""
+        return cls(
+            tokens_kv=shape.tokens,
+            tokens_q=shape.tokens,
+            tokens_mlp=shape.tokens,
+            heads=shape.heads,
+            head_width=shape.head_width,
+            hidden=shape.hidden,
+        )
+
     @property
     def attention_width(self) -> int:
         return self.heads * self.head_width
@@ -57,14 +69,7 @@ class Plan(Record):
         Raises:
             RequestError: for `class_query` where the head reads patches.
         """
-        block = BlockPlan(
-            tokens_kv=shape.tokens,
-            tokens_q=shape.tokens,
-            tokens_mlp=shape.tokens,
-            heads=shape.heads,
-            head_width=shape.head_width,
-            hidden=shape.hidden,
-        )
+        block = BlockPlan.dense(shape)
         if not class_query:
             return cls(blocks=(block,) * shape.depth)
         if shape.pool != "token":

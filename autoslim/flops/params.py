@@ -8,14 +8,7 @@ from autoslim.shape import ViTShape
 
 def predict_params(shape: ViTShape, plan: Plan) -> int:
     """The dense model's, less what the blocks have lost, and those of the methods' own parts."""
-    dense = BlockPlan(
-        tokens_kv=shape.tokens,
-        tokens_q=shape.tokens,
-        tokens_mlp=shape.tokens,
-        heads=shape.heads,
-        head_width=shape.head_width,
-        hidden=shape.hidden,
-    )
+    dense = BlockPlan.dense(shape)
     lost = sum(_block_params(shape, dense) - _block_params(shape, block) for block in plan.blocks)
     return shape.params - lost + sum(extra.params for extra in plan.extras)
 
