@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 from command_line import parse
-from manifests import DEPLOY
+from manifests import DEPLOY, assert_limited_and_unprivileged
 
 SCHEMA = DEPLOY / "kuberay" / "rayjob.schema.json"
 
@@ -62,13 +62,7 @@ def test_a_failed_job_is_resumed_and_not_begun_again(rayjob: dict[str, Any]):
 def test_every_pod_is_limited_and_unprivileged(pods: dict[str, dict[str, Any]]):
     assert pods.keys() >= {"submitter", "head", "gpu"}
     for name, pod in pods.items():
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert pod["automountServiceAccountToken"] is False, name
-        for container in pod["containers"]:
-            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}, name
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+        assert_limited_and_unprivileged(name, pod)
 
 
 def test_ray_asks_for_a_token(rayjob: dict[str, Any]):

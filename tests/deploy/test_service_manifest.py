@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from command_line import parse
-from manifests import DEPLOY
+from manifests import DEPLOY, assert_limited_and_unprivileged
 
 from workers.executor import RESOURCE
 
@@ -103,13 +103,7 @@ def test_ray_asks_for_a_token_and_the_supervisor_has_it(
 def test_every_pod_of_the_service_is_limited_and_unprivileged(service_pods: dict[str, dict[str, Any]]):
     assert service_pods.keys() == {"head", "gpu", "autoslim-supervisor", "autoslim-api"}
     for name, pod in service_pods.items():
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert pod["automountServiceAccountToken"] is False, name
-        for container in pod["containers"]:
-            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}, name
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+        assert_limited_and_unprivileged(name, pod)
 
 
 def test_one_image_and_one_ray_everywhere(service_pods: dict[str, dict[str, Any]], pods: dict[str, dict[str, Any]]):
