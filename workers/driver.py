@@ -71,6 +71,11 @@ class Prepared:
     budgets: dict[str, int]
     proposer: Proposer
 
+    @property
+    def kept(self) -> float:
+        """The share of the dense model's FLOPs that the budgets leave on average."""
+        return sum(self.budgets.values()) / len(self.budgets) / self.dense_flops
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Record):

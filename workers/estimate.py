@@ -98,8 +98,7 @@ def _disk(prepared: Prepared, expected: Expected) -> int:
     height, width = storage_size(shape.image_size, prepared.dense.preprocessing.crop_pct)
     decoded = 3 * height * width * sum(getattr(report, split).images for split in ("train", "validation", "test"))
     images = folder_size(prepared.dataset.path) + (decoded if decoded <= report.decoded_limit else 0)
-    kept = sum(prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
     # Methods that narrow the model leave about as large a share of its weights; those that drop tokens, all.
-    each = weights * (1 + math.sqrt(kept)) / 2
+    each = weights * (1 + math.sqrt(prepared.kept)) / 2
     models = min(expected.trials, _FRONT + len(prepared.budgets)) * each
     return int(images + weights + models + _HANDED * len(prepared.budgets) * each + _LOGGED)

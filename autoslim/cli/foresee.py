@@ -53,8 +53,7 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
     taken = _taken(prepared)
     settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or _share_here()))
-    kept = sum(prepared.budgets.values()) / len(prepared.budgets) / prepared.dense_flops
-    pace = measure_pace(job, prepared.dense, kept=min(1.0, kept), threads=threads(settled.job))
+    pace = measure_pace(job, prepared.dense, kept=min(1.0, prepared.kept), threads=threads(settled.job))
     work = estimate(settled, pace, slots=slots, answered=taken.answers, adapted=taken.base is not None)
     facts = {
         "dense_flops": prepared.dense_flops,
