@@ -43,7 +43,7 @@ def _measured_here(prepared: Prepared) -> LatencyTable:
     """On this machine, with as many threads as a trial would have."""
     job = prepared.job
     request = search_request(job, prepared.dense, prepared.proposer)
-    return measure_table_apart(request, threads=max(1, int(job.resources.cpu)) if job.resources else 1)
+    return measure_table_apart(request, threads=threads(_settled(job)))
 
 
 def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
@@ -52,7 +52,7 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
     slots = job.concurrency or _slots_here(job)
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
     taken = _taken(prepared)
-    settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or _share_here()))
+    settled = dataclasses.replace(prepared, job=_settled(job))
     pace = measure_pace(job, prepared.dense, kept=min(1.0, prepared.kept), threads=threads(settled.job))
     work = estimate(settled, pace, slots=slots, answered=taken.answers, adapted=taken.base is not None)
     facts = {
@@ -108,10 +108,11 @@ def _slots_here(job: SearchJob) -> int:
     return max(1, int(gpus / job.resources.gpu if job.resources.gpu else cpus / max(job.resources.cpu, 1.0)))
 
 
-def _share_here() -> Resources:
-    """What a local Ray would give a trial."""
+def _settled(job: SearchJob) -> SearchJob:
+    """With what a local Ray would give a trial, where nothing was asked for."""
     gpus = torch.cuda.device_count()
-    return Resources(cpu=float(max(1, (os.cpu_count() or 1) // gpus)), gpu=1.0) if gpus else Resources()
+    share = Resources(cpu=float(max(1, (os.cpu_count() or 1) // gpus)), gpu=1.0) if gpus else Resources()
+    return job.replace(resources=job.resources or share)
 
 
 def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str:
