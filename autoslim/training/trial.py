@@ -198,8 +198,10 @@ class _Trial:
 
     def _ceiling_of(self, position: int, step: Step) -> Ceiling:
         """An earlier step keeps to those parameters that its own plan leaves: one behind it may not be able to take any."""
-        if position == len(self.recipe.steps) - 1 or self.recipe.limits.params is None:
-            return self.ceiling if position == len(self.recipe.steps) - 1 else Ceiling()
+        if position == len(self.recipe.steps) - 1:
+            return self.ceiling
+        if self.recipe.limits.params is None:
+            return Ceiling()
         left = predict_params(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs))
         return Ceiling(limits=Limits(params=left))
 
