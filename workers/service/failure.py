@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import ray
 
 from autoslim.config import JobSpec
-from autoslim.core.run_folder import is_disk_full
+from autoslim.core.files import is_disk_full
 from autoslim.errors import (
     BudgetError,
     ClusterError,
