@@ -160,7 +160,11 @@ def test_the_search_in_memory_is_the_search_in_the_store(world: World, tmp_path:
 
 def test_a_thousand_workers_are_replayed_in_seconds(world: World) -> None:
     cluster = _run(
-        world, workers=1000, trials=1050, conditions=Conditions(failing=0.01, preempted=0.05, duration_factor=200), sampler="random"
+        world,
+        workers=1000,
+        trials=1050,
+        conditions=Conditions(failing=0.01, preempted=0.05, duration_factor=200),
+        sampler="random",
     )
     assert len(cluster.recipes) > 1000
     assert cluster.utilisation_until_last > 0.5
