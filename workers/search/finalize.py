@@ -9,10 +9,11 @@ from pathlib import Path
 
 import ray
 
+from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
@@ -103,15 +104,16 @@ def finalize_models(
             # One model that cannot be completed must not cost the user the others.
             failed.append(f"{selection.label} (trial {selection.result.number}): {error}")
             continue
-        models.append(_selected_model(selection, judged, _publish(folder, output.model(selection.label))))
+        target = output.model(selection.label)
+        move_folder(folder, target)
+        models.append(_selected_model(selection, judged, target))
     return models, failed
 
 
 def _copy(output: RunFolder, selection: Selection) -> Path:
     """The trial's model, in a folder beside the one where it is published."""
     assert selection.result.artifact is not None
-    target = output.model(selection.label)
-    partial = target.with_name(target.name + ".partial")
+    partial = partial_folder(output.model(selection.label))
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output.root / selection.result.artifact, partial)
     return partial
@@ -129,11 +131,6 @@ def _complete(
         dense=base,
         speed=job.speed,
     )
-
-
-def _publish(folder: Path, target: Path) -> Path:
-    shutil.rmtree(target, ignore_errors=True)
-    return folder.rename(target)
 
 
 def _selected_model(selection: Selection, judged: HoldoutResults, folder: Path) -> SelectedModel:

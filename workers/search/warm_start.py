@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from autoslim.core.files import publish_folder, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import TrialResult, TrialState
@@ -197,22 +198,19 @@ def _read_or_find(job: SearchJob, store: Store, proposer: Proposer, output: RunF
     if file.is_file():
         return WarmStart.from_json(file.read_text())
     warm_start = find_warm_start(job, store, proposer, base=base)
-    partial = file.with_suffix(".partial")
-    partial.write_text(warm_start.to_json(indent=1))
-    partial.replace(file)
+    write_atomically(file, warm_start.to_json(indent=1))
     return warm_start
 
 
 def _copy_dense_model(warm_start: WarmStart, output: RunFolder, base: str) -> None:
-    target, partial = output.cache / base, output.cache / f"{base}.taken"
+    target = output.cache / base
     if warm_start.base is None or target.exists():
         return
     source = RunFolder(Path(warm_start.base)).cache / base
     if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        # Without its cost, which the earlier search has paid.
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"))
-        partial.rename(target)
+        with publish_folder(target) as partial:
+            # Without its cost, which the earlier search has paid.
+            shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"), dirs_exist_ok=True)
 
 
 def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: int) -> TrialResult:
@@ -221,14 +219,10 @@ def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: in
     if source is None:
         raise TrialError(f"the model of {name}, which is to be reused, no longer exists; start the search in another --output")
     target = output.trial(trial.recipe.key) / "model"
-    partial = target.with_name("model.taken")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in _MODEL_FILES:
-        shutil.copyfile(source / file, partial / file)
-    _check_model(partial, trial, name)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with publish_folder(target) as partial:
+        for file in _MODEL_FILES:
+            shutil.copyfile(source / file, partial / file)
+        _check_model(partial, trial, name)
     artifact = str(target.relative_to(output.root))
     # No seconds and no epochs: this search has spent none on it.
     return trial.replace(
