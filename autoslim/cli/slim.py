@@ -231,7 +231,7 @@ def _render(slimmed: Slimmed) -> str:
     )
     lines = ["", *columns(rows), ""]
     if slimmed.latency is not None:
-        lines.append(f"Latency    {slimmed.latency.told}")
+        lines.append(f"Latency    {slimmed.latency.describe()}")
     lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")

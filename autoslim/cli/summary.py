@@ -32,7 +32,7 @@ def render(summary: Summary) -> str:
             f"{label}: trial {result.number} ({result.recipe.method}) did as well for less, {result.accuracy:.2%} at "
             f"{format_flops(result.flops or 0)}; its model: {summary.output}/{result.artifact}"
         )
-    lines += [f"{model.label}: {model.latency.told}" for model in summary.models if model.latency is not None]
+    lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
     for cost in summary.shared:
