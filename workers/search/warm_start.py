@@ -14,15 +14,15 @@ from pathlib import Path
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.cost import count_flops
-from autoslim.errors import DivergedError, OutputError, RequestError, TrialError
+from autoslim.errors import OutputError, RequestError, TrialError
 from autoslim.export.artifact import load, load_config
 from autoslim.methods.layers.adaptive_trunk import padded
 from autoslim.search import Proposer, choose, fills
-from autoslim.search.refinement import REUSED, searched
+from autoslim.search.refinement import searched
 from autoslim.search.samplers.optuna_study import replay
 from autoslim.store import JobState, Store, StoredJob
 
@@ -163,7 +163,7 @@ def _could_be_ours(job: SearchJob, proposer: Proposer, result: TrialResult) -> b
     recipe, told = result.recipe, result.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.INFEASIBLE)
     ours = {name: getattr(job.training, name) for name in proposer.space.training}
     return (
-        (told or result.error_class == DivergedError.__name__)
+        (told or result.error_class == ErrorClass.DIVERGED)
         and result.duplicate_of is None
         and bool(searched([result]))
         and recipe.training.replace(**ours) == job.training
@@ -201,7 +201,7 @@ def apply_warm_start(
     """
     taken = _kept(job, store, proposer, output, base=base)
     _take_base(taken, output, base)
-    have = {result.reused_from: result for result in store.trials(job.id) if result.origin == REUSED}
+    have = {result.reused_from: result for result in store.trials(job.id) if result.origin == Origin.REUSED}
     for label, answer in taken.answers.items():
         name = f"trial {answer.trial.number} of {answer.job}"
         if name not in have:
@@ -256,5 +256,5 @@ def _take_over(answer: ReusedModel, name: str, output: RunFolder, *, number: int
     partial.rename(target)
     artifact = str(target.relative_to(output.root))
     return trial.replace(
-        number=number, origin=REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None
+        number=number, origin=Origin.REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None
     )
