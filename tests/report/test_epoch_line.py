@@ -10,5 +10,6 @@ def test_a_line_tells_what_was_measured_and_how_long_the_loader_was_waited_for()
 
 def test_what_was_not_measured_is_left_out():
     assert (
-        epoch_line(EpochReport(epoch=0.0, phase=Phase.PRUNE, metrics={"accuracy": 0.5}), 3.0) == "epoch 0/3, prune, accuracy 50.0%"
+        epoch_line(EpochReport(epoch=0.0, phase=Phase.PRUNE, metrics={"accuracy": 0.5}), 3.0)
+        == "epoch 0/3, prune, accuracy 50.0%"
     )

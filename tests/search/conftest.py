@@ -28,7 +28,7 @@ class Toy(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         raise AssertionError("the search trained something")
 
-    def finish(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         raise AssertionError("the search trained something")
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
@@ -144,7 +144,9 @@ def finished() -> Callable[..., TrialResult]:
 def point() -> Callable[..., TrialResult]:
     """A complete trial of which only its place on the front matters."""
 
-    def point(number: int, flops: int, accuracy: float, *, origin: Origin = Origin.SAMPLER, budget: int | None = None) -> TrialResult:
+    def point(
+        number: int, flops: int, accuracy: float, *, origin: Origin = Origin.SAMPLER, budget: int | None = None
+    ) -> TrialResult:
         recipe = Recipe(steps=(Step(method="width", knobs={}),), budget=budget or flops, training=Training(), seed=0)
         return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.COMPLETE, accuracy=accuracy, flops=flops)
 

@@ -10,7 +10,10 @@ ABLE = {"70%": ["tokens", "width"], "50%": ["tokens", "width"], Target.FREE: ["t
 
 def test_search_opens_with_a_control_per_budget_and_both_methods() -> None:
     dealt = [assign(number, ABLE) for number in range(2)]
-    assert [(d.target, d.origin, d.among) for d in dealt] == [("70%", Origin.CONTROL, ("tokens",)), ("50%", Origin.CONTROL, ("width",))]
+    assert [(d.target, d.origin, d.among) for d in dealt] == [
+        ("70%", Origin.CONTROL, ("tokens",)),
+        ("50%", Origin.CONTROL, ("width",)),
+    ]
 
 
 def test_every_method_is_seen_once_before_the_sampler_chooses() -> None:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import ray
 
+from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, TrialResult
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
-from autoslim.errors import AutoslimError, JobError
+from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import Asked, HoldoutResults, Origin, complete_folder
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
+from workers.ray_errors import unwrapped_task_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,8 @@ def evaluate_folder(
         )
         for folder in folders
     ]
-    try:
+    with unwrapped_task_errors("a model could not be evaluated"):
         return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
-    except ray.exceptions.RayError as error:
-        raise JobError(f"a model could not be judged: {error}") from error
 
 
 def finalize_models(
@@ -97,8 +97,7 @@ def finalize_models(
             failed.append(f"{label} (trial {result.number}): {error}")
             continue
         folder = output.model(label)
-        shutil.rmtree(folder, ignore_errors=True)
-        folders[label].rename(folder)
+        move_folder(folders[label], folder)
         assert result.accuracy is not None and result.flops is not None and result.params is not None
         handed.append(
             SelectedModel(
@@ -121,8 +120,7 @@ def finalize_models(
 def _copy(output: RunFolder, label: str, result: TrialResult) -> Path:
     """Beside the place where it will lie when it is complete."""
     assert result.artifact is not None
-    target = output.model(label)
-    partial = target.with_name(target.name + ".partial")
+    partial = partial_folder(output.model(label))
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output.root / result.artifact, partial)
     return partial
