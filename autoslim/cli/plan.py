@@ -14,6 +14,7 @@ import torch
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
+from autoslim.core.duration import format_duration
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
@@ -22,7 +23,6 @@ from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.store import Store
 from workers.estimate.estimate import Estimate, estimate
 from workers.estimate.throughput import measure_throughput
-from workers.progress.duration import duration
 from workers.search.base_model import base_request, threads
 from workers.search.driver import Prepared, prepare, with_table
 from workers.search.latency import search_request
@@ -161,9 +161,9 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: Estimate) -> lis
     early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
     at_most = "at most " if job.plateau is not None else ""
     end = f"; the best {done.finals} of them for {done.final_epochs:.3g} epochs more" if done.finals else ""
-    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in work.parts.items() if seconds)
+    parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
-        f"Time      {at_most}about {duration(work.cost.seconds)} here ({parts})",
+        f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
         f"Cost      {at_most}about {work.cost.told} in {job.output}",
     ]

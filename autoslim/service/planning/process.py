@@ -25,7 +25,7 @@ from autoslim.cost import predict
 from autoslim.data.sources import open_source
 from autoslim.data.splits import cut_share
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
 from autoslim.search import Proposer, load_space
 from autoslim.search.feasibility import within
@@ -37,9 +37,11 @@ _FORMS = 5
 
 
 class _Fault(Exception):
-    def __init__(self, place: tuple[str | int, ...], problem: str) -> None:
+    """A field that is wrong, or with `infeasible` a limit that nothing in the space can meet."""
+
+    def __init__(self, place: tuple[str | int, ...], problem: str, *, infeasible: bool = False) -> None:
         super().__init__(problem)
-        self.place = place
+        self.place, self.infeasible = place, infeasible
 
 
 def facts(_: Any) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
         raise _Fault(("model",), f"has {parameters:,} parameters; allowed: at most {request['parameters']:,}")
     flops = predict(dense.shape, Plan.dense(dense.shape)).total
     proposer = _proposer(spec, dense)
+    _check_limits(spec, proposer)
     budgets = [_budget(index, budget, flops, proposer) for index, budget in enumerate(spec.budgets)]
     return {
         "dense_flops": flops,
@@ -77,7 +80,7 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
 
 def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
     """Images by split before unreadable ones are left out, and classes; as `prepare_dataset` cuts them."""
-    dataset = spec.to_job(id="plan", placement=Placement(output=os.curdir)).dataset
+    dataset = spec.dataset_spec
     try:
         source = open_source(dataset.source, seed=spec.seed)
         left = source.train.labels
@@ -95,10 +98,9 @@ def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
 
 
 def _dense(spec: JobSpec, classes: int) -> DenseModel:
-    model = spec.to_job(id="plan", placement=Placement(output=os.curdir)).model
     try:
         with torch.device("meta"):
-            return create_dense(model.replace(weights="scratch"), classes=classes)
+            return create_dense(spec.model_spec.replace(weights="scratch"), classes=classes)
     except AutoslimError as error:
         place = "image_size" if "image size" in str(error) and spec.image_size is not None else "model"
         raise _Fault((place,), str(error)) from None
@@ -124,11 +126,25 @@ def _proposer(spec: JobSpec, dense: DenseModel) -> Proposer:
         raise _Fault(("class_query",) if spec.class_query else ("model",), str(error)) from None
 
 
+def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
+    """Refuses a limit on the parameters that every model meets, or none. A latency is unknown here: it is measured where trials run."""
+    try:
+        for budget in spec.budgets:
+            check_not_trivial(budget, Constraints(limits=proposer.limits), proposer.shape)
+    except BudgetError as error:
+        raise _Fault(("params",), str(error), infeasible=True) from None
+    limit = proposer.limits.params
+    least = {name: found.least_params for name, found in proposer.feasibility.items() if found.least_params is not None}
+    if limit is not None and least and min(least.values()) > limit:
+        reached = ", ".join(f"{name} {params:,} and more" for name, params in least.items())
+        raise _Fault(("params",), f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}", infeasible=True)
+
+
 def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) -> dict[str, Any]:
     try:
         flops = budget.resolve(dense_flops)
     except BudgetError as error:
-        raise _Fault(("flops", index), str(error)) from None
+        raise _Fault(("flops", index), str(error), infeasible=True) from None
     methods = []
     for name, found in proposer.feasibility.items():
         least = None if found.cheapest is None else found.cheapest.flops
@@ -165,7 +181,7 @@ def answer(line: bytes) -> dict[str, Any]:
     try:
         return {"result": OPERATIONS[request["operation"]](request.get("argument"))}
     except _Fault as issue:
-        return {"fault": {"place": list(issue.place), "problem": str(issue)}}
+        return {"fault": {"place": list(issue.place), "problem": str(issue), "infeasible": issue.infeasible}}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> NoReturn:
