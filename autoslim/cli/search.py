@@ -42,7 +42,8 @@ def search(
     )
 
     from autoslim.cli.summary import show
-    from workers.search.driver import exit_code, run_search
+    from workers.search.driver import run_search
+    from workers.search.summary import exit_code
 
     try:
         summary = run_search(job, resume=resume)

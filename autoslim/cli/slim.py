@@ -20,7 +20,7 @@ from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import Knobs, Step, Training
 from autoslim.core.result import EpochReport
 from autoslim.errors import RequestError
-from workers.search.signals import Interrupt
+from workers.search.signals import GracefulShutdown
 
 if TYPE_CHECKING:
     from autoslim.slimming.request import PreparedSlim, SlimJob
@@ -62,7 +62,7 @@ def slim(
     """
     job = slim_job(CliInput.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
     try:
-        with Interrupt():
+        with GracefulShutdown():
             slimmed = _run(job, output.absolute())
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was trained is kept. The same command goes on with it\n")

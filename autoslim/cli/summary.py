@@ -8,7 +8,7 @@ from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.search import offers
-from workers.search.driver import Summary
+from workers.search.summary import Summary
 
 
 def show(summary: Summary, *, as_json: bool) -> None:

@@ -27,13 +27,11 @@ from autoslim.data.splits import cut_share
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
-from autoslim.search import Proposer, load_space
+from autoslim.search import Estimate, Proposer, estimate_work, load_space, most_work
 from autoslim.search.feasibility import within
 from autoslim.search.space.yaml_file import space_names
 
 _FAMILIES = ("vision_transformer", "deit")
-_FORMS = 5
-"""Forms of each model that is handed over; every one holds the weights."""
 
 
 class _Fault(Exception):
@@ -74,7 +72,7 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
         "left_out": proposer.left_out,
         "trials": spec.most_trials,
         "epochs": spec.epochs,
-        "estimate": _estimate(spec, images["train"], parameters, flops, budgets),
+        "estimate": _estimate(spec, images["train"], parameters, flops, [budget["flops"] for budget in budgets]),
     }
 
 
@@ -156,20 +154,17 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     return {"label": budget.label, "flops": flops, "reachable": reachable, "methods": methods}
 
 
-def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[dict[str, Any]]) -> dict[str, Any]:
-    """Work and room at most; not time, for the machine that will do it is not this one. Trials that are stopped early train less."""
-    kept = sum(budget["flops"] for budget in budgets) / len(budgets)
-    # What the end takes, for tuning the best recipes longer, is a share of the whole.
-    epochs = spec.epochs * spec.most_trials / (1 - spec.final_share)
-    seen = images * min(epochs, spec.max_epochs or epochs)
-    # A training step is a forward pass and a backward pass at twice its cost; the dense teacher looks on.
-    training = seen * (3 * kept + dense_flops)
-    adapting = images * spec.base_epochs
+def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[int]) -> dict[str, Any]:
+    """The fields of an EstimateView. An upper bound, and no time: the machine that runs the job is not this one."""
+    job = spec.to_job(id="plan", placement=Placement(output=os.curdir))
+    found: Estimate = estimate_work(
+        job, most_work(job), train_images=images, dense_flops=dense_flops, budgets=budgets, parameters=parameters
+    )
     return {
-        "images_trained": int(seen),
-        "images_adapting": int(adapting),
-        "multiply_accumulates": float(training + 3 * adapting * dense_flops),
-        "bytes": 4 * parameters * (spec.most_trials + 2 + 8 * 2 + _FORMS * len(budgets)) + 50 * 2**20,
+        "images_trained": found.images_trained,
+        "images_adapting": found.images_adapting,
+        "multiply_accumulates": found.multiply_accumulates,
+        "bytes": found.disk.peak,
     }
 
 
