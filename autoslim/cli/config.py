@@ -13,11 +13,13 @@ from autoslim.cli import flags as flag
 from autoslim.cli.parsing import PLACEMENT, CliInput, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, paint
 from autoslim.config import JobSpec, read_plain
+from autoslim.core.extras import needs_extra
 
 app = typer.Typer(help="What a command would use.", no_args_is_help=True)
 
 
 @app.command()
+@needs_extra("client", "autoslim config show")
 @flag.with_flags(flag.SpecFlags, flag.PlacementFlags)
 def show(
     context: typer.Context,
