@@ -22,6 +22,9 @@ from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 
+REGRESSOR = "life regressor"
+"""The regressor's name in a plan and in a latency table."""
+
 _START = 0.1
 """Root mean square of W at the start."""
 
@@ -36,7 +39,7 @@ class LifeRegressor(nn.Module):
         self.weight = nn.Parameter(torch.eye(dim) / math.sqrt(dim))
 
     @torch.no_grad()
-    def start_at_attention(self, block: Any) -> None:
+    def init_from_attention(self, block: Any) -> None:
         """W = sum_h W_k^T W_q: the class token's attention in `block`, before the softmax, summed over heads and biases left out."""
         inner = block.attn.qkv.out_features // 3
         scale_D = block.norm1.weight
@@ -201,7 +204,7 @@ def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
 
 def regressor_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:
     return Extra(
-        name="life regressor",
+        name=REGRESSOR,
         place=f"block {block}",
         matmuls=dim * dim + (tokens - prefix) * dim,
         norms=LAYER_NORM * tokens * dim,
