@@ -54,7 +54,7 @@ class View:
     """How the job stands, as its events tell."""
 
     def __init__(self, info: JobReply) -> None:
-        self._state, self._since = info.state, time.monotonic()
+        self._state = info.state
         self._done, self._trials = 0, info.progress.trials
         self._best: dict[str, float] = {}
         self._first: float | None = None

@@ -35,7 +35,6 @@ from autoslim.cost.flops import block_matmuls, block_norms, predict
 from autoslim.errors import InfeasibleError
 from autoslim.methods.vit_slim.mask_search import Masks
 
-PARTS = ("attention", "mlp", "patches")
 RULES = ("fall", "value")
 NESTINGS = ("down", "up")
 """`down`, the paper's text: a patch that goes in one layer is gone in all deeper ones. `up`, its code: one that a layer needs is kept in

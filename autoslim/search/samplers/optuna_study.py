@@ -99,10 +99,6 @@ class ToldTrial(FrozenTrial):
         return copy.copy(self)
 
 
-Replays = dict[str, "Replay | None"]
-"""By a recipe's key. A study is made anew for every proposal, what a recipe is in it stays."""
-
-
 def as_trials(
     history: Sequence[TrialResult],
     values: Values,
