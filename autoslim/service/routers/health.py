@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from typing import get_args
 
 import httpx
 from fastapi import APIRouter, Response
 
-from autoslim.config import JobSpec
+from autoslim.core.job import SAMPLERS
+from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.errors import AutoslimError
 from autoslim.service.app_state import AppState
 from autoslim.service.auth import Reader, Shared
@@ -25,7 +25,7 @@ _PATIENCE = 2.0
 @router.get("/v1/capabilities")
 async def capabilities(_: Reader, shared: Shared) -> Capabilities:
     """Names and bounds of what a spec may have."""
-    facts, settings, fields = await shared.planner.facts(), shared.settings, JobSpec.model_fields
+    facts, settings = await shared.planner.facts(), shared.settings
     return Capabilities(
         version=importlib.metadata.version("autoslim"),
         models=shared.catalog.timm_names(facts["models"]),
@@ -35,8 +35,8 @@ async def capabilities(_: Reader, shared: Shared) -> Capabilities:
         datasets=shared.catalog.datasets(),
         paths=bool(settings.data_roots),
         pretrained=settings.pretrained,
-        samplers=list(get_args(fields["sampler"].annotation)),
-        augmentations=list(get_args(fields["augmentation"].annotation)),
+        samplers=list(SAMPLERS),
+        augmentations=list(AUGMENTATIONS),
         limits=settings.limits.model_dump(),
     )
 
