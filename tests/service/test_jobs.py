@@ -21,7 +21,7 @@ def test_a_job_is_taken_and_found_where_the_answer_says(client: httpx.Client) ->
     assert re.fullmatch(r"[0-9A-Z]{26}", job["id"])
     assert (job["state"], job["name"], job["priority"], job["attempt"]) == ("QUEUED", "tiny", 7, 0)
     assert job["spec"] | SPEC == job["spec"]
-    assert job["progress"] == {"trials_done": 0, "trials": 24, "best": {}}
+    assert job["progress"] == {"trials_ended": 0, "trials_total": 24, "best_accuracy": {}}
     assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
     found = client.get(answer.headers["location"])
     assert found.json() == job
@@ -185,7 +185,7 @@ def test_a_failure_is_one_class_one_sentence_and_one_command(service: RunningSer
     service.queue.advance(claim, QueueState.FAILED, failure=failure)
     view = client.get(f"/v1/jobs/{job.id}").json()
     assert view["state"] == "FAILED"
-    assert view["failure"] == {"class": "DATA", "message": failure.message, "next": failure.next}
+    assert view["failure"] == {"failure_class": "DATA", "message": failure.message, "next": failure.next}
     assert (view["attempt"], view["queue_position"]) == (1, None)
 
 
@@ -193,13 +193,13 @@ def test_a_plan_says_what_every_method_reaches_and_keeps_nothing(client: httpx.C
     answer = client.post("/v1/plans", json=SPEC | {"flops": ["50%", "1%"]})
     assert answer.status_code == 200, answer.text
     plan = answer.json()
-    assert [(budget["label"], budget["reachable"]) for budget in plan["budgets"]] == [("50%", True), ("1%", False)]
+    assert [(budget["label"], budget["feasible"]) for budget in plan["budgets"]] == [("50%", True), ("1%", False)]
     assert plan["budgets"][0]["flops"] == plan["dense_flops"] // 2
     feasibility = {method["name"]: method for method in plan["budgets"][0]["methods"]}
     assert set(feasibility) >= {"vit_slim", "life_regression"}
-    assert all(method["least"] < plan["dense_flops"] for method in feasibility.values())
+    assert all(method["min_flops"] < plan["dense_flops"] for method in feasibility.values())
     assert plan["images"] == {"train": 1293, "validation": 144, "test": 360}
-    assert plan["estimate"]["images_trained"] == 1293 * 3 * 24 / 0.75
+    assert plan["estimate"]["training_images"] == 1293 * 3 * 24 / 0.75
     assert client.get("/v1/jobs").json()["jobs"] == []
 
 
