@@ -162,7 +162,7 @@ def test_another_address_than_loopback_needs_a_key_first(tmp_path: Path) -> None
     for host in ("127.0.0.1", "localhost", "::1"):
         assert secure_settings(settings, host=host, insecure=False) == settings
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
-        with pytest.raises(RequestError, match="while it has no API keys"):
+        with pytest.raises(RequestError, match=f"does not listen on {host} without API keys"):
             secure_settings(settings, host=host, insecure=False)
         assert secure_settings(settings, host=host, insecure=True).keys_required is False
     with Keys(settings.storage) as keys:

@@ -36,16 +36,16 @@ class JobResult(BaseModel):
     accuracies top-1 shares. `logged` is false where MLflow lacks a part.
     """
 
-    # A driver of a newer version may report more.
+    # The driver may be of another version: a newer one reports more, an older one less.
     model_config = ConfigDict(extra="allow")
 
-    models: list[dict[str, Any]]
-    missing: list[str]
-    dense: dict[str, float]
-    trials: dict[str, int]
-    logged: bool
-    reasons: dict[str, str]
-    cost: dict[str, Any]
+    models: list[dict[str, Any]] = []
+    missing: list[str] = []
+    dense: dict[str, float] | None = None
+    trials: dict[str, int] = {}
+    logged: bool | None = None
+    reasons: dict[str, str] = {}
+    cost: dict[str, Any] | None = None
 
 
 class JobLinks(BaseModel):
