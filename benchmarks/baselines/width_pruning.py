@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.recipe import Knobs
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
@@ -155,7 +155,7 @@ def cut(block: Any, plan: BlockPlan, heads_HK: Tensor, hidden_F: Tensor) -> None
 
 def _ranges(**own: Knob) -> Ranges:
     return {
-        "keep": Knob(kind="float", help="share of all widths kept", default=0.6, low=_NARROWEST, high=1.0, priced=1),
+        "keep": Knob(kind="float", help="share of all widths kept", default=0.6, low=_NARROWEST, high=1.0, cost_sign=1),
         "cost_power": Knob(kind="float", help="scores are divided by cost to this power", default=1.0, low=0.0, high=1.0),
         "refit": Knob(
             kind="choice", help="as our ViT-Slim does, to see what that is worth", default=False, choices=(False, True)
@@ -199,7 +199,7 @@ class TaylorWidth(WidthPruning):
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         student = shared_trainer.student().requires_grad_(False)
         found = taylor_scores(student, shared_trainer.images(SCORE_IMAGES))
-        yield EpochReport(epoch=settings["score_share"] * shared_trainer.training.epochs, beat="shared", metrics={})
+        yield EpochReport(epoch=settings["score_share"] * shared_trainer.training.epochs, phase=Phase.SHARED, metrics={})
         return {
             f"{index}.{part}": score
             for index, pair in enumerate(found)

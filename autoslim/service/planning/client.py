@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue
+from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue, settings_of
 from autoslim.errors import AutoslimError
 from autoslim.service.settings import RequestLimits
 
@@ -30,11 +30,13 @@ _MAX_WAITING = 64
 _START_SECONDS = 120.0
 # The environment of the process: neither addresses nor keys.
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "OMP_NUM_THREADS")
-_DECISIVE = {
-    "model", "model_args", "image_size", "data", "train_limit", "flops", "space", "trials", "time", "max_epochs", "plateau",
-    "final_share", "epochs", "base_epochs", "sampler", "seed", "class_query", "bound",
-}  # fmt: skip
-"""The fields that a plan depends on."""
+
+
+def deciding_fields(spec: JobSpec) -> dict[str, Any]:
+    """The fields of a spec that its plan depends on: specs that differ in others share an answer."""
+    names = {setting.name for setting in settings_of(type(spec)).values() if setting.rules.decides_plan}
+    fields: dict[str, Any] = json.loads(spec.model_dump_json(include=names))
+    return fields
 
 
 class PlannerError(AutoslimError):
@@ -69,7 +71,7 @@ class Planner:
             SpecError: naming the field that makes the plan impossible.
             PlannerError: when the process does not answer in time.
         """
-        argument = {"spec": json.loads(spec.model_dump_json(include=_DECISIVE)), "parameters": self._limits.parameters}
+        argument = {"spec": deciding_fields(spec), "parameters": self._limits.parameters}
         key = json.dumps(argument, sort_keys=True)
         made, task = self._cache.get(key, (0.0, None))
         if task is None or time.monotonic() - made > _CACHE_SECONDS:
@@ -84,7 +86,7 @@ class Planner:
         if "fault" in response:
             fault = response["fault"]
             issue = ValidationIssue(place=tuple(fault["place"]), problem=fault["problem"])
-            raise (InfeasibleSpecError if issue.place[0] == "flops" else SpecError)([issue])
+            raise (InfeasibleSpecError if fault["infeasible"] else SpecError)([issue])
         result: dict[str, Any] = response["result"]
         return result
 

@@ -26,23 +26,21 @@ from autoslim.cost import predict
 from autoslim.data.sources import open_source
 from autoslim.data.splits import cut_share
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
-from autoslim.search import Proposer, load_space
+from autoslim.search import Estimate, Proposer, estimate_work, load_space, most_work
 from autoslim.search.feasibility import within
 from autoslim.search.space.yaml_file import space_names
 
 _FAMILIES = ("vision_transformer", "deit")
-# Forms of a final model in its folder; each of them holds the weights.
-_FORMS = 5
 
 
 class _SpecFault(Exception):
-    """A field of the spec, by its path, that makes the plan impossible."""
+    """A field of the spec, by its path, that is wrong; with `infeasible` a limit that nothing in the space can meet."""
 
-    def __init__(self, place: tuple[str | int, ...], problem: str) -> None:
+    def __init__(self, place: tuple[str | int, ...], problem: str, *, infeasible: bool = False) -> None:
         super().__init__(problem)
-        self.place = place
+        self.place, self.infeasible = place, infeasible
 
 
 def facts(_: Any) -> dict[str, Any]:
@@ -64,6 +62,7 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
         raise _SpecFault(("model",), f"has {parameters:,} parameters; allowed: at most {request['parameters']:,}")
     flops = predict(dense.shape, Plan.dense(dense.shape)).total
     proposer = _proposer(spec, dense)
+    _check_limits(spec, proposer)
     budgets = [_budget(index, budget, flops, proposer) for index, budget in enumerate(spec.budgets)]
     return {
         "dense_flops": flops,
@@ -74,13 +73,13 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
         "excluded_methods": proposer.left_out,
         "trials": spec.most_trials,
         "epochs": spec.epochs,
-        "estimate": _estimate(spec, images["train"], parameters, flops, budgets),
+        "estimate": _estimate(spec, images["train"], parameters, flops, [budget["flops"] for budget in budgets]),
     }
 
 
 def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
     """Images by split, split as `prepare_dataset` does but before unreadable ones are removed, and the number of classes."""
-    dataset = spec.to_job(id="plan", placement=Placement(output=os.curdir)).dataset
+    dataset = spec.dataset_spec
     try:
         source = open_source(dataset.source, seed=spec.seed)
         left = source.train.labels
@@ -98,10 +97,9 @@ def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
 
 
 def _dense(spec: JobSpec, classes: int) -> DenseModel:
-    model = spec.to_job(id="plan", placement=Placement(output=os.curdir)).model
     try:
         with torch.device("meta"):
-            return create_dense(model.replace(weights="scratch"), classes=classes)
+            return create_dense(spec.model_spec.replace(weights="scratch"), classes=classes)
     except AutoslimError as error:
         place = "image_size" if "image size" in str(error) and spec.image_size is not None else "model"
         raise _SpecFault((place,), str(error)) from None
@@ -127,11 +125,27 @@ def _proposer(spec: JobSpec, dense: DenseModel) -> Proposer:
         raise _SpecFault(("class_query",) if spec.class_query else ("model",), str(error)) from None
 
 
+def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
+    """Refuses a limit on the parameters that every model meets, or none. A latency is unknown here: it is measured where trials run."""
+    try:
+        for budget in spec.budgets:
+            check_not_trivial(budget, Constraints(limits=proposer.limits), proposer.shape)
+    except BudgetError as error:
+        raise _SpecFault(("params",), str(error), infeasible=True) from None
+    limit = proposer.limits.params
+    least = {name: found.least_params for name, found in proposer.feasibility.items() if found.least_params is not None}
+    if limit is not None and least and min(least.values()) > limit:
+        reached = ", ".join(f"{name} {params:,} and more" for name, params in least.items())
+        raise _SpecFault(
+            ("params",), f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}", infeasible=True
+        )
+
+
 def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) -> dict[str, Any]:
     try:
         flops = budget.resolve(dense_flops)
     except BudgetError as error:
-        raise _SpecFault(("flops", index), str(error)) from None
+        raise _SpecFault(("flops", index), str(error), infeasible=True) from None
     methods = []
     for name, found in proposer.feasibility.items():
         min_flops = None if found.cheapest is None else found.cheapest.flops
@@ -144,20 +158,17 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     return {"label": budget.label, "flops": flops, "feasible": feasible, "methods": methods}
 
 
-def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[dict[str, Any]]) -> dict[str, Any]:
-    """Upper bounds, since stopped trials train less; without a duration, which depends on the workers."""
-    kept = sum(budget["flops"] for budget in budgets) / len(budgets)
-    # Refinement is a share of all epochs, so the trials' own are the rest.
-    epochs = spec.epochs * spec.most_trials / (1 - spec.final_share)
-    seen = images * min(epochs, spec.max_epochs or epochs)
-    # A training step is a forward pass and a backward pass at twice its cost, and a forward pass of the dense teacher.
-    training = seen * (3 * kept + dense_flops)
-    base_seen = images * spec.base_epochs
+def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[int]) -> dict[str, Any]:
+    """The fields of a `WorkEstimate`: upper bounds, and no duration, which depends on the workers."""
+    job = spec.to_job(id="plan", placement=Placement(output=os.curdir))
+    found: Estimate = estimate_work(
+        job, most_work(job), train_images=images, dense_flops=dense_flops, budgets=budgets, parameters=parameters
+    )
     return {
-        "training_images": int(seen),
-        "base_training_images": int(base_seen),
-        "multiply_accumulates": float(training + 3 * base_seen * dense_flops),
-        "disk_bytes": 4 * parameters * (spec.most_trials + 2 + 8 * 2 + _FORMS * len(budgets)) + 50 * 2**20,
+        "training_images": found.training_images,
+        "base_training_images": found.base_training_images,
+        "multiply_accumulates": found.multiply_accumulates,
+        "disk_bytes": found.disk.peak,
     }
 
 
@@ -169,7 +180,7 @@ def respond(line: bytes) -> dict[str, Any]:
     try:
         return {"result": OPERATIONS[request["operation"]](request.get("argument"))}
     except _SpecFault as issue:
-        return {"fault": {"place": list(issue.place), "problem": str(issue)}}
+        return {"fault": {"place": list(issue.place), "problem": str(issue), "infeasible": issue.infeasible}}
 
 
 def serve(requests: BinaryIO, responses: BinaryIO) -> NoReturn:

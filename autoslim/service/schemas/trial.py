@@ -77,7 +77,7 @@ class FrontResponse(BaseModel):
 
 # Fields that a trial's result and its response have in common.
 _SAME = (
-    "number", "origin", "accuracy", "flops", "flops_mean", "flops_max", "params", "epochs", "seconds", "duplicate_of", "error_class",
+    "number", "origin", "accuracy", "accuracy_after_pruning", "flops", "flops_mean", "flops_max", "params", "epochs", "seconds", "duplicate_of", "error_class",
     "error",
 )  # fmt: skip
 
@@ -86,7 +86,6 @@ def trial_response(trial: StoredTrial) -> TrialResponse:
     result = trial.result
     return TrialResponse(
         **{field: getattr(result, field) for field in _SAME},
-        accuracy_after_pruning=result.accuracy_after_cut,
         state=result.state.value,
         method=result.recipe.method,
         steps=[RecipeStep(method=step.method, knobs=step.knobs) for step in result.recipe.steps],
