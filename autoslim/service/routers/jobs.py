@@ -156,13 +156,14 @@ def _infeasible(spec: JobSpec, index: int, budget: dict[str, object]) -> Validat
     assert isinstance(methods, list)
     assert isinstance(flops, int)
     if any(method["min_flops"] is not None and method["min_flops"] <= flops for method in methods):
-        # The FLOPs are feasible, so the limit on the parameters is not.
+        # Some method reaches the FLOPs and, or the plan would have been refused, some method the parameters.
         reached = ", ".join(
-            f"{method['name']} {method['min_params']:,} and more" for method in methods if method["min_params"] is not None
+            f"{method['name']} {method['min_params']:,} parameters and {method['min_flops']:,} multiply-accumulates"
+            for method in methods
+            if method["min_params"] is not None
         )
-        return ValidationIssue(
-            place=("params",), problem=f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}"
-        )
+        problem = f"is {spec.params!r}, which no method in the space reaches together with {budget['label']}; the least of each is {reached}"
+        return ValidationIssue(place=("params",), problem=problem)
     reached = ", ".join(
         f"{method['name']} {method['min_flops']:,} and more" for method in methods if method["min_flops"] is not None
     )

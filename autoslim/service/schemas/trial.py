@@ -77,8 +77,8 @@ class FrontResponse(BaseModel):
 
 # Fields that a trial's result and its response have in common.
 _SAME = (
-    "number", "origin", "accuracy", "accuracy_after_pruning", "flops", "flops_mean", "flops_max", "params", "epochs", "seconds", "duplicate_of",
-    "error_class", "error",
+    "number", "origin", "accuracy", "accuracy_after_pruning", "flops", "flops_mean", "flops_max", "params", "epochs", "seconds",
+    "duplicate_of", "error_class", "error",
 )  # fmt: skip
 
 
