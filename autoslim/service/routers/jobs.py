@@ -162,7 +162,7 @@ def _infeasible(spec: JobSpec, index: int, budget: dict[str, object]) -> Validat
             for method in methods
             if method["min_params"] is not None
         )
-        problem = f"is {spec.params!r}, which no method in the space reaches together with {budget['label']}; the least of each is {reached}"
+        problem = f"is {spec.params!r}, which no method in the space meets together with {budget['label']}; the minimum of each: {reached}"
         return ValidationIssue(place=("params",), problem=problem)
     reached = ", ".join(
         f"{method['name']} {method['min_flops']:,} and more" for method in methods if method["min_flops"] is not None
