@@ -218,7 +218,7 @@ def test_a_plan_needs_no_flops_where_another_limit_is_given(client: httpx.Client
     answer = client.post("/v1/plans", json=SPEC | {"flops": []} | limits)
     assert answer.status_code == 200, answer.text
     (budget,) = answer.json()["budgets"]
-    assert (budget["label"], budget["reachable"], budget["flops"]) == (label, True, answer.json()["dense_flops"])
+    assert (budget["label"], budget["feasible"], budget["flops"]) == (label, True, answer.json()["dense_flops"])
     assert client.post("/v1/jobs", json=SPEC | {"flops": []} | limits).status_code == 201
 
 
