@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 import torch
 from cached_teacher import SharingBench
 
+from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import BaseFacts
+from autoslim.core.result import BaseFacts, Phase, Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -37,7 +38,7 @@ from autoslim.errors import AutoslimError, InfeasibleError, TrialError
 from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate, solve
 from autoslim.search import load_space
-from autoslim.search.space.space import Draw, Space, Uniform
+from autoslim.search.space.space import Sample, Space, Uniform
 from autoslim.training import BaseRequest, Outcome, TrialContext, prepare_base, run_trial
 
 TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"
@@ -85,34 +86,34 @@ def drawn(number: int, space: Space, shape: ViTShape) -> Task:
     free = (turn // len(names)) % _FREE_EVERY == _FREE_EVERY - 1
     share = SHARES[0] + (SHARES[1] - SHARES[0]) * (_GOLDEN * (turn + 1) % 1)
     for attempt in range(_DRAWS):
-        draw = space.sample(Uniform(f"trial table {number} {attempt}"), METHODS, shape, among=[method.name])
-        task = _solved(number, draw, space, shape, None if free else share)
+        sample = space.sample(Uniform(f"trial table {number} {attempt}"), {method.name: method}, shape)
+        task = _solved(number, sample, space, shape, None if free else share)
         if task is not None:
             return task
     raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws comes to {share:.0%} of the FLOPs")
 
 
-def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float | None) -> Task | None:
+def _solved(number: int, sample: Sample, space: Space, shape: ViTShape, share: float | None) -> Task | None:
     """None for a draw that cannot be brought onto the budget, or leaves the space on the way."""
-    method, dense = METHODS[draw.method], Plan.dense(shape)
+    method, dense = METHODS[sample.method], Plan.dense(shape)
     try:
         if share is None:
-            solved = evaluate(method, shape, dense, draw.knobs)
+            solved = evaluate(method, shape, dense, sample.knobs)
             budget = solved.flops
         else:
             budget = int(share * predict(shape, dense).total)
-            solved = solve(method, shape, dense, draw.knobs, budget, ranges=space.methods[draw.method])
+            solved = solve(method, shape, dense, sample.knobs, budget, ranges=space.methods[sample.method])
     except AutoslimError:
         return None
-    if not space.contains(dataclasses.replace(draw, knobs=solved.knobs), shape):
+    if not space.contains(dataclasses.replace(sample, knobs=solved.knobs), shape):
         return None
     recipe = Recipe(
-        steps=(Step(method=draw.method, knobs=solved.knobs),),
+        steps=(Step(method=sample.method, knobs=solved.knobs),),
         budget=budget,
-        training=TRAINING.replace(**draw.training),
+        training=TRAINING.replace(**sample.training),
         seed=0,
     )
-    target = "free" if share is None else f"{share:.4f}"
+    target = Target.FREE if share is None else f"{share:.4f}"
     return Task(number=number, recipe=recipe, plan=solved.plan, flops=solved.flops, target=target)
 
 
@@ -142,10 +143,15 @@ def trained(recipe: Recipe, context: TrialContext, folder: Path) -> tuple[list[d
     try:
         while True:
             report = next(reports)
-            if report.beat in ("cut", "tune"):
+            if report.phase in (Phase.PRUNE, Phase.FINETUNE):
                 seconds = time.process_time() - began
                 curve.append(
-                    {"epoch": report.epoch, "beat": report.beat, "accuracy": report.metrics["accuracy"], "seconds": seconds}
+                    {
+                        "epoch": report.epoch,
+                        "phase": report.phase.value,
+                        "accuracy": report.metrics["accuracy"],
+                        "seconds": seconds,
+                    }
                 )
     except StopIteration as end:
         return curve, end.value
@@ -176,7 +182,7 @@ def perform(task: Task, context: TrialContext, folder: Path) -> dict[str, Any]:
         **row,
         "state": "complete",
         "accuracy": outcome.accuracy,
-        "accuracy_after_cut": outcome.accuracy_after_cut,
+        "accuracy_after_pruning": outcome.accuracy_after_pruning,
         "params": outcome.params,
         "epochs": outcome.epochs,
         "seconds": time.process_time() - began,
@@ -211,7 +217,7 @@ def carry_out(context: TrialContext, output: Path, *, trials: int, minutes: floa
         yield row
 
 
-_POINT = pa.struct([("epoch", pa.float32()), ("beat", pa.string()), ("accuracy", pa.float32()), ("seconds", pa.float32())])
+_POINT = pa.struct([("epoch", pa.float32()), ("phase", pa.string()), ("accuracy", pa.float32()), ("seconds", pa.float32())])
 SCHEMA = pa.schema(
     [
         ("number", pa.int32()),
@@ -223,7 +229,7 @@ SCHEMA = pa.schema(
         ("state", pa.string()),
         ("error", pa.string()),
         ("accuracy", pa.float32()),
-        ("accuracy_after_cut", pa.float32()),
+        ("accuracy_after_pruning", pa.float32()),
         ("params", pa.int64()),
         ("epochs", pa.float32()),
         ("seconds", pa.float32()),
@@ -247,9 +253,8 @@ def write_table(output: Path, target: Path, shape: ViTShape) -> int:
     found = sorted({row["number"]: row for row in rows(output)}.values(), key=lambda row: row["number"])
     table = pa.Table.from_pylist(found, schema=SCHEMA.with_metadata({f"autoslim.{k}": v for k, v in about.items()}))
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    pq.write_table(table, partial, compression="zstd", compression_level=19)
-    partial.replace(target)
+    with replacing_file(target) as partial:
+        pq.write_table(table, partial, compression="zstd", compression_level=19)
     return len(found)
 
 

@@ -1,8 +1,9 @@
 """What the recipes of a space can cost, per method, before anything is trained: the least and the most FLOPs, the fewest parameters and the
 lowest latency.
 
-A space may hold millions of recipes. The extremes are found by coordinate descent: from the best of a few random recipes, one knob at a time
-moves to where the cost is lowest, until no knob moves. FLOPs are monotone in nearly every knob, so only the ends of ranges need to be tried.
+A space has too many recipes to try them all. The extremes are found by coordinate descent: from the best of a few random recipes, one
+knob at a time moves to where the cost is lowest, until no knob moves. FLOPs are monotone in nearly every knob, so it is enough to try the
+ends of ranges.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from autoslim.methods.solver import Solved, evaluate
 from autoslim.search.space.space import Sample, Space, Uniform, bounds
 
 N_RANDOM_RECIPES = 24
-"""Starting points that are drawn: enough to begin with each value of the choices that switch other knobs on, such as the number of drops."""
+"""Starting points that are drawn: enough to begin with each value of the choices that switch other knobs on (such as a number of drops)."""
 N_DESCENTS = 3
 """Descents, from the best starting points: one alone may end where two knobs would have to change at once."""
 

@@ -69,7 +69,6 @@ class RecipeBuilder:
     def build(self, number: int, assignment: Assignment, sample: Sample) -> Proposal:
         """The proposal of trial `number` from a point of the space; infeasible where the point cannot be solved within the space."""
         training = self.training.replace(**sample.training)
-        common = {"number": number, "target": assignment.target, "origin": assignment.origin}
         budget = self.budgets.get(assignment.target, 0)
         try:
             solved = self._solve(assignment, sample)
@@ -79,9 +78,18 @@ class RecipeBuilder:
         except (InfeasibleError, UnsupportedModelError) as error:
             # Unsupported here: single knobs that do not fit every model, such as token counts that differ from image to image.
             recipe = self._recipe(assignment, sample.method, sample.knobs, budget, training)
-            return Proposal(recipe=recipe, infeasible=str(error), **common)
+            return Proposal(
+                number=number, recipe=recipe, target=assignment.target, origin=assignment.origin, infeasible=str(error)
+            )
         recipe = self._recipe(assignment, sample.method, solved.knobs, budget, training)
-        return Proposal(recipe=recipe, plan=solved.plan, flops=solved.flops, **common)
+        return Proposal(
+            number=number,
+            recipe=recipe,
+            target=assignment.target,
+            origin=assignment.origin,
+            plan=solved.plan,
+            flops=solved.flops,
+        )
 
     def _solve(self, assignment: Assignment, sample: Sample) -> Solved:
         method = self.methods[sample.method]

@@ -1,7 +1,7 @@
 """The end of a search: the best recipes within each budget are trained once more, for longer, and the best of these models is returned.
 
-A search compares recipes at few epochs each; more epochs make each of them better. A share of all the compute is kept for one or two recipes
-of each budget, over as many seeds as the job asks for.
+A search compares recipes at few epochs each, and each of them gets better with more. A share of all the compute is kept for one or two
+recipes of each budget, over as many seeds as the job asks for.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from trial_table import open_bench, trained
 
+from autoslim.core.files import write_atomically
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport
 from autoslim.errors import TrialError
@@ -35,9 +36,9 @@ class TrainedWorld(World):
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
         simulated = super().trial(recipe)
-        points = {(round(point["epoch"], 4), point["beat"]): point["accuracy"] for point in self._curve(recipe)}
+        points = {(round(point["epoch"], 4), point["phase"]): point["accuracy"] for point in self._curve(recipe)}
         reports = tuple(
-            EpochReport(epoch=mark.epoch, beat=mark.beat, metrics=_metrics(points.get((round(mark.epoch, 4), mark.beat))))
+            EpochReport(epoch=mark.epoch, phase=mark.phase, metrics=_metrics(points.get((round(mark.epoch, 4), mark.phase))))
             for mark in schedule(recipe, self.shape, steps=self.surrogate.steps)
         )
         final = reports[-1].metrics.get("accuracy", self.surrogate.base.chance)
@@ -54,9 +55,7 @@ class TrainedWorld(World):
             if isinstance(outcome, TrialError):
                 raise outcome
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(curve))
-            partial.replace(path)
+            write_atomically(path, json.dumps(curve))
         found: list[dict[str, float]] = json.loads(path.read_text())
         return found
 

@@ -10,13 +10,13 @@ import shutil
 import threading
 import time
 
+from autoslim.core.files import is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, TrialResult, TrialState
+from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
-from autoslim.search import Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
-from autoslim.search.refinement import FINAL
+from autoslim.search import Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.progress.callbacks import Listener
@@ -59,7 +59,7 @@ class Coordinator:
         self._ledger = TrialIndex(store, job.id)
         for result in self._ledger.results:
             for report in store.epochs(job.id, result.number):
-                if result.origin != FINAL:
+                if result.origin != Origin.REFINEMENT:
                     scheduler.observe(result, report)
         self._limits = search_limits(job)
         self._earlier = sum(result.seconds or 0.0 for result in self._ledger.results if result.duplicate_of is None) / slots
@@ -110,7 +110,7 @@ class Coordinator:
         number = self._ledger.next_number
         fresh = TrialResult(number=number, recipe=proposal.recipe, origin=proposal.origin, state=TrialState.INFEASIBLE)
         if proposal.infeasible is not None:
-            self._end_untrained(fresh.replace(error_class="InfeasibleError", error=proposal.infeasible), proposal.target)
+            self._end_untrained(fresh.replace(error_class=ErrorClass.INFEASIBLE, error=proposal.infeasible), proposal.target)
         else:
             self._answer(fresh, proposal.target)
         return None
@@ -127,19 +127,19 @@ class Coordinator:
         self._searched = True
         if self._finals is None:
             # How many they are is not known before: what still runs may be the best, and what it takes is not left to them.
-            if any(result.origin != FINAL for result in self._running.values()):
+            if any(result.origin != Origin.REFINEMENT for result in self._running.values()):
                 return None
             self._finals = self._plan_finals()
             self._say_search_ends(len(self._finals))
         while self._finals:
             target, recipe = self._finals.pop(0)
             if self._ledger.find(recipe.key) is None:
-                return self._begin(self._ledger.add(recipe, origin=FINAL, target=target), target)
+                return self._begin(self._ledger.add(recipe, origin=Origin.REFINEMENT, target=target), target)
         self.finished = True
         return None
 
     def _plan_finals(self) -> list[tuple[str, Recipe]]:
-        return final_recipes(self._ledger.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
+        return refinement_recipes(self._ledger.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
 
     def _say_search_ends(self, finals: int) -> None:
         reason = self._enough()
@@ -160,7 +160,7 @@ class Coordinator:
             for listener in self.listeners:
                 listener.trial_reports(running, report)
             # The best of a search are tuned to their end.
-            reason = None if running.origin == FINAL else self.scheduler.should_prune(running, report)
+            reason = None if running.origin == Origin.REFINEMENT else self.scheduler.should_prune(running, report)
             if reason is not None:
                 self._stop(running, report, reason)
             return reason is None
@@ -174,7 +174,9 @@ class Coordinator:
                 state=TrialState.STOPPED,
                 stopped=reason,
                 accuracy=report.metrics["accuracy"],
-                accuracy_after_cut=next((past.metrics["accuracy"] for past in reversed(reports) if past.beat == "cut"), None),
+                accuracy_after_pruning=next(
+                    (past.metrics["accuracy"] for past in reversed(reports) if past.phase == Phase.PRUNE), None
+                ),
                 flops=flops,
                 flops_predicted=flops,
                 epochs=report.epoch,
@@ -192,7 +194,7 @@ class Coordinator:
                 state=TrialState.COMPLETE,
                 recipe=outcome.recipe,
                 accuracy=outcome.accuracy,
-                accuracy_after_cut=outcome.accuracy_after_cut,
+                accuracy_after_pruning=outcome.accuracy_after_pruning,
                 flops=outcome.flops,
                 flops_predicted=outcome.flops_predicted,
                 flops_mean=outcome.flops_mean,
@@ -221,7 +223,7 @@ class Coordinator:
             if is_disk_full(OSError(error)):
                 self.fatal = OutputError(f"the disk of {self.output.root} is full; make room and go on with --resume")
                 return
-            infeasible = error_class == "InfeasibleError"
+            infeasible = error_class == ErrorClass.INFEASIBLE
             state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
             self._end(running.replace(state=state, error_class=error_class, error=error))
             self._failed_in_a_row += not infeasible

@@ -13,11 +13,12 @@ import signal
 import time
 from pathlib import Path
 
+from autoslim.core.files import is_disk_full, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, ParetoFront, SharedCost, TrialResult, TrialState
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.result import BaseFacts, Origin, ParetoFront, SharedCost, TrialResult, TrialState
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.cost import LatencyTable, predict
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -36,11 +37,10 @@ from autoslim.search import (
     make_pruner,
     reason,
 )
-from autoslim.search.refinement import REUSED
 from autoslim.store import JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.booking import CostRecorder, Dashboard
-from workers.progress.callbacks import Listener, NoWatcher, Phase, Watcher
+from workers.progress.callbacks import Listener, NoWatcher, SearchStage, Watcher
 from workers.progress.console import Terminal
 from workers.progress.cost import Cost, cost_of, folder_size, spent_seconds
 from workers.progress.metrics import SearchMetrics, ray_gauges
@@ -217,10 +217,10 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     if (table := prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(prepared.dense.shape)))
     store.set_base(job.id, facts)
-    watcher.enters(Phase.SEARCHING)
+    watcher.enters(SearchStage.SEARCHING)
     if prepared.proposer.budgets:
         _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
-    watcher.enters(Phase.FINALIZING)
+    watcher.enters(SearchStage.FINALIZING)
     began = time.monotonic()
     chosen, latencies = choose_measured(job, store, prepared.budgets, table, output=prepared.output, base=base, terminal=terminal)
     results = store.trials(job.id)
@@ -309,7 +309,10 @@ def _summary(
         reasons={},
         missing=tuple(label for label in prepared.budgets if label not in have),
         shared=shared,
-        states={state.value: sum(result.state is state for result in results if result.origin != REUSED) for state in TrialState},
+        states={
+            state.value: sum(result.state is state for result in results if result.origin != Origin.REUSED)
+            for state in TrialState
+        },
         tracking_uri="",
         logged=False,
         cost=cost_of(prepared.job, seconds=0.0, busy_seconds=0.0, size=0),
@@ -364,7 +367,7 @@ def _write_tables(prepared: Prepared, store: Store) -> None:
     write_trials_parquet(root / "trials.parquet", stored, trials)
     write_front_parquet(root / "front.parquet", stored, trials)
     picture = render_front(stored.job, stored.base, [trial.result for trial in trials], stored.chosen)
-    (root / "front.html").write_text(picture, encoding="utf-8")
+    write_atomically(root / "front.html", picture)
 
 
 def _drop_losers(output: RunFolder, results: list[TrialResult], chosen: set[int]) -> None:

@@ -6,12 +6,9 @@ Reading a thousand trials from the store takes a good part of a second, and ever
 from __future__ import annotations
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.search.refinement import searched
 from autoslim.store import Store, StoredTrial
-
-LOST = "WorkerLostError"
-"""The error class of a trial that the cluster took away more often than a trial is run again."""
 
 
 class TrialIndex:
@@ -20,7 +17,7 @@ class TrialIndex:
     def __init__(self, store: Store, job_id: str) -> None:
         self.store, self.job_id = store, job_id
         for trial in store.stored_trials(job_id):
-            if trial.result.error_class == LOST and trial.result.duplicate_of is None:
+            if trial.result.error_class == ErrorClass.WORKER_LOST and trial.result.duplicate_of is None:
                 store.reopen_trial(job_id, trial.result.number)
         trials = store.stored_trials(job_id)
         self.targets = {trial.result.number: trial.target for trial in trials}
@@ -49,7 +46,7 @@ class TrialIndex:
         """The ended trial of this recipe that others are duplicates of."""
         return self._ended.get(recipe_key)
 
-    def add(self, recipe: Recipe, *, origin: str, target: str) -> TrialResult:
+    def add(self, recipe: Recipe, *, origin: Origin, target: str) -> TrialResult:
         """A trial that begins now."""
         result = TrialResult(number=self.next_number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
         self.store.add_trial(self.job_id, result.number, recipe, origin=origin, target=target)

@@ -7,8 +7,8 @@ import dataclasses
 import math
 
 BAND = 0.1
-"""Trials are ranked together where their FLOPs differ by at most this share of the trial's own. Those solved onto the same budget always do;
-accuracy rises with FLOPs, and a wider band would rank trials by their FLOPs."""
+"""Trials are ranked together where their FLOPs differ by at most this share of the trial's own, as those solved onto the same budget do.
+Accuracy rises with FLOPs: a wider band would rank trials by their FLOPs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
 
 N_STARTUP_TRIALS = 6
-"""Results before a model of them is fitted; until then recipes are drawn at random. Optuna's 10 are a large part of a short search, and after
-six trials the opening of `BudgetAllocator` has tried each of the five methods."""
+"""Results before a model of them is fitted; until then recipes are drawn at random. Optuna's default of 10 is a large part of a short
+search, and after six trials the opening of `BudgetAllocator` has tried each of the five methods."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A recipe with its plan as a vector, the input of the surrogate.
 
-The plan's features are the same for all methods: tokens and widths of the blocks, as shares of the dense model's. They let the surrogate use
-a trial of one method for another. The knobs are each method's own.
+The plan's features are the same for all methods: tokens and widths of the blocks, as shares of the dense model's. They let the surrogate
+use a trial of one method for another. The knobs are each method's own.
 """
 
 from __future__ import annotations

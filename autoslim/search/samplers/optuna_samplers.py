@@ -142,7 +142,7 @@ class NSGA3(GeneticSampler):
 
 
 class GaussianProcess(OptunaSampler):
-    """Optuna's Gaussian process (`GPSampler`). It models only parameters that all trials have, so each trial gets the knobs of all methods."""
+    """Optuna's `GPSampler`, a Gaussian process. It models only parameters that all trials have, so each trial gets all methods' knobs."""
 
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS)

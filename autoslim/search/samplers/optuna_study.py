@@ -7,8 +7,8 @@ An Optuna trial holds the *solved* knobs, not the drawn ones: the sampler learns
 - stopped early -> PRUNED. TPE ranks these below every complete trial: by the step of the last intermediate value, then by that value.
   The step is the epochs in thousandths; the value is the accuracy minus the median of the trials stopped at the same budget. Optuna
   refuses intermediate values under two objectives; there both are user attributes.
-- infeasible or diverged -> PRUNED with a violated constraint, ranked last. The recipe is bad; as FAIL, Optuna would ignore it and propose it
-  again.
+- infeasible or diverged -> PRUNED with a violated constraint, ranked last. The recipe is bad; as FAIL, Optuna would ignore it and propose
+  it again.
 - failed for another reason, such as a lost node -> left out: this says nothing about the recipe.
 - an answered duplicate, a recipe of several steps, or one outside the space -> left out.
 """

@@ -28,7 +28,6 @@ from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS
 from autoslim.models import DenseModel, create_dense
 from autoslim.search import Proposer, load_space
-from autoslim.search.feasibility import within
 from autoslim.search.space.yaml_file import space_names
 
 _FAMILIES = ("vision_transformer", "deit")
@@ -132,10 +131,10 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     methods = []
     for name, found in proposer.feasibility.items():
         least = None if found.cheapest is None else found.cheapest.flops
-        most = None if found.dearest is None else found.dearest.flops
+        most = None if found.costliest is None else found.costliest.flops
         # How long a model takes is not known here; the search measures it before its first trial.
-        reaches = within(found, flops, proposer.limits)
-        methods.append({"name": name, "least": least, "most": most, "least_params": found.least_params, "reaches": reaches})
+        reaches = found.reaches(flops, proposer.limits)
+        methods.append({"name": name, "least": least, "most": most, "least_params": found.min_params, "reaches": reaches})
     reachable = any(method["reaches"] for method in methods)
     return {"label": budget.label, "flops": flops, "reachable": reachable, "methods": methods}
 
