@@ -62,6 +62,7 @@ class ErrorClass(enum.StrEnum):
 
     DIVERGED = "DivergedError"
     INFEASIBLE = "InfeasibleError"
+    # The worker of the trial was lost more often than a trial is retried.
     WORKER_LOST = "WorkerLostError"
 
 

@@ -43,3 +43,8 @@ def expected_work(job: SearchJob) -> Workload:
     if each < MIN_REFINEMENT_FACTOR * whole:
         return Workload(trials=trials, epochs=epochs, finals=0, final_epochs=0.0)
     return Workload(trials=trials, epochs=epochs, finals=finals, final_epochs=finals * each)
+
+
+def most_work(job: SearchJob) -> Workload:
+    """The upper bound of `expected_work`: every trial runs to its end."""
+    return expected_work(job.replace(scheduler="none"))

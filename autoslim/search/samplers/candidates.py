@@ -33,7 +33,9 @@ def mutation_draws(
     if not parents:
         return []
     choice = random.Random(f"{seed}:{number}:parents")  # noqa: S311 - nothing secret
-    return [Mutation(values_of(choice.choice(parents).recipe, space), f"{seed}:{number}:near:{place}") for place in range(N_MUTATIONS)]
+    return [
+        Mutation(values_of(choice.choice(parents).recipe, space), f"{seed}:{number}:near:{place}") for place in range(N_MUTATIONS)
+    ]
 
 
 def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialResult], bool]) -> list[TrialResult]:

@@ -90,9 +90,7 @@ class ForestSampler:
         proposals = (self._builder.build(number, assignment, sample) for sample in samples)
         return [(p, self._encoder.encode(p.recipe, p.plan)) for p in proposals if p.infeasible is None and p.plan is not None]
 
-    def _gains(
-        self, predictions: acquisition.Array, request: SamplingRequest, vectors: Sequence[Vector]
-    ) -> acquisition.Array:
+    def _gains(self, predictions: acquisition.Array, request: SamplingRequest, vectors: Sequence[Vector]) -> acquisition.Array:
         """(candidates,). The acquisition function; where no tree expects an improvement, what comes closest to one."""
         front = ParetoFront.of(request.history).results
         budget = self._builder.budgets.get(request.assignment.target)

@@ -31,7 +31,9 @@ _RIDGE_PENALTY = 1e-3
 class Surrogate:
     """A fitted model. It is a function of its arguments."""
 
-    def __init__(self, vectors: Sequence[Vector], epoch_fractions: Sequence[float], accuracies: Sequence[float], *, seed: int) -> None:
+    def __init__(
+        self, vectors: Sequence[Vector], epoch_fractions: Sequence[float], accuracies: Sequence[float], *, seed: int
+    ) -> None:
         """`epoch_fractions` say how much of a trial's epochs each trial was trained for: 0 straight after pruning, 1 at the end."""
         x, y = np.vstack(vectors), np.array(accuracies)
         # Stage 1: the trend. The mean is taken out first, so that the penalty does not pull predictions towards 0.
@@ -57,6 +59,4 @@ class Surrogate:
 
 def _trend(flops: Array, epoch_fractions: Array) -> Array:
     """(trials, 6). The roots and the square give both trends diminishing returns."""
-    return np.column_stack(
-        [flops, flops**2, np.sqrt(flops), epoch_fractions, np.sqrt(epoch_fractions), flops * epoch_fractions]
-    )
+    return np.column_stack([flops, flops**2, np.sqrt(flops), epoch_fractions, np.sqrt(epoch_fractions), flops * epoch_fractions])

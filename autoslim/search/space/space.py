@@ -111,7 +111,7 @@ class Space(Record):
         ranges = self.methods.get(sample.method, {})
         half = 0.5 / shape.patches + 1e-9
         return all(
-            name in ranges and is_inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].priced else 0.0)
+            name in ranges and is_inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].cost_sign else 0.0)
             for name, value in sample.knobs.items()
         ) and all(is_inside(self.training[key], value, shape.depth) for key, value in sample.training.items())
 
