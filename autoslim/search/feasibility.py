@@ -132,8 +132,9 @@ class ExtremeSearch:
 
     def _sweep(self, at: Evaluated, cost: Cost) -> Evaluated:
         """Moves each knob in turn to where `cost` is lowest."""
-        for name, knob in self.space.methods[self.method.name].items():
-            for value in _extreme_values(knob, self.shape.depth):
+        ranges = self.space.methods[self.method.name]
+        for name in self.method.ranges:
+            for value in _extreme_values(ranges[name], self.shape.depth):
                 knobs = {**at[1], name: value}
                 solved = self._evaluate(knobs)
                 if solved is not None and cost(solved) < cost(at[0]):

@@ -8,14 +8,12 @@ gp         Optuna's Gaussian process
 random     uniform draws (`random_sampler`)
 """
 
-from collections.abc import Callable
-
 from autoslim.search.samplers.base import Sampler, SamplerContext, SamplingRequest
 from autoslim.search.samplers.forest import ForestSampler
 from autoslim.search.samplers.optuna_samplers import NSGA2, NSGA3, TPE, GaussianProcess
 from autoslim.search.samplers.random_sampler import RandomSampler
 
-SAMPLERS: dict[str, Callable[[SamplerContext], Sampler]] = {
+SAMPLERS: dict[str, type[Sampler]] = {
     "forest": ForestSampler,
     "tpe": TPE,
     "nsga2": NSGA2,

@@ -56,8 +56,8 @@ class Sampler(Protocol):
       budget; otherwise it says in `infeasible` why no model can be built from it.
     - **Progress.** With no history at all there are candidates, and there is no end to them.
     - **Parallel trials.** A running trial has no accuracy, and a proposal made beside it is another recipe wherever the space has one.
-    - **Stopped trials.** Where `learns_from_stopped`, the accuracy at which a trial was stopped influences later proposals; where not,
-      such trials count as duplicates only.
+    - **Stopped trials.** Where `learns_from_stopped`, trials that a pruner stopped influence later proposals; where not, they count as
+      duplicates only.
     """
 
     learns_from_stopped: ClassVar[bool]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
+from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob
-from autoslim.search.space.space import Space, is_same_value
+from autoslim.search.space.space import TRAINING, Space, is_same_value
 
 Vector = NDArray[np.float64]
 
@@ -34,19 +36,21 @@ class Encoder:
 
     space: Space
     shape: ViTShape
+    methods: Mapping[str, Method]
     dense_plan: Plan
 
     def encode(self, recipe: Recipe, plan: Plan) -> Vector:
         """One vector; `recipe` has a single step."""
         (step,) = recipe.steps
         parts = [self._of_plan(plan)]
-        for name, ranges in self.space.methods.items():
-            chosen = name == step.method
-            values = [
-                _number(ranges[knob], step.knobs.get(knob)) if chosen else _ABSENT for knob in ranges if _varies(ranges[knob])
-            ]
+        # In the registry's order: a space that was read back from JSON has another one.
+        for name in (name for name in self.methods if name in self.space.methods):
+            chosen, ranges = name == step.method, self.space.methods[name]
+            varying = [knob for knob in self.methods[name].ranges if _varies(ranges[knob])]
+            values = [_number(ranges[knob], step.knobs.get(knob)) if chosen else _ABSENT for knob in varying]
             parts.append(np.array([float(chosen), *values]))
-        training = [_number(knob, getattr(recipe.training, name)) for name, knob in self.space.training.items()]
+        settings = [key for key in TRAINING if key in self.space.training]
+        training = [_number(self.space.training[key], getattr(recipe.training, key)) for key in settings]
         return np.concatenate([*parts, np.array(training)])
 
     def _of_plan(self, plan: Plan) -> Vector:

@@ -42,7 +42,7 @@ class ForestSampler:
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
         self._random = RandomSampler(context)
-        self._encoder = Encoder(self._builder.space, self._builder.shape, self._builder.dense_plan)
+        self._encoder = Encoder(self._builder.space, self._builder.shape, self._builder.methods, self._builder.dense_plan)
         self._dense_flops = predict(self._builder.shape, Plan.dense(self._builder.shape)).total
         # Caches; each holds what would be computed again from the same arguments.
         self._pools: dict[str, tuple[int, list[EncodedProposal]]] = {}

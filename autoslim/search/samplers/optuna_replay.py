@@ -77,8 +77,8 @@ def flat_replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], sha
         return None
     random = None if constant else Uniform(recipe.key)
     for method in methods:
-        for name, knob in space.methods[method].items():
-            full = f"{method}.{name}"
+        for name in methods[method].ranges:
+            knob, full = space.methods[method][name], f"{method}.{name}"
             if knob.searched and full not in replayed.params:
                 replayed.fill(full, knob, shape.depth, random)
     return replayed

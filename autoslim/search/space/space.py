@@ -122,7 +122,8 @@ def bounds(knob: Knob, depth: int) -> tuple[float, float]:
     assert knob.high is not None
     if knob.kind == "layer":
         return layer_index(knob.low, depth), layer_index(knob.high, depth)
-    return knob.low, knob.high
+    # A knob that was read from JSON has floats at its ends, whatever its kind.
+    return (int(knob.low), int(knob.high)) if knob.kind == "int" else (knob.low, knob.high)
 
 
 def is_inside(knob: Knob, value: Any, depth: int, *, tolerance: float = 0.0) -> bool:
