@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import importlib.util
 import pkgutil
 import subprocess
@@ -71,3 +72,10 @@ def test_every_module_is_imported_or_started_by_its_name():
     assert unused <= STARTED_BY_NAME.keys()
     for name in STARTED_BY_NAME:
         assert importlib.util.find_spec(name) is not None, name
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = grimp.build_graph("autoslim", "workers", "search_spaces", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    # Raises a CycleError that names the circle; imports for types only count, too.
+    graphlib.TopologicalSorter(imports).prepare()
