@@ -23,12 +23,22 @@ class Failure(Reply):
     next: str | None = None
 
 
+class Best(Reply):
+    """The best trial within a budget so far; `budget_share` is how much of the budget its model uses, from 0 to 1."""
+
+    trial: int
+    method: str
+    accuracy: float
+    flops: int
+    budget_share: float
+
+
 class Progress(Reply):
-    """`best` is the best validation accuracy so far within each budget."""
+    """`best` is by the label of the budget."""
 
     trials_done: int = 0
     trials: int | None = None
-    best: dict[str, float] = {}
+    best: dict[str, Best] = {}
 
 
 class SelectedModel(Reply):

@@ -18,12 +18,22 @@ class View(BaseModel):
     pass
 
 
+class BestView(View):
+    """The best trial within a budget so far; `budget_share` is how much of the budget its model uses, from 0 to 1."""
+
+    trial: int
+    method: str
+    accuracy: float
+    flops: int
+    budget_share: float
+
+
 class ProgressView(View):
-    """`best` is the highest validation accuracy so far by the label of the budget."""
+    """`best` is by the label of the budget."""
 
     trials_done: int
     trials: int
-    best: dict[str, float]
+    best: dict[str, BestView]
 
 
 class FailureView(View):
@@ -256,7 +266,7 @@ def job_view(
         progress=ProgressView(
             trials_done=progress.ended if progress else 0,
             trials=read_json(job.spec).most_trials,
-            best=progress.best if progress else {},
+            best=_best_views(progress) if progress else {},
         ),
         failure=None
         if job.failure is None
@@ -264,6 +274,19 @@ def job_view(
         result=None if job.result is None else json.loads(job.result),
         links=_links(job, progress, settings),
     )
+
+
+def _best_views(progress: Progress) -> dict[str, BestView]:
+    return {
+        label: BestView(
+            trial=result.number,
+            method=result.recipe.method,
+            accuracy=result.accuracy or 0.0,
+            flops=result.flops or 0,
+            budget_share=(result.flops or 0) / progress.budgets[label],
+        )
+        for label, result in progress.best.items()
+    }
 
 
 def _links(job: QueuedJob, progress: Progress | None, settings: ServiceSettings) -> Links:

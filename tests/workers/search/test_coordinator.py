@@ -16,17 +16,17 @@ from autoslim.core.recipe import Training
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import Store
-from workers.progress.callbacks import NoWatcher
+from workers.progress.callbacks import SearchCallback
 
 
-class Ends(NoWatcher):
+class Ends(SearchCallback):
     """How many recipes are said to be tuned longer."""
 
     def __init__(self, told: list[int]) -> None:
         self._told = told
 
-    def search_ends(self, reason: str, finals: int) -> None:
-        self._told.append(finals)
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        self._told.append(refinements)
 
 
 def small_job(root: Path, **changes: Any) -> SearchJob:
