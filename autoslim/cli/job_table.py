@@ -20,7 +20,7 @@ def ago(moment: datetime.datetime) -> str:
 
 def done(job: JobReply) -> str:
     """`14/24`; only the first where there is no such number, or no longer: the best are tuned again, as further trials."""
-    count, trials = job.progress.trials_done, job.progress.trials
+    count, trials = job.progress.trials_ended, job.progress.trials_total
     return f"{count}/{trials}" if trials and count <= trials and not job.ended else f"{count}"
 
 
@@ -75,7 +75,7 @@ def page(job: JobReply) -> list[str]:
         found = best(job)
         pairs.append(("Trials", f"{done(job)}{f'; best {found}' if found else ''}"))
     if job.failure is not None:
-        pairs.append(("Why", f"{job.failure.kind}: {job.failure.message}"))
+        pairs.append(("Why", f"{job.failure.failure_class}: {job.failure.message}"))
     pairs += [(name, link) for name, link in (("Ray", job.links.get("ray")), ("MLflow", job.links.get("mlflow"))) if link]
     pairs.append(("Next", next_commands(job)))
     lines = fields(pairs)

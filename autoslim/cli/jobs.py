@@ -38,7 +38,7 @@ def jobs(
     with connect(url) as client:
         found = [job.info for job in itertools.islice(client.jobs(state=states, label=name, page_size=min(limit, 200)), limit)]
     if json:
-        sys.stdout.write(json_format.dumps([job.model_dump(mode="json", by_alias=True) for job in found]) + "\n")
+        sys.stdout.write(json_format.dumps([job.model_dump(mode="json") for job in found]) + "\n")
     elif found:
         sys.stdout.write("\n".join(job_table.table(found)) + "\n")
     else:

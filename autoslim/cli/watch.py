@@ -37,7 +37,7 @@ def follow(job: Job) -> JobReply:
 def exit_code(job: JobReply) -> int:
     """0 when every budget has a model, 3 when one has none, 1 when the job failed or was cancelled."""
     if job.state != "SUCCEEDED":
-        return 3 if job.failure is not None and job.failure.kind == "INFEASIBLE" else 1
+        return 3 if job.failure is not None and job.failure.failure_class == "INFEASIBLE" else 1
     return 3 if job.result is not None and job.result.missing else 0
 
 
@@ -55,7 +55,7 @@ class View:
 
     def __init__(self, info: JobReply) -> None:
         self._state, self._since = info.state, time.monotonic()
-        self._done, self._trials = 0, info.progress.trials
+        self._done, self._trials = 0, info.progress.trials_total
         self._best: dict[str, float] = {}
         self._ends_at: float | None = None
         self._console: Console | None = None

@@ -1,4 +1,4 @@
-"""What the operator decides: where things lie, what may be asked for and how much of it."""
+"""The operator's settings: where the data is, what a spec may name, and limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _paths(value: Any) -> Any:
-    """In an environment variable, separated as in PATH."""
+    """Splits an environment variable as PATH is split."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
@@ -34,7 +34,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class RequestLimits(BaseModel):
-    """The most that one request or tenant may take. `plan_seconds` is how long a plan may be worked on."""
+    """The maximum of one request or tenant; `plan_seconds` is the time for making a plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
