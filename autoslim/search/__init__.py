@@ -2,10 +2,11 @@
 
 from autoslim.search.estimate import DiskUse, Estimate, disk_use, estimate_work
 from autoslim.search.explanation import Explanation, explain, knee_point
-from autoslim.search.feasibility import CostRange, Feasibility, feasibility
-from autoslim.search.proposer import Proposal, Proposer
-from autoslim.search.pruners.base import Pruner, make_pruner
-from autoslim.search.refinement import final_recipes
+from autoslim.search.feasibility import CostExtreme, Feasibility, feasibility
+from autoslim.search.proposal import Proposal
+from autoslim.search.proposer import Proposer
+from autoslim.search.pruners import Pruner, make_pruner
+from autoslim.search.refinement import refinement_recipes
 from autoslim.search.selection import AgainstControl, against_control, outclassed
 from autoslim.search.space.space import Space
 from autoslim.search.space.yaml_file import load_space, parse_space, space_names
@@ -14,7 +15,7 @@ from autoslim.search.workload import Workload, expected_work, most_work
 
 __all__ = [
     "AgainstControl",
-    "CostRange",
+    "CostExtreme",
     "DiskUse",
     "Estimate",
     "Explanation",
@@ -31,13 +32,13 @@ __all__ = [
     "expected_work",
     "explain",
     "feasibility",
-    "final_recipes",
     "knee_point",
     "load_space",
     "make_pruner",
     "most_work",
     "outclassed",
     "parse_space",
+    "refinement_recipes",
     "search_limits",
     "space_names",
     "stop_reason",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from autoslim.core.job import SearchJob
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.search import search_limits
-from autoslim.search.stopping import LEAST, spent_epochs
+from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, spent_epochs
 from workers.progress.callbacks import SearchCallback
 from workers.progress.cost import finalize_seconds
 
@@ -90,7 +90,7 @@ class EtaEstimator(SearchCallback):
         if not trained:
             return share > 0
         total = spent_epochs(trained) / len(self._results) * (len(self._results) + self._trials_left())
-        return total * share / (1 - share) / runs >= LEAST * self._job.training.epochs
+        return total * share / (1 - share) / runs >= MIN_REFINEMENT_FACTOR * self._job.training.epochs
 
     def _refinement_left(self, refinements: int) -> float | None:
         """The epochs that the refinement has left, at the seconds of an epoch in all complete trials."""
