@@ -58,6 +58,7 @@ STARTED_BY_NAME = {
     "autoslim.methods.layers.mid_block": "for methods with a step between attention and MLP",
     "autoslim.report.tracking.served_model": "MLflow loads it from its file",
     "autoslim.service.openapi": "python -m, writes openapi.json",
+    "autoslim.config.reference": "python -m, writes the reference page",
     "autoslim.config.schema": "python -m, writes job.schema.json",
     "autoslim.service.planning.process": "a process of its own, by service/planning/client.py",
     "workers.service.attempt": "a process of its own, by the supervisor's executors",
