@@ -11,7 +11,7 @@ from helpers.sample_search import make_job
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import Origin, TrialResult, TrialState
-from autoslim.search import choose, final_recipes, outclassed, search_limits, stop_reason
+from autoslim.search import choose, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.search.stopping import StoppingLimits, has_plateaued, spent_epochs
 
 FACTS: dict[str, Any] = {"a_trial": 3.0, "seconds": 0.0, "dense_flops": 100, "chance": 0.1}
@@ -77,24 +77,24 @@ def test_the_end_keeps_its_share_of_epochs_and_time_unless_it_could_not_be_run()
 
 def test_the_best_recipe_of_each_budget_is_tuned_longer_within_the_share():
     results = [result(number, 0.4 + number / 100, flops=50 if number % 2 else 70) for number in range(20)]
-    finals = final_recipes(results, BUDGETS, share=0.25)
+    finals = refinement_recipes(results, BUDGETS, share=0.25)
     assert [label for label, _ in finals] == ["50%", "70%"]
     assert [recipe.steps[0].knobs["n"] for _, recipe in finals] == [19, 18]
     assert {recipe.training.epochs for _, recipe in finals} == {10.0}
     assert sum(recipe.training.epochs for _, recipe in finals) <= 0.25 / 0.75 * spent_epochs(results) + 0.1
-    assert final_recipes(results[:6], BUDGETS, share=0.25) == []
-    assert final_recipes(results, BUDGETS, share=0.0) == []
+    assert refinement_recipes(results[:6], BUDGETS, share=0.25) == []
+    assert refinement_recipes(results, BUDGETS, share=0.0) == []
 
 
 def test_more_compute_tunes_two_recipes_a_budget_and_every_seed_asked_for():
     results = [result(number, 0.4 + number / 1000, flops=50) for number in range(60)]
-    finals = final_recipes(results, {"50%": 50}, share=0.25, seeds=2)
+    finals = refinement_recipes(results, {"50%": 50}, share=0.25, seeds=2)
     assert [(recipe.steps[0].knobs["n"], recipe.seed) for _, recipe in finals] == [(59, 0), (59, 1), (58, 0), (58, 1)]
     assert {recipe.training.epochs for _, recipe in finals} == {15.0}
 
 
 def test_of_several_seeds_the_recipe_with_the_best_mean_is_chosen_and_its_best_seed():
-    recipes = final_recipes([result(n, 0.5 + n / 100) for n in range(60)], {"50%": 50}, share=0.25, seeds=2)
+    recipes = refinement_recipes([result(n, 0.5 + n / 100) for n in range(60)], {"50%": 50}, share=0.25, seeds=2)
     finals = [
         TrialResult(
             number=60 + i, recipe=recipe, origin=Origin.REFINEMENT, state=TrialState.COMPLETE, accuracy=accuracy, flops=50
@@ -118,4 +118,4 @@ def test_what_can_be_chosen_no_more_is_outclassed_but_no_final_trial_is():
 @pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.STOPPED, TrialState.RUNNING])
 def test_only_complete_trials_are_tuned_longer(state):
     results = [result(n, 0.9, state=state) for n in range(30)]
-    assert final_recipes(results, {"50%": 50}, share=0.5) == []
+    assert refinement_recipes(results, {"50%": 50}, share=0.5) == []

@@ -41,7 +41,7 @@ def test_a_jobs_progress_is_its_trials_and_the_best_of_each_budget(client: httpx
         for label in ("50%", "70%", "3G")
     }
     assert job["state"] == "SEARCHING"
-    assert job["progress"] == {"trials_done": 11, "trials": 12, "best": best}
+    assert job["progress"] == {"trials_ended": 11, "trials_total": 12, "best_accuracy": best}
 
 
 def test_trials_come_in_number_order_page_by_page(client: httpx.Client, searching: QueuedJob) -> None:
@@ -77,14 +77,14 @@ def test_the_front_has_the_trials_that_no_other_beats(
     assert len(points) > 1
     assert points == sorted(points)
     assert [accuracy for _, accuracy in points] == sorted(accuracy for _, accuracy in points)
-    assert front["chosen"] == {"50%": 3}
+    assert front["selected"] == {"50%": 3}
     assert front["dense"]["flops"] == sample.DENSE.dense_flops
     assert 0 < front["hypervolume"] < 1
 
 
 def test_a_job_that_has_not_begun_has_an_empty_front(service: RunningService, client: httpx.Client, tenant: str) -> None:
     job = service.put(tenant)
-    assert client.get(f"/v1/jobs/{job.id}/front").json() == {"dense": None, "front": [], "chosen": {}, "hypervolume": None}
+    assert client.get(f"/v1/jobs/{job.id}/front").json() == {"dense": None, "front": [], "selected": {}, "hypervolume": None}
     assert client.get(f"/v1/jobs/{job.id}/trials").json() == {"trials": [], "next_page_token": None}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from autoslim.core.job import SearchJob
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.search import search_limits
-from autoslim.search.stopping import LEAST, spent_epochs
+from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, spent_epochs
 
 _RECENT = 16
 """The pace is that of so many last trials: the first ones have nobody to be stopped by."""
@@ -79,7 +79,7 @@ class EtaEstimator:
         if not trained:
             return share > 0
         total = spent_epochs(trained) / len(results) * (len(results) + self._trials_left(results))
-        return total * share / (1 - share) / runs >= LEAST * self._job.training.epochs
+        return total * share / (1 - share) / runs >= MIN_REFINEMENT_FACTOR * self._job.training.epochs
 
     def _final_left(self, results: Sequence[TrialResult], finals: int) -> float | None:
         """By the epochs of the final trials that have ended, at the pace of all trials."""

@@ -17,7 +17,7 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
-from autoslim.search import Proposal, Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
+from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.progress.callbacks import Listener
@@ -68,7 +68,7 @@ class Coordinator:
         self._began = time.monotonic()
         self._running: dict[int, TrialResult] = {}
         self._search_ended = False
-        self._final_recipes: list[tuple[str, Recipe]] | None = None
+        self._refinement_recipes: list[tuple[str, Recipe]] | None = None
         self._failed_in_a_row = 0
         self._deleted: set[int] = set()
 
@@ -141,17 +141,17 @@ class Coordinator:
 
     def _next_final(self) -> TrialAssignment | None:
         self._search_ended = True
-        if self._final_recipes is None:
+        if self._refinement_recipes is None:
             # A trial that still runs may be the best of its budget, and its epochs count towards the share that is kept for the
             # refinement: the recipes are chosen when the last one has ended.
             if any(result.origin != Origin.REFINEMENT for result in self._running.values()):
                 return None
-            self._final_recipes = final_recipes(
+            self._refinement_recipes = refinement_recipes(
                 self._index.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds
             )
-            self._notify_search_ended(len(self._final_recipes))
-        while self._final_recipes:
-            target, recipe = self._final_recipes.pop(0)
+            self._notify_search_ended(len(self._refinement_recipes))
+        while self._refinement_recipes:
+            target, recipe = self._refinement_recipes.pop(0)
             # An earlier attempt may have run some of them.
             if self._index.find(recipe.key) is None:
                 return self._start(self._index.add(recipe, origin=Origin.REFINEMENT, target=target), target)

@@ -24,7 +24,7 @@ from autoslim.export.artifact import load, load_config
 from autoslim.methods.layers.adaptive_trunk import padded
 from autoslim.search import Proposer, choose, fills
 from autoslim.search.refinement import searched
-from autoslim.search.samplers.optuna_study import replay
+from autoslim.search.samplers.optuna_replay import replay
 from autoslim.store import JobState, Store
 from workers.search.earlier_searches import EarlierSearch, earlier_searches
 
