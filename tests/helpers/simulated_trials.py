@@ -18,7 +18,6 @@ from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
 from autoslim.training import Outcome
-from workers.progress.callbacks import Listener
 from workers.search.coordinator import Coordinator, TrialAssignment
 
 SHAPE = ViTShape(
@@ -40,7 +39,7 @@ def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequen
         store.create_job(job)
     store.begin_attempt(job.id)
     pruner = make_pruner(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(listeners), pruner=pruner, base=BASE, **changes)
+    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(callbacks), pruner=pruner, base=BASE, **changes)
 
 
 _proposers: dict[str, Proposer] = {}
