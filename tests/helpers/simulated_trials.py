@@ -18,6 +18,7 @@ from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
 from autoslim.training import Outcome
+from workers.progress.callbacks import SearchCallback
 from workers.search.coordinator import Coordinator, TrialAssignment
 
 SHAPE = ViTShape(
@@ -33,7 +34,9 @@ class Killed(BaseException):
     """Stands for `kill -9`: a BaseException, so that no handler of ours catches it."""
 
 
-def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequence[Listener] = (), **changes: Any) -> Coordinator:
+def make_coordinator(
+    job: SearchJob, store: Store, root: Path, callbacks: Sequence[SearchCallback] = (), **changes: Any
+) -> Coordinator:
     """Of a first attempt, or of one that continues with the trials in the store."""
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
