@@ -1,6 +1,7 @@
-"""`JobSpec`: what a user asks for. Each field is all that is known of a setting; flags, variables, files and references are made from it.
+"""`JobSpec`: the request of a user, one field per setting.
 
-What the operator decides is in `Placement`.
+To add a setting, add a field here, and to `SearchJob` the attribute that its use reads. Everything else is made from the field: see
+`setting`. What the operator decides is in `Placement`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from autoslim.core.recipe import Augmentation, Bound
 
 _TRIALS = int(default_at("trials"))
 _UNLIMITED_TRIALS = 1000
-"""Where time, epochs or a plateau end a search, the number of trials is only a guard against a search that never ends."""
+"""Where time, epochs or a plateau end a search, the number of trials only guards against a search that never ends."""
 
 _SOMETHING_SAID: list[JsonValue] = [
     {"required": ["flops"]},
@@ -84,6 +85,7 @@ def _space(text: str, _: Any) -> Any:
 
 
 class JobSpec(BaseModel):
+    # Strict: a YAML `trials: "3"` or `flip: 1` is a mistake that pydantic would otherwise convert silently.
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -351,7 +353,7 @@ class JobSpec(BaseModel):
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """Without FLOPs, the limits are the budget."""
+        """The FLOPs budgets; without any, the dense model's FLOPs under the other limits."""
         return tuple(Budget.parse(text) for text in self.flops) or (budget_of_limits(self.limits),)
 
     @property
@@ -360,14 +362,14 @@ class JobSpec(BaseModel):
 
     @property
     def mirrors(self) -> bool:
-        """Mirrored digits are other digits; of a user's own images only the user knows."""
+        """Mirrored digits are other digits, or none; whether a user's own classes survive mirroring only the user knows."""
         return self.flip if self.flip is not None else self.data != "digits"
 
     def to_job(self, *, id: str, placement: Placement) -> SearchJob:
-        """The search that carries the spec out; nothing is looked up yet."""
+        """The search that this spec asks for. Reads no file and no store."""
         return job_of(self, self.job_type, id=id, placement=placement)
 
     @classmethod
     def of_job(cls, job: SearchJob) -> Self:
-        """The spec that `job` carries out; the inverse of `to_job`, but for what a job does not hold, such as its name."""
+        """The inverse of `to_job`, except for settings that a job does not hold, such as its name."""
         return spec_of_job(cls, job)
