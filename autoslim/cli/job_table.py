@@ -25,7 +25,7 @@ def done(job: JobReply) -> str:
 
 
 def best(job: JobReply) -> str:
-    return ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in job.progress.best_accuracy.items())
+    return ", ".join(f"{label} {best.accuracy:.1%}" for label, best in job.progress.best.items())
 
 
 def state(job: JobReply) -> str:
