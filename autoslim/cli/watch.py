@@ -54,7 +54,7 @@ class View:
     """The state of a job, from its events."""
 
     def __init__(self, info: JobReply) -> None:
-        self._state, self._since = info.state, time.monotonic()
+        self._state = info.state
         self._done, self._trials = 0, info.progress.trials_total
         self._best: dict[str, float] = {}
         self._ends_at: float | None = None
