@@ -153,7 +153,7 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         facts = _tell(slimming.adapt(), "dense model", job.base.epochs)
         _say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
         outcome = _tell(slimming.train(), prepared.recipe.method, job.training.epochs)
-        _say(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops)}")
+        _say(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops or 0)}")
         _say(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
         return slimming.finalize_models(facts, outcome)
 
@@ -221,11 +221,11 @@ def _render(slimmed: Slimmed) -> str:
     rows.append(
         (
             slimmed.method,
-            format_flops(slimmed.flops),
-            f"{slimmed.flops / slimmed.budget:.2%}",
-            f"{slimmed.flops / slimmed.dense_flops:.1%}",
-            f"{slimmed.params / 1e6:.3g} M",
-            f"{slimmed.validation_accuracy:.2%}",
+            format_flops(slimmed.flops or 0),
+            f"{slimmed.budget_share:.2%}",
+            f"{(slimmed.flops or 0) / slimmed.dense_flops:.1%}",
+            f"{(slimmed.params or 0) / 1e6:.3g} M",
+            f"{slimmed.accuracy:.2%}",
             f"{slimmed.test_accuracy:.2%}",
         )
     )
