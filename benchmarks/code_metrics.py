@@ -1,6 +1,6 @@
 """What the code is like to read, in numbers: `python -m benchmarks.code_metrics [--rev REVISION]`.
 
-Prints a Markdown table of the checkout and, with `--rev`, of a revision beside it, which git has. Nothing is fetched, and the same files give
+Prints a Markdown table of the checkout and, with `--rev`, of a revision that git has. Nothing is fetched, and the same files give
 the same numbers.
 
 - A function's length: all lines from `def` to its end, the docstring included.
