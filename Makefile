@@ -8,12 +8,13 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint clean
+.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint clean
 
 help:
 	@echo "make install   set up $(VENV)"
 	@echo "make demo      search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow"
 	@echo "make cluster   the service with PostgreSQL, MLflow and two Ray nodes on this machine; Ctrl-C or make cluster-stop ends it"
+	@echo "make client    write autoslim/client/sync_client.py, the synchronous client, from async_client.py"
 	@echo "make test      the tests, at most ten minutes on two cores"
 	@echo "make test-all  the rest of the tests, too"
 	@echo "make lint      style, types, layers, insecure code"
@@ -27,6 +28,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(STAMP)
+
+client: $(STAMP)
+	$(BIN)/python autoslim/client/generate_sync.py
 
 demo: $(STAMP)
 	@rm -rf $(DEMO_OUTPUT)
