@@ -23,12 +23,22 @@ class Failure(Reply):
     next: str | None = None
 
 
+class BestTrial(Reply):
+    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget."""
+
+    trial: int
+    method: str
+    accuracy: float
+    flops: int
+    budget_share: float
+
+
 class Progress(Reply):
-    """`best_accuracy` is the best validation accuracy so far, by budget label; a top-1 share."""
+    """`best` is the best trial so far, by budget label."""
 
     trials_ended: int = 0
     trials_total: int | None = None
-    best_accuracy: dict[str, float] = {}
+    best: dict[str, BestTrial] = {}
 
 
 class SelectedModel(Reply):

@@ -7,11 +7,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
-from autoslim.errors import BudgetError
 
 
 class TrialState(enum.StrEnum):
@@ -149,15 +147,6 @@ class TrialResult(Record):
         within_params = limits.params is None or (self.params is not None and self.params <= limits.params)
         return within_params and (limits.latency_ms is None or (latency is not None and latency <= limits.latency_ms))
 
-    def dominates(self, other: TrialResult) -> bool:
-        """At least as accurate and as cheap as `other`, and better in one of the two."""
-        mine, theirs = self._point(), other._point()
-        return mine[0] >= theirs[0] and mine[1] <= theirs[1] and mine != theirs
-
-    def _point(self) -> tuple[float, int]:
-        assert self.accuracy is not None and self.flops is not None, "only finished trials are compared"
-        return self.accuracy, self.flops
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParetoFront(Record):
@@ -177,21 +166,6 @@ class ParetoFront(Record):
             if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
                 front.append(result)
         return cls(results=tuple(front))
-
-    def best_within(self, flops: int) -> TrialResult:
-        """The most accurate trial of at most `flops` multiply-accumulates.
-
-        Raises:
-            BudgetError: when there is none; names the cheapest that was reached.
-        """
-        within = [r for r in self.results if r.flops is not None and r.flops <= flops]
-        if within:
-            return within[-1]
-        if not self.results:
-            raise BudgetError(f"no trial was completed, so none is within {format_flops(flops)}")
-        raise BudgetError(
-            f"no trial is within {format_flops(flops)}; the cheapest has {format_flops(self.results[0].flops or 0)}"
-        )
 
     def hypervolume(self, *, dense_flops: int, chance: float) -> float:
         """Area above `chance` accuracy and left of the dense model's FLOPs that the front covers, as a share of the whole."""

@@ -29,7 +29,6 @@ from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
 from autoslim.search import Estimate, Proposer, estimate_work, load_space, most_work
-from autoslim.search.feasibility import within
 from autoslim.search.space.yaml_file import space_names
 
 _FAMILIES = ("vision_transformer", "deit")
@@ -133,7 +132,7 @@ def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
     except BudgetError as error:
         raise _SpecFault(("params",), str(error), infeasible=True) from None
     limit = proposer.limits.params
-    least = {name: found.least_params for name, found in proposer.feasibility.items() if found.least_params is not None}
+    least = {name: found.min_params for name, found in proposer.feasibility.items() if found.min_params is not None}
     if limit is not None and least and min(least.values()) > limit:
         reached = ", ".join(f"{name} {params:,} and more" for name, params in least.items())
         raise _SpecFault(
@@ -149,11 +148,11 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     methods = []
     for name, found in proposer.feasibility.items():
         min_flops = None if found.cheapest is None else found.cheapest.flops
-        max_flops = None if found.dearest is None else found.dearest.flops
+        max_flops = None if found.costliest is None else found.costliest.flops
         # The latency is not known here; the search measures it before its first trial.
-        feasible = within(found, flops, proposer.limits)
+        feasible = found.reaches(flops, proposer.limits)
         flops_range = {"min_flops": min_flops, "max_flops": max_flops}
-        methods.append({"name": name, **flops_range, "min_params": found.least_params, "feasible": feasible})
+        methods.append({"name": name, **flops_range, "min_params": found.min_params, "feasible": feasible})
     feasible = any(method["feasible"] for method in methods)
     return {"label": budget.label, "flops": flops, "feasible": feasible, "methods": methods}
 
