@@ -66,6 +66,7 @@ def test_real_methods_are_solved_onto_their_budgets(shape: ViTShape, dense: int,
     check_real_methods(shape, dense, finished, name, seed=seed, sampler="random")
 
 
+@pytest.mark.slow
 def test_the_forest_proposes_real_methods_onto_their_budgets(shape: ViTShape, dense: int, finished: Finish) -> None:
     check_real_methods(shape, dense, finished, "smoke", seed=0, sampler="forest")
 

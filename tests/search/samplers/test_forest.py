@@ -66,7 +66,7 @@ def test_late_proposals_have_what_was_learnt_at_either_budget(make: Make, finish
 def test_no_recipe_is_proposed_twice(make: Make, finished: Finish, dense: int) -> None:
     keys = [
         result.recipe.key
-        for result in play(make(sampler="forest", seed=1), finished, dense, 40)
+        for result in play(make(sampler="forest", seed=1), finished, dense, 16)
         if result.origin == Origin.SAMPLER
     ]
     assert len(keys) == len(set(keys))
