@@ -1,11 +1,11 @@
-"""A job of the service in words."""
+"""Jobs of the service, their trials and results as text."""
 
 from __future__ import annotations
 
 import datetime
 from typing import TYPE_CHECKING
 
-from autoslim.cli.table import columns, fields, paint, state_painted
+from autoslim.cli.table import Cell, columns, state_text
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 
@@ -19,13 +19,13 @@ def ago(moment: datetime.datetime) -> str:
 
 
 def done(job: JobReply) -> str:
-    """`14/24`; only the first where there is no such number, or no longer: the best are tuned again, as further trials."""
+    """`14/24`, or only `14` once the job has ended or refinement has added trials beyond the maximum."""
     count, trials = job.progress.trials_ended, job.progress.trials_total
     return f"{count}/{trials}" if trials and count <= trials and not job.ended else f"{count}"
 
 
 def best(job: JobReply) -> str:
-    return ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in job.progress.best_accuracy.items())
+    return ", ".join(f"{label} {best.accuracy:.1%}" for label, best in job.progress.best.items())
 
 
 def state(job: JobReply) -> str:
@@ -54,20 +54,19 @@ def next_commands(job: JobReply) -> str:
 
 
 def table(jobs: list[JobReply]) -> list[str]:
-    """A line a job."""
+    """One line per job."""
     head = ("ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED")
-    rows = [(job.id, job.name or "", job.state, done(job), best(job), ago(job.created_at)) for job in jobs]
-    lines = columns([head, *rows])
-    return [paint(lines[0], "dim"), *(state_painted(line, job.state) for line, job in zip(lines[1:], jobs, strict=True))]
+    rows = [(job.id, job.name or "", state_text(job.state), done(job), best(job), ago(job.created_at)) for job in jobs]
+    return columns([head, *rows], header=True)
 
 
 def page(job: JobReply) -> list[str]:
-    """All there is to say about one job."""
+    """The state, request, result and next commands of one job."""
     spec = job.spec
     request = f"{spec.get('model')} on {spec.get('data')} to {', '.join(spec.get('flops') or ())}"
-    pairs = [
+    pairs: list[tuple[str, Cell]] = [
         ("Job", f"{job.id}{f'  {job.name}' if job.name else ''}"),
-        ("State", state_painted(state(job), job.state)),
+        ("State", state_text(job.state, state(job).removeprefix(job.state))),
         ("Request", request),
         ("Created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC, {ago(job.created_at)}"),
     ]
@@ -78,14 +77,14 @@ def page(job: JobReply) -> list[str]:
         pairs.append(("Why", f"{job.failure.failure_class}: {job.failure.message}"))
     pairs += [(name, link) for name, link in (("Ray", job.links.get("ray")), ("MLflow", job.links.get("mlflow"))) if link]
     pairs.append(("Next", next_commands(job)))
-    lines = fields(pairs)
+    lines = columns(pairs, gap=4)
     if job.result is not None and job.result.models:
         lines += ["", *result(job.result)]
     return lines
 
 
 def result(found: Result) -> list[str]:
-    """The models that were handed over, below the dense one, and the budgets that have none."""
+    """The dense model, the final models, and the budgets without a model."""
     rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
     if found.dense is not None:
         test = f"{found.models[0].dense_test_accuracy:.2%}" if found.models else ""
@@ -95,10 +94,10 @@ def result(found: Result) -> list[str]:
             (
                 model.label,
                 f"{model.method} (trial {model.trial})",
-                format_flops(model.flops),
-                f"{model.flops / model.budget:.2%}",
-                f"{model.params / 1e6:.3g} M",
-                f"{model.validation_accuracy:.2%}",
+                format_flops(model.flops or 0),
+                f"{model.budget_share:.2%}",
+                f"{(model.params or 0) / 1e6:.3g} M",
+                f"{model.accuracy:.2%}",
                 f"{model.test_accuracy:.2%}",
             )
         )
@@ -113,7 +112,7 @@ def _cost(cost: Cost) -> str:
 
 
 def trials(found: list[Trial]) -> list[str]:
-    """A line a trial."""
+    """One line per trial."""
     rows = [("TRIAL", "METHOD", "TARGET", "STATE", "VALIDATION", "FLOPS", "EPOCHS", "SECONDS")]
     for trial in found:
         rows.append(
@@ -128,5 +127,4 @@ def trials(found: list[Trial]) -> list[str]:
                 "" if trial.seconds is None else f"{trial.seconds:.3g}",
             )
         )
-    lines = columns(rows)
-    return [paint(lines[0], "dim"), *lines[1:]]
+    return columns(rows, header=True)

@@ -1,4 +1,4 @@
-"""What a finished search says: the models, the control, and what to type next."""
+"""The report of a finished search: the models, the random control, and the next commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
-from autoslim.search import offers
 from workers.search.summary import Summary
 
 
@@ -16,22 +15,17 @@ def show(summary: Summary, *, as_json: bool) -> None:
 
 
 def render(summary: Summary) -> str:
-    # None, where earlier searches have answered every budget.
+    # A search whose budgets were all met by earlier searches runs no trial.
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     for label, found in summary.reasons.items():
         lines.append(f"{label}: {found.sentence}")
-        lines += [f"{' ' * len(label)}  {offer}" for offer in offers(found)]
+        lines += [f"{' ' * len(label)}  {offer}" for offer in found.describe_neighbours()]
     knee = next((found.knee for found in summary.reasons.values()), None)
     if knee is not None:
         lines.append(f"the front bends most at trial {knee}")
     for label, control in summary.controls.items():
         lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
-    for label, result in summary.cheaper.items():
-        lines.append(
-            f"{label}: trial {result.number} ({result.recipe.method}) did as well for less, {result.accuracy:.2%} at "
-            f"{format_flops(result.flops or 0)}; its model: {summary.output}/{result.artifact}"
-        )
     lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
@@ -42,7 +36,7 @@ def render(summary: Summary) -> str:
     lines += [
         "",
         f"Time       {format_duration(summary.cost.seconds)}",
-        f"Cost       {summary.cost.told}",
+        f"Cost       {summary.cost.describe()}",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
@@ -54,7 +48,7 @@ def render(summary: Summary) -> str:
 
 
 def _mlflow(uri: str) -> str:
-    """A server is its own address; a database needs one. The interpreter is named, for its environment may not be active."""
+    """The address of a server, or the command that serves a database; with the interpreter, whose environment may not be active."""
     return f"{sys.executable} -m mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
 
 
@@ -69,11 +63,11 @@ def _table(summary: Summary) -> list[str]:
             (
                 model.label,
                 f"{model.method} (trial {model.trial})",
-                format_flops(model.flops),
-                f"{model.flops / model.budget:.2%}",
-                f"{model.params / 1e6:.3g} M",
+                format_flops(model.flops or 0),
+                f"{model.budget_share:.2%}",
+                f"{(model.params or 0) / 1e6:.3g} M",
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
-                f"{model.validation_accuracy:.2%}",
+                f"{model.accuracy:.2%}",
                 f"{model.test_accuracy:.2%}",
             )
         )

@@ -66,7 +66,9 @@ class _JobCollector:
         jobs = self._queue.list(self._tenant, states=_RUNNING, limit=_MAX_JOBS)
         progress = self._store.progress([job.id for job in jobs])
         trials = GaugeMetricFamily("autoslim_trials", "Trials of running jobs by state.", labels=["job", "state"])
-        best = GaugeMetricFamily("autoslim_best_accuracy", "Best validation accuracy within a budget.", labels=["job", "budget"])
+        best = GaugeMetricFamily(
+            "autoslim_best_accuracy", "Validation accuracy of the best trial within a budget.", labels=["job", "budget"]
+        )
         volume = GaugeMetricFamily("autoslim_hypervolume", "Share of the area that the front covers.", labels=["job"])
         attempts = CounterMetricFamily("autoslim_job_attempts", "Drivers started for a running job.", labels=["job"])
         for job in jobs:
@@ -75,8 +77,8 @@ class _JobCollector:
                 continue
             for state, count in found.states.items():
                 trials.add_metric([job.id, state], count)
-            for label, accuracy in found.best.items():
-                best.add_metric([job.id, label], accuracy)
+            for label, result in found.best.items():
+                best.add_metric([job.id, label], result.accuracy or 0.0)
             if found.hypervolume is not None:
                 volume.add_metric([job.id], found.hypervolume)
         yield from (trials, best, volume, attempts)

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 import filelock
 
+from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
-from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, OutputError
@@ -31,57 +31,39 @@ from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
 from autoslim.training.holdout import evaluate_in_subprocess
 from autoslim.training.single_flight import drop_leftovers
-from autoslim.training.trial import Outcome
 
 T = TypeVar("T")
 
-_FLAGS = {
-    "model.name": "--model",
-    "model.weights": "--weights or --from-scratch",
-    "model.args": "--model-args",
-    "model.image_size": "--image-size",
-    "dataset.source": "--data",
-    "dataset.train_limit": "--train-limit",
+_OWN_FLAGS = {
     "budget": "--flops",
-    "limits.params": "--params",
-    "limits.latency_ms": "--latency",
-    "limits.batch": "--latency",
-    "limits.mode": "--latency-mode",
     "steps": "--method or --knob",
     "first": "--first",
-    "class_query": "--class-query",
-    **{f"training.{name}": f"--{name.replace('_', '-')}" for name in ("epochs", "batch_size", "lr", "distillation")},
-    **{f"training.{name}": f"--{name}" for name in ("augmentation", "flip")},
-    "base.epochs": "--base-epochs",
-    "base.lr": "--base-lr",
+    "training.distillation": "--distillation",
 }
+"""What only this request has, or holds in another place than a search's job."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Slimmed(Record):
-    """How it ended; test accuracies are those of the folders, read back by a process of its own, and FLOPs as in `TrialResult`."""
+class Slimmed(Measurements):
+    """The slimmed model and the dense one. Test accuracies are measured on the folders, by a new process."""
 
     folder: str
     method: str
     budget: int
     budget_label: str
-    flops: int
-    flops_mean: int
-    flops_max: int
-    params: int
     dense_flops: int
     dense_params: int
-    validation_accuracy: float
-    accuracy_after_pruning: float
     test_accuracy: float
     dense_validation_accuracy: float
     dense_test_accuracy: float
-    epochs: float
-    seconds: float
     files: tuple[str, ...]
     dense_folder: str | None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     latency: LatencyReport | None = None
+
+    @property
+    def budget_share(self) -> float:
+        return (self.flops or 0) / self.budget
 
 
 class Slimming:
@@ -198,23 +180,16 @@ class Slimming:
             shutil.copytree(base, self._work / "dense", dirs_exist_ok=True)
             move_folder(self._work / "dense", dense)
         slimmed = Slimmed(
+            **outcome.measurements(),
             folder=str(self.folder),
             method=prepared.recipe.method,
             budget=budget,
             budget_label=self.job.budget.label,
-            flops=outcome.flops,
-            flops_mean=outcome.flops_mean,
-            flops_max=outcome.flops_max,
-            params=outcome.params,
             dense_flops=facts.dense_flops,
             dense_params=facts.params,
-            validation_accuracy=outcome.accuracy,
-            accuracy_after_pruning=outcome.accuracy_after_pruning,
             test_accuracy=judged.slimmed.accuracy,
             dense_validation_accuracy=facts.dense_accuracy,
             dense_test_accuracy=judged.dense.accuracy,
-            epochs=outcome.epochs,
-            seconds=outcome.seconds,
             limits=self.job.limits,
             latency=latency,
             files=tuple(sorted(files)),
@@ -255,8 +230,19 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     # The budget's label is made of the limits where nothing else was asked for.
     for name in sorted(old, key=lambda name: name == "budget"):
         if old[name] != new[name]:
-            return f"{_FLAGS.get(name, '--' + name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
+            return f"{_flag(name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
     return None
+
+
+def _flag(path: str) -> str:
+    """The flags that set a part of the request."""
+    if path in _OWN_FLAGS:
+        return _OWN_FLAGS[path]
+    by_path = {target.path: setting for setting in settings_of(JobSpec).values() for target in setting.rules.job}
+    setting = by_path.get(path)
+    if setting is None:
+        return path
+    return " or ".join([flag_name(setting.name), *(shortcut.flag for shortcut in setting.rules.shortcuts)])
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:

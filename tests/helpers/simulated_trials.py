@@ -1,4 +1,4 @@
-"""Trials that take no time: accuracies made up from the recipe, run through the coordinator one after another as by one worker."""
+"""Trials that take no time: synthetic accuracies by recipe, run through the coordinator one at a time, as by one worker."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, Phase
+from autoslim.core.result import BaseFacts, EpochReport, Outcome, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
-from autoslim.training import Outcome
-from workers.progress.callbacks import Listener
+from workers.progress.callbacks import SearchCallback
 from workers.search.coordinator import Coordinator, TrialAssignment
 
 SHAPE = ViTShape(
@@ -34,13 +33,15 @@ class Killed(BaseException):
     """Stands for `kill -9`: a BaseException, so that no handler of ours catches it."""
 
 
-def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequence[Listener] = (), **changes: Any) -> Coordinator:
-    """Of a first attempt, or of one that goes on with what the store holds."""
+def make_coordinator(
+    job: SearchJob, store: Store, root: Path, callbacks: Sequence[SearchCallback] = (), **changes: Any
+) -> Coordinator:
+    """Of a first attempt, or of one that continues with the trials in the store."""
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
     store.begin_attempt(job.id)
     pruner = make_pruner(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(listeners), pruner=pruner, base=BASE, **changes)
+    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(callbacks), pruner=pruner, base=BASE, **changes)
 
 
 _proposers: dict[str, Proposer] = {}
@@ -58,7 +59,7 @@ def make_proposer(job: SearchJob) -> Proposer:
 
 
 def reports(recipe: Recipe) -> Iterator[EpochReport]:
-    """A cut at a quarter of the epochs, then tuning; better with more FLOPs, and better or worse by the recipe."""
+    """Pruning at a quarter of the epochs, then finetuning; more accurate with more FLOPs, plus noise that depends on the recipe."""
     draw = random.Random(recipe.key)
     luck, epochs = draw.gauss(0, 0.05), recipe.training.epochs
     best = 0.5 + 0.4 * recipe.budget / DENSE_FLOPS + luck

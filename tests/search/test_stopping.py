@@ -11,7 +11,8 @@ from helpers.sample_search import make_job
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import Origin, TrialResult, TrialState
-from autoslim.search import choose, outclassed, refinement_recipes, search_limits, stop_reason
+from autoslim.core.selection import best_within
+from autoslim.search import outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.search.stopping import StoppingLimits, has_plateaued, spent_epochs
 
 FACTS: dict[str, Any] = {"a_trial": 3.0, "seconds": 0.0, "dense_flops": 100, "chance": 0.1}
@@ -93,7 +94,7 @@ def test_more_compute_tunes_two_recipes_a_budget_and_every_seed_asked_for():
     assert {recipe.training.epochs for _, recipe in finals} == {15.0}
 
 
-def test_of_several_seeds_the_recipe_with_the_best_mean_is_chosen_and_its_best_seed():
+def test_of_several_seeds_the_recipe_with_the_best_mean_is_chosen_and_its_best_seed_and_others_count_by_their_own_accuracy():
     recipes = refinement_recipes([result(n, 0.5 + n / 100) for n in range(60)], {"50%": 50}, share=0.25, seeds=2)
     finals = [
         TrialResult(
@@ -101,7 +102,23 @@ def test_of_several_seeds_the_recipe_with_the_best_mean_is_chosen_and_its_best_s
         )
         for i, ((_, recipe), accuracy) in enumerate(zip(recipes, (0.90, 0.80, 0.86, 0.85), strict=True))
     ]
-    assert choose([result(0, 0.95), *finals], {"50%": 50})["50%"].number == 62
+    # The mean of the second recipe is higher, though the first one has the best seed.
+    assert best_within(finals, 50) == finals[2]
+    assert best_within([result(0, 0.855), *finals], 50) == finals[2]
+    assert best_within([result(0, 0.95), *finals], 50) == result(0, 0.95)
+
+
+def test_the_trial_that_follows_a_refined_one_which_is_left_out_keeps_its_model():
+    """Trial 1 is surpassed by the first seed of trial 60, which is left out when its second seed has ended."""
+    lucky, other = result(1, 0.8).recipe, result(2, 0.7).recipe
+
+    def refined(number: int, recipe: Recipe, seed: int, accuracy: float) -> TrialResult:
+        return result(number, accuracy, origin=Origin.REFINEMENT).replace(recipe=recipe.replace(seed=seed))
+
+    first = [result(1, 0.8), result(2, 0.7), refined(60, lucky, 0, 0.9)]
+    whole = [*first, refined(61, lucky, 1, 0.4), refined(62, other, 0, 0.7), refined(63, other, 1, 0.72)]
+    assert best_within(whole, 50) == result(1, 0.8)
+    assert 1 not in {found.number for found in outclassed(first, {"50%": 50}, CostLimits())}
 
 
 def test_what_can_be_chosen_no_more_is_outclassed_but_no_final_trial_is():

@@ -21,7 +21,7 @@ def test_a_job_is_taken_and_found_where_the_answer_says(client: httpx.Client) ->
     assert re.fullmatch(r"[0-9A-Z]{26}", job["id"])
     assert (job["state"], job["name"], job["priority"], job["attempt"]) == ("QUEUED", "tiny", 7, 0)
     assert job["spec"] | SPEC == job["spec"]
-    assert job["progress"] == {"trials_ended": 0, "trials_total": 24, "best_accuracy": {}}
+    assert job["progress"] == {"trials_ended": 0, "trials_total": 24, "best": {}}
     assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
     found = client.get(answer.headers["location"])
     assert found.json() == job

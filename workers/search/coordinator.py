@@ -14,13 +14,12 @@ import time
 from autoslim.core.files import is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Outcome, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
-from autoslim.training import Outcome
-from workers.progress.callbacks import Listener
+from workers.progress.callbacks import SearchCallback
 from workers.search.trial_index import TrialIndex
 
 GIVE_UP_AFTER = 5
@@ -48,13 +47,13 @@ class Coordinator:
         store: Store,
         proposer: Proposer,
         output: RunFolder,
-        listeners: tuple[Listener, ...],
+        callbacks: tuple[SearchCallback, ...],
         *,
         pruner: Pruner,
         base: BaseFacts,
         slots: int = 1,
     ) -> None:
-        self.job, self.store, self.proposer, self.output, self.listeners = job, store, proposer, output, listeners
+        self.job, self.store, self.proposer, self.output, self.callbacks = job, store, proposer, output, callbacks
         self.pruner, self.base = pruner, base
         self.fatal: AutoslimError | None = None
         self.finished = False
@@ -160,8 +159,8 @@ class Coordinator:
 
     def _start(self, result: TrialResult, target: str) -> TrialAssignment:
         self._running[result.number] = result
-        for listener in self.listeners:
-            listener.trial_begins(result, target)
+        for callback in self.callbacks:
+            callback.on_trial_start(result, target)
         return TrialAssignment(number=result.number, recipe=result.recipe, target=target)
 
     # What became of a trial
@@ -171,8 +170,8 @@ class Coordinator:
         with self._lock:
             running = self._running[number]
             self.store.report(self.job.id, number, report)
-            for listener in self.listeners:
-                listener.trial_reports(running, report)
+            for callback in self.callbacks:
+                callback.on_epoch_end(running, report)
             # Final trials run for other numbers of epochs than those that the pruner compares, and are trained to their end.
             reason = None if running.origin == Origin.REFINEMENT else self.pruner.should_prune(running, report)
             if reason is not None:
@@ -208,16 +207,7 @@ class Coordinator:
             result = running.replace(
                 state=TrialState.COMPLETE,
                 recipe=outcome.recipe,
-                accuracy=outcome.accuracy,
-                accuracy_after_pruning=outcome.accuracy_after_pruning,
-                flops=outcome.flops,
-                flops_predicted=outcome.flops_predicted,
-                flops_mean=outcome.flops_mean,
-                flops_max=outcome.flops_max,
-                params=outcome.params,
-                latency_ms=outcome.latency_ms,
-                seconds=outcome.seconds,
-                epochs=outcome.epochs,
+                **outcome.measurements(),
                 artifact=str(folder.relative_to(self.output.root)),
             )
             self._failed_in_a_row = 0
@@ -261,10 +251,10 @@ class Coordinator:
         self._notify_ended(result)
 
     def _notify_ended(self, result: TrialResult) -> None:
-        for listener in self.listeners:
-            listener.trial_ends(result, self._index.targets[result.number])
+        for callback in self.callbacks:
+            callback.on_trial_end(result, self._index.targets[result.number])
 
     def _notify_search_ended(self, finals: int) -> None:
         reason = self._stop_reason() or ""
-        for listener in self.listeners:
-            listener.search_ends(reason, finals)
+        for callback in self.callbacks:
+            callback.on_search_end(reason, finals)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import ray
 
 from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
-from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
+from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
@@ -34,17 +33,18 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelectedModel(Record):
-    """A delivered model. Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process."""
+class SelectedModel(Measurements):
+    """A delivered model, with the measurements of its trial. `budget_share` is flops / budget.
+
+    Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process.
+    """
 
     label: str
     budget: int
+    budget_share: float
     folder: str
     trial: int
     method: str
-    flops: int
-    params: int
-    validation_accuracy: float
     test_accuracy: float
     dense_test_accuracy: float
     latency: LatencyReport | None = None
@@ -56,18 +56,18 @@ def _evaluate(folder: str, dataset: str, split: str) -> str:
 
 
 def evaluate_folders(
-    folders: Sequence[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
+    folders: Mapping[str, Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
 ) -> list[HoldoutResult]:
-    """One result a folder, each from a Ray task with a trial's resources.
+    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys.
 
     Raises:
         JobError: a folder does not load, or loads only with the search's packages.
     """
     tasks = [
-        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {folder.name} on {split}").remote(
+        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
             str(folder), str(dataset.path), split
         )
-        for folder in folders
+        for name, folder in folders.items()
     ]
     with unwrapped_task_errors("a model could not be evaluated"):
         return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
@@ -92,7 +92,9 @@ def finalize_models(
     folders = [_copy(output, selection) for selection in selections]
     resources = job.resources or Resources()
     # All folders at once, so that the cluster evaluates them side by side.
-    dense, *verdicts = evaluate_folders([base, *folders], dataset, split="test", resources=resources, job=job.id)
+    labels = [selection.label for selection in selections]
+    named = {"dense model": base, **dict(zip(labels, folders, strict=True))}
+    dense, *verdicts = evaluate_folders(named, dataset, split="test", resources=resources, job=job.id)
     models, failed = [], []
     for selection, folder, verdict in zip(selections, folders, verdicts, strict=True):
         judged = HoldoutResults(slimmed=verdict, dense=dense, dense_validation=facts.dense_accuracy)
@@ -135,16 +137,15 @@ def _complete(
 
 def _selected_model(selection: Selection, judged: HoldoutResults, folder: Path) -> SelectedModel:
     result = selection.result
-    assert result.accuracy is not None and result.flops is not None and result.params is not None
+    assert result.flops is not None
     return SelectedModel(
+        **result.measurements(),
         label=selection.label,
         budget=selection.budget,
+        budget_share=result.flops / selection.budget,
         folder=str(folder),
         trial=result.number,
         method=result.recipe.method,
-        flops=result.flops,
-        params=result.params,
-        validation_accuracy=result.accuracy,
         test_accuracy=judged.slimmed.accuracy,
         dense_test_accuracy=judged.dense.accuracy,
         latency=selection.latency,

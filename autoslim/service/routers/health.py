@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from typing import get_args
 
 import httpx
 from fastapi import APIRouter, Response
 
-from autoslim.config import JobSpec
+from autoslim.core.job import SAMPLERS
+from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.errors import AutoslimError
 from autoslim.service.app_state import AppState, State
 from autoslim.service.auth import Reader
@@ -26,7 +26,7 @@ _PROBE_SECONDS = 2.0
 @router.get("/v1/capabilities")
 async def capabilities(_: Reader, state: State) -> Capabilities:
     """The models, methods, spaces and data sets that a spec may name, and the limits."""
-    facts, settings, fields = await state.planner.facts(), state.settings, JobSpec.model_fields
+    facts, settings = await state.planner.facts(), state.settings
     return Capabilities(
         version=importlib.metadata.version("autoslim"),
         models=state.catalog.allowed_models(facts["models"]),
@@ -36,8 +36,8 @@ async def capabilities(_: Reader, state: State) -> Capabilities:
         datasets=state.catalog.datasets(),
         paths=bool(settings.data_roots),
         pretrained=settings.pretrained,
-        samplers=list(get_args(fields["sampler"].annotation)),
-        augmentations=list(get_args(fields["augmentation"].annotation)),
+        samplers=list(SAMPLERS),
+        augmentations=list(AUGMENTATIONS),
         limits=settings.limits.model_dump(),
     )
 

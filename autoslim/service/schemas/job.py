@@ -8,17 +8,28 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from autoslim.config import read_json
+from autoslim.core.result import with_current_names
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import FailureClass, QueuedJob, QueueState
 from autoslim.store.progress import Progress
 
 
+class BestTrial(BaseModel):
+    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget."""
+
+    trial: int
+    method: str
+    accuracy: float
+    flops: int
+    budget_share: float
+
+
 class JobProgress(BaseModel):
-    """`best_accuracy` is the best validation accuracy so far, by budget label; a top-1 share."""
+    """`best` is the best trial so far, by budget label."""
 
     trials_ended: int
     trials_total: int
-    best_accuracy: dict[str, float]
+    best: dict[str, BestTrial]
 
 
 class JobFailure(BaseModel):
@@ -46,6 +57,16 @@ class JobResult(BaseModel):
     logged: bool | None = None
     reasons: dict[str, str] = {}
     cost: dict[str, Any] | None = None
+
+    @classmethod
+    def stored(cls, text: str) -> JobResult:
+        """The result that a driver stored as JSON. A driver of version 0.1 used former names, and did not state `budget_share`."""
+        data = json.loads(text)
+        models = [with_current_names(model) for model in data.get("models", [])]
+        for model in models:
+            if "budget_share" not in model and model.get("budget") and model.get("flops"):
+                model["budget_share"] = model["flops"] / model["budget"]
+        return cls(**{**data, "models": models})
 
 
 class JobLinks(BaseModel):
@@ -110,12 +131,25 @@ def job_response(
         progress=JobProgress(
             trials_ended=progress.ended if progress else 0,
             trials_total=read_json(job.spec).most_trials,
-            best_accuracy=progress.best if progress else {},
+            best=_best(progress) if progress else {},
         ),
         failure=None if job.failure is None else JobFailure(**job.failure.to_dict()),
-        result=None if job.result is None else JobResult(**json.loads(job.result)),
+        result=None if job.result is None else JobResult.stored(job.result),
         links=_links(job, progress, settings),
     )
+
+
+def _best(progress: Progress) -> dict[str, BestTrial]:
+    return {
+        label: BestTrial(
+            trial=result.number,
+            method=result.recipe.method,
+            accuracy=result.accuracy or 0.0,
+            flops=result.flops or 0,
+            budget_share=(result.flops or 0) / progress.budgets[label],
+        )
+        for label, result in progress.best.items()
+    }
 
 
 def _links(job: QueuedJob, progress: Progress | None, settings: ServiceSettings) -> JobLinks:
