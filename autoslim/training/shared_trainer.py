@@ -1,4 +1,4 @@
-"""Where work that trials share is done: the bench's dense model and images, in settings that are the job's and no single trial's."""
+"""Training whose result all trials of a job share, such as a mask search: with the job's settings, not with those of a single trial."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from autoslim.training.device import uses_bfloat16
 from autoslim.training.loop import PhaseSchedule, Trainer
 
 _FIRST_EPOCH = 500_000
-"""Where shared training stands in the stream of augmented epochs, far from any trial's."""
+"""Number of the first epoch of augmented images: beyond every trial's, so that no trial sees the same augmentations again."""
 
 
 class TrialSharedTrainer:
-    """`methods.SharedTrainer` on a bench; `checkpoint` is where unfinished training is kept, and found again."""
+    """`methods.SharedTrainer` for a `TrialContext`; unfinished training is resumed from the folder `checkpoint`."""
 
     def __init__(self, context: TrialContext, training: Training, *, seed: int, checkpoint: Path) -> None:
-        self._bench, self._seed, self._checkpoint = context, seed, checkpoint
+        self._context, self._seed, self._checkpoint = context, seed, checkpoint
         self.shape, self.training, self.teacher = context.dense.shape, training, context.teacher
         self.epoch_images = len(context.splits.train)
 
     def student(self) -> nn.Module:
-        return self._bench.student()
+        return self._context.student()
 
     def images(self, count: int) -> Iterator[Tensor]:
-        return self._bench.plain_images(count, self.training, seed=self._seed)
+        return self._context.plain_images(count, self.training, seed=self._seed)
 
     def train(
         self,
@@ -43,16 +43,14 @@ class TrialSharedTrainer:
         epochs: float,
         learning_rates: dict[str, float] | None = None,
     ) -> Generator[EpochReport]:
-        loader = self._bench.loader(self._bench.splits.train, self.training, seed=self._seed, train=True)
-        student.to(self._bench.device)
+        loader = self._context.loader(self._context.splits.train, self.training, seed=self._seed, train=True)
+        student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            context = self._bench
-            return loss(
-                LazyDistillationBatch(
-                    student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
-                )
+            batch = LazyDistillationBatch(
+                student, self.teacher, images_B3HW, targets, self.training, teacher_logits=self._context.teacher_logits
             )
+            return loss(batch)
 
         trainer = Trainer(
             student,
@@ -68,9 +66,9 @@ class TrialSharedTrainer:
                 average=False,
             ),
             seed=self._seed,
-            device=self._bench.device,
-            bfloat16=uses_bfloat16(self.training.precision, self._bench.device),
-            companions=(self.teacher,),
+            device=self._context.device,
+            bfloat16=uses_bfloat16(self.training.precision, self._context.device),
+            frozen_models=(self.teacher,),
         )
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
