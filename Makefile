@@ -42,7 +42,7 @@ cluster-stop: $(STAMP)
 	@$(CLUSTER) stop
 
 # Two processes for two cores: the models on one side, the service and the search on the other.
-MODEL_TESTS := $(addprefix tests/,benchmarks data export flops methods report speed training vit)
+MODEL_TESTS := $(addprefix tests/,benchmarks core cost data export methods models report training)
 
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-models test-rest

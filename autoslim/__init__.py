@@ -10,19 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoslim.artifact import load, load_config
     from autoslim.client import AsyncClient, Client
-    from autoslim.flops import count_flops, predict
+    from autoslim.cost import count_flops, predict
+    from autoslim.export.artifact import load, load_config
 
 __all__ = ["AsyncClient", "Client", "count_flops", "load", "load_config", "predict"]
 
 _HOMES = {
     "AsyncClient": "client",
     "Client": "client",
-    "count_flops": "flops",
-    "load": "artifact",
-    "load_config": "artifact",
-    "predict": "flops",
+    "count_flops": "cost",
+    "load": "export.artifact",
+    "load_config": "export.artifact",
+    "predict": "cost",
 }
 
 

@@ -8,7 +8,7 @@ AutoslimError
 │   ├── DatasetError               file, row, what was expected
 │   ├── SpaceError                 file, key, what is allowed
 │   ├── OutputError                the output folder cannot be written
-│   ├── SpecError                  `autoslim.spec`: every field of a request that is wrong
+│   ├── SpecError                  `autoslim.config`: every field of a request that is wrong
 │   ├── NotFoundError              nothing of this id, or nothing that this tenant may see
 │   └── IdempotencyError           a key that was used for another request
 ├── TrialError                     this recipe went wrong; the search goes on

@@ -23,14 +23,14 @@ import torch
 from baselines.random_tokens import RandomTokens
 from judging import format_accuracy, format_difference, test_hits
 
-from autoslim.budget import Budget, format_flops
+from autoslim.core.budget import Budget, format_flops
+from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.run_folder import Output
+from autoslim.cost import count_flops, predict
 from autoslim.data import prepare_dataset
-from autoslim.flops import count_flops, predict
-from autoslim.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.methods import METHODS, solve
-from autoslim.output import Output
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Step, Training
 from autoslim.training import Bench, run_trial
 
 BUDGETS = ("70%", "50%")
@@ -60,7 +60,7 @@ class Keep:
 
 def search(keep: Keep) -> Path:
     """Runs or goes on with the search; returns its folder."""
-    from workers.driver import run_search
+    from workers.search.driver import run_search
 
     folder = keep.output / "search"
     job = SearchJob(
@@ -104,7 +104,7 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
         except StopIteration as end:
             outcome = end.value
             break
-    from autoslim.artifact import load
+    from autoslim.export.artifact import load
 
     hits = test_hits(load(target / "model"), bench)
     np.save(target / "hits.npy", hits)
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
-    from autoslim.artifact import load, load_config
+    from autoslim.export.artifact import load, load_config
 
     bench = Bench.open(base=keep.base, dataset=prepare_dataset(keep.dataset, folder / "cache", seed=keep.seed).path)
     dense = test_hits(bench.teacher, bench)

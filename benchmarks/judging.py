@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from autoslim.core.recipe import Training
 from autoslim.methods.base import logits_of
-from autoslim.recipe import Training
 from autoslim.training import Bench
 
 Hits = NDArray[np.bool_]

@@ -15,18 +15,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from autoslim.core.constraints import Limits
+from autoslim.core.job import ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Step
+from autoslim.core.shape import ViTShape
+from autoslim.cost import Candidate, LatencyTable, predict
 from autoslim.errors import InfeasibleError
-from autoslim.flops import predict
-from autoslim.job import ModelSpec
-from autoslim.latency import Candidate, LatencyTable
-from autoslim.limits import Limits
+from autoslim.export.profiling import measure_table_apart
+from autoslim.export.profiling.calibration import candidates_of_methods, request_of
 from autoslim.methods import METHODS, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Step
-from autoslim.shape import ViTShape
-from autoslim.speed import measure_table_apart
-from autoslim.timing import candidates_of_methods, request_of
-from autoslim.vit import DenseModel, create_dense
+from autoslim.models import DenseModel, create_dense
 
 TINY: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3, "num_classes": 10}
 UNSEEN: list[tuple[str, float, dict[str, Any]]] = [

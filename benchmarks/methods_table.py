@@ -28,15 +28,15 @@ import torch
 from cached_teacher import SharingBench
 from judging import Hits, format_difference, paired, test_hits
 
-from autoslim.artifact import load
-from autoslim.budget import Budget
+from autoslim.core.budget import Budget
+from autoslim.core.job import DatasetSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.record import Record
+from autoslim.cost import predict
 from autoslim.data import prepare_dataset
-from autoslim.flops import predict
-from autoslim.job import DatasetSpec
+from autoslim.export.artifact import load
 from autoslim.methods import METHODS, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs, Recipe, Step, Training
-from autoslim.record import Record
 from autoslim.training import Bench, run_trial
 
 TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)

@@ -25,12 +25,13 @@ from pathlib import Path
 from browser import Browser
 from mlflow import MlflowClient
 
-from autoslim.budget import Budget
-from autoslim.job import DatasetSpec, ModelSpec, SearchJob
-from autoslim.recipe import Recipe, Step, Training
-from autoslim.result import BaseFacts, EpochReport, TrialResult, TrialState
-from autoslim.store import JobState, Store, default_url
-from autoslim.tracking import Mirror
+from autoslim.core.budget import Budget
+from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
+from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.core.urls import default_url
+from autoslim.report.tracking import Mirror
+from autoslim.store import JobState, Store
 
 LARGE, SMALL = "large", "small"
 DENSE = BaseFacts(dense_flops=4_608_338_304, dense_accuracy=0.801, params=22_050_664, chance=0.01)

@@ -37,7 +37,7 @@ from simulation.surrogate import Surrogate
 from simulation.table import TRIALS, Trials
 from simulation.world import World
 
-from autoslim.record import Record
+from autoslim.core.record import Record
 
 OURS: dict[str, dict[str, Any]] = {
     "autoslim": {},

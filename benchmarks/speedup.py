@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoslim.core.job import SPEED_MODES, ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.record import Record
+from autoslim.core.shape import ViTShape
+from autoslim.cost import count_flops, predict
 from autoslim.errors import ExportError
-from autoslim.flops import count_flops, predict
-from autoslim.job import SPEED_MODES, ModelSpec
+from autoslim.export.profiling import runners
+from autoslim.export.profiling.benchmark import hardware
+from autoslim.export.profiling.interleaved import race, ratio
 from autoslim.methods import METHODS, solve
-from autoslim.plan import Plan
-from autoslim.record import Record
-from autoslim.shape import ViTShape
-from autoslim.speed import runners
-from autoslim.speed.measure import hardware
-from autoslim.speed.race import race, ratio
-from autoslim.vit import create_dense
+from autoslim.models import create_dense
 
 KNOBS = {"vit_slim": {"width_multiple": 8, "patches": "stay"}}
 """Other than the defaults: what one would deploy."""

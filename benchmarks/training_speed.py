@@ -21,18 +21,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.job import DatasetSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Training
+from autoslim.cost import predict
 from autoslim.data import prepare_dataset
-from autoslim.flops import predict
-from autoslim.job import DatasetSpec
+from autoslim.export.profiling.benchmark import hardware
+from autoslim.export.profiling.interleaved import ratio
 from autoslim.methods import METHODS, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Training
-from autoslim.speed.measure import hardware
-from autoslim.speed.race import ratio
 from autoslim.training import Bench
 from autoslim.training.device import computing, uses_bfloat16
 from autoslim.training.loop import Beat, Trainer
-from autoslim.training.objective import task_loss
+from autoslim.training.losses import task_loss
 
 TRAINING = Training(distillation=0.9, temperature=2.0)
 

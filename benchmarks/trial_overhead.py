@@ -22,21 +22,22 @@ import optuna
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from autoslim.budget import Budget
-from autoslim.flops import predict
-from autoslim.job import DatasetSpec, ModelSpec, Resources, SearchJob
-from autoslim.output import Output
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Training
-from autoslim.result import BaseFacts, EpochReport
+from autoslim.core.budget import Budget
+from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Training
+from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.run_folder import Output
+from autoslim.core.shape import ViTShape
+from autoslim.core.urls import default_url
+from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_scheduler
-from autoslim.shape import ViTShape
-from autoslim.store import Store, default_url
+from autoslim.store import Store
 from autoslim.training import Outcome
-from workers.cluster import connect
-from workers.coordinator import Coordinator
-from workers.searcher import StoreSearcher
-from workers.tuning import run_trials
+from workers.search.cluster import connect
+from workers.search.coordinator import Coordinator
+from workers.search.tune_run import run_trials
+from workers.search.tune_searcher import StoreSearcher
 
 SHAPE = ViTShape(
     image_size=(32, 32), grid=(8, 8), patch_inputs=48, prefix_tokens=1, depth=6, dim=192, heads=3, head_width=64, hidden=768,

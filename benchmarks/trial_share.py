@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from autoslim import methods
-from autoslim.budget import Budget
-from autoslim.job import DatasetSpec, ModelSpec, Resources, SearchJob
-from autoslim.recipe import Training
-from autoslim.store import Store, default_url
+from autoslim.core.budget import Budget
+from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
+from autoslim.core.recipe import Training
+from autoslim.core.urls import default_url
+from autoslim.store import Store
 from autoslim.training import loop, trial
-from workers import driver
-from workers.trainable import SlimTrial
+from workers.search import driver
+from workers.search.tune_trainable import SlimTrial
 
 JOB = "trial-share"
 

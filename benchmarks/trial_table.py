@@ -26,18 +26,18 @@ import pyarrow.parquet as pq
 import torch
 from cached_teacher import SharingBench
 
+from autoslim.core.job import DatasetSpec, ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.result import BaseFacts
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import AutoslimError, InfeasibleError, TrialError
-from autoslim.flops import predict
-from autoslim.job import DatasetSpec, ModelSpec
 from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Step, Training
-from autoslim.result import BaseFacts
 from autoslim.search import load_space
-from autoslim.search.space import Draw, Space, Uniform
-from autoslim.shape import ViTShape
+from autoslim.search.space.space import Draw, Space, Uniform
 from autoslim.training import BaseRequest, Bench, Outcome, prepare_base, run_trial
 
 TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"

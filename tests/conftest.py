@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from databases import fresh_postgres, postgres_server
+from helpers.databases import fresh_postgres, postgres_server
 from loopback.postgres import Postgres
 
-from autoslim.store import default_url
+from autoslim.core.urls import default_url
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command_line import COMMANDS, blocks, parse, shell_commands
+from helpers.command_line import COMMANDS, blocks, parse, shell_commands
 
 from autoslim.errors import AutoslimError
 
@@ -71,10 +71,10 @@ def test_python_examples_compile(document: Path):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the demo has left a model, and with an image to classify."""
-    import tiny
+    from helpers import tiny
     from PIL import Image
 
-    from autoslim.artifact import save
+    from autoslim.export.artifact import save
 
     root = tmp_path_factory.mktemp("demo")
     dense, finished = tiny.slimmed("life_regression", "deit")
@@ -100,7 +100,7 @@ def test_every_flag_is_explained(command: str):
 
 @pytest.mark.parametrize("flag", ["trials", "epochs", "batch-size", "lr", "base-epochs"])
 def test_defaults_are_those_of_the_job(flag: str):
-    from autoslim.spec import Placement, read_mapping
+    from autoslim.config import Placement, read_mapping
 
     job = read_mapping({"model": "m", "data": "d", "flops": ["50%"]}).to_job(id="j", placement=Placement(output="o"))
     real = {

@@ -45,7 +45,7 @@ def flops(
 
     Example: autoslim flops deit_small_patch16_224 --image-size 224
     """
-    from autoslim.cli.count import show_flops
+    from autoslim.cli.flops import show_flops
 
     show_flops(model, image_size=image_size, as_json=json)
 
@@ -61,7 +61,7 @@ def evaluate(
 
     Example: autoslim evaluate runs/flowers/models/50% --data ./flowers
     """
-    from autoslim.cli.judge import show_accuracy
+    from autoslim.cli.evaluate import show_accuracy
 
     show_accuracy(folder, data=data, split=split, seed=seed, as_json=json)
 
@@ -113,7 +113,7 @@ def sync(
 
 
 def _register() -> None:
-    from autoslim.cli import config, job_file, jobs, keys, operate
+    from autoslim.cli import config, job_file, jobs, keys, serve
     from autoslim.cli.search import plan, search
     from autoslim.cli.slim import slim
     from autoslim.cli.submit import submit
@@ -121,7 +121,7 @@ def _register() -> None:
     for panel, commands in (
         ("Here", (job_file.init, plan, search, slim)),
         ("At the service", (submit, jobs.jobs, jobs.show, jobs.attach, jobs.logs, jobs.cancel, jobs.pull)),
-        ("Running the service", (operate.serve, operate.supervise)),
+        ("Running the service", (serve.serve, serve.supervise)),
         ("Models", (flops, evaluate, visualize)),
         ("Help", (doctor, sync)),
     ):

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.request import PLACEMENT, Typed, fields_of, placement_of, spec_of
+from autoslim.cli.parsing import PLACEMENT, Typed, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, paint
-from autoslim.spec import JobSpec, read_plain
+from autoslim.config import JobSpec, read_plain
 
 app = typer.Typer(help="What a command would use.", no_args_is_help=True)
 
@@ -69,7 +69,7 @@ def _spec(typed: Typed, file: Path | None) -> list[Row]:
 
 def _placement(typed: Typed) -> list[Row]:
     """Checked like a request's."""
-    from autoslim.store.url import hide_password
+    from autoslim.core.urls import hide_password
 
     placement_of(typed, Path())
     rows: list[Row] = []

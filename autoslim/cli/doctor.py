@@ -62,7 +62,7 @@ def _packages() -> str:
 
 
 def _output(output: Path) -> str:
-    from autoslim.output import Output
+    from autoslim.core.run_folder import Output
 
     with tempfile.TemporaryDirectory(dir=_existing(output)) as probe:
         Output(Path(probe)).claim(need=0, resume=False)
@@ -77,7 +77,8 @@ def _existing(path: Path) -> Path:
 
 
 def _store() -> str:
-    from autoslim.store import Store, default_url
+    from autoslim.core.urls import default_url
+    from autoslim.store import Store
 
     with tempfile.TemporaryDirectory() as folder, Store(default_url(folder)) as store:
         store.jobs()
@@ -85,16 +86,16 @@ def _store() -> str:
 
 
 def _ray(address: str | None) -> str:
-    from workers.cluster import connect
+    from workers.search.cluster import connect
 
     with connect(address, name="autoslim doctor") as cluster:
         return f"{'cluster at ' + cluster.address if address else 'a local cluster starts'}: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
 
 
 def _flops() -> str:
-    from autoslim.flops import count_flops
-    from autoslim.job import ModelSpec
-    from autoslim.vit import create_dense
+    from autoslim.core.job import ModelSpec
+    from autoslim.cost import count_flops
+    from autoslim.models import create_dense
 
     expected = 1_258_411_200
     counted = count_flops(create_dense(ModelSpec(name="deit_tiny_patch16_224", weights="scratch")).module, 224)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from autoslim.config import JobSpec
+from autoslim.config.schema import FILE as SCHEMA
 from autoslim.errors import OutputError, RequestError
-from autoslim.spec import JobSpec
-from autoslim.spec.schema import FILE as SCHEMA
 
 EXAMPLES = {"model": "deit_small_patch16_224", "data": "./flowers", "flops": ["50%"]}
 _WIDTH = 100

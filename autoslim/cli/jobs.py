@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from autoslim.cli import told, watch
+from autoslim.cli import job_table, watch
 from autoslim.cli.flags import Json
 from autoslim.cli.remote import JobName, Url, connect, find_job
 from autoslim.cli.submit import show_job
@@ -40,7 +40,7 @@ def jobs(
     if json:
         sys.stdout.write(json_format.dumps([job.model_dump(mode="json", by_alias=True) for job in found]) + "\n")
     elif found:
-        sys.stdout.write("\n".join(told.table(found)) + "\n")
+        sys.stdout.write("\n".join(job_table.table(found)) + "\n")
     else:
         sys.stderr.write("no jobs; begin one with: autoslim submit job.yaml\n")
 
@@ -64,7 +64,7 @@ def show(
     if json:
         sys.stdout.write(json_format.dumps([trial.model_dump(mode="json") for trial in rows]) + "\n")
     else:
-        sys.stdout.write("\n".join(told.trials(rows)) + "\n")
+        sys.stdout.write("\n".join(job_table.trials(rows)) + "\n")
 
 
 def attach(job: JobName = None, url: Url = None, json: Json = False) -> None:
@@ -74,7 +74,7 @@ def attach(job: JobName = None, url: Url = None, json: Json = False) -> None:
     """
     with connect(url) as client:
         found = find_job(client, job)
-        sys.stderr.write(f"Job {found.id}  {told.state(found.info)}\n")
+        sys.stderr.write(f"Job {found.id}  {job_table.state(found.info)}\n")
         end = watch.follow(found)
     show_job(end, as_json=json)
     raise typer.Exit(watch.exit_code(end))
@@ -103,7 +103,7 @@ def logs(
             which = "a log yet" if attempt is None else f"an attempt {attempt} with a log"
             raise RequestError(f"job {found.id} does not have {which}; it is {found.state}") from None
         except KeyboardInterrupt:
-            sys.stderr.write(f"\nDetached; the job goes on.  {told.next_commands(found.info)}\n")
+            sys.stderr.write(f"\nDetached; the job goes on.  {job_table.next_commands(found.info)}\n")
             raise typer.Exit(watch.EXIT_INTERRUPTED) from None
 
 

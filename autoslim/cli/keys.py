@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from autoslim.cli.flags import Json
-from autoslim.cli.operate import ConfigFile, Root, ServiceStorage, settings_of
+from autoslim.cli.serve import ConfigFile, Root, ServiceStorage, settings_of
 from autoslim.cli.table import columns, paint
 from autoslim.errors import RequestError
 

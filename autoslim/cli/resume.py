@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autoslim.cli.request import Typed, fields_of, placement_of, spec_of
+from autoslim.cli.parsing import Typed, fields_of, placement_of, spec_of
+from autoslim.config import JobSpec, read_mapping
+from autoslim.config.duration import format_duration, parse_duration
+from autoslim.core.constraints import limits_alone
+from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
-from autoslim.job import SearchJob
-from autoslim.limits import limits_alone
-from autoslim.spec import JobSpec, read_mapping
-from autoslim.spec.duration import format_duration, parse_duration
 
 LIMITS = ("time", "max_epochs", "plateau", "final_share", "final_seeds", "price_per_hour")
 CHANGEABLE = frozenset({"trials", "speed", "name", "priority", "schema_version", *LIMITS})

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.request import Typed, new_job
+from autoslim.cli.parsing import Typed, new_job
 from autoslim.cli.resume import resumed_job
-from autoslim.output import Output
+from autoslim.core.run_folder import Output
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
 
@@ -37,7 +37,7 @@ def search(
     job = resumed_job(Output(output.absolute()).read_job(), typed, file, output) if resume else new_job(typed, file, output)
 
     from autoslim.cli.summary import show
-    from workers.driver import exit_code, run_search
+    from workers.search.driver import exit_code, run_search
 
     try:
         summary = run_search(job, resume=resume)
@@ -61,15 +61,16 @@ def plan(
     """
     job = new_job(Typed.of(context), file, output)
 
-    from autoslim.cli.foresee import show_plan
+    from autoslim.cli.plan import show_plan
 
     show_plan(job, as_json=json)
 
 
 def sync_tracking(output: Path, *, as_json: bool = False) -> None:
     """Brings MLflow up to what the store holds."""
-    from autoslim.store import Store, default_url
-    from autoslim.tracking import Mirror
+    from autoslim.core.urls import default_url
+    from autoslim.report.tracking import Mirror
+    from autoslim.store import Store
 
     job = Output(output.absolute()).read_job().replace(output=str(output.absolute()))
     with Store(job.storage or default_url(job.output)) as store:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from autoslim.budget import Budget, format_flops
 from autoslim.cli import flags
-from autoslim.cli.request import Typed, new_job, parse_pairs
+from autoslim.cli.parsing import Typed, new_job, parse_pairs
 from autoslim.cli.table import columns
+from autoslim.core.budget import Budget, format_flops
+from autoslim.core.recipe import Knobs, Step
+from autoslim.core.result import EpochReport
 from autoslim.errors import RequestError
-from autoslim.recipe import Knobs, Step
-from autoslim.result import EpochReport
-from workers.interrupt import Interrupt
+from workers.search.signals import Interrupt
 
 if TYPE_CHECKING:
-    from autoslim.slimming import Slimmed
-    from autoslim.training.slim import PreparedSlim, SlimJob
+    from autoslim.slimming.request import PreparedSlim, SlimJob
+    from autoslim.slimming.run import Slimmed
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def slim(
 def slim_job(typed: Typed, *, methods: list[str], knobs: list[str], first: str | None, distillation: float | None) -> SlimJob:
     """Raises RequestError naming the flag, its value and what is allowed."""
     from autoslim.methods import METHODS
-    from autoslim.training.slim import SlimJob
+    from autoslim.slimming.request import SlimJob
 
     allowed = ", ".join(METHODS)
     if not methods:
@@ -134,7 +134,7 @@ def parse_knobs(texts: list[str], methods: list[str]) -> dict[str, Knobs]:
 
 
 def _run(job: SlimJob, folder: Path) -> Slimmed:
-    from autoslim.slimming import Slimming
+    from autoslim.slimming.run import Slimming
 
     with Slimming(folder, job) as slimming:
         if slimming.finished is not None:
@@ -168,7 +168,7 @@ def _announce(prepared: PreparedSlim) -> None:
 def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
     """Runs `reports` to its end, a line each."""
     from autoslim.report.epoch_line import epoch_line
-    from workers.duration import duration
+    from workers.progress.duration import duration
 
     began, first = time.monotonic(), 0.0
     for number in itertools.count():

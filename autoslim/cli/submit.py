@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoslim.budget import format_flops
 from autoslim.cli import flags as flag
-from autoslim.cli import told, watch
+from autoslim.cli import job_table, watch
+from autoslim.cli.parsing import Typed, fields_of, spec_of
 from autoslim.cli.remote import Url, connect
-from autoslim.cli.request import Typed, fields_of, spec_of
 from autoslim.cli.table import columns
-from autoslim.spec import JobSpec
+from autoslim.config import JobSpec
+from autoslim.core.budget import format_flops
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply
@@ -54,9 +54,9 @@ def submit(
                 sys.stdout.write((json_format.dumps(plan) if json else _render(plan)) + "\n")
                 return
             job = client.submit(spec, idempotency_key=idempotency_key)
-        sys.stderr.write(f"Job {job.id}  {told.state(job.info)}\n")
+        sys.stderr.write(f"Job {job.id}  {job_table.state(job.info)}\n")
         if not wait:
-            sys.stderr.write(f"Next: {told.next_commands(job.info)}\n")
+            sys.stderr.write(f"Next: {job_table.next_commands(job.info)}\n")
             sys.stdout.write((job.info.model_dump_json(by_alias=True) if json else job.id) + "\n")
             return
         end = watch.follow(job)
@@ -65,7 +65,7 @@ def submit(
 
 
 def show_job(job: JobReply, *, as_json: bool) -> None:
-    sys.stdout.write((job.model_dump_json(by_alias=True) if as_json else "\n".join(told.page(job))) + "\n")
+    sys.stdout.write((job.model_dump_json(by_alias=True) if as_json else "\n".join(job_table.page(job))) + "\n")
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from autoslim.budget import format_flops
 from autoslim.cli.table import columns
+from autoslim.core.budget import format_flops
 from autoslim.search import offers
-from workers.driver import Summary
-from workers.duration import duration
+from workers.progress.duration import duration
+from workers.search.driver import Summary
 
 
 def show(summary: Summary, *, as_json: bool) -> None:

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from autoslim.core.job import DatasetSpec
 from autoslim.errors import OutputError, RequestError
-from autoslim.job import DatasetSpec
 
 MOST_IMAGES = 64
 
@@ -16,8 +16,8 @@ def visualize_folder(
     folder: Path, *, data: str, images: int, split: str, seed: int, output: Path | None, as_json: bool = False
 ) -> None:
     """Everything that can be refused is refused before the data set is opened."""
-    from autoslim.artifact import load_config
     from autoslim.data import sample_source
+    from autoslim.export.artifact import load_config
     from autoslim.report.picture import PAGE, PNG, picture_of
 
     if split not in ("train", "validation", "test"):

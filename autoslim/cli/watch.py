@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from autoslim.budget import format_flops
-from autoslim.cli import told
+from autoslim.cli import job_table
 from autoslim.cli.table import STATE_COLOURS, paint
+from autoslim.core.budget import format_flops
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -29,7 +29,7 @@ def follow(job: Job) -> JobReply:
         _follow(job)
         return job.refresh().info
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nDetached; the job goes on.  {told.next_commands(job.info)}\n")
+        sys.stderr.write(f"\nDetached; the job goes on.  {job_table.next_commands(job.info)}\n")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -106,7 +106,7 @@ class View:
             parts.append("best " + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in self._best.items()))
         left = self._seconds_left()
         if left is not None and self._state == "SEARCHING":
-            parts.append(f"about {told.span(left)} left")
+            parts.append(f"about {job_table.span(left)} left")
         return f"{self._state}  " + "  |  ".join(parts)
 
     def _seconds_left(self) -> float | None:

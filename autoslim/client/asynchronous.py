@@ -24,7 +24,7 @@ from autoslim.client.retry import Attempts
 if TYPE_CHECKING:
     from torch import nn
 
-    from autoslim.spec import JobSpec
+    from autoslim.config import JobSpec
 
 T = TypeVar("T")
 
@@ -254,7 +254,7 @@ class AsyncJob(BaseJob):
 
     async def load(self, budget: str | None = None) -> nn.Module:
         """A plain nn.Module in eval mode; `budget` may be left out where there is only one. Its files are kept in the cache."""
-        from autoslim.artifact import load
+        from autoslim.export.artifact import load
 
         budget = of_one_budget(self.id, budget, pull.labels(await self.artifacts()))
         return load(await self.pull(model_folder(self.id, budget), budget=budget))

@@ -18,7 +18,7 @@ import pydantic
 from autoslim.client.errors import UnexpectedReplyError
 from autoslim.client.problem import error_of
 from autoslim.client.replies import ArtifactList, EventPage, JobPage, JobReply, Reply, TrialPage
-from autoslim.spec import JobSpec, parse_yaml, read_mapping, read_plain, read_text
+from autoslim.config import JobSpec, parse_yaml, read_mapping, read_plain, read_text
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autoslim.core.recipe import Training
 from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, global_draws, light
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.table import Indices
 from autoslim.errors import RequestError
-from autoslim.recipe import Training
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Normalised images float32 (B, 3, h, w) and labels int64 (B,)."""

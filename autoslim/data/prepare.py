@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoslim.core.job import DatasetSpec
 from autoslim.data.cache import EncodedRow, grouped, published, write_encoded
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import decode_rgb
@@ -20,7 +21,6 @@ from autoslim.data.sources import open_source
 from autoslim.data.splits import cut_share, keep_count
 from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
-from autoslim.job import DatasetSpec
 
 NAMED = 50
 """So many unreadable images are listed by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from autoslim.record import Record
+from autoslim.core.record import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

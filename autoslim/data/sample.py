@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autoslim.core.job import DatasetSpec
 from autoslim.data.augment import centre_crop
 from autoslim.data.dataset import SPLITS, ImageSplit
 from autoslim.data.decode import decode_rgb, fit, storage_size
@@ -20,7 +21,6 @@ from autoslim.data.prepare import cut_splits
 from autoslim.data.sources import open_source
 from autoslim.data.table import Indices, Labels, Row
 from autoslim.errors import DatasetError
-from autoslim.job import DatasetSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoslim.shape import ViTShape
+from autoslim.core.shape import ViTShape
 
 
 def example_images(shape: ViTShape) -> Tensor:

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoslim.artifact import FormReport, SlimConfig, load, load_config
+from autoslim.core.run_folder import is_disk_full
 from autoslim.errors import ExportError, first_line
 from autoslim.export import onnx_form, pt2_form, timm_form
-from autoslim.export.apart import logits_apart
+from autoslim.export.artifact import FormReport, SlimConfig, load, load_config
+from autoslim.export.in_subprocess import logits_apart
 from autoslim.export.onnx_flops import count_onnx_flops
-from autoslim.output import is_disk_full
-from autoslim.vit.weights import file_digest
+from autoslim.models.weights import file_digest
 
 CHECKSUMS = "SHA256SUMS"
 LOAD_SCRIPT = "load.py"

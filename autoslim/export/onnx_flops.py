@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from autoslim.cost.flops import LAYER_NORM
 from autoslim.errors import ExportError
-from autoslim.flops.predict import LAYER_NORM
 
 _FREE_OPERATORS = """
     Add Sub Mul Div Neg Pow Sqrt Exp Log Tanh Sigmoid Softmax Gelu Erf Relu Min Max Clip Cast Where Greater GreaterOrEqual Less

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoslim.artifact import SlimConfig
+from autoslim.core.shape import ViTShape
 from autoslim.errors import ExportError
+from autoslim.export.artifact import SlimConfig
 from autoslim.export.example import any_batch, example_images
-from autoslim.shape import ViTShape
 
 FILE = "model.onnx"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoslim.artifact import SlimConfig
+from autoslim.export.artifact import SlimConfig
 from autoslim.export.example import any_batch, example_images
 
 FILE = "model.pt2"

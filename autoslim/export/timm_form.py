@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from autoslim.artifact import SlimConfig
 from autoslim.errors import ExportError
-from autoslim.methods.trunk import blocks_of
-from autoslim.vit import Architecture, write_folder
+from autoslim.export.artifact import SlimConfig
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.models import Architecture, write_folder
 
 FOLDER = "timm"
 

@@ -1,17 +1,17 @@
 """The slimming methods. A new one is a file and a line here; the registry is the test matrix."""
 
+from autoslim.core.plan import Plan
+from autoslim.core.shape import ViTShape
+from autoslim.cost.constraint_check import Ceiling, binding, refuse_idle
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Workshop
-from autoslim.methods.ceiling import Ceiling, binding, refuse_idle
-from autoslim.methods.dps import DPS
+from autoslim.methods.dps.method import DPS
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.life_regression import LifeRegression
-from autoslim.methods.patch_slimming import PatchSlimming
-from autoslim.methods.sit import SiT
+from autoslim.methods.life_regression.method import LifeRegression
+from autoslim.methods.patch_slimming.method import PatchSlimming
+from autoslim.methods.sit.method import SiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
-from autoslim.methods.vit_slim import ViTSlim
-from autoslim.plan import Plan
-from autoslim.shape import ViTShape
+from autoslim.methods.vit_slim.method import ViTSlim
 
 METHODS: dict[str, Method] = {method.name: method for method in (LifeRegression(), PatchSlimming(), DPS(), SiT(), ViTSlim())}
 

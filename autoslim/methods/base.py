@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from autoslim.methods.ceiling import Ceiling
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Training
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost.constraint_check import Ceiling
 from autoslim.methods.knob import Ranges, complete
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs, Training
-from autoslim.result import EpochReport
-from autoslim.shape import ViTShape
 
 Tensors = dict[str, Tensor]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from autoslim.core.recipe import Knobs
+from autoslim.core.record import Record
 from autoslim.errors import SpaceError
-from autoslim.recipe import Knobs
-from autoslim.record import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from autoslim.budget import format_flops
+from autoslim.core.budget import format_flops
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
+from autoslim.cost.constraint_check import Ceiling
+from autoslim.cost.flops import predict
+from autoslim.cost.params import predict_params
 from autoslim.errors import InfeasibleError
-from autoslim.flops.params import predict_params
-from autoslim.flops.predict import predict
 from autoslim.methods.base import Method
-from autoslim.methods.ceiling import Ceiling
 from autoslim.methods.knob import Ranges
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs
-from autoslim.shape import ViTShape
 
 _BISECTIONS = 40
 

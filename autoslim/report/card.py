@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from autoslim.artifact import SlimConfig, SpeedReport
-from autoslim.budget import format_flops
-from autoslim.limits import format_params
+from autoslim.core.budget import format_flops
+from autoslim.core.constraints import format_params
+from autoslim.export.artifact import SlimConfig, SpeedReport
 from autoslim.report.picture import PAGE, PNG
 
 

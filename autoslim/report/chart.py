@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from html import escape
 
+from autoslim.core.result import TrialResult, TrialState
 from autoslim.report.label import Box, Labels, rows_for
 from autoslim.report.mark import STAR, colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
 from autoslim.report.search_view import SearchView, percent
-from autoslim.result import TrialResult, TrialState
 
 _WIDTH, _HEIGHT = 1120.0, 600.0
 _LEFT, _RIGHT, _BOTTOM = 66.0, 1100.0, 546.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoslim.result import EpochReport
+from autoslim.core.result import EpochReport
 
 
 def epoch_line(report: EpochReport, epochs: float) -> str:

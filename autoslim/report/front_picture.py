@@ -7,15 +7,15 @@ import json
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from autoslim.job import SearchJob
+from autoslim.core.job import SearchJob
+from autoslim.core.result import BaseFacts, TrialResult, TrialState
+from autoslim.core.urls import hide_password
 from autoslim.report import table
 from autoslim.report.chart import draw_chart
 from autoslim.report.mark import colour, shape
 from autoslim.report.resource import policy_source, read_resource
 from autoslim.report.search_view import SearchView, percent
 from autoslim.report.speed_table import draw_speeds, handed_over_speeds
-from autoslim.result import BaseFacts, TrialResult, TrialState
-from autoslim.store import hide_password
 
 
 def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[TrialResult], chosen: Mapping[str, int]) -> str:
@@ -79,7 +79,7 @@ def _chosen(view: SearchView) -> str:
 def _why(view: SearchView) -> str:
     """A sentence for each model that was taken, and what the front offers beside it."""
     # Late: `autoslim slim` has no search, and needs no Optuna.
-    from autoslim.search.reason import offers, reason
+    from autoslim.search.explanation import offers, reason
 
     by_number, budgets = {result.number: result for result in view.results}, dict(view.budgets())
     lines, knees = [], []

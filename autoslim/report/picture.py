@@ -10,13 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from autoslim.artifact import SlimConfig, load, load_config
-from autoslim.budget import format_flops
+from autoslim.core.budget import format_flops
 from autoslim.data import Sample
+from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.report.canvas import INK, PAPER, SOFT, framed, stack, write
 from autoslim.report.resource import policy_source, read_resource
-from autoslim.report.survival import Survival, follow
 from autoslim.report.token_picture import TokenView, draw_tokens
+from autoslim.report.token_survival import Survival, follow
 from autoslim.report.width_picture import draw_widths
 
 PNG, PAGE = "picture.png", "picture.html"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from autoslim.job import SearchJob
-from autoslim.limits import limits_alone
-from autoslim.result import BaseFacts, ParetoFront, TrialResult, TrialState
+from autoslim.core.constraints import limits_alone
+from autoslim.core.job import SearchJob
+from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, TrialState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-from autoslim.artifact import Lap, SpeedReport, load_config
+from autoslim.core.run_folder import Output
 from autoslim.errors import AutoslimError
-from autoslim.output import Output
+from autoslim.export.artifact import Lap, SpeedReport, load_config
 
 
 def handed_over_speeds(output: str, labels: Iterable[str]) -> dict[str, SpeedReport]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from autoslim.core.result import TrialResult
 from autoslim.report.search_view import SearchView, percent
-from autoslim.result import TrialResult
 from autoslim.store.export import flat_knobs
 
 _Cell = tuple[str, float | None]

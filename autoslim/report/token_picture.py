@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from autoslim.report.canvas import PAPER, RULE, SOFT, heat, shorten, write
-from autoslim.report.survival import Survival
+from autoslim.report.token_survival import Survival
 
 _TOTAL, _WIDEST, _NARROWEST = 1240, 200, 72
 _GAP, _HEAD, _CAPTION, _LEGEND = 8, 40, 22, 34

@@ -6,7 +6,8 @@ import dataclasses
 
 from PIL import Image, ImageDraw
 
-from autoslim.plan import Plan
+from autoslim.core.plan import Plan
+from autoslim.core.shape import ViTShape
 from autoslim.report.canvas import (
     BLUE,
     GREEN,
@@ -21,7 +22,6 @@ from autoslim.report.canvas import (
     text_width,
     write,
 )
-from autoslim.shape import ViTShape
 
 _WIDTH, _LEFT, _BARS, _HEAD, _FOOT, _WIDEST = 1240, 60, 84, 44, 26, 96
 

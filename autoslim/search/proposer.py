@@ -22,27 +22,34 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
+from autoslim.core.constraints import Limits
+from autoslim.core.job import SAMPLERS
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.record import Record
+from autoslim.core.result import TrialResult
+from autoslim.core.shape import ViTShape
+from autoslim.cost import LatencyTable, predict
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
-from autoslim.flops import predict
-from autoslim.job import SAMPLERS
-from autoslim.latency import LatencyTable
-from autoslim.limits import Limits
 from autoslim.methods import METHODS, Ceiling, narrowing
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs, Recipe, Step, Training
-from autoslim.record import Record
-from autoslim.result import TrialResult
-from autoslim.search.candidates import SERVES, near_draws, pool_draws
-from autoslim.search.deal import FREE, Deal, deal
-from autoslim.search.encoding import Encoder, Vector
-from autoslim.search.learner import Learner
-from autoslim.search.reach import Reach, reach, unreachable, within
-from autoslim.search.samplers import FLAT, make_sampler
-from autoslim.search.space import Draw, Space, Suggest, Uniform
-from autoslim.search.study import Replay, accuracy_and_flops, accuracy_at_budgets, as_trials, build_study, flat_replay, replay
-from autoslim.shape import ViTShape
+from autoslim.search.budget_allocation import FREE, Deal, deal
+from autoslim.search.feasibility import Reach, reach, unreachable, within
+from autoslim.search.samplers.candidates import SERVES, near_draws, pool_draws
+from autoslim.search.samplers.features import Encoder, Vector
+from autoslim.search.samplers.forest import Learner
+from autoslim.search.samplers.optuna_samplers import FLAT, make_sampler
+from autoslim.search.samplers.optuna_study import (
+    Replay,
+    accuracy_and_flops,
+    accuracy_at_budgets,
+    as_trials,
+    build_study,
+    flat_replay,
+    replay,
+)
+from autoslim.search.space.space import Draw, Space, Suggest, Uniform
 
 DRAWS = 16
 """How often a proposal is drawn before it is given back as infeasible, or as a duplicate."""

@@ -12,15 +12,15 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from autoslim.config import JobSpec
 from autoslim.errors import AutoslimError
 from autoslim.service import problems
+from autoslim.service.app_state import Services
 from autoslim.service.metrics import RequestMetrics
 from autoslim.service.middleware import BodyLimit, Record, SameOrigin, SecurityHeaders, UnexpectedErrors
-from autoslim.service.routers import artifacts, events, jobs, operation, plans, trials
-from autoslim.service.routers.query import known_parameters
-from autoslim.service.services import Services
+from autoslim.service.routers import artifacts, events, health, jobs, plans, trials
+from autoslim.service.routers.query_parameters import known_parameters
 from autoslim.service.settings import ServiceSettings
-from autoslim.spec import JobSpec
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
     problems.install(app)
     for part in (jobs, plans, events, trials, artifacts):
         app.include_router(part.router, dependencies=[Depends(known_parameters)])
-    app.include_router(operation.router)
+    app.include_router(health.router)
     # The last one added is the first that a request meets.
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from autoslim.service.app_state import Services, services
 from autoslim.service.problems import ProblemError
-from autoslim.service.services import Services, services
 from autoslim.store import Scope
 
 LOCAL = "local"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoslim.config import JobSpec
+from autoslim.config.issues import Fault, shown, unknown
 from autoslim.service.settings import ServiceSettings
-from autoslim.spec import JobSpec
-from autoslim.spec.faults import Fault, shown, unknown
 
 BUILTIN = ("digits",)
 """Data sets that need no files."""

@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from autoslim.store import QueueState
 
 if TYPE_CHECKING:
-    from autoslim.service.services import Services
+    from autoslim.service.app_state import Services
 
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)

@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from autoslim.config import SpecError
+from autoslim.config.issues import shown
 from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, RequestError
-from autoslim.service.planner import PlannerError
-from autoslim.spec import SpecError
-from autoslim.spec.faults import shown
+from autoslim.service.planning.client import PlannerError
 
 _log = logging.getLogger(__name__)
 

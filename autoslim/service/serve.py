@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import uvicorn
 from fastapi import FastAPI
 
+from autoslim.core.logs import log_json
 from autoslim.errors import RequestError
-from autoslim.log import log_json
 from autoslim.service.app import create_app
-from autoslim.service.beside import beside
+from autoslim.service.child_process import beside
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Keys
 

@@ -11,10 +11,10 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from autoslim.config.issues import SpecError, faults_of
+from autoslim.config.job_spec import Label
+from autoslim.config.strict_yaml import PlainLoader
 from autoslim.errors import RequestError
-from autoslim.spec.faults import SpecError, faults_of
-from autoslim.spec.model import Label
-from autoslim.spec.strict_yaml import PlainLoader
 
 PREFIX = "AUTOSLIM_"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -5,7 +5,6 @@ from autoslim.store.queue import Queue
 from autoslim.store.queued import Claim, Event, Failure, FailureClass, QueuedJob, QueueState
 from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
 from autoslim.store.store import Store
-from autoslim.store.url import default_url, hide_password
 
 __all__ = [
     "ApiKey",
@@ -24,6 +23,4 @@ __all__ = [
     "StoredJob",
     "StoredTrial",
     "TrackedRun",
-    "default_url",
-    "hide_password",
 ]

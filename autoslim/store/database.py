@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autoslim.core.urls import hide_password
 from autoslim.errors import AutoslimError, ClusterError, RequestError
 from autoslim.store import migrate
-from autoslim.store.url import hide_password
 
 
 class Database:

@@ -17,11 +17,11 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from autoslim.core.recipe import Recipe, Training
+from autoslim.core.result import ParetoFront
+from autoslim.core.urls import hide_password
 from autoslim.errors import OutputError
-from autoslim.recipe import Recipe, Training
-from autoslim.result import ParetoFront
 from autoslim.store.rows import StoredJob, StoredTrial
-from autoslim.store.url import hide_password
 
 _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autoslim.core.record import Record
 from autoslim.errors import NotFoundError, RequestError
-from autoslim.record import Record
 from autoslim.store import clock, schema
 from autoslim.store.database import Database
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from autoslim.record import Record
-from autoslim.result import BaseFacts, TrialState, hypervolume
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, TrialState, hypervolume
 from autoslim.store import schema
 
 

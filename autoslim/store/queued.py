@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from typing import Any
 
-from autoslim.record import Record
+from autoslim.core.record import Record
 
 
 class QueueState(enum.StrEnum):

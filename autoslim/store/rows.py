@@ -9,9 +9,9 @@ import dataclasses
 import enum
 from typing import Any
 
-from autoslim.job import SearchJob
-from autoslim.record import Record
-from autoslim.result import BaseFacts, EpochReport, SharedCost, TrialResult
+from autoslim.core.job import SearchJob
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, EpochReport, SharedCost, TrialResult
 
 
 class JobState(enum.StrEnum):

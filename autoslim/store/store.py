@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autoslim.core.job import SearchJob
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import BaseFacts, EpochReport, SharedCost, TrialResult, TrialState
 from autoslim.errors import JobError, RequestError
-from autoslim.job import SearchJob
-from autoslim.recipe import Recipe
-from autoslim.result import BaseFacts, EpochReport, SharedCost, TrialResult, TrialState
 from autoslim.store import schema
 from autoslim.store.database import Database
 from autoslim.store.progress import Progress, read_progress

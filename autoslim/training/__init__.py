@@ -1,7 +1,7 @@
 """Training: the dense base model, one trial in four beats, evaluation."""
 
-from autoslim.training.base import BaseRequest, prepare_base
-from autoslim.training.bench import Bench
+from autoslim.training.base_model import BaseRequest, prepare_base
+from autoslim.training.context import Bench
 from autoslim.training.evaluate import accuracy
 from autoslim.training.trial import Outcome, run_trial
 

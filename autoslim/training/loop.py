@@ -21,9 +21,9 @@ from timm.data.mixup import mixup_target
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from autoslim.core.recipe import Training
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
-from autoslim.recipe import Training
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.device import computing
 

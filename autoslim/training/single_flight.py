@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from autoslim.result import EpochReport
+from autoslim.core.result import EpochReport
 
 BEAT_EVERY = 5.0
 DEAD_AFTER = 60.0

@@ -14,28 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoslim.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
+from autoslim.core.constraints import Limits
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Step
+from autoslim.core.record import Record
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost import COUNTERS_AGREE_WITHIN, Flops, LatencyTable, count_flops, count_flops_torch, predict, predict_params
 from autoslim.errors import TrialError
-from autoslim.flops import COUNTERS_AGREE_WITHIN, Flops, count_flops, count_flops_torch, predict, predict_params
-from autoslim.latency import LatencyTable
-from autoslim.limits import Limits
+from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.methods import METHODS, Ceiling, solve
-from autoslim.methods.adaptive import image_flops, padded, recording
 from autoslim.methods.base import Brief, Method, Tensors
-from autoslim.methods.rows import class_query_last
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Step
-from autoslim.record import Record
-from autoslim.result import EpochReport
-from autoslim.shape import ViTShape
-from autoslim.training.bench import Bench
+from autoslim.methods.layers.adaptive_trunk import image_flops, padded, recording
+from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.training.batch import BatchLesson
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.context import Bench
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.evaluate import accuracy
-from autoslim.training.lesson import BatchLesson
 from autoslim.training.loop import Beat, Trainer
-from autoslim.training.shared import SharedRequest, once
-from autoslim.training.workshop import BenchWorkshop
+from autoslim.training.shared_results import SharedRequest, once
+from autoslim.training.shared_trainer import BenchWorkshop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
 from autoslim.methods.knob import Ranges
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs
-from autoslim.shape import ViTShape
 
 
 class CutAndTune(Method):

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.tokens import behind_prefix, order_by
-from autoslim.methods.trunk import Trunk, blocks_of, install, refuse_mask
-from autoslim.plan import Extra, Plan
-from autoslim.recipe import Knobs
-from autoslim.shape import ViTShape
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, refuse_mask
+from autoslim.methods.layers.tokens import behind_prefix, order_by
 from baselines.dense import CutAndTune
 
 STAGES = 3

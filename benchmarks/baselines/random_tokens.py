@@ -11,15 +11,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
 from autoslim.methods.knob import Ranges
-from autoslim.methods.life_regression import LifeRegression, schedule
-from autoslim.methods.pick import First, Pick, Rows
-from autoslim.methods.tokens import behind_prefix
-from autoslim.methods.trunk import Trunk, blocks_of, install
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs
-from autoslim.shape import ViTShape
+from autoslim.methods.layers.token_selector import First, Pick, Rows
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.tokens import behind_prefix
+from autoslim.methods.life_regression.method import LifeRegression, schedule
 
 
 class KeepRandom(Pick):

@@ -16,10 +16,10 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.plan import Extra, Plan
-from autoslim.recipe import Knobs
-from autoslim.shape import ViTShape
 from baselines.dense import CutAndTune
 
 _MOST_SQUEEZED = 4 / 3

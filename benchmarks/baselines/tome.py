@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.trunk import blocks_of, install
-from autoslim.plan import Extra, Plan
-from autoslim.recipe import Knobs
-from autoslim.shape import ViTShape
+from autoslim.methods.layers.token_trunk import blocks_of, install
 from baselines.dense import CutAndTune
 
 _LEAST = 1e-12

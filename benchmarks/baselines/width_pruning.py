@@ -27,17 +27,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoslim.core.plan import BlockPlan, Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.flops.predict import predict
 from autoslim.methods.base import Brief, Finished, Tensors, Workshop, logits_of
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.refit import measure_readers, refit_reader
-from autoslim.methods.trunk import blocks_of
-from autoslim.methods.width import empty_attention, empty_mlp, narrow_attention, narrow_mlp
-from autoslim.plan import BlockPlan, Plan
-from autoslim.recipe import Knobs
-from autoslim.result import EpochReport
-from autoslim.shape import ViTShape
+from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
 from baselines.dense import CutAndTune
 
 SCORE_IMAGES = 1024

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from autoslim.recipe import Recipe
-from autoslim.result import EpochReport
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import EpochReport
 from autoslim.training import Outcome
 
 RETRIES = 3
@@ -33,7 +33,7 @@ class Task(Protocol):
 
 
 class Search(Protocol):
-    """What a cluster works for; `workers.coordinator.Coordinator` is one."""
+    """What a cluster works for; `workers.search.coordinator.Coordinator` is one."""
 
     def next_trial(self) -> Task | None:
         """None when there is nothing more to do."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoslim.flops import predict
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
 from autoslim.methods import METHODS
 from autoslim.methods.knob import Knob
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe
-from autoslim.shape import ViTShape
 
 _ABSENT = -1.0
 

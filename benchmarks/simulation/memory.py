@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import EpochReport, TrialResult, TrialState
 from autoslim.errors import JobError
-from autoslim.recipe import Recipe
-from autoslim.result import EpochReport, TrialResult, TrialState
 from autoslim.store import StoredTrial
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from autoslim.budget import Budget
-from autoslim.job import DatasetSpec, ModelSpec, SearchJob
-from autoslim.output import Output
+from autoslim.core.budget import Budget
+from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
+from autoslim.core.run_folder import Output
 from autoslim.search import Proposer, make_scheduler
 from autoslim.store import Store
 from simulation.memory import MemoryStore
 from simulation.world import World
-from workers.coordinator import Coordinator
+from workers.search.coordinator import Coordinator
 
 
 def our_search(world: World, *, trials: int, seed: int, store: Store | None = None, **settings: Any) -> Coordinator:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
+from autoslim.core.recipe import Recipe, Step
+from autoslim.core.result import EpochReport
 from autoslim.errors import AutoslimError
 from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate
-from autoslim.recipe import Recipe, Step
-from autoslim.result import EpochReport
-from autoslim.search.space import Suggest, Uniform
+from autoslim.search.space.space import Suggest, Uniform
 from autoslim.training import Outcome
 from simulation.world import World
 

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 
 from autoslim.methods import METHODS
-from autoslim.search.space import TRAINING, Space, Suggest, bounds
+from autoslim.search.space.space import TRAINING, Space, Suggest, bounds
 from simulation.peer import Blind, Peer
 from simulation.world import World
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from trial_table import open_bench, trained
 
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import EpochReport
 from autoslim.errors import TrialError
-from autoslim.recipe import Recipe
-from autoslim.result import EpochReport
 from autoslim.training import Bench
 from simulation.cluster import SimulatedTrial
 from simulation.trial import schedule

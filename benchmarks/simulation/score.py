@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from autoslim.result import hypervolume
+from autoslim.core.result import hypervolume
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingRegressor
 
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Training
+from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Training
-from autoslim.shape import ViTShape
 from simulation.features import vector
 from simulation.table import Row, Trials
 from simulation.trial import Mark

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Training
-from autoslim.result import BaseFacts
-from autoslim.shape import ViTShape
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Training
+from autoslim.core.result import BaseFacts
+from autoslim.core.shape import ViTShape
 
 TRIALS = Path(__file__).parents[1] / "data" / "trials_cifar10_d64.parquet"
 

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+from autoslim.core.recipe import Recipe
+from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
-from autoslim.recipe import Recipe
-from autoslim.shape import ViTShape
 from autoslim.training.trial import split_steps
 
 

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import hashlib
 
-from autoslim.flops import predict
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Training
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
 from autoslim.methods import METHODS
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Training
-from autoslim.result import EpochReport
 from autoslim.search import Space, load_space
-from autoslim.shape import ViTShape
 from autoslim.training import Outcome
 from simulation.cluster import SimulatedTrial
 from simulation.surrogate import Surrogate

@@ -20,7 +20,7 @@ from autoslim.store import Keys, Scope
 from loopback.postgres import USER, Postgres, find_binaries, unprivileged_user
 from loopback.program import Program
 from loopback.ray_nodes import RayNodes, cpus
-from workers.settings import DriverSettings
+from workers.service.settings import DriverSettings
 
 _PATIENCE = 240.0
 """Seconds for a part to answer: on a busy machine Ray alone takes one minute."""

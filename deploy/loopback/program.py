@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from workers.process import Process
+from workers.service.process import Process
 
 _GRACE = 25.0
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loopback.program import Program
-from workers.executor import RESOURCE
+from workers.service.executor import RESOURCE
 
 _HEAD, _WORKER = "127.0.0.2", "127.0.0.3"
 """Ray takes 127.0.0.1 for the machine's outer address."""

@@ -24,18 +24,18 @@ from baselines.smaller_image import grid_within
 from baselines.tome import match, merge, proportional_attention
 from baselines.width_pruning import taylor_scores
 from cached_teacher import CachedTeacher
+from helpers.tiny import TinyWorkshop, images, make_dense, share_of_dense
 from methods_table import Facts, Results, Run, Settings, estimated_minutes, planned, table
-from tiny import TinyWorkshop, images, make_dense, share_of_dense
 from torch import nn
 from torch.nn import functional
 
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
 from autoslim.methods import METHODS, Brief, Finished, solve
 from autoslim.methods.base import logits_of
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs
-from autoslim.vit import DenseModel
+from autoslim.models import DenseModel
 
 MODELS = ("vit", "deit", "distilled", "registers")
 CUTTING = tuple(name for name in BASELINES if name != "dense")

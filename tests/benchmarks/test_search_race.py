@@ -13,10 +13,10 @@ from search_race import Result, figure, read, table
 from simulation.table import Trials
 from trial_table import drawn, rows
 
+from autoslim.core.plan import Plan
+from autoslim.cost import predict
 from autoslim.errors import RequestError
-from autoslim.flops import predict
 from autoslim.methods import METHODS
-from autoslim.plan import Plan
 from autoslim.search import load_space
 
 

@@ -21,9 +21,9 @@ from simulation.table import Trials
 from simulation.trial import schedule
 from simulation.world import World
 
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import TrialState
 from autoslim.methods import METHODS
-from autoslim.recipe import Recipe
-from autoslim.result import TrialState
 from autoslim.store import Store
 
 

@@ -1,14 +1,10 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from autoslim.cli import main
-
-# `tiny` and others lie one folder up.
-sys.path.append(str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(autouse=True)

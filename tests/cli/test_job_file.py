@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from autoslim.cli.job_file import EXAMPLES, commented_file
-from autoslim.spec import JobSpec, parse_yaml
-from autoslim.spec.schema import FILE
+from autoslim.config import JobSpec, parse_yaml
+from autoslim.config.schema import FILE
 
 
 def test_the_file_is_a_job_and_all_that_is_commented_out_is_the_default():

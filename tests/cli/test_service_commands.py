@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from driven_job import MODEL, DrivenJob
-from running_service import RunningService, running, settings_in
+from helpers.driven_job import MODEL, DrivenJob
+from helpers.running_service import RunningService, running, settings_in
 
-from autoslim.cli.told import span
+from autoslim.cli.job_table import span
 
 Command = Callable[..., tuple[int, str, str]]
 REQUEST = ["--model", "deit_tiny_patch16_224", "--from-scratch", "--image-size", "16"]

@@ -6,22 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_latency_table import make_table
-from tiny import share_of_dense
+from cost.test_latency_table import make_table
+from helpers.tiny import share_of_dense
 
-from autoslim.artifact import LatencyReport, TimedReport, load, load_config
-from autoslim.budget import Budget
 from autoslim.cli.slim import parse_knobs
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import Limits, limits_alone
+from autoslim.core.job import DatasetSpec, ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Step, Training
+from autoslim.cost import count_flops, predict
 from autoslim.errors import BudgetError, OutputError, RequestError
-from autoslim.flops import count_flops, predict
-from autoslim.job import DatasetSpec, ModelSpec
-from autoslim.limits import Limits, limits_alone
+from autoslim.export.artifact import LatencyReport, TimedReport, load, load_config
 from autoslim.methods import METHODS
-from autoslim.plan import Plan
-from autoslim.recipe import Step, Training
-from autoslim.slimming import Slimming
-from autoslim.training.slim import SlimJob, solve_steps, targets
-from autoslim.vit import create_dense
+from autoslim.models import create_dense
+from autoslim.slimming.request import SlimJob, solve_steps, targets
+from autoslim.slimming.run import Slimming
 
 MODEL = ["--model", "deit_tiny_patch16_224", "--image-size", "16"]
 TINY = [*MODEL, "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--from-scratch"]
@@ -98,7 +98,7 @@ def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_p
 
 
 def test_a_latency_that_cannot_be_reached_is_told_with_the_least_that_can(monkeypatch, tmp_path):
-    monkeypatch.setattr("autoslim.slimming.measure_job", lambda job, dense, folder: table_of(dense.shape))
+    monkeypatch.setattr("autoslim.slimming.run.measure_job", lambda job, dense, folder: table_of(dense.shape))
     limits = Limits(latency_ms=0.01)
     job = job_of("life_regression").replace(budget=limits_alone(limits), limits=limits)
     with Slimming(tmp_path / "out", job) as slimming, pytest.raises(BudgetError, match=r"--latency 0.01ms@1: .* ms of 0.01 ms"):
@@ -106,8 +106,8 @@ def test_a_latency_that_cannot_be_reached_is_told_with_the_least_that_can(monkey
 
 
 def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeypatch, tmp_path):
-    monkeypatch.setattr("autoslim.slimming.measure_job", lambda job, dense, folder: table_of(dense.shape))
-    monkeypatch.setattr("autoslim.slimming.tightened", lambda prepared: prepared)
+    monkeypatch.setattr("autoslim.slimming.run.measure_job", lambda job, dense, folder: table_of(dense.shape))
+    monkeypatch.setattr("autoslim.slimming.run.tightened", lambda prepared: prepared)
     took = {"ms": 99.0}
 
     def timed(folder, dense, table, limits):
@@ -116,7 +116,7 @@ def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeyp
         )
         return LatencyReport(predicted_ms=table.parts(load_config(folder).plan), correction=1.0, dense_ms=9.0, timed=timed)
 
-    monkeypatch.setattr("autoslim.slimming.timed_here", timed)
+    monkeypatch.setattr("autoslim.slimming.run.timed_here", timed)
     dense = table_of(shape())(Plan.dense(shape()))
     limits = Limits(latency_ms=0.7 * dense)
     job = job_of("life_regression", training=Training(epochs=0.5, flip=False, precision="float32"), speed=())

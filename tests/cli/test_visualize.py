@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
+from helpers.tiny import config_of, make_dense, slim
 from PIL import Image
-from tiny import config_of, make_dense, slim
 
-from autoslim.artifact import load_config, save
-from autoslim.vit import write_folder
+from autoslim.export.artifact import load_config, save
+from autoslim.models import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,8 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(autoslim, models, tmp_path,
 
 
 def test_visualising_changes_no_random_numbers_and_no_weights(models):
+    from autoslim.core.job import DatasetSpec
     from autoslim.data import sample_source
-    from autoslim.job import DatasetSpec
     from autoslim.report.picture import picture_of
 
     before = (models / "slim" / "model.safetensors").read_bytes()

@@ -4,8 +4,8 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from driven_job import DrivenJob
-from running_service import RunningService, running, settings_in
+from helpers.driven_job import DrivenJob
+from helpers.running_service import RunningService, running, settings_in
 
 from autoslim.client import Client
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from driven_job import MODEL, DrivenJob
-from running_service import SPEC, RunningService, settings_in
+from helpers.driven_job import MODEL, DrivenJob
+from helpers.running_service import SPEC, RunningService, settings_in
 
-from autoslim.artifact import save
 from autoslim.client import (
     AsyncClient,
     Client,
@@ -27,6 +26,7 @@ from autoslim.client import (
     WaitTimeoutError,
 )
 from autoslim.errors import RequestError, SpaceError
+from autoslim.export.artifact import save
 from autoslim.service.app import create_app
 
 
@@ -147,7 +147,7 @@ def test_logs_are_followed_while_they_are_written(client: Client, driven: Driven
 
 
 def test_a_model_is_pulled_and_loaded(client: Client, driven: DrivenJob, tmp_path: Path):
-    import tiny
+    from helpers import tiny
 
     dense, finished = tiny.slimmed("life_regression", "deit")
     save(tmp_path / "made", finished.model, tiny.config_of("life_regression", dense, finished))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from autoslim.core.job import DatasetSpec
+from autoslim.core.recipe import Training
 from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset
 from autoslim.data.augment import centre_crop, resized_crop, shift_crop
 from autoslim.errors import RequestError
-from autoslim.job import DatasetSpec
-from autoslim.recipe import Training
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoslim.core.job import DatasetSpec
 from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
 from autoslim.data.cache import PixelFile, published, write_pixels
 from autoslim.data.decode import decode_rgb
 from autoslim.errors import DatasetError, OutputError
-from autoslim.job import DatasetSpec
 
 
 def spec_of(source: Path | str, **changes) -> DatasetSpec:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import DEPLOY
+from helpers.manifests import DEPLOY
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import sys
 from typing import Any
 
 import pytest
-from command_line import parse
-from manifests import DEPLOY
+from helpers.command_line import parse
+from helpers.manifests import DEPLOY
 
-from workers.executor import RESOURCE
+from workers.service.executor import RESOURCE
 
 RAY_SERVICES = ("search", "ray-head", "ray-worker", "search-on-ray", "api", "supervisor")
 DRIVES = ("ray-worker", "api", "supervisor")

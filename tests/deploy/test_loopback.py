@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from databases import free_ports
+from helpers.databases import free_ports
 from loopback.installation import Installation
 from loopback.postgres import find_binaries
 from loopback.program import Program

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from driven_job import DrivenJob
-from manifests import DEPLOY
-from running_service import RunningService, running, settings_in
+from helpers.driven_job import DrivenJob
+from helpers.manifests import DEPLOY
+from helpers.running_service import RunningService, running, settings_in
 
-from workers.metrics import GAUGES
+from workers.progress.metrics import GAUGES
 
 MONITORING = DEPLOY / "monitoring"
 DASHBOARD = json.loads((MONITORING / "grafana" / "dashboards" / "autoslim.json").read_text())

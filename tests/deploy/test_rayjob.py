@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from command_line import parse
-from manifests import DEPLOY, assert_limited_and_unprivileged
+from helpers.command_line import parse
+from helpers.manifests import DEPLOY, assert_limited_and_unprivileged
 
 SCHEMA = DEPLOY / "kuberay" / "rayjob.schema.json"
 
@@ -41,7 +41,7 @@ def test_the_entrypoint_parses_against_the_command_line(rayjob: dict[str, Any], 
 
 
 def test_a_worker_has_room_for_a_trial_beside_the_driver(rayjob: dict[str, Any], pods: dict[str, dict[str, Any]]):
-    from autoslim.cli.request import parse_resources
+    from autoslim.cli.parsing import parse_resources
 
     trial = parse_resources(parse(shlex.split(rayjob["spec"]["entrypoint"]))["resources"])
     limits = pods["gpu"]["containers"][0]["resources"]["limits"]

@@ -9,10 +9,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from command_line import parse
-from manifests import DEPLOY, assert_limited_and_unprivileged
+from helpers.command_line import parse
+from helpers.manifests import DEPLOY, assert_limited_and_unprivileged
 
-from workers.executor import RESOURCE
+from workers.service.executor import RESOURCE
 
 KUBERNETES = "1.32"
 

@@ -15,21 +15,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.tiny import config_of, images, make_dense, slim
 from PIL import Image
-from tiny import config_of, images, make_dense, slim
 
-from autoslim.artifact import FormReport, SlimConfig, load, load_config, save
+from autoslim.cost import count_flops
 from autoslim.data.augment import centre_crop
 from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.sample import Sample
 from autoslim.errors import ExportError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export import folder as folder_module
-from autoslim.export.apart import logits_apart
+from autoslim.export.artifact import FormReport, SlimConfig, load, load_config, save
+from autoslim.export.in_subprocess import logits_apart
 from autoslim.export.onnx_flops import count_onnx_flops
 from autoslim.export.onnx_form import FORBIDDEN
 from autoslim.export.timm_form import expressed
-from autoslim.flops import count_flops
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 

@@ -10,7 +10,7 @@ import copy
 
 import torch
 from forms_of_patch_slimming import check_rows_are_the_whole_blocks
-from tiny import attached, finish, images, logits, make_dense, solved_knobs
+from helpers.tiny import attached, finish, images, logits, make_dense, solved_knobs
 
 KEEP_ALL = {"keep": 1.0}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny import attached, finish, images, make_dense, solved_knobs
+from helpers.tiny import attached, finish, images, make_dense, solved_knobs
 from torch import Tensor
 
-from autoslim.methods.adaptive import token_counts
-from autoslim.methods.life_regression import schedule
-from autoslim.methods.tokens import order_by
+from autoslim.methods.layers.adaptive_trunk import token_counts
+from autoslim.methods.layers.tokens import order_by
+from autoslim.methods.life_regression.method import schedule
 
 KEEP_ALL = {f"life_threshold_{k}": 0.0 for k in range(1, 5)}
 VARIANTS = {"threshold": {"mode": "threshold"}}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny import attached, finish, images, make_dense, solved_knobs
+from helpers.tiny import attached, finish, images, make_dense, solved_knobs
 from torch import nn
 
-from autoslim.methods.patch_slimming import picks_of
-from autoslim.methods.pick import take
-from autoslim.methods.trunk import blocks_of
+from autoslim.methods.layers.token_selector import take
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.patch_slimming.method import picks_of
 
 KEEP_ALL = {"keep": 1.0}
 

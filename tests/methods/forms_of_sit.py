@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny import attached, finish, images, logits, make_dense, solved_knobs
+from helpers.tiny import attached, finish, images, logits, make_dense, solved_knobs
 
-from autoslim.methods.recalibration import RecalibratedTrunk
+from autoslim.methods.sit.recalibration import RecalibratedTrunk
 
 KEEP_ALL = {f"keep_ratio_{k}": 1.0 for k in range(1, 4)}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny import attached, finish, images, logits, make_dense, solved_knobs
+from helpers.tiny import attached, finish, images, logits, make_dense, solved_knobs
 
-from autoslim.flops import predict
-from autoslim.methods.mask_search import masks_of
-from autoslim.methods.trunk import blocks_of
-from autoslim.plan import Plan
+from autoslim.core.plan import Plan
+from autoslim.cost import predict
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.vit_slim.mask_search import masks_of
 
 KEEP_ALL = {"keep": 1.0, "start": "dense"}
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import attach, config_of, images, logits, make_dense, share_of_dense, shared_of, slim, train
+from helpers.tiny import attach, config_of, images, logits, make_dense, share_of_dense, shared_of, slim, train
 from torch import nn
 
-from autoslim.artifact import load, save
-from autoslim.flops import count_flops, predict, predict_params
+from autoslim.core.recipe import Step
+from autoslim.cost import count_flops, predict, predict_params
+from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, Brief, solve
-from autoslim.recipe import Step
-from autoslim.vit import DenseModel
+from autoslim.models import DenseModel
 
 TOKENS = [name for name in METHODS if name != "vit_slim"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import (
+from helpers.tiny import (
     MODELS,
     attach,
     attached,
@@ -33,16 +33,16 @@ from tiny import (
 )
 from torch import Tensor, nn
 
-from autoslim.artifact import save
+from autoslim.core.plan import Plan
+from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict, predict_params
 from autoslim.errors import UnsupportedModelError
-from autoslim.flops import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict, predict_params
+from autoslim.export.artifact import save
 from autoslim.methods import METHODS
-from autoslim.methods.adaptive import padded
 from autoslim.methods.base import logits_of
-from autoslim.methods.lives import SoftLifeTrunk
-from autoslim.methods.trunk import blocks_of
-from autoslim.plan import Plan
-from autoslim.vit import DenseModel
+from autoslim.methods.layers.adaptive_trunk import padded
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.life_regression.regressor import SoftLifeTrunk
+from autoslim.models import DenseModel
 
 FORMS = {method: importlib.import_module(f"forms_of_{method}") for method in METHODS}
 """What each method says of itself in `forms_of_<method>.py`: the knobs that cut nothing, and that training form and cut form agree.
@@ -166,7 +166,7 @@ import json, sys
 from pathlib import Path
 import safetensors.torch
 import torch
-from autoslim.artifact import load
+from autoslim.export.artifact import load
 
 folders = [Path(line) for line in sys.argv[2:]]
 x = safetensors.torch.load_file(sys.argv[1])["images"]

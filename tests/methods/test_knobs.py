@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import attach, attached, brief_of, images, loss_of, make_dense, share_of_dense
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from tiny import attach, attached, brief_of, images, loss_of, make_dense, share_of_dense
 
+from autoslim.core.job import ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
 from autoslim.errors import InfeasibleError, SpaceError
-from autoslim.flops import predict
-from autoslim.job import ModelSpec
 from autoslim.methods import METHODS, Knob, evaluate, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs, Recipe, Step, Training
-from autoslim.shape import ViTShape
-from autoslim.vit import create_dense, read_shape
+from autoslim.models import create_dense, read_shape
 
 KNOBS = [(method, knob) for method in METHODS for knob in METHODS[method].ranges]
 

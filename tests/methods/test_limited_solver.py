@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.tiny import make_dense, share_of_dense, slim
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_dense, share_of_dense, slim
 
+from autoslim.core.constraints import Limits
+from autoslim.core.plan import Plan
+from autoslim.cost import predict, predict_params
 from autoslim.errors import InfeasibleError
-from autoslim.flops import predict, predict_params
-from autoslim.limits import Limits
 from autoslim.methods import METHODS, Brief, Ceiling, binding, narrowing, narrows, solve
-from autoslim.methods.mask_ranking import Terms, cut_onto, removals
-from autoslim.methods.mask_search import Masks
-from autoslim.plan import Plan
+from autoslim.methods.vit_slim.mask_ranking import Terms, cut_onto, removals
+from autoslim.methods.vit_slim.mask_search import Masks
 
 DENSE = make_dense("deit")
 SHAPE, PLAN = DENSE.shape, Plan.dense(DENSE.shape)
@@ -99,7 +99,7 @@ def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits
 
 
 def test_a_finished_model_keeps_the_limit_that_it_was_cut_under(monkeypatch: pytest.MonkeyPatch):
-    import tiny
+    from helpers import tiny
 
     ceiling = Ceiling(limits=Limits(params=int(0.7 * PARAMS)))
     brief_of = tiny.brief_of

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import config_of, images, logits, make_dense, share_of_dense, slim
+from helpers.tiny import config_of, images, logits, make_dense, share_of_dense, slim
 
-from autoslim.artifact import load, save
-from autoslim.flops import count_flops, predict
+from autoslim.cost import count_flops, predict
+from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS
 
 SIZES = {8: (32, 48), 14: (56, 28), 16: (48, 64)}

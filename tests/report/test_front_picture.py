@@ -4,17 +4,17 @@ import json
 import re
 
 import pytest
-from sample_search import DENSE, make_job, make_recipe, make_result, make_results
-from tiny import config_of, slimmed
+from helpers.sample_search import DENSE, make_job, make_recipe, make_result, make_results
+from helpers.tiny import config_of, slimmed
 
-from autoslim.artifact import Lap, SpeedReport, write_config
-from autoslim.limits import Limits, limits_alone
-from autoslim.recipe import Step
+from autoslim.core.constraints import Limits, limits_alone
+from autoslim.core.recipe import Step
+from autoslim.core.result import ParetoFront, TrialState
+from autoslim.export.artifact import Lap, SpeedReport, write_config
 from autoslim.report import render_front
 from autoslim.report.label import Box, Labels, rows_for
 from autoslim.report.mark import colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
-from autoslim.result import ParetoFront, TrialState
 
 
 class Page(html.parser.HTMLParser):

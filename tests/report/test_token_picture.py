@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import MODELS, images, make_dense, slim
 from PIL import Image
-from tiny import MODELS, images, make_dense, slim
 from torch import nn
 
+from autoslim.core.recipe import Training
 from autoslim.data import Loader, Sample, sample_split
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.sample import spread
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.life_regression import schedule
-from autoslim.methods.rows import class_query_last
-from autoslim.methods.trunk import Trunk, blocks_of, install
-from autoslim.recipe import Training
-from autoslim.report.survival import Survival, follow
+from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.life_regression.method import schedule
 from autoslim.report.token_picture import TokenView, dimmed, draw_tokens, patch_map
+from autoslim.report.token_survival import Survival, follow
 from autoslim.report.width_picture import attention_bars, draw_widths, hidden_bars, token_bars
 
 

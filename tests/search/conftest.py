@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor, nn
 
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs, Recipe, Step, Training
-from autoslim.result import TrialResult, TrialState
 from autoslim.search import Proposal, Space, parse_space
-from autoslim.shape import ViTShape
 
 
 class Toy(Method):

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Training
+from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.shape import ViTShape
+from autoslim.cost.flops import predict
 from autoslim.errors import BudgetError, RequestError, SpaceError, UnsupportedModelError
-from autoslim.flops.predict import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Training
-from autoslim.result import TrialResult, TrialState
 from autoslim.search import Proposal, Proposer, Space, load_space, parse_space
-from autoslim.search.samplers import POPULATION
-from autoslim.search.space import Draw
-from autoslim.search.study import (
+from autoslim.search.samplers.optuna_samplers import POPULATION
+from autoslim.search.samplers.optuna_study import (
     KNOWN,
     Replay,
     accuracy_and_flops,
@@ -34,7 +34,7 @@ from autoslim.search.study import (
     flat_replay,
     replay,
 )
-from autoslim.shape import ViTShape
+from autoslim.search.space.space import Draw
 
 Finish = Callable[..., TrialResult]
 Make = Callable[..., Proposer]
@@ -137,9 +137,9 @@ def test_proposal_does_not_depend_on_the_order_of_hashes() -> None:
     script = """
 import sys
 from autoslim.search import *
-from autoslim.recipe import Training
-from autoslim.result import TrialResult, TrialState
-from autoslim.shape import ViTShape
+from autoslim.core.recipe import Training
+from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.shape import ViTShape
 shape = ViTShape.from_json(sys.stdin.read())
 proposer = Proposer(space=load_space("default"), shape=shape, budgets={"a": 10**7}, training=Training(), seed=3)
 history = []

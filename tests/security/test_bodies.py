@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from running_service import SPEC, RunningService
+from helpers.running_service import SPEC, RunningService
 
 JSON = {"Content-Type": "application/json"}
 

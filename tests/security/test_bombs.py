@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
+from autoslim.core.job import DatasetSpec
 from autoslim.data import prepare_dataset
 from autoslim.data.decode import MAX_BYTES, MAX_PIXELS, decode_rgb
 from autoslim.data.parquet import MAX_ROWS
 from autoslim.data.sources import open_source
 from autoslim.errors import DatasetError, WeightsError
-from autoslim.job import DatasetSpec
-from autoslim.vit.weights import read_state_dict
+from autoslim.models.weights import read_state_dict
 
 
 def memory() -> int:

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
-from running_service import SPEC, RunningService, running, settings_in
+from helpers.running_service import SPEC, RunningService, running, settings_in
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import schemathesis
-from running_service import RunningService, running, settings_in
+from helpers.running_service import RunningService, running, settings_in
 from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from running_service import SPEC, RunningService
+from helpers.running_service import SPEC, RunningService
 
 from autoslim.errors import WeightsError
-from autoslim.vit.weights import read_state_dict
+from autoslim.models.weights import read_state_dict
 
 
 @pytest.fixture(scope="module")

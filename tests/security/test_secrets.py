@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
-from databases import PASSWORD, fresh_postgres, postgres_server
+from helpers.databases import PASSWORD, fresh_postgres, postgres_server
+from helpers.running_service import SPEC, RunningService, running
 from loopback.postgres import Postgres
-from running_service import SPEC, RunningService, running
 
-from autoslim.log import JsonFormatter
+from autoslim.core.logs import JsonFormatter
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import QueueState
-from workers.settings import DriverSettings
+from workers.service.settings import DriverSettings
 
 TOKEN = "canary-of-the-cluster"
 
@@ -126,7 +126,7 @@ def test_a_whole_search_leaves_no_secret_behind(service: RunningService, tmp_pat
     settings = DriverSettings(storage=service.settings.storage, root=service.settings.root, tracking_uri=f"sqlite:///{tracking}")
     environment = os.environ | settings.environment(secrets=True) | {"RAY_AUTH_MODE": "disabled"}
     del environment["RAY_AUTH_TOKEN"]
-    command = [sys.executable, "-m", "workers.attempt", job.id, "1"]
+    command = [sys.executable, "-m", "workers.service.attempt", job.id, "1"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert service.queue.get(job.id).state is QueueState.SUCCEEDED, done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

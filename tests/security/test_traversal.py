@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from running_service import SPEC, RunningService
+from helpers.running_service import SPEC, RunningService
 
 SECRET = b"canary-of-the-file-outside"
 

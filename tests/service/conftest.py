@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_service import RunningService, running, settings_in
+from helpers.running_service import RunningService, running, settings_in
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import blocks
-from running_service import running, settings_in
+from helpers.command_line import blocks
+from helpers.running_service import running, settings_in
 
 README = Path(__file__).parents[2] / "README.md"
 

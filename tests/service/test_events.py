@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from running_service import RunningService, running, settings_in
+from helpers.running_service import RunningService, running, settings_in
 
 from autoslim.service.settings import Limits
 

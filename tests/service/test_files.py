@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_service import RunningService
+from helpers.running_service import RunningService
 
 CONTENT = bytes(range(256)) * 5000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_service import SPEC, RunningService, running, settings_in
+from helpers.running_service import SPEC, RunningService, running, settings_in
 
 from autoslim.service.settings import Limits
 from autoslim.store import Failure, FailureClass, QueueState

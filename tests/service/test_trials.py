@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+import helpers.sample_search as sample
 import httpx
 import pytest
-import sample_search as sample
-from running_service import RunningService
+from helpers.running_service import RunningService
 
-from autoslim.result import TrialState
+from autoslim.core.result import TrialState
 from autoslim.store import Claim, QueuedJob, QueueState
 
 

@@ -1,12 +1,7 @@
-import sys
-from pathlib import Path
-
-# `sample_search` lies one folder up, for the tests of three folders.
-sys.path.append(str(Path(__file__).parents[1]))
-
 import pytest
 
-from autoslim.store import Store, default_url
+from autoslim.core.urls import default_url
+from autoslim.store import Store
 
 
 @pytest.fixture

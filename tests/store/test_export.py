@@ -2,11 +2,11 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from sample_search import fill, make_job, make_recipe, make_result, make_results
+from helpers.sample_search import fill, make_job, make_recipe, make_result, make_results
 
+from autoslim.core.recipe import Recipe, Step
+from autoslim.core.result import ParetoFront
 from autoslim.errors import OutputError
-from autoslim.recipe import Recipe, Step
-from autoslim.result import ParetoFront
 from autoslim.store.export import flat_knobs, write_front_parquet, write_trials_parquet
 
 

@@ -82,7 +82,7 @@ def test_the_last_use_is_written_down_and_not_at_every_request(keys):
     ],
 )
 def test_a_key_that_cannot_be_made_says_why(tmp_path, changes, message):
-    from autoslim.store import default_url
+    from autoslim.core.urls import default_url
 
     with Keys(default_url(tmp_path)) as keys, pytest.raises(RequestError, match=message):
         make(keys, **changes)

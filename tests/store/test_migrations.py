@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sample_search import fill, make_job, make_results
+from helpers.sample_search import fill, make_job, make_results
 
+from autoslim.core.result import SharedCost
 from autoslim.errors import ClusterError, RequestError
-from autoslim.result import SharedCost
 from autoslim.store import Store, migrate, schema
 from autoslim.store.database import Database
 

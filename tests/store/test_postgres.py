@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from databases import PASSWORD, fresh_postgres, postgres_server
+from helpers.databases import PASSWORD, fresh_postgres, postgres_server
 
 from autoslim.errors import ClusterError
 from autoslim.store import Queue

@@ -198,7 +198,7 @@ def test_cancelling_works_in_every_state_and_twice(queue):
 
 
 def test_only_ended_jobs_are_purged_and_with_all_their_rows(queue):
-    from sample_search import fill, make_job
+    from helpers.sample_search import fill, make_job
 
     from autoslim.store import Store
 

@@ -1,11 +1,12 @@
 import threading
 
 import pytest
-from sample_search import DENSE, add, fill, make_job, make_recipe, make_report, make_result, make_results
+from helpers.sample_search import DENSE, add, fill, make_job, make_recipe, make_report, make_result, make_results
 
+from autoslim.core.result import SharedCost, TrialState
+from autoslim.core.urls import default_url, hide_password
 from autoslim.errors import ClusterError, JobError, RequestError
-from autoslim.result import SharedCost, TrialState
-from autoslim.store import JobState, Store, TrackedRun, default_url, hide_password
+from autoslim.store import JobState, Store, TrackedRun
 
 
 def test_job_comes_back_as_it_was_created(store):

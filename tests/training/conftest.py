@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SIZES
+from helpers.tiny import SIZES
 
+from autoslim.core.job import DatasetSpec, ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.result import EpochReport
+from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
-from autoslim.flops import predict
-from autoslim.job import DatasetSpec, ModelSpec
 from autoslim.methods import METHODS, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Knobs, Recipe, Step, Training
-from autoslim.result import EpochReport
 from autoslim.training import BaseRequest, Bench, prepare_base
 
 CPU = torch.device("cpu")

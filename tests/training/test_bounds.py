@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoslim.artifact import SlimConfig, load, load_config
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe
+from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
-from autoslim.flops import count_flops, predict
-from autoslim.methods.adaptive import image_flops, token_counts
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe
+from autoslim.export.artifact import SlimConfig, load, load_config
+from autoslim.methods.layers.adaptive_trunk import image_flops, token_counts
 from autoslim.report.card import render_card
 from autoslim.training import Bench, run_trial
 from autoslim.training.checkpoint import load_checkpoint

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import images, make_dense
+from helpers.tiny import images, make_dense
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoslim.core.recipe import Training
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
-from autoslim.recipe import Training
 from autoslim.training import Bench
 from autoslim.training.loop import Beat, Objective, Trainer, learning_rate_factor, make_optimizer
-from autoslim.training.objective import task_loss
+from autoslim.training.losses import task_loss
 
 CPU = torch.device("cpu")
 PLAIN = Training(batch_size=32, precision="float32", distillation=0.0, label_smoothing=0.0, flip=False)

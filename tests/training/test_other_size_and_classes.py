@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 import autoslim
+from autoslim.core.job import DatasetSpec, ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.cost import count_flops, predict
 from autoslim.data import prepare_dataset
-from autoslim.flops import count_flops, predict
-from autoslim.job import DatasetSpec, ModelSpec
 from autoslim.methods import METHODS, solve
-from autoslim.plan import Plan
-from autoslim.recipe import Recipe, Step, Training
+from autoslim.models import create_dense, write_folder
 from autoslim.training import BaseRequest, Bench, prepare_base, run_trial
-from autoslim.vit import create_dense, write_folder
 
 ARGS = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 

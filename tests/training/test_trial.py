@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tiny import images, logits
+from helpers.tiny import images, logits
 
-from autoslim.artifact import load, load_config
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.recipe import Recipe
+from autoslim.cost import Flops, count_flops, predict
 from autoslim.errors import DivergedError, TrialError
-from autoslim.flops import Flops, count_flops, predict
+from autoslim.export.artifact import load, load_config
 from autoslim.methods import METHODS
-from autoslim.plan import Extra, Plan
-from autoslim.recipe import Recipe
 from autoslim.training import Bench, run_trial, trial
 from autoslim.training.loop import Trainer
 from autoslim.training.trial import check_flops, split_steps

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.cluster import Cluster, connect
+from workers.search.cluster import Cluster, connect
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autoslim import log
+from autoslim.core import logs
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Record:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        token, job = log.request_id.set(request_id), log.job_id.set(None)
+        token, job = logs.request_id.set(request_id), logs.job_id.set(None)
         began, status, seconds = time.perf_counter(), 500, None
 
         async def recorded(message: Message) -> None:
@@ -46,8 +46,8 @@ class Record:
         finally:
             taken = time.perf_counter() - began if seconds is None else seconds
             self._told(scope, status, taken)
-            log.request_id.reset(token)
-            log.job_id.reset(job)
+            logs.request_id.reset(token)
+            logs.job_id.reset(job)
 
     def _told(self, scope: Scope, status: int, seconds: float) -> None:
         # The template and not the path, whose values are without end.

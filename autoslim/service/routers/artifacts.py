@@ -11,12 +11,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from autoslim.service import files
+from autoslim.service.app_state import Services
 from autoslim.service.auth import Shared
+from autoslim.service.byte_ranges import file_answer
 from autoslim.service.problems import documented, not_found
-from autoslim.service.ranges import file_answer
-from autoslim.service.routers.one import ReadJob
-from autoslim.service.services import Services
-from autoslim.service.views import ArtifactList, ArtifactView
+from autoslim.service.routers.dependencies import ReadJob
+from autoslim.service.schemas import ArtifactList, ArtifactView
 
 router = APIRouter(tags=["files"])
 

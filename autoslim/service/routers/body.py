@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from autoslim.config import JobSpec, read_json
 from autoslim.service.problems import ProblemError
-from autoslim.spec import JobSpec, read_json
 
 _PATIENCE = 30.0
 """Seconds for a whole body to arrive."""

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
+from autoslim.service.app_state import Services
 from autoslim.service.auth import Reader, Shared
 from autoslim.service.problems import ProblemError, documented
-from autoslim.service.routers.one import ReadJob
-from autoslim.service.services import Services
-from autoslim.service.views import EventPage, event_view
+from autoslim.service.routers.dependencies import ReadJob
+from autoslim.service.schemas import EventPage, event_view
 from autoslim.store import QueuedJob
 
 router = APIRouter(tags=["events"])

@@ -10,18 +10,18 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import StringConstraints
 
-from autoslim import log
+from autoslim.config import Fault, InfeasibleSpecError, JobSpec, SpecError
+from autoslim.core import logs
 from autoslim.errors import NotFoundError
+from autoslim.service.app_state import Services
 from autoslim.service.auth import Reader, Shared, Submitter
-from autoslim.service.pages import answer, cursor_of, token_of
-from autoslim.service.planner import PlannerError
-from autoslim.service.preflight import check
+from autoslim.service.pagination import answer, cursor_of, token_of
+from autoslim.service.planning.client import PlannerError
+from autoslim.service.planning.preflight import check
 from autoslim.service.problems import ProblemError, documented
 from autoslim.service.routers.body import BODY, Spec
-from autoslim.service.routers.one import ChangeJob, ReadJob
-from autoslim.service.services import Services
-from autoslim.service.views import JobPage, JobView, job_view
-from autoslim.spec import Fault, InfeasibleSpecError, JobSpec, SpecError
+from autoslim.service.routers.dependencies import ChangeJob, ReadJob
+from autoslim.service.schemas import JobPage, JobView, job_view
 from autoslim.store import QueuedJob, QueueState
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ async def submit(request: Request, identity: Submitter, shared: Shared, spec: Sp
         priority=checked.priority,
         idempotency_key=key,
     )
-    log.job_id.set(job.id)
+    logs.job_id.set(job.id)
     if created:
         _log.info("job submitted", extra={"tenant": identity.tenant, "job_id": job.id})
     view = await _view(shared, job)

@@ -8,7 +8,7 @@ from autoslim.service.auth import Shared, Submitter
 from autoslim.service.problems import documented
 from autoslim.service.routers.body import BODY, Spec
 from autoslim.service.routers.jobs import checked_spec
-from autoslim.service.views import PlanView
+from autoslim.service.schemas import PlanView
 
 router = APIRouter(tags=["plans"])
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from autoslim.service.app_state import Services
 from autoslim.service.auth import Shared
-from autoslim.service.pages import cursor_of, token_of
+from autoslim.service.pagination import cursor_of, token_of
 from autoslim.service.problems import documented
-from autoslim.service.routers.one import ReadJob
-from autoslim.service.services import Services
-from autoslim.service.views import FrontView, TrialPage, front_view, trial_view
+from autoslim.service.routers.dependencies import ReadJob
+from autoslim.service.schemas import FrontView, TrialPage, front_view, trial_view
 
 router = APIRouter(tags=["trials"])
 

@@ -1,0 +1,143 @@
+"""A job of the service in words."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING
+
+from autoslim.cli.table import columns, fields, paint, state_painted
+from autoslim.core.budget import format_flops
+
+if TYPE_CHECKING:
+    from autoslim.client import JobReply, Result, Trial
+    from autoslim.client.replies import Cost
+
+
+def span(seconds: float) -> str:
+    """`75` -> `1 m 15 s`; two units at most."""
+    rest = max(round(seconds), 0)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def ago(moment: datetime.datetime) -> str:
+    count, unit, *_ = span((datetime.datetime.now(datetime.UTC) - moment).total_seconds()).split(" ")
+    return f"{count} {unit} ago"
+
+
+def done(job: JobReply) -> str:
+    """`14/24`; only the first where there is no such number, or no longer: the best are tuned again, as further trials."""
+    count, trials = job.progress.trials_done, job.progress.trials
+    return f"{count}/{trials}" if trials and count <= trials and not job.ended else f"{count}"
+
+
+def best(job: JobReply) -> str:
+    return ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in job.progress.best.items())
+
+
+def state(job: JobReply) -> str:
+    """`QUEUED (2 ahead)`, `SEARCHING, begun 3 m 2 s ago, attempt 2`, `SUCCEEDED in 1 h 2 m`."""
+    if job.queue_position:
+        return f"{job.state} ({job.queue_position} ahead)"
+    parts = job.state
+    if job.ended and job.ended_at and job.started_at:
+        parts += f" in {span((job.ended_at - job.started_at).total_seconds())}"
+    elif job.started_at and not job.ended:
+        parts += f", begun {span((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())} ago"
+    if job.attempt > 1:
+        parts += f", attempt {job.attempt}"
+    return parts + (f": {job.reason}" if job.reason else "")
+
+
+def next_commands(job: JobReply) -> str:
+    short = job.id
+    if job.state == "SUCCEEDED":
+        return f"autoslim pull {short}"
+    if job.ended and job.failure and job.failure.next:
+        return job.failure.next
+    if job.ended:
+        return f"autoslim logs {short}" if job.attempt else "autoslim jobs"
+    return f"autoslim attach {short} | autoslim logs -f {short} | autoslim cancel {short}"
+
+
+def table(jobs: list[JobReply]) -> list[str]:
+    """A line a job."""
+    head = ("ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED")
+    rows = [(job.id, job.name or "", job.state, done(job), best(job), ago(job.created_at)) for job in jobs]
+    lines = columns([head, *rows])
+    return [paint(lines[0], "dim"), *(state_painted(line, job.state) for line, job in zip(lines[1:], jobs, strict=True))]
+
+
+def page(job: JobReply) -> list[str]:
+    """All there is to say about one job."""
+    spec = job.spec
+    request = f"{spec.get('model')} on {spec.get('data')} to {', '.join(spec.get('flops') or ())}"
+    pairs = [
+        ("Job", f"{job.id}{f'  {job.name}' if job.name else ''}"),
+        ("State", state_painted(state(job), job.state)),
+        ("Request", request),
+        ("Created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC, {ago(job.created_at)}"),
+    ]
+    if not job.ended:
+        found = best(job)
+        pairs.append(("Trials", f"{done(job)}{f'; best {found}' if found else ''}"))
+    if job.failure is not None:
+        pairs.append(("Why", f"{job.failure.kind}: {job.failure.message}"))
+    pairs += [(name, link) for name, link in (("Ray", job.links.get("ray")), ("MLflow", job.links.get("mlflow"))) if link]
+    pairs.append(("Next", next_commands(job)))
+    lines = fields(pairs)
+    if job.result is not None and job.result.models:
+        lines += ["", *result(job.result)]
+    return lines
+
+
+def result(found: Result) -> list[str]:
+    """The models that were handed over, below the dense one, and the budgets that have none."""
+    rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
+    if found.dense is not None:
+        test = f"{found.models[0].dense_test_accuracy:.2%}" if found.models else ""
+        rows.append(("dense", "", format_flops(found.dense.flops), "", "", f"{found.dense.accuracy:.2%}", test))
+    for model in found.models:
+        rows.append(
+            (
+                model.label,
+                f"{model.method} (trial {model.trial})",
+                format_flops(model.flops),
+                f"{model.flops / model.budget:.2%}",
+                f"{model.params / 1e6:.3g} M",
+                f"{model.validation_accuracy:.2%}",
+                f"{model.test_accuracy:.2%}",
+            )
+        )
+    lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]
+    lines += [f"{label}: no trial was completed within this budget" for label in found.missing]
+    return lines if found.cost is None else [*lines, _cost(found.cost)]
+
+
+def _cost(cost: Cost) -> str:
+    money = "" if cost.money is None else f", {cost.money:.2f} at {cost.price:g} an hour"
+    return f"Cost: {cost.device_hours:.3g} {cost.device} hours{money}; {cost.bytes / 1e9:.2g} GB"
+
+
+def trials(found: list[Trial]) -> list[str]:
+    """A line a trial."""
+    rows = [("TRIAL", "METHOD", "TARGET", "STATE", "VALIDATION", "FLOPS", "EPOCHS", "SECONDS")]
+    for trial in found:
+        rows.append(
+            (
+                f"{trial.number}",
+                trial.method,
+                trial.target,
+                trial.state if trial.duplicate_of is None else f"as trial {trial.duplicate_of}",
+                "" if trial.accuracy is None else f"{trial.accuracy:.2%}",
+                "" if trial.flops is None else format_flops(trial.flops),
+                "" if trial.epochs is None else f"{trial.epochs:.3g}",
+                "" if trial.seconds is None else f"{trial.seconds:.3g}",
+            )
+        )
+    lines = columns(rows)
+    return [paint(lines[0], "dim"), *lines[1:]]

@@ -1,0 +1,165 @@
+"""`autoslim plan`: what can be reached, and what a search would cost, without training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from autoslim.core.budget import format_flops
+from autoslim.core.constraints import format_params
+from autoslim.core.job import Resources, SearchJob
+from autoslim.core.plan import Plan
+from autoslim.core.run_folder import Output
+from autoslim.cost import DENSE, LatencyTable, predict_params
+from autoslim.export.profiling import measure_table_apart
+from autoslim.store import Store
+from workers.estimate.estimate import Estimate, estimate
+from workers.estimate.throughput import measure_pace
+from workers.progress.duration import duration
+from workers.search.base_model import base_request, threads
+from workers.search.driver import Prepared, prepare, with_table
+from workers.search.latency import search_request
+from workers.search.warm_start import Taken, look
+
+
+def show_plan(job: SearchJob, *, as_json: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
+        prepared = prepare(job, Path(cache))
+        if job.limits.latency_ms is not None:
+            prepared = with_table(prepared, _measured_here(prepared))
+    facts, found = foresee(prepared)
+    sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts, found)) + "\n")
+
+
+def _measured_here(prepared: Prepared) -> LatencyTable:
+    """On this machine, with as many threads as a trial would have."""
+    job = prepared.job
+    request = search_request(job, prepared.dense, prepared.proposer)
+    return measure_table_apart(request, threads=threads(_settled(job)))
+
+
+def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
+    """Reach by method, and what the search costs; how fast it trains is measured on this machine."""
+    job = prepared.job
+    slots = job.concurrency or _slots_here(job)
+    ready = prepared.dense.is_ready_for(prepared.dataset.classes)
+    taken = _taken(prepared)
+    settled = dataclasses.replace(prepared, job=_settled(job))
+    pace = measure_pace(job, prepared.dense, kept=min(1.0, prepared.kept), threads=threads(settled.job))
+    work = estimate(settled, pace, slots=slots, answered=taken.answers, adapted=taken.base is not None)
+    facts = {
+        "dense_flops": prepared.dense_flops,
+        "budgets": prepared.budgets,
+        "limits": job.limits.to_dict(),
+        "dense_params": predict_params(prepared.dense.shape, Plan.dense(prepared.dense.shape)),
+        "dense_ms": None if prepared.proposer.timer is None else prepared.proposer.timer(Plan.dense(prepared.dense.shape)),
+        "methods": {
+            name: {
+                "cheapest": None if found.cheapest is None else found.cheapest.flops,
+                "dearest": None if found.dearest is None else found.dearest.flops,
+                "least_params": found.least_params,
+                "least_ms": found.least_ms,
+            }
+            for name, found in prepared.proposer.reach.items()
+        },
+        "left_out": prepared.proposer.left_out,
+        "reuse": taken.told,
+        "trials": job.trials,
+        "at_a_time": slots,
+        "images_per_second": 1 / pace.train,
+        "expected": work.expected.to_dict(),
+        "seconds": work.cost.seconds,
+        "parts": work.parts,
+        "device": work.cost.device,
+        "device_hours": work.cost.device_hours,
+        "money": work.cost.money,
+        "bytes": work.cost.bytes,
+        "images": {split: getattr(prepared.dataset.report, split).images for split in ("train", "validation", "test")},
+        "classes": len(prepared.dataset.classes),
+        "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in ("train", "validation", "test")),
+        "adapts_dense_model": not ready,
+    }
+    return facts, work
+
+
+def _taken(prepared: Prepared) -> Taken:
+    job = prepared.job
+    if not job.reuse:
+        return Taken()
+    base = Output(Path(job.output)).base(base_request(job, prepared.dataset).digest()).name
+    # Nothing is begun in a store by looking whether there is something to reuse.
+    with contextlib.ExitStack() as stack:
+        store = None if job.storage is None else stack.enter_context(Store(job.storage))
+        return look(job, store, prepared.proposer, base=base)
+
+
+def _slots_here(job: SearchJob) -> int:
+    gpus, cpus = torch.cuda.device_count(), os.cpu_count() or 1
+    if job.resources is None:
+        return gpus or cpus
+    return max(1, int(gpus / job.resources.gpu if job.resources.gpu else cpus / max(job.resources.cpu, 1.0)))
+
+
+def _settled(job: SearchJob) -> SearchJob:
+    """With what a local Ray would give a trial, where nothing was asked for."""
+    gpus = torch.cuda.device_count()
+    share = Resources(cpu=float(max(1, (os.cpu_count() or 1) // gpus)), gpu=1.0) if gpus else Resources()
+    return job.replace(resources=job.resources or share)
+
+
+def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str:
+    job, report = prepared.job, prepared.dataset.report
+    shape = prepared.dense.shape
+    lines = [
+        f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at "
+        f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        + ("; is adapted to the data first" if facts["adapts_dense_model"] else ""),
+        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.origin}), "
+        f"{report.test.images} test ({report.test.origin}); {facts['unreadable']} unreadable",
+    ]
+    for label, flops in prepared.budgets.items():
+        lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
+    told, limits = facts["reuse"], job.limits
+    assert isinstance(told, list)
+    if limits.given:
+        words = prepared.proposer.ceiling(DENSE).words(shape, Plan.dense(shape))
+        where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
+        lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
+    columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
+    heads = "".join(f"{'least ' + name:>14}" for name in columns)
+    lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}{heads}   reaches"]
+    for name, found in prepared.proposer.reach.items():
+        low = None if found.cheapest is None else found.cheapest.flops
+        high = None if found.dearest is None else found.dearest.flops
+        reached = [label for label, able in prepared.proposer.able.items() if label in prepared.budgets and name in able]
+        shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
+        least = {
+            "params": "-" if found.least_params is None else format_params(found.least_params),
+            "ms": "-" if found.least_ms is None else f"{found.least_ms:.3g}",
+        }
+        shown += "".join(f"{least[column]:>14}" for column in columns)
+        lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
+    for name, reason in prepared.proposer.left_out.items():
+        lines.append(f"{name:18}cannot slim this model: {reason}")
+    lines += ["", *(f"Reuse     {line}" for line in told), *_cost_lines(job, facts, work)]
+    return "\n".join(lines)
+
+
+def _cost_lines(job: SearchJob, facts: dict[str, object], work: Estimate) -> list[str]:
+    done = work.expected
+    early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
+    at_most = "at most " if job.plateau is not None else ""
+    end = f"; the best {done.finals} of them for {done.final_epochs:.3g} epochs more" if done.finals else ""
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in work.parts.items() if seconds)
+    return [
+        f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
+        f"Time      {at_most}about {duration(work.cost.seconds)} here ({parts})",
+        f"Cost      {at_most}about {work.cost.told} in {job.output}",
+    ]

@@ -1,0 +1,130 @@
+"""`autoslim serve` and `autoslim supervise`: the operator's side of the service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoslim.cli import flags as flag
+from autoslim.cli.parsing import parse_resources
+
+if TYPE_CHECKING:
+    from autoslim.service import ServiceSettings
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Settings as YAML; flags and AUTOSLIM_* are over it.", show_default=False),
+]
+Root = Annotated[Path | None, typer.Option(help="The folder of all jobs; default ~/.local/share/autoslim.", show_default=False)]
+ServiceStorage = Annotated[
+    str | None, typer.Option("--storage", help="URL of the database; default SQLite in --root.", show_default=False)
+]
+Jobs = Annotated[int, flag.flag("--jobs", "Jobs at a time.", min=1)]
+Dashboard = Annotated[
+    str | None,
+    flag.flag(
+        "--dashboard", "Run the drivers as jobs of the Ray cluster with this dashboard; default processes of this machine."
+    ),
+]
+Lease = Annotated[
+    float | None,
+    flag.flag("--lease-seconds", "After so many seconds without a sign of life another driver takes over; default 60."),
+]
+
+
+def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
+    """The service's settings; its folder is made where it is not there yet."""
+    from autoslim.service import read_settings
+
+    settings = read_settings(config, flags=flags)
+    settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return settings
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
+    config: ConfigFile = None,
+    root: Root = None,
+    storage: ServiceStorage = None,
+    data_root: Annotated[
+        list[Path] | None, typer.Option(help="Users may name data below this folder; may be repeated.", show_default=False)
+    ] = None,
+    model_root: Annotated[list[Path] | None, typer.Option(help="The same for models and weights.", show_default=False)] = None,
+    tracking_uri: flag.TrackingUri = None,
+    supervisor: Annotated[
+        bool, typer.Option("--supervisor/--no-supervisor", help="Run the jobs, too, unless another process does.")
+    ] = True,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow any address without keys.")] = False,
+) -> None:
+    """Run the service: the API, and beside it the supervisor that runs the jobs.
+
+    Example: autoslim serve
+
+    Example: autoslim serve --config service.yaml --host 0.0.0.0
+    """
+    from autoslim.service import serve as run
+
+    settings = settings_of(
+        config, root=root, storage=storage, data_roots=data_root, model_roots=model_root, tracking_uri=tracking_uri
+    )
+    if supervisor:
+        # By the environment: a command line, which others can read, is no place for a password.
+        os.environ |= {"AUTOSLIM_ROOT": str(settings.root), "AUTOSLIM_STORAGE": settings.storage}
+        if settings.tracking_uri is not None:
+            os.environ["AUTOSLIM_TRACKING_URI"] = settings.tracking_uri
+    run(
+        settings,
+        host=host,
+        port=port,
+        insecure=insecure,
+        command=[sys.executable, "-m", "autoslim.cli", "supervise"] if supervisor else None,
+        ready=lambda address: _say_where(address, settings),
+    )
+
+
+def _say_where(address: str, settings: ServiceSettings) -> None:
+    sys.stderr.write(f"autoslim is at {address}; its jobs are in {settings.root}\n")
+    sys.stdout.write(f"{address}\n")
+    sys.stdout.flush()
+
+
+def supervise(
+    config: ConfigFile = None,
+    root: Root = None,
+    storage: ServiceStorage = None,
+    tracking_uri: flag.TrackingUri = None,
+    jobs: Jobs = 1,
+    dashboard: Dashboard = None,
+    address: flag.Address = None,
+    resources: flag.PerTrial = None,
+    concurrency: flag.Concurrency = None,
+    lease_seconds: Lease = None,
+) -> None:
+    """Run the jobs that the service has queued, without the API. Ctrl-C stops it; jobs go on with the next one.
+
+    Example: autoslim supervise --jobs 2
+
+    Example: autoslim supervise --storage postgresql+psycopg://autoslim@db/autoslim --dashboard http://127.0.0.1:8265
+    """
+    from autoslim.core.logs import log_json
+    from workers.service.settings import DriverSettings
+    from workers.service.supervisor import supervise as run
+
+    settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
+    given: dict[str, Any] = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
+    driver = DriverSettings(
+        storage=settings.storage,
+        root=settings.root.absolute(),
+        tracking_uri=settings.tracking_uri,
+        address=address,
+        resources=parse_resources(resources),
+        concurrency=concurrency,
+        **given,
+    )
+    log_json()
+    run(driver, jobs=jobs, dashboard=dashboard)

@@ -1,0 +1,134 @@
+"""From YAML, JSON or a mapping to a `JobSpec`; what is wrong is told by field, and by line where there are lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from autoslim.config.issues import Fault, Place, SpecError, faults_of
+from autoslim.config.job_spec import JobSpec
+from autoslim.config.strict_yaml import PlainLoader
+
+SIZE_LIMIT = 2**20
+"""Bytes of a spec, in whatever form."""
+
+
+def read_mapping(values: Mapping[str, Any]) -> JobSpec:
+    """From Python values, such as flags or keyword arguments.
+
+    Raises:
+        SpecError: naming every field that is wrong.
+    """
+    return _validated(lambda: JobSpec.model_validate(dict(values)))
+
+
+def read_json(text: str | bytes) -> JobSpec:
+    """Raises SpecError, for what is not JSON as well."""
+    if len(text) > SIZE_LIMIT:
+        raise SpecError([_too_large()])
+    return _validated(lambda: JobSpec.model_validate_json(text))
+
+
+def read_yaml(path: Path) -> JobSpec:
+    """Raises SpecError naming the file, the line and the field."""
+    return parse_yaml(read_text(path), source=str(path))
+
+
+def read_text(path: Path) -> str:
+    """Raises SpecError for what cannot be read, is too large, or is not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SIZE_LIMIT + 1)
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise SpecError([Fault(place=(), problem=f"cannot be read: {error.strerror}")], source=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise SpecError([Fault(place=(), problem=f"is not UTF-8 text (byte {error.start})")], source=str(path)) from error
+    return text
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """The mapping in a file, such as a search space, with nothing of it checked.
+
+    Raises:
+        SpecError: naming the file.
+    """
+    found, _ = _parse(read_text(path), str(path))
+    if not isinstance(found, dict):
+        raise SpecError([Fault(place=(), problem="is not a mapping")], source=str(path))
+    return found
+
+
+def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = None) -> JobSpec:
+    """`source` stands for the file in errors. `changes` replace the file's fields, as flags on the command line do.
+
+    Raises:
+        SpecError: naming the file, the line and the field.
+    """
+    if len(text) > SIZE_LIMIT:
+        raise SpecError([_too_large()], source=source)
+    data, lines = _parse(text, source)
+    if isinstance(data, dict) and changes:
+        data |= changes
+    try:
+        return _validated(lambda: JobSpec.model_validate(data))
+    except SpecError as error:
+        placed = [dataclasses.replace(fault, line=_line(lines, fault.place)) for fault in error.faults]
+        raise SpecError(placed, source=source) from None
+
+
+def _validated(read: Callable[[], JobSpec]) -> JobSpec:
+    try:
+        return read()
+    except pydantic.ValidationError as error:
+        # pydantic's own text quotes the whole input.
+        raise SpecError(faults_of(error, JobSpec.model_fields)) from None
+
+
+def _too_large() -> Fault:
+    return Fault(place=(), problem=f"is larger than {SIZE_LIMIT} bytes, the most that one may have")
+
+
+def _parse(text: str, source: str) -> tuple[Any, dict[Place, int]]:
+    try:
+        loader = PlainLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        return loader.construct_document(node), _lines(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        problem = f"is not valid YAML: {error.problem or error.context}"
+        raise SpecError([Fault(place=(), problem=problem, line=mark.line + 1 if mark else None)], source=source) from None
+    except RecursionError:
+        raise SpecError([Fault(place=(), problem="is nested too deeply")], source=source) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError([Fault(place=(), problem=f"is not valid YAML: {str(error)[:200]}")], source=source) from None
+
+
+def _lines(root: yaml.Node) -> dict[Place, int]:
+    """The line, from 1, on which each field and entry stands."""
+    lines: dict[Place, int] = {}
+    pending: list[tuple[Place, yaml.Node]] = [((), root)]
+    while pending:
+        place, node = pending.pop()
+        lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                lines[(*place, key.value)] = key.start_mark.line + 1
+                pending.append(((*place, key.value), value))
+        elif isinstance(node, yaml.SequenceNode):
+            pending += [((*place, index), value) for index, value in enumerate(node.value)]
+    return lines
+
+
+def _line(lines: dict[Place, int], place: Place) -> int | None:
+    """That of the nearest thing around it which stands in the file; none for a field that is missing."""
+    if place in lines:
+        return lines[place]
+    return next((lines[place[:end]] for end in range(len(place) - 1, 0, -1) if place[:end] in lines), None)

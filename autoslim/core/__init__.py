@@ -1,0 +1,1 @@
+"""The nouns: shape, plan, budget, constraints, recipe, job, result."""

@@ -1,0 +1,121 @@
+"""`SearchJob`: the whole request. Its JSON is the submission, and lies in the output folder as `job.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import Limits
+from autoslim.core.recipe import Training
+from autoslim.core.record import Record
+from autoslim.errors import RequestError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec(Record):
+    """`name` is a timm model name or a folder in timm's hub format.
+
+    `weights` is `pretrained` (timm's hub, or the folder's own), `scratch`, or a safetensors or weights-only file.
+    `args` are passed to `timm.create_model`; `image_size` of None keeps the model's own.
+    """
+
+    name: str
+    weights: str = "pretrained"
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Record):
+    """`source` is a Parquet file, a folder, or the name of a built-in set.
+
+    `validation_share` is cut from train, stratified, where the source has no validation split. `unreadable_share` is how much of
+    a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
+    """
+
+    source: str
+    validation_share: float = 0.1
+    unreadable_share: float = 0.01
+    decoded_limit: int = 4 * 2**30
+    train_limit: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources(Record):
+    """What one trial takes on the cluster; fractions share a device."""
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str, name: str = "resources") -> Resources:
+        """`gpu=1,cpu=4`. Raises RequestError, which calls them `name`."""
+        amounts: dict[str, float] = {}
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            key, _, value = item.partition("=")
+            if key not in ("cpu", "gpu"):
+                raise RequestError(f"{name} has {key!r}; allowed: cpu, gpu")
+            try:
+                amounts[key] = float(value)
+            except ValueError:
+                amounts[key] = -1.0
+            if not 0 <= amounts[key] < float("inf") or (amounts[key] > 1 and amounts[key] % 1):
+                raise RequestError(f"{name} {key} is {value!r}; allowed: a fraction up to 1, or a whole number")
+        return cls(**amounts)
+
+
+SAMPLERS = ("forest", "tpe", "nsga2", "nsga3", "gp", "random")
+"""What proposes recipes."""
+
+SCHEDULERS = ("halving", "median", "none")
+"""What can stop a trial early."""
+
+SPEED_MODES = ("eager", "compiled", "onnxruntime")
+"""The ways in which the speed of a model is measured when it is handed over."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchJob(Record):
+    """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
+
+    `space` is a name, a file, or the space itself as a JSON object. `limits` hold beside every budget. `scheduler` says which trials are
+    stopped early. A search ends after `trials`, or before `max_seconds` of trials or `max_epochs` of training are passed, or when the
+    hypervolume has not grown in `plateau` trials. `final_share` of the compute is kept for tuning the best recipes longer, over
+    `final_seeds` seeds. `price_per_hour` is that of one device, a GPU, or where trials take none, a processor.
+
+    `reuse` names earlier searches: a folder of one (with a `/` in it), the id of one in the same store, or `all` of that store.
+
+    `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the
+    output folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one
+    processor where there is no GPU.
+    """
+
+    id: str
+    model: ModelSpec
+    dataset: DatasetSpec
+    budgets: tuple[Budget, ...]
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    space: str = "default"
+    trials: int = 24
+    training: Training = dataclasses.field(default_factory=Training)
+    base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
+    sampler: str = "forest"
+    scheduler: str = "halving"
+    max_seconds: float | None = None
+    max_epochs: float | None = None
+    plateau: int | None = None
+    final_share: float = 0.25
+    final_seeds: int = 1
+    price_per_hour: float | None = None
+    reuse: tuple[str, ...] = ()
+    seed: int = 0
+    class_query: bool = False
+    bound: str = "max"
+    speed: tuple[str, ...] = SPEED_MODES
+    resources: Resources | None = None
+    concurrency: int | None = None
+    address: str | None = None
+    storage: str | None = None
+    tracking_uri: str | None = None
+    output: str

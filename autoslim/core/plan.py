@@ -1,0 +1,111 @@
+"""`Plan`: what each block of a slimmed transformer computes. Every method comes down to one.
+
+FLOPs, the budget check, loading and the picture all follow from the plan, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from autoslim.core.record import Record
+from autoslim.core.shape import ViTShape
+from autoslim.errors import RequestError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockPlan(Record):
+    """Tokens (prefix included) and widths of one block; `heads` or `hidden` of 0 mean that the sub-layer is gone.
+
+    `tokens_kv` feeds norm1, keys and values; `tokens_q` the queries and the projection; `tokens_mlp` norm2 and the MLP.
+    """
+
+    tokens_kv: int
+    tokens_q: int
+    tokens_mlp: int
+    heads: int
+    head_width: int
+    hidden: int
+
+    @classmethod
+    def dense(cls, shape: ViTShape) -> BlockPlan:
+        """What a block of the dense model computes."""
+        return cls(
+            tokens_kv=shape.tokens,
+            tokens_q=shape.tokens,
+            tokens_mlp=shape.tokens,
+            heads=shape.heads,
+            head_width=shape.head_width,
+            hidden=shape.hidden,
+        )
+
+    @property
+    def attention_width(self) -> int:
+        return self.heads * self.head_width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extra(Record):
+    """A priced part that the dense model does not have, e.g. a life regressor, with `params` parameters.
+
+    `place` says where it stands: `stem`, `block N` (in front of block N, counted from 0) or `head`.
+    """
+
+    name: str
+    place: str
+    matmuls: int
+    norms: int
+    params: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Record):
+    blocks: tuple[BlockPlan, ...]
+    extras: tuple[Extra, ...] = ()
+
+    @classmethod
+    def dense(cls, shape: ViTShape, *, class_query: bool = False) -> Plan:
+        """What the dense model computes; with `class_query` the last block does so for the prefix tokens alone.
+
+        Raises:
+            RequestError: for `class_query` where the head reads patches.
+        """
+        block = BlockPlan.dense(shape)
+        if not class_query:
+            return cls(blocks=(block,) * shape.depth)
+        if shape.pool != "token":
+            raise RequestError(f"computing only the class query needs pooling 'token'; this model's is {shape.pool!r}")
+        last = block.replace(tokens_q=shape.prefix_tokens, tokens_mlp=shape.prefix_tokens)
+        return cls(blocks=(*(block,) * (shape.depth - 1), last))
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens that reach the final norm."""
+        return self.blocks[-1].tokens_mlp
+
+    def with_tokens(self, tokens: tuple[int, ...]) -> Plan:
+        """The same widths with `tokens[i]` tokens in every part of block i; a part that computes fewer already stays as it is."""
+        assert len(tokens) == len(self.blocks)
+        return self.replace(
+            blocks=tuple(
+                block.replace(tokens_kv=n, tokens_q=min(n, block.tokens_q), tokens_mlp=min(n, block.tokens_mlp))
+                for block, n in zip(self.blocks, tokens, strict=True)
+            )
+        )
+
+    def check(self, shape: ViTShape) -> None:
+        """Raises RequestError when the plan does not fit the shape: more than the dense model has, or tokens that come back."""
+        if len(self.blocks) != shape.depth:
+            raise RequestError(f"plan has {len(self.blocks)} blocks, the model {shape.depth}")
+        tokens = shape.tokens
+        for index, block in enumerate(self.blocks):
+            if not shape.prefix_tokens <= block.tokens_mlp <= block.tokens_q <= block.tokens_kv <= tokens:
+                raise RequestError(
+                    f"block {index}: tokens {block.tokens_kv}/{block.tokens_q}/{block.tokens_mlp} (kv/q/mlp) must not grow, "
+                    f"stay within the {tokens} that reach the block and keep the {shape.prefix_tokens} prefix tokens"
+                )
+            if block.heads > shape.heads or block.head_width > shape.head_width or block.hidden > shape.hidden:
+                raise RequestError(
+                    f"block {index}: {block.heads} heads of width {block.head_width} and {block.hidden} hidden units exceed "
+                    f"the dense {shape.heads} x {shape.head_width} and {shape.hidden}"
+                )
+            tokens = block.tokens_mlp

@@ -1,0 +1,79 @@
+"""`Recipe`: everything that decides one trial's result, with a stable key."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from autoslim.core.constraints import Limits
+from autoslim.core.record import Record, digest_of
+
+Knobs = dict[str, Any]
+"""A method's settings, as JSON values; which there are and what is allowed is the method's to say."""
+
+
+BOUNDS = ("max", "mean")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Record):
+    """How a model is tuned. `epochs` counts all of a trial's passes over the training images, the method's own included.
+
+    `lr` is the peak learning rate of AdamW at this batch size; `warmup` the share of steps spent rising to it.
+    `distillation` is the weight of the dense teacher's soft labels in the loss (0: labels only).
+    `augmentation` is one of `none`, `light`, `strong`; `flip` mirrors images left to right where the augmentation is not `none`.
+    `precision` is `auto` (bfloat16 where the device computes in it), `bfloat16` or `float32`.
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 64
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    label_smoothing: float = 0.1
+    distillation: float = 0.5
+    temperature: float = 1.0
+    ema_decay: float = 0.99
+    clip_norm: float = 1.0
+    augmentation: str = "light"
+    flip: bool = True
+    mixup: float = 0.0
+    precision: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step(Record):
+    """One method with its knobs, already solved where they decide FLOPs."""
+
+    method: str
+    knobs: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Record):
+    """A sequence of steps (usually one; width before tokens when composed) under a FLOPs budget.
+
+    With `class_query` the last block computes queries, projection and MLP for the prefix tokens alone, whatever the method; the
+    logits are the same. `bound` says what the budget holds for where the tokens vary from image to image: `max` for every image,
+    `mean` for their mean. `limits` hold beside the budget.
+    """
+
+    steps: tuple[Step, ...]
+    budget: int
+    training: Training
+    seed: int
+    class_query: bool = False
+    bound: str = "max"
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names the trial's folder and checkpoint; the same recipe run again finds them, and so does one without limits of an earlier
+        version, which knew of none."""
+        fields = {name: value for name, value in self.to_dict().items() if name != "limits" or self.limits.given}
+        return digest_of(fields)
+
+    @property
+    def method(self) -> str:
+        return "+".join(step.method for step in self.steps)

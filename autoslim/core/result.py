@@ -1,0 +1,166 @@
+"""What a trial gives back, and the front of those that no other beats."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autoslim.core.budget import format_flops
+from autoslim.core.constraints import Limits
+from autoslim.core.recipe import Recipe
+from autoslim.core.record import Record
+from autoslim.errors import BudgetError
+
+
+class TrialState(enum.StrEnum):
+    """RUNNING ends in exactly one of the others; only COMPLETE has a model."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INFEASIBLE = "infeasible"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochReport(Record):
+    """A point on a trial's curves. `beat` is `cut`, `train` or `tune`; `epoch` counts every pass over the images so far.
+
+    `seconds` is wall time in the worker up to here, earlier runs of the trial included; None where nobody counts it.
+    """
+
+    epoch: float
+    beat: str
+    metrics: dict[str, float]
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialResult(Record):
+    """One row of the front. Accuracies are top-1 shares on the validation split; `seconds` is wall time in the worker.
+
+    `flops` is measured on the model handed over, for the image with the most tokens that there can be, or on average where the budget
+    is for the mean; `flops_predicted` is its plan's closed form; `flops_mean` and `flops_max` are those of the validation images, which
+    differ where tokens vary from image to image; all in multiply-accumulates.
+    `latency_ms` is the predicted time of a batch, where there is a table to predict it from, `latency_measured_ms` the measured one,
+    where the trial came into question to be handed over.
+    `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control), `final` (a good one once more, longer),
+    `reused` (nobody: an earlier search's trial, `reused_from`, is taken over) or `given`.
+    `artifact` is the model's folder, relative to the job's output folder.
+
+    A STOPPED trial has the accuracy it had reached after `epochs`, its plan's FLOPs, and in `stopped` why the scheduler ended it.
+    """
+
+    number: int
+    recipe: Recipe
+    origin: str
+    state: TrialState
+    accuracy: float | None = None
+    accuracy_after_cut: float | None = None
+    flops: int | None = None
+    flops_predicted: int | None = None
+    flops_mean: int | None = None
+    flops_max: int | None = None
+    params: int | None = None
+    latency_ms: float | None = None
+    latency_measured_ms: float | None = None
+    seconds: float | None = None
+    epochs: float | None = None
+    artifact: str | None = None
+    duplicate_of: int | None = None
+    reused_from: str | None = None
+    stopped: str | None = None
+    error_class: str | None = None
+    error: str | None = None
+
+    def keeps_to(self, limits: Limits) -> bool:
+        """By its parameters and its latency, the measured one where it was measured; a trial that is not complete keeps to nothing."""
+        if self.state is not TrialState.COMPLETE:
+            return False
+        latency = self.latency_ms if self.latency_measured_ms is None else self.latency_measured_ms
+        within_params = limits.params is None or (self.params is not None and self.params <= limits.params)
+        return within_params and (limits.latency_ms is None or (latency is not None and latency <= limits.latency_ms))
+
+    def dominates(self, other: TrialResult) -> bool:
+        """At least as accurate and as cheap as `other`, and better in one of the two."""
+        mine, theirs = self._point(), other._point()
+        return mine[0] >= theirs[0] and mine[1] <= theirs[1] and mine != theirs
+
+    def _point(self) -> tuple[float, int]:
+        assert self.accuracy is not None and self.flops is not None, "only finished trials are compared"
+        return self.accuracy, self.flops
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParetoFront(Record):
+    """Complete trials that no other dominates, cheapest first."""
+
+    results: tuple[TrialResult, ...]
+
+    @classmethod
+    def of(cls, results: Iterable[TrialResult], *, cost: str = "flops") -> ParetoFront:
+        """Of equal points the earliest trial stays. `cost` is `flops`, or `latency_ms` among the trials that have one."""
+        done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None]
+        if cost == "latency_ms":
+            done = [r for r in done if r.latency_ms is not None]
+        done.sort(key=lambda r: (getattr(r, cost) or 0, -(r.accuracy or 0.0), r.number))
+        front: list[TrialResult] = []
+        for result in done:
+            if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
+                front.append(result)
+        return cls(results=tuple(front))
+
+    def best_within(self, flops: int) -> TrialResult:
+        """The most accurate trial of at most `flops` multiply-accumulates.
+
+        Raises:
+            BudgetError: when there is none; names the cheapest that was reached.
+        """
+        within = [r for r in self.results if r.flops is not None and r.flops <= flops]
+        if within:
+            return within[-1]
+        if not self.results:
+            raise BudgetError(f"no trial was completed, so none is within {format_flops(flops)}")
+        raise BudgetError(
+            f"no trial is within {format_flops(flops)}; the cheapest has {format_flops(self.results[0].flops or 0)}"
+        )
+
+    def hypervolume(self, *, dense_flops: int, chance: float) -> float:
+        """Area above `chance` accuracy and left of the dense model's FLOPs that the front covers, as a share of the whole."""
+        return hypervolume([(r.flops or 0, r.accuracy or 0.0) for r in self.results], dense_flops=dense_flops, chance=chance)
+
+
+def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance: float) -> float:
+    """`front` holds (flops, accuracy), cheapest first and with rising accuracy."""
+    if not front:
+        return 0.0
+    area = 0.0
+    ends = [min(flops, dense_flops) for flops, _ in front[1:]] + [dense_flops]
+    for (flops, accuracy), end in zip(front, ends, strict=True):
+        area += max(0, end - flops) * max(0.0, accuracy - chance)
+    return area / (dense_flops * (1.0 - chance))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedCost(Record):
+    """What work that trials share has cost, once; booked to the job. `epochs` are passes over the training images."""
+
+    key: str
+    method: str
+    settings: dict[str, Any]
+    epochs: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseFacts(Record):
+    """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess, `latency_ms` the milliseconds
+    of a batch, where the latency is limited."""
+
+    dense_flops: int
+    dense_accuracy: float
+    params: int
+    chance: float
+    latency_ms: float | None = None

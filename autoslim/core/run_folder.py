@@ -1,0 +1,110 @@
+"""The output folder: what lies where, and whether it can be used.
+
+job.json, autoslim.db, mlflow.db     the job, its store and its local MLflow
+models/<budget>/                     what is handed over
+trials.parquet, front.parquet        one row a trial; rebuilt from the store
+earlier.json                         what was taken from earlier searches
+cache/                               prepared images, the adapted dense model, work that trials share
+trials/<recipe key>/                 checkpoint and model of each trial
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from autoslim.core.job import SearchJob
+from autoslim.core.record import Record
+from autoslim.errors import OutputError
+
+_PROBE = ".writable"
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    root: Path
+
+    @property
+    def job_file(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def base(self, digest: str) -> Path:
+        return self.cache / f"base-{digest}"
+
+    @property
+    def shared(self) -> Path:
+        """What trials have worked out for one another."""
+        return self.cache / "shared"
+
+    @property
+    def latency(self) -> Path:
+        """The table that the job's latencies are told from."""
+        return self.cache / "latency.json"
+
+    def write_latency(self, table: Record) -> None:
+        partial = self.latency.with_suffix(".partial")
+        partial.write_text(table.to_json(indent=1))
+        partial.replace(self.latency)
+
+    @property
+    def earlier(self) -> Path:
+        """What was taken from earlier searches when this one began."""
+        return self.root / "earlier.json"
+
+    def trial(self, key: str) -> Path:
+        return self.root / "trials" / key
+
+    def model(self, label: str) -> Path:
+        """`label` is a parsed budget's, which holds digits, a unit and nothing that could leave the folder."""
+        return self.root / "models" / label
+
+    def read_job(self) -> SearchJob:
+        """Raises OutputError when no search was begun here."""
+        if not self.job_file.is_file():
+            raise OutputError(f"{self.root} holds no search: {self.job_file} does not exist")
+        return SearchJob.from_json(self.job_file.read_text())
+
+    def write_job(self, job: SearchJob) -> None:
+        partial = self.root / "job.json.partial"
+        partial.write_text(job.to_json(indent=1) + "\n")
+        partial.replace(self.job_file)
+
+    def claim(self, *, need: int, resume: bool) -> None:
+        """Makes the folder ready for a search that writes about `need` bytes.
+
+        Raises:
+            OutputError: when it cannot be written, has too little room, or holds another search already.
+        """
+        if not resume and self.job_file.exists():
+            raise OutputError(f"{self.root} holds a search already; go on with it by --resume, or give another --output")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / _PROBE
+            probe.write_bytes(os.urandom(4096))
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(f"output folder {self.root} cannot be written: {error.strerror}") from error
+        free = shutil.disk_usage(self.root).free
+        if free < need:
+            raise OutputError(
+                f"output folder {self.root} has {free / 1e9:.2f} GB free; this search needs about {need / 1e9:.2f} GB"
+            )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error, or one that caused it, says that the disk or the quota is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "disk is full" in str(seen) or "No space left" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,0 +1,228 @@
+"""A slimmed model on disk: `config.json`, `model.safetensors` and a model card; and back, without running any code it holds.
+
+Loading builds the dense model, builds each step of the recipe into it, and loads the weights strictly. Neither Ray nor Optuna nor
+MLflow is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from autoslim.core.constraints import Limits
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe
+from autoslim.core.record import Record
+from autoslim.core.shape import ViTShape
+from autoslim.errors import WeightsError
+from autoslim.methods import METHODS
+from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.models import Architecture, Preprocessing
+
+FORMAT = 1
+_CONFIG_LIMIT = 16 * 2**20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlopsReport(Record):
+    """Multiply-accumulates per image: the plan's closed form, fvcore's and torch's count of the model, the dense model's, the budget.
+
+    Where the tokens vary from image to image, those counts are what no image exceeds; `mean` and `max` are those of the validation
+    images, equal to them where nothing varies. `bound` says which of the two the budget is for, as in `Recipe`.
+    """
+
+    predicted: int
+    fvcore: int
+    torch: int
+    dense: int
+    budget: int
+    budget_label: str
+    mean: int | None = None
+    max: int | None = None
+    bound: str = "max"
+
+    @property
+    def held(self) -> int:
+        """What is held against the budget."""
+        return self.mean if self.bound == "mean" and self.mean is not None else self.fvcore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FormReport(Record):
+    """A form beside the weights, such as `onnx`, in `file`; where it could not be made, `file` is empty and `reason` says why.
+
+    `difference` is the largest one of its logits from the model's, on real images, in a process without autoslim; `flops` are counted
+    in the form itself.
+    """
+
+    name: str
+    file: str = ""
+    reason: str = ""
+    difference: float | None = None
+    flops: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lap(Record):
+    """Both models in one interleaved race: medians in milliseconds a batch, and the speed-up round by round with its quartiles."""
+
+    mode: str
+    device: str
+    batch: int
+    dense_ms: float
+    slimmed_ms: float
+    speedup: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedReport(Record):
+    """What was measured on `hardware` with so many `threads`; `left_out` gives the reason for what could not be."""
+
+    hardware: str
+    threads: int
+    laps: tuple[Lap, ...]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimedReport(Record):
+    """What a batch takes in the way `mode`, in milliseconds: the lower quartile of the rounds (`ms`) and their median, and the lower
+    quartile of the dense model's rounds in between."""
+
+    hardware: str
+    device: str
+    threads: int
+    mode: str
+    batch: int
+    ms: float
+    median_ms: float
+    dense_ms: float
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatencyReport(Record):
+    """The latency as the plan foretold it, with the correction that whole models gave beforehand, and as it really is; `dense_ms` is what
+    the dense model took when the table was measured."""
+
+    predicted_ms: float
+    correction: float
+    dense_ms: float
+    timed: TimedReport
+
+    @property
+    def told(self) -> str:
+        timed = self.timed
+        where = f"CPU, {timed.threads} thread{'' if timed.threads == 1 else 's'}" if timed.device == "cpu" else "GPU"
+        return (
+            f"{timed.ms:.4g} ms at batch {timed.batch} ({timed.mode}; {self.predicted_ms:.4g} ms were predicted, the dense model takes "
+            f"{timed.dense_ms:.4g} ms) on {timed.hardware}, {where}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlimConfig(Record):
+    """Everything about a slimmed model but its weights. `recipe` holds the knobs as they were finished.
+
+    `limits` are what was asked for beside the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its
+    size; `forms` are those it was handed over in, `speed` is what was measured then, `latency` where it is limited.
+    """
+
+    format: int
+    architecture: Architecture
+    shape: ViTShape
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    recipe: Recipe
+    plan: Plan
+    flops: FlopsReport
+    params: int
+    accuracy: dict[str, float]
+    images: dict[str, int]
+    versions: dict[str, str]
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    forms: tuple[FormReport, ...] = ()
+    speed: SpeedReport | None = None
+    latency: LatencyReport | None = None
+
+    def build(self) -> nn.Module:
+        """The slimmed structure with untrained weights; the caller's random numbers are left as they were."""
+        with torch.random.fork_rng(devices=[]):
+            model = self.architecture.build()
+            for step in self.recipe.steps:
+                model = METHODS[step.method].build(model, self.shape, self.plan, step.knobs)
+            if self.recipe.class_query:
+                model = class_query_last(model, self.shape.prefix_tokens)
+        return model
+
+
+def versions() -> dict[str, str]:
+    """What the model was made with."""
+    packages = ("autoslim", "torch", "timm", "fvcore", "safetensors")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def save(folder: Path, model: nn.Module, config: SlimConfig) -> None:
+    """Writes `config.json` and `model.safetensors`; the configuration last, so that a half-written folder is never read as a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: SlimConfig) -> None:
+    partial = folder / "config.json.partial"
+    partial.write_text(config.to_json(indent=1))
+    partial.replace(folder / "config.json")
+
+
+def load_config(folder: str | Path) -> SlimConfig:
+    """Raises WeightsError, or RequestError for a wrong field, when the folder holds no slimmed model that this version reads."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{folder} holds no slimmed model: {path} does not exist")
+    if path.stat().st_size > _CONFIG_LIMIT:
+        raise WeightsError(f"{path} is larger than {_CONFIG_LIMIT} bytes and was not read")
+    text = path.read_text()
+    if '"format"' not in text:
+        raise WeightsError(f"{path} is not a slimmed model's configuration; a dense model in timm's format is loaded with timm")
+    config = SlimConfig.from_json(text)
+    if config.format > FORMAT:
+        raise WeightsError(f"{path} has format {config.format}; this version of autoslim reads up to {FORMAT}")
+    unknown = [step.method for step in config.recipe.steps if step.method not in METHODS]
+    if unknown:
+        raise WeightsError(f"{path} names the method {unknown[0]!r}; known: {', '.join(METHODS)}")
+    if not timm.is_model(config.architecture.name):
+        # timm would fetch a name such as hf-hub:… from the network.
+        raise WeightsError(f"{path} names the architecture {config.architecture.name!r}, which timm does not have")
+    config.plan.check(config.shape)
+    return config
+
+
+def load(folder: str | Path) -> nn.Module:
+    """The slimmed model, a plain `nn.Module` in eval mode on the CPU; images (B, 3, height, width) in, logits (B, classes) out.
+
+    Raises:
+        WeightsError: when the folder holds no slimmed model, or weights that do not fit it.
+    """
+    config = load_config(folder)
+    try:
+        model = config.build()
+    except (TypeError, ValueError, RuntimeError, AssertionError, LookupError) as error:
+        raise WeightsError(f"the model that {folder} describes cannot be built: {error}") from error
+    try:
+        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(f"weights in {folder} cannot be loaded: {error}") from error
+    return model.eval()

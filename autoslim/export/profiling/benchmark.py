@@ -1,0 +1,146 @@
+"""Latency at batch 1 and throughput at a large batch, dense and slimmed in one interleaved run.
+
+`python -m autoslim.export.profiling.benchmark FOLDER DENSE IMAGES.npy --modes eager,compiled` runs as a process of its own, so that neither
+the caller's threads nor its caches are in the way; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.job import SPEED_MODES, ModelSpec
+from autoslim.core.shape import ViTShape
+from autoslim.errors import RequestError, first_line
+from autoslim.export.artifact import Lap, SpeedReport, load
+from autoslim.export.profiling import runners
+from autoslim.export.profiling.hardware import hardware
+from autoslim.export.profiling.in_subprocess import run_apart
+from autoslim.export.profiling.interleaved import race, ratio
+from autoslim.models import create_dense
+
+LARGE = (64, 32, 16, 8)
+_LONGEST_BATCH = 2.0
+"""Seconds that a large batch may take by what one image took."""
+
+_SECONDS = 3.0
+"""What a race of the two models takes, at one batch size in one mode."""
+
+
+def measure(
+    slimmed: nn.Module,
+    dense: nn.Module,
+    shape: ViTShape,
+    images_B3HW: Tensor,
+    *,
+    modes: tuple[str, ...],
+    batches: tuple[int, ...] = (),
+    seconds: float = _SECONDS,
+) -> SpeedReport:
+    """`batches` are by default 1 and the largest of `LARGE` that the device should do in two seconds.
+
+    Raises:
+        RequestError: for a mode that there is not.
+    """
+    if unknown := [mode for mode in modes if mode not in runners.WAYS]:
+        raise RequestError(f"the speed mode {unknown[0]!r} is unknown; allowed: {', '.join(SPEED_MODES)}")
+    laps: list[Lap] = []
+    left_out: dict[str, str] = {}
+    for device in _devices():
+        try:
+            sizes = batches or (1, _large(dense, shape, images_B3HW, device))
+        except RuntimeError as error:
+            left_out[device.type] = first_line(error)
+            continue
+        for mode in modes:
+            try:
+                way = runners.WAYS[mode]
+                pair = way(dense, shape, device), way(slimmed, shape, device)
+                for batch in sizes:
+                    laps.append(_lap(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
+            except Exception as error:  # noqa: BLE001 - compilers raise whatever they come across; the other modes are still told
+                left_out[f"{mode} on {device.type}"] = first_line(error)
+    return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), laps=tuple(laps), left_out=left_out)
+
+
+def measure_apart(
+    folder: Path, dense: Path, images_B3HW: Tensor, *, modes: tuple[str, ...], threads: int | None = None
+) -> SpeedReport:
+    """Measures the slimmed model in `folder` beside the dense one, which lies in timm's format in `dense`.
+
+    Raises:
+        JobError: with what that process said last, where it ended badly or not at all.
+    """
+    with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch:
+        images = Path(scratch) / "images.npy"
+        np.save(images, images_B3HW.numpy())
+        arguments = [str(folder), str(dense), str(images), "--modes", ",".join(modes)]
+        arguments += [] if threads is None else ["--threads", str(threads)]
+        return SpeedReport.from_json(run_apart("autoslim.export.profiling.benchmark", arguments))
+
+
+def _devices() -> Iterator[torch.device]:
+    yield torch.device("cpu")
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+
+
+def _large(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
+    run = runners.eager(dense, shape, device)
+    (laps,) = race([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
+    return next((batch for batch in LARGE if batch * statistics.median(laps) <= _LONGEST_BATCH), LARGE[-1])
+
+
+def _batch_of(images_B3HW: Tensor, batch: int) -> Tensor:
+    times = -(-batch // len(images_B3HW))
+    return images_B3HW.repeat(times, 1, 1, 1)[:batch].contiguous()
+
+
+def _lap(
+    mode: str, device: torch.device, pair: tuple[runners.Runner, runners.Runner], images_B3HW: Tensor, seconds: float
+) -> Lap:
+    dense, slimmed = race([lambda run=run: run(images_B3HW) for run in pair], seconds=seconds)  # type: ignore[misc]
+    middle, low, high = ratio(dense, slimmed)
+    return Lap(
+        mode=mode,
+        device=device.type,
+        batch=len(images_B3HW),
+        dense_ms=1000 * statistics.median(dense),
+        slimmed_ms=1000 * statistics.median(slimmed),
+        speedup=middle,
+        low=low,
+        high=high,
+        rounds=len(dense),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a slimmed model's")
+    parser.add_argument("dense", type=Path, help="the dense model's, in timm's format")
+    parser.add_argument("images", type=Path, help="normalised images (B, 3, height, width), a .npy file")
+    parser.add_argument("--modes", default=",".join(SPEED_MODES))
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    # What compilers have to say is for their makers.
+    logging.disable(logging.WARNING)
+    dense = create_dense(ModelSpec(name=str(arguments.dense)))
+    images = torch.from_numpy(np.load(arguments.images, allow_pickle=False))
+    modes = tuple(mode for mode in arguments.modes.split(",") if mode)
+    report = measure(load(arguments.folder), dense.module.eval(), dense.shape, images, modes=modes)
+    sys.stdout.write(report.to_json() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The parts of a block on their own, as a slimmed model runs them: what a table of latencies is measured on.
+
+A part is measured as a stack of as many copies as the model has blocks, each with weights of its own: one copy run over and over would
+find them in the cache, which no model does.
+
+Shapes: B batch, N tokens (prefix included), D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.shape import ViTShape
+from autoslim.methods.dps.method import KeepSelected, Selector
+from autoslim.methods.layers.narrow import empty_attention, empty_mlp
+from autoslim.methods.layers.rectangular_block import rectangular_attention
+from autoslim.methods.layers.token_selector import At, take
+from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor
+from autoslim.methods.sit.token_slimming import TokenSlimming
+
+Part = Callable[[Tensor], Tensor]
+"""(B, N, D) in; what comes out is not looked at."""
+
+
+def attention(block: Any, head_width: int) -> Part:
+    part = copy.deepcopy(block)
+    if head_width != part.attn.head_dim:
+        part.attn = empty_attention(part.attn, head_width)
+
+    def run(x_BND: Tensor) -> Tensor:
+        out_BND: Tensor = x_BND + part.ls1(part.attn(part.norm1(x_BND)))
+        return out_BND
+
+    return run
+
+
+def some_rows(block: Any, head_width: int, index_K: Tensor) -> Part:
+    """Attention of the tokens `index_K` over all that come in."""
+    part = copy.deepcopy(block)
+    if head_width != part.attn.head_dim:
+        part.attn = empty_attention(part.attn, head_width)
+
+    def run(x_BND: Tensor) -> Tensor:
+        normed_BND = part.norm1(x_BND)
+        attended_BKD = rectangular_attention(part.attn, take(normed_BND, index_K), normed_BND)
+        out_BKD: Tensor = take(x_BND, index_K) + part.ls1(attended_BKD)
+        return out_BKD
+
+    return run
+
+
+def mlp(block: Any, hidden: int) -> Part:
+    part = copy.deepcopy(block)
+    if hidden != part.mlp.fc1.out_features:
+        part.mlp = empty_mlp(part.mlp, hidden)
+
+    def run(x_BND: Tensor) -> Tensor:
+        out_BND: Tensor = x_BND + part.ls2(part.mlp(part.norm2(x_BND)))
+        return out_BND
+
+    return run
+
+
+def drop(left: int) -> nn.Module:
+    return At(torch.arange(left))
+
+
+def ends(module: Any) -> nn.Module:
+    """The model without its blocks: embedding, last norm, pooling and classifier."""
+    bare: nn.Module = copy.deepcopy(module)
+    bare.blocks = nn.Identity()
+    return bare
+
+
+class _Rows(nn.Module):
+    """The choosing alone: what is chosen is taken by the block."""
+
+    def __init__(self, pick: KeepSelected) -> None:
+        super().__init__()
+        self.pick = pick
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        rows = self.pick.rows(x_BND)
+        assert isinstance(rows, Tensor)
+        return rows
+
+
+EXTRAS: dict[str, Callable[[ViTShape, int, int], nn.Module]] = {
+    "life regressor": lambda shape, tokens, left: KeepLongestLived(
+        LifeRegressor(shape.dim, shape.prefix_tokens), left - shape.prefix_tokens, (0.0, 1.0)
+    ),
+    "patch selector": lambda shape, tokens, left: _Rows(
+        KeepSelected(Selector(shape.dim, shape.prefix_tokens, "linear"), left - shape.prefix_tokens)
+    ),
+    "token slimming": lambda shape, tokens, left: TokenSlimming(shape.dim, left - shape.prefix_tokens, shape.prefix_tokens),
+}
+"""The methods' own parts by their name in the plan, for the tokens that come in and those that are left."""
+
+
+def token_axis(shape: ViTShape, steps: int) -> tuple[int, ...]:
+    """From the prefix tokens alone to all, evenly."""
+    least = max(1, shape.prefix_tokens)
+    return _distinct(least + round((shape.tokens - least) * step / steps) for step in range(steps + 1))
+
+
+def width_axis(full: int, steps: int) -> tuple[int, ...]:
+    """From one unit to all, evenly; in multiples of 8, which is what a width is rounded to."""
+    return _distinct([1, *(_rounded(full * step / steps, full) for step in range(1, steps + 1))])
+
+
+def _rounded(width: float, full: int) -> int:
+    return full if width >= full else max(8, round(width / 8) * 8) if full > 8 else max(1, round(width))
+
+
+def _distinct(values: Iterator[int] | list[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(values)))

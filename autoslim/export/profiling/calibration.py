@@ -1,0 +1,56 @@
+"""Which cut models a latency table is corrected by, and what it foretold of a model beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from autoslim.core.constraints import Limits
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Step
+from autoslim.core.shape import ViTShape
+from autoslim.cost import Candidate, LatencyRequest, LatencyTable, predict
+from autoslim.errors import InfeasibleError, UnsupportedModelError
+from autoslim.export.artifact import LatencyReport, TimedReport, load_config
+from autoslim.methods import METHODS, Ranges, solve
+from autoslim.models import DenseModel
+
+SHARES = (0.9, 0.7, 0.5, 0.35)
+"""Of the dense model's FLOPs: what cut models are measured whole at, to correct the sum of their parts."""
+
+
+def request_of(dense: DenseModel, limits: Limits, candidates: Iterable[Candidate], *, class_query: bool) -> LatencyRequest:
+    return LatencyRequest(
+        name=dense.architecture.name,
+        args=dict(dense.architecture.args),
+        batch=limits.batch,
+        mode=limits.mode,
+        class_query=class_query,
+        candidates=tuple(candidates),
+    )
+
+
+def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_query: bool) -> Iterator[Candidate]:
+    """What each method of a space makes of the model at `SHARES` with the space's usual knobs, where it reaches them."""
+    start = Plan.dense(shape, class_query=class_query)
+    dense = predict(shape, Plan.dense(shape)).total
+    for name, ranges in methods.items():
+        knobs = {knob: usual.default for knob, usual in ranges.items() if usual.kind != "layer"}
+        for share in SHARES:
+            try:
+                found = solve(METHODS[name], shape, start, knobs, int(share * dense), ranges=ranges)
+            except (InfeasibleError, UnsupportedModelError):
+                continue
+            yield Candidate(steps=(Step(method=name, knobs=found.knobs),), plan=found.plan)
+
+
+def report(folder: Path, table: LatencyTable, timed: TimedReport) -> LatencyReport:
+    config = load_config(folder)
+    method = config.recipe.method
+    predicted = table(config.plan, method)
+    return LatencyReport(
+        predicted_ms=predicted,
+        correction=predicted / table.parts(config.plan),
+        dense_ms=table(Plan.dense(table.shape)),
+        timed=timed,
+    )

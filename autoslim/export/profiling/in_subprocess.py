@@ -1,0 +1,70 @@
+"""Measuring in a process of its own, so that neither the caller's threads nor its caches are in the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from autoslim.core.record import digest_of
+from autoslim.cost import LatencyRequest, LatencyTable
+from autoslim.errors import JobError
+from autoslim.export.profiling.hardware import hardware
+
+MINUTES = 30
+
+
+def run_apart(module: str, arguments: list[str]) -> str:
+    """The last line that `python -m module` prints.
+
+    Raises:
+        JobError: with what that process said last, where it ended badly or not at all.
+    """
+    try:
+        run = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, timeout=60 * MINUTES
+        )
+    except subprocess.TimeoutExpired:
+        raise JobError(f"it took more than {MINUTES} minutes") from None
+    last = run.stdout.strip().splitlines()[-1:]
+    if run.returncode != 0 or not last:
+        said = run.stderr.strip().splitlines()[-1:]
+        raise JobError(f"its process ended with {run.returncode}: {said[0] if said else 'it said nothing'}")
+    return last[0]
+
+
+def measure_table_apart(
+    request: LatencyRequest, known: LatencyTable | None = None, *, threads: int | None = None
+) -> LatencyTable:
+    """As `latency.measure_table`. Raises JobError where it could not be measured."""
+    with tempfile.TemporaryDirectory(prefix="autoslim-latency-") as scratch:
+        path = Path(scratch) / "request.json"
+        path.write_text(request.to_json())
+        arguments = [str(path)] + ([] if threads is None else ["--threads", str(threads)])
+        if known is not None:
+            (Path(scratch) / "known.json").write_text(known.to_json())
+            arguments += ["--known", str(Path(scratch) / "known.json")]
+        try:
+            return LatencyTable.from_json(run_apart("autoslim.export.profiling.profile_parts", arguments))
+        except JobError as error:
+            raise JobError(f"the latency could not be measured: {error}") from error
+
+
+def kept_table(
+    folder: Path, request: LatencyRequest, measure: Callable[[LatencyRequest], LatencyTable], *, threads: int | None
+) -> LatencyTable:
+    """Measured once for the same request, machine, threads and torch; the table lies in `folder` as JSON."""
+    key = {"request": request.to_dict(), "hardware": hardware(), "threads": threads, "torch": torch.__version__}
+    path = folder / f"latency-{digest_of(key)}.json"
+    if path.is_file():
+        return LatencyTable.from_json(path.read_text())
+    table = measure(request)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(table.to_json(indent=1))
+    partial.replace(path)
+    return table

@@ -1,0 +1,102 @@
+"""The ways in which a model is run: eager, compiled, by ONNX Runtime; on the CPU, and on the GPU where there is one."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._dynamo.config as dynamo_config
+from torch import Tensor, nn
+
+from autoslim.core.job import SPEED_MODES
+from autoslim.core.shape import ViTShape
+from autoslim.errors import ExportError
+from autoslim.export.onnx_form import write_onnx
+
+_GRAPHS = 1024
+
+Runner = Callable[[Tensor], None]
+"""Runs one batch (B, 3, height, width), and returns when the result is there."""
+
+
+def eager(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
+    return _torch_runner(_placed(model, device), device)
+
+
+def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
+    """A graph for every batch size; on a GPU as CUDA graphs, as it would be deployed for latency.
+
+    Raises:
+        ExportError: where nothing can be compiled.
+    """
+    if device.type == "cpu" and not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+        raise ExportError("torch.compile needs a C++ compiler, and there is none")
+    # Dynamo counts all graphs of one class together and, at its limit, silently goes back to running eagerly.
+    dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = _GRAPHS
+    dynamo_config.fail_on_recompile_limit_hit = True
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return _torch_runner(torch.compile(_placed(model, device), dynamic=False, fullgraph=True, mode=mode), device)
+
+
+def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
+    """Raises ExportError where ONNX Runtime does not know the device."""
+    import onnxruntime as runtime
+
+    provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    if provider not in runtime.get_available_providers():
+        raise ExportError(f"this ONNX Runtime has no {provider}")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # A session's threads spin for tens of milliseconds after a run, and would take the cores from the model whose turn is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(scratch) / "model.onnx"
+        write_onnx(model, shape, path)
+        session = runtime.InferenceSession(path, options, providers=[provider])
+
+    def run(images_B3HW: Tensor) -> None:
+        session.run(None, {"images": images_B3HW.numpy()})
+
+    return run
+
+
+def _placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """On a GPU in bfloat16, as it would be deployed; on a CPU as it is."""
+    placed = copy.deepcopy(model).eval().to(device)
+    return placed.to(torch.bfloat16) if device.type == "cuda" else placed
+
+
+def _torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Runner:
+    if device.type == "cpu":
+
+        def run(images_B3HW: Tensor) -> None:
+            with torch.inference_mode():
+                model(images_B3HW)
+
+        return run
+    there: dict[tuple[int, ...], Tensor] = {}
+
+    def run_there(images_B3HW: Tensor) -> None:
+        # Moving images is the loader's work, not the model's.
+        key = tuple(images_B3HW.shape)
+        if key not in there:
+            there[key] = images_B3HW.to(device, torch.bfloat16)
+        with torch.inference_mode():
+            model(there[key])
+        torch.cuda.synchronize(device)
+
+    return run_there
+
+
+WAYS: dict[str, Callable[[nn.Module, ViTShape, torch.device], Runner]] = {
+    "eager": eager,
+    "compiled": compiled,
+    "onnxruntime": onnxruntime,
+}
+assert tuple(WAYS) == SPEED_MODES

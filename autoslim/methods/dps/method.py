@@ -1,0 +1,364 @@
+"""DPS, the dynamic form of Patch Slimming (CVPR 2022, arXiv 2106.02852): which patches a block leaves out is each image's own.
+
+The paper's text on its dynamic form could not be verified, and there is no public code. Ours, therefore, is how patches are chosen: in
+every block that leaves some out, a light selector on the tokens that enter it, LayerNorm and a linear map to one number (`linear`) or
+with a small MLP added (`mlp`), tells log s up to scale, s being the image's own impact score of Eq. 6 on the dense model. It starts
+from the least squares on some images and is trained on the slimmed model itself: on those tokens, and as many, as it will have to
+choose from. The patches of the highest answers are computed, as many in every image as in the static form; keys and values are
+those of all that enter. The selectors are priced in the plan, and stay as they are while the blocks are tuned.
+
+With `adaptive` the counts differ from image to image, too (`methods.adaptive`): a block computes the patches whose answer is above
+its threshold. Where the budget is for every image, the count of the fixed form is the cap, and most images cost less; where it is for
+the mean, an image may cost more. `settle` sets the thresholds.
+
+Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D width, L blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
+from autoslim.cost.flops import LAYER_NORM
+from autoslim.methods.base import Brief, Finished, Lesson, Tensors, freeze
+from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.adaptive_trunk import (
+    AdaptiveTrunk,
+    Drop,
+    DropBlock,
+    Ragged,
+    Scorer,
+    image_flops,
+    refuse_pooling,
+    token_counts,
+)
+from autoslim.methods.layers.sublayer import Gone
+from autoslim.methods.layers.token_selector import Pick, Rows
+from autoslim.methods.layers.token_trunk import blocks_of, install
+from autoslim.methods.layers.tokens import behind_prefix, order_by
+from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
+from autoslim.methods.patch_slimming.method import PatchSlimming, counts_of_plan, measured_tokens, picks_of, stand_in_blocks
+from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectangular
+from autoslim.models import read_shape
+
+KINDS = ("linear", "mlp")
+
+HEADROOM = 1.25
+"""How far above the fixed form's counts an image may go where the budget is for the mean."""
+
+_MARGIN = 0.005
+"""Share of a budget for the mean that is left free, because other images than those seen will be counted."""
+
+_BISECTIONS = 12
+_WIDEST_SHIFT = 8.0
+_SETTLE_BATCHES = 8
+_SETTLE_BATCH = 64
+
+_RIDGE = 1e-5
+_FLOOR = 1e-4
+"""Impact below this share of an image's mean counts as so much: what is next to nothing need not be told apart."""
+
+
+class Selector(Scorer):
+    """How much each patch will matter, (B, N, D) -> (B, P): a linear map of its normalised token, `mlp` with a small MLP added."""
+
+    def __init__(self, dim: int, num_prefix_tokens: int, kind: str) -> None:
+        super().__init__()
+        self.dim, self.num_prefix_tokens, self.kind = dim, num_prefix_tokens, kind
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, 1)
+        self.mlp: nn.Module | None = None
+        if kind == "mlp":
+            self.mlp = nn.Sequential(nn.Linear(dim, mlp_width(dim)), nn.GELU(), nn.Linear(mlp_width(dim), 1))
+        # No global random number is used up, so that equal recipes stay equal.
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in (*self.linear.parameters(), *(() if self.mlp is None else self.mlp.parameters())):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / dim**0.5)
+
+    def of_tokens(self, x_BND: Tensor) -> Tensor:
+        normed_BPD = self.norm(x_BND[:, self.num_prefix_tokens :])
+        told_BP1: Tensor = self.linear(normed_BPD)
+        if self.mlp is not None:
+            told_BP1 = told_BP1 + self.mlp(normed_BPD)
+        return told_BP1.squeeze(-1)
+
+    def forward(self, ragged: Ragged) -> Tensor:
+        return self.of_tokens(ragged.x_BND)
+
+    @torch.no_grad()
+    def start_from(self, x_BND: Tensor, wanted_BP: Tensor) -> None:
+        """Sets the linear map to the least squares on these tokens, in closed form; what the MLP says so far is made up for."""
+        patches_ND = self.norm(x_BND[:, self.num_prefix_tokens :]).flatten(0, 1).double()
+        features_NE = torch.cat((patches_ND, torch.ones_like(patches_ND[:, :1])), dim=1)
+        left_N = wanted_BP.flatten().double()
+        if self.mlp is not None:
+            left_N = left_N - self.mlp(patches_ND.to(x_BND.dtype)).squeeze(-1).double()
+        ridge_E = torch.eye(self.dim + 1, dtype=torch.float64, device=x_BND.device) * (_RIDGE * len(features_NE))
+        solution_E = torch.linalg.solve(features_NE.T @ features_NE + ridge_E, features_NE.T @ left_N)
+        self.linear.weight.copy_(solution_E[None, :-1])
+        self.linear.bias.copy_(solution_E[-1:])
+
+    def price(self, block: int, tokens: int) -> Extra:
+        return price_of_selector(self.dim, self.kind, block, tokens - self.num_prefix_tokens)
+
+
+def mlp_width(dim: int) -> int:
+    """0.5 % of a block's multiply-accumulates, next to nothing less than the smallest that is of use."""
+    return max(8, dim // 16)
+
+
+def price_of_selector(dim: int, kind: str, block: int, patches: int) -> Extra:
+    """What choosing among `patches` patches in block `block` costs."""
+    hidden = mlp_width(dim) if kind == "mlp" else 0
+    weights = dim + hidden * (dim + 1)
+    return Extra(
+        name="patch selector",
+        place=f"block {block}",
+        matmuls=patches * weights,
+        norms=LAYER_NORM * patches * dim,
+        params=2 * dim + weights + 1 + (hidden + 1 if hidden else 0),
+    )
+
+
+class KeepSelected(Pick):
+    """The patches of the selector's highest answers, highest first."""
+
+    def __init__(self, selector: Selector, patches: int) -> None:
+        super().__init__()
+        self.scorer = selector
+        self.patches = patches
+
+    def rows(self, x_BND: Tensor) -> Rows:
+        kept_BK = order_by(self.scorer.of_tokens(x_BND))[:, : self.patches]
+        return behind_prefix(kept_BK, num_prefix_tokens=self.scorer.num_prefix_tokens)
+
+
+def impact_told(score_BP: Tensor) -> Tensor:
+    """What a selector is to tell of all patches of some images: log s, its mean taken off per image, in deviations over all of them.
+
+    Images whose impact is concentrated keep a wider spread than others, which is what adaptive counts go by.
+    """
+    log_BP = (score_BP.float() / score_BP.float().mean(dim=1, keepdim=True).clamp_min(1e-30)).clamp_min(_FLOOR).log()
+    centred_BP = log_BP - log_BP.mean(dim=1, keepdim=True)
+    return centred_BP / centred_BP.square().mean().sqrt().clamp_min(1e-6)
+
+
+class DPS(PatchSlimming):
+    """Patch Slimming's counts; the places are chosen by one selector in each block that leaves patches out."""
+
+    name = "dps"
+    paper = "https://arxiv.org/abs/2106.02852"
+    ranges: ClassVar[Ranges] = {
+        **{name: knob for name, knob in PatchSlimming.ranges.items() if name != "places"},
+        "selector": Knob(
+            kind="choice", help="patches are scored by a linear map, or with a small MLP added", default="linear", choices=KINDS
+        ),
+        "adaptive": Knob(kind="choice", help="counts that differ from image to image", default=False, choices=(False, True)),
+        "train_share": Knob(
+            kind="float", help="share of the epochs spent on the selectors alone", default=0.2, low=0.02, high=0.6
+        ),
+        "selector_lr": Knob(
+            kind="float", help="selectors' learning rate over the recipe's", default=4.0, low=0.5, high=50.0, log=True
+        ),
+    }
+
+    def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """Raises UnsupportedModelError for adaptive counts where the head reads patches."""
+        repaired = super().repair(shape, knobs)
+        if repaired["adaptive"]:
+            refuse_pooling("DPS with adaptive counts", shape)
+        return repaired
+
+    def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
+        entering = [shape.patches, *counts[:-1]]
+        return tuple(
+            price_of_selector(shape.dim, knobs["selector"], block, before)
+            for block, (before, count) in enumerate(zip(entering, counts, strict=True))
+            if count < before
+        )
+
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        """The form that is shipped where counts are fixed, its selectors at the least squares on the shared images."""
+        shape, knobs = brief.shape, brief.knobs
+        tokens = measured_tokens(model, brief)
+        counts, _ = self.decide(model, brief, tokens)
+        blocks = blocks_of(model)
+        chain = find_chain(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
+        freeze(model)
+        student = stand_in_blocks(model, shape, counts, self._picks(shape, counts, knobs))
+        for block, pick in selectors_of(student).items():
+            pick.scorer.to(tokens[block]).start_from(tokens[block], impact_told(chain.scores[block]))
+        return student
+
+    @staticmethod
+    def _picks(shape: ViTShape, counts: Counts, knobs: Knobs) -> list[Pick]:
+        return [KeepSelected(Selector(shape.dim, shape.prefix_tokens, knobs["selector"]), count) for count in counts]
+
+    def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
+        trained = (name.rpartition("scorer.")[2] for name, p in student.named_parameters() if p.requires_grad)
+        return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
+
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        """The mean squared error of `impact_told`, over the patches that reach each selector.
+
+        `agreement` is the share of the patches kept that the chain of the image's own scores would have kept.
+        """
+        shape = read_shape(lesson.teacher)
+        picks = selectors_of(lesson.student)
+        counts = counts_left(shape, {block: pick.patches for block, pick in picks.items()})
+        tokens = tokens_between_blocks(lesson.teacher, lesson.images_B3HW)
+        chain = find_chain(blocks_of(lesson.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
+        place_BP = torch.arange(shape.patches, device=chain.scores.device).expand(len(tokens[0]), -1)
+        errors, agreements = [], []
+        for block, x_BND in entering(lesson.student, lesson.images_B3HW, list(picks)).items():
+            told_BP = picks[block].scorer.of_tokens(x_BND).float()
+            wanted_BP = impact_told(chain.scores[block]).gather(1, place_BP)
+            errors.append((told_BP - wanted_BP).square().mean())
+            kept_BK = order_by(told_BP.detach())[:, : counts[block]]
+            place_BP = place_BP.gather(1, kept_BK)
+            agreements.append(chain.masks[block].gather(1, place_BP).float().mean())
+        return {"loss": torch.stack(errors).mean(), "agreement": torch.stack(agreements).mean()}
+
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        shape, knobs = brief.shape, brief.knobs
+        picks = selectors_of(student)
+        counts = counts_left(shape, {block: pick.patches for block, pick in picks.items()})
+        if knobs["adaptive"] and brief.bound == "mean":
+            counts = [min(shape.patches, math.ceil(HEADROOM * count)) for count in counts]
+        plan = rectangular(shape, brief.plan, counts, self.extras(shape, knobs, counts))
+        if knobs["adaptive"]:
+            selectors = {block: pick.scorer for block, pick in picks.items()}
+            student = _adaptive(student, blocks_of(student), shape, counts, selectors)
+        student.requires_grad_(True)
+        for module in student.modules():
+            if isinstance(module, Selector):
+                freeze(module)
+        return Finished(model=student, plan=plan, knobs=knobs)
+
+    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+        """Thresholds from the tuned model: so that as many patches lie above one, over all images, as the fixed form would keep.
+
+        Where the budget is for every image, the count of the fixed form is also the cap, and most images cost less. Where it is for
+        the mean, the caps are `HEADROOM` times that, and all thresholds are moved alike until the mean is within the budget.
+        """
+        trunk: Any = model.blocks
+        if not isinstance(trunk, AdaptiveTrunk):
+            return
+        seen = torch.cat(list(itertools.islice(images(), _SETTLE_BATCHES)))
+        mean = brief.bound == "mean"
+        for _, drop in trunk.drops():
+            wanted = drop.cap / HEADROOM if mean else drop.cap
+            _set_threshold(drop, _threshold(_answers(model, drop, seen), wanted * len(seen)))
+        if mean:
+            _shift_onto_mean(model, brief, seen)
+
+    def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
+        counts = counts_of_plan(shape, plan)
+        if knobs["adaptive"]:
+            before = [shape.patches, *counts[:-1]]
+            dropping = [block for block, count in enumerate(counts) if count < before[block]]
+            selectors = {block: Selector(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
+            return _adaptive(model, blocks_of(model), shape, counts, selectors)
+        return stand_in_blocks(model, shape, counts, self._picks(shape, counts, knobs))
+
+
+def selectors_of(student: nn.Module) -> dict[int, KeepSelected]:
+    return {block: pick for block, pick in picks_of(student).items() if isinstance(pick, KeepSelected)}
+
+
+@torch.no_grad()
+def entering(student: nn.Module, images_B3HW: Tensor, blocks: list[int]) -> dict[int, Tensor]:
+    """The tokens (B, N, D) that the picks of these blocks get to see."""
+    seen: dict[int, Tensor] = {}
+
+    def note(block: int, stage: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen[block] = args[0]
+
+    stages: Any = student.blocks
+    hooks = [stages.stages[block].register_forward_pre_hook(functools.partial(note, block)) for block in blocks]
+    try:
+        student(images_B3HW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _adaptive(
+    model: nn.Module, blocks: list[nn.Module], shape: ViTShape, counts: Counts, selectors: Mapping[int, Selector]
+) -> nn.Module:
+    """Drops inside the blocks; in front of one that has no attention."""
+    inside: list[nn.Module] = []
+    steps: dict[int, Drop] = {}
+    for number, block in enumerate(blocks):
+        if number not in selectors:
+            inside.append(block)
+            continue
+        # Until thresholds are settled, every image keeps as many as the caps allow.
+        drop = Drop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=selectors[number])
+        if isinstance(block.attn, Gone):
+            inside.append(block)
+            steps[number] = drop
+        else:
+            inside.append(DropBlock(block, drop))
+    return install(model, AdaptiveTrunk(inside, steps))
+
+
+def _answers(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
+    """The scorer's answers for all patches that reach it, padding left out, of all images in a row."""
+    found: list[Tensor] = []
+
+    def note(scorer: nn.Module, args: tuple[Ragged], told_BP: Tensor) -> None:
+        own_BP = ~args[0].padding_BN()[:, drop.num_prefix_tokens :]
+        found.append(told_BP[own_BP].float())
+
+    hook = drop.scorer.register_forward_hook(note)  # type: ignore[union-attr]
+    try:
+        for batch_B3HW in torch.split(images_B3HW, _SETTLE_BATCH):
+            model(batch_B3HW)
+    finally:
+        hook.remove()
+    return torch.cat(found)
+
+
+def _set_threshold(drop: Drop, value: float) -> None:
+    threshold: Tensor = drop.threshold  # type: ignore[assignment]
+    threshold.fill_(value)
+
+
+def _threshold(told: Tensor, wanted: float) -> float:
+    """Between the `wanted`-th highest answer and the next."""
+    falling = told.sort(descending=True).values
+    last = min(max(int(wanted), 1), len(falling)) - 1
+    below = falling[last + 1] if last + 1 < len(falling) else falling[last] - 1
+    return float((falling[last] + below) / 2)
+
+
+def _shift_onto_mean(model: nn.Module, brief: Brief, images_B3HW: Tensor) -> None:
+    trunk: Any = model.blocks
+    start = [(drop, drop.threshold.item()) for _, drop in trunk.drops()]
+
+    def mean_flops(shift: float) -> float:
+        for drop, threshold in start:
+            _set_threshold(drop, threshold + shift)
+        counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _SETTLE_BATCH)]
+        return float(image_flops(model, brief.shape, brief.plan, torch.cat(counts)).double().mean())
+
+    low, high = -_WIDEST_SHIFT, _WIDEST_SHIFT
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if mean_flops(middle) <= (1 - _MARGIN) * brief.budget:
+            high = middle
+        else:
+            low = middle
+    mean_flops(high)

@@ -1,0 +1,1 @@
+"""What the methods share: the trunk, token selection, rectangular attention, narrowed layers."""

@@ -1,0 +1,304 @@
+"""Token counts that differ from image to image, within a hard cap per drop: ours, beside the papers' fixed counts.
+
+A drop keeps the patches whose score lies above its threshold, `cap` at most and one at least. Every image's own tokens come first,
+so that a batch is cut to the longest of its images and what lies behind an image's count is no key of any softmax; its residuals
+are numbers that nothing reads. One model has two forms with the same logits:
+
+- *ragged*, the eager one: tokens are really removed, at batch 1 without any mask;
+- *padded*, wherever a graph is frozen (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop leaves
+  `cap` patches and a mask, so that shapes are static and the FLOPs counted are those of the caps, which is what the plan says.
+
+Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width, L blocks.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.shape import ViTShape
+from autoslim.cost.flops import predict
+from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.rectangular_block import block_rows
+from autoslim.methods.layers.token_selector import Rows, take
+from autoslim.methods.layers.token_trunk import Trunk, refuse_mask
+from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
+
+
+class Ragged(NamedTuple):
+    """Tokens (B, N, D) of which the first `count_B`, prefix included, are an image's own and the others padding.
+
+    `masked` is False where there is no padding; `score_BP` are the patches' scores as a drop has left them; `padded` is the form.
+    """
+
+    x_BND: Tensor
+    count_B: Tensor
+    score_BP: Tensor | None
+    masked: bool
+    padded: bool
+
+    def padding_BN(self) -> Tensor:
+        """True where a token is padding."""
+        return torch.arange(self.x_BND.shape[1], device=self.x_BND.device) >= self.count_B[:, None]
+
+    def mask_B11N(self) -> Tensor | None:
+        """Additive, for the attention's keys; None where there is no padding."""
+        if not self.masked:
+            return None
+        padding_BN = self.padding_BN()
+        return key_mask(torch.zeros_like(padding_BN, dtype=self.x_BND.dtype).masked_fill(padding_BN, float("-inf")))
+
+
+class Scorer(nn.Module, abc.ABC):
+    """Scores patches for a drop. What it takes from the whole image must leave `Ragged.padding_BN` out."""
+
+    @abc.abstractmethod
+    def forward(self, ragged: Ragged) -> Tensor:
+        """(B, P), whatever for padding."""
+
+    @abc.abstractmethod
+    def price(self, block: int, tokens: int) -> Extra:
+        """What scoring `tokens` tokens in front of, or in, `block` costs; `name` and `place` as in the plan."""
+
+
+class Drop(nn.Module):
+    """Keeps an image's patches of a score above `threshold`, `cap` at most and one at least, in falling order of score.
+
+    Without a scorer the scores and the order that an earlier drop has left are used again, and dropping is slicing.
+    """
+
+    def __init__(self, *, cap: int, threshold: float, num_prefix_tokens: int, scorer: Scorer | None) -> None:
+        super().__init__()
+        self.cap = cap
+        self.num_prefix_tokens = num_prefix_tokens
+        self.scorer = scorer
+        self.register_buffer("threshold", torch.tensor(float(threshold)))
+
+    def forward(self, ragged: Ragged) -> Ragged:
+        return self.select(ragged)[1]
+
+    def select(self, ragged: Ragged) -> tuple[Rows, Ragged]:
+        """The rows that stay, and the tokens in them."""
+        prefix = self.num_prefix_tokens
+        score_BP, order_BP = self._sorted(ragged)
+        threshold: Tensor = self.threshold  # type: ignore[assignment]
+        kept_B = (score_BP > threshold).sum(dim=1).clamp(min=1, max=self.cap)
+        shortest, longest = 0, min(self.cap, score_BP.shape[1])
+        if not ragged.padded:
+            shortest, longest = torch.stack(kept_B.aminmax()).tolist()
+        rows = prefix + longest if order_BP is None else behind_prefix(order_BP[:, :longest], num_prefix_tokens=prefix)
+        kept = Ragged(
+            x_BND=take(ragged.x_BND, rows),
+            count_B=kept_B + prefix,
+            score_BP=score_BP[:, :longest],
+            masked=shortest < longest,
+            padded=ragged.padded,
+        )
+        return rows, kept
+
+    def _sorted(self, ragged: Ragged) -> tuple[Tensor, Tensor | None]:
+        """Scores in falling order, padding at minus infinity, and the places they come from (None: they lie so already)."""
+        score_BP = ragged.score_BP if self.scorer is None else self.scorer(ragged)
+        assert score_BP is not None, "the first drop has a scorer"
+        if ragged.masked:
+            score_BP = score_BP.masked_fill(ragged.padding_BN()[:, self.num_prefix_tokens :], float("-inf"))
+        if self.scorer is None:
+            return score_BP, None
+        order_BP = order_by(score_BP)
+        return score_BP.gather(1, order_BP), order_BP
+
+    def token_map(self, ragged: Ragged) -> Tensor:
+        """Which incoming token each token that stays is: (B, K, N); rows of padding are zero."""
+        rows, kept = self.select(ragged)
+        batch, tokens, _ = ragged.x_BND.shape
+        identity_NN = torch.eye(tokens, dtype=ragged.x_BND.dtype, device=ragged.x_BND.device)
+        map_BKN = take(identity_NN.expand(batch, -1, -1), rows)
+        return map_BKN.masked_fill(kept.padding_BN()[:, :, None], 0.0)
+
+
+class DropBlock(nn.Module):
+    """A block that drops inside, as `RowBlock`: what stays is computed, keys and values are those of all the image's tokens."""
+
+    def __init__(self, block: Any, drop: Drop) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
+        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
+
+    def forward(self, ragged: Ragged) -> Ragged:
+        rows, kept = self.drop.select(ragged)
+        return kept._replace(x_BND=block_rows(self, ragged.x_BND, rows, ragged.mask_B11N()))
+
+    def token_map(self, ragged: Ragged) -> Tensor:
+        return self.drop.token_map(ragged)
+
+
+class AdaptiveStage(nn.Module):
+    """One block and the drop that goes before it (None: nothing)."""
+
+    def __init__(self, block: nn.Module, step: Drop | None) -> None:
+        super().__init__()
+        self.step = step
+        self.block = block
+
+    def forward(self, ragged: Ragged) -> Ragged:
+        if self.step is not None:
+            ragged = self.step(ragged)
+        if isinstance(self.block, DropBlock):
+            inside: Ragged = self.block(ragged)
+            return inside
+        return ragged._replace(x_BND=self.block(ragged.x_BND, attn_mask=ragged.mask_B11N()))
+
+    @property
+    def drop(self) -> Drop | None:
+        """The one before the block or in it; there are never both."""
+        return self.block.drop if isinstance(self.block, DropBlock) else self.step
+
+
+class AdaptiveTrunk(Trunk):
+    """Stages in a row, among whose steps and blocks are drops. `form` is what `padded` and `ragged` have asked for."""
+
+    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, Drop]) -> None:
+        super().__init__(blocks, steps)
+        self.stages = nn.ModuleList(AdaptiveStage(block, steps.get(index)) for index, block in enumerate(blocks))
+        self.form = ""
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        for step in self:
+            x_BND = step(x_BND)
+        return x_BND
+
+    def __iter__(self) -> Iterator[Any]:
+        """Steps in a row, so that timm's gradient checkpointing works; between the ends the counts go along with the tokens."""
+        yield self._enter
+        yield from self.stages
+        yield _tokens_alone
+
+    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Ragged:
+        refuse_mask(attn_mask, is_causal)
+        frozen = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        batch, tokens, _ = x_BND.shape
+        return Ragged(
+            x_BND=x_BND,
+            count_B=torch.full((batch,), tokens, device=x_BND.device),
+            score_BP=None,
+            masked=False,
+            padded=self.form == "padded" or (frozen and self.form != "ragged"),
+        )
+
+    def drops(self) -> list[tuple[int, Drop]]:
+        """Every drop and the block that it stands before, or in."""
+        drops = ((index, stage.drop) for index, stage in enumerate(self.stages))
+        return [(index, drop) for index, drop in drops if isinstance(drop, Drop)]
+
+
+def _tokens_alone(ragged: Ragged) -> Tensor:
+    return ragged.x_BND
+
+
+def refuse_pooling(method: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError unless the head reads prefix tokens alone; any other would read an image's padding."""
+    if shape.pool != "token":
+        raise UnsupportedModelError(
+            f"{method}: token counts that differ from image to image need pooling 'token'; this model's is {shape.pool!r}"
+        )
+
+
+def padded(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Every image with as many tokens as the caps allow: the worst case, for counters of FLOPs. Other models are left alone."""
+    return _in_form(model, "padded")
+
+
+def ragged(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Tokens really removed while a graph is traced, too: to count the FLOPs of one image."""
+    return _in_form(model, "ragged")
+
+
+def full(model: nn.Module) -> nn.Module:
+    """With thresholds that no patch is below: every image has as many tokens as the caps allow. Other models are left alone."""
+    if isinstance(model.blocks, AdaptiveTrunk):
+        for _, drop in model.blocks.drops():
+            threshold: Tensor = drop.threshold  # type: ignore[assignment]
+            threshold.fill_(float("-inf"))
+    return model
+
+
+@contextlib.contextmanager
+def _in_form(model: nn.Module, form: str) -> Iterator[None]:
+    trunk = model.blocks
+    if not isinstance(trunk, AdaptiveTrunk):
+        yield
+        return
+    before, trunk.form = trunk.form, form
+    try:
+        yield
+    finally:
+        trunk.form = before
+
+
+@contextlib.contextmanager
+def recording(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Appends for every batch that passes the tokens that enter and leave each block's attention: (B, L, 2), on the CPU.
+
+    Nothing is appended where the counts are fixed.
+    """
+    batches: list[Tensor] = []
+    trunk = model.blocks
+    if not isinstance(trunk, AdaptiveTrunk):
+        yield batches
+        return
+    seen: list[Tensor] = []
+
+    def note(stage: Any, inputs: tuple[Ragged], output: Ragged) -> None:
+        enter_B = inputs[0].count_B if isinstance(stage.block, DropBlock) else output.count_B
+        # A class query leaves the prefix tokens alone.
+        seen.append(torch.stack((enter_B, output.count_B.clamp(max=output.x_BND.shape[1])), dim=1))
+        if len(seen) == len(trunk):
+            batches.append(torch.stack(seen, dim=1).cpu())
+            seen.clear()
+
+    hooks = [stage.register_forward_hook(note) for stage in trunk.stages]
+    try:
+        yield batches
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def token_counts(model: nn.Module, images_B3HW: Tensor) -> Tensor:
+    """Tokens, prefix included, that enter and leave the attention of each block of an adaptive model: (B, L, 2)."""
+    assert isinstance(model.blocks, AdaptiveTrunk)
+    with recording(model) as batches:
+        model(images_B3HW)
+    return batches[0]
+
+
+def plan_of_image(model: nn.Module, shape: ViTShape, plan: Plan, count_L2: Tensor) -> Plan:
+    """What an adaptive model of `plan` computes for an image of such counts."""
+    trunk = model.blocks
+    assert isinstance(trunk, AdaptiveTrunk)
+    blocks = tuple(
+        block.replace(tokens_kv=enter, tokens_q=leave, tokens_mlp=leave)
+        for block, (enter, leave) in zip(plan.blocks, count_L2.tolist(), strict=True)
+    )
+    prices = {}
+    for index, drop in trunk.drops():
+        if drop.scorer is not None:
+            before = shape.tokens if index == 0 else blocks[index - 1].tokens_mlp
+            extra = drop.scorer.price(index, before)
+            prices[extra.name, extra.place] = extra
+    return plan.replace(blocks=blocks, extras=tuple(prices.get((extra.name, extra.place), extra) for extra in plan.extras))
+
+
+def image_flops(model: nn.Module, shape: ViTShape, plan: Plan, count_BL2: Tensor) -> Tensor:
+    """Multiply-accumulates of each image, int64 (B,): `predict` of its own counts, as fvcore measures them at batch 1."""
+    distinct_UL2, place_B = torch.unique(count_BL2, dim=0, return_inverse=True)
+    totals = [predict(shape, plan_of_image(model, shape, plan, count_L2)).total for count_L2 in distinct_UL2]
+    return torch.tensor(totals)[place_B]

@@ -1,0 +1,81 @@
+"""Blocks that compute some of their tokens only: rectangular attention.
+
+Queries, residual and MLP of the tokens that a `Pick` names; keys and values of all that come in. What is computed equals the same
+rows of the whole block. With the prefix tokens alone in the last block this is the class query that any method may end with.
+
+Shapes: B batch, N tokens that come in, Q tokens that are computed, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoslim.methods.layers.sublayer import Gone
+from autoslim.methods.layers.token_selector import First, Pick, Rows, take
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+
+
+class RowBlock(nn.Module):
+    """Takes a timm block's parts over, under the same names; `pick` sees the tokens as they come in."""
+
+    def __init__(self, block: Any, pick: Pick) -> None:
+        super().__init__()
+        self.pick = pick
+        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
+        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
+
+    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """`attn_mask` is additive, (B, 1, 1, N), and an adaptive trunk's own; a caller's is refused before it gets here."""
+        return block_rows(self, x_BND, self.pick.rows(x_BND), attn_mask)
+
+    def token_map(self, x_BND: Tensor) -> Tensor:
+        return self.pick.token_map(x_BND)
+
+
+def block_rows(block: Any, x_BND: Tensor, rows: Rows, mask_B11N: Tensor | None = None) -> Tensor:
+    """The rows (B, Q, D) of what a timm block, or one that has its parts, computes."""
+    normed_BND = block.norm1(x_BND)
+    attended_BQD = rectangular_attention(block.attn, take(normed_BND, rows), normed_BND, mask_B11N)
+    x_BQD = take(x_BND, rows) + block.drop_path1(block.ls1(attended_BQD))
+    out: Tensor = x_BQD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BQD))))
+    return out
+
+
+def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
+    """timm's `Attention` with queries of some tokens, keys and values of others: (B, Q, D)."""
+    if isinstance(attention, Gone):
+        constant_BQD: Tensor = attention(queries_BQD)
+        return constant_BQD
+    heads, width = attention.num_heads, attention.head_dim
+    inner = heads * width
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    q_BQE = functional.linear(queries_BQD, weight[:inner], None if bias is None else bias[:inner])
+    kv_BNE = functional.linear(x_BND, weight[inner:], None if bias is None else bias[inner:])
+    batch, tokens = q_BQE.shape[:2]
+    q_BHQK = q_BQE.reshape(batch, tokens, heads, width).transpose(1, 2)
+    k_BHNK, v_BHNK = kv_BNE.reshape(batch, x_BND.shape[1], 2, heads, width).permute(2, 0, 3, 1, 4).unbind(0)
+    q_BHQK, k_BHNK = attention.q_norm(q_BHQK), attention.k_norm(k_BHNK)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    if attention.fused_attn:
+        out_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=mask_B11N, dropout_p=dropout)
+    else:
+        score_BHQN = q_BHQK * attention.scale @ k_BHNK.transpose(-2, -1)
+        weights_BHQN = (score_BHQN if mask_B11N is None else score_BHQN + mask_B11N).softmax(dim=-1)
+        out_BHQK = attention.attn_drop(weights_BHQN) @ v_BHNK
+    out_BQE = attention.norm(out_BHQK.transpose(1, 2).reshape(batch, tokens, inner))
+    out: Tensor = attention.proj_drop(attention.proj(out_BQE))
+    return out
+
+
+def class_query_last(model: nn.Module, prefix_tokens: int) -> nn.Module:
+    """The same logits from a last block that computes the prefix tokens alone, which is all that a head with pooling `token` reads."""
+    trunk: Any = model.blocks
+    if not isinstance(trunk, Trunk):
+        trunk = Trunk(blocks_of(model), {})
+        install(model, trunk)
+    last: Any = trunk.stages[-1]
+    last.block = RowBlock(last.block, First(prefix_tokens))
+    return model

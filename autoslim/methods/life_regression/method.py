@@ -1,0 +1,352 @@
+"""Life regression (arXiv 2304.04926): one regressor in front of the first drop predicts how many blocks each patch lives.
+
+Equations and schedule after the paper and its public code. Ours, and different from it:
+
+- The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
+- Lives end softly where the cut form's drops end them (`ends` "drops"). With the paper's, which "blocks" gives, lives of the
+  schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns what the cut form never meets.
+- W starts at the class token's own attention instead of uniform noise.
+- W c is computed once per image instead of once per patch: the same logits for C^2 instead of P C^2 multiply-accumulates.
+- Counts come from life thresholds, so that any budget can be met, not three keep rates only.
+
+Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
+is longer than the index of the block it comes to, as where the code evaluates its weights at 1/2, but really removed, at the schedule's
+drops only and up to a cap (ours). The caps are the schedule's counts, so that every image stays within the budget; where the budget
+is for the mean, they are `HEADROOM` times that and `settle` moves the lives' mean until the images' mean FLOPs are within it (ours).
+
+The modules are in `lives`. Shapes: B batch, P patches, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
+from autoslim.errors import UnsupportedModelError
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, freeze
+from autoslim.methods.knob import Knob, Ranges, complete
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, image_flops, refuse_pooling
+from autoslim.methods.layers.sublayer import Gone
+from autoslim.methods.layers.token_selector import First
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.life_regression.regressor import (
+    KeepLongestLived,
+    LifeRegressor,
+    Lives,
+    SoftEnds,
+    SoftLifeTrunk,
+    patch_lives,
+    regressor_price,
+)
+
+MAX_DROPS = 4
+_LONGEST = 0.98
+"""The largest threshold: a fiftieth of the patches outlives every drop."""
+HEADROOM = 1.25
+"""How far above the schedule's counts an image may go where the budget is for the mean."""
+_MARGIN = 0.005
+"""Share of a budget for the mean that is left free, because other images than the calibration's will be counted."""
+_BISECTIONS = 30
+
+
+def life_moments(
+    drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int
+) -> tuple[float, float]:
+    """Mean and sample deviation, in blocks, of the lives that a schedule implies.
+
+    After the code: the tokens that drop k takes lived until its block, those that none takes until the end; prefix tokens count.
+    """
+    counts = [patches + prefix, *(kept + prefix for kept in patches_kept), 0]
+    ends = [*drop_layers, depth]
+    lives = [
+        float(end) for end, (before, after) in zip(ends, itertools.pairwise(counts), strict=True) for _ in range(before - after)
+    ]
+    return statistics.fmean(lives), statistics.stdev(lives)
+
+
+def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
+    """The drop layers and the patches kept at each: those whose quantile of life lies above the threshold; at least one."""
+    drops = range(1, knobs["drops"] + 1)
+    layers = [knobs[f"drop_layer_{k}"] for k in drops]
+    kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in drops]
+    if knobs["spare_until"]:
+        return [*layers, knobs["spare_until"]], [*kept[:-1], kept[-1] + 1, kept[-1]]
+    return layers, kept
+
+
+def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
+    """Mean and deviation of normal lives of which the share kept at a drop is longer than its block, as nearly as two numbers can say.
+
+    A least-squares line through the quantiles; for one drop the deviation is given.
+    """
+    normal = statistics.NormalDist()
+    quantiles = [normal.inv_cdf(share) for share in shares_kept]
+    if len(quantiles) > 1:
+        slope, mean = statistics.linear_regression(quantiles, drop_layers)
+        return mean, -slope
+    return drop_layers[0] + deviation * quantiles[0], deviation
+
+
+def _moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
+    layers, kept = schedule(shape, knobs)
+    mean, deviation = life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth)
+    if knobs["mode"] == "fixed" or knobs["ends"] == "blocks" or deviation == 0:
+        return mean, deviation
+    drops = range(1, knobs["drops"] + 1)
+    half = 0.5 / shape.patches
+    shares = [min(_patches_above(knobs[f"life_threshold_{k}"], shape) / shape.patches, 1 - half) for k in drops]
+    return fitted_moments([knobs[f"drop_layer_{k}"] for k in drops], shares, deviation=deviation)
+
+
+def _soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
+    layers, kept = schedule(shape, knobs)
+    blocks = range(layers[0], shape.depth)
+    if knobs["ends"] == "blocks":
+        return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
+    last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
+    patches = tuple(tokens - shape.prefix_tokens for tokens in _tokens_per_block(shape, layers, kept)[layers[0] :])
+    return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
+
+
+def _tokens_per_block(shape: ViTShape, layers: list[int], kept: list[int]) -> tuple[int, ...]:
+    tokens, current = [], shape.tokens
+    for index in range(shape.depth):
+        if index in layers:
+            current = min(current, kept[layers.index(index)] + shape.prefix_tokens)
+        tokens.append(current)
+    return tuple(tokens)
+
+
+def _has_spare(shape: ViTShape, knobs: Knobs) -> bool:
+    last = knobs["drops"]
+    before = _patches_above(knobs[f"life_threshold_{last - 1}"], shape) if last > 1 else shape.patches
+    return _patches_above(knobs[f"life_threshold_{last}"], shape) < before
+
+
+def _patches_above(threshold: float, shape: ViTShape) -> int:
+    return max(1, round(shape.patches * (1 - threshold)))
+
+
+def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:
+    assert knob.low is not None and knob.high is not None
+    return knob.low - tolerance <= value <= knob.high + tolerance
+
+
+class LifeRegression(Method):
+    """Knobs: up to four drops, each a block `drop_layer_k` and a `life_threshold_k`, the quantile of life that ends there."""
+
+    name = "life_regression"
+    paper = "https://arxiv.org/abs/2304.04926"
+    ranges: ClassVar[Ranges] = {
+        "mode": Knob(
+            kind="choice",
+            help="every image keeps as many patches (paper), or those whose life is longer, up to as many",
+            default="fixed",
+            choices=("fixed", "threshold"),
+        ),
+        "drops": Knob(kind="choice", help="how often tokens are dropped", default=3, choices=tuple(range(1, MAX_DROPS + 1))),
+        **{
+            f"drop_layer_{k}": Knob(
+                kind="layer", help=f"block in front of which drop {k} happens", default=k / (MAX_DROPS + 0.0), low=0.0, high=1.0
+            )
+            for k in range(1, MAX_DROPS + 1)
+        },
+        **{
+            f"life_threshold_{k}": Knob(
+                kind="float",
+                help=f"share of the patches whose life has ended by drop {k}",
+                default=round(1 - 0.7**k, 3),
+                low=0.0,
+                high=_LONGEST,
+                priced=-1,
+            )
+            for k in range(1, MAX_DROPS + 1)
+        },
+        "spare_until": Knob(
+            kind="int",
+            help="block up to which the last drop keeps one patch more (0: none); the solver's",
+            default=0,
+            low=0,
+            high=1000,
+            searched=False,
+        ),
+        "ends": Knob(
+            kind="choice",
+            help="where lives end softly: at every block (paper) or where the cut form's do, at the drops",
+            default="drops",
+            choices=("drops", "blocks"),
+        ),
+        "temperature": Knob(
+            kind="float", help="steepness T of the soft end of a life, per block", default=4.0, low=0.5, high=16.0, log=True
+        ),
+        "train_share": Knob(
+            kind="float", help="share of the epochs spent on the regressor alone", default=0.2, low=0.02, high=0.6
+        ),
+        "regressor_lr": Knob(
+            kind="float", help="regressor's learning rate over the recipe's", default=20.0, low=1.0, high=100.0, log=True
+        ),
+        "tune": Knob(
+            kind="choice",
+            help="what is tuned: blocks from the first drop on (paper) or all",
+            default="all",
+            choices=("blocks", "all"),
+        ),
+    }
+
+    def check(self, shape: ViTShape) -> None:
+        if shape.depth < 2:
+            raise UnsupportedModelError(f"life regression needs at least 2 blocks, the model has {shape.depth}")
+
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        number = knob.rpartition("_")[2]
+        return not number.isdigit() or int(number) <= chosen["drops"]
+
+    def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """Layers and thresholds in rising order; two drops on one block become the harder one, and one that drops nothing goes.
+
+        Raises:
+            UnsupportedModelError: for threshold mode where the head reads patches.
+        """
+        full = complete(self.ranges, knobs, depth=shape.depth)
+        if full["mode"] == "threshold":
+            refuse_pooling("life regression in threshold mode", shape)
+        drops = range(1, full["drops"] + 1)
+        layers = sorted(full[f"drop_layer_{k}"] for k in drops)
+        thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
+        merged = dict(zip(layers, thresholds, strict=True))
+        kept = {layer: _patches_above(threshold, shape) for layer, threshold in merged.items()}
+        # The first stays where it is even if it drops nothing, because the regressor looks at the tokens there.
+        real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
+        full["drops"] = len(real)
+        for k, layer in enumerate(real, 1):
+            full[f"drop_layer_{k}"] = layer
+            # The threshold of the count it selects, so that recipes with the same counts are the same recipe.
+            full[f"life_threshold_{k}"] = min(1 - kept[layer] / shape.patches, _LONGEST)
+        if not full[f"drop_layer_{full['drops']}"] < full["spare_until"] < shape.depth or not _has_spare(shape, full):
+            full["spare_until"] = 0
+        return {name: full[name] for name in self.ranges if self.is_active(name, full)}
+
+    def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
+        if any(block.tokens_kv < shape.tokens for block in plan.blocks):
+            raise UnsupportedModelError("life regression needs all the patches, and an earlier step has dropped some")
+        layers, kept = schedule(shape, knobs)
+        regressor = regressor_price(layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
+        return plan.with_tokens(_tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
+
+    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+        """One patch more at one drop, or one carried along behind the last."""
+        kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, knobs["drops"] + 1)]
+        for k, patches in enumerate(kept, 1):
+            name = f"life_threshold_{k}"
+            threshold = min(1 - (patches + 1) / shape.patches, _LONGEST)
+            before = kept[k - 2] if k > 1 else shape.patches
+            if patches < before and _lies_in(ranges[name], threshold, 0.5 / shape.patches):
+                yield {**knobs, name: threshold}
+        if not knobs["spare_until"]:
+            # A patch less costs as much as all the blocks behind the drop; carried along for some of them, it costs one block's share.
+            for block in range(knobs[f"drop_layer_{knobs['drops']}"] + 1, shape.depth):
+                yield {**knobs, "spare_until": block}
+
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        shape, knobs = brief.shape, brief.knobs
+        regressor = LifeRegressor(shape.dim, shape.prefix_tokens)
+        blocks = blocks_of(model)
+        first: Any = blocks[knobs["drop_layer_1"]]
+        if not isinstance(first.attn, Gone):
+            regressor.start_at_attention(first)
+        trunk = SoftLifeTrunk(
+            blocks,
+            regressor,
+            ends=_soft_ends(shape, knobs),
+            life=_moments(shape, knobs),
+            temperature=knobs["temperature"],
+        )
+        freeze(model)
+        freeze(regressor, but=(regressor.weight,))
+        return install(model, trunk)
+
+    def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
+        return {"regressor.weight": knobs["regressor_lr"]}
+
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        """The task's loss alone: the standardised lives keep the schedule by construction, so no FLOPs term is needed."""
+        return {"loss": lesson.task_loss}
+
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        shape, knobs = brief.shape, brief.knobs
+        trunk: Any = student.blocks
+        finished = self.expect(shape, brief.plan, knobs)
+        if knobs["mode"] == "threshold" and brief.bound == "mean":
+            layers, kept = schedule(shape, knobs)
+            caps = [min(shape.patches, math.ceil(HEADROOM * patches)) for patches in kept]
+            finished = brief.plan.with_tokens(_tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
+        model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
+        model.requires_grad_(True)
+        if knobs["tune"] == "blocks":
+            freeze(model, but=tuple(blocks_of(model)[knobs["drop_layer_1"] :]))
+        freeze(trunk.regressor)
+        return Finished(model=model, plan=finished, knobs=knobs)
+
+    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+        """Where the budget is for the mean: shifts all lives alike, as far up as the images' mean FLOPs are within it."""
+        if brief.knobs["mode"] != "threshold" or brief.bound != "mean":
+            return
+        trunk: Any = model.blocks
+        lives: Lives = trunk.stages[brief.knobs["drop_layer_1"]].step.scorer
+        life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
+        low, high = -float(brief.shape.depth), float(brief.shape.depth)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            flops_B = image_flops(model, brief.shape, brief.plan, _counts(trunk, brief, life_BP + middle))
+            if flops_B.double().mean() <= (1 - _MARGIN) * brief.budget:
+                low = middle
+            else:
+                high = middle
+        mean: Tensor = lives.mean  # type: ignore[assignment]
+        mean += low
+
+    def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
+        return self._cut(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
+
+    def _cut(
+        self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
+    ) -> nn.Module:
+        """The drops stand where the knobs say; how much they leave is the plan's to say."""
+        (first, *later), _ = schedule(shape, knobs)
+        left = {layer: plan.blocks[layer].tokens_kv for layer in (first, *later)}
+        if knobs["mode"] == "threshold":
+            lives = Lives(regressor, _moments(shape, knobs))
+            drops = {
+                layer: Drop(
+                    cap=tokens - shape.prefix_tokens,
+                    threshold=layer,
+                    num_prefix_tokens=shape.prefix_tokens,
+                    scorer=lives if layer == first else None,
+                )
+                for layer, tokens in left.items()
+            }
+            return install(model, AdaptiveTrunk(blocks, drops))
+        steps: dict[int, nn.Module] = {layer: First(left[layer]) for layer in later}
+        steps[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, _moments(shape, knobs))
+        return install(model, Trunk(blocks, steps))
+
+
+def _counts(trunk: AdaptiveTrunk, brief: Brief, life_BP: Tensor) -> Tensor:
+    """Tokens that enter and leave each block's attention, from the lives alone: (B, L, 2)."""
+    tokens_B = torch.full((len(life_BP),), brief.shape.tokens)
+    drops = dict(trunk.drops())
+    counts = []
+    for index, block in enumerate(brief.plan.blocks):
+        if index in drops:
+            tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + brief.shape.prefix_tokens
+        counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
+    return torch.stack(counts, dim=1)

@@ -1,0 +1,201 @@
+"""Algorithm 1 of Patch Slimming (arXiv 2106.02852): how few patches can a block compute before the next one's output is off by epsilon.
+
+From the last block but one up, on cached tokens Z of the dense model: block t gets the original Z_{t-1}, computes its candidate
+patches, the next block computes those of its own mask from them, and
+
+    E = |m_{t+1} * (Z^_{t+1} - Z_{t+1})|^2 / |m_{t+1} * Z_{t+1}|^2.
+
+While E is above epsilon, block t is fine-tuned for the candidate, and, if that does not help, the next r' best-scored patches join.
+The paper does not say whether its E is normalised, so its epsilons cannot be compared with ours; the raw |.|^2 is reported, too.
+
+Ours: one search goes through a ladder of epsilons from coarse to fine, each going on from the counts of the one before, so that it
+serves every budget; a candidate that is good enough untuned is not tuned; a block's weights are put back after each candidate;
+the passes are fitted into a given share of the epochs. With average pooling the last block, which has none behind it, is judged by
+the mean of its patches, untuned.
+
+Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width, L blocks, E epsilons.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.methods.base import Tensors, Workshop
+from autoslim.methods.layers.rectangular_block import block_rows
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.patch_slimming.impact import Descent, mask_of, order_of, tokens_between_blocks
+from autoslim.methods.patch_slimming.pyramid import chosen_blocks, completed
+
+EPSILONS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""Relative errors; what is finer keeps nearly everything."""
+
+_CANDIDATE_EPOCHS = 3
+"""As in the paper; fewer where the share of the epochs does not allow them."""
+
+_STEPS_TO_ALL = 16
+"""r' is a sixteenth of the patches: 12 of 196, where the paper takes 10."""
+
+_LEARNING_RATE = 1e-4
+_BATCH = 32
+_LEAST_IMAGES = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How many images errors are measured on, and how many each candidate is tuned on, so that all stays within a share of the epochs.
+
+    One block forward and backward for one image is 1 / depth of an epoch's work on it, and forward alone a third; a candidate
+    runs two blocks. Half of the share goes into measuring.
+    """
+
+    measured: int
+    tuned: int
+
+    @classmethod
+    def within(cls, share: float, workshop: Workshop, images: int) -> Passes:
+        shape = workshop.shape
+        image_passes = share * workshop.training.epochs * workshop.epoch_images
+        candidates = chosen_blocks(shape) * (len(EPSILONS) + _STEPS_TO_ALL)
+        a_candidate = image_passes / 2 / candidates * shape.depth / 2
+        measured = min(images, max(_LEAST_IMAGES, int(3 * a_candidate)))
+        return cls(measured=measured, tuned=min(_CANDIDATE_EPOCHS * measured, int(a_candidate)))
+
+
+def ladder(
+    workshop: Workshop, images_B3HW: Tensor, *, paths: str, places: str, share: float
+) -> Generator[EpochReport, None, Tensors]:
+    """`epsilons` (E,), and `counts`, `errors` and `raw_errors` (E, L) of Algorithm 1 for each; reports every epsilon."""
+    shape = workshop.shape
+    passes = Passes.within(share, workshop, len(images_B3HW))
+    model = workshop.student().eval().requires_grad_(False)
+    images_B3HW = images_B3HW[: passes.measured].to(next(model.parameters()).dtype)
+    search = _Search(blocks_of(model), tokens_between_blocks(model, images_B3HW), shape, passes, paths, places)
+    rungs = []
+    least = [1] * shape.depth
+    for number, epsilon in enumerate(EPSILONS, 1):
+        found = search.run(epsilon, least)
+        least = [max(count, 1) for count in found.counts]
+        rungs.append(found)
+        metrics = {"epsilon": epsilon}
+        for block in range(shape.depth):
+            metrics |= {f"patches {block}": float(found.counts[block]), f"error {block}": found.errors[block]}
+            metrics[f"raw error {block}"] = found.raw_errors[block]
+        epoch = share * workshop.training.epochs * number / len(EPSILONS)
+        yield EpochReport(epoch=round(epoch, 6), beat="shared", metrics=metrics)
+    return {
+        "epsilons": torch.tensor(EPSILONS),
+        "counts": torch.tensor([rung.counts for rung in rungs]),
+        "errors": torch.tensor([rung.errors for rung in rungs]),
+        "raw_errors": torch.tensor([rung.raw_errors for rung in rungs]),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What one epsilon leads to, by block; blocks that do not choose have no error."""
+
+    counts: list[int]
+    errors: list[float]
+    raw_errors: list[float]
+
+
+class _Search:
+    def __init__(
+        self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, passes: Passes, paths: str, places: str
+    ) -> None:
+        self.blocks, self.tokens, self.shape, self.passes, self.paths, self.places = blocks, tokens, shape, passes, paths, places
+        self.step = max(1, shape.patches // _STEPS_TO_ALL)
+
+    def run(self, epsilon: float, least: list[int]) -> Rung:
+        """Algorithm 1 from the last block up; no block keeps fewer patches than `least`, or than the block behind it."""
+        shape = self.shape
+        descent = Descent(self.blocks, self.tokens, shape, paths=self.paths)
+        counts, errors, raw = [0] * shape.depth, [0.0] * shape.depth, [0.0] * shape.depth
+        behind = None
+        for number in reversed(range(shape.depth)):
+            if number >= chosen_blocks(shape):
+                mask_P = descent.inherited
+            else:
+                with torch.no_grad():
+                    patches_BPD = self.tokens[number + 1][:, shape.prefix_tokens :]
+                    order_P = order_of(descent.scores(), patches_BPD, descent.inherited, places=self.places)
+                start = max(least[number], int(descent.inherited.sum()))
+                for count in [*range(start, shape.patches, self.step), shape.patches]:
+                    mask_P = mask_of(order_P, count)
+                    errors[number], raw[number] = self._error(number, mask_P, behind, epsilon)
+                    if errors[number] <= epsilon:
+                        break
+                counts[number] = count
+            with torch.no_grad():
+                descent.keep(mask_P)
+            behind = mask_P
+        return Rung(counts=completed(shape, counts[: chosen_blocks(shape)]), errors=errors, raw_errors=raw)
+
+    def _error(self, number: int, mask_P: Tensor, behind_P: Tensor | None, epsilon: float) -> tuple[float, float]:
+        if behind_P is None:
+            return self._error_of_mean(mask_P)
+        rows_K, rows_next = self._rows(mask_P), self._rows(behind_P)
+        # Where of the patches that block t computes those stand that the next block computes.
+        within = torch.isin(rows_K, rows_next).nonzero()[:, 0]
+        block = self.blocks[number]
+        relative, raw = self._measure(number, block, rows_K, rows_next, within)
+        if relative > epsilon and self.passes.tuned:
+            block = self._tuned(number, rows_K, rows_next, within)
+            relative, raw = min((relative, raw), self._measure(number, block, rows_K, rows_next, within))
+        return relative, raw
+
+    def _rows(self, mask_P: Tensor) -> Tensor:
+        prefix = self.shape.prefix_tokens
+        return torch.cat((torch.arange(prefix, device=mask_P.device), mask_P.nonzero()[:, 0] + prefix))
+
+    def _error_of_mean(self, mask_P: Tensor) -> tuple[float, float]:
+        patches_BPD = self.tokens[-1][:, self.shape.prefix_tokens :]
+        whole_BD = patches_BPD.mean(dim=1)
+        raw = float((patches_BPD[:, mask_P].mean(dim=1) - whole_BD).square().sum())
+        return raw / float(whole_BD.square().sum()), raw
+
+    def _pair(
+        self, number: int, block: nn.Module, part: slice | Tensor, rows: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """|difference|^2 and |Z|^2 of the next block's output."""
+        rows_K, rows_next, within = rows
+        x_BKD = block_rows(block, self.tokens[number][part], rows_K)
+        out_BKD = block_rows(self.blocks[number + 1], x_BKD, within)
+        target_BKD = self.tokens[number + 2][part].index_select(1, rows_next)
+        return (out_BKD - target_BKD).square().sum(), target_BKD.square().sum()
+
+    @torch.no_grad()
+    def _measure(self, number: int, block: nn.Module, *rows: Tensor) -> tuple[float, float]:
+        off, size = 0.0, 0.0
+        for start in range(0, len(self.tokens[0]), _BATCH):
+            part_off, part_size = self._pair(number, block, slice(start, start + _BATCH), rows)  # type: ignore[arg-type]
+            off, size = off + float(part_off), size + float(part_size)
+        return off / size, off
+
+    @torch.enable_grad()
+    def _tuned(self, number: int, *rows: Tensor) -> nn.Module:
+        """A copy of the block, fine-tuned for these patches with the next block frozen."""
+        block = copy.deepcopy(self.blocks[number]).requires_grad_(True)
+        optimizer = torch.optim.AdamW(block.parameters(), lr=_LEARNING_RATE)
+        for part in self._batches():
+            off, size = self._pair(number, block, part, rows)  # type: ignore[arg-type]
+            optimizer.zero_grad()
+            (off / size).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return block.requires_grad_(False)
+
+    def _batches(self) -> Iterator[Tensor]:
+        left, generator = self.passes.tuned, torch.Generator().manual_seed(0)
+        while left > 0:
+            for part in torch.split(torch.randperm(len(self.tokens[0]), generator=generator), _BATCH):
+                yield part[:left].to(self.tokens[0].device)
+                left -= len(part)
+                if left <= 0:
+                    return

@@ -1,0 +1,233 @@
+"""The impact score of Patch Slimming (CVPR 2022, arXiv 2106.02852, Theorem 1 and Eq. 6), by a recursion instead of a sum over paths.
+
+Patch i of block t's output matters as much as what goes on from it to what the head reads, times what attention has put into it:
+
+    s_t,i = sum over head paths h of |A_t^h[:, i] U_t^h[i, :]|_F^2,  A_t^h = prod_{l > t} diag(m_l) P_l^h_l,  U_t^h = P_t^h |Z_{t-1}|
+
+The norm of an outer product is the product of the norms, and so the sum over all H^(L-t) paths factors: G, the sum of A^T A, follows
+from block to block, and s_t = diag(G_t) * sum_h |U_t^h[i, :]|^2. Whether the paper ties the head of U to the path's is not
+visible in any text that could be read; both sums go over all heads here. Means over the heads take the place of sums, which keeps the
+ranking and cannot overflow. What the head reads where it averages is ours: all patches alike.
+
+Attention maps are made explicitly, for these scores alone; nothing here runs in a finished model.
+
+Shapes: B images, N tokens (prefix included), P patches, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.shape import ViTShape
+from autoslim.methods.layers.sublayer import Gone
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.patch_slimming.coverage import join_order
+
+CACHE_BYTES = 2**30
+"""What the inputs of all blocks may take in memory; decides how many images the scores are measured on."""
+
+_BATCH = 32
+_MAPS_KEPT = 2
+"""Batches whose attention is kept from `scores` to `keep`: that of many images would not fit into memory."""
+
+
+def attention_maps(attention: Any, normed_BND: Tensor) -> Tensor:
+    """The softmax of timm's `Attention`: (B, H, N, N), rows are queries."""
+    batch, tokens, _ = normed_BND.shape
+    qkv_BNE = attention.qkv(normed_BND)
+    q_BHNK, k_BHNK, _ = (
+        qkv_BNE.reshape(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    )
+    q_BHNK, k_BHNK = attention.q_norm(q_BHNK), attention.k_norm(k_BHNK)
+    maps: Tensor = (q_BHNK * attention.scale @ k_BHNK.transpose(-2, -1)).softmax(dim=-1)
+    return maps
+
+
+def inflow(maps_BHNN: Tensor, x_BND: Tensor) -> Tensor:
+    """sum_h |P^h |Z||^2 for each token, the mean over the heads: (B, N)."""
+    return (maps_BHNN @ x_BND.abs().unsqueeze(1)).square().sum(dim=-1).mean(dim=1)
+
+
+def one_block_up(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, residual: bool = False) -> Tensor:
+    """G before block l from G behind it: sum_h (P^h)^T diag(m) G diag(m) P^h, the mean over the heads, (B, N, N).
+
+    With `residual` a path may also stay where it is, as a token's own residual does: diag(m) G diag(m) is added.
+    """
+    masked_BNN = mask_BN.unsqueeze(2) * paths_BNN * mask_BN.unsqueeze(1)
+    up_BNN = (maps_BHNN.transpose(-2, -1) @ (masked_BNN.unsqueeze(1) @ maps_BHNN)).mean(dim=1)
+    return up_BNN + masked_BNN if residual else up_BNN
+
+
+def read_by_head(shape: ViTShape) -> Tensor:
+    """Where the chain of masks starts: 1 for the tokens that the head reads (N,)."""
+    read_N = torch.zeros(shape.tokens)
+    if shape.pool == "token":
+        # A distilled DeiT's second classifier reads the distillation token.
+        read_N[: shape.classifiers] = 1
+    else:
+        read_N[shape.prefix_tokens :] = 1
+    return read_N
+
+
+@torch.no_grad()
+def tokens_between_blocks(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
+    """The tokens (B, N, D) that enter each block of a dense model, and last those that leave it: depth + 1 of them."""
+    parts = [_trace(model, batch_B3HW) for batch_B3HW in torch.split(images_B3HW, _BATCH)]
+    return [torch.cat(tokens) for tokens in zip(*parts, strict=True)]
+
+
+def _trace(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
+    tokens: list[Tensor] = []
+
+    def note_input(block: nn.Module, args: tuple[Tensor, ...]) -> None:
+        tokens.append(args[0])
+
+    def note_output(block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        tokens.append(output)
+
+    blocks = blocks_of(model)
+    hooks = [block.register_forward_pre_hook(note_input) for block in blocks]
+    hooks.append(blocks[-1].register_forward_hook(note_output))
+    try:
+        model(images_B3HW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tokens
+
+
+def images_to_measure(shape: ViTShape) -> int:
+    """How many images' tokens between all blocks fit into `CACHE_BYTES`, 512 at most."""
+    return max(1, min(512, CACHE_BYTES // (4 * (shape.depth + 1) * shape.tokens * shape.dim)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Scores and masks of every block: `scores` (depth, P) or (depth, B, P), `masks` the same as true and false."""
+
+    scores: Tensor
+    masks: Tensor
+
+
+def keep_best(score_BP: Tensor, inherited_BP: Tensor, count: int) -> Tensor:
+    """The mask of `count` patches: those inherited from the block behind, then the highest scores; equal ones in reading order."""
+    first_BP = inherited_BP.to(score_BP) * 2 + _rank01(score_BP)
+    order_BP = first_BP.argsort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(inherited_BP).scatter(-1, order_BP[..., :count], True)
+
+
+def _rank01(score_BP: Tensor) -> Tensor:
+    """Scores as ranks in (0, 1], so that they can be added to a mask whatever their scale."""
+    order_BP = score_BP.argsort(dim=-1, descending=True, stable=True)
+    steps_P = torch.linspace(1, 0, score_BP.shape[-1] + 1, device=score_BP.device, dtype=score_BP.dtype)[:-1]
+    return torch.zeros_like(score_BP).scatter(-1, order_BP, steps_P.expand_as(score_BP))
+
+
+class Descent:
+    """The chain from the last block to the first, in steps: `scores` of the patches that the block at hand puts out, then `keep`.
+
+    `tokens` are those of `tokens_between_blocks`. Masks are one for all images, by the mean score, or,
+    with `own`, each image's own. `paths` is `paper`, the formula as it stands, or `residual`, ours: a path may also pass a block by.
+    """
+
+    def __init__(self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, *, paths: str, own: bool = False) -> None:
+        self.prefix, self.residual, self.own = shape.prefix_tokens, paths == "residual", own
+        self._left = list(zip(blocks, (torch.split(x_BND, _BATCH) for x_BND in tokens[:-1]), strict=True))
+        read_N = read_by_head(shape).to(tokens[0])
+        self._paths = [torch.diag(read_N).expand(len(part), -1, -1) for part in self._left[-1][1]]
+        self._maps: list[Tensor] = []
+        masks = (len(tokens[0]), shape.patches) if own else (shape.patches,)
+        self.inherited = torch.zeros(masks, dtype=torch.bool, device=read_N.device)
+
+    def scores(self) -> Tensor:
+        """Of each image, whatever the masks: (B, P)."""
+        block, parts = self._left[-1]
+        scored = []
+        self._maps = []
+        for number, (x_BND, g_BNN) in enumerate(zip(parts, self._paths, strict=True)):
+            maps_BHNN = maps_of(block, x_BND)
+            scored.append(score(maps_BHNN, x_BND, g_BNN))
+            if number < _MAPS_KEPT:
+                self._maps.append(maps_BHNN)
+        return torch.cat(scored)[:, self.prefix :]
+
+    def keep(self, mask: Tensor) -> None:
+        """`mask` (B, P) or (P,) is what the block at hand puts out; goes on to the block before."""
+        self.inherited = mask
+        block, parts = self._left.pop()
+        images = sum(len(x_BND) for x_BND in parts)
+        masks = torch.split(_with_prefix(mask, self.prefix, dtype=parts[0].dtype).expand(images, -1), _BATCH)
+        maps, self._maps = itertools.chain(self._maps, (maps_of(block, x_BND) for x_BND in parts[len(self._maps) :])), []
+        self._paths = [
+            one_block_up(g_BNN, maps_BHNN, mask_BN, residual=self.residual)
+            for g_BNN, maps_BHNN, mask_BN in zip(self._paths, maps, masks, strict=True)
+        ]
+
+
+@torch.no_grad()
+def find_chain(
+    blocks: list[nn.Module],
+    tokens: list[Tensor],
+    shape: ViTShape,
+    counts: list[int],
+    *,
+    paths: str,
+    places: str = "score",
+    own: bool = False,
+) -> Chain:
+    """Nested masks of `counts` patches a block, from the last block up, each on top of that of the block behind.
+
+    With pooling `token` the last block's own patches are not read: the chain begins with none of them, and that block's mask is
+    that of the block before. `places` is as in `order_of`; `own` masks are by score.
+    """
+    descent = Descent(blocks, tokens, shape, paths=paths, own=own)
+    scores, masks = [], []
+    for number, count in reversed(list(enumerate(counts))):
+        score_BP = descent.scores()
+        if shape.pool == "token" and number == shape.depth - 1:
+            mask = descent.inherited
+        elif own:
+            mask = keep_best(score_BP, descent.inherited, count)
+        else:
+            patches_BPD = tokens[number + 1][:, shape.prefix_tokens :]
+            mask = mask_of(order_of(score_BP, patches_BPD, descent.inherited, places=places), count)
+        scores.append(score_BP if own else score_BP.mean(dim=0))
+        masks.append(mask)
+        descent.keep(mask)
+    if shape.pool == "token" and len(counts) > 1:
+        masks[0] = masks[1]
+    return Chain(scores=torch.stack(scores[::-1]), masks=torch.stack(masks[::-1]))
+
+
+def order_of(score_BP: Tensor, patches_BPD: Tensor, inherited_P: Tensor, *, places: str) -> Tensor:
+    """In which order a block's patches (P,) are kept, those inherited first: by the mean `score`, or to `cover` what matters."""
+    if places == "cover":
+        return join_order(score_BP, patches_BPD, inherited_P)
+    return (inherited_P.to(score_BP) * 2 + _rank01(score_BP.mean(dim=0))).argsort(descending=True, stable=True)
+
+
+def mask_of(order_P: Tensor, count: int) -> Tensor:
+    """The first `count` of an order."""
+    return torch.zeros(len(order_P), dtype=torch.bool, device=order_P.device).index_fill(0, order_P[:count], True)
+
+
+def score(maps_BHNN: Tensor, x_BND: Tensor, paths_BNN: Tensor) -> Tensor:
+    """Eq. 6 for the tokens that a block puts out, given its attention, its input and G behind it: (B, N)."""
+    return paths_BNN.diagonal(dim1=-2, dim2=-1) * inflow(maps_BHNN, x_BND)
+
+
+def maps_of(block: Any, x_BND: Tensor) -> Tensor:
+    """A block's attention (B, H, N, N) on its input; one that has lost its attention leaves every token to itself."""
+    if isinstance(block.attn, Gone):
+        return torch.eye(x_BND.shape[1], dtype=x_BND.dtype, device=x_BND.device).expand(len(x_BND), 1, -1, -1)
+    return attention_maps(block.attn, block.norm1(x_BND))
+
+
+def _with_prefix(mask_BP: Tensor, prefix: int, *, dtype: torch.dtype) -> Tensor:
+    """Prefix tokens are always kept."""
+    return torch.cat((mask_BP.new_ones(*mask_BP.shape[:-1], prefix), mask_BP), dim=-1).to(dtype)

@@ -1,0 +1,236 @@
+"""Patch Slimming, the static form (CVPR 2022, arXiv 2106.02852): in every block the same patches are left out for all images.
+
+Masks are found from the class token of the last block down, each on top of the one behind it, by the impact score (`impact`); a block
+computes queries, residual and MLP of its own patches and takes keys and values of all that enter (`rows`), as in the paper. There is
+no public code.
+
+How many patches a block keeps is decided by `counts`: `pyramid` takes the knobs' own; `score` solves them onto the budget by the
+share of impact per multiply-accumulate; `epsilon` is the paper's Algorithm 1 (`block_tuning`), its epsilon bisected onto the budget.
+That epsilon is a relative error and does not match the paper's, whose normalisation is not known.
+
+Ours: with `places` `cover` the patches that stay are those that stand best for the others, weighted by their scores (`coverage`), instead
+of the best by score alone; the counts of `pyramid` and `score`; with `paths` `residual` the score's paths may pass a block by, where
+without they see only what every block's attention hands on; with average pooling the chain starts from all patches alike.
+
+Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.plan import Extra, Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.errors import UnsupportedModelError
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop, freeze
+from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.rectangular_block import RowBlock
+from autoslim.methods.layers.sublayer import Gone
+from autoslim.methods.layers.token_selector import At, Pick
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.patch_slimming.block_tuning import ladder
+from autoslim.methods.patch_slimming.impact import Chain, find_chain, images_to_measure, tokens_between_blocks
+from autoslim.methods.patch_slimming.pyramid import (
+    MAX_DEPTH,
+    Counts,
+    between,
+    by_score,
+    completed,
+    counts_left,
+    nested_rows,
+    price_of,
+    put_right,
+    pyramid,
+    rectangular,
+    with_one_more,
+)
+
+_ROUNDS = 3
+"""Scores depend on the masks behind them, and counts on the scores: how often one is found from the other."""
+
+
+class PatchSlimming(Method):
+    """Knobs `keep`, the mean share of patches over the blocks, and `taper`, how steeply it falls, are solved onto the budget."""
+
+    name = "patch_slimming"
+    paper = "https://arxiv.org/abs/2106.02852"
+    ranges: ClassVar[Ranges] = {
+        "keep": Knob(kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, priced=1),
+        "taper": Knob(
+            kind="float", help="fall of that share over the blocks: 0 none, 1 the steepest", default=0.8, low=0.0, high=1.0
+        ),
+        "counts": Knob(
+            kind="choice",
+            help="what decides the patches per block: the two knobs above, scores, or errors",
+            default="pyramid",
+            choices=("pyramid", "score", "epsilon"),
+        ),
+        "paths": Knob(
+            kind="choice",
+            help="paths of the score: the paper's, or with residuals",
+            default="residual",
+            choices=("paper", "residual"),
+        ),
+        "places": Knob(
+            kind="choice",
+            help="which patches stay: the best by score, or those that cover best what matters",
+            default="cover",
+            choices=("score", "cover"),
+        ),
+        "search_share": Knob(
+            kind="choice", help="share of the epochs for Algorithm 1, once for all trials", default=0.2, choices=(0.1, 0.2, 0.4)
+        ),
+        "spare": Knob(
+            kind="int",
+            help="blocks that keep one patch more, as bits, block 0 lowest; the solver's",
+            default=0,
+            low=0,
+            high=2.0**MAX_DEPTH,
+            searched=False,
+        ),
+    }
+
+    def check(self, shape: ViTShape) -> None:
+        if not 2 <= shape.depth <= MAX_DEPTH:
+            raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")
+
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        return knob != "search_share" or chosen["counts"] == "epsilon"
+
+    def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        return put_right(shape, super().repair(shape, knobs))
+
+    def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
+        """The knobs' own counts; `score` and `epsilon` find others that cost no more than the budget, and all of it but a patch."""
+        counts = pyramid(shape, knobs)
+        return rectangular(shape, plan, counts, self.extras(shape, knobs, counts))
+
+    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+        return iter(with_one_more(shape, knobs))
+
+    def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
+        """What choosing costs; the static form has chosen already."""
+        return ()
+
+    def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
+        if knobs["counts"] == "epsilon":
+            return {name: knobs[name] for name in ("search_share", "paths", "places") if name in knobs}
+        return {}
+
+    def shared_share(self, settings: Knobs) -> float:
+        """Choosing the images to measure on costs no training."""
+        return float(settings.get("search_share", 0.0))
+
+    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+        """The images that scores are measured on, in half precision, and Algorithm 1's ladder of counts where errors decide them."""
+        images_B3HW = torch.cat(list(workshop.images(images_to_measure(workshop.shape))))
+        shared = {"images": images_B3HW.half()}
+        if "search_share" in settings:
+            shared |= yield from ladder(
+                workshop,
+                images_B3HW,
+                paths=settings["paths"],
+                places=settings.get("places", "score"),
+                share=settings["search_share"],
+            )
+        else:
+            yield EpochReport(epoch=0.0, beat="shared", metrics={"images": float(len(images_B3HW))})
+        return shared
+
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        """Cuts at once: nothing is learned before the cut. The scores are measured on the shared images, not on `images_B3HW`."""
+        counts, chain = self.decide(model, brief, measured_tokens(model, brief))
+        freeze(model)
+        rows = nested_rows(chain.masks, brief.shape.prefix_tokens)
+        return stand_in_blocks(model, brief.shape, counts, [At(index_K) for index_K in rows])
+
+    def decide(self, model: nn.Module, brief: Brief, tokens: list[Tensor]) -> tuple[Counts, Chain]:
+        """The counts within the budget, and the masks of so many patches, from `measured_tokens`."""
+        assert brief.shared is not None
+        shape, knobs = brief.shape, brief.knobs
+        find = functools.partial(
+            find_chain, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
+        )
+        price = price_of(shape, brief.plan, functools.partial(self.extras, shape, knobs))
+        counts = pyramid(shape, knobs)
+        if knobs["counts"] == "epsilon":
+            counts, _ = between(shape, brief.shared["counts"], price, brief.budget)
+        chain = find(counts)
+        for _ in range(_ROUNDS if knobs["counts"] == "score" else 0):
+            counts = by_score(shape, chain.scores, price, brief.budget)
+            chain = find(counts)
+        return counts, chain
+
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        """Never asked for: nothing is trained before the cut."""
+        return {"loss": lesson.task_loss}
+
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        counts = counts_in(student, brief.shape)
+        plan = rectangular(brief.shape, brief.plan, counts, self.extras(brief.shape, brief.knobs, counts))
+        student.requires_grad_(True)
+        return Finished(model=student, plan=plan, knobs=brief.knobs)
+
+    def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
+        counts = counts_of_plan(shape, plan)
+        return stand_in_blocks(model, shape, counts, [At.empty(count + shape.prefix_tokens) for count in counts])
+
+
+@torch.no_grad()
+def measured_tokens(model: nn.Module, brief: Brief) -> list[Tensor]:
+    """`tokens_between_blocks` of the shared images."""
+    assert brief.shared is not None
+    training, dtype = model.training, next(model.parameters()).dtype
+    tokens = tokens_between_blocks(model.eval(), brief.shared["images"].to(dtype))
+    model.train(training)
+    return tokens
+
+
+def stand_in_blocks(model: nn.Module, shape: ViTShape, counts: Counts, picks: list[Pick]) -> nn.Module:
+    """Every block that computes fewer patches than enter it gets its pick; one without attention has it in front."""
+    blocks: list[nn.Module] = []
+    steps: dict[int, nn.Module] = {}
+    before = shape.patches
+    for number, (block, count, pick) in enumerate(zip(blocks_of(model), counts, picks, strict=True)):
+        if count == before:
+            blocks.append(block)
+        elif isinstance(block.attn, Gone):
+            blocks.append(block)
+            steps[number] = pick
+        else:
+            blocks.append(RowBlock(block, pick))
+        before = count
+    return install(model, Trunk(blocks, steps))
+
+
+def picks_of(model: nn.Module) -> dict[int, Pick]:
+    """The picks of a model that `stand_in_blocks` has cut, by block."""
+    found: dict[int, Pick] = {}
+    trunk: Any = model.blocks
+    for number, stage in enumerate(trunk.stages):
+        pick = stage.block.pick if isinstance(stage.block, RowBlock) else stage.step
+        if isinstance(pick, Pick):
+            found[number] = pick
+    return found
+
+
+def counts_in(model: nn.Module, shape: ViTShape) -> Counts:
+    """The patches that each block of a model cut by places computes."""
+    kept = {}
+    for number, pick in picks_of(model).items():
+        assert isinstance(pick, At)
+        kept[number] = pick.index.numel() - shape.prefix_tokens  # type: ignore[operator]
+    return counts_left(shape, kept)
+
+
+def counts_of_plan(shape: ViTShape, plan: Plan) -> Counts:
+    """The patches that each block computes by a finished plan, where the recipe may have ended with a class query."""
+    counts = [block.tokens_mlp - shape.prefix_tokens for block in plan.blocks]
+    return completed(shape, counts[:-1]) if shape.pool == "token" else counts

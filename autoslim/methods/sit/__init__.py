@@ -1,0 +1,1 @@
+"""SiT: self-slimmed tokens."""

@@ -1,0 +1,313 @@
+"""SiT, self-slimmed ViT (ECCV 2022, arXiv 2111.12624): tokens are mixed into fewer, and training restores the teacher's from them.
+
+A token slimming module (TSM) in front of a block mixes all patches into fewer, by weights that it computes from them; feature
+recalibration distillation (FRD) trains everything: the labels, plus `token_weight` times the mean over the blocks of the squared
+error between the teacher's patches and those that a reverse module (RTSM) restores behind each slimmed block, plus `logit_weight`
+times KL(teacher || student). The teacher is the dense model. Training form and cut form give the same logits, bit by bit: the
+reverse modules stand beside the trunk, and taking them away is all that the cut does.
+
+Ours, and different from the paper and its code: how the modules start (`token_slimming`); the counts, which are free per stage (the
+code halves at each), so that any budget can be met; one token more than the last stage's, which may be carried along for some blocks
+to fill a budget; the reverse modules stand behind the slimmed blocks alone, while the code's first one stands behind the block in
+front of the slimming; the rest of the epochs, when the reverse modules have gone, is tuned as with any method.
+
+The modules know the number of patches: a slimmed model takes images of one size.
+
+Shapes: B batch, N tokens (prefix included), P patches, K patches that are made of them, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
+from autoslim.errors import UnsupportedModelError
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
+from autoslim.methods.knob import Knob, Ranges, complete
+from autoslim.methods.layers.token_selector import First
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, steps_of
+from autoslim.methods.sit.recalibration import RecalibratedTrunk, noting_outputs
+from autoslim.methods.sit.token_slimming import (
+    ReverseTokenSlimming,
+    TokenSlimming,
+    start_reverse,
+    start_slimming,
+)
+
+MAX_STAGES = 3
+_WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight"}
+_CALIBRATION = 64
+"""Images that the modules' start is measured on."""
+
+
+def stages(shape: ViTShape, knobs: Knobs) -> dict[int, int]:
+    """The patches that the slimming module in front of a block makes, by block; a stage that slims nothing is left out."""
+    made: dict[int, int] = {}
+    before = shape.patches
+    for k in range(1, knobs["stages"] + 1):
+        patches = _count(knobs[f"keep_ratio_{k}"], shape, before)
+        if 0 < patches < before:
+            made[knobs[f"stage_layer_{k}"]] = before = patches
+    return made
+
+
+def _count(ratio: float, shape: ViTShape, before: int) -> int:
+    """int(patches x ratio), at least one; fewer than `before`, unless the ratio keeps every patch."""
+    patches = max(1, int(shape.patches * ratio))
+    return patches if patches == shape.patches else min(patches, before - 1)
+
+
+def _ratio(patches: int, shape: ViTShape) -> float:
+    """In the middle of the ratios that make so many."""
+    return min((patches + 0.5) / shape.patches, 1.0)
+
+
+def slimming_steps(shape: ViTShape, knobs: Knobs) -> dict[int, tuple[int, int]]:
+    """Patches in and out of each slimming module, by the block it stands before; the spare one counted."""
+    steps, before, made = {}, shape.patches, stages(shape, knobs)
+    for block, patches in made.items():
+        spare = 1 if knobs["spare_until"] and patches == min(made.values()) else 0
+        steps[block] = (before, patches + spare)
+        before = patches
+    return steps
+
+
+def patches_of_blocks(shape: ViTShape, knobs: Knobs) -> list[int]:
+    """Patches that each block computes."""
+    steps, counts, current = slimming_steps(shape, knobs), [], shape.patches
+    for block in range(shape.depth):
+        current = steps[block][1] if block in steps else current
+        current -= block == knobs["spare_until"] > 0
+        counts.append(current)
+    return counts
+
+
+class SiT(Method):
+    """Knobs: up to three stages, each a block `stage_layer_k` and the share of the patches `keep_ratio_k` that is left from it on."""
+
+    name = "sit"
+    paper = "https://arxiv.org/abs/2111.12624"
+    ranges: ClassVar[Ranges] = {
+        "stages": Knob(kind="choice", help="how often tokens are slimmed", default=1, choices=tuple(range(1, MAX_STAGES + 1))),
+        **{
+            f"stage_layer_{k}": Knob(
+                kind="layer", help=f"block in front of which stage {k} slims", default=(k + 1) / 6, low=0.0, high=1.0
+            )
+            for k in range(1, MAX_STAGES + 1)
+        },
+        **{
+            f"keep_ratio_{k}": Knob(
+                kind="float",
+                help=f"share of the image's patches left by stage {k}",
+                default=round(0.7**k, 3),
+                low=0.01,
+                high=1.0,
+                priced=1,
+            )
+            for k in range(1, MAX_STAGES + 1)
+        },
+        "spare_until": Knob(
+            kind="int",
+            help="block up to which the last stage's tokens are one more (0: none); the solver's",
+            default=0,
+            low=0,
+            high=1000,
+            searched=False,
+        ),
+        "sharpness": Knob(
+            kind="float",
+            help="how sharply a slimming module first tells patches apart, per variance of their features",
+            default=20.0,
+            low=2.0,
+            high=200.0,
+            log=True,
+        ),
+        "token_weight": Knob(kind="float", help="weight of the restored tokens' squared error", default=0.1, low=0.0, high=8.0),
+        "logit_weight": Knob(kind="float", help="weight of the divergence from the teacher", default=2.0, low=0.0, high=8.0),
+        "temperature": Knob(
+            kind="float", help="temperature of the divergence from the teacher", default=1.0, low=0.5, high=8.0, log=True
+        ),
+        "slimming_lr": Knob(
+            kind="float", help="slimming modules' learning rate over the recipe's", default=1.0, low=0.2, high=20.0, log=True
+        ),
+        "reverse_lr": Knob(
+            kind="float", help="reverse modules' learning rate over the recipe's", default=5.0, low=0.2, high=20.0, log=True
+        ),
+        "tune_lr": Knob(
+            kind="float",
+            help="learning rate over the recipe's once the reverse modules are gone",
+            default=0.1,
+            low=0.01,
+            high=1.0,
+            log=True,
+        ),
+        "train_share": Knob(
+            kind="float", help="share of the epochs trained with the reverse modules", default=0.8, low=0.05, high=0.95
+        ),
+    }
+
+    def check(self, shape: ViTShape) -> None:
+        if shape.depth < 2:
+            raise UnsupportedModelError(f"SiT needs at least 2 blocks, the model has {shape.depth}")
+
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        if knob in _WEIGHED_BY:
+            return bool(chosen[_WEIGHED_BY[knob]] > 0)
+        number = knob.rpartition("_")[2]
+        return not number.isdigit() or int(number) <= chosen["stages"]
+
+    def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """Layers in rising, ratios in falling order; two stages on one block become the harder one, and one that slims nothing goes.
+
+        Each stage makes fewer patches than the one before. Where none slims, one that keeps all is left, and has no module.
+        """
+        full = complete(self.ranges, knobs, depth=shape.depth)
+        numbers = range(1, full["stages"] + 1)
+        layers = sorted(full[f"stage_layer_{k}"] for k in numbers)
+        ratios = sorted((full[f"keep_ratio_{k}"] for k in numbers), reverse=True)
+        merged = dict(zip(layers, ratios, strict=True))
+        full["stages"] = len(merged)
+        for k, (layer, ratio) in enumerate(merged.items(), 1):
+            full[f"stage_layer_{k}"], full[f"keep_ratio_{k}"] = layer, ratio
+        made = stages(shape, full) or {layers[0]: shape.patches}
+        full["stages"] = len(made)
+        for k, (layer, patches) in enumerate(made.items(), 1):
+            full[f"stage_layer_{k}"] = layer
+            low = self.ranges[f"keep_ratio_{k}"].low
+            assert low is not None
+            full[f"keep_ratio_{k}"] = max(_ratio(patches, shape), low)
+        if not self._may_spare(shape, full, full["spare_until"]):
+            full["spare_until"] = 0
+        return {name: full[name] for name in self.ranges if self.is_active(name, full)}
+
+    @staticmethod
+    def _may_spare(shape: ViTShape, knobs: Knobs, until: int) -> bool:
+        """Whether the last stage slims with a token more, too, and there is a block between it and `until`."""
+        made = stages(shape, knobs)
+        if not made:
+            return False
+        before = ([shape.patches, *made.values()])[-2]
+        return max(made) < until < shape.depth and min(made.values()) + 1 < before
+
+    def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
+        """Raises UnsupportedModelError where an earlier step has cut tokens: the teacher's could not be restored from what is left."""
+        if any(block.tokens_kv < shape.tokens for block in plan.blocks):
+            raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has cut some")
+        prices = [
+            TokenSlimming.price(dim=shape.dim, patches=patches, made=made, block=block)
+            for block, (patches, made) in slimming_steps(shape, knobs).items()
+        ]
+        tokens = tuple(patches + shape.prefix_tokens for patches in patches_of_blocks(shape, knobs))
+        return plan.with_tokens(tokens).replace(extras=(*plan.extras, *prices))
+
+    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+        """One patch more at one stage, or one carried along behind the last."""
+        made = list(stages(shape, knobs).values())
+        for k, (before, patches) in enumerate(zip([shape.patches, *made], made, strict=False), 1):
+            name, ratio = f"keep_ratio_{k}", _ratio(patches + 1, shape)
+            high = ranges[name].high
+            assert high is not None
+            if patches + 1 < before and ratio <= high + 0.5 / shape.patches:
+                yield {**knobs, name: ratio}
+        if not knobs["spare_until"]:
+            yield from (
+                {**knobs, "spare_until": block} for block in range(2, shape.depth) if self._may_spare(shape, knobs, block)
+            )
+
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        """Modules are started front to back, each on the tokens that those before it make of `images_B3HW`."""
+        shape, knobs = brief.shape, brief.knobs
+        model.requires_grad_(True)
+        training = model.training
+        model.eval()
+        x_B3HW = images_B3HW[:_CALIBRATION]
+        taught = _outputs(model, x_B3HW)
+        student = self._slimmed(model, shape, knobs)
+        steps: dict[int, Any] = steps_of(student)
+        for block, made in stages(shape, knobs).items():
+            x_BPD = _outputs(student, x_B3HW)[block - 1][:, shape.prefix_tokens :]
+            start_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
+        reverse = self._reverse(student, shape, knobs, x_B3HW, taught) if knobs["token_weight"] else {}
+        install(student, RecalibratedTrunk(blocks_of(student), steps_of(student), reverse, shape.prefix_tokens))
+        return student.train(training)
+
+    @staticmethod
+    def _reverse(
+        student: nn.Module, shape: ViTShape, knobs: Knobs, x_B3HW: Tensor, taught: list[Tensor]
+    ) -> dict[int, ReverseTokenSlimming]:
+        reverse = {}
+        prefix, counts = shape.prefix_tokens, patches_of_blocks(shape, knobs)
+        for block, x_BND in enumerate(_outputs(student, x_B3HW)):
+            if counts[block] < shape.patches:
+                reverse[block] = ReverseTokenSlimming(shape.dim, counts[block], shape.patches).to(x_BND)
+                start_reverse(reverse[block], x_BND[:, prefix:], taught[block][:, prefix:])
+        return reverse
+
+    def tune_rate(self, knobs: Knobs) -> float:
+        return float(knobs["tune_lr"])
+
+    def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
+        rates = {}
+        for name, _ in student.named_parameters():
+            if ".step." in name:
+                rates[name] = float(knobs["slimming_lr"])
+            elif ".reverse." in name:
+                rates[name] = float(knobs["reverse_lr"])
+        return rates
+
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        """Classification + token_weight MSE + logit_weight KL(teacher || student), as the paper's FRD."""
+        trunk: Any = lesson.student.blocks
+        taught = lesson.taught_tokens if knobs["token_weight"] else []
+        with noting_outputs(blocks_of(lesson.student)) as outputs:
+            logits_BC = lesson.logits_BC
+        losses = {"labels": lesson.label_loss}
+        loss = lesson.label_loss
+        if knobs["logit_weight"]:
+            losses["logits"] = _divergence(logits_BC, lesson.taught_BC, knobs["temperature"])
+            loss = loss + knobs["logit_weight"] * losses["logits"]
+        if knobs["token_weight"]:
+            saving = bool(getattr(lesson.student, "grad_checkpointing", False))
+            losses["tokens"] = trunk.token_loss(outputs, taught, saving=saving)
+            loss = loss + knobs["token_weight"] * losses["tokens"]
+        return {"loss": loss, **losses}
+
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        """The reverse modules go; everything else stays as it is, and is tuned."""
+        install(student, Trunk(blocks_of(student), steps_of(student)))
+        student.requires_grad_(True)
+        return Finished(model=student, plan=self.expect(brief.shape, brief.plan, brief.knobs), knobs=brief.knobs)
+
+    def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
+        return self._slimmed(model, shape, knobs)
+
+    @staticmethod
+    def _slimmed(model: nn.Module, shape: ViTShape, knobs: Knobs) -> nn.Module:
+        like = next(model.parameters())
+        steps: dict[int, nn.Module] = {
+            block: TokenSlimming(shape.dim, made, shape.prefix_tokens).to(like)
+            for block, (_, made) in slimming_steps(shape, knobs).items()
+        }
+        if knobs["spare_until"]:
+            steps[knobs["spare_until"]] = First(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
+        return install(model, Trunk(blocks_of(model), {**steps_of(model), **steps}))
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
+    with noting_outputs(blocks_of(model)) as outputs:
+        model(images_B3HW)
+    return outputs
+
+
+def _divergence(logits_BC: Tensor, taught_BC: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL(teacher || student) at temperature tau, the mean over the batch."""
+    student, teacher = ((logits / temperature).log_softmax(dim=1) for logits in (logits_BC, taught_BC))
+    return temperature**2 * functional.kl_div(student, teacher, log_target=True, reduction="batchmean")

@@ -1,0 +1,67 @@
+"""Feature recalibration distillation (FRD, arXiv 2111.12624): the slimmed student's tokens, restored, against the teacher's.
+
+Shapes: B batch, N tokens (prefix included), P patches, K patches of a slimmed block, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from autoslim.methods.layers.token_trunk import Trunk
+from autoslim.methods.sit.token_slimming import ReverseTokenSlimming
+
+
+class RecalibratedTrunk(Trunk):
+    """A trunk with reverse modules at its side, by block; the tokens that go on are those of the trunk without them."""
+
+    def __init__(
+        self,
+        blocks: list[nn.Module],
+        steps: Mapping[int, nn.Module],
+        reverse: Mapping[int, ReverseTokenSlimming],
+        num_prefix_tokens: int,
+    ) -> None:
+        super().__init__(blocks, steps)
+        self.reverse = nn.ModuleDict({str(index): module for index, module in reverse.items()})
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def token_loss(self, outputs: list[Tensor], taught: list[Tensor], *, saving: bool) -> Tensor:
+        """Mean over all blocks of MSE(RTSM(X^), teacher's X), patches only; `outputs` and `taught` are (B, N, D) behind each block.
+
+        `saving` computes the reverse modules again in the backward pass instead of holding what they computed: with four times the
+        patches in their middle they would take more memory than the blocks.
+        """
+        losses = []
+        for index, (x_BND, taught_BND) in enumerate(zip(outputs, taught, strict=True)):
+            inputs = (index, x_BND, taught_BND)
+            losses.append(checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs))
+        return torch.stack(losses).mean()
+
+    def _error(self, index: int, x_BND: Tensor, taught_BND: Tensor) -> Tensor:
+        x_BPD = x_BND[:, self.num_prefix_tokens :]
+        if str(index) in self.reverse:
+            x_BPD = self.reverse[str(index)](x_BPD)
+        return functional.mse_loss(x_BPD.float(), taught_BND[:, self.num_prefix_tokens :].float())
+
+
+@contextlib.contextmanager
+def noting_outputs(blocks: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """What the blocks give in the passes made meanwhile, in order."""
+    outputs: list[Tensor] = []
+
+    def note(block: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs.append(output)
+
+    hooks = [block.register_forward_hook(note) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

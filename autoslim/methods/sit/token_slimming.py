@@ -1,0 +1,180 @@
+"""SiT's two modules (arXiv 2111.12624): token slimming, which mixes N patches into N' fewer, and its reverse, which training needs.
+
+Ours, where paper and code say nothing: how the modules start. A slimming module starts by averaging patches that are alike, the
+reverse one as the linear map that best restores the teacher's patches; both are measured on a few images, so that a model is close
+to the dense one before anything is trained. The slimming module's second layer has no bias, which the code's has: the softmax over the
+tokens takes it out again, whatever it is.
+
+Shapes: B batch, N tokens (prefix included), P patches that come in, K patches that are made of them, D width, H hidden units.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoslim.core.plan import Extra
+from autoslim.cost.flops import LAYER_NORM
+
+_RIDGE = 1e-4
+_ROUNDS = 25
+_SMALL = 0.02
+"""Deviation of what starts at random, as in the code."""
+
+_SPREAD = 1.4
+"""Deviation of what random directions give to GELU, so that its bend is felt."""
+
+
+class TokenSlimming(nn.Module):
+    """X^ = A^T X with A = softmax over the patches of s W2 GELU(W1 LN(X)): (B, N, D) -> (B, prefix + K, D).
+
+    Prefix tokens pass by unchanged and are no part of any mixture. W2 has a row per token that is made, so the module fits one image
+    size.
+    """
+
+    def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, dim // 2)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(dim // 2, patches, bias=False)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def mixture(self, x_BPD: Tensor) -> Tensor:
+        """A^T, what each token that is made takes of each patch: (B, K, P), rows that sum to 1."""
+        logits_BPK: Tensor = self.fc2(self.act(self.fc1(self.norm(x_BPD)))) * self.scale
+        return logits_BPK.softmax(dim=1).transpose(1, 2)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        prefix, x_BPD = x_BND[:, : self.num_prefix_tokens], x_BND[:, self.num_prefix_tokens :]
+        slimmed_BKD = torch.matmul(self.mixture(x_BPD), x_BPD)
+        return torch.cat((prefix, slimmed_BKD), dim=1) if self.num_prefix_tokens else slimmed_BKD
+
+    def token_map(self, x_BND: Tensor) -> Tensor:
+        """Which incoming token each token behind is made of: (B, prefix + K, N), the identity for the prefix."""
+        prefix = self.num_prefix_tokens
+        mixture_BKP = self.mixture(x_BND[:, prefix:])
+        kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device)
+        return torch.cat((kept.expand(len(x_BND), -1, -1), functional.pad(mixture_BKP, (prefix, 0))), dim=1)
+
+    @staticmethod
+    def price(*, dim: int, patches: int, made: int, block: int) -> Extra:
+        """What slimming `patches` into `made` in front of `block` costs."""
+        hidden = dim // 2
+        weights = dim * hidden + hidden * made
+        return Extra(
+            name="token slimming",
+            place=f"block {block}",
+            matmuls=patches * weights + patches * made * dim,
+            norms=LAYER_NORM * patches * dim,
+            params=2 * dim + weights + hidden + 1,
+        )
+
+
+class ReverseTokenSlimming(nn.Module):
+    """RTSM: tokens mixed N' -> 4N -> N, then channels D -> 4D -> D beside a residual: (B, K, D) -> (B, P, D)."""
+
+    def __init__(self, dim: int, made: int, patches: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.mixer = Mlp(made, 4 * patches, patches)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, x_BKD: Tensor) -> Tensor:
+        restored_BPD: Tensor = self.mixer(self.norm1(x_BKD).transpose(1, 2)).transpose(1, 2)
+        out_BPD: Tensor = restored_BPD + self.mlp(self.norm2(restored_BPD))
+        return out_BPD
+
+
+@torch.no_grad()
+def start_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness: float) -> None:
+    """Token k starts as the average of the patches that are likest to prototype k, measured on `x_BPD`.
+
+    The first `made` tokens have prototypes, the centres of a k-means over LN(X); those behind start as the average of all patches. Where
+    patch n belongs to prototype k with probability p_nk, softmax over k of -sharpness |LN(x_n) - c_k|^2 in channel variances, the
+    logits log p_nk make A the shares of the patches in each group. They are what W2 is fitted to, by least squares, on hidden units
+    that carry the features' principal components, each twice, as GELU(z) - GELU(-z) = z, and random directions for what is not linear.
+    """
+    hidden, dim = module.fc1.out_features, module.fc1.in_features
+    _start_at_random(module)
+    normal_SD = module.norm(x_BPD).flatten(0, 1)
+    mean_D = normal_SD.mean(dim=0)
+    deviation = (normal_SD - mean_D).square().mean().sqrt() + 1e-6
+    count = hidden // 3
+    components_DD = torch.linalg.eigh(((normal_SD - mean_D).T @ (normal_SD - mean_D)).double()).eigenvectors.flip(1)
+    components_HD = components_DD.T[:count].to(x_BPD.dtype)
+    module.fc1.weight.mul_(_SPREAD / (_SMALL * dim**0.5) / deviation)
+    module.fc1.weight[: 2 * count] = torch.cat((components_HD, -components_HD))
+    module.fc1.bias.copy_(-module.fc1.weight @ mean_D)
+    prototype_KD = prototypes(normal_SD, made)
+    distance_SK = torch.cdist(normal_SD, prototype_KD).square() / (dim * deviation**2)
+    logits_SK = (-sharpness * distance_SK).log_softmax(dim=1)
+    weight_KH, _ = _least_squares(module.act(module.fc1(normal_SD)), logits_SK)
+    module.fc2.weight.zero_()
+    module.fc2.weight[:made] = weight_KH
+
+
+def prototypes(x_SD: Tensor, count: int) -> Tensor:
+    """The centres of a k-means over S samples, started by k-means++: (count, D); the same for the same samples."""
+    generator = torch.Generator().manual_seed(0)
+    centre_KD, nearest_S = x_SD[:1], torch.cdist(x_SD, x_SD[:1])[:, 0].square()
+    for draw in torch.rand(count - 1, generator=generator).tolist():
+        reach_S = nearest_S.double().cumsum(0)
+        chosen = torch.searchsorted(reach_S, draw * reach_S[-1:]).clamp(max=len(x_SD) - 1)
+        centre_KD = torch.cat((centre_KD, x_SD[chosen]))
+        nearest_S = torch.minimum(nearest_S, torch.cdist(x_SD, x_SD[chosen])[:, 0].square())
+    for _ in range(_ROUNDS):
+        member_SK = functional.one_hot(torch.cdist(x_SD, centre_KD).argmin(dim=1), count).to(x_SD.dtype)
+        members_K1 = member_SK.sum(dim=0).unsqueeze(-1)
+        centre_KD = torch.where(members_K1 > 0, member_SK.T @ x_SD / members_K1.clamp(min=1), centre_KD)
+    return centre_KD
+
+
+@torch.no_grad()
+def start_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tensor) -> None:
+    """Restores `target_BPD` as nearly as mixing the tokens linearly can; norm1 starts by undoing itself per channel."""
+    _start_at_random(module)
+    normal_BKD = module.norm1(x_BKD)
+    normal_SD, x_SD = normal_BKD.flatten(0, 1), x_BKD.flatten(0, 1)
+    centred_SD = normal_SD - normal_SD.mean(dim=0)
+    gain_D = (centred_SD * x_SD).mean(dim=0) / (centred_SD.square().mean(dim=0) + 1e-6)
+    module.norm1.weight.copy_(gain_D)
+    module.norm1.bias.copy_(x_SD.mean(dim=0) - gain_D * normal_SD.mean(dim=0))
+    made = x_BKD.shape[1]
+    rows_BDK, target_BDP = module.norm1(x_BKD).transpose(1, 2), target_BPD.transpose(1, 2)
+    weight_PK, bias_P = _least_squares(rows_BDK.flatten(0, 1), target_BDP.flatten(0, 1))
+    fc1, fc2 = module.mixer.fc1, module.mixer.fc2
+    identity_KK = torch.eye(made, dtype=weight_PK.dtype, device=weight_PK.device)
+    for sign, start in ((1.0, 0), (-1.0, made)):
+        rows = slice(start, start + made)
+        fc1.weight[rows] = sign * identity_KK
+        fc2.weight[:, rows] = sign * weight_PK
+    fc2.bias.copy_(bias_P)
+
+
+def _start_at_random(module: nn.Module) -> None:
+    """The same numbers every time: two models from one dense model differ by what was measured alone."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.ndim == 2:
+            parameter.copy_(_SMALL * torch.randn(parameter.shape, generator=generator))
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            layer.bias.zero_()
+
+
+def _least_squares(x_SD: Tensor, target_ST: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (T, D) and bias (T,) of the ridge regression of S samples; in double precision, as the features are much alike."""
+    x, target = x_SD.double(), target_ST.double()
+    mean_D, mean_T = x.mean(dim=0), target.mean(dim=0)
+    x, target = x - mean_D, target - mean_T
+    gram_DD = x.T @ x
+    ridge = _RIDGE * gram_DD.diagonal().mean() + 1e-12
+    gram_DD.diagonal().add_(ridge)
+    weight_TD = torch.linalg.solve(gram_DD, x.T @ target).T
+    bias_T = mean_T - weight_TD @ mean_D
+    return weight_TD.to(x_SD.dtype), bias_T.to(x_SD.dtype)

@@ -1,0 +1,328 @@
+"""ViT-Slim (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention, MLP and patches, then physical removal.
+
+Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, every weight trained along with the masks
+(`mask_search`). One search serves every budget, so it is shared work: a search for each l1 preset that is asked for, three at most.
+
+Ours, and different from the paper and its code: units are removed, not multiplied by zero; one row over all parts (`mask_ranking`),
+solved onto the FLOPs budget, replaces the separate budgets b of attention, MLP and patches (which are there, too: rule `value`); heads
+of one layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go. The
+search is short and only ranks: what is cut are the dense model's weights, and the layers that read the lost units are refitted to the
+others (`refit`). Knobs give the paper's own way, searched weights cut as they are, and that with the masks' values folded in.
+
+Of the widths, the masked form and the cut form compute the same where nothing is refitted. Of patches they cannot: a patch whose normed
+tokens are zero still has the keys and values that the biases make, and stays in every softmax; cut, it is not there, as if it had been
+no key at all.
+
+Shapes: H heads, K head width, F hidden units, P patches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost.flops import predict
+from autoslim.errors import UnsupportedModelError
+from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop
+from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
+from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
+from autoslim.methods.layers.token_selector import At
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
+from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
+from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
+
+L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
+"""w1 (attention), w2 (MLP) and w3 (patches). `paper` is its optimum for DeiT-S over 50 epochs; the others are ours, for short searches
+and a ranking across the parts."""
+
+SEARCH_SHARE = 0.1
+"""Share of a trial's epochs that the mask search takes."""
+
+MASK_LR = 100.0
+"""The masks' learning rate in multiples of the job's: a search is short, and they have far to go."""
+
+STARTS = ("folded", "searched", "dense")
+
+_NARROWEST = 0.02
+
+
+class ViTSlim(Method):
+    """Knob `keep`, the share kept of every part, is solved onto the budget; what goes is the masks' to say."""
+
+    name = "vit_slim"
+    paper = "https://arxiv.org/abs/2201.00814"
+    ranges: ClassVar[Ranges] = {
+        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=_NARROWEST, high=1.0, priced=1),
+        "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="even", choices=tuple(L1_WEIGHTS)),
+        "start": Knob(
+            kind="choice",
+            help="searched weights with the masks folded in, without them (the paper), or the dense weights",
+            default="dense",
+            choices=STARTS,
+        ),
+        "refit": Knob(
+            kind="choice", help="refit what reads the units that are left, by least squares", default=True, choices=(False, True)
+        ),
+        "rule": Knob(
+            kind="choice", help="one ranking by the masks' falls, or the paper's three by value", default="fall", choices=RULES
+        ),
+        "cost_power": Knob(kind="float", help="worth is compared over cost to this power", default=0.5, low=0.0, high=1.0),
+        "width_multiple": Knob(kind="choice", help="widths are multiples of this", default=1, choices=(1, 8, 16)),
+        "whole": Knob(kind="choice", help="what may go whole", default="none", choices=WHOLES),
+        "patches": Knob(
+            kind="choice",
+            help="patches stay, or go: from a layer down (the paper), or where no deeper layer needs them (its code)",
+            default="stay",
+            choices=("stay", *NESTINGS),
+        ),
+        "attention_give": Knob(kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0),
+        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0),
+        "patch_share": Knob(
+            kind="float",
+            help="share of the reduction that patches bear at least; under the rule `value` what they give beside the others",
+            default=0.2,
+            low=0.0,
+            high=0.6,
+        ),
+    }
+
+    def check(self, shape: ViTShape) -> None:
+        if shape.qk_norm:
+            raise UnsupportedModelError("attn.q_norm: ViT-Slim cannot narrow heads whose queries and keys are normalised")
+
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        if knob == "cost_power":
+            return bool(chosen["rule"] == "fall")
+        if knob == "patch_share":
+            return bool(chosen["patches"] != "stay")
+        return True
+
+    def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """`keep` in the middle of the shares that aim at the same plan, so that recipes with the same plan are the same recipe."""
+        full = super().repair(shape, knobs)
+        if full["keep"] < 1:
+            spans = [part.span(full["keep"]) for part in _parts(shape, full)]
+            low, high = max(low for low, _ in spans), min(high for _, high in spans)
+            full["keep"] = (max(low, _NARROWEST) + min(high, 1.0)) / 2
+        return full
+
+    def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
+        """The same share of every layer; where the masks cut decides what a cut saves, and `finish` uses the budget up.
+
+        Raises:
+            UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
+        """
+        _check_first(shape, plan)
+        head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
+        narrowed = (block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks)
+        return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
+
+    def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
+        """The preset alone: no other knob touches the search."""
+        return {"l1": knobs["l1"]}
+
+    def shared_share(self, settings: Knobs) -> float:
+        return SEARCH_SHARE
+
+    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+        """The mask search: the weights and masks that it ends with, by name."""
+        student = _gated(workshop.student(), workshop.shape).requires_grad_(True)
+        epochs = SEARCH_SHARE * workshop.training.epochs
+        yield from workshop.train(
+            student, lambda lesson: self.loss(settings, lesson), epochs=epochs, learning_rates={"zeta": MASK_LR}
+        )
+        return {name: parameter.detach() for name, parameter in student.named_parameters()}
+
+    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+        _check_first(brief.shape, brief.plan)
+        assert brief.shared is not None
+        student = _gated(model, brief.shape)
+        own = dict(student.named_parameters())
+        assert own.keys() == brief.shared.keys()
+        for name, parameter in own.items():
+            if name.endswith("zeta") or brief.knobs["start"] != "dense":
+                parameter.data.copy_(brief.shared[name])
+        if brief.knobs["refit"]:
+            # In the form that is cut: with the masks where they are folded in, without them where they only rank.
+            with contextlib.nullcontext() if brief.knobs["start"] == "folded" else unmasked(blocks_of(student)):
+                measure_readers(student, images_B3HW)
+        return student.requires_grad_(False)
+
+    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+        """Eq. 1; minimised in the mask search."""
+        w1, w2, w3 = L1_WEIGHTS[knobs["l1"]]
+        attention, mlp, patches = l1_norms(blocks_of(lesson.student))
+        loss = lesson.task_loss + w1 * attention + w2 * mlp + w3 * patches
+        return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
+
+    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+        shape, plan, knobs = brief.shape, brief.plan, dict(brief.knobs)
+        masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
+        terms = _terms(knobs)
+        aim = self._aim(brief)
+        layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, plan, terms, aim), brief.budget, brief.ceiling)
+        if knobs["patches"] != "stay":
+            # Fewer tokens make widths cheaper, and the other way round: ranked again at the prices of what was found.
+            layers, finished = cut_onto(
+                shape, plan, removals(masks, shape, plan, finished, terms, aim), brief.budget, brief.ceiling
+            )
+        for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
+            _cut(block, layer, mask, fold=knobs["start"] == "folded")
+        steps = _patch_steps(layers, shape)
+        if not steps:
+            knobs = self.repair(shape, {**knobs, "patches": "stay"})
+        student.requires_grad_(True)
+        return Finished(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
+
+    def _aim(self, brief: Brief) -> int:
+        """The FLOPs that the cut comes to, of which patches bear their share: fewer than the budget where another limit binds."""
+        if not brief.ceiling.limits.given:
+            return brief.budget
+        return min(brief.budget, predict(brief.shape, self.expect(brief.shape, brief.plan, brief.knobs)).total)
+
+    def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
+        steps: dict[int, nn.Module] = {}
+        tokens = shape.tokens
+        for index, (block, own) in enumerate(zip(blocks_of(model), plan.blocks, strict=True)):
+            part: Any = block
+            if own.heads:
+                part.attn = empty_attention(part.attn, own.head_width, heads=own.heads)
+            else:
+                drop_attention(part)
+            if own.hidden:
+                part.mlp = empty_mlp(part.mlp, own.hidden)
+            else:
+                drop_mlp(part)
+            if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
+                steps[index] = At.empty(own.tokens_kv)
+            tokens = own.tokens_kv
+        return install(model, Trunk(blocks_of(model), steps))
+
+
+def _check_first(shape: ViTShape, plan: Plan) -> None:
+    dense = Plan.dense(shape).blocks
+    if plan.extras or plan.blocks[:-1] != dense[:-1] or plan.blocks[-1].tokens_kv != shape.tokens:
+        raise UnsupportedModelError("ViT-Slim must be a recipe's first step: its masks are searched on the whole model")
+
+
+def _gated(model: nn.Module, shape: ViTShape) -> nn.Module:
+    for block in blocks_of(model):
+        gate_block(block, patches=shape.patches, num_prefix_tokens=shape.prefix_tokens)
+    return model
+
+
+def _at_rest(masks: Masks) -> Masks:
+    """On the CPU, so that equal masks are ranked alike wherever they were trained."""
+    return Masks(
+        head_HK=masks.head_HK.detach().cpu(), hidden_F=masks.hidden_F.detach().cpu(), patch_P=masks.patch_P.detach().cpu()
+    )
+
+
+def _terms(knobs: Knobs) -> Terms:
+    patch_share = knobs.get("patch_share", 0.0)
+    patch_give = 0.0 if knobs["patches"] == "stay" else 1.0 if knobs["rule"] == "fall" else patch_share
+    return Terms(
+        rule=knobs["rule"],
+        l1=L1_WEIGHTS[knobs["l1"]],
+        cost_power=knobs.get("cost_power", 0.0),
+        width_multiple=knobs["width_multiple"],
+        whole=knobs["whole"],
+        nesting=knobs["patches"],
+        gives=(knobs["attention_give"], knobs["mlp_give"], patch_give),
+        patch_share=patch_share if knobs["rule"] == "fall" else 0.0,
+    )
+
+
+def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
+    """Where moments were measured, what reads the units that stay is refitted to them."""
+    ungate_patches(block)
+    if layer.heads:
+        like = block.attn.qkv.weight
+        zeta_HK = masks.head_HK[list(layer.heads)].to(like.device)
+        kept_HK = zeta_HK.sort(dim=1, descending=True, stable=True).indices[:, : layer.head_width].sort(dim=1).values
+        gate_HK = zeta_HK.gather(1, kept_HK) if fold else torch.ones_like(kept_HK, dtype=like.dtype)
+        whole = block.attn
+        block.attn = narrow_attention(whole, kept_HK, gate_HK, heads=layer.heads)
+        rows_HK = kept_HK + whole.head_dim * torch.tensor(layer.heads, device=like.device)[:, None]
+        refit_reader(block.attn.proj, whole.proj, rows_HK.flatten())
+    else:
+        drop_attention(block)
+    if layer.hidden:
+        like = block.mlp.fc1.weight
+        zeta_F = masks.hidden_F.to(like.device)
+        kept_F = zeta_F.sort(descending=True, stable=True).indices[: layer.hidden].sort().values
+        gate_F = zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype)
+        whole = block.mlp
+        block.mlp = narrow_mlp(whole, kept_F, gate_F)
+        refit_reader(block.mlp.fc2, whole.fc2, kept_F, gate_K=gate_F)
+    else:
+        drop_mlp(block)
+
+
+def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
+    """In front of each block that keeps fewer patches than come in, which of those that come in stay."""
+    steps: dict[int, nn.Module] = {}
+    there = list(range(shape.patches))
+    for index, layer in enumerate(layers):
+        places = [place for place, patch in enumerate(there) if patch in layer.patches]
+        if len(places) < len(there):
+            behind = [shape.prefix_tokens + place for place in places]
+            steps[index] = At(torch.tensor([*range(shape.prefix_tokens), *behind]))
+        there = [there[place] for place in places]
+    return steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What `keep` aims at for one part: the same share in every layer, slope keep + 1 - slope, but `floor` at least."""
+
+    size: int
+    multiple: int
+    slope: float
+    floor: float
+
+    def kept(self, keep: float) -> int:
+        count = int(self.size * max(self.slope * keep + (1 - self.slope), self.floor))
+        return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
+
+    def span(self, keep: float) -> tuple[float, float]:
+        """From which `keep` up to which as many are kept."""
+        count = self.kept(keep)
+        low = -math.inf if count == self.kept(0.0) else self._keep_at(count)
+        high = (
+            math.inf
+            if count == self.size
+            else self._keep_at(min(count // self.multiple * self.multiple + self.multiple, self.size))
+        )
+        return low, high
+
+    def _keep_at(self, count: int) -> float:
+        return (count / self.size - (1 - self.slope)) / self.slope if self.slope else math.inf
+
+
+def _parts(shape: ViTShape, knobs: Knobs) -> tuple[_Part, _Part, _Part]:
+    """Head width, hidden units, patches."""
+    terms = _terms(knobs)
+    if terms.rule == "fall":
+        slopes = (1 - terms.patch_share, 1 - terms.patch_share, terms.patch_share)
+        floors = (1 - terms.gives[0], 1 - terms.gives[1], 0.0)
+    else:
+        slopes, floors = terms.gives, (0.0, 0.0, 0.0)
+    multiple = terms.width_multiple
+    return (
+        _Part(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
+        _Part(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
+        _Part(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
+    )

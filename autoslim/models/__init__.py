@@ -1,0 +1,17 @@
+"""timm in: dense vision transformers, their shape and their weights."""
+
+from autoslim.models.architecture import Architecture, Preprocessing, write_folder
+from autoslim.models.dense import DenseModel, create_dense
+from autoslim.models.shape import read_shape
+from autoslim.models.weights import load_weights, read_state_dict
+
+__all__ = [
+    "Architecture",
+    "DenseModel",
+    "Preprocessing",
+    "create_dense",
+    "load_weights",
+    "read_shape",
+    "read_state_dict",
+    "write_folder",
+]

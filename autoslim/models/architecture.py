@@ -1,0 +1,69 @@
+"""`Architecture`: a dense model as data, enough to build it again without weights; and the folder that holds both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+from torch import nn
+
+from autoslim.core.record import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing(Record):
+    """What the model expects of an image: resize the shorter side to size / `crop_pct`, crop the centre, subtract, divide."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_pct: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(Record):
+    """A timm model name and its arguments, image size and classes included among them."""
+
+    name: str
+    args: dict[str, Any]
+
+    def build(self) -> nn.Module:
+        """The dense model, untrained, in eval mode."""
+        module: nn.Module = timm.create_model(self.name, pretrained=False, **self.args)
+        return module.eval()
+
+
+def write_folder(
+    folder: Path, module: nn.Module, architecture: Architecture, *, preprocessing: Preprocessing, classes: tuple[str, ...]
+) -> None:
+    """Writes timm's hub format: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it."""
+    size = architecture.args["img_size"]
+    config = {
+        "architecture": architecture.name,
+        "num_classes": len(classes),
+        "num_features": module.num_features,
+        "model_args": {key: value for key, value in architecture.args.items() if key != "num_classes"},
+        "pretrained_cfg": {
+            "tag": "autoslim",
+            "custom_load": False,
+            "input_size": [3, size[0], size[1]],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": preprocessing.crop_pct,
+            "crop_mode": "center",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": len(classes),
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "label_names": list(classes),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
+    # The configuration goes last: a folder without it is not a model yet.
+    (folder / "config.json").write_text(json.dumps(config, indent=1))

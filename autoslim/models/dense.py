@@ -1,0 +1,199 @@
+"""A dense timm ViT from what the user asked for: by name or folder, with weights or deliberately without."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from autoslim.core.job import ModelSpec
+from autoslim.core.shape import ViTShape
+from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
+from autoslim.models.architecture import Architecture, Preprocessing
+from autoslim.models.shape import read_shape
+from autoslim.models.weights import is_resampled, load_weights, read_state_dict
+
+_HUB_DEADLINE = 8.0
+"""Seconds to wait for the hub's first answer; without a network its client would try for most of a minute."""
+
+_SCRATCH_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseModel:
+    """`trained` is false from scratch, `head_fits` where the classifier is new; `resampled` is true at another size than the
+    checkpoint's; `labels` are the checkpoint's classes, if it names them.
+    """
+
+    module: nn.Module
+    architecture: Architecture
+    shape: ViTShape
+    preprocessing: Preprocessing
+    trained: bool
+    head_fits: bool
+    resampled: bool
+    labels: tuple[str, ...] | None
+
+    def is_ready_for(self, classes: tuple[str, ...]) -> bool:
+        """Whether it can be judged on these classes without being trained first."""
+        return self.trained and self.head_fits and not self.resampled and (self.labels is None or self.labels == classes)
+
+
+def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
+    """Builds the model with `classes` outputs (None: the checkpoint's own), in eval mode, on the CPU.
+
+    Raises:
+        RequestError: for a name, a size or an argument that timm does not have.
+        UnsupportedModelError: naming the part that cannot be slimmed.
+        WeightsError: when the weights cannot be had, within ten seconds; never goes on with random ones instead.
+    """
+    module = _build(spec, classes)
+    shape = read_shape(module)
+    config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
+    labels = config.get("label_names")
+    trained, head_fits, resampled = True, True, False
+    if spec.weights == "scratch":
+        trained = False
+    else:
+        state = _weights_of(spec, module)
+        resampled = is_resampled(module, state)
+        head_fits = load_weights(module, state, source=spec.name)
+    data = resolve_model_data_config(module)
+    return DenseModel(
+        module=module.eval(),
+        architecture=_architecture(spec, shape),
+        shape=shape,
+        preprocessing=Preprocessing(mean=tuple(data["mean"]), std=tuple(data["std"]), crop_pct=float(data["crop_pct"])),
+        trained=trained,
+        head_fits=head_fits,
+        resampled=resampled,
+        labels=tuple(labels) if labels else None,
+    )
+
+
+def _architecture(spec: ModelSpec, shape: ViTShape) -> Architecture:
+    """As data that does not refer to the folder it may have come from."""
+    name, args = spec.name, dict(spec.args)
+    if _is_folder(spec):
+        config = _read_config(Path(spec.name))
+        name, args = config["architecture"], {**config.get("model_args", {}), **args}
+    return Architecture(name=name, args={**args, "img_size": list(shape.image_size), "num_classes": shape.classes})
+
+
+def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
+    folder = Path(spec.name)
+    name = spec.name
+    if _is_folder(spec):
+        _read_config(folder)
+        name = f"local-dir:{folder}"
+    elif not timm.is_model(name.split(".")[0]):
+        raise RequestError(_unknown_model(name))
+    arguments = dict(spec.args)
+    if classes is not None:
+        arguments["num_classes"] = classes
+    if spec.image_size is not None:
+        arguments["img_size"] = spec.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SCRATCH_SEED)
+        try:
+            module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+            raise RequestError(f"model {spec.name} cannot be made with {arguments}: {error}") from error
+    _check_image_size(spec, module)
+    return module
+
+
+def _check_image_size(spec: ModelSpec, module: nn.Module) -> None:
+    embed = getattr(module, "patch_embed", None)
+    size, patch = getattr(embed, "img_size", None), getattr(embed, "patch_size", None)
+    if size is None or patch is None:
+        raise UnsupportedModelError(f"{spec.name} is a {type(module).__name__}: it has no patch embedding of a fixed image size")
+    if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
+        raise RequestError(f"image size {size[0]}x{size[1]} is not a multiple of the patch size {patch[0]}x{patch[1]}")
+
+
+def _is_folder(spec: ModelSpec) -> bool:
+    return "/" in spec.name or spec.name.startswith(".") or Path(spec.name).is_dir()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    expected = "expected timm's hub format (config.json and model.safetensors)"
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RequestError(f"model folder {folder} has no config.json; {expected}")
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is not valid JSON: {error}; {expected}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise RequestError(f"{path} names no architecture; {expected}")
+    return config
+
+
+def _unknown_model(name: str) -> str:
+    families = [n for n in timm.list_models() if n.startswith(("vit_", "deit"))]
+    close = difflib.get_close_matches(name.split(".")[0], families, n=3, cutoff=0.5)
+    hint = (
+        f"; did you mean {', '.join(close)}?"
+        if close
+        else "; try a name such as deit_small_patch16_224, or a folder in timm's hub format"
+    )
+    return f"there is no timm model {name!r}{hint}"
+
+
+def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
+    if spec.weights != "pretrained":
+        return read_state_dict(Path(spec.weights))
+    if _is_folder(spec):
+        return read_state_dict(Path(spec.name) / "model.safetensors")
+    config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
+    if not config.get("hf_hub_id") and not config.get("url"):
+        raise WeightsError(
+            f"timm has no pretrained weights for {spec.name}; give some with --weights FILE, or train with --from-scratch"
+        )
+    _reach_hub(spec.name)
+    # At the checkpoint's own sizes, so that it is seen whether they have to be resampled.
+    arguments = {name: value for name, value in spec.args.items() if name not in ("img_size", "patch_size")}
+    try:
+        hub = timm.create_model(spec.name, pretrained=True, **arguments)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(_no_weights(spec.name, error)) from error
+    state: dict[str, torch.Tensor] = hub.state_dict()
+    return state
+
+
+def _reach_hub(name: str) -> None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config.hf_hub_id and isinstance(try_to_load_from_cache(config.hf_hub_id, "model.safetensors"), str):
+        return
+    failure: list[BaseException] = [TimeoutError(f"no answer within {_HUB_DEADLINE:.0f} s")]
+
+    def probe() -> None:
+        try:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own, constant address
+            urllib.request.urlopen(request, timeout=_HUB_DEADLINE).close()  # noqa: S310  # nosec B310
+            failure.clear()
+        except OSError as error:
+            failure[:] = [error]
+
+    # A thread, because name resolution ignores the timeout.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(_HUB_DEADLINE)
+    if failure:
+        raise WeightsError(_no_weights(name, failure[0])) from failure[0]
+
+
+def _no_weights(name: str, error: BaseException) -> str:
+    return f"pretrained weights of {name} cannot be had ({error}); give some with --weights FILE, or train with --from-scratch"

@@ -1,0 +1,141 @@
+"""What turns a trained model's folder into one to hand over: the accuracies in its configuration, a model card, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from torch import Tensor
+
+from autoslim.core.constraints import Limits
+from autoslim.data import PreparedDataset, sample_split
+from autoslim.errors import JobError, UnsupportedModelError
+from autoslim.export import export_folder, write_checksums
+from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
+from autoslim.export.profiling import hardware, measure_apart
+from autoslim.report.card import render_card
+from autoslim.report.picture import write_pictures
+from autoslim.training.holdout import Verdict
+
+_log = logging.getLogger(__name__)
+
+IMAGES = 8
+"""So many test images are drawn."""
+
+COMPARED = 16
+"""On so many test images the exported forms are compared with the model."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The test verdicts of the folder and of the dense model's, and the dense model's validation accuracy."""
+
+    slimmed: Verdict
+    dense: Verdict
+    dense_validation: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """`job` and `trial` of a search, or None for a model that was made without one; `source` is the data set's,
+    `reason` why the search took this trial.
+    """
+
+    source: str
+    job: str | None = None
+    trial: int | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A `budget` in FLOPs, and as the user wrote it (`label`); the `limits` beside it, and what was measured where latency is one."""
+
+    budget: int
+    label: str
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    latency: LatencyReport | None = None
+
+
+def complete_folder(
+    folder: Path, *, asked: Asked, judged: Judged, dataset: PreparedDataset, origin: Origin, dense: Path, speed: tuple[str, ...]
+) -> None:
+    """`dense` is the dense model's folder, `speed` the modes that are measured."""
+    config = load_config(folder)
+    config = config.replace(
+        flops=config.flops.replace(budget=asked.budget, budget_label=asked.label),
+        accuracy={
+            **config.accuracy,
+            "validation/dense": judged.dense_validation,
+            "test/dense": judged.dense.accuracy,
+            "test/slimmed": judged.slimmed.accuracy,
+        },
+        images={**config.images, "test": judged.slimmed.images},
+        limits=asked.limits,
+        latency=asked.latency,
+    )
+    write_config(folder, config)
+    images_B3HW = _some_images(config, dataset)
+    config = config.replace(
+        forms=_export(folder, images_B3HW),
+        speed=_measure(folder, dense, images_B3HW, speed) if speed else None,
+        images={**config.images, "compared": len(images_B3HW)},
+    )
+    write_config(folder, config)
+    drawn = _draw(folder, dataset)
+    card = render_card(
+        config,
+        job=origin.job,
+        trial=origin.trial,
+        source=origin.source,
+        report=_about(dataset),
+        drawn=drawn,
+        reason=origin.reason,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_checksums(folder)
+
+
+def _some_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
+    size, preprocessing = config.shape.image_size, config.preprocessing
+    sample = sample_split(dataset.at(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED)
+    return sample.tensor(mean=preprocessing.mean, std=preprocessing.std)
+
+
+def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
+    forms = export_folder(folder, images_B3HW)
+    for form in forms:
+        if form.reason:
+            _log.info("%s has no %s form: %s", folder, form.name, form.reason)
+    return forms
+
+
+def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:
+    """A model whose speed cannot be measured is handed over all the same, and its card says why."""
+    try:
+        return measure_apart(folder, dense, images_B3HW, modes=modes)
+    except JobError as error:
+        _log.warning("the speed of %s could not be measured: %s", folder, error)
+        return SpeedReport(hardware=hardware(), threads=0, laps=(), left_out={", ".join(modes): str(error)})
+
+
+def _draw(folder: Path, dataset: PreparedDataset) -> bool:
+    """A model that cannot be drawn is handed over all the same."""
+    config = load_config(folder)
+    test = dataset.at(config.shape.image_size, config.preprocessing.crop_pct).test
+    try:
+        write_pictures(folder, sample_split(test, dataset.classes, config.shape.image_size, IMAGES))
+    except UnsupportedModelError as error:
+        _log.warning("no picture of %s: %s", folder, error)
+        return False
+    return True
+
+
+def _about(dataset: PreparedDataset) -> str:
+    report = dataset.report
+    return (
+        f"{report.train.images} training, {report.validation.images} validation ({report.validation.origin}) and "
+        f"{report.test.images} test images ({report.test.origin}); "
+        f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
+    )

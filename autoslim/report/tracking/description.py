@@ -1,0 +1,72 @@
+"""What stands at the top of a search's page in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoslim.core.budget import format_flops
+from autoslim.core.result import ParetoFront, TrialResult, TrialState
+from autoslim.core.urls import hide_password
+from autoslim.store import StoredJob, StoredTrial
+from autoslim.store.export import flat_knobs
+
+EXPERIMENT_NOTE = """\
+Searches by **autoslim**: a parent run for every search, and below it a child run for every trial.
+
+* The parent's description holds the Pareto front; its artifact `front.html` shows it as a picture, `front.parquet` and
+  `trials.parquet` hold the numbers.
+* `tags.pareto = 'true'` finds the trials that no other beats; `tags.chosen` names the budget a model is handed over for.
+* For a scatter plot take `gflops` as x and `final_accuracy` as y. FLOPs are multiply-accumulates per image.
+* Everything here is written from the search's own store, which stays the truth; `autoslim sync DIR` writes it again.
+"""
+
+_HEAD = """\
+| Trial | Method | Top-1 | FLOPs | Of dense | Parameters | Chosen for | Knobs |
+|---:|---|---:|---:|---:|---:|---|---|"""
+
+_LONGEST = 7500  # MLflow keeps 8000 characters of a tag
+
+
+def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
+    """Markdown: what was searched, how far it is, and the front, cheapest first."""
+    spec, base = job.job, job.base
+    model, data = _cell(spec.model.name), _cell(hide_password(spec.dataset.source))
+    lines = [f"**{model}** on **{data}**, job {job.state.value}: {_counts(trials)}."]
+    if base is not None:
+        flops = format_flops(base.dense_flops)
+        lines.append(f"Dense model: top-1 {100 * base.dense_accuracy:.2f} % at {flops} multiply-accumulates.")
+    front = ParetoFront.of(trial.result for trial in trials).results
+    if not front:
+        return "\n\n".join([*lines, "No trial is complete yet."])
+    text = "\n\n".join([*lines, "### Pareto front", _HEAD])
+    for place, result in enumerate(front):
+        row = _row(job, result)
+        if len(text) + len(row) > _LONGEST:
+            return f"{text}\n\n{len(front) - place} more are in `front.json`."
+        text += f"\n{row}"
+    return text
+
+
+def _row(job: StoredJob, result: TrialResult) -> str:
+    share = "" if job.base is None else f"{100 * (result.flops or 0) / job.base.dense_flops:.1f} %"
+    chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
+    knobs = ", ".join(f"{name}={_short(value)}" for name, value in flat_knobs(result.recipe).items())
+    cells = [str(result.number), result.recipe.method, f"{100 * (result.accuracy or 0.0):.2f} %", format_flops(result.flops or 0)]
+    cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, knobs[:300]]
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _counts(trials: Sequence[StoredTrial]) -> str:
+    counts = {state: sum(trial.result.state is state for trial in trials) for state in TrialState}
+    return ", ".join(f"{count} {state.value}" for state, count in counts.items() if count) or "no trial yet"
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends a cell nor starts markup."""
+    for sign in "\\`*_[]<>|#&":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())

@@ -1,0 +1,109 @@
+"""MLflow's model registry: a registered model for every search, a version for every model handed over, an alias for every budget.
+
+Versions are models from code around `model.onnx`: MLflow unpickles nothing, and `mlflow.pyfunc` loads them without autoslim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoslim.export.artifact import load_config
+from autoslim.export.folder import CHECKSUMS
+from autoslim.export.onnx_form import FILE
+from autoslim.models.weights import file_digest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOLDER = "model"
+_DIGEST = "autoslim.digest"
+# The newest of any numpy and ONNX Runtime that can read the graph will do.
+_REQUIREMENTS = ["numpy", "onnxruntime"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A folder that was handed over for the budget `label`, complete."""
+
+    label: str
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the weights: what was measured beside them makes no other model."""
+        return file_digest(self.folder / "model.safetensors")[:16]
+
+
+def find_candidate(folder: Path, label: str) -> Candidate | None:
+    """None before the hand-over is finished, and for a model without an ONNX form."""
+    complete = (folder / CHECKSUMS).is_file() and (folder / FILE).is_file()
+    return Candidate(label=label, folder=folder) if complete else None
+
+
+def alias_of(label: str) -> str:
+    """`70%` becomes `70pct`, `2.3G` becomes `2-3G`: what MLflow takes for an alias."""
+    return re.sub(r"[^\w-]", "-", label.replace("%", "pct"), flags=re.ASCII)
+
+
+def register(client: MlflowClient, name: str, candidate: Candidate, *, run_id: str) -> str:
+    """The version that the budget's alias stands at; the same folder is registered once, however often this is asked for."""
+    version = _find(client, name, candidate, run_id) or _create(client, name, candidate, run_id)
+    client.set_registered_model_alias(name, alias_of(candidate.label), version)
+    return version
+
+
+def _find(client: MlflowClient, name: str, candidate: Candidate, run_id: str) -> str | None:
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.run_id == run_id and version.tags.get(_DIGEST) == candidate.digest:
+            return str(version.version)
+    return None
+
+
+def _create(client: MlflowClient, name: str, candidate: Candidate, run_id: str) -> str:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="Models of one search by autoslim; an alias for every budget.")
+    with tempfile.TemporaryDirectory(prefix="autoslim-model-") as scratch:
+        path = Path(scratch) / FOLDER
+        _write(path, candidate.folder)
+        # A folder of its own, so that no version's files are ever written again.
+        place = f"{FOLDER}-{candidate.digest}"
+        client.log_artifacts(run_id, str(path), place)
+    config = load_config(candidate.folder)
+    tags = {
+        _DIGEST: candidate.digest,
+        "budget": candidate.label,
+        "method": config.recipe.method,
+        "flops": str(config.flops.held),
+        "test_accuracy": str(config.accuracy.get("test/slimmed", "")),
+    }
+    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+    return str(client.create_model_version(name, source, run_id, tags=tags).version)
+
+
+def _write(path: Path, folder: Path) -> None:
+    """MLflow's own folder of a model, on disk; no run and no server is touched."""
+    with warnings.catch_warnings():
+        # MLflow warns of its own type hints while it is imported, and of ours, which the signature makes up for.
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+        import numpy as np
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        config = load_config(folder)
+        height, width = config.shape.image_size
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"onnx": str(folder / FILE), "config": str(folder / "config.json")},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, height, width))]),
+                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(config.classes)))]),
+            ),
+            pip_requirements=_REQUIREMENTS,
+        )

@@ -1,0 +1,232 @@
+"""What a run in MLflow should hold, told from the store alone; knows nothing of MLflow's client."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoslim.core.budget import format_flops
+from autoslim.core.result import ParetoFront, TrialState
+from autoslim.core.urls import hide_password
+from autoslim.report.tracking.description import front_note
+from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial
+from autoslim.store.export import flat_knobs
+
+MOST_CURVES = 12
+"""Metrics per epoch; with those of the result a run stays below 25, the most that MLflow's pages show well."""
+
+_JOB_STATUS = {JobState.COMPLETE: "FINISHED", JobState.STOPPED: "KILLED", JobState.FAILED: "FAILED"}
+_TRIAL_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.STOPPED: "KILLED"}
+_RESULT_METRICS = {
+    "final_accuracy",
+    "accuracy_after_cut",
+    "gflops",
+    "gflops_predicted",
+    "gflops_mean",
+    "gflops_max",
+    "flops_share",
+    "mparams",
+    "latency_ms",
+    "latency_measured_ms",
+    "seconds",
+    "epochs",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    name: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Content:
+    """Dates are milliseconds since 1970. `points` always carry the date they were stored, so that MLflow knows a repetition."""
+
+    name: str
+    status: str
+    started: int
+    ended: int | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    points: tuple[Point, ...]
+
+
+def job_content(job: StoredJob, trials: Sequence[StoredTrial]) -> Content:
+    ended = [milliseconds(trial.ended_at) for trial in trials if trial.ended_at]
+    spec = job.job
+    tags = {"autoslim.uid": job.uid, "autoslim.entity": "job", "job": spec.id, "state": job.state.value}
+    tags |= {"mlflow.note.content": front_note(job, trials), "mlflow.source.name": "autoslim"}
+    tags |= {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
+    return Content(
+        name=spec.id,
+        status=_JOB_STATUS.get(job.state, "RUNNING"),
+        started=milliseconds(job.created_at),
+        ended=milliseconds(job.updated_at) if job.state.ended else None,
+        params=_job_params(job),
+        tags=tags | ({"error": job.error[:5000]} if job.error else {}),
+        points=_points(_job_metrics(job, trials), timestamp=max(ended, default=milliseconds(job.created_at)), step=len(ended)),
+    )
+
+
+def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bool) -> Content:
+    """`parent` is the id of the search's own run."""
+    result = trial.result
+    name = f"t{result.number:02d} {result.recipe.method} {trial.target}"
+    running = result.state is TrialState.RUNNING
+    status = _TRIAL_STATUS.get(result.state, "FAILED")
+    if running:
+        # A driver that went away leaves trials running; in MLflow they end with the job and go on with its next attempt.
+        status = "KILLED" if job.state.ended else "RUNNING"
+    ended = milliseconds(trial.ended_at or job.updated_at)
+    return Content(
+        name=name,
+        status=status,
+        started=milliseconds(trial.started_at),
+        ended=None if status == "RUNNING" else ended,
+        params=_trial_params(trial),
+        tags={"mlflow.parentRunId": parent} | _trial_tags(job, trial, pareto),
+        points=() if running else _points(_trial_metrics(job, trial), timestamp=ended, step=0),
+    )
+
+
+def epoch_points(epochs: Sequence[StoredEpoch], names: list[str]) -> list[Point]:
+    """`names` are the curves this trial has so far; new ones are added to it up to MOST_CURVES."""
+    points: list[Point] = []
+    for epoch in epochs:
+        metrics = {_curve(name): value for name, value in epoch.report.metrics.items()}
+        names.extend([name for name in metrics if name not in names][: MOST_CURVES - len(names)])
+        shown = {name: value for name, value in metrics.items() if name in names} | {"epoch": epoch.report.epoch}
+        points += _points(shown, timestamp=milliseconds(epoch.reported_at), step=epoch.position)
+    return points
+
+
+def milliseconds(date: str) -> int:
+    return round(datetime.datetime.fromisoformat(date).timestamp() * 1000)
+
+
+def legal(name: str) -> str:
+    """A name as MLflow allows it."""
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("%", "pct"), flags=re.ASCII)[:250] or "_"
+
+
+def _curve(name: str) -> str:
+    clash = name in _RESULT_METRICS or name == "epoch"
+    return legal(f"curve.{name}" if clash else name)
+
+
+def _points(metrics: Mapping[str, float | None], *, timestamp: int, step: int) -> tuple[Point, ...]:
+    # What is not finite has no place in a chart, and not every MLflow backend takes it; the store has it.
+    known = {name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
+    return tuple(Point(name=name, value=value, timestamp=timestamp, step=step) for name, value in known.items())
+
+
+def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, float | None]:
+    base = job.base
+    front = ParetoFront.of(trial.result for trial in trials)
+    metrics: dict[str, float | None] = {"trials_done": sum(trial.ended_at is not None for trial in trials)}
+    if base is None:
+        return metrics
+    metrics |= {"dense_accuracy": base.dense_accuracy, "dense_gflops": base.dense_flops / 1e9, "dense_mparams": base.params / 1e6}
+    metrics["dense_latency_ms"] = base.latency_ms
+    if job.shared:
+        metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
+        metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
+    metrics["hypervolume"] = front.hypervolume(dense_flops=base.dense_flops, chance=base.chance) if front.results else 0.0
+    kept = ParetoFront.of(trial.result for trial in trials if trial.result.keeps_to(job.job.limits))
+    for budget in job.job.budgets:
+        flops = budget.flops if budget.share is None else int(budget.share * base.dense_flops)
+        within = [r.accuracy for r in kept.results if r.flops is not None and flops is not None and r.flops <= flops]
+        metrics[legal(f"best_accuracy/{budget.label}")] = within[-1] if within else None
+    return metrics
+
+
+def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None]:
+    result = trial.result
+    share = None if job.base is None or result.flops is None else result.flops / job.base.dense_flops
+    metrics = {
+        "final_accuracy": result.accuracy,
+        "accuracy_after_cut": result.accuracy_after_cut,
+        "gflops": _scaled(result.flops, 1e9),
+        "gflops_predicted": _scaled(result.flops_predicted, 1e9),
+        "gflops_mean": _scaled(result.flops_mean, 1e9),
+        "gflops_max": _scaled(result.flops_max, 1e9),
+        "flops_share": share,
+        "mparams": _scaled(result.params, 1e6),
+        "latency_ms": result.latency_ms,
+        "latency_measured_ms": result.latency_measured_ms,
+        "seconds": result.seconds,
+        "epochs": result.epochs,
+    }
+    assert set(metrics) == _RESULT_METRICS
+    return metrics
+
+
+def _scaled(count: int | None, unit: float) -> float | None:
+    return None if count is None else count / unit
+
+
+def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, str]:
+    result = trial.result
+    chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
+    tags: dict[str, Any] = {
+        "autoslim.uid": job.uid,
+        "autoslim.entity": str(result.number),
+        "job": job.job.id,
+        "trial": result.number,
+        "method": result.recipe.method,
+        "target": trial.target,
+        "origin": result.origin,
+        "state": result.state.value,
+        "pareto": str(pareto).lower(),
+        "chosen": chosen or None,
+        "duplicate_of": result.duplicate_of,
+        "stopped": result.stopped,
+        "artifact": result.artifact,
+        "error_class": result.error_class,
+        "error": None if result.error is None else hide_password(result.error)[:5000],
+        "mlflow.source.name": "autoslim",
+    }
+    return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def _trial_params(trial: StoredTrial) -> dict[str, str]:
+    recipe = trial.result.recipe
+    params: dict[str, Any] = {
+        "method": recipe.method,
+        "budget": format_flops(recipe.budget),
+        "seed": recipe.seed,
+        "recipe": recipe.key,
+    }
+    return _texts(params | flat_knobs(recipe) | _flat("training", recipe.training.to_dict()))
+
+
+def _job_params(job: StoredJob) -> dict[str, str]:
+    spec = job.job
+    params: dict[str, Any] = {"model": spec.model.name, "weights": spec.model.weights, "image_size": spec.model.image_size}
+    params |= {"data": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
+    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "scheduler": spec.scheduler}
+    params |= {"seed": spec.seed, "output": spec.output}
+    params |= (
+        _flat("training", spec.training.to_dict())
+        | _flat("base", spec.base.to_dict())
+        | _flat("resources", spec.resources.to_dict() if spec.resources else {})
+    )
+    if spec.limits.given:
+        params["limits"] = spec.limits.flags
+        params["latency_mode"] = spec.limits.mode
+    return _texts(params)
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in values.items()}
+
+
+def _texts(params: Mapping[str, Any]) -> dict[str, str]:
+    return {legal(name): hide_password(str(value))[:6000] for name, value in params.items()}

@@ -1,0 +1,59 @@
+"""`Near`: draws in the neighbourhood of a recipe that did well."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoslim.core.recipe import Recipe
+from autoslim.search.space.space import Space, Uniform
+
+_CHANGED = 0.3
+"""Chance of each value to be moved; one that the recipe does not have is drawn blindly."""
+_STEP = 0.15
+"""Standard deviation of a move, as a share of the range."""
+
+
+def values_of(recipe: Recipe, space: Space) -> dict[str, Any]:
+    """A recipe's settings under the names that a `Suggest` is asked for."""
+    (step,) = recipe.steps
+    knobs = {f"{step.method}.{name}": value for name, value in step.knobs.items()}
+    return {"method": step.method, **knobs, **{f"training.{name}": getattr(recipe.training, name) for name in space.training}}
+
+
+class Near:
+    """A `Suggest` around `values`; the method stays."""
+
+    def __init__(self, values: Mapping[str, Any], seed: str) -> None:
+        self._values = values
+        self._random = random.Random(seed)  # noqa: S311 - nothing secret
+        self._blind = Uniform(f"{seed} blind")
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        if name not in self._values:
+            return self._blind.suggest_float(name, low, high, log=log)
+        value = min(max(float(self._values[name]), low), high)
+        return self._moved(value, low, high, log=log) if self._random.random() < _CHANGED else value
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        if name not in self._values:
+            return self._blind.suggest_int(name, low, high, log=log)
+        value = min(max(int(self._values[name]), low), high)
+        if self._random.random() >= _CHANGED or low == high:
+            return value
+        moved = round(self._moved(value, low, high, log=log))
+        if moved != value:
+            return moved
+        return min(max(value + self._random.choice((-1, 1)), low), high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        if name not in self._values or (name != "method" and self._random.random() < _CHANGED):
+            return self._blind.suggest_categorical(name, choices)
+        return self._values[name]
+
+    def _moved(self, value: float, low: float, high: float, *, log: bool) -> float:
+        if not log:
+            return min(max(value + self._random.gauss(0.0, _STEP * (high - low)), low), high)
+        return min(max(value * math.exp(self._random.gauss(0.0, _STEP * math.log(high / low))), low), high)

@@ -1,0 +1,90 @@
+"""A file as an answer, whole or one range of it (RFC 9110), read from a descriptor that is open already."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator
+
+import anyio.to_thread
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from autoslim.service.pagination import knows
+from autoslim.service.problems import ProblemError
+
+_CHUNK = 2**18
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class FileAnswer(StreamingResponse):
+    """Closes the descriptor, whatever becomes of the client."""
+
+    def __init__(self, descriptor: int, start: int, length: int, status: int, headers: dict[str, str]) -> None:
+        super().__init__(_read(descriptor, start, length), status, headers=headers)
+        self._descriptor = descriptor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._descriptor)
+
+
+def file_answer(request: Request, descriptor: int, *, media_type: str, etag: str, download: str | None = None) -> Response:
+    """Takes the descriptor over. `download` is the name under which a browser is to save it.
+
+    Raises:
+        ProblemError: 416 for a range that begins behind the end.
+    """
+    try:
+        size = os.fstat(descriptor).st_size
+        headers = {"Content-Type": media_type, "ETag": etag, "Accept-Ranges": "bytes"}
+        if download is not None:
+            headers["Content-Disposition"] = f'attachment; filename="{_plain(download)}"'
+        if knows(request, etag.removeprefix("W/")) or knows(request, etag):
+            os.close(descriptor)
+            return Response(status_code=304, headers=headers)
+        start, length = _wanted(request, size, etag)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    headers["Content-Length"] = str(length)
+    partial = (start, length) != (0, size) or _ranged(request, etag)
+    if partial:
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+    return FileAnswer(descriptor, start, length, 206 if partial else 200, headers)
+
+
+def _ranged(request: Request, etag: str) -> re.Match[str] | None:
+    """What cannot be understood, and a range of another version of the file, count as none."""
+    match = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if match is None or match.groups() == ("", "") or (match[1] and match[2] and int(match[1]) > int(match[2])):
+        return None
+    return match if request.headers.get("if-range", etag) == etag else None
+
+
+def _wanted(request: Request, size: int, etag: str) -> tuple[int, int]:
+    match = _ranged(request, etag)
+    if match is None:
+        return 0, size
+    first, last = match.groups()
+    start = max(0, size - int(last)) if not first else int(first)
+    if start >= size:
+        raise ProblemError(416, "range-not-satisfiable", f"there are {size} bytes", headers={"Content-Range": f"bytes */{size}"})
+    end = size - 1 if not first or not last else min(int(last), size - 1)
+    return start, end - start + 1
+
+
+async def _read(descriptor: int, start: int, length: int) -> AsyncIterator[bytes]:
+    while length > 0:
+        data = await anyio.to_thread.run_sync(os.pread, descriptor, min(length, _CHUNK), start)
+        if not data:
+            raise OSError("the file became shorter while it was read")
+        yield data
+        start, length = start + len(data), length - len(data)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._%+-]", "_", name)

@@ -1,0 +1,1 @@
+"""Plans of requests, made by a process of their own."""

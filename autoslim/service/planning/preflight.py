@@ -1,0 +1,75 @@
+"""Whether a spec may be carried out here, before anything is built or read: bounds, names, paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from autoslim.config import JobSpec, SpecError
+from autoslim.config.issues import Fault, shown, unknown
+from autoslim.service.catalog import Catalog
+from autoslim.service.planning.model_arguments import argument_faults
+from autoslim.service.settings import Limits
+
+_JOB = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_SPACE_DEPTH = 8
+_SPACE_NODES = 2000
+
+
+def check(spec: JobSpec, *, catalog: Catalog, limits: Limits, models: Sequence[str], spaces: Sequence[str]) -> JobSpec:
+    """The spec with what it names resolved; `models` and `spaces` are the names that there are.
+
+    Raises:
+        SpecError: naming every field that is wrong.
+    """
+    resolved, faults = catalog.resolve(spec, models)
+    faults += [*_bounds(spec, limits), *argument_faults(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
+    if faults:
+        raise SpecError(faults)
+    return resolved
+
+
+def _bounds(spec: JobSpec, limits: Limits) -> Iterator[Fault]:
+    for field, value, most in (
+        ("trials", spec.most_trials, limits.trials),
+        ("epochs", spec.epochs, limits.epochs),
+        ("max_epochs", spec.max_epochs or 0, limits.epochs * limits.trials),
+        ("base_epochs", spec.base_epochs, limits.epochs),
+        ("batch_size", spec.batch_size, limits.batch_size),
+        ("image_size", spec.image_size or 0, limits.image_size),
+    ):
+        if value > most:
+            yield Fault(place=(field,), problem=f"is {shown(value)}; allowed: at most {most:g}")
+    if len(spec.flops) > limits.budgets:
+        yield Fault(place=("flops",), problem=f"has {len(spec.flops)} budgets; allowed: at most {limits.budgets}")
+    for index, label in enumerate(spec.flops):
+        if label in spec.flops[:index]:
+            yield Fault(place=("flops", index), problem=f"is {shown(label)}, which stands before it already")
+
+
+def _reuse(spec: JobSpec) -> Iterator[Fault]:
+    """Folders are the operator's; whose jobs these are is asked of the queue."""
+    for index, source in enumerate(spec.reuse):
+        if source != "all" and not _JOB.fullmatch(source):
+            yield Fault(place=("reuse", index), problem=f"is {shown(source)}; allowed: the id of a job, or all")
+
+
+def _space(space: str | dict[str, Any], names: Sequence[str]) -> Iterator[Fault]:
+    if isinstance(space, str):
+        if space not in names:
+            yield Fault(place=("space",), problem=unknown(space, names) + ", or a mapping")
+    elif not _is_small(space):
+        yield Fault(place=("space",), problem=f"is too large; allowed: {_SPACE_NODES} entries, {_SPACE_DEPTH} deep")
+
+
+def _is_small(root: Any) -> bool:
+    pending, seen = [(root, 1)], 0
+    while pending:
+        node, depth = pending.pop()
+        seen += 1
+        if seen > _SPACE_NODES or depth > _SPACE_DEPTH:
+            return False
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        pending += [(child, depth + 1) for child in children]
+    return True

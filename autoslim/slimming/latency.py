@@ -1,0 +1,85 @@
+"""Latency for a request without a search: its table, and whether what is handed over keeps the limit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import Limits
+from autoslim.core.plan import Plan
+from autoslim.core.shape import ViTShape
+from autoslim.cost import Candidate, LatencyTable, predict
+from autoslim.errors import BudgetError, JobError
+from autoslim.export.artifact import LatencyReport
+from autoslim.export.profiling import check_apart, kept_table, measure_table_apart
+from autoslim.export.profiling.calibration import SHARES, report, request_of
+from autoslim.models import DenseModel
+from autoslim.slimming.request import PreparedSlim, SlimJob, solve_steps, solved
+
+_TIGHTENINGS = 3
+
+
+def candidates_of_job(job: SlimJob, shape: ViTShape) -> Iterator[Candidate]:
+    """What the request's methods and knobs make of the model at `SHARES`, where they reach them."""
+    dense = predict(shape, Plan.dense(shape)).total
+    for share in SHARES:
+        try:
+            steps, plan = solve_steps(
+                job.replace(budget=Budget(label=f"{share:.0%}", share=share), limits=Limits(), first=None),
+                shape,
+                int(share * dense),
+            )
+        except BudgetError:
+            continue
+        yield Candidate(steps=steps, plan=plan)
+
+
+def measure_job(job: SlimJob, dense: DenseModel, folder: Path) -> LatencyTable:
+    """The table for a request without a search, measured on this machine; it is kept in `folder`.
+
+    Raises:
+        JobError: where it cannot be measured.
+    """
+    candidates = candidates_of_job(job, dense.shape)
+    request = request_of(dense, job.limits, candidates, class_query=job.class_query)
+    threads = torch.get_num_threads()
+    return kept_table(folder, request, partial(measure_table_apart, threads=threads), threads=threads)
+
+
+def tightened(prepared: PreparedSlim) -> PreparedSlim:
+    """The model that the request comes to, measured whole before it is trained; where it is above the limit the table is corrected by it
+    and the request solved again.
+
+    Raises:
+        BudgetError: where the corrected table leaves nothing within the limit.
+        JobError: where it cannot be measured.
+    """
+    job, limit = prepared.job, prepared.job.limits.latency_ms
+    assert prepared.table is not None
+    assert limit is not None
+    for _ in range(_TIGHTENINGS):
+        candidate = Candidate(steps=prepared.recipe.steps, plan=prepared.plan)
+        request = request_of(prepared.dense, job.limits, [candidate], class_query=job.class_query)
+        table = measure_table_apart(request, prepared.table, threads=prepared.table.threads)
+        if table.calibrations[-1].measured_ms <= limit:
+            return prepared
+        prepared = solved(dataclasses.replace(prepared, table=table))
+    return prepared
+
+
+def timed_here(folder: Path, dense: Path, table: LatencyTable, limits: Limits) -> LatencyReport:
+    """What was foretold of the model in `folder`, beside what it takes here, as the table was measured.
+
+    Raises:
+        JobError: where it cannot be measured.
+    """
+    try:
+        timed = check_apart(folder, dense, batch=table.batch, mode=table.mode, threads=table.threads, limit_ms=limits.latency_ms)
+    except JobError as error:
+        raise JobError(f"the latency of {folder} could not be measured: {error}") from error
+    return report(folder, table, timed)

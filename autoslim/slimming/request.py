@@ -1,0 +1,252 @@
+"""One slimmed model without a search: the request, what is checked of it before anything is trained, and the training.
+
+It runs in the caller's process and knows of no cluster.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from autoslim.core.budget import Budget, format_flops
+from autoslim.core.constraints import Limits, asked
+from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost import LatencyTable, predict, predict_params
+from autoslim.cost.constraint_check import Timer
+from autoslim.data import PreparedDataset, prepare_dataset
+from autoslim.data.augment import check_augmentation
+from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
+from autoslim.methods import METHODS, Ceiling, Method, binding, narrowing, narrows, refuse_idle, solve
+from autoslim.models import DenseModel, create_dense
+from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
+from autoslim.training.context import Bench
+from autoslim.training.trial import Outcome, run_trial
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlimJob(Record):
+    """`steps` are methods in their order, with the knobs that were asked for; all else is as in `SearchJob`.
+
+    Knobs that decide FLOPs are where the solver starts. `first` is the budget of the first of several steps; None: every step takes
+    the same factor of the FLOPs.
+    """
+
+    model: ModelSpec
+    dataset: DatasetSpec
+    budget: Budget
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    steps: tuple[Step, ...]
+    first: Budget | None = None
+    training: Training
+    base: Training
+    seed: int = 0
+    class_query: bool = False
+    bound: str = "max"
+    speed: tuple[str, ...] = SPEED_MODES
+
+    @property
+    def method(self) -> str:
+        """As in `Recipe`."""
+        return "+".join(step.method for step in self.steps)
+
+    @property
+    def asked(self) -> str:
+        """The budget and the limits as flags."""
+        return asked(self.budget, self.limits)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solution:
+    """The request's knobs as they were solved, and the plan that they aim at."""
+
+    recipe: Recipe
+    plan: Plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedSlim:
+    """A request that was found feasible; `table` tells the latency, where that is limited."""
+
+    job: SlimJob
+    dataset: PreparedDataset
+    dense: DenseModel
+    dense_flops: int
+    table: LatencyTable | None = None
+    solution: Solution | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        assert self.solution is not None
+        return self.solution.recipe
+
+    @property
+    def plan(self) -> Plan:
+        assert self.solution is not None
+        return self.solution.plan
+
+    @property
+    def ceiling(self) -> Ceiling:
+        return Ceiling(
+            limits=self.job.limits, timer=None if self.table is None else functools.partial(self.table, recipe=self.job.method)
+        )
+
+    @property
+    def filled(self) -> dict[str, str]:
+        """What the plan takes of each limit, in words."""
+        return self.ceiling.words(self.dense.shape, self.plan)
+
+    @property
+    def binding(self) -> str:
+        """The limit that the plan fills most: `flops`, `params` or `latency`."""
+        return binding(self.dense.shape, self.plan, self.recipe.budget, self.ceiling)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the dense model is trained before it is slimmed."""
+        return not self.dense.is_ready_for(self.dataset.classes)
+
+    @property
+    def base_request(self) -> BaseRequest:
+        job = self.job
+        return BaseRequest(
+            model=job.model,
+            weights_digest=weights_digest(job.model),
+            dataset_digest=self.dataset.digest,
+            training=job.base,
+            seed=job.seed,
+        )
+
+
+Measure = Callable[[SlimJob, DenseModel], LatencyTable]
+"""Measures what the request's methods make of a model takes here."""
+
+
+def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> PreparedSlim:
+    """Checks everything that can be checked without training; what needs no data first. `measure` is needed to limit the latency.
+
+    Raises:
+        RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, saying what is allowed.
+        JobError: where the latency could not be measured.
+    """
+    check_augmentation(job.training.augmentation)
+    _check_steps(job, create_dense(job.model.replace(weights="scratch")).shape)
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
+    dense = create_dense(job.model, classes=len(dataset.classes))
+    dense_flops = predict(dense.shape, Plan.dense(dense.shape)).total
+    job.budget.resolve(dense_flops)
+    table = None
+    if job.limits.latency_ms is not None:
+        assert measure is not None
+        table = measure(job, dense)
+    return solved(PreparedSlim(job=job, dataset=dataset, dense=dense, dense_flops=dense_flops, table=table))
+
+
+def solved(prepared: PreparedSlim) -> PreparedSlim:
+    """With the recipe that the request and the table come to."""
+    job, shape = prepared.job, prepared.dense.shape
+    budget = job.budget.resolve(prepared.dense_flops)
+    refuse_idle(job.budget, prepared.ceiling, shape)
+    steps, plan = solve_steps(job, shape, budget, prepared.ceiling.timer)
+    recipe = Recipe(
+        steps=steps,
+        budget=budget,
+        training=job.training,
+        seed=job.seed,
+        class_query=job.class_query,
+        bound=job.bound,
+        limits=job.limits,
+    )
+    return dataclasses.replace(prepared, solution=Solution(recipe=recipe, plan=plan))
+
+
+def _check_steps(job: SlimJob, shape: ViTShape) -> None:
+    for step in job.steps:
+        method = METHODS[step.method]
+        method.check(shape)
+        try:
+            method.repair(shape, step.knobs)
+        except SpaceError as error:
+            raise SpaceError(f"--knob: {method.name}: {error}") from error
+
+
+def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None = None) -> tuple[tuple[Step, ...], Plan]:
+    """Every step solved onto its own target, on the plan that those before it aim at; `timer` predicts the latency of a plan.
+
+    Raises:
+        BudgetError: when a step cannot be solved onto its target; names the cheapest it can be.
+    """
+    plan = Plan.dense(shape, class_query=job.class_query)
+    steps: list[Step] = []
+    ceilings = _ceilings(job, shape, timer)
+    for step, target, ceiling in zip(job.steps, targets(job, shape, budget), ceilings, strict=True):
+        method = METHODS[step.method]
+        if len(steps) < len(job.steps) - 1 and not narrows(method, shape, plan):
+            # What it cannot take is left to those behind it.
+            ceiling = dataclasses.replace(ceiling, limits=ceiling.limits.replace(params=None))
+        try:
+            solved = solve(method, shape, plan, step.knobs, target, ceiling=ceiling)
+        except InfeasibleError as error:
+            raise BudgetError(f"{job.asked}: {error}{_advice(method, shape, plan, ceiling)}") from error
+        steps.append(Step(method=step.method, knobs=solved.knobs))
+        plan = solved.plan
+    return tuple(steps), plan
+
+
+def _ceilings(job: SlimJob, shape: ViTShape, timer: Timer | None) -> list[Ceiling]:
+    """What each step is held to beside its target: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
+    limit, count = job.limits.latency_ms, len(job.steps)
+    if limit is None or timer is None:
+        return [Ceiling(limits=job.limits)] * count
+    start = timer(Plan.dense(shape, class_query=job.class_query))
+    first = 1 if job.first is not None else 0
+    even = [start * min(1.0, limit / start) ** (number / (count - first)) for number in range(1, count - first)]
+    return [
+        Ceiling(limits=job.limits.replace(latency_ms=milliseconds), timer=timer)
+        for milliseconds in [*[None] * first, *even, limit]
+    ]
+
+
+def _advice(method: Method, shape: ViTShape, plan: Plan, ceiling: Ceiling) -> str:
+    if ceiling.limits.params is None or ceiling.limits.params >= predict_params(shape, plan) or narrows(method, shape, plan):
+        return "; other knobs may reach lower"
+    return f"; {method.name} removes no parameters, which {' and '.join(narrowing(shape))} can do"
+
+
+def targets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
+    """What each step may leave, in multiply-accumulates; those that are not given are even in the logarithm."""
+    given: list[int] = []
+    dense = predict(shape, Plan.dense(shape)).total
+    start = predict(shape, Plan.dense(shape, class_query=job.class_query)).total
+    if job.first is not None:
+        given = [job.first.resolve(dense)]
+        if given[0] < budget:
+            raise RequestError(
+                f"--first is {job.first.label}, {format_flops(given[0])} multiply-accumulates; "
+                f"allowed: at least the {format_flops(budget)} of {job.asked}"
+            )
+        start = given[0]
+    left = len(job.steps) - len(given)
+    return given + [round(start * (budget / start) ** (number / left)) for number in range(1, left)] + [budget]
+
+
+def adapt(prepared: PreparedSlim, folder: Path) -> Generator[EpochReport, None, BaseFacts]:
+    """The dense model, trained where it has to be, into `folder`; at once where it lies there already."""
+    return (yield from prepare_base(folder, prepared.base_request, prepared.dataset))
+
+
+def train(prepared: PreparedSlim, base: Path, folder: Path) -> Generator[EpochReport, None, Outcome]:
+    """The slimmed model into `folder`/model; goes on from the checkpoint there, and at once where it is finished already."""
+    done = folder / "outcome.json"
+    if done.is_file():
+        return Outcome.from_json(done.read_text())
+    bench = Bench.open(base=base, dataset=prepared.dataset.path, latency=prepared.table)
+    outcome = yield from run_trial(prepared.recipe, bench, folder, budget_label=prepared.job.budget.label)
+    done.write_text(outcome.to_json(indent=1))
+    return outcome

@@ -1,0 +1,288 @@
+"""`Slimming`: a `SlimJob` in its output folder, from the request to what is handed over; interrupted, it goes on where it was.
+
+config.json, model.safetensors, README.md    what is handed over
+picture.png, picture.html                    what it does to test images
+slim.json, summary.json                      the request, and how it ended
+dense/                                       the dense model, where it was trained here
+work/                                        prepared images, checkpoints; gone in the end
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+
+from autoslim.core.constraints import Limits
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.run_folder import Output, is_disk_full
+from autoslim.cost import LatencyTable
+from autoslim.errors import BudgetError, OutputError
+from autoslim.export.artifact import LatencyReport
+from autoslim.report.finalize import Asked, Judged, Origin, complete_folder
+from autoslim.slimming.latency import measure_job, tightened, timed_here
+from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
+from autoslim.training.holdout import judge_apart
+from autoslim.training.single_flight import drop_leftovers
+from autoslim.training.trial import Outcome
+
+T = TypeVar("T")
+
+_FLAGS = {
+    "model.name": "--model",
+    "model.weights": "--weights or --from-scratch",
+    "model.args": "--model-args",
+    "model.image_size": "--image-size",
+    "dataset.source": "--data",
+    "dataset.train_limit": "--train-limit",
+    "budget": "--flops",
+    "limits.params": "--params",
+    "limits.latency_ms": "--latency",
+    "limits.batch": "--latency",
+    "limits.mode": "--latency-mode",
+    "steps": "--method or --knob",
+    "first": "--first",
+    "class_query": "--class-query",
+    **{f"training.{name}": f"--{name.replace('_', '-')}" for name in ("epochs", "batch_size", "lr", "distillation")},
+    **{f"training.{name}": f"--{name}" for name in ("augmentation", "flip")},
+    "base.epochs": "--base-epochs",
+    "base.lr": "--base-lr",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slimmed(Record):
+    """How it ended; test accuracies are those of the folders, read back by a process of its own, and FLOPs as in `TrialResult`."""
+
+    folder: str
+    method: str
+    budget: int
+    budget_label: str
+    flops: int
+    flops_mean: int
+    flops_max: int
+    params: int
+    dense_flops: int
+    dense_params: int
+    validation_accuracy: float
+    accuracy_after_cut: float
+    test_accuracy: float
+    dense_validation_accuracy: float
+    dense_test_accuracy: float
+    epochs: float
+    seconds: float
+    files: tuple[str, ...]
+    dense_folder: str | None
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    latency: LatencyReport | None = None
+
+
+class Slimming:
+    """Holds the folder while it is entered; call `prepare`, `adapt`, `train` and `hand_over` in this order."""
+
+    def __init__(self, folder: Path, job: SlimJob) -> None:
+        self.folder, self.job = folder, job
+        self._work = folder / "work"
+        self._lock = filelock.FileLock(folder / ".lock")
+        self._prepared: PreparedSlim | None = None
+
+    def __enter__(self) -> Slimming:
+        """Raises OutputError when the folder cannot be written, holds something else, or is being worked in."""
+        self._refuse_others()
+        Output(self.folder).claim(need=0, resume=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise OutputError(f"--output {self.folder}: another autoslim slim is at work there") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+        (self.folder / ".lock").unlink(missing_ok=True)
+
+    @property
+    def finished(self) -> Slimmed | None:
+        """What an earlier run of the same request has left."""
+        summary = self.folder / "summary.json"
+        return Slimmed.from_json(summary.read_text()) if summary.is_file() else None
+
+    def _refuse_others(self) -> None:
+        if not self.folder.is_dir():
+            return
+        request = self.folder / "slim.json"
+        if request.is_file():
+            difference = _difference(SlimJob.from_json(request.read_text()).to_dict(), self.job.to_dict())
+            if difference is not None:
+                raise OutputError(f"{difference}; --output {self.folder} goes on with the same request only, give another")
+            return
+        others = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in ("work", ".lock"))
+        if others:
+            raise OutputError(f"--output {self.folder} holds {others[0]} already; give a new folder")
+
+    def prepare(self) -> PreparedSlim:
+        """Checks the request as a whole, and writes it down. Raises RequestError before anything is trained."""
+        prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work))
+        if prepared.table is not None:
+            prepared = self._tightened(prepared)
+        weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
+        Output(self.folder).claim(need=20 * weights, resume=True)
+        unfinished = self.folder / "slim.json.partial"
+        unfinished.write_text(self.job.to_json(indent=1) + "\n")
+        unfinished.replace(self.folder / "slim.json")
+        # Nobody else is at work here.
+        drop_leftovers(self._work)
+        drop_leftovers(self._trial(prepared) / "shared")
+        self._prepared = prepared
+        return prepared
+
+    def _tightened(self, prepared: PreparedSlim) -> PreparedSlim:
+        """The same when it is gone on with: a table that had been corrected once stays so."""
+        kept = self._work / f"table-{prepared.recipe.key}.json"
+        if kept.is_file():
+            return solved(dataclasses.replace(prepared, table=LatencyTable.from_json(kept.read_text())))
+        final = tightened(prepared)
+        assert final.table is not None
+        unfinished = kept.with_suffix(".partial")
+        unfinished.write_text(final.table.to_json())
+        unfinished.replace(kept)
+        return final
+
+    def adapt(self) -> Generator[EpochReport, None, BaseFacts]:
+        """The dense model, trained first where that is needed."""
+        return (yield from self._guarded(adapt(self._ready, self._base(self._ready))))
+
+    def train(self) -> Generator[EpochReport, None, Outcome]:
+        return (yield from self._guarded(train(self._ready, self._base(self._ready), self._trial(self._ready))))
+
+    def _guarded(self, reports: Generator[EpochReport, None, T]) -> Generator[EpochReport, None, T]:
+        try:
+            return (yield from reports)
+        except OSError as error:
+            if is_disk_full(error):
+                raise OutputError(f"the disk of {self.folder} is full; make room and give the same command again") from error
+            raise
+
+    def hand_over(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
+        """Judges both models by a new process, writes card and pictures, and leaves in the folder what a user needs.
+
+        Raises:
+            BudgetError: where the model's measured latency is above the limit; what was trained stays, and is measured again next time.
+        """
+        prepared = self._ready
+        latency = self._timed(prepared)
+        base, model = self._base(prepared), self._trial(prepared) / "model"
+        dataset, budget = prepared.dataset, prepared.recipe.budget
+        judged = Judged(
+            slimmed=judge_apart(model, dataset.path, "test"),
+            dense=judge_apart(base, dataset.path, "test"),
+            dense_validation=facts.dense_accuracy,
+        )
+        complete_folder(
+            model,
+            asked=Asked(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
+            judged=judged,
+            dataset=dataset,
+            origin=Origin(source=self.job.dataset.source),
+            dense=base,
+            speed=self.job.speed,
+        )
+        # The configuration comes last: without it the folder is not a model yet.
+        files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))
+        for name in files:
+            _copy(model / name, self.folder / name)
+        dense = self.folder / "dense" if prepared.adapts else None
+        if dense is not None and not dense.is_dir():
+            shutil.copytree(base, self._work / "dense", dirs_exist_ok=True)
+            (self._work / "dense").rename(dense)
+        slimmed = Slimmed(
+            folder=str(self.folder),
+            method=prepared.recipe.method,
+            budget=budget,
+            budget_label=self.job.budget.label,
+            flops=outcome.flops,
+            flops_mean=outcome.flops_mean,
+            flops_max=outcome.flops_max,
+            params=outcome.params,
+            dense_flops=facts.dense_flops,
+            dense_params=facts.params,
+            validation_accuracy=outcome.accuracy,
+            accuracy_after_cut=outcome.accuracy_after_cut,
+            test_accuracy=judged.slimmed.accuracy,
+            dense_validation_accuracy=facts.dense_accuracy,
+            dense_test_accuracy=judged.dense.accuracy,
+            epochs=outcome.epochs,
+            seconds=outcome.seconds,
+            limits=self.job.limits,
+            latency=latency,
+            files=tuple(sorted(files)),
+            dense_folder=None if dense is None else str(dense),
+        )
+        (self.folder / "summary.json").write_text(slimmed.to_json(indent=1) + "\n")
+        shutil.rmtree(self._work, ignore_errors=True)
+        return slimmed
+
+    def _timed(self, prepared: PreparedSlim) -> LatencyReport | None:
+        limit = self.job.limits.latency_ms
+        if prepared.table is None or limit is None:
+            return None
+        latency = timed_here(self._trial(prepared) / "model", self._base(prepared), prepared.table, self.job.limits)
+        if latency.timed.ms > limit:
+            raise BudgetError(
+                f"{self.job.limits.flags}: the model takes {latency.timed.ms:.4g} ms here ({latency.predicted_ms:.4g} ms were predicted), "
+                "and is not handed over. It is kept: where the machine was busy, the same command measures it again; else ask for less"
+            )
+        return latency
+
+    @property
+    def _ready(self) -> PreparedSlim:
+        assert self._prepared is not None, "prepare comes first"
+        return self._prepared
+
+    def _base(self, prepared: PreparedSlim) -> Path:
+        return self._work / f"base-{prepared.base_request.digest()}"
+
+    def _trial(self, prepared: PreparedSlim) -> Path:
+        """Of these weights and this data: where either has changed since, nothing is gone on with."""
+        return self._work / f"trial-{prepared.base_request.digest()}-{prepared.recipe.key}"
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first flag in which two requests differ; how speed is measured makes no other model."""
+    old, new = (_flat({name: value for name, value in job.items() if name != "speed"}) for job in (before, now))
+    # The budget's label is made of the limits where nothing else was asked for.
+    for name in sorted(old, key=lambda name: name == "budget"):
+        if old[name] != new[name]:
+            return f"{_FLAGS.get(name, '--' + name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
+    return None
+
+
+def _flat(data: dict[str, Any]) -> dict[str, Any]:
+    nested = ("model", "dataset", "limits", "training", "base")
+    flat = {name: value for name, value in data.items() if name not in nested}
+    return flat | {f"{part}.{name}": value for part in nested for name, value in data[part].items()}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and "label" in value:
+        return repr(value["label"])
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return ", ".join(f"{step['method']} {step['knobs']}" for step in value)
+    return repr(value)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(target.name + ".partial")
+    if source.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    else:
+        shutil.copyfile(source, partial)
+        partial.replace(target)

@@ -1,0 +1,133 @@
+"""The dense model a job starts from: adapted to the user's data once, then every trial's start and teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoslim.core.job import ModelSpec
+from autoslim.core.recipe import Training
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, EpochReport, SharedCost
+from autoslim.cost import count_flops
+from autoslim.data import PreparedDataset
+from autoslim.models import DenseModel, create_dense, write_folder
+from autoslim.models.weights import file_digest
+from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.context import make_loader
+from autoslim.training.device import pick_device, uses_bfloat16
+from autoslim.training.evaluate import accuracy
+from autoslim.training.loop import Beat, Trainer
+from autoslim.training.losses import task_loss
+from autoslim.training.shared_results import write_cost
+from autoslim.training.single_flight import publishing, single_flight
+
+_FACTS = "facts.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseRequest(Record):
+    """What decides the adapted model; its digest names the folder, so that it is trained once."""
+
+    model: ModelSpec
+    weights_digest: str
+    dataset_digest: str
+    training: Training
+    seed: int
+
+
+def weights_digest(model: ModelSpec) -> str:
+    """Of the file the weights come from, so that other weights at the same place are another model; empty for timm's own."""
+    files = (Path(model.weights), Path(model.name) / "model.safetensors")
+    return "".join(file_digest(file) for file in files if file.is_file())
+
+
+def prepare_base(
+    folder: Path, request: BaseRequest, dataset: PreparedDataset, *, device: torch.device | None = None
+) -> Generator[EpochReport, None, BaseFacts]:
+    """Writes the adapted model into `folder` in timm's hub format, reporting epoch by epoch; at once where it lies there already.
+
+    A model that is trained, for these classes and this image size, is taken as it is. Of several processes that want the same folder
+    one works, and the others wait.
+    """
+    return (yield from single_flight(folder, lambda: _read(folder), lambda: _prepare(folder, request, dataset, device)))
+
+
+def _read(folder: Path) -> BaseFacts | None:
+    return BaseFacts.from_json((folder / _FACTS).read_text()) if (folder / _FACTS).is_file() else None
+
+
+def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, device: torch.device | None) -> Generator[EpochReport]:
+    began = time.monotonic()
+    device = pick_device() if device is None else device
+    dense = create_dense(request.model, classes=len(dataset.classes))
+    dense.module.to(device)
+    splits = dataset.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+    bfloat16 = uses_bfloat16(request.training.precision, device)
+    validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
+
+    module, epochs = dense.module, 0.0
+    if not dense.is_ready_for(dataset.classes):
+        train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
+        trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
+        checkpoint = folder.with_name(folder.name + ".checkpoint")
+        saved = load_checkpoint(checkpoint)
+        if saved is not None:
+            began -= float(saved[1]["seconds"])
+        for report in _adapt(trainer, checkpoint, saved, began):
+            model = module if trainer.average is None else trainer.average.module
+            share = accuracy(model, validation, device=device, bfloat16=bfloat16)
+            yield report.replace(metrics={**report.metrics, "accuracy": share})
+        module, epochs = module if trainer.average is None else trainer.average.module, trainer.step / len(train)
+    final = accuracy(module, validation, device=device, bfloat16=bfloat16)
+    facts = BaseFacts(
+        dense_flops=count_flops(module, dense.shape.image_size),
+        dense_accuracy=final,
+        params=sum(p.numel() for p in module.parameters()),
+        chance=float(np.bincount(splits.validation.labels).max() / len(splits.validation)),
+    )
+    with publishing(folder, lambda: _read(folder)) as partial:
+        write_folder(partial, module, dense.architecture, preprocessing=dense.preprocessing, classes=dataset.classes)
+        (partial / _FACTS).write_text(json.dumps(facts.to_dict()))
+        if epochs:
+            settings = {"model": request.model.name}
+            seconds = time.monotonic() - began
+            write_cost(
+                partial, SharedCost(key=folder.name, method="dense model", settings=settings, epochs=epochs, seconds=seconds)
+            )
+    shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)
+
+
+def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, bfloat16: bool) -> Trainer:  # type: ignore[no-untyped-def]
+    module, training = dense.module, request.training
+    module.requires_grad_(True)
+    steps = max(1, round(training.epochs * len(loader)))
+    return Trainer(
+        module,
+        lambda images, targets: {"loss": task_loss(module, None, images, targets, training)},
+        loader,
+        training,
+        Beat(name="adapt", steps=steps),
+        seed=request.seed,
+        device=device,
+        bfloat16=bfloat16,
+    )
+
+
+def _adapt(
+    trainer: Trainer, checkpoint: Path, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, began: float
+) -> Iterator[EpochReport]:
+    if saved is not None:
+        trainer.restore(saved[0], step=saved[1]["step"])
+    for segment in trainer.segments():
+        save_checkpoint(checkpoint, segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})
+        yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)

@@ -1,0 +1,83 @@
+"""One batch as a method's loss sees it: the student's and the teacher's passes, each made when first asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.recipe import Training
+from autoslim.methods.base import logits_of
+from autoslim.training.losses import label_loss, soft_label_loss, weigh
+
+
+class BatchLesson:
+    """`methods.Lesson` for images (B, 3, h, w) and targets, labels (B,) or soft labels (B, classes).
+
+    `taught` gives the teacher's logits, where they are to be had for less than a pass of `teacher`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        images_B3HW: Tensor,
+        targets: Tensor,
+        training: Training,
+        *,
+        taught: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.student, self.teacher, self.images_B3HW, self.targets, self.training = (
+            student,
+            teacher,
+            images_B3HW,
+            targets,
+            training,
+        )
+        self._taught = taught
+        self._taught_BC: Tensor | None = None
+
+    @functools.cached_property
+    def logits_BC(self) -> Tensor:
+        return logits_of(self.student(self.images_B3HW)).float()
+
+    @functools.cached_property
+    def taught_BC(self) -> Tensor:
+        if self._taught_BC is None and self._taught is not None:
+            self._taught_BC = self._taught(self.images_B3HW)
+        elif self._taught_BC is None:
+            with torch.no_grad():
+                self._taught_BC = logits_of(self.teacher(self.images_B3HW)).float()
+        return self._taught_BC
+
+    @functools.cached_property
+    def taught_tokens(self) -> list[Tensor]:
+        tokens: list[Tensor] = []
+
+        def note(block: nn.Module, inputs: Any, output: Tensor) -> None:
+            tokens.append(output)
+
+        blocks: Any = self.teacher.blocks
+        hooks = [block.register_forward_hook(note) for block in blocks]
+        try:
+            with torch.no_grad():
+                self._taught_BC = logits_of(self.teacher(self.images_B3HW)).float()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tokens
+
+    @functools.cached_property
+    def label_loss(self) -> Tensor:
+        return label_loss(self.logits_BC, self.targets, self.training)
+
+    @functools.cached_property
+    def task_loss(self) -> Tensor:
+        """As `objective.task_loss`."""
+        if self.training.distillation == 0:
+            return self.label_loss
+        soft = soft_label_loss(self.logits_BC, self.taught_BC, temperature=self.training.temperature)
+        return weigh(self.label_loss, soft, self.training)

@@ -1,0 +1,112 @@
+"""`Bench`: what all trials of a job share in one process: the dense model, as start and teacher, and the images."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.job import ModelSpec
+from autoslim.core.recipe import Training
+from autoslim.cost import LatencyTable
+from autoslim.data import ImageSplit, Loader, Splits, open_dataset
+from autoslim.methods.base import logits_of
+from autoslim.models import DenseModel, create_dense
+from autoslim.models.weights import file_digest
+from autoslim.training.device import pick_device
+
+_CALIBRATION_IMAGES = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again.
+
+    Work that trials share lies in `shared`, and is done with the settings `common`; without them each trial keeps it in its own
+    folder, with its own settings. `latency` tells what a plan takes, where that is limited.
+
+    `base_digest` and `dataset_digest` name what the results depend on.
+    """
+
+    dense: DenseModel
+    classes: tuple[str, ...]
+    splits: Splits
+    device: torch.device
+    base_digest: str
+    dataset_digest: str
+    shared: Path | None = None
+    common: Training | None = None
+    latency: LatencyTable | None = None
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        base: Path,
+        dataset: Path,
+        device: torch.device | None = None,
+        shared: Path | None = None,
+        common: Training | None = None,
+        latency: LatencyTable | None = None,
+    ) -> Bench:
+        """`base` is a dense model's folder, `dataset` a prepared data set's path."""
+        device = pick_device() if device is None else device
+        prepared = open_dataset(dataset)
+        dense = create_dense(ModelSpec(name=str(base)))
+        dense.module.requires_grad_(False).eval().to(device)
+        splits = prepared.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+        return cls(
+            dense=dense,
+            classes=prepared.classes,
+            splits=splits,
+            device=device,
+            base_digest=file_digest(base / "model.safetensors"),
+            dataset_digest=prepared.digest,
+            shared=shared,
+            common=common,
+            latency=latency,
+        )
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self.dense.module
+
+    def taught(self, images_B3HW: Tensor) -> Tensor:
+        """The teacher's logits (B, C)."""
+        with torch.no_grad():
+            return logits_of(self.teacher(images_B3HW)).float()
+
+    def student(self) -> nn.Module:
+        return copy.deepcopy(self.dense.module)
+
+    def loader(self, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+        return make_loader(self.dense, split, training, seed=seed, train=train)
+
+    def calibration(self, training: Training, *, seed: int) -> Tensor:
+        """A few hundred training images (B, 3, h, w; all, where there are fewer) to measure on, not augmented."""
+        return torch.cat(list(self.plain_images(_CALIBRATION_IMAGES, training, seed=seed)))
+
+    def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
+        """Batches (B, 3, h, w) of `count` training images (all, where there are fewer), not augmented; always the same ones."""
+        plain = training.replace(augmentation="none", flip=False)
+        left = count
+        batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)
+        with contextlib.closing(batches):  # type: ignore[type-var]
+            for images_B3HW, _ in batches:
+                yield images_B3HW[:left].to(self.device)
+                left -= len(images_B3HW)
+                if left <= 0:
+                    return
+
+
+def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+    """Batches as `dense` expects its images."""
+    preprocessing, size = dense.preprocessing, dense.shape.image_size
+    return Loader(
+        split, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=seed, train=train
+    )

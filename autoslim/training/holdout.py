@@ -1,0 +1,87 @@
+"""Judges a folder as its user will find it: `python -m autoslim.training.holdout FOLDER DATASET --split test`.
+
+Run as a process of its own it proves that the folder loads without the search's packages; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from autoslim.core.job import ModelSpec
+from autoslim.core.recipe import Training
+from autoslim.core.record import Record
+from autoslim.data import Loader, open_dataset
+from autoslim.errors import JobError
+from autoslim.export.artifact import load, load_config
+from autoslim.models import Preprocessing, create_dense
+from autoslim.training.device import pick_device
+from autoslim.training.evaluate import accuracy
+
+SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict(Record):
+    """`accuracy` is top-1 in float32; `search_packages` those of Ray, Optuna and MLflow that were imported (none should be)."""
+
+    accuracy: float
+    images: int
+    search_packages: tuple[str, ...]
+
+
+def judge(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> Verdict:
+    """`folder` holds a slimmed model, or a dense one in timm's format."""
+    model, preprocessing, size = _open(folder)
+    device = pick_device()
+    images = getattr(open_dataset(dataset).at(size, preprocessing.crop_pct), split)
+    training = Training(batch_size=batch_size, augmentation="none")
+    loader = Loader(
+        images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False
+    )
+    share = accuracy(model.to(device), loader, device=device, bfloat16=False)
+    return Verdict(accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules))
+
+
+def judge_apart(folder: Path, dataset: Path, split: str) -> Verdict:
+    """The same in a process that has imported nothing yet: what a user will find, not what its maker believes.
+
+    Raises:
+        JobError: when the folder does not load, or loads only with the search's packages.
+    """
+    command = [sys.executable, "-m", "autoslim.training.holdout", str(folder), str(dataset), "--split", split]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if run.returncode != 0:
+        raise JobError(f"{folder} could not be judged:\n{run.stderr[-4000:]}")
+    verdict = Verdict.from_json(run.stdout.strip().splitlines()[-1])
+    if verdict.search_packages:
+        raise JobError(f"{folder} loads only with {', '.join(verdict.search_packages)} installed")
+    return verdict
+
+
+def _open(folder: Path) -> tuple[nn.Module, Preprocessing, tuple[int, int]]:
+    if '"plan"' in (folder / "config.json").read_text():
+        config = load_config(folder)
+        return load(folder), config.preprocessing, config.shape.image_size
+    dense = create_dense(ModelSpec(name=str(folder)))
+    return dense.module, dense.preprocessing, dense.shape.image_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("dataset", type=Path, help="a prepared data set's folder")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    arguments = parser.parse_args()
+    verdict = judge(arguments.folder, arguments.dataset, arguments.split)
+    sys.stdout.write(json.dumps(verdict.to_dict()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

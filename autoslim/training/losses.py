@@ -1,0 +1,44 @@
+"""The task's loss: labels, smoothed, and the dense teacher's soft labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoslim.core.recipe import Training
+from autoslim.methods.base import logits_of
+
+
+def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor, targets: Tensor, training: Training) -> Tensor:
+    """(1 - d) cross entropy + d T^2 KL(teacher || student) at temperature T, d = `training.distillation`.
+
+    `targets` are labels (B,) or soft labels (B, classes). The teacher sees the very images the student sees.
+    """
+    logits_BC = logits_of(student(images_B3HW)).float()
+    loss = label_loss(logits_BC, targets, training)
+    if teacher is None or training.distillation == 0:
+        return loss
+    with torch.no_grad():
+        taught_BC = logits_of(teacher(images_B3HW)).float()
+    return weigh(loss, soft_label_loss(logits_BC, taught_BC, temperature=training.temperature), training)
+
+
+def weigh(labels: Tensor, soft_labels: Tensor, training: Training) -> Tensor:
+    return (1 - training.distillation) * labels + training.distillation * soft_labels
+
+
+def label_loss(logits_BC: Tensor, targets: Tensor, training: Training) -> Tensor:
+    """Cross entropy; `targets` are labels (B,), which are smoothed, or soft labels (B, classes), which are so already."""
+    return functional.cross_entropy(logits_BC, targets, label_smoothing=training.label_smoothing if targets.ndim == 1 else 0.0)
+
+
+def soft_label_loss(logits_BC: Tensor, taught_BC: Tensor, *, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) at temperature T, the mean over the batch."""
+    divergence = functional.kl_div(
+        functional.log_softmax(logits_BC / temperature, dim=1),
+        functional.log_softmax(taught_BC / temperature, dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return temperature**2 * divergence

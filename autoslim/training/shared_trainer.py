@@ -1,0 +1,77 @@
+"""Where work that trials share is done: the bench's dense model and images, in settings that are the job's and no single trial's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.recipe import Training
+from autoslim.core.result import EpochReport
+from autoslim.methods.base import Lesson, Tensors
+from autoslim.training.batch import BatchLesson
+from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.context import Bench
+from autoslim.training.device import uses_bfloat16
+from autoslim.training.loop import Beat, Trainer
+
+_FIRST_EPOCH = 500_000
+"""Where shared training stands in the stream of augmented epochs, far from any trial's."""
+
+
+class BenchWorkshop:
+    """`methods.Workshop` on a bench; `checkpoint` is where unfinished training is kept, and found again."""
+
+    def __init__(self, bench: Bench, training: Training, *, seed: int, checkpoint: Path) -> None:
+        self._bench, self._seed, self._checkpoint = bench, seed, checkpoint
+        self.shape, self.training, self.teacher = bench.dense.shape, training, bench.teacher
+        self.epoch_images = len(bench.splits.train)
+
+    def student(self) -> nn.Module:
+        return self._bench.student()
+
+    def images(self, count: int) -> Iterator[Tensor]:
+        return self._bench.plain_images(count, self.training, seed=self._seed)
+
+    def train(
+        self,
+        student: nn.Module,
+        loss: Callable[[Lesson], Tensors],
+        *,
+        epochs: float,
+        learning_rates: dict[str, float] | None = None,
+    ) -> Generator[EpochReport]:
+        loader = self._bench.loader(self._bench.splits.train, self.training, seed=self._seed, train=True)
+        student.to(self._bench.device)
+
+        def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
+            bench = self._bench
+            return loss(BatchLesson(student, bench.teacher, images_B3HW, targets, self.training, taught=bench.taught))
+
+        trainer = Trainer(
+            student,
+            objective,
+            loader,
+            self.training,
+            Beat(
+                name="shared",
+                steps=max(1, round(epochs * len(loader))),
+                first_epoch=_FIRST_EPOCH,
+                learning_rates=learning_rates or {},
+                average=False,
+            ),
+            seed=self._seed,
+            device=self._bench.device,
+            bfloat16=uses_bfloat16(self.training.precision, self._bench.device),
+            companions=(self.teacher,),
+        )
+        saved = load_checkpoint(self._checkpoint)
+        if saved is not None:
+            trainer.restore(saved[0], step=saved[1]["step"])
+            yield EpochReport(epoch=round(trainer.step / len(loader), 6), beat="shared", metrics=saved[1]["metrics"])
+        torch.manual_seed(self._seed)
+        for segment in trainer.segments():
+            save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps, "metrics": segment.metrics})
+            yield EpochReport(epoch=round(segment.steps / len(loader), 6), beat="shared", metrics=segment.metrics)

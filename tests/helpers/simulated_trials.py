@@ -1,0 +1,94 @@
+"""Trials that take no time: accuracies made up from the recipe, run through the coordinator one after another as by one worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoslim.core.job import SearchJob
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.run_folder import Output
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
+from autoslim.search import Proposer, load_space, make_scheduler
+from autoslim.store import Store
+from autoslim.training import Outcome
+from workers.progress.callbacks import Listener
+from workers.search.coordinator import Assignment, Coordinator
+
+SHAPE = ViTShape(
+    image_size=(16, 16), grid=(4, 4), patch_inputs=48, prefix_tokens=1, depth=4, dim=32, heads=2, head_width=16, hidden=128,
+    classes=10, classifiers=1, pool="token", pre_norm=False, final_norm=True, pooled_norm=False, qk_norm=False,
+)  # fmt: skip
+DENSE_FLOPS = predict(SHAPE, Plan.dense(SHAPE)).total
+CHANCE = 0.1
+BASE = BaseFacts(dense_flops=DENSE_FLOPS, dense_accuracy=0.95, params=1000, chance=CHANCE)
+
+
+class Killed(BaseException):
+    """Where a kill -9 would end the process: nothing may catch it."""
+
+
+def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequence[Listener] = (), **changes: Any) -> Coordinator:
+    """Of a first attempt, or of one that goes on with what the store holds."""
+    if job.id not in {stored.job.id for stored in store.jobs()}:
+        store.create_job(job)
+    store.begin_attempt(job.id)
+    scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
+    return Coordinator(job, store, make_proposer(job), Output(root), tuple(listeners), scheduler=scheduler, base=BASE, **changes)
+
+
+_proposers: dict[str, Proposer] = {}
+
+
+def make_proposer(job: SearchJob) -> Proposer:
+    """Looking for a space's reach takes a second, so it is done once for all tests."""
+    budgets = {budget.label: budget.resolve(DENSE_FLOPS) for budget in job.budgets}
+    made = _proposers.setdefault(
+        f"{budgets}", Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)
+    )
+    proposer = dataclasses.replace(made, training=job.training, seed=job.seed, sampler=job.sampler)
+    proposer.__dict__["reach"] = made.reach
+    return proposer
+
+
+def reports(recipe: Recipe) -> Iterator[EpochReport]:
+    """A cut at a quarter of the epochs, then tuning; better with more FLOPs, and better or worse by the recipe."""
+    draw = random.Random(recipe.key)
+    luck, epochs = draw.gauss(0, 0.05), recipe.training.epochs
+    best = 0.5 + 0.4 * recipe.budget / DENSE_FLOPS + luck
+    yield EpochReport(epoch=0.25 * epochs, beat="cut", metrics={"accuracy": min(1, max(0, best / 2 + luck))}, seconds=1.0)
+    for epoch in range(1, round(0.75 * epochs) + 1):
+        at = 0.25 * epochs + epoch
+        yield EpochReport(epoch=at, beat="tune", metrics={"accuracy": min(1, max(0, best * at / (at + 0.5)))}, seconds=at)
+
+
+def outcome(recipe: Recipe, last: EpochReport) -> Outcome:
+    flops = recipe.budget - 1
+    return Outcome(
+        recipe=recipe, accuracy=last.metrics["accuracy"], accuracy_after_cut=0.3, flops=flops, flops_predicted=flops,
+        flops_mean=flops, flops_max=flops, params=1000, epochs=last.epoch, seconds=2.0 * last.epoch,
+    )  # fmt: skip
+
+
+def run_one(coordinator: Coordinator, assignment: Assignment, step: Callable[[], None] = lambda: None) -> None:
+    """`step` is called wherever a process could be killed."""
+    last = None
+    for last in reports(assignment.recipe):
+        step()
+        if not coordinator.report(assignment.number, last):
+            return
+    assert last is not None
+    step()
+    coordinator.complete(assignment.number, outcome(assignment.recipe, last))
+
+
+def run_all(coordinator: Coordinator, step: Callable[[], None] = lambda: None) -> None:
+    while (assignment := coordinator.next_trial()) is not None:
+        step()
+        run_one(coordinator, assignment, step)

@@ -1,0 +1,142 @@
+"""A supervisor with drivers that are real processes, on a store of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autoslim.config import read_mapping
+from autoslim.store import Queue, QueuedJob, QueueState
+from workers.service.executor import Driver
+from workers.service.local_executor import LocalExecutor
+from workers.service.process import Process
+from workers.service.settings import DriverSettings
+from workers.service.supervisor import Supervisor
+
+REAL = (sys.executable, "-m", "workers.service.attempt")
+"""The driver with a real search."""
+
+HERE = Path(__file__).parent
+DRIVER = (sys.executable, str(HERE / "trivial_driver.py"))
+SPEC = {"model": "deit_tiny_patch16_224", "weights": "scratch", "data": "digits", "flops": ["50%"], "trials": 4}
+
+
+class Site:
+    """`queue` is the test's own connection. `mischief` makes drivers misbehave until it is taken back."""
+
+    def __init__(self, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, lease: float = 30.0) -> None:
+        self.settings = DriverSettings(storage=url, root=folder / "root", lease_seconds=lease)
+        self.queue = Queue(url)
+        self._mischief = folder / "mischief"
+        self._executors: list[LocalExecutor] = []
+        # Drivers inherit it.
+        monkeypatch.setenv("AUTOSLIM_TEST_MISCHIEF", str(self._mischief))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)]))
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No driver outlives its test."""
+        for path in (self.settings.root / "drivers").glob("*.json"):
+            process = Process.from_json(path.read_text())
+            if not process.is_dead():
+                os.kill(process.pid, signal.SIGKILL)
+        for executor in self._executors:
+            for child in executor._children.values():
+                child.wait()
+        self.queue.close()
+
+    def submit(self, **fields: object) -> QueuedJob:
+        spec = read_mapping(SPEC | fields)
+        return self.queue.submit(spec.model_dump_json(), tenant="me", name=spec.name, priority=spec.priority)[0]
+
+    def mischief(self, what: str | None) -> None:
+        if what is None:
+            self._mischief.unlink()
+        else:
+            self._mischief.write_text(what)
+
+    def supervisor(self, *, grace: float = 5.0, command: tuple[str, ...] = DRIVER, jobs: int = 1) -> Supervisor:
+        executor = LocalExecutor(self.settings, command=command, grace=grace)
+        self._executors.append(executor)
+        return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, every=0.05)
+
+    def drive(self, supervisor: Supervisor | None, until: Callable[[], bool], *, seconds: float = 60.0) -> None:
+        """Rounds of the supervisor, or none where it is dead, until something is so."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            assert time.monotonic() < deadline, (
+                f"in vain: {[(job.state, job.reason) for job in self.queue.list()]}\n{self.logs()}"
+            )
+            if supervisor is not None:
+                supervisor.tick()
+            time.sleep(0.05)
+
+    def state(self, job: QueuedJob) -> QueueState:
+        return self.queue.get(job.id).state
+
+    def is_ended(self, *jobs: QueuedJob) -> Callable[[], bool]:
+        return lambda: all(self.state(job).ended for job in jobs)
+
+    def has_ended_trials(self, job: QueuedJob, count: int) -> Callable[[], bool]:
+        return lambda: sum(event.type == "trial_ended" for event in self.queue.events(job.id)) >= count
+
+    def pid(self, job: QueuedJob, attempt: int = 1) -> int:
+        return Process.from_json((self.settings.root / "drivers" / f"{Driver(job.id, attempt).name}.json").read_text()).pid
+
+    def kill(self, job: QueuedJob, attempt: int = 1, number: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.pid(job, attempt), number)
+
+    def worked(self, job: QueuedJob) -> list[tuple[int, int]]:
+        """(attempt, trial) in the order in which they were begun."""
+        lines = (self.settings.folder(job.id) / "worked").read_text().splitlines()
+        return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path}\n{path.read_text()}" for path in sorted(self.settings.root.glob("jobs/*/logs/*")))
+
+
+@contextmanager
+def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervisor that can be killed."""
+    code = (
+        "from workers.service.supervisor import Supervisor; from workers.service.local_executor import LocalExecutor\n"
+        "from workers.service.settings import read_driver_settings; from autoslim.store import Queue\n"
+        "settings = read_driver_settings()\n"
+        f"Supervisor(Queue(settings.storage), LocalExecutor(settings, command={command!r}), jobs=1,"
+        " lease_seconds=settings.lease_seconds, every=0.05).run()"
+    )
+    with _python(site, code) as process:
+        yield process
+
+
+@contextmanager
+def ray_supervisor_process(site: Site, dashboard: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same for a Ray cluster; Ray reads how it is to log in when it is imported, so that this cannot be the test's own process."""
+    code = (
+        "import logging; from workers.service.supervisor import supervise; from workers.service.settings import read_driver_settings\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        f"supervise(read_driver_settings(), dashboard={dashboard!r})"
+    )
+    with _python(site, code) as process:
+        yield process
+
+
+@contextmanager
+def _python(site: Site, code: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, **site.settings.environment(secrets=True)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

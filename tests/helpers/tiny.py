@@ -1,0 +1,248 @@
+"""Tiny models, and the shortest way through a method's beats: what the tests of several folders start from."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoslim.core.job import ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
+from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, versions
+from autoslim.methods import METHODS, Brief, Finished, Lesson, Method, solve
+from autoslim.methods.base import Tensors, logits_of
+from autoslim.models import DenseModel, create_dense
+from autoslim.training.batch import BatchLesson
+
+CLASSES = tuple(f"class {number}" for number in range(10))
+SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("vit_tiny_patch16_224", {"patch_size": 4}),
+    "deit": ("deit_tiny_patch16_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "average": ("vit_tiny_patch16_224", {"global_pool": "avg"}),
+    "average without class token": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": False}),
+    "registers": ("vit_tiny_patch16_224", {"reg_tokens": 4}),
+}
+"""What the conformance suite runs every method on."""
+
+
+def make_spec(name: str = "deit", **args: Any) -> ModelSpec:
+    timm_name, own = MODELS[name]
+    return ModelSpec(name=timm_name, weights="scratch", args={**SIZES, **own, **args})
+
+
+def make_dense(name: str = "deit", **args: Any) -> DenseModel:
+    dense = create_dense(make_spec(name, **args), classes=len(CLASSES))
+    enliven(dense.module)
+    return dense
+
+
+def enliven(module: nn.Module, seed: int = 0) -> None:
+    """Weights large enough for every part to be felt in the logits; timm's own start leaves them almost constant."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        with torch.no_grad():
+            parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else parameter + 0.1 * noise)
+
+
+def images(batch: int = 3, *, size: int | tuple[int, int] = 32, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def share_of_dense(shape: ViTShape, share: float) -> int:
+    return int(share * predict(shape, Plan.dense(shape)).total)
+
+
+def method_of(case: str) -> Method:
+    """A case is a method's name, or `name:variant`."""
+    return METHODS[case.partition(":")[0]]
+
+
+def variant_knobs(case: str) -> Knobs:
+    """What makes a variant one: an entry of `VARIANTS` in `forms_of_<method>.py`."""
+    name, _, variant = case.partition(":")
+    return importlib.import_module(f"forms_of_{name}").VARIANTS[variant] if variant else {}
+
+
+def solved_knobs(method: str, shape: ViTShape, share: float = 0.6, knobs: Knobs | None = None) -> Knobs:
+    drawn = {**variant_knobs(method), **(knobs or {})}
+    return solve(method_of(method), shape, Plan.dense(shape), drawn, share_of_dense(shape, share)).knobs
+
+
+def brief_of(
+    shape: ViTShape,
+    knobs: Knobs,
+    share: float = 0.6,
+    *,
+    shared: Tensors | None = None,
+    bound: str = "max",
+    class_query: bool = False,
+) -> Brief:
+    plan, budget = Plan.dense(shape, class_query=class_query), share_of_dense(shape, share)
+    return Brief(shape=shape, plan=plan, knobs=knobs, budget=budget, bound=bound, shared=shared)
+
+
+class TinyWorkshop:
+    """Shared work on a few generated images, in the dense model's own precision."""
+
+    training = Training(epochs=1.0, batch_size=8, distillation=0.5)
+    epoch_images = 1000
+
+    def __init__(self, dense: DenseModel) -> None:
+        self.shape = dense.shape
+        self.teacher = copy.deepcopy(dense.module).requires_grad_(False).eval()
+        self._dtype = next(self.teacher.parameters()).dtype
+
+    def student(self) -> nn.Module:
+        return copy.deepcopy(self.teacher)
+
+    def images(self, count: int) -> Iterator[Tensor]:
+        for start in range(0, min(count, 16), 8):
+            yield images(8, size=self.shape.image_size, seed=100 + start, dtype=self._dtype)
+
+    def train(
+        self,
+        student: nn.Module,
+        loss: Callable[[Lesson], Tensors],
+        *,
+        epochs: float,
+        learning_rates: dict[str, float] | None = None,
+    ) -> Generator[EpochReport]:
+        torch.manual_seed(0)
+        optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=0.05)
+        student.train()
+        for step in range(2):
+            optimizer.zero_grad()
+            losses = loss(lesson_of(student, self.teacher, self.shape, seed=step))
+            losses["loss"].backward()
+            optimizer.step()
+        student.eval()
+        yield EpochReport(epoch=epochs, beat="shared", metrics={"loss": float(losses["loss"].detach())})
+
+
+def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
+    """What `prepare` finds on the tiny workshop."""
+    settings = method_of(method).shared_settings(dense.shape, knobs)
+    if settings is None:
+        return None
+    work = method_of(method).prepare(TinyWorkshop(dense), settings)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def attach(
+    method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6, class_query: bool = False
+) -> nn.Module:
+    brief = brief_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs), class_query=class_query)
+    return method_of(method).attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size) if x is None else x)
+
+
+def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6, class_query: bool = False) -> nn.Module:
+    """The training form, with masks away from 1 so that they are felt."""
+    dtype = next(dense.module.parameters()).dtype
+    student = attach(method, dense, knobs, images(size=dense.shape.image_size, dtype=dtype), share=share, class_query=class_query)
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in student.named_parameters():
+        if name.endswith("zeta"):
+            parameter.data.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
+    return student
+
+
+def train(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, steps: int = 2) -> None:
+    """Does nothing where nothing asks to be trained."""
+    trained = [p for p in student.parameters() if p.requires_grad]
+    if not trained:
+        return
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(trained, lr=0.05)
+    student.train()
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(method, dense, student, knobs, seed=step).backward()
+        optimizer.step()
+    student.eval()
+
+
+def lesson_of(student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0) -> BatchLesson:
+    x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
+    training = Training(label_smoothing=0.0, distillation=0.0)
+    return BatchLesson(student, teacher, x, torch.arange(4) % len(CLASSES), training)
+
+
+def loss_of(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, seed: int = 0) -> Tensor:
+    teacher = copy.deepcopy(dense.module).to(next(student.parameters()).dtype).requires_grad_(False).eval()
+    return method_of(method).loss(knobs, lesson_of(student, teacher, dense.shape, seed=seed))["loss"]
+
+
+def slim(
+    method: str, dense: DenseModel, *, share: float = 0.6, knobs: Knobs | None = None, steps: int = 0, class_query: bool = False
+) -> Finished:
+    """Attach, train for `steps`, finish. With `class_query` the plan says so already and the last block is still whole."""
+    start = Plan.dense(dense.shape, class_query=class_query)
+    drawn = {**variant_knobs(method), **(knobs or {})}
+    solved = solve(method_of(method), dense.shape, start, drawn, share_of_dense(dense.shape, share)).knobs
+    student = attached(method, dense, solved, share=share, class_query=class_query)
+    if steps:
+        train(method, dense, student, solved, steps=steps)
+    return finish(method, student, dense.shape, solved, share, class_query=class_query)
+
+
+def finish(
+    method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6, *, class_query: bool = False
+) -> Finished:
+    with torch.no_grad():
+        finished = method_of(method).finish(student, brief_of(shape, knobs, share, class_query=class_query))
+    finished.model.eval()
+    return finished
+
+
+@functools.cache
+def slimmed(method: str, model: str) -> tuple[DenseModel, Finished]:
+    """A finished model per case, made once; copy it before changing it."""
+    dense = make_dense(model)
+    return dense, slim(method, dense, steps=2)
+
+
+def config_of(method: str, dense: DenseModel, finished: Finished, *, share: float = 0.6) -> SlimConfig:
+    total = predict(dense.shape, finished.plan).total
+    budget = share_of_dense(dense.shape, share)
+    flops = FlopsReport(predicted=total, fvcore=total, torch=total, dense=total, budget=budget, budget_label="60%")
+    return SlimConfig(
+        format=FORMAT,
+        architecture=dense.architecture,
+        shape=dense.shape,
+        preprocessing=dense.preprocessing,
+        classes=CLASSES,
+        recipe=recipe_of([Step(method=method_of(method).name, knobs=finished.knobs)], budget),
+        plan=finished.plan,
+        flops=flops,
+        params=sum(p.numel() for p in finished.model.parameters()),
+        accuracy={},
+        images={},
+        versions=versions(),
+    )
+
+
+def recipe_of(steps: Iterable[Step], budget: int, *, seed: int = 0, **training: Any) -> Recipe:
+    return Recipe(steps=tuple(steps), budget=budget, training=Training(**training), seed=seed)
+
+
+@torch.no_grad()
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    return logits_of(model(x))

@@ -1,0 +1,120 @@
+"""A driver like `workers.service.attempt`, but for the search: it takes a moment a trial, keeps its trials in the store, and misbehaves on
+request.
+
+`AUTOSLIM_TEST_MISCHIEF` is a file; while it exists, its text says what goes wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from helpers.sample_search import DENSE, make_recipe, make_report, make_result
+
+from autoslim.core.job import SearchJob
+from autoslim.core.result import TrialState
+from autoslim.errors import DivergedError
+from autoslim.store import JobState, Store
+from workers.progress.callbacks import Phase, Watcher
+from workers.progress.cost import Cost
+from workers.service import lease_keeper
+from workers.service.attempt import main
+
+BUDGET = make_recipe(0).budget
+
+
+class Model(dict):
+    """As little of a HandedOver as the attempt looks at."""
+
+    label = "50%"
+
+    def to_dict(self) -> dict:
+        return {"label": self.label, "folder": "/somewhere"}
+
+
+class Ended:
+    dense_flops, dense_accuracy, logged, states = 100, 0.9, True, {"complete": 1}
+    reasons: ClassVar[dict] = {}
+    cost = Cost(seconds=1.0, device="CPU", device_hours=0.5, bytes=1000, price=2.0)
+
+    def __init__(self, found: bool) -> None:
+        self.models = (Model(),) if found else ()
+        self.missing = () if found else ("50%",)
+
+
+def trivial_search(job: SearchJob, *, resume: bool, storage: str, watcher: Watcher) -> Ended:
+    folder = Path(job.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "alone").open("w") as alone:
+        # Two drivers at once would be seen here.
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with Store(storage) as store:
+            return _search(job, store, watcher, folder)
+
+
+def _search(job: SearchJob, store: Store, watcher: Watcher, folder: Path) -> Ended:
+    if not store.has_job(job.id):
+        store.create_job(job)
+    attempt = store.begin_attempt(job.id)
+    watcher.begins({"50%": BUDGET}, store.trials(job.id))
+    store.set_base(job.id, DENSE)
+    watcher.says("dense model: epoch 1/1")
+    watcher.enters(Phase.SEARCHING)
+    for number in range(job.trials):
+        known = {trial.number: trial for trial in store.trials(job.id)}
+        running = make_result(number, TrialState.RUNNING, recipe=make_recipe(number, budget=BUDGET))
+        if number not in known:
+            store.add_trial(job.id, number, running.recipe, origin="random", target="50%")
+        elif known[number].state is TrialState.RUNNING:
+            store.restart_trial(job.id, number)
+        else:
+            continue
+        watcher.trial_begins(running, "50%")
+        with (folder / "worked").open("a") as worked:
+            worked.write(f"{attempt} {number}\n")
+        print(f"trial {number} works", flush=True)
+        _work(0.15)
+        watcher.trial_reports(running, make_report(1, loss=float("nan")))
+        ended = make_result(number, recipe=running.recipe)
+        store.finish_trial(job.id, ended)
+        watcher.trial_ends(ended, "50%")
+    watcher.enters(Phase.FINALIZING)
+    store.set_state(job.id, JobState.COMPLETE)
+    return Ended(found=_mischief() != "nothing")
+
+
+def _work(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or _mischief() == "hang":
+        time.sleep(0.02)
+        _misbehave(_mischief())
+
+
+def _mischief() -> str:
+    try:
+        return Path(os.environ["AUTOSLIM_TEST_MISCHIEF"]).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _misbehave(what: str) -> None:
+    if what == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if what == "deaf":
+        while True:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                continue
+    if what == "nan":
+        raise DivergedError("the loss is nan")
+
+
+if __name__ == "__main__":
+    lease_keeper.GRACE = float(os.environ.get("AUTOSLIM_TEST_GRACE", lease_keeper.GRACE))
+    sys.exit(main(sys.argv[1:], run=trivial_search))

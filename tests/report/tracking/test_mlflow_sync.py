@@ -1,0 +1,294 @@
+import json
+import os
+import socket
+
+import pyarrow.parquet as pq
+import pytest
+from helpers.sample_search import add, end, fill, make_job, make_recipe, make_report, make_result, make_results
+
+from autoslim.core.result import ParetoFront, TrialState
+from autoslim.core.urls import default_url
+from autoslim.errors import ClusterError, RequestError
+from autoslim.report.tracking import Mirror, default_tracking_uri
+from autoslim.store import JobState, Store
+
+
+def runs_of(client, experiment="autoslim"):
+    """The parent, and the children by trial number."""
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id], max_results=1000)
+    (parent,) = [run for run in found if run.data.tags["autoslim.entity"] == "job"]
+    return parent, {int(run.data.tags["trial"]): run for run in found if run is not parent}
+
+
+def snapshot(client):
+    """Everything MLflow shows of a search, metric histories included."""
+    parent, children = runs_of(client)
+    runs = [parent, *(children[number] for number in sorted(children))]
+    histories = [[client.get_metric_history(run.info.run_id, name) for name in sorted(run.data.metrics)] for run in runs]
+    points = [[[(m.value, m.step, m.timestamp) for m in metric] for metric in history] for history in histories]
+    return [(run.info.run_id, run.info.status, run.data.params, run.data.tags) for run in runs], points
+
+
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    """A search of twelve trials that was logged once, for tests that only look at it."""
+    from mlflow import MlflowClient
+
+    output = tmp_path_factory.mktemp("search")
+    with Store(default_url(output)) as store:
+        fill(store, make_job(str(output)))
+        assert Mirror(store, "digits-1").sync() == 13
+    return MlflowClient(tracking_uri=default_tracking_uri(output)), output
+
+
+def test_search_is_a_parent_run_with_a_child_for_every_trial(search):
+    parent, children = runs_of(search[0])
+    assert parent.info.run_name == "digits-1"
+    assert sorted(children) == list(range(12))
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert children[3].info.run_name == "t03 sit 50%"
+    assert parent.data.params["budgets"] == "50%, 70%, 3G"
+    assert parent.data.params["model"] == "deit_small_patch16_224"
+
+
+def test_child_holds_the_recipe_the_curves_and_the_result(search):
+    run = runs_of(search[0])[1][4]
+    result = make_result(4)
+    assert run.data.params["vit_slim.rate"] == "0.38"
+    assert run.data.params["training.lr"] == str(make_recipe(4).training.lr)
+    assert run.data.metrics["final_accuracy"] == result.accuracy
+    assert run.data.metrics["gflops"] == result.flops / 1e9
+    curve = search[0].get_metric_history(run.info.run_id, "loss")
+    assert [(m.step, m.value) for m in curve] == [(1, 1.0), (2, 2 / 3), (3, 0.5)]
+    assert len(run.data.metrics) <= 25
+
+
+def test_status_and_tags_tell_how_a_trial_ended(search):
+    children = runs_of(search[0])[1]
+    statuses = {number: children[number].info.status for number in (0, 7, 8, 9, 11)}
+    assert statuses == {0: "FINISHED", 7: "KILLED", 8: "FAILED", 9: "FAILED", 11: "RUNNING"}
+    assert (children[8].data.tags["error_class"], children[8].data.tags["error"]) == ("DivergedError", "the loss is nan")
+    assert children[10].data.tags["duplicate_of"] == "4"
+    assert children[9].data.tags["state"] == "infeasible"
+    front = {result.number for result in ParetoFront.of(make_results()).results}
+    assert {n for n, run in children.items() if run.data.tags["pareto"] == "true"} == front
+
+
+def test_parent_carries_the_front_as_picture_table_parquet_and_text(search):
+    client, output = search
+    parent = runs_of(client)[0]
+    files = ["front.html", "front.json", "front.parquet", "trials.parquet"]
+    assert sorted(file.path for file in client.list_artifacts(parent.info.run_id)) == files
+    folder = output / "mlartifacts" / parent.info.run_id / "artifacts"
+    table = json.loads((folder / "front.json").read_text())
+    front = [result.number for result in ParetoFront.of(make_results()).results]
+    assert [row[table["columns"].index("trial")] for row in table["data"]] == front
+    assert pq.read_table(folder / "front.parquet")["number"].to_pylist() == front
+    assert "<svg" in (folder / "front.html").read_text()
+    assert "| Trial | Method | Top-1 |" in parent.data.tags["mlflow.note.content"]
+
+
+def test_front_moves_as_trials_finish(store, job, client):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    was = runs_of(client)[0].data.metrics["hypervolume"]
+    store.finish_trial(job.id, make_result(3, accuracy=0.99, flops=2_000_000_000))
+    mirror.sync()
+    parent, children = runs_of(client)
+    assert [n for n, run in children.items() if run.data.tags["pareto"] == "true"] == [3]
+    assert parent.data.metrics["hypervolume"] > was
+    assert parent.data.metrics["best_accuracy/50pct"] == 0.99
+    assert children[3].info.status == "FINISHED"
+
+
+def test_syncing_twice_logs_nothing_twice(store, job, client):
+    mirror = Mirror(store, job.id)
+    assert mirror.sync() == 5
+    before = snapshot(client)
+    assert mirror.sync() == 0
+    assert Mirror(store, job.id).sync() == 0
+    assert snapshot(client) == before
+
+
+def test_crash_that_lost_the_account_of_what_was_logged_repeats_nothing(store, job, client):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    before = snapshot(client)
+    store.forget_tracked(job.id, mirror._destination)
+    Mirror(store, job.id).sync()
+    assert snapshot(client) == before
+
+
+def test_epochs_of_a_resumed_trial_go_on_where_they_were(store, job, client):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    store.begin_attempt(job.id)
+    store.restart_trial(job.id, 3)
+    store.report(job.id, 3, make_report(3))
+    store.report(job.id, 3, make_report(4))
+    mirror.sync()
+    run = runs_of(client)[1][3]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4]
+
+
+def test_no_run_stays_running_when_the_job_has_ended(store, job, client):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    end(store, job.id, JobState.FAILED)
+    mirror.sync()
+    parent, children = runs_of(client)
+    assert (parent.info.status, children[3].info.status) == ("FAILED", "KILLED")
+    store.begin_attempt(job.id)
+    mirror.sync()
+    parent, children = runs_of(client)
+    assert (parent.info.status, children[3].info.status) == ("RUNNING", "RUNNING")
+
+
+def test_chosen_models_are_tagged_with_their_budget(store, job, client):
+    mirror = Mirror(store, job.id)
+    store.set_chosen(job.id, {"50%": 0, "70%": 1})
+    mirror.sync()
+    store.set_chosen(job.id, {"50%": 3, "70%": 1})
+    mirror.sync()
+    children = runs_of(client)[1]
+    assert {n: run.data.tags["chosen"] for n, run in children.items() if "chosen" in run.data.tags} == {
+        0: "none",
+        1: "70%",
+        3: "50%",
+    }
+
+
+def test_pictures_of_a_chosen_model_are_artifacts_of_its_trial(store, job, client, output):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    store.set_chosen(job.id, {"50%": 0, "70%": 1})
+    mirror.sync()
+    children = runs_of(client)[1]
+    assert not client.list_artifacts(children[0].info.run_id), "a model without pictures is no mistake"
+    folder = output / "models" / "50%"
+    folder.mkdir(parents=True)
+    (folder / "picture.png").write_bytes(b"a picture")
+    (folder / "picture.html").write_text("a page")
+    assert Mirror(store, job.id).sync() == 1
+    assert Mirror(store, job.id).sync() == 0
+    assert [file.path for file in client.list_artifacts(children[0].info.run_id)] == ["picture.html", "picture.png"]
+    assert not client.list_artifacts(children[1].info.run_id)
+
+
+def test_artifacts_are_renewed_only_when_a_trial_has_ended(store, job, client, tmp_path):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    picture = tmp_path / "out" / "mlartifacts" / runs_of(client)[0].info.run_id / "artifacts" / "front.html"
+    picture.write_text("untouched")
+    store.report(job.id, 3, make_report(4))
+    mirror.sync()
+    assert picture.read_text() == "untouched"
+    store.finish_trial(job.id, make_result(3))
+    mirror.sync()
+    assert picture.read_text() != "untouched"
+
+
+def test_search_without_trials_or_a_measured_model_is_logged(store, output, client):
+    store.create_job(make_job(str(output)))
+    Mirror(store, "digits-1").sync()
+    parent, children = runs_of(client)
+    assert (parent.data.metrics, children) == ({"trials_done": 0.0}, {})
+
+
+def test_what_mlflow_missed_while_it_was_down_is_logged_later(store, job, client):
+    down = Mirror(store, job.id, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
+    with pytest.raises(ClusterError, match=r"MLflow at http://me:\*\*\*@127.0.0.1:\d+ cannot be used") as caught:
+        down.sync()
+    assert "secret" not in str(caught.value)
+    assert Mirror(store, job.id).sync() == 5
+    assert len(runs_of(client)[1]) == 4
+
+
+def test_limits_on_waiting_leave_the_environment_as_it_was(store, job, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with pytest.raises(ClusterError):
+        Mirror(store, job.id, tracking_uri=f"http://127.0.0.1:{closed_port()}").sync()
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_tracking_that_was_thrown_away_is_filled_again(store, job, client):
+    Mirror(store, job.id).sync()
+    parent, children = runs_of(client)
+    for run in [parent, *children.values()]:
+        client.delete_run(run.info.run_id)
+    assert Mirror(store, job.id).sync() == 5
+    assert runs_of(client)[0].info.run_id != parent.info.run_id
+
+
+def test_parent_deleted_while_searching_is_made_again_over_the_same_children(store, job, client):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    parent, children = runs_of(client)
+    client.delete_run(parent.info.run_id)
+    store.finish_trial(job.id, make_result(3))
+    mirror.sync()
+    renewed, same = runs_of(client)
+    assert {run.info.run_id for run in same.values()} == {run.info.run_id for run in children.values()}
+    assert {run.data.tags["mlflow.parentRunId"] for run in same.values()} == {renewed.info.run_id}
+
+
+def test_child_a_user_deleted_stays_deleted(store, job, client, caplog):
+    mirror = Mirror(store, job.id)
+    mirror.sync()
+    client.delete_run(runs_of(client)[1][3].info.run_id)
+    store.finish_trial(job.id, make_result(3))
+    mirror.sync()
+    assert "trial 3 of job digits-1 was deleted in MLflow" in caplog.text
+    store.set_chosen(job.id, {"50%": 3})
+    mirror.sync()
+    assert 3 not in runs_of(client)[1]
+
+
+def test_experiment_a_user_deleted_is_an_error_that_says_so(store, job, client):
+    client.delete_experiment(client.create_experiment("old"))
+    with pytest.raises(RequestError, match=r"the experiment 'old' .* is deleted; restore it"):
+        Mirror(store, job.id, experiment="old").sync()
+
+
+def test_two_searches_of_one_id_do_not_share_runs(store, job, client, tmp_path):
+    Mirror(store, job.id).sync()
+    (tmp_path / "second").mkdir()
+    with Store(default_url(tmp_path / "second")) as second:
+        fill(second, job, make_results()[:2])
+        assert Mirror(second, job.id).sync() == 3
+    assert len(client.search_runs([client.get_experiment_by_name("autoslim").experiment_id])) == 8
+
+
+def test_odd_names_and_values_are_logged_in_a_form_mlflow_takes(store, output, client):
+    fill(store, make_job(str(output)), [])
+    add(store, "digits-1", make_result(0, TrialState.FAILED, error="at postgres://me:secret@db\n" + "x" * 9000), epochs=0)
+    many = {f"loss[{index}] <é>": float(index) for index in range(30)}
+    store.add_trial("digits-1", 1, make_recipe(1), origin="given", target="free")
+    store.report("digits-1", 1, make_report(1, gflops=3.0, broken=float("nan"), **many))
+    Mirror(store, "digits-1").sync()
+    children = runs_of(client)[1]
+    assert "secret" not in children[0].data.tags["error"]
+    assert children[1].data.metrics["curve.gflops"] == 3.0
+    assert "broken" not in children[1].data.metrics
+    assert len(children[1].data.metrics) <= 17
+
+
+def test_fluent_state_of_the_user_is_left_alone(store, job):
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    Mirror(store, job.id).sync()
+    assert mlflow.get_tracking_uri() == before
+    assert mlflow.active_run() is None
+
+
+def test_default_address_lies_in_the_output_folder(tmp_path):
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"

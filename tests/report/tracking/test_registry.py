@@ -1,0 +1,92 @@
+"""Models in MLflow's registry: one version a model, an alias a budget, nothing pickled."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autoslim.report.tracking.registry import alias_of, find_candidate, register
+
+KEPT = Path(__file__).parents[2] / "artifacts" / "format-1" / "sit"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = shutil.copytree(KEPT, tmp_path / "50%")
+    (folder / "model.onnx").write_bytes(b"a graph")
+    (folder / "SHA256SUMS").write_text("sums")
+    return folder
+
+
+@pytest.fixture
+def client(tmp_path: Path):
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def run_id(client, tmp_path: Path) -> str:
+    experiment = client.create_experiment("x", artifact_location=(tmp_path / "artifacts").as_uri())
+    return client.create_run(experiment).info.run_id
+
+
+def candidate(folder: Path, label: str):
+    found = find_candidate(folder, label)
+    assert found is not None
+    return found
+
+
+def test_a_folder_is_registered_once_and_its_budgets_alias_stands_at_it(folder: Path, client, run_id: str):
+    versions = {register(client, "digits-1", candidate(folder, "50%"), run_id=run_id) for _ in range(2)}
+    assert versions == {"1"}
+    found = client.get_model_version_by_alias("digits-1", "50pct")
+    assert (str(found.version), found.run_id, found.tags["method"], found.tags["budget"]) == ("1", run_id, "sit", "50%")
+
+
+def test_a_folder_that_was_made_anew_is_a_new_version(folder: Path, client, run_id: str):
+    register(client, "digits-1", candidate(folder, "50%"), run_id=run_id)
+    with (folder / "model.safetensors").open("ab") as weights:
+        weights.write(b"other weights")
+    (folder / "model.onnx").write_bytes(b"another graph")
+    assert register(client, "digits-1", candidate(folder, "50%"), run_id=run_id) == "2"
+    assert str(client.get_model_version_by_alias("digits-1", "50pct").version) == "2"
+    graphs = [
+        (
+            Path(client.get_model_version("digits-1", version).source.removeprefix("file://")) / "artifacts" / "model.onnx"
+        ).read_bytes()
+        for version in ("1", "2")
+    ]
+    assert graphs == [b"a graph", b"another graph"]
+
+
+def test_what_was_measured_beside_the_weights_makes_no_new_version(folder: Path, client, run_id: str):
+    register(client, "digits-1", candidate(folder, "50%"), run_id=run_id)
+    (folder / "SHA256SUMS").write_text("other sums, because a card was written anew")
+    assert register(client, "digits-1", candidate(folder, "70%"), run_id=run_id) == "1"
+    assert str(client.get_model_version_by_alias("digits-1", "70pct").version) == "1"
+
+
+def test_what_is_logged_is_code_and_onnx_and_no_pickle(folder: Path, client, run_id: str, tmp_path: Path):
+    register(client, "digits-1", candidate(folder, "2.3G"), run_id=run_id)
+    (logged,) = (tmp_path / "artifacts" / run_id / "artifacts").glob("model-*")
+    files = {path.relative_to(logged).as_posix() for path in logged.rglob("*") if path.is_file()}
+    assert {"MLmodel", "served_model.py", "artifacts/model.onnx", "artifacts/config.json"} <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+    flavour = yaml.safe_load((logged / "MLmodel").read_text())["flavors"]["python_function"]
+    assert Path(flavour["model_code_path"]).name == "served_model.py"
+    assert str(client.get_model_version_by_alias("digits-1", "2-3G").version) == "1"
+
+
+@pytest.mark.parametrize("missing", ["SHA256SUMS", "model.onnx"])
+def test_a_folder_that_is_not_finished_or_has_no_graph_is_no_candidate(folder: Path, missing: str):
+    (folder / missing).unlink()
+    assert find_candidate(folder, "50%") is None
+
+
+@pytest.mark.parametrize(("label", "alias"), [("70%", "70pct"), ("2.3G", "2-3G"), ("0.5%", "0-5pct"), ("900M", "900M")])
+def test_labels_become_aliases(label: str, alias: str):
+    assert alias_of(label) == alias

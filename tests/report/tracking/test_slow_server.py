@@ -1,0 +1,74 @@
+"""An MLflow server that takes five seconds an answer, beside a search."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.sample_search import make_job
+from helpers.simulated_trials import make_coordinator, run_all
+
+from autoslim.core.budget import Budget
+from autoslim.core.recipe import Training
+from autoslim.core.urls import default_url
+from autoslim.report.tracking import Mirror, MirrorThread
+from autoslim.store import Store
+
+ANSWER = 5.0
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    asked = 0
+    gone = threading.Event()
+
+    def answer(self) -> None:
+        type(self).asked += 1
+        self.gone.wait(ANSWER)
+        self.send_error(503)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow_server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        Slow.gone.set()
+        server.shutdown()
+
+
+def seconds_of_a_search(root: Path, tracking_uri: str | None) -> float:
+    root.mkdir()
+    budgets = (Budget.parse("50%"), Budget.parse("70%"))
+    job = make_job(str(root), id=root.name, budgets=budgets, training=Training(epochs=4.0), trials=12)
+    with Store(default_url(root)) as store:
+        coordinator = make_coordinator(job, store, root)
+        thread = (
+            None if tracking_uri is None else MirrorThread(Mirror(store, job.id, tracking_uri=tracking_uri), every=0.01).start()
+        )
+        while thread is not None and not Slow.asked:
+            time.sleep(0.01)
+        began = time.monotonic()
+        run_all(coordinator)
+        seconds = time.monotonic() - began
+        if thread is not None:
+            assert not thread.close(0.1)
+        assert len(store.trials(job.id)) >= 12
+    return seconds
+
+
+def test_trials_do_not_wait_for_a_slow_server(slow_server: str, tmp_path: Path) -> None:
+    alone = seconds_of_a_search(tmp_path / "alone", None)
+    beside = seconds_of_a_search(tmp_path / "beside", slow_server)
+    assert Slow.asked
+    # Not for one answer, while twelve trials begin, report and end.
+    assert beside < alone + ANSWER

@@ -1,0 +1,176 @@
+"""Asynchronous halving: who is compared with whom, and that nothing but the reports decides."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.errors import RequestError
+from autoslim.search import Scheduler, make_scheduler
+from autoslim.search.pruners.halving import Halving, rung_epochs
+
+
+def trial(number: int, flops: int, *, method: str = "vit_slim", origin: str = "sampler") -> TrialResult:
+    recipe = Recipe(steps=(Step(method=method, knobs={}),), budget=flops, training=Training(epochs=9.0), seed=0)
+    return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
+
+
+def tune(epoch: float, accuracy: float) -> EpochReport:
+    return EpochReport(epoch=epoch, beat="tune", metrics={"accuracy": accuracy, "loss": 1.0})
+
+
+def cut(accuracy: float, epoch: float = 0.0) -> EpochReport:
+    return EpochReport(epoch=epoch, beat="cut", metrics={"accuracy": accuracy})
+
+
+def halving(epochs: float = 9.0) -> Halving:
+    return Halving(epochs=epochs, chance=0.1)
+
+
+def stopped(scheduler: Scheduler, points: list[tuple[int, float]], *, epoch: float = 1.0) -> list[int]:
+    """Numbers of the trials that are stopped, when each in turn reports (flops, accuracy)."""
+    judged = [scheduler.judge(trial(number, flops), tune(epoch, accuracy)) for number, (flops, accuracy) in enumerate(points)]
+    return [number for number, reason in enumerate(judged) if reason is not None]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"), [(1, ()), (1.4, ()), (1.5, (1,)), (3, (1,)), (5, (1, 2)), (9, (1, 3)), (30, (4, 10)), (0.5, ())]
+)
+def test_rungs_are_where_a_trial_has_epochs_to_save(epochs, rungs):
+    assert rung_epochs(epochs) == rungs
+
+
+def test_the_best_third_at_equal_flops_goes_on():
+    accuracies = [0.60, 0.70, 0.50, 0.80, 0.55, 0.75, 0.40]
+    assert stopped(halving(), [(100, accuracy) for accuracy in accuracies]) == [2, 4, 6]
+
+
+def test_the_first_trials_have_nobody_to_be_held_against():
+    assert stopped(halving(), [(100, 0.9), (100, 0.1)]) == []
+
+
+def test_a_cheap_trial_is_never_held_against_dear_ones():
+    dear = [(1000, 0.9 + i / 1000) for i in range(20)]
+    assert stopped(halving(), [*dear, (300, 0.2)])[-1:] != [20]
+
+
+def test_a_dear_trial_that_cheaper_ones_beat_is_stopped_without_a_band_of_its_own():
+    cheap = [(100, 0.5), (200, 0.6), (300, 0.7)]
+    assert stopped(halving(), [*cheap, (1000, 0.4)]) == [3]
+    assert stopped(halving(), [*cheap[:2], (1000, 0.4)]) == []
+
+
+@given(st.lists(st.tuples(st.integers(50, 200), st.integers(0, 30)), min_size=1, max_size=40))
+def test_the_rungs_own_front_goes_on(points):
+    scheduler = halving()
+    shown = [(flops, accuracy / 30) for flops, accuracy in points]
+    for number in stopped(scheduler, shown):
+        flops, accuracy = shown[number]
+        assert any(other <= flops and better > accuracy for other, better in shown[:number])
+
+
+@given(st.lists(st.tuples(st.integers(50, 200), st.integers(0, 30)), min_size=3, max_size=30), st.randoms(use_true_random=False))
+def test_a_decision_depends_on_the_reports_and_not_on_their_order(points, chance):
+    reports = [(trial(number, flops), tune(1.0, accuracy / 30)) for number, (flops, accuracy) in enumerate(points)]
+    judged = reports.pop()
+    decisions = set()
+    for _ in range(3):
+        scheduler = halving()
+        for one in reports:
+            scheduler.take(*one)
+        decisions.add(scheduler.judge(*judged))
+        chance.shuffle(reports)
+    assert len(decisions) == 1
+
+
+def test_a_report_that_comes_again_is_judged_alike_and_counts_once():
+    scheduler = halving()
+    others = [(trial(number, 100), tune(1.0, 0.5 + number / 100)) for number in range(5)]
+    for one in others:
+        scheduler.take(*one)
+    worst = (trial(9, 100), tune(1.0, 0.3))
+    first = scheduler.judge(*worst)
+    assert first is not None
+    assert "place 6 of 6" in first
+    assert scheduler.judge(*worst) == first
+    assert all(scheduler.judge(*others[4]) is None for _ in range(3))
+
+
+def test_straight_after_the_cut_only_recipes_of_the_same_method_are_compared():
+    scheduler = halving()
+    for number in range(6):
+        assert scheduler.judge(trial(number, 100), cut(0.6 + number / 100)) is None
+    assert scheduler.judge(trial(6, 100, method="sit"), cut(0.1)) is None
+    reason = scheduler.judge(trial(7, 100), cut(0.3))
+    assert reason is not None
+    assert "vit_slim" in reason
+
+
+def test_after_the_cut_only_the_last_third_is_stopped_and_nobody_near_chance():
+    scheduler = halving()
+    accuracies = [0.4, 0.9, 0.8, 0.7, 0.5, 0.6]
+    goes_on = [scheduler.judge(trial(number, 100), cut(accuracy)) is None for number, accuracy in enumerate(accuracies)]
+    assert goes_on == [True] * 6
+    assert scheduler.judge(trial(6, 100), cut(0.45)) is not None
+    scheduler = halving()
+    assert all(scheduler.judge(trial(n, 100, method="sit"), cut(0.19 - n / 100)) is None for n in range(10))
+
+
+def test_training_before_the_cut_counts_and_a_late_report_stands_at_the_last_rung_it_passed():
+    scheduler = halving()
+    for number in range(3):
+        scheduler.take(trial(number, 100), tune(1.0, 0.7 + number / 100))
+        scheduler.take(trial(number, 100), tune(3.0, 0.8 + number / 100))
+    late = trial(5, 100)
+    assert scheduler.judge(late, cut(0.2, epoch=2.6)) is None
+    reason = scheduler.judge(late, tune(3.6, 0.75))
+    assert reason is not None
+    assert "3.6 epochs" in reason
+
+
+def test_a_rung_judges_a_trial_once():
+    scheduler = halving()
+    for number in range(6):
+        scheduler.take(trial(number, 100), tune(1.0, 0.5))
+    assert scheduler.judge(trial(7, 100), tune(1.0, 0.6)) is None
+    assert scheduler.judge(trial(7, 100), tune(2.0, 0.2)) is None
+
+
+@pytest.mark.parametrize("name", ["halving", "median"])
+def test_controls_and_trials_of_one_epoch_are_never_stopped(name):
+    draw = random.Random(0)
+    whole, single = make_scheduler(name, epochs=9.0, chance=0.1), make_scheduler(name, epochs=1.0, chance=0.1)
+    for number in range(60):
+        accuracy, origin = draw.random(), "random" if number % 2 else "sampler"
+        for epoch in range(10):
+            report: Any = cut(accuracy) if epoch == 0 else tune(float(epoch), accuracy)
+            reason = whole.judge(trial(number, 100, origin=origin), report)
+            assert reason is None or origin == "sampler"
+        assert single.judge(trial(number, 100), cut(accuracy)) is None
+        assert single.judge(trial(number, 100), tune(1.0, accuracy)) is None
+
+
+def test_none_stops_nothing_and_a_name_there_is_not_is_refused():
+    never = make_scheduler("none", epochs=9.0, chance=0.1)
+    assert stopped(never, [(100, 1 - i / 50) for i in range(50)]) == []
+    with pytest.raises(RequestError, match=r"'hyperband'; allowed: halving, median, none"):
+        make_scheduler("hyperband", epochs=9.0, chance=0.1)
+
+
+def test_median_stopping_holds_a_trial_against_finished_ones_of_its_flops():
+    median = make_scheduler("median", epochs=3.0, chance=0.1)
+    for number, epoch in itertools.product(range(4), (1.0, 2.0, 3.0)):
+        median.take(trial(number, 100), tune(epoch, 0.5 + number / 10 + epoch / 100))
+    assert median.judge(trial(5, 100), tune(1.0, 0.7)) is None
+    reason = median.judge(trial(6, 100), tune(1.0, 0.6))
+    assert reason is not None
+    assert "median of 4 finished" in reason
+    assert median.judge(trial(7, 50), tune(1.0, 0.2)) is None
+    assert median.judge(trial(8, 100), tune(2.8, 0.1)) is None

@@ -1,0 +1,185 @@
+"""The sampler that learns across methods and budgets: what it learns from, what it promises, where it looks."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Training
+from autoslim.core.result import ParetoFront, TrialResult, TrialState, hypervolume
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
+from autoslim.methods.base import Method
+from autoslim.search import Proposal, Proposer, Space
+from autoslim.search.samplers import acquisition
+from autoslim.search.samplers.candidates import leaders
+from autoslim.search.samplers.features import Encoder
+from autoslim.search.samplers.forest import LEAST, Learner, grid
+from autoslim.search.samplers.mutation import Near, values_of
+from autoslim.search.samplers.surrogate import Forest
+
+Finish = Callable[..., TrialResult]
+
+
+@pytest.fixture(scope="module")
+def dense(shape: ViTShape) -> int:
+    return predict(shape, Plan.dense(shape)).total
+
+
+@pytest.fixture
+def proposer(whole: Space, shape: ViTShape, methods: dict[str, Method], dense: int) -> Callable[..., Proposer]:
+    def proposer(sampler: str, seed: int) -> Proposer:
+        budgets = {"80%": int(0.8 * dense), "65%": int(0.65 * dense)}
+        return Proposer(
+            space=whole, shape=shape, budgets=budgets, training=Training(), seed=seed, sampler=sampler, methods=methods
+        )
+
+    return proposer
+
+
+@pytest.fixture(scope="module")
+def encoder(whole: Space, shape: ViTShape, methods: dict[str, Method]) -> Encoder:
+    return Encoder(whole, shape, methods, Plan.dense(shape))
+
+
+def worth(proposal: Proposal, dense: int) -> float:
+    """More FLOPs are better, `width` is better than `tokens`, and each has one knob that matters beside them."""
+    (step,) = proposal.recipe.steps
+    extra = 0.1 * (step.knobs["flavour"] == "sour") if step.method == "width" else 0.05 * (step.knobs["calls"] > 5) - 0.1
+    return 0.5 + 0.3 * (proposal.flops or 0) / dense + extra
+
+
+def play(proposer: Proposer, finished: Finish, dense: int, trials: int) -> list[TrialResult]:
+    history: list[TrialResult] = []
+    for number in range(trials):
+        proposal = proposer.propose(number, history)
+        history.append(finished(proposal, accuracy=worth(proposal, dense)))
+    return history
+
+
+def test_it_finds_better_models_than_blind_draws(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
+    def area(sampler: str, seed: int) -> float:
+        front = ParetoFront.of(play(proposer(sampler, seed), finished, dense, 30))
+        return front.hypervolume(dense_flops=dense, chance=0.1)
+
+    seeds = range(3)
+    assert statistics.mean(area("forest", s) for s in seeds) > statistics.mean(area("random", s) for s in seeds)
+
+
+def test_late_proposals_have_what_was_learnt_at_either_budget(
+    proposer: Callable[..., Proposer], finished: Finish, dense: int
+) -> None:
+    history = play(proposer("forest", 0), finished, dense, 40)
+    late = [result.recipe.steps[0] for result in history[20:] if result.recipe.budget in (int(0.8 * dense), int(0.65 * dense))]
+    good = [step for step in late if step.method == "width" and step.knobs["flavour"] == "sour"]
+    assert len(good) > 0.6 * len(late)
+
+
+def test_no_recipe_is_proposed_twice(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
+    keys = [result.recipe.key for result in play(proposer("forest", 1), finished, dense, 40) if result.origin == "sampler"]
+    assert len(keys) == len(set(keys))
+
+
+def test_trials_proposed_at_the_same_time_differ(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
+    searching = proposer("forest", 2)
+    history = play(searching, finished, dense, 20)
+    running = []
+    for number in range(20, 32):
+        proposal = searching.propose(number, [*history, *running])
+        running.append(finished(proposal, accuracy=None, state=TrialState.RUNNING))
+    assert len({result.recipe.key for result in running}) == 12
+
+
+def test_stopped_trials_teach_and_running_ones_do_not(
+    proposer: Callable[..., Proposer], finished: Finish, encoder: Encoder, dense: int
+) -> None:
+    history = play(proposer("random", 0), finished, dense, 20)
+    learner = Learner(encoder, {}, dense_flops=dense, epochs=3.0, seed=0)
+    assert learner.knows(history)
+    running = [result.replace(state=TrialState.RUNNING, accuracy=None) for result in history]
+    assert not learner.knows([*history[: LEAST - 1], *running[LEAST - 1 :]])
+    # Half the trials were stopped after an epoch with far less accuracy: what is expected at the end stays near the truth.
+    stopped = [
+        r.replace(state=TrialState.STOPPED, accuracy=(r.accuracy or 0) - 0.3, epochs=1.0) if r.number % 2 else r for r in history
+    ]
+    vectors = [encoder.encode(r.recipe, encoder.plan_of(r.recipe)) for r in history]
+    shares = [1 / 3 if r.state is TrialState.STOPPED else 1.0 for r in stopped]
+    finals = Forest(vectors, shares, [r.accuracy or 0.0 for r in stopped], seed=0).finals(vectors).mean(0)
+    truth = np.array([r.accuracy for r in history])
+    assert np.abs(finals - truth).mean() < 0.08
+    assert np.corrcoef(finals, truth)[0, 1] > 0.7
+
+
+def test_a_forest_ranks_what_it_has_not_seen(encoder: Encoder) -> None:
+    chance = np.random.default_rng(0)
+    x = chance.uniform(size=(120, 6))
+    y = 0.4 + 0.2 * x[:, 0] + 0.1 * (x[:, 3] > 0.5)
+    forest = Forest(list(x[:80]), [1.0] * 80, list(y[:80]), seed=0)
+    assert np.corrcoef(forest.finals(list(x[80:])).mean(0), y[80:])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_gain_of_a_front_is_how_much_its_hypervolume_grows(seed: int) -> None:
+    chance = random.Random(seed)
+    points = sorted((chance.uniform(10, 100), chance.uniform(0.2, 0.9)) for _ in range(6))
+    front = [p for i, p in enumerate(points) if all(q[1] < p[1] for q in points[:i])]
+    flops, accuracy = chance.uniform(5, 95), chance.uniform(0.05, 0.95)
+    grown = sorted([*(p for p in front if p[0] < flops or p[1] > accuracy), (flops, accuracy)])
+    grown = [p for i, p in enumerate(grown) if all(q[1] < p[1] for q in grown[:i])]
+
+    def area(steps: list[tuple[float, float]]) -> float:
+        return hypervolume([(int(a * 1000), b) for a, b in steps], dense_flops=100_000, chance=0.1)
+
+    got = acquisition.of_front(np.array([[accuracy]]), np.array([flops / 100]), [(a / 100, b) for a, b in front], floor=0.1)
+    assert got[0] / 0.9 == pytest.approx(area(grown) - area(front), abs=1e-4)
+
+
+def test_gain_at_a_budget_is_the_mean_of_what_each_tree_hopes_for() -> None:
+    finals = np.array([[0.5, 0.9], [0.7, 0.1]])
+    assert acquisition.at_budget(finals, 0.6) == pytest.approx([0.05, 0.15])
+
+
+def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
+    proposer: Callable[..., Proposer], whole: Space, methods: dict[str, Method], shape: ViTShape
+) -> None:
+    proposal = proposer("random", 0).propose(0, [])
+    values = values_of(proposal.recipe, whole)
+    (step,) = proposal.recipe.steps
+    kept = moved = 0
+    for place in range(200):
+        draw = whole.sample(Near(values, f"{place}"), methods, shape, among=list(methods))
+        assert draw.method == step.method
+        assert whole.contains(draw, shape)
+        same = [draw.knobs.get(name) == value for name, value in step.knobs.items() if methods[step.method].ranges[name].searched]
+        kept, moved = kept + sum(same), moved + len(same) - sum(same)
+    assert kept > moved > 0
+
+
+def test_leaders_are_ahead_of_what_is_no_dearer(point: Callable[..., TrialResult]) -> None:
+    results = [point(0, 10, 0.5), point(1, 20, 0.4), point(2, 30, 0.7), point(3, 40, 0.71)]
+    assert [result.number for result in leaders(results, lambda result: True)] == [0, 2, 3, 1]
+    assert [result.number for result in leaders(results, lambda result: result.number > 2)] == [3]
+
+
+def test_a_forest_is_grown_seldom_once_there_is_much() -> None:
+    assert [grid(count) for count in (1, 6, 19, 20)] == [1, 6, 19, 20]
+    sizes = {grid(count) for count in range(1, 4001)}
+    assert len(sizes) < 140
+    assert all(0.94 * count < grid(count) <= count for count in range(20, 4001))
+
+
+def test_vectors_do_not_grow_with_the_depth(whole: Space, shape: ViTShape, methods: dict[str, Method]) -> None:
+    lengths = set()
+    for depth in (8, 24):
+        deep = shape.replace(depth=depth)
+        recipe = Proposer(
+            space=whole, shape=deep, budgets={}, training=Training(), seed=0, sampler="random", methods=methods
+        ).propose(0, [])
+        encoder = Encoder(whole, deep, methods, Plan.dense(deep))
+        lengths.add(len(encoder.encode(recipe.recipe, encoder.plan_of(recipe.recipe))))
+    assert len(lengths) == 1

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoslim.core.recipe import Training
+from autoslim.core.shape import ViTShape
+from autoslim.methods import METHODS
+from autoslim.methods.base import Method
+from autoslim.search import Space, load_space, parse_space, space_names
+from autoslim.search.space.space import TRAINING, Uniform, inside
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_every_space_that_comes_along_loads_and_survives_json(name: str) -> None:
+    space = load_space(name)
+    assert space.name == name
+    assert space.description
+    assert Space.from_json(space.to_json()) == space
+
+
+def test_default_and_smoke_hold_every_method() -> None:
+    assert list(load_space("default").methods) == list(load_space("smoke").methods) == list(METHODS)
+
+
+def test_knob_not_named_keeps_its_whole_range(methods: dict[str, Method]) -> None:
+    space = parse_space("methods: {width: {keep: {low: 0.5}}}", source="s.yaml", methods=methods)
+    keep = space.methods["width"]["keep"]
+    assert (keep.low, keep.high) == (0.5, 1.0)
+    assert space.methods["width"]["flavour"] == methods["width"].ranges["flavour"]
+    assert space.training == {}
+    assert "tokens" not in space.methods
+
+
+def test_single_value_fixes_a_knob_and_a_list_chooses(methods: dict[str, Method], shape: ViTShape) -> None:
+    text = "methods: {tokens: {cuts: 1, layer_1: 0.5, rate: [1, 2.5], calls: [2]}}\ntraining: {flip: false, lr: 1e-4}"
+    space = parse_space(text, source="s.yaml", methods=methods)
+    draws = [space.sample(Uniform(str(n)), methods, shape, among=["tokens"]) for n in range(20)]
+    assert {(draw.knobs["cuts"], draw.knobs["layer_1"], draw.knobs["calls"]) for draw in draws} == {(1, 4, 2)}
+    assert {draw.knobs["rate"] for draw in draws} == {1.0, 2.5}
+    assert all(draw.training == {"flip": False, "lr": 1e-4} for draw in draws)
+
+
+def test_digest_does_not_depend_on_the_order_in_the_file(methods: dict[str, Method]) -> None:
+    one = parse_space("methods: {width: {bold: true, keep: 0.5}, tokens: }", source="s.yaml", methods=methods)
+    other = parse_space("methods: {tokens: , width: {keep: 0.5, bold: true}}", source="s.yaml", methods=methods)
+    assert one.digest() == other.digest()
+    assert one.digest() != parse_space("methods: {tokens: }", source="s.yaml", methods=methods).digest()
+
+
+def test_space_read_back_from_json_draws_the_same(whole: Space, methods: dict[str, Method], shape: ViTShape) -> None:
+    again = Space.from_json(whole.to_json())
+    for number in range(10):
+        draws = [space.sample(Uniform(str(number)), methods, shape, among=["tokens", "width"]) for space in (whole, again)]
+        assert draws[0] == draws[1]
+
+
+@given(seed=st.text(max_size=8))
+def test_every_draw_lies_inside_its_space(whole: Space, methods: dict[str, Method], shape: ViTShape, seed: str) -> None:
+    draw = whole.sample(Uniform(seed), methods, shape, among=["tokens", "width"])
+    assert whole.contains(draw, shape)
+    assert methods[draw.method].repair(shape, draw.knobs)
+    assert ("layer_2" in draw.knobs) == (draw.knobs.get("cuts") == 2)
+
+
+def test_optuna_trial_can_draw(whole: Space, methods: dict[str, Method], shape: ViTShape) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    draw = whole.sample(trial, methods, shape, among=["tokens", "width"])
+    assert trial.params["method"] == draw.method
+    assert trial.params["training.lr"] == draw.training["lr"]
+
+
+def test_training_settings_are_fields_of_training_with_their_defaults() -> None:
+    usual = Training().to_dict()
+    assert all(knob.default == usual[name] and inside(knob, usual[name], 12) for name, knob in TRAINING.items())
+    assert "epochs" not in TRAINING

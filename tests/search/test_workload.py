@@ -1,0 +1,69 @@
+"""How much a search is going to train."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from helpers.sample_search import make_job, make_recipe
+
+from autoslim.core.budget import Budget
+from autoslim.core.job import SearchJob
+from autoslim.core.recipe import Training
+from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.search import expected_work, make_scheduler
+
+
+def job(**changes: Any) -> SearchJob:
+    given: dict[str, Any] = {
+        "budgets": (Budget.parse("50%"),),
+        "training": Training(epochs=9.0),
+        "final_share": 0.0,
+        "trials": 60,
+    }
+    return make_job(**{**given, **changes})
+
+
+def trained_by(scheduler: str, *, trials: int, epochs: int, seed: int) -> float:
+    """Epochs of a search's trials, as its scheduler stops them.
+
+    Every third one is free; the sampler learns, so that a late trial is more often a good one; accuracies keep their order.
+    """
+    draw, judge, spent = random.Random(seed), make_scheduler(scheduler, epochs=epochs, chance=0.1), 0
+    for number in range(trials):
+        origin = "random" if number == 0 else "sampler"
+        share = draw.uniform(0.4, 1.9) if number % 3 == 2 else 1.0
+        recipe = make_recipe(number, budget=int(share * make_recipe(0).budget))
+        trial = TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
+        good = max(draw.random() for _ in range(1 + number // 8)) + share - 1
+        for epoch in range(1, epochs + 1):
+            spent += 1
+            report = EpochReport(epoch=float(epoch), beat="tune", metrics={"accuracy": 0.4 + 0.2 * good + epoch / 1000})
+            if judge.judge(trial, report) is not None:
+                break
+    return float(spent)
+
+
+@pytest.mark.parametrize("scheduler", ["halving", "median", "none"])
+@pytest.mark.parametrize("trials", [12, 60])
+def test_early_stops_save_about_what_is_expected_of_them(scheduler: str, trials: int):
+    runs = [trained_by(scheduler, trials=trials, epochs=9, seed=seed) for seed in range(20)]
+    real = sum(runs) / len(runs)
+    assert expected_work(job(scheduler=scheduler, trials=trials)).epochs == pytest.approx(real, rel=0.25)
+
+
+def test_the_end_gets_its_share_of_the_compute():
+    work = expected_work(job(scheduler="none", trials=6, final_share=0.25, training=Training(epochs=2.0)))
+    assert (work.trials, work.epochs, work.finals, work.final_epochs) == (6, 12.0, 1, pytest.approx(4.0))
+
+
+def test_an_end_that_is_too_short_for_anything_is_not_counted():
+    work = expected_work(job(scheduler="none", trials=2, final_share=0.25))
+    assert (work.finals, work.final_epochs) == (0, 0.0)
+
+
+def test_epochs_that_are_limited_are_not_passed():
+    work = expected_work(job(scheduler="none", trials=1000, max_epochs=100.0, final_share=0.25))
+    assert work.trials == 8
+    assert work.epochs + work.final_epochs <= 100.0

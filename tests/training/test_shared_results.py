@@ -1,0 +1,147 @@
+"""Work that trials share: done once, by one of many, whoever dies; and booked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoslim.core.result import EpochReport
+from autoslim.training import single_flight
+from autoslim.training.shared_results import SharedRequest, costs, once
+
+REQUEST = SharedRequest(
+    method="toy", settings={"l1": "paper"}, base_digest="b", dataset_digest="d", training={"epochs": 3.0}, seed=0
+)
+
+
+def work(marks: Path, *, hold: float = 0.0) -> Generator[EpochReport, None, dict[str, Tensor]]:
+    """Leaves a file for every time it was begun."""
+    (marks / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+    yield EpochReport(epoch=0.5, beat="shared", metrics={"loss": 1.0})
+    time.sleep(hold)
+    yield EpochReport(epoch=1.5, beat="shared", metrics={"loss": 0.5})
+    return {"score": torch.arange(4.0)}
+
+
+def drain(generator: Generator[EpochReport, None, Any]) -> tuple[list[EpochReport], Any]:
+    reports = []
+    while True:
+        try:
+            reports.append(next(generator))
+        except StopIteration as end:
+            return reports, end.value
+
+
+def run(root: Path, marks: Path, hold: float) -> None:
+    single_flight.BEAT_EVERY, single_flight.DEAD_AFTER = 0.1, 1.5
+    _, found = drain(once(root, REQUEST, work(marks, hold=hold)))
+    (root / f"got-{os.getpid()}").write_text(str(found["score"].tolist()))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    root, marks = tmp_path / "shared", tmp_path / "marks"
+    root.mkdir()
+    marks.mkdir()
+    return root, marks
+
+
+def start(root: Path, marks: Path, hold: float) -> multiprocessing.Process:
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(root, marks, hold))
+    process.start()
+    return process
+
+
+def test_the_second_time_it_is_only_read(folders: tuple[Path, Path]):
+    root, marks = folders
+    reports, first = drain(once(root, REQUEST, work(marks)))
+    assert [report.epoch for report in reports] == [0.5, 1.5]
+    reports, second = drain(once(root, REQUEST, work(marks)))
+    assert reports == []
+    assert torch.equal(first["score"], second["score"])
+    assert len(list(marks.iterdir())) == 1
+
+
+def test_other_settings_are_other_work(folders: tuple[Path, Path]):
+    root, marks = folders
+    for request in (REQUEST, REQUEST.replace(settings={"l1": "even"}), REQUEST.replace(base_digest="other")):
+        drain(once(root, request, work(marks)))
+    assert len(list(marks.iterdir())) == 3
+    assert len(costs(root)) == 3
+
+
+def test_the_cost_is_kept_with_the_result(folders: tuple[Path, Path]):
+    root, marks = folders
+    drain(once(root, REQUEST, work(marks, hold=0.2)))
+    (cost,) = costs(root)
+    assert (cost.method, cost.settings, cost.epochs) == ("toy", {"l1": "paper"}, 1.5)
+    assert cost.seconds >= 0.2
+
+
+@pytest.mark.slow
+def test_of_three_at_once_one_works_and_two_wait(folders: tuple[Path, Path]):
+    root, marks = folders
+    processes = [start(root, marks, 2.5) for _ in range(3)]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(list(marks.iterdir())) == 1
+    assert [path.read_text() for path in root.glob("got-*")] == ["[0.0, 1.0, 2.0, 3.0]"] * 3
+    assert list(root.glob("*.lock*")) == list(root.glob("*.partial*")) == []
+
+
+def killed_at_work(root: Path, marks: Path) -> None:
+    process = start(root, marks, 600.0)
+    deadline = time.monotonic() + 60
+    while not list(marks.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join(60)
+
+
+def test_a_killed_worker_is_followed_by_one_that_waits(folders: tuple[Path, Path]):
+    """Long before its beat would be missed, because both are on one host."""
+    root, marks = folders
+    killed_at_work(root, marks)
+    assert list(root.glob("*.lock"))
+    began = time.monotonic()
+    assert drain(once(root, REQUEST, work(marks)))[1]["score"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert time.monotonic() - began < single_flight.DEAD_AFTER / 2
+    assert len(list(marks.iterdir())) == 2
+    assert len(costs(root)) == 1
+
+
+def test_a_worker_of_another_host_is_dead_when_its_beat_has_stopped(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+    root, marks = folders
+    killed_at_work(root, marks)
+    (lock,) = root.glob("*.lock")
+    owner, _, pid, count = (lock / "beat").read_text().split()
+    (lock / "beat").write_text(f"{owner} elsewhere {pid} {count}")
+    monkeypatch.setattr(single_flight, "DEAD_AFTER", 1.5)
+    began = time.monotonic()
+    drain(once(root, REQUEST, work(marks)))
+    assert time.monotonic() - began >= 1.5
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_an_error_frees_the_lock_for_the_next(folders: tuple[Path, Path]):
+    root, marks = folders
+
+    def failing() -> Generator[EpochReport, None, dict[str, Tensor]]:
+        yield EpochReport(epoch=0.1, beat="shared", metrics={})
+        raise ValueError("the search diverged")
+
+    with pytest.raises(ValueError, match="diverged"):
+        drain(once(root, REQUEST, failing()))
+    assert costs(root) == []
+    assert drain(once(root, REQUEST, work(marks)))[1]["score"].tolist() == [0.0, 1.0, 2.0, 3.0]

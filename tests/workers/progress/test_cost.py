@@ -1,0 +1,51 @@
+"""What a search has cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.sample_search import fill, make_job, make_report
+
+from autoslim.core.job import Resources
+from autoslim.core.result import SharedCost
+from autoslim.core.urls import default_url
+from autoslim.store import Store
+from workers.progress.cost import cost_of, folder_size, handing_seconds, spent_seconds
+
+
+def test_the_device_is_the_gpu_where_trials_take_one():
+    job = make_job(resources=Resources(cpu=4.0, gpu=0.5), price_per_hour=2.0)
+    cost = cost_of(job, seconds=10.0, busy_seconds=7200.0, size=2 * 10**9)
+    assert (cost.device, cost.device_hours, cost.money) == ("GPU", 1.0, 2.0)
+    assert cost.told == "1 GPU hours, 2.00 at 2 an hour; 2 GB"
+    cpus = cost_of(job.replace(resources=Resources(cpu=4.0), price_per_hour=None), seconds=1.0, busy_seconds=3600.0, size=0)
+    assert (cpus.device, cpus.device_hours, cpus.money) == ("CPU", 4.0, None)
+
+
+def test_trials_of_all_attempts_and_the_dense_model_are_counted_and_duplicates_are_not(tmp_path: Path):
+    job = make_job(str(tmp_path))
+    with Store(default_url(tmp_path)) as store:
+        fill(store, job)
+        # Trials 0 to 6 are complete, 7 was stopped, 8 failed after 12 s, 10 is a duplicate, 11 is running and has reported.
+        store.report(job.id, 11, make_report(4).replace(seconds=50.0))
+        shared = {"settings": {}, "epochs": 1.0}
+        store.book_shared(job.id, [SharedCost(key="a", method="dense model", seconds=100.0, **shared)])
+        store.book_shared(job.id, [SharedCost(key="b", method="vit_slim", seconds=1000.0, **shared)])
+        expected = sum(61.5 + number for number in range(7)) + 20.0 + 12.0 + 50.0 + 100.0
+        assert spent_seconds(store, store.job(job.id)) == pytest.approx(expected)
+
+
+def test_a_folders_size_is_that_of_its_files_links_left_out(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"x" * 1000)
+    (tmp_path / "c").write_bytes(b"x" * 10)
+    (tmp_path / "d").symlink_to(tmp_path / "c")
+    assert folder_size(tmp_path) == 1010
+
+
+def test_handing_over_more_models_and_more_speeds_takes_longer():
+    job = make_job()
+    one, none = job.replace(budgets=job.budgets[:1]), job.replace(speed=())
+    assert handing_seconds(job) > handing_seconds(one) > 0
+    assert handing_seconds(job) > handing_seconds(none) > 0

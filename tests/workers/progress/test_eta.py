@@ -1,0 +1,83 @@
+"""How long is left: early stops, every limit, and the end are in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers.sample_search import make_job, make_result
+
+from autoslim.core.budget import Budget
+from autoslim.core.recipe import Training
+from autoslim.core.result import TrialResult, TrialState
+from workers.progress.eta import Clock
+
+
+class Run:
+    """A search of one slot whose trials take the seconds they are given."""
+
+    def __init__(self, **job: Any) -> None:
+        self.time = 100.0
+        spec = make_job(budgets=(Budget.parse("50%"),), training=Training(epochs=3.0), **{"final_share": 0.0, **job})
+        self.clock = Clock(spec, slots=1, now=lambda: self.time)
+        self.results: list[TrialResult] = []
+
+    def trial(self, seconds: float, **changes: Any) -> float | None:
+        self.time += seconds
+        number = len(self.results)
+        self.results.append(make_result(number, seconds=seconds, **{"epochs": 3.0, **changes}))
+        self.clock.end_trial()
+        return self.clock.seconds_left(self.results)
+
+
+def test_nothing_is_known_before_a_trial_has_ended():
+    assert Run().clock.seconds_left([]) is None
+
+
+def test_the_pace_is_that_of_the_last_trials_early_stops_included():
+    run = Run(trials=40)
+    assert run.trial(30) == pytest.approx(39 * 30)
+    for _ in range(15):
+        run.trial(30)
+    for _ in range(16):
+        left = run.trial(10, state=TrialState.STOPPED, epochs=1.0)
+    assert left == pytest.approx(8 * 10)
+
+
+def test_the_tightest_limit_counts():
+    run = Run(trials=100, max_seconds=300.0)
+    assert run.trial(30) == pytest.approx(270)
+    run = Run(trials=100, max_epochs=12.0)
+    assert run.trial(30) == pytest.approx(3 * 30)
+
+
+def test_trials_that_still_run_are_counted_where_nothing_is_tuned_longer():
+    run = Run(trials=2, final_share=0.5)
+    run.trial(30)
+    run.clock.begin_finals(0)
+    assert run.clock.seconds_left(run.results) == pytest.approx(30)
+    assert run.trial(30) == 0
+
+
+def test_the_end_is_counted_before_it_begins_and_while_it_runs():
+    run = Run(trials=10, final_share=0.5)
+    assert run.trial(30) == pytest.approx(9 * 30 + 300)
+    for _ in range(9):
+        left = run.trial(30)
+    assert left == pytest.approx(300)
+    run.clock.begin_finals(1)
+    assert run.clock.seconds_left(run.results) == pytest.approx(300)
+    run.time += 100
+    assert run.clock.seconds_left(run.results) == pytest.approx(200)
+    assert run.trial(200, origin="final", epochs=30.0) == 0.0
+
+
+def test_neither_the_dense_model_nor_workers_that_start_are_taken_for_the_pace_of_trials():
+    run = Run(trials=11, max_seconds=1000.0)
+    run.time += 500.0  # the dense model is adapted
+    run.clock.begin_trial()
+    run.time += 12.0
+    assert run.trial(30) == pytest.approx(10 * 30)
+    run.clock.begin_trial()
+    run.time += 850.0
+    assert run.trial(30) == pytest.approx(1000.0 - 12 - 850 - 60)

@@ -1,0 +1,174 @@
+"""The search's book-keeping without a cluster: every trial ends once, as what it was, however often its processes are killed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.sample_search import make_job
+from helpers.simulated_trials import Killed, make_coordinator, run_all, run_one
+
+from autoslim.core.budget import Budget
+from autoslim.core.job import SearchJob
+from autoslim.core.recipe import Training
+from autoslim.core.result import ParetoFront, TrialResult, TrialState
+from autoslim.core.urls import default_url
+from autoslim.store import Store
+from workers.progress.callbacks import NoWatcher
+
+
+class Ends(NoWatcher):
+    """How many recipes are said to be tuned longer."""
+
+    def __init__(self, told: list[int]) -> None:
+        self._told = told
+
+    def search_ends(self, reason: str, finals: int) -> None:
+        self._told.append(finals)
+
+
+def small_job(root: Path, **changes: Any) -> SearchJob:
+    budgets = (Budget.parse("80%"), Budget.parse("60%"))
+    return make_job(str(root), budgets=budgets, trials=18, training=Training(epochs=4.0), **changes)
+
+
+def run_undisturbed(root: Path, **changes: Any) -> list[TrialResult]:
+    root.mkdir()
+    job = small_job(root, **changes)
+    with Store(default_url(str(root))) as store:
+        run_all(make_coordinator(job, store, root))
+        return store.trials(job.id)
+
+
+def test_a_stopped_trial_has_its_fidelity_and_is_told_why(tmp_path):
+    results = run_undisturbed(tmp_path / "run")
+    stopped = [result for result in results if result.state is TrialState.STOPPED]
+    complete = [result for result in results if result.state is TrialState.COMPLETE]
+    assert len(stopped) >= 3
+    assert len(complete) >= 6
+    for result in stopped:
+        assert result.stopped is not None
+        assert result.epochs is not None
+        assert result.epochs < 4
+        assert result.accuracy is not None
+        assert result.accuracy_after_cut is not None
+        assert 0 < (result.flops or 0) <= result.recipe.budget
+        assert result.seconds is not None
+        assert result.error is None
+        assert result.origin != "random"
+    assert not {result.number for result in ParetoFront.of(results).results} & {result.number for result in stopped}
+
+
+def test_without_a_scheduler_every_trial_runs_to_its_end(tmp_path):
+    results = run_undisturbed(tmp_path / "run", scheduler="none")
+    assert {result.state for result in results} <= {TrialState.COMPLETE, TrialState.INFEASIBLE}
+
+
+@pytest.mark.parametrize("scheduler", ["halving", "median"])
+def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_one(tmp_path, scheduler):
+    expected = run_undisturbed(tmp_path / "undisturbed", scheduler=scheduler)
+    root = tmp_path / "killed"
+    root.mkdir()
+    job, chance, attempts = small_job(root, scheduler=scheduler), random.Random(1), 0
+    while True:
+        attempts += 1
+        lives = chance.randrange(2, 25)
+
+        def step() -> None:
+            nonlocal lives
+            lives -= 1
+            if lives < 0:
+                raise Killed
+
+        with Store(default_url(str(root))) as store:
+            try:
+                run_all(make_coordinator(job, store, root), step)
+            except Killed:
+                continue
+            assert store.trials(job.id) == expected
+            assert attempts > 3
+            return
+
+
+def test_the_best_of_each_budget_is_tuned_longer_when_all_others_have_ended(tmp_path):
+    results = run_undisturbed(tmp_path / "run")
+    finals = [result for result in results if result.origin == "final"]
+    assert len(results) == 18 + len(finals)
+    assert [result.number for result in finals] == [18, 19]
+    best = {
+        flops: max(r.accuracy or 0 for r in results[:18] if r.recipe.budget == flops)
+        for flops in {r.recipe.budget for r in finals}
+    }
+    assert len(best) == 2
+    for final in finals:
+        assert final.state is TrialState.COMPLETE
+        assert final.recipe.training.epochs >= 6
+        assert any(r.recipe.steps == final.recipe.steps and r.accuracy == best[r.recipe.budget] for r in results[:18])
+    spent = sum(result.epochs or 0 for result in results[:18])
+    assert sum(result.epochs or 0 for result in finals) <= spent / 3 + 1
+
+
+def test_while_trials_run_the_end_waits_for_them(tmp_path):
+    job = small_job(tmp_path).replace(trials=3, final_share=0.5)
+    with Store(default_url(str(tmp_path))) as store:
+        told: list[int] = []
+        coordinator = make_coordinator(job, store, tmp_path, [Ends(told)])
+        running = [coordinator.next_trial() for _ in range(3)]
+        assert all(running)
+        assert coordinator.next_trial() is None
+        assert not coordinator.finished
+        assert told == [], "which are the best is not known yet"
+        for assignment in running:
+            run_one(coordinator, assignment)
+        run_all(coordinator)
+        assert coordinator.finished
+        assert told == [sum(result.origin == "final" for result in store.trials(job.id))]
+        assert told[0] > 0
+
+
+def test_more_trials_asked_for_later_go_on_as_if_there_had_been_no_end(tmp_path):
+    few, many = tmp_path / "few", tmp_path / "many"
+    expected = run_undisturbed(many)
+    few.mkdir()
+    job = small_job(few).replace(trials=12, final_share=0.5)
+    with Store(default_url(str(few))) as store:
+        run_all(make_coordinator(job, store, few))
+        run_all(make_coordinator(job.replace(trials=18), store, few))
+        results = store.trials(job.id)
+    assert [r.number for r in results] == list(range(len(results)))
+    searched = [r for r in results if r.origin != "final"]
+    assert [(r.recipe, r.state, r.accuracy) for r in searched] == [(r.recipe, r.state, r.accuracy) for r in expected[:18]]
+
+
+def test_a_trial_lost_to_the_cluster_is_run_again_and_one_that_failed_by_itself_is_not(tmp_path):
+    job = small_job(tmp_path).replace(trials=4, final_share=0.0)
+    with Store(default_url(str(tmp_path))) as store:
+        coordinator = make_coordinator(job, store, tmp_path)
+        lost, bad = coordinator.next_trial(), coordinator.next_trial()
+        assert lost is not None
+        assert bad is not None
+        coordinator.fail(lost.number, "WorkerLostError", "the node is gone")
+        coordinator.fail(bad.number, "DivergedError", "the loss is nan")
+        run_all(coordinator)
+        run_all(make_coordinator(job, store, tmp_path))
+        states = [result.state for result in store.trials(job.id)]
+    assert states[lost.number] is TrialState.COMPLETE
+    assert states[bad.number] is TrialState.FAILED
+    assert len(states) == 4
+
+
+def test_models_that_cannot_be_chosen_any_more_are_dropped_as_the_search_goes_on(tmp_path):
+    job = small_job(tmp_path)
+    with Store(default_url(str(tmp_path))) as store:
+        coordinator = make_coordinator(job, store, tmp_path)
+        while (assignment := coordinator.next_trial()) is not None:
+            (tmp_path / "trials" / assignment.recipe.key / "model").mkdir(parents=True)
+            run_one(coordinator, assignment)
+        results = store.trials(job.id)
+        kept = {path.name for path in (tmp_path / "trials").iterdir()}
+    front = {result.recipe.key for result in ParetoFront.of(results).results}
+    assert front <= kept
+    complete = {result.recipe.key for result in results if result.state is TrialState.COMPLETE}
+    assert len(kept & complete) < len(complete)

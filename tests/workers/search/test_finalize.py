@@ -1,0 +1,89 @@
+"""The end of a search: one model that cannot be completed costs no other, and nothing that was there before."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.sample_search import DENSE, make_job, make_result
+
+from autoslim.core.run_folder import Output
+from autoslim.errors import JobError
+from autoslim.training.holdout import Verdict
+from workers.search import finalize
+
+LABELS = {"70%": 3, "50%": 4}
+
+
+@pytest.fixture
+def hand_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`hand_over` of two trials; what completes a folder is the caller's."""
+    output = Output(tmp_path)
+    results = {label: make_result(number, artifact=f"trials/{number}/model") for label, number in LABELS.items()}
+    for result in results.values():
+        folder = tmp_path / str(result.artifact)
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(f"of trial {result.number}")
+    verdict = Verdict(accuracy=0.9, images=10, search_packages=())
+    monkeypatch.setattr(finalize, "judge", lambda folders, *_, **__: [verdict] * len(folders))
+
+    def run(complete: Any) -> tuple[list[finalize.HandedOver], list[str]]:
+        monkeypatch.setattr(finalize, "complete_folder", complete)
+        dataset: Any = None
+        budgets = dict.fromkeys(LABELS, 10**9)
+        return finalize.hand_over(
+            make_job(str(tmp_path)),
+            output,
+            results,
+            budgets,
+            dict.fromkeys(LABELS, ""),
+            base=tmp_path,
+            facts=DENSE,
+            dataset=dataset,
+        )
+
+    return run, output
+
+
+def complete(folder: Path, **_: Any) -> None:
+    (folder / "card").write_text("complete")
+
+
+def complete_but_50(folder: Path, *, asked: finalize.Asked, **_: Any) -> None:
+    if asked.label == "50%":
+        raise JobError("the card cannot be written")
+    complete(folder)
+
+
+def test_a_model_that_cannot_be_completed_costs_no_other(hand_over):
+    run, output = hand_over
+    handed, failed = run(complete_but_50)
+    assert [model.label for model in handed] == ["70%"]
+    assert failed == ["50% (trial 4): the card cannot be written"]
+    assert (output.model("70%") / "card").is_file()
+    assert not output.model("50%").exists()
+
+
+def test_what_was_handed_over_before_stays_until_it_is_replaced(hand_over):
+    run, output = hand_over
+    run(complete)
+    (output.model("50%") / "weights").write_text("of an earlier trial")
+    run(complete_but_50)
+    assert (output.model("50%") / "weights").read_text() == "of an earlier trial"
+    assert (output.model("50%") / "card").is_file()
+    handed, failed = run(complete)
+    assert ([model.label for model in handed], failed) == (["70%", "50%"], [])
+    assert (output.model("50%") / "weights").read_text() == "of trial 4"
+    assert sorted(path.name for path in (output.root / "models").iterdir()) == ["50%", "70%"]
+
+
+def test_a_full_disk_ends_it(hand_over):
+    run, _ = hand_over
+
+    def full(folder: Path, **_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run(full)

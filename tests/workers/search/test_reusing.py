@@ -1,0 +1,276 @@
+"""`--reuse`: what is taken of an earlier search, and what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.sample_search import make_job
+from helpers.simulated_trials import make_coordinator, make_proposer, run_all
+
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import Limits
+from autoslim.core.job import SearchJob
+from autoslim.core.recipe import Training
+from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.run_folder import Output
+from autoslim.core.urls import default_url
+from autoslim.errors import RequestError, WeightsError
+from autoslim.search import Proposer, choose, load_space, reason
+from autoslim.search.refinement import REUSED
+from autoslim.store import JobState, Queue, QueueState, Store
+from workers.search.warm_start import Taken, look, take
+from workers.service.attempt import reusable
+
+BASE = "base-0123"
+
+
+def job_in(root: Path, *budgets: str, **changes: Any) -> SearchJob:
+    given: dict[str, Any] = {"training": Training(epochs=4.0), "trials": 8, "final_share": 0.0, "scheduler": "none"}
+    return make_job(str(root), id=root.name, budgets=tuple(Budget.parse(text) for text in budgets), **{**given, **changes})
+
+
+def put_model(root: Path, result: TrialResult) -> None:
+    assert result.artifact is not None
+    for name in ("config.json", "model.safetensors"):
+        (root / result.artifact).mkdir(parents=True, exist_ok=True)
+        (root / result.artifact / name).write_text("{}")
+
+
+def search_in(root: Path, store: Store, **changes: Any) -> list[TrialResult]:
+    """A search that has ended, with what lies in its folder."""
+    job = job_in(root, "50%", "70%", **changes)
+    run_all(make_coordinator(job, store, root))
+    store.set_state(job.id, JobState.COMPLETE)
+    root.mkdir(exist_ok=True)
+    Output(root).write_job(job)
+    (root / "cache" / BASE).mkdir(parents=True)
+    (root / "cache" / BASE / "facts.json").write_text("{}")
+    results = store.trials(job.id)
+    for result in results:
+        if result.state is TrialState.COMPLETE:
+            put_model(root, result)
+    return results
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    root = tmp_path / "earlier"
+    root.mkdir()
+    with Store(default_url(root)) as store:
+        search_in(root, store)
+    return root
+
+
+def results_in(root: Path) -> list[TrialResult]:
+    with Store(default_url(root)) as store:
+        return store.trials(root.name)
+
+
+def looked(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> Taken:
+    job = job_in(root.parent / "now", *budgets, reuse=(str(root),), **changes)
+    return look(job, None, dataclasses.replace(make_proposer(job), **(proposer or {})), base=base)
+
+
+def test_a_budget_is_answered_by_the_model_that_the_earlier_search_chose_for_it(earlier: Path) -> None:
+    taken = looked(earlier, "50%", "70%")
+    chosen = choose(results_in(earlier), {"50%": taken.answers["50%"].trial.recipe.budget})
+    assert taken.answers["50%"].trial == chosen["50%"]
+    assert set(taken.answers) == {"50%", "70%"}
+    assert (taken.answers["50%"].job, taken.answers["50%"].root) == ("earlier", str(earlier))
+
+
+def test_a_model_within_another_budget_answers_it_only_where_it_fills_it(earlier: Path) -> None:
+    taken = looked(earlier, "51%", "60%", "45%")
+    assert set(taken.answers) == {"51%"}
+
+
+def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) -> None:
+    taken, results = looked(earlier, "60%"), results_in(earlier)
+    own = [result for result in results if result.duplicate_of is None]
+    assert [seed.recipe for seed in taken.seeds] == [result.recipe for result in own]
+    assert [seed.number for seed in taken.seeds] == list(range(-len(own), 0))
+    proposer: Proposer = dataclasses.replace(make_proposer(job_in(earlier, "60%")), earlier=taken.seeds)
+    known = {result.recipe.key for result in own}
+    proposals = [proposer.propose(number, []) for number in range(8)]
+    assert all(proposal.origin == "random" or proposal.recipe.key not in known for proposal in proposals)
+    assert proposals == [proposer.propose(number, []) for number in range(8)]
+    plain = make_proposer(job_in(earlier, "60%", sampler="tpe"))
+    taught = dataclasses.replace(plain, earlier=taken.seeds)
+    assert [plain.propose(number, []) for number in range(8)] != [taught.propose(number, []) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "answered"),
+    [
+        ({"training": Training(epochs=8.0)}, False),
+        ({"training": Training(epochs=4.0, batch_size=8)}, True),
+        ({"class_query": True}, False),
+        ({"bound": "mean"}, False),
+        ({"limits": Limits(params=1)}, False),
+        ({"limits": Limits(latency_ms=5.0)}, False),
+    ],
+)
+def test_trials_of_other_settings_teach_nothing_and_answer_only_what_they_can(
+    earlier: Path, changes: dict[str, Any], answered: bool
+) -> None:
+    taken = looked(earlier, "50%", **changes)
+    assert bool(taken.answers) is answered
+    assert taken.seeds == ()
+
+
+def test_a_shorter_search_is_answered_and_a_recipe_outside_of_the_space_answers_nothing(earlier: Path) -> None:
+    assert looked(earlier, "50%", training=Training(epochs=1.0)).answers
+    chosen = looked(earlier, "50%").answers["50%"].trial.recipe.method
+    others = {"methods": {name: None for name in ("sit", "dps") if name != chosen}}
+    taken = looked(earlier, "50%", proposer={"space": load_space(json.dumps(others))})
+    assert taken.answers == {} or taken.answers["50%"].trial.recipe.method in others["methods"]
+    assert {seed.recipe.method for seed in taken.seeds} <= set(others["methods"])
+
+
+def test_another_model_or_other_data_give_nothing_and_that_is_said(earlier: Path) -> None:
+    taken = looked(earlier, "50%", base="base-4567")
+    assert (taken.answers, taken.seeds) == ({}, ())
+    assert taken.told == [
+        "nothing is reused of earlier: its model, its data, its seed, or how its model was adapted are not the same"
+    ]
+
+
+def test_a_search_that_has_not_ended_teaches_but_does_not_answer(earlier: Path) -> None:
+    with Store(default_url(earlier)) as store:
+        store.set_state("earlier", JobState.STOPPED)
+    taken = looked(earlier, "50%")
+    assert taken.answers == {}
+    assert taken.seeds
+
+
+def test_a_model_that_is_gone_or_lies_elsewhere_answers_nothing(earlier: Path) -> None:
+    for result in results_in(earlier):
+        if result.artifact is not None:
+            (earlier / result.artifact / "model.safetensors").unlink(missing_ok=True)
+    assert looked(earlier, "50%").answers == {}
+    with Store(default_url(earlier)) as store:
+        template = next(result for result in store.trials("earlier") if result.state is TrialState.COMPLETE)
+        outside = template.replace(number=99, artifact="../outside", accuracy=1.0)
+        store.add_ended_trial("earlier", outside, target="50%")
+        put_model(earlier, outside)
+    assert looked(earlier, "50%", "70%").answers == {}
+
+
+def test_a_folder_does_not_say_which_database_is_asked(earlier: Path) -> None:
+    Output(earlier).write_job(job_in(earlier, "50%").replace(storage="postgresql+psycopg://elsewhere/db"))
+    with pytest.raises(RequestError, match="another store than this search's; allowed: the same --storage for both"):
+        looked(earlier, "50%")
+
+
+@pytest.mark.parametrize(("left", "said"), [("job.json", "holds no search"), ("autoslim.db", "has no autoslim.db")])
+def test_a_folder_without_a_search_is_told_and_nothing_is_made_in_it(earlier: Path, left: str, said: str) -> None:
+    (earlier / left).unlink()
+    with pytest.raises(RequestError, match=said):
+        looked(earlier, "50%")
+    assert not (earlier / left).exists()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Store]:
+    """A store of two earlier searches."""
+    with Store(default_url(tmp_path)) as store:
+        for name, seed in (("one", 0), ("two", 1)):
+            search_in(tmp_path / name, store, seed=seed)
+        yield store
+
+
+def test_searches_in_the_same_store_are_named_by_id_or_all(shared: Store, tmp_path: Path) -> None:
+    def of(*sources: str) -> Taken:
+        job = job_in(tmp_path / "now", "50%", reuse=sources)
+        return look(job, shared, make_proposer(job), base=BASE)
+
+    one, two, both = of("one"), of("two"), of("all")
+    assert len(both.seeds) == len(one.seeds) + len(two.seeds) == len(of("one", "all", "two").seeds)
+    best = max((one, two), key=lambda taken: taken.answers["50%"].trial.accuracy or 0.0)
+    assert both.answers == best.answers
+    with pytest.raises(RequestError, match="there is no job 'three'"):
+        of("three")
+
+
+def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Store, tmp_path: Path) -> None:
+    job = job_in(tmp_path / "now", "60%", reuse=("one",))
+    output = Output(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    first, _ = take(job, shared, make_proposer(job), output, base=BASE)
+    extra = first.earlier[0].replace(number=50, recipe=first.earlier[0].recipe.replace(seed=9))
+    shared.add_ended_trial("one", extra, target="50%")
+    again, _ = take(job, shared, make_proposer(job), output, base=BASE)
+    assert again.earlier == first.earlier != ()
+
+
+def test_the_dense_model_is_taken_too_and_costs_nothing(shared: Store, tmp_path: Path) -> None:
+    for name in ("weights", "cost.json"):
+        (tmp_path / "two" / "cache" / BASE / name).write_text("x")
+    job = job_in(tmp_path / "now", "60%", reuse=("two",))
+    output = Output(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    take(job, shared, make_proposer(job), output, base=BASE)
+    assert sorted(path.name for path in (output.cache / BASE).iterdir()) == ["facts.json", "weights"]
+
+
+def test_a_model_that_is_not_what_its_search_said_is_not_taken(earlier: Path, tmp_path: Path) -> None:
+    job = job_in(tmp_path / "now", "50%", reuse=(str(earlier),))
+    output = Output(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    with Store(default_url(output.root)) as store:
+        store.create_job(job)
+        store.begin_attempt(job.id)
+        with pytest.raises((WeightsError, RequestError)):
+            take(job, store, make_proposer(job), output, base=BASE)
+        assert store.trials(job.id) == []
+
+
+def test_what_is_taken_over_is_chosen_and_counts_as_no_trial(earlier: Path, tmp_path: Path) -> None:
+    answer = looked(earlier, "51%").answers["51%"].trial
+    job = job_in(tmp_path / "now", "51%", "70%")
+    budgets = make_proposer(job).budgets
+    with Store(default_url(tmp_path)) as store:
+        store.create_job(job)
+        reused = answer.replace(number=0, origin=REUSED, reused_from="trial 3 of earlier", seconds=0.0, epochs=0.0)
+        store.begin_attempt(job.id)
+        store.add_ended_trial(job.id, reused, target="51%")
+        coordinator = make_coordinator(job, store, tmp_path)
+        coordinator.proposer = dataclasses.replace(coordinator.proposer, budgets={"70%": budgets["70%"]})
+        run_all(coordinator)
+        results = store.trials(job.id)
+    assert sum(result.origin != REUSED for result in results) == job.trials
+    chosen = choose(results, budgets)
+    assert chosen["51%"] == reused
+    assert chosen["70%"].origin != REUSED
+    assert "is taken over from an earlier search, trial 3 of earlier," in reason(results, reused, budgets["51%"]).sentence
+
+
+def test_a_submitted_job_reuses_only_what_its_tenant_has_and_only_by_id(tmp_path: Path) -> None:
+    def submitted(queue: Queue, tenant: str, *, ends: bool = True) -> str:
+        spec = json.dumps({"model": "m", "data": "digits", "flops": ["50%"]})
+        job_id = queue.submit(spec, tenant=tenant, name=None, priority=5)[0].id
+        if ends:
+            claim = queue.claim("test", 600)
+            assert claim is not None and claim.id == job_id
+            for state in (QueueState.PREPARING, QueueState.SEARCHING, QueueState.FINALIZING):
+                queue.advance(claim, state)
+            queue.advance(claim, QueueState.SUCCEEDED, result="{}")
+        return job_id
+
+    with Queue(default_url(tmp_path)) as queue:
+        mine, theirs = submitted(queue, "me"), submitted(queue, "them")
+        now = submitted(queue, "me", ends=False)
+        job = job_in(tmp_path / now, "50%")
+        assert reusable(queue, job.replace(reuse=("all", mine))) == (mine,)
+        for foreign in (theirs, str(tmp_path), "three"):
+            with pytest.raises(RequestError, match="there is no job"):
+                reusable(queue, job.replace(reuse=(foreign,)))
+        # Once it is written down what was taken, a job that was purged since is not missed.
+        Output(tmp_path / now).root.mkdir()
+        Output(tmp_path / now).earlier.write_text("{}")
+        assert reusable(queue, job.replace(reuse=("gone",))) == ("gone",)

@@ -1,0 +1,118 @@
+"""Every kind of error that a driver may meet, and what becomes of its job."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import ray
+import torch
+from sqlalchemy.exc import ProgrammingError
+
+from autoslim.config import SpecError, read_mapping
+from autoslim.config.issues import Fault
+from autoslim.errors import (
+    BudgetError,
+    ClusterError,
+    DatasetError,
+    DivergedError,
+    JobError,
+    OutputError,
+    RequestError,
+    SpaceError,
+    TrialsFailedError,
+    UnsupportedModelError,
+    WeightsError,
+)
+from autoslim.store import Failure, FailureClass
+from workers.service.failure import PutOff, diagnose, nothing_within
+
+C = FailureClass
+SPEC = read_mapping({"model": "deit_tiny_patch16_224", "data": "digits", "flops": "50%", "batch_size": 64, "lr": 0.001})
+LOGS, PLAN = "autoslim logs ID", "autoslim plan job.yaml"
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def of_a_task(cause: Exception) -> Exception:
+    """As Ray hands over what a task raised on another machine."""
+    return ray.exceptions.RayTaskError("work", "Traceback ...", cause).as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    ("error", "failure_class", "next_command"),
+    [
+        (BudgetError("nothing is so cheap"), C.INFEASIBLE, PLAN),
+        (UnsupportedModelError("a hybrid stem"), C.REQUEST, PLAN),
+        (WeightsError("a pickle"), C.REQUEST, PLAN),
+        (SpaceError("an unknown knob"), C.REQUEST, PLAN),
+        (RequestError("no such thing"), C.REQUEST, PLAN),
+        (SpecError([Fault(place=("flops",), problem="is needed")]), C.REQUEST, PLAN),
+        (DatasetError("3 of 9 images cannot be read"), C.DATA, LOGS),
+        (of_a_task(DatasetError("3 of 9 images cannot be read")), C.DATA, LOGS),
+        (DivergedError("the loss is nan"), C.DIVERGED, "autoslim submit job.yaml --lr 0.0001"),
+        (TrialsFailedError("the first 5 trials all failed", "DivergedError"), C.DIVERGED, "autoslim submit job.yaml --lr 0.0001"),
+        (TrialsFailedError("the first 5 trials all failed", "ValueError"), C.BUG, LOGS),
+        (
+            TrialsFailedError("the first 5 trials all failed", "OutOfMemoryError"),
+            C.OOM,
+            "autoslim submit job.yaml --batch-size 32",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), C.OOM, "autoslim submit job.yaml --batch-size 32"),
+        (MemoryError(), C.OOM, "autoslim submit job.yaml --batch-size 32"),
+        (
+            caused(JobError("no base"), ray.exceptions.OutOfMemoryError("killed")),
+            C.OOM,
+            "autoslim submit job.yaml --batch-size 32",
+        ),
+        (JobError("a model does not load"), C.BUG, LOGS),
+        (caused(JobError("no base"), of_a_task(ZeroDivisionError("division by zero"))), C.BUG, LOGS),
+        (KeyError("flops"), C.BUG, LOGS),
+        (ProgrammingError("SELECT", {}, Exception("no such table")), C.BUG, LOGS),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_the_job_fails(error, failure_class, next_command):
+    found = diagnose(error, job_id="ID", spec=SPEC)
+    assert isinstance(found, Failure)
+    assert (found.failure_class, found.next) == (failure_class, next_command)
+    assert found.message
+    assert "\n" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("error", "failure_class", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), C.STORAGE, "the disk is full"),
+        (OutputError("the disk of /runs is full; make room"), C.STORAGE, "the disk of /runs is full"),
+        (OutputError("output folder /runs has 0.10 GB free; this search needs about 4 GB"), C.STORAGE, "has 0.10 GB free"),
+        (OSError(errno.ESTALE, "Stale file handle"), C.STORAGE, "Stale file handle"),
+        (caused(JobError("no base"), OSError(errno.EIO, "Input/output error")), C.STORAGE, "no base"),
+        (ClusterError("the database cannot be reached"), C.INFRA, "the database cannot be reached"),
+        (
+            caused(JobError("a model could not be judged"), ray.exceptions.NodeDiedError("gone")),
+            C.INFRA,
+            "part of the cluster was lost",
+        ),
+        (ray.exceptions.ActorDiedError(), C.INFRA, "part of the cluster was lost"),
+        (TrialsFailedError("the first 5 trials all failed", "WorkerLostError"), C.INFRA, "part of the cluster was lost"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_the_job_is_put_off(error, failure_class, reason):
+    found = diagnose(error, job_id="ID", spec=SPEC)
+    assert isinstance(found, PutOff)
+    assert found.failure_class is failure_class
+    assert reason in found.reason
+
+
+def test_a_spec_that_could_not_be_read_has_a_next_command_too():
+    assert diagnose(MemoryError(), job_id="ID").next == LOGS
+
+
+def test_a_search_without_a_model_names_its_budgets():
+    found = nothing_within(["50%", "70%"], job_id="ID", spec=SPEC)
+    assert (found.failure_class, found.message, found.next) == (C.INFEASIBLE, "no trial was completed within 50%, 70%", PLAN)

@@ -1,0 +1,1 @@
+"""How a search stands: console, metrics, Ray dashboard, cost."""

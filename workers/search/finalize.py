@@ -1,0 +1,124 @@
+"""The end of a search: the chosen models copied out, judged by a new process, described."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray
+
+from autoslim.core.job import Resources, SearchJob
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, TrialResult
+from autoslim.core.run_folder import Output, is_disk_full
+from autoslim.data import PreparedDataset
+from autoslim.errors import AutoslimError, JobError
+from autoslim.export.artifact import LatencyReport
+from autoslim.report.finalize import Asked, Judged, Origin, complete_folder
+from autoslim.training.holdout import Verdict, judge_apart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HandedOver(Record):
+    """A model within its budget; test accuracies are those of the folders, read back by a process of its own."""
+
+    label: str
+    budget: int
+    folder: str
+    trial: int
+    method: str
+    flops: int
+    params: int
+    validation_accuracy: float
+    test_accuracy: float
+    dense_test_accuracy: float
+    latency: LatencyReport | None = None
+
+
+@ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
+def _judge(folder: str, dataset: str, split: str) -> str:
+    return judge_apart(Path(folder), Path(dataset), split).to_json()
+
+
+def judge(folders: list[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str) -> list[Verdict]:
+    """Raises JobError when a folder does not load, or loads only with the search's packages."""
+    tasks = [
+        _judge.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} judges {folder.name}").remote(
+            str(folder), str(dataset.path), split
+        )
+        for folder in folders
+    ]
+    try:
+        return [Verdict.from_json(text) for text in ray.get(tasks)]
+    except ray.exceptions.RayError as error:
+        raise JobError(f"a model could not be judged: {error}") from error
+
+
+def hand_over(
+    job: SearchJob,
+    output: Output,
+    chosen: dict[str, TrialResult],
+    budgets: dict[str, int],
+    reasons: dict[str, str],
+    *,
+    base: Path,
+    facts: BaseFacts,
+    dataset: PreparedDataset,
+    latencies: Mapping[int, LatencyReport] | None = None,
+) -> tuple[list[HandedOver], list[str]]:
+    """Writes `models/<budget>/` for every budget that has a model, and says of each one that could not be completed why.
+
+    `reasons` say why each was chosen; `latencies` are by the trial's number, where they are limited. What an earlier run has left there
+    stays until it is replaced.
+    """
+    folders = {label: _copy(output, label, result) for label, result in chosen.items()}
+    verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
+    handed, failed = [], []
+    for (label, result), verdict in zip(chosen.items(), verdicts[1:], strict=True):
+        try:
+            complete_folder(
+                folders[label],
+                asked=Asked(budget=budgets[label], label=label, limits=job.limits, latency=(latencies or {}).get(result.number)),
+                judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
+                dataset=dataset,
+                origin=Origin(job=job.id, trial=result.number, source=job.dataset.source, reason=reasons[label]),
+                dense=base,
+                speed=job.speed,
+            )
+        except (AutoslimError, OSError) as error:
+            if is_disk_full(error):
+                raise
+            failed.append(f"{label} (trial {result.number}): {error}")
+            continue
+        folder = output.model(label)
+        shutil.rmtree(folder, ignore_errors=True)
+        folders[label].rename(folder)
+        assert result.accuracy is not None and result.flops is not None and result.params is not None
+        handed.append(
+            HandedOver(
+                label=label,
+                budget=budgets[label],
+                folder=str(folder),
+                trial=result.number,
+                method=result.recipe.method,
+                flops=result.flops,
+                params=result.params,
+                validation_accuracy=result.accuracy,
+                test_accuracy=verdict.accuracy,
+                dense_test_accuracy=verdicts[0].accuracy,
+                latency=(latencies or {}).get(result.number),
+            )
+        )
+    return handed, failed
+
+
+def _copy(output: Output, label: str, result: TrialResult) -> Path:
+    """Beside the place where it will lie when it is complete."""
+    assert result.artifact is not None
+    target = output.model(label)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(output.root / result.artifact, partial)
+    return partial

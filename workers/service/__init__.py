@@ -1,0 +1,1 @@
+"""Jobs of the service: the supervisor and its drivers."""

@@ -1,0 +1,110 @@
+"""What becomes of a job when its driver meets an error: the one place where exceptions are sorted.
+
+A job is put off for what passes by itself or by the operator's hand: a full disk, a database or a cluster that is down. It goes on from
+where it was. For everything else it fails, with a class, a sentence and a command to type next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from collections.abc import Iterator
+
+import ray
+
+from autoslim.config import JobSpec
+from autoslim.core.run_folder import is_disk_full
+from autoslim.errors import (
+    BudgetError,
+    ClusterError,
+    DatasetError,
+    DivergedError,
+    InfeasibleError,
+    OutputError,
+    RequestError,
+    TrialsFailedError,
+    first_line,
+)
+from autoslim.store import Failure, FailureClass
+
+_STORAGE_TROUBLE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV)
+
+
+@dataclasses.dataclass(frozen=True)
+class PutOff:
+    """The job is to go on later; `reason` is for people."""
+
+    failure_class: FailureClass
+    reason: str
+
+
+def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) -> Failure | PutOff:
+    """`spec` makes the next command fit; None where there is none that could be read."""
+    chain = list(_chain(error))
+    if is_disk_full(error):
+        return PutOff(FailureClass.STORAGE, f"the disk is full: {_sentence(error)}")
+    if any(isinstance(link, OutputError) or _is_storage(link) for link in chain):
+        return PutOff(FailureClass.STORAGE, _sentence(error))
+    if any(isinstance(link, ClusterError) for link in chain):
+        return PutOff(FailureClass.INFRA, _sentence(error))
+    kind = _kind(chain)
+    if kind is FailureClass.INFRA:
+        return PutOff(kind, f"a part of the cluster was lost: {_sentence(error)}")
+    return Failure(failure_class=kind, message=_sentence(error), next=_next(kind, job_id, spec))
+
+
+def nothing_within(budgets: list[str], *, job_id: str, spec: JobSpec) -> Failure:
+    """For a search that was carried out and has no model to hand over."""
+    message = f"no trial was completed within {', '.join(budgets)}"
+    return Failure(failure_class=FailureClass.INFEASIBLE, message=message, next=_next(FailureClass.INFEASIBLE, job_id, spec))
+
+
+def _kind(chain: list[BaseException]) -> FailureClass:
+    for link in chain:
+        name = link.error_class if isinstance(link, TrialsFailedError) else type(link).__name__
+        if name in ("OutOfMemoryError", "MemoryError"):
+            return FailureClass.OOM
+        if isinstance(link, DivergedError) or name == "DivergedError":
+            return FailureClass.DIVERGED
+        if isinstance(link, BudgetError | InfeasibleError):
+            return FailureClass.INFEASIBLE
+        if isinstance(link, DatasetError) or name == "DatasetError":
+            return FailureClass.DATA
+        if isinstance(link, RequestError):
+            return FailureClass.REQUEST
+        # A task's error is the task's own; every other error of Ray's is the cluster's.
+        if isinstance(link, ray.exceptions.RayError) and not isinstance(link, ray.exceptions.RayTaskError):
+            return FailureClass.INFRA
+        if name == "WorkerLostError":
+            return FailureClass.INFRA
+    return FailureClass.BUG
+
+
+def _next(kind: FailureClass, job_id: str, spec: JobSpec | None) -> str:
+    if spec is not None and kind is FailureClass.OOM:
+        return f"autoslim submit job.yaml --batch-size {max(1, spec.batch_size // 2)}"
+    if spec is not None and kind is FailureClass.DIVERGED:
+        return f"autoslim submit job.yaml --lr {spec.lr / 10:g}"
+    if kind in (FailureClass.REQUEST, FailureClass.INFEASIBLE):
+        return "autoslim plan job.yaml"
+    return f"autoslim logs {job_id}"
+
+
+def _is_storage(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _STORAGE_TROUBLE
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, and what Ray says caused it on another machine."""
+    seen: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop(0)
+        if link is not None and link not in seen:
+            seen.append(link)
+            yield link
+            pending += [getattr(link, "cause", None), link.__cause__]
+
+
+def _sentence(error: BaseException) -> str:
+    return first_line(error) if isinstance(error, Exception) else type(error).__name__
