@@ -53,7 +53,10 @@ def grid(x: float, y: float, kept: set[int], color: str = KEPT[0]) -> str:
 
 def page(name: str, width: int, height: int, title: str, *parts: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    head = f'<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0 8 4 0 8z" fill="{SOFT}"/></marker>'
+    head = (
+        '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+        f'<path d="M0 0 8 4 0 8z" fill="{SOFT}"/></marker>'
+    )
     (FOLDER / f"{name}.svg").write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'font-family="system-ui, sans-serif"><title>{title}</title><defs>{head}</defs>'

@@ -1,0 +1,393 @@
+"""The tables of the reference pages as Markdown, made from the code that they describe: each function is a marker's name.
+
+Nothing here knows a flag, a field or an exit code by itself; only what the numbers 0 and 130 mean has no home in the code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def cell(text: object) -> str:
+    """One line that breaks no table."""
+    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").strip()
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    names = list(head)
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines += [f"| {' | '.join(cell(value) for value in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def sentence(docstring: str | None) -> str:
+    """The first paragraph of a docstring on one line."""
+    return cell(inspect.cleandoc(docstring or "").partition("\n\n")[0])
+
+
+def value_of(value: object) -> str:
+    """A default as a reader writes it; none is an empty cell."""
+    if value in (None, "", (), [], {}) or value is dataclasses.MISSING:
+        return ""
+    if isinstance(value, tuple | list):
+        return f"`{','.join(map(str, value))}`"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
+
+
+# The command line
+
+
+def cli() -> str:
+    """Every command by its panel, with arguments, flags, environment variables, defaults and help."""
+    import typer
+
+    from autoslim.cli.app import app
+
+    panels: dict[str, list[str]] = {}
+    root: Any = typer.main.get_command(app)
+    for name, command in root.commands.items():
+        members = (
+            {f"{name} {inner}": each for inner, each in command.commands.items()}
+            if hasattr(command, "commands")
+            else {name: command}
+        )
+        panels.setdefault(getattr(command, "rich_help_panel", "") or "Other", []).extend(
+            _command(*item) for item in members.items()
+        )
+    return "\n".join(f"## {panel}\n\n" + "\n".join(commands) for panel, commands in panels.items())
+
+
+def _command(name: str, command: Any) -> str:
+    about, *more = inspect.cleandoc(command.help or "").split("\n\n")
+    examples = [cell(part.removeprefix("Example:")) for part in more if part.startswith("Example:")]
+    prose = [part for part in more if not part.startswith("Example:")]
+    lines = [f"### autoslim {name}", "", about, "", *[f"{part}\n" for part in prose]]
+    if examples:
+        lines += ["```sh", *examples, "```", ""]
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    options = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    if arguments:
+        lines.append(
+            table(("Argument", "Meaning"), ((f"`{param.metavar or param.name.upper()}`", param.help) for param in arguments))
+        )
+    if options:
+        rows = (
+            (_flag(param), _type(param), _default(param), f"`{param.envvar}`" if param.envvar else "", param.help)
+            for param in options
+        )
+        lines.append(table(("Flag", "Type", "Default", "Variable", "Meaning"), rows))
+    return "\n".join(lines)
+
+
+def _flag(param: Any) -> str:
+    return ", ".join(f"`{flag}`" for flag in (*param.opts, *param.secondary_opts))
+
+
+def _type(param: Any) -> str:
+    if param.is_flag:
+        return ""
+    words = {"str": "text", "int": "integer", "float": "number", "Path": "path", "path": "path"}
+    name = param.bare_type().removeprefix("list[").removesuffix("]")
+    text = words.get(name, name)
+    return f"{text}, repeatable" if param.multiple else text
+
+
+def _default(param: Any) -> str:
+    return "" if param.is_flag and param.default in (None, False) else value_of(param.default)
+
+
+# What a request may say
+
+
+def job_spec() -> str:
+    """Every field of a job's specification, from its JSON Schema."""
+    from autoslim.config import JobSpec
+
+    schema = JobSpec.model_json_schema()
+    required = set(schema.get("required", ()))
+    rows = (
+        (
+            f"`{name}`",
+            _schema_type(field),
+            "required" if name in required else value_of(field.get("default")),
+            _bounds(field),
+            field.get("description", ""),
+        )
+        for name, field in schema["properties"].items()
+    )
+    return table(("Field", "Type", "Default", "Bounds", "Meaning"), rows)
+
+
+_NAMES = {
+    "string": "text",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "true or false",
+    "array": "list",
+    "object": "mapping",
+}
+
+
+def _alternatives(field: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    for option in field.get("anyOf", [field]):
+        if option is not field and "anyOf" in option:
+            yield from _alternatives(option)
+        else:
+            yield option
+
+
+def _schema_type(field: dict[str, Any]) -> str:
+    found: list[str] = []
+    for option in _alternatives(field):
+        if "enum" in option:
+            name = ", ".join(f"`{each}`" for each in option["enum"])
+        elif "const" in option:
+            name = f"`{option['const']}`"
+        else:
+            name = _NAMES.get(str(option.get("type", "")), "")
+        if name and name not in found:
+            found.append(name)
+    return " or ".join(found)
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    words = (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"))
+    sizes = (
+        ("minLength", "at least {} characters"),
+        ("maxLength", "up to {} characters"),
+        ("maxItems", "up to {} entries"),
+        ("maxProperties", "up to {} entries"),
+    )
+    found: dict[str, None] = {}
+    for option in (field, *_alternatives(field)):
+        found |= {f"{word} {option[key]:g}": None for key, word in words if key in option}
+        found |= {word.format(option[key]): None for key, word in sizes if key in option and key != "minLength"}
+    return ", ".join(found)
+
+
+# What a slimmed model says of itself
+
+
+def config_json() -> str:
+    """`SlimConfig` and all that it holds, a section for each."""
+    from autoslim.export.artifact import SlimConfig
+
+    todo, done, parts = [SlimConfig], [], []
+    while todo:
+        kind = todo.pop(0)
+        if kind in done:
+            continue
+        done.append(kind)
+        hints = typing.get_type_hints(kind)
+        rows = []
+        for field in dataclasses.fields(kind):
+            inner = [each for each in _classes(hints[field.name]) if dataclasses.is_dataclass(each)]
+            todo += [each for each in inner if each not in done]
+            rows.append((f"`{field.name}`", _annotation(hints[field.name]), _field_default(field)))
+        title = "config.json" if kind is SlimConfig else kind.__name__
+        about = inspect.cleandoc(kind.__doc__ or "")
+        parts.append(
+            f"## {title}\n\n{about if not about.startswith(kind.__name__ + '(') else ''}\n\n"
+            + table(("Field", "Type", "Default"), rows)
+        )
+    return "\n".join(parts)
+
+
+def _field_default(field: Any) -> str:
+    if field.default is not dataclasses.MISSING:
+        return "`null`" if field.default is None else value_of(field.default)
+    return "" if field.default_factory is dataclasses.MISSING else "empty"
+
+
+def _classes(annotation: Any) -> Iterable[Any]:
+    inner = typing.get_args(annotation)
+    if not inner:
+        return [annotation]
+    return [each for argument in inner for each in _classes(argument)]
+
+
+def _annotation(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_annotation(each) for each in inner)
+    if origin is tuple:
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return f"list of {_annotation(inner[0])}"
+        return f"list of {len(inner)} {_annotation(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_annotation(inner[0])} to {_annotation(inner[1])}"
+    if annotation is type(None):
+        return "null"
+    if dataclasses.is_dataclass(annotation):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"  # type: ignore[union-attr]
+    return {str: "text", int: "integer", float: "number", bool: "true or false", Any: "any"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )
+
+
+# Exit codes
+
+MEANINGS = {
+    0: "Every budget has a model.",
+    1: "The job failed or was cancelled, or `doctor` found a problem.",
+    2: "The request cannot be carried out. The message says which part, and what is allowed.",
+    3: "A budget cannot be reached, or no trial was completed within it.",
+    4: "Ray, the database, MLflow or the service cannot be reached, or the service refuses the key.",
+    130: "Interrupted. `search --resume` resumes; a job of the service continues by itself.",
+}
+"""By the code. A code of the errors that is missing here breaks the build."""
+
+
+def exit_codes() -> str:
+    """Each code, what it means, and the errors that end with it."""
+    from autoslim import errors
+
+    kinds = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.AutoslimError)]
+    by_code: dict[int, list[type[errors.AutoslimError]]] = {code: [] for code in MEANINGS}
+    for kind in sorted(kinds, key=lambda each: inspect.getsourcelines(each)[1]):
+        by_code[kind.exit_code].append(kind)
+    codes = table(("Code", "Meaning"), ((code, MEANINGS[code]) for code in by_code))
+    rows = ((f"`{kind.__name__}`", kind.exit_code, sentence(kind.__doc__)) for found in by_code.values() for kind in found)
+    return f"{codes}\n## The errors behind them\n\n" + table(("Error", "Code", "Meaning"), rows)
+
+
+# Methods and spaces
+
+
+def knobs(method: str) -> str:
+    """A method's knobs; a search space narrows their ranges."""
+    from autoslim.methods import METHODS
+
+    return _knobs(METHODS[method].ranges)
+
+
+def training_settings() -> str:
+    """What a space may say under `training`."""
+    from autoslim.search.space.space import TRAINING
+
+    return _knobs(TRAINING)
+
+
+def _knobs(ranges: dict[str, Any]) -> str:
+    rows = [
+        (f"`{name}`", _range(knob), _knob_default(knob), knob.help + ("; moved by the solver" if _moved(knob) else ""))
+        for name, knob in ranges.items()
+    ]
+    return table(("Knob", "Range", "Default", "Meaning"), rows)
+
+
+def _moved(knob: Any) -> bool:
+    return bool(getattr(knob, "cost_sign", 0) or getattr(knob, "priced", 0))
+
+
+def _range(knob: Any) -> str:
+    if not knob.searched:
+        return "set by the solver"
+    if knob.kind == "choice":
+        return ", ".join(value_of(choice) for choice in knob.choices)
+    what = {"layer": "share of the depth, ", "int": "integer, "}.get(knob.kind, "")
+    return f"{what}{knob.low:g} to {knob.high:g}" + (", logarithmic" if knob.log else "")
+
+
+def _knob_default(knob: Any) -> str:
+    return f"`{knob.default:.3g}`" if isinstance(knob.default, float) else value_of(knob.default)
+
+
+def spaces() -> str:
+    """The search spaces that come with autoslim, in their own words."""
+    import yaml
+
+    files = sorted((ROOT / "search_spaces").glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem))
+    return table(
+        ("Space", "Description"), ((f"`{path.stem}`", yaml.safe_load(path.read_text())["description"]) for path in files)
+    )
+
+
+def measured(method: str) -> str:
+    """The method's row of the comparison on CIFAR-10, with the dense model and random tokens for scale."""
+    text = (ROOT / "docs" / "benchmarks" / "methods.md").read_text()
+    rows = {
+        found[1]: found[0]
+        for found in re.finditer(r"^\| (\w+) \| [\d.]+.*$", text, flags=re.MULTILINE)
+        if found[0].count("|") == 5
+    }
+    head = re.search(r"^\| test top-1, %.*\n\|[-|]+$", text, flags=re.MULTILINE)
+    assert head is not None
+    picked = "\n".join(rows[name] for name in (method, "dense", "random_tokens", "l2_width", "tome"))
+    return (
+        f"{head[0]}\n{picked}\n\nOn CIFAR-10, 3 epochs over 10,000 images, mean of two seeds, at 70 %, 50 % and 35 % of the FLOPs: "
+        "[all methods beside the baselines](../benchmarks/methods.md) has the command, the intervals and the other baselines.\n"
+    )
+
+
+# The service
+
+
+def routes() -> str:
+    """Every route of the API with its parameters, from the OpenAPI document."""
+    document = json.loads((ROOT / "autoslim" / "service" / "openapi.json").read_text())
+    rows = []
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            names = [each["name"] for each in operation.get("parameters", ()) if each["in"] != "path"]
+            rows.append((f"`{verb.upper()} {path}`", ", ".join(f"`{name}`" for name in names), operation.get("description", "")))
+    return table(("Route", "Parameters", "What it does"), rows)
+
+
+def service_settings() -> str:
+    """The fields of the service's configuration file and of its `limits`."""
+    from autoslim.service import settings
+
+    bounds = next(kind for name, kind in vars(settings).items() if name in ("RequestLimits", "Limits"))
+    return f"{_fields(settings.ServiceSettings)}\n### limits\n\n{_fields(bounds)}"
+
+
+def _fields(model: Any) -> str:
+    rows = []
+    for name, field in model.model_fields.items():
+        default = (
+            ""
+            if field.is_required() or field.default_factory or isinstance(field.default, model.__mro__[1])
+            else value_of(field.default)
+        )
+        rows.append((f"`{name}`", "" if default in ("`*`", "") and name == "limits" else default, field.description or ""))
+    return table(("Field", "Default", "Meaning"), rows)
+
+
+def problem_codes() -> str:
+    """The stable codes of the API's problems, and what the Python client raises for them."""
+    from autoslim.client.problem import CODES
+
+    return table(
+        ("Code", "Raised by the client", "Meaning"),
+        ((f"`{code}`", f"`{kind.__name__}`", sentence(kind.__doc__)) for code, kind in CODES.items()),
+    )
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    part.__name__: part
+    for part in (
+        cli,
+        job_spec,
+        config_json,
+        exit_codes,
+        knobs,
+        training_settings,
+        spaces,
+        measured,
+        routes,
+        service_settings,
+        problem_codes,
+    )
+}
+"""What a marker may name."""
