@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.methods.base import logits_of
-from autoslim.training import Bench
+from autoslim.training import TrialContext
 
 
 class CachedTeacher(nn.Module):
@@ -67,17 +67,17 @@ class CachedTeacher(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SharingBench(Bench):
+class SharingBench(TrialContext):
     """A bench whose teacher's logits are shared with other runs; teacher and students are as ever."""
 
     cached: CachedTeacher
 
     @classmethod
-    def over(cls, bench: Bench, folder: Path) -> SharingBench:
+    def over(cls, context: TrialContext, folder: Path) -> SharingBench:
         """`folder` belongs to this dense model alone."""
-        parts = {field.name: getattr(bench, field.name) for field in dataclasses.fields(bench)}
-        return cls(**parts, cached=CachedTeacher(bench.dense.module, folder).eval())
+        parts = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
+        return cls(**parts, cached=CachedTeacher(context.dense.module, folder).eval())
 
-    def taught(self, images_B3HW: Tensor) -> Tensor:
+    def teacher_logits(self, images_B3HW: Tensor) -> Tensor:
         with torch.no_grad():
             return logits_of(self.cached(images_B3HW)).float()

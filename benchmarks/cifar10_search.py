@@ -27,11 +27,11 @@ from autoslim.core.budget import Budget, format_flops
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.cost import count_flops, predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
-from autoslim.training import Bench, run_trial
+from autoslim.training import TrialContext, run_trial
 
 BUDGETS = ("70%", "50%")
 RATES = (2.5e-4, 5e-4)
@@ -88,8 +88,8 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
     if (target / "facts.json").is_file():
         return dict(json.loads((target / "facts.json").read_text()))
     dataset = prepare_dataset(keep.dataset, keep.output / "search" / "cache", seed=keep.seed)
-    bench = Bench.open(base=keep.base, dataset=dataset.path)
-    shape, training = bench.dense.shape, Training(epochs=keep.epochs, lr=rate)
+    context = TrialContext.open(base=keep.base, dataset=dataset.path)
+    shape, training = context.dense.shape, Training(epochs=keep.epochs, lr=rate)
     dense = Plan.dense(shape)
     budget = int(share * predict(shape, dense).total)
     method = METHODS["random_tokens"]
@@ -97,7 +97,7 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
     knobs = method.repair(shape, {}) if share < 1 else method.repair(shape, {f"life_threshold_{k}": 0.0 for k in range(1, 4)})
     solved = solve(method, shape, dense, knobs, budget)
     recipe = Recipe(steps=(Step(method=method.name, knobs=solved.knobs),), budget=budget, training=training, seed=keep.seed)
-    reports = run_trial(recipe, bench, target)
+    reports = run_trial(recipe, context, target)
     while True:
         try:
             next(reports)
@@ -106,7 +106,7 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
             break
     from autoslim.export.artifact import load
 
-    hits = test_hits(load(target / "model"), bench)
+    hits = test_hits(load(target / "model"), context)
     np.save(target / "hits.npy", hits)
     facts = {
         "validation": outcome.accuracy,
@@ -143,9 +143,9 @@ def main() -> None:
 def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
     from autoslim.export.artifact import load, load_config
 
-    bench = Bench.open(base=keep.base, dataset=prepare_dataset(keep.dataset, folder / "cache", seed=keep.seed).path)
-    dense = test_hits(bench.teacher, bench)
-    flops = count_flops(bench.teacher, bench.dense.shape.image_size)
+    context = TrialContext.open(base=keep.base, dataset=prepare_dataset(keep.dataset, folder / "cache", seed=keep.seed).path)
+    dense = test_hits(context.teacher, context)
+    flops = count_flops(context.teacher, context.dense.shape.image_size)
     rows = [("dense, as it is", flops, dense, "", "")]
     best = {}
     for (name, share, _), found in controls.items():
@@ -166,8 +166,8 @@ def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dic
                 "",
             )
         )
-        config = load_config(Output(folder).model(label))
-        slimmed = test_hits(load(Output(folder).model(label)), bench)
+        config = load_config(RunFolder(folder).model(label))
+        slimmed = test_hits(load(RunFolder(folder).model(label)), context)
         name = f"{label}: autoslim ({config.recipe.method})"
         rows.append(
             (

@@ -11,18 +11,18 @@ from torch import nn
 
 from autoslim.core.recipe import Training
 from autoslim.methods.base import logits_of
-from autoslim.training import Bench
+from autoslim.training import TrialContext
 
 Hits = NDArray[np.bool_]
 
 
-def test_hits(model: nn.Module, bench: Bench) -> Hits:
+def test_hits(model: nn.Module, context: TrialContext) -> Hits:
     """Whether each test image is classified rightly, in float32."""
-    loader = bench.loader(bench.splits.test, Training(batch_size=100, augmentation="none"), seed=0, train=False)
+    loader = context.loader(context.splits.test, Training(batch_size=100, augmentation="none"), seed=0, train=False)
     # For models that draw at random.
     torch.manual_seed(0)
     with torch.no_grad():
-        found = [logits_of(model(images.to(bench.device))).argmax(1).cpu() == labels for images, labels in loader.epoch(0)]
+        found = [logits_of(model(images.to(context.device))).argmax(1).cpu() == labels for images, labels in loader.epoch(0)]
     return torch.cat(found).numpy()
 
 

@@ -15,14 +15,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Step
 from autoslim.core.shape import ViTShape
 from autoslim.cost import Candidate, LatencyTable, predict
 from autoslim.errors import InfeasibleError
-from autoslim.export.profiling import measure_table_apart
+from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.export.profiling.calibration import candidates_of_methods, request_of
 from autoslim.methods import METHODS, solve
 from autoslim.models import DenseModel, create_dense
@@ -71,11 +71,13 @@ def unseen(shape: ViTShape) -> list[Candidate]:
 def measure(name: str, *, batch: int, threads: int, mode: str) -> tuple[LatencyTable, LatencyTable]:
     """The table as a request has it, and the same with the unseen models' calibrations behind its own."""
     dense = dense_of(name)
-    limits = Limits(latency_ms=1.0, batch=batch, mode=mode)
+    limits = CostLimits(latency_ms=1.0, batch=batch, mode=mode)
     ranges = {method: METHODS[method].ranges for method in METHODS}
     seen = candidates_of_methods(ranges, dense.shape, class_query=False)
-    table = measure_table_apart(request_of(dense, limits, seen, class_query=False), threads=threads)
-    judged = measure_table_apart(request_of(dense, limits, unseen(dense.shape), class_query=False), table, threads=threads)
+    table = measure_table_in_subprocess(request_of(dense, limits, seen, class_query=False), threads=threads)
+    judged = measure_table_in_subprocess(
+        request_of(dense, limits, unseen(dense.shape), class_query=False), table, threads=threads
+    )
     return table, judged
 
 

@@ -37,7 +37,7 @@ from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.export.artifact import load
 from autoslim.methods import METHODS, solve
-from autoslim.training import Bench, run_trial
+from autoslim.training import TrialContext, run_trial
 
 TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
 """Everyone's; chosen on validation images with random tokens, ViT-Slim and the dense model (benchmarks/README.md)."""
@@ -109,19 +109,19 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
     torch.set_num_threads(1)
     baselines.register()
     began = time.monotonic()
-    bench = _bench(data, output, settings)
-    recipe = _recipe(run, bench, settings)
+    context = _bench(data, output, settings)
+    recipe = _recipe(run, context, settings)
     folder = output / "runs" / run.folder
-    reports = run_trial(recipe, bench, folder)
+    reports = run_trial(recipe, context, folder)
     while True:
         try:
             next(reports)
         except StopIteration as end:
             outcome = end.value
             break
-    hits = test_hits(load(folder / "model").to(bench.device), bench)
+    hits = test_hits(load(folder / "model").to(context.device), context)
     np.save(folder / "hits.npy", hits)
-    dense = predict(bench.dense.shape, Plan.dense(bench.dense.shape)).total
+    dense = predict(context.dense.shape, Plan.dense(context.dense.shape)).total
     facts = Facts(
         name=run.name,
         budget=run.budget,
@@ -136,21 +136,23 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
     _write(folder, facts)
 
 
-def _bench(data: Path, output: Path, settings: Settings) -> Bench:
+def _bench(data: Path, output: Path, settings: Settings) -> TrialContext:
     # 2,000 validation images, as many as a look at them is worth.
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=settings.images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
-    bench = Bench.open(base=data / "vit-cifar10", dataset=dataset.path, shared=output / "shared", common=_training(settings))
-    return SharingBench.over(bench, output / "teacher")
+    context = TrialContext.open(
+        base=data / "vit-cifar10", dataset=dataset.path, shared=output / "shared", common=_training(settings)
+    )
+    return SharingBench.over(context, output / "teacher")
 
 
 def _training(settings: Settings) -> Training:
     return settings.training.replace(epochs=settings.epochs)
 
 
-def _recipe(run: Run, bench: Bench, settings: Settings) -> Recipe:
+def _recipe(run: Run, context: TrialContext, settings: Settings) -> Recipe:
     """Of `a+b` each method takes an equal part, as a factor, of what there is to save."""
-    shape, share, steps = bench.dense.shape, _share(run.budget), []
+    shape, share, steps = context.dense.shape, _share(run.budget), []
     plan = Plan.dense(shape)
     dense, names = predict(shape, plan).total, run.name.split("+")
     for position, name in enumerate(names, 1):

@@ -30,7 +30,7 @@ from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
 from autoslim.core.urls import default_url
-from autoslim.report.tracking import Mirror
+from autoslim.report.tracking import MlflowSync
 from autoslim.store import JobState, Store
 
 LARGE, SMALL = "large", "small"
@@ -49,7 +49,7 @@ def main() -> None:
                 if job not in {stored.job.id for stored in store.jobs()}:
                     fill(store, job, folder / job, trials)
                 began = time.monotonic()
-                runs = Mirror(store, job, tracking_uri=uri).sync()
+                runs = MlflowSync(store, job, tracking_uri=uri).sync()
                 print(f"{job}: {trials} trials, {runs} runs logged in {time.monotonic() - began:.0f} s", flush=True)
         measure(uri, arguments.repeats)
 

@@ -28,7 +28,7 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import ExportError
 from autoslim.export.profiling import runners
 from autoslim.export.profiling.benchmark import hardware
-from autoslim.export.profiling.interleaved import race, ratio
+from autoslim.export.profiling.interleaved import ratio, time_interleaved
 from autoslim.methods import METHODS, solve
 from autoslim.models import create_dense
 
@@ -88,16 +88,20 @@ def narrower(name: str, shape: ViTShape, budget: int) -> nn.Module:
 
 def measure(name: str, mode: str, batches: list[int], share: float, seconds: float, device: torch.device) -> list[Cell]:
     shape, models = contestants(name, share)
-    runs = {key: runners.WAYS[mode](model, shape, device) for key, (model, _) in models.items()}
+    runs = {key: runners.BACKENDS[mode](model, shape, device) for key, (model, _) in models.items()}
     cells = []
     for batch in batches:
         images = torch.randn(batch, 3, *shape.image_size)
-        laps = dict(
-            zip(runs, race([lambda run=run, images=images: run(images) for run in runs.values()], seconds=seconds), strict=True)
+        timings = dict(
+            zip(
+                runs,
+                time_interleaved([lambda run=run, images=images: run(images) for run in runs.values()], seconds=seconds),
+                strict=True,
+            )
         )
         for key, (_, flops) in models.items():
-            middle, low, high = ratio(laps["dense"], laps[key])
-            ms = 1000 * statistics.median(laps[key])
+            middle, low, high = ratio(timings["dense"], timings[key])
+            ms = 1000 * statistics.median(timings[key])
             cells.append(
                 Cell(
                     model=name,
@@ -109,7 +113,7 @@ def measure(name: str, mode: str, batches: list[int], share: float, seconds: flo
                     speedup=middle,
                     low=low,
                     high=high,
-                    rounds=len(laps[key]),
+                    rounds=len(timings[key]),
                 )
             )
             print(f"{name} {mode} batch {batch} {key}: {ms:.4g} ms, {middle:.3f} times as fast", file=sys.stderr, flush=True)

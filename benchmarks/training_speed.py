@@ -29,7 +29,7 @@ from autoslim.data import prepare_dataset
 from autoslim.export.profiling.benchmark import hardware
 from autoslim.export.profiling.interleaved import ratio
 from autoslim.methods import METHODS, solve
-from autoslim.training import Bench
+from autoslim.training import TrialContext
 from autoslim.training.device import computing, uses_bfloat16
 from autoslim.training.loop import Beat, Trainer
 from autoslim.training.losses import task_loss
@@ -37,37 +37,37 @@ from autoslim.training.losses import task_loss
 TRAINING = Training(distillation=0.9, temperature=2.0)
 
 
-def ours(model: nn.Module, bench: Bench, rounds: int) -> Iterator[float]:
+def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:
     """Images a second of one epoch after another."""
-    loader = bench.loader(bench.splits.train, TRAINING, seed=0, train=True)
-    bfloat16 = uses_bfloat16(TRAINING.precision, bench.device)
+    loader = context.loader(context.splits.train, TRAINING, seed=0, train=True)
+    bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
 
     def objective(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": task_loss(model, bench.teacher, images, targets, TRAINING)}
+        return {"loss": task_loss(model, context.teacher, images, targets, TRAINING)}
 
     beat = Beat(name="tune", steps=rounds * len(loader))
     trainer = Trainer(
-        model, objective, loader, TRAINING, beat, seed=0, device=bench.device, bfloat16=bfloat16, companions=(bench.teacher,)
+        model, objective, loader, TRAINING, beat, seed=0, device=context.device, bfloat16=bfloat16, companions=(context.teacher,)
     )
     for segment in trainer.segments():
         yield segment.metrics["images_per_second"]
 
 
-def plain(model: nn.Module, bench: Bench, rounds: int) -> Iterator[float]:
-    batches = list(bench.loader(bench.splits.train, TRAINING, seed=0, train=True).epoch(0))
-    bfloat16 = uses_bfloat16(TRAINING.precision, bench.device)
+def plain(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:
+    batches = list(context.loader(context.splits.train, TRAINING, seed=0, train=True).epoch(0))
+    bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING.lr, fused=True)
     for _ in range(rounds):
         model.train()
         began = time.perf_counter()
         for images, labels in batches:
-            images, labels = images.to(bench.device), labels.to(bench.device)
+            images, labels = images.to(context.device), labels.to(context.device)
             optimizer.zero_grad(set_to_none=True)
-            with computing(model, bench.teacher, device=bench.device, bfloat16=bfloat16):
-                loss = task_loss(model, bench.teacher, images, labels, TRAINING)
+            with computing(model, context.teacher, device=context.device, bfloat16=bfloat16):
+                loss = task_loss(model, context.teacher, images, labels, TRAINING)
             loss.backward()
             optimizer.step()
-        if bench.device.type == "cuda":
+        if context.device.type == "cuda":
             torch.cuda.synchronize()
         yield sum(len(labels) for _, labels in batches) / (time.perf_counter() - began)
 
@@ -88,17 +88,19 @@ def main() -> None:
     print("| model | plain loop, images/s | ours, images/s | ours over plain (quartiles) |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="autoslim-bench-") as scratch:
         spec = DatasetSpec(source=str(data / "cifar10"), train_limit=arguments.images)
-        bench = Bench.open(base=data / "vit-cifar10", dataset=prepare_dataset(spec, Path(scratch), seed=0).path)
-        shape, dense = bench.dense.shape, Plan.dense(bench.dense.shape)
+        context = TrialContext.open(base=data / "vit-cifar10", dataset=prepare_dataset(spec, Path(scratch), seed=0).path)
+        shape, dense = context.dense.shape, Plan.dense(context.dense.shape)
         budget = predict(shape, dense).total // 2
-        models = {"dense": bench.student()}
+        models = {"dense": context.student()}
         for method in METHODS.values():
             solved = solve(method, shape, dense, {}, budget)
-            models[method.name] = method.build(bench.student(), shape, solved.plan, solved.knobs)
+            models[method.name] = method.build(context.student(), shape, solved.plan, solved.knobs)
         for name, model in models.items():
             model.requires_grad_(True)
             pairs = zip(
-                plain(copy.deepcopy(model), bench, arguments.rounds + 1), ours(model, bench, arguments.rounds + 1), strict=True
+                plain(copy.deepcopy(model), context, arguments.rounds + 1),
+                ours(model, context, arguments.rounds + 1),
+                strict=True,
             )
             speeds = list(itertools.islice(pairs, 1, None))
             theirs, own = ([pair[k] for pair in speeds] for k in range(2))

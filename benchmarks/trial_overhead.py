@@ -27,11 +27,11 @@ from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
 from autoslim.core.result import BaseFacts, EpochReport
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.core.urls import default_url
 from autoslim.cost import predict
-from autoslim.search import Proposer, load_space, make_scheduler
+from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.search.cluster import connect
@@ -109,7 +109,7 @@ def proposer(job: SearchJob) -> Proposer:
     if not _proposer:
         budgets = {budget.label: budget.resolve(DENSE) for budget in job.budgets}
         _proposer.append(Proposer(space=load_space("default"), shape=SHAPE, budgets=budgets, training=job.training, seed=0))
-        _proposer[0].able  # noqa: B018
+        _proposer[0].feasible_methods  # noqa: B018
     return _proposer[0]
 
 
@@ -124,8 +124,10 @@ def coordinator(trials: int) -> Iterator[Coordinator]:
         with Store(default_url(folder)) as store:
             store.create_job(job)
             store.begin_attempt(job.id)
-            scheduler = make_scheduler(job.scheduler, epochs=3.0, chance=0.1)
-            yield Coordinator(job, store, proposer(job), Output(Path(folder)), (), scheduler=scheduler, base=facts, slots=SLOTS)
+            scheduler = make_pruner(job.scheduler, epochs=3.0, chance=0.1)
+            yield Coordinator(
+                job, store, proposer(job), RunFolder(Path(folder)), (), scheduler=scheduler, base=facts, slots=SLOTS
+            )
 
 
 def ours(trials: int) -> None:

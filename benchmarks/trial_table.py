@@ -38,7 +38,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate, solve
 from autoslim.search import load_space
 from autoslim.search.space.space import Draw, Space, Uniform
-from autoslim.training import BaseRequest, Bench, Outcome, prepare_base, run_trial
+from autoslim.training import BaseRequest, Outcome, TrialContext, prepare_base, run_trial
 
 TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"
 MODEL = ModelSpec(
@@ -116,7 +116,7 @@ def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float
     return Task(number=number, recipe=recipe, plan=solved.plan, flops=solved.flops, target=target)
 
 
-def open_bench(data: Path, output: Path) -> Bench:
+def open_bench(data: Path, output: Path) -> TrialContext:
     """The dense model is trained once, on all images but its validation images; the trials see a few of them."""
 
     def dataset(share: float, images: int | None) -> PreparedDataset:
@@ -128,16 +128,16 @@ def open_bench(data: Path, output: Path) -> Bench:
     base = output / f"base-{request.digest()}"
     for report in prepare_base(base, request, whole):
         print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
-    bench = Bench.open(base=base, dataset=small.path, shared=output / "shared", common=TRAINING)
+    context = TrialContext.open(base=base, dataset=small.path, shared=output / "shared", common=TRAINING)
     (output / "base.json").write_text((base / "facts.json").read_text())
-    return SharingBench.over(bench, output / "teacher")
+    return SharingBench.over(context, output / "teacher")
 
 
-def trained(recipe: Recipe, bench: Bench, folder: Path) -> tuple[list[dict[str, Any]], Outcome | TrialError]:
+def trained(recipe: Recipe, context: TrialContext, folder: Path) -> tuple[list[dict[str, Any]], Outcome | TrialError]:
     """The points of a trial's curve, and how it ended; its folder is gone then. Seconds are the processor's, so that a busy machine does
     not show in them."""
     began = time.process_time()
-    reports = run_trial(recipe, bench, folder)
+    reports = run_trial(recipe, context, folder)
     curve: list[dict[str, Any]] = []
     try:
         while True:
@@ -155,10 +155,10 @@ def trained(recipe: Recipe, bench: Bench, folder: Path) -> tuple[list[dict[str, 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def perform(task: Task, bench: Bench, folder: Path) -> dict[str, Any]:
+def perform(task: Task, context: TrialContext, folder: Path) -> dict[str, Any]:
     """One line of the table."""
     began = time.process_time()
-    curve, outcome = trained(task.recipe, bench, folder)
+    curve, outcome = trained(task.recipe, context, folder)
     row = {
         "number": task.number,
         "repeats": task.repeats,
@@ -195,8 +195,8 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return found
 
 
-def carry_out(bench: Bench, output: Path, *, trials: int, minutes: float) -> Iterator[dict[str, Any]]:
-    space, shape = load_space(SPACE), bench.dense.shape
+def carry_out(context: TrialContext, output: Path, *, trials: int, minutes: float) -> Iterator[dict[str, Any]]:
+    space, shape = load_space(SPACE), context.dense.shape
     done = {row["number"] for row in rows(output)}
     began = time.monotonic()
     for number in range(trials):
@@ -204,7 +204,7 @@ def carry_out(bench: Bench, output: Path, *, trials: int, minutes: float) -> Ite
             continue
         if time.monotonic() - began > 60 * minutes:
             return
-        row = perform(drawn(number, space, shape), bench, output / "trials" / str(number))
+        row = perform(drawn(number, space, shape), context, output / "trials" / str(number))
         with (output / "trials.jsonl").open("a") as file:
             # A line of its own even after half a line.
             file.write("\n" + json.dumps(row) + "\n")
@@ -267,11 +267,11 @@ def main() -> None:
     torch.set_num_threads(1)
     output = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    bench = open_bench(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output)
-    for row in carry_out(bench, output, trials=arguments.trials, minutes=arguments.minutes):
+    context = open_bench(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output)
+    for row in carry_out(context, output, trials=arguments.trials, minutes=arguments.minutes):
         said = f"{row['accuracy']:.1%} in {row['seconds']:.1f} s" if row["state"] == "complete" else row["error"]
         print(f"trial {row['number']} {row['method']} {row['target']}: {said}", file=sys.stderr, flush=True)
-    count = write_table(output, arguments.table.absolute(), bench.dense.shape)
+    count = write_table(output, arguments.table.absolute(), context.dense.shape)
     print(f"{count} trials in {arguments.table}")
 
 

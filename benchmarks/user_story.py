@@ -110,8 +110,8 @@ def tell(story: Story, data: Path, output: Path, trials: int) -> str:
             autoslim("evaluate", str(folder), "--data", str(data / story.data), "--json", log=output / "evaluate.log")
         )
         config = json.loads((folder / "config.json").read_text())
-        laps = {(lap["mode"], lap["batch"]): lap for lap in config["speed"]["laps"] if lap["device"] == "cpu"}
-        fast = ", ".join(f"{mode} {lap['speedup']:.2f} at batch {batch}" for (mode, batch), lap in sorted(laps.items()))
+        timings = {(timing["mode"], timing["batch"]): timing for timing in config["speed"]["laps"] if timing["device"] == "cpu"}
+        fast = ", ".join(f"{mode} {timing['speedup']:.2f} at batch {batch}" for (mode, batch), timing in sorted(timings.items()))
         rows.append(
             f"| {model['label']} | {model['method']} | {model['flops'] / summary['dense_flops']:.1%} | {model['params'] / 1e6:.2f} M | "
             f"{model['test_accuracy']:.2%} | {judged['accuracy']:.2%} | {classify(folder, output / 'images', labels):.2%} | {fast} |"

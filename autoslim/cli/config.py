@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.parsing import PLACEMENT, Typed, fields_of, placement_of, spec_of
+from autoslim.cli.parsing import PLACEMENT, CliInput, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, paint
 from autoslim.config import JobSpec, read_plain
 
@@ -18,7 +18,7 @@ app = typer.Typer(help="What a command would use.", no_args_is_help=True)
 
 
 @app.command()
-@flag.takes(flag.SpecFlags, flag.PlacementFlags)
+@flag.with_flags(flag.SpecFlags, flag.PlacementFlags)
 def show(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -31,7 +31,7 @@ def show(
     """
     from autoslim.client.address import find_address
 
-    rows = _spec(Typed.of(context), file) + _placement(Typed.of(context))
+    rows = _spec(CliInput.of(context), file) + _placement(CliInput.of(context))
     address = find_address()
     rows.append(("url", address.url, _plain(address.origin[0])))
     rows.append(("key", None if address.key is None else "set, not shown", _plain(address.origin[1])))
@@ -47,17 +47,17 @@ def show(
 Row = tuple[str, Any, str]
 
 
-def _spec(typed: Typed, file: Path | None) -> list[Row]:
+def _spec(cli_input: CliInput, file: Path | None) -> list[Row]:
     """Checked like a request, where it is one; what is needed and not said stands there without a value."""
-    said = fields_of(typed)
+    said = fields_of(cli_input)
     kept = {} if file is None else read_plain(file)
     values = {**kept, **said}
     if all(name in values for name, field in JobSpec.model_fields.items() if field.is_required()):
-        values = spec_of(typed, file).model_dump(mode="json")
+        values = spec_of(cli_input, file).model_dump(mode="json")
     rows = []
     for name, field in JobSpec.model_fields.items():
         if name in said:
-            origin = "environment" if typed.name(name).startswith("AUTOSLIM_") else "flag"
+            origin = "environment" if cli_input.name(name).startswith("AUTOSLIM_") else "flag"
             rows.append((name, values[name], origin))
         elif name in kept:
             rows.append((name, values[name], str(file)))
@@ -67,15 +67,15 @@ def _spec(typed: Typed, file: Path | None) -> list[Row]:
     return rows
 
 
-def _placement(typed: Typed) -> list[Row]:
+def _placement(cli_input: CliInput) -> list[Row]:
     """Checked like a request's."""
     from autoslim.core.urls import hide_password
 
-    placement_of(typed, Path())
+    placement_of(cli_input, Path())
     rows: list[Row] = []
     for name in (name for name in PLACEMENT if name != "output"):
-        origin = "flag" if name in typed.flags else "environment" if name in typed.environment else "default"
-        value = typed.all.get(name)
+        origin = "flag" if name in cli_input.flags else "environment" if name in cli_input.environment else "default"
+        value = cli_input.all.get(name)
         rows.append((name, hide_password(value) if isinstance(value, str) else value, origin))
     return rows
 

@@ -62,10 +62,10 @@ def _packages() -> str:
 
 
 def _output(output: Path) -> str:
-    from autoslim.core.run_folder import Output
+    from autoslim.core.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory(dir=_existing(output)) as probe:
-        Output(Path(probe)).claim(need=0, resume=False)
+        RunFolder(Path(probe)).claim(need=0, resume=False)
     return f"{output} can be written, {shutil.disk_usage(_existing(output)).free / 1e9:.1f} GB free"
 
 

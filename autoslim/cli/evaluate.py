@@ -14,7 +14,7 @@ from autoslim.errors import RequestError
 def show_accuracy(folder: Path, *, data: str, split: str, seed: int, as_json: bool) -> None:
     from autoslim.data import prepare_dataset
     from autoslim.export.artifact import load_config
-    from autoslim.training.holdout import judge
+    from autoslim.training.holdout import evaluate_folder
 
     if split not in ("train", "validation", "test"):
         raise RequestError(f"--split is {split!r}; allowed: train, validation, test")
@@ -25,7 +25,7 @@ def show_accuracy(folder: Path, *, data: str, split: str, seed: int, as_json: bo
             raise RequestError(
                 f"{data} has the classes {', '.join(dataset.classes[:5])}...; the model was made for {', '.join(config.classes[:5])}..."
             )
-        verdict = judge(folder, dataset.path, split)
+        verdict = evaluate_folder(folder, dataset.path, split)
     if as_json:
         sys.stdout.write(json.dumps({"accuracy": verdict.accuracy, "images": verdict.images, "split": split}) + "\n")
     else:

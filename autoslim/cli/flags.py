@@ -62,7 +62,7 @@ BaseEpochs = Annotated[
 BaseRate = Annotated[float | None, flag("--base-lr", "Its peak learning rate; default that of --lr.")]
 TrainLimit = Annotated[int | None, flag("--train-limit", "Use only so many training images (stratified).")]
 Sampler = Annotated[str | None, flag("--sampler", "forest, tpe, nsga2, nsga3, gp or random; default forest.")]
-Scheduler = Annotated[str | None, flag("--scheduler", "What stops trials early: halving, median or none; default halving.")]
+Pruner = Annotated[str | None, flag("--scheduler", "What stops trials early: halving, median or none; default halving.")]
 Seed = Annotated[int | None, flag("--seed", "Of the splits, the recipes and the training; default 0.")]
 ClassQuery = Annotated[
     bool | None, flag("--class-query/--no-class-query", "Compute only the prefix tokens in the last block; same logits.")
@@ -119,7 +119,7 @@ class SpecFlags:
     base_lr: BaseRate = None
     train_limit: TrainLimit = None
     sampler: Sampler = None
-    scheduler: Scheduler = None
+    scheduler: Pruner = None
     seed: Seed = None
     class_query: ClassQuery = None
     bound: Bound = None
@@ -138,10 +138,10 @@ class PlacementFlags:
     tracking_uri: TrackingUri = None
 
 
-def takes(*groups: type, leaving: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags(*groups: type, leaving: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the flags of `groups`, but for those in `leaving`, behind its arguments and before its own flags.
 
-    The command reads them off its context (`request.Typed`); Typer reads them off the signature that is made here.
+    The command reads them off its context (`request.CliInput`); Typer reads them off the signature that is made here.
     """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:

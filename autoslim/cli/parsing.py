@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from autoslim.config import Fault, JobSpec, Placement, SpecError, flag_of, parse_yaml, read_mapping, read_text
+from autoslim.config import JobSpec, Placement, SpecError, ValidationIssue, flag_of, parse_yaml, read_mapping, read_text
 from autoslim.core.job import Resources, SearchJob
 from autoslim.errors import RequestError
 
@@ -20,14 +20,14 @@ PLACEMENT = ("resources", "concurrency", "address", "storage", "tracking_uri", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Typed:
+class CliInput:
     """What was typed, by parameter: `flags` on this command line, `environment` in AUTOSLIM_* where no flag says otherwise."""
 
     flags: dict[str, Any]
     environment: dict[str, Any]
 
     @classmethod
-    def of(cls, context: typer.Context) -> Typed:
+    def of(cls, context: typer.Context) -> CliInput:
         found: dict[str, dict[str, Any]] = {"COMMANDLINE": {}, "ENVIRONMENT": {}}
         for name, value in context.params.items():
             source = context.get_parameter_source(name)
@@ -41,47 +41,51 @@ class Typed:
 
     def name(self, field: str) -> str:
         """What the user wrote for a field: `--batch-size`, or the variable."""
-        typed = "from_scratch" if field == "weights" and "weights" not in self.all else field
-        flag = "--" + typed.replace("_", "-")
-        return f"AUTOSLIM_{typed.upper()} in the environment" if typed in self.environment and typed not in self.flags else flag
+        cli_input = "from_scratch" if field == "weights" and "weights" not in self.all else field
+        flag = "--" + cli_input.replace("_", "-")
+        return (
+            f"AUTOSLIM_{cli_input.upper()} in the environment"
+            if cli_input in self.environment and cli_input not in self.flags
+            else flag
+        )
 
 
-def spec_of(typed: Typed, file: Path | None) -> JobSpec:
+def spec_of(cli_input: CliInput, file: Path | None) -> JobSpec:
     """Raises SpecError naming the flag, the variable, or the file's line, with the value and what is allowed."""
-    changes = fields_of(typed)
+    changes = fields_of(cli_input)
     try:
         return read_mapping(changes) if file is None else parse_yaml(read_text(file), source=str(file), changes=changes)
     except SpecError as error:
-        raise SpecError(error.faults, name=lambda fault: _name(fault, typed, changes, file)) from None
+        raise SpecError(error.issues, name=lambda issue: _name(issue, cli_input, changes, file)) from None
 
 
-def fields_of(typed: Typed) -> dict[str, Any]:
+def fields_of(cli_input: CliInput) -> dict[str, Any]:
     """The fields of a spec that flags and variables say; flags that belong together are one field."""
-    values = {name: value for name, value in typed.all.items() if name in JobSpec.model_fields}
-    if typed.all.get("from_scratch"):
+    values = {name: value for name, value in cli_input.all.items() if name in JobSpec.model_fields}
+    if cli_input.all.get("from_scratch"):
         if "weights" in values:
             raise RequestError("--weights and --from-scratch exclude each other")
         values["weights"] = "scratch"
     elif "weights" in values:
         values["weights"] = str(values["weights"])
     if "model_args" in values:
-        values["model_args"] = parse_pairs(values["model_args"], typed.name("model_args"))
+        values["model_args"] = parse_pairs(values["model_args"], cli_input.name("model_args"))
     return values
 
 
-def placement_of(typed: Typed, output: Path) -> Placement:
+def placement_of(cli_input: CliInput, output: Path) -> Placement:
     """Raises RequestError naming the flag."""
-    values = {name: value for name, value in typed.all.items() if name in PLACEMENT}
+    values = {name: value for name, value in cli_input.all.items() if name in PLACEMENT}
     if values.get("concurrency", 1) < 1:
-        raise RequestError(f"{typed.name('concurrency')} is {values['concurrency']}; allowed: 1 and more")
+        raise RequestError(f"{cli_input.name('concurrency')} is {values['concurrency']}; allowed: 1 and more")
     values["resources"] = parse_resources(values.get("resources"))
     return Placement(**{**values, "output": str(output.absolute())})
 
 
-def new_job(typed: Typed, file: Path | None, output: Path) -> SearchJob:
+def new_job(cli_input: CliInput, file: Path | None, output: Path) -> SearchJob:
     """Raises RequestError naming the flag, its value and what is allowed."""
-    placement = placement_of(typed, output)
-    spec = spec_of(typed, file)
+    placement = placement_of(cli_input, output)
+    spec = spec_of(cli_input, file)
     return spec.to_job(id=job_id(spec), placement=placement)
 
 
@@ -110,9 +114,9 @@ def job_id(spec: JobSpec) -> str:
     return f"{stem}-{secrets.token_hex(3)}"
 
 
-def _name(fault: Fault, typed: Typed, changes: dict[str, Any], file: Path | None) -> str:
-    if not fault.place:
-        return str(file) if file is not None else flag_of(fault)
-    if file is None or fault.place[0] in changes:
-        return typed.name(str(fault.place[0]))
-    return f"{file}{'' if fault.line is None else f', line {fault.line}'}: {fault.field}"
+def _name(issue: ValidationIssue, cli_input: CliInput, changes: dict[str, Any], file: Path | None) -> str:
+    if not issue.place:
+        return str(file) if file is not None else flag_of(issue)
+    if file is None or issue.place[0] in changes:
+        return cli_input.name(str(issue.place[0]))
+    return f"{file}{'' if issue.line is None else f', line {issue.line}'}: {issue.field}"

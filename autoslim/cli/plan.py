@@ -16,17 +16,17 @@ from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.plan import Plan
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.cost import DENSE, LatencyTable, predict_params
-from autoslim.export.profiling import measure_table_apart
+from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.store import Store
 from workers.estimate.estimate import Estimate, estimate
-from workers.estimate.throughput import measure_pace
+from workers.estimate.throughput import measure_throughput
 from workers.progress.duration import duration
 from workers.search.base_model import base_request, threads
 from workers.search.driver import Prepared, prepare, with_table
 from workers.search.latency import search_request
-from workers.search.warm_start import Taken, look
+from workers.search.warm_start import WarmStart, find_reusable
 
 
 def show_plan(job: SearchJob, *, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def show_plan(job: SearchJob, *, as_json: bool) -> None:
         prepared = prepare(job, Path(cache))
         if job.limits.latency_ms is not None:
             prepared = with_table(prepared, _measured_here(prepared))
-    facts, found = foresee(prepared)
+    facts, found = plan_facts(prepared)
     sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts, found)) + "\n")
 
 
@@ -42,18 +42,18 @@ def _measured_here(prepared: Prepared) -> LatencyTable:
     """On this machine, with as many threads as a trial would have."""
     job = prepared.job
     request = search_request(job, prepared.dense, prepared.proposer)
-    return measure_table_apart(request, threads=threads(_settled(job)))
+    return measure_table_in_subprocess(request, threads=threads(_with_default_resources(job)))
 
 
-def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
+def plan_facts(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
     """Reach by method, and what the search costs; how fast it trains is measured on this machine."""
     job = prepared.job
     slots = job.concurrency or _slots_here(job)
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
     taken = _taken(prepared)
-    settled = dataclasses.replace(prepared, job=_settled(job))
-    pace = measure_pace(job, prepared.dense, kept=min(1.0, prepared.kept), threads=threads(settled.job))
-    work = estimate(settled, pace, slots=slots, answered=taken.answers, adapted=taken.base is not None)
+    settled = dataclasses.replace(prepared, job=_with_default_resources(job))
+    throughput = measure_throughput(job, prepared.dense, kept=min(1.0, prepared.kept), threads=threads(settled.job))
+    work = estimate(settled, throughput, slots=slots, answered=taken.answers, adapted=taken.base is not None)
     facts = {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
@@ -67,13 +67,13 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
                 "least_params": found.least_params,
                 "least_ms": found.least_ms,
             }
-            for name, found in prepared.proposer.reach.items()
+            for name, found in prepared.proposer.feasibility.items()
         },
         "left_out": prepared.proposer.left_out,
         "reuse": taken.told,
         "trials": job.trials,
         "at_a_time": slots,
-        "images_per_second": 1 / pace.train,
+        "images_per_second": 1 / throughput.train,
         "expected": work.expected.to_dict(),
         "seconds": work.cost.seconds,
         "parts": work.parts,
@@ -89,15 +89,15 @@ def foresee(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
     return facts, work
 
 
-def _taken(prepared: Prepared) -> Taken:
+def _taken(prepared: Prepared) -> WarmStart:
     job = prepared.job
     if not job.reuse:
-        return Taken()
-    base = Output(Path(job.output)).base(base_request(job, prepared.dataset).digest()).name
+        return WarmStart()
+    base = RunFolder(Path(job.output)).base(base_request(job, prepared.dataset).digest()).name
     # Nothing is begun in a store by looking whether there is something to reuse.
     with contextlib.ExitStack() as stack:
         store = None if job.storage is None else stack.enter_context(Store(job.storage))
-        return look(job, store, prepared.proposer, base=base)
+        return find_reusable(job, store, prepared.proposer, base=base)
 
 
 def _slots_here(job: SearchJob) -> int:
@@ -107,7 +107,7 @@ def _slots_here(job: SearchJob) -> int:
     return max(1, int(gpus / job.resources.gpu if job.resources.gpu else cpus / max(job.resources.cpu, 1.0)))
 
 
-def _settled(job: SearchJob) -> SearchJob:
+def _with_default_resources(job: SearchJob) -> SearchJob:
     """With what a local Ray would give a trial, where nothing was asked for."""
     gpus = torch.cuda.device_count()
     share = Resources(cpu=float(max(1, (os.cpu_count() or 1) // gpus)), gpu=1.0) if gpus else Resources()
@@ -129,16 +129,20 @@ def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str
     told, limits = facts["reuse"], job.limits
     assert isinstance(told, list)
     if limits.given:
-        words = prepared.proposer.ceiling(DENSE).words(shape, Plan.dense(shape))
+        words = prepared.proposer.constraints(DENSE).describe(shape, Plan.dense(shape))
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
     heads = "".join(f"{'least ' + name:>14}" for name in columns)
     lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}{heads}   reaches"]
-    for name, found in prepared.proposer.reach.items():
+    for name, found in prepared.proposer.feasibility.items():
         low = None if found.cheapest is None else found.cheapest.flops
         high = None if found.dearest is None else found.dearest.flops
-        reached = [label for label, able in prepared.proposer.able.items() if label in prepared.budgets and name in able]
+        reached = [
+            label
+            for label, feasible_methods in prepared.proposer.feasible_methods.items()
+            if label in prepared.budgets and name in feasible_methods
+        ]
         shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
         least = {
             "params": "-" if found.least_params is None else format_params(found.least_params),

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autoslim.cli.parsing import Typed, fields_of, placement_of, spec_of
+from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
 from autoslim.config import JobSpec, read_mapping
 from autoslim.config.duration import format_duration, parse_duration
-from autoslim.core.constraints import limits_alone
+from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
 
@@ -18,7 +18,7 @@ CHANGEABLE = frozenset({"trials", "speed", "name", "priority", "schema_version",
 """Fields that make no other search of it."""
 
 
-def resumed_job(job: SearchJob, typed: Typed, file: Path | None, output: Path) -> SearchJob:
+def resumed_job(job: SearchJob, cli_input: CliInput, file: Path | None, output: Path) -> SearchJob:
     """The job as it was begun, with more trials or on another cluster where that was asked for.
 
     The environment's AUTOSLIM_* may have changed since for other reasons; only flags and the job file are held against the job.
@@ -26,7 +26,7 @@ def resumed_job(job: SearchJob, typed: Typed, file: Path | None, output: Path) -
     Raises:
         RequestError: when a flag, or a field of the file, would make another job of it.
     """
-    begun, flags = as_spec(job), Typed(flags=typed.flags, environment={})
+    begun, flags = as_spec(job), CliInput(flags=cli_input.flags, environment={})
     if file is None:
         changes = fields_of(flags)
         asked = read_mapping({**begun.model_dump(mode="json"), **changes}) if changes else begun
@@ -46,7 +46,9 @@ def resumed_job(job: SearchJob, typed: Typed, file: Path | None, output: Path) -
             f"--storage is {placement.storage!r}, but this search was begun with {job.storage!r}; a resumed search keeps it"
         )
     changed: dict[str, Any] = {
-        name: getattr(placement, name) for name in ("resources", "concurrency", "address", "tracking_uri") if name in typed.flags
+        name: getattr(placement, name)
+        for name in ("resources", "concurrency", "address", "tracking_uri")
+        if name in cli_input.flags
     }
     if "trials" in said and asked.trials is not None:
         changed["trials"] = asked.trials
@@ -69,7 +71,7 @@ def as_spec(job: SearchJob) -> JobSpec:
             "image_size": None if job.model.image_size is None else job.model.image_size[0],
             "data": job.dataset.source,
             "train_limit": job.dataset.train_limit,
-            "flops": () if job.budgets == (limits_alone(job.limits),) else tuple(budget.label for budget in job.budgets),
+            "flops": () if job.budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in job.budgets),
             "latency": job.limits.latency,
             "latency_mode": None if job.limits.latency is None else job.limits.mode,
             "params": None if job.limits.params is None else str(job.limits.params),

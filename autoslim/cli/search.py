@@ -10,16 +10,16 @@ from typing import Annotated
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.parsing import Typed, new_job
+from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.resume import resumed_job
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
 
 _DEFAULT_OUTPUT = Path("runs/search")
 
 
-@flag.takes(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
+@flag.with_flags(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
 def search(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -33,8 +33,12 @@ def search(
 
     Example: autoslim search job.yaml --trials 48
     """
-    typed = Typed.of(context)
-    job = resumed_job(Output(output.absolute()).read_job(), typed, file, output) if resume else new_job(typed, file, output)
+    cli_input = CliInput.of(context)
+    job = (
+        resumed_job(RunFolder(output.absolute()).read_job(), cli_input, file, output)
+        if resume
+        else new_job(cli_input, file, output)
+    )
 
     from autoslim.cli.summary import show
     from workers.search.driver import exit_code, run_search
@@ -48,7 +52,7 @@ def search(
     raise typer.Exit(exit_code(summary))
 
 
-@flag.takes(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
+@flag.with_flags(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
 def plan(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -59,7 +63,7 @@ def plan(
 
     Example: autoslim plan --model deit_small_patch16_224 --data ./flowers --flops 2.3G
     """
-    job = new_job(Typed.of(context), file, output)
+    job = new_job(CliInput.of(context), file, output)
 
     from autoslim.cli.plan import show_plan
 
@@ -69,12 +73,12 @@ def plan(
 def sync_tracking(output: Path, *, as_json: bool = False) -> None:
     """Brings MLflow up to what the store holds."""
     from autoslim.core.urls import default_url
-    from autoslim.report.tracking import Mirror
+    from autoslim.report.tracking import MlflowSync
     from autoslim.store import Store
 
-    job = Output(output.absolute()).read_job().replace(output=str(output.absolute()))
+    job = RunFolder(output.absolute()).read_job().replace(output=str(output.absolute()))
     with Store(job.storage or default_url(job.output)) as store:
-        mirror = Mirror(store, job.id)
+        mirror = MlflowSync(store, job.id)
         changed = mirror.sync()
         told = {"runs": changed, "tracking_uri": mirror.uri}
         sys.stdout.write(

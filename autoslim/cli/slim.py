@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from autoslim.cli import flags
-from autoslim.cli.parsing import Typed, new_job, parse_pairs
+from autoslim.cli.parsing import CliInput, new_job, parse_pairs
 from autoslim.cli.table import columns
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import Knobs, Step
@@ -46,7 +46,7 @@ OF_A_SEARCH = (
 _DEFAULT_OUTPUT = Path("runs/slim")
 
 
-@flags.takes(flags.SpecFlags, leaving=OF_A_SEARCH)
+@flags.with_flags(flags.SpecFlags, leaving=OF_A_SEARCH)
 def slim(
     context: typer.Context,
     method: Methods = None,
@@ -61,7 +61,7 @@ def slim(
 
     Example: autoslim slim --method vit_slim --model deit_small_patch16_224 --data ./flowers --flops 2.3G --output runs/flowers-slim
     """
-    job = slim_job(Typed.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
+    job = slim_job(CliInput.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
     try:
         with Interrupt():
             slimmed = _run(job, output.absolute())
@@ -71,7 +71,9 @@ def slim(
     sys.stdout.write((slimmed.to_json(indent=1) if json else _render(slimmed)) + "\n")
 
 
-def slim_job(typed: Typed, *, methods: list[str], knobs: list[str], first: str | None, distillation: float | None) -> SlimJob:
+def slim_job(
+    cli_input: CliInput, *, methods: list[str], knobs: list[str], first: str | None, distillation: float | None
+) -> SlimJob:
     """Raises RequestError naming the flag, its value and what is allowed."""
     from autoslim.methods import METHODS
     from autoslim.slimming.request import SlimJob
@@ -88,7 +90,7 @@ def slim_job(typed: Typed, *, methods: list[str], knobs: list[str], first: str |
         raise RequestError(f"--distillation is {distillation}; allowed: 0 to 1")
     if first is not None and len(methods) < 2:
         raise RequestError(f"--first is {first!r}, but there is only one --method; it says what the first of several leaves")
-    searched = new_job(typed, None, Path())
+    searched = new_job(cli_input, None, Path())
     by_method = parse_knobs(knobs, methods)
     return SlimJob(
         model=searched.model,
@@ -147,7 +149,7 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         outcome = _tell(slimming.train(), prepared.recipe.method, job.training.epochs)
         _say(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops)}")
         _say(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
-        return slimming.hand_over(facts, outcome)
+        return slimming.finalize_models(facts, outcome)
 
 
 def _announce(prepared: PreparedSlim) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from autoslim.cli import flags as flag
 from autoslim.cli import job_table, watch
-from autoslim.cli.parsing import Typed, fields_of, spec_of
+from autoslim.cli.parsing import CliInput, fields_of, spec_of
 from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
 from autoslim.config import JobSpec
@@ -29,7 +29,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@flag.takes(flag.SpecFlags)
+@flag.with_flags(flag.SpecFlags)
 def submit(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -45,10 +45,10 @@ def submit(
 
     Example: autoslim submit --model deit_small_patch16_224 --data flowers --flops 50% --name flowers
     """
-    typed = Typed.of(context)
-    spec = spec_of(typed, file)
+    cli_input = CliInput.of(context)
+    spec = spec_of(cli_input, file)
     with connect(url) as client:
-        with _told_by_flag(typed, file):
+        with _told_by_flag(cli_input, file):
             if dry_run:
                 plan = client.plan(spec)
                 sys.stdout.write((json_format.dumps(plan) if json else _render(plan)) + "\n")
@@ -69,7 +69,7 @@ def show_job(job: JobReply, *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _told_by_flag(typed: Typed, file: Path | None) -> Iterator[None]:
+def _told_by_flag(cli_input: CliInput, file: Path | None) -> Iterator[None]:
     """What the service finds wrong with a field is told by the flag or the file that said it."""
     from autoslim.client import InvalidSpecError
 
@@ -78,15 +78,15 @@ def _told_by_flag(typed: Typed, file: Path | None) -> Iterator[None]:
     except InvalidSpecError as error:
         if not error.problems:
             raise
-        lines = [_line(pointer, detail, typed, file) for pointer, detail in error.problems]
+        lines = [_line(pointer, detail, cli_input, file) for pointer, detail in error.problems]
         raise type(error)("\n".join(lines), code=error.code, status=error.status, problems=error.problems) from None
 
 
-def _line(pointer: str, detail: str, typed: Typed, file: Path | None) -> str:
+def _line(pointer: str, detail: str, cli_input: CliInput, file: Path | None) -> str:
     field = pointer.split("/")[1] if "/" in pointer else ""
     if field not in JobSpec.model_fields or not detail.startswith(field):
         return detail
-    name = typed.name(field) if file is None or field in fields_of(typed) else f"{file}: {field}"
+    name = cli_input.name(field) if file is None or field in fields_of(cli_input) else f"{file}: {field}"
     return f"{name} {detail.partition(' ')[2]}"
 
 
@@ -96,8 +96,8 @@ def _render(plan: dict[str, Any]) -> str:
     for budget in plan["budgets"]:
         label, flops = budget["label"], f"{budget['flops']:,}"
         for method in budget["methods"]:
-            reach = [format_flops(method[end]) if method[end] is not None else "-" for end in ("least", "most")]
-            rows.append((label, flops, method["name"], *reach, "" if method["reaches"] else "does not reach it"))
+            feasibility = [format_flops(method[end]) if method[end] is not None else "-" for end in ("least", "most")]
+            rows.append((label, flops, method["name"], *feasibility, "" if method["reaches"] else "does not reach it"))
             label = flops = ""
     images, estimate = plan["images"], plan["estimate"]
     lines = [

@@ -20,7 +20,7 @@ from autoslim.client.errors import (
     UnreachableError,
     WaitTimeoutError,
 )
-from autoslim.client.replies import Artifact, Event, Failure, JobReply, Progress, Result, SlimmedModel, Trial
+from autoslim.client.replies import Artifact, Event, Failure, JobReply, Progress, Result, SelectedModel, Trial
 
 __all__ = [
     "Artifact",
@@ -42,8 +42,8 @@ __all__ = [
     "PullError",
     "RefusedError",
     "Result",
+    "SelectedModel",
     "ServiceError",
-    "SlimmedModel",
     "TooLargeError",
     "TooManyRequestsError",
     "Trial",

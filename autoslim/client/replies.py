@@ -31,7 +31,7 @@ class Progress(Reply):
     best: dict[str, float] = {}
 
 
-class SlimmedModel(Reply):
+class SelectedModel(Reply):
     """One model that was handed over; FLOPs are multiply-accumulates, accuracies top-1 shares."""
 
     label: str
@@ -66,7 +66,7 @@ class Cost(Reply):
 class Result(Reply):
     """`missing` are the budgets that no trial met; `trials` are numbers of trials by state; `reasons` say why each model was taken."""
 
-    models: tuple[SlimmedModel, ...] = ()
+    models: tuple[SelectedModel, ...] = ()
     missing: tuple[str, ...] = ()
     dense: Dense | None = None
     trials: dict[str, int] = {}

@@ -41,7 +41,7 @@ _UNIONS = {"space": "a name, a file, or a mapping"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fault:
+class ValidationIssue:
     """`problem` follows the name of the field: `is 0; allowed: 1 and more`. `line` counts from 1 where the spec came as a file."""
 
     place: Place
@@ -64,19 +64,23 @@ class Fault:
 
 
 class SpecError(RequestError):
-    """A spec that cannot be carried out as it stands; `faults` has every field that is wrong."""
+    """A spec that cannot be carried out as it stands; `issues` has every field that is wrong."""
 
     def __init__(
-        self, faults: Sequence[Fault], *, source: str | None = None, name: Callable[[Fault], str] = lambda fault: fault.field
+        self,
+        issues: Sequence[ValidationIssue],
+        *,
+        source: str | None = None,
+        name: Callable[[ValidationIssue], str] = lambda issue: issue.field,
     ) -> None:
         """`source` is the file that the faults' lines are of; `name` says how a field is called where the user wrote it."""
-        assert faults, "an error without a fault"
-        self.faults = tuple(faults)
-        super().__init__("\n".join(_where(fault, source) + fault.told(name(fault)) for fault in self.faults))
+        assert issues, "an error without a fault"
+        self.issues = tuple(issues)
+        super().__init__("\n".join(_where(issue, source) + issue.told(name(issue)) for issue in self.issues))
 
-    def named(self, name: Callable[[Fault], str]) -> SpecError:
+    def named(self, name: Callable[[ValidationIssue], str]) -> SpecError:
         """The same error in other words, such as those of the command line (`flag_of`)."""
-        return SpecError(self.faults, name=name)
+        return SpecError(self.issues, name=name)
 
 
 class InfeasibleSpecError(SpecError, BudgetError):
@@ -85,12 +89,12 @@ class InfeasibleSpecError(SpecError, BudgetError):
     exit_code = BudgetError.exit_code
 
 
-def flag_of(fault: Fault) -> str:
+def flag_of(issue: ValidationIssue) -> str:
     """`--batch-size`: what the field is called on the command line."""
-    return "--" + str(fault.place[0]).replace("_", "-") if fault.place else "the command line"
+    return "--" + str(issue.place[0]).replace("_", "-") if issue.place else "the command line"
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value for an error message, short however long or deep it is."""
     return _SHORT.repr(value)
 
@@ -100,27 +104,27 @@ def unknown(name: str, allowed: Iterable[str], *, among: str | None = None) -> s
     names = list(allowed)
     close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.5)
     hint = f" did you mean {', '.join(close)}?" if close else ""
-    return f"is {shown(name)};{hint} allowed: {among or ', '.join(names) or 'none'}"
+    return f"is {short_repr(name)};{hint} allowed: {among or ', '.join(names) or 'none'}"
 
 
-def faults_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> list[Fault]:
+def issues_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> list[ValidationIssue]:
     """`fields` are the model's own, for what they allow. One fault a place: of a union's branches the first is told."""
-    found: dict[Place, Fault] = {}
+    found: dict[Place, ValidationIssue] = {}
     details = error.errors(include_url=False)
     for detail in details[:_TOLD]:
         place = _place(detail["loc"], fields)
-        found.setdefault(place, Fault(place=place, problem=_problem(detail, place, fields)))
+        found.setdefault(place, ValidationIssue(place=place, problem=_problem(detail, place, fields)))
     # A list whose entries are wrong counts as empty, too.
-    told = [fault for place, fault in found.items() if not any(place == other[: len(place)] != other for other in found if place)]
+    told = [issue for place, issue in found.items() if not any(place == other[: len(place)] != other for other in found if place)]
     if len(details) > _TOLD:
-        told.append(Fault(place=(), problem=f"has {len(details)} mistakes, of which the first are told"))
+        told.append(ValidationIssue(place=(), problem=f"has {len(details)} mistakes, of which the first are told"))
     return told
 
 
-def _where(fault: Fault, source: str | None) -> str:
+def _where(issue: ValidationIssue, source: str | None) -> str:
     if source is None:
         return ""
-    return f"{source}: " if fault.line is None else f"{source}, line {fault.line}: "
+    return f"{source}: " if issue.line is None else f"{source}, line {issue.line}: "
 
 
 def _place(location: tuple[str | int, ...], fields: Mapping[str, Any]) -> Place:
@@ -141,20 +145,20 @@ def _problem(detail: ErrorDetails, place: Place, fields: Mapping[str, Any]) -> s
     if kind == "value_error":
         return str(context["error"])
     if kind in ("model_type", "model_attributes_type", "dict_type") and not place:
-        return f"is {shown(value)}; allowed: an object with the fields {', '.join(fields)}"
+        return f"is {short_repr(value)}; allowed: an object with the fields {', '.join(fields)}"
     if kind == "json_invalid":
         return f"is not valid JSON: {context['error']}"
     if kind == "literal_error":
-        return f"is {shown(value)}; allowed: {_choices(str(context['expected']))}"
+        return f"is {short_repr(value)}; allowed: {_choices(str(context['expected']))}"
     if kind in ("too_short", "string_too_short"):
         return "is empty; at least one is needed" if kind == "too_short" else "is empty"
     if kind in ("too_long", "string_too_long"):
         what = "entries" if kind == "too_long" else "characters"
         return f"is too long; allowed: at most {context['max_length']} {what}"
     if place and place[0] in _UNIONS:
-        return f"is {shown(value)}; allowed: {_UNIONS[str(place[0])]}"
+        return f"is {short_repr(value)}; allowed: {_UNIONS[str(place[0])]}"
     allowed = _bounds(place, fields) if kind.startswith(("greater", "less")) else _KINDS.get(kind) or _bounds(place, fields)
-    return f"is {shown(value)}; allowed: {allowed or detail['msg']}"
+    return f"is {short_repr(value)}; allowed: {allowed or detail['msg']}"
 
 
 def _unknown_field(name: str, fields: Mapping[str, Any]) -> str:

@@ -23,10 +23,10 @@ from pydantic import (
 
 from autoslim.config.duration import PATTERN as DURATION
 from autoslim.config.duration import parse_duration
-from autoslim.config.issues import shown
+from autoslim.config.issues import short_repr
 from autoslim.config.placement import Placement
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits, limits_alone, parse_latency, parse_params
+from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.recipe import Training
 
@@ -46,19 +46,19 @@ _MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*
 
 def _no_control(text: str) -> str:
     if _CONTROL.search(text):
-        raise ValueError(f"is {shown(text)}; allowed: no control characters")
+        raise ValueError(f"is {short_repr(text)}; allowed: no control characters")
     return text
 
 
 def _label(text: str) -> str:
     if not _LABEL.fullmatch(text):
-        raise ValueError(f"is {shown(text)}; allowed: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end")
+        raise ValueError(f"is {short_repr(text)}; allowed: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end")
     return text
 
 
 def _argument(text: str) -> str:
     if not _ARGUMENT.fullmatch(text):
-        raise ValueError(f"has {shown(text)}; allowed: names of up to 64 letters, digits and underscores")
+        raise ValueError(f"has {short_repr(text)}; allowed: names of up to 64 letters, digits and underscores")
     return text
 
 
@@ -70,11 +70,11 @@ def _argument_value(value: Any) -> Any:
         for entry in entries
     ):
         raise ValueError(
-            f"is {shown(value)}; allowed: numbers, true, false, null and texts of up to {_CHARACTERS} characters, "
+            f"is {short_repr(value)}; allowed: numbers, true, false, null and texts of up to {_CHARACTERS} characters, "
             f"or a list of up to {_ENTRIES} of them"
         )
     if any(isinstance(entry, float) and not math.isfinite(entry) for entry in entries):
-        raise ValueError(f"is {shown(value)}; allowed: a finite number")
+        raise ValueError(f"is {short_repr(value)}; allowed: a finite number")
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -105,7 +105,7 @@ def _params(text: str) -> str:
 
 def _latency(text: str) -> str:
     milliseconds, batch = parse_latency(text)
-    latency = Limits(latency_ms=milliseconds, batch=batch).latency
+    latency = CostLimits(latency_ms=milliseconds, batch=batch).latency
     assert latency is not None
     return latency
 
@@ -271,7 +271,7 @@ class JobSpec(BaseModel):
     @classmethod
     def _mode_of_a_latency(cls, mode: str | None, info: ValidationInfo) -> str | None:
         if mode is not None and info.data.get("latency", "") is None:
-            raise ValueError(f"is {shown(mode)}, but there is no latency to measure so")
+            raise ValueError(f"is {short_repr(mode)}, but there is no latency to measure so")
         return mode
 
     @field_validator("flops")
@@ -289,15 +289,15 @@ class JobSpec(BaseModel):
         return bound
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> CostLimits:
         milliseconds, batch = (None, 1) if self.latency is None else parse_latency(self.latency)
         params = None if self.params is None else parse_params(self.params)
-        return Limits(params=params, latency_ms=milliseconds, batch=batch, mode=self.latency_mode or "eager")
+        return CostLimits(params=params, latency_ms=milliseconds, batch=batch, mode=self.latency_mode or "eager")
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """Without FLOPs, the limits are the budget."""
-        return tuple(Budget.parse(text) for text in self.flops) or (limits_alone(self.limits),)
+        return tuple(Budget.parse(text) for text in self.flops) or (budget_of_limits(self.limits),)
 
     @property
     def most_trials(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from autoslim.config.issues import Fault, Place, SpecError, faults_of
+from autoslim.config.issues import Place, SpecError, ValidationIssue, issues_of
 from autoslim.config.job_spec import JobSpec
 from autoslim.config.strict_yaml import PlainLoader
 
@@ -46,9 +46,11 @@ def read_text(path: Path) -> str:
             raw = file.read(SIZE_LIMIT + 1)
         text = raw.decode("utf-8")
     except OSError as error:
-        raise SpecError([Fault(place=(), problem=f"cannot be read: {error.strerror}")], source=str(path)) from error
+        raise SpecError([ValidationIssue(place=(), problem=f"cannot be read: {error.strerror}")], source=str(path)) from error
     except UnicodeDecodeError as error:
-        raise SpecError([Fault(place=(), problem=f"is not UTF-8 text (byte {error.start})")], source=str(path)) from error
+        raise SpecError(
+            [ValidationIssue(place=(), problem=f"is not UTF-8 text (byte {error.start})")], source=str(path)
+        ) from error
     return text
 
 
@@ -60,7 +62,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     """
     found, _ = _parse(read_text(path), str(path))
     if not isinstance(found, dict):
-        raise SpecError([Fault(place=(), problem="is not a mapping")], source=str(path))
+        raise SpecError([ValidationIssue(place=(), problem="is not a mapping")], source=str(path))
     return found
 
 
@@ -78,7 +80,7 @@ def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = No
     try:
         return _validated(lambda: JobSpec.model_validate(data))
     except SpecError as error:
-        placed = [dataclasses.replace(fault, line=_line(lines, fault.place)) for fault in error.faults]
+        placed = [dataclasses.replace(issue, line=_line(lines, issue.place)) for issue in error.issues]
         raise SpecError(placed, source=source) from None
 
 
@@ -87,11 +89,11 @@ def _validated(read: Callable[[], JobSpec]) -> JobSpec:
         return read()
     except pydantic.ValidationError as error:
         # pydantic's own text quotes the whole input.
-        raise SpecError(faults_of(error, JobSpec.model_fields)) from None
+        raise SpecError(issues_of(error, JobSpec.model_fields)) from None
 
 
-def _too_large() -> Fault:
-    return Fault(place=(), problem=f"is larger than {SIZE_LIMIT} bytes, the most that one may have")
+def _too_large() -> ValidationIssue:
+    return ValidationIssue(place=(), problem=f"is larger than {SIZE_LIMIT} bytes, the most that one may have")
 
 
 def _parse(text: str, source: str) -> tuple[Any, dict[Place, int]]:
@@ -104,11 +106,13 @@ def _parse(text: str, source: str) -> tuple[Any, dict[Place, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         problem = f"is not valid YAML: {error.problem or error.context}"
-        raise SpecError([Fault(place=(), problem=problem, line=mark.line + 1 if mark else None)], source=source) from None
+        raise SpecError(
+            [ValidationIssue(place=(), problem=problem, line=mark.line + 1 if mark else None)], source=source
+        ) from None
     except RecursionError:
-        raise SpecError([Fault(place=(), problem="is nested too deeply")], source=source) from None
+        raise SpecError([ValidationIssue(place=(), problem="is nested too deeply")], source=source) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError([Fault(place=(), problem=f"is not valid YAML: {str(error)[:200]}")], source=source) from None
+        raise SpecError([ValidationIssue(place=(), problem=f"is not valid YAML: {str(error)[:200]}")], source=source) from None
 
 
 def _lines(root: yaml.Node) -> dict[Place, int]:

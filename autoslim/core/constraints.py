@@ -14,7 +14,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _PARAMS = re.compile(r"(\d{1,15}(?:\.\d*)?|\.\d+)\s*([KMGB]?)", re.IGNORECASE)
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _LATENCY = re.compile(r"(\d{1,9}(?:\.\d*)?|\.\d+)\s*(us|ms|s)\s*(?:@\s*(\d{1,5}))?", re.IGNORECASE)
-MOST_IMAGES = 1024
+MAX_BATCH = 1024
 """The largest batch that a latency may be asked for."""
 
 
@@ -45,7 +45,7 @@ def parse_latency(text: str) -> tuple[float, int]:
     """Milliseconds and batch size of `5ms@1`, `0.8s@8` or `5ms`.
 
     Raises:
-        RequestError: for anything else, for zero, and for a batch beyond `MOST_IMAGES`; what it says follows the name of the flag.
+        RequestError: for anything else, for zero, and for a batch beyond `MAX_BATCH`; what it says follows the name of the flag.
     """
     match = _LATENCY.fullmatch(text.strip())
     if match is None:
@@ -53,13 +53,13 @@ def parse_latency(text: str) -> tuple[float, int]:
     milliseconds, batch = float(match[1]) * _MILLISECONDS[match[2].lower()], int(match[3] or 1)
     if not milliseconds > 0:
         raise RequestError(f"is {text!r}; allowed: above zero")
-    if not 1 <= batch <= MOST_IMAGES:
-        raise RequestError(f"is {text!r}; allowed: a batch of 1 to {MOST_IMAGES} images")
+    if not 1 <= batch <= MAX_BATCH:
+        raise RequestError(f"is {text!r}; allowed: a batch of 1 to {MAX_BATCH} images")
     return milliseconds, batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits(Record):
+class CostLimits(Record):
     """What a model may cost beside its FLOPs; None: as much as it likes. All of them hold.
 
     `latency_ms` is the time of a batch of `batch` images on the device that a trial runs on, `mode` the way in which the model is run
@@ -93,11 +93,13 @@ class Limits(Record):
         return " ".join(part for part in (latency, params) if part)
 
 
-def limits_alone(limits: Limits) -> Budget:
+def budget_of_limits(limits: CostLimits) -> Budget:
     """The budget of a request without one: all the FLOPs that the dense model has."""
     return Budget(label=limits.label, share=1.0)
 
 
-def asked(budget: Budget, limits: Limits) -> str:
+def request_flags(budget: Budget, limits: CostLimits) -> str:
     """A request's budget and limits as flags."""
-    return " ".join(part for part in ("" if budget == limits_alone(limits) else f"--flops {budget.label}", limits.flags) if part)
+    return " ".join(
+        part for part in ("" if budget == budget_of_limits(limits) else f"--flops {budget.label}", limits.flags) if part
+    )

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Training
 from autoslim.core.record import Record
 from autoslim.errors import RequestError
@@ -95,7 +95,7 @@ class SearchJob(Record):
     model: ModelSpec
     dataset: DatasetSpec
     budgets: tuple[Budget, ...]
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     space: str = "default"
     trials: int = 24
     training: Training = dataclasses.field(default_factory=Training)

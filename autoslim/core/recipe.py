@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record, digest_of
 
 Knobs = dict[str, Any]
@@ -65,7 +65,7 @@ class Recipe(Record):
     seed: int
     class_query: bool = False
     bound: str = "max"
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
 
     @functools.cached_property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoslim.core.budget import format_flops
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
 from autoslim.errors import BudgetError
@@ -75,7 +75,7 @@ class TrialResult(Record):
     error_class: str | None = None
     error: str | None = None
 
-    def keeps_to(self, limits: Limits) -> bool:
+    def keeps_to(self, limits: CostLimits) -> bool:
         """By its parameters and its latency, the measured one where it was measured; a trial that is not complete keeps to nothing."""
         if self.state is not TrialState.COMPLETE:
             return False

@@ -24,7 +24,7 @@ _PROBE = ".writable"
 
 
 @dataclasses.dataclass(frozen=True)
-class Output:
+class RunFolder:
     root: Path
 
     @property

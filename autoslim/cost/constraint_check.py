@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits, format_params, limits_alone
+from autoslim.core.constraints import CostLimits, budget_of_limits, format_params
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
@@ -18,10 +18,10 @@ Timer = Callable[[Plan], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ceiling:
+class Constraints:
     """`limits` as they are held against a plan; without a `timer` nothing is known of its latency, and that limit is not looked at."""
 
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     timer: Timer | None = None
 
     def fits(self, shape: ViTShape, plan: Plan) -> bool:
@@ -36,34 +36,34 @@ class Ceiling:
             shares["latency"] = self.timer(plan) / self.limits.latency_ms
         return shares
 
-    def words(self, shape: ViTShape, plan: Plan) -> dict[str, str]:
+    def describe(self, shape: ViTShape, plan: Plan) -> dict[str, str]:
         """What the plan takes of each limit."""
-        words = {}
+        describe = {}
         if self.limits.params is not None:
-            words["params"] = f"{format_params(predict_params(shape, plan))} parameters of {format_params(self.limits.params)}"
+            describe["params"] = f"{format_params(predict_params(shape, plan))} parameters of {format_params(self.limits.params)}"
         if self.limits.latency_ms is not None and self.timer is not None:
-            words["latency"] = (
+            describe["latency"] = (
                 f"{self.timer(plan):.4g} ms of {self.limits.latency_ms:g} ms at batch {self.limits.batch}, as predicted"
             )
-        return words
+        return describe
 
     def excess(self, shape: ViTShape, plan: Plan) -> str:
         """The limits that the plan does not keep, in words; empty where it keeps all."""
-        words = self.words(shape, plan)
+        describe = self.describe(shape, plan)
         over = [name for name, share in self.shares(shape, plan).items() if share > 1]
-        return "too much: " + " and ".join(words[name] for name in over) if over else ""
+        return "too much: " + " and ".join(describe[name] for name in over) if over else ""
 
 
-def binding(shape: ViTShape, plan: Plan, budget: int, ceiling: Ceiling) -> str:
+def binding(shape: ViTShape, plan: Plan, budget: int, constraints: Constraints) -> str:
     """Which limit the plan fills most: `flops`, `params` or `latency`."""
-    shares = {"flops": predict(shape, plan).total / budget, **ceiling.shares(shape, plan)}
+    shares = {"flops": predict(shape, plan).total / budget, **constraints.shares(shape, plan)}
     return max(shares, key=lambda name: shares[name])
 
 
-def refuse_idle(budget: Budget, ceiling: Ceiling, shape: ViTShape) -> None:
+def check_not_trivial(budget: Budget, constraints: Constraints, shape: ViTShape) -> None:
     """Raises BudgetError where nothing but limits is asked for, and the dense model is within them already."""
-    dense, limits = Plan.dense(shape), ceiling.limits
-    unknown = limits.latency_ms is not None and ceiling.timer is None
-    if limits.given and budget == limits_alone(limits) and not unknown and ceiling.fits(shape, dense):
-        words = " and ".join(ceiling.words(shape, dense).values())
-        raise BudgetError(f"{limits.flags}: the dense model is within it already ({words})")
+    dense, limits = Plan.dense(shape), constraints.limits
+    unknown = limits.latency_ms is not None and constraints.timer is None
+    if limits.given and budget == budget_of_limits(limits) and not unknown and constraints.fits(shape, dense):
+        describe = " and ".join(constraints.describe(shape, dense).values())
+        raise BudgetError(f"{limits.flags}: the dense model is within it already ({describe})")

@@ -119,9 +119,9 @@ class _SplitWriter:
         # Pillow decodes without the interpreter's lock. Groups are small because an encoded image may take 64 MiB.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
-                for (row, data, name), fault in zip(group, pool.map(_fault, group), strict=True):
-                    if fault is not None:
-                        self._drop(f"{name}: {fault}")
+                for (row, data, name), issue in zip(group, pool.map(_fault, group), strict=True):
+                    if issue is not None:
+                        self._drop(f"{name}: {issue}")
                         continue
                     label = int(labels[row])
                     self._counts[label] += 1

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
@@ -71,7 +71,7 @@ class FormReport(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lap(Record):
+class Timing(Record):
     """Both models in one interleaved race: medians in milliseconds a batch, and the speed-up round by round with its quartiles."""
 
     mode: str
@@ -91,7 +91,7 @@ class SpeedReport(Record):
 
     hardware: str
     threads: int
-    laps: tuple[Lap, ...]
+    timings: tuple[Timing, ...]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -151,7 +151,7 @@ class SlimConfig(Record):
     accuracy: dict[str, float]
     images: dict[str, int]
     versions: dict[str, str]
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     forms: tuple[FormReport, ...] = ()
     speed: SpeedReport | None = None
     latency: LatencyReport | None = None

@@ -16,7 +16,7 @@ from autoslim.core.run_folder import is_disk_full
 from autoslim.errors import ExportError, first_line
 from autoslim.export import onnx_form, pt2_form, timm_form
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config
-from autoslim.export.in_subprocess import logits_apart
+from autoslim.export.in_subprocess import logits_in_subprocess
 from autoslim.export.onnx_flops import count_onnx_flops
 from autoslim.models.weights import file_digest
 
@@ -89,7 +89,7 @@ def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor)
         ExportError: when the form says something else than the model.
     """
     largest = 0.0
-    for found_BC in logits_apart(name, path, images_B3HW):
+    for found_BC in logits_in_subprocess(name, path, images_B3HW):
         apart_B = (found_BC - expected_BC).abs().amax(dim=1)
         spread = float(expected_BC.std()) or 1.0
         alike = int((apart_B <= ALIKE_WITHIN * spread).sum())

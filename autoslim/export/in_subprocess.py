@@ -16,7 +16,7 @@ from autoslim.errors import ExportError
 _MINUTES = 10
 
 
-def logits_apart(form: str, path: Path, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+def logits_in_subprocess(form: str, path: Path, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     """The logits (B, C) at batch 1, image by image, and of the whole batch.
 
     Raises:

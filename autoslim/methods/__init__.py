@@ -2,9 +2,9 @@
 
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.cost.constraint_check import Ceiling, binding, refuse_idle
+from autoslim.cost.constraint_check import Constraints, binding, check_not_trivial
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Workshop
+from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext
 from autoslim.methods.dps.method import DPS
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.life_regression.method import LifeRegression
@@ -17,20 +17,20 @@ METHODS: dict[str, Method] = {method.name: method for method in (LifeRegression(
 
 __all__ = [
     "METHODS",
-    "Brief",
-    "Ceiling",
-    "Finished",
+    "Constraints",
+    "DistillationBatch",
     "Knob",
-    "Lesson",
     "Method",
     "Ranges",
+    "SharedTrainer",
+    "SlimmedModel",
     "Solved",
-    "Workshop",
+    "StepContext",
     "binding",
+    "check_not_trivial",
     "evaluate",
     "narrowing",
     "narrows",
-    "refuse_idle",
     "solve",
 ]
 

@@ -21,13 +21,13 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Training
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
-from autoslim.cost.constraint_check import Ceiling
+from autoslim.cost.constraint_check import Constraints
 from autoslim.methods.knob import Ranges, complete
 
 Tensors = dict[str, Tensor]
 
 
-class Lesson(Protocol):
+class DistillationBatch(Protocol):
     """One batch of a train beat. What is asked of it is computed once, and what is not asked is not computed."""
 
     images_B3HW: Tensor
@@ -36,7 +36,7 @@ class Lesson(Protocol):
     """The frozen dense model."""
 
     @property
-    def taught_tokens(self) -> list[Tensor]:
+    def teacher_tokens(self) -> list[Tensor]:
         """The teacher's tokens (B, N, D) behind each block. Asked for before the losses, it costs no second pass."""
 
     @property
@@ -44,7 +44,7 @@ class Lesson(Protocol):
         """The student's."""
 
     @property
-    def taught_BC(self) -> Tensor:
+    def teacher_logits_BC(self) -> Tensor:
         """The teacher's logits."""
 
     @property
@@ -56,7 +56,7 @@ class Lesson(Protocol):
         """That of the labels alone."""
 
 
-class Workshop(Protocol):
+class SharedTrainer(Protocol):
     """Where shared work is done: the dense model, the training images and a loop, apart from any trial."""
 
     shape: ViTShape
@@ -75,7 +75,7 @@ class Workshop(Protocol):
     def train(
         self,
         student: nn.Module,
-        loss: Callable[[Lesson], Tensors],
+        loss: Callable[[DistillationBatch], Tensors],
         *,
         epochs: float,
         learning_rates: dict[str, float] | None = None,
@@ -84,11 +84,11 @@ class Workshop(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Brief:
+class StepContext:
     """What one step of a trial has to do.
 
-    `plan` is what earlier steps have left; `budget` and `ceiling` what the finished model may cost; `bound` as in `Recipe`. `shared` is
-    what `prepare` has returned, for `attach` alone, which puts into the student what `finish` needs of it.
+    `plan` is what earlier steps have left; `budget` and `constraints` what the finished model may cost; `bound` as in `Recipe`. `shared` is
+    what `prepare` has returned, for `attach` alone, which puts into the student what `finalize` needs of it.
     """
 
     shape: ViTShape
@@ -96,13 +96,13 @@ class Brief:
     knobs: Knobs
     budget: int
     bound: str = "max"
-    ceiling: Ceiling = dataclasses.field(default_factory=Ceiling)
+    constraints: Constraints = dataclasses.field(default_factory=Constraints)
     shared: Tensors | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What `finish` hands back: the model that is shipped, its plan, and its knobs where the real ranking changed them."""
+class SlimmedModel:
+    """What `finalize` hands back: the model that is shipped, its plan, and its knobs where the real ranking changed them."""
 
     model: nn.Module
     plan: Plan
@@ -144,7 +144,7 @@ class Method(abc.ABC):
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """The plan that repaired knobs aim at, told from the shape alone; `plan` is what earlier steps have left."""
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """Knobs whose plan is one count dearer each; the solver fills what is left of a budget with them."""
         return iter(())
 
@@ -156,27 +156,27 @@ class Method(abc.ABC):
         """Share of a trial's epochs that `prepare` costs; every trial that uses the result trains so much less."""
         return 0.0
 
-    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+    def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """Does the work that trials share, from the dense model; reports, and returns what they need of it."""
         # Not abstract, because most methods share nothing. One that names shared settings and stops here is its author's mistake.
         raise AssertionError(f"{self.name} names shared settings and does not work them out")
 
     @abc.abstractmethod
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """Puts the method's own parts into `model` (which it may take over) and says what is trained through `requires_grad`.
 
         `images_B3HW` are training images to measure on, not to learn from.
         """
 
     @abc.abstractmethod
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """`loss` is minimised in the train beat; the other names are curves."""
 
     @abc.abstractmethod
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """Drops what only training needed and cuts for good, within the budget; says what is tuned through `requires_grad`."""
 
-    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+    def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
         """Sets what must fit the tuned weights, such as thresholds, on unaugmented training images; called before handing over."""
 
     @abc.abstractmethod

@@ -17,7 +17,7 @@ class Knob(Record):
     A `layer` is a block index in a recipe; its range, here and in a search space, is given as shares of the depth, so that one
     space serves models of every depth. `priced` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver may
     move it, 0 where it does not touch the FLOPs or may not be moved. `searched` is False where only the solver sets it (through
-    `Method.dearer`): no space names it and no sampler draws it.
+    `Method.costlier`): no space names it and no sampler draws it.
     """
 
     kind: str

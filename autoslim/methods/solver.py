@@ -2,7 +2,7 @@
 
 A method names the knobs in which its FLOPs are monotone (`Knob.priced`). The solver moves them together: pressure 0 is the dearest
 end of every range, 1/2 the recipe as it was proposed, 1 the cheapest end. It bisects the pressure and then spends what is
-left of the budget on single counts, dearest first, until nothing fits any more. Other limits (`Ceiling`) are held all the way, so that
+left of the budget on single counts, dearest first, until nothing fits any more. Other limits (`Constraints`) are held all the way, so that
 the one that binds decides.
 """
 
@@ -15,7 +15,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.cost.constraint_check import Ceiling
+from autoslim.cost.constraint_check import Constraints
 from autoslim.cost.flops import predict
 from autoslim.cost.params import predict_params
 from autoslim.errors import InfeasibleError
@@ -47,57 +47,59 @@ def solve(
     budget: int,
     *,
     ranges: Ranges | None = None,
-    ceiling: Ceiling | None = None,
+    constraints: Constraints | None = None,
 ) -> Solved:
-    """The dearest recipe of the family through `knobs` that stays within `budget` and `ceiling`; `ranges` narrow the method's own.
+    """The dearest recipe of the family through `knobs` that stays within `budget` and `constraints`; `ranges` narrow the method's own.
 
     Raises:
         InfeasibleError: when even the cheapest end of the family is above one of them.
     """
     ranges = method.ranges if ranges is None else ranges
-    ceiling = Ceiling() if ceiling is None else ceiling
+    constraints = Constraints() if constraints is None else constraints
     knobs = method.repair(shape, knobs)
 
     def fits(solved: Solved) -> bool:
-        return solved.flops <= budget and ceiling.fits(shape, solved.plan)
+        return solved.flops <= budget and constraints.fits(shape, solved.plan)
 
-    cheapest = evaluate(method, shape, plan, _press(knobs, ranges, 1.0))
+    cheapest = evaluate(method, shape, plan, _interpolate(knobs, ranges, 1.0))
     if cheapest.flops > budget:
         raise InfeasibleError(
             f"{method.name}: this recipe's cheapest form has {format_flops(cheapest.flops)}, above the budget of {format_flops(budget)}"
         )
-    if excess := ceiling.excess(shape, cheapest.plan):
+    if excess := constraints.excess(shape, cheapest.plan):
         raise InfeasibleError(f"{method.name}: this recipe's cheapest form takes {excess}")
     best, low, high = cheapest, 0.0, 1.0
-    dearest = evaluate(method, shape, plan, _press(knobs, ranges, 0.0))
+    dearest = evaluate(method, shape, plan, _interpolate(knobs, ranges, 0.0))
     if fits(dearest):
         return dearest
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        found = evaluate(method, shape, plan, _press(knobs, ranges, middle))
+        found = evaluate(method, shape, plan, _interpolate(knobs, ranges, middle))
         if fits(found):
             best, high = found, middle
         else:
             low = middle
-    return _fill(method, shape, plan, best, fits, ranges)
+    return _fill_budget(method, shape, plan, best, fits, ranges)
 
 
 def narrows(method: Method, shape: ViTShape, plan: Plan) -> bool:
     """Whether the method can take parameters away from what `plan` leaves."""
-    cheapest = evaluate(method, shape, plan, _press(method.repair(shape, {}), method.ranges, 1.0))
+    cheapest = evaluate(method, shape, plan, _interpolate(method.repair(shape, {}), method.ranges, 1.0))
     return predict_params(shape, cheapest.plan) < predict_params(shape, plan)
 
 
-def _fill(method: Method, shape: ViTShape, plan: Plan, best: Solved, fits: Callable[[Solved], bool], ranges: Ranges) -> Solved:
+def _fill_budget(
+    method: Method, shape: ViTShape, plan: Plan, best: Solved, fits: Callable[[Solved], bool], ranges: Ranges
+) -> Solved:
     while True:
-        steps = [evaluate(method, shape, plan, knobs) for knobs in method.dearer(shape, best.knobs, ranges)]
+        steps = [evaluate(method, shape, plan, knobs) for knobs in method.costlier(shape, best.knobs, ranges)]
         fitting = [step for step in steps if step.flops > best.flops and fits(step)]
         if not fitting:
             return best
         best = max(fitting, key=lambda step: step.flops)
 
 
-def _press(knobs: Knobs, ranges: Ranges, pressure: float) -> Knobs:
+def _interpolate(knobs: Knobs, ranges: Ranges, pressure: float) -> Knobs:
     pressed = dict(knobs)
     for name, value in knobs.items():
         knob = ranges[name]

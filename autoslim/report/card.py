@@ -116,14 +116,14 @@ def _speed(config: SlimConfig) -> str:
     if speed is None:
         return ""
     rows = "\n".join(
-        f"| {lap.mode}, {lap.device} | {lap.batch} | {lap.dense_ms:.3g} | {lap.slimmed_ms:.3g} | "
-        f"{1000 * lap.batch / lap.slimmed_ms:,.0f} | {lap.speedup:.2f} ({lap.low:.2f}-{lap.high:.2f}) |"
-        for lap in speed.laps
+        f"| {timing.mode}, {timing.device} | {timing.batch} | {timing.dense_ms:.3g} | {timing.slimmed_ms:.3g} | "
+        f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.speedup:.2f} ({timing.low:.2f}-{timing.high:.2f}) |"
+        for timing in speed.timings
     )
     slow = [
-        f"{lap.mode} on the {lap.device.upper()} ({lap.speedup:.2f} times as fast)"
-        for lap in speed.laps
-        if lap.batch == 1 and lap.speedup <= 1
+        f"{timing.mode} on the {timing.device.upper()} ({timing.speedup:.2f} times as fast)"
+        for timing in speed.timings
+        if timing.batch == 1 and timing.speedup <= 1
     ]
     plainly = f"**At batch 1 it is not faster than the dense model**: {', '.join(slow)}.\n" if slow else ""
     left_out = "".join(f"Not measured: {mode}, because {reason}.\n" for mode, reason in speed.left_out.items())
@@ -170,7 +170,7 @@ def _largest(config: SlimConfig) -> str:
 
 
 def _on_gpu(speed: SpeedReport) -> str:
-    if all(lap.device == "cpu" for lap in speed.laps):
+    if all(timing.device == "cpu" for timing in speed.timings):
         return ""
     return (
         " On the GPU PyTorch runs in bfloat16 on images that are there, compiled as CUDA graphs, and ONNX Runtime in float32 with the "

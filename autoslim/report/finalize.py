@@ -8,15 +8,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.data import PreparedDataset, sample_split
 from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
-from autoslim.export.profiling import hardware, measure_apart
+from autoslim.export.profiling import hardware, measure_in_subprocess
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
-from autoslim.training.holdout import Verdict
+from autoslim.training.holdout import HoldoutResult
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +28,11 @@ COMPARED = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
+class HoldoutResults:
     """The test verdicts of the folder and of the dense model's, and the dense model's validation accuracy."""
 
-    slimmed: Verdict
-    dense: Verdict
+    slimmed: HoldoutResult
+    dense: HoldoutResult
     dense_validation: float
 
 
@@ -54,12 +54,19 @@ class Asked:
 
     budget: int
     label: str
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     latency: LatencyReport | None = None
 
 
 def complete_folder(
-    folder: Path, *, asked: Asked, judged: Judged, dataset: PreparedDataset, origin: Origin, dense: Path, speed: tuple[str, ...]
+    folder: Path,
+    *,
+    asked: Asked,
+    judged: HoldoutResults,
+    dataset: PreparedDataset,
+    origin: Origin,
+    dense: Path,
+    speed: tuple[str, ...],
 ) -> None:
     """`dense` is the dense model's folder, `speed` the modes that are measured."""
     config = load_config(folder)
@@ -114,10 +121,10 @@ def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
 def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:
     """A model whose speed cannot be measured is handed over all the same, and its card says why."""
     try:
-        return measure_apart(folder, dense, images_B3HW, modes=modes)
+        return measure_in_subprocess(folder, dense, images_B3HW, modes=modes)
     except JobError as error:
         _log.warning("the speed of %s could not be measured: %s", folder, error)
-        return SpeedReport(hardware=hardware(), threads=0, laps=(), left_out={", ".join(modes): str(error)})
+        return SpeedReport(hardware=hardware(), threads=0, timings=(), left_out={", ".join(modes): str(error)})
 
 
 def _draw(folder: Path, dataset: PreparedDataset) -> bool:

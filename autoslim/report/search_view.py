@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from autoslim.core.constraints import limits_alone
+from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, TrialState
 
@@ -84,7 +84,7 @@ class SearchView:
         """Labels and multiply-accumulates, cheapest first; shares only once the dense model is measured."""
         known = []
         for budget in self.job.budgets:
-            if budget == limits_alone(self.job.limits):
+            if budget == budget_of_limits(self.job.limits):
                 # No FLOPs were asked for.
                 continue
             if budget.flops is not None:

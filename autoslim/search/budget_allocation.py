@@ -18,7 +18,7 @@ _PERIOD = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Deal:
+class Assignment:
     """`target` is a budget's label or `free`; `origin` is `random` for a control, else `sampler`; `among` are methods."""
 
     target: str
@@ -26,34 +26,34 @@ class Deal:
     among: tuple[str, ...]
 
 
-def deal(number: int, able: Mapping[str, Sequence[str]]) -> Deal:
-    """`able` says which methods can be drawn for each target, budgets first and `free` among them."""
-    opening = _opening(able)
+def assign(number: int, feasible_methods: Mapping[str, Sequence[str]]) -> Assignment:
+    """`feasible_methods` says which methods can be drawn for each target, budgets first and `free` among them."""
+    opening = _opening(feasible_methods)
     if number < len(opening):
         return opening[number]
-    budgets = [target for target in able if target != FREE]
+    budgets = [target for target in feasible_methods if target != FREE]
     turn = number - len(opening)
     if not budgets:
-        return Deal(target=FREE, origin="sampler", among=tuple(able[FREE]))
+        return Assignment(target=FREE, origin="sampler", among=tuple(feasible_methods[FREE]))
     cycles, place = divmod(turn, _PERIOD)
     if place == _PERIOD - 1:
-        return Deal(target=FREE, origin="sampler", among=tuple(able[FREE]))
+        return Assignment(target=FREE, origin="sampler", among=tuple(feasible_methods[FREE]))
     target = budgets[(cycles * (_PERIOD - 1) + place) % len(budgets)]
-    return Deal(target=target, origin="sampler", among=tuple(able[target]))
+    return Assignment(target=target, origin="sampler", among=tuple(feasible_methods[target]))
 
 
-def _opening(able: Mapping[str, Sequence[str]]) -> list[Deal]:
-    targets = [target for target in able if target != FREE] or [FREE]
+def _opening(feasible_methods: Mapping[str, Sequence[str]]) -> list[Assignment]:
+    targets = [target for target in feasible_methods if target != FREE] or [FREE]
     used: dict[str, int] = {}
     controls = []
     for target in targets:
-        method = min(able[target], key=lambda name: used.get(name, 0))
+        method = min(feasible_methods[target], key=lambda name: used.get(name, 0))
         used[method] = used.get(method, 0) + 1
-        controls.append(Deal(target=target, origin="random", among=(method,)))
-    missing = [method for method in able[FREE] if method not in used]
+        controls.append(Assignment(target=target, origin="random", among=(method,)))
+    missing = [method for method in feasible_methods[FREE] if method not in used]
     turns = [FREE, *targets] if targets != [FREE] else targets
     rest = []
     for place, method in enumerate(missing):
         target = turns[place % len(turns)]
-        rest.append(Deal(target=target if method in able[target] else FREE, origin="sampler", among=(method,)))
+        rest.append(Assignment(target=target if method in feasible_methods[target] else FREE, origin="sampler", among=(method,)))
     return controls + rest

@@ -13,11 +13,11 @@ from autoslim.search.refinement import FINAL, REUSED
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reason(Record):
-    """`cheaper` and `dearer` are the front's neighbours of the chosen trial, `knee` the number of the front's knee."""
+    """`cheaper` and `costlier` are the front's neighbours of the chosen trial, `knee` the number of the front's knee."""
 
     sentence: str
     cheaper: TrialResult | None
-    dearer: TrialResult | None
+    costlier: TrialResult | None
     knee: int | None
 
 
@@ -28,7 +28,7 @@ def reason(results: Sequence[TrialResult], chosen: TrialResult, budget: int) -> 
     return Reason(
         sentence=_sentence(results, chosen, budget),
         cheaper=max((r for r in others if _flops(r) < _flops(chosen)), key=_flops, default=None),
-        dearer=min((r for r in others if _flops(r) > _flops(chosen)), key=_flops, default=None),
+        costlier=min((r for r in others if _flops(r) > _flops(chosen)), key=_flops, default=None),
         knee=None if knee is None else knee.number,
     )
 
@@ -72,7 +72,7 @@ def _sentence(results: Sequence[TrialResult], chosen: TrialResult, budget: int) 
 def offers(found: Reason) -> list[str]:
     """The knee and the neighbours, a line each."""
     lines = []
-    for which, result in (("cheaper", found.cheaper), ("dearer", found.dearer)):
+    for which, result in (("cheaper", found.cheaper), ("dearer", found.costlier)):
         if result is not None:
             text = f"trial {result.number} ({result.recipe.method}), {_accuracy(result):.2%} at {format_flops(_flops(result))}"
             lines.append(f"the front's next {which} one: {text}" + (", its knee" if result.number == found.knee else ""))

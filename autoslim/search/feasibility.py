@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from autoslim.core.budget import format_flops
-from autoslim.core.constraints import Limits, format_params
+from autoslim.core.constraints import CostLimits, format_params
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict_params
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods import METHODS, Ceiling
+from autoslim.methods import METHODS, Constraints
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob, layer_index
 from autoslim.methods.solver import Solved, evaluate
@@ -25,48 +25,48 @@ _DESCENTS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Corner(Record):
+class CostRange(Record):
     flops: int
     knobs: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reach(Record):
+class Feasibility(Record):
     """`None` where the space holds no recipe that the method leaves inside it.
 
     `least_params` and `least_ms` are the fewest parameters and the shortest predicted latency, where there are such limits.
     """
 
-    cheapest: Corner | None
-    dearest: Corner | None
+    cheapest: CostRange | None
+    dearest: CostRange | None
     least_params: int | None = None
     least_ms: float | None = None
 
 
-Ceilings = Mapping[str, Ceiling]
+Ceilings = Mapping[str, Constraints]
 """By method."""
 
 _Cost = Callable[[Solved], float]
 
 
-def reach(
-    space: Space, shape: ViTShape, plan: Plan, methods: Mapping[str, Method] = METHODS, ceilings: Ceilings | None = None
-) -> dict[str, Reach]:
+def feasibility(
+    space: Space, shape: ViTShape, plan: Plan, methods: Mapping[str, Method] = METHODS, all_constraints: Ceilings | None = None
+) -> dict[str, Feasibility]:
     """By coordinate descent from the best of a few draws: FLOPs are monotone in nearly every knob, corners too many to try."""
     found = {}
     for name, method in methods.items():
         if name in space.methods:
             starts = list(_starts(space, method, shape, plan))
-            ceiling = (ceilings or {}).get(name, Ceiling())
-            found[name] = Reach(
+            constraints = (all_constraints or {}).get(name, Constraints())
+            found[name] = Feasibility(
                 cheapest=_extreme(space, method, shape, plan, starts, lambda solved: solved.flops),
                 dearest=_extreme(space, method, shape, plan, starts, lambda solved: -solved.flops),
-                **_least(space, method, shape, plan, starts, ceiling),
+                **_least(space, method, shape, plan, starts, constraints),
             )
     return found
 
 
-def within(found: Reach, flops: int, limits: Limits) -> bool:
+def within(found: Feasibility, flops: int, limits: CostLimits) -> bool:
     """Whether the budget and every limit are reached; a latency that is not known yet is no reason against."""
     if found.cheapest is None or found.cheapest.flops > flops:
         return False
@@ -76,7 +76,7 @@ def within(found: Reach, flops: int, limits: Limits) -> bool:
 
 
 def unreachable(
-    label: str, flops: int, limits: Limits, reached: Mapping[str, Reach], space: Space, narrowing: Sequence[str]
+    label: str, flops: int, limits: CostLimits, reached: Mapping[str, Feasibility], space: Space, narrowing: Sequence[str]
 ) -> str:
     """Why no method of the space comes to a budget, and how far each of them does; `narrowing` methods can take parameters away."""
     spans = ", ".join(
@@ -97,7 +97,7 @@ def unreachable(
     )
 
 
-def _least_in_words(name: str, found: Reach) -> str:
+def _least_in_words(name: str, found: Feasibility) -> str:
     parts = [
         None if found.least_ms is None else f"{found.least_ms:.3g} ms",
         None if found.least_params is None else f"{format_params(found.least_params)} parameters",
@@ -107,15 +107,15 @@ def _least_in_words(name: str, found: Reach) -> str:
 
 
 def _least(
-    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], ceiling: Ceiling
+    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], constraints: Constraints
 ) -> dict[str, Any]:
     """Of what the ceiling limits."""
     least: dict[str, Any] = {}
-    if ceiling.limits.params is not None:
+    if constraints.limits.params is not None:
         corner = _extreme(space, method, shape, plan, starts, lambda solved: predict_params(shape, solved.plan))
         least["least_params"] = corner and predict_params(shape, evaluate(method, shape, plan, corner.knobs).plan)
-    if ceiling.limits.latency_ms is not None and ceiling.timer is not None:
-        timer = ceiling.timer
+    if constraints.limits.latency_ms is not None and constraints.timer is not None:
+        timer = constraints.timer
         corner = _extreme(space, method, shape, plan, starts, lambda solved: timer(solved.plan))
         least["least_ms"] = corner and timer(evaluate(method, shape, plan, corner.knobs).plan)
     return least
@@ -131,7 +131,7 @@ def _starts(space: Space, method: Method, shape: ViTShape, plan: Plan) -> Iterat
 
 def _extreme(
     space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], cost: _Cost
-) -> Corner | None:
+) -> CostRange | None:
     """Where `cost` is lowest."""
     best: tuple[Solved, Knobs] | None = None
     for start in sorted(starts, key=lambda start: cost(start[0]))[:_DESCENTS]:
@@ -142,7 +142,7 @@ def _extreme(
             best = corner
     if best is None:
         return None
-    return Corner(flops=best[0].flops, knobs=method.repair(shape, best[1]))
+    return CostRange(flops=best[0].flops, knobs=method.repair(shape, best[1]))
 
 
 def _sweep(

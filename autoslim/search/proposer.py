@@ -5,7 +5,7 @@ would be made alike again.
 
 A proposal for a budget is drawn, then solved onto the budget, so that every trial's model can be returned (`methods.solver`).
 Accuracy is then the only question left, and a single-objective study answers it (`study.accuracy_at_budgets`). A free trial keeps
-the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `deal` says which trial is
+the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `assign` says which trial is
 for what.
 
 Samplers are `forest`, `tpe`, `nsga2`, `nsga3`, `gp` and `random`. A forest (`learner`) looks for the draw that promises most gain, at a
@@ -22,7 +22,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.job import SAMPLERS
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
@@ -31,14 +31,14 @@ from autoslim.core.result import TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
-from autoslim.methods import METHODS, Ceiling, narrowing
+from autoslim.methods import METHODS, Constraints, narrowing
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate, solve
-from autoslim.search.budget_allocation import FREE, Deal, deal
-from autoslim.search.feasibility import Reach, reach, unreachable, within
+from autoslim.search.budget_allocation import FREE, Assignment, assign
+from autoslim.search.feasibility import Feasibility, feasibility, unreachable, within
 from autoslim.search.samplers.candidates import SERVES, near_draws, pool_draws
 from autoslim.search.samplers.features import Encoder, Vector
-from autoslim.search.samplers.forest import Learner
+from autoslim.search.samplers.forest import ForestSampler
 from autoslim.search.samplers.optuna_samplers import FLAT, make_sampler
 from autoslim.search.samplers.optuna_study import (
     Replay,
@@ -93,7 +93,7 @@ class Proposer:
     sampler: str = "forest"
     class_query: bool = False
     bound: str = "max"
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     timer: LatencyTable | None = None
     earlier: tuple[TrialResult, ...] = ()
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
@@ -108,13 +108,13 @@ class Proposer:
                 raise SpaceError(
                     f"{self.space.name}: methods.{name} is not of this version of autoslim; read the space's file again"
                 )
-        if not self.reach:
+        if not self.feasibility:
             raise UnsupportedModelError("; ".join(self.left_out.values()))
-        if not self.able[FREE]:
+        if not self.feasible_methods[FREE]:
             raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has put it right; widen them")
         for label, flops in self.budgets.items():
-            if not self.able[label]:
-                raise BudgetError(unreachable(label, flops, self.limits, self.reach, self.space, narrowing(self.shape)))
+            if not self.feasible_methods[label]:
+                raise BudgetError(unreachable(label, flops, self.limits, self.feasibility, self.space, narrowing(self.shape)))
 
     @functools.cached_property
     def left_out(self) -> dict[str, str]:
@@ -128,13 +128,13 @@ class Proposer:
         return reasons
 
     @functools.cached_property
-    def reach(self) -> dict[str, Reach]:
+    def feasibility(self) -> dict[str, Feasibility]:
         usable = {name: method for name, method in self.methods.items() if name not in self.left_out}
-        return reach(self.space, self.shape, self.start, usable, {name: self.ceiling(name) for name in usable})
+        return feasibility(self.space, self.shape, self.start, usable, {name: self.constraints(name) for name in usable})
 
-    def ceiling(self, method: str) -> Ceiling:
+    def constraints(self, method: str) -> Constraints:
         timer = self.timer
-        return Ceiling(limits=self.limits, timer=None if timer is None else functools.partial(timer, recipe=method))
+        return Constraints(limits=self.limits, timer=None if timer is None else functools.partial(timer, recipe=method))
 
     @functools.cached_property
     def start(self) -> Plan:
@@ -142,12 +142,12 @@ class Proposer:
         return Plan.dense(self.shape, class_query=self.class_query)
 
     @functools.cached_property
-    def able(self) -> dict[str, list[str]]:
+    def feasible_methods(self) -> dict[str, list[str]]:
         """The methods that can be solved onto each budget, in the registry's order; `free` stands last."""
-        drawn = [name for name, found in self.reach.items() if found.cheapest is not None]
+        drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
         return {
             **{
-                label: [name for name in drawn if within(self.reach[name], flops, self.limits)]
+                label: [name for name in drawn if within(self.feasibility[name], flops, self.limits)]
                 for label, flops in self.budgets.items()
             },
             FREE: drawn,
@@ -163,7 +163,7 @@ class Proposer:
     def propose(self, number: int, history: Sequence[TrialResult]) -> Proposal:
         """`history` is every trial of the job so far, running ones too, in any order; `number` itself is not looked at."""
         history = [*self.earlier, *history]
-        dealt = deal(number, self.able)
+        dealt = assign(number, self.feasible_methods)
         others = sorted((result for result in history if result.number != number), key=lambda result: result.number)
         # A control is drawn blindly, so it may well be a duplicate.
         known = set() if dealt.origin == "random" else {result.recipe.key for result in others}
@@ -183,7 +183,7 @@ class Proposer:
         assert last is not None
         return last
 
-    def _suggest(self, dealt: Deal, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
+    def _suggest(self, dealt: Assignment, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
         """What each draw asks. Draws that were rejected stay in the study as running, which keeps TPE away from them."""
         name = f"{self.seed}:{number}"
         if dealt.origin == "random" or self.sampler in ("random", "forest"):
@@ -191,17 +191,19 @@ class Proposer:
             return lambda: blind
         free = dealt.target == FREE
         values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self.budgets.values())
-        able = tuple(self.able[dealt.target])
-        trials = as_trials(history, values, lambda recipe: self._replayed(recipe, able), single=not free, sampler=self.sampler)
+        feasible_methods = tuple(self.feasible_methods[dealt.target])
+        trials = as_trials(
+            history, values, lambda recipe: self._replayed(recipe, feasible_methods), single=not free, sampler=self.sampler
+        )
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         sampler = make_sampler(self.sampler, seed=seed, among=dealt.among)
         return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], sampler).ask
 
-    def _replayed(self, recipe: Recipe, able: tuple[str, ...]) -> Replay | None:
+    def _replayed(self, recipe: Recipe, feasible_methods: tuple[str, ...]) -> Replay | None:
         """What a recipe is in a study of these methods; worked out once."""
-        place = (recipe.key, able)
+        place = (recipe.key, feasible_methods)
         if place not in self._replays:
-            methods = {name: self.methods[name] for name in able}
+            methods = {name: self.methods[name] for name in feasible_methods}
             if self.sampler in FLAT:
                 made = flat_replay(recipe, self.space, methods, self.shape, constant=self.sampler == "gp")
             else:
@@ -214,17 +216,17 @@ class Proposer:
         return {}
 
     @functools.cached_property
-    def learner(self) -> Learner:
+    def learner(self) -> ForestSampler:
         encoder = Encoder(self.space, self.shape, self.methods, self.start)
         dense = predict(self.shape, Plan.dense(self.shape)).total
-        return Learner(encoder, self.budgets, dense_flops=dense, epochs=self.training.epochs, seed=self.seed)
+        return ForestSampler(encoder, self.budgets, dense_flops=dense, epochs=self.training.epochs, seed=self.seed)
 
     @functools.cached_property
     def _pools(self) -> dict[str, tuple[int, list[Candidate]]]:
         """By target the pool that serves it now, and which one that is."""
         return {}
 
-    def _learnt(self, number: int, dealt: Deal, history: list[TrialResult], known: set[str]) -> Proposal | None:
+    def _learnt(self, number: int, dealt: Assignment, history: list[TrialResult], known: set[str]) -> Proposal | None:
         """The candidate that promises the most; None while too little is known to say."""
         if not self.learner.knows(history):
             return None
@@ -235,21 +237,21 @@ class Proposer:
         best = self.learner.best(number, dealt.target, [vector for _, vector in fresh], history)
         return None if best is None else fresh[best][0].replace(number=number, origin=dealt.origin)
 
-    def _pool(self, number: int, dealt: Deal) -> list[Candidate]:
+    def _pool(self, number: int, dealt: Assignment) -> list[Candidate]:
         serving = number // SERVES
         if self._pools.get(dealt.target, (None,))[0] != serving:
-            everything = dataclasses.replace(dealt, among=tuple(self.able[dealt.target]))
+            everything = dataclasses.replace(dealt, among=tuple(self.feasible_methods[dealt.target]))
             draws = pool_draws(self.seed, dealt.target, number)
             self._pools[dealt.target] = serving, self._candidates(number, everything, draws)
         return self._pools[dealt.target][1]
 
-    def _candidates(self, number: int, dealt: Deal, draws: Sequence[Suggest]) -> list[Candidate]:
+    def _candidates(self, number: int, dealt: Assignment, draws: Sequence[Suggest]) -> list[Candidate]:
         """What can be trained of `draws`, solved, with the vectors it is judged by."""
         drawn = (self.space.sample(suggest, self.methods, self.shape, among=dealt.among) for suggest in draws)
         solved = (self._solved(number, dealt, draw) for draw in drawn)
         return [(p, self.learner.encoder.encode(p.recipe, p.plan)) for p in solved if p.infeasible is None and p.plan is not None]
 
-    def _solved(self, number: int, dealt: Deal, draw: Draw) -> Proposal:
+    def _solved(self, number: int, dealt: Assignment, draw: Draw) -> Proposal:
         method, dense = self.methods[draw.method], self.start
         ranges = self.space.methods[draw.method]
         training = self.training.replace(**draw.training)
@@ -259,8 +261,8 @@ class Proposer:
                 solved = evaluate(method, self.shape, dense, draw.knobs)
                 budget = solved.flops
             else:
-                ceiling = self.ceiling(draw.method)
-                solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges, ceiling=ceiling)
+                constraints = self.constraints(draw.method)
+                solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges, constraints=constraints)
             if not self.space.contains(dataclasses.replace(draw, knobs=solved.knobs), self.shape):
                 raise InfeasibleError(f"{draw.method}: these knobs come to a recipe outside the space {self.space.name!r}")
         except (InfeasibleError, UnsupportedModelError) as error:
@@ -272,7 +274,7 @@ class Proposer:
             number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, plan=solved.plan, flops=solved.flops
         )
 
-    def _recipe(self, dealt: Deal, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
+    def _recipe(self, dealt: Assignment, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
         return Recipe(
             steps=(Step(method=method, knobs=knobs),),
             budget=budget,
@@ -281,5 +283,5 @@ class Proposer:
             class_query=self.class_query,
             bound=self.bound,
             # A free trial is there for the front, and held to nothing.
-            limits=Limits() if dealt.target == FREE else self.limits,
+            limits=CostLimits() if dealt.target == FREE else self.limits,
         )

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
 from autoslim.core.result import ParetoFront, TrialResult, TrialState
 from autoslim.search.refinement import FINAL, REUSED, searched
@@ -15,7 +15,7 @@ FILLS = 0.95
 """An earlier search's model answers a budget that it was not solved onto where it is within it and takes up so much of it."""
 
 
-def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: Limits) -> list[TrialResult]:
+def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: CostLimits) -> list[TrialResult]:
     """Complete trials that can be chosen for no budget any more, whatever follows: off the front, and not the best solved onto theirs.
 
     Where the latency is limited, whoever keeps to it as predicted may come into question once the better ones have been measured.
@@ -28,7 +28,9 @@ def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limit
     return [result for result in done if result.number not in kept]
 
 
-def choose(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: Limits | None = None) -> dict[str, TrialResult]:
+def choose(
+    results: Sequence[TrialResult], budgets: Mapping[str, int], limits: CostLimits | None = None
+) -> dict[str, TrialResult]:
     """The most accurate complete trial for each budget, the cheaper of equals; a budget without any is left out.
 
     Those solved onto the budget come first: who asks for 2.3 G has 2.3 G to spend, and a cheaper trial that is ahead by the noise of
@@ -86,7 +88,7 @@ class AgainstControl(Record):
 
 
 def against_control(
-    results: Sequence[TrialResult], budgets: Mapping[str, int], label: str, limits: Limits | None = None
+    results: Sequence[TrialResult], budgets: Mapping[str, int], label: str, limits: CostLimits | None = None
 ) -> AgainstControl | None:
     """The search's best trial beside the blind control that was solved onto the same budget; `None` when one of them is missing.
 

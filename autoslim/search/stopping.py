@@ -16,7 +16,7 @@ GROWTH = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits(Record):
+class StoppingLimits(Record):
     """`seconds` is wall time of the trials, `epochs` what all trials may train in total, `plateau` so many trials without growth of the
     hypervolume; None is no limit.
     """
@@ -27,13 +27,13 @@ class Limits(Record):
     plateau: int | None = None
 
 
-def search_limits(job: SearchJob) -> Limits:
+def search_limits(job: SearchJob) -> StoppingLimits:
     """What the search itself may take of the job's limits; the rest is for tuning the best recipes longer (`search.final`)."""
     own = 1 - job.final_share
     each = 0.0 if job.max_epochs is None else job.max_epochs * job.final_share / len(job.budgets) / job.final_seeds
     # An end that is too short to be run at all leaves everything to the search.
     epochs_own = own if each >= LEAST * job.training.epochs else 1.0
-    return Limits(
+    return StoppingLimits(
         trials=job.trials,
         seconds=None if job.max_seconds is None else own * job.max_seconds,
         epochs=None if job.max_epochs is None else epochs_own * job.max_epochs,
@@ -46,8 +46,8 @@ def spent_epochs(results: Sequence[TrialResult]) -> float:
     return sum(result.epochs or 0.0 for result in results if result.duplicate_of is None)
 
 
-def enough(
-    limits: Limits, results: Sequence[TrialResult], *, a_trial: float, seconds: float, dense_flops: int, chance: float
+def stop_reason(
+    limits: StoppingLimits, results: Sequence[TrialResult], *, a_trial: float, seconds: float, dense_flops: int, chance: float
 ) -> str | None:
     """Why no further trial begins; None where one does.
 

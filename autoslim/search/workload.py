@@ -12,11 +12,11 @@ from autoslim.search.refinement import MOST
 from autoslim.search.stopping import LEAST, search_limits
 
 _FREE = 3
-"""Every so many trials one is free (`deal`)."""
+"""Every so many trials one is free (`assign`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Expected(Record):
+class Workload(Record):
     """Epochs of all the search's own `trials`, early stops included, and of the end's `finals`."""
 
     trials: int
@@ -25,7 +25,7 @@ class Expected(Record):
     final_epochs: float
 
 
-def expected_work(job: SearchJob) -> Expected:
+def expected_work(job: SearchJob) -> Workload:
     """At most this much where time or a plateau end the search.
 
     A free trial has few of its own FLOPs to be held against and is taken for one that comes to its end; so is a control.
@@ -34,7 +34,7 @@ def expected_work(job: SearchJob) -> Expected:
     trials, epochs = 0, 0.0
     budgets = len(job.budgets)
     if not budgets:
-        return Expected(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
+        return Workload(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
     share = _halved if job.scheduler == "halving" else _above_median if job.scheduler == "median" else _complete
     while trials < limits.trials:
         blind, free = trials < budgets, trials % _FREE == _FREE - 1
@@ -46,7 +46,7 @@ def expected_work(job: SearchJob) -> Expected:
     finals = budgets * job.final_seeds
     left = epochs * job.final_share / (1 - job.final_share)
     each = min(left / finals, MOST * whole)
-    return Expected(
+    return Workload(
         trials=trials,
         epochs=epochs,
         finals=finals if each >= LEAST * whole else 0,

@@ -2,6 +2,6 @@
 
 from autoslim.service.app import create_app
 from autoslim.service.serve import PORT, serve
-from autoslim.service.settings import Limits, ServiceSettings, read_settings
+from autoslim.service.settings import RequestLimits, ServiceSettings, read_settings
 
-__all__ = ["PORT", "Limits", "ServiceSettings", "create_app", "read_settings", "serve"]
+__all__ = ["PORT", "RequestLimits", "ServiceSettings", "create_app", "read_settings", "serve"]

@@ -15,9 +15,9 @@ from fastapi.openapi.utils import get_openapi
 from autoslim.config import JobSpec
 from autoslim.errors import AutoslimError
 from autoslim.service import problems
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.metrics import RequestMetrics
-from autoslim.service.middleware import BodyLimit, Record, SameOrigin, SecurityHeaders, UnexpectedErrors
+from autoslim.service.middleware import BodyLimit, RequestLog, SameOrigin, SecurityHeaders, UnexpectedErrors
 from autoslim.service.routers import artifacts, events, health, jobs, plans, trials
 from autoslim.service.routers.query_parameters import known_parameters
 from autoslim.service.settings import ServiceSettings
@@ -36,7 +36,7 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.services = shared = Services(settings, metrics)
+        app.state.services = shared = AppState(settings, metrics)
         # The first plan would otherwise wait for the imports.
         warming = asyncio.create_task(_warm(shared)) if warm else None
         try:
@@ -59,12 +59,12 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.add_middleware(SameOrigin, hosts=settings.allowed_hosts)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Record, latency=metrics.latency)
+    app.add_middleware(RequestLog, latency=metrics.latency)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-async def _warm(shared: Services) -> None:
+async def _warm(shared: AppState) -> None:
     try:
         await shared.planner.facts()
     except AutoslimError as error:

@@ -25,7 +25,7 @@ _THREADS = 8
 """The database is asked in threads; more of them would only wait for the interpreter's lock."""
 
 
-class Services:
+class AppState:
     """Opened once for an app; belongs to one event loop."""
 
     def __init__(self, settings: ServiceSettings, metrics: RequestMetrics) -> None:
@@ -52,7 +52,7 @@ class Services:
             part.close()
 
 
-async def services(request: Request) -> Services:
+async def services(request: Request) -> AppState:
     """The dependency by which a route gets at them. Not a plain function: FastAPI would run it in a thread, at every request."""
-    found: Services = request.app.state.services
+    found: AppState = request.app.state.services
     return found

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from autoslim.service.app_state import Services, services
+from autoslim.service.app_state import AppState, services
 from autoslim.service.problems import ProblemError
 from autoslim.store import Scope
 
@@ -35,7 +35,7 @@ class Identity:
 
 async def identify(
     request: Request,
-    shared: Annotated[Services, Depends(services)],
+    shared: Annotated[AppState, Depends(services)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
 ) -> Identity:
     """Raises a 401 without a good key where one is needed, a 429 for who asks too often."""
@@ -52,7 +52,7 @@ async def identify(
     return identity
 
 
-async def _by_key(shared: Services, token: str, address: str) -> Identity:
+async def _by_key(shared: AppState, token: str, address: str) -> Identity:
     if shared.refusals.is_empty(address):
         raise _too_many(shared.refusals.wait(address))
     key = await shared.run(shared.keys.find, token)
@@ -61,7 +61,7 @@ async def _by_key(shared: Services, token: str, address: str) -> Identity:
     return Identity(tenant=key.tenant, scopes=frozenset(key.scopes), client=f"key {key.id}")
 
 
-def _refused(shared: Services, address: str, detail: str, error: str) -> ProblemError:
+def _refused(shared: AppState, address: str, detail: str, error: str) -> ProblemError:
     if wait := shared.refusals.wait(address):
         return _too_many(wait)
     return ProblemError(401, "unauthenticated", detail, headers={"WWW-Authenticate": f'Bearer realm="autoslim"{error}'})
@@ -82,4 +82,4 @@ def _need(scope: Scope) -> Callable[..., Coroutine[Any, Any, Identity]]:
 
 Reader = Annotated[Identity, Depends(_need(Scope.READ))]
 Submitter = Annotated[Identity, Depends(_need(Scope.SUBMIT))]
-Shared = Annotated[Services, Depends(services)]
+Shared = Annotated[AppState, Depends(services)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoslim.config import JobSpec
-from autoslim.config.issues import Fault, shown, unknown
+from autoslim.config.issues import ValidationIssue, short_repr, unknown
 from autoslim.service.settings import ServiceSettings
 
 BUILTIN = ("digits",)
@@ -42,18 +42,18 @@ class Catalog:
         """Those of `names` that the operator allows."""
         return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)]
 
-    def resolve(self, spec: JobSpec, models: Sequence[str]) -> tuple[JobSpec, list[Fault]]:
+    def resolve(self, spec: JobSpec, models: Sequence[str]) -> tuple[JobSpec, list[ValidationIssue]]:
         """The spec with paths that can be opened, and what is wrong with it; `models` are the timm names there are."""
         finders: dict[str, Callable[[str], str]] = {"data": self._data, "weights": self._weights}
         finders["model"] = functools.partial(self._model, models=models)
         changes: dict[str, str] = {}
-        faults = []
+        issues = []
         for field, find in finders.items():
             try:
                 changes[field] = find(getattr(spec, field))
             except NotAllowedError as error:
-                faults.append(Fault(place=(field,), problem=str(error)))
-        return spec.model_copy(update=changes), faults
+                issues.append(ValidationIssue(place=(field,), problem=str(error)))
+        return spec.model_copy(update=changes), issues
 
     def public(self, spec: dict[str, Any]) -> dict[str, Any]:
         """A resolved spec as its user knows it: registered data sets by name."""
@@ -74,10 +74,10 @@ class Catalog:
         if "/" in text or text.startswith("."):
             folder = _under(text, self._model_roots, "allowed: a timm name" + self._or_root())
             if not Path(folder, "config.json").is_file():
-                raise NotAllowedError(f"is {shown(text)}; allowed: a folder in timm's hub format, which has a config.json")
+                raise NotAllowedError(f"is {short_repr(text)}; allowed: a folder in timm's hub format, which has a config.json")
             return folder
         if not _TIMM_NAME.fullmatch(text):
-            raise NotAllowedError(f"is {shown(text)}; allowed: a timm name" + self._or_root())
+            raise NotAllowedError(f"is {short_repr(text)}; allowed: a timm name" + self._or_root())
         allowed = self.timm_names(models)
         if text.partition(".")[0] not in allowed:
             raise NotAllowedError(
@@ -94,7 +94,7 @@ class Catalog:
             return text
         path = _under(text, self._model_roots, "allowed: pretrained, scratch" + self._or_root())
         if not Path(path).is_file() or not path.endswith(WEIGHTS):
-            raise NotAllowedError(f"is {shown(text)}; allowed: a file that ends in {', '.join(WEIGHTS)}")
+            raise NotAllowedError(f"is {short_repr(text)}; allowed: a file that ends in {', '.join(WEIGHTS)}")
         return path
 
     def _or_root(self) -> str:
@@ -105,10 +105,10 @@ def _under(text: str, roots: Sequence[Path], hint: str) -> str:
     """A relative path is looked for under each root in turn."""
     inside = [path for root in roots if (path := _joined(root, text)) is not None]
     if not inside:
-        raise NotAllowedError(f"is {shown(text)}; {hint}")
+        raise NotAllowedError(f"is {short_repr(text)}; {hint}")
     found = next((path for path in inside if path.exists()), None)
     if found is None:
-        raise NotAllowedError(f"is {shown(text)}, which does not exist; {hint}")
+        raise NotAllowedError(f"is {short_repr(text)}, which does not exist; {hint}")
     return str(found)
 
 

@@ -15,7 +15,7 @@ _PAUSE = 5.0
 
 
 @contextlib.asynccontextmanager
-async def beside(command: Sequence[str] | None) -> AsyncIterator[None]:
+async def child_process(command: Sequence[str] | None) -> AsyncIterator[None]:
     """None for no process. At the end it is asked to stop, and after a while made to."""
     if command is None:
         yield

@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from autoslim.store import QueueState
 
 if TYPE_CHECKING:
-    from autoslim.service.app_state import Services
+    from autoslim.service.app_state import AppState
 
 MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
@@ -35,7 +35,7 @@ class RequestMetrics:
         )
 
 
-def exposition(shared: Services, tenant: str | None) -> bytes:
+def exposition(shared: AppState, tenant: str | None) -> bytes:
     """`tenant` of None: everybody's jobs."""
     registry = CollectorRegistry()
     registry.register(_Jobs(shared, tenant))
@@ -45,7 +45,7 @@ def exposition(shared: Services, tenant: str | None) -> bytes:
 class _Jobs:
     """A collector that is used once."""
 
-    def __init__(self, shared: Services, tenant: str | None) -> None:
+    def __init__(self, shared: AppState, tenant: str | None) -> None:
         self._shared, self._tenant = shared, tenant
 
     def collect(self) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from autoslim.config import SpecError
-from autoslim.config.issues import shown
+from autoslim.config.issues import short_repr
 from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, RequestError
 from autoslim.service.planning.client import PlannerError
 
@@ -108,7 +108,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [
-        Error(detail=f"is {shown(detail.get('input'))}: {detail['msg']}", parameter=".".join(map(str, detail["loc"][1:])))
+        Error(detail=f"is {short_repr(detail.get('input'))}: {detail['msg']}", parameter=".".join(map(str, detail["loc"][1:])))
         for detail in error.errors()
     ]
     return _answer(request, 422, "invalid-parameter", "a parameter of the request is not allowed", errors=errors)
@@ -132,7 +132,7 @@ def _allowed(request: Request) -> list[str]:
 async def _ours(request: Request, error: Exception) -> Response:
     match error:
         case SpecError():
-            errors = [Error(detail=fault.told(fault.field), pointer=fault.pointer) for fault in error.faults]
+            errors = [Error(detail=issue.told(issue.field), pointer=issue.pointer) for issue in error.issues]
             code = "infeasible-budget" if isinstance(error, BudgetError) else "invalid-spec"
             return _answer(request, 422, code, "the job's spec cannot be carried out", errors=errors)
         case BudgetError():

@@ -178,7 +178,7 @@ class BudgetPlan(View):
     methods: list[MethodReach]
 
 
-class Estimate(View):
+class EstimateView(View):
     """Work and room at most; how long it takes depends on the workers. `bytes` is the disk needed, besides the images."""
 
     images_trained: int
@@ -196,7 +196,7 @@ class PlanView(View):
     left_out: dict[str, str]
     trials: int
     epochs: float
-    estimate: Estimate
+    estimate: EstimateView
 
 
 class MethodView(View):

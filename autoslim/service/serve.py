@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from autoslim.core.logs import log_json
 from autoslim.errors import RequestError
 from autoslim.service.app import create_app
-from autoslim.service.child_process import beside
+from autoslim.service.child_process import child_process
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Keys
 
@@ -118,5 +118,5 @@ async def _serve(
     settings: ServiceSettings, listener: socket.socket, command: Sequence[str] | None, ready: Callable[[], None]
 ) -> None:
     server = _Server(create_app(settings), ready)
-    async with beside(command):
+    async with child_process(command):
         await server.serve(sockets=[listener])

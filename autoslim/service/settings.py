@@ -11,7 +11,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from autoslim.config.issues import SpecError, faults_of
+from autoslim.config.issues import SpecError, issues_of
 from autoslim.config.job_spec import Label
 from autoslim.config.strict_yaml import PlainLoader
 from autoslim.errors import RequestError
@@ -33,7 +33,7 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
-class Limits(BaseModel):
+class RequestLimits(BaseModel):
     """The most that one request or tenant may take. `plan_seconds` is how long a plan may be worked on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,7 +75,7 @@ class ServiceSettings(BaseModel):
     ray_dashboard_url: str | None = None
     keys_required: bool = False
     allowed_hosts: Words = LOOPBACK
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +108,7 @@ def read_settings(
     try:
         return ServiceSettings.model_validate(values)
     except pydantic.ValidationError as error:
-        raise SpecError(faults_of(error, ServiceSettings.model_fields)) from None
+        raise SpecError(issues_of(error, ServiceSettings.model_fields)) from None
 
 
 def variable(name: str) -> str:

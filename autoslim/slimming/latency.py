@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost import Candidate, LatencyTable, predict
 from autoslim.errors import BudgetError, JobError
 from autoslim.export.artifact import LatencyReport
-from autoslim.export.profiling import check_apart, kept_table, measure_table_apart
+from autoslim.export.profiling import check_in_subprocess, kept_table, measure_table_in_subprocess
 from autoslim.export.profiling.calibration import SHARES, report, request_of
 from autoslim.models import DenseModel
 from autoslim.slimming.request import PreparedSlim, SlimJob, solve_steps, solved
@@ -30,7 +30,7 @@ def candidates_of_job(job: SlimJob, shape: ViTShape) -> Iterator[Candidate]:
     for share in SHARES:
         try:
             steps, plan = solve_steps(
-                job.replace(budget=Budget(label=f"{share:.0%}", share=share), limits=Limits(), first=None),
+                job.replace(budget=Budget(label=f"{share:.0%}", share=share), limits=CostLimits(), first=None),
                 shape,
                 int(share * dense),
             )
@@ -48,7 +48,7 @@ def measure_job(job: SlimJob, dense: DenseModel, folder: Path) -> LatencyTable:
     candidates = candidates_of_job(job, dense.shape)
     request = request_of(dense, job.limits, candidates, class_query=job.class_query)
     threads = torch.get_num_threads()
-    return kept_table(folder, request, partial(measure_table_apart, threads=threads), threads=threads)
+    return kept_table(folder, request, partial(measure_table_in_subprocess, threads=threads), threads=threads)
 
 
 def tightened(prepared: PreparedSlim) -> PreparedSlim:
@@ -65,21 +65,23 @@ def tightened(prepared: PreparedSlim) -> PreparedSlim:
     for _ in range(_TIGHTENINGS):
         candidate = Candidate(steps=prepared.recipe.steps, plan=prepared.plan)
         request = request_of(prepared.dense, job.limits, [candidate], class_query=job.class_query)
-        table = measure_table_apart(request, prepared.table, threads=prepared.table.threads)
+        table = measure_table_in_subprocess(request, prepared.table, threads=prepared.table.threads)
         if table.calibrations[-1].measured_ms <= limit:
             return prepared
         prepared = solved(dataclasses.replace(prepared, table=table))
     return prepared
 
 
-def timed_here(folder: Path, dense: Path, table: LatencyTable, limits: Limits) -> LatencyReport:
+def timed_here(folder: Path, dense: Path, table: LatencyTable, limits: CostLimits) -> LatencyReport:
     """What was foretold of the model in `folder`, beside what it takes here, as the table was measured.
 
     Raises:
         JobError: where it cannot be measured.
     """
     try:
-        timed = check_apart(folder, dense, batch=table.batch, mode=table.mode, threads=table.threads, limit_ms=limits.latency_ms)
+        timed = check_in_subprocess(
+            folder, dense, batch=table.batch, mode=table.mode, threads=table.threads, limit_ms=limits.latency_ms
+        )
     except JobError as error:
         raise JobError(f"the latency of {folder} could not be measured: {error}") from error
     return report(folder, table, timed)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from autoslim.core.budget import Budget, format_flops
-from autoslim.core.constraints import Limits, asked
+from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
@@ -23,10 +23,10 @@ from autoslim.cost.constraint_check import Timer
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
-from autoslim.methods import METHODS, Ceiling, Method, binding, narrowing, narrows, refuse_idle, solve
+from autoslim.methods import METHODS, Constraints, Method, binding, check_not_trivial, narrowing, narrows, solve
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
-from autoslim.training.context import Bench
+from autoslim.training.context import TrialContext
 from autoslim.training.trial import Outcome, run_trial
 
 
@@ -41,7 +41,7 @@ class SlimJob(Record):
     model: ModelSpec
     dataset: DatasetSpec
     budget: Budget
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     steps: tuple[Step, ...]
     first: Budget | None = None
     training: Training
@@ -57,9 +57,9 @@ class SlimJob(Record):
         return "+".join(step.method for step in self.steps)
 
     @property
-    def asked(self) -> str:
+    def request_flags(self) -> str:
         """The budget and the limits as flags."""
-        return asked(self.budget, self.limits)
+        return request_flags(self.budget, self.limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,20 +92,20 @@ class PreparedSlim:
         return self.solution.plan
 
     @property
-    def ceiling(self) -> Ceiling:
-        return Ceiling(
+    def constraints(self) -> Constraints:
+        return Constraints(
             limits=self.job.limits, timer=None if self.table is None else functools.partial(self.table, recipe=self.job.method)
         )
 
     @property
     def filled(self) -> dict[str, str]:
         """What the plan takes of each limit, in words."""
-        return self.ceiling.words(self.dense.shape, self.plan)
+        return self.constraints.describe(self.dense.shape, self.plan)
 
     @property
     def binding(self) -> str:
         """The limit that the plan fills most: `flops`, `params` or `latency`."""
-        return binding(self.dense.shape, self.plan, self.recipe.budget, self.ceiling)
+        return binding(self.dense.shape, self.plan, self.recipe.budget, self.constraints)
 
     @property
     def adapts(self) -> bool:
@@ -152,8 +152,8 @@ def solved(prepared: PreparedSlim) -> PreparedSlim:
     """With the recipe that the request and the table come to."""
     job, shape = prepared.job, prepared.dense.shape
     budget = job.budget.resolve(prepared.dense_flops)
-    refuse_idle(job.budget, prepared.ceiling, shape)
-    steps, plan = solve_steps(job, shape, budget, prepared.ceiling.timer)
+    check_not_trivial(job.budget, prepared.constraints, shape)
+    steps, plan = solve_steps(job, shape, budget, prepared.constraints.timer)
     recipe = Recipe(
         steps=steps,
         budget=budget,
@@ -184,37 +184,41 @@ def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None 
     """
     plan = Plan.dense(shape, class_query=job.class_query)
     steps: list[Step] = []
-    ceilings = _ceilings(job, shape, timer)
-    for step, target, ceiling in zip(job.steps, targets(job, shape, budget), ceilings, strict=True):
+    all_constraints = _all_constraints(job, shape, timer)
+    for step, target, constraints in zip(job.steps, targets(job, shape, budget), all_constraints, strict=True):
         method = METHODS[step.method]
         if len(steps) < len(job.steps) - 1 and not narrows(method, shape, plan):
             # What it cannot take is left to those behind it.
-            ceiling = dataclasses.replace(ceiling, limits=ceiling.limits.replace(params=None))
+            constraints = dataclasses.replace(constraints, limits=constraints.limits.replace(params=None))
         try:
-            solved = solve(method, shape, plan, step.knobs, target, ceiling=ceiling)
+            solved = solve(method, shape, plan, step.knobs, target, constraints=constraints)
         except InfeasibleError as error:
-            raise BudgetError(f"{job.asked}: {error}{_advice(method, shape, plan, ceiling)}") from error
+            raise BudgetError(f"{job.request_flags}: {error}{_advice(method, shape, plan, constraints)}") from error
         steps.append(Step(method=step.method, knobs=solved.knobs))
         plan = solved.plan
     return tuple(steps), plan
 
 
-def _ceilings(job: SlimJob, shape: ViTShape, timer: Timer | None) -> list[Ceiling]:
+def _all_constraints(job: SlimJob, shape: ViTShape, timer: Timer | None) -> list[Constraints]:
     """What each step is held to beside its target: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
     limit, count = job.limits.latency_ms, len(job.steps)
     if limit is None or timer is None:
-        return [Ceiling(limits=job.limits)] * count
+        return [Constraints(limits=job.limits)] * count
     start = timer(Plan.dense(shape, class_query=job.class_query))
     first = 1 if job.first is not None else 0
     even = [start * min(1.0, limit / start) ** (number / (count - first)) for number in range(1, count - first)]
     return [
-        Ceiling(limits=job.limits.replace(latency_ms=milliseconds), timer=timer)
+        Constraints(limits=job.limits.replace(latency_ms=milliseconds), timer=timer)
         for milliseconds in [*[None] * first, *even, limit]
     ]
 
 
-def _advice(method: Method, shape: ViTShape, plan: Plan, ceiling: Ceiling) -> str:
-    if ceiling.limits.params is None or ceiling.limits.params >= predict_params(shape, plan) or narrows(method, shape, plan):
+def _advice(method: Method, shape: ViTShape, plan: Plan, constraints: Constraints) -> str:
+    if (
+        constraints.limits.params is None
+        or constraints.limits.params >= predict_params(shape, plan)
+        or narrows(method, shape, plan)
+    ):
         return "; other knobs may reach lower"
     return f"; {method.name} removes no parameters, which {' and '.join(narrowing(shape))} can do"
 
@@ -229,7 +233,7 @@ def targets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
         if given[0] < budget:
             raise RequestError(
                 f"--first is {job.first.label}, {format_flops(given[0])} multiply-accumulates; "
-                f"allowed: at least the {format_flops(budget)} of {job.asked}"
+                f"allowed: at least the {format_flops(budget)} of {job.request_flags}"
             )
         start = given[0]
     left = len(job.steps) - len(given)
@@ -246,7 +250,7 @@ def train(prepared: PreparedSlim, base: Path, folder: Path) -> Generator[EpochRe
     done = folder / "outcome.json"
     if done.is_file():
         return Outcome.from_json(done.read_text())
-    bench = Bench.open(base=base, dataset=prepared.dataset.path, latency=prepared.table)
-    outcome = yield from run_trial(prepared.recipe, bench, folder, budget_label=prepared.job.budget.label)
+    context = TrialContext.open(base=base, dataset=prepared.dataset.path, latency=prepared.table)
+    outcome = yield from run_trial(prepared.recipe, context, folder, budget_label=prepared.job.budget.label)
     done.write_text(outcome.to_json(indent=1))
     return outcome

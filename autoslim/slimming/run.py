@@ -18,17 +18,17 @@ from typing import Any, TypeVar
 
 import filelock
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport
-from autoslim.core.run_folder import Output, is_disk_full
+from autoslim.core.run_folder import RunFolder, is_disk_full
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import Asked, Judged, Origin, complete_folder
+from autoslim.report.finalize import Asked, HoldoutResults, Origin, complete_folder
 from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
-from autoslim.training.holdout import judge_apart
+from autoslim.training.holdout import evaluate_in_subprocess
 from autoslim.training.single_flight import drop_leftovers
 from autoslim.training.trial import Outcome
 
@@ -79,12 +79,12 @@ class Slimmed(Record):
     seconds: float
     files: tuple[str, ...]
     dense_folder: str | None
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     latency: LatencyReport | None = None
 
 
 class Slimming:
-    """Holds the folder while it is entered; call `prepare`, `adapt`, `train` and `hand_over` in this order."""
+    """Holds the folder while it is entered; call `prepare`, `adapt`, `train` and `finalize_models` in this order."""
 
     def __init__(self, folder: Path, job: SlimJob) -> None:
         self.folder, self.job = folder, job
@@ -95,7 +95,7 @@ class Slimming:
     def __enter__(self) -> Slimming:
         """Raises OutputError when the folder cannot be written, holds something else, or is being worked in."""
         self._refuse_others()
-        Output(self.folder).claim(need=0, resume=True)
+        RunFolder(self.folder).claim(need=0, resume=True)
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -131,7 +131,7 @@ class Slimming:
         if prepared.table is not None:
             prepared = self._tightened(prepared)
         weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
-        Output(self.folder).claim(need=20 * weights, resume=True)
+        RunFolder(self.folder).claim(need=20 * weights, resume=True)
         unfinished = self.folder / "slim.json.partial"
         unfinished.write_text(self.job.to_json(indent=1) + "\n")
         unfinished.replace(self.folder / "slim.json")
@@ -168,7 +168,7 @@ class Slimming:
                 raise OutputError(f"the disk of {self.folder} is full; make room and give the same command again") from error
             raise
 
-    def hand_over(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
+    def finalize_models(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
         """Judges both models by a new process, writes card and pictures, and leaves in the folder what a user needs.
 
         Raises:
@@ -178,9 +178,9 @@ class Slimming:
         latency = self._timed(prepared)
         base, model = self._base(prepared), self._trial(prepared) / "model"
         dataset, budget = prepared.dataset, prepared.recipe.budget
-        judged = Judged(
-            slimmed=judge_apart(model, dataset.path, "test"),
-            dense=judge_apart(base, dataset.path, "test"),
+        judged = HoldoutResults(
+            slimmed=evaluate_in_subprocess(model, dataset.path, "test"),
+            dense=evaluate_in_subprocess(base, dataset.path, "test"),
             dense_validation=facts.dense_accuracy,
         )
         complete_folder(

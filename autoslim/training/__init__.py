@@ -1,8 +1,8 @@
 """Training: the dense base model, one trial in four beats, evaluation."""
 
 from autoslim.training.base_model import BaseRequest, prepare_base
-from autoslim.training.context import Bench
+from autoslim.training.context import TrialContext
 from autoslim.training.evaluate import accuracy
 from autoslim.training.trial import Outcome, run_trial
 
-__all__ = ["BaseRequest", "Bench", "Outcome", "accuracy", "prepare_base", "run_trial"]
+__all__ = ["BaseRequest", "Outcome", "TrialContext", "accuracy", "prepare_base", "run_trial"]

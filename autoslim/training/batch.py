@@ -14,10 +14,10 @@ from autoslim.methods.base import logits_of
 from autoslim.training.losses import label_loss, soft_label_loss, weigh
 
 
-class BatchLesson:
-    """`methods.Lesson` for images (B, 3, h, w) and targets, labels (B,) or soft labels (B, classes).
+class LazyDistillationBatch:
+    """`methods.DistillationBatch` for images (B, 3, h, w) and targets, labels (B,) or soft labels (B, classes).
 
-    `taught` gives the teacher's logits, where they are to be had for less than a pass of `teacher`.
+    `teacher_logits` gives the teacher's logits, where they are to be had for less than a pass of `teacher`.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class BatchLesson:
         targets: Tensor,
         training: Training,
         *,
-        taught: Callable[[Tensor], Tensor] | None = None,
+        teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.student, self.teacher, self.images_B3HW, self.targets, self.training = (
             student,
@@ -37,24 +37,24 @@ class BatchLesson:
             targets,
             training,
         )
-        self._taught = taught
-        self._taught_BC: Tensor | None = None
+        self._teacher_logits = teacher_logits
+        self._teacher_logits_BC: Tensor | None = None
 
     @functools.cached_property
     def logits_BC(self) -> Tensor:
         return logits_of(self.student(self.images_B3HW)).float()
 
     @functools.cached_property
-    def taught_BC(self) -> Tensor:
-        if self._taught_BC is None and self._taught is not None:
-            self._taught_BC = self._taught(self.images_B3HW)
-        elif self._taught_BC is None:
+    def teacher_logits_BC(self) -> Tensor:
+        if self._teacher_logits_BC is None and self._teacher_logits is not None:
+            self._teacher_logits_BC = self._teacher_logits(self.images_B3HW)
+        elif self._teacher_logits_BC is None:
             with torch.no_grad():
-                self._taught_BC = logits_of(self.teacher(self.images_B3HW)).float()
-        return self._taught_BC
+                self._teacher_logits_BC = logits_of(self.teacher(self.images_B3HW)).float()
+        return self._teacher_logits_BC
 
     @functools.cached_property
-    def taught_tokens(self) -> list[Tensor]:
+    def teacher_tokens(self) -> list[Tensor]:
         tokens: list[Tensor] = []
 
         def note(block: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -64,7 +64,7 @@ class BatchLesson:
         hooks = [block.register_forward_hook(note) for block in blocks]
         try:
             with torch.no_grad():
-                self._taught_BC = logits_of(self.teacher(self.images_B3HW)).float()
+                self._teacher_logits_BC = logits_of(self.teacher(self.images_B3HW)).float()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -79,5 +79,5 @@ class BatchLesson:
         """As `objective.task_loss`."""
         if self.training.distillation == 0:
             return self.label_loss
-        soft = soft_label_loss(self.logits_BC, self.taught_BC, temperature=self.training.temperature)
+        soft = soft_label_loss(self.logits_BC, self.teacher_logits_BC, temperature=self.training.temperature)
         return weigh(self.label_loss, soft, self.training)

@@ -1,4 +1,4 @@
-"""`Bench`: what all trials of a job share in one process: the dense model, as start and teacher, and the images."""
+"""`TrialContext`: what all trials of a job share in one process: the dense model, as start and teacher, and the images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CALIBRATION_IMAGES = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bench:
+class TrialContext:
     """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again.
 
     Work that trials share lies in `shared`, and is done with the settings `common`; without them each trial keeps it in its own
@@ -53,7 +53,7 @@ class Bench:
         shared: Path | None = None,
         common: Training | None = None,
         latency: LatencyTable | None = None,
-    ) -> Bench:
+    ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path."""
         device = pick_device() if device is None else device
         prepared = open_dataset(dataset)
@@ -76,7 +76,7 @@ class Bench:
     def teacher(self) -> nn.Module:
         return self.dense.module
 
-    def taught(self, images_B3HW: Tensor) -> Tensor:
+    def teacher_logits(self, images_B3HW: Tensor) -> Tensor:
         """The teacher's logits (B, C)."""
         with torch.no_grad():
             return logits_of(self.teacher(images_B3HW)).float()

@@ -28,7 +28,7 @@ SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict(Record):
+class HoldoutResult(Record):
     """`accuracy` is top-1 in float32; `search_packages` those of Ray, Optuna and MLflow that were imported (none should be)."""
 
     accuracy: float
@@ -36,7 +36,7 @@ class Verdict(Record):
     search_packages: tuple[str, ...]
 
 
-def judge(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> Verdict:
+def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> HoldoutResult:
     """`folder` holds a slimmed model, or a dense one in timm's format."""
     model, preprocessing, size = _open(folder)
     device = pick_device()
@@ -46,10 +46,12 @@ def judge(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> V
         images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False
     )
     share = accuracy(model.to(device), loader, device=device, bfloat16=False)
-    return Verdict(accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules))
+    return HoldoutResult(
+        accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules)
+    )
 
 
-def judge_apart(folder: Path, dataset: Path, split: str) -> Verdict:
+def evaluate_in_subprocess(folder: Path, dataset: Path, split: str) -> HoldoutResult:
     """The same in a process that has imported nothing yet: what a user will find, not what its maker believes.
 
     Raises:
@@ -59,7 +61,7 @@ def judge_apart(folder: Path, dataset: Path, split: str) -> Verdict:
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if run.returncode != 0:
         raise JobError(f"{folder} could not be judged:\n{run.stderr[-4000:]}")
-    verdict = Verdict.from_json(run.stdout.strip().splitlines()[-1])
+    verdict = HoldoutResult.from_json(run.stdout.strip().splitlines()[-1])
     if verdict.search_packages:
         raise JobError(f"{folder} loads only with {', '.join(verdict.search_packages)} installed")
     return verdict
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, help="a prepared data set's folder")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     arguments = parser.parse_args()
-    verdict = judge(arguments.folder, arguments.dataset, arguments.split)
+    verdict = evaluate_folder(arguments.folder, arguments.dataset, arguments.split)
     sys.stdout.write(json.dumps(verdict.to_dict()) + "\n")
 
 

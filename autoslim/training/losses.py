@@ -20,8 +20,8 @@ def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor
     if teacher is None or training.distillation == 0:
         return loss
     with torch.no_grad():
-        taught_BC = logits_of(teacher(images_B3HW)).float()
-    return weigh(loss, soft_label_loss(logits_BC, taught_BC, temperature=training.temperature), training)
+        teacher_logits_BC = logits_of(teacher(images_B3HW)).float()
+    return weigh(loss, soft_label_loss(logits_BC, teacher_logits_BC, temperature=training.temperature), training)
 
 
 def weigh(labels: Tensor, soft_labels: Tensor, training: Training) -> Tensor:
@@ -33,11 +33,11 @@ def label_loss(logits_BC: Tensor, targets: Tensor, training: Training) -> Tensor
     return functional.cross_entropy(logits_BC, targets, label_smoothing=training.label_smoothing if targets.ndim == 1 else 0.0)
 
 
-def soft_label_loss(logits_BC: Tensor, taught_BC: Tensor, *, temperature: float) -> Tensor:
+def soft_label_loss(logits_BC: Tensor, teacher_logits_BC: Tensor, *, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) at temperature T, the mean over the batch."""
     divergence = functional.kl_div(
         functional.log_softmax(logits_BC / temperature, dim=1),
-        functional.log_softmax(taught_BC / temperature, dim=1),
+        functional.log_softmax(teacher_logits_BC / temperature, dim=1),
         log_target=True,
         reduction="batchmean",
     )

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from autoslim.core.recipe import Training
 from autoslim.core.result import EpochReport
-from autoslim.methods.base import Lesson, Tensors
-from autoslim.training.batch import BatchLesson
+from autoslim.methods.base import DistillationBatch, Tensors
+from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
-from autoslim.training.context import Bench
+from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.loop import Beat, Trainer
 
@@ -21,13 +21,13 @@ _FIRST_EPOCH = 500_000
 """Where shared training stands in the stream of augmented epochs, far from any trial's."""
 
 
-class BenchWorkshop:
-    """`methods.Workshop` on a bench; `checkpoint` is where unfinished training is kept, and found again."""
+class TrialSharedTrainer:
+    """`methods.SharedTrainer` on a bench; `checkpoint` is where unfinished training is kept, and found again."""
 
-    def __init__(self, bench: Bench, training: Training, *, seed: int, checkpoint: Path) -> None:
-        self._bench, self._seed, self._checkpoint = bench, seed, checkpoint
-        self.shape, self.training, self.teacher = bench.dense.shape, training, bench.teacher
-        self.epoch_images = len(bench.splits.train)
+    def __init__(self, context: TrialContext, training: Training, *, seed: int, checkpoint: Path) -> None:
+        self._bench, self._seed, self._checkpoint = context, seed, checkpoint
+        self.shape, self.training, self.teacher = context.dense.shape, training, context.teacher
+        self.epoch_images = len(context.splits.train)
 
     def student(self) -> nn.Module:
         return self._bench.student()
@@ -38,7 +38,7 @@ class BenchWorkshop:
     def train(
         self,
         student: nn.Module,
-        loss: Callable[[Lesson], Tensors],
+        loss: Callable[[DistillationBatch], Tensors],
         *,
         epochs: float,
         learning_rates: dict[str, float] | None = None,
@@ -47,8 +47,12 @@ class BenchWorkshop:
         student.to(self._bench.device)
 
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            bench = self._bench
-            return loss(BatchLesson(student, bench.teacher, images_B3HW, targets, self.training, taught=bench.taught))
+            context = self._bench
+            return loss(
+                LazyDistillationBatch(
+                    student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
+                )
+            )
 
         trainer = Trainer(
             student,

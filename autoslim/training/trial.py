@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
 from autoslim.core.record import Record
@@ -23,18 +23,18 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import COUNTERS_AGREE_WITHIN, Flops, LatencyTable, count_flops, count_flops_torch, predict, predict_params
 from autoslim.errors import TrialError
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
-from autoslim.methods import METHODS, Ceiling, solve
-from autoslim.methods.base import Brief, Method, Tensors
+from autoslim.methods import METHODS, Constraints, solve
+from autoslim.methods.base import Method, StepContext, Tensors
 from autoslim.methods.layers.adaptive_trunk import image_flops, padded, recording
 from autoslim.methods.layers.rectangular_block import class_query_last
-from autoslim.training.batch import BatchLesson
+from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
-from autoslim.training.context import Bench
+from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.evaluate import accuracy
 from autoslim.training.loop import Beat, Trainer
 from autoslim.training.shared_results import SharedRequest, once
-from autoslim.training.shared_trainer import BenchWorkshop
+from autoslim.training.shared_trainer import TrialSharedTrainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,32 +57,32 @@ class Outcome(Record):
     latency_ms: float | None = None
 
 
-_SETTLE_IMAGES = 1024
+_CALIBRATION_IMAGES = 1024
 _TIGHTENINGS = 4
 """So often thresholds are set anew, where the validation images' mean FLOPs are above a budget for the mean."""
 
 Reports = Generator[EpochReport, None, Outcome]
 
 
-def run_trial(recipe: Recipe, bench: Bench, folder: Path, *, budget_label: str = "") -> Reports:
+def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_label: str = "") -> Reports:
     """Runs `recipe`, reporting after every epoch and after the cut; goes on from the checkpoint in `folder` where there is one.
 
     Raises:
         TrialError: DivergedError or InfeasibleError, or when the model's FLOPs are not what its plan says.
     """
-    return _Trial(recipe, bench, folder, budget_label).run()
+    return _Trial(recipe, context, folder, budget_label).run()
 
 
 class _Trial:
-    def __init__(self, recipe: Recipe, bench: Bench, folder: Path, budget_label: str) -> None:
-        self.recipe, self.bench, self.folder, self.budget_label = recipe, bench, folder, budget_label
+    def __init__(self, recipe: Recipe, context: TrialContext, folder: Path, budget_label: str) -> None:
+        self.recipe, self.context, self.folder, self.budget_label = recipe, context, folder, budget_label
         self.training = recipe.training
-        self.shape: ViTShape = bench.dense.shape
-        self.bfloat16 = uses_bfloat16(self.training.precision, bench.device)
-        self.train_images = bench.loader(bench.splits.train, self.training, seed=recipe.seed, train=True)
-        self.validation = bench.loader(bench.splits.validation, self.training, seed=recipe.seed, train=False)
-        self.ceiling = ceiling_of(recipe, bench.latency)
-        self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), bench.student()
+        self.shape: ViTShape = context.dense.shape
+        self.bfloat16 = uses_bfloat16(self.training.precision, context.device)
+        self.train_images = context.loader(context.splits.train, self.training, seed=recipe.seed, train=True)
+        self.validation = context.loader(context.splits.validation, self.training, seed=recipe.seed, train=False)
+        self.constraints = constraints_of(recipe, context.latency)
+        self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), context.student()
         self.shared_epochs = 0.0
         self.finished: list[Step] = []
         self.done_steps = 0
@@ -114,7 +114,7 @@ class _Trial:
         if saved is not None:
             self._restore_cut(saved)
         yield from self._tune(total - sum(train_steps), saved)
-        return self._hand_over()
+        return self._finalize_model()
 
     def _slim(
         self, position: int, step: Step, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
@@ -123,18 +123,18 @@ class _Trial:
             self._restore_cut(saved)
         step = self._solved(position, step)
         method = METHODS[step.method]
-        brief = Brief(
+        step_context = StepContext(
             shape=self.shape,
             plan=self.plan,
             knobs=step.knobs,
             budget=self._budget_of(position, step),
             bound=self.recipe.bound,
-            ceiling=self._ceiling_of(position, step),
+            constraints=self._constraints_of(position, step),
             shared=(yield from self._shared(method, step)),
         )
         torch.manual_seed(self.recipe.seed)
-        student = method.attach(self.model, brief, self.bench.calibration(self.training, seed=self.recipe.seed))
-        student.to(self.bench.device)
+        student = method.attach(self.model, step_context, self.context.calibration(self.training, seed=self.recipe.seed))
+        student.to(self.context.device)
         if steps and any(parameter.requires_grad for parameter in student.parameters()):
             beat = Beat(
                 name=f"train {position}",
@@ -145,15 +145,15 @@ class _Trial:
             )
             yield from self._train(self._trainer(student, beat, method, step), position, saved, kind="train")
         with torch.no_grad():
-            finished = method.finish(student, brief)
-        self.model, self.plan = finished.model.to(self.bench.device), finished.plan
+            finished = method.finalize(student, step_context)
+        self.model, self.plan = finished.model.to(self.context.device), finished.plan
         self.finished.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         if position == len(self.recipe.steps) - 1:
             # Tuned at the thresholds that it is going to have, as nearly as they can be known.
-            self._settle(self.model.eval(), self.recipe.budget)
-        self.cut_accuracy = accuracy(self.model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+            self._calibrate(self.model.eval(), self.recipe.budget)
+        self.cut_accuracy = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
 
     def _shared_epochs(self, step: Step) -> float:
@@ -168,26 +168,30 @@ class _Trial:
         settings = method.shared_settings(self.shape, step.knobs)
         if settings is None:
             return None
-        common = self.bench.common or self.training
+        common = self.context.common or self.training
         request = SharedRequest(
             method=method.name,
             settings=settings,
-            base_digest=self.bench.base_digest,
-            dataset_digest=self.bench.dataset_digest,
+            base_digest=self.context.base_digest,
+            dataset_digest=self.context.dataset_digest,
             training=common.to_dict(),
             seed=self.recipe.seed,
         )
-        root = self.bench.shared or self.folder / "shared"
-        workshop = BenchWorkshop(self.bench, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint")
-        shared = yield from once(root, request, method.prepare(workshop, settings))
-        return {name: tensor.to(self.bench.device) for name, tensor in shared.items()}
+        root = self.context.shared or self.folder / "shared"
+        shared_trainer = TrialSharedTrainer(
+            self.context, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
+        )
+        shared = yield from once(root, request, method.prepare(shared_trainer, settings))
+        return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
     def _solved(self, position: int, step: Step) -> Step:
         """The last of several steps is solved again on what those before have really left: where widths went decides what a drop saves."""
         if position == 0 or position < len(self.recipe.steps) - 1:
             return step
-        method, ceiling = METHODS[step.method], self.ceiling
-        return step.replace(knobs=solve(method, self.shape, self.plan, step.knobs, self.recipe.budget, ceiling=ceiling).knobs)
+        method, constraints = METHODS[step.method], self.constraints
+        return step.replace(
+            knobs=solve(method, self.shape, self.plan, step.knobs, self.recipe.budget, constraints=constraints).knobs
+        )
 
     def _budget_of(self, position: int, step: Step) -> int:
         """Only the last step is solved onto the recipe's budget; an earlier one aims at its own plan."""
@@ -195,33 +199,35 @@ class _Trial:
             return self.recipe.budget
         return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
 
-    def _ceiling_of(self, position: int, step: Step) -> Ceiling:
+    def _constraints_of(self, position: int, step: Step) -> Constraints:
         """An earlier step keeps to those parameters that its own plan leaves: one behind it may not be able to take any."""
         if position == len(self.recipe.steps) - 1:
-            return self.ceiling
+            return self.constraints
         if self.recipe.limits.params is None:
-            return Ceiling()
+            return Constraints()
         left = predict_params(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs))
-        return Ceiling(limits=Limits(params=left))
+        return Constraints(limits=CostLimits(params=left))
 
     def _tune(self, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
         beat = Beat(name="tune", steps=steps, rate=METHODS[last.method].tune_rate(last.knobs))
         trainer = self._trainer(self.model, beat, None, None)
         for report in self._train(trainer, len(self.recipe.steps), saved, kind="tune"):
-            share = accuracy(self._judged(trainer), self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+            share = accuracy(self._evaluated(trainer), self.validation, device=self.context.device, bfloat16=self.bfloat16)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
-        self.model = self._judged(trainer)
+        self.model = self._evaluated(trainer)
 
     @staticmethod
-    def _judged(trainer: Trainer) -> nn.Module:
+    def _evaluated(trainer: Trainer) -> nn.Module:
         return trainer.student if trainer.average is None else trainer.average.module
 
     def _trainer(self, student: nn.Module, beat: Beat, method: Method | None, step: Step | None) -> Trainer:
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            bench = self.bench
-            lesson = BatchLesson(student, bench.teacher, images_B3HW, targets, self.training, taught=bench.taught)
-            return {"loss": lesson.task_loss} if method is None or step is None else method.loss(step.knobs, lesson)
+            context = self.context
+            batch = LazyDistillationBatch(
+                student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
+            )
+            return {"loss": batch.task_loss} if method is None or step is None else method.loss(step.knobs, batch)
 
         return Trainer(
             student,
@@ -230,9 +236,9 @@ class _Trial:
             self.training,
             beat,
             seed=self.recipe.seed,
-            device=self.bench.device,
+            device=self.context.device,
             bfloat16=self.bfloat16,
-            companions=(self.bench.teacher,),
+            companions=(self.context.teacher,),
         )
 
     def _train(
@@ -283,7 +289,7 @@ class _Trial:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
         if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
-        self.model.to(self.bench.device)
+        self.model.to(self.context.device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["tuned"])
         self.done_steps, self.cut_accuracy = facts["before"], facts["cut_accuracy"]
@@ -293,40 +299,40 @@ class _Trial:
 
     # The end: everything about the model is measured on the model itself.
 
-    def _settle(self, model: nn.Module, budget: int) -> None:
+    def _calibrate(self, model: nn.Module, budget: int) -> None:
         step = self.finished[-1]
-        brief = Brief(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=budget, bound=self.recipe.bound)
+        step_context = StepContext(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=budget, bound=self.recipe.bound)
 
         def images() -> Iterator[Tensor]:
-            return self.bench.plain_images(_SETTLE_IMAGES, self.training, seed=self.recipe.seed)
+            return self.context.plain_images(_CALIBRATION_IMAGES, self.training, seed=self.recipe.seed)
 
         with torch.no_grad():
-            METHODS[step.method].settle(model, brief, images)
+            METHODS[step.method].calibrate(model, step_context, images)
 
-    def _judge(self, model: nn.Module) -> tuple[float, int, int]:
+    def _evaluate(self, model: nn.Module) -> tuple[float, int, int]:
         """Validation accuracy, and the mean (rounded up) and the largest FLOPs of a validation image."""
         with recording(model) as counts:
-            share = accuracy(model, self.validation, device=self.bench.device, bfloat16=self.bfloat16)
+            share = accuracy(model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         if not counts:
             fixed = predict(self.shape, self.plan).total
             return share, fixed, fixed
         flops_B = image_flops(model, self.shape, self.plan, torch.cat(counts))
         return share, math.ceil(flops_B.double().mean()), int(flops_B.max())
 
-    def _settle_and_judge(self, model: nn.Module) -> tuple[float, int, int]:
+    def _calibrate_and_evaluate(self, model: nn.Module) -> tuple[float, int, int]:
         """Thresholds are set on training images; a budget for the mean must hold on the validation images, too."""
         budget = self.recipe.budget
         for _ in range(_TIGHTENINGS):
-            self._settle(model, budget)
-            share, mean, largest = self._judge(model)
+            self._calibrate(model, budget)
+            share, mean, largest = self._evaluate(model)
             if self.recipe.bound == "max" or mean <= self.recipe.budget:
                 break
             budget = int(budget * self.recipe.budget / mean)
         return share, mean, largest
 
-    def _hand_over(self) -> Outcome:
+    def _finalize_model(self) -> Outcome:
         model = self.model.requires_grad_(False).eval()
-        share, mean, largest = self._settle_and_judge(model)
+        share, mean, largest = self._calibrate_and_evaluate(model)
         predicted = predict(self.shape, self.plan)
         with padded(model):
             fvcore = count_flops(model, self.shape.image_size)
@@ -335,14 +341,14 @@ class _Trial:
         check_flops(predicted, self.plan, fvcore=fvcore, torch=by_torch, budget=self.recipe.budget, held=held)
         recipe = self.recipe.replace(steps=tuple(self.finished))
         params = sum(p.numel() for p in model.parameters())
-        check_limits(self.shape, self.plan, self.ceiling, params=params)
+        check_limits(self.shape, self.plan, self.constraints, params=params)
         dense = predict(self.shape, Plan.dense(self.shape)).total
         config = SlimConfig(
             format=FORMAT,
-            architecture=self.bench.dense.architecture,
+            architecture=self.context.dense.architecture,
             shape=self.shape,
-            preprocessing=self.bench.dense.preprocessing,
-            classes=self.bench.classes,
+            preprocessing=self.context.dense.preprocessing,
+            classes=self.context.classes,
             recipe=recipe,
             plan=self.plan,
             flops=FlopsReport(
@@ -358,7 +364,7 @@ class _Trial:
             ),
             params=params,
             accuracy={"validation/slimmed": share},
-            images={"validation": len(self.bench.splits.validation), "train": len(self.bench.splits.train)},
+            images={"validation": len(self.context.splits.validation), "train": len(self.context.splits.train)},
             versions=versions(),
         )
         save(self.folder / "model", model, config)
@@ -372,7 +378,7 @@ class _Trial:
             flops_mean=mean,
             flops_max=largest,
             params=params,
-            latency_ms=None if self.bench.latency is None else self.bench.latency(self.plan, recipe.method),
+            latency_ms=None if self.context.latency is None else self.context.latency(self.plan, recipe.method),
             epochs=self._epochs(),
             seconds=self._seconds(),
         )
@@ -406,17 +412,17 @@ def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget
         raise TrialError(f"torch counts {torch} multiply-accumulates without norms, ours are {expected}: more than 0.6 % apart")
 
 
-def ceiling_of(recipe: Recipe, latency: LatencyTable | None) -> Ceiling:
+def constraints_of(recipe: Recipe, latency: LatencyTable | None) -> Constraints:
     """Raises TrialError for a limit on the latency where there is nothing to tell it by."""
     if recipe.limits.latency_ms is not None and latency is None:
         raise TrialError("the recipe limits the latency, and there is no table to tell it by")
-    return Ceiling(limits=recipe.limits, timer=None if latency is None else partial(latency, recipe=recipe.method))
+    return Constraints(limits=recipe.limits, timer=None if latency is None else partial(latency, recipe=recipe.method))
 
 
-def check_limits(shape: ViTShape, plan: Plan, ceiling: Ceiling, *, params: int) -> None:
+def check_limits(shape: ViTShape, plan: Plan, constraints: Constraints, *, params: int) -> None:
     """Raises TrialError unless the finished model has the parameters that its plan says, and the plan keeps to the limits."""
     expected = predict_params(shape, plan)
     if params != expected:
         raise TrialError(f"the finished model has {params} parameters, its plan says {expected}")
-    if excess := ceiling.excess(shape, plan):
+    if excess := constraints.excess(shape, plan):
         raise TrialError(f"the finished model takes {excess}")

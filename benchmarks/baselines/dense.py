@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
+from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Ranges
 
 
@@ -18,16 +18,16 @@ class CutAndTune(Method):
 
     paper = "none: a baseline"
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         return model.requires_grad_(False)
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
-        return {"loss": lesson.task_loss}
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        return {"loss": batch.task_loss}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        plan = self.expect(brief.shape, brief.plan, brief.knobs)
-        model = self.build(student, brief.shape, plan, brief.knobs).requires_grad_(True)
-        return Finished(model=model, plan=plan, knobs=brief.knobs)
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        plan = self.expect(context.shape, context.plan, context.knobs)
+        model = self.build(student, context.shape, plan, context.knobs).requires_grad_(True)
+        return SlimmedModel(model=model, plan=plan, knobs=context.knobs)
 
 
 class DenseTuned(CutAndTune):

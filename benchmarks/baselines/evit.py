@@ -142,7 +142,7 @@ class ClassAttentionTopK(CutAndTune):
             blocks[index] = block.replace(tokens_kv=tokens, tokens_q=tokens, tokens_mlp=left)
         return plan.replace(blocks=tuple(blocks), extras=tuple(extras))
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one stage; the later ones keep their counts."""
         counts = _counts(shape, knobs)
         for k in range(STAGES):

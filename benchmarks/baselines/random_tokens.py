@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
+from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Ranges
-from autoslim.methods.layers.token_selector import First, Pick, Rows
+from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.layers.tokens import behind_prefix
 from autoslim.methods.life_regression.method import LifeRegression, schedule
 
 
-class KeepRandom(Pick):
+class KeepRandom(TokenSelector):
     """The first drop; the order is random, so that later drops slice off random patches, too."""
 
     def __init__(self, patches: int, num_prefix_tokens: int) -> None:
         super().__init__()
         self.patches, self.num_prefix_tokens = patches, num_prefix_tokens
 
-    def rows(self, x_BND: Tensor) -> Rows:
+    def rows(self, x_BND: Tensor) -> TokenIndices:
         score_BP = torch.rand(x_BND.shape[0], x_BND.shape[1] - self.num_prefix_tokens, device=x_BND.device)
         return behind_prefix(score_BP.argsort(dim=1)[:, : self.patches], num_prefix_tokens=self.num_prefix_tokens)
 
@@ -54,23 +54,23 @@ class RandomTokens(Method):
         expected = self._life.expect(shape, plan, knobs)
         return expected.replace(extras=expected.extras[:-1])
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
-        return self._life.dearer(shape, knobs, ranges)
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+        return self._life.costlier(shape, knobs, ranges)
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         model.requires_grad_(False)
         return model
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
-        return {"loss": lesson.task_loss}
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        return {"loss": batch.task_loss}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        model = self.build(student, brief.shape, brief.plan, brief.knobs).requires_grad_(True)
-        return Finished(model=model, plan=self.expect(brief.shape, brief.plan, brief.knobs), knobs=brief.knobs)
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        model = self.build(student, context.shape, context.plan, context.knobs).requires_grad_(True)
+        return SlimmedModel(model=model, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         layers, kept = schedule(shape, knobs)
         steps: dict[int, nn.Module] = {layers[0]: KeepRandom(kept[0], shape.prefix_tokens)}
         for layer, patches in zip(layers[1:], kept[1:], strict=True):
-            steps[layer] = First(patches + shape.prefix_tokens)
+            steps[layer] = FirstTokens(patches + shape.prefix_tokens)
         return install(model, Trunk(blocks_of(model), steps))

@@ -33,7 +33,7 @@ from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import Brief, Finished, Tensors, Workshop, logits_of
+from autoslim.methods.base import SharedTrainer, SlimmedModel, StepContext, Tensors, logits_of
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.token_trunk import blocks_of
@@ -63,7 +63,7 @@ class WidthPruning(CutAndTune):
             raise UnsupportedModelError("attn.q_norm: heads whose queries and keys are normalised cannot be narrowed")
 
     @abc.abstractmethod
-    def scores(self, model: nn.Module, brief: Brief) -> Scores:
+    def scores(self, model: nn.Module, context: StepContext) -> Scores:
         """From what `attach` has left in the model."""
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
@@ -73,17 +73,17 @@ class WidthPruning(CutAndTune):
         blocks = (b.replace(head_width=share(b.head_width), hidden=share(b.hidden)) for b in plan.blocks)
         return plan.replace(blocks=tuple(blocks))
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
-        if brief.knobs["refit"]:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
+        if context.knobs["refit"]:
             measure_readers(model, images_B3HW)
-        return super().attach(model, brief, images_B3HW)
+        return super().attach(model, context, images_B3HW)
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        scores = self.scores(student, brief)
-        plan = widths_within(brief.shape, brief.plan, scores, brief.knobs, brief.budget)
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        scores = self.scores(student, context)
+        plan = widths_within(context.shape, context.plan, scores, context.knobs, context.budget)
         for module, block, (heads_HK, hidden_F) in zip(blocks_of(student), plan.blocks, scores, strict=True):
             cut(module, block, heads_HK, hidden_F)
-        return Finished(model=student.requires_grad_(True), plan=plan, knobs=brief.knobs)
+        return SlimmedModel(model=student.requires_grad_(True), plan=plan, knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         for module, block in zip(blocks_of(model), plan.blocks, strict=True):
@@ -170,7 +170,7 @@ class L2Width(WidthPruning):
         compare=Knob(kind="choice", help="how units of different layers are compared", default="layer", choices=COMPARE)
     )
 
-    def scores(self, model: nn.Module, brief: Brief) -> Scores:
+    def scores(self, model: nn.Module, context: StepContext) -> Scores:
         return [_norms(block) for block in blocks_of(model)]
 
 
@@ -196,24 +196,24 @@ class TaylorWidth(WidthPruning):
     def shared_share(self, settings: Knobs) -> float:
         return float(settings["score_share"])
 
-    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
-        student = workshop.student().requires_grad_(False)
-        found = taylor_scores(student, workshop.images(SCORE_IMAGES))
-        yield EpochReport(epoch=settings["score_share"] * workshop.training.epochs, beat="shared", metrics={})
+    def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+        student = shared_trainer.student().requires_grad_(False)
+        found = taylor_scores(student, shared_trainer.images(SCORE_IMAGES))
+        yield EpochReport(epoch=settings["score_share"] * shared_trainer.training.epochs, beat="shared", metrics={})
         return {
             f"{index}.{part}": score
             for index, pair in enumerate(found)
             for part, score in zip(("attention", "mlp"), pair, strict=True)
         }
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
-        assert brief.shared is not None
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
+        assert context.shared is not None
         for index, block in enumerate(blocks_of(model)):
             for part in ("attention", "mlp"):
-                block.register_buffer(f"taylor_{part}", brief.shared[f"{index}.{part}"])
-        return super().attach(model, brief, images_B3HW)
+                block.register_buffer(f"taylor_{part}", context.shared[f"{index}.{part}"])
+        return super().attach(model, context, images_B3HW)
 
-    def scores(self, model: nn.Module, brief: Brief) -> Scores:
+    def scores(self, model: nn.Module, context: StepContext) -> Scores:
         blocks: list[Any] = blocks_of(model)
         return [(block._buffers.pop("taylor_attention"), block._buffers.pop("taylor_mlp")) for block in blocks]
 

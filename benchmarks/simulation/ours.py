@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
-from autoslim.core.run_folder import Output
-from autoslim.search import Proposer, make_scheduler
+from autoslim.core.run_folder import RunFolder
+from autoslim.search import Proposer, make_pruner
 from autoslim.store import Store
 from simulation.memory import MemoryStore
 from simulation.world import World
@@ -45,5 +45,5 @@ def our_search(world: World, *, trials: int, seed: int, store: Store | None = No
         store.create_job(job)
         store.begin_attempt(job.id)
     kept = store or cast(Store, MemoryStore())
-    scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=world.surrogate.base.chance)
-    return Coordinator(job, kept, proposer, Output(Path("simulated")), (), scheduler=scheduler, base=world.surrogate.base)
+    scheduler = make_pruner(job.scheduler, epochs=job.training.epochs, chance=world.surrogate.base.chance)
+    return Coordinator(job, kept, proposer, RunFolder(Path("simulated")), (), scheduler=scheduler, base=world.surrogate.base)

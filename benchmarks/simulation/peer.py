@@ -35,7 +35,7 @@ class Peer(Protocol):
     def refuse(self, number: int) -> None:
         """The draw cannot be built; another is asked for under the same number."""
 
-    def judge(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
+    def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         """Whether the trial goes on."""
 
     def tell(self, number: int, accuracy: float, share: float) -> None: ...
@@ -84,7 +84,7 @@ class PeerSearch:
         if accuracy is None:
             return True
         self._last[number] = accuracy
-        if self.peer.judge(number, report.epoch, accuracy, self._shares[number]):
+        if self.peer.should_prune(number, report.epoch, accuracy, self._shares[number]):
             return True
         self.peer.tell(number, accuracy, self._shares[number])
         return False
@@ -108,7 +108,7 @@ class Blind:
     def refuse(self, number: int) -> None:
         pass
 
-    def judge(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
+    def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         return True
 
     def tell(self, number: int, accuracy: float, share: float) -> None:

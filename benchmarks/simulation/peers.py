@@ -88,7 +88,7 @@ class RayOptuna(Blind):
     def refuse(self, number: int) -> None:
         self.fail(number)
 
-    def judge(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
+    def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         if self._asha is None:
             return True
         result = {"epoch": epoch, "accuracy": accuracy, "flops": share}
@@ -139,7 +139,7 @@ class Moasha(Blind):
     def refuse(self, number: int) -> None:
         self.fail(number)
 
-    def judge(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
+    def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         result = {"epoch": epoch, "error": 1 - accuracy, "flops": share}
         goes_on = self._moasha.on_trial_result(self._trials[number], result) != "STOP"
         return goes_on or epoch >= self._moasha.max_t

@@ -12,7 +12,7 @@ from trial_table import open_bench, trained
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport
 from autoslim.errors import TrialError
-from autoslim.training import Bench
+from autoslim.training import TrialContext
 from simulation.cluster import SimulatedTrial
 from simulation.trial import schedule
 from simulation.world import World
@@ -25,13 +25,13 @@ class TrainedWorld(World):
     The surrogate is not asked for accuracies; luck is the training's own, so that a model is worth what it showed.
     """
 
-    bench: Bench = dataclasses.field(kw_only=True)
+    context: TrialContext = dataclasses.field(kw_only=True)
     folder: Path = dataclasses.field(kw_only=True)
 
     @classmethod
     def open(cls, world: World, data: Path, folder: Path) -> TrainedWorld:
         torch.set_num_threads(1)
-        return cls(world.surrogate, world.seed, world.space_name, bench=open_bench(data, folder), folder=folder)
+        return cls(world.surrogate, world.seed, world.space_name, context=open_bench(data, folder), folder=folder)
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
         simulated = super().trial(recipe)
@@ -50,7 +50,7 @@ class TrainedWorld(World):
         seeded = recipe.replace(seed=self.seed)
         path = self.folder / "race" / f"{seeded.key}.json"
         if not path.is_file():
-            curve, outcome = trained(seeded, self.bench, self.folder / "race" / seeded.key)
+            curve, outcome = trained(seeded, self.context, self.folder / "race" / seeded.key)
             if isinstance(outcome, TrialError):
                 raise outcome
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods import METHODS, Brief, Finished, solve
+from autoslim.methods import METHODS, SlimmedModel, StepContext, solve
 from autoslim.methods.base import logits_of
 from autoslim.models import DenseModel
 
@@ -51,16 +51,16 @@ KEEP_ALL: dict[str, Knobs] = {
 CASES = list(itertools.product(CUTTING, MODELS))
 
 
-def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = None) -> Finished:
+def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = None) -> SlimmedModel:
     """Solved onto `share` of the FLOPs and cut, not trained."""
     method, plan, budget = BASELINES[name], Plan.dense(dense.shape), share_of_dense(dense.shape, share)
     solved = solve(method, dense.shape, plan, knobs or {}, budget).knobs
     settings = method.shared_settings(dense.shape, solved)
     shared = None if settings is None else drained(method.prepare(TinyWorkshop(dense), settings))
-    brief = Brief(shape=dense.shape, plan=plan, knobs=solved, budget=budget, shared=shared)
-    student = method.attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size))
+    context = StepContext(shape=dense.shape, plan=plan, knobs=solved, budget=budget, shared=shared)
+    student = method.attach(copy.deepcopy(dense.module), context, images(size=dense.shape.image_size))
     with torch.no_grad():
-        found = method.finish(student, brief)
+        found = method.finalize(student, context)
     found.model.eval()
     return found
 
@@ -376,8 +376,8 @@ def test_runs_of_other_settings_are_not_mixed(tmp_path: Path):
 def test_methods_in_a_row_share_what_is_to_be_saved():
     dense = make_dense("vit")
     settings = Settings(images=10_000, epochs=3.0, training=methods_table.TRAINING)
-    bench: Any = SimpleNamespace(dense=dense)
-    recipe = methods_table._recipe(Run(name="vit_slim+life_regression", budget="49%", seed=3), bench, settings)
+    context: Any = SimpleNamespace(dense=dense)
+    recipe = methods_table._recipe(Run(name="vit_slim+life_regression", budget="49%", seed=3), context, settings)
     assert recipe.method == "vit_slim+life_regression" and recipe.seed == 3 and recipe.training.epochs == 3
     assert recipe.budget == share_of_dense(dense.shape, 0.49)
     first = METHODS["vit_slim"].expect(dense.shape, Plan.dense(dense.shape), recipe.steps[0].knobs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoslim.cli.parsing import Typed, new_job, spec_of
+from autoslim.cli.parsing import CliInput, new_job, spec_of
 from autoslim.cli.resume import as_spec, resumed_job
 from autoslim.config import Placement, read_mapping
 from autoslim.errors import RequestError
@@ -32,12 +32,12 @@ def job_file(tmp_path: Path) -> Path:
     return file
 
 
-def typed(environment: dict | None = None, **flags: object) -> Typed:
-    return Typed(flags=flags, environment=environment or {})
+def cli_input(environment: dict | None = None, **flags: object) -> CliInput:
+    return CliInput(flags=flags, environment=environment or {})
 
 
 def test_each_layer_is_over_the_one_before(job_file: Path):
-    spec = spec_of(typed({"trials": 8, "epochs": 4.0}, trials=9), job_file)
+    spec = spec_of(cli_input({"trials": 8, "epochs": 4.0}, trials=9), job_file)
     assert (spec.trials, spec.epochs, spec.flops, spec.batch_size) == (9, 4.0, ("50%", "70%"), 64)
 
 
@@ -66,19 +66,19 @@ def test_the_command_line_reads_the_file_the_environment_and_its_flags(autoslim,
 )
 def test_a_mistake_is_told_where_it_was_made(job_file: Path, environment: dict, flags: dict, said: str):
     with pytest.raises(RequestError, match=said):
-        spec_of(typed(environment, **flags), job_file)
+        spec_of(cli_input(environment, **flags), job_file)
 
 
 def test_a_mistake_in_the_file_is_told_with_its_line_unless_a_flag_replaces_it(job_file: Path):
     job_file.write_text(JOB_FILE.replace("trials: 7", "trials: many"))
     with pytest.raises(RequestError, match=r"job.yaml, line 4: trials is 'many'; allowed"):
-        spec_of(typed(), job_file)
-    assert spec_of(typed(trials=3), job_file).trials == 3
+        spec_of(cli_input(), job_file)
+    assert spec_of(cli_input(trials=3), job_file).trials == 3
 
 
 def test_what_is_missing_is_named_all_at_once():
     with pytest.raises(RequestError, match=r"--model is needed\n--data is needed\n--flops is needed"):
-        spec_of(typed(), None)
+        spec_of(cli_input(), None)
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,24 @@ def test_a_job_says_what_was_asked_for(fields: dict):
 
 
 def begun(job_file: Path):
-    return new_job(typed(), job_file, job_file.parent)
+    return new_job(cli_input(), job_file, job_file.parent)
 
 
 def test_a_resumed_search_takes_more_trials_and_another_cluster(job_file: Path):
     job = begun(job_file)
-    again = resumed_job(job, typed({"epochs": 9.0}, trials=48, address="auto", speed="none"), None, job_file.parent)
+    again = resumed_job(job, cli_input({"epochs": 9.0}, trials=48, address="auto", speed="none"), None, job_file.parent)
     assert again == job.replace(trials=48, address="auto", speed=())
-    assert resumed_job(job, typed(trials=48), job_file, job_file.parent) == job.replace(trials=48)
+    assert resumed_job(job, cli_input(trials=48), job_file, job_file.parent) == job.replace(trials=48)
 
 
 def test_a_resumed_search_knows_what_it_reuses_by_any_path_to_it(job_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(job_file.parent)
-    job = new_job(typed(reuse=["runs/a", "digits-1"]), job_file, job_file.parent)
+    job = new_job(cli_input(reuse=["runs/a", "digits-1"]), job_file, job_file.parent)
     assert job.reuse == (str(job_file.parent / "runs" / "a"), "digits-1")
     again = ["./runs/a", "digits-1"]
-    assert resumed_job(job, typed(reuse=again), None, job_file.parent) == job
+    assert resumed_job(job, cli_input(reuse=again), None, job_file.parent) == job
     with pytest.raises(RequestError, match="--reuse is"):
-        resumed_job(job, typed(reuse=["runs/b"]), None, job_file.parent)
+        resumed_job(job, cli_input(reuse=["runs/b"]), None, job_file.parent)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_a_resumed_search_knows_what_it_reuses_by_any_path_to_it(job_file: Path,
 )
 def test_a_resumed_search_refuses_what_would_make_another_one(job_file: Path, flags: dict, said: str):
     with pytest.raises(RequestError, match=said):
-        resumed_job(begun(job_file), typed(**flags), None, job_file.parent)
+        resumed_job(begun(job_file), cli_input(**flags), None, job_file.parent)
 
 
 def test_a_resumed_search_refuses_another_job_file(job_file: Path):
     job = begun(job_file)
     job_file.write_text(JOB_FILE.replace("epochs: 2", "epochs: 6"))
     with pytest.raises(RequestError, match=r"--epochs is 6.0, but"):
-        resumed_job(job, typed(), job_file, job_file.parent)
+        resumed_job(job, cli_input(), job_file, job_file.parent)

@@ -183,7 +183,7 @@ def test_logs_cancel_and_pull(autoslim: Command, service: RunningService, tenant
     code, out, err = autoslim("cancel", "flowers")
     assert (code, out, "is asked to stop" in err) == (0, f"{job.id} STARTING\n", True)
     assert service.queue.get(job.id).cancel_requested_at is not None
-    job.hand_over({"README.md": b"# card\n"})
+    job.finalize_models({"README.md": b"# card\n"})
     code, out, err = autoslim("pull", "flowers", "--budget", "50%", "-o", "mine")
     assert (code, out) == (0, f"{tmp_path / 'mine'}\n"), err
     told = json.loads(autoslim("pull", "flowers", "--json")[1])

@@ -11,7 +11,7 @@ from helpers.tiny import share_of_dense
 
 from autoslim.cli.slim import parse_knobs
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits, limits_alone
+from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Step, Training
@@ -83,7 +83,7 @@ def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_p
     config = load_config(tmp_path / "out")
     assert summary["budget_label"] == "60000ms@2+40K-params"
     assert 39_000 < summary["params"] == sum(p.numel() for p in load(tmp_path / "out").parameters()) <= 40_000
-    assert config.limits == Limits(params=40_000, latency_ms=60_000.0, batch=2)
+    assert config.limits == CostLimits(params=40_000, latency_ms=60_000.0, batch=2)
     assert config.latency.to_dict() == summary["latency"]
     assert 0 < config.latency.timed.ms <= 60_000
     assert (config.latency.timed.batch, config.latency.timed.mode) == (2, "eager")
@@ -99,8 +99,8 @@ def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_p
 
 def test_a_latency_that_cannot_be_reached_is_told_with_the_least_that_can(monkeypatch, tmp_path):
     monkeypatch.setattr("autoslim.slimming.run.measure_job", lambda job, dense, folder: table_of(dense.shape))
-    limits = Limits(latency_ms=0.01)
-    job = job_of("life_regression").replace(budget=limits_alone(limits), limits=limits)
+    limits = CostLimits(latency_ms=0.01)
+    job = job_of("life_regression").replace(budget=budget_of_limits(limits), limits=limits)
     with Slimming(tmp_path / "out", job) as slimming, pytest.raises(BudgetError, match=r"--latency 0.01ms@1: .* ms of 0.01 ms"):
         slimming.prepare()
 
@@ -118,16 +118,16 @@ def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeyp
 
     monkeypatch.setattr("autoslim.slimming.run.timed_here", timed)
     dense = table_of(shape())(Plan.dense(shape()))
-    limits = Limits(latency_ms=0.7 * dense)
+    limits = CostLimits(latency_ms=0.7 * dense)
     job = job_of("life_regression", training=Training(epochs=0.5, flip=False, precision="float32"), speed=())
-    job = job.replace(budget=limits_alone(limits), limits=limits)
+    job = job.replace(budget=budget_of_limits(limits), limits=limits)
     with Slimming(tmp_path / "out", job) as slimming:
         slimming.prepare()
         _, facts = run_to_end(slimming.adapt())
         _, outcome = run_to_end(slimming.train())
         assert 0.5 * dense < outcome.latency_ms <= limits.latency_ms
         with pytest.raises(BudgetError, match=r"takes 99 ms here \(.* ms were predicted\), and is not handed over"):
-            slimming.hand_over(facts, outcome)
+            slimming.finalize_models(facts, outcome)
         assert not (tmp_path / "out" / "config.json").exists()
         assert (tmp_path / "out" / "work").exists()
 

@@ -151,7 +151,7 @@ def test_a_model_is_pulled_and_loaded(client: Client, driven: DrivenJob, tmp_pat
 
     dense, finished = tiny.slimmed("life_regression", "deit")
     save(tmp_path / "made", finished.model, tiny.config_of("life_regression", dense, finished))
-    driven.hand_over({file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()})
+    driven.finalize_models({file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()})
     job = client.job(driven.id)
     folder = job.pull(tmp_path / "pulled", budget="50%")
     assert {file.name for file in folder.iterdir()} >= {"model.safetensors", "config.json", "SHA256SUMS"}
@@ -172,7 +172,7 @@ def test_the_service_says_what_it_has_and_that_it_is_ready(client: Client):
 
 
 def test_the_other_client_does_all_of_it(service: RunningService, tenant: str, driven: DrivenJob, tmp_path: Path):
-    driven.hand_over({"README.md": b"# card\n"})
+    driven.finalize_models({"README.md": b"# card\n"})
     driven.log("a line\n")
 
     async def all_of_it() -> None:

@@ -12,7 +12,7 @@ import pytest
 from autoslim.config import JobSpec, Placement, SpecError, flag_of, parse_yaml, read_json, read_mapping, read_yaml
 from autoslim.config.schema import FILE, job_schema, render
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.job import SPEED_MODES, Resources, SearchJob
 from autoslim.core.recipe import BOUNDS
 
@@ -24,10 +24,10 @@ def job_of(**fields: Any) -> SearchJob:
     return read_mapping(LEAST | fields).to_job(id="j", placement=HERE)
 
 
-def faults_of(**fields: Any) -> dict[str, str]:
+def issues_of(**fields: Any) -> dict[str, str]:
     with pytest.raises(SpecError) as raised:
         read_mapping(LEAST | fields)
-    return {fault.pointer: fault.problem for fault in raised.value.faults}
+    return {issue.pointer: issue.problem for issue in raised.value.issues}
 
 
 def test_the_least_spec_is_the_job_with_its_own_defaults() -> None:
@@ -105,7 +105,7 @@ def test_the_placement_is_the_operators() -> None:
     assert (job.id, job.output, job.resources, job.concurrency) == ("01J", "/o", Resources(gpu=0.5), 3)
     assert (job.address, job.storage, job.tracking_uri) == ("auto", "sqlite:////s", "http://m")
     for field in ("output", "resources", "concurrency", "address", "storage", "tracking_uri", "id"):
-        assert "is not a field" in faults_of(**{field: "x"})[f"/{field}"]
+        assert "is not a field" in issues_of(**{field: "x"})[f"/{field}"]
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_the_placement_is_the_operators() -> None:
 def test_a_mistake_is_told_with_its_field_its_value_and_what_is_allowed(
     fields: dict[str, Any], pointer: str, problem: str
 ) -> None:
-    faults = faults_of(**fields)
-    assert list(faults) == [pointer]
-    assert faults[pointer].startswith(problem)
+    issues = issues_of(**fields)
+    assert list(issues) == [pointer]
+    assert issues[pointer].startswith(problem)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    assert set(faults_of(trials=0, epochs=0, bound="min")) == {"/trials", "/epochs", "/bound"}
+    assert set(issues_of(trials=0, epochs=0, bound="min")) == {"/trials", "/epochs", "/bound"}
 
 
 def test_what_is_missing_is_told_by_flag_on_the_command_line() -> None:
@@ -159,16 +159,16 @@ def test_what_is_missing_is_told_by_flag_on_the_command_line() -> None:
 
 def test_limits_are_a_budget_of_their_own_or_hold_beside_others() -> None:
     alone = read_mapping({"model": "m", "data": "d", "latency": "5ms", "params": 12_000_000})
-    assert alone.limits == Limits(params=12_000_000, latency_ms=5.0)
+    assert alone.limits == CostLimits(params=12_000_000, latency_ms=5.0)
     assert [budget.to_dict() for budget in alone.budgets] == [{"label": "5ms@1+12M-params", "flops": None, "share": 1.0}]
     beside = read_mapping({"model": "m", "data": "d", "flops": "50%", "latency": "0.5s@8", "latency_mode": "compiled"})
-    assert beside.limits == Limits(latency_ms=500.0, batch=8, mode="compiled")
+    assert beside.limits == CostLimits(latency_ms=500.0, batch=8, mode="compiled")
     assert [budget.label for budget in beside.budgets] == ["50%"]
 
 
 def test_a_huge_value_is_not_quoted_whole() -> None:
-    assert len(faults_of(sampler="x" * 100_000)["/sampler"]) < 300
-    assert len(faults_of(**{"k" * 4000: 1})["/" + "k" * 4000]) < 600
+    assert len(issues_of(sampler="x" * 100_000)["/sampler"]) < 300
+    assert len(issues_of(**{"k" * 4000: 1})["/" + "k" * 4000]) < 600
 
 
 @pytest.mark.parametrize("text", ["[1]", '"text"', "{", "", "[" * 100_000, '{"a":' * 5_000, "\ud800", '{"trials": NaN}'])
@@ -266,7 +266,7 @@ def test_the_schema_takes_what_the_model_takes(fields: dict[str, Any]) -> None:
 def test_the_schema_refuses_what_the_model_refuses(fields: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(LEAST | fields, job_schema())
-    faults_of(**fields)
+    issues_of(**fields)
 
 
 def test_choices_are_those_of_the_parts_that_carry_them_out() -> None:

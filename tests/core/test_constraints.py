@@ -6,11 +6,11 @@ import pytest
 from core.test_nouns import SHAPE
 
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits, asked, limits_alone, parse_latency, parse_params
+from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params, request_flags
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.errors import BudgetError, RequestError
-from autoslim.methods import Ceiling, refuse_idle
+from autoslim.methods import Constraints, check_not_trivial
 
 
 @pytest.mark.parametrize(
@@ -44,39 +44,39 @@ def test_a_latency_that_is_none_is_refused_with_what_is_allowed(text: str):
 @pytest.mark.parametrize(
     ("limits", "label", "flags"),
     [
-        (Limits(), "", ""),
-        (Limits(params=12_000_000), "12M-params", "--params 12M"),
-        (Limits(latency_ms=5.0), "5ms@1", "--latency 5ms@1"),
-        (Limits(latency_ms=0.8, batch=8, params=1_250_000), "0.8ms@8+1.25M-params", "--latency 0.8ms@8 --params 1.25M"),
+        (CostLimits(), "", ""),
+        (CostLimits(params=12_000_000), "12M-params", "--params 12M"),
+        (CostLimits(latency_ms=5.0), "5ms@1", "--latency 5ms@1"),
+        (CostLimits(latency_ms=0.8, batch=8, params=1_250_000), "0.8ms@8+1.25M-params", "--latency 0.8ms@8 --params 1.25M"),
     ],
 )
-def test_limits_are_called_by_what_was_asked(limits: Limits, label: str, flags: str):
+def test_limits_are_called_by_what_was_asked(limits: CostLimits, label: str, flags: str):
     assert (limits.label, limits.flags, limits.given) == (label, flags, bool(label))
     if limits.latency is not None:
         assert parse_latency(limits.latency) == (limits.latency_ms, limits.batch)
 
 
 def test_a_label_stays_in_the_folder_of_the_models(tmp_path):
-    label = Limits(latency_ms=5.0, params=12_000_000).label
-    assert Output(tmp_path).model(label).parent == tmp_path / "models"
+    label = CostLimits(latency_ms=5.0, params=12_000_000).label
+    assert RunFolder(tmp_path).model(label).parent == tmp_path / "models"
 
 
 def test_a_request_says_which_of_its_flags_were_given():
-    limits = Limits(params=12_000_000)
-    assert asked(limits_alone(limits), limits) == "--params 12M"
-    assert asked(Budget.parse("50%"), limits) == "--flops 50% --params 12M"
-    assert asked(Budget.parse("50%"), Limits()) == "--flops 50%"
+    limits = CostLimits(params=12_000_000)
+    assert request_flags(budget_of_limits(limits), limits) == "--params 12M"
+    assert request_flags(Budget.parse("50%"), limits) == "--flops 50% --params 12M"
+    assert request_flags(Budget.parse("50%"), CostLimits()) == "--flops 50%"
 
 
 def test_limits_that_the_dense_model_keeps_are_refused_where_nothing_else_is_asked_for():
     shape = SHAPE.replace(params=100_000)
-    loose, tight = Limits(params=200_000), Limits(params=90_000)
+    loose, tight = CostLimits(params=200_000), CostLimits(params=90_000)
     with pytest.raises(BudgetError, match="--params 200K: the dense model is within it already"):
-        refuse_idle(limits_alone(loose), Ceiling(limits=loose), shape)
-    refuse_idle(Budget.parse("50%"), Ceiling(limits=loose), shape)
-    refuse_idle(limits_alone(tight), Ceiling(limits=tight), shape)
-    unmeasured = Limits(params=200_000, latency_ms=5.0)
-    refuse_idle(limits_alone(unmeasured), Ceiling(limits=unmeasured), shape)
+        check_not_trivial(budget_of_limits(loose), Constraints(limits=loose), shape)
+    check_not_trivial(Budget.parse("50%"), Constraints(limits=loose), shape)
+    check_not_trivial(budget_of_limits(tight), Constraints(limits=tight), shape)
+    unmeasured = CostLimits(params=200_000, latency_ms=5.0)
+    check_not_trivial(budget_of_limits(unmeasured), Constraints(limits=unmeasured), shape)
 
 
 def test_a_recipe_without_limits_keeps_the_key_that_it_had_before_there_were_any():
@@ -84,4 +84,4 @@ def test_a_recipe_without_limits_keeps_the_key_that_it_had_before_there_were_any
     assert recipe.key == "6b5e27c1fd9f7d11"
     older = {name: value for name, value in recipe.to_dict().items() if name != "limits"}
     assert Recipe.from_dict(older) == recipe
-    assert recipe.replace(limits=Limits(params=1)).key != recipe.key
+    assert recipe.replace(limits=CostLimits(params=1)).key != recipe.key

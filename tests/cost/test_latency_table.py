@@ -7,11 +7,11 @@ from helpers.tiny import make_dense, share_of_dense
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import BlockPlan, Extra, Plan
 from autoslim.cost import Calibration, Grid, LatencyTable
 from autoslim.errors import RequestError
-from autoslim.methods import METHODS, Ceiling, solve
+from autoslim.methods import METHODS, Constraints, solve
 
 SHAPE = make_dense("deit").shape
 PLAN = Plan.dense(SHAPE)
@@ -141,8 +141,8 @@ def test_a_table_goes_to_json_and_back_without_loss():
 def test_every_method_is_solved_under_a_latency_and_fills_it(method: str):
     table = make_table()
     limit = 0.7 * table(PLAN)
-    ceiling = Ceiling(limits=Limits(latency_ms=limit), timer=table)
-    solved = solve(METHODS[method], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), ceiling=ceiling)
+    constraints = Constraints(limits=CostLimits(latency_ms=limit), timer=table)
+    solved = solve(METHODS[method], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), constraints=constraints)
     assert 0.9 * limit < table(solved.plan) <= limit
 
 

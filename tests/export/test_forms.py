@@ -26,7 +26,7 @@ from autoslim.errors import ExportError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export import folder as folder_module
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config, save
-from autoslim.export.in_subprocess import logits_apart
+from autoslim.export.in_subprocess import logits_in_subprocess
 from autoslim.export.onnx_flops import count_onnx_flops
 from autoslim.export.onnx_form import FORBIDDEN
 from autoslim.export.timm_form import expressed
@@ -121,7 +121,7 @@ def test_the_batch_is_anyones_choice(tmp_path: Path):
     export_folder(folder, images(2))
     expected = load(folder)(images(33)).detach()
     for form, file in (("onnx", "model.onnx"), ("pt2", "model.pt2")):
-        for found in logits_apart(form, folder / file, images(33)):
+        for found in logits_in_subprocess(form, folder / file, images(33)):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -208,7 +208,7 @@ def test_a_form_that_says_something_else_is_not_handed_over(tmp_path: Path, monk
 
 def test_a_form_that_cannot_be_read_is_told_with_what_the_process_said(tmp_path: Path):
     with pytest.raises(ExportError, match=r"cannot be read in a clean process: \w+"):
-        logits_apart("timm", tmp_path / "nothing", images(2))
+        logits_in_subprocess("timm", tmp_path / "nothing", images(2))
 
 
 @pytest.mark.parametrize("barred", ["autoslim", "timm", "torchvision", "workers"])

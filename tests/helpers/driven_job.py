@@ -70,7 +70,7 @@ class DrivenJob:
         with file.with_suffix(".jsonl").open("a", encoding="utf-8") as lines:
             lines.writelines(json.dumps({"message": line}) + "\n" for line in text.splitlines())
 
-    def hand_over(self, files: dict[str, bytes], label: str = "50%") -> Path:
+    def finalize_models(self, files: dict[str, bytes], label: str = "50%") -> Path:
         folder = self.folder / "models" / label
         folder.mkdir(parents=True)
         for name, content in files.items():

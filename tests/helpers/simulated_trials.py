@@ -12,14 +12,14 @@ from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
-from autoslim.search import Proposer, load_space, make_scheduler
+from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.progress.callbacks import Listener
-from workers.search.coordinator import Assignment, Coordinator
+from workers.search.coordinator import Coordinator, TrialAssignment
 
 SHAPE = ViTShape(
     image_size=(16, 16), grid=(4, 4), patch_inputs=48, prefix_tokens=1, depth=4, dim=32, heads=2, head_width=16, hidden=128,
@@ -39,8 +39,10 @@ def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequen
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
     store.begin_attempt(job.id)
-    scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(job, store, make_proposer(job), Output(root), tuple(listeners), scheduler=scheduler, base=BASE, **changes)
+    scheduler = make_pruner(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
+    return Coordinator(
+        job, store, make_proposer(job), RunFolder(root), tuple(listeners), scheduler=scheduler, base=BASE, **changes
+    )
 
 
 _proposers: dict[str, Proposer] = {}
@@ -53,7 +55,7 @@ def make_proposer(job: SearchJob) -> Proposer:
         f"{budgets}", Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)
     )
     proposer = dataclasses.replace(made, training=job.training, seed=job.seed, sampler=job.sampler)
-    proposer.__dict__["reach"] = made.reach
+    proposer.__dict__["reach"] = made.feasibility
     return proposer
 
 
@@ -76,7 +78,7 @@ def outcome(recipe: Recipe, last: EpochReport) -> Outcome:
     )  # fmt: skip
 
 
-def run_one(coordinator: Coordinator, assignment: Assignment, step: Callable[[], None] = lambda: None) -> None:
+def run_one(coordinator: Coordinator, assignment: TrialAssignment, step: Callable[[], None] = lambda: None) -> None:
     """`step` is called wherever a process could be killed."""
     last = None
     for last in reports(assignment.recipe):

@@ -18,10 +18,10 @@ from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, versions
-from autoslim.methods import METHODS, Brief, Finished, Lesson, Method, solve
+from autoslim.methods import METHODS, DistillationBatch, Method, SlimmedModel, StepContext, solve
 from autoslim.methods.base import Tensors, logits_of
 from autoslim.models import DenseModel, create_dense
-from autoslim.training.batch import BatchLesson
+from autoslim.training.batch import LazyDistillationBatch
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
@@ -82,7 +82,7 @@ def solved_knobs(method: str, shape: ViTShape, share: float = 0.6, knobs: Knobs 
     return solve(method_of(method), shape, Plan.dense(shape), drawn, share_of_dense(shape, share)).knobs
 
 
-def brief_of(
+def context_of(
     shape: ViTShape,
     knobs: Knobs,
     share: float = 0.6,
@@ -90,9 +90,9 @@ def brief_of(
     shared: Tensors | None = None,
     bound: str = "max",
     class_query: bool = False,
-) -> Brief:
+) -> StepContext:
     plan, budget = Plan.dense(shape, class_query=class_query), share_of_dense(shape, share)
-    return Brief(shape=shape, plan=plan, knobs=knobs, budget=budget, bound=bound, shared=shared)
+    return StepContext(shape=shape, plan=plan, knobs=knobs, budget=budget, bound=bound, shared=shared)
 
 
 class TinyWorkshop:
@@ -116,7 +116,7 @@ class TinyWorkshop:
     def train(
         self,
         student: nn.Module,
-        loss: Callable[[Lesson], Tensors],
+        loss: Callable[[DistillationBatch], Tensors],
         *,
         epochs: float,
         learning_rates: dict[str, float] | None = None,
@@ -126,7 +126,7 @@ class TinyWorkshop:
         student.train()
         for step in range(2):
             optimizer.zero_grad()
-            losses = loss(lesson_of(student, self.teacher, self.shape, seed=step))
+            losses = loss(batch_of(student, self.teacher, self.shape, seed=step))
             losses["loss"].backward()
             optimizer.step()
         student.eval()
@@ -149,8 +149,8 @@ def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
 def attach(
     method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6, class_query: bool = False
 ) -> nn.Module:
-    brief = brief_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs), class_query=class_query)
-    return method_of(method).attach(copy.deepcopy(dense.module), brief, images(size=dense.shape.image_size) if x is None else x)
+    context = context_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs), class_query=class_query)
+    return method_of(method).attach(copy.deepcopy(dense.module), context, images(size=dense.shape.image_size) if x is None else x)
 
 
 def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6, class_query: bool = False) -> nn.Module:
@@ -179,20 +179,20 @@ def train(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, s
     student.eval()
 
 
-def lesson_of(student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0) -> BatchLesson:
+def batch_of(student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0) -> LazyDistillationBatch:
     x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
     training = Training(label_smoothing=0.0, distillation=0.0)
-    return BatchLesson(student, teacher, x, torch.arange(4) % len(CLASSES), training)
+    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training)
 
 
 def loss_of(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, seed: int = 0) -> Tensor:
     teacher = copy.deepcopy(dense.module).to(next(student.parameters()).dtype).requires_grad_(False).eval()
-    return method_of(method).loss(knobs, lesson_of(student, teacher, dense.shape, seed=seed))["loss"]
+    return method_of(method).loss(knobs, batch_of(student, teacher, dense.shape, seed=seed))["loss"]
 
 
 def slim(
     method: str, dense: DenseModel, *, share: float = 0.6, knobs: Knobs | None = None, steps: int = 0, class_query: bool = False
-) -> Finished:
+) -> SlimmedModel:
     """Attach, train for `steps`, finish. With `class_query` the plan says so already and the last block is still whole."""
     start = Plan.dense(dense.shape, class_query=class_query)
     drawn = {**variant_knobs(method), **(knobs or {})}
@@ -200,26 +200,26 @@ def slim(
     student = attached(method, dense, solved, share=share, class_query=class_query)
     if steps:
         train(method, dense, student, solved, steps=steps)
-    return finish(method, student, dense.shape, solved, share, class_query=class_query)
+    return finalize(method, student, dense.shape, solved, share, class_query=class_query)
 
 
-def finish(
+def finalize(
     method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6, *, class_query: bool = False
-) -> Finished:
+) -> SlimmedModel:
     with torch.no_grad():
-        finished = method_of(method).finish(student, brief_of(shape, knobs, share, class_query=class_query))
+        finished = method_of(method).finalize(student, context_of(shape, knobs, share, class_query=class_query))
     finished.model.eval()
     return finished
 
 
 @functools.cache
-def slimmed(method: str, model: str) -> tuple[DenseModel, Finished]:
+def slimmed(method: str, model: str) -> tuple[DenseModel, SlimmedModel]:
     """A finished model per case, made once; copy it before changing it."""
     dense = make_dense(model)
     return dense, slim(method, dense, steps=2)
 
 
-def config_of(method: str, dense: DenseModel, finished: Finished, *, share: float = 0.6) -> SlimConfig:
+def config_of(method: str, dense: DenseModel, finished: SlimmedModel, *, share: float = 0.6) -> SlimConfig:
     total = predict(dense.shape, finished.plan).total
     budget = share_of_dense(dense.shape, share)
     flops = FlopsReport(predicted=total, fvcore=total, torch=total, dense=total, budget=budget, budget_label="60%")

@@ -29,7 +29,7 @@ BUDGET = make_recipe(0).budget
 
 
 class Model(dict):
-    """As little of a HandedOver as the attempt looks at."""
+    """As little of a SelectedModel as the attempt looks at."""
 
     label = "50%"
 

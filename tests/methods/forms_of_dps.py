@@ -10,7 +10,7 @@ import copy
 
 import torch
 from forms_of_patch_slimming import check_rows_are_the_whole_blocks
-from helpers.tiny import attached, finish, images, logits, make_dense, solved_knobs
+from helpers.tiny import attached, finalize, images, logits, make_dense, solved_knobs
 
 KEEP_ALL = {"keep": 1.0}
 
@@ -20,7 +20,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     dense.module.double()
     knobs = solved_knobs("dps", dense.shape)
     student = attached("dps", dense, knobs).double().eval()
-    cut = finish("dps", copy.deepcopy(student), dense.shape, knobs).model
+    cut = finalize("dps", copy.deepcopy(student), dense.shape, knobs).model
     x = images(dtype=torch.float64)
     torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
     check_rows_are_the_whole_blocks(cut, dense.module)

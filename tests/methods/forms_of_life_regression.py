@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from helpers.tiny import attached, finish, images, make_dense, solved_knobs
+from helpers.tiny import attached, finalize, images, make_dense, solved_knobs
 from torch import Tensor
 
 from autoslim.methods.layers.adaptive_trunk import token_counts
@@ -43,7 +43,7 @@ def check_training_form_is_cut_form(model: str, variant: str = "") -> None:
     x = images(dtype=torch.float64)
     with torch.no_grad():
         soft_BND = student.forward_features(x)
-        finished = finish("life_regression", copy.deepcopy(student), dense.shape, knobs).model.double()
+        finished = finalize("life_regression", copy.deepcopy(student), dense.shape, knobs).model.double()
         hard_BND = finished.forward_features(x)
     prefix, kept_B = dense.shape.prefix_tokens, kept[0]
     if variant:

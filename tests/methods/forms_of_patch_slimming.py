@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from helpers.tiny import attached, finish, images, make_dense, solved_knobs
+from helpers.tiny import attached, finalize, images, make_dense, solved_knobs
 from torch import nn
 
-from autoslim.methods.layers.token_selector import take
+from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.patch_slimming.method import picks_of
+from autoslim.methods.patch_slimming.method import token_selectors
 
 KEEP_ALL = {"keep": 1.0}
 
@@ -25,7 +25,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     knobs = solved_knobs("patch_slimming", dense.shape)
     student = attached("patch_slimming", dense, knobs).eval()
     assert not any(parameter.requires_grad for parameter in student.parameters())
-    cut = finish("patch_slimming", student, dense.shape, knobs).model
+    cut = finalize("patch_slimming", student, dense.shape, knobs).model
     check_rows_are_the_whole_blocks(cut, dense.module)
 
 
@@ -36,8 +36,8 @@ def check_rows_are_the_whole_blocks(cut: nn.Module, dense: nn.Module) -> None:
         block.register_forward_hook(lambda _, inputs, output, whole=whole: seen.append((whole, inputs[0], output)))
     with torch.no_grad():
         cut(images(dtype=torch.float64))
-        for number, pick in picks_of(cut).items():
+        for number, selector in token_selectors(cut).items():
             whole, x_BND, out_BKD = seen[number]
             assert out_BKD.shape[1] < x_BND.shape[1]
-            torch.testing.assert_close(out_BKD, take(whole(x_BND), pick.rows(x_BND)), rtol=0, atol=1e-10)
-    assert picks_of(cut)
+            torch.testing.assert_close(out_BKD, gather_tokens(whole(x_BND), selector.rows(x_BND)), rtol=0, atol=1e-10)
+    assert token_selectors(cut)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from helpers.tiny import attached, finish, images, logits, make_dense, solved_knobs
+from helpers.tiny import attached, finalize, images, logits, make_dense, solved_knobs
 
 from autoslim.methods.sit.recalibration import RecalibratedTrunk
 
@@ -20,7 +20,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     student = attached("sit", dense, knobs).eval()
     assert isinstance(student.blocks, RecalibratedTrunk)
     assert len(student.blocks.reverse) > 0
-    finished = finish("sit", copy.deepcopy(student), dense.shape, knobs)
+    finished = finalize("sit", copy.deepcopy(student), dense.shape, knobs)
     assert not isinstance(finished.model.blocks, RecalibratedTrunk)
     x = images(dtype=torch.float64)
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from helpers.tiny import attached, finish, images, logits, make_dense, solved_knobs
+from helpers.tiny import attached, finalize, images, logits, make_dense, solved_knobs
 
 from autoslim.core.plan import Plan
 from autoslim.cost import predict
@@ -28,7 +28,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     for block in blocks_of(student):
         # tanh(40) is 1 to the last digit.
         masks_of(block).patch_P.data.fill_(40.0)
-    finished = finish("vit_slim", copy.deepcopy(student), dense.shape, knobs)
+    finished = finalize("vit_slim", copy.deepcopy(student), dense.shape, knobs)
     for block, plan in zip(blocks_of(student), finished.plan.blocks, strict=True):
         for zeta, count in ((block.attn.norm.zeta, plan.head_width), (block.mlp.norm.zeta, plan.hidden)):
             gone = zeta.data.sort(dim=-1, descending=True).indices[..., count:]

@@ -13,42 +13,42 @@ from torch import nn
 from autoslim.core.recipe import Step
 from autoslim.cost import count_flops, predict, predict_params
 from autoslim.export.artifact import load, save
-from autoslim.methods import METHODS, Brief, solve
+from autoslim.methods import METHODS, StepContext, solve
 from autoslim.models import DenseModel
 
 TOKENS = [name for name in METHODS if name != "vit_slim"]
 
 
-def compose(second: str, dense: DenseModel) -> tuple[nn.Module, list[Step], Brief]:
+def compose(second: str, dense: DenseModel) -> tuple[nn.Module, list[Step], StepContext]:
     """ViT-Slim's widths onto 80 %, then `second` onto 50 % of the dense model."""
     first = slim("vit_slim", dense, share=0.8, steps=1)
     budget = share_of_dense(dense.shape, 0.5)
     solved = solve(METHODS[second], dense.shape, first.plan, {}, budget)
-    brief = Brief(
+    context = StepContext(
         shape=dense.shape, plan=first.plan, knobs=solved.knobs, budget=budget, shared=shared_of(second, dense, solved.knobs)
     )
-    student = METHODS[second].attach(copy.deepcopy(first.model), brief, images())
+    student = METHODS[second].attach(copy.deepcopy(first.model), context, images())
     train(second, dense, student, solved.knobs, steps=1)
     with torch.no_grad():
-        finished = METHODS[second].finish(student, brief)
+        finished = METHODS[second].finalize(student, context)
     steps = [Step(method="vit_slim", knobs=first.knobs), Step(method=second, knobs=finished.knobs)]
-    return finished.model.eval(), steps, Brief(shape=dense.shape, plan=finished.plan, knobs={}, budget=budget)
+    return finished.model.eval(), steps, StepContext(shape=dense.shape, plan=finished.plan, knobs={}, budget=budget)
 
 
 @pytest.mark.parametrize("second", TOKENS)
 @pytest.mark.parametrize("model", ["deit", "distilled"])
 def test_tokens_after_width(second: str, model: str, tmp_path: Path):
     dense = make_dense(model)
-    composed, steps, brief = compose(second, dense)
-    predicted = predict(dense.shape, brief.plan).total
-    assert 0.9 * brief.budget < predicted <= brief.budget
+    composed, steps, context = compose(second, dense)
+    predicted = predict(dense.shape, context.plan).total
+    assert 0.9 * context.budget < predicted <= context.budget
     assert count_flops(composed, 32) == predicted
-    assert predict_params(dense.shape, brief.plan) == sum(p.numel() for p in composed.parameters())
-    assert any(block.head_width < dense.shape.head_width or block.hidden < dense.shape.hidden for block in brief.plan.blocks)
-    assert min(block.tokens_mlp for block in brief.plan.blocks) < dense.shape.tokens
+    assert predict_params(dense.shape, context.plan) == sum(p.numel() for p in composed.parameters())
+    assert any(block.head_width < dense.shape.head_width or block.hidden < dense.shape.hidden for block in context.plan.blocks)
+    assert min(block.tokens_mlp for block in context.plan.blocks) < dense.shape.tokens
     alone = slim(second, dense, share=0.5, steps=0)
     config = config_of(second, dense, alone)
-    config = config.replace(recipe=config.recipe.replace(steps=tuple(steps)), plan=brief.plan)
+    config = config.replace(recipe=config.recipe.replace(steps=tuple(steps)), plan=context.plan)
     save(tmp_path, composed, config)
     torch.testing.assert_close(logits(load(tmp_path), images()), logits(composed, images()))
 

@@ -18,7 +18,7 @@ from helpers.tiny import (
     attach,
     attached,
     config_of,
-    finish,
+    finalize,
     images,
     logits,
     loss_of,
@@ -75,7 +75,7 @@ def test_keeping_everything_leaves_the_logits_as_they_were(method: str, model: s
     student = attach(method, dense, knobs, share=2.0)
     extras = method_of(method).expect(dense.shape, Plan.dense(dense.shape), knobs).extras
     share = 1 + sum(e.matmuls + e.norms for e in extras) / predict(dense.shape, Plan.dense(dense.shape)).total + 1e-9
-    finished = finish(method, student, dense.shape, knobs, share)
+    finished = finalize(method, student, dense.shape, knobs, share)
     assert finished.plan.blocks == Plan.dense(dense.shape).blocks
     torch.testing.assert_close(logits(finished.model, images()), logits(dense.module, images()), rtol=1e-5, atol=1e-5)
 
@@ -129,7 +129,7 @@ def test_gradients_reach_every_trainable_part(method: str, model: str):
     knobs = solved_knobs(method, dense.shape)
     student = attach(method, dense, knobs)
     _assert_all_learn(method, dense, student, knobs)
-    finished = finish(method, student, dense.shape, knobs)
+    finished = finalize(method, student, dense.shape, knobs)
     x = images(4)
     logits_of(finished.model.train()(x)).square().sum().backward()
     _assert_gradients(finished.model)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import attach, attached, brief_of, images, loss_of, make_dense, share_of_dense
+from helpers.tiny import attach, attached, context_of, images, loss_of, make_dense, share_of_dense
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
     student = attached(method_name, dense, expected.knobs)
     torch.manual_seed(0)
     loss = float(loss_of(method_name, dense, student, expected.knobs).detach())
-    finished = method.finish(copy.deepcopy(student), brief_of(dense.shape, expected.knobs))
+    finished = method.finalize(copy.deepcopy(student), context_of(dense.shape, expected.knobs))
     shared = method.shared_settings(dense.shape, expected.knobs)
     return {
         "plan": expected.plan,

@@ -8,11 +8,11 @@ from helpers.tiny import make_dense, share_of_dense, slim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.cost import predict, predict_params
 from autoslim.errors import InfeasibleError
-from autoslim.methods import METHODS, Brief, Ceiling, binding, narrowing, narrows, solve
+from autoslim.methods import METHODS, Constraints, StepContext, binding, narrowing, narrows, solve
 from autoslim.methods.vit_slim.mask_ranking import Terms, cut_onto, removals
 from autoslim.methods.vit_slim.mask_search import Masks
 
@@ -39,27 +39,34 @@ FULL = rise(PLAN)
 )
 def test_what_is_solved_keeps_every_limit_and_fills_one(method: str, share: float, latency: float):
     budget = share_of_dense(SHAPE, share)
-    ceiling = Ceiling(limits=Limits(latency_ms=latency * FULL), timer=rise)
-    solved = solve(METHODS[method], SHAPE, PLAN, {}, budget, ceiling=ceiling)
-    shares = {"flops": solved.flops / budget, **ceiling.shares(SHAPE, solved.plan)}
+    constraints = Constraints(limits=CostLimits(latency_ms=latency * FULL), timer=rise)
+    solved = solve(METHODS[method], SHAPE, PLAN, {}, budget, constraints=constraints)
+    shares = {"flops": solved.flops / budget, **constraints.shares(SHAPE, solved.plan)}
     assert max(shares.values()) <= 1
-    assert binding(SHAPE, solved.plan, budget, ceiling) == max(shares, key=lambda name: shares[name])
+    assert binding(SHAPE, solved.plan, budget, constraints) == max(shares, key=lambda name: shares[name])
     # One patch of this model is worth some per cent, and a width unit stands in all blocks.
     assert max(shares.values()) > 0.9 or solved.plan.blocks == PLAN.blocks
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
 def test_parameters_are_filled_by_the_method_that_can_take_them(share: float):
-    ceiling = Ceiling(limits=Limits(params=int(share * PARAMS)))
-    solved = solve(METHODS["vit_slim"], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), ceiling=ceiling)
+    constraints = Constraints(limits=CostLimits(params=int(share * PARAMS)))
+    solved = solve(METHODS["vit_slim"], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), constraints=constraints)
     assert 0.97 * share * PARAMS < predict_params(SHAPE, solved.plan) <= share * PARAMS
-    assert binding(SHAPE, solved.plan, share_of_dense(SHAPE, 1.0), ceiling) == "params"
+    assert binding(SHAPE, solved.plan, share_of_dense(SHAPE, 1.0), constraints) == "params"
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "vit_slim"])
 def test_a_method_that_takes_tokens_away_cannot_keep_a_limit_on_parameters(method: str):
     with pytest.raises(InfeasibleError, match=rf"{method}: this recipe's cheapest form takes too much: .* parameters of"):
-        solve(METHODS[method], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), ceiling=Ceiling(limits=Limits(params=PARAMS // 2)))
+        solve(
+            METHODS[method],
+            SHAPE,
+            PLAN,
+            {},
+            share_of_dense(SHAPE, 1.0),
+            constraints=Constraints(limits=CostLimits(params=PARAMS // 2)),
+        )
     assert not narrows(METHODS[method], SHAPE, PLAN)
 
 
@@ -67,9 +74,9 @@ def test_the_methods_that_can_take_parameters_are_known():
     assert narrowing(SHAPE) == ["vit_slim"]
 
 
-@pytest.mark.parametrize("limits", [Limits(params=int(0.55 * PARAMS)), Limits(latency_ms=0.6 * FULL)])
+@pytest.mark.parametrize("limits", [CostLimits(params=int(0.55 * PARAMS)), CostLimits(latency_ms=0.6 * FULL)])
 @pytest.mark.parametrize("patches", ["stay", "down"])
-def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits: Limits, patches: str):
+def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits: CostLimits, patches: str):
     generator = torch.Generator().manual_seed(3)
     masks = [
         Masks(
@@ -89,27 +96,27 @@ def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits
         gives=(1.0, 1.0, 0.0 if patches == "stay" else 1.0),
         patch_share=0.0,
     )
-    budget, ceiling = share_of_dense(SHAPE, 1.0), Ceiling(limits=limits, timer=rise)
+    budget, constraints = share_of_dense(SHAPE, 1.0), Constraints(limits=limits, timer=rise)
     row = removals(masks, SHAPE, PLAN, PLAN, terms, budget)
-    _, plan = cut_onto(SHAPE, PLAN, row, budget, ceiling)
-    assert ceiling.fits(SHAPE, plan)
-    assert max(ceiling.shares(SHAPE, plan).values()) > 0.99
+    _, plan = cut_onto(SHAPE, PLAN, row, budget, constraints)
+    assert constraints.fits(SHAPE, plan)
+    assert max(constraints.shares(SHAPE, plan).values()) > 0.99
     with pytest.raises(InfeasibleError, match="the narrowest model takes too much"):
-        cut_onto(SHAPE, PLAN, row, budget, Ceiling(limits=Limits(params=1, latency_ms=1e-3), timer=rise))
+        cut_onto(SHAPE, PLAN, row, budget, Constraints(limits=CostLimits(params=1, latency_ms=1e-3), timer=rise))
 
 
 def test_a_finished_model_keeps_the_limit_that_it_was_cut_under(monkeypatch: pytest.MonkeyPatch):
     from helpers import tiny
 
-    ceiling = Ceiling(limits=Limits(params=int(0.7 * PARAMS)))
-    brief_of = tiny.brief_of
+    constraints = Constraints(limits=CostLimits(params=int(0.7 * PARAMS)))
+    context_of = tiny.context_of
 
-    def limited(*args: object, **changes: object) -> Brief:
+    def limited(*args: object, **changes: object) -> StepContext:
         import dataclasses
 
-        return dataclasses.replace(brief_of(*args, **changes), ceiling=ceiling)  # type: ignore[arg-type]
+        return dataclasses.replace(context_of(*args, **changes), constraints=constraints)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tiny, "brief_of", limited)
+    monkeypatch.setattr(tiny, "context_of", limited)
     finished = slim("vit_slim", DENSE, share=0.95)
     have = sum(p.numel() for p in finished.model.parameters())
     assert 0.69 * PARAMS < have == predict_params(SHAPE, finished.plan) <= 0.7 * PARAMS

@@ -7,10 +7,10 @@ import pytest
 from helpers.sample_search import DENSE, make_job, make_recipe, make_result, make_results
 from helpers.tiny import config_of, slimmed
 
-from autoslim.core.constraints import Limits, limits_alone
+from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.recipe import Step
 from autoslim.core.result import ParetoFront, TrialState
-from autoslim.export.artifact import Lap, SpeedReport, write_config
+from autoslim.export.artifact import SpeedReport, Timing, write_config
 from autoslim.report import render_front
 from autoslim.report.label import Box, Labels, rows_for
 from autoslim.report.mark import colour, shape
@@ -196,8 +196,8 @@ def test_labels_avoid_each_other_and_the_edge():
 
 def test_measured_speed_of_handed_over_models_stands_on_the_page_and_slow_ones_are_named(tmp_path):
     config = config_of("vit_slim", *slimmed("vit_slim", "deit"))
-    laps = tuple(
-        Lap(
+    timings = tuple(
+        Timing(
             mode="eager",
             device="cpu",
             batch=batch,
@@ -212,7 +212,7 @@ def test_measured_speed_of_handed_over_models_stands_on_the_page_and_slow_ones_a
     )
     folder = tmp_path / "models" / "50%"
     folder.mkdir(parents=True)
-    write_config(folder, config.replace(speed=SpeedReport(hardware="a processor", threads=2, laps=laps)))
+    write_config(folder, config.replace(speed=SpeedReport(hardware="a processor", threads=2, timings=timings)))
     text = render_front(make_job(output=str(tmp_path)), DENSE, make_results(), {"50%": 3, "70%": 1})
     page = Page(text)
     assert "1.93 (0.90-2.10)" in page.texts["td"]
@@ -229,7 +229,7 @@ def with_latencies():
 
 
 def test_accuracy_is_drawn_over_latency_too_where_trials_have_one():
-    job = make_job(limits=Limits(latency_ms=4.0, batch=8))
+    job = make_job(limits=CostLimits(latency_ms=4.0, batch=8))
     results = with_latencies()
     page = Page(render_front(job, DENSE.replace(latency_ms=6.0), results, {"50%": 3}))
     charts = [attributes for tag, attributes in page.elements if tag == "svg" and "data-cost" in attributes]
@@ -259,6 +259,6 @@ def test_without_latencies_the_page_has_one_chart_and_no_column_for_them():
 
 
 def test_limits_alone_are_no_line_among_the_flops():
-    limits = Limits(latency_ms=4.0)
-    page = Page(render_front(make_job(budgets=(limits_alone(limits),), limits=limits), DENSE, make_results(), {}))
+    limits = CostLimits(latency_ms=4.0)
+    page = Page(render_front(make_job(budgets=(budget_of_limits(limits),), limits=limits), DENSE, make_results(), {}))
     assert page.of_class("budget") == []

@@ -12,7 +12,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
 from autoslim.core.result import TrialResult, TrialState
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
+from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.search import Proposal, Space, parse_space
 
@@ -22,13 +22,13 @@ class Toy(Method):
 
     paper = ""
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         raise AssertionError("the search trained something")
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         raise AssertionError("the search trained something")
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+    def finish(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         raise AssertionError("the search trained something")
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
@@ -72,7 +72,7 @@ class ToyTokens(Toy):
             tokens[-1] = min(tokens[-1] + knobs["filled"], tokens[-2])
         return plan.with_tokens(tuple(tokens))
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         if knobs["filled"] < 100:
             yield {**knobs, "filled": knobs["filled"] + 1}
 

@@ -22,8 +22,8 @@ def test_the_sentence_names_the_measure_the_field_and_the_next_best(point):
         "budget, 74.00%; the best other recipe there, trial 0 (width), has 71.00%"
     )
     assert found.cheaper is not None
-    assert found.dearer is not None
-    assert (found.cheaper.number, found.dearer.number, found.knee) == (2, 3, 2)
+    assert found.costlier is not None
+    assert (found.cheaper.number, found.costlier.number, found.knee) == (2, 3, 2)
     assert offers(found) == [
         "the front's next cheaper one: trial 2 (width), 60.00% at 30, its knee",
         "the front's next dearer one: trial 3 (width), 80.00% at 70",
@@ -34,7 +34,7 @@ def test_a_model_that_was_not_solved_onto_the_budget_is_said_so(point):
     results = [point(0, 30, 0.5)]
     found = reason(results, results[0], 50)
     assert "no trial solved onto this budget is complete" in found.sentence
-    assert (found.cheaper, found.dearer, found.knee) == (None, None, None)
+    assert (found.cheaper, found.costlier, found.knee) == (None, None, None)
 
 
 def test_a_model_tuned_longer_over_seeds_is_said_so(point):

@@ -11,7 +11,7 @@ from autoslim.cost.flops import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate
-from autoslim.search import Space, load_space, parse_space, reach
+from autoslim.search import Space, feasibility, load_space, parse_space
 from autoslim.search.space.space import Draw
 
 NARROW = "methods: {tokens: {cuts: 2, layer_1: {low: 0.3, high: 0.6}, layer_2: {low: 0.3, high: 0.6}, gone_1: {high: 0.5}}}"
@@ -29,7 +29,7 @@ def test_reach_is_what_trying_everything_finds(methods: dict[str, Method], shape
         solved = evaluate(tokens, shape, dense, knobs if cuts == 2 else {k: v for k, v in knobs.items() if not k.endswith("_2")})
         if space.contains(Draw(method="tokens", knobs=solved.knobs, training={}), shape):
             found.append(solved.flops)
-    corner = reach(space, shape, dense, methods)["tokens"]
+    corner = feasibility(space, shape, dense, methods)["tokens"]
     assert corner.cheapest is not None
     assert corner.dearest is not None
     assert (corner.cheapest.flops, corner.dearest.flops) == (min(found), max(found))
@@ -38,7 +38,7 @@ def test_reach_is_what_trying_everything_finds(methods: dict[str, Method], shape
 
 def test_reach_is_none_where_every_recipe_leaves_the_space(methods: dict[str, Method], shape: ViTShape) -> None:
     space = parse_space("methods: {tokens: {cuts: 2, layer_1: 0.5, layer_2: 0.5}}", source="s.yaml", methods=methods)
-    assert reach(space, shape, Plan.dense(shape), methods)["tokens"].cheapest is None
+    assert feasibility(space, shape, Plan.dense(shape), methods)["tokens"].cheapest is None
 
 
 def test_reach_of_a_deep_model_takes_less_than_a_second(shape: ViTShape) -> None:
@@ -55,7 +55,7 @@ def test_reach_of_a_deep_model_takes_less_than_a_second(shape: ViTShape) -> None
     )
     space: Space = load_space("default")
     started = time.perf_counter()
-    corners = reach(space, deit_small, Plan.dense(deit_small))
+    corners = feasibility(space, deit_small, Plan.dense(deit_small))
     assert time.perf_counter() - started < 1
     dense = predict(deit_small, Plan.dense(deit_small)).total
     for name in METHODS:

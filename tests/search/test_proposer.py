@@ -204,7 +204,7 @@ def test_running_trials_push_parallel_proposals_apart(make: Make, finished: Fini
 def test_method_whose_recipes_all_leave_the_space_is_never_proposed(make: Make, methods: dict[str, Method]) -> None:
     text = "methods: {tokens: {cuts: 2, layer_1: {low: 0.5, high: 0.55}, layer_2: {low: 0.5, high: 0.55}}, width: }"
     proposer = make(space=parse_space(text, source="tight.yaml", methods=methods))
-    assert proposer.able == {"80%": ["width"], "65%": ["width"], "free": ["width"]}
+    assert proposer.feasible_methods == {"80%": ["width"], "65%": ["width"], "free": ["width"]}
     assert all(proposer.propose(number, []).recipe.method == "width" for number in range(12))
 
 
@@ -258,7 +258,7 @@ def test_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: i
     proposer = Proposer(space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=Training(), seed=0)
     assert list(proposer.left_out) == ["vit_slim"]
     others = [name for name in METHODS if name != "vit_slim"]
-    assert proposer.able == {"a": others, "free": others}
+    assert proposer.feasible_methods == {"a": others, "free": others}
     with pytest.raises(UnsupportedModelError, match="q_norm"):
         Proposer(space=load_space("vit_slim"), shape=normed, budgets={"a": dense}, training=Training(), seed=0)
 

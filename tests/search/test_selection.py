@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.result import ParetoFront, TrialResult, TrialState
 from autoslim.search import against_control, cheaper_and_better, choose
 
@@ -57,18 +57,18 @@ def test_nothing_above_a_limit_is_chosen_and_the_next_best_takes_its_place(point
         point(3, 66, 0.6, budget=70).replace(params=10),
     ]
 
-    def number(limits: Limits, results: list[TrialResult] = results) -> int | None:
+    def number(limits: CostLimits, results: list[TrialResult] = results) -> int | None:
         chosen = choose(results, {"some": 70}, limits).get("some")
         return None if chosen is None else chosen.number
 
-    assert number(Limits()) == 0
-    assert number(Limits(params=20)) == 1
-    assert number(Limits(latency_ms=4.5)) == 0
-    assert number(Limits(params=20, latency_ms=4.5)) == 2
+    assert number(CostLimits()) == 0
+    assert number(CostLimits(params=20)) == 1
+    assert number(CostLimits(latency_ms=4.5)) == 0
+    assert number(CostLimits(params=20, latency_ms=4.5)) == 2
     # What was measured counts for more than what was predicted.
     measured = [results[0], results[1].replace(latency_measured_ms=4.4), results[2].replace(latency_measured_ms=4.6)]
-    assert number(Limits(params=20, latency_ms=4.5), measured) == 1
-    assert number(Limits(params=5)) is None
+    assert number(CostLimits(params=20, latency_ms=4.5), measured) == 1
+    assert number(CostLimits(params=5)) is None
 
 
 def test_the_front_over_latency_is_another_than_that_over_flops(point: Point) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from helpers.sample_search import make_job
 
-from autoslim.core.constraints import Limits as CostLimits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import TrialResult, TrialState
-from autoslim.search import choose, enough, final_recipes, outclassed, search_limits
+from autoslim.search import choose, final_recipes, outclassed, search_limits, stop_reason
 from autoslim.search.refinement import FINAL
-from autoslim.search.stopping import Limits, has_plateaued, spent_epochs
+from autoslim.search.stopping import StoppingLimits, has_plateaued, spent_epochs
 
 FACTS: dict[str, Any] = {"a_trial": 3.0, "seconds": 0.0, "dense_flops": 100, "chance": 0.1}
 BUDGETS = {"50%": 50, "70%": 70}
@@ -36,8 +36,8 @@ def result(number: int, accuracy: float, flops: int = 50, **changes: Any) -> Tri
 
 def test_the_number_of_trials_ends_it():
     results = [result(number, 0.5) for number in range(4)]
-    assert enough(Limits(trials=4), results, **FACTS) == "4 trials"
-    assert enough(Limits(trials=5), results, **FACTS) is None
+    assert stop_reason(StoppingLimits(trials=4), results, **FACTS) == "4 trials"
+    assert stop_reason(StoppingLimits(trials=5), results, **FACTS) is None
 
 
 def test_epochs_are_never_passed_running_trials_counted_whole():
@@ -47,14 +47,14 @@ def test_epochs_are_never_passed_running_trials_counted_whole():
         result(2, 0.5, state=TrialState.RUNNING, epochs=None),
     ]
     assert spent_epochs(results) == 4.0
-    assert enough(Limits(trials=99, epochs=10.0), results, **FACTS) is None
-    assert "9.9 that are allowed" in (enough(Limits(trials=99, epochs=9.9), results, **FACTS) or "")
+    assert stop_reason(StoppingLimits(trials=99, epochs=10.0), results, **FACTS) is None
+    assert "9.9 that are allowed" in (stop_reason(StoppingLimits(trials=99, epochs=9.9), results, **FACTS) or "")
 
 
 def test_no_trial_begins_that_an_average_one_would_take_past_the_time():
     results = [result(0, 0.5), result(1, 0.5, state=TrialState.STOPPED, seconds=1.0)]
-    assert enough(Limits(trials=99, seconds=100.0), results, **{**FACTS, "seconds": 69.0}) is None
-    assert "time is up" in (enough(Limits(trials=99, seconds=100.0), results, **{**FACTS, "seconds": 71.0}) or "")
+    assert stop_reason(StoppingLimits(trials=99, seconds=100.0), results, **{**FACTS, "seconds": 69.0}) is None
+    assert "time is up" in (stop_reason(StoppingLimits(trials=99, seconds=100.0), results, **{**FACTS, "seconds": 71.0}) or "")
 
 
 def test_a_front_that_does_not_grow_for_long_enough_ends_it():
@@ -62,7 +62,7 @@ def test_a_front_that_does_not_grow_for_long_enough_ends_it():
     assert not has_plateaued(grown, 3, dense_flops=100, chance=0.1)
     flat = [*grown, *(result(number, 0.5) for number in range(6, 9))]
     assert has_plateaued(flat, 3, dense_flops=100, chance=0.1)
-    assert "3 trials" in (enough(Limits(trials=99, plateau=3), flat, **FACTS) or "")
+    assert "3 trials" in (stop_reason(StoppingLimits(trials=99, plateau=3), flat, **FACTS) or "")
     assert not has_plateaued(flat, 4, dense_flops=100, chance=0.1)
     cheaper = [*flat[:-1], result(9, 0.55, flops=20)]
     assert not has_plateaued(cheaper, 3, dense_flops=100, chance=0.1)

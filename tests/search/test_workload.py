@@ -12,7 +12,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
 from autoslim.core.result import EpochReport, TrialResult, TrialState
-from autoslim.search import expected_work, make_scheduler
+from autoslim.search import expected_work, make_pruner
 
 
 def job(**changes: Any) -> SearchJob:
@@ -30,7 +30,7 @@ def trained_by(scheduler: str, *, trials: int, epochs: int, seed: int) -> float:
 
     Every third one is free; the sampler learns, so that a late trial is more often a good one; accuracies keep their order.
     """
-    draw, judge, spent = random.Random(seed), make_scheduler(scheduler, epochs=epochs, chance=0.1), 0
+    draw, should_prune, spent = random.Random(seed), make_pruner(scheduler, epochs=epochs, chance=0.1), 0
     for number in range(trials):
         origin = "random" if number == 0 else "sampler"
         share = draw.uniform(0.4, 1.9) if number % 3 == 2 else 1.0
@@ -40,7 +40,7 @@ def trained_by(scheduler: str, *, trials: int, epochs: int, seed: int) -> float:
         for epoch in range(1, epochs + 1):
             spent += 1
             report = EpochReport(epoch=float(epoch), beat="tune", metrics={"accuracy": 0.4 + 0.2 * good + epoch / 1000})
-            if judge.judge(trial, report) is not None:
+            if should_prune.should_prune(trial, report) is not None:
                 break
     return float(spent)
 

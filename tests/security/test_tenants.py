@@ -11,7 +11,7 @@ import httpx
 import pytest
 from helpers.running_service import SPEC, RunningService, running, settings_in
 
-from autoslim.service.settings import Limits
+from autoslim.service.settings import RequestLimits
 from autoslim.store import ApiKey
 
 READS = ["", "/events", "/trials", "/front", "/logs", "/artifacts", "/artifacts/front.html"]
@@ -151,7 +151,7 @@ def test_whoever_guesses_is_slowed_down(fresh: RunningService) -> None:
 
 def test_whoever_asks_too_often_is_slowed_down_and_nobody_else(tmp_path: Path) -> None:
     with (
-        running(settings_in(tmp_path, limits=Limits(requests_per_second=1, burst=20))) as small,
+        running(settings_in(tmp_path, limits=RequestLimits(requests_per_second=1, burst=20))) as small,
         small.client("read", tenant="loud") as loud,
         small.client("read", tenant="quiet") as quiet,
     ):

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from helpers.running_service import RunningService, running, settings_in
 
-from autoslim.service.settings import Limits
+from autoslim.service.settings import RequestLimits
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -150,7 +150,7 @@ def streaming(client: httpx.Client, job_id: str) -> Iterator[httpx.Response]:
 
 
 def test_there_are_so_many_streams_and_no_more(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with running(settings_in(tmp_path, limits=Limits(streams=2))) as small, small.anybody() as client:
+    with running(settings_in(tmp_path, limits=RequestLimits(streams=2))) as small, small.anybody() as client:
         job = small.put("local")
         with contextlib.ExitStack() as stack:
             lines = [stack.enter_context(streaming(client, job.id)).iter_lines() for _ in range(2)]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from helpers.running_service import SPEC, RunningService, running, settings_in
 
-from autoslim.service.settings import Limits
+from autoslim.service.settings import RequestLimits
 from autoslim.store import Failure, FailureClass, QueueState
 
 
@@ -166,7 +166,7 @@ def test_a_spec_that_cannot_be_carried_out_is_refused_with_a_pointer(
 
 
 def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
-    with running(settings_in(tmp_path, limits=Limits(queued=2))) as small, small.anybody() as client:
+    with running(settings_in(tmp_path, limits=RequestLimits(queued=2))) as small, small.anybody() as client:
         jobs = [small.put("local") for _ in range(2)]
         refused = client.post("/v1/jobs", json=SPEC)
         assert (refused.status_code, refused.json()["code"]) == (429, "queue-full")
@@ -195,9 +195,9 @@ def test_a_plan_says_what_every_method_reaches_and_keeps_nothing(client: httpx.C
     plan = answer.json()
     assert [(budget["label"], budget["reachable"]) for budget in plan["budgets"]] == [("50%", True), ("1%", False)]
     assert plan["budgets"][0]["flops"] == plan["dense_flops"] // 2
-    reach = {method["name"]: method for method in plan["budgets"][0]["methods"]}
-    assert set(reach) >= {"vit_slim", "life_regression"}
-    assert all(method["least"] < plan["dense_flops"] for method in reach.values())
+    feasibility = {method["name"]: method for method in plan["budgets"][0]["methods"]}
+    assert set(feasibility) >= {"vit_slim", "life_regression"}
+    assert all(method["least"] < plan["dense_flops"] for method in feasibility.values())
     assert plan["images"] == {"train": 1293, "validation": 144, "test": 360}
     assert plan["estimate"]["images_trained"] == 1293 * 3 * 24 / 0.75
     assert client.get("/v1/jobs").json()["jobs"] == []

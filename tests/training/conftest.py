@@ -17,7 +17,7 @@ from autoslim.core.result import EpochReport
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.methods import METHODS, solve
-from autoslim.training import BaseRequest, Bench, prepare_base
+from autoslim.training import BaseRequest, TrialContext, prepare_base
 
 CPU = torch.device("cpu")
 PLAIN = {"batch_size": 32, "precision": "float32", "augmentation": "light", "flip": False}
@@ -51,30 +51,30 @@ def base(tmp_path_factory: pytest.TempPathFactory, digits: PreparedDataset, requ
 
 
 @pytest.fixture
-def open_bench(base: Path, digits: PreparedDataset) -> Callable[[], Bench]:
-    return lambda: Bench.open(base=base, dataset=digits.path, device=CPU)
+def open_bench(base: Path, digits: PreparedDataset) -> Callable[[], TrialContext]:
+    return lambda: TrialContext.open(base=base, dataset=digits.path, device=CPU)
 
 
 @pytest.fixture
-def bench(open_bench: Callable[[], Bench]) -> Bench:
+def context(open_bench: Callable[[], TrialContext]) -> TrialContext:
     return open_bench()
 
 
 @pytest.fixture
-def make_recipe(bench: Bench) -> Callable[..., Recipe]:
+def make_recipe(context: TrialContext) -> Callable[..., Recipe]:
     """Steps by method name; the last is solved onto `share` of the dense model, those before onto `first`."""
 
     def make_recipe(
         *methods: str, share: float = 0.6, first: float = 0.8, seed: int = 0, knobs: Knobs | None = None, **training: Any
     ) -> Recipe:
-        plan = Plan.dense(bench.dense.shape)
-        dense = predict(bench.dense.shape, plan).total
+        plan = Plan.dense(context.dense.shape)
+        dense = predict(context.dense.shape, plan).total
         budget = int(share * dense)
         steps = []
         for position, name in enumerate(methods):
             method = METHODS[name]
             target = budget if position == len(methods) - 1 else int(first * dense)
-            solved = solve(method, bench.dense.shape, plan, knobs or {}, target)
+            solved = solve(method, context.dense.shape, plan, knobs or {}, target)
             plan = solved.plan
             steps.append(Step(method=name, knobs=solved.knobs))
         return Recipe(steps=tuple(steps), budget=budget, training=Training(**{**PLAIN, "epochs": 2.0, **training}), seed=seed)

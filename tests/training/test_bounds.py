@@ -16,7 +16,7 @@ from autoslim.errors import TrialError
 from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.methods.layers.adaptive_trunk import image_flops, token_counts
 from autoslim.report.card import render_card
-from autoslim.training import Bench, run_trial
+from autoslim.training import TrialContext, run_trial
 from autoslim.training.checkpoint import load_checkpoint
 from autoslim.training.trial import Outcome, check_flops
 
@@ -24,16 +24,16 @@ MakeRecipe = Callable[..., Recipe]
 THRESHOLD = {"mode": "threshold"}
 
 
-def validation_flops(bench: Bench, config: SlimConfig, folder: Path) -> torch.Tensor:
+def validation_flops(context: TrialContext, config: SlimConfig, folder: Path) -> torch.Tensor:
     """Counted anew on the model that was saved."""
     model = load(folder)
-    loader = bench.loader(bench.splits.validation, config.recipe.training, seed=0, train=False)
+    loader = context.loader(context.splits.validation, config.recipe.training, seed=0, train=False)
     counts = torch.cat([token_counts(model, images_B3HW) for images_B3HW, _ in loader.epoch(0)])
     return image_flops(model, config.shape, config.plan, counts)
 
 
-def run(recipe: Recipe, bench: Bench, drain, folder: Path) -> tuple[Outcome, SlimConfig]:
-    _, outcome = drain(run_trial(recipe, bench, folder, budget_label="50%"))
+def run(recipe: Recipe, context: TrialContext, drain, folder: Path) -> tuple[Outcome, SlimConfig]:
+    _, outcome = drain(run_trial(recipe, context, folder, budget_label="50%"))
     return outcome, load_config(folder / "model")
 
 
@@ -45,11 +45,11 @@ def card(config: SlimConfig) -> str:
 
 @pytest.mark.parametrize("class_query", [False, True])
 def test_by_default_every_image_stays_within_the_budget(
-    class_query: bool, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+    class_query: bool, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD).replace(class_query=class_query)
-    outcome, config = run(made, bench, drain, tmp_path)
-    flops = validation_flops(bench, config, tmp_path / "model")
+    outcome, config = run(made, context, drain, tmp_path)
+    flops = validation_flops(context, config, tmp_path / "model")
     assert outcome.flops == outcome.flops_predicted == config.flops.fvcore == count_flops(load(tmp_path / "model"), 32)
     assert outcome.flops_mean == config.flops.mean == math.ceil(flops.double().mean())
     assert outcome.flops_max == config.flops.max == flops.max()
@@ -58,10 +58,12 @@ def test_by_default_every_image_stays_within_the_budget(
     assert f"| validation images, on average | {outcome.flops_mean:,} |" in card(config)
 
 
-def test_thresholds_are_set_before_the_tuning_and_survive_its_average(bench: Bench, make_recipe: MakeRecipe, tmp_path: Path):
+def test_thresholds_are_set_before_the_tuning_and_survive_its_average(
+    context: TrialContext, make_recipe: MakeRecipe, tmp_path: Path
+):
     made = make_recipe("dps", share=0.6, knobs={"adaptive": True}, epochs=4.0)
     tuned = 0
-    for report in run_trial(made, bench, tmp_path):
+    for report in run_trial(made, context, tmp_path):
         tuned += report.beat == "tune"
         if tuned == 2:
             break
@@ -73,10 +75,12 @@ def test_thresholds_are_set_before_the_tuning_and_survive_its_average(bench: Ben
     assert all(tensor.isfinite().all() for tensor in thresholds.values())
 
 
-def test_a_budget_for_the_mean_holds_on_the_validation_images(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+def test_a_budget_for_the_mean_holds_on_the_validation_images(
+    context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
     made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD).replace(bound="mean")
-    outcome, config = run(made, bench, drain, tmp_path)
-    flops = validation_flops(bench, config, tmp_path / "model")
+    outcome, config = run(made, context, drain, tmp_path)
+    flops = validation_flops(context, config, tmp_path / "model")
     assert outcome.flops == outcome.flops_mean == config.flops.held == math.ceil(flops.double().mean())
     assert 0.95 * made.budget < outcome.flops <= made.budget < outcome.flops_predicted
     assert outcome.flops_max == flops.max() <= outcome.flops_predicted == config.flops.fvcore
@@ -84,7 +88,7 @@ def test_a_budget_for_the_mean_holds_on_the_validation_images(bench: Bench, make
 
 
 def test_a_trial_for_the_mean_goes_on_to_the_same_model(
-    open_bench: Callable[[], Bench], make_recipe: MakeRecipe, drain, tmp_path: Path
+    open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD, epochs=2.6).replace(bound="mean")
     reports, outcome = drain(run_trial(made, open_bench(), tmp_path / "undisturbed"))
@@ -96,19 +100,19 @@ def test_a_trial_for_the_mean_goes_on_to_the_same_model(
     assert resumed.replace(seconds=0.0) == outcome.replace(seconds=0.0)
 
 
-def test_fixed_counts_are_the_same_under_either_bound(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+def test_fixed_counts_are_the_same_under_either_bound(context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
     made = make_recipe("life_regression", share=0.5)
-    one, config = run(made, bench, drain, tmp_path / "max")
-    other, _ = run(made.replace(bound="mean"), bench, drain, tmp_path / "mean")
+    one, config = run(made, context, drain, tmp_path / "max")
+    other, _ = run(made.replace(bound="mean"), context, drain, tmp_path / "mean")
     changed = {"recipe": made, "seconds": 0.0}
     assert one.replace(**changed) == other.replace(**changed)
     assert one.flops == one.flops_mean == one.flops_max == other.flops <= made.budget
     assert "on average" not in card(config)
 
 
-def test_the_mean_is_what_a_budget_for_the_mean_is_held_against(bench: Bench):
-    plan = Plan.dense(bench.dense.shape)
-    flops = predict(bench.dense.shape, plan)
+def test_the_mean_is_what_a_budget_for_the_mean_is_held_against(context: TrialContext):
+    plan = Plan.dense(context.dense.shape)
+    flops = predict(context.dense.shape, plan)
     counts = {"fvcore": flops.total, "torch": flops.matmuls}
     check_flops(flops, plan, **counts, budget=flops.total - 1, held=flops.total - 1)
     with pytest.raises(TrialError, match=r"on average, above the budget"):

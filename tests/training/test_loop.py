@@ -14,7 +14,7 @@ from torch.nn import functional
 from autoslim.core.recipe import Training
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
-from autoslim.training import Bench
+from autoslim.training import TrialContext
 from autoslim.training.loop import Beat, Objective, Trainer, learning_rate_factor, make_optimizer
 from autoslim.training.losses import task_loss
 
@@ -23,15 +23,15 @@ PLAIN = Training(batch_size=32, precision="float32", distillation=0.0, label_smo
 
 
 @pytest.fixture
-def loader(bench: Bench) -> Loader:
-    return bench.loader(bench.splits.train, PLAIN, seed=0, train=True)
+def loader(context: TrialContext) -> Loader:
+    return context.loader(context.splits.train, PLAIN, seed=0, train=True)
 
 
 MakeTrainer = Callable[..., Trainer]
 
 
 @pytest.fixture
-def make_trainer(bench: Bench, loader: Loader) -> MakeTrainer:
+def make_trainer(context: TrialContext, loader: Loader) -> MakeTrainer:
     def make_trainer(student: nn.Module, objective: Objective | None = None, *, steps: int = 6, **training) -> Trainer:
         training = PLAIN.replace(**training)
 
@@ -62,9 +62,9 @@ def test_the_learning_rate_rises_linearly_and_falls_as_half_a_cosine(step: int, 
     assert learning_rate_factor(step, steps, warmup) == pytest.approx(expected)
 
 
-def test_every_step_is_taken_at_its_learning_rate(make_trainer: MakeTrainer, bench: Bench):
+def test_every_step_is_taken_at_its_learning_rate(make_trainer: MakeTrainer, context: TrialContext):
     seen: list[float] = []
-    student = bench.student()
+    student = context.student()
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         seen.append(trainer.optimizer.param_groups[0]["lr"])
@@ -75,8 +75,8 @@ def test_every_step_is_taken_at_its_learning_rate(make_trainer: MakeTrainer, ben
     assert seen == pytest.approx([1e-3 * learning_rate_factor(step, 15, 0.2) for step in range(15)])
 
 
-def test_a_beat_runs_in_segments_of_an_epoch(make_trainer: MakeTrainer, bench: Bench):
-    segments = [(s.index, s.steps) for s in make_trainer(bench.student(), steps=15).segments()]
+def test_a_beat_runs_in_segments_of_an_epoch(make_trainer: MakeTrainer, context: TrialContext):
+    segments = [(s.index, s.steps) for s in make_trainer(context.student(), steps=15).segments()]
     assert segments == [(0, 6), (1, 12), (2, 15)]
 
 
@@ -99,8 +99,8 @@ def test_a_beats_rate_is_that_of_all_its_parts():
     assert sorted({group["lr"] for group in groups}) == pytest.approx([1e-4, 7e-4])
 
 
-def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, bench: Bench):
-    student = bench.student()
+def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, context: TrialContext):
+    student = context.student()
     trainer = make_trainer(student)
     student.requires_grad_(False)
     student.head.requires_grad_(True)
@@ -113,9 +113,9 @@ def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, bench: Bench
     assert moved == {"head.weight", "head.bias"}
 
 
-def test_the_average_follows_the_weights(make_trainer: MakeTrainer, bench: Bench):
+def test_the_average_follows_the_weights(make_trainer: MakeTrainer, context: TrialContext):
     """average = d average + (1 - d) weights, d rising from 0 to the recipe's: 1 - step^(-2/3) at first."""
-    student = bench.student()
+    student = context.student()
     states = [student.head.weight.detach().clone()]
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -134,14 +134,14 @@ def test_the_average_follows_the_weights(make_trainer: MakeTrainer, bench: Bench
     assert not torch.equal(segment.model.head.weight, student.head.weight)
 
 
-def test_without_an_average_the_model_itself_is_judged(make_trainer: MakeTrainer, bench: Bench):
-    student = bench.student()
+def test_without_an_average_the_model_itself_is_judged(make_trainer: MakeTrainer, context: TrialContext):
+    student = context.student()
     (segment,) = make_trainer(student, ema_decay=0.0).segments()
     assert segment.model is student
 
 
-def test_a_loss_that_is_not_a_number_ends_the_trial(make_trainer: MakeTrainer, bench: Bench):
-    student = bench.student()
+def test_a_loss_that_is_not_a_number_ends_the_trial(make_trainer: MakeTrainer, context: TrialContext):
+    student = context.student()
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"loss": student(images_B3HW).sum() * float("nan")}
@@ -150,8 +150,10 @@ def test_a_loss_that_is_not_a_number_ends_the_trial(make_trainer: MakeTrainer, b
         list(make_trainer(student, objective).segments())
 
 
-def test_weights_that_are_not_numbers_end_the_trial_though_no_loss_has_seen_them(make_trainer: MakeTrainer, bench: Bench):
-    student = bench.student()
+def test_weights_that_are_not_numbers_end_the_trial_though_no_loss_has_seen_them(
+    make_trainer: MakeTrainer, context: TrialContext
+):
+    student = context.student()
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         # Finite itself, but with a gradient of infinity.
@@ -166,10 +168,12 @@ def _gradients(student: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("largest", [16, 31])
-def test_a_batch_that_does_not_fit_is_accumulated_to_the_same_gradient(largest: int, make_trainer: MakeTrainer, bench: Bench):
+def test_a_batch_that_does_not_fit_is_accumulated_to_the_same_gradient(
+    largest: int, make_trainer: MakeTrainer, context: TrialContext
+):
     gradients, curves = [], []
     for limit in (None, largest):
-        student = bench.student().double()
+        student = context.student().double()
 
         def objective(images_B3HW: Tensor, targets: Tensor, student=student, limit=limit) -> dict[str, Tensor]:
             if limit is not None and len(images_B3HW) > limit:
@@ -187,7 +191,7 @@ def test_a_batch_that_does_not_fit_is_accumulated_to_the_same_gradient(largest: 
         torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-6)
 
 
-def test_half_a_batch_that_does_not_fit_either_is_infeasible(make_trainer: MakeTrainer, bench: Bench):
+def test_half_a_batch_that_does_not_fit_either_is_infeasible(make_trainer: MakeTrainer, context: TrialContext):
     calls = []
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -195,12 +199,12 @@ def test_half_a_batch_that_does_not_fit_either_is_infeasible(make_trainer: MakeT
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(InfeasibleError, match="16 images at once do not fit into the memory of cpu"):
-        list(make_trainer(bench.student(), objective).segments())
+        list(make_trainer(context.student(), objective).segments())
     assert calls == [32, 16]
 
 
-def test_the_curves_are_means_over_the_segment(make_trainer: MakeTrainer, bench: Bench):
-    student, values = bench.student(), iter([1.0, 2.0, 3.0, 4.0, 5.0, 9.0])
+def test_the_curves_are_means_over_the_segment(make_trainer: MakeTrainer, context: TrialContext):
+    student, values = context.student(), iter([1.0, 2.0, 3.0, 4.0, 5.0, 9.0])
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"loss": student(images_B3HW).sum() * 0 + next(values)}
@@ -265,9 +269,9 @@ def test_a_distilled_models_two_heads_are_averaged_in_training_as_in_inference()
         torch.testing.assert_close(task_loss(model.train(), None, images(), labels_B, training), inference)
 
 
-def test_mixup_mixes_each_image_with_its_opposite_number(make_trainer: MakeTrainer, bench: Bench):
+def test_mixup_mixes_each_image_with_its_opposite_number(make_trainer: MakeTrainer, context: TrialContext):
     seen = []
-    student = bench.student()
+    student = context.student()
 
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         seen.append((images_B3HW, targets))

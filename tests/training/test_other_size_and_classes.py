@@ -16,7 +16,7 @@ from autoslim.cost import count_flops, predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
 from autoslim.models import create_dense, write_folder
-from autoslim.training import BaseRequest, Bench, prepare_base, run_trial
+from autoslim.training import BaseRequest, TrialContext, prepare_base, run_trial
 
 ARGS = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
@@ -55,8 +55,8 @@ def test_another_size_and_other_classes_work_from_files_to_a_loaded_model(tmp_pa
     reports = prepare_base(tmp_path / "base", request, dataset)
     assert [round(report.epoch) for report in reports] == [1]
 
-    bench = Bench.open(base=tmp_path / "base", dataset=dataset.path)
-    shape = bench.dense.shape
+    context = TrialContext.open(base=tmp_path / "base", dataset=dataset.path)
+    shape = context.dense.shape
     assert (shape.image_size, shape.classes, shape.patches) == ((64, 64), 20, 64)
     dense = predict(shape, Plan.dense(shape)).total
     for method in METHODS.values():
@@ -67,7 +67,7 @@ def test_another_size_and_other_classes_work_from_files_to_a_loaded_model(tmp_pa
             training=training.replace(distillation=0.5),
             seed=0,
         )
-        for _ in run_trial(recipe, bench, tmp_path / method.name):
+        for _ in run_trial(recipe, context, tmp_path / method.name):
             pass
         slimmed = autoslim.load(tmp_path / method.name / "model")
         assert slimmed(torch.zeros(2, 3, 64, 64)).shape == (2, 20)

@@ -18,7 +18,7 @@ from autoslim.cost import Flops, count_flops, predict
 from autoslim.errors import DivergedError, TrialError
 from autoslim.export.artifact import load, load_config
 from autoslim.methods import METHODS
-from autoslim.training import Bench, run_trial, trial
+from autoslim.training import TrialContext, run_trial, trial
 from autoslim.training.loop import Trainer
 from autoslim.training.trial import check_flops, split_steps
 
@@ -42,10 +42,10 @@ def assert_same_model(one: Path, other: Path) -> None:
 
 @each_recipe
 def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
-    recipe: str, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+    recipe: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     made = make_recipe(*RECIPES[recipe], epochs=3.0)
-    reports, outcome = drain(run_trial(made, bench, tmp_path))
+    reports, outcome = drain(run_trial(made, context, tmp_path))
     beats = [report.beat for report in reports]
     steps = len(RECIPES[recipe])
     expected = [beat for beat in beats if beat != "tune"]
@@ -67,10 +67,10 @@ def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
 
 @each_recipe
 def test_what_is_handed_over_meets_the_budget_and_loads(
-    recipe: str, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+    recipe: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     made = make_recipe(*RECIPES[recipe], share=0.5)
-    _, outcome = drain(run_trial(made, bench, tmp_path, budget_label="50%"))
+    _, outcome = drain(run_trial(made, context, tmp_path, budget_label="50%"))
     model, config = load(tmp_path / "model"), load_config(tmp_path / "model")
     assert count_flops(model, 32) == outcome.flops == outcome.flops_predicted == config.flops.fvcore <= made.budget
     assert config.flops.predicted == predict(config.shape, config.plan).total
@@ -85,25 +85,25 @@ def test_what_is_handed_over_meets_the_budget_and_loads(
 
 @pytest.mark.parametrize("share", [0.25, 0.2])
 def test_a_very_narrow_model_agrees_with_torchs_counter(
-    share: float, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+    share: float, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     """The regressor's norm is more than 0.6 % of what is left, and torch's counter does not see it."""
     made = make_recipe(*COMPOSED, share=share, first=1.3 * share, epochs=0.1)
-    _, outcome = drain(run_trial(made, bench, tmp_path))
+    _, outcome = drain(run_trial(made, context, tmp_path))
     assert outcome.flops <= made.budget
 
 
 @each_recipe
 def test_a_trial_goes_on_after_any_report_to_the_same_model(
-    recipe: str, open_bench: Callable[[], Bench], make_recipe: MakeRecipe, drain, tmp_path: Path
+    recipe: str, open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     # Beats that do not end with an epoch: the last segment of each is a short one.
     made = make_recipe(*RECIPES[recipe], epochs=2.6)
-    bench = open_bench()
-    reports, outcome = drain(run_trial(made, bench, tmp_path / "undisturbed"))
+    context = open_bench()
+    reports, outcome = drain(run_trial(made, context, tmp_path / "undisturbed"))
     for stop in range(1, len(reports) + 1):
         folder = tmp_path / f"stopped after {stop}"
-        run = run_trial(made, bench, folder)
+        run = run_trial(made, context, folder)
         for _ in range(stop):
             next(run)
         run.close()
@@ -114,11 +114,11 @@ def test_a_trial_goes_on_after_any_report_to_the_same_model(
         assert [r.epoch for r in rest] == [r.epoch for r in reports][-len(rest) :]
 
 
-def test_a_trial_may_be_interrupted_again_and_again(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+def test_a_trial_may_be_interrupted_again_and_again(context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
     made = make_recipe("vit_slim", epochs=3.0)
-    drain(run_trial(made, bench, tmp_path / "undisturbed"))
+    drain(run_trial(made, context, tmp_path / "undisturbed"))
     for _ in range(20):
-        run = run_trial(made, bench, tmp_path / "often")
+        run = run_trial(made, context, tmp_path / "often")
         try:
             for _ in range(3):
                 next(run)
@@ -129,10 +129,10 @@ def test_a_trial_may_be_interrupted_again_and_again(bench: Bench, make_recipe: M
 
 
 def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_goes_on(
-    bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     made = make_recipe("life_regression", epochs=3.0)
-    expected, _ = drain(run_trial(made, bench, tmp_path / "undisturbed"))
+    expected, _ = drain(run_trial(made, context, tmp_path / "undisturbed"))
     judge, killed, arrived = trial.accuracy, set(), {}
 
     def killing(*arguments, **options) -> float:
@@ -145,7 +145,7 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
     monkeypatch.setattr(trial, "accuracy", killing)
     while not (tmp_path / "killed" / "model").exists():
         with contextlib.suppress(KeyboardInterrupt):
-            for report in run_trial(made, bench, tmp_path / "killed"):
+            for report in run_trial(made, context, tmp_path / "killed"):
                 arrived[(report.epoch, report.beat)] = report.metrics.get("accuracy")
     assert len(killed) >= 4
     assert arrived == {(report.epoch, report.beat): report.metrics.get("accuracy") for report in expected}
@@ -153,7 +153,7 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
 
 
 def test_trials_that_share_a_bench_give_what_they_give_alone(
-    open_bench: Callable[[], Bench], make_recipe: MakeRecipe, drain, tmp_path: Path
+    open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     recipes = [make_recipe(*RECIPES[name], epochs=1.5) for name in RECIPES]
     shared = open_bench()
@@ -169,7 +169,7 @@ def test_trials_that_share_a_bench_give_what_they_give_alone(
 
 @pytest.mark.parametrize("training", [{"mixup": 0.4}, {"augmentation": "strong"}, {"batch_size": 31, "mixup": 0.8}])
 def test_a_trial_does_not_depend_on_the_processs_generators(
-    training: dict, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+    training: dict, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     import random
 
@@ -180,13 +180,13 @@ def test_a_trial_does_not_depend_on_the_processs_generators(
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        drain(run_trial(made, bench, tmp_path / str(seed)))
+        drain(run_trial(made, context, tmp_path / str(seed)))
     assert_same_model(tmp_path / "1", tmp_path / "2")
 
 
-def test_another_seed_is_another_model(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+def test_another_seed_is_another_model(context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
     for seed in (0, 1):
-        drain(run_trial(make_recipe("vit_slim", seed=seed, epochs=1.0), bench, tmp_path / str(seed)))
+        drain(run_trial(make_recipe("vit_slim", seed=seed, epochs=1.0), context, tmp_path / str(seed)))
     one, other = (weights_in(tmp_path / str(seed)) for seed in (0, 1))
     assert one["head.weight"].shape == other["head.weight"].shape
     assert not torch.equal(one["head.weight"], other["head.weight"])
@@ -194,15 +194,15 @@ def test_another_seed_is_another_model(bench: Bench, make_recipe: MakeRecipe, dr
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
-    method: str, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path
+    method: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     with pytest.raises(DivergedError, match="beat"):
-        drain(run_trial(make_recipe(method, lr=1e30), bench, tmp_path))
+        drain(run_trial(make_recipe(method, lr=1e30), context, tmp_path))
 
 
 @pytest.mark.parametrize(("method", "knobs", "rate"), [("sit", {"tune_lr": 0.2}, 0.2), ("vit_slim", {}, 1.0)])
 def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
-    method: str, knobs: dict, rate: float, bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch
+    method: str, knobs: dict, rate: float, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch
 ):
     beats = []
 
@@ -212,16 +212,18 @@ def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
             beats.append(self.beat)
 
     monkeypatch.setattr("autoslim.training.trial.Trainer", Noting)
-    drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), bench, tmp_path))
+    drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), context, tmp_path))
     assert [beat.rate for beat in beats if beat.name == "tune"] == [rate]
     assert all(beat.rate == 1.0 for beat in beats if beat.name != "tune")
 
 
-def test_the_train_beats_knob_moves_epochs_between_the_beats(bench: Bench, make_recipe: MakeRecipe, drain, tmp_path: Path):
+def test_the_train_beats_knob_moves_epochs_between_the_beats(
+    context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
     spent = {}
     for share in (0.1, 0.6):
         made = make_recipe("life_regression", knobs={"train_share": share}, epochs=3.0)
-        reports, _ = drain(run_trial(made, bench, tmp_path / str(share)))
+        reports, _ = drain(run_trial(made, context, tmp_path / str(share)))
         spent[share] = next(report.epoch for report in reports if report.beat == "cut")
     assert spent[0.1] == pytest.approx(0.3, abs=0.1)
     assert spent[0.6] == pytest.approx(1.8, abs=0.1)

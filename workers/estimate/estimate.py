@@ -10,8 +10,8 @@ from collections.abc import Collection
 from autoslim.core.record import Record
 from autoslim.data.decode import storage_size
 from autoslim.methods import METHODS
-from autoslim.search import Expected, expected_work
-from workers.estimate.throughput import Pace
+from autoslim.search import Workload, expected_work
+from workers.estimate.throughput import Throughput
 from workers.progress.cost import Cost, cost_of, folder_size, handing_seconds
 from workers.search.driver import Prepared
 
@@ -34,10 +34,12 @@ class Estimate(Record):
 
     cost: Cost
     parts: dict[str, float]
-    expected: Expected
+    expected: Workload
 
 
-def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection[str] = (), adapted: bool = False) -> Estimate:
+def estimate(
+    prepared: Prepared, throughput: Throughput, *, slots: int, answered: Collection[str] = (), adapted: bool = False
+) -> Estimate:
     """`slots` trials at a time; at most this where time or a plateau end the search.
 
     `answered` are labels of budgets for which an earlier search's model is taken over; with `adapted` its dense model is.
@@ -46,13 +48,13 @@ def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection
     expected = expected_work(job.replace(budgets=tuple(budget for budget in job.budgets if budget.label not in answered)))
     base = 0.0
     if not adapted and not prepared.dense.is_ready_for(prepared.dataset.classes):
-        base = job.base.epochs * (images * pace.base + prepared.dataset.report.validation.images * pace.judge)
-    epoch = _epoch_seconds(prepared, pace)
+        base = job.base.epochs * (images * throughput.base + prepared.dataset.report.validation.images * throughput.judge)
+    epoch = _epoch_seconds(prepared, throughput)
     if job.resources is None or job.resources.gpu == 0:
         base, epoch = _BESIDE * base, _BESIDE * epoch
     search = expected.trials * _TRIAL + expected.epochs * epoch
     final = expected.finals * _TRIAL + expected.final_epochs * epoch
-    handing = handing_seconds(job) + 2 * len(prepared.budgets) * prepared.dataset.report.test.images * pace.judge
+    handing = handing_seconds(job) + 2 * len(prepared.budgets) * prepared.dataset.report.test.images * throughput.judge
     parts = {
         "starting": STARTING,
         "dense model": base,
@@ -71,7 +73,7 @@ def estimate(prepared: Prepared, pace: Pace, *, slots: int, answered: Collection
     return Estimate(cost=cost, parts=parts, expected=expected)
 
 
-def _scaled(expected: Expected, share: float) -> Expected:
+def _scaled(expected: Workload, share: float) -> Workload:
     """What of it there is time for."""
     if share == 1.0:
         return expected
@@ -79,19 +81,19 @@ def _scaled(expected: Expected, share: float) -> Expected:
     return expected.replace(trials=trials, epochs=share * expected.epochs, final_epochs=share * expected.final_epochs)
 
 
-def _epoch_seconds(prepared: Prepared, pace: Pace) -> float:
+def _epoch_seconds(prepared: Prepared, throughput: Throughput) -> float:
     """Of a trial: the method's own part on the whole model, then tuning what is left, judged after every epoch."""
     report = prepared.dataset.report
-    methods = [METHODS[name] for name in prepared.proposer.reach]
+    methods = [METHODS[name] for name in prepared.proposer.feasibility]
     shares = [method.train_share(method.repair(prepared.dense.shape, {})) for method in methods]
     own = statistics.fmean(shares) if shares else 0.0
-    train = report.train.images * (own * pace.train + (1 - own) * pace.tune)
+    train = report.train.images * (own * throughput.train + (1 - own) * throughput.tune)
     # Once after the cut, and once at the end, beside the tuning's own.
     judged = 1 - own + 2 / prepared.job.training.epochs
-    return train + judged * report.validation.images * pace.judge
+    return train + judged * report.validation.images * throughput.judge
 
 
-def _disk(prepared: Prepared, expected: Expected) -> int:
+def _disk(prepared: Prepared, expected: Workload) -> int:
     """What stays in the output folder."""
     report, shape = prepared.dataset.report, prepared.dense.shape
     weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())

@@ -26,7 +26,7 @@ _LONGEST_STEP = 1.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pace(Record):
+class Throughput(Record):
     """Seconds an image: a training step of the dense model alone (`base`) and beside its teacher (`train`), of a model with that share of
     the tokens that the budgets leave on average, beside the teacher (`tune`), and that model's forward pass (`judge`).
     """
@@ -37,7 +37,7 @@ class Pace(Record):
     judge: float
 
 
-def measure_pace(job: SearchJob, dense: DenseModel, *, kept: float, threads: int) -> Pace:
+def measure_throughput(job: SearchJob, dense: DenseModel, *, kept: float, threads: int) -> Throughput:
     """With as many threads as a trial has; `kept` is the share of the dense model's FLOPs. The gradients are thrown away."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -47,7 +47,7 @@ def measure_pace(job: SearchJob, dense: DenseModel, *, kept: float, threads: int
         torch.set_num_threads(before)
 
 
-def _measure(job: SearchJob, dense: DenseModel, kept: float) -> Pace:
+def _measure(job: SearchJob, dense: DenseModel, kept: float) -> Throughput:
     device = pick_device()
     teacher = dense.module.to(device).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
@@ -66,7 +66,7 @@ def _measure(job: SearchJob, dense: DenseModel, kept: float) -> Pace:
     with _only(student, tokens):
         tune = _time(lambda: step(images, teacher), device) / size
         judge = _time(lambda: forward(images), device) / size
-    return Pace(base=base, train=train, tune=tune, judge=judge)
+    return Throughput(base=base, train=train, tune=tune, judge=judge)
 
 
 def _stepper(

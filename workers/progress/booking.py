@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from autoslim.core.job import SearchJob
 from autoslim.core.result import EpochReport, TrialResult, TrialState
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.store import Store
 from autoslim.training.shared_results import costs
 from workers.progress.callbacks import Listener
-from workers.progress.ray_dashboard import Notices
+from workers.progress.ray_dashboard import DashboardTasks
 
 
 class Dashboard(Listener):
     """Begins and ends a trial's notice on the board."""
 
-    def __init__(self, notices: Notices) -> None:
-        self._notices = notices
+    def __init__(self, dashboard_tasks: DashboardTasks) -> None:
+        self._notices = dashboard_tasks
 
     def trial_begins(self, result: TrialResult, target: str) -> None:
         self._notices.begin(result.number, result.recipe.method, target, result.recipe.to_json())
@@ -31,13 +31,13 @@ class Dashboard(Listener):
         pass
 
 
-class Booking(Listener):
+class CostRecorder(Listener):
     """Books the work that trials share, the dense model's adapting first, to the job as soon as it is done.
 
     It lies in storage, so none is lost with a driver.
     """
 
-    def __init__(self, store: Store, job: SearchJob, output: Output) -> None:
+    def __init__(self, store: Store, job: SearchJob, output: RunFolder) -> None:
         self._store, self._job, self._output = store, job, output
 
     def trial_begins(self, result: TrialResult, target: str) -> None:

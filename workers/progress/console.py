@@ -14,7 +14,7 @@ from autoslim.report.epoch_line import epoch_line
 from autoslim.search.refinement import REUSED
 from workers.progress.cost import handing_seconds
 from workers.progress.duration import duration
-from workers.progress.eta import Clock
+from workers.progress.eta import EtaEstimator
 
 
 class Terminal:
@@ -30,7 +30,7 @@ class Terminal:
         tell: Callable[[str], None] | None = None,
     ) -> None:
         """`tell` hears what is said outside of trials, for those who watch from elsewhere."""
-        self._clock = Clock(job, slots=slots)
+        self._clock = EtaEstimator(job, slots=slots)
         self._budgets, self._limits = dict(budgets), job.limits
         self._handing = handing_seconds(job)
         self._results: list[TrialResult] = []

@@ -1,4 +1,4 @@
-"""`Clock`: how long a search is still going to take, from what its trials have taken so far, early stops included."""
+"""`EtaEstimator`: how long a search is still going to take, from what its trials have taken so far, early stops included."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RECENT = 16
 """The pace is that of so many last trials: the first ones have nobody to be stopped by."""
 
 
-class Clock:
+class EtaEstimator:
     """`seconds_left` is None until a trial has ended in this attempt."""
 
     def __init__(self, job: SearchJob, *, slots: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -52,8 +52,8 @@ class Clock:
             return None
         # Not by the ends themselves: the first ones come late, because workers start, and then several at once.
         recent = results[-_RECENT:]
-        pace = sum(result.seconds or 0.0 for result in recent) / len(recent) / self._slots
-        left = pace * self._trials_left(results)
+        throughput = sum(result.seconds or 0.0 for result in recent) / len(recent) / self._slots
+        left = throughput * self._trials_left(results)
         if self._limits.seconds is not None:
             left = min(left, self._limits.seconds - self._earlier - (self._now() - self._began))
         left = max(left, 0.0)

@@ -12,7 +12,7 @@ import ray
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class Board:
+class DashboardActor:
     """One process a job, whatever the number of trials; a trial's task ends with it, and fails with it."""
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class Board:
             future.set_result(error)
 
 
-class Notices:
+class DashboardTasks:
     """The driver's side of the board. Nothing waits for it: a board that is gone costs the picture, never the search."""
 
     def __init__(self, job: str) -> None:
         self._job = job
-        self._board: Any = Board.options(name=f"{job} board", max_concurrency=1000).remote()  # type: ignore[attr-defined]
+        self._board: Any = DashboardActor.options(name=f"{job} board", max_concurrency=1000).remote()  # type: ignore[attr-defined]
 
     def begin(self, number: int, method: str, target: str, recipe: str) -> None:
         title = f"{self._job} trial {number:03d} {method} {target}"

@@ -9,7 +9,7 @@ import ray
 
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
 from autoslim.errors import AutoslimError, JobError
 from autoslim.report.epoch_line import epoch_line
@@ -33,7 +33,7 @@ def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[st
             return
 
 
-def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Terminal) -> tuple[Path, BaseFacts]:
+def adapt(job: SearchJob, output: RunFolder, dataset: PreparedDataset, terminal: Terminal) -> tuple[Path, BaseFacts]:
     """The adapted model's folder and facts; at once where an earlier run has left them.
 
     Raises:
@@ -46,7 +46,10 @@ def adapt(job: SearchJob, output: Output, dataset: PreparedDataset, terminal: Te
             f"dense model: {job.model.name} for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs any"
         )
     task = _adapt.options(
-        num_cpus=granted(job).cpu, num_gpus=granted(job).gpu, num_returns="streaming", name=f"{job.id} dense model"
+        num_cpus=trial_resources(job).cpu,
+        num_gpus=trial_resources(job).gpu,
+        num_returns="streaming",
+        name=f"{job.id} dense model",
     ).remote(request.to_json(), str(dataset.path), str(folder), threads(job))
     last = ""
     try:
@@ -78,10 +81,10 @@ def base_request(job: SearchJob, dataset: PreparedDataset) -> BaseRequest:
 
 
 def threads(job: SearchJob) -> int:
-    return max(1, int(granted(job).cpu))
+    return max(1, int(trial_resources(job).cpu))
 
 
-def granted(job: SearchJob) -> Resources:
+def trial_resources(job: SearchJob) -> Resources:
     """What one trial takes; settled once the cluster is known."""
     assert job.resources is not None
     return job.resources

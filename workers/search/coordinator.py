@@ -13,21 +13,21 @@ import time
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
-from autoslim.core.run_folder import Output, is_disk_full
+from autoslim.core.run_folder import RunFolder, is_disk_full
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
-from autoslim.search import Proposer, Scheduler, enough, final_recipes, outclassed, search_limits
+from autoslim.search import Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
 from autoslim.search.refinement import FINAL
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.progress.callbacks import Listener
-from workers.search.trial_index import Ledger
+from workers.search.trial_index import TrialIndex
 
 GIVE_UP_AFTER = 5
 """So many trials failing in a row, with none complete, are the job's fault and not the recipes'."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assignment:
+class TrialAssignment:
     """A trial to run now."""
 
     number: int
@@ -43,10 +43,10 @@ class Coordinator:
         job: SearchJob,
         store: Store,
         proposer: Proposer,
-        output: Output,
+        output: RunFolder,
         listeners: tuple[Listener, ...],
         *,
-        scheduler: Scheduler,
+        scheduler: Pruner,
         base: BaseFacts,
         slots: int = 1,
     ) -> None:
@@ -56,11 +56,11 @@ class Coordinator:
         self.fatal: AutoslimError | None = None
         self.finished = False
         self._lock = threading.RLock()
-        self._ledger = Ledger(store, job.id)
+        self._ledger = TrialIndex(store, job.id)
         for result in self._ledger.results:
             for report in store.epochs(job.id, result.number):
                 if result.origin != FINAL:
-                    scheduler.take(result, report)
+                    scheduler.observe(result, report)
         self._limits = search_limits(job)
         self._earlier = sum(result.seconds or 0.0 for result in self._ledger.results if result.duplicate_of is None) / slots
         self._began = time.monotonic()
@@ -70,7 +70,7 @@ class Coordinator:
         self._failed_in_a_row = 0
         self._dropped: set[int] = set()
 
-    def next_trial(self) -> Assignment | None:
+    def next_trial(self) -> TrialAssignment | None:
         """What an earlier run left unfinished comes first, under its old number.
 
         None where nothing is to be run now: for good when `finished`, else until a running trial has ended.
@@ -92,7 +92,7 @@ class Coordinator:
 
     def _enough(self) -> str | None:
         searched = self._ledger.searched
-        return enough(
+        return stop_reason(
             self._limits,
             searched,
             a_trial=self.job.training.epochs,
@@ -101,7 +101,7 @@ class Coordinator:
             chance=self.base.chance,
         )
 
-    def _propose(self) -> Assignment | None:
+    def _propose(self) -> TrialAssignment | None:
         """None where the trial needs no training: it is infeasible, or has been run before."""
         searched = self._ledger.searched
         proposal = self.proposer.propose(len(searched), searched)
@@ -122,7 +122,7 @@ class Coordinator:
         again = {"number": fresh.number, "origin": fresh.origin, "seconds": 0.0, "epochs": 0.0}
         self._end_untrained(earlier.replace(duplicate_of=earlier.number, **again), target)
 
-    def _next_final(self) -> Assignment | None:
+    def _next_final(self) -> TrialAssignment | None:
         """The best recipes once more and longer, when all others have ended."""
         self._searched = True
         if self._finals is None:
@@ -146,11 +146,11 @@ class Coordinator:
         for listener in self.listeners:
             listener.search_ends(reason or "", finals)
 
-    def _begin(self, result: TrialResult, target: str) -> Assignment:
+    def _begin(self, result: TrialResult, target: str) -> TrialAssignment:
         self._running[result.number] = result
         for listener in self.listeners:
             listener.trial_begins(result, target)
-        return Assignment(number=result.number, recipe=result.recipe, target=target)
+        return TrialAssignment(number=result.number, recipe=result.recipe, target=target)
 
     def report(self, number: int, report: EpochReport) -> bool:
         """Whether the trial goes on; where it does not, it has ended as stopped."""
@@ -160,7 +160,7 @@ class Coordinator:
             for listener in self.listeners:
                 listener.trial_reports(running, report)
             # The best of a search are tuned to their end.
-            reason = None if running.origin == FINAL else self.scheduler.judge(running, report)
+            reason = None if running.origin == FINAL else self.scheduler.should_prune(running, report)
             if reason is not None:
                 self._stop(running, report, reason)
             return reason is None

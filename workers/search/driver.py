@@ -17,15 +17,15 @@ from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, ParetoFront, SharedCost, TrialResult, TrialState
-from autoslim.core.run_folder import Output, is_disk_full
+from autoslim.core.run_folder import RunFolder, is_disk_full
 from autoslim.core.urls import default_url
 from autoslim.cost import LatencyTable, predict
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
-from autoslim.methods import Ceiling, refuse_idle
+from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
 from autoslim.report import render_front
-from autoslim.report.tracking import Mirror, MirrorThread
+from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import (
     AgainstControl,
     Proposer,
@@ -33,28 +33,28 @@ from autoslim.search import (
     against_control,
     cheaper_and_better,
     load_space,
-    make_scheduler,
+    make_pruner,
     reason,
 )
 from autoslim.search.refinement import REUSED
 from autoslim.store import JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
-from workers.progress.booking import Booking, Dashboard
+from workers.progress.booking import CostRecorder, Dashboard
 from workers.progress.callbacks import Listener, NoWatcher, Phase, Watcher
 from workers.progress.console import Terminal
 from workers.progress.cost import Cost, cost_of, folder_size, spent_seconds
 from workers.progress.metrics import SearchMetrics, ray_gauges
-from workers.progress.ray_dashboard import Notices
-from workers.search.base_model import adapt, base_request, granted, threads
+from workers.progress.ray_dashboard import DashboardTasks
+from workers.search.base_model import adapt, base_request, threads, trial_resources
 from workers.search.cluster import Cluster, connect
 from workers.search.coordinator import Coordinator
-from workers.search.finalize import HandedOver, hand_over
+from workers.search.finalize import SelectedModel, finalize_models
 from workers.search.latency import choose_measured, measure_on_cluster, search_request
 from workers.search.signals import Interrupt
 from workers.search.tune_run import run_trials
 from workers.search.tune_searcher import StoreSearcher
 from workers.search.tune_trainable import SlimTrial
-from workers.search.warm_start import take
+from workers.search.warm_start import apply_warm_start
 
 _LAST_SYNC = 60.0
 
@@ -64,7 +64,7 @@ class Prepared:
     """A job whose request has been checked: nothing was trained yet."""
 
     job: SearchJob
-    output: Output
+    output: RunFolder
     dataset: PreparedDataset
     dense: DenseModel
     dense_flops: int
@@ -91,7 +91,7 @@ class Summary(Record):
     output: str
     dense_flops: int
     dense_accuracy: float
-    models: tuple[HandedOver, ...]
+    models: tuple[SelectedModel, ...]
     controls: dict[str, AgainstControl]
     cheaper: dict[str, TrialResult]
     reasons: dict[str, Reason]
@@ -118,7 +118,7 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
     flops = predict(dense.shape, Plan.dense(dense.shape)).total
     budgets = {budget.label: budget.resolve(flops) for budget in job.budgets}
     for budget in job.budgets:
-        refuse_idle(budget, Ceiling(limits=job.limits), dense.shape)
+        check_not_trivial(budget, Constraints(limits=job.limits), dense.shape)
     if len(budgets) < len(job.budgets):
         raise RequestError(f"each budget can be asked for once: {', '.join(budget.label for budget in job.budgets)}")
     proposer = Proposer(
@@ -134,7 +134,7 @@ def prepare(job: SearchJob, cache: Path) -> Prepared:
     )
     return Prepared(
         job=job,
-        output=Output(Path(job.output)),
+        output=RunFolder(Path(job.output)),
         dataset=dataset,
         dense=dense,
         dense_flops=flops,
@@ -158,7 +158,7 @@ def run_search(job: SearchJob, *, resume: bool = False, storage: str | None = No
     Raises:
         AutoslimError: with the `exit_code` of what went wrong; whatever was finished stays in the store and `resume` goes on from it.
     """
-    began, output = time.monotonic(), Output(Path(job.output))
+    began, output = time.monotonic(), RunFolder(Path(job.output))
     output.claim(need=0, resume=resume)
     prepared = prepare(job, output.cache)
     output.claim(need=disk_need(prepared), resume=resume)
@@ -180,8 +180,8 @@ def _run(prepared: Prepared, store: Store, watcher: Watcher, *, resume: bool) ->
         store.create_job(job)
     store.begin_attempt(job.id)
     watcher.begins(prepared.budgets, store.trials(job.id))
-    mirror = Mirror(store, job.id)
-    thread = MirrorThread(mirror).start()
+    mirror = MlflowSync(store, job.id)
+    thread = BackgroundSync(mirror).start()
     try:
         with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
             settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
@@ -203,7 +203,7 @@ def _run(prepared: Prepared, store: Store, watcher: Watcher, *, resume: bool) ->
 
 def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt, watcher: Watcher) -> Summary:
     job = prepared.job
-    slots = min(cluster.slots(granted(job)), job.concurrency or job.trials)
+    slots = min(cluster.slots(trial_resources(job)), job.concurrency or job.trials)
     terminal = Terminal(job, budgets=prepared.budgets, slots=slots, tell=watcher.says)
     terminal.note(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
@@ -225,12 +225,12 @@ def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Inter
     chosen, latencies = choose_measured(job, store, prepared.budgets, table, output=prepared.output, base=base, terminal=terminal)
     results = store.trials(job.id)
     reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
-    models: list[HandedOver] = []
+    models: list[SelectedModel] = []
     if chosen:
         models_said = "one model" if len(chosen) == 1 else f"{len(chosen)} models"
         terminal.say(f"judging {models_said} and the dense one on {prepared.dataset.report.test.images} test images, once")
         terminal.say("making their forms and measuring their speed, a minute or two each")
-        models, failed = hand_over(
+        models, failed = finalize_models(
             job,
             prepared.output,
             chosen,
@@ -260,7 +260,7 @@ def _reusing(prepared: Prepared, store: Store, terminal: Terminal) -> Prepared:
     """Without the budgets that earlier searches have answered, and with their trials as history."""
     job, output = prepared.job, prepared.output
     base = output.base(base_request(job, prepared.dataset).digest()).name
-    proposer, taken = take(job, store, prepared.proposer, output, base=base)
+    proposer, taken = apply_warm_start(job, store, prepared.proposer, output, base=base)
     for line in taken.told:
         terminal.say(line)
     return dataclasses.replace(prepared, proposer=proposer)
@@ -284,7 +284,7 @@ def _timed(prepared: Prepared, terminal: Terminal) -> Prepared:
 def with_table(prepared: Prepared, table: LatencyTable) -> Prepared:
     """Raises BudgetError as `prepare` does, by the latency too."""
     for budget in prepared.job.budgets:
-        refuse_idle(budget, Ceiling(limits=prepared.job.limits, timer=table), prepared.dense.shape)
+        check_not_trivial(budget, Constraints(limits=prepared.job.limits, timer=table), prepared.dense.shape)
     return dataclasses.replace(prepared, proposer=dataclasses.replace(prepared.proposer, timer=table))
 
 
@@ -292,7 +292,7 @@ def _summary(
     prepared: Prepared,
     results: list[TrialResult],
     facts: BaseFacts,
-    models: list[HandedOver],
+    models: list[SelectedModel],
     shared: tuple[SharedCost, ...],
 ) -> Summary:
     have = {model.label for model in models}
@@ -332,9 +332,9 @@ def _run_trials(
     job = prepared.job
     terminal.already(store.trials(job.id))
     metrics = SearchMetrics(job, budgets=prepared.budgets, facts=facts, earlier=store.trials(job.id), record=ray_gauges())
-    booking = Booking(store, job, prepared.output)
-    listeners: tuple[Listener, ...] = (terminal, Dashboard(Notices(job.id)), booking, metrics, watcher)
-    scheduler = make_scheduler(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
+    booking = CostRecorder(store, job, prepared.output)
+    listeners: tuple[Listener, ...] = (terminal, Dashboard(DashboardTasks(job.id)), booking, metrics, watcher)
+    scheduler = make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
     coordinator = Coordinator(
         job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler, base=facts, slots=slots
     )
@@ -348,7 +348,9 @@ def _run_trials(
         "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
     }
     searcher = StoreSearcher(coordinator, shared)
-    run_trials(SlimTrial, searcher, name=job.id, resources=granted(job), slots=slots, relay=interrupt.by_signal(signal.SIGUSR1))
+    run_trials(
+        SlimTrial, searcher, name=job.id, resources=trial_resources(job), slots=slots, relay=interrupt.by_signal(signal.SIGUSR1)
+    )
     if coordinator.fatal is not None:
         raise coordinator.fatal
 
@@ -365,7 +367,7 @@ def _write_tables(prepared: Prepared, store: Store) -> None:
     (root / "front.html").write_text(picture, encoding="utf-8")
 
 
-def _drop_losers(output: Output, results: list[TrialResult], chosen: set[int]) -> None:
+def _drop_losers(output: RunFolder, results: list[TrialResult], chosen: set[int]) -> None:
     """Models off the front that were not chosen either are of no more use, and a search has many; their rows stay."""
     kept = chosen | {result.number for result in ParetoFront.of(results).results}
     for result in results:

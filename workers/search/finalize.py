@@ -12,16 +12,16 @@ import ray
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, TrialResult
-from autoslim.core.run_folder import Output, is_disk_full
+from autoslim.core.run_folder import RunFolder, is_disk_full
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError, JobError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import Asked, Judged, Origin, complete_folder
-from autoslim.training.holdout import Verdict, judge_apart
+from autoslim.report.finalize import Asked, HoldoutResults, Origin, complete_folder
+from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HandedOver(Record):
+class SelectedModel(Record):
     """A model within its budget; test accuracies are those of the folders, read back by a process of its own."""
 
     label: str
@@ -39,10 +39,12 @@ class HandedOver(Record):
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
 def _judge(folder: str, dataset: str, split: str) -> str:
-    return judge_apart(Path(folder), Path(dataset), split).to_json()
+    return evaluate_in_subprocess(Path(folder), Path(dataset), split).to_json()
 
 
-def judge(folders: list[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str) -> list[Verdict]:
+def evaluate_folder(
+    folders: list[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
+) -> list[HoldoutResult]:
     """Raises JobError when a folder does not load, or loads only with the search's packages."""
     tasks = [
         _judge.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} judges {folder.name}").remote(
@@ -51,14 +53,14 @@ def judge(folders: list[Path], dataset: PreparedDataset, *, split: str, resource
         for folder in folders
     ]
     try:
-        return [Verdict.from_json(text) for text in ray.get(tasks)]
+        return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
     except ray.exceptions.RayError as error:
         raise JobError(f"a model could not be judged: {error}") from error
 
 
-def hand_over(
+def finalize_models(
     job: SearchJob,
-    output: Output,
+    output: RunFolder,
     chosen: dict[str, TrialResult],
     budgets: dict[str, int],
     reasons: dict[str, str],
@@ -67,21 +69,23 @@ def hand_over(
     facts: BaseFacts,
     dataset: PreparedDataset,
     latencies: Mapping[int, LatencyReport] | None = None,
-) -> tuple[list[HandedOver], list[str]]:
+) -> tuple[list[SelectedModel], list[str]]:
     """Writes `models/<budget>/` for every budget that has a model, and says of each one that could not be completed why.
 
     `reasons` say why each was chosen; `latencies` are by the trial's number, where they are limited. What an earlier run has left there
     stays until it is replaced.
     """
     folders = {label: _copy(output, label, result) for label, result in chosen.items()}
-    verdicts = judge([base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id)
+    verdicts = evaluate_folder(
+        [base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id
+    )
     handed, failed = [], []
     for (label, result), verdict in zip(chosen.items(), verdicts[1:], strict=True):
         try:
             complete_folder(
                 folders[label],
                 asked=Asked(budget=budgets[label], label=label, limits=job.limits, latency=(latencies or {}).get(result.number)),
-                judged=Judged(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
+                judged=HoldoutResults(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
                 dataset=dataset,
                 origin=Origin(job=job.id, trial=result.number, source=job.dataset.source, reason=reasons[label]),
                 dense=base,
@@ -97,7 +101,7 @@ def hand_over(
         folders[label].rename(folder)
         assert result.accuracy is not None and result.flops is not None and result.params is not None
         handed.append(
-            HandedOver(
+            SelectedModel(
                 label=label,
                 budget=budgets[label],
                 folder=str(folder),
@@ -114,7 +118,7 @@ def hand_over(
     return handed, failed
 
 
-def _copy(output: Output, label: str, result: TrialResult) -> Path:
+def _copy(output: RunFolder, label: str, result: TrialResult) -> Path:
     """Beside the place where it will lie when it is complete."""
     assert result.artifact is not None
     target = output.model(label)

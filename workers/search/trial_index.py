@@ -1,4 +1,4 @@
-"""`Ledger`: a job's trials in memory, for as long as one driver writes them; every change is in the store before it is here.
+"""`TrialIndex`: a job's trials in memory, for as long as one driver writes them; every change is in the store before it is here.
 
 Reading a thousand trials from the store takes a good part of a second, and every proposal wants them all.
 """
@@ -14,7 +14,7 @@ LOST = "WorkerLostError"
 """The error class of a trial that the cluster took away more often than a trial is run again."""
 
 
-class Ledger:
+class TrialIndex:
     """What an earlier attempt left: `unfinished` trials, and those whose workers were lost, are to be run again."""
 
     def __init__(self, store: Store, job_id: str) -> None:

@@ -103,7 +103,7 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
 
 
 class StoreScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Tune's side of the job's `Scheduler`: the coordinator judges, over the store.
+    """Tune's side of the job's `Pruner`: the coordinator judges, over the store.
 
     Tune neither saves nor restores a scheduler's state, and tells a searcher of a stopped trial as if it were complete. This one has
     no state, and its searcher has forgotten a stopped trial by then.

@@ -16,7 +16,7 @@ from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, Training
 from autoslim.cost import LatencyTable
 from autoslim.errors import TrialError
-from autoslim.training import Bench, run_trial
+from autoslim.training import TrialContext, run_trial
 from autoslim.training.trial import Reports
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
         log_json()
         torch.set_num_threads(config["threads"])
         self._shared = _shared(config)
-        self._bench = Bench.open(
+        self._bench = TrialContext.open(
             base=Path(config["base"]),
             dataset=Path(config["dataset"]),
             shared=Path(config["shared"]),

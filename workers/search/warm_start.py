@@ -15,7 +15,7 @@ from pathlib import Path
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import TrialResult, TrialState
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.cost import count_flops
 from autoslim.errors import DivergedError, OutputError, RequestError, TrialError
@@ -40,7 +40,7 @@ class Earlier:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answer(Record):
+class ReusedModel(Record):
     """`trial` of the search `job`, whose output folder is `root`."""
 
     job: str
@@ -49,12 +49,12 @@ class Answer(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Taken(Record):
+class WarmStart(Record):
     """`answers` by the budget's label, `seeds` for the sampler; `base` is the output folder that the dense model is taken from, where there
     is one; `passed_over` says of the searches that nothing is taken from, why.
     """
 
-    answers: dict[str, Answer] = dataclasses.field(default_factory=dict)
+    answers: dict[str, ReusedModel] = dataclasses.field(default_factory=dict)
     seeds: tuple[TrialResult, ...] = ()
     base: str | None = None
     passed_over: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Taken(Record):
         return [*lines, *(f"nothing is reused of {reason}" for reason in self.passed_over)]
 
 
-def look(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) -> Taken:
+def find_reusable(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) -> WarmStart:
     """What the searches that `job.reuse` names have for it; `base` is the folder of the dense model in an output folder's cache.
 
     Raises:
@@ -78,7 +78,7 @@ def look(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) 
     """
     fitting, passed_over = [], []
     for earlier in _named(job, store):
-        if (Output(earlier.root).cache / base / "facts.json").is_file():
+        if (RunFolder(earlier.root).cache / base / "facts.json").is_file():
             fitting.append(earlier)
         else:
             passed_over.append(
@@ -90,7 +90,7 @@ def look(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) 
         if found:
             answers[label] = max(found, key=lambda answer: (answer.trial.accuracy or 0.0, -(answer.trial.flops or 0)))
     seeds = [result for earlier in fitting for result in earlier.results if _could_be_ours(job, proposer, result)]
-    return Taken(
+    return WarmStart(
         answers=answers,
         seeds=tuple(result.replace(number=place - len(seeds), artifact=None) for place, result in enumerate(seeds)),
         base=str(fitting[0].root) if fitting else None,
@@ -109,7 +109,7 @@ def _named(job: SearchJob, store: Store | None) -> Iterator[Earlier]:
 
 
 def _of_folder(source: str, job: SearchJob, store: Store | None) -> Iterator[Earlier]:
-    output = Output(Path(source))
+    output = RunFolder(Path(source))
     try:
         found = output.read_job()
     except OutputError as error:
@@ -135,7 +135,7 @@ def _of_store(source: str, store: Store | None) -> Iterator[Earlier]:
         yield Earlier(stored, Path(stored.job.output), store.trials(stored.job.id))
 
 
-def _answer(job: SearchJob, proposer: Proposer, earlier: Earlier, flops: int) -> Answer | None:
+def _answer(job: SearchJob, proposer: Proposer, earlier: Earlier, flops: int) -> ReusedModel | None:
     """Its choice for this budget, where that was solved onto it or fills it. A latency is another machine's, and answers nothing."""
     if earlier.stored.state is not JobState.COMPLETE or job.limits.latency_ms is not None:
         return None
@@ -143,7 +143,7 @@ def _answer(job: SearchJob, proposer: Proposer, earlier: Earlier, flops: int) ->
     chosen = choose(usable, {"": flops}, job.limits).get("")
     if chosen is None or not (chosen.recipe.budget == flops or fills(chosen, flops)):
         return None
-    return Answer(job=earlier.stored.job.id, root=str(earlier.root), trial=chosen)
+    return ReusedModel(job=earlier.stored.job.id, root=str(earlier.root), trial=chosen)
 
 
 def _is_usable(job: SearchJob, proposer: Proposer, root: Path, result: TrialResult) -> bool:
@@ -174,7 +174,7 @@ def _could_be_ours(job: SearchJob, proposer: Proposer, result: TrialResult) -> b
 
 def _in_space(proposer: Proposer, result: TrialResult) -> bool:
     return (
-        replay(result.recipe, proposer.space, {name: proposer.methods[name] for name in proposer.reach}, proposer.shape)
+        replay(result.recipe, proposer.space, {name: proposer.methods[name] for name in proposer.feasibility}, proposer.shape)
         is not None
     )
 
@@ -190,11 +190,13 @@ def _folder_of(root: Path, result: TrialResult) -> Path | None:
 # Taking it
 
 
-def take(job: SearchJob, store: Store, proposer: Proposer, output: Output, *, base: str) -> tuple[Proposer, Taken]:
+def apply_warm_start(
+    job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str
+) -> tuple[Proposer, WarmStart]:
     """The proposer for what is left to search for: without the budgets that are answered, and with the seeds.
 
     Raises:
-        RequestError: as `look`.
+        RequestError: as `find_reusable`.
         TrialError: for a model that is not what its search said.
     """
     taken = _kept(job, store, proposer, output, base=base)
@@ -209,29 +211,29 @@ def take(job: SearchJob, store: Store, proposer: Proposer, output: Output, *, ba
     return dataclasses.replace(proposer, budgets=left, earlier=taken.seeds), taken
 
 
-def _kept(job: SearchJob, store: Store, proposer: Proposer, output: Output, *, base: str) -> Taken:
+def _kept(job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str) -> WarmStart:
     if output.earlier.is_file():
-        return Taken.from_json(output.earlier.read_text())
-    taken = look(job, store, proposer, base=base)
+        return WarmStart.from_json(output.earlier.read_text())
+    taken = find_reusable(job, store, proposer, base=base)
     partial = output.earlier.with_suffix(".partial")
     partial.write_text(taken.to_json(indent=1))
     partial.replace(output.earlier)
     return taken
 
 
-def _take_base(taken: Taken, output: Output, base: str) -> None:
+def _take_base(taken: WarmStart, output: RunFolder, base: str) -> None:
     """The dense model need not be adapted again, and has cost this search nothing."""
     target, partial = output.cache / base, output.cache / f"{base}.taken"
     if taken.base is None or target.exists():
         return
-    source = Output(Path(taken.base)).cache / base
+    source = RunFolder(Path(taken.base)).cache / base
     if source.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"))
         partial.rename(target)
 
 
-def _take_over(answer: Answer, name: str, output: Output, *, number: int) -> TrialResult:
+def _take_over(answer: ReusedModel, name: str, output: RunFolder, *, number: int) -> TrialResult:
     """Copies the model, and counts it again."""
     trial, source = answer.trial, _folder_of(Path(answer.root), answer.trial)
     if source is None:

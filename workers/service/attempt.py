@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Protocol
 from autoslim.config import JobSpec, read_json
 from autoslim.core.job import SearchJob
 from autoslim.core.logs import bind, json_handler
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, ClusterError, JobError, LeaseLostError
 from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
 from workers.progress.callbacks import Watcher
 from workers.service.job_events import JobEvents
 from workers.service.lease_keeper import LeaseKeeper
-from workers.service.log_streams import Lines
+from workers.service.log_streams import LogTee
 from workers.service.settings import DriverSettings, read_driver_settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
         return error.exit_code
 
 
-def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: LeaseKeeper, lines: Lines, run: Run | None) -> int:
+def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: LeaseKeeper, lines: LogTee, run: Run | None) -> int:
     spec: JobSpec | None = None
     _log.info("attempt %d at job %s begins", claim.attempt, claim.id)
     try:
@@ -104,7 +104,7 @@ def reusable(queue: Queue, job: SearchJob) -> tuple[str, ...]:
     Raises:
         RequestError: for another's job, or none.
     """
-    if Output(Path(job.output)).earlier.is_file():
+    if RunFolder(Path(job.output)).earlier.is_file():
         # An earlier attempt has written down what it took; the jobs may have been purged since.
         return job.reuse
     tenant, ids = queue.get(job.id).tenant, list[str]()
@@ -168,7 +168,7 @@ def _stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[Lines]:
+def _log_to(path: Path) -> Iterator[LogTee]:
     """Everything that this process and its children say goes to the file, for people.
 
     Yields where lines of JSON go, for log collectors: what was stdout before, and a file of that name that ends in `.jsonl`. What is
@@ -177,7 +177,7 @@ def _log_to(path: Path) -> Iterator[Lines]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout, path.with_suffix(".jsonl").open("a", encoding="utf-8") as kept:
-        lines = Lines(stdout, kept)
+        lines = LogTee(stdout, kept)
         with path.open("a", encoding="utf-8", buffering=1) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)

@@ -36,7 +36,7 @@ class Executor(Protocol):
     def start(self, driver: Driver) -> None:
         """Does nothing where it has been started already."""
 
-    def look(self) -> dict[Driver, bool]:
+    def list_drivers(self) -> dict[Driver, bool]:
         """Whether each driver that is known here still lives; one that was never seen is not there."""
 
     def stop(self, driver: Driver) -> None:

@@ -13,7 +13,7 @@ from autoslim.core.result import EpochReport, TrialResult, TrialState
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
 from workers.progress.callbacks import Phase, Watcher
-from workers.service.log_streams import Lines
+from workers.service.log_streams import LogTee
 
 _STATES = {Phase.SEARCHING: QueueState.SEARCHING, Phase.FINALIZING: QueueState.FINALIZING}
 _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
@@ -23,7 +23,7 @@ _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
 class JobEvents(Watcher):
     """`abandon` is told why, and ends the process, when the job is another driver's by now. `lines` are for log collectors."""
 
-    def __init__(self, queue: Queue, claim: Claim, lines: Lines, *, abandon: Callable[[str], None]) -> None:
+    def __init__(self, queue: Queue, claim: Claim, lines: LogTee, *, abandon: Callable[[str], None]) -> None:
         self._queue, self._claim, self._lines, self._abandon = queue, claim, lines, abandon
         self._budgets: dict[str, int] = {}
         self._best: dict[str, float] = {}

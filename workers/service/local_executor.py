@@ -56,7 +56,7 @@ class LocalExecutor(Executor):
         self._write(driver, Process.of(child.pid))
         self._children[driver] = child
 
-    def look(self) -> dict[Driver, bool]:
+    def list_drivers(self) -> dict[Driver, bool]:
         """Of this machine, since it was booted."""
         found = [Driver.of(path.stem) for path in self._folder.glob("*.json")]
         return {driver: not self._is_dead(driver) for driver in found if driver is not None and self._is_here(driver)}
@@ -93,10 +93,10 @@ class LocalExecutor(Executor):
 
     def close(self) -> None:
         """Asks all drivers to end. They write their checkpoints and give their jobs back, after this process has ended if need be."""
-        for driver in self.look():
+        for driver in self.list_drivers():
             self.stop(driver)
         deadline = time.monotonic() + _LAST_WAIT
-        while any(self.look().values()) and time.monotonic() < deadline:
+        while any(self.list_drivers().values()) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _file(self, driver: Driver) -> Path:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TextIO
 
 
-class Lines:
+class LogTee:
     """As much of a stream as logging wants. Whoever collected a stream may be gone; that costs its lines there and nothing else."""
 
     def __init__(self, *streams: TextIO) -> None:

@@ -51,7 +51,7 @@ class RayJobsExecutor(Executor):
                 if "already exists" not in str(error):
                     raise
 
-    def look(self) -> dict[Driver, bool]:
+    def list_drivers(self) -> dict[Driver, bool]:
         with self._client() as client:
             found = {Driver.of(details.submission_id or ""): details.status for details in client.list_jobs()}
         return {driver: status in _LIVING for driver, status in found.items() if driver is not None}

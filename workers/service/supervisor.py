@@ -82,18 +82,18 @@ class Supervisor:
         """One round. Raises ClusterError when the database or the cluster cannot be reached."""
         self._queue.reap()
         try:
-            drivers = self._executor.look()
+            drivers = self._executor.list_drivers()
         except ClusterError as error:
             self._put_off(f"infra: {error}")
             raise
         running = {job.id: job for job in self._queue.list(states=RUNNING, limit=10_000)}
-        self._bury(drivers, running)
+        self._reap(drivers, running)
         self._stop_unwanted(drivers, running)
         for starting in list(self._starting.values()):
-            self._see_to(starting, drivers)
+            self._advance_start(starting, drivers)
         self._claim(drivers)
 
-    def _bury(self, drivers: dict[Driver, bool], running: dict[str, QueuedJob]) -> None:
+    def _reap(self, drivers: dict[Driver, bool], running: dict[str, QueuedJob]) -> None:
         """A driver that died without a word: its job need not wait for its lease to run out."""
         for driver, lives in drivers.items():
             if lives:
@@ -112,7 +112,7 @@ class Supervisor:
             if lives and (job is None or job.attempt != driver.attempt or _overdue(job)):
                 self._executor.stop(driver)
 
-    def _see_to(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
+    def _advance_start(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
         claim = starting.claim
         try:
             cancel = self._queue.renew(claim, self._lease)
@@ -173,7 +173,7 @@ class Supervisor:
                 return
             busy.add(claim.id)
             starting = self._starting[claim.id] = _Starting(claim, time.monotonic())
-            self._see_to(starting, drivers)
+            self._advance_start(starting, drivers)
 
     # The end
 

@@ -1,8 +1,8 @@
 """How fast a slimmed model really is, beside the dense one, on the machine at hand."""
 
-from autoslim.export.profiling.benchmark import measure_apart
-from autoslim.export.profiling.check import check_apart
+from autoslim.export.profiling.benchmark import measure_in_subprocess
+from autoslim.export.profiling.check import check_in_subprocess
 from autoslim.export.profiling.hardware import hardware
-from autoslim.export.profiling.in_subprocess import kept_table, measure_table_apart
+from autoslim.export.profiling.in_subprocess import kept_table, measure_table_in_subprocess
 
-__all__ = ["check_apart", "hardware", "kept_table", "measure_apart", "measure_table_apart"]
+__all__ = ["check_in_subprocess", "hardware", "kept_table", "measure_in_subprocess", "measure_table_in_subprocess"]

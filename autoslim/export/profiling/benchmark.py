@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from autoslim.core.job import SPEED_MODES, ModelSpec
 from autoslim.core.shape import ViTShape
 from autoslim.errors import RequestError, first_line
-from autoslim.export.artifact import Lap, SpeedReport, load
+from autoslim.export.artifact import SpeedReport, Timing, load
 from autoslim.export.profiling import runners
 from autoslim.export.profiling.hardware import hardware
-from autoslim.export.profiling.in_subprocess import run_apart
-from autoslim.export.profiling.interleaved import race, ratio
+from autoslim.export.profiling.in_subprocess import run_in_subprocess
+from autoslim.export.profiling.interleaved import ratio, time_interleaved
 from autoslim.models import create_dense
 
 LARGE = (64, 32, 16, 8)
@@ -51,9 +51,9 @@ def measure(
     Raises:
         RequestError: for a mode that there is not.
     """
-    if unknown := [mode for mode in modes if mode not in runners.WAYS]:
+    if unknown := [mode for mode in modes if mode not in runners.BACKENDS]:
         raise RequestError(f"the speed mode {unknown[0]!r} is unknown; allowed: {', '.join(SPEED_MODES)}")
-    laps: list[Lap] = []
+    timings: list[Timing] = []
     left_out: dict[str, str] = {}
     for device in _devices():
         try:
@@ -63,16 +63,16 @@ def measure(
             continue
         for mode in modes:
             try:
-                way = runners.WAYS[mode]
+                way = runners.BACKENDS[mode]
                 pair = way(dense, shape, device), way(slimmed, shape, device)
                 for batch in sizes:
-                    laps.append(_lap(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
+                    timings.append(_timing(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
             except Exception as error:  # noqa: BLE001 - compilers raise whatever they come across; the other modes are still told
                 left_out[f"{mode} on {device.type}"] = first_line(error)
-    return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), laps=tuple(laps), left_out=left_out)
+    return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), timings=tuple(timings), left_out=left_out)
 
 
-def measure_apart(
+def measure_in_subprocess(
     folder: Path, dense: Path, images_B3HW: Tensor, *, modes: tuple[str, ...], threads: int | None = None
 ) -> SpeedReport:
     """Measures the slimmed model in `folder` beside the dense one, which lies in timm's format in `dense`.
@@ -85,7 +85,7 @@ def measure_apart(
         np.save(images, images_B3HW.numpy())
         arguments = [str(folder), str(dense), str(images), "--modes", ",".join(modes)]
         arguments += [] if threads is None else ["--threads", str(threads)]
-        return SpeedReport.from_json(run_apart("autoslim.export.profiling.benchmark", arguments))
+        return SpeedReport.from_json(run_in_subprocess("autoslim.export.profiling.benchmark", arguments))
 
 
 def _devices() -> Iterator[torch.device]:
@@ -96,8 +96,8 @@ def _devices() -> Iterator[torch.device]:
 
 def _large(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
     run = runners.eager(dense, shape, device)
-    (laps,) = race([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
-    return next((batch for batch in LARGE if batch * statistics.median(laps) <= _LONGEST_BATCH), LARGE[-1])
+    (timings,) = time_interleaved([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
+    return next((batch for batch in LARGE if batch * statistics.median(timings) <= _LONGEST_BATCH), LARGE[-1])
 
 
 def _batch_of(images_B3HW: Tensor, batch: int) -> Tensor:
@@ -105,12 +105,12 @@ def _batch_of(images_B3HW: Tensor, batch: int) -> Tensor:
     return images_B3HW.repeat(times, 1, 1, 1)[:batch].contiguous()
 
 
-def _lap(
+def _timing(
     mode: str, device: torch.device, pair: tuple[runners.Runner, runners.Runner], images_B3HW: Tensor, seconds: float
-) -> Lap:
-    dense, slimmed = race([lambda run=run: run(images_B3HW) for run in pair], seconds=seconds)  # type: ignore[misc]
+) -> Timing:
+    dense, slimmed = time_interleaved([lambda run=run: run(images_B3HW) for run in pair], seconds=seconds)  # type: ignore[misc]
     middle, low, high = ratio(dense, slimmed)
-    return Lap(
+    return Timing(
         mode=mode,
         device=device.type,
         batch=len(images_B3HW),

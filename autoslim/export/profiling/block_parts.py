@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.shape import ViTShape
-from autoslim.methods.dps.method import KeepSelected, Selector
+from autoslim.methods.dps.method import ImpactScorer, KeepSelected
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp
 from autoslim.methods.layers.rectangular_block import rectangular_attention
-from autoslim.methods.layers.token_selector import At, take
+from autoslim.methods.layers.token_selector import FixedTokens, gather_tokens
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor
 from autoslim.methods.sit.token_slimming import TokenSlimming
 
@@ -47,8 +47,8 @@ def some_rows(block: Any, head_width: int, index_K: Tensor) -> Part:
 
     def run(x_BND: Tensor) -> Tensor:
         normed_BND = part.norm1(x_BND)
-        attended_BKD = rectangular_attention(part.attn, take(normed_BND, index_K), normed_BND)
-        out_BKD: Tensor = take(x_BND, index_K) + part.ls1(attended_BKD)
+        attended_BKD = rectangular_attention(part.attn, gather_tokens(normed_BND, index_K), normed_BND)
+        out_BKD: Tensor = gather_tokens(x_BND, index_K) + part.ls1(attended_BKD)
         return out_BKD
 
     return run
@@ -67,7 +67,7 @@ def mlp(block: Any, hidden: int) -> Part:
 
 
 def drop(left: int) -> nn.Module:
-    return At(torch.arange(left))
+    return FixedTokens(torch.arange(left))
 
 
 def ends(module: Any) -> nn.Module:
@@ -95,7 +95,7 @@ EXTRAS: dict[str, Callable[[ViTShape, int, int], nn.Module]] = {
         LifeRegressor(shape.dim, shape.prefix_tokens), left - shape.prefix_tokens, (0.0, 1.0)
     ),
     "patch selector": lambda shape, tokens, left: _Rows(
-        KeepSelected(Selector(shape.dim, shape.prefix_tokens, "linear"), left - shape.prefix_tokens)
+        KeepSelected(ImpactScorer(shape.dim, shape.prefix_tokens, "linear"), left - shape.prefix_tokens)
     ),
     "token slimming": lambda shape, tokens, left: TokenSlimming(shape.dim, left - shape.prefix_tokens, shape.prefix_tokens),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Step
 from autoslim.core.shape import ViTShape
@@ -19,7 +19,7 @@ SHARES = (0.9, 0.7, 0.5, 0.35)
 """Of the dense model's FLOPs: what cut models are measured whole at, to correct the sum of their parts."""
 
 
-def request_of(dense: DenseModel, limits: Limits, candidates: Iterable[Candidate], *, class_query: bool) -> LatencyRequest:
+def request_of(dense: DenseModel, limits: CostLimits, candidates: Iterable[Candidate], *, class_query: bool) -> LatencyRequest:
     return LatencyRequest(
         name=dense.architecture.name,
         args=dict(dense.architecture.args),
@@ -35,7 +35,7 @@ def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_
     start = Plan.dense(shape, class_query=class_query)
     dense = predict(shape, Plan.dense(shape)).total
     for name, ranges in methods.items():
-        knobs = {knob: usual.default for knob, usual in ranges.items() if usual.kind != "layer"}
+        knobs = {knob: lower_quartile.default for knob, lower_quartile in ranges.items() if lower_quartile.kind != "layer"}
         for share in SHARES:
             try:
                 found = solve(METHODS[name], shape, start, knobs, int(share * dense), ranges=ranges)

@@ -19,8 +19,8 @@ from autoslim.errors import RequestError
 from autoslim.export.artifact import TimedReport, load, load_config
 from autoslim.export.profiling import runners
 from autoslim.export.profiling.hardware import hardware, pick_device
-from autoslim.export.profiling.in_subprocess import run_apart
-from autoslim.export.profiling.interleaved import Run, clock_of, race, usual
+from autoslim.export.profiling.in_subprocess import run_in_subprocess
+from autoslim.export.profiling.interleaved import Run, clock_of, lower_quartile, time_interleaved
 from autoslim.methods.layers.adaptive_trunk import full
 from autoslim.models import create_dense
 
@@ -40,14 +40,14 @@ def check(
     Raises:
         RequestError: for a mode that there is not.
     """
-    if mode not in runners.WAYS:
+    if mode not in runners.BACKENDS:
         raise RequestError(f"--latency-mode is {mode!r}; allowed: {', '.join(SPEED_MODES)}")
     if threads is not None:
         torch.set_num_threads(threads)
     device, shape = pick_device(), load_config(folder).shape
     images = torch.randn(batch, 3, *shape.image_size)
     models = create_dense(ModelSpec(name=str(dense))).module.eval(), full(load(folder))
-    runs = [runners.WAYS[mode](model, shape, device) for model in models]
+    runs = [runners.BACKENDS[mode](model, shape, device) for model in models]
     tries: list[TimedReport] = []
     while not tries or (limit_ms is not None and tries[-1].ms > limit_ms and len(tries) < _TRIES):
         tries.append(_raced([partial(run, images) for run in runs], device, mode=mode, batch=batch))
@@ -56,29 +56,29 @@ def check(
 
 def _raced(runs: list[Run], device: torch.device, *, mode: str, batch: int) -> TimedReport:
     clock = clock_of(device.type, torch.get_num_threads())
-    laps = race(runs, seconds=_SECONDS, at_least=_FEWEST_ROUNDS, clock=clock)
-    slow, fast = ([1000 * lap for lap in own] for own in laps)
+    timings = time_interleaved(runs, seconds=_SECONDS, at_least=_FEWEST_ROUNDS, clock=clock)
+    slow, fast = ([1000 * timing for timing in own] for own in timings)
     return TimedReport(
         hardware=hardware(),
         device=device.type,
         threads=torch.get_num_threads(),
         mode=mode,
         batch=batch,
-        ms=usual(fast),
+        ms=lower_quartile(fast),
         median_ms=statistics.median(fast),
-        dense_ms=usual(slow),
+        dense_ms=lower_quartile(slow),
         rounds=len(fast),
     )
 
 
-def check_apart(
+def check_in_subprocess(
     folder: Path, dense: Path, *, batch: int, mode: str, threads: int | None = None, limit_ms: float | None = None
 ) -> TimedReport:
     """As `check`. Raises JobError where it could not be measured."""
     arguments = [str(folder), str(dense), "--batch", str(batch), "--mode", mode]
     arguments += [] if threads is None else ["--threads", str(threads)]
     arguments += [] if limit_ms is None else ["--limit-ms", repr(limit_ms)]
-    return TimedReport.from_json(run_apart("autoslim.export.profiling.check", arguments))
+    return TimedReport.from_json(run_in_subprocess("autoslim.export.profiling.check", arguments))
 
 
 def main() -> None:

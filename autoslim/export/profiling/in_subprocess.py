@@ -18,7 +18,7 @@ from autoslim.export.profiling.hardware import hardware
 MINUTES = 30
 
 
-def run_apart(module: str, arguments: list[str]) -> str:
+def run_in_subprocess(module: str, arguments: list[str]) -> str:
     """The last line that `python -m module` prints.
 
     Raises:
@@ -37,7 +37,7 @@ def run_apart(module: str, arguments: list[str]) -> str:
     return last[0]
 
 
-def measure_table_apart(
+def measure_table_in_subprocess(
     request: LatencyRequest, known: LatencyTable | None = None, *, threads: int | None = None
 ) -> LatencyTable:
     """As `latency.measure_table`. Raises JobError where it could not be measured."""
@@ -49,7 +49,7 @@ def measure_table_apart(
             (Path(scratch) / "known.json").write_text(known.to_json())
             arguments += ["--known", str(Path(scratch) / "known.json")]
         try:
-            return LatencyTable.from_json(run_apart("autoslim.export.profiling.profile_parts", arguments))
+            return LatencyTable.from_json(run_in_subprocess("autoslim.export.profiling.profile_parts", arguments))
         except JobError as error:
             raise JobError(f"the latency could not be measured: {error}") from error
 

@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 """Seconds since some moment."""
 
 
-def race(
+def time_interleaved(
     runs: Sequence[Run], *, seconds: float, at_least: int = 5, at_most: int = MOST_ROUNDS, clock: Clock = time.perf_counter
 ) -> list[list[float]]:
     """Seconds of every run, one list a function, in rounds in which each runs once; every other round goes backwards.
@@ -25,16 +25,16 @@ def race(
     for run in runs:
         for _ in range(WARM_UP):
             run()
-    laps: list[list[float]] = [[] for _ in runs]
+    timings: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
     end = time.perf_counter() + seconds
-    while len(laps[0]) < at_least or (time.perf_counter() < end and len(laps[0]) < at_most):
+    while len(timings[0]) < at_least or (time.perf_counter() < end and len(timings[0]) < at_most):
         for number in order:
             began = clock()
             runs[number]()
-            laps[number].append(clock() - began)
+            timings[number].append(clock() - began)
         order.reverse()
-    return laps
+    return timings
 
 
 def clock_of(device: str, threads: int) -> Clock:
@@ -42,13 +42,13 @@ def clock_of(device: str, threads: int) -> Clock:
     return time.thread_time if device == "cpu" and threads == 1 else time.perf_counter
 
 
-def usual(laps: Sequence[float]) -> float:
+def lower_quartile(timings: Sequence[float]) -> float:
     """The lower quartile: what else the machine does makes some laps longer, and none shorter."""
-    return statistics.quantiles(laps, n=4, method="inclusive")[0]
+    return statistics.quantiles(timings, n=4, method="inclusive")[0]
 
 
-def ratio(laps: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """How many times as long `laps` took as `others`, round by round: median, lower and upper quartile."""
-    ratios = [lap / other for lap, other in zip(laps, others, strict=True)]
+def ratio(timings: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """How many times as long `timings` took as `others`, round by round: median, lower and upper quartile."""
+    ratios = [timing / other for timing, other in zip(timings, others, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return middle, low, high

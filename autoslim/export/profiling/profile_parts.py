@@ -24,7 +24,7 @@ from autoslim.cost import DENSE, Calibration, Candidate, Grid, LatencyRequest, L
 from autoslim.errors import RequestError
 from autoslim.export.profiling import block_parts, runners
 from autoslim.export.profiling.hardware import hardware, pick_device
-from autoslim.export.profiling.interleaved import Clock, clock_of, race, ratio, usual
+from autoslim.export.profiling.interleaved import Clock, clock_of, lower_quartile, ratio, time_interleaved
 from autoslim.methods import METHODS
 from autoslim.methods.layers.adaptive_trunk import full
 from autoslim.methods.layers.rectangular_block import class_query_last
@@ -48,7 +48,7 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
         RequestError: for a mode that there is not.
         ExportError: where a mode cannot be had on this machine.
     """
-    if request.mode not in runners.WAYS:
+    if request.mode not in runners.BACKENDS:
         raise RequestError(f"--latency-mode is {request.mode!r}; allowed: {', '.join(SPEED_MODES)}")
     if threads is not None:
         torch.set_num_threads(threads)
@@ -73,7 +73,7 @@ class _Parts:
 
     def __init__(self, module: nn.Module, shape: ViTShape, request: LatencyRequest, device: torch.device) -> None:
         self.shape, self.batch, self.mode, self.device = shape, request.batch, request.mode, device
-        self.whole = runners.WAYS[request.mode](module.eval(), shape, device)
+        self.whole = runners.BACKENDS[request.mode](module.eval(), shape, device)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.module = module.eval().to(device, self.dtype)
         self.blocks = blocks_of(self.module)
@@ -106,8 +106,10 @@ class _Parts:
                 for share in left:
                     made = self._computed(come_in, share, least=1)
                     self._add_stacks([make(shape, come_in, made).to(self.device, self.dtype).eval()], (come_in,))
-        laps = race(self.runs, seconds=seconds, at_least=_FEWEST_ROUNDS, at_most=_MOST_ROUNDS, clock=_clock(self.device))
-        times = iter([1000 * usual(lap) / divisor for lap, divisor in zip(laps, self.divisors, strict=True)])
+        timings = time_interleaved(
+            self.runs, seconds=seconds, at_least=_FEWEST_ROUNDS, at_most=_MOST_ROUNDS, clock=_clock(self.device)
+        )
+        times = iter([1000 * lower_quartile(timing) / divisor for timing, divisor in zip(timings, self.divisors, strict=True)])
 
         def grid(*axes: Sequence[float]) -> Grid:
             count = 1
@@ -126,7 +128,7 @@ class _Parts:
             threads=torch.get_num_threads(),
             precision=str(self.dtype).removeprefix("torch."),
             torch=torch.__version__,
-            rounds=len(laps[0]),
+            rounds=len(timings[0]),
             ends_ms=ends,
             attention=_turned(grid(by_heads, tokens)).rising(),
             rows=grid(few, shares, [float(shape.heads * width) for width in narrow]).rising(),
@@ -149,8 +151,8 @@ class _Parts:
     def _layers(self) -> int:
         x_BND = self._tokens(self.shape.tokens)
         block = self.blocks[0]
-        (laps,) = race([self._timed(lambda: block(x_BND))], seconds=0.0, at_least=3)
-        return max(_FEWEST_LAYERS, min(len(self.blocks), int(_LONGEST_STACK / statistics.median(laps))))
+        (timings,) = time_interleaved([self._timed(lambda: block(x_BND))], seconds=0.0, at_least=3)
+        return max(_FEWEST_LAYERS, min(len(self.blocks), int(_LONGEST_STACK / statistics.median(timings))))
 
     def _tokens(self, count: int) -> Tensor:
         return torch.randn(self.batch, count, self.shape.dim, device=self.device, dtype=self.dtype)
@@ -186,14 +188,14 @@ def _turned(grid: Grid) -> Grid:
 
 def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.device) -> Iterator[Calibration]:
     """Each cut model in turns with the dense one: its time is the dense model's in the table over the speed-up of the same rounds."""
-    shape, way = table.shape, runners.WAYS[request.mode]
+    shape, way = table.shape, runners.BACKENDS[request.mode]
     images = torch.randn(request.batch, 3, *shape.image_size)
     dense = way(_fresh(request).module, shape, device)
     dense_ms = next(found.measured_ms for found in table.calibrations if found.recipe == DENSE)
     for candidate in request.candidates:
         slimmed = way(build(_fresh(request).module, shape, candidate, class_query=request.class_query), shape, device)
         runs = [partial(run, images) for run in (dense, slimmed)]
-        slow, fast = race(runs, seconds=_WHOLE_SECONDS, at_least=_FEWEST_ROUNDS, clock=_clock(device))
+        slow, fast = time_interleaved(runs, seconds=_WHOLE_SECONDS, at_least=_FEWEST_ROUNDS, clock=_clock(device))
         yield Calibration(
             recipe=candidate.recipe,
             flops=predict(shape, candidate.plan).total,

@@ -94,9 +94,9 @@ def _torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Ru
     return run_there
 
 
-WAYS: dict[str, Callable[[nn.Module, ViTShape, torch.device], Runner]] = {
+BACKENDS: dict[str, Callable[[nn.Module, ViTShape, torch.device], Runner]] = {
     "eager": eager,
     "compiled": compiled,
     "onnxruntime": onnxruntime,
 }
-assert tuple(WAYS) == SPEED_MODES
+assert tuple(BACKENDS) == SPEED_MODES

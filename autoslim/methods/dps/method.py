@@ -9,7 +9,7 @@ those of all that enter. The selectors are priced in the plan, and stay as they 
 
 With `adaptive` the counts differ from image to image, too (`methods.adaptive`): a block computes the patches whose answer is above
 its threshold. Where the budget is for every image, the count of the fixed form is the cap, and most images cost less; where it is for
-the mean, an image may cost more. `settle` sets the thresholds.
+the mean, an image may cost more. `calibrate` sets the thresholds.
 
 Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D width, L blocks.
 """
@@ -29,7 +29,7 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
-from autoslim.methods.base import Brief, Finished, Lesson, Tensors, freeze
+from autoslim.methods.base import DistillationBatch, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.adaptive_trunk import (
     AdaptiveTrunk,
@@ -41,12 +41,18 @@ from autoslim.methods.layers.adaptive_trunk import (
     refuse_pooling,
     token_counts,
 )
-from autoslim.methods.layers.sublayer import Gone
-from autoslim.methods.layers.token_selector import Pick, Rows
+from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of, install
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
-from autoslim.methods.patch_slimming.method import PatchSlimming, counts_of_plan, measured_tokens, picks_of, stand_in_blocks
+from autoslim.methods.patch_slimming.method import (
+    PatchSlimming,
+    counts_of_plan,
+    measured_tokens,
+    stand_in_blocks,
+    token_selectors,
+)
 from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectangular
 from autoslim.models import read_shape
 
@@ -60,15 +66,15 @@ _MARGIN = 0.005
 
 _BISECTIONS = 12
 _WIDEST_SHIFT = 8.0
-_SETTLE_BATCHES = 8
-_SETTLE_BATCH = 64
+_CALIBRATION_BATCHES = 8
+_CALIBRATION_BATCH = 64
 
 _RIDGE = 1e-5
 _FLOOR = 1e-4
 """Impact below this share of an image's mean counts as so much: what is next to nothing need not be told apart."""
 
 
-class Selector(Scorer):
+class ImpactScorer(Scorer):
     """How much each patch will matter, (B, N, D) -> (B, P): a linear map of its normalised token, `mlp` with a small MLP added."""
 
     def __init__(self, dim: int, num_prefix_tokens: int, kind: str) -> None:
@@ -130,15 +136,15 @@ def price_of_selector(dim: int, kind: str, block: int, patches: int) -> Extra:
     )
 
 
-class KeepSelected(Pick):
+class KeepSelected(TokenSelector):
     """The patches of the selector's highest answers, highest first."""
 
-    def __init__(self, selector: Selector, patches: int) -> None:
+    def __init__(self, scorer: ImpactScorer, patches: int) -> None:
         super().__init__()
-        self.scorer = selector
+        self.scorer = scorer
         self.patches = patches
 
-    def rows(self, x_BND: Tensor) -> Rows:
+    def rows(self, x_BND: Tensor) -> TokenIndices:
         kept_BK = order_by(self.scorer.of_tokens(x_BND))[:, : self.patches]
         return behind_prefix(kept_BK, num_prefix_tokens=self.scorer.num_prefix_tokens)
 
@@ -187,41 +193,41 @@ class DPS(PatchSlimming):
             if count < before
         )
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """The form that is shipped where counts are fixed, its selectors at the least squares on the shared images."""
-        shape, knobs = brief.shape, brief.knobs
-        tokens = measured_tokens(model, brief)
-        counts, _ = self.decide(model, brief, tokens)
+        shape, knobs = context.shape, context.knobs
+        tokens = measured_tokens(model, context)
+        counts, _ = self.decide(model, context, tokens)
         blocks = blocks_of(model)
         chain = find_chain(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
         freeze(model)
-        student = stand_in_blocks(model, shape, counts, self._picks(shape, counts, knobs))
-        for block, pick in selectors_of(student).items():
-            pick.scorer.to(tokens[block]).start_from(tokens[block], impact_told(chain.scores[block]))
+        student = stand_in_blocks(model, shape, counts, self._selectors(shape, counts, knobs))
+        for block, selector in selectors_by_block(student).items():
+            selector.scorer.to(tokens[block]).start_from(tokens[block], impact_told(chain.scores[block]))
         return student
 
     @staticmethod
-    def _picks(shape: ViTShape, counts: Counts, knobs: Knobs) -> list[Pick]:
-        return [KeepSelected(Selector(shape.dim, shape.prefix_tokens, knobs["selector"]), count) for count in counts]
+    def _selectors(shape: ViTShape, counts: Counts, knobs: Knobs) -> list[TokenSelector]:
+        return [KeepSelected(ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]), count) for count in counts]
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         trained = (name.rpartition("scorer.")[2] for name, p in student.named_parameters() if p.requires_grad)
         return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The mean squared error of `impact_told`, over the patches that reach each selector.
 
         `agreement` is the share of the patches kept that the chain of the image's own scores would have kept.
         """
-        shape = read_shape(lesson.teacher)
-        picks = selectors_of(lesson.student)
-        counts = counts_left(shape, {block: pick.patches for block, pick in picks.items()})
-        tokens = tokens_between_blocks(lesson.teacher, lesson.images_B3HW)
-        chain = find_chain(blocks_of(lesson.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
+        shape = read_shape(batch.teacher)
+        selectors = selectors_by_block(batch.student)
+        counts = counts_left(shape, {block: selector.patches for block, selector in selectors.items()})
+        tokens = tokens_between_blocks(batch.teacher, batch.images_B3HW)
+        chain = find_chain(blocks_of(batch.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
         place_BP = torch.arange(shape.patches, device=chain.scores.device).expand(len(tokens[0]), -1)
         errors, agreements = [], []
-        for block, x_BND in entering(lesson.student, lesson.images_B3HW, list(picks)).items():
-            told_BP = picks[block].scorer.of_tokens(x_BND).float()
+        for block, x_BND in entering(batch.student, batch.images_B3HW, list(selectors)).items():
+            told_BP = selectors[block].scorer.of_tokens(x_BND).float()
             wanted_BP = impact_told(chain.scores[block]).gather(1, place_BP)
             errors.append((told_BP - wanted_BP).square().mean())
             kept_BK = order_by(told_BP.detach())[:, : counts[block]]
@@ -229,23 +235,23 @@ class DPS(PatchSlimming):
             agreements.append(chain.masks[block].gather(1, place_BP).float().mean())
         return {"loss": torch.stack(errors).mean(), "agreement": torch.stack(agreements).mean()}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        shape, knobs = brief.shape, brief.knobs
-        picks = selectors_of(student)
-        counts = counts_left(shape, {block: pick.patches for block, pick in picks.items()})
-        if knobs["adaptive"] and brief.bound == "mean":
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        shape, knobs = context.shape, context.knobs
+        selectors = selectors_by_block(student)
+        counts = counts_left(shape, {block: selector.patches for block, selector in selectors.items()})
+        if knobs["adaptive"] and context.bound == "mean":
             counts = [min(shape.patches, math.ceil(HEADROOM * count)) for count in counts]
-        plan = rectangular(shape, brief.plan, counts, self.extras(shape, knobs, counts))
+        plan = rectangular(shape, context.plan, counts, self.extras(shape, knobs, counts))
         if knobs["adaptive"]:
-            selectors = {block: pick.scorer for block, pick in picks.items()}
-            student = _adaptive(student, blocks_of(student), shape, counts, selectors)
+            scorers = {block: selector.scorer for block, selector in selectors.items()}
+            student = _adaptive(student, blocks_of(student), shape, counts, scorers)
         student.requires_grad_(True)
         for module in student.modules():
-            if isinstance(module, Selector):
+            if isinstance(module, ImpactScorer):
                 freeze(module)
-        return Finished(model=student, plan=plan, knobs=knobs)
+        return SlimmedModel(model=student, plan=plan, knobs=knobs)
 
-    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+    def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
         """Thresholds from the tuned model: so that as many patches lie above one, over all images, as the fixed form would keep.
 
         Where the budget is for every image, the count of the fixed form is also the cap, and most images cost less. Where it is for
@@ -254,26 +260,26 @@ class DPS(PatchSlimming):
         trunk: Any = model.blocks
         if not isinstance(trunk, AdaptiveTrunk):
             return
-        seen = torch.cat(list(itertools.islice(images(), _SETTLE_BATCHES)))
-        mean = brief.bound == "mean"
+        seen = torch.cat(list(itertools.islice(images(), _CALIBRATION_BATCHES)))
+        mean = context.bound == "mean"
         for _, drop in trunk.drops():
             wanted = drop.cap / HEADROOM if mean else drop.cap
             _set_threshold(drop, _threshold(_answers(model, drop, seen), wanted * len(seen)))
         if mean:
-            _shift_onto_mean(model, brief, seen)
+            _shift_onto_mean(model, context, seen)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
         if knobs["adaptive"]:
             before = [shape.patches, *counts[:-1]]
             dropping = [block for block, count in enumerate(counts) if count < before[block]]
-            selectors = {block: Selector(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
-            return _adaptive(model, blocks_of(model), shape, counts, selectors)
-        return stand_in_blocks(model, shape, counts, self._picks(shape, counts, knobs))
+            scorers = {block: ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
+            return _adaptive(model, blocks_of(model), shape, counts, scorers)
+        return stand_in_blocks(model, shape, counts, self._selectors(shape, counts, knobs))
 
 
-def selectors_of(student: nn.Module) -> dict[int, KeepSelected]:
-    return {block: pick for block, pick in picks_of(student).items() if isinstance(pick, KeepSelected)}
+def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:
+    return {block: selector for block, selector in token_selectors(student).items() if isinstance(selector, KeepSelected)}
 
 
 @torch.no_grad()
@@ -295,18 +301,18 @@ def entering(student: nn.Module, images_B3HW: Tensor, blocks: list[int]) -> dict
 
 
 def _adaptive(
-    model: nn.Module, blocks: list[nn.Module], shape: ViTShape, counts: Counts, selectors: Mapping[int, Selector]
+    model: nn.Module, blocks: list[nn.Module], shape: ViTShape, counts: Counts, scorers: Mapping[int, ImpactScorer]
 ) -> nn.Module:
     """Drops inside the blocks; in front of one that has no attention."""
     inside: list[nn.Module] = []
     steps: dict[int, Drop] = {}
     for number, block in enumerate(blocks):
-        if number not in selectors:
+        if number not in scorers:
             inside.append(block)
             continue
         # Until thresholds are settled, every image keeps as many as the caps allow.
-        drop = Drop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=selectors[number])
-        if isinstance(block.attn, Gone):
+        drop = Drop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=scorers[number])
+        if isinstance(block.attn, RemovedSublayer):
             inside.append(block)
             steps[number] = drop
         else:
@@ -324,7 +330,7 @@ def _answers(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
 
     hook = drop.scorer.register_forward_hook(note)  # type: ignore[union-attr]
     try:
-        for batch_B3HW in torch.split(images_B3HW, _SETTLE_BATCH):
+        for batch_B3HW in torch.split(images_B3HW, _CALIBRATION_BATCH):
             model(batch_B3HW)
     finally:
         hook.remove()
@@ -344,20 +350,20 @@ def _threshold(told: Tensor, wanted: float) -> float:
     return float((falling[last] + below) / 2)
 
 
-def _shift_onto_mean(model: nn.Module, brief: Brief, images_B3HW: Tensor) -> None:
+def _shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor) -> None:
     trunk: Any = model.blocks
     start = [(drop, drop.threshold.item()) for _, drop in trunk.drops()]
 
     def mean_flops(shift: float) -> float:
         for drop, threshold in start:
             _set_threshold(drop, threshold + shift)
-        counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _SETTLE_BATCH)]
-        return float(image_flops(model, brief.shape, brief.plan, torch.cat(counts)).double().mean())
+        counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _CALIBRATION_BATCH)]
+        return float(image_flops(model, context.shape, context.plan, torch.cat(counts)).double().mean())
 
     low, high = -_WIDEST_SHIFT, _WIDEST_SHIFT
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if mean_flops(middle) <= (1 - _MARGIN) * brief.budget:
+        if mean_flops(middle) <= (1 - _MARGIN) * context.budget:
             high = middle
         else:
             low = middle

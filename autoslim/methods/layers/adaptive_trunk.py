@@ -26,7 +26,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.rectangular_block import block_rows
-from autoslim.methods.layers.token_selector import Rows, take
+from autoslim.methods.layers.token_selector import TokenIndices, gather_tokens
 from autoslim.methods.layers.token_trunk import Trunk, refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
 
@@ -83,7 +83,7 @@ class Drop(nn.Module):
     def forward(self, ragged: Ragged) -> Ragged:
         return self.select(ragged)[1]
 
-    def select(self, ragged: Ragged) -> tuple[Rows, Ragged]:
+    def select(self, ragged: Ragged) -> tuple[TokenIndices, Ragged]:
         """The rows that stay, and the tokens in them."""
         prefix = self.num_prefix_tokens
         score_BP, order_BP = self._sorted(ragged)
@@ -94,7 +94,7 @@ class Drop(nn.Module):
             shortest, longest = torch.stack(kept_B.aminmax()).tolist()
         rows = prefix + longest if order_BP is None else behind_prefix(order_BP[:, :longest], num_prefix_tokens=prefix)
         kept = Ragged(
-            x_BND=take(ragged.x_BND, rows),
+            x_BND=gather_tokens(ragged.x_BND, rows),
             count_B=kept_B + prefix,
             score_BP=score_BP[:, :longest],
             masked=shortest < longest,
@@ -118,12 +118,12 @@ class Drop(nn.Module):
         rows, kept = self.select(ragged)
         batch, tokens, _ = ragged.x_BND.shape
         identity_NN = torch.eye(tokens, dtype=ragged.x_BND.dtype, device=ragged.x_BND.device)
-        map_BKN = take(identity_NN.expand(batch, -1, -1), rows)
+        map_BKN = gather_tokens(identity_NN.expand(batch, -1, -1), rows)
         return map_BKN.masked_fill(kept.padding_BN()[:, :, None], 0.0)
 
 
 class DropBlock(nn.Module):
-    """A block that drops inside, as `RowBlock`: what stays is computed, keys and values are those of all the image's tokens."""
+    """A block that drops inside, as `RectangularBlock`: what stays is computed, keys and values are those of all the image's tokens."""
 
     def __init__(self, block: Any, drop: Drop) -> None:
         super().__init__()

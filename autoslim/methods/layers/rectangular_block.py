@@ -1,6 +1,6 @@
 """Blocks that compute some of their tokens only: rectangular attention.
 
-Queries, residual and MLP of the tokens that a `Pick` names; keys and values of all that come in. What is computed equals the same
+Queries, residual and MLP of the tokens that a `TokenSelector` names; keys and values of all that come in. What is computed equals the same
 rows of the whole block. With the prefix tokens alone in the last block this is the class query that any method may end with.
 
 Shapes: B batch, N tokens that come in, Q tokens that are computed, D width, H heads, K head width.
@@ -13,40 +13,40 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoslim.methods.layers.sublayer import Gone
-from autoslim.methods.layers.token_selector import First, Pick, Rows, take
+from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector, gather_tokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 
 
-class RowBlock(nn.Module):
-    """Takes a timm block's parts over, under the same names; `pick` sees the tokens as they come in."""
+class RectangularBlock(nn.Module):
+    """Takes a timm block's parts over, under the same names; `selector` sees the tokens as they come in."""
 
-    def __init__(self, block: Any, pick: Pick) -> None:
+    def __init__(self, block: Any, selector: TokenSelector) -> None:
         super().__init__()
-        self.pick = pick
+        self.selector = selector
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
     def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """`attn_mask` is additive, (B, 1, 1, N), and an adaptive trunk's own; a caller's is refused before it gets here."""
-        return block_rows(self, x_BND, self.pick.rows(x_BND), attn_mask)
+        return block_rows(self, x_BND, self.selector.rows(x_BND), attn_mask)
 
     def token_map(self, x_BND: Tensor) -> Tensor:
-        return self.pick.token_map(x_BND)
+        return self.selector.token_map(x_BND)
 
 
-def block_rows(block: Any, x_BND: Tensor, rows: Rows, mask_B11N: Tensor | None = None) -> Tensor:
+def block_rows(block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None) -> Tensor:
     """The rows (B, Q, D) of what a timm block, or one that has its parts, computes."""
     normed_BND = block.norm1(x_BND)
-    attended_BQD = rectangular_attention(block.attn, take(normed_BND, rows), normed_BND, mask_B11N)
-    x_BQD = take(x_BND, rows) + block.drop_path1(block.ls1(attended_BQD))
+    attended_BQD = rectangular_attention(block.attn, gather_tokens(normed_BND, rows), normed_BND, mask_B11N)
+    x_BQD = gather_tokens(x_BND, rows) + block.drop_path1(block.ls1(attended_BQD))
     out: Tensor = x_BQD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BQD))))
     return out
 
 
 def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
     """timm's `Attention` with queries of some tokens, keys and values of others: (B, Q, D)."""
-    if isinstance(attention, Gone):
+    if isinstance(attention, RemovedSublayer):
         constant_BQD: Tensor = attention(queries_BQD)
         return constant_BQD
     heads, width = attention.num_heads, attention.head_dim
@@ -77,5 +77,5 @@ def class_query_last(model: nn.Module, prefix_tokens: int) -> nn.Module:
         trunk = Trunk(blocks_of(model), {})
         install(model, trunk)
     last: Any = trunk.stages[-1]
-    last.block = RowBlock(last.block, First(prefix_tokens))
+    last.block = RectangularBlock(last.block, FirstTokens(prefix_tokens))
     return model

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Gone(nn.Module):
+class RemovedSublayer(nn.Module):
     """(B, N, D) in; out the bias (D,) for every token, or zeros."""
 
     def __init__(self, bias_D: Tensor | None) -> None:
@@ -27,8 +27,8 @@ class Gone(nn.Module):
 
 
 def drop_attention(block: Any) -> None:
-    block.norm1, block.attn = nn.Identity(), Gone(block.attn.proj.bias)
+    block.norm1, block.attn = nn.Identity(), RemovedSublayer(block.attn.proj.bias)
 
 
 def drop_mlp(block: Any) -> None:
-    block.norm2, block.mlp = nn.Identity(), Gone(block.mlp.fc2.bias)
+    block.norm2, block.mlp = nn.Identity(), RemovedSublayer(block.mlp.fc2.bias)

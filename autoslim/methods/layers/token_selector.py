@@ -1,7 +1,7 @@
 """Which tokens stay: the one form in which every selecting method says it, so that all are cut, drawn and composed alike.
 
-A `Pick` may stand in front of a block (`trunk.Stage`), where what it leaves out is gone, or inside one (`rows.RowBlock`), where
-what it leaves out is still a key and a value.
+A `TokenSelector` may stand in front of a block (`token_trunk.Stage`), where what it leaves out is gone, or inside one
+(`rectangular_block.RectangularBlock`), where what it leaves out is still a key and a value.
 
 Shapes: B batch, N tokens that come in (prefix included), K tokens that stay, D width.
 """
@@ -13,11 +13,11 @@ import abc
 import torch
 from torch import Tensor, nn
 
-Rows = int | Tensor
+TokenIndices = int | Tensor
 """The first so many tokens; or indices (K,), the same for every image; or indices (B, K)."""
 
 
-def take(x_BND: Tensor, rows: Rows) -> Tensor:
+def gather_tokens(x_BND: Tensor, rows: TokenIndices) -> Tensor:
     """The tokens `rows`, in that order: (B, K, D)."""
     if isinstance(rows, int):
         return x_BND[:, :rows]
@@ -29,35 +29,35 @@ def take(x_BND: Tensor, rows: Rows) -> Tensor:
     return x_BND.reshape(-1, width).index_select(0, (rows + first_B1).flatten()).view(batch, rows.shape[1], width)
 
 
-class Pick(nn.Module, abc.ABC):
+class TokenSelector(nn.Module, abc.ABC):
     """Subclasses say `rows`; the prefix tokens always come first in them."""
 
     @abc.abstractmethod
-    def rows(self, x_BND: Tensor) -> Rows:
+    def rows(self, x_BND: Tensor) -> TokenIndices:
         """Which of the tokens (B, N, D) stay."""
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        return take(x_BND, self.rows(x_BND))
+        return gather_tokens(x_BND, self.rows(x_BND))
 
     def token_map(self, x_BND: Tensor) -> Tensor:
         """Which incoming token each token that stays is made of: (B, K, N), rows that sum to 1."""
         batch, tokens, _ = x_BND.shape
         identity_BNN = torch.eye(tokens, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
-        return take(identity_BNN, self.rows(x_BND))
+        return gather_tokens(identity_BNN, self.rows(x_BND))
 
 
-class First(Pick):
+class FirstTokens(TokenSelector):
     """A slice: the tokens are in order already, or only the prefix is wanted."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self.tokens = tokens
 
-    def rows(self, x_BND: Tensor) -> Rows:
+    def rows(self, x_BND: Tensor) -> TokenIndices:
         return self.tokens
 
 
-class At(Pick):
+class FixedTokens(TokenSelector):
     """The same places in every image. They are a result, and so are saved with the weights."""
 
     def __init__(self, index_K: Tensor) -> None:
@@ -65,10 +65,10 @@ class At(Pick):
         self.register_buffer("index", index_K.long())
 
     @classmethod
-    def empty(cls, tokens: int) -> At:
+    def empty(cls, tokens: int) -> FixedTokens:
         """Places still to be loaded."""
         return cls(torch.zeros(tokens, dtype=torch.long))
 
-    def rows(self, x_BND: Tensor) -> Rows:
+    def rows(self, x_BND: Tensor) -> TokenIndices:
         index: Tensor = self.index  # type: ignore[assignment]
         return index

@@ -12,7 +12,7 @@ Equations and schedule after the paper and its public code. Ours, and different 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
 is longer than the index of the block it comes to, as where the code evaluates its weights at 1/2, but really removed, at the schedule's
 drops only and up to a cap (ours). The caps are the schedule's counts, so that every image stays within the budget; where the budget
-is for the mean, they are `HEADROOM` times that and `settle` moves the lives' mean until the images' mean FLOPs are within it (ours).
+is for the mean, they are `HEADROOM` times that and `calibrate` moves the lives' mean until the images' mean FLOPs are within it (ours).
 
 The modules are in `lives`. Shapes: B batch, P patches, D width.
 """
@@ -32,11 +32,11 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, freeze
+from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, image_flops, refuse_pooling
-from autoslim.methods.layers.sublayer import Gone
-from autoslim.methods.layers.token_selector import First
+from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.life_regression.regressor import (
     KeepLongestLived,
@@ -242,7 +242,7 @@ class LifeRegression(Method):
         regressor = regressor_price(layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
         return plan.with_tokens(_tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one drop, or one carried along behind the last."""
         kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, knobs["drops"] + 1)]
         for k, patches in enumerate(kept, 1):
@@ -256,12 +256,12 @@ class LifeRegression(Method):
             for block in range(knobs[f"drop_layer_{knobs['drops']}"] + 1, shape.depth):
                 yield {**knobs, "spare_until": block}
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
-        shape, knobs = brief.shape, brief.knobs
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
+        shape, knobs = context.shape, context.knobs
         regressor = LifeRegressor(shape.dim, shape.prefix_tokens)
         blocks = blocks_of(model)
         first: Any = blocks[knobs["drop_layer_1"]]
-        if not isinstance(first.attn, Gone):
+        if not isinstance(first.attn, RemovedSublayer):
             regressor.start_at_attention(first)
         trunk = SoftLifeTrunk(
             blocks,
@@ -277,37 +277,37 @@ class LifeRegression(Method):
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         return {"regressor.weight": knobs["regressor_lr"]}
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The task's loss alone: the standardised lives keep the schedule by construction, so no FLOPs term is needed."""
-        return {"loss": lesson.task_loss}
+        return {"loss": batch.task_loss}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        shape, knobs = brief.shape, brief.knobs
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        shape, knobs = context.shape, context.knobs
         trunk: Any = student.blocks
-        finished = self.expect(shape, brief.plan, knobs)
-        if knobs["mode"] == "threshold" and brief.bound == "mean":
+        finished = self.expect(shape, context.plan, knobs)
+        if knobs["mode"] == "threshold" and context.bound == "mean":
             layers, kept = schedule(shape, knobs)
             caps = [min(shape.patches, math.ceil(HEADROOM * patches)) for patches in kept]
-            finished = brief.plan.with_tokens(_tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
+            finished = context.plan.with_tokens(_tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
         model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
         model.requires_grad_(True)
         if knobs["tune"] == "blocks":
             freeze(model, but=tuple(blocks_of(model)[knobs["drop_layer_1"] :]))
         freeze(trunk.regressor)
-        return Finished(model=model, plan=finished, knobs=knobs)
+        return SlimmedModel(model=model, plan=finished, knobs=knobs)
 
-    def settle(self, model: nn.Module, brief: Brief, images: Callable[[], Iterator[Tensor]]) -> None:
+    def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
         """Where the budget is for the mean: shifts all lives alike, as far up as the images' mean FLOPs are within it."""
-        if brief.knobs["mode"] != "threshold" or brief.bound != "mean":
+        if context.knobs["mode"] != "threshold" or context.bound != "mean":
             return
         trunk: Any = model.blocks
-        lives: Lives = trunk.stages[brief.knobs["drop_layer_1"]].step.scorer
+        lives: Lives = trunk.stages[context.knobs["drop_layer_1"]].step.scorer
         life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
-        low, high = -float(brief.shape.depth), float(brief.shape.depth)
+        low, high = -float(context.shape.depth), float(context.shape.depth)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            flops_B = image_flops(model, brief.shape, brief.plan, _counts(trunk, brief, life_BP + middle))
-            if flops_B.double().mean() <= (1 - _MARGIN) * brief.budget:
+            flops_B = image_flops(model, context.shape, context.plan, _counts(trunk, context, life_BP + middle))
+            if flops_B.double().mean() <= (1 - _MARGIN) * context.budget:
                 low = middle
             else:
                 high = middle
@@ -335,18 +335,18 @@ class LifeRegression(Method):
                 for layer, tokens in left.items()
             }
             return install(model, AdaptiveTrunk(blocks, drops))
-        steps: dict[int, nn.Module] = {layer: First(left[layer]) for layer in later}
+        steps: dict[int, nn.Module] = {layer: FirstTokens(left[layer]) for layer in later}
         steps[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, _moments(shape, knobs))
         return install(model, Trunk(blocks, steps))
 
 
-def _counts(trunk: AdaptiveTrunk, brief: Brief, life_BP: Tensor) -> Tensor:
+def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tensor:
     """Tokens that enter and leave each block's attention, from the lives alone: (B, L, 2)."""
-    tokens_B = torch.full((len(life_BP),), brief.shape.tokens)
+    tokens_B = torch.full((len(life_BP),), context.shape.tokens)
     drops = dict(trunk.drops())
     counts = []
-    for index, block in enumerate(brief.plan.blocks):
+    for index, block in enumerate(context.plan.blocks):
         if index in drops:
-            tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + brief.shape.prefix_tokens
+            tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + context.shape.prefix_tokens
         counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
     return torch.stack(counts, dim=1)

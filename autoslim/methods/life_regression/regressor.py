@@ -18,7 +18,7 @@ from torch.nn import functional
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import Ragged, Scorer
-from autoslim.methods.layers.token_selector import Pick, Rows
+from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 
@@ -56,7 +56,7 @@ class LifeRegressor(nn.Module):
         return torch.matmul(patches_BPD, nn.functional.linear(class_BD, self.weight).unsqueeze(-1)).squeeze(-1)
 
 
-class KeepLongestLived(Pick):
+class KeepLongestLived(TokenSelector):
     """The first drop at fixed counts: patches sorted by life once, the first `patches` of them kept."""
 
     def __init__(self, regressor: LifeRegressor, patches: int, life: tuple[float, float]) -> None:
@@ -65,7 +65,7 @@ class KeepLongestLived(Pick):
         self.patches = patches
         self.life = life
 
-    def rows(self, x_BND: Tensor) -> Rows:
+    def rows(self, x_BND: Tensor) -> TokenIndices:
         # Standardising keeps the order, so the finished model leaves it out.
         kept_BK = order_by(self.regressor(x_BND))[:, : self.patches]
         return behind_prefix(kept_BK, num_prefix_tokens=self.regressor.num_prefix_tokens)
@@ -76,7 +76,7 @@ class KeepLongestLived(Pick):
 
 
 class Lives(Scorer):
-    """The first drop's scores in threshold mode: lives in blocks, standardised per image. The moments are a result of `settle`."""
+    """The first drop's scores in threshold mode: lives in blocks, standardised per image. The moments are a result of `calibrate`."""
 
     def __init__(self, regressor: LifeRegressor, life: tuple[float, float]) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import Tensors, Workshop
+from autoslim.methods.base import SharedTrainer, Tensors
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import Descent, mask_of, order_of, tokens_between_blocks
@@ -59,9 +59,9 @@ class Passes:
     tuned: int
 
     @classmethod
-    def within(cls, share: float, workshop: Workshop, images: int) -> Passes:
-        shape = workshop.shape
-        image_passes = share * workshop.training.epochs * workshop.epoch_images
+    def within(cls, share: float, shared_trainer: SharedTrainer, images: int) -> Passes:
+        shape = shared_trainer.shape
+        image_passes = share * shared_trainer.training.epochs * shared_trainer.epoch_images
         candidates = chosen_blocks(shape) * (len(EPSILONS) + _STEPS_TO_ALL)
         a_candidate = image_passes / 2 / candidates * shape.depth / 2
         measured = min(images, max(_LEAST_IMAGES, int(3 * a_candidate)))
@@ -69,12 +69,12 @@ class Passes:
 
 
 def ladder(
-    workshop: Workshop, images_B3HW: Tensor, *, paths: str, places: str, share: float
+    shared_trainer: SharedTrainer, images_B3HW: Tensor, *, paths: str, places: str, share: float
 ) -> Generator[EpochReport, None, Tensors]:
     """`epsilons` (E,), and `counts`, `errors` and `raw_errors` (E, L) of Algorithm 1 for each; reports every epsilon."""
-    shape = workshop.shape
-    passes = Passes.within(share, workshop, len(images_B3HW))
-    model = workshop.student().eval().requires_grad_(False)
+    shape = shared_trainer.shape
+    passes = Passes.within(share, shared_trainer, len(images_B3HW))
+    model = shared_trainer.student().eval().requires_grad_(False)
     images_B3HW = images_B3HW[: passes.measured].to(next(model.parameters()).dtype)
     search = _Search(blocks_of(model), tokens_between_blocks(model, images_B3HW), shape, passes, paths, places)
     rungs = []
@@ -87,7 +87,7 @@ def ladder(
         for block in range(shape.depth):
             metrics |= {f"patches {block}": float(found.counts[block]), f"error {block}": found.errors[block]}
             metrics[f"raw error {block}"] = found.raw_errors[block]
-        epoch = share * workshop.training.epochs * number / len(EPSILONS)
+        epoch = share * shared_trainer.training.epochs * number / len(EPSILONS)
         yield EpochReport(epoch=round(epoch, 6), beat="shared", metrics=metrics)
     return {
         "epsilons": torch.tensor(EPSILONS),
@@ -98,7 +98,7 @@ def ladder(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rung:
+class LadderRow:
     """What one epsilon leads to, by block; blocks that do not choose have no error."""
 
     counts: list[int]
@@ -113,7 +113,7 @@ class _Search:
         self.blocks, self.tokens, self.shape, self.passes, self.paths, self.places = blocks, tokens, shape, passes, paths, places
         self.step = max(1, shape.patches // _STEPS_TO_ALL)
 
-    def run(self, epsilon: float, least: list[int]) -> Rung:
+    def run(self, epsilon: float, least: list[int]) -> LadderRow:
         """Algorithm 1 from the last block up; no block keeps fewer patches than `least`, or than the block behind it."""
         shape = self.shape
         descent = Descent(self.blocks, self.tokens, shape, paths=self.paths)
@@ -136,7 +136,7 @@ class _Search:
             with torch.no_grad():
                 descent.keep(mask_P)
             behind = mask_P
-        return Rung(counts=completed(shape, counts[: chosen_blocks(shape)]), errors=errors, raw_errors=raw)
+        return LadderRow(counts=completed(shape, counts[: chosen_blocks(shape)]), errors=errors, raw_errors=raw)
 
     def _error(self, number: int, mask_P: Tensor, behind_P: Tensor | None, epsilon: float) -> tuple[float, float]:
         if behind_P is None:

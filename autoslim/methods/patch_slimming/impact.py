@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.shape import ViTShape
-from autoslim.methods.layers.sublayer import Gone
+from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.coverage import join_order
 
@@ -223,7 +223,7 @@ def score(maps_BHNN: Tensor, x_BND: Tensor, paths_BNN: Tensor) -> Tensor:
 
 def maps_of(block: Any, x_BND: Tensor) -> Tensor:
     """A block's attention (B, H, N, N) on its input; one that has lost its attention leaves every token to itself."""
-    if isinstance(block.attn, Gone):
+    if isinstance(block.attn, RemovedSublayer):
         return torch.eye(x_BND.shape[1], dtype=x_BND.dtype, device=x_BND.device).expand(len(x_BND), 1, -1, -1)
     return attention_maps(block.attn, block.norm1(x_BND))
 

@@ -29,11 +29,11 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop, freeze
+from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.layers.rectangular_block import RowBlock
-from autoslim.methods.layers.sublayer import Gone
-from autoslim.methods.layers.token_selector import At, Pick
+from autoslim.methods.layers.rectangular_block import RectangularBlock
+from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.patch_slimming.block_tuning import ladder
 from autoslim.methods.patch_slimming.impact import Chain, find_chain, images_to_measure, tokens_between_blocks
@@ -112,7 +112,7 @@ class PatchSlimming(Method):
         counts = pyramid(shape, knobs)
         return rectangular(shape, plan, counts, self.extras(shape, knobs, counts))
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         return iter(with_one_more(shape, knobs))
 
     def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
@@ -128,13 +128,13 @@ class PatchSlimming(Method):
         """Choosing the images to measure on costs no training."""
         return float(settings.get("search_share", 0.0))
 
-    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+    def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """The images that scores are measured on, in half precision, and Algorithm 1's ladder of counts where errors decide them."""
-        images_B3HW = torch.cat(list(workshop.images(images_to_measure(workshop.shape))))
+        images_B3HW = torch.cat(list(shared_trainer.images(images_to_measure(shared_trainer.shape))))
         shared = {"images": images_B3HW.half()}
         if "search_share" in settings:
             shared |= yield from ladder(
-                workshop,
+                shared_trainer,
                 images_B3HW,
                 paths=settings["paths"],
                 places=settings.get("places", "score"),
@@ -144,89 +144,89 @@ class PatchSlimming(Method):
             yield EpochReport(epoch=0.0, beat="shared", metrics={"images": float(len(images_B3HW))})
         return shared
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """Cuts at once: nothing is learned before the cut. The scores are measured on the shared images, not on `images_B3HW`."""
-        counts, chain = self.decide(model, brief, measured_tokens(model, brief))
+        counts, chain = self.decide(model, context, measured_tokens(model, context))
         freeze(model)
-        rows = nested_rows(chain.masks, brief.shape.prefix_tokens)
-        return stand_in_blocks(model, brief.shape, counts, [At(index_K) for index_K in rows])
+        rows = nested_rows(chain.masks, context.shape.prefix_tokens)
+        return stand_in_blocks(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
 
-    def decide(self, model: nn.Module, brief: Brief, tokens: list[Tensor]) -> tuple[Counts, Chain]:
+    def decide(self, model: nn.Module, context: StepContext, tokens: list[Tensor]) -> tuple[Counts, Chain]:
         """The counts within the budget, and the masks of so many patches, from `measured_tokens`."""
-        assert brief.shared is not None
-        shape, knobs = brief.shape, brief.knobs
+        assert context.shared is not None
+        shape, knobs = context.shape, context.knobs
         find = functools.partial(
             find_chain, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
         )
-        price = price_of(shape, brief.plan, functools.partial(self.extras, shape, knobs))
+        price = price_of(shape, context.plan, functools.partial(self.extras, shape, knobs))
         counts = pyramid(shape, knobs)
         if knobs["counts"] == "epsilon":
-            counts, _ = between(shape, brief.shared["counts"], price, brief.budget)
+            counts, _ = between(shape, context.shared["counts"], price, context.budget)
         chain = find(counts)
         for _ in range(_ROUNDS if knobs["counts"] == "score" else 0):
-            counts = by_score(shape, chain.scores, price, brief.budget)
+            counts = by_score(shape, chain.scores, price, context.budget)
             chain = find(counts)
         return counts, chain
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Never asked for: nothing is trained before the cut."""
-        return {"loss": lesson.task_loss}
+        return {"loss": batch.task_loss}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        counts = counts_in(student, brief.shape)
-        plan = rectangular(brief.shape, brief.plan, counts, self.extras(brief.shape, brief.knobs, counts))
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        counts = counts_in(student, context.shape)
+        plan = rectangular(context.shape, context.plan, counts, self.extras(context.shape, context.knobs, counts))
         student.requires_grad_(True)
-        return Finished(model=student, plan=plan, knobs=brief.knobs)
+        return SlimmedModel(model=student, plan=plan, knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
-        return stand_in_blocks(model, shape, counts, [At.empty(count + shape.prefix_tokens) for count in counts])
+        return stand_in_blocks(model, shape, counts, [FixedTokens.empty(count + shape.prefix_tokens) for count in counts])
 
 
 @torch.no_grad()
-def measured_tokens(model: nn.Module, brief: Brief) -> list[Tensor]:
+def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
     """`tokens_between_blocks` of the shared images."""
-    assert brief.shared is not None
+    assert context.shared is not None
     training, dtype = model.training, next(model.parameters()).dtype
-    tokens = tokens_between_blocks(model.eval(), brief.shared["images"].to(dtype))
+    tokens = tokens_between_blocks(model.eval(), context.shared["images"].to(dtype))
     model.train(training)
     return tokens
 
 
-def stand_in_blocks(model: nn.Module, shape: ViTShape, counts: Counts, picks: list[Pick]) -> nn.Module:
+def stand_in_blocks(model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
     """Every block that computes fewer patches than enter it gets its pick; one without attention has it in front."""
     blocks: list[nn.Module] = []
     steps: dict[int, nn.Module] = {}
     before = shape.patches
-    for number, (block, count, pick) in enumerate(zip(blocks_of(model), counts, picks, strict=True)):
+    for number, (block, count, selector) in enumerate(zip(blocks_of(model), counts, selectors, strict=True)):
         if count == before:
             blocks.append(block)
-        elif isinstance(block.attn, Gone):
+        elif isinstance(block.attn, RemovedSublayer):
             blocks.append(block)
-            steps[number] = pick
+            steps[number] = selector
         else:
-            blocks.append(RowBlock(block, pick))
+            blocks.append(RectangularBlock(block, selector))
         before = count
     return install(model, Trunk(blocks, steps))
 
 
-def picks_of(model: nn.Module) -> dict[int, Pick]:
+def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:
     """The picks of a model that `stand_in_blocks` has cut, by block."""
-    found: dict[int, Pick] = {}
+    found: dict[int, TokenSelector] = {}
     trunk: Any = model.blocks
     for number, stage in enumerate(trunk.stages):
-        pick = stage.block.pick if isinstance(stage.block, RowBlock) else stage.step
-        if isinstance(pick, Pick):
-            found[number] = pick
+        selector = stage.block.selector if isinstance(stage.block, RectangularBlock) else stage.step
+        if isinstance(selector, TokenSelector):
+            found[number] = selector
     return found
 
 
 def counts_in(model: nn.Module, shape: ViTShape) -> Counts:
     """The patches that each block of a model cut by places computes."""
     kept = {}
-    for number, pick in picks_of(model).items():
-        assert isinstance(pick, At)
-        kept[number] = pick.index.numel() - shape.prefix_tokens  # type: ignore[operator]
+    for number, selector in token_selectors(model).items():
+        assert isinstance(selector, FixedTokens)
+        kept[number] = selector.index.numel() - shape.prefix_tokens  # type: ignore[operator]
     return counts_left(shape, kept)
 
 

@@ -29,9 +29,9 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors
+from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.layers.token_selector import First
+from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, steps_of
 from autoslim.methods.sit.recalibration import RecalibratedTrunk, noting_outputs
 from autoslim.methods.sit.token_slimming import (
@@ -207,7 +207,7 @@ class SiT(Method):
         tokens = tuple(patches + shape.prefix_tokens for patches in patches_of_blocks(shape, knobs))
         return plan.with_tokens(tokens).replace(extras=(*plan.extras, *prices))
 
-    def dearer(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
+    def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one stage, or one carried along behind the last."""
         made = list(stages(shape, knobs).values())
         for k, (before, patches) in enumerate(zip([shape.patches, *made], made, strict=False), 1):
@@ -221,33 +221,33 @@ class SiT(Method):
                 {**knobs, "spare_until": block} for block in range(2, shape.depth) if self._may_spare(shape, knobs, block)
             )
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """Modules are started front to back, each on the tokens that those before it make of `images_B3HW`."""
-        shape, knobs = brief.shape, brief.knobs
+        shape, knobs = context.shape, context.knobs
         model.requires_grad_(True)
         training = model.training
         model.eval()
         x_B3HW = images_B3HW[:_CALIBRATION]
-        taught = _outputs(model, x_B3HW)
+        teacher_logits = _outputs(model, x_B3HW)
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = steps_of(student)
         for block, made in stages(shape, knobs).items():
             x_BPD = _outputs(student, x_B3HW)[block - 1][:, shape.prefix_tokens :]
             start_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
-        reverse = self._reverse(student, shape, knobs, x_B3HW, taught) if knobs["token_weight"] else {}
+        reverse = self._reverse(student, shape, knobs, x_B3HW, teacher_logits) if knobs["token_weight"] else {}
         install(student, RecalibratedTrunk(blocks_of(student), steps_of(student), reverse, shape.prefix_tokens))
         return student.train(training)
 
     @staticmethod
     def _reverse(
-        student: nn.Module, shape: ViTShape, knobs: Knobs, x_B3HW: Tensor, taught: list[Tensor]
+        student: nn.Module, shape: ViTShape, knobs: Knobs, x_B3HW: Tensor, teacher_logits: list[Tensor]
     ) -> dict[int, ReverseTokenSlimming]:
         reverse = {}
         prefix, counts = shape.prefix_tokens, patches_of_blocks(shape, knobs)
         for block, x_BND in enumerate(_outputs(student, x_B3HW)):
             if counts[block] < shape.patches:
                 reverse[block] = ReverseTokenSlimming(shape.dim, counts[block], shape.patches).to(x_BND)
-                start_reverse(reverse[block], x_BND[:, prefix:], taught[block][:, prefix:])
+                start_reverse(reverse[block], x_BND[:, prefix:], teacher_logits[block][:, prefix:])
         return reverse
 
     def tune_rate(self, knobs: Knobs) -> float:
@@ -262,28 +262,28 @@ class SiT(Method):
                 rates[name] = float(knobs["reverse_lr"])
         return rates
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Classification + token_weight MSE + logit_weight KL(teacher || student), as the paper's FRD."""
-        trunk: Any = lesson.student.blocks
-        taught = lesson.taught_tokens if knobs["token_weight"] else []
-        with noting_outputs(blocks_of(lesson.student)) as outputs:
-            logits_BC = lesson.logits_BC
-        losses = {"labels": lesson.label_loss}
-        loss = lesson.label_loss
+        trunk: Any = batch.student.blocks
+        teacher_logits = batch.teacher_tokens if knobs["token_weight"] else []
+        with noting_outputs(blocks_of(batch.student)) as outputs:
+            logits_BC = batch.logits_BC
+        losses = {"labels": batch.label_loss}
+        loss = batch.label_loss
         if knobs["logit_weight"]:
-            losses["logits"] = _divergence(logits_BC, lesson.taught_BC, knobs["temperature"])
+            losses["logits"] = _divergence(logits_BC, batch.teacher_logits_BC, knobs["temperature"])
             loss = loss + knobs["logit_weight"] * losses["logits"]
         if knobs["token_weight"]:
-            saving = bool(getattr(lesson.student, "grad_checkpointing", False))
-            losses["tokens"] = trunk.token_loss(outputs, taught, saving=saving)
+            saving = bool(getattr(batch.student, "grad_checkpointing", False))
+            losses["tokens"] = trunk.token_loss(outputs, teacher_logits, saving=saving)
             loss = loss + knobs["token_weight"] * losses["tokens"]
         return {"loss": loss, **losses}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """The reverse modules go; everything else stays as it is, and is tuned."""
         install(student, Trunk(blocks_of(student), steps_of(student)))
         student.requires_grad_(True)
-        return Finished(model=student, plan=self.expect(brief.shape, brief.plan, brief.knobs), knobs=brief.knobs)
+        return SlimmedModel(model=student, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         return self._slimmed(model, shape, knobs)
@@ -296,7 +296,7 @@ class SiT(Method):
             for block, (_, made) in slimming_steps(shape, knobs).items()
         }
         if knobs["spare_until"]:
-            steps[knobs["spare_until"]] = First(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
+            steps[knobs["spare_until"]] = FirstTokens(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
         return install(model, Trunk(blocks_of(model), {**steps_of(model), **steps}))
 
 
@@ -307,7 +307,7 @@ def _outputs(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
     return outputs
 
 
-def _divergence(logits_BC: Tensor, taught_BC: Tensor, temperature: float) -> Tensor:
+def _divergence(logits_BC: Tensor, teacher_logits_BC: Tensor, temperature: float) -> Tensor:
     """tau^2 KL(teacher || student) at temperature tau, the mean over the batch."""
-    student, teacher = ((logits / temperature).log_softmax(dim=1) for logits in (logits_BC, taught_BC))
+    student, teacher = ((logits / temperature).log_softmax(dim=1) for logits in (logits_BC, teacher_logits_BC))
     return temperature**2 * functional.kl_div(student, teacher, log_target=True, reduction="batchmean")

@@ -32,14 +32,14 @@ class RecalibratedTrunk(Trunk):
         self.reverse = nn.ModuleDict({str(index): module for index, module in reverse.items()})
         self.num_prefix_tokens = num_prefix_tokens
 
-    def token_loss(self, outputs: list[Tensor], taught: list[Tensor], *, saving: bool) -> Tensor:
-        """Mean over all blocks of MSE(RTSM(X^), teacher's X), patches only; `outputs` and `taught` are (B, N, D) behind each block.
+    def token_loss(self, outputs: list[Tensor], teacher_logits: list[Tensor], *, saving: bool) -> Tensor:
+        """Mean over all blocks of MSE(RTSM(X^), teacher's X), patches only; `outputs` and `teacher_logits` are (B, N, D) behind each block.
 
         `saving` computes the reverse modules again in the backward pass instead of holding what they computed: with four times the
         patches in their middle they would take more memory than the blocks.
         """
         losses = []
-        for index, (x_BND, taught_BND) in enumerate(zip(outputs, taught, strict=True)):
+        for index, (x_BND, taught_BND) in enumerate(zip(outputs, teacher_logits, strict=True)):
             inputs = (index, x_BND, taught_BND)
             losses.append(checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs))
         return torch.stack(losses).mean()

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.shape import ViTShape
-from autoslim.cost.constraint_check import Ceiling
+from autoslim.cost.constraint_check import Constraints
 from autoslim.cost.flops import block_matmuls, block_norms, predict
 from autoslim.errors import InfeasibleError
 from autoslim.methods.vit_slim.mask_search import Masks
@@ -270,7 +270,7 @@ def _patches_first(row: list[Removal], shape: ViTShape, plan: Plan, terms: Terms
 
 
 def cut_onto(
-    shape: ViTShape, plan: Plan, row: Sequence[Removal], budget: int, ceiling: Ceiling | None = None
+    shape: ViTShape, plan: Plan, row: Sequence[Removal], budget: int, constraints: Constraints | None = None
 ) -> tuple[list[Layer], Plan]:
     """As few steps of the row as the budget and the ceiling allow; then whatever still fits comes back, the last to go first, each chain
     in its order.
@@ -278,11 +278,11 @@ def cut_onto(
     Raises:
         InfeasibleError: when nothing but what must stay is above one of them.
     """
-    ceiling = Ceiling() if ceiling is None else ceiling
+    constraints = Constraints() if constraints is None else constraints
 
     def fits(layers: Sequence[Layer]) -> bool:
         made = plan_of(plan, layers, shape)
-        return predict(shape, made).total <= budget and ceiling.fits(shape, made)
+        return predict(shape, made).total <= budget and constraints.fits(shape, made)
 
     dense = _dense_layers(shape)
     low, high = 0, len(row)
@@ -292,7 +292,7 @@ def cut_onto(
     least = predict(shape, narrowest).total
     if least > budget:
         raise InfeasibleError(f"ViT-Slim: the narrowest model has {least} multiply-accumulates, above the budget of {budget}")
-    if excess := ceiling.excess(shape, narrowest):
+    if excess := constraints.excess(shape, narrowest):
         raise InfeasibleError(f"ViT-Slim: the narrowest model takes {excess}")
     while high - low > 1:
         middle = (low + high) // 2

@@ -33,11 +33,11 @@ from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import Brief, Finished, Lesson, Method, Tensors, Workshop
+from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
-from autoslim.methods.layers.token_selector import At
+from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
 from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
@@ -119,7 +119,7 @@ class ViTSlim(Method):
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The same share of every layer; where the masks cut decides what a cut saves, and `finish` uses the budget up.
+        """The same share of every layer; where the masks cut decides what a cut saves, and `finalize` uses the budget up.
 
         Raises:
             UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
@@ -136,47 +136,49 @@ class ViTSlim(Method):
     def shared_share(self, settings: Knobs) -> float:
         return SEARCH_SHARE
 
-    def prepare(self, workshop: Workshop, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
+    def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """The mask search: the weights and masks that it ends with, by name."""
-        student = _gated(workshop.student(), workshop.shape).requires_grad_(True)
-        epochs = SEARCH_SHARE * workshop.training.epochs
-        yield from workshop.train(
-            student, lambda lesson: self.loss(settings, lesson), epochs=epochs, learning_rates={"zeta": MASK_LR}
+        student = _gated(shared_trainer.student(), shared_trainer.shape).requires_grad_(True)
+        epochs = SEARCH_SHARE * shared_trainer.training.epochs
+        yield from shared_trainer.train(
+            student, lambda batch: self.loss(settings, batch), epochs=epochs, learning_rates={"zeta": MASK_LR}
         )
         return {name: parameter.detach() for name, parameter in student.named_parameters()}
 
-    def attach(self, model: nn.Module, brief: Brief, images_B3HW: Tensor) -> nn.Module:
-        _check_first(brief.shape, brief.plan)
-        assert brief.shared is not None
-        student = _gated(model, brief.shape)
+    def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
+        _check_first(context.shape, context.plan)
+        assert context.shared is not None
+        student = _gated(model, context.shape)
         own = dict(student.named_parameters())
-        assert own.keys() == brief.shared.keys()
+        assert own.keys() == context.shared.keys()
         for name, parameter in own.items():
-            if name.endswith("zeta") or brief.knobs["start"] != "dense":
-                parameter.data.copy_(brief.shared[name])
-        if brief.knobs["refit"]:
+            if name.endswith("zeta") or context.knobs["start"] != "dense":
+                parameter.data.copy_(context.shared[name])
+        if context.knobs["refit"]:
             # In the form that is cut: with the masks where they are folded in, without them where they only rank.
-            with contextlib.nullcontext() if brief.knobs["start"] == "folded" else unmasked(blocks_of(student)):
+            with contextlib.nullcontext() if context.knobs["start"] == "folded" else unmasked(blocks_of(student)):
                 measure_readers(student, images_B3HW)
         return student.requires_grad_(False)
 
-    def loss(self, knobs: Knobs, lesson: Lesson) -> Tensors:
+    def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Eq. 1; minimised in the mask search."""
         w1, w2, w3 = L1_WEIGHTS[knobs["l1"]]
-        attention, mlp, patches = l1_norms(blocks_of(lesson.student))
-        loss = lesson.task_loss + w1 * attention + w2 * mlp + w3 * patches
+        attention, mlp, patches = l1_norms(blocks_of(batch.student))
+        loss = batch.task_loss + w1 * attention + w2 * mlp + w3 * patches
         return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
 
-    def finish(self, student: nn.Module, brief: Brief) -> Finished:
-        shape, plan, knobs = brief.shape, brief.plan, dict(brief.knobs)
+    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
         terms = _terms(knobs)
-        aim = self._aim(brief)
-        layers, finished = cut_onto(shape, plan, removals(masks, shape, plan, plan, terms, aim), brief.budget, brief.ceiling)
+        aim = self._aim(context)
+        layers, finished = cut_onto(
+            shape, plan, removals(masks, shape, plan, plan, terms, aim), context.budget, context.constraints
+        )
         if knobs["patches"] != "stay":
             # Fewer tokens make widths cheaper, and the other way round: ranked again at the prices of what was found.
             layers, finished = cut_onto(
-                shape, plan, removals(masks, shape, plan, finished, terms, aim), brief.budget, brief.ceiling
+                shape, plan, removals(masks, shape, plan, finished, terms, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
             _cut(block, layer, mask, fold=knobs["start"] == "folded")
@@ -184,13 +186,13 @@ class ViTSlim(Method):
         if not steps:
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
         student.requires_grad_(True)
-        return Finished(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
+        return SlimmedModel(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
-    def _aim(self, brief: Brief) -> int:
+    def _aim(self, context: StepContext) -> int:
         """The FLOPs that the cut comes to, of which patches bear their share: fewer than the budget where another limit binds."""
-        if not brief.ceiling.limits.given:
-            return brief.budget
-        return min(brief.budget, predict(brief.shape, self.expect(brief.shape, brief.plan, brief.knobs)).total)
+        if not context.constraints.limits.given:
+            return context.budget
+        return min(context.budget, predict(context.shape, self.expect(context.shape, context.plan, context.knobs)).total)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         steps: dict[int, nn.Module] = {}
@@ -206,7 +208,7 @@ class ViTSlim(Method):
             else:
                 drop_mlp(part)
             if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
-                steps[index] = At.empty(own.tokens_kv)
+                steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv
         return install(model, Trunk(blocks_of(model), steps))
 
@@ -279,7 +281,7 @@ def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
         places = [place for place, patch in enumerate(there) if patch in layer.patches]
         if len(places) < len(there):
             behind = [shape.prefix_tokens + place for place in places]
-            steps[index] = At(torch.tensor([*range(shape.prefix_tokens), *behind]))
+            steps[index] = FixedTokens(torch.tensor([*range(shape.prefix_tokens), *behind]))
         there = [there[place] for place in places]
     return steps
 

@@ -1,4 +1,4 @@
-"""`MirrorThread`: keeps MLflow up to date beside a search, and never in its way."""
+"""`BackgroundSync`: keeps MLflow up to date beside a search, and never in its way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 
 from autoslim.errors import AutoslimError
-from autoslim.report.tracking.mlflow_sync import Mirror
+from autoslim.report.tracking.mlflow_sync import MlflowSync
 
 _REST = 10.0
 """So many times what the last sync took passes before the next one."""
@@ -15,13 +15,13 @@ _REST = 10.0
 _log = logging.getLogger(__name__)
 
 
-class MirrorThread:
+class BackgroundSync:
     """Syncs every `every` seconds; while MLflow is down less and less often, down to every `longest` seconds.
 
     A mistake of ours ends the thread with its traceback on stderr, as in any thread; `close` then returns False.
     """
 
-    def __init__(self, mirror: Mirror, *, every: float = 3.0, longest: float = 60.0) -> None:
+    def __init__(self, mirror: MlflowSync, *, every: float = 3.0, longest: float = 60.0) -> None:
         self._mirror = mirror
         self._every = every
         self._longest = longest
@@ -31,7 +31,7 @@ class MirrorThread:
         # A daemon: a server that hangs must not keep a finished search from ending.
         self._thread = threading.Thread(target=self._run, name="autoslim-mirror", daemon=True)
 
-    def start(self) -> MirrorThread:
+    def start(self) -> BackgroundSync:
         self._thread.start()
         return self
 

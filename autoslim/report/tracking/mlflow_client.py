@@ -1,4 +1,4 @@
-"""`Remote`: the little of MLflow that the mirror uses, with bounded waiting and one kind of error.
+"""`TrackingServer`: the little of MLflow that the mirror uses, with bounded waiting and one kind of error.
 
 Only `MlflowClient` is used, so that nothing of a user's own MLflow state (active run, tracking URI) is touched.
 """
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 from autoslim.core.urls import hide_password
 from autoslim.errors import ClusterError, RequestError
 from autoslim.report.tracking.description import EXPERIMENT_NOTE
-from autoslim.report.tracking.registry import Candidate, register
-from autoslim.report.tracking.run_content import Content, Point
+from autoslim.report.tracking.registry import VersionCandidate, register
+from autoslim.report.tracking.run_content import Point, RunContent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ class RunGoneError(Exception):
     """The run was deleted in MLflow."""
 
 
-class Remote:
+class TrackingServer:
     """`artifacts` is where a new experiment keeps its files; None leaves that to the server."""
 
     def __init__(self, uri: str, experiment: str, *, artifacts: str | None) -> None:
@@ -92,7 +92,7 @@ class Remote:
             if not token:
                 return found
 
-    def create_run(self, content: Content) -> str:
+    def create_run(self, content: RunContent) -> str:
         """With its tags, and nothing else yet."""
         with self._calling():
             run = self._connected.create_run(self._experiment_id, content.started, content.tags, content.name)
@@ -132,7 +132,7 @@ class Remote:
         with self._calling(run_id):
             self._connected.log_artifacts(run_id, str(folder))
 
-    def register(self, name: str, model: Candidate, run_id: str) -> None:
+    def register(self, name: str, model: VersionCandidate, run_id: str) -> None:
         """A version of the registered model `name`, and the budget's alias at it; a server without a registry is told of."""
         from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""`Mirror`: brings MLflow up to what the store holds, from wherever it was left."""
+"""`MlflowSync`: brings MLflow up to what the store holds, from wherever it was left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from autoslim.core.result import ParetoFront
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.report import render_front
 from autoslim.report.picture import PAGE, PNG
-from autoslim.report.tracking.mlflow_client import Remote, RunGoneError, artifacts_beside, bounded_requests, default_tracking_uri
-from autoslim.report.tracking.registry import Candidate, find_candidate
-from autoslim.report.tracking.run_content import Content, Point, epoch_points, job_content, trial_content
+from autoslim.report.tracking.mlflow_client import (
+    RunGoneError,
+    TrackingServer,
+    artifacts_beside,
+    bounded_requests,
+    default_tracking_uri,
+)
+from autoslim.report.tracking.registry import VersionCandidate, find_candidate
+from autoslim.report.tracking.run_content import Point, RunContent, epoch_points, job_content, trial_content
 from autoslim.store import Store, StoredJob, StoredTrial, TrackedRun
 from autoslim.store.export import flat_knobs, write_front_parquet, write_trials_parquet
 
@@ -26,7 +32,7 @@ _log = logging.getLogger(__name__)
 JOB = "job"
 
 
-class Mirror:
+class MlflowSync:
     """Not to be shared between threads. `tracking_uri` of None is the job's own, or SQLite in its output folder."""
 
     def __init__(self, store: Store, job_id: str, *, tracking_uri: str | None = None, experiment: str = "autoslim") -> None:
@@ -35,7 +41,7 @@ class Mirror:
         self.output = job.output
         self._store = store
         self._job_id = job_id
-        self._remote = Remote(uri, experiment, artifacts=artifacts_beside(uri, job.output))
+        self._remote = TrackingServer(uri, experiment, artifacts=artifacts_beside(uri, job.output))
         self._destination = hashlib.sha256(f"{self._remote.uri}\n{experiment}".encode()).hexdigest()[:16]
         self._checked = False
         self._adoptable: dict[str, str] | None = None
@@ -95,7 +101,7 @@ class Mirror:
         self._checked = True
         return tracked
 
-    def _create(self, entity: str, content: Content) -> TrackedRun:
+    def _create(self, entity: str, content: RunContent) -> TrackedRun:
         if self._adoptable is None:
             self._adoptable = self._remote.find_runs(content.tags["autoslim.uid"])
         run_id = self._adoptable.pop(entity, None)
@@ -104,7 +110,7 @@ class Mirror:
         run_id = self._remote.create_run(content)
         return self._save(TrackedRun(entity=entity, run_id=run_id, logged={"tags": content.tags}))
 
-    def _sync_trial(self, run: TrackedRun, content: Content, number: int, revision: int, pictures: list[Path]) -> bool:
+    def _sync_trial(self, run: TrackedRun, content: RunContent, number: int, revision: int, pictures: list[Path]) -> bool:
         if run.logged.get("gone"):
             return False
         try:
@@ -130,7 +136,7 @@ class Mirror:
             self._remote.upload(run.run_id, Path(folder))
         return self._save(run.replace(logged=run.logged | {"pictures": digest}))
 
-    def _sync_models(self, entity: str, job: StoredJob, models: list[Candidate]) -> bool:
+    def _sync_models(self, entity: str, job: StoredJob, models: list[VersionCandidate]) -> bool:
         """Registers what trial `entity` was handed over as; what a server without a registry refuses is told once."""
         if not models:
             return False
@@ -148,7 +154,7 @@ class Mirror:
             run = self._save(run.replace(logged=run.logged | {"registered": known}))
         return True
 
-    def _sync_job(self, run: TrackedRun, content: Content, job: StoredJob, trials: Sequence[StoredTrial]) -> bool:
+    def _sync_job(self, run: TrackedRun, content: RunContent, job: StoredJob, trials: Sequence[StoredTrial]) -> bool:
         ended = [trial.to_dict() for trial in trials if trial.ended_at]
         facts = [job.chosen, None if job.base is None else job.base.to_dict(), ended]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -161,7 +167,7 @@ class Mirror:
             return True
         return self._bring(run, content, [], {})
 
-    def _bring(self, run: TrackedRun, content: Content, points: list[Point], after: dict[str, Any]) -> bool:
+    def _bring(self, run: TrackedRun, content: RunContent, points: list[Point], after: dict[str, Any]) -> bool:
         """Sends the difference between `content` and what was logged, then writes down that it was."""
         logged = run.logged
         results = [[point.name, point.value, point.step] for point in content.points]
@@ -189,13 +195,13 @@ class Mirror:
 def find_pictures(job: StoredJob, number: int) -> list[Path]:
     """Those that lie with the model that trial `number` is handed over as; none before it is, or where it was taken away."""
     labels = [label for label, chosen in job.chosen.items() if chosen == number]
-    files = [Output(Path(job.job.output)).model(labels[0]) / name for name in (PAGE, PNG)] if labels else []
+    files = [RunFolder(Path(job.job.output)).model(labels[0]) / name for name in (PAGE, PNG)] if labels else []
     return [file for file in files if file.is_file()]
 
 
-def find_models(job: StoredJob, number: int) -> list[Candidate]:
+def find_models(job: StoredJob, number: int) -> list[VersionCandidate]:
     """What trial `number` is handed over as, one for each of its budgets."""
-    output = Output(Path(job.job.output))
+    output = RunFolder(Path(job.job.output))
     labels = [label for label, chosen in job.chosen.items() if chosen == number]
     return [model for label in labels if (model := find_candidate(output.model(label), label)) is not None]
 

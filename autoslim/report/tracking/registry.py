@@ -27,7 +27,7 @@ _REQUIREMENTS = ["numpy", "onnxruntime"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
+class VersionCandidate:
     """A folder that was handed over for the budget `label`, complete."""
 
     label: str
@@ -39,10 +39,10 @@ class Candidate:
         return file_digest(self.folder / "model.safetensors")[:16]
 
 
-def find_candidate(folder: Path, label: str) -> Candidate | None:
+def find_candidate(folder: Path, label: str) -> VersionCandidate | None:
     """None before the hand-over is finished, and for a model without an ONNX form."""
     complete = (folder / CHECKSUMS).is_file() and (folder / FILE).is_file()
-    return Candidate(label=label, folder=folder) if complete else None
+    return VersionCandidate(label=label, folder=folder) if complete else None
 
 
 def alias_of(label: str) -> str:
@@ -50,21 +50,21 @@ def alias_of(label: str) -> str:
     return re.sub(r"[^\w-]", "-", label.replace("%", "pct"), flags=re.ASCII)
 
 
-def register(client: MlflowClient, name: str, candidate: Candidate, *, run_id: str) -> str:
+def register(client: MlflowClient, name: str, candidate: VersionCandidate, *, run_id: str) -> str:
     """The version that the budget's alias stands at; the same folder is registered once, however often this is asked for."""
     version = _find(client, name, candidate, run_id) or _create(client, name, candidate, run_id)
     client.set_registered_model_alias(name, alias_of(candidate.label), version)
     return version
 
 
-def _find(client: MlflowClient, name: str, candidate: Candidate, run_id: str) -> str | None:
+def _find(client: MlflowClient, name: str, candidate: VersionCandidate, run_id: str) -> str | None:
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.run_id == run_id and version.tags.get(_DIGEST) == candidate.digest:
             return str(version.version)
     return None
 
 
-def _create(client: MlflowClient, name: str, candidate: Candidate, run_id: str) -> str:
+def _create(client: MlflowClient, name: str, candidate: VersionCandidate, run_id: str) -> str:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description="Models of one search by autoslim; an alias for every budget.")
     with tempfile.TemporaryDirectory(prefix="autoslim-model-") as scratch:

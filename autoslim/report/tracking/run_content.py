@@ -46,7 +46,7 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Content:
+class RunContent:
     """Dates are milliseconds since 1970. `points` always carry the date they were stored, so that MLflow knows a repetition."""
 
     name: str
@@ -58,13 +58,13 @@ class Content:
     points: tuple[Point, ...]
 
 
-def job_content(job: StoredJob, trials: Sequence[StoredTrial]) -> Content:
+def job_content(job: StoredJob, trials: Sequence[StoredTrial]) -> RunContent:
     ended = [milliseconds(trial.ended_at) for trial in trials if trial.ended_at]
     spec = job.job
     tags = {"autoslim.uid": job.uid, "autoslim.entity": "job", "job": spec.id, "state": job.state.value}
     tags |= {"mlflow.note.content": front_note(job, trials), "mlflow.source.name": "autoslim"}
     tags |= {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-    return Content(
+    return RunContent(
         name=spec.id,
         status=_JOB_STATUS.get(job.state, "RUNNING"),
         started=milliseconds(job.created_at),
@@ -75,7 +75,7 @@ def job_content(job: StoredJob, trials: Sequence[StoredTrial]) -> Content:
     )
 
 
-def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bool) -> Content:
+def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bool) -> RunContent:
     """`parent` is the id of the search's own run."""
     result = trial.result
     name = f"t{result.number:02d} {result.recipe.method} {trial.target}"
@@ -85,7 +85,7 @@ def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bo
         # A driver that went away leaves trials running; in MLflow they end with the job and go on with its next attempt.
         status = "KILLED" if job.state.ended else "RUNNING"
     ended = milliseconds(trial.ended_at or job.updated_at)
-    return Content(
+    return RunContent(
         name=name,
         status=status,
         started=milliseconds(trial.started_at),

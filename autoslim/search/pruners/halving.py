@@ -1,4 +1,4 @@
-"""`Halving`: asynchronous successive halving between trials of the same FLOPs.
+"""`HalvingPruner`: asynchronous successive halving between trials of the same FLOPs.
 
 The rungs, in a trial's total epochs (a method's own training and its share of common work included):
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 
 from autoslim.core.result import EpochReport, TrialResult
-from autoslim.search.pruners.rung import Mark, Rung
+from autoslim.search.pruners.rung import Rung, RungEntry
 
 FACTOR = 3
 RUNGS = 2
@@ -33,7 +33,7 @@ def rung_epochs(epochs: float, *, factor: int = FACTOR) -> tuple[int, ...]:
     return tuple(sorted(level for level in levels if level <= epochs - _WORTH))
 
 
-class Halving:
+class HalvingPruner:
     """One of these judges all trials of a job, which have the same `epochs`."""
 
     def __init__(self, *, epochs: float, chance: float, factor: int = FACTOR) -> None:
@@ -41,10 +41,10 @@ class Halving:
         self._rungs = {level: Rung(keep=1 / factor, least=factor) for level in rung_epochs(epochs, factor=factor)}
         self._cuts: dict[str, Rung] = {}
 
-    def take(self, trial: TrialResult, report: EpochReport) -> None:
+    def observe(self, trial: TrialResult, report: EpochReport) -> None:
         self._enter(trial, report)
 
-    def judge(self, trial: TrialResult, report: EpochReport) -> str | None:
+    def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
         rung = self._enter(trial, report)
         if rung is None or trial.origin == "random" or self.epochs - report.epoch < _WORTH:
             return None
@@ -65,7 +65,7 @@ class Halving:
         before = rung.mark_of(trial.number)
         if before is not None and report.epoch > before.epoch + _SAME:
             return None
-        rung.put(Mark(number=trial.number, flops=trial.recipe.budget, accuracy=accuracy, epoch=report.epoch))
+        rung.put(RungEntry(number=trial.number, flops=trial.recipe.budget, accuracy=accuracy, epoch=report.epoch))
         return rung
 
     def _rung_of(self, trial: TrialResult, report: EpochReport) -> Rung | None:

@@ -1,4 +1,4 @@
-"""`MedianStopping`: a trial is stopped when it is below the median of the finished trials of its FLOPs, at as many epochs."""
+"""`MedianPruner`: a trial is stopped when it is below the median of the finished trials of its FLOPs, at as many epochs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WORTH = 0.5
 _SAME = 1e-6
 
 
-class MedianStopping:
+class MedianPruner:
     """Judges after every epoch of tuning but the last half one. Controls are measured to their end."""
 
     def __init__(self, *, epochs: float) -> None:
@@ -22,7 +22,7 @@ class MedianStopping:
         self._curves: dict[int, dict[float, float]] = {}
         self._finished: dict[int, int] = {}
 
-    def take(self, trial: TrialResult, report: EpochReport) -> None:
+    def observe(self, trial: TrialResult, report: EpochReport) -> None:
         accuracy = report.metrics.get("accuracy")
         if report.beat != "tune" or accuracy is None or not math.isfinite(accuracy):
             return
@@ -30,8 +30,8 @@ class MedianStopping:
         if report.epoch >= self.epochs - _SAME:
             self._finished[trial.number] = trial.recipe.budget
 
-    def judge(self, trial: TrialResult, report: EpochReport) -> str | None:
-        self.take(trial, report)
+    def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
+        self.observe(trial, report)
         accuracy = report.metrics.get("accuracy")
         judged = report.beat == "tune" and accuracy is not None and report.epoch >= 1 - _SAME
         if not judged or trial.origin == "random" or self.epochs - report.epoch < _WORTH:

@@ -11,7 +11,7 @@ BAND = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mark:
+class RungEntry:
     """What a trial showed at a rung. `flops` are those its recipe was solved onto, known before its first step."""
 
     number: int
@@ -29,16 +29,16 @@ class Rung:
 
     def __init__(self, *, keep: float, least: int) -> None:
         self.keep, self.least = keep, least
-        self._marks: dict[int, Mark] = {}
+        self._marks: dict[int, RungEntry] = {}
         self._by_flops: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
         return len(self._marks)
 
-    def mark_of(self, number: int) -> Mark | None:
+    def mark_of(self, number: int) -> RungEntry | None:
         return self._marks.get(number)
 
-    def put(self, mark: Mark) -> None:
+    def put(self, mark: RungEntry) -> None:
         """A trial that is run again takes its earlier mark's place."""
         before = self._marks.get(mark.number)
         if before is not None:
@@ -63,11 +63,11 @@ class Rung:
             return f"place {rank} of {len(band)} within {BAND:.0%} of its FLOPs, the first {last} go on" if rank > last else None
         return f"{ahead} trials that are no dearer are ahead of it" if ahead >= self.least else None
 
-    def _up_to(self, flops: float) -> list[Mark]:
+    def _up_to(self, flops: float) -> list[RungEntry]:
         end = bisect.bisect_right(self._by_flops, (flops, math.inf))
         return [self._marks[number] for _, number in self._by_flops[:end]]
 
-    def _between(self, low: float, high: float) -> list[Mark]:
+    def _between(self, low: float, high: float) -> list[RungEntry]:
         start = bisect.bisect_left(self._by_flops, (low, -1))
         end = bisect.bisect_right(self._by_flops, (high, math.inf))
         return [self._marks[number] for _, number in self._by_flops[start:end]]

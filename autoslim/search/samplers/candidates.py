@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from autoslim.core.result import TrialResult
-from autoslim.search.samplers.mutation import Near, values_of
+from autoslim.search.samplers.mutation import Mutation, values_of
 from autoslim.search.samplers.optuna_study import measured
 from autoslim.search.space.space import Space, Suggest, Uniform
 
@@ -33,7 +33,7 @@ def near_draws(
     if not best:
         return []
     chance = random.Random(f"{seed}:{number}:parents")  # noqa: S311 - nothing secret
-    return [Near(values_of(chance.choice(best).recipe, space), f"{seed}:{number}:near:{place}") for place in range(NEARBY)]
+    return [Mutation(values_of(chance.choice(best).recipe, space), f"{seed}:{number}:near:{place}") for place in range(NEARBY)]
 
 
 def leaders(results: Sequence[TrialResult], fits: Callable[[TrialResult], bool]) -> list[TrialResult]:

@@ -1,4 +1,4 @@
-"""`Learner`: ranks recipes that are not trained yet by what a trial of them can be expected to gain.
+"""`ForestSampler`: ranks recipes that are not trained yet by what a trial of them can be expected to gain.
 
 It learns from complete and stopped trials alike, across methods and budgets (`forest`). A diverged one counts as bad as the worst.
 A forest is grown anew when the results have grown by a twentieth: until then it serves for many proposals, each of which asks another
@@ -24,7 +24,7 @@ LEAST = 6
 """Results without which nothing is learnt."""
 
 
-class Learner:
+class ForestSampler:
     """`epochs` are a whole trial's. Apart from its memory of what it has worked out, it is a pure function of what it is given."""
 
     def __init__(self, encoder: Encoder, budgets: Mapping[str, int], *, dense_flops: int, epochs: float, seed: int) -> None:

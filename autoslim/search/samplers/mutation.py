@@ -1,4 +1,4 @@
-"""`Near`: draws in the neighbourhood of a recipe that did well."""
+"""`Mutation`: draws in the neighbourhood of a recipe that did well."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def values_of(recipe: Recipe, space: Space) -> dict[str, Any]:
     return {"method": step.method, **knobs, **{f"training.{name}": getattr(recipe.training, name) for name in space.training}}
 
 
-class Near:
+class Mutation:
     """A `Suggest` around `values`; the method stays."""
 
     def __init__(self, values: Mapping[str, Any], seed: str) -> None:

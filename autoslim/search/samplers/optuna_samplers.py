@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 _STARTUP = 6
-"""Trials that TPE and the Gaussian process want to see before they model them; the opening of `deal` has covered the methods by then."""
+"""Trials that TPE and the Gaussian process want to see before they model them; the opening of `assign` has covered the methods by then."""
 POPULATION = 12
 """Complete trials in a generation of NSGA-II and NSGA-III. Optuna's 50 are more than most searches have in all."""
 FLAT = ("nsga2", "nsga3", "gp")

@@ -34,7 +34,7 @@ def narrow(knob: Knob, value: Any, where: str) -> Knob:
     return knob.replace(low=number, high=number, default=number, log=False)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value for an error message; short, however deep the aliases of a file nest it."""
     return _SHORT.repr(value)
 
@@ -46,7 +46,7 @@ def refuse_unknown(key: Any, allowed: Iterable[str], where: str, what: str) -> N
         return
     close = difflib.get_close_matches(str(key)[:100], names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    raise SpaceError(f"{where}: there is no {what} {shown(key)}{hint} allowed: {', '.join(names) or 'none'}")
+    raise SpaceError(f"{where}: there is no {what} {short_repr(key)}{hint} allowed: {', '.join(names) or 'none'}")
 
 
 def _narrow_range(knob: Knob, value: dict[Any, Any], where: str) -> Knob:
@@ -62,7 +62,7 @@ def _narrow_range(knob: Knob, value: dict[Any, Any], where: str) -> Knob:
     if low > high:
         raise SpaceError(f"{where}: low {low:g} is above high {high:g}; allowed: {_allowed(knob)}")
     if not isinstance(log, bool):
-        raise SpaceError(f"{where}.log is {shown(log)}; allowed: true, false")
+        raise SpaceError(f"{where}.log is {short_repr(log)}; allowed: true, false")
     if log and (low <= 0 or knob.kind == "layer"):
         raise SpaceError(f"{where}.log: a logarithmic range must start above 0 and cannot be one of blocks; allowed: false")
     return knob.replace(low=low, high=high, log=log, default=min(max(knob.default, low), high))
@@ -91,7 +91,7 @@ def _choice(knob: Knob, value: Any, where: str) -> Any:
             return choice
     close = difflib.get_close_matches(value[:100], map(str, knob.choices), n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    raise SpaceError(f"{where} is {shown(value)}{hint} allowed: {_allowed(knob)}")
+    raise SpaceError(f"{where} is {short_repr(value)}{hint} allowed: {_allowed(knob)}")
 
 
 def _number(knob: Knob, value: Any, where: str) -> float:
@@ -100,7 +100,7 @@ def _number(knob: Knob, value: Any, where: str) -> float:
     number = _read_number(value)
     whole = knob.kind == "int"
     if number is None or not knob.low <= number <= knob.high or (whole and number != int(number)):
-        raise SpaceError(f"{where} is {shown(value)}; allowed: {_allowed(knob)}")
+        raise SpaceError(f"{where} is {short_repr(value)}; allowed: {_allowed(knob)}")
     return int(number) if whole else float(number)
 
 

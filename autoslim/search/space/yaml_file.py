@@ -17,7 +17,7 @@ from autoslim.errors import SpaceError
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Ranges
-from autoslim.search.space.restrict import narrow, refuse_unknown, shown
+from autoslim.search.space.restrict import narrow, refuse_unknown, short_repr
 from autoslim.search.space.space import TRAINING, Space
 
 SIZE_LIMIT = 2**20
@@ -61,12 +61,12 @@ def parse_space(text: str, *, source: str, methods: Mapping[str, Method] = METHO
     """`source` stands for the file in errors, and gives the space its name."""
     data = _read_yaml(text, source)
     if not isinstance(data, dict):
-        raise SpaceError(f"{source}: must be a mapping with the keys {', '.join(_KEYS)}, not {shown(data)}")
+        raise SpaceError(f"{source}: must be a mapping with the keys {', '.join(_KEYS)}, not {short_repr(data)}")
     for key in data:
         refuse_unknown(key, _KEYS, source, "key")
     description = data.get("description", "")
     if not isinstance(description, str):
-        raise SpaceError(f"{source}: description is {shown(description)}; allowed: a line of text")
+        raise SpaceError(f"{source}: description is {short_repr(description)}; allowed: a line of text")
     return Space(
         name=Path(source).stem,
         description=description.strip(),
@@ -105,7 +105,7 @@ def _section(data: Any, source: str, key: str) -> dict[Any, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SpaceError(f"{source}: {key} must be a mapping, not {shown(data)}")
+        raise SpaceError(f"{source}: {key} must be a mapping, not {short_repr(data)}")
     return data
 
 

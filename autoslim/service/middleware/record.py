@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class Record:
+class RequestLog:
     """`latency` is labelled by method, route and status. The time of a stream is that to its first byte."""
 
     def __init__(self, app: ASGIApp, *, latency: Histogram) -> None:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from autoslim.config import Fault, InfeasibleSpecError, JobSpec, SpecError
+from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue
 from autoslim.errors import AutoslimError
-from autoslim.service.settings import Limits
+from autoslim.service.settings import RequestLimits
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class PlannerError(AutoslimError):
 class Planner:
     """Belongs to one event loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
@@ -74,8 +74,8 @@ class Planner:
             self._kept.pop(key, None)
             raise
         if "fault" in answer:
-            fault = Fault(place=tuple(answer["fault"]["place"]), problem=answer["fault"]["problem"])
-            raise (InfeasibleSpecError if fault.place[0] == "flops" else SpecError)([fault])
+            issue = ValidationIssue(place=tuple(answer["fault"]["place"]), problem=answer["fault"]["problem"])
+            raise (InfeasibleSpecError if issue.place[0] == "flops" else SpecError)([issue])
         result: dict[str, Any] = answer["result"]
         return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from autoslim.config.issues import Fault, shown, unknown
+from autoslim.config.issues import ValidationIssue, short_repr, unknown
 
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is allowed, and which are, in words."""
@@ -66,11 +66,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def argument_faults(arguments: dict[str, Any]) -> list[Fault]:
-    faults = []
+def argument_faults(arguments: dict[str, Any]) -> list[ValidationIssue]:
+    issues = []
     for name, value in arguments.items():
         if name not in RULES:
-            faults.append(Fault(place=("model_args", name), problem=unknown(name, RULES)))
+            issues.append(ValidationIssue(place=("model_args", name), problem=unknown(name, RULES)))
         elif not RULES[name][0](value):
-            faults.append(Fault(place=("model_args", name), problem=f"is {shown(value)}; allowed: {RULES[name][1]}"))
-    return faults
+            issues.append(
+                ValidationIssue(place=("model_args", name), problem=f"is {short_repr(value)}; allowed: {RULES[name][1]}")
+            )
+    return issues

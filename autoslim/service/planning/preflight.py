@@ -7,30 +7,30 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from autoslim.config import JobSpec, SpecError
-from autoslim.config.issues import Fault, shown, unknown
+from autoslim.config.issues import ValidationIssue, short_repr, unknown
 from autoslim.service.catalog import Catalog
 from autoslim.service.planning.model_arguments import argument_faults
-from autoslim.service.settings import Limits
+from autoslim.service.settings import RequestLimits
 
 _JOB = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _SPACE_DEPTH = 8
 _SPACE_NODES = 2000
 
 
-def check(spec: JobSpec, *, catalog: Catalog, limits: Limits, models: Sequence[str], spaces: Sequence[str]) -> JobSpec:
+def check(spec: JobSpec, *, catalog: Catalog, limits: RequestLimits, models: Sequence[str], spaces: Sequence[str]) -> JobSpec:
     """The spec with what it names resolved; `models` and `spaces` are the names that there are.
 
     Raises:
         SpecError: naming every field that is wrong.
     """
-    resolved, faults = catalog.resolve(spec, models)
-    faults += [*_bounds(spec, limits), *argument_faults(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
-    if faults:
-        raise SpecError(faults)
+    resolved, issues = catalog.resolve(spec, models)
+    issues += [*_bounds(spec, limits), *argument_faults(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
+    if issues:
+        raise SpecError(issues)
     return resolved
 
 
-def _bounds(spec: JobSpec, limits: Limits) -> Iterator[Fault]:
+def _bounds(spec: JobSpec, limits: RequestLimits) -> Iterator[ValidationIssue]:
     for field, value, most in (
         ("trials", spec.most_trials, limits.trials),
         ("epochs", spec.epochs, limits.epochs),
@@ -40,27 +40,27 @@ def _bounds(spec: JobSpec, limits: Limits) -> Iterator[Fault]:
         ("image_size", spec.image_size or 0, limits.image_size),
     ):
         if value > most:
-            yield Fault(place=(field,), problem=f"is {shown(value)}; allowed: at most {most:g}")
+            yield ValidationIssue(place=(field,), problem=f"is {short_repr(value)}; allowed: at most {most:g}")
     if len(spec.flops) > limits.budgets:
-        yield Fault(place=("flops",), problem=f"has {len(spec.flops)} budgets; allowed: at most {limits.budgets}")
+        yield ValidationIssue(place=("flops",), problem=f"has {len(spec.flops)} budgets; allowed: at most {limits.budgets}")
     for index, label in enumerate(spec.flops):
         if label in spec.flops[:index]:
-            yield Fault(place=("flops", index), problem=f"is {shown(label)}, which stands before it already")
+            yield ValidationIssue(place=("flops", index), problem=f"is {short_repr(label)}, which stands before it already")
 
 
-def _reuse(spec: JobSpec) -> Iterator[Fault]:
+def _reuse(spec: JobSpec) -> Iterator[ValidationIssue]:
     """Folders are the operator's; whose jobs these are is asked of the queue."""
     for index, source in enumerate(spec.reuse):
         if source != "all" and not _JOB.fullmatch(source):
-            yield Fault(place=("reuse", index), problem=f"is {shown(source)}; allowed: the id of a job, or all")
+            yield ValidationIssue(place=("reuse", index), problem=f"is {short_repr(source)}; allowed: the id of a job, or all")
 
 
-def _space(space: str | dict[str, Any], names: Sequence[str]) -> Iterator[Fault]:
+def _space(space: str | dict[str, Any], names: Sequence[str]) -> Iterator[ValidationIssue]:
     if isinstance(space, str):
         if space not in names:
-            yield Fault(place=("space",), problem=unknown(space, names) + ", or a mapping")
+            yield ValidationIssue(place=("space",), problem=unknown(space, names) + ", or a mapping")
     elif not _is_small(space):
-        yield Fault(place=("space",), problem=f"is too large; allowed: {_SPACE_NODES} entries, {_SPACE_DEPTH} deep")
+        yield ValidationIssue(place=("space",), problem=f"is too large; allowed: {_SPACE_NODES} entries, {_SPACE_DEPTH} deep")
 
 
 def _is_small(root: Any) -> bool:

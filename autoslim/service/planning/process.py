@@ -130,7 +130,7 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     except BudgetError as error:
         raise _Fault(("flops", index), str(error)) from None
     methods = []
-    for name, found in proposer.reach.items():
+    for name, found in proposer.feasibility.items():
         least = None if found.cheapest is None else found.cheapest.flops
         most = None if found.dearest is None else found.dearest.flops
         # How long a model takes is not known here; the search measures it before its first trial.
@@ -164,8 +164,8 @@ def answer(line: bytes) -> dict[str, Any]:
     request = json.loads(line)
     try:
         return {"result": OPERATIONS[request["operation"]](request.get("argument"))}
-    except _Fault as fault:
-        return {"fault": {"place": list(fault.place), "problem": str(fault)}}
+    except _Fault as issue:
+        return {"fault": {"place": list(issue.place), "problem": str(issue)}}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> NoReturn:

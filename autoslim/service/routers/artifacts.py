@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from autoslim.service import files
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.auth import Shared
 from autoslim.service.byte_ranges import file_answer
 from autoslim.service.problems import documented, not_found
@@ -77,7 +77,7 @@ def _open_listed(folder: Path, name: str) -> tuple[int, str]:
     return descriptor, files.digest(descriptor)
 
 
-def _open_log(shared: Services, job_id: str, attempt: int | None, format: LogFormat) -> tuple[int, str]:
+def _open_log(shared: AppState, job_id: str, attempt: int | None, format: LogFormat) -> tuple[int, str]:
     folder = shared.settings.folder(job_id)
     name = files.log_name(folder, attempt, suffix=_LOGS[format][0])
     if name is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Path
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.auth import Identity, Reader, Shared, Submitter
 from autoslim.service.problems import not_found
 from autoslim.store import QueuedJob
@@ -35,7 +35,7 @@ async def changeable(job_id: JobId, identity: Submitter, shared: Shared) -> Queu
     return await _find(job_id, identity, shared)
 
 
-async def _find(job_id: str, identity: Identity, shared: Services) -> QueuedJob:
+async def _find(job_id: str, identity: Identity, shared: AppState) -> QueuedJob:
     """Another tenant's job, a malformed id and one that never was give the same answer."""
     if not _ULID.fullmatch(job_id):
         raise not_found()

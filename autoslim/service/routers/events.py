@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.auth import Reader, Shared
 from autoslim.service.problems import ProblemError, documented
 from autoslim.service.routers.dependencies import ReadJob
@@ -60,7 +60,7 @@ def _seen(last_event_id: str | None, after: int) -> int:
     return after
 
 
-async def _stream(shared: Services, job: QueuedJob, after: int) -> Response:
+async def _stream(shared: AppState, job: QueuedJob, after: int) -> Response:
     if job.state.ended and not await shared.run(shared.queue.events, job.id, after=after, limit=1):
         # A browser asks again after every end; this tells it not to.
         return Response(status_code=204)
@@ -73,7 +73,7 @@ async def _stream(shared: Services, job: QueuedJob, after: int) -> Response:
 class _Stream(EventSourceResponse):
     """Has a place among the streams, and gives it back whatever becomes of the client."""
 
-    def __init__(self, shared: Services, job_id: str, after: int) -> None:
+    def __init__(self, shared: AppState, job_id: str, after: int) -> None:
         super().__init__(_lines(shared, job_id, after), headers=_HEADERS)
         self._hub = shared.hub
 
@@ -84,7 +84,7 @@ class _Stream(EventSourceResponse):
             self._hub.leave()
 
 
-async def _lines(shared: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def _lines(shared: AppState, job_id: str, after: int) -> AsyncIterator[bytes]:
     # The first byte tells the client that it is connected.
     yield KEEPALIVE_COMMENT
     async for event in shared.hub.follow(job_id, after=after):

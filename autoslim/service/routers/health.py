@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 
 from autoslim.config import JobSpec
 from autoslim.errors import AutoslimError
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.auth import Reader, Shared
 from autoslim.service.metrics import MEDIA_TYPE, exposition
 from autoslim.service.planning.model_arguments import RULES
@@ -64,7 +64,7 @@ async def metrics(identity: Reader, shared: Shared) -> Response:
     return Response(await shared.run(exposition, shared, identity.sees), media_type=MEDIA_TYPE)
 
 
-async def _store(shared: Services) -> str:
+async def _store(shared: AppState) -> str:
     try:
         async with asyncio.timeout(_PATIENCE):
             await shared.run(shared.queue.last_seq)

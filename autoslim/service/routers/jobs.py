@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import StringConstraints
 
-from autoslim.config import Fault, InfeasibleSpecError, JobSpec, SpecError
+from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue
 from autoslim.core import logs
 from autoslim.errors import NotFoundError
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.auth import Reader, Shared, Submitter
 from autoslim.service.pagination import answer, cursor_of, token_of
 from autoslim.service.planning.client import PlannerError
@@ -108,38 +108,38 @@ async def purge(job: ChangeJob, shared: Shared) -> Response:
     return Response(status_code=204)
 
 
-async def checked_spec(shared: Services, spec: JobSpec) -> JobSpec:
+async def checked_spec(shared: AppState, spec: JobSpec) -> JobSpec:
     """Raises SpecError; PlannerError when it cannot be known which names there are."""
     facts = await shared.planner.facts()
     return check(spec, catalog=shared.catalog, limits=shared.settings.limits, models=facts["models"], spaces=facts["spaces"])
 
 
-def _refuse_foreign(shared: Services, spec: JobSpec, tenant: str) -> None:
+def _refuse_foreign(shared: AppState, spec: JobSpec, tenant: str) -> None:
     """Another tenant's job and one that never was give the same answer."""
-    faults = []
+    issues = []
     for index, source in enumerate(spec.reuse):
         if source != "all":
             try:
                 shared.queue.get(source, tenant)
             except NotFoundError:
-                faults.append(Fault(place=("reuse", index), problem=f"is {source!r}; allowed: a job of yours, or all"))
-    if faults:
-        raise SpecError(faults)
+                issues.append(ValidationIssue(place=("reuse", index), problem=f"is {source!r}; allowed: a job of yours, or all"))
+    if issues:
+        raise SpecError(issues)
 
 
-async def _refuse_unreachable(shared: Services, spec: JobSpec) -> None:
+async def _refuse_unreachable(shared: AppState, spec: JobSpec) -> None:
     """A spec that takes too long to plan is left to its driver, which checks everything again."""
     try:
         plan = await shared.planner.plan(spec)
     except PlannerError as error:
         _log.warning("submitted without a plan: %s", error)
         return
-    faults = [_unreachable(spec, index, budget) for index, budget in enumerate(plan["budgets"]) if not budget["reachable"]]
-    if faults:
-        raise InfeasibleSpecError(faults)
+    issues = [_unreachable(spec, index, budget) for index, budget in enumerate(plan["budgets"]) if not budget["reachable"]]
+    if issues:
+        raise InfeasibleSpecError(issues)
 
 
-def _unreachable(spec: JobSpec, index: int, budget: dict[str, object]) -> Fault:
+def _unreachable(spec: JobSpec, index: int, budget: dict[str, object]) -> ValidationIssue:
     methods, flops = budget["methods"], budget["flops"]
     assert isinstance(methods, list)
     assert isinstance(flops, int)
@@ -148,13 +148,15 @@ def _unreachable(spec: JobSpec, index: int, budget: dict[str, object]) -> Fault:
         reached = ", ".join(
             f"{method['name']} {method['least_params']:,} and more" for method in methods if method["least_params"] is not None
         )
-        return Fault(place=("params",), problem=f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}")
+        return ValidationIssue(
+            place=("params",), problem=f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}"
+        )
     reached = ", ".join(f"{method['name']} {method['least']:,} and more" for method in methods if method["least"] is not None)
     told = f"is {budget['label']!r}, {flops:,} multiply-accumulates, which nothing in the space reaches; allowed: {reached}"
-    return Fault(place=("flops", index), problem=told)
+    return ValidationIssue(place=("flops", index), problem=told)
 
 
-def _purge(shared: Services, job: QueuedJob) -> None:
+def _purge(shared: AppState, job: QueuedJob) -> None:
     """Files first: a purge that was cut short can be asked for again."""
     folder = shared.settings.folder(job.id)
     if folder.is_dir() and not folder.is_symlink():
@@ -162,12 +164,12 @@ def _purge(shared: Services, job: QueuedJob) -> None:
     shared.queue.purge(job.id)
 
 
-async def _view(shared: Services, job: QueuedJob) -> JobView:
+async def _view(shared: AppState, job: QueuedJob) -> JobView:
     views = await shared.run(_views, shared, [job])
     return views[0]
 
 
-def _views(shared: Services, jobs: list[QueuedJob]) -> list[JobView]:
+def _views(shared: AppState, jobs: list[QueuedJob]) -> list[JobView]:
     progress = shared.store.progress([job.id for job in jobs if job.attempt])
     positions = shared.queue.positions([job.id for job in jobs if job.state is QueueState.QUEUED])
     return [

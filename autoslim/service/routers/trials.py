@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from autoslim.service.app_state import Services
+from autoslim.service.app_state import AppState
 from autoslim.service.auth import Shared
 from autoslim.service.pagination import cursor_of, token_of
 from autoslim.service.problems import documented
@@ -37,5 +37,5 @@ async def front(job: ReadJob, shared: Shared) -> FrontView:
     return await shared.run(_front, shared, job.id)
 
 
-def _front(shared: Services, job_id: str) -> FrontView:
+def _front(shared: AppState, job_id: str) -> FrontView:
     return front_view(shared.store.find_job(job_id), shared.store.stored_trials(job_id))

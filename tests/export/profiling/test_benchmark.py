@@ -11,20 +11,20 @@ import pytest
 import torch
 from helpers.tiny import config_of, images, make_dense, slim
 
-from autoslim.cli.parsing import Typed, spec_of
+from autoslim.cli.parsing import CliInput, spec_of
 from autoslim.errors import ExportError, JobError, RequestError
-from autoslim.export.artifact import Lap, SpeedReport, save
-from autoslim.export.profiling import measure_apart, runners
+from autoslim.export.artifact import SpeedReport, Timing, save
+from autoslim.export.profiling import measure_in_subprocess, runners
 from autoslim.export.profiling.benchmark import measure
-from autoslim.export.profiling.interleaved import WARM_UP, race, ratio
+from autoslim.export.profiling.interleaved import WARM_UP, ratio, time_interleaved
 from autoslim.models import write_folder
 from autoslim.report.card import _speed
 
 
 def test_a_race_goes_in_turns_and_back_again():
     order: list[str] = []
-    laps = race([lambda: order.append("a"), lambda: order.append("b")], seconds=0.0, at_least=4)
-    assert [len(own) for own in laps] == [4, 4]
+    timings = time_interleaved([lambda: order.append("a"), lambda: order.append("b")], seconds=0.0, at_least=4)
+    assert [len(own) for own in timings] == [4, 4]
     assert "".join(order) == "a" * WARM_UP + "b" * WARM_UP + "abbaabba"
 
 
@@ -44,10 +44,10 @@ def test_both_models_run_in_every_mode_and_batch(monkeypatch: pytest.MonkeyPatch
         name = "dense" if model is dense.module else "slimmed"
         return lambda x: seen.append((name, len(x)))
 
-    monkeypatch.setattr(runners, "WAYS", {"eager": way})
+    monkeypatch.setattr(runners, "BACKENDS", {"eager": way})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     report = measure(slimmed, dense.module, dense.shape, images(3), modes=("eager",), batches=(1, 8), seconds=0.0)
-    assert [(lap.mode, lap.device, lap.batch) for lap in report.laps] == [("eager", "cpu", 1), ("eager", "cpu", 8)]
+    assert [(timing.mode, timing.device, timing.batch) for timing in report.timings] == [("eager", "cpu", 1), ("eager", "cpu", 8)]
     assert set(seen) == {("dense", 1), ("slimmed", 1), ("dense", 8), ("slimmed", 8)}
     assert report.threads == torch.get_num_threads() and report.hardware
 
@@ -59,11 +59,11 @@ def test_a_mode_that_cannot_run_is_left_out_with_its_reason(monkeypatch: pytest.
     def breaks(model, shape, device):
         raise ZeroDivisionError("oh\ndear")
 
-    monkeypatch.setattr(runners, "WAYS", {"eager": breaks, "compiled": refuses})
+    monkeypatch.setattr(runners, "BACKENDS", {"eager": breaks, "compiled": refuses})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     dense = make_dense()
     report = measure(dense.module, dense.module, dense.shape, images(2), modes=("eager", "compiled"), batches=(1,))
-    assert report.laps == ()
+    assert report.timings == ()
     assert report.left_out == {"eager on cpu": "ZeroDivisionError: oh", "compiled on cpu": "there is no compiler"}
 
 
@@ -84,26 +84,34 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_it_is_measured_in_a_process_of_its_own(folders: tuple[Path, Path]):
-    report = measure_apart(*folders, images(4), modes=("eager", "onnxruntime"), threads=1)
-    cpu = [lap for lap in report.laps if lap.device == "cpu"]
-    assert [(lap.mode, lap.batch) for lap in cpu] == [("eager", 1), ("eager", 64), ("onnxruntime", 1), ("onnxruntime", 64)]
+    report = measure_in_subprocess(*folders, images(4), modes=("eager", "onnxruntime"), threads=1)
+    cpu = [timing for timing in report.timings if timing.device == "cpu"]
+    assert [(timing.mode, timing.batch) for timing in cpu] == [
+        ("eager", 1),
+        ("eager", 64),
+        ("onnxruntime", 1),
+        ("onnxruntime", 64),
+    ]
     assert report.threads == 1
-    for lap in cpu:
-        assert lap.low <= lap.speedup <= lap.high
-        assert lap.rounds >= 5
-        assert lap.dense_ms > 0 and lap.slimmed_ms > 0
+    for timing in cpu:
+        assert timing.low <= timing.speedup <= timing.high
+        assert timing.rounds >= 5
+        assert timing.dense_ms > 0 and timing.slimmed_ms > 0
     assert SpeedReport.from_json(report.to_json()) == report
 
 
 @pytest.mark.slow
 def test_compiled_models_are_measured_too(folders: tuple[Path, Path]):
-    report = measure_apart(*folders, images(4), modes=("compiled",), threads=1)
-    assert [(lap.mode, lap.batch) for lap in report.laps if lap.device == "cpu"] == [("compiled", 1), ("compiled", 64)]
+    report = measure_in_subprocess(*folders, images(4), modes=("compiled",), threads=1)
+    assert [(timing.mode, timing.batch) for timing in report.timings if timing.device == "cpu"] == [
+        ("compiled", 1),
+        ("compiled", 64),
+    ]
 
 
 def test_a_folder_that_cannot_be_read_says_so(folders: tuple[Path, Path], tmp_path: Path):
     with pytest.raises(JobError, match=r"its process ended with 1: .*holds no slimmed model"):
-        measure_apart(tmp_path / "nothing", folders[1], images(2), modes=("eager",))
+        measure_in_subprocess(tmp_path / "nothing", folders[1], images(2), modes=("eager",))
 
 
 def test_images_are_read_without_pickle(folders: tuple[Path, Path], tmp_path: Path):
@@ -113,30 +121,32 @@ def test_images_are_read_without_pickle(folders: tuple[Path, Path], tmp_path: Pa
     assert run.returncode != 0 and "allow_pickle=False" in run.stderr
 
 
-def lap(mode: str, batch: int, speedup: float) -> Lap:
-    return Lap(
+def timing(mode: str, batch: int, speedup: float) -> Timing:
+    return Timing(
         mode=mode, device="cpu", batch=batch, dense_ms=20.0, slimmed_ms=20 / speedup, speedup=speedup, low=0.9, high=1.3, rounds=9
     )
 
 
-def card(*laps: Lap, **left_out: str) -> str:
+def card(*timings: Timing, **left_out: str) -> str:
     dense = make_dense()
     config = config_of("sit", dense, slim("sit", dense, share=0.5))
-    return _speed(config.replace(speed=SpeedReport(hardware="a chip", threads=2, laps=laps, left_out=left_out)))
+    return _speed(config.replace(speed=SpeedReport(hardware="a chip", threads=2, timings=timings, left_out=left_out)))
 
 
 def test_a_model_that_is_not_faster_at_batch_1_is_said_so_plainly():
-    text = card(lap("eager", 1, 0.97), lap("eager", 64, 1.5), lap("onnxruntime", 1, 1.2), compiled="there is no compiler")
+    text = card(
+        timing("eager", 1, 0.97), timing("eager", 64, 1.5), timing("onnxruntime", 1, 1.2), compiled="there is no compiler"
+    )
     assert "**At batch 1 it is not faster than the dense model**: eager on the CPU (0.97 times as fast)." in text
     assert "| eager, cpu | 64 | 20 | 13.3 | 4,800 | 1.50 (0.90-1.30) |" in text
     assert "Not measured: compiled, because there is no compiler." in text
-    assert "not faster" not in card(lap("eager", 1, 1.1))
+    assert "not faster" not in card(timing("eager", 1, 1.1))
 
 
 def test_modes_are_typed_as_a_list_or_none():
     def modes(text: str) -> tuple[str, ...]:
         flags = {"model": "m", "data": "d", "flops": ["50%"], "speed": text}
-        return spec_of(Typed(flags=flags, environment={}), None).speed
+        return spec_of(CliInput(flags=flags, environment={}), None).speed
 
     assert modes("none") == ()
     assert modes("eager,onnxruntime") == ("eager", "onnxruntime")

@@ -7,7 +7,7 @@ import torch
 from cost.test_latency_table import make_table
 from helpers.tiny import config_of, make_dense, slim
 
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.cost import DENSE, LatencyTable
 from autoslim.errors import RequestError
@@ -35,7 +35,7 @@ def test_a_table_has_all_parts_and_a_whole_model_for_every_candidate(model: str)
     dense = make_dense(model)
     usable = {name: ranges for name, ranges in RANGES.items() if model == "deit" or name in ("sit", "vit_slim")}
     candidates = list(candidates_of_methods(usable, dense.shape, class_query=False))[::3]
-    request = request_of(dense, Limits(latency_ms=1.0, batch=2), candidates, class_query=False)
+    request = request_of(dense, CostLimits(latency_ms=1.0, batch=2), candidates, class_query=False)
     table = measuring.measure_table(request, threads=torch.get_num_threads())
     assert [found.recipe for found in table.calibrations] == [DENSE, *(candidate.recipe for candidate in candidates)]
     assert (table.batch, table.mode, table.shape) == (2, "eager", dense.shape)
@@ -53,7 +53,7 @@ def test_a_table_has_all_parts_and_a_whole_model_for_every_candidate(model: str)
 
 
 def test_a_mode_that_there_is_not_is_refused():
-    request = request_of(make_dense(), Limits(latency_ms=1.0, mode="fast"), [], class_query=False)
+    request = request_of(make_dense(), CostLimits(latency_ms=1.0, mode="fast"), [], class_query=False)
     with pytest.raises(RequestError, match="--latency-mode is 'fast'; allowed: eager, compiled, onnxruntime"):
         measuring.measure_table(request)
 
@@ -65,8 +65,8 @@ def test_a_table_is_measured_once_for_the_same_request(tmp_path):
         measured.append(request)
         return make_table()
 
-    request = request_of(make_dense(), Limits(latency_ms=1.0), [], class_query=False)
-    other = request_of(make_dense(), Limits(latency_ms=1.0, batch=8), [], class_query=False)
+    request = request_of(make_dense(), CostLimits(latency_ms=1.0), [], class_query=False)
+    other = request_of(make_dense(), CostLimits(latency_ms=1.0, batch=8), [], class_query=False)
     for asked, threads in ((request, 1), (request, 1), (request, 2), (other, 1), (other, 1)):
         assert kept_table(tmp_path, asked, measure, threads=threads) == make_table()
     assert len(measured) == 3
@@ -84,13 +84,13 @@ def test_a_model_above_the_limit_is_measured_again_before_it_is_given_up(tmp_pat
     )
     tries = iter([9.0, 7.0, 8.0, 3.0])
 
-    def race(runs, **_):
+    def time_interleaved(runs, **_):
         for run in runs:
             run()
         took = next(tries) / 1000
         return [[0.01] * 9, [took] * 9]
 
-    monkeypatch.setattr("autoslim.export.profiling.check.race", race)
+    monkeypatch.setattr("autoslim.export.profiling.check.time_interleaved", time_interleaved)
     report = check(tmp_path / "slimmed", tmp_path / "dense", batch=2, mode="eager", limit_ms=5.0)
     assert (report.ms, report.dense_ms, report.batch) == (pytest.approx(7.0), pytest.approx(10.0), 2)
     report = check(tmp_path / "slimmed", tmp_path / "dense", batch=2, mode="eager", limit_ms=5.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import attach, attached, brief_of, finish, images, lesson_of, logits, make_dense, slim, solved_knobs
+from helpers.tiny import attach, attached, batch_of, context_of, finalize, images, logits, make_dense, slim, solved_knobs
 from methods.patch_slimming.test_method import accuracy, real_images, real_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,33 +19,33 @@ from autoslim.core.recipe import Training
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
-from autoslim.methods.dps.method import KeepSelected, Selector, entering, impact_told, selectors_of
+from autoslim.methods.dps.method import ImpactScorer, KeepSelected, entering, impact_told, selectors_by_block
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock, image_flops, token_counts
 from autoslim.methods.layers.rectangular_block import class_query_last
-from autoslim.methods.layers.token_selector import take
+from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import pyramid
 from autoslim.models import read_shape
-from autoslim.training.batch import BatchLesson
+from autoslim.training.batch import LazyDistillationBatch
 
 METHOD = METHODS["dps"]
 
 
-def selector_of(seed: int = 0, kind: str = "mlp", dim: int = 6, prefix: int = 2) -> Selector:
+def selector_of(seed: int = 0, kind: str = "mlp", dim: int = 6, prefix: int = 2) -> ImpactScorer:
     torch.manual_seed(seed)
-    selector = Selector(dim, prefix, kind)
-    for parameter in selector.parameters():
+    scorer = ImpactScorer(dim, prefix, kind)
+    for parameter in scorer.parameters():
         nn.init.normal_(parameter)
-    return selector
+    return scorer
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_patches_of_the_highest_answers_stay_behind_the_prefix(kind: str):
-    selector = selector_of(kind=kind)
+    scorer = selector_of(kind=kind)
     x_BND = torch.randn(3, 11, 6)
-    kept_BND = KeepSelected(selector, 4)(x_BND)
-    told_BP = selector.of_tokens(x_BND)
+    kept_BND = KeepSelected(scorer, 4)(x_BND)
+    told_BP = scorer.of_tokens(x_BND)
     assert told_BP.shape == (3, 9)
     for image in range(3):
         best = sorted(range(9), key=lambda patch: -told_BP[image, patch].item())[:4]
@@ -54,21 +54,21 @@ def test_the_patches_of_the_highest_answers_stay_behind_the_prefix(kind: str):
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_selectors_answer_depends_on_its_own_patch_alone(kind: str):
-    selector = selector_of(kind=kind)
+    scorer = selector_of(kind=kind)
     x_BND = torch.randn(1, 11, 6)
     other_BND = x_BND.clone()
     other_BND[:, [0, 1, 5]] = torch.randn(3, 6)
-    change_P = (selector.of_tokens(other_BND) - selector.of_tokens(x_BND))[0].abs()
+    change_P = (scorer.of_tokens(other_BND) - scorer.of_tokens(x_BND))[0].abs()
     assert change_P.nonzero()[:, 0].tolist() == [3]
 
 
 def test_least_squares_find_what_is_linear():
     x_BND = torch.randn(40, 11, 6)
     truth_BP = selector_of(3, kind="linear").of_tokens(x_BND).detach()
-    selector = selector_of(5, kind="linear")
-    nn.init.ones_(selector.norm.weight)
-    selector.start_from(x_BND, truth_BP)
-    assert (selector.of_tokens(x_BND) - truth_BP).square().mean() < 1e-4 * truth_BP.var()
+    scorer = selector_of(5, kind="linear")
+    nn.init.ones_(scorer.norm.weight)
+    scorer.start_from(x_BND, truth_BP)
+    assert (scorer.of_tokens(x_BND) - truth_BP).square().mean() < 1e-4 * truth_BP.var()
 
 
 def test_what_is_told_keeps_the_order_and_the_spread_of_concentrated_images():
@@ -81,9 +81,9 @@ def test_what_is_told_keeps_the_order_and_the_spread_of_concentrated_images():
 
 def test_different_images_keep_different_patches():
     finished = slim("dps", make_dense("vit"), steps=2)
-    picks = selectors_of(finished.model)
-    seen = entering(finished.model, images(3), list(picks))
-    rows = [picks[block].rows(x_BND) for block, x_BND in seen.items()]
+    selectors = selectors_by_block(finished.model)
+    seen = entering(finished.model, images(3), list(selectors))
+    rows = [selectors[block].rows(x_BND) for block, x_BND in seen.items()]
     assert any(not torch.equal(rows_BK[0], rows_BK[1]) for rows_BK in rows)
 
 
@@ -102,19 +102,19 @@ def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_ther
     knobs = solved_knobs("dps", dense.shape)
     student = attach("dps", dense, knobs)
     teacher = copy.deepcopy(dense.module).eval()
-    lesson = lesson_of(student, teacher, dense.shape)
-    found = METHOD.loss(knobs, lesson)
+    batch = batch_of(student, teacher, dense.shape)
+    found = METHOD.loss(knobs, batch)
     counts = pyramid(dense.shape, knobs)
-    inputs = tokens_between_blocks(teacher, lesson.images_B3HW)
+    inputs = tokens_between_blocks(teacher, batch.images_B3HW)
     chain = find_chain(blocks_of(teacher), inputs, dense.shape, counts, paths=knobs["paths"], own=True)
     x_BND, place_BP, errors = inputs[0], torch.arange(64).expand(4, -1), []
     with torch.no_grad():
         for number, block in enumerate(blocks_of(student)):
-            if number in selectors_of(student):
-                pick = selectors_of(student)[number]
-                told_BP = pick.scorer.of_tokens(x_BND)
+            if number in selectors_by_block(student):
+                selector = selectors_by_block(student)[number]
+                told_BP = selector.scorer.of_tokens(x_BND)
                 errors.append((told_BP - impact_told(chain.scores[number]).gather(1, place_BP)).square().mean())
-                place_BP = place_BP.gather(1, pick.rows(x_BND)[:, 1:] - 1)
+                place_BP = place_BP.gather(1, selector.rows(x_BND)[:, 1:] - 1)
             x_BND = block(x_BND)
     assert found["loss"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
     assert 0 < found["agreement"] <= 1
@@ -128,7 +128,7 @@ def test_only_selectors_learn_before_the_cut_and_never_after():
     assert trained
     assert all(".scorer." in name for name in trained)
     assert all(any(name.endswith(end) for end in METHOD.learning_rates(student, knobs)) for name in trained)
-    finished = finish("dps", student, dense.shape, knobs)
+    finished = finalize("dps", student, dense.shape, knobs)
     tuned = [name for name, p in finished.model.named_parameters() if p.requires_grad]
     assert tuned
     assert not any("scorer" in name for name in tuned)
@@ -142,32 +142,32 @@ def adaptive(model: str = "vit", bound: str = "max", share: float = 0.6) -> tupl
     dense = make_dense(model)
     knobs = solved_knobs("dps", dense.shape, share, {"adaptive": True, "taper": 0.8})
     student = attach("dps", dense, knobs, share=share)
-    brief = brief_of(dense.shape, knobs, share, bound=bound)
+    context = context_of(dense.shape, knobs, share, bound=bound)
     with torch.no_grad():
-        finished = METHOD.finish(student, brief)
+        finished = METHOD.finalize(student, context)
         finished.model.eval()
-        brief = dataclasses.replace(brief, plan=finished.plan)
-        METHOD.settle(finished.model, brief, lambda: iter([images(64, seed=5), images(64, seed=6)]))
-    return dense, finished, brief
+        context = dataclasses.replace(context, plan=finished.plan)
+        METHOD.calibrate(finished.model, context, lambda: iter([images(64, seed=5), images(64, seed=6)]))
+    return dense, finished, context
 
 
 @pytest.mark.parametrize("model", ["vit", "distilled", "registers"])
 def test_every_image_stays_within_the_budget_and_they_differ(model: str):
-    dense, finished, brief = adaptive(model)
+    dense, finished, context = adaptive(model)
     assert isinstance(finished.model.blocks, AdaptiveTrunk)
     assert all(isinstance(blocks_of(finished.model)[block], DropBlock) for block, _ in finished.model.blocks.drops())
     counts_BL2 = token_counts(finished.model, images(48, seed=9))
     flops_B = image_flops(finished.model, dense.shape, finished.plan, counts_BL2)
-    assert flops_B.max() <= brief.budget
+    assert flops_B.max() <= context.budget
     assert len(flops_B.unique()) > 1
-    assert count_flops(finished.model, 32) == predict(dense.shape, finished.plan).total <= brief.budget
+    assert count_flops(finished.model, 32) == predict(dense.shape, finished.plan).total <= context.budget
 
 
 def test_a_budget_for_the_mean_is_met_by_the_mean_and_used():
-    dense, finished, brief = adaptive(bound="mean")
+    dense, finished, context = adaptive(bound="mean")
     flops_B = image_flops(finished.model, dense.shape, finished.plan, token_counts(finished.model, images(128, seed=5))).double()
-    assert 0.93 * brief.budget <= flops_B.mean() <= 1.02 * brief.budget
-    assert flops_B.max() > brief.budget
+    assert 0.93 * context.budget <= flops_B.mean() <= 1.02 * context.budget
+    assert flops_B.max() > context.budget
 
 
 def test_an_image_alone_is_computed_as_in_a_batch():
@@ -200,28 +200,30 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
     dense, x, labels, shared = real_model()
     shape = read_shape(dense)
     knobs = solved_knobs("dps", shape, 0.5)
-    brief = brief_of(shape, knobs, 0.5, shared=shared)
+    context = context_of(shape, knobs, 0.5, shared=shared)
     torch.manual_seed(0)
-    student = METHOD.attach(copy.deepcopy(dense), brief, x[:1])
+    student = METHOD.attach(copy.deepcopy(dense), context, x[:1])
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=2e-3)
     own, _ = real_images("train", 64 * steps)
     for batch in own.split(64):
         optimizer.zero_grad()
-        METHOD.loss(knobs, BatchLesson(student, dense, batch, torch.zeros(64, dtype=torch.long), Training()))["loss"].backward()
+        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), Training()))[
+            "loss"
+        ].backward()
         optimizer.step()
     with torch.no_grad():
-        return dense, METHOD.finish(student, brief).model.eval(), x, labels
+        return dense, METHOD.finalize(student, context).model.eval(), x, labels
 
 
 class Shuffled(nn.Module):
     """A selector's answers, dealt to other patches of the same image."""
 
-    def __init__(self, selector: Selector) -> None:
+    def __init__(self, scorer: ImpactScorer) -> None:
         super().__init__()
-        self.selector, self.num_prefix_tokens = selector, selector.num_prefix_tokens
+        self.scorer, self.num_prefix_tokens = scorer, scorer.num_prefix_tokens
 
     def of_tokens(self, x_BND: Tensor) -> Tensor:
-        told_BP = self.selector.of_tokens(x_BND)
+        told_BP = self.scorer.of_tokens(x_BND)
         return told_BP.gather(1, torch.rand(told_BP.shape).argsort(dim=1))
 
 
@@ -231,8 +233,8 @@ def test_shuffled_selectors_are_worse_on_the_trained_model():
     _, cut, x, labels = trained_selectors()
     shuffled = copy.deepcopy(cut)
     torch.manual_seed(0)
-    for pick in selectors_of(shuffled).values():
-        pick.scorer = Shuffled(pick.scorer)
+    for selector in selectors_by_block(shuffled).values():
+        selector.scorer = Shuffled(selector.scorer)
     right, wrong = accuracy(cut, x, labels), accuracy(shuffled, x, labels)
     print(f"test top-1 straight after the cut to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
     assert right > wrong
@@ -246,7 +248,7 @@ def left_out_losses(dense: nn.Module, x_BND: Tensor, block: int, answer: Tensor)
     whole_BND = blocks[block](x_BND)
     for patch in range(1, x_BND.shape[1]):
         rows = torch.tensor([row for row in range(x_BND.shape[1]) if row != patch])
-        left_BND = take(whole_BND, rows)
+        left_BND = gather_tokens(whole_BND, rows)
         for later in blocks[block + 1 :]:
             left_BND = later(left_BND)
         told_BC = dense.forward_head(dense.norm(left_BND))  # type: ignore[operator]
@@ -268,9 +270,9 @@ def test_selectors_rank_patches_in_line_with_the_loss_of_leaving_each_out():
     x = x[:64]
     inputs = tokens_between_blocks(dense, x)
     answer = logits(dense, x).softmax(dim=1)
-    for block, pick in selectors_of(cut).items():
+    for block, selector in selectors_by_block(cut).items():
         with torch.no_grad():
-            told_BP = pick.scorer.of_tokens(inputs[block])
+            told_BP = selector.scorer.of_tokens(inputs[block])
         agreed_B = spearman(told_BP, left_out_losses(dense, inputs[block], block, answer))
         print(f"block {block}: Spearman {agreed_B.mean():.3f} +- {agreed_B.std() / 8:.3f}")
         assert agreed_B.mean() > 4 * agreed_B.std() / 8

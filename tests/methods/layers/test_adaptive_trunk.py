@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.tiny import attached as attached_student
-from helpers.tiny import brief_of, config_of, images, logits, make_dense, share_of_dense, slim, slimmed, solved_knobs
+from helpers.tiny import config_of, context_of, images, logits, make_dense, share_of_dense, slim, slimmed, solved_knobs
 from torch import Tensor, nn
 
 from autoslim.core.plan import Extra, Plan
@@ -18,7 +18,7 @@ from autoslim.core.recipe import Training
 from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.export.artifact import load, save
-from autoslim.methods import METHODS, Brief, Finished
+from autoslim.methods import METHODS, SlimmedModel, StepContext
 from autoslim.methods.layers.adaptive_trunk import (
     AdaptiveTrunk,
     Drop,
@@ -228,15 +228,17 @@ def test_a_traced_model_is_right_for_other_images():
 # Life regression in threshold mode, and budgets for the mean.
 
 
-def threshold_model(model: str = "vit", *, bound: str = "max", share: float = 0.6) -> tuple[DenseModel, Finished, Brief]:
+def threshold_model(
+    model: str = "vit", *, bound: str = "max", share: float = 0.6
+) -> tuple[DenseModel, SlimmedModel, StepContext]:
     dense = make_dense(model)
     knobs = solved_knobs("life_regression:threshold", dense.shape, share)
-    brief = brief_of(dense.shape, knobs, share, bound=bound)
+    context = context_of(dense.shape, knobs, share, bound=bound)
     student = attached_student("life_regression", dense, knobs, share=share)
     with torch.no_grad():
-        finished = LIFE.finish(student, brief)
+        finished = LIFE.finalize(student, context)
     finished.model.eval()
-    return dense, finished, brief
+    return dense, finished, context
 
 
 def plain_images() -> Iterator[Tensor]:
@@ -256,25 +258,25 @@ def test_a_patch_stays_while_its_life_is_longer_than_the_block(model: str):
 
 
 def test_under_a_budget_for_every_image_the_caps_are_the_counts_of_the_schedule():
-    dense, finished, brief = threshold_model()
-    assert finished.plan == LIFE.expect(dense.shape, brief.plan, brief.knobs)
-    assert predict(dense.shape, finished.plan).total <= brief.budget
+    dense, finished, context = threshold_model()
+    assert finished.plan == LIFE.expect(dense.shape, context.plan, context.knobs)
+    assert predict(dense.shape, finished.plan).total <= context.budget
     before = copy.deepcopy(finished.model.state_dict())
-    LIFE.settle(finished.model, brief, plain_images)
+    LIFE.calibrate(finished.model, context, plain_images)
     assert all(torch.equal(before[name], tensor) for name, tensor in finished.model.state_dict().items())
 
 
 @pytest.mark.parametrize("share", [0.45, 0.7])
 def test_a_budget_for_the_mean_is_met_and_used_on_the_calibration_images(share: float):
-    dense, finished, brief = threshold_model(bound="mean", share=share)
-    brief = Brief(**{**vars(brief), "plan": finished.plan})
+    dense, finished, context = threshold_model(bound="mean", share=share)
+    context = StepContext(**{**vars(context), "plan": finished.plan})
     most = predict(dense.shape, finished.plan).total
-    assert count_flops(finished.model, 32) == most > brief.budget
-    LIFE.settle(finished.model, brief, plain_images)
+    assert count_flops(finished.model, 32) == most > context.budget
+    LIFE.calibrate(finished.model, context, plain_images)
     counts = torch.cat([token_counts(finished.model, batch) for batch in plain_images()])
     flops = image_flops(finished.model, dense.shape, finished.plan, counts)
-    assert 0.97 * brief.budget < flops.double().mean() <= 0.996 * brief.budget
-    assert brief.budget < flops.max() <= most
+    assert 0.97 * context.budget < flops.double().mean() <= 0.996 * context.budget
+    assert context.budget < flops.max() <= most
     x = images(3)
     for image, predicted in zip(
         x, image_flops(finished.model, dense.shape, finished.plan, token_counts(finished.model, x)), strict=True
@@ -287,7 +289,7 @@ def test_fixed_counts_are_the_same_under_either_bound():
     dense = make_dense()
     knobs = solved_knobs("life_regression", dense.shape)
     one, other = (
-        LIFE.finish(attached_student("life_regression", dense, knobs), brief_of(dense.shape, knobs, bound=bound))
+        LIFE.finalize(attached_student("life_regression", dense, knobs), context_of(dense.shape, knobs, bound=bound))
         for bound in ("max", "mean")
     )
     assert one.plan == other.plan
@@ -295,8 +297,8 @@ def test_fixed_counts_are_the_same_under_either_bound():
 
 
 def test_settled_thresholds_are_saved_with_the_weights(tmp_path: Path):
-    dense, finished, brief = threshold_model(bound="mean")
-    LIFE.settle(finished.model, Brief(**{**vars(brief), "plan": finished.plan}), plain_images)
+    dense, finished, context = threshold_model(bound="mean")
+    LIFE.calibrate(finished.model, StepContext(**{**vars(context), "plan": finished.plan}), plain_images)
     save(tmp_path, finished.model, config_of("life_regression", dense, finished))
     loaded = load(tmp_path)
     x = images(4)

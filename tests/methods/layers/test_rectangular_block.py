@@ -15,33 +15,39 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import RequestError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, solve
-from autoslim.methods.layers.rectangular_block import RowBlock, class_query_last
-from autoslim.methods.layers.token_selector import At, First, Pick, Rows, take
+from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
+from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenIndices, TokenSelector, gather_tokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 
 TOKEN_POOLED = ["vit", "deit", "distilled", "registers"]
 
 
-class PerImage(Pick):
-    def rows(self, x_BND: torch.Tensor) -> Rows:
+class PerImage(TokenSelector):
+    def rows(self, x_BND: torch.Tensor) -> TokenIndices:
         return torch.tensor([[0, 5, 3], [0, 1, 2]])
 
 
-@pytest.mark.parametrize("pick", [First(4), At(torch.tensor([0, 9, 4])), PerImage()], ids=["first", "at", "per image"])
+@pytest.mark.parametrize(
+    "selector", [FirstTokens(4), FixedTokens(torch.tensor([0, 9, 4])), PerImage()], ids=["first", "at", "per image"]
+)
 @pytest.mark.parametrize("fused", [True, False])
-def test_rows_are_those_of_the_whole_block(pick: Pick, fused: bool):
+def test_rows_are_those_of_the_whole_block(selector: TokenSelector, fused: bool):
     block = blocks_of(make_dense("deit").module.double())[0]
     block.attn.fused_attn = fused
     x_BND = torch.randn(2, 17, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(RowBlock(block, pick)(x_BND), take(block(x_BND), pick.rows(x_BND)), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            RectangularBlock(block, selector)(x_BND), gather_tokens(block(x_BND), selector.rows(x_BND)), rtol=0, atol=1e-12
+        )
 
 
-@pytest.mark.parametrize("pick", [First(4), At(torch.tensor([0, 9, 4])), PerImage()], ids=["first", "at", "per image"])
-def test_the_token_map_says_what_was_taken(pick: Pick):
+@pytest.mark.parametrize(
+    "selector", [FirstTokens(4), FixedTokens(torch.tensor([0, 9, 4])), PerImage()], ids=["first", "at", "per image"]
+)
+def test_the_token_map_says_what_was_taken(selector: TokenSelector):
     x_BND = torch.randn(2, 17, 8, generator=torch.Generator().manual_seed(0))
-    map_BKN = pick.token_map(x_BND)
-    torch.testing.assert_close(map_BKN @ x_BND, pick(x_BND))
+    map_BKN = selector.token_map(x_BND)
+    torch.testing.assert_close(map_BKN @ x_BND, selector(x_BND))
     assert map_BKN.sum(dim=2).eq(1).all()
 
 
@@ -88,6 +94,6 @@ def test_every_method_ends_with_the_class_query_where_that_is_asked(method: str,
 
 def test_steps_of_the_trunk_stay_in_front_of_a_last_block_that_computes_rows():
     dense = make_dense("deit")
-    model: nn.Module = install(dense.module, Trunk(blocks_of(dense.module), {1: First(9), 3: First(5)}))
+    model: nn.Module = install(dense.module, Trunk(blocks_of(dense.module), {1: FirstTokens(9), 3: FirstTokens(5)}))
     expected = logits(model.eval(), images())
     torch.testing.assert_close(logits(class_query_last(model, 1), images()), expected)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers.tiny import attached, brief_of, finish, images, logits, logits_of, make_dense, slim, solved_knobs
+from helpers.tiny import attached, context_of, finalize, images, logits, logits_of, make_dense, slim, solved_knobs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,14 +23,14 @@ from autoslim.core.recipe import Knobs, Training
 from autoslim.core.shape import ViTShape
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS
-from autoslim.methods.layers.token_selector import First, take
+from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
 from autoslim.methods.layers.token_trunk import steps_of
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.life_regression.method import fitted_moments, life_moments, schedule
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor, patch_lives
 from autoslim.models import read_shape
-from autoslim.training import Bench
-from autoslim.training.shared_trainer import BenchWorkshop
+from autoslim.training import TrialContext
+from autoslim.training.shared_trainer import TrialSharedTrainer
 
 METHOD = METHODS["life_regression"]
 
@@ -194,11 +194,11 @@ def test_tokens_are_sorted_once_and_then_sliced():
     finished = slim("life_regression", make_dense("vit"), share=0.7, knobs=knobs)
     steps = steps_of(finished.model)
     assert list(steps) == [1, 2, 3]
-    assert [type(step) for step in steps.values()] == [KeepLongestLived, First, First]
+    assert [type(step) for step in steps.values()] == [KeepLongestLived, FirstTokens, FirstTokens]
     x_BND = torch.randn(2, 65, 48)
     for step, block in zip(steps.values(), finished.plan.blocks[1:], strict=True):
         kept_BND = step(x_BND)
-        if isinstance(step, First):
+        if isinstance(step, FirstTokens):
             assert kept_BND.data_ptr() == x_BND.data_ptr(), "a slice is a view"
         assert kept_BND.shape[1] == block.tokens_kv
         assert torch.equal(kept_BND[:, 0], x_BND[:, 0])
@@ -223,7 +223,7 @@ def test_kept_sets_are_nested():
 
 def test_keeping_patches_leaves_the_prefix_in_front():
     x_BND = torch.arange(2 * 5 * 1.0).view(2, 5, 1)
-    kept = take(x_BND, behind_prefix(torch.tensor([[2, 0], [1, 2]]), num_prefix_tokens=2))
+    kept = gather_tokens(x_BND, behind_prefix(torch.tensor([[2, 0], [1, 2]]), num_prefix_tokens=2))
     assert kept[..., 0].tolist() == [[0, 1, 4, 2], [5, 6, 8, 9]]
 
 
@@ -232,7 +232,7 @@ def test_only_the_regressor_learns_before_the_cut_and_never_after():
     knobs = solved_knobs("life_regression", dense.shape)
     student = attached("life_regression", dense, knobs)
     assert [name for name, p in student.named_parameters() if p.requires_grad] == ["blocks.regressor.weight"]
-    finished = finish("life_regression", student, dense.shape, knobs)
+    finished = finalize("life_regression", student, dense.shape, knobs)
     assert not any(p.requires_grad for name, p in finished.model.named_parameters() if "regressor" in name)
 
 
@@ -319,15 +319,15 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
         pytest.skip("AUTOSLIM_DATA does not name a folder with cifar10 and vit-cifar10")
     root = tmp_path_factory.mktemp("learned")
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=4000), root, seed=0)
-    bench = Bench.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
-    shape, training = bench.dense.shape, Training(epochs=3.0, precision="float32")
+    context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
+    shape, training = context.dense.shape, Training(epochs=3.0, precision="float32")
     knobs = solved_knobs("life_regression", shape, 0.5)
-    student = METHOD.attach(bench.student(), brief_of(shape, knobs, 0.5), bench.calibration(training, seed=0))
-    workshop = BenchWorkshop(bench, training, seed=0, checkpoint=root / "checkpoint")
+    student = METHOD.attach(context.student(), context_of(shape, knobs, 0.5), context.calibration(training, seed=0))
+    shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=root / "checkpoint")
     rates = METHOD.learning_rates(student, knobs)
-    for _ in workshop.train(student, lambda lesson: METHOD.loss(knobs, lesson), epochs=3.0, learning_rates=rates):
+    for _ in shared_trainer.train(student, lambda batch: METHOD.loss(knobs, batch), epochs=3.0, learning_rates=rates):
         pass
-    batches = itertools.islice(bench.loader(bench.splits.test, training, seed=0, train=False).epoch(0), 64)
+    batches = itertools.islice(context.loader(context.splits.test, training, seed=0, train=False).epoch(0), 64)
     images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Learned(student=student.eval(), shape=shape, knobs=knobs, images_B3HW=images_B3HW, labels_B=labels_B)
 
@@ -372,7 +372,7 @@ def test_lives_rank_patches_as_leaving_one_out_does_better_than_chance(learned: 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, capsys: pytest.CaptureFixture[str]):
-    cut = METHOD.finish(copy.deepcopy(learned.student), brief_of(learned.shape, learned.knobs, 0.5)).model.eval()
+    cut = METHOD.finalize(copy.deepcopy(learned.student), context_of(learned.shape, learned.knobs, 0.5)).model.eval()
 
     def right_B() -> Tensor:
         chunks = zip(learned.images_B3HW.split(256), learned.labels_B.split(256), strict=True)

@@ -16,7 +16,7 @@ from helpers.tiny import (
     MODELS,
     TinyWorkshop,
     attach,
-    brief_of,
+    context_of,
     images,
     logits,
     make_dense,
@@ -34,12 +34,12 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, solve
-from autoslim.methods.layers.rectangular_block import RowBlock, class_query_last
-from autoslim.methods.layers.token_selector import At
+from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
+from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.patch_slimming.block_tuning import EPSILONS, Passes, _Search
 from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
-from autoslim.methods.patch_slimming.method import counts_of_plan, picks_of
+from autoslim.methods.patch_slimming.method import counts_of_plan, token_selectors
 from autoslim.methods.patch_slimming.pyramid import between, by_score, chosen_blocks, nested_rows, price_of, pyramid, rectangular
 from autoslim.models import read_shape
 
@@ -168,10 +168,10 @@ DENSE: dict[str, Any] = {}
 def test_indices_are_constants_that_are_saved():
     finished = slim("patch_slimming", make_dense("vit"))
     state = finished.model.state_dict()
-    for number, pick in picks_of(finished.model).items():
-        assert isinstance(pick, At)
-        assert torch.equal(state[f"blocks.stages.{number}.block.pick.index"], pick.index)
-    assert all(isinstance(blocks_of(finished.model)[number], RowBlock) for number in picks_of(finished.model))
+    for number, selector in token_selectors(finished.model).items():
+        assert isinstance(selector, FixedTokens)
+        assert torch.equal(state[f"blocks.stages.{number}.block.pick.index"], selector.index)
+    assert all(isinstance(blocks_of(finished.model)[number], RectangularBlock) for number in token_selectors(finished.model))
 
 
 @pytest.mark.parametrize("model", ["vit", "distilled", "registers", "average without class token"])
@@ -180,8 +180,8 @@ def test_the_same_patches_stay_in_every_image_and_none_comes_back(model: str):
     finished = slim("patch_slimming", dense)
     prefix = dense.shape.prefix_tokens
     places = torch.arange(dense.shape.tokens)
-    for pick in picks_of(finished.model).values():
-        kept = pick.rows(torch.empty(0))
+    for selector in token_selectors(finished.model).values():
+        kept = selector.rows(torch.empty(0))
         assert kept[:prefix].tolist() == list(range(prefix))
         assert (kept.diff() > 0).all(), "in reading order"
         places = places[kept]
@@ -197,9 +197,9 @@ def test_masks_are_the_chains_own():
     counts = pyramid(dense.shape, knobs)
     chain = find_chain(blocks_of(dense.module), inputs, dense.shape, counts, paths="residual", places="cover")
     rows = nested_rows(chain.masks, dense.shape.prefix_tokens)
-    assert picks_of(student)
-    for number, pick in picks_of(student).items():
-        assert torch.equal(pick.index, rows[number])
+    assert token_selectors(student)
+    for number, selector in token_selectors(student).items():
+        assert torch.equal(selector.index, rows[number])
 
 
 def test_masked_attention_of_the_paper_is_what_the_cut_model_computes():
@@ -211,15 +211,15 @@ def test_masked_attention_of_the_paper_is_what_the_cut_model_computes():
     with torch.no_grad():
         x_BND = tokens_between_blocks(dense.module, x)[0]
         alive = torch.arange(dense.shape.tokens)
-        picks = picks_of(cut)
+        selectors = token_selectors(cut)
         for number, block in enumerate(blocks_of(dense.module)):
             inside = torch.zeros(dense.shape.tokens, dtype=torch.bool)
             inside[alive] = True
             # A key that is gone has the weight 0 in every softmax.
             mask = torch.zeros(1, 1, 1, dense.shape.tokens, dtype=torch.float64).masked_fill(~inside, float("-inf"))
             x_BND = block(x_BND, attn_mask=mask.expand(-1, -1, dense.shape.tokens, -1))
-            if number in picks:
-                alive = alive[picks[number].index]
+            if number in selectors:
+                alive = alive[selectors[number].index]
         expected = dense.module.forward_head(dense.module.norm(x_BND))
     torch.testing.assert_close(logits(cut, x), expected, rtol=0, atol=1e-10)
 
@@ -251,9 +251,9 @@ def test_widths_of_an_earlier_step_stay():
     dense = make_dense()
     narrow = slim("vit_slim", dense, share=0.8)
     knobs = solve(METHOD, dense.shape, narrow.plan, {}, share_of_dense(dense.shape, 0.5)).knobs
-    brief = brief_of(dense.shape, knobs, 0.5, shared=shared_of("patch_slimming", dense, knobs))
-    brief = brief.__class__(**{**vars(brief), "plan": narrow.plan})
-    finished = METHOD.finish(METHOD.attach(copy.deepcopy(narrow.model), brief, images()), brief)
+    context = context_of(dense.shape, knobs, 0.5, shared=shared_of("patch_slimming", dense, knobs))
+    context = context.__class__(**{**vars(context), "plan": narrow.plan})
+    finished = METHOD.finalize(METHOD.attach(copy.deepcopy(narrow.model), context, images()), context)
     assert [(b.head_width, b.hidden) for b in finished.plan.blocks] == [(b.head_width, b.hidden) for b in narrow.plan.blocks]
     assert count_flops(finished.model, 32) == predict(dense.shape, finished.plan).total <= share_of_dense(dense.shape, 0.5)
 
@@ -325,12 +325,12 @@ def test_tuning_a_block_lowers_its_error_and_leaves_the_model_alone():
 
 
 def test_passes_stay_within_their_share():
-    workshop = TinyWorkshop(make_dense("vit"))
+    shared_trainer = TinyWorkshop(make_dense("vit"))
     for share in (0.1, 0.4):
-        passes = Passes.within(share, workshop, 512)
+        passes = Passes.within(share, shared_trainer, 512)
         candidates = 3 * (len(EPSILONS) + 16)
-        spent = candidates * (passes.tuned + passes.measured / 3) * 2 / workshop.shape.depth
-        assert passes.measured == 16 or spent <= share * workshop.epoch_images
+        spent = candidates * (passes.tuned + passes.measured / 3) * 2 / shared_trainer.shape.depth
+        assert passes.measured == 16 or spent <= share * shared_trainer.epoch_images
 
 
 @pytest.mark.parametrize("model", ["vit", "average"])
@@ -360,8 +360,8 @@ def test_patches_that_were_chosen_are_worth_more_than_others_on_the_trained_mode
     dense, x, labels, shared = real_model()
     shape = read_shape(dense)
     knobs = solved_knobs("patch_slimming", shape, share)
-    brief = brief_of(shape, knobs, share, shared=shared)
-    cut = METHOD.finish(METHOD.attach(copy.deepcopy(dense), brief, x[:1]), brief).model.eval()
+    context = context_of(shape, knobs, share, shared=shared)
+    cut = METHOD.finalize(METHOD.attach(copy.deepcopy(dense), context, x[:1]), context).model.eval()
     chosen = accuracy(cut, x, labels)
     dealt = [accuracy(with_random_places(dense, shape, pyramid(shape, knobs), seed), x, labels) for seed in range(3)]
     print(f"test top-1 straight after the cut to {share:.0%}: chosen {chosen:.4f}, dealt at random {dealt}")
@@ -373,7 +373,7 @@ def with_random_places(dense: nn.Module, shape: ViTShape, counts: list[int], see
     masks = torch.stack([torch.zeros(shape.patches, dtype=torch.bool).index_fill(0, order[:count], True) for count in counts])
     model = copy.deepcopy(dense)
     rows = nested_rows(masks, shape.prefix_tokens)
-    blocks = [RowBlock(block, At(index)) for block, index in zip(blocks_of(model), rows, strict=True)]
+    blocks = [RectangularBlock(block, FixedTokens(index)) for block, index in zip(blocks_of(model), rows, strict=True)]
     return install(model, Trunk(blocks, {})).eval()
 
 

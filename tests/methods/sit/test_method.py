@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from helpers.tiny import attached, brief_of, images, lesson_of, logits, make_dense, share_of_dense, slim, solved_knobs
+from helpers.tiny import attached, batch_of, context_of, images, logits, make_dense, share_of_dense, slim, solved_knobs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -34,8 +34,8 @@ from autoslim.methods.sit.method import patches_of_blocks, slimming_steps, stage
 from autoslim.methods.sit.recalibration import RecalibratedTrunk
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, prototypes, start_reverse, start_slimming
 from autoslim.models import read_shape
-from autoslim.training.context import Bench
-from autoslim.training.shared_trainer import BenchWorkshop
+from autoslim.training.context import TrialContext
+from autoslim.training.shared_trainer import TrialSharedTrainer
 
 METHOD = METHODS["sit"]
 
@@ -317,15 +317,15 @@ def test_loss_is_labels_tokens_of_all_blocks_and_divergence():
     knobs = solved_knobs("sit", dense.shape, knobs={"token_weight": 1.5, "logit_weight": 3.0, "temperature": 2.0})
     student = attached("sit", dense, knobs).eval()
     teacher = copy.deepcopy(dense.module).eval()
-    curves = {n: float(v.detach()) for n, v in METHOD.loss(knobs, lesson_of(student, teacher, dense.shape)).items()}
+    curves = {n: float(v.detach()) for n, v in METHOD.loss(knobs, batch_of(student, teacher, dense.shape)).items()}
     x = images(4, seed=0)
     errors = []
     student.requires_grad_(False)
     theirs, ours = outputs_of(teacher, x), outputs_of(student, x)
     counts = patches_of_blocks(dense.shape, knobs)
-    for block, (taught, given_) in enumerate(zip(theirs, ours, strict=True)):
+    for block, (teacher_logits, given_) in enumerate(zip(theirs, ours, strict=True)):
         restored = given_[:, 2:] if counts[block] == 16 else student.blocks.reverse[str(block)](given_[:, 2:])
-        errors.append(float((restored - taught[:, 2:]).square().mean()))
+        errors.append(float((restored - teacher_logits[:, 2:]).square().mean()))
     assert len(errors) == 4 > len(student.blocks.reverse) > 0
     soft = (logits(teacher, x) / 2).log_softmax(1)
     divergence = 4 * float((soft.exp() * (soft - (logits(student, x) / 2).log_softmax(1))).sum(1).mean())
@@ -350,7 +350,7 @@ def test_a_weight_of_nothing_asks_for_nothing(weight: str, curve: str):
     dense = make_dense()
     knobs = solved_knobs("sit", dense.shape, knobs={weight: 0.0})
     student = attached("sit", dense, knobs)
-    curves = METHOD.loss(knobs, lesson_of(student, copy.deepcopy(dense.module), dense.shape))
+    curves = METHOD.loss(knobs, batch_of(student, copy.deepcopy(dense.module), dense.shape))
     assert set(curves) == {"loss", "labels", "tokens", "logits"} - {curve}
     assert (len(student.blocks.reverse) == 0) == (weight == "token_weight")
 
@@ -370,7 +370,7 @@ def test_gradient_checkpointing_holds_less_and_gives_the_same_gradients():
             return tensor
 
         with saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = METHOD.loss(knobs, lesson_of(copied, copy.deepcopy(dense.module), dense.shape))["loss"]
+            loss = METHOD.loss(knobs, batch_of(copied, copy.deepcopy(dense.module), dense.shape))["loss"]
             held.append(sum(sizes))
         loss.backward()
         gradients.append({name: p.grad for name, p in copied.named_parameters()})
@@ -414,13 +414,13 @@ def test_reverse_modules_restore_better_than_the_mean_before_any_training():
     """On the images they were measured on; their residual MLP is still close to nothing."""
     dense = make_dense("vit")
     knobs = solved_knobs("sit", dense.shape)
-    student = METHOD.attach(copy.deepcopy(dense.module), brief_of(dense.shape, knobs), images(32)).eval()
+    student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs), images(32)).eval()
     theirs, ours = outputs_of(dense.module, images(32)), outputs_of(student, images(32))
     for block, module in student.blocks.reverse.items():
-        taught = theirs[int(block)][:, 1:]
+        teacher_logits = theirs[int(block)][:, 1:]
         with torch.no_grad():
-            error = functional.mse_loss(module(ours[int(block)][:, 1:]), taught)
-        assert error < (taught - taught.mean(dim=(0, 1))).square().mean()
+            error = functional.mse_loss(module(ours[int(block)][:, 1:]), teacher_logits)
+        assert error < (teacher_logits - teacher_logits.mean(dim=(0, 1))).square().mean()
 
 
 # On real images.
@@ -444,19 +444,19 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
         pytest.skip("AUTOSLIM_DATA does not name a folder with cifar10 and vit-cifar10")
     root = tmp_path_factory.mktemp("learned")
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=2000), root, seed=0)
-    bench = Bench.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
-    shape, training = bench.dense.shape, Training(epochs=1.0, precision="float32")
-    brief = brief_of(shape, solved_knobs("sit", shape, 0.5), 0.5)
-    student = METHOD.attach(bench.student(), brief, bench.calibration(training, seed=0))
-    untrained = METHOD.finish(copy.deepcopy(student), brief).model.eval()
-    workshop = BenchWorkshop(bench, training, seed=0, checkpoint=root / "checkpoint")
-    rates = METHOD.learning_rates(student, brief.knobs)
-    for _ in workshop.train(student, lambda lesson: METHOD.loss(brief.knobs, lesson), epochs=1.0, learning_rates=rates):
+    trial_context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
+    shape, training = trial_context.dense.shape, Training(epochs=1.0, precision="float32")
+    context = context_of(shape, solved_knobs("sit", shape, 0.5), 0.5)
+    student = METHOD.attach(trial_context.student(), context, trial_context.calibration(training, seed=0))
+    untrained = METHOD.finalize(copy.deepcopy(student), context).model.eval()
+    shared_trainer = TrialSharedTrainer(trial_context, training, seed=0, checkpoint=root / "checkpoint")
+    rates = METHOD.learning_rates(student, context.knobs)
+    for _ in shared_trainer.train(student, lambda batch: METHOD.loss(context.knobs, batch), epochs=1.0, learning_rates=rates):
         pass
-    trained = METHOD.finish(student, brief).model.eval()
-    batches = itertools.islice(bench.loader(bench.splits.test, training, seed=0, train=False).epoch(0), 16)
+    trained = METHOD.finalize(student, context).model.eval()
+    batches = itertools.islice(trial_context.loader(trial_context.splits.test, training, seed=0, train=False).epoch(0), 16)
     images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Learned(dense=bench.teacher, untrained=untrained, trained=trained, images_B3HW=images_B3HW, labels_B=labels_B)
+    return Learned(dense=trial_context.teacher, untrained=untrained, trained=trained, images_B3HW=images_B3HW, labels_B=labels_B)
 
 
 def accuracy(model: nn.Module, learned: Learned) -> float:

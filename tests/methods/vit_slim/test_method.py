@@ -21,9 +21,9 @@ from helpers.tiny import (
     TinyWorkshop,
     attach,
     attached,
-    brief_of,
     config_of,
-    finish,
+    context_of,
+    finalize,
     images,
     logits,
     make_dense,
@@ -44,10 +44,10 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, evaluate, solve
-from autoslim.methods.base import Brief
+from autoslim.methods.base import StepContext
 from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
-from autoslim.methods.layers.token_selector import At
+from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, steps_of
 from autoslim.methods.vit_slim.mask_ranking import Removal, Terms, cut_onto, nested, plan_of, removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
@@ -234,18 +234,18 @@ def drawn(name: str, draw: random.Random) -> Any:
 
 def test_weights_and_masks_are_searched_together_and_loaded_as_they_are():
     dense = make_dense()
-    workshop = Watched(dense)
-    work = METHOD.prepare(workshop, {"l1": "even"})
+    shared_trainer = Watched(dense)
+    work = METHOD.prepare(shared_trainer, {"l1": "even"})
     with pytest.raises(StopIteration) as end:
         while True:
             next(work)
-    assert workshop.asked == (SEARCH_SHARE * workshop.training.epochs, {"zeta": MASK_LR}, True)
+    assert shared_trainer.asked == (SEARCH_SHARE * shared_trainer.training.epochs, {"zeta": MASK_LR}, True)
     shared = end.value.value
     assert not any(tensor.requires_grad for tensor in shared.values())
     assert any(not torch.equal(value, shared[name]) for name, value in dense.module.state_dict().items() if name in shared)
     for start in ("folded", "searched", "dense"):
         knobs = METHOD.repair(dense.shape, {"start": start})
-        student = METHOD.attach(copy.deepcopy(dense.module), brief_of(dense.shape, knobs, shared=shared), images())
+        student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs, shared=shared), images())
         assert not any(parameter.requires_grad for parameter in student.parameters())
         for name, parameter in student.named_parameters():
             inner = name.replace(".norm1.norm.", ".norm1.").replace(".norm2.norm.", ".norm2.")
@@ -260,12 +260,12 @@ def test_starts_are_folded_plain_and_dense():
     models = {}
     for start in ("folded", "searched", "dense"):
         knobs = METHOD.repair(dense.shape, {"keep": 1.0, "start": start})
-        student = METHOD.attach(copy.deepcopy(dense.module), brief_of(dense.shape, knobs, shared=shared), images())
+        student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs, shared=shared), images())
         if start == "folded":
             for block in blocks_of(student):
                 masks_of(block).patch_P.data.fill_(40.0)
             masked = logits(student.eval(), images())
-        models[start] = finish("vit_slim", student, dense.shape, knobs, 2.0).model
+        models[start] = finalize("vit_slim", student, dense.shape, knobs, 2.0).model
     torch.testing.assert_close(logits(models["folded"], images()), masked, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits(models["dense"], images()), logits(dense.module, images()), rtol=1e-5, atol=1e-5)
     searched = models["searched"].state_dict()
@@ -522,7 +522,7 @@ def test_heads_of_a_layer_are_equally_wide_and_keep_their_own_best():
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": "searched", "refit": False})
     student = attached("vit_slim", dense, knobs)
     before = copy.deepcopy(student)
-    finished = finish("vit_slim", student, dense.shape, knobs)
+    finished = finalize("vit_slim", student, dense.shape, knobs)
     for was, now, plan in zip(blocks_of(before), blocks_of(finished.model), finished.plan.blocks, strict=True):
         assert (now.attn.num_heads, now.attn.head_dim) == (3, plan.head_width)
         assert now.attn.qkv.weight.shape == (3 * 3 * plan.head_width, 48)
@@ -546,7 +546,7 @@ def test_what_reads_the_units_that_are_left_is_refitted_in_the_form_that_is_cut(
         with contextlib.nullcontext() if start == "folded" else unmasked(blocks_of(student)):
             whole = first_block(student, x)
         distances[refitted] = float(
-            (first_block(finish("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
+            (first_block(finalize("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
         )
     assert distances[True] < 0.9 * distances[False]
 
@@ -578,7 +578,7 @@ def whittled(dense: Any, knobs: dict[str, Any], share: float, *, weak: dict[int,
                 (masks.head_HK if part == "attention" else masks.hidden_F).data.zero_()
     for block in blocks_of(student):
         masks_of(block).patch_P.data.fill_(40.0)
-    return student, finish("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
+    return student, finalize("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
 
 
 @pytest.mark.parametrize("model", ["vit", "distilled", "average without class token", "registers"])
@@ -616,8 +616,8 @@ def test_a_model_without_sublayers_loads_exports_and_composes(model: str, tmp_pa
     token_method = METHODS["life_regression"]
     budget = int(0.8 * predict(dense.shape, finished.plan).total)
     solved = solve(token_method, dense.shape, finished.plan, {}, budget)
-    brief = Brief(shape=dense.shape, plan=finished.plan, knobs=solved.knobs, budget=budget)
-    both = token_method.finish(token_method.attach(finished.model, brief, images()), brief)
+    context = StepContext(shape=dense.shape, plan=finished.plan, knobs=solved.knobs, budget=budget)
+    both = token_method.finalize(token_method.attach(finished.model, context, images()), context)
     assert count_flops(both.model.eval(), 32) == predict(dense.shape, both.plan).total <= budget
 
 
@@ -629,11 +629,11 @@ def test_cut_patches_are_gone_as_if_they_were_no_keys(model: str, nesting: str):
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": nesting, "patch_share": 0.4, "start": "dense"})
-    finished = finish("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
+    finished = finalize("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
     widths = METHOD.build(copy.deepcopy(dense.module), dense.shape, finished.plan, {"patches": "stay"}).double()
     widths.load_state_dict({name: v for name, v in finished.model.state_dict().items() if not name.endswith("index")})
     steps = steps_of(finished.model)
-    assert all(isinstance(step, At) for step in steps.values())
+    assert all(isinstance(step, FixedTokens) for step in steps.values())
     assert steps
     x_BND = dense.module._pos_embed(dense.module.patch_embed(images(dtype=torch.float64)))
     x_BND = dense.module.norm_pre(x_BND)
@@ -734,8 +734,8 @@ def check_random_recipe(model: str, seed: int, share: float) -> None:
         for name, tensor in _shared(model).items()
         if name.endswith("zeta")
     }
-    brief = Brief(shape=dense.shape, plan=plan, knobs=solved.knobs, budget=budget, shared=shared)
-    finished = METHOD.finish(METHOD.attach(copy.deepcopy(dense.module), brief, images()), brief)
+    context = StepContext(shape=dense.shape, plan=plan, knobs=solved.knobs, budget=budget, shared=shared)
+    finished = METHOD.finalize(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
     cut = class_query_last(finished.model, dense.shape.prefix_tokens) if query else finished.model
     assert count_flops(cut, 32) == predict(dense.shape, finished.plan).total <= budget
     finished.plan.check(dense.shape)
@@ -772,15 +772,15 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
     from autoslim.core.job import DatasetSpec
     from autoslim.core.recipe import Training
     from autoslim.data import prepare_dataset
-    from autoslim.training import Bench
+    from autoslim.training import TrialContext
     from autoslim.training.evaluate import accuracy
-    from autoslim.training.shared_trainer import BenchWorkshop
+    from autoslim.training.shared_trainer import TrialSharedTrainer
 
     spec = DatasetSpec(source=str(Path(folder, "cifar10")), validation_share=0.02, train_limit=1200)
     dataset = prepare_dataset(spec, tmp_path / "cache", seed=0)
-    bench = Bench.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path)
-    shape, training = bench.dense.shape, Training(epochs=9.0)
-    work = METHOD.prepare(BenchWorkshop(bench, training, seed=0, checkpoint=tmp_path / "checkpoint"), {"l1": "even"})
+    context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path)
+    shape, training = context.dense.shape, Training(epochs=9.0)
+    work = METHOD.prepare(TrialSharedTrainer(context, training, seed=0, checkpoint=tmp_path / "checkpoint"), {"l1": "even"})
     with pytest.raises(StopIteration) as end:
         while True:
             next(work)
@@ -791,14 +791,14 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
         return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view(tensor.shape)
 
     blind = {name: shuffled(tensor) if name.endswith("zeta") else tensor for name, tensor in searched.items()}
-    validation = bench.loader(bench.splits.validation, training, seed=0, train=False)
+    validation = context.loader(context.splits.validation, training, seed=0, train=False)
     right = {}
     for name, shared in (("masks", searched), ("shuffled", blind)):
         knobs = solved_knobs("vit_slim", shape, 0.5, {"start": "searched", "patches": "stay"})
-        brief = dataclasses.replace(brief_of(shape, knobs, 0.5), shared=shared)
+        context = dataclasses.replace(context_of(shape, knobs, 0.5), shared=shared)
         with torch.no_grad():
-            finished = METHOD.finish(METHOD.attach(bench.student(), brief, images()), brief)
-        right[name] = accuracy(finished.model, validation, device=bench.device, bfloat16=False)
+            finished = METHOD.finalize(METHOD.attach(context.student(), context, images()), context)
+        right[name] = accuracy(finished.model, validation, device=context.device, bfloat16=False)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are the same.
     assert right["masks"] > right["shuffled"] + 0.03
     assert right["masks"] > 0.6

@@ -6,11 +6,11 @@ import time
 import pytest
 from helpers.sample_search import end, make_result
 
-from autoslim.report.tracking import Mirror, MirrorThread
+from autoslim.report.tracking import BackgroundSync, MlflowSync
 
 
 def test_thread_follows_the_search_and_logs_the_rest_on_close(store, job, client):
-    thread = MirrorThread(Mirror(store, job.id), every=0.05).start()
+    thread = BackgroundSync(MlflowSync(store, job.id), every=0.05).start()
     deadline = time.monotonic() + 20
     while (
         not (experiment := client.get_experiment_by_name("autoslim")) or len(client.search_runs([experiment.experiment_id])) < 5
@@ -28,13 +28,13 @@ def test_mlflow_that_is_down_is_reported_once_and_what_is_missing_stays_in_the_s
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        thread = MirrorThread(Mirror(store, job.id, tracking_uri=uri), every=0.01, longest=0.05).start()
+        thread = BackgroundSync(MlflowSync(store, job.id, tracking_uri=uri), every=0.01, longest=0.05).start()
         time.sleep(0.5)
         assert not thread.close(timeout=20)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING and record.name.startswith("autoslim")]
     kept = f"what could not be logged is kept in the store and logged later by `autoslim sync {job.output}`"
     assert kept in warning.getMessage()
-    assert Mirror(store, job.id).sync() == 5
+    assert MlflowSync(store, job.id).sync() == 5
 
 
 def test_recovery_is_logged(store, job, caplog, tmp_path):
@@ -42,7 +42,7 @@ def test_recovery_is_logged(store, job, caplog, tmp_path):
     # A file where MLflow wants a folder for its artifacts, until somebody moves it away.
     obstacle = tmp_path / "out" / "mlartifacts"
     obstacle.write_text("in the way")
-    thread = MirrorThread(Mirror(store, job.id), every=0.05, longest=0.1).start()
+    thread = BackgroundSync(MlflowSync(store, job.id), every=0.05, longest=0.1).start()
     deadline = time.monotonic() + 20
     while "kept in the store" not in caplog.text:
         assert time.monotonic() < deadline
@@ -56,8 +56,8 @@ def test_server_that_never_answers_does_not_hold_up_the_end(store, job, caplog):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        mirror = Mirror(store, job.id, tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
-        thread = MirrorThread(mirror, every=0.01).start()
+        mirror = MlflowSync(store, job.id, tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        thread = BackgroundSync(mirror, every=0.01).start()
         time.sleep(0.5)
         began = time.monotonic()
         assert not thread.close(timeout=0.5)
@@ -65,7 +65,7 @@ def test_server_that_never_answers_does_not_hold_up_the_end(store, job, caplog):
     assert "kept in the store" in caplog.text
 
 
-class BrokenMirror(Mirror):
+class BrokenMirror(MlflowSync):
     def sync(self):
         raise ZeroDivisionError("a mistake of ours")
 
@@ -74,14 +74,14 @@ class BrokenMirror(Mirror):
 def test_mistake_of_ours_is_told_and_not_taken_for_an_outage(store, job, monkeypatch, caplog):
     told = []
     monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
-    thread = MirrorThread(BrokenMirror(store, job.id), every=0.01).start()
+    thread = BackgroundSync(BrokenMirror(store, job.id), every=0.01).start()
     assert not thread.close(timeout=20)
     assert told == [ZeroDivisionError]
     assert "kept in the store" not in caplog.text
 
 
 def test_nothing_is_sent_when_nothing_has_changed(store, job):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     began = time.monotonic()
     for _ in range(20):

@@ -9,7 +9,7 @@ from helpers.sample_search import add, end, fill, make_job, make_recipe, make_re
 from autoslim.core.result import ParetoFront, TrialState
 from autoslim.core.urls import default_url
 from autoslim.errors import ClusterError, RequestError
-from autoslim.report.tracking import Mirror, default_tracking_uri
+from autoslim.report.tracking import MlflowSync, default_tracking_uri
 from autoslim.store import JobState, Store
 
 
@@ -43,7 +43,7 @@ def search(tmp_path_factory):
     output = tmp_path_factory.mktemp("search")
     with Store(default_url(output)) as store:
         fill(store, make_job(str(output)))
-        assert Mirror(store, "digits-1").sync() == 13
+        assert MlflowSync(store, "digits-1").sync() == 13
     return MlflowClient(tracking_uri=default_tracking_uri(output)), output
 
 
@@ -95,7 +95,7 @@ def test_parent_carries_the_front_as_picture_table_parquet_and_text(search):
 
 
 def test_front_moves_as_trials_finish(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     was = runs_of(client)[0].data.metrics["hypervolume"]
     store.finish_trial(job.id, make_result(3, accuracy=0.99, flops=2_000_000_000))
@@ -108,25 +108,25 @@ def test_front_moves_as_trials_finish(store, job, client):
 
 
 def test_syncing_twice_logs_nothing_twice(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     assert mirror.sync() == 5
     before = snapshot(client)
     assert mirror.sync() == 0
-    assert Mirror(store, job.id).sync() == 0
+    assert MlflowSync(store, job.id).sync() == 0
     assert snapshot(client) == before
 
 
 def test_crash_that_lost_the_account_of_what_was_logged_repeats_nothing(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     before = snapshot(client)
     store.forget_tracked(job.id, mirror._destination)
-    Mirror(store, job.id).sync()
+    MlflowSync(store, job.id).sync()
     assert snapshot(client) == before
 
 
 def test_epochs_of_a_resumed_trial_go_on_where_they_were(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     store.begin_attempt(job.id)
     store.restart_trial(job.id, 3)
@@ -138,7 +138,7 @@ def test_epochs_of_a_resumed_trial_go_on_where_they_were(store, job, client):
 
 
 def test_no_run_stays_running_when_the_job_has_ended(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     end(store, job.id, JobState.FAILED)
     mirror.sync()
@@ -151,7 +151,7 @@ def test_no_run_stays_running_when_the_job_has_ended(store, job, client):
 
 
 def test_chosen_models_are_tagged_with_their_budget(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     store.set_chosen(job.id, {"50%": 0, "70%": 1})
     mirror.sync()
     store.set_chosen(job.id, {"50%": 3, "70%": 1})
@@ -165,7 +165,7 @@ def test_chosen_models_are_tagged_with_their_budget(store, job, client):
 
 
 def test_pictures_of_a_chosen_model_are_artifacts_of_its_trial(store, job, client, output):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     store.set_chosen(job.id, {"50%": 0, "70%": 1})
     mirror.sync()
@@ -175,14 +175,14 @@ def test_pictures_of_a_chosen_model_are_artifacts_of_its_trial(store, job, clien
     folder.mkdir(parents=True)
     (folder / "picture.png").write_bytes(b"a picture")
     (folder / "picture.html").write_text("a page")
-    assert Mirror(store, job.id).sync() == 1
-    assert Mirror(store, job.id).sync() == 0
+    assert MlflowSync(store, job.id).sync() == 1
+    assert MlflowSync(store, job.id).sync() == 0
     assert [file.path for file in client.list_artifacts(children[0].info.run_id)] == ["picture.html", "picture.png"]
     assert not client.list_artifacts(children[1].info.run_id)
 
 
 def test_artifacts_are_renewed_only_when_a_trial_has_ended(store, job, client, tmp_path):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     picture = tmp_path / "out" / "mlartifacts" / runs_of(client)[0].info.run_id / "artifacts" / "front.html"
     picture.write_text("untouched")
@@ -196,17 +196,17 @@ def test_artifacts_are_renewed_only_when_a_trial_has_ended(store, job, client, t
 
 def test_search_without_trials_or_a_measured_model_is_logged(store, output, client):
     store.create_job(make_job(str(output)))
-    Mirror(store, "digits-1").sync()
+    MlflowSync(store, "digits-1").sync()
     parent, children = runs_of(client)
     assert (parent.data.metrics, children) == ({"trials_done": 0.0}, {})
 
 
 def test_what_mlflow_missed_while_it_was_down_is_logged_later(store, job, client):
-    down = Mirror(store, job.id, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
+    down = MlflowSync(store, job.id, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
     with pytest.raises(ClusterError, match=r"MLflow at http://me:\*\*\*@127.0.0.1:\d+ cannot be used") as caught:
         down.sync()
     assert "secret" not in str(caught.value)
-    assert Mirror(store, job.id).sync() == 5
+    assert MlflowSync(store, job.id).sync() == 5
     assert len(runs_of(client)[1]) == 4
 
 
@@ -214,22 +214,22 @@ def test_limits_on_waiting_leave_the_environment_as_it_was(store, job, monkeypat
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     with pytest.raises(ClusterError):
-        Mirror(store, job.id, tracking_uri=f"http://127.0.0.1:{closed_port()}").sync()
+        MlflowSync(store, job.id, tracking_uri=f"http://127.0.0.1:{closed_port()}").sync()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 def test_tracking_that_was_thrown_away_is_filled_again(store, job, client):
-    Mirror(store, job.id).sync()
+    MlflowSync(store, job.id).sync()
     parent, children = runs_of(client)
     for run in [parent, *children.values()]:
         client.delete_run(run.info.run_id)
-    assert Mirror(store, job.id).sync() == 5
+    assert MlflowSync(store, job.id).sync() == 5
     assert runs_of(client)[0].info.run_id != parent.info.run_id
 
 
 def test_parent_deleted_while_searching_is_made_again_over_the_same_children(store, job, client):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     parent, children = runs_of(client)
     client.delete_run(parent.info.run_id)
@@ -241,7 +241,7 @@ def test_parent_deleted_while_searching_is_made_again_over_the_same_children(sto
 
 
 def test_child_a_user_deleted_stays_deleted(store, job, client, caplog):
-    mirror = Mirror(store, job.id)
+    mirror = MlflowSync(store, job.id)
     mirror.sync()
     client.delete_run(runs_of(client)[1][3].info.run_id)
     store.finish_trial(job.id, make_result(3))
@@ -255,15 +255,15 @@ def test_child_a_user_deleted_stays_deleted(store, job, client, caplog):
 def test_experiment_a_user_deleted_is_an_error_that_says_so(store, job, client):
     client.delete_experiment(client.create_experiment("old"))
     with pytest.raises(RequestError, match=r"the experiment 'old' .* is deleted; restore it"):
-        Mirror(store, job.id, experiment="old").sync()
+        MlflowSync(store, job.id, experiment="old").sync()
 
 
 def test_two_searches_of_one_id_do_not_share_runs(store, job, client, tmp_path):
-    Mirror(store, job.id).sync()
+    MlflowSync(store, job.id).sync()
     (tmp_path / "second").mkdir()
     with Store(default_url(tmp_path / "second")) as second:
         fill(second, job, make_results()[:2])
-        assert Mirror(second, job.id).sync() == 3
+        assert MlflowSync(second, job.id).sync() == 3
     assert len(client.search_runs([client.get_experiment_by_name("autoslim").experiment_id])) == 8
 
 
@@ -273,7 +273,7 @@ def test_odd_names_and_values_are_logged_in_a_form_mlflow_takes(store, output, c
     many = {f"loss[{index}] <é>": float(index) for index in range(30)}
     store.add_trial("digits-1", 1, make_recipe(1), origin="given", target="free")
     store.report("digits-1", 1, make_report(1, gflops=3.0, broken=float("nan"), **many))
-    Mirror(store, "digits-1").sync()
+    MlflowSync(store, "digits-1").sync()
     children = runs_of(client)[1]
     assert "secret" not in children[0].data.tags["error"]
     assert children[1].data.metrics["curve.gflops"] == 3.0
@@ -285,7 +285,7 @@ def test_fluent_state_of_the_user_is_left_alone(store, job):
     import mlflow
 
     before = mlflow.get_tracking_uri()
-    Mirror(store, job.id).sync()
+    MlflowSync(store, job.id).sync()
     assert mlflow.get_tracking_uri() == before
     assert mlflow.active_run() is None
 

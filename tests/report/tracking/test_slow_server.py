@@ -15,7 +15,7 @@ from helpers.simulated_trials import make_coordinator, run_all
 from autoslim.core.budget import Budget
 from autoslim.core.recipe import Training
 from autoslim.core.urls import default_url
-from autoslim.report.tracking import Mirror, MirrorThread
+from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.store import Store
 
 ANSWER = 5.0
@@ -53,7 +53,9 @@ def seconds_of_a_search(root: Path, tracking_uri: str | None) -> float:
     with Store(default_url(root)) as store:
         coordinator = make_coordinator(job, store, root)
         thread = (
-            None if tracking_uri is None else MirrorThread(Mirror(store, job.id, tracking_uri=tracking_uri), every=0.01).start()
+            None
+            if tracking_uri is None
+            else BackgroundSync(MlflowSync(store, job.id, tracking_uri=tracking_uri), every=0.01).start()
         )
         while thread is not None and not Slow.asked:
             time.sleep(0.01)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import EpochReport, TrialResult, TrialState
 from autoslim.errors import RequestError
-from autoslim.search import Scheduler, make_scheduler
-from autoslim.search.pruners.halving import Halving, rung_epochs
+from autoslim.search import Pruner, make_pruner
+from autoslim.search.pruners.halving import HalvingPruner, rung_epochs
 
 
 def trial(number: int, flops: int, *, method: str = "vit_slim", origin: str = "sampler") -> TrialResult:
@@ -30,13 +30,15 @@ def cut(accuracy: float, epoch: float = 0.0) -> EpochReport:
     return EpochReport(epoch=epoch, beat="cut", metrics={"accuracy": accuracy})
 
 
-def halving(epochs: float = 9.0) -> Halving:
-    return Halving(epochs=epochs, chance=0.1)
+def halving(epochs: float = 9.0) -> HalvingPruner:
+    return HalvingPruner(epochs=epochs, chance=0.1)
 
 
-def stopped(scheduler: Scheduler, points: list[tuple[int, float]], *, epoch: float = 1.0) -> list[int]:
+def stopped(scheduler: Pruner, points: list[tuple[int, float]], *, epoch: float = 1.0) -> list[int]:
     """Numbers of the trials that are stopped, when each in turn reports (flops, accuracy)."""
-    judged = [scheduler.judge(trial(number, flops), tune(epoch, accuracy)) for number, (flops, accuracy) in enumerate(points)]
+    judged = [
+        scheduler.should_prune(trial(number, flops), tune(epoch, accuracy)) for number, (flops, accuracy) in enumerate(points)
+    ]
     return [number for number, reason in enumerate(judged) if reason is not None]
 
 
@@ -84,8 +86,8 @@ def test_a_decision_depends_on_the_reports_and_not_on_their_order(points, chance
     for _ in range(3):
         scheduler = halving()
         for one in reports:
-            scheduler.take(*one)
-        decisions.add(scheduler.judge(*judged))
+            scheduler.observe(*one)
+        decisions.add(scheduler.should_prune(*judged))
         chance.shuffle(reports)
     assert len(decisions) == 1
 
@@ -94,21 +96,21 @@ def test_a_report_that_comes_again_is_judged_alike_and_counts_once():
     scheduler = halving()
     others = [(trial(number, 100), tune(1.0, 0.5 + number / 100)) for number in range(5)]
     for one in others:
-        scheduler.take(*one)
+        scheduler.observe(*one)
     worst = (trial(9, 100), tune(1.0, 0.3))
-    first = scheduler.judge(*worst)
+    first = scheduler.should_prune(*worst)
     assert first is not None
     assert "place 6 of 6" in first
-    assert scheduler.judge(*worst) == first
-    assert all(scheduler.judge(*others[4]) is None for _ in range(3))
+    assert scheduler.should_prune(*worst) == first
+    assert all(scheduler.should_prune(*others[4]) is None for _ in range(3))
 
 
 def test_straight_after_the_cut_only_recipes_of_the_same_method_are_compared():
     scheduler = halving()
     for number in range(6):
-        assert scheduler.judge(trial(number, 100), cut(0.6 + number / 100)) is None
-    assert scheduler.judge(trial(6, 100, method="sit"), cut(0.1)) is None
-    reason = scheduler.judge(trial(7, 100), cut(0.3))
+        assert scheduler.should_prune(trial(number, 100), cut(0.6 + number / 100)) is None
+    assert scheduler.should_prune(trial(6, 100, method="sit"), cut(0.1)) is None
+    reason = scheduler.should_prune(trial(7, 100), cut(0.3))
     assert reason is not None
     assert "vit_slim" in reason
 
@@ -116,21 +118,21 @@ def test_straight_after_the_cut_only_recipes_of_the_same_method_are_compared():
 def test_after_the_cut_only_the_last_third_is_stopped_and_nobody_near_chance():
     scheduler = halving()
     accuracies = [0.4, 0.9, 0.8, 0.7, 0.5, 0.6]
-    goes_on = [scheduler.judge(trial(number, 100), cut(accuracy)) is None for number, accuracy in enumerate(accuracies)]
+    goes_on = [scheduler.should_prune(trial(number, 100), cut(accuracy)) is None for number, accuracy in enumerate(accuracies)]
     assert goes_on == [True] * 6
-    assert scheduler.judge(trial(6, 100), cut(0.45)) is not None
+    assert scheduler.should_prune(trial(6, 100), cut(0.45)) is not None
     scheduler = halving()
-    assert all(scheduler.judge(trial(n, 100, method="sit"), cut(0.19 - n / 100)) is None for n in range(10))
+    assert all(scheduler.should_prune(trial(n, 100, method="sit"), cut(0.19 - n / 100)) is None for n in range(10))
 
 
 def test_training_before_the_cut_counts_and_a_late_report_stands_at_the_last_rung_it_passed():
     scheduler = halving()
     for number in range(3):
-        scheduler.take(trial(number, 100), tune(1.0, 0.7 + number / 100))
-        scheduler.take(trial(number, 100), tune(3.0, 0.8 + number / 100))
+        scheduler.observe(trial(number, 100), tune(1.0, 0.7 + number / 100))
+        scheduler.observe(trial(number, 100), tune(3.0, 0.8 + number / 100))
     late = trial(5, 100)
-    assert scheduler.judge(late, cut(0.2, epoch=2.6)) is None
-    reason = scheduler.judge(late, tune(3.6, 0.75))
+    assert scheduler.should_prune(late, cut(0.2, epoch=2.6)) is None
+    reason = scheduler.should_prune(late, tune(3.6, 0.75))
     assert reason is not None
     assert "3.6 epochs" in reason
 
@@ -138,39 +140,39 @@ def test_training_before_the_cut_counts_and_a_late_report_stands_at_the_last_run
 def test_a_rung_judges_a_trial_once():
     scheduler = halving()
     for number in range(6):
-        scheduler.take(trial(number, 100), tune(1.0, 0.5))
-    assert scheduler.judge(trial(7, 100), tune(1.0, 0.6)) is None
-    assert scheduler.judge(trial(7, 100), tune(2.0, 0.2)) is None
+        scheduler.observe(trial(number, 100), tune(1.0, 0.5))
+    assert scheduler.should_prune(trial(7, 100), tune(1.0, 0.6)) is None
+    assert scheduler.should_prune(trial(7, 100), tune(2.0, 0.2)) is None
 
 
 @pytest.mark.parametrize("name", ["halving", "median"])
 def test_controls_and_trials_of_one_epoch_are_never_stopped(name):
     draw = random.Random(0)
-    whole, single = make_scheduler(name, epochs=9.0, chance=0.1), make_scheduler(name, epochs=1.0, chance=0.1)
+    whole, single = make_pruner(name, epochs=9.0, chance=0.1), make_pruner(name, epochs=1.0, chance=0.1)
     for number in range(60):
         accuracy, origin = draw.random(), "random" if number % 2 else "sampler"
         for epoch in range(10):
             report: Any = cut(accuracy) if epoch == 0 else tune(float(epoch), accuracy)
-            reason = whole.judge(trial(number, 100, origin=origin), report)
+            reason = whole.should_prune(trial(number, 100, origin=origin), report)
             assert reason is None or origin == "sampler"
-        assert single.judge(trial(number, 100), cut(accuracy)) is None
-        assert single.judge(trial(number, 100), tune(1.0, accuracy)) is None
+        assert single.should_prune(trial(number, 100), cut(accuracy)) is None
+        assert single.should_prune(trial(number, 100), tune(1.0, accuracy)) is None
 
 
 def test_none_stops_nothing_and_a_name_there_is_not_is_refused():
-    never = make_scheduler("none", epochs=9.0, chance=0.1)
+    never = make_pruner("none", epochs=9.0, chance=0.1)
     assert stopped(never, [(100, 1 - i / 50) for i in range(50)]) == []
     with pytest.raises(RequestError, match=r"'hyperband'; allowed: halving, median, none"):
-        make_scheduler("hyperband", epochs=9.0, chance=0.1)
+        make_pruner("hyperband", epochs=9.0, chance=0.1)
 
 
 def test_median_stopping_holds_a_trial_against_finished_ones_of_its_flops():
-    median = make_scheduler("median", epochs=3.0, chance=0.1)
+    median = make_pruner("median", epochs=3.0, chance=0.1)
     for number, epoch in itertools.product(range(4), (1.0, 2.0, 3.0)):
-        median.take(trial(number, 100), tune(epoch, 0.5 + number / 10 + epoch / 100))
-    assert median.judge(trial(5, 100), tune(1.0, 0.7)) is None
-    reason = median.judge(trial(6, 100), tune(1.0, 0.6))
+        median.observe(trial(number, 100), tune(epoch, 0.5 + number / 10 + epoch / 100))
+    assert median.should_prune(trial(5, 100), tune(1.0, 0.7)) is None
+    reason = median.should_prune(trial(6, 100), tune(1.0, 0.6))
     assert reason is not None
     assert "median of 4 finished" in reason
-    assert median.judge(trial(7, 50), tune(1.0, 0.2)) is None
-    assert median.judge(trial(8, 100), tune(2.8, 0.1)) is None
+    assert median.should_prune(trial(7, 50), tune(1.0, 0.2)) is None
+    assert median.should_prune(trial(8, 100), tune(2.8, 0.1)) is None

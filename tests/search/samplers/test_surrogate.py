@@ -19,8 +19,8 @@ from autoslim.search import Proposal, Proposer, Space
 from autoslim.search.samplers import acquisition
 from autoslim.search.samplers.candidates import leaders
 from autoslim.search.samplers.features import Encoder
-from autoslim.search.samplers.forest import LEAST, Learner, grid
-from autoslim.search.samplers.mutation import Near, values_of
+from autoslim.search.samplers.forest import LEAST, ForestSampler, grid
+from autoslim.search.samplers.mutation import Mutation, values_of
 from autoslim.search.samplers.surrogate import Forest
 
 Finish = Callable[..., TrialResult]
@@ -99,7 +99,7 @@ def test_stopped_trials_teach_and_running_ones_do_not(
     proposer: Callable[..., Proposer], finished: Finish, encoder: Encoder, dense: int
 ) -> None:
     history = play(proposer("random", 0), finished, dense, 20)
-    learner = Learner(encoder, {}, dense_flops=dense, epochs=3.0, seed=0)
+    learner = ForestSampler(encoder, {}, dense_flops=dense, epochs=3.0, seed=0)
     assert learner.knows(history)
     running = [result.replace(state=TrialState.RUNNING, accuracy=None) for result in history]
     assert not learner.knows([*history[: LEAST - 1], *running[LEAST - 1 :]])
@@ -152,7 +152,7 @@ def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
     (step,) = proposal.recipe.steps
     kept = moved = 0
     for place in range(200):
-        draw = whole.sample(Near(values, f"{place}"), methods, shape, among=list(methods))
+        draw = whole.sample(Mutation(values, f"{place}"), methods, shape, among=list(methods))
         assert draw.method == step.method
         assert whole.contains(draw, shape)
         same = [draw.knobs.get(name) == value for name, value in step.knobs.items() if methods[step.method].ranges[name].searched]

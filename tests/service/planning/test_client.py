@@ -13,7 +13,7 @@ from helpers.running_service import SPEC
 
 from autoslim.config import SpecError, read_mapping
 from autoslim.service.planning.client import Planner, PlannerError
-from autoslim.service.settings import Limits
+from autoslim.service.settings import RequestLimits
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture(scope="module")
 def planner(runner: asyncio.Runner) -> Iterator[Planner]:
-    planner = Planner(Limits())
+    planner = Planner(RequestLimits())
     yield planner
     runner.run(planner.close())
 
@@ -46,7 +46,7 @@ def test_what_cannot_be_carried_out_is_told_by_field(runner: asyncio.Runner, pla
 def test_a_model_that_is_too_large_is_refused_without_being_built(
     runner: asyncio.Runner, planner: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "_limits", Limits(parameters=10**9))
+    monkeypatch.setattr(planner, "_limits", RequestLimits(parameters=10**9))
     # Sixteen billion weights, of which none is made.
     giant = SPEC | {"model_args": {"embed_dim": 4096, "depth": 64, "num_heads": 8, "patch_size": 4, "mlp_ratio": 8}}
     with pytest.raises(SpecError, match="parameters; allowed: at most 1,000,000,000"):
@@ -57,7 +57,7 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
     runner: asyncio.Runner, planner: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(planner, "_limits", Limits(plan_seconds=0.001))
+        patch.setattr(planner, "_limits", RequestLimits(plan_seconds=0.001))
         with pytest.raises(PlannerError, match=r"within 0\.001 seconds"):
             runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))
     assert planner._process is None

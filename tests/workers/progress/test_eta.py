@@ -10,7 +10,7 @@ from helpers.sample_search import make_job, make_result
 from autoslim.core.budget import Budget
 from autoslim.core.recipe import Training
 from autoslim.core.result import TrialResult, TrialState
-from workers.progress.eta import Clock
+from workers.progress.eta import EtaEstimator
 
 
 class Run:
@@ -19,7 +19,7 @@ class Run:
     def __init__(self, **job: Any) -> None:
         self.time = 100.0
         spec = make_job(budgets=(Budget.parse("50%"),), training=Training(epochs=3.0), **{"final_share": 0.0, **job})
-        self.clock = Clock(spec, slots=1, now=lambda: self.time)
+        self.clock = EtaEstimator(spec, slots=1, now=lambda: self.time)
         self.results: list[TrialResult] = []
 
     def trial(self, seconds: float, **changes: Any) -> float | None:

@@ -9,31 +9,31 @@ from typing import Any
 import pytest
 from helpers.sample_search import DENSE, make_job, make_result
 
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.errors import JobError
-from autoslim.training.holdout import Verdict
+from autoslim.training.holdout import HoldoutResult
 from workers.search import finalize
 
 LABELS = {"70%": 3, "50%": 4}
 
 
 @pytest.fixture
-def hand_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`hand_over` of two trials; what completes a folder is the caller's."""
-    output = Output(tmp_path)
+def finalize_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`finalize_models` of two trials; what completes a folder is the caller's."""
+    output = RunFolder(tmp_path)
     results = {label: make_result(number, artifact=f"trials/{number}/model") for label, number in LABELS.items()}
     for result in results.values():
         folder = tmp_path / str(result.artifact)
         folder.mkdir(parents=True)
         (folder / "weights").write_text(f"of trial {result.number}")
-    verdict = Verdict(accuracy=0.9, images=10, search_packages=())
-    monkeypatch.setattr(finalize, "judge", lambda folders, *_, **__: [verdict] * len(folders))
+    verdict = HoldoutResult(accuracy=0.9, images=10, search_packages=())
+    monkeypatch.setattr(finalize, "evaluate_folder", lambda folders, *_, **__: [verdict] * len(folders))
 
-    def run(complete: Any) -> tuple[list[finalize.HandedOver], list[str]]:
+    def run(complete: Any) -> tuple[list[finalize.SelectedModel], list[str]]:
         monkeypatch.setattr(finalize, "complete_folder", complete)
         dataset: Any = None
         budgets = dict.fromkeys(LABELS, 10**9)
-        return finalize.hand_over(
+        return finalize.finalize_models(
             make_job(str(tmp_path)),
             output,
             results,
@@ -57,8 +57,8 @@ def complete_but_50(folder: Path, *, asked: finalize.Asked, **_: Any) -> None:
     complete(folder)
 
 
-def test_a_model_that_cannot_be_completed_costs_no_other(hand_over):
-    run, output = hand_over
+def test_a_model_that_cannot_be_completed_costs_no_other(finalize_models):
+    run, output = finalize_models
     handed, failed = run(complete_but_50)
     assert [model.label for model in handed] == ["70%"]
     assert failed == ["50% (trial 4): the card cannot be written"]
@@ -66,8 +66,8 @@ def test_a_model_that_cannot_be_completed_costs_no_other(hand_over):
     assert not output.model("50%").exists()
 
 
-def test_what_was_handed_over_before_stays_until_it_is_replaced(hand_over):
-    run, output = hand_over
+def test_what_was_handed_over_before_stays_until_it_is_replaced(finalize_models):
+    run, output = finalize_models
     run(complete)
     (output.model("50%") / "weights").write_text("of an earlier trial")
     run(complete_but_50)
@@ -79,8 +79,8 @@ def test_what_was_handed_over_before_stays_until_it_is_replaced(hand_over):
     assert sorted(path.name for path in (output.root / "models").iterdir()) == ["50%", "70%"]
 
 
-def test_a_full_disk_ends_it(hand_over):
-    run, _ = hand_over
+def test_a_full_disk_ends_it(finalize_models):
+    run, _ = finalize_models
 
     def full(folder: Path, **_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,17 +13,17 @@ from helpers.sample_search import make_job
 from helpers.simulated_trials import make_coordinator, make_proposer, run_all
 
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import Limits
+from autoslim.core.constraints import CostLimits
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
 from autoslim.core.result import TrialResult, TrialState
-from autoslim.core.run_folder import Output
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.errors import RequestError, WeightsError
 from autoslim.search import Proposer, choose, load_space, reason
 from autoslim.search.refinement import REUSED
 from autoslim.store import JobState, Queue, QueueState, Store
-from workers.search.warm_start import Taken, look, take
+from workers.search.warm_start import WarmStart, apply_warm_start, find_reusable
 from workers.service.attempt import reusable
 
 BASE = "base-0123"
@@ -47,7 +47,7 @@ def search_in(root: Path, store: Store, **changes: Any) -> list[TrialResult]:
     run_all(make_coordinator(job, store, root))
     store.set_state(job.id, JobState.COMPLETE)
     root.mkdir(exist_ok=True)
-    Output(root).write_job(job)
+    RunFolder(root).write_job(job)
     (root / "cache" / BASE).mkdir(parents=True)
     (root / "cache" / BASE / "facts.json").write_text("{}")
     results = store.trials(job.id)
@@ -71,9 +71,9 @@ def results_in(root: Path) -> list[TrialResult]:
         return store.trials(root.name)
 
 
-def looked(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> Taken:
+def looked(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> WarmStart:
     job = job_in(root.parent / "now", *budgets, reuse=(str(root),), **changes)
-    return look(job, None, dataclasses.replace(make_proposer(job), **(proposer or {})), base=base)
+    return find_reusable(job, None, dataclasses.replace(make_proposer(job), **(proposer or {})), base=base)
 
 
 def test_a_budget_is_answered_by_the_model_that_the_earlier_search_chose_for_it(earlier: Path) -> None:
@@ -100,8 +100,8 @@ def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) 
     assert all(proposal.origin == "random" or proposal.recipe.key not in known for proposal in proposals)
     assert proposals == [proposer.propose(number, []) for number in range(8)]
     plain = make_proposer(job_in(earlier, "60%", sampler="tpe"))
-    taught = dataclasses.replace(plain, earlier=taken.seeds)
-    assert [plain.propose(number, []) for number in range(8)] != [taught.propose(number, []) for number in range(8)]
+    teacher_logits = dataclasses.replace(plain, earlier=taken.seeds)
+    assert [plain.propose(number, []) for number in range(8)] != [teacher_logits.propose(number, []) for number in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) 
         ({"training": Training(epochs=4.0, batch_size=8)}, True),
         ({"class_query": True}, False),
         ({"bound": "mean"}, False),
-        ({"limits": Limits(params=1)}, False),
-        ({"limits": Limits(latency_ms=5.0)}, False),
+        ({"limits": CostLimits(params=1)}, False),
+        ({"limits": CostLimits(latency_ms=5.0)}, False),
     ],
 )
 def test_trials_of_other_settings_teach_nothing_and_answer_only_what_they_can(
@@ -162,7 +162,7 @@ def test_a_model_that_is_gone_or_lies_elsewhere_answers_nothing(earlier: Path) -
 
 
 def test_a_folder_does_not_say_which_database_is_asked(earlier: Path) -> None:
-    Output(earlier).write_job(job_in(earlier, "50%").replace(storage="postgresql+psycopg://elsewhere/db"))
+    RunFolder(earlier).write_job(job_in(earlier, "50%").replace(storage="postgresql+psycopg://elsewhere/db"))
     with pytest.raises(RequestError, match="another store than this search's; allowed: the same --storage for both"):
         looked(earlier, "50%")
 
@@ -185,9 +185,9 @@ def shared(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_searches_in_the_same_store_are_named_by_id_or_all(shared: Store, tmp_path: Path) -> None:
-    def of(*sources: str) -> Taken:
+    def of(*sources: str) -> WarmStart:
         job = job_in(tmp_path / "now", "50%", reuse=sources)
-        return look(job, shared, make_proposer(job), base=BASE)
+        return find_reusable(job, shared, make_proposer(job), base=BASE)
 
     one, two, both = of("one"), of("two"), of("all")
     assert len(both.seeds) == len(one.seeds) + len(two.seeds) == len(of("one", "all", "two").seeds)
@@ -199,12 +199,12 @@ def test_searches_in_the_same_store_are_named_by_id_or_all(shared: Store, tmp_pa
 
 def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Store, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "60%", reuse=("one",))
-    output = Output(tmp_path / "now")
+    output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
-    first, _ = take(job, shared, make_proposer(job), output, base=BASE)
+    first, _ = apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
     extra = first.earlier[0].replace(number=50, recipe=first.earlier[0].recipe.replace(seed=9))
     shared.add_ended_trial("one", extra, target="50%")
-    again, _ = take(job, shared, make_proposer(job), output, base=BASE)
+    again, _ = apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
     assert again.earlier == first.earlier != ()
 
 
@@ -212,21 +212,21 @@ def test_the_dense_model_is_taken_too_and_costs_nothing(shared: Store, tmp_path:
     for name in ("weights", "cost.json"):
         (tmp_path / "two" / "cache" / BASE / name).write_text("x")
     job = job_in(tmp_path / "now", "60%", reuse=("two",))
-    output = Output(tmp_path / "now")
+    output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
-    take(job, shared, make_proposer(job), output, base=BASE)
+    apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
     assert sorted(path.name for path in (output.cache / BASE).iterdir()) == ["facts.json", "weights"]
 
 
 def test_a_model_that_is_not_what_its_search_said_is_not_taken(earlier: Path, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "50%", reuse=(str(earlier),))
-    output = Output(tmp_path / "now")
+    output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
     with Store(default_url(output.root)) as store:
         store.create_job(job)
         store.begin_attempt(job.id)
         with pytest.raises((WeightsError, RequestError)):
-            take(job, store, make_proposer(job), output, base=BASE)
+            apply_warm_start(job, store, make_proposer(job), output, base=BASE)
         assert store.trials(job.id) == []
 
 
@@ -271,6 +271,6 @@ def test_a_submitted_job_reuses_only_what_its_tenant_has_and_only_by_id(tmp_path
             with pytest.raises(RequestError, match="there is no job"):
                 reusable(queue, job.replace(reuse=(foreign,)))
         # Once it is written down what was taken, a job that was purged since is not missed.
-        Output(tmp_path / now).root.mkdir()
-        Output(tmp_path / now).earlier.write_text("{}")
+        RunFolder(tmp_path / now).root.mkdir()
+        RunFolder(tmp_path / now).earlier.write_text("{}")
         assert reusable(queue, job.replace(reuse=("gone",))) == ("gone",)

@@ -161,5 +161,5 @@ def test_every_model_is_handed_over_in_forms_with_its_speed(finished: tuple[Path
         assert {form.file for form in config.forms} >= {"model.onnx", "model.pt2"}
         assert {form.flops for form in config.forms if form.name == "onnx"} == {config.flops.fvcore}
         assert config.speed is not None
-        assert {lap.batch for lap in config.speed.laps if lap.device == "cpu"} == {1, 64}
+        assert {timing.batch for timing in config.speed.timings if timing.device == "cpu"} == {1, 64}
         assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=False).returncode == 0

@@ -10,7 +10,7 @@ import torch
 from sqlalchemy.exc import ProgrammingError
 
 from autoslim.config import SpecError, read_mapping
-from autoslim.config.issues import Fault
+from autoslim.config.issues import ValidationIssue
 from autoslim.errors import (
     BudgetError,
     ClusterError,
@@ -50,7 +50,7 @@ def of_a_task(cause: Exception) -> Exception:
         (WeightsError("a pickle"), C.REQUEST, PLAN),
         (SpaceError("an unknown knob"), C.REQUEST, PLAN),
         (RequestError("no such thing"), C.REQUEST, PLAN),
-        (SpecError([Fault(place=("flops",), problem="is needed")]), C.REQUEST, PLAN),
+        (SpecError([ValidationIssue(place=("flops",), problem="is needed")]), C.REQUEST, PLAN),
         (DatasetError("3 of 9 images cannot be read"), C.DATA, LOGS),
         (of_a_task(DatasetError("3 of 9 images cannot be read")), C.DATA, LOGS),
         (DivergedError("the loss is nan"), C.DIVERGED, "autoslim submit job.yaml --lr 0.0001"),
