@@ -330,6 +330,14 @@ def measured(method: str) -> str:
     )
 
 
+def smallest_method() -> str:
+    """The example of a method, which the tests run, as a block of code."""
+    path = ROOT / "docs" / "developing" / "smallest_method.py"
+    if not path.exists():
+        return "The example is `docs/developing/smallest_method.py`.\n"
+    return f'```python title="docs/developing/smallest_method.py"\n{path.read_text()}```\n'
+
+
 # The service
 
 
@@ -377,17 +385,9 @@ def problem_codes() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        cli,
-        job_spec,
-        config_json,
-        exit_codes,
-        knobs,
-        training_settings,
-        spaces,
-        measured,
-        routes,
-        service_settings,
-        problem_codes,
+        *(cli, job_spec, config_json, exit_codes),
+        *(knobs, training_settings, spaces, measured, smallest_method),
+        *(routes, service_settings, problem_codes),
     )
 }
 """What a marker may name."""
