@@ -8,7 +8,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint clean
+.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint docs clean
 
 help:
 	@echo "make install   set up $(VENV)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test      the tests, at most ten minutes on two cores"
 	@echo "make test-all  the rest of the tests, too"
 	@echo "make lint      style, types, layers, insecure code"
+	@echo "make docs      the documents as a site in site/, strictly"
 	@echo "VENV=DIR and PYTHON=python3.x choose the environment and what makes it"
 
 install: $(STAMP)
@@ -62,6 +63,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers
+
+docs: $(STAMP)  ## the documents as a site in site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist *.egg-info runs/demo

@@ -24,10 +24,12 @@ def cell(text: object) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    names = list(head)
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    lines += [f"| {' | '.join(cell(value) for value in row)} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    """Columns in which no row says anything are left out."""
+    names, cells = list(head), [[cell(value) for value in row] for row in rows]
+    kept = [place for place in range(len(names)) if any(row[place] for row in cells)]
+    lines = [" | ".join(names[place] for place in kept), "|".join("---" for _ in kept)]
+    lines += [" | ".join(row[place] for place in kept) for row in cells]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
 def sentence(docstring: str | None) -> str:
