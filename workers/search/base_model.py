@@ -11,11 +11,11 @@ from autoslim.core.job import Resources, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
-from autoslim.errors import AutoslimError, JobError
 from autoslim.report.epoch_line import epoch_line
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
 from workers.progress.console import Terminal
+from workers.ray_errors import unwrapped_task_errors
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
@@ -52,18 +52,11 @@ def adapt(job: SearchJob, output: RunFolder, dataset: PreparedDataset, terminal:
         name=f"{job.id} dense model",
     ).remote(request.to_json(), str(dataset.path), str(folder), threads(job))
     last = ""
-    try:
+    with unwrapped_task_errors("the dense model could not be prepared"):
         for reference in task:
             if last:
                 terminal.say(f"dense model: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
             last = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (
-            cause if isinstance(cause, AutoslimError) else JobError(f"the dense model could not be prepared: {error}")
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise JobError(f"the dense model could not be prepared: {error}") from error
     facts = BaseFacts.from_json(last)
     terminal.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return folder, facts

@@ -14,10 +14,11 @@ from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, TrialResult
 from autoslim.core.run_folder import RunFolder, is_disk_full
 from autoslim.data import PreparedDataset
-from autoslim.errors import AutoslimError, JobError
+from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import Asked, HoldoutResults, Origin, complete_folder
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
+from workers.ray_errors import unwrapped_task_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,8 @@ def evaluate_folder(
         )
         for folder in folders
     ]
-    try:
+    with unwrapped_task_errors("a model could not be evaluated"):
         return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
-    except ray.exceptions.RayError as error:
-        raise JobError(f"a model could not be judged: {error}") from error
 
 
 def finalize_models(

@@ -12,7 +12,6 @@ from autoslim.core.job import SearchJob
 from autoslim.core.result import TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyRequest, LatencyTable
-from autoslim.errors import AutoslimError, JobError
 from autoslim.export.artifact import LatencyReport, TimedReport
 from autoslim.export.profiling import check_in_subprocess, kept_table, measure_table_in_subprocess
 from autoslim.export.profiling.calibration import candidates_of_methods, report, request_of
@@ -20,6 +19,7 @@ from autoslim.models import DenseModel
 from autoslim.search import Proposer, choose
 from autoslim.store import Store
 from workers.progress.console import Terminal
+from workers.ray_errors import unwrapped_task_errors
 from workers.search.base_model import threads, trial_resources
 
 
@@ -95,10 +95,5 @@ def _timed(job: SearchJob, table: LatencyTable, folder: Path, base: Path) -> Tim
 
 
 def _result(task: ray.ObjectRef) -> str:
-    try:
+    with unwrapped_task_errors("the latency could not be measured"):
         return str(ray.get(task))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, AutoslimError) else JobError(f"the latency could not be measured: {error}")) from error
-    except ray.exceptions.RayError as error:
-        raise JobError(f"the latency could not be measured: {error}") from error

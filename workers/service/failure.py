@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Iterator
-
-import ray
 
 from autoslim.config import JobSpec
 from autoslim.core.run_folder import is_disk_full
@@ -26,6 +23,7 @@ from autoslim.errors import (
     first_line,
 )
 from autoslim.store import Failure, FailureClass
+from workers.ray_errors import cause_chain, is_cluster_failure
 
 _STORAGE_TROUBLE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV)
 
@@ -40,7 +38,7 @@ class PutOff:
 
 def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) -> Failure | PutOff:
     """`spec` makes the next command fit; None where there is none that could be read."""
-    chain = list(_chain(error))
+    chain = list(cause_chain(error))
     if is_disk_full(error):
         return PutOff(FailureClass.STORAGE, f"the disk is full: {_sentence(error)}")
     if any(isinstance(link, OutputError) or _is_storage(link) for link in chain):
@@ -72,10 +70,7 @@ def _kind(chain: list[BaseException]) -> FailureClass:
             return FailureClass.DATA
         if isinstance(link, RequestError):
             return FailureClass.REQUEST
-        # A task's error is the task's own; every other error of Ray's is the cluster's.
-        if isinstance(link, ray.exceptions.RayError) and not isinstance(link, ray.exceptions.RayTaskError):
-            return FailureClass.INFRA
-        if name == "WorkerLostError":
+        if is_cluster_failure(link) or name == "WorkerLostError":
             return FailureClass.INFRA
     return FailureClass.BUG
 
@@ -92,18 +87,6 @@ def _next(kind: FailureClass, job_id: str, spec: JobSpec | None) -> str:
 
 def _is_storage(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _STORAGE_TROUBLE
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it, and what Ray says caused it on another machine."""
-    seen: list[BaseException] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop(0)
-        if link is not None and link not in seen:
-            seen.append(link)
-            yield link
-            pending += [getattr(link, "cause", None), link.__cause__]
 
 
 def _sentence(error: BaseException) -> str:

@@ -66,7 +66,7 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
 
 HANGING = """
 import sys, time
-from autoslim.service.planning.process import process
+from autoslim.service.planning import process
 
 def hang(_):
     print("begun", flush=True)

@@ -1,0 +1,58 @@
+"""What the documents list is what there is in the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+
+from helpers.command_line import blocks
+from helpers.documents import ROOT
+
+from autoslim.methods import METHODS
+from autoslim.methods.base import Method
+
+DEVELOPING = ROOT / "docs" / "developing"
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of all tables, heads left out."""
+    lines = re.findall(r"^\|(.*)\|$", text, flags=re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")] for line in lines if not set(line) <= set("-| ")]
+
+
+def test_the_layers_are_drawn_from_the_top_down() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    picture = blocks((DEVELOPING / "layout.md").read_text(), "")[0]
+    where = [
+        {picture[: re.search(rf"{re.escape(name)}\b", picture).start()].count("\n") for name in re.split(r"\s*\|\s*", layer)}  # type: ignore[union-attr]
+        for layer in contract["layers"]
+    ]
+    assert where == [{line} for line in range(len(where))], list(zip(contract["layers"], where, strict=True))
+
+
+def test_every_method_has_a_page_and_its_paper() -> None:
+    overview, readme = (ROOT / "docs" / "methods" / "index.md").read_text(), (ROOT / "README.md").read_text()
+    for name, method in METHODS.items():
+        assert method.paper in (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+        assert f"[`{name}`]({name}.md)" in overview
+        assert re.search(rf"^\| \[`{name}`\].*{re.escape(method.paper)}", readme, flags=re.MULTILINE)
+
+
+def test_every_member_of_the_protocol_is_explained_once() -> None:
+    text = (DEVELOPING / "add-a-method.md").read_text()
+    section = text.partition("## The members of `Method`")[2].partition("\n## ")[0]
+    explained = {name: row for row in rows(section) for name in re.findall(r"`(\w+)`", row[0])}
+    members = [name for name in (*vars(Method), *inspect.get_annotations(Method)) if not name.startswith("_")]
+    assert sorted(explained) == sorted(members)
+    obligatory = {*Method.__abstractmethods__, "name", "paper", "ranges"}
+    assert {name for name, row in explained.items() if row[1] == "yes"} == obligatory
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = [word.strip() for row in rows((DEVELOPING / "glossary.md").read_text()) for word in row[0].split(",") if row[0] != "Word"]
+    assert sorted(set(words)) == sorted(words)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

@@ -1,0 +1,48 @@
+"""Errors that reach the driver through Ray: a task's own error is raised as it is, everything else is the cluster's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from ray.exceptions import RayError, RayTaskError
+
+from autoslim.errors import AutoslimError, JobError
+
+
+@contextlib.contextmanager
+def unwrapped_task_errors(failure: str) -> Iterator[None]:
+    """Wraps a `ray.get`; `failure` begins the message, as in "the latency could not be measured".
+
+    Raises:
+        AutoslimError: the one that the task raised.
+        JobError: for any other error of the task, with the remote traceback, and for a lost worker or node.
+    """
+    try:
+        yield
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else None
+        if isinstance(cause, AutoslimError):
+            raise cause from error
+        raise JobError(f"{failure}: {error}") from error
+
+
+def cause_chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes, the nearest first.
+
+    Ray keeps what a task raised in the attribute `cause`, Python in `__cause__`; a chain that crossed machines has both.
+    """
+    seen: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop(0)
+        # Compared by identity: an error may define equality, and a chain may have a circle.
+        if link is not None and all(link is not known for known in seen):
+            seen.append(link)
+            yield link
+            pending += [getattr(link, "cause", None), link.__cause__]
+
+
+def is_cluster_failure(error: BaseException) -> bool:
+    """Whether a part of the cluster was lost. A RayTaskError is the task's own error, every other RayError the cluster's."""
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError)
