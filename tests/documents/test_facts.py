@@ -50,7 +50,9 @@ def test_every_member_of_the_protocol_is_explained_once() -> None:
 
 
 def test_the_glossary_has_each_word_once() -> None:
-    words = [word.strip() for row in rows((DEVELOPING / "glossary.md").read_text()) for word in row[0].split(",") if row[0] != "Word"]
+    words = [
+        word.strip() for row in rows((DEVELOPING / "glossary.md").read_text()) for word in row[0].split(",") if row[0] != "Word"
+    ]
     assert sorted(set(words)) == sorted(words)
 
 

@@ -25,7 +25,9 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 def test_files_that_are_named_exist(document: Path) -> None:
     if document.name == "CHANGELOG.md":
         return
-    named = re.findall(r"`((?:autoslim|workers|tests|deploy|docs|benchmarks|search_spaces)/[\w./-]+)`", prose(document.read_text()))
+    named = re.findall(
+        r"`((?:autoslim|workers|tests|deploy|docs|benchmarks|search_spaces)/[\w./-]+)`", prose(document.read_text())
+    )
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
