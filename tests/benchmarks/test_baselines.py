@@ -303,7 +303,7 @@ def test_another_process_finds_the_logits(tmp_path: Path):
     code = (
         "import sys, torch\n"
         f"sys.path[:0] = [{str(folder)!r}, {str(Path(__file__).parents[1])!r}]\n"
-        "from pathlib import Path\nfrom cached_teacher import CachedTeacher\nfrom tiny import images\n"
+        "from pathlib import Path\nfrom cached_teacher import CachedTeacher\nfrom helpers.tiny import images\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "torch.save(CachedTeacher(torch.nn.Flatten(), folder)(images()), folder / 'theirs')\n"
     )
