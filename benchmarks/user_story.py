@@ -3,7 +3,7 @@
     AUTOSLIM_DATA=... python benchmarks/user_story.py --output runs/story [--story signdigits100] [--trials 8]
 
 Both stories start from `vit-cifar10`, which was trained on 32-pixel images of other classes. `signdigits100` are hand signs, used at 64
-pixels; `imagenette224-small` are photographs at 224 pixels, cut into patches of 16. Everything is done by the commands of the README;
+pixels; `imagenette224-small` are photographs at 224 pixels, cut into patches of 16. Everything is done by the commands of the documents;
 what they print is kept in --output, and a search that lies there is gone on with.
 """
 

@@ -1,4 +1,4 @@
-"""What a client raises: one class for each code that the service answers with (README, "The service").
+"""What a client raises: one class for each code that the service answers with (`docs/service/http.md`).
 
 ServiceError                   carries `code`, `status`, `problems` (pointer into the spec, message) and `request_id`
 ├── RefusedError               the request cannot be carried out; exit code 2

@@ -5,7 +5,7 @@
    at the others, so that no method is tried under all of them first: that would be most of a short search.
 3. The budgets in turn, and every third a free trial, which keeps the FLOPs it was drawn with: without those the front would have points
    at the budgets only. In the benchmark a third of free trials finds a larger hypervolume than a quarter, and models at the budgets
-   within 0.15 points of those (`benchmarks/README.md`): what is learnt between the budgets holds at them.
+   within 0.15 points of those (`docs/benchmarks/search-race.md`): what is learnt between the budgets holds at them.
 """
 
 from __future__ import annotations

@@ -172,9 +172,13 @@ def _bounds(field: dict[str, Any]) -> str:
     )
     found: dict[str, None] = {}
     for option in (field, *_alternatives(field)):
-        found |= {f"{word} {option[key]:g}": None for key, word in words if key in option}
+        found |= {f"{word} {_number(option[key])}": None for key, word in words if key in option}
         found |= {word.format(option[key]): None for key, word in sizes if key in option and key != "minLength"}
     return ", ".join(found)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 # What a slimmed model says of itself

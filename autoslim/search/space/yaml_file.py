@@ -1,4 +1,4 @@
-"""Search spaces as YAML: by name from `search_spaces/`, or by path. The format is told in `search_spaces/README.md`.
+"""Search spaces as YAML: by name from `search_spaces/`, or by path. `docs/search-spaces.md` describes the format.
 
 A file only narrows: a knob it does not name keeps the method's whole range; a training setting it does not name, the job's value.
 """
