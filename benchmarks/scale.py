@@ -121,7 +121,7 @@ def main() -> None:
     (score,) = scores(
         found, [float("inf")], budgets=world.budgets, dense_flops=world.dense_flops, chance=world.surrogate.base.chance
     )
-    conditions = Conditions(failing=FAILING, preempted=PREEMPTED, throughput=60 * arguments.trial_minutes / seconds)
+    conditions = Conditions(failing=FAILING, preempted=PREEMPTED, duration_factor=60 * arguments.trial_minutes / seconds)
     lines = []
     for workers in [int(text) for text in arguments.workers.split(",")]:
         lines.append(

@@ -60,7 +60,7 @@ class Conditions:
     """`failing` is the share of trials that end with an error of their own; a worker is preempted `preempted` times an hour.
 
     A preempted worker is back after `away` seconds. A trial starts `start` seconds after it was decided on, a decision takes
-    `decision` seconds of the one driver. `throughput` multiplies every trial's time.
+    `decision` seconds of the one driver. `duration_factor` multiplies every trial's time.
     """
 
     failing: float = 0.0
@@ -68,7 +68,7 @@ class Conditions:
     away: float = 120.0
     start: float = 0.3
     decision: float = 0.05
-    throughput: float = 1.0
+    duration_factor: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ class Cluster:
     def _go_on(self, worker: int, run: _Run, begin: float) -> None:
         """The next report of `run`, or the preemption that comes first. Preemptions have no memory, so each stretch draws anew."""
         before = run.trial.seconds[run.done - 1] if run.done else 0.0
-        seconds = (run.trial.seconds[run.done] - before) * self.conditions.throughput
+        seconds = (run.trial.seconds[run.done] - before) * self.conditions.duration_factor
         rate = self.conditions.preempted / 3600
         until = begin + self._random.expovariate(rate) if rate else float("inf")
         if until < begin + seconds:

@@ -36,7 +36,7 @@ class Peer(Protocol):
         """The draw cannot be built; another is asked for under the same number."""
 
     def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
-        """Whether the trial goes on."""
+        """Whether the trial is stopped after this report."""
 
     def tell(self, number: int, accuracy: float, share: float) -> None: ...
 
@@ -84,7 +84,7 @@ class PeerSearch:
         if accuracy is None:
             return True
         self._last[number] = accuracy
-        if self.peer.should_prune(number, report.epoch, accuracy, self._shares[number]):
+        if not self.peer.should_prune(number, report.epoch, accuracy, self._shares[number]):
             return True
         self.peer.tell(number, accuracy, self._shares[number])
         return False
@@ -109,7 +109,7 @@ class Blind:
         pass
 
     def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
-        return True
+        return False
 
     def tell(self, number: int, accuracy: float, share: float) -> None:
         pass

@@ -90,10 +90,10 @@ class RayOptuna(Blind):
 
     def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         if self._asha is None:
-            return True
+            return False
         result = {"epoch": epoch, "accuracy": accuracy, "flops": share}
-        # At its `max_t` it stops every trial, which is the trial's end anyway.
-        return self._asha.on_trial_result(None, _RayTrial(self._ids[number]), result) != "STOP" or epoch >= self._epochs
+        # ASHA also stops every trial that reaches `max_t`; such a trial is complete, not pruned.
+        return self._asha.on_trial_result(None, _RayTrial(self._ids[number]), result) == "STOP" and epoch < self._epochs
 
     def tell(self, number: int, accuracy: float, share: float) -> None:
         self._search.on_trial_complete(self._ids.pop(number), {"accuracy": accuracy, "flops": share})
@@ -141,8 +141,8 @@ class Moasha(Blind):
 
     def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         result = {"epoch": epoch, "error": 1 - accuracy, "flops": share}
-        goes_on = self._moasha.on_trial_result(self._trials[number], result) != "STOP"
-        return goes_on or epoch >= self._moasha.max_t
+        stops = self._moasha.on_trial_result(self._trials[number], result) == "STOP"
+        return bool(stops) and epoch < self._moasha.max_t
 
     def tell(self, number: int, accuracy: float, share: float) -> None:
         pass

@@ -117,7 +117,7 @@ def test_an_undisturbed_worker_spends_its_time_on_trials_and_on_starting_them(wo
 
 def test_preempted_trials_go_on_from_their_last_epoch_and_are_counted_once(world: World) -> None:
     # A worker is lost some forty times an hour, and a trial takes several minutes.
-    conditions = Conditions(preempted=10.0, away=30.0, pace=30.0)
+    conditions = Conditions(preempted=10.0, away=30.0, duration_factor=30.0)
     disturbed = _run(world, workers=4, trials=25, conditions=conditions, scheduler="none")
     assert disturbed.tally.preemptions > 5
     assert disturbed.tally.lost > 0
@@ -160,7 +160,11 @@ def test_the_search_in_memory_is_the_search_in_the_store(world: World, tmp_path:
 
 def test_a_thousand_workers_are_replayed_in_seconds(world: World) -> None:
     cluster = _run(
-        world, workers=1000, trials=1050, conditions=Conditions(failing=0.01, preempted=0.05, pace=200), sampler="random"
+        world,
+        workers=1000,
+        trials=1050,
+        conditions=Conditions(failing=0.01, preempted=0.05, duration_factor=200),
+        sampler="random",
     )
     assert len(cluster.recipes) > 1000
     assert cluster.utilisation_until_last > 0.5

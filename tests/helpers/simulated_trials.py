@@ -49,13 +49,13 @@ _proposers: dict[str, Proposer] = {}
 
 
 def make_proposer(job: SearchJob) -> Proposer:
-    """Looking for a space's reach takes a second, so it is done once for all tests."""
+    """Looking for the feasibility of a space takes a second, so it is done once for all tests."""
     budgets = {budget.label: budget.resolve(DENSE_FLOPS) for budget in job.budgets}
     made = _proposers.setdefault(
         f"{budgets}", Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)
     )
     proposer = dataclasses.replace(made, training=job.training, seed=job.seed, sampler=job.sampler)
-    proposer.__dict__["reach"] = made.feasibility
+    proposer.__dict__["feasibility"] = made.feasibility
     return proposer
 
 
