@@ -58,3 +58,22 @@ def test_the_glossary_has_each_word_once() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_folder_is_in_the_layout() -> None:
+    text = (DEVELOPING / "layout.md").read_text()
+    folders = [path.parent for top in ("autoslim", "workers") for path in (ROOT / top).glob("*/__init__.py")]
+    assert [str(folder) for folder in folders if f"`{folder.relative_to(ROOT)}/`" not in text] == []
+
+
+def test_the_walk_names_what_is_in_the_files() -> None:
+    text = (DEVELOPING / "one-budget.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)`: `(?:\w+\.)?(\w+)`", text)
+    assert len(named) > 10
+    assert [(path, name) for path, name in named if f" {name}(" not in (ROOT / path).read_text()] == []
+
+
+def test_the_glossary_names_classes_and_functions_that_there_are() -> None:
+    code = "".join(path.read_text() for top in ("autoslim", "workers") for path in (ROOT / top).rglob("*.py"))
+    named = re.findall(r"\(`(\w+)`\)", (DEVELOPING / "glossary.md").read_text())
+    assert [name for name in named if not re.search(rf"^(class|def) {name}\b", code, flags=re.MULTILINE)] == []
