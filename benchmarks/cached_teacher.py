@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.files import replacing_file
 from autoslim.methods.base import logits_of
 from autoslim.training import TrialContext
 
@@ -46,10 +45,8 @@ class CachedTeacher(nn.Module):
             return torch.from_numpy(np.load(path)).to(images_B3HW.device)
         # bfloat16 is unknown to numpy, and exact in float32.
         logits_BC = logits_of(self.model(images_B3HW)).float()
-        partial = path.with_suffix(f".{uuid.uuid4().hex}")
-        with partial.open("wb") as file:
+        with replacing_file(path) as partial, partial.open("wb") as file:
             np.save(file, logits_BC.detach().cpu().numpy())
-        os.replace(partial, path)
         return logits_BC
 
     def _is_watched(self) -> bool:

@@ -29,6 +29,7 @@ from cached_teacher import SharingBench
 from judging import Hits, format_difference, paired, test_hits
 
 from autoslim.core.budget import Budget
+from autoslim.core.files import write_atomically
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
@@ -173,9 +174,7 @@ def _share(budget: str) -> float:
 
 def _write(folder: Path, facts: Facts) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "facts.json.partial"
-    partial.write_text(facts.to_json(indent=1))
-    partial.replace(folder / "facts.json")
+    write_atomically(folder / "facts.json", facts.to_json(indent=1))
 
 
 # All of them.

@@ -37,6 +37,7 @@ from simulation.surrogate import Surrogate
 from simulation.table import TRIALS, Trials
 from simulation.world import World
 
+from autoslim.core.files import write_atomically
 from autoslim.core.record import Record
 
 OURS: dict[str, dict[str, Any]] = {
@@ -131,10 +132,7 @@ def carry_out(
         futures = {pool.submit(perform, name, seed, epochs, table, trained): (name, seed) for name, seed in runs}
         for number, future in enumerate(as_completed(futures), 1):
             result = future.result()
-            path = file_of(output, result.name, result.seed)
-            partial = path.with_suffix(".partial")
-            partial.write_text(result.to_json())
-            partial.replace(path)
+            write_atomically(file_of(output, result.name, result.seed), result.to_json())
             print(
                 f"[{number}/{len(runs)}] {result.name}, seed {result.seed}: hypervolume {result.hypervolumes[-1]:.4f}, "
                 f"{result.trials} trials, {result.complete} complete, {result.seconds:.0f} s",

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from cached_teacher import SharingBench
 
+from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
@@ -247,9 +248,8 @@ def write_table(output: Path, target: Path, shape: ViTShape) -> int:
     found = sorted({row["number"]: row for row in rows(output)}.values(), key=lambda row: row["number"])
     table = pa.Table.from_pylist(found, schema=SCHEMA.with_metadata({f"autoslim.{k}": v for k, v in about.items()}))
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    pq.write_table(table, partial, compression="zstd", compression_level=19)
-    partial.replace(target)
+    with replacing_file(target) as partial:
+        pq.write_table(table, partial, compression="zstd", compression_level=19)
     return len(found)
 
 

@@ -6,7 +6,6 @@ on with.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from autoslim.client.download import Download, digest_of
 from autoslim.client.errors import PullError
 from autoslim.client.replies import Artifact
+from autoslim.core.files import move_folder
 
 SUMS = "SHA256SUMS"
 _MOST_FILES = 10_000
@@ -75,9 +75,8 @@ class Pull:
                 file.unlink()
         for sums in self._partial.rglob(SUMS):
             check_sums(sums)
-        if self.folder.exists():
-            self.folder.rmdir()
-        os.replace(self._partial, self.folder)
+        # Whatever has been put into the folder meanwhile is not replaced.
+        move_folder(self._partial, self.folder, replace=False)
         return self.folder
 
     def _grow(self, size: int) -> None:

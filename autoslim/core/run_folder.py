@@ -11,11 +11,11 @@ trials/<recipe key>/                 checkpoint and model of each trial
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import shutil
 from pathlib import Path
 
+from autoslim.core.files import write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.errors import OutputError
@@ -49,9 +49,7 @@ class RunFolder:
         return self.cache / "latency.json"
 
     def write_latency(self, table: Record) -> None:
-        partial = self.latency.with_suffix(".partial")
-        partial.write_text(table.to_json(indent=1))
-        partial.replace(self.latency)
+        write_atomically(self.latency, table.to_json(indent=1))
 
     @property
     def earlier(self) -> Path:
@@ -72,9 +70,7 @@ class RunFolder:
         return SearchJob.from_json(self.job_file.read_text())
 
     def write_job(self, job: SearchJob) -> None:
-        partial = self.root / "job.json.partial"
-        partial.write_text(job.to_json(indent=1) + "\n")
-        partial.replace(self.job_file)
+        write_atomically(self.job_file, job.to_json(indent=1) + "\n")
 
     def claim(self, *, need: int, resume: bool) -> None:
         """Makes the folder ready for a search that writes about `need` bytes.
@@ -96,15 +92,3 @@ class RunFolder:
             raise OutputError(
                 f"output folder {self.root} has {free / 1e9:.2f} GB free; this search needs about {need / 1e9:.2f} GB"
             )
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether this error, or one that caused it, says that the disk or the quota is full."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "disk is full" in str(seen) or "No space left" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +17,7 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from autoslim.core.files import publish_folder
 from autoslim.data.table import Indices, Labels
 from autoslim.errors import OutputError
 
@@ -46,16 +45,8 @@ def published(target: Path) -> Iterator[Path | None]:
             if target.is_dir():
                 yield None
                 return
-            # Nobody else is at work under the lock: these are of processes that were killed.
-            for stale in target.parent.glob(f"{target.name}.tmp-*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
-            try:
+            with publish_folder(target) as folder:
                 yield folder
-                folder.chmod(0o755)
-                folder.rename(target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"the data cache {target} cannot be written: {error}") from error
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from autoslim.core.constraints import CostLimits
+from autoslim.core.files import write_atomically
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
@@ -182,9 +183,7 @@ def save(folder: Path, model: nn.Module, config: SlimConfig) -> None:
 
 
 def write_config(folder: Path, config: SlimConfig) -> None:
-    partial = folder / "config.json.partial"
-    partial.write_text(config.to_json(indent=1))
-    partial.replace(folder / "config.json")
+    write_atomically(folder / "config.json", config.to_json(indent=1))
 
 
 def load_config(folder: str | Path) -> SlimConfig:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.run_folder import is_disk_full
+from autoslim.core.files import is_disk_full
 from autoslim.errors import ExportError, first_line
 from autoslim.export import onnx_form, pt2_form, timm_form
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config
@@ -128,4 +128,5 @@ def write_checksums(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CHECKSUMS)
+    # Hidden files are the partial ones of a killed process, which no download contains.
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CHECKSUMS and path.name[0] != ".")

@@ -116,13 +116,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
-    """A folder that is still being put together is called `partial`."""
+    """Without the folders that `autoslim.core.files` is writing or replacing."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.endswith(".partial") or not entry.name.isprintable():
+        if entry.name.startswith(".") or entry.name.endswith((".partial", ".old")) or not entry.name.isprintable():
             continue
         if entry.is_file(follow_symlinks=False):
             yield f"{prefix}/{entry.name}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.constraints import CostLimits, request_flags
+from autoslim.core.files import write_atomically
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
@@ -252,5 +253,5 @@ def train(prepared: PreparedSlim, base: Path, folder: Path) -> Generator[EpochRe
         return Outcome.from_json(done.read_text())
     context = TrialContext.open(base=base, dataset=prepared.dataset.path, latency=prepared.table)
     outcome = yield from run_trial(prepared.recipe, context, folder, budget_label=prepared.job.budget.label)
-    done.write_text(outcome.to_json(indent=1))
+    write_atomically(done, outcome.to_json(indent=1))
     return outcome

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import filelock
 
 from autoslim.core.constraints import CostLimits
+from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
@@ -132,9 +133,7 @@ class Slimming:
             prepared = self._tightened(prepared)
         weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
         RunFolder(self.folder).claim(need=20 * weights, resume=True)
-        unfinished = self.folder / "slim.json.partial"
-        unfinished.write_text(self.job.to_json(indent=1) + "\n")
-        unfinished.replace(self.folder / "slim.json")
+        write_atomically(self.folder / "slim.json", self.job.to_json(indent=1) + "\n")
         # Nobody else is at work here.
         drop_leftovers(self._work)
         drop_leftovers(self._trial(prepared) / "shared")
@@ -148,9 +147,7 @@ class Slimming:
             return solved(dataclasses.replace(prepared, table=LatencyTable.from_json(kept.read_text())))
         final = tightened(prepared)
         assert final.table is not None
-        unfinished = kept.with_suffix(".partial")
-        unfinished.write_text(final.table.to_json())
-        unfinished.replace(kept)
+        write_atomically(kept, final.table.to_json())
         return final
 
     def adapt(self) -> Generator[EpochReport, None, BaseFacts]:
@@ -199,7 +196,7 @@ class Slimming:
         dense = self.folder / "dense" if prepared.adapts else None
         if dense is not None and not dense.is_dir():
             shutil.copytree(base, self._work / "dense", dirs_exist_ok=True)
-            (self._work / "dense").rename(dense)
+            move_folder(self._work / "dense", dense)
         slimmed = Slimmed(
             folder=str(self.folder),
             method=prepared.recipe.method,
@@ -223,7 +220,7 @@ class Slimming:
             files=tuple(sorted(files)),
             dense_folder=None if dense is None else str(dense),
         )
-        (self.folder / "summary.json").write_text(slimmed.to_json(indent=1) + "\n")
+        write_atomically(self.folder / "summary.json", slimmed.to_json(indent=1) + "\n")
         shutil.rmtree(self._work, ignore_errors=True)
         return slimmed
 
@@ -277,12 +274,9 @@ def _shown(value: Any) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
     if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        with publish_folder(target) as partial_folder:
+            shutil.copytree(source, partial_folder, dirs_exist_ok=True)
     else:
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        with replacing_file(target) as partial_file:
+            shutil.copyfile(source, partial_file)

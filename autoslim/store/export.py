@@ -5,18 +5,17 @@ The files are made from the store and never read back. One row a trial; the colu
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from autoslim.core.files import replacing_file
 from autoslim.core.recipe import Recipe, Training
 from autoslim.core.result import ParetoFront
 from autoslim.core.urls import hide_password
@@ -146,18 +145,9 @@ def _about(job: StoredJob) -> str:
     return json.dumps(about, sort_keys=True)
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def _write(path: Path, table: pa.Table) -> None:
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with replacing_file(path) as partial:
+            pq.write_table(table, partial)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with _replacing(path) as temporary:
-        pq.write_table(table, temporary)

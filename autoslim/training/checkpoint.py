@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,21 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from autoslim.core.files import previous_folder, publish_folder
+
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Replaces the checkpoint in `folder` as a whole: either the old one or the new one is found there, never half of each."""
-    fresh = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    # Copies, because safetensors refuses tensors that share memory (a mask that stands in several modules).
-    safetensors.torch.save_file(
-        {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, fresh / "state.safetensors"
-    )
-    (fresh / "facts.json").write_text(json.dumps(facts))
-    old = folder.with_name(folder.name + ".old")
-    if folder.exists():
-        # Where it is not there, a process was killed between these two renames, and the old one is all that there is.
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    # Copies, because safetensors refuses tensors that share memory (a mask that several modules hold).
+    copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    with publish_folder(folder) as partial:
+        safetensors.torch.save_file(copies, partial / "state.safetensors")
+        (partial / "facts.json").write_text(json.dumps(facts))
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and facts, or None when the trial has not come as far as a first checkpoint."""
-    for candidate in (folder, folder.with_name(folder.name + ".old")):
+    for candidate in (folder, previous_folder(folder)):
         if (candidate / "facts.json").is_file():
             return safetensors.torch.load_file(candidate / "state.safetensors"), json.loads(
                 (candidate / "facts.json").read_text()

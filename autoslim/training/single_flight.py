@@ -8,7 +8,6 @@ Clocks are never compared: a waiter watches the beat with its own.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import threading
@@ -18,6 +17,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from autoslim.core.files import publish_folder
+from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.result import EpochReport
 
 BEAT_EVERY = 5.0
@@ -49,17 +50,13 @@ def single_flight(folder: Path, read: Callable[[], Result | None], work: Callabl
 @contextlib.contextmanager
 def publishing(folder: Path, read: Callable[[], object | None]) -> Iterator[Path]:
     """A folder to write into; it becomes `folder`, unless someone who took this work for dead was quicker."""
-    partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        partial.rename(folder)
+        with publish_folder(folder, contested=True) as partial:
+            yield partial
     except OSError:
         # The other's result is as good.
         if read() is None:
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def drop_leftovers(folder: Path) -> None:
@@ -73,7 +70,7 @@ class _Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.owner = f"{uuid.uuid4().hex} {_pid_space()} {os.getpid()}"
+        self.owner = f"{uuid.uuid4().hex} {pid_namespace() or 'unknown'} {os.getpid()}"
 
     def take(self) -> bool:
         try:
@@ -146,20 +143,10 @@ def _read_beat(lock: Path) -> str:
         return ""
 
 
-@functools.cache
-def _pid_space() -> str:
-    """Within which a process's number means one process: this boot of this kernel, and the namespace; empty where that cannot be told."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return f"unknown-{uuid.uuid4().hex}"
-
-
 def _is_dead(beat: str) -> bool:
     """Whether the beat is that of a process which is known to be gone, because it would be seen from here."""
     parts = beat.split()
-    if len(parts) != 4 or parts[1] != _pid_space():
+    if len(parts) != 4 or parts[1] != pid_namespace():
         return False
     try:
         os.kill(int(parts[2]), 0)

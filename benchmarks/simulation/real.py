@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from trial_table import open_bench, trained
 
+from autoslim.core.files import write_atomically
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport
 from autoslim.errors import TrialError
@@ -54,9 +55,7 @@ class TrainedWorld(World):
             if isinstance(outcome, TrialError):
                 raise outcome
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(curve))
-            partial.replace(path)
+            write_atomically(path, json.dumps(curve))
         found: list[dict[str, float]] = json.loads(path.read_text())
         return found
 

@@ -140,7 +140,7 @@ def test_processes_that_prepare_at_once_agree(one_file, tmp_path):
     for worker in workers:
         worker.join()
     assert len(found) == 1
-    assert not list((tmp_path / "cache").glob("**/*.tmp-*"))
+    assert not list((tmp_path / "cache").glob("**/*.partial*"))
 
 
 def test_nothing_is_left_of_work_that_failed(tmp_path):
@@ -155,11 +155,11 @@ def test_nothing_is_left_of_work_that_failed(tmp_path):
 
 
 def test_remains_of_killed_work_are_cleared(tmp_path):
-    (tmp_path / "thing.tmp-dead").mkdir()
+    (tmp_path / "thing.partial").mkdir()
     with published(tmp_path / "thing") as folder:
         (folder / "whole").write_text("whole")
     assert (tmp_path / "thing" / "whole").is_file()
-    assert not (tmp_path / "thing.tmp-dead").exists()
+    assert not (tmp_path / "thing.partial").exists()
 
 
 def test_cache_that_cannot_be_written_is_an_output_error(one_file, tmp_path):

@@ -27,6 +27,7 @@ def folder(service: RunningService, job_id: str) -> Path:
         "models/50%/README.md": b"# card",
         "models/50%/timm/config.json": b"{}",
         "models/70%.partial/model.safetensors": b"half",
+        "models/60%.old/model.safetensors": b"replaced",
         "models/50%/.hidden": b"",
         "front.html": b"<h1>front</h1>",
         "job.json": b'{"storage": "postgresql://autoslim:canary@db/autoslim"}',

@@ -10,10 +10,11 @@ import shutil
 import threading
 import time
 
+from autoslim.core.files import is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
 from autoslim.search import Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
 from autoslim.search.refinement import FINAL

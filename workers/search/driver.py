@@ -13,11 +13,12 @@ import signal
 import time
 from pathlib import Path
 
+from autoslim.core.files import is_disk_full, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, ParetoFront, SharedCost, TrialResult, TrialState
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.cost import LatencyTable, predict
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -364,7 +365,7 @@ def _write_tables(prepared: Prepared, store: Store) -> None:
     write_trials_parquet(root / "trials.parquet", stored, trials)
     write_front_parquet(root / "front.parquet", stored, trials)
     picture = render_front(stored.job, stored.base, [trial.result for trial in trials], stored.chosen)
-    (root / "front.html").write_text(picture, encoding="utf-8")
+    write_atomically(root / "front.html", picture)
 
 
 def _drop_losers(output: RunFolder, results: list[TrialResult], chosen: set[int]) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import ray
 
+from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, TrialResult
-from autoslim.core.run_folder import RunFolder, is_disk_full
+from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
@@ -96,8 +97,7 @@ def finalize_models(
             failed.append(f"{label} (trial {result.number}): {error}")
             continue
         folder = output.model(label)
-        shutil.rmtree(folder, ignore_errors=True)
-        folders[label].rename(folder)
+        move_folder(folders[label], folder)
         assert result.accuracy is not None and result.flops is not None and result.params is not None
         handed.append(
             SelectedModel(
@@ -120,8 +120,7 @@ def finalize_models(
 def _copy(output: RunFolder, label: str, result: TrialResult) -> Path:
     """Beside the place where it will lie when it is complete."""
     assert result.artifact is not None
-    target = output.model(label)
-    partial = target.with_name(target.name + ".partial")
+    partial = partial_folder(output.model(label))
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(output.root / result.artifact, partial)
     return partial

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoslim.core.files import publish_folder, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import TrialResult, TrialState
@@ -215,22 +216,19 @@ def _kept(job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *
     if output.earlier.is_file():
         return WarmStart.from_json(output.earlier.read_text())
     taken = find_reusable(job, store, proposer, base=base)
-    partial = output.earlier.with_suffix(".partial")
-    partial.write_text(taken.to_json(indent=1))
-    partial.replace(output.earlier)
+    write_atomically(output.earlier, taken.to_json(indent=1))
     return taken
 
 
 def _take_base(taken: WarmStart, output: RunFolder, base: str) -> None:
     """The dense model need not be adapted again, and has cost this search nothing."""
-    target, partial = output.cache / base, output.cache / f"{base}.taken"
+    target = output.cache / base
     if taken.base is None or target.exists():
         return
     source = RunFolder(Path(taken.base)).cache / base
     if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"))
-        partial.rename(target)
+        with publish_folder(target) as partial:
+            shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"), dirs_exist_ok=True)
 
 
 def _take_over(answer: ReusedModel, name: str, output: RunFolder, *, number: int) -> TrialResult:
@@ -239,21 +237,17 @@ def _take_over(answer: ReusedModel, name: str, output: RunFolder, *, number: int
     if source is None:
         raise TrialError(f"the model of {name}, which was to be reused, is not there any more; begin the search anew")
     target = output.trial(trial.recipe.key) / "model"
-    partial = target.with_name("model.taken")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in _MODEL:
-        shutil.copyfile(source / file, partial / file)
-    config = load_config(partial)
-    model = load(partial)
-    with padded(model):
-        flops = count_flops(model, config.shape.image_size)
-    if flops != config.flops.fvcore or config.recipe != trial.recipe:
-        raise TrialError(
-            f"the model of {name} has {flops} multiply-accumulates, or another recipe: it is not what its search handed in"
-        )
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with publish_folder(target) as partial:
+        for file in _MODEL:
+            shutil.copyfile(source / file, partial / file)
+        config = load_config(partial)
+        model = load(partial)
+        with padded(model):
+            flops = count_flops(model, config.shape.image_size)
+        if flops != config.flops.fvcore or config.recipe != trial.recipe:
+            raise TrialError(
+                f"the model of {name} has {flops} multiply-accumulates, or another recipe: it is not what its search handed in"
+            )
     artifact = str(target.relative_to(output.root))
     return trial.replace(
         number=number, origin=REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None

@@ -10,7 +10,7 @@ import dataclasses
 import errno
 
 from autoslim.config import JobSpec
-from autoslim.core.run_folder import is_disk_full
+from autoslim.core.files import is_disk_full
 from autoslim.errors import (
     BudgetError,
     ClusterError,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from autoslim.core.files import write_atomically
 from workers.service.executor import Driver, Executor
 from workers.service.process import Process
 from workers.service.settings import DriverSettings
@@ -103,9 +104,7 @@ class LocalExecutor(Executor):
         return self._folder / f"{driver.name}.json"
 
     def _write(self, driver: Driver, process: Process) -> None:
-        partial = self._file(driver).with_suffix(".partial")
-        partial.write_text(process.to_json())
-        partial.replace(self._file(driver))
+        write_atomically(self._file(driver), process.to_json())
 
     def _read(self, driver: Driver) -> Process | None:
         try:

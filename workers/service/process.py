@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from pathlib import Path
 
+from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.record import Record
 
 
@@ -23,11 +23,11 @@ class Process(Record):
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        return cls(pid=pid, space=_space(), started=_stat(pid)[1])
+        return cls(pid=pid, space=pid_namespace(), started=_stat(pid)[1])
 
     def is_here(self) -> bool:
         """Whether its number means anything on this machine now."""
-        return self.space == _space()
+        return self.space == pid_namespace()
 
     def is_dead(self) -> bool:
         """Whether it is known to have ended. One that waits to be collected by its parent has."""
@@ -37,15 +37,6 @@ class Process(Record):
             return not _answers(self.pid)
         state, started = _stat(self.pid)
         return state in ("", "Z", "X") or started != self.started
-
-
-@functools.cache
-def _space() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return ""
 
 
 def _stat(pid: int) -> tuple[str, str]:

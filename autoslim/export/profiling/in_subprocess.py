@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from autoslim.core.files import write_atomically
 from autoslim.core.record import digest_of
 from autoslim.cost import LatencyRequest, LatencyTable
 from autoslim.errors import JobError
@@ -64,7 +65,5 @@ def kept_table(
         return LatencyTable.from_json(path.read_text())
     table = measure(request)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(table.to_json(indent=1))
-    partial.replace(path)
+    write_atomically(path, table.to_json(indent=1))
     return table

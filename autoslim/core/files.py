@@ -1,0 +1,98 @@
+"""Files and folders that a reader finds complete or not at all.
+
+Everything is written under a temporary name beside its target and renamed: a rename within one file system is atomic. A process that is
+killed leaves a name that ends in `.partial` (or holds `.partial-`), which no reader takes for a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces the file at `path` by `content` (text as UTF-8), which is on the disk before the old file goes."""
+    with replacing_file(path) as partial, partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        # Without this a power failure after the rename may leave an empty file: file systems may write the name before the data.
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; it replaces `path` when the block ends without an error, and is deleted otherwise."""
+    # A unique name, because two processes may write the same cache entry; hidden, because folders are listed while they are written to.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def publish_folder(target: Path, *, contested: bool = False) -> Iterator[Path]:
+    """Yields an empty folder; it becomes `target` when the block ends without an error, and is deleted otherwise.
+
+    Args:
+        target: An existing folder there is replaced, unless `contested`.
+        contested: Several processes may publish `target` at once. Each writes to a folder of its own; the first one wins.
+
+    Raises:
+        OSError: if the folder cannot be written or renamed; when `contested`, also if `target` exists by then.
+    """
+    partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex}") if contested else partial_folder(target)
+    # One that a killed process left, where there is only one writer.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        move_folder(partial, target, replace=not contested)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_folder(target: Path) -> Path:
+    """Where the only writer of `target` gathers its content, in more than one step if need be, until `move_folder`."""
+    return target.with_name(target.name + ".partial")
+
+
+def previous_folder(target: Path) -> Path:
+    """Where `target` is found if a process was killed between the two renames of `move_folder`."""
+    return target.with_name(target.name + ".old")
+
+
+def move_folder(folder: Path, target: Path, *, replace: bool = True) -> None:
+    """Renames `folder` to `target`, which is on the same file system.
+
+    A folder that is replaced is moved to `previous_folder` first, since a rename cannot replace a folder that holds something.
+
+    Raises:
+        OSError: if the rename fails, or `replace` is false and `target` holds something.
+    """
+    previous = previous_folder(target)
+    if replace and target.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        target.rename(previous)
+    folder.rename(target)
+    if replace:
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error, or one that caused it, says that the disk or the quota is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # SQLite and PyTorch report a full disk as text only.
+        if "disk is full" in str(seen) or "No space left" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
