@@ -84,10 +84,10 @@ def _command(name: str, command: Any) -> str:
         )
     if options:
         rows = (
-            (_flag(param), _type(param), _default(param), f"`{param.envvar}`" if param.envvar else "", param.help)
+            (_flag(param), param.help, _type(param), _default(param), f"`{param.envvar}`" if param.envvar else "")
             for param in options
         )
-        lines.append(table(("Flag", "Type", "Default", "Variable", "Meaning"), rows))
+        lines.append(table(("Flag", "Meaning", "Type", "Default", "Variable"), rows))
     return "\n".join(lines)
 
 
@@ -120,14 +120,14 @@ def job_spec() -> str:
     rows = (
         (
             f"`{name}`",
+            field.get("description", ""),
             _schema_type(field),
             "required" if name in required else value_of(field.get("default")),
             _bounds(field),
-            field.get("description", ""),
         )
         for name, field in schema["properties"].items()
     )
-    return table(("Field", "Type", "Default", "Bounds", "Meaning"), rows)
+    return table(("Field", "Meaning", "Type", "Default", "Bounds"), rows)
 
 
 _NAMES = {
@@ -286,10 +286,10 @@ def training_settings() -> str:
 
 def _knobs(ranges: dict[str, Any]) -> str:
     rows = [
-        (f"`{name}`", _range(knob), _knob_default(knob), knob.help + ("; moved by the solver" if _moved(knob) else ""))
+        (f"`{name}`", knob.help + ("; moved by the solver" if _moved(knob) else ""), _range(knob), _knob_default(knob))
         for name, knob in ranges.items()
     ]
-    return table(("Knob", "Range", "Default", "Meaning"), rows)
+    return table(("Knob", "Meaning", "Range", "Default"), rows)
 
 
 def _moved(knob: Any) -> bool:
@@ -378,6 +378,51 @@ def _fields(model: Any) -> str:
     return table(("Field", "Default", "Meaning"), rows)
 
 
+def replies() -> str:
+    """What the Python client returns, a table for each class."""
+    from autoslim.client import replies as module
+
+    kinds = [
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and issubclass(each, module.Reply) and each is not module.Reply
+    ]
+    parts = []
+    for kind in kinds:
+        rows = (
+            (f"`{name}`", _plain(field.annotation), "" if field.is_required() else value_of(field.default))
+            for name, field in kind.model_fields.items()
+        )
+        parts.append(
+            f"### {kind.__name__}\n\n{inspect.cleandoc(vars(kind).get('__doc__') or '')}\n\n{table(('Field', 'Type', 'Default'), rows)}"
+        )
+    return "\n".join(parts)
+
+
+def _plain(annotation: Any) -> str:
+    """A type as it is written, without the modules that it comes from."""
+    text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    return f"`{re.sub(r'([a-z_]+[.])+', '', text)}`"
+
+
+def client_errors() -> str:
+    """What the Python client raises."""
+    from autoslim.client import errors
+
+    kinds = [
+        each
+        for each in vars(errors).values()
+        if inspect.isclass(each) and each.__module__ == errors.__name__ and each.__name__.endswith("Error")
+    ]
+    return table(
+        ("Error", "Meaning", "Is a"),
+        (
+            (f"`{kind.__name__}`", sentence(kind.__doc__), ", ".join(f"`{base.__name__}`" for base in kind.__bases__))
+            for kind in kinds
+        ),
+    )
+
+
 def problem_codes() -> str:
     """The stable codes of the API's problems, and what the Python client raises for them."""
     from autoslim.client.problem import CODES
@@ -393,7 +438,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(cli, job_spec, config_json, exit_codes),
         *(knobs, training_settings, spaces, measured, smallest_method),
-        *(routes, service_settings, problem_codes),
+        *(routes, service_settings, problem_codes, replies, client_errors),
     )
 }
 """What a marker may name."""
