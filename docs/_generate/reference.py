@@ -390,7 +390,11 @@ def replies() -> str:
     parts = []
     for kind in kinds:
         rows = (
-            (f"`{name}`", _plain(field.annotation), "" if field.is_required() else value_of(field.default))
+            (
+                f"`{name}`",
+                _plain(field.annotation),
+                "" if field.is_required() or isinstance(field.default, module.Reply) else value_of(field.default),
+            )
             for name, field in kind.model_fields.items()
         )
         parts.append(
@@ -402,7 +406,7 @@ def replies() -> str:
 def _plain(annotation: Any) -> str:
     """A type as it is written, without the modules that it comes from."""
     text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
-    return f"`{re.sub(r'([a-z_]+[.])+', '', text)}`"
+    return f"`{re.sub(r'([a-z_]+[.])+', '', text).replace(' | ', ' or ')}`"
 
 
 def client_errors() -> str:
