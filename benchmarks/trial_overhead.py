@@ -37,7 +37,7 @@ from autoslim.training import Outcome
 from workers.search.cluster import connect
 from workers.search.coordinator import Coordinator
 from workers.search.tune_run import run_trials
-from workers.search.tune_searcher import StoreSearcher
+from workers.search.tune_searcher import CoordinatorSearcher
 
 SHAPE = ViTShape(
     image_size=(32, 32), grid=(8, 8), patch_inputs=48, prefix_tokens=1, depth=6, dim=192, heads=3, head_width=64, hidden=768,
@@ -124,17 +124,15 @@ def coordinator(trials: int) -> Iterator[Coordinator]:
         with Store(default_url(folder)) as store:
             store.create_job(job)
             store.begin_attempt(job.id)
-            scheduler = make_pruner(job.scheduler, epochs=3.0, chance=0.1)
-            yield Coordinator(
-                job, store, proposer(job), RunFolder(Path(folder)), (), scheduler=scheduler, base=facts, slots=SLOTS
-            )
+            pruner = make_pruner(job.scheduler, epochs=3.0, chance=0.1)
+            yield Coordinator(job, store, proposer(job), RunFolder(Path(folder)), (), pruner=pruner, base=facts, slots=SLOTS)
 
 
 def ours(trials: int) -> None:
     with coordinator(trials) as ready:
-        searcher = StoreSearcher(ready, {})
-        relay = contextlib.nullcontext()
-        run_trials(Trivial, searcher, name="overhead", resources=Resources(), slots=SLOTS, relay=relay)
+        searcher = CoordinatorSearcher(ready, {})
+        shutdown = contextlib.nullcontext()
+        run_trials(Trivial, searcher, name="overhead", resources=Resources(), slots=SLOTS, shutdown=shutdown)
         assert sum(r.state.value in ("complete", "stopped") for r in ready.store.trials("overhead")) > trials / 2
 
 

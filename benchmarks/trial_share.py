@@ -30,12 +30,12 @@ from autoslim.core.urls import default_url
 from autoslim.store import Store
 from autoslim.training import loop, trial
 from workers.search import driver
-from workers.search.tune_trainable import SlimTrial
+from workers.search.tune_trainable import TrialTrainable
 
 JOB = "trial-share"
 
 
-class TimedTrial(SlimTrial):
+class TimedTrial(TrialTrainable):
     """Leaves `NUMBER.json` beside the job's trials: seconds of training, of the method's fit, and of evaluation."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class TimedTrial(SlimTrial):
         # By way of the module: what a class of a script names is copied to the worker with it.
         for method in methods.METHODS.values():
             method.prepare = self._timed_steps("training", method.prepare)
-            for name in ("attach", "finish", "settle"):
+            for name in ("attach", "finalize", "calibrate"):
                 setattr(method, name, self._timed("fit", getattr(method, name)))
         super().setup(config)
 
@@ -133,7 +133,7 @@ def search(arguments: argparse.Namespace, data: Path) -> None:
         concurrency=1,
         output=str(arguments.output),
     )
-    driver.SlimTrial = TimedTrial
+    driver.TrialTrainable = TimedTrial
     driver.run_search(job)
 
 

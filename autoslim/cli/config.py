@@ -10,22 +10,25 @@ from typing import Annotated, Any
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.parsing import PLACEMENT, CliInput, fields_of, placement_of, spec_of
+from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, paint
-from autoslim.config import JobSpec, read_plain
+from autoslim.config import PREFIX, JobSpec, Placement, Scope, Setting, read_plain, settings_of
 
-app = typer.Typer(help="What a command would use.", no_args_is_help=True)
+app = typer.Typer(help="Show the settings that a command would use.", no_args_is_help=True)
+
+Row = tuple[str, Any, str]
+"""Name, value, and where the value comes from."""
 
 
 @app.command()
-@flag.with_flags(flag.SpecFlags, flag.PlacementFlags)
+@flag.with_flags(flag.job_flags(Scope.SUBMIT), flag.placement_flags())
 def show(
     context: typer.Context,
     file: flag.JobFile = None,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Defaults, too, and not only what was said.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Include defaults.")] = False,
     json: flag.Json = False,
 ) -> None:
-    """Show the values that `search` or `submit` would use with the same file, flags and environment, and where each comes from.
+    """Show the settings that `search` or `submit` would use with this file, these flags and this environment, and the source of each.
 
     Example: autoslim config show job.yaml --resolved
     """
@@ -44,44 +47,47 @@ def show(
     sys.stdout.write("".join(_dimmed(line) + "\n" for line in lines))
 
 
-Row = tuple[str, Any, str]
-
-
 def _spec(cli_input: CliInput, file: Path | None) -> list[Row]:
-    """Checked like a request, where it is one; what is needed and not said stands there without a value."""
-    said = fields_of(cli_input)
-    kept = {} if file is None else read_plain(file)
-    values = {**kept, **said}
-    if all(name in values for name, field in JobSpec.model_fields.items() if field.is_required()):
+    """Validated as a request if everything required is there; a required field that is missing is listed without a value."""
+    given = fields_of(cli_input, JobSpec)
+    in_file = {} if file is None else read_plain(file)
+    values = {**in_file, **given}
+    settings = settings_of(JobSpec).values()
+    if all(setting.name in values for setting in settings if setting.needed):
         values = spec_of(cli_input, file).model_dump(mode="json")
-    rows = []
-    for name, field in JobSpec.model_fields.items():
-        if name in said:
-            origin = "environment" if cli_input.name(name).startswith("AUTOSLIM_") else "flag"
-            rows.append((name, values[name], origin))
-        elif name in kept:
-            rows.append((name, values[name], str(file)))
+    rows: list[Row] = []
+    for setting in settings:
+        if setting.name in given:
+            rows.append((setting.name, values[setting.name], _source(setting, cli_input)))
+        elif setting.name in in_file:
+            rows.append((setting.name, values[setting.name], str(file)))
         else:
-            value = None if field.is_required() else field.get_default(call_default_factory=True)
-            rows.append((name, value, "needed" if field.is_required() else "default"))
+            rows.append((setting.name, setting.default, "needed" if setting.needed else "default"))
     return rows
 
 
 def _placement(cli_input: CliInput) -> list[Row]:
-    """Checked like a request's."""
     from autoslim.core.urls import hide_password
 
-    placement_of(cli_input, Path())
+    placement = placement_of(cli_input, Path())
     rows: list[Row] = []
-    for name in (name for name in PLACEMENT if name != "output"):
-        origin = "flag" if name in cli_input.flags else "environment" if name in cli_input.environment else "default"
-        value = cli_input.all.get(name)
-        rows.append((name, hide_password(value) if isinstance(value, str) else value, origin))
+    for setting in settings_of(Placement).values():
+        if setting.rules.scope is not Scope.NONE:
+            value = getattr(placement, setting.name)
+            shown = value if value is None or isinstance(value, int) else hide_password(str(value))
+            rows.append((setting.name, shown, _source(setting, cli_input)))
     return rows
 
 
+def _source(setting: Setting, cli_input: CliInput) -> str:
+    parameter = cli_input.parameter(setting)
+    if parameter in cli_input.flags:
+        return "flag"
+    return "environment" if parameter in cli_input.environment else "default"
+
+
 def _plain(origin: str) -> str:
-    return "environment" if origin.startswith("AUTOSLIM_") else "default" if origin == "none" else origin
+    return "environment" if origin.startswith(PREFIX) else "default" if origin == "none" else origin
 
 
 def _text(value: Any) -> str:

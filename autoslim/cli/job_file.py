@@ -1,28 +1,27 @@
-"""`autoslim init`: a job file with every field explained, made from the spec itself."""
+"""`autoslim init`: a job file that explains every setting, made from the spec's fields."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
-from autoslim.config import JobSpec
+from autoslim.config import Group, JobSpec, Scope, Setting, settings_of
 from autoslim.config.schema import FILE as SCHEMA
 from autoslim.errors import OutputError, RequestError
 
-EXAMPLES = {"model": "deit_small_patch16_224", "data": "./flowers", "flops": ["50%"]}
 _WIDTH = 100
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; `-` is stdout.")] = Path("job.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; `-` is stdout.")] = Path("job.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a job file in which every field is explained.
+    """Write a job file that explains every setting.
 
     Example: autoslim init && autoslim plan job.yaml
     """
@@ -40,25 +39,30 @@ def init(
     sys.stderr.write(f"Next: autoslim plan {file} | autoslim search {file} | autoslim submit {file} --wait\n")
 
 
-def commented_file() -> str:
-    """What is needed stands there as an example; all else is commented out and has its default."""
+def commented_file(model: type[JobSpec] = JobSpec) -> str:
+    """Settings with an example are set to it; all others are commented out and show their default."""
     lines = [
         f"# yaml-language-server: $schema={SCHEMA.as_uri()}",
-        "# A job of autoslim. What is commented out has the value that is shown.",
-        "",
+        "# A job of autoslim. A line that is commented out shows the default.",
     ]
-    for name, field in JobSpec.model_fields.items():
-        if name == "schema_version":
-            continue
-        lines += [f"# {line}" for line in textwrap.wrap(field.description or "", _WIDTH)]
-        # One of flops, latency and params is needed; the example asks for FLOPs.
-        needed = name in EXAMPLES
-        value = EXAMPLES[name] if needed else field.get_default(call_default_factory=True)
-        lines += [("" if needed else "# ") + _yaml(name, value), ""]
+    settings = [setting for setting in settings_of(model).values() if setting.rules.scope is not Scope.NONE]
+    for group in Group:
+        members = [setting for setting in settings if setting.rules.group is group]
+        lines += ["", f"# --- {group} ---", ""] if members else []
+        for setting in members:
+            lines += [*_comment(setting), _assignment(setting), ""]
     return "\n".join(lines)
 
 
-def _yaml(name: str, value: Any) -> str:
+def _comment(setting: Setting) -> list[str]:
+    allowed = f" Allowed: {setting.allowed}." if setting.allowed else ""
+    default = f" Default: {setting.rules.shown_default}." if setting.rules.shown_default else ""
+    return [f"# {line}" for line in textwrap.wrap(setting.help + allowed + default, _WIDTH)]
+
+
+def _assignment(setting: Setting) -> str:
+    example = setting.rules.example
+    value = setting.default if example is None else example
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=_WIDTH).removesuffix("...\n").rstrip()
-    return f"{name}: {text}"
+    return f"{'# ' if example is None else ''}{setting.name}: {text}"

@@ -7,26 +7,15 @@ from typing import TYPE_CHECKING
 
 from autoslim.cli.table import columns, fields, paint, state_painted
 from autoslim.core.budget import format_flops
+from autoslim.core.duration import format_duration
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply, Result, Trial
     from autoslim.client.replies import Cost
 
 
-def span(seconds: float) -> str:
-    """`75` -> `1 m 15 s`; two units at most."""
-    rest = max(round(seconds), 0)
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, rest = divmod(rest, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
-
-
 def ago(moment: datetime.datetime) -> str:
-    count, unit, *_ = span((datetime.datetime.now(datetime.UTC) - moment).total_seconds()).split(" ")
-    return f"{count} {unit} ago"
+    return f"{format_duration((datetime.datetime.now(datetime.UTC) - moment).total_seconds())} ago"
 
 
 def done(job: JobReply) -> str:
@@ -40,14 +29,14 @@ def best(job: JobReply) -> str:
 
 
 def state(job: JobReply) -> str:
-    """`QUEUED (2 ahead)`, `SEARCHING, begun 3 m 2 s ago, attempt 2`, `SUCCEEDED in 1 h 2 m`."""
+    """`QUEUED (2 ahead)`, `SEARCHING, begun 3m02s ago, attempt 2`, `SUCCEEDED in 1h02m`."""
     if job.queue_position:
         return f"{job.state} ({job.queue_position} ahead)"
     parts = job.state
     if job.ended and job.ended_at and job.started_at:
-        parts += f" in {span((job.ended_at - job.started_at).total_seconds())}"
+        parts += f" in {format_duration((job.ended_at - job.started_at).total_seconds())}"
     elif job.started_at and not job.ended:
-        parts += f", begun {span((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())} ago"
+        parts += f", begun {format_duration((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())} ago"
     if job.attempt > 1:
         parts += f", attempt {job.attempt}"
     return parts + (f": {job.reason}" if job.reason else "")

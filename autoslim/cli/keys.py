@@ -13,11 +13,10 @@ import typer
 from autoslim.cli.flags import Json
 from autoslim.cli.serve import ConfigFile, Root, ServiceStorage, settings_of
 from autoslim.cli.table import columns, paint
+from autoslim.core.duration import parse_duration
 from autoslim.errors import RequestError
 
 app = typer.Typer(help="API keys of the service; run where its database is.", no_args_is_help=True)
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @app.command()
@@ -103,7 +102,7 @@ def revoke(
 def _lifetime(text: str | None) -> datetime.timedelta | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{1,5})\s*([mhdw])", text.strip())
-    if not match or not int(match[1]):
-        raise RequestError(f"--expires is {text!r}; allowed: a number and m, h, d or w, as 90d")
-    return datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return datetime.timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError) as error:
+        raise RequestError(f"--expires {error}") from error

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pydantic
 import typer
 
-from autoslim.config import JobSpec, Placement, SpecError, ValidationIssue, flag_of, parse_yaml, read_mapping, read_text
-from autoslim.core.job import Resources, SearchJob
+from autoslim.config import (
+    JobSpec,
+    Placement,
+    Setting,
+    SpecError,
+    TrialPlacement,
+    ValidationIssue,
+    flag_name,
+    flag_of,
+    parse_yaml,
+    read_mapping,
+    read_text,
+    settings_of,
+    validated,
+    variable_name,
+)
+from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
 
-PLACEMENT = ("resources", "concurrency", "address", "storage", "tracking_uri", "output")
-"""What says where a job runs and not what it is."""
+P = TypeVar("P", bound=TrialPlacement)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CliInput:
-    """What was typed, by parameter: `flags` on this command line, `environment` in AUTOSLIM_* where no flag says otherwise."""
+    """The values of parameters: `flags` from this command line, `environment` from AUTOSLIM_* where no flag is given."""
 
     flags: dict[str, Any]
     environment: dict[str, Any]
@@ -39,84 +53,88 @@ class CliInput:
     def all(self) -> dict[str, Any]:
         return {**self.environment, **self.flags}
 
-    def name(self, field: str) -> str:
-        """What the user wrote for a field: `--batch-size`, or the variable."""
-        cli_input = "from_scratch" if field == "weights" and "weights" not in self.all else field
-        flag = "--" + cli_input.replace("_", "-")
-        return (
-            f"AUTOSLIM_{cli_input.upper()} in the environment"
-            if cli_input in self.environment and cli_input not in self.flags
-            else flag
-        )
+    def parameter(self, setting: Setting) -> str:
+        """The flag that was given for a setting: its own, or a shortcut."""
+        shortcuts = [shortcut.name for shortcut in setting.rules.shortcuts if self.all.get(shortcut.name)]
+        return shortcuts[0] if shortcuts and setting.name not in self.all else setting.name
+
+    def name(self, setting: Setting) -> str:
+        """What the user wrote for a setting: `--batch-size`, or the variable."""
+        parameter = self.parameter(setting)
+        if parameter in self.environment and parameter not in self.flags:
+            return f"{variable_name(parameter)} in the environment"
+        return flag_name(parameter)
 
 
 def spec_of(cli_input: CliInput, file: Path | None) -> JobSpec:
-    """Raises SpecError naming the flag, the variable, or the file's line, with the value and what is allowed."""
-    changes = fields_of(cli_input)
+    """Raises SpecError that names the flag, the variable, or the file's line, with the value and what is allowed."""
+    changes = fields_of(cli_input, JobSpec)
     try:
         return read_mapping(changes) if file is None else parse_yaml(read_text(file), source=str(file), changes=changes)
     except SpecError as error:
         raise SpecError(error.issues, name=lambda issue: _name(issue, cli_input, changes, file)) from None
 
 
-def fields_of(cli_input: CliInput) -> dict[str, Any]:
-    """The fields of a spec that flags and variables say; flags that belong together are one field."""
-    values = {name: value for name, value in cli_input.all.items() if name in JobSpec.model_fields}
-    if cli_input.all.get("from_scratch"):
-        if "weights" in values:
-            raise RequestError("--weights and --from-scratch exclude each other")
-        values["weights"] = "scratch"
-    elif "weights" in values:
-        values["weights"] = str(values["weights"])
-    if "model_args" in values:
-        values["model_args"] = parse_pairs(values["model_args"], cli_input.name("model_args"))
+def fields_of(cli_input: CliInput, model: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """The model's fields that flags and variables set.
+
+    Raises:
+        RequestError: for a flag together with its shortcut, and for text that cannot be parsed.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings_of(model).values():
+        parameter = cli_input.parameter(setting)
+        given = [shortcut for shortcut in setting.rules.shortcuts if cli_input.all.get(shortcut.name)]
+        if given and setting.name in cli_input.all:
+            raise RequestError(f"{setting.flag} and {given[0].flag} exclude each other")
+        if given:
+            values[setting.name] = given[0].value
+        elif parameter in cli_input.all:
+            values[setting.name] = _parsed(setting, cli_input)
     return values
 
 
 def placement_of(cli_input: CliInput, output: Path) -> Placement:
-    """Raises RequestError naming the flag."""
-    values = {name: value for name, value in cli_input.all.items() if name in PLACEMENT}
-    if values.get("concurrency", 1) < 1:
-        raise RequestError(f"{cli_input.name('concurrency')} is {values['concurrency']}; allowed: 1 and more")
-    values["resources"] = parse_resources(values.get("resources"))
-    return Placement(**{**values, "output": str(output.absolute())})
+    """Raises SpecError that names the flag or the variable."""
+    return placed(Placement, cli_input, output=str(output.absolute()))
+
+
+def placed(model: type[P], cli_input: CliInput, **more: Any) -> P:
+    """A placement from flags, variables and `more`."""
+    values, settings = {**fields_of(cli_input, model), **more}, settings_of(model)
+    try:
+        return validated(model, lambda: model.model_validate(values))
+    except SpecError as error:
+        raise error.named(lambda issue: cli_input.name(settings[str(issue.place[0])])) from None
 
 
 def new_job(cli_input: CliInput, file: Path | None, output: Path) -> SearchJob:
-    """Raises RequestError naming the flag, its value and what is allowed."""
+    """Raises RequestError that names the flag, its value and what is allowed."""
     placement = placement_of(cli_input, output)
     spec = spec_of(cli_input, file)
     return spec.to_job(id=job_id(spec), placement=placement)
 
 
-def parse_pairs(text: str, flag: str) -> dict[str, Any]:
-    """`depth=6,act_layer=relu` -> values as Python literals where they are, else as text."""
-    pairs: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = item.partition("=")
-        if not equals or not name.isidentifier():
-            raise RequestError(f"{flag}: {item!r} is not of the form name=value")
-        try:
-            pairs[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pairs[name] = value
-    return pairs
-
-
-def parse_resources(text: str | None) -> Resources | None:
-    """`gpu=1,cpu=4`; None leaves it to the cluster."""
-    return None if text is None else Resources.parse(text, "--resources")
-
-
 def job_id(spec: JobSpec) -> str:
-    """Told apart from others in one store, and readable."""
+    """Readable, and unique in a store that many searches share."""
     stem = spec.name or re.sub(r"[^a-z0-9]+", "-", Path(spec.data).stem.lower()).strip("-")[:30] or "search"
     return f"{stem}-{secrets.token_hex(3)}"
+
+
+def _parsed(setting: Setting, cli_input: CliInput) -> Any:
+    value, parse = cli_input.all[setting.name], setting.rules.parse
+    if parse is None:
+        return value
+    try:
+        return parse(value)
+    except RequestError as error:
+        raise RequestError(f"{cli_input.name(setting)}: {error}") from error
 
 
 def _name(issue: ValidationIssue, cli_input: CliInput, changes: dict[str, Any], file: Path | None) -> str:
     if not issue.place:
         return str(file) if file is not None else flag_of(issue)
-    if file is None or issue.place[0] in changes:
-        return cli_input.name(str(issue.place[0]))
+    setting = settings_of(JobSpec).get(str(issue.place[0]))
+    if setting is not None and (file is None or setting.name in changes):
+        return cli_input.name(setting)
     return f"{file}{'' if issue.line is None else f', line {issue.line}'}: {issue.field}"

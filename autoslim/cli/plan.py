@@ -14,46 +14,54 @@ import torch
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
-from autoslim.core.job import Resources, SearchJob
+from autoslim.core.duration import format_duration
+from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import DENSE, LatencyTable, predict_params
 from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.store import Store
-from workers.estimate.estimate import Estimate, estimate
+from workers.estimate.dry_run import DryRun, dry_run
 from workers.estimate.throughput import measure_throughput
-from workers.progress.duration import duration
-from workers.search.base_model import base_request, threads
-from workers.search.driver import Prepared, prepare, with_table
+from workers.search.base_model import base_request
 from workers.search.latency import search_request
-from workers.search.warm_start import WarmStart, find_reusable
+from workers.search.prepare import PreparedSearch, prepare, with_latency_table
+from workers.search.resources import concurrent_trials, trial_resources, trial_threads, with_default_resources
+from workers.search.warm_start import WarmStart, find_warm_start
 
 
 def show_plan(job: SearchJob, *, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
         prepared = prepare(job, Path(cache))
         if job.limits.latency_ms is not None:
-            prepared = with_table(prepared, _measured_here(prepared))
+            prepared = with_latency_table(prepared, _measured_here(prepared))
     facts, found = plan_facts(prepared)
     sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts, found)) + "\n")
 
 
-def _measured_here(prepared: Prepared) -> LatencyTable:
+def _measured_here(prepared: PreparedSearch) -> LatencyTable:
     """On this machine, with as many threads as a trial would have."""
     job = prepared.job
     request = search_request(job, prepared.dense, prepared.proposer)
-    return measure_table_in_subprocess(request, threads=threads(_with_default_resources(job)))
+    return measure_table_in_subprocess(request, threads=trial_threads(with_default_resources(job, **_machine())))
 
 
-def plan_facts(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
+def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
     """Reach by method, and what the search costs; how fast it trains is measured on this machine."""
-    job = prepared.job
-    slots = job.concurrency or _slots_here(job)
+    job = with_default_resources(prepared.job, **_machine())
+    # The search may run on another machine or cluster, so that one where not even one trial fits is no error here.
+    slots = job.concurrency or max(1, concurrent_trials(trial_resources(job), **_machine()))
     ready = prepared.dense.is_ready_for(prepared.dataset.classes)
-    taken = _taken(prepared)
-    settled = dataclasses.replace(prepared, job=_with_default_resources(job))
-    throughput = measure_throughput(job, prepared.dense, kept=min(1.0, prepared.kept), threads=threads(settled.job))
-    work = estimate(settled, throughput, slots=slots, answered=taken.answers, adapted=taken.base is not None)
+    warm_start = _warm_start(prepared)
+    share = min(1.0, prepared.mean_budget_share)
+    throughput = measure_throughput(job, prepared.dense, kept=share, threads=trial_threads(job))
+    work = dry_run(
+        dataclasses.replace(prepared, job=job),
+        throughput,
+        slots=slots,
+        reused=warm_start.models,
+        adapted=warm_start.base is not None,
+    )
     facts = {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
@@ -70,11 +78,11 @@ def plan_facts(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
             for name, found in prepared.proposer.feasibility.items()
         },
         "left_out": prepared.proposer.left_out,
-        "reuse": taken.told,
+        "reuse": warm_start.describe(),
         "trials": job.trials,
         "at_a_time": slots,
         "images_per_second": 1 / throughput.train,
-        "expected": work.expected.to_dict(),
+        "expected": work.estimate.workload.to_dict(),
         "seconds": work.cost.seconds,
         "parts": work.parts,
         "device": work.cost.device,
@@ -89,32 +97,23 @@ def plan_facts(prepared: Prepared) -> tuple[dict[str, object], Estimate]:
     return facts, work
 
 
-def _taken(prepared: Prepared) -> WarmStart:
+def _warm_start(prepared: PreparedSearch) -> WarmStart:
     job = prepared.job
     if not job.reuse:
         return WarmStart()
     base = RunFolder(Path(job.output)).base(base_request(job, prepared.dataset).digest()).name
-    # Nothing is begun in a store by looking whether there is something to reuse.
+    # A dry run creates no store: without one, only folders can be reused.
     with contextlib.ExitStack() as stack:
         store = None if job.storage is None else stack.enter_context(Store(job.storage))
-        return find_reusable(job, store, prepared.proposer, base=base)
+        return find_warm_start(job, store, prepared.proposer, base=base)
 
 
-def _slots_here(job: SearchJob) -> int:
-    gpus, cpus = torch.cuda.device_count(), os.cpu_count() or 1
-    if job.resources is None:
-        return gpus or cpus
-    return max(1, int(gpus / job.resources.gpu if job.resources.gpu else cpus / max(job.resources.cpu, 1.0)))
+def _machine() -> dict[str, float]:
+    """What a local Ray would find here."""
+    return {"cpus": float(os.cpu_count() or 1), "gpus": float(torch.cuda.device_count())}
 
 
-def _with_default_resources(job: SearchJob) -> SearchJob:
-    """With what a local Ray would give a trial, where nothing was asked for."""
-    gpus = torch.cuda.device_count()
-    share = Resources(cpu=float(max(1, (os.cpu_count() or 1) // gpus)), gpu=1.0) if gpus else Resources()
-    return job.replace(resources=job.resources or share)
-
-
-def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str:
+def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) -> str:
     job, report = prepared.job, prepared.dataset.report
     shape = prepared.dense.shape
     lines = [
@@ -156,14 +155,14 @@ def _render(prepared: Prepared, facts: dict[str, object], work: Estimate) -> str
     return "\n".join(lines)
 
 
-def _cost_lines(job: SearchJob, facts: dict[str, object], work: Estimate) -> list[str]:
-    done = work.expected
+def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[str]:
+    done = work.estimate.workload
     early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
     at_most = "at most " if job.plateau is not None else ""
     end = f"; the best {done.finals} of them for {done.final_epochs:.3g} epochs more" if done.finals else ""
-    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in work.parts.items() if seconds)
+    parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
-        f"Time      {at_most}about {duration(work.cost.seconds)} here ({parts})",
+        f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
         f"Cost      {at_most}about {work.cost.told} in {job.output}",
     ]

@@ -12,6 +12,7 @@ import typer
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.resume import resumed_job
+from autoslim.config import Scope
 from autoslim.core.run_folder import RunFolder
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
@@ -19,7 +20,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in
 _DEFAULT_OUTPUT = Path("runs/search")
 
 
-@flag.with_flags(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
+@flag.with_flags(flag.job_flags(Scope.SEARCH), flag.placement_flags())
 def search(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -41,7 +42,8 @@ def search(
     )
 
     from autoslim.cli.summary import show
-    from workers.search.driver import exit_code, run_search
+    from workers.search.driver import run_search
+    from workers.search.summary import exit_code
 
     try:
         summary = run_search(job, resume=resume)
@@ -52,7 +54,7 @@ def search(
     raise typer.Exit(exit_code(summary))
 
 
-@flag.with_flags(flag.SpecFlags, flag.PlacementFlags, leaving=("priority",))
+@flag.with_flags(flag.job_flags(Scope.SEARCH), flag.placement_flags())
 def plan(
     context: typer.Context,
     file: flag.JobFile = None,

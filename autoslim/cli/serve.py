@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.parsing import parse_resources
+from autoslim.cli.parsing import CliInput, placed
+from autoslim.config import TrialPlacement
 
 if TYPE_CHECKING:
     from autoslim.service import ServiceSettings
@@ -93,16 +94,15 @@ def _say_where(address: str, settings: ServiceSettings) -> None:
     sys.stdout.flush()
 
 
+@flag.with_flags(flag.placement_flags(TrialPlacement))
 def supervise(
+    context: typer.Context,
     config: ConfigFile = None,
     root: Root = None,
     storage: ServiceStorage = None,
     tracking_uri: flag.TrackingUri = None,
     jobs: Jobs = 1,
     dashboard: Dashboard = None,
-    address: flag.Address = None,
-    resources: flag.PerTrial = None,
-    concurrency: flag.Concurrency = None,
     lease_seconds: Lease = None,
 ) -> None:
     """Run the jobs that the service has queued, without the API. Ctrl-C stops it; jobs go on with the next one.
@@ -116,15 +116,8 @@ def supervise(
     from workers.service.supervisor import supervise as run
 
     settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
-    given: dict[str, Any] = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
-    driver = DriverSettings(
-        storage=settings.storage,
-        root=settings.root.absolute(),
-        tracking_uri=settings.tracking_uri,
-        address=address,
-        resources=parse_resources(resources),
-        concurrency=concurrency,
-        **given,
-    )
+    more = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
+    service = {"storage": settings.storage, "root": settings.root.absolute(), "tracking_uri": settings.tracking_uri}
+    driver = placed(DriverSettings, CliInput.of(context), **service, **more)
     log_json()
     run(driver, jobs=jobs, dashboard=dashboard)

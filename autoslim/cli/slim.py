@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from autoslim.cli import flags
-from autoslim.cli.parsing import CliInput, new_job, parse_pairs
+from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.table import columns
+from autoslim.config import Scope
+from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import Budget, format_flops
-from autoslim.core.recipe import Knobs, Step
+from autoslim.core.recipe import Knobs, Step, Training
 from autoslim.core.result import EpochReport
 from autoslim.errors import RequestError
-from workers.search.signals import Interrupt
+from workers.search.signals import GracefulShutdown
 
 if TYPE_CHECKING:
     from autoslim.slimming.request import PreparedSlim, SlimJob
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Slimming method; repeated, they follow one another.")]
-FlopsBudget = Annotated[str | None, flags.flag("--flops", "Budget as 2.3G, 850M or 50%.")]
 KnobValues = Annotated[
     list[str] | None,
     typer.Option(
@@ -37,20 +38,18 @@ KnobValues = Annotated[
 First = Annotated[
     str | None, typer.Option(help="What the first of several methods leaves, as 75% or 3.4G; default an even split in log FLOPs.")
 ]
-Distillation = Annotated[float | None, typer.Option(help="Weight of the dense teacher's soft labels, 0 to 1; default 0.5.")]
+Distillation = Annotated[
+    float | None, typer.Option(help=f"Weight of the dense teacher's soft labels, 0 to 1. Default: {Training().distillation}.")
+]
 
-OF_A_SEARCH = (
-    *("flops", "space", "trials", "time", "max_epochs", "plateau", "final_share", "final_seeds", "price_per_hour", "reuse"),
-    *("sampler", "scheduler", "name", "priority"),
-)
 _DEFAULT_OUTPUT = Path("runs/slim")
 
 
-@flags.with_flags(flags.SpecFlags, leaving=OF_A_SEARCH)
+@flags.with_flags(flags.job_flags(Scope.SLIM))
 def slim(
     context: typer.Context,
     method: Methods = None,
-    flops: FlopsBudget = None,
+    flops: flags.FlopsBudget = None,
     knob: KnobValues = None,
     first: First = None,
     distillation: Distillation = None,
@@ -63,7 +62,7 @@ def slim(
     """
     job = slim_job(CliInput.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
     try:
-        with Interrupt():
+        with GracefulShutdown():
             slimmed = _run(job, output.absolute())
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was trained is kept. The same command goes on with it\n")
@@ -122,7 +121,7 @@ def parse_knobs(texts: list[str], methods: list[str]) -> dict[str, Knobs]:
     found: dict[str, Knobs] = {name: {} for name in methods}
     for text in texts:
         owner, dot, rest = text.partition("=")[0].strip().rpartition(".")
-        for name, value in parse_pairs(rest + text[len(text.partition("=")[0]) :], "--knob").items():
+        for name, value in _pairs(rest + text[len(text.partition("=")[0]) :]).items():
             having = [method for method in methods if name in METHODS[method].ranges and (not dot or method == owner)]
             if not having:
                 known = "; ".join(f"{method}: {', '.join(METHODS[method].ranges)}" for method in methods)
@@ -133,6 +132,13 @@ def parse_knobs(texts: list[str], methods: list[str]) -> dict[str, Knobs]:
             # As a search space writes them.
             found[having[0]][name] = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
     return found
+
+
+def _pairs(text: str) -> Knobs:
+    try:
+        return parse_pairs(text)
+    except RequestError as error:
+        raise RequestError(f"--knob: {error}") from error
 
 
 def _run(job: SlimJob, folder: Path) -> Slimmed:
@@ -169,8 +175,8 @@ def _announce(prepared: PreparedSlim) -> None:
 
 def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
     """Runs `reports` to its end, a line each."""
+    from autoslim.core.duration import format_duration
     from autoslim.report.epoch_line import epoch_line
-    from workers.progress.duration import duration
 
     began, first = time.monotonic(), 0.0
     for number in itertools.count():
@@ -185,7 +191,7 @@ def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) ->
             began, first = time.monotonic(), report.epoch
         elif first < report.epoch < epochs:
             left = (time.monotonic() - began) / (report.epoch - first) * (epochs - report.epoch)
-            rest = f" | about {duration(left)} left"
+            rest = f" | about {format_duration(left)} left"
         _say(f"{name}: {epoch_line(report, epochs)}{rest}")
     raise AssertionError("the reports end by themselves")
 
@@ -225,7 +231,7 @@ def _render(slimmed: Slimmed) -> str:
     )
     lines = ["", *columns(rows), ""]
     if slimmed.latency is not None:
-        lines.append(f"Latency    {slimmed.latency.told}")
+        lines.append(f"Latency    {slimmed.latency.describe()}")
     lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")

@@ -16,7 +16,7 @@ from autoslim.cli import job_table, watch
 from autoslim.cli.parsing import CliInput, fields_of, spec_of
 from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
-from autoslim.config import JobSpec
+from autoslim.config import JobSpec, Scope, settings_of
 from autoslim.core.budget import format_flops
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@flag.with_flags(flag.SpecFlags)
+@flag.with_flags(flag.job_flags(Scope.SUBMIT))
 def submit(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -84,9 +84,10 @@ def _told_by_flag(cli_input: CliInput, file: Path | None) -> Iterator[None]:
 
 def _line(pointer: str, detail: str, cli_input: CliInput, file: Path | None) -> str:
     field = pointer.split("/")[1] if "/" in pointer else ""
-    if field not in JobSpec.model_fields or not detail.startswith(field):
+    setting = settings_of(JobSpec).get(field)
+    if setting is None or not detail.startswith(field):
         return detail
-    name = cli_input.name(field) if file is None or field in fields_of(cli_input) else f"{file}: {field}"
+    name = cli_input.name(setting) if file is None or field in fields_of(cli_input, JobSpec) else f"{file}: {field}"
     return f"{name} {detail.partition(' ')[2]}"
 
 

@@ -6,9 +6,9 @@ import sys
 
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
+from autoslim.core.duration import format_duration
 from autoslim.search import offers
-from workers.progress.duration import duration
-from workers.search.driver import Summary
+from workers.search.summary import Summary
 
 
 def show(summary: Summary, *, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def render(summary: Summary) -> str:
             f"{label}: trial {result.number} ({result.recipe.method}) did as well for less, {result.accuracy:.2%} at "
             f"{format_flops(result.flops or 0)}; its model: {summary.output}/{result.artifact}"
         )
-    lines += [f"{model.label}: {model.latency.told}" for model in summary.models if model.latency is not None]
+    lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
     for cost in summary.shared:
@@ -41,7 +41,7 @@ def render(summary: Summary) -> str:
         lines.append(f"done once, for all trials: {which}, {cost.epochs:.3g} epochs, {cost.seconds:.2g} s")
     lines += [
         "",
-        f"Time       {duration(summary.cost.seconds)}",
+        f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.told}",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",

@@ -13,6 +13,7 @@ import typer
 from autoslim.cli import job_table
 from autoslim.cli.table import STATE_COLOURS, paint
 from autoslim.core.budget import format_flops
+from autoslim.core.duration import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -106,7 +107,7 @@ class View:
             parts.append("best " + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in self._best.items()))
         left = self._seconds_left()
         if left is not None and self._state == "SEARCHING":
-            parts.append(f"about {job_table.span(left)} left")
+            parts.append(f"about {format_duration(left)} left")
         return f"{self._state}  " + "  |  ".join(parts)
 
     def _seconds_left(self) -> float | None:

@@ -2,15 +2,23 @@
 
 from autoslim.config.issues import InfeasibleSpecError, SpecError, ValidationIssue, flag_of
 from autoslim.config.job_spec import JobSpec
-from autoslim.config.placement import Placement
-from autoslim.config.reading import parse_yaml, read_json, read_mapping, read_plain, read_text, read_yaml
+from autoslim.config.placement import Placement, TrialPlacement
+from autoslim.config.reading import parse_yaml, read_json, read_mapping, read_plain, read_text, read_yaml, validated
+from autoslim.config.reference import reference
+from autoslim.config.setting import PREFIX, Group, Scope, Setting, flag_name, settings_of, variable_name
 
 __all__ = [
+    "PREFIX",
+    "Group",
     "InfeasibleSpecError",
     "JobSpec",
     "Placement",
+    "Scope",
+    "Setting",
     "SpecError",
+    "TrialPlacement",
     "ValidationIssue",
+    "flag_name",
     "flag_of",
     "parse_yaml",
     "read_json",
@@ -18,4 +26,8 @@ __all__ = [
     "read_plain",
     "read_text",
     "read_yaml",
+    "reference",
+    "settings_of",
+    "validated",
+    "variable_name",
 ]

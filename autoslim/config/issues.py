@@ -171,9 +171,13 @@ def _choices(expected: str) -> str:
 
 
 def _bounds(place: Place, fields: Mapping[str, Any]) -> str:
-    """What a field's type allows, in words: `1 and more`, `above 0`, `0 to 9`."""
-    rules = {type(rule): rule for rule in fields[str(place[0])].metadata} if place and place[0] in fields else {}
-    low, above, high = rules.get(Ge), rules.get(Gt), rules.get(Le)
+    return allowed_range(fields[str(place[0])].metadata) if place and place[0] in fields else ""
+
+
+def allowed_range(rules: Iterable[object]) -> str:
+    """The bounds of a number: `1 and more`, `above 0`, `0 to 9`; empty where there are none."""
+    by_type: dict[type, Any] = {type(rule): rule for rule in rules}
+    low, above, high = by_type.get(Ge), by_type.get(Gt), by_type.get(Le)
     if low is not None and high is not None:
         return f"{low.ge} to {high.le}"
     if low is not None:

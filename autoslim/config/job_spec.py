@@ -1,168 +1,89 @@
-"""`JobSpec`: what a user asks for, without anything that is the operator's to decide (`Placement`)."""
+"""`JobSpec`: what a user asks for. Each field is all that is known of a setting; flags, variables, files and references are made from it.
+
+What the operator decides is in `Placement`.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-import math
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
 
-from autoslim.config.duration import PATTERN as DURATION
-from autoslim.config.duration import parse_duration
 from autoslim.config.issues import short_repr
+from autoslim.config.mapping import job_of, part_of, spec_of_job
+from autoslim.config.pairs import parse_pairs
 from autoslim.config.placement import Placement
+from autoslim.config.setting import Group, Rules, Scope, Shortcut, setting
+from autoslim.config.target import Target, default_at
+from autoslim.config.value_types import (
+    ArgumentName,
+    ArgumentValue,
+    Budgets,
+    Duration,
+    Label,
+    LatencyText,
+    ParamsText,
+    SpeedModes,
+    Text,
+    Texts,
+)
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
-from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec, SearchJob
-from autoslim.core.recipe import Training
+from autoslim.core.duration import exact_duration, parse_duration
+from autoslim.core.job import DatasetSpec, ModelSpec, Sampler, Scheduler, SearchJob, SpeedMode
+from autoslim.core.recipe import Augmentation, Bound
 
-_USUAL = Training()
-_BASE_EPOCHS = 10.0
-
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ENTRIES, _CHARACTERS = 64, 256
-_LITERAL = {"type": ["boolean", "integer", "number", "string", "null"], "maxLength": _CHARACTERS}
-_BUDGET_PATTERN = r"^ *([0-9]+(\.[0-9]*)?|\.[0-9]+) *[KMGTkmgt%]? *$"
-_PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
-_LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
-_MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
-
-
-def _no_control(text: str) -> str:
-    if _CONTROL.search(text):
-        raise ValueError(f"is {short_repr(text)}; allowed: no control characters")
-    return text
-
-
-def _label(text: str) -> str:
-    if not _LABEL.fullmatch(text):
-        raise ValueError(f"is {short_repr(text)}; allowed: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end")
-    return text
-
-
-def _argument(text: str) -> str:
-    if not _ARGUMENT.fullmatch(text):
-        raise ValueError(f"has {short_repr(text)}; allowed: names of up to 64 letters, digits and underscores")
-    return text
-
-
-def _argument_value(value: Any) -> Any:
-    """A literal, or a list of literals; the bounds keep a spec small."""
-    entries = value if isinstance(value, list | tuple) else [value]
-    if len(entries) > _ENTRIES or not all(
-        entry is None or isinstance(entry, bool | int | float) or (isinstance(entry, str) and len(entry) <= _CHARACTERS)
-        for entry in entries
-    ):
-        raise ValueError(
-            f"is {short_repr(value)}; allowed: numbers, true, false, null and texts of up to {_CHARACTERS} characters, "
-            f"or a list of up to {_ENTRIES} of them"
-        )
-    if any(isinstance(entry, float) and not math.isfinite(entry) for entry in entries):
-        raise ValueError(f"is {short_repr(value)}; allowed: a finite number")
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _budget(text: str) -> str:
-    return Budget.parse(text).label
-
-
-def _duration(text: str) -> str:
-    parse_duration(text)
-    return text
-
-
-def _as_list(value: Any) -> Any:
-    """One budget may stand without a list around it."""
-    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
-
-
-def _as_text(value: Any) -> Any:
-    """`1300000` and `1.3e6` in YAML are numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    return str(int(value)) if value == int(value) else str(value)
-
-
-def _params(text: str) -> str:
-    return str(parse_params(text))
-
-
-def _latency(text: str) -> str:
-    milliseconds, batch = parse_latency(text)
-    latency = CostLimits(latency_ms=milliseconds, batch=batch).latency
-    assert latency is not None
-    return latency
-
-
-def _modes(value: Any) -> Any:
-    """`none`, and `eager,compiled` as on the command line."""
-    if not isinstance(value, str):
-        return value
-    return [] if value == "none" else value.split(",")
-
+_TRIALS = int(default_at("trials"))
+_UNLIMITED_TRIALS = 1000
+"""Where time, epochs or a plateau end a search, the number of trials is only a guard against a search that never ends."""
 
 _SOMETHING_SAID: list[JsonValue] = [
     {"required": ["flops"]},
     {"required": ["latency"], "properties": {"latency": {"type": "string"}}},
     {"required": ["params"], "properties": {"params": {"type": ["string", "integer"]}}},
 ]
-"""Something to keep to."""
+"""At least one limit has to be given."""
 
-Text = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=4096),
-    AfterValidator(_no_control),
-    Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
-]
-Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": f"^{_LABEL.pattern}$"})]
-ParamsText = Annotated[
-    str,
-    BeforeValidator(
-        _as_text,
-        json_schema_input_type=Annotated[str, Field(pattern=_PARAMS_PATTERN, max_length=24)] | Annotated[int, Field(ge=1)],
-    ),
-    StringConstraints(max_length=40),
-    AfterValidator(_params),
-]
-LatencyText = Annotated[
-    str,
-    StringConstraints(max_length=40),
-    AfterValidator(_latency),
-    Field(json_schema_extra={"pattern": _LATENCY_PATTERN, "maxLength": 24}),
-]
-BudgetText = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=40), AfterValidator(_budget)]
-BudgetInput = Annotated[str, Field(pattern=_BUDGET_PATTERN, max_length=40)] | Annotated[int, Field(ge=1)]
-ArgumentName = Annotated[str, AfterValidator(_argument), Field(json_schema_extra={"pattern": f"^{_ARGUMENT.pattern}$"})]
-ArgumentValue = Annotated[
-    Any,
-    AfterValidator(_argument_value),
-    WithJsonSchema({"anyOf": [_LITERAL, {"type": "array", "items": _LITERAL, "maxItems": _ENTRIES}]}),
-]
-SpeedMode = Literal["eager", "compiled", "onnxruntime"]
+_MODEL = functools.partial(Rules, group=Group.MODEL, scope=Scope.SLIM)
+_DATA = functools.partial(Rules, group=Group.DATA, scope=Scope.SLIM)
+_BUDGET = functools.partial(Rules, group=Group.BUDGET, scope=Scope.SLIM)
+_SEARCH = functools.partial(Rules, group=Group.SEARCH)
+_END = functools.partial(Rules, group=Group.SEARCH, resumable=True)
+_TRAINING = functools.partial(Rules, group=Group.TRAINING, scope=Scope.SLIM, decides_plan=False)
+
+
+def _absolute_weights(weights: str, _: Any) -> str:
+    return weights if weights in ("pretrained", "scratch") else str(Path(weights).absolute())
+
+
+def _absolute_folders(sources: tuple[str, ...], _: Any) -> tuple[str, ...]:
+    return tuple(str(Path(source).absolute()) if "/" in source else source for source in sources)
+
+
+def _milliseconds(latency: str | None, _: Any) -> float | None:
+    return None if latency is None else parse_latency(latency)[0]
+
+
+def _batch(latency: str | None, _: Any) -> int:
+    return CostLimits().batch if latency is None else parse_latency(latency)[1]
+
+
+def _mode(mode: str, job: SearchJob) -> str | None:
+    return None if job.limits.latency_ms is None else mode
+
+
+def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
+    return () if budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in budgets)
+
+
+def _space(text: str, _: Any) -> Any:
+    return json.loads(text) if text.lstrip().startswith("{") else text
 
 
 class JobSpec(BaseModel):
-    """A request to slim one model to one or more budgets.
-
-    Flags of the command line have the fields' names. The schema of `job.yaml` is this model's JSON Schema.
-    """
-
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -172,100 +93,228 @@ class JobSpec(BaseModel):
         protected_namespaces=(),
         json_schema_extra={"anyOf": _SOMETHING_SAID},
     )
+    job_type: ClassVar[type[SearchJob]] = SearchJob
 
-    schema_version: Literal[1] = Field(default=1, description="Version of this format.")
-    name: Label | None = Field(default=None, description="A label to find the job by; need not be unique.")
-    model: Text = Field(description="timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it).")
-    weights: Text = Field(
-        default="pretrained", description="`pretrained`, `scratch`, or a safetensors or tensors-only torch file."
+    schema_version: Literal[1] = setting(
+        "Version of this format.", Rules(group=Group.JOB, scope=Scope.NONE, resumable=True, decides_plan=False), default=1
     )
-    model_args: dict[ArgumentName, ArgumentValue] = Field(
-        default_factory=dict, max_length=64, description="Arguments of timm.create_model."
+    model: Text = setting(
+        "timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it).",
+        _MODEL(job=(Target("model.name"),), example="deit_small_patch16_224"),
     )
-    image_size: int | None = Field(default=None, ge=1, description="Square image size in pixels; default the model's own.")
-    data: Text = Field(description="Parquet file, folder, or the name of a data set.")
-    train_limit: int | None = Field(default=None, ge=1, description="Use only so many training images, stratified.")
-    params: ParamsText | None = Field(default=None, description="Most parameters, as 12M; beside the FLOPs, or instead of them.")
-    latency: LatencyText | None = Field(
-        default=None,
-        description="Longest time of a batch, as 5ms@1 (milliseconds at batch 1); beside the FLOPs, or instead of them.",
-    )
-    latency_mode: SpeedMode | None = Field(
-        default=None, description="How a model is run where its latency is limited; default eager."
-    )
-    flops: Annotated[
-        tuple[BudgetText, ...],
-        BeforeValidator(
-            _as_list, json_schema_input_type=BudgetInput | Annotated[list[BudgetInput], Field(min_length=1, max_length=64)]
+    weights: Text = setting(
+        "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file.",
+        _MODEL(
+            job=(Target("model.weights", write=_absolute_weights),),
+            decides_plan=False,
+            shortcuts=(Shortcut(name="from_scratch", value="scratch", help="Short for --weights scratch."),),
         ),
-        Field(strict=False),
-    ] = Field(
+    )
+    model_args: dict[ArgumentName, ArgumentValue] = setting(
+        "Arguments of timm.create_model.",
+        _MODEL(
+            job=(Target("model.args", write=lambda arguments, _: dict(arguments)),),
+            flag_help="Written as depth=6,mlp_ratio=3.",
+            parse=parse_pairs,
+        ),
+        max_length=64,
+    )
+    image_size: int | None = setting(
+        "Side of the square images, in pixels.",
+        _MODEL(
+            job=(
+                Target(
+                    "model.image_size",
+                    write=lambda side, _: None if side is None else (side, side),
+                    read=lambda size, _: None if size is None else size[0],
+                ),
+            ),
+            shown_default="the model's own",
+        ),
+        ge=1,
+    )
+    data: Text = setting(
+        "Parquet file, folder (Parquet splits or ImageFolder), or the name of a data set, such as `digits`.",
+        _DATA(job=(Target("dataset.source"),), example="./flowers"),
+    )
+    train_limit: int | None = setting(
+        "Use at most this many training images, stratified by class.",
+        _DATA(job=(Target("dataset.train_limit"),), shown_default="all"),
+        ge=1,
+    )
+    params: ParamsText | None = setting(
+        "Upper limit on the number of parameters, as 12M; in addition to `flops` or instead of it.",
+        _BUDGET(
+            job=(
+                Target(
+                    "limits.params",
+                    write=lambda params, _: None if params is None else parse_params(params),
+                    read=lambda params, _: None if params is None else str(params),
+                ),
+            )
+        ),
+    )
+    latency: LatencyText | None = setting(
+        "Upper limit on the time of a batch, as 5ms@1 (5 ms at batch size 1); in addition to `flops` or instead of it.",
+        _BUDGET(
+            job=(
+                Target("limits.latency_ms", write=_milliseconds, read=lambda _, job: job.limits.latency),
+                Target("limits.batch", write=_batch),
+            )
+        ),
+    )
+    latency_mode: SpeedMode | None = setting(
+        "How a model is run when its latency is limited.",
+        _BUDGET(
+            job=(Target("limits.mode", write=lambda mode, _: mode or CostLimits().mode, read=_mode),),
+            shown_default=CostLimits().mode,
+        ),
+        default=None,
+    )
+    flops: Budgets = setting(
+        "Budget in multiply-accumulates per image, as 2.3G or 850M, or as 50% of the dense model.",
+        _BUDGET(job=(Target("budgets", write=lambda _, spec: spec.budgets, read=_labels),), example=["50%"]),
         default=(),
         validate_default=True,
         max_length=64,
-        description="Budgets in multiply-accumulates per image, as 2.3G, 850M or 50% of the dense model.",
     )
-    space: Text | dict[str, JsonValue] = Field(
-        default="default", description="Search space by name or YAML file, or the mapping that such a file holds."
+    space: Text | dict[str, JsonValue] = setting(
+        "Search space: a name, a YAML file, or the mapping that such a file holds.",
+        _SEARCH(
+            job=(
+                Target(
+                    "space",
+                    write=lambda space, _: space if isinstance(space, str) else json.dumps(space, sort_keys=True),
+                    read=_space,
+                ),
+            )
+        ),
     )
-    trials: int | None = Field(
+    trials: int | None = setting(
+        "Maximum number of recipes to try.",
+        _END(
+            job=(Target("trials", write=lambda _, spec: spec.most_trials),),
+            shown_default=f"{_TRIALS}, or {_UNLIMITED_TRIALS} if `time`, `max_epochs` or `plateau` is given",
+        ),
         default=None,
         ge=1,
-        description="Recipes that are tried at most; default 24, or 1000 where time, epochs or a plateau end the search.",
     )
-    time: Annotated[str, AfterValidator(_duration), Field(pattern=DURATION, max_length=40)] | None = Field(
-        default=None, description="Wall time of the trials, as 2h or 90m: no trial begins that would take it further."
-    )
-    max_epochs: float | None = Field(default=None, gt=0, description="Epochs of all trials together, those of the end included.")
-    plateau: int | None = Field(
-        default=None, ge=1, description="The search ends when the hypervolume has not grown in so many trials."
-    )
-    final_share: float = Field(default=0.25, ge=0, le=0.9, description="Share of the compute for tuning the best recipes longer.")
-    final_seeds: int = Field(default=1, ge=1, le=100, description="Seeds that each of them is tuned with.")
-    price_per_hour: float | None = Field(default=None, ge=0, description="Of one device, a GPU or where there is none a CPU.")
-    reuse: Annotated[
-        tuple[Text, ...], BeforeValidator(_as_list, json_schema_input_type=Text | list[Text]), Field(strict=False)
-    ] = Field(
-        default=(),
-        max_length=16,
-        description="Earlier searches that may answer a budget, and teach the sampler: their folders (with a / in them), their ids in "
-        "the same store, or `all` of that store.",
-    )
-    epochs: float = Field(default=_USUAL.epochs, gt=0, description="Epochs of a trial, the method's own training included.")
-    batch_size: int = Field(default=_USUAL.batch_size, ge=1, description="Images a training step.")
-    lr: float = Field(default=_USUAL.lr, gt=0, description="Peak learning rate where the space does not search it.")
-    augmentation: Literal["none", "light", "strong"] = Field(default="light", description="Of training images.")
-    flip: bool | None = Field(default=None, description="Mirror training images; default yes, but not for `digits`.")
-    base_epochs: float = Field(
-        default=_BASE_EPOCHS, gt=0, description="Epochs of adapting the dense model, where that is needed."
-    )
-    base_lr: float | None = Field(default=None, gt=0, description="Its peak learning rate; default that of `lr`.")
-    sampler: Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"] = Field(
-        default="forest", description="What proposes recipes."
-    )
-    scheduler: Literal["halving", "median", "none"] = Field(
-        default="halving", description="What stops trials early that are behind."
-    )
-    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Of the splits, the recipes and the training.")
-    class_query: bool = Field(default=False, description="Compute only the prefix tokens in the last block; same logits.")
-    bound: Literal["max", "mean"] = Field(
-        default="max",
-        description="Where tokens vary from image to image, a budget holds for every image (max) or their mean (mean).",
-    )
-    speed: Annotated[
-        tuple[SpeedMode, ...],
-        BeforeValidator(
-            _modes,
-            json_schema_input_type=Annotated[str, Field(pattern=_MODES_PATTERN)]
-            | Annotated[list[SpeedMode], Field(max_length=8)],
+    time: Duration | None = setting(
+        "Wall time of the trials, as 2h or 90m. A trial that would exceed it does not start.",
+        _END(
+            job=(
+                Target(
+                    "max_seconds",
+                    write=lambda time, _: None if time is None else parse_duration(time),
+                    read=lambda seconds, _: None if seconds is None else exact_duration(seconds),
+                ),
+            )
         ),
-        Field(strict=False),
-    ] = Field(
-        default=("eager", "compiled", "onnxruntime"),
-        max_length=8,
-        description="How the speed of what is handed over is measured; `none` for not at all.",
     )
-    priority: int = Field(default=5, ge=0, le=9, description="Of queued jobs the one with the highest is begun first.")
+    max_epochs: float | None = setting(
+        "Maximum number of epochs of all trials together, including those of `final_share`.",
+        _END(job=(Target("max_epochs"),)),
+        gt=0,
+    )
+    plateau: int | None = setting(
+        "Stop after this many trials without an increase of the front's hypervolume.", _END(job=(Target("plateau"),)), ge=1
+    )
+    final_share: float = setting(
+        "Share of the compute that trains the best recipes for longer at the end; 0 disables this.",
+        _END(job=(Target("final_share"),)),
+        ge=0,
+        le=0.9,
+    )
+    final_seeds: int = setting(
+        "Number of seeds with which each of the best recipes is trained at the end.",
+        _END(job=(Target("final_seeds"),), decides_plan=False),
+        ge=1,
+        le=100,
+    )
+    price_per_hour: float | None = setting(
+        "Price of one device (a GPU, or a CPU where there is none), to report the cost in money.",
+        _END(job=(Target("price_per_hour"),), decides_plan=False),
+        ge=0,
+    )
+    reuse: Texts = setting(
+        "Earlier search whose models may meet a budget and whose trials inform the sampler: its folder (with a / in it), its id in the "
+        "same store, or `all` of that store.",
+        _SEARCH(job=(Target("reuse", write=_absolute_folders),), decides_plan=False),
+        max_length=16,
+    )
+    epochs: float = setting(
+        "Epochs of a trial, including the method's own training.",
+        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("training.epochs"),)),
+        gt=0,
+    )
+    batch_size: int = setting(
+        "Images per training step.", _TRAINING(job=(Target("training.batch_size"), Target("base.batch_size"))), ge=1
+    )
+    lr: float = setting("Peak learning rate, unless the search space includes it.", _TRAINING(job=(Target("training.lr"),)), gt=0)
+    augmentation: Augmentation = setting(
+        "Augmentation of the training images.", _TRAINING(job=(Target("training.augmentation"), Target("base.augmentation")))
+    )
+    flip: bool | None = setting(
+        "Mirror training images at random.",
+        _TRAINING(
+            job=tuple(Target(path, write=lambda _, spec: spec.mirrors) for path in ("training.flip", "base.flip")),
+            shown_default="yes, except for `digits`",
+        ),
+        default=None,
+    )
+    base_epochs: float = setting(
+        "Epochs of training the dense model first, where it does not fit the data set's classes or has random weights.",
+        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("base.epochs"),)),
+        gt=0,
+    )
+    base_lr: float | None = setting(
+        "Peak learning rate of training the dense model first.",
+        _TRAINING(job=(Target("base.lr", write=lambda lr, spec: lr or spec.lr),), shown_default="that of `lr`"),
+        default=None,
+        gt=0,
+    )
+    sampler: Sampler = setting("Sampler that proposes recipes.", _SEARCH(job=(Target("sampler"),)))
+    scheduler: Scheduler = setting(
+        "Pruner that stops unpromising trials early.", _SEARCH(job=(Target("scheduler"),), decides_plan=False)
+    )
+    seed: int = setting(
+        "Seed of the splits, the recipes and the training.",
+        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("seed"),)),
+        ge=0,
+        le=2**32 - 1,
+    )
+    class_query: bool = setting(
+        "Compute only the prefix tokens in the last block; the logits stay the same.", _MODEL(job=(Target("class_query"),))
+    )
+    bound: Bound = setting(
+        "Where the number of tokens varies from image to image, the budget holds for every image (max) or for the mean (mean).",
+        _BUDGET(job=(Target("bound"),)),
+    )
+    speed: SpeedModes = setting(
+        "How the speed of the final models is measured; `none` skips the measurement.",
+        Rules(
+            group=Group.RESULT,
+            scope=Scope.SLIM,
+            job=(Target("speed", write=lambda modes, _: tuple(modes)),),
+            resumable=True,
+            decides_plan=False,
+            flag_type=str,
+            flag_help="Separated by commas.",
+        ),
+        max_length=8,
+    )
+    name: Label | None = setting(
+        "Label of the job, by which commands find it: lower-case letters, digits and hyphens. Need not be unique.",
+        Rules(group=Group.JOB, resumable=True, decides_plan=False),
+        default=None,
+    )
+    priority: int = setting(
+        "Of the queued jobs, the one with the highest priority starts first.",
+        Rules(group=Group.JOB, scope=Scope.SUBMIT, resumable=True, decides_plan=False),
+        default=5,
+        ge=0,
+        le=9,
+    )
 
     @field_validator("latency_mode")
     @classmethod
@@ -290,9 +339,15 @@ class JobSpec(BaseModel):
 
     @property
     def limits(self) -> CostLimits:
-        milliseconds, batch = (None, 1) if self.latency is None else parse_latency(self.latency)
-        params = None if self.params is None else parse_params(self.params)
-        return CostLimits(params=params, latency_ms=milliseconds, batch=batch, mode=self.latency_mode or "eager")
+        return part_of(self, "limits", CostLimits)
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        return part_of(self, "model", ModelSpec)
+
+    @property
+    def dataset_spec(self) -> DatasetSpec:
+        return part_of(self, "dataset", DatasetSpec)
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -301,46 +356,18 @@ class JobSpec(BaseModel):
 
     @property
     def most_trials(self) -> int:
-        """Where something else ends the search, trials hardly do."""
-        return self.trials or (1000 if self.time or self.max_epochs or self.plateau else 24)
+        return self.trials or (_UNLIMITED_TRIALS if self.time or self.max_epochs or self.plateau else _TRIALS)
+
+    @property
+    def mirrors(self) -> bool:
+        """Mirrored digits are other digits; of a user's own images only the user knows."""
+        return self.flip if self.flip is not None else self.data != "digits"
 
     def to_job(self, *, id: str, placement: Placement) -> SearchJob:
         """The search that carries the spec out; nothing is looked up yet."""
-        # Mirrored digits are other digits; of a user's own images only the user knows.
-        flip = self.flip if self.flip is not None else self.data != "digits"
-        training = Training(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, augmentation=self.augmentation, flip=flip)
-        return SearchJob(
-            id=id,
-            model=ModelSpec(
-                name=self.model,
-                weights=self.weights if self.weights in ("pretrained", "scratch") else str(Path(self.weights).absolute()),
-                args=dict(self.model_args),
-                image_size=None if self.image_size is None else (self.image_size, self.image_size),
-            ),
-            dataset=DatasetSpec(source=self.data, train_limit=self.train_limit),
-            budgets=self.budgets,
-            limits=self.limits,
-            space=self.space if isinstance(self.space, str) else json.dumps(self.space, sort_keys=True),
-            trials=self.most_trials,
-            max_seconds=None if self.time is None else parse_duration(self.time),
-            max_epochs=self.max_epochs,
-            plateau=self.plateau,
-            final_share=self.final_share,
-            final_seeds=self.final_seeds,
-            price_per_hour=self.price_per_hour,
-            reuse=tuple(str(Path(source).absolute()) if "/" in source else source for source in self.reuse),
-            training=training,
-            base=training.replace(epochs=self.base_epochs, lr=self.base_lr or self.lr, distillation=0.0),
-            sampler=self.sampler,
-            scheduler=self.scheduler,
-            seed=self.seed,
-            class_query=self.class_query,
-            bound=self.bound,
-            speed=tuple(self.speed),
-            resources=placement.resources,
-            concurrency=placement.concurrency,
-            address=placement.address,
-            storage=placement.storage,
-            tracking_uri=placement.tracking_uri,
-            output=placement.output,
-        )
+        return job_of(self, id=id, placement=placement)
+
+    @classmethod
+    def of_job(cls, job: SearchJob) -> Self:
+        """The spec that `job` carries out; the inverse of `to_job`, but for what a job does not hold, such as its name."""
+        return spec_of_job(cls, job)

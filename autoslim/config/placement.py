@@ -1,19 +1,50 @@
-"""`Placement`: where a job runs and writes, which is the operator's to say and never a spec's."""
+"""`Placement`: where a job runs and writes. The operator decides this, so that it is never part of a spec."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Annotated, Any
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from autoslim.config.setting import Group, Rules, Scope, setting
+from autoslim.config.target import Target
 from autoslim.core.job import Resources
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Placement:
-    """`output` is the job's folder. None means what it means in `SearchJob`."""
+def _resources(value: Any) -> Any:
+    return Resources.parse(value) if isinstance(value, str) else value
 
-    output: str
-    resources: Resources | None = None
-    concurrency: int | None = None
-    address: str | None = None
-    storage: str | None = None
-    tracking_uri: str | None = None
+
+def _rules(path: str, **rules: Any) -> Rules:
+    return Rules(group=Group.PLACEMENT, job=(Target(path),), decides_plan=False, **rules)
+
+
+class TrialPlacement(BaseModel):
+    """Where trials run. None means what it means in `SearchJob`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resources: Annotated[Resources | None, BeforeValidator(_resources)] = setting(
+        "What one trial takes, as gpu=1,cpu=4; a fraction shares a device.",
+        _rules("resources", resumable=True, flag_type=str, shown_default="one GPU, or one CPU where there is none"),
+    )
+    concurrency: int | None = setting(
+        "Maximum number of trials at a time.", _rules("concurrency", resumable=True, shown_default="as many as fit"), ge=1
+    )
+    address: str | None = setting(
+        "Address of a Ray cluster.", _rules("address", resumable=True, shown_default="a local Ray on loopback")
+    )
+    tracking_uri: str | None = setting(
+        "URI of an MLflow server.", _rules("tracking_uri", resumable=True, shown_default="SQLite in the output folder")
+    )
+
+
+class Placement(TrialPlacement):
+    """`output` is the job's folder."""
+
+    storage: str | None = setting("SQLAlchemy URL of the store.", _rules("storage", shown_default="SQLite in the output folder"))
+    output: str = setting("Folder of all files of the job.", _rules("output", scope=Scope.NONE, resumable=True))
+
+    def in_job(self) -> dict[str, Any]:
+        """The fields of `SearchJob` with the same names."""
+        return {name: getattr(self, name) for name in type(self).model_fields}

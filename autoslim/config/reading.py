@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -13,6 +13,8 @@ import yaml
 from autoslim.config.issues import Place, SpecError, ValidationIssue, issues_of
 from autoslim.config.job_spec import JobSpec
 from autoslim.config.strict_yaml import PlainLoader
+
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 SIZE_LIMIT = 2**20
 """Bytes of a spec, in whatever form."""
@@ -24,14 +26,14 @@ def read_mapping(values: Mapping[str, Any]) -> JobSpec:
     Raises:
         SpecError: naming every field that is wrong.
     """
-    return _validated(lambda: JobSpec.model_validate(dict(values)))
+    return validated(JobSpec, lambda: JobSpec.model_validate(dict(values)))
 
 
 def read_json(text: str | bytes) -> JobSpec:
     """Raises SpecError, for what is not JSON as well."""
     if len(text) > SIZE_LIMIT:
         raise SpecError([_too_large()])
-    return _validated(lambda: JobSpec.model_validate_json(text))
+    return validated(JobSpec, lambda: JobSpec.model_validate_json(text))
 
 
 def read_yaml(path: Path) -> JobSpec:
@@ -78,18 +80,18 @@ def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = No
     if isinstance(data, dict) and changes:
         data |= changes
     try:
-        return _validated(lambda: JobSpec.model_validate(data))
+        return validated(JobSpec, lambda: JobSpec.model_validate(data))
     except SpecError as error:
         placed = [dataclasses.replace(issue, line=_line(lines, issue.place)) for issue in error.issues]
         raise SpecError(placed, source=source) from None
 
 
-def _validated(read: Callable[[], JobSpec]) -> JobSpec:
+def validated(model: type[M], read: Callable[[], M]) -> M:
+    """What `read` makes of its input. Raises SpecError in the place of pydantic's error, whose text quotes the whole input."""
     try:
         return read()
     except pydantic.ValidationError as error:
-        # pydantic's own text quotes the whole input.
-        raise SpecError(issues_of(error, JobSpec.model_fields)) from None
+        raise SpecError(issues_of(error, model.model_fields)) from None
 
 
 def _too_large() -> ValidationIssue:

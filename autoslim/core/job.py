@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
@@ -49,30 +49,41 @@ class Resources(Record):
     gpu: float = 0.0
 
     @classmethod
-    def parse(cls, text: str, name: str = "resources") -> Resources:
-        """`gpu=1,cpu=4`. Raises RequestError, which calls them `name`."""
+    def parse(cls, text: str) -> Resources:
+        """Reads `gpu=1,cpu=4`.
+
+        Raises:
+            RequestError: for another resource or amount; the message follows the name of the setting.
+        """
         amounts: dict[str, float] = {}
         for item in filter(None, (part.strip() for part in text.split(","))):
             key, _, value = item.partition("=")
             if key not in ("cpu", "gpu"):
-                raise RequestError(f"{name} has {key!r}; allowed: cpu, gpu")
+                raise RequestError(f"has {key!r}; allowed: cpu, gpu")
             try:
                 amounts[key] = float(value)
             except ValueError:
                 amounts[key] = -1.0
             if not 0 <= amounts[key] < float("inf") or (amounts[key] > 1 and amounts[key] % 1):
-                raise RequestError(f"{name} {key} is {value!r}; allowed: a fraction up to 1, or a whole number")
+                raise RequestError(f"has {item!r}; allowed for {key}: a fraction up to 1, or a whole number")
         return cls(**amounts)
 
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"cpu={self.cpu:.12g},gpu={self.gpu:.12g}"
 
-SAMPLERS = ("forest", "tpe", "nsga2", "nsga3", "gp", "random")
+
+Sampler = Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 """What proposes recipes."""
 
-SCHEDULERS = ("halving", "median", "none")
+Scheduler = Literal["halving", "median", "none"]
+SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 """What can stop a trial early."""
 
-SPEED_MODES = ("eager", "compiled", "onnxruntime")
-"""The ways in which the speed of a model is measured when it is handed over."""
+SpeedMode = Literal["eager", "compiled", "onnxruntime"]
+SPEED_MODES: tuple[SpeedMode, ...] = get_args(SpeedMode)
+"""How a model can be run when its speed is measured."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal, get_args
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record, digest_of
@@ -13,7 +13,13 @@ Knobs = dict[str, Any]
 """A method's settings, as JSON values; which there are and what is allowed is the method's to say."""
 
 
-BOUNDS = ("max", "mean")
+Bound = Literal["max", "mean"]
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
+"""What a budget holds for where the number of tokens varies: every image, or the mean over images."""
+
+Augmentation = Literal["none", "light", "strong"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
+"""How training images are augmented."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ class RunFolder:
         write_atomically(self.latency, table.to_json(indent=1))
 
     @property
-    def earlier(self) -> Path:
-        """What was taken from earlier searches when this one began."""
+    def warm_start(self) -> Path:
+        """What the search takes from earlier ones (`--reuse`), written before its first trial."""
         return self.root / "earlier.json"
 
     def trial(self, key: str) -> Path:

@@ -6,7 +6,7 @@ them again, `PreparedDataset.at` gives the images at a model's size, and `Loader
 images to look at.
 """
 
-from autoslim.data.augment import AUGMENTATIONS
+from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.data.dataset import ImageSplit, PreparedDataset, Splits, open_dataset
 from autoslim.data.loader import Loader
 from autoslim.data.prepare import prepare_dataset

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.errors import RequestError
 
 Pixels = NDArray[np.uint8]
 
-AUGMENTATIONS = ("none", "light", "strong")
 SMALL = 64
 """Up to this side (pixels) `light` shifts the image, as is usual for small ones, instead of rescaling a part of it."""
 

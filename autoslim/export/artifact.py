@@ -26,6 +26,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import WeightsError
 from autoslim.methods import METHODS
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.models import Architecture, Preprocessing
 
 FORMAT = 1
@@ -122,8 +123,7 @@ class LatencyReport(Record):
     dense_ms: float
     timed: TimedReport
 
-    @property
-    def told(self) -> str:
+    def describe(self) -> str:
         timed = self.timed
         where = f"CPU, {timed.threads} thread{'' if timed.threads == 1 else 's'}" if timed.device == "cpu" else "GPU"
         return (
@@ -177,7 +177,7 @@ def versions() -> dict[str, str]:
 def save(folder: Path, model: nn.Module, config: SlimConfig) -> None:
     """Writes `config.json` and `model.safetensors`; the configuration last, so that a half-written folder is never read as a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_state_dict(model).items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     write_config(folder, config)
 

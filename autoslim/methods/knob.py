@@ -15,7 +15,7 @@ class Knob(Record):
     """A scalar setting. `kind` is `float`, `int`, `layer` or `choice`.
 
     A `layer` is a block index in a recipe; its range, here and in a search space, is given as shares of the depth, so that one
-    space serves models of every depth. `priced` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver may
+    space serves models of every depth. `cost_sign` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver may
     move it, 0 where it does not touch the FLOPs or may not be moved. `searched` is False where only the solver sets it (through
     `Method.costlier`): no space names it and no sampler draws it.
     """
@@ -27,7 +27,7 @@ class Knob(Record):
     high: float | None = None
     log: bool = False
     choices: tuple[Any, ...] | None = None
-    priced: int = 0
+    cost_sign: int = 0
     searched: bool = True
 
     def check(self, value: Any, name: str, *, depth: int) -> None:

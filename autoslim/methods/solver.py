@@ -1,6 +1,6 @@
 """One solver that puts any method's recipe onto a FLOPs budget and under whatever else limits it, before anything is trained.
 
-A method names the knobs in which its FLOPs are monotone (`Knob.priced`). The solver moves them together: pressure 0 is the dearest
+A method names the knobs in which its FLOPs are monotone (`Knob.cost_sign`). The solver moves them together: pressure 0 is the dearest
 end of every range, 1/2 the recipe as it was proposed, 1 the cheapest end. It bisects the pressure and then spends what is
 left of the budget on single counts, dearest first, until nothing fits any more. Other limits (`Constraints`) are held all the way, so that
 the one that binds decides.
@@ -103,10 +103,10 @@ def _interpolate(knobs: Knobs, ranges: Ranges, pressure: float) -> Knobs:
     pressed = dict(knobs)
     for name, value in knobs.items():
         knob = ranges[name]
-        if not knob.priced:
+        if not knob.cost_sign:
             continue
         assert knob.kind == "float" and knob.low is not None and knob.high is not None
-        dear, cheap = (knob.high, knob.low) if knob.priced > 0 else (knob.low, knob.high)
+        dear, cheap = (knob.high, knob.low) if knob.cost_sign > 0 else (knob.low, knob.high)
         # A proposal may lie outside ranges that were narrowed after it was made.
         value = min(max(value, knob.low), knob.high)
         moved = dear + (value - dear) * 2 * pressure if pressure <= 0.5 else value + (cheap - value) * (2 * pressure - 1)

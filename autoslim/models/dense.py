@@ -160,7 +160,7 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
         raise WeightsError(
             f"timm has no pretrained weights for {spec.name}; give some with --weights FILE, or train with --from-scratch"
         )
-    _reach_hub(spec.name)
+    _check_hub_answers(spec.name)
     # At the checkpoint's own sizes, so that it is seen whether they have to be resampled.
     arguments = {name: value for name, value in spec.args.items() if name not in ("img_size", "patch_size")}
     try:
@@ -171,7 +171,7 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def _reach_hub(name: str) -> None:
+def _check_hub_answers(name: str) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)

@@ -1,5 +1,6 @@
 """Proposes recipes and sorts their results. Trains nothing, and knows of neither Ray nor MLflow."""
 
+from autoslim.search.estimate import DiskUse, Estimate, disk_use, estimate_work
 from autoslim.search.explanation import Reason, knee_point, offers, reason
 from autoslim.search.feasibility import CostRange, Feasibility, feasibility
 from autoslim.search.proposer import Proposal, Proposer
@@ -9,11 +10,13 @@ from autoslim.search.selection import AgainstControl, against_control, cheaper_a
 from autoslim.search.space.space import Space
 from autoslim.search.space.yaml_file import load_space, parse_space, space_names
 from autoslim.search.stopping import StoppingLimits, search_limits, stop_reason
-from autoslim.search.workload import Workload, expected_work
+from autoslim.search.workload import Workload, expected_work, most_work
 
 __all__ = [
     "AgainstControl",
     "CostRange",
+    "DiskUse",
+    "Estimate",
     "Feasibility",
     "Proposal",
     "Proposer",
@@ -25,6 +28,8 @@ __all__ = [
     "against_control",
     "cheaper_and_better",
     "choose",
+    "disk_use",
+    "estimate_work",
     "expected_work",
     "feasibility",
     "fills",
@@ -32,6 +37,7 @@ __all__ = [
     "knee_point",
     "load_space",
     "make_pruner",
+    "most_work",
     "offers",
     "outclassed",
     "parse_space",

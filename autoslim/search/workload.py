@@ -54,6 +54,11 @@ def expected_work(job: SearchJob) -> Workload:
     )
 
 
+def most_work(job: SearchJob) -> Workload:
+    """The upper bound of `expected_work`: every trial runs to its end."""
+    return expected_work(job.replace(scheduler="none"))
+
+
 def _complete(place: int, whole: float) -> float:
     return whole
 

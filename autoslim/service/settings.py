@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from autoslim.config.issues import SpecError, issues_of
-from autoslim.config.job_spec import Label
 from autoslim.config.strict_yaml import PlainLoader
+from autoslim.config.value_types import Label
 from autoslim.errors import RequestError
 
 PREFIX = "AUTOSLIM_"

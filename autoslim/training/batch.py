@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from autoslim.core.recipe import Training
 from autoslim.methods.base import logits_of
-from autoslim.training.losses import label_loss, soft_label_loss, weigh
+from autoslim.methods.losses import soft_label_loss
+from autoslim.training.losses import label_loss, weigh
 
 
 class LazyDistillationBatch:

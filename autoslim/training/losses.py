@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from autoslim.core.recipe import Training
 from autoslim.methods.base import logits_of
+from autoslim.methods.losses import soft_label_loss
 
 
 def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor, targets: Tensor, training: Training) -> Tensor:
@@ -31,14 +32,3 @@ def weigh(labels: Tensor, soft_labels: Tensor, training: Training) -> Tensor:
 def label_loss(logits_BC: Tensor, targets: Tensor, training: Training) -> Tensor:
     """Cross entropy; `targets` are labels (B,), which are smoothed, or soft labels (B, classes), which are so already."""
     return functional.cross_entropy(logits_BC, targets, label_smoothing=training.label_smoothing if targets.ndim == 1 else 0.0)
-
-
-def soft_label_loss(logits_BC: Tensor, teacher_logits_BC: Tensor, *, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T, the mean over the batch."""
-    divergence = functional.kl_div(
-        functional.log_softmax(logits_BC / temperature, dim=1),
-        functional.log_softmax(teacher_logits_BC / temperature, dim=1),
-        log_target=True,
-        reduction="batchmean",
-    )
-    return temperature**2 * divergence

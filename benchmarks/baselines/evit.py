@@ -91,7 +91,7 @@ class ClassAttentionTopK(CutAndTune):
         },
         **{
             f"keep_{k}": Knob(
-                kind="float", help=f"share of the patches kept by stage {k}", default=0.7, low=0.01, high=1.0, priced=1
+                kind="float", help=f"share of the patches kept by stage {k}", default=0.7, low=0.01, high=1.0, cost_sign=1
             )
             for k in range(1, STAGES + 1)
         },

@@ -65,7 +65,7 @@ class SmallerImage(CutAndTune):
             default=0.5,
             low=0.05,
             high=1.0,
-            priced=1,
+            cost_sign=1,
         ),
     }
 

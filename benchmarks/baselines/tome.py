@@ -129,7 +129,7 @@ class TokenMerging(CutAndTune):
     paper = "https://arxiv.org/abs/2210.09461"
     ranges: ClassVar[Ranges] = {
         "rate": Knob(
-            kind="float", help="share of the patches that a block merges, the mean", default=0.1, low=0.0, high=0.5, priced=-1
+            kind="float", help="share of the patches that a block merges, the mean", default=0.1, low=0.0, high=0.5, cost_sign=-1
         ),
         "slope": Knob(
             kind="float",

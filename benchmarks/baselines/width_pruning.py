@@ -155,7 +155,7 @@ def cut(block: Any, plan: BlockPlan, heads_HK: Tensor, hidden_F: Tensor) -> None
 
 def _ranges(**own: Knob) -> Ranges:
     return {
-        "keep": Knob(kind="float", help="share of all widths kept", default=0.6, low=_NARROWEST, high=1.0, priced=1),
+        "keep": Knob(kind="float", help="share of all widths kept", default=0.6, low=_NARROWEST, high=1.0, cost_sign=1),
         "cost_power": Knob(kind="float", help="scores are divided by cost to this power", default=1.0, low=0.0, high=1.0),
         "refit": Knob(
             kind="choice", help="as our ViT-Slim does, to see what that is worth", default=False, choices=(False, True)

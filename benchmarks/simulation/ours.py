@@ -45,5 +45,5 @@ def our_search(world: World, *, trials: int, seed: int, store: Store | None = No
         store.create_job(job)
         store.begin_attempt(job.id)
     kept = store or cast(Store, MemoryStore())
-    scheduler = make_pruner(job.scheduler, epochs=job.training.epochs, chance=world.surrogate.base.chance)
-    return Coordinator(job, kept, proposer, RunFolder(Path("simulated")), (), scheduler=scheduler, base=world.surrogate.base)
+    pruner = make_pruner(job.scheduler, epochs=job.training.epochs, chance=world.surrogate.base.chance)
+    return Coordinator(job, kept, proposer, RunFolder(Path("simulated")), (), pruner=pruner, base=world.surrogate.base)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from autoslim.cli.parsing import CliInput, new_job, spec_of
-from autoslim.cli.resume import as_spec, resumed_job
-from autoslim.config import Placement, read_mapping
+from autoslim.cli.resume import resumed_job
+from autoslim.config import JobSpec, Placement, read_mapping
 from autoslim.errors import RequestError
 
 JOB_FILE = """\
@@ -100,7 +100,7 @@ def test_what_is_missing_is_named_all_at_once():
 def test_a_job_says_what_was_asked_for(fields: dict):
     spec = read_mapping({"model": "m", "data": "digits", "flops": ["50%"], **fields})
     job = spec.to_job(id="j", placement=Placement(output="/o"))
-    again = as_spec(job)
+    again = JobSpec.of_job(job)
     assert again.to_job(id="j", placement=Placement(output="/o")) == job
     assert {name: getattr(again, name) for name in fields} == {name: getattr(spec, name) for name in fields}
 

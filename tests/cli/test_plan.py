@@ -19,15 +19,12 @@ def test_the_parts_make_up_the_time_and_the_device_hours_the_money(autoslim):
     assert code == 0, err
     plan = json.loads(out)
     assert plan["seconds"] == pytest.approx(sum(plan["parts"].values()))
-    assert set(plan["parts"]) == {"starting", "dense model", "trials", "tuning the best", "handing over"}
+    assert set(plan["parts"]) == {"starting", "dense model", "trials", "refinement", "finalizing"}
     assert all(seconds > 0 for seconds in plan["parts"].values())
     assert plan["device"] == "CPU"
     # Two trials at a time take two processors.
     assert 3600 * plan["device_hours"] == pytest.approx(
-        plan["parts"]["dense model"]
-        + 2 * plan["parts"]["trials"]
-        + plan["parts"]["tuning the best"]
-        + plan["parts"]["handing over"]
+        plan["parts"]["dense model"] + 2 * plan["parts"]["trials"] + plan["parts"]["refinement"] + plan["parts"]["finalizing"]
     )
     assert plan["money"] == pytest.approx(3 * plan["device_hours"])
     # 1,797 images at 18 x 18 are decoded, and the weights are small.
@@ -38,7 +35,7 @@ def test_a_time_limit_holds_in_the_estimate(autoslim):
     code, out, err = autoslim(*PLAN, "--time", "30s", "--json")
     assert code == 0, err
     plan = json.loads(out)
-    assert plan["parts"]["trials"] + plan["parts"]["tuning the best"] <= 30 + 1e-6
+    assert plan["parts"]["trials"] + plan["parts"]["refinement"] <= 30 + 1e-6
     # As many as there is time for, of the 1,000 that there may be.
     assert 1 <= plan["expected"]["trials"] < 1000
 

@@ -41,9 +41,9 @@ def test_the_entrypoint_parses_against_the_command_line(rayjob: dict[str, Any], 
 
 
 def test_a_worker_has_room_for_a_trial_beside_the_driver(rayjob: dict[str, Any], pods: dict[str, dict[str, Any]]):
-    from autoslim.cli.parsing import parse_resources
+    from autoslim.core.job import Resources
 
-    trial = parse_resources(parse(shlex.split(rayjob["spec"]["entrypoint"]))["resources"])
+    trial = Resources.parse(parse(shlex.split(rayjob["spec"]["entrypoint"]))["resources"])
     limits = pods["gpu"]["containers"][0]["resources"]["limits"]
     assert float(limits["nvidia.com/gpu"]) >= trial.gpu
     assert float(limits["cpu"]) >= trial.cpu + rayjob["spec"]["entrypointNumCpus"]

@@ -39,17 +39,15 @@ def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequen
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
     store.begin_attempt(job.id)
-    scheduler = make_pruner(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(
-        job, store, make_proposer(job), RunFolder(root), tuple(listeners), scheduler=scheduler, base=BASE, **changes
-    )
+    pruner = make_pruner(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
+    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(listeners), pruner=pruner, base=BASE, **changes)
 
 
 _proposers: dict[str, Proposer] = {}
 
 
 def make_proposer(job: SearchJob) -> Proposer:
-    """Looking for the feasibility of a space takes a second, so it is done once for all tests."""
+    """Working out what a space can reach takes a second, so that it is done once for all tests."""
     budgets = {budget.label: budget.resolve(DENSE_FLOPS) for budget in job.budgets}
     made = _proposers.setdefault(
         f"{budgets}", Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)

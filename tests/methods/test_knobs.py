@@ -235,7 +235,7 @@ def test_a_composed_recipe_is_solved_by_its_last_step():
     assert [block.hidden for block in both.plan.blocks] == [block.hidden for block in narrow.plan.blocks]
 
 
-MEASURED = {"sit": (".step.", ".reverse.")}
+MEASURED = {"sit": (".pre_block.", ".reverse.")}
 """Parts that start from what the calibration images show."""
 
 

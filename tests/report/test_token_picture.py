@@ -26,7 +26,7 @@ def lives_by_hand(model, dense, x, knobs):
     hook = trunk.stages[layers[0] - 1].register_forward_hook(lambda module, inputs, output: tokens.append(output))
     with torch.no_grad():
         model(x)
-        scores = trunk.stages[layers[0]].step.regressor(tokens[0])
+        scores = trunk.stages[layers[0]].pre_block.regressor(tokens[0])
     hook.remove()
     rank = scores.argsort(dim=1, descending=True).argsort(dim=1)
     alive = [torch.ones_like(rank, dtype=torch.bool)] * layers[0]

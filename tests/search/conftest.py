@@ -43,8 +43,8 @@ class ToyTokens(Toy):
         "cuts": Knob(kind="choice", help="", default=1, choices=(1, 2)),
         "layer_1": Knob(kind="layer", help="", default=0.25, low=0.0, high=1.0),
         "layer_2": Knob(kind="layer", help="", default=0.75, low=0.0, high=1.0),
-        "gone_1": Knob(kind="float", help="", default=0.3, low=0.0, high=0.9, priced=-1),
-        "gone_2": Knob(kind="float", help="", default=0.6, low=0.0, high=0.9, priced=-1),
+        "gone_1": Knob(kind="float", help="", default=0.3, low=0.0, high=0.9, cost_sign=-1),
+        "gone_2": Knob(kind="float", help="", default=0.6, low=0.0, high=0.9, cost_sign=-1),
         "filled": Knob(kind="int", help="", default=0, low=0, high=100, searched=False),
         "rate": Knob(kind="float", help="", default=1.0, low=0.1, high=10.0, log=True),
         "calls": Knob(kind="int", help="", default=4, low=1, high=8),
@@ -80,7 +80,7 @@ class ToyTokens(Toy):
 class ToyWidth(Toy):
     name = "width"
     ranges: ClassVar[Ranges] = {
-        "keep": Knob(kind="float", help="", default=0.7, low=0.3, high=1.0, priced=1),
+        "keep": Knob(kind="float", help="", default=0.7, low=0.3, high=1.0, cost_sign=1),
         "flavour": Knob(kind="choice", help="", default="sweet", choices=("sweet", "sour", "salty")),
         "bold": Knob(kind="choice", help="", default=False, choices=(False, True)),
     }

@@ -1,4 +1,4 @@
-"""How fast this machine trains a job's models: some steps of the real loop on random images, before anything is prepared."""
+"""`Throughput`: how fast this machine trains a job's models, from some steps of the real training loop on random images."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ from autoslim.training.device import computing, pick_device, uses_bfloat16
 from autoslim.training.loop import Beat, make_optimizer
 from autoslim.training.losses import task_loss
 
-_LEAST_SECONDS = 0.5
-_STEPS = 3
-_LONGEST_STEP = 1.5
-"""Seconds of a step; where a batch would take longer, it is timed with fewer images."""
+_MIN_SECONDS = 0.5
+"""An action is repeated for so long, so that a short one is not measured by the clock's noise."""
+_MIN_STEPS, _MAX_STEPS = 3, 50
+_MAX_STEP_SECONDS = 1.5
+"""A batch whose step would take longer is timed with fewer images: the whole measurement should take seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Throughput(Record):
-    """Seconds an image: a training step of the dense model alone (`base`) and beside its teacher (`train`), of a model with that share of
-    the tokens that the budgets leave on average, beside the teacher (`tune`), and that model's forward pass (`judge`).
+    """Seconds an image.
+
+    base: a training step of the dense model alone
+    train: a training step of the dense model, with its teacher
+    finetune: a training step of a model with the mean share of tokens that the budgets leave, with its teacher
+    evaluate: a forward pass of that model
     """
 
     base: float
     train: float
-    tune: float
-    judge: float
+    finetune: float
+    evaluate: float
 
 
 def measure_throughput(job: SearchJob, dense: DenseModel, *, kept: float, threads: int) -> Throughput:
-    """With as many threads as a trial has; `kept` is the share of the dense model's FLOPs. The gradients are thrown away."""
+    """With a trial's `threads`; `kept` is the mean share of the dense model's FLOPs that the budgets leave. `dense` is not changed."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -59,20 +64,21 @@ def _measure(job: SearchJob, dense: DenseModel, kept: float) -> Throughput:
         with torch.no_grad(), computing(student, device=device, bfloat16=bfloat16):
             student(images_B3HW)
 
-    size = _batch(job.training.batch_size, lambda count: _time(lambda: step(_images(dense, count, device), teacher), device))
+    size = _batch_size(job.training.batch_size, lambda count: _time(lambda: step(_images(dense, count, device), teacher), device))
     images = _images(dense, size, device)
     base = _time(lambda: step(images, None), device) / size
     train = _time(lambda: step(images, teacher), device) / size
-    with _only(student, tokens):
-        tune = _time(lambda: step(images, teacher), device) / size
-        judge = _time(lambda: forward(images), device) / size
-    return Throughput(base=base, train=train, tune=tune, judge=judge)
+    # Every method saves about as much time as dropping tokens to the same FLOPs, which needs no method.
+    with _first_tokens(student, tokens):
+        finetune = _time(lambda: step(images, teacher), device) / size
+        evaluate = _time(lambda: forward(images), device) / size
+    return Throughput(base=base, train=train, finetune=finetune, evaluate=evaluate)
 
 
 def _stepper(
     job: SearchJob, student: nn.Module, dense: DenseModel, device: torch.device
 ) -> Callable[[Tensor, nn.Module | None], None]:
-    """What a trial does with a batch: loss, backward pass, clipping, the optimizer's step, the moving average."""
+    """A trial's training step: loss, backward pass, clipping, the optimizer's step, the moving average."""
     training = job.training
     optimizer = make_optimizer(student, training, Beat(name="pace", steps=1))
     average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if training.ema_decay > 0 else None
@@ -94,15 +100,15 @@ def _stepper(
     return step
 
 
-def _batch(wanted: int, seconds: Callable[[int], float]) -> int:
-    """The batch to time with: the job's own, or as large as a step stays short."""
+def _batch_size(wanted: int, seconds: Callable[[int], float]) -> int:
+    """The job's own, or the largest whose step stays short; `seconds` times a step of so many images."""
     small = min(wanted, 4)
-    return max(small, min(wanted, int(_LONGEST_STEP / seconds(small) * small)))
+    return max(small, min(wanted, int(_MAX_STEP_SECONDS / seconds(small) * small)))
 
 
 @contextlib.contextmanager
-def _only(student: nn.Module, tokens: int) -> Iterator[None]:
-    """The blocks see the first tokens only."""
+def _first_tokens(student: nn.Module, tokens: int) -> Iterator[None]:
+    """Within it the blocks see only the first `tokens` tokens."""
     first = next(iter(student.blocks))  # type: ignore[arg-type]
     hook = first.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, :tokens], *inputs[1:]))
     try:
@@ -116,10 +122,11 @@ def _images(dense: DenseModel, count: int, device: torch.device) -> Tensor:
 
 
 def _time(action: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one `action`, the median of some; the first warms up."""
+    """Median seconds of one `action`."""
+    # The first run allocates memory, and on a GPU compiles or selects kernels.
     action()
     times: list[float] = []
-    while len(times) < _STEPS or (sum(times) < _LEAST_SECONDS and len(times) < 50):
+    while len(times) < _MIN_STEPS or (sum(times) < _MIN_SECONDS and len(times) < _MAX_STEPS):
         began = time.perf_counter()
         action()
         if device.type == "cuda":

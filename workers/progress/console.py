@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from autoslim.core.budget import format_flops
+from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.result import EpochReport, ParetoFront, TrialResult, TrialState
 from autoslim.report.epoch_line import epoch_line
 from autoslim.search.refinement import REUSED
 from workers.progress.cost import handing_seconds
-from workers.progress.duration import duration
 from workers.progress.eta import EtaEstimator
 
 
@@ -90,7 +90,9 @@ class Terminal:
                 best.append(f"{label} {within[-1].accuracy:.1%}")
         left = self._clock.seconds_left(self._results)
         left = None if left is None else left + self._handing
-        parts = ([f"best {', '.join(best)}"] if best else []) + ([f"about {duration(left)} left"] if left is not None else [])
+        parts = ([f"best {', '.join(best)}"] if best else []) + (
+            [f"about {format_duration(left)} left"] if left is not None else []
+        )
         return f" | {' | '.join(parts)}" if parts else ""
 
 
@@ -108,7 +110,7 @@ def _ending(result: TrialResult) -> str:
         return f"is the same recipe as trial {result.duplicate_of}, whose result it takes"
     if result.state is TrialState.COMPLETE:
         assert result.accuracy is not None and result.flops is not None
-        return f"ends: accuracy {result.accuracy:.1%} at {format_flops(result.flops)} in {duration(result.seconds)}"
+        return f"ends: accuracy {result.accuracy:.1%} at {format_flops(result.flops)} in {format_duration(result.seconds)}"
     if result.state is TrialState.STOPPED:
         return f"is stopped after {result.epochs:.3g} epochs: {result.stopped}"
     lines = (result.error or "").strip().splitlines()

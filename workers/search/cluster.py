@@ -1,4 +1,4 @@
-"""A Ray cluster to run on: one of this machine's own, on loopback, or a running one by its address."""
+"""The Ray cluster of a search: a new one on this machine, on loopback, or a running one by its address."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from ray.job_config import JobConfig
 
 from autoslim.core.job import Resources
 from autoslim.errors import ClusterError
+from workers.search.resources import concurrent_trials
 
-_KNOCK_SECONDS = 8.0
+_CONNECT_SECONDS = 8.0
+"""For a TCP connection to a cluster's head: long enough for one in another region, short enough to wait for a mistyped address."""
 _OBJECT_STORE = 100 * 2**20
-"""Bytes. Images travel through memory-mapped files, so that Ray's object store carries messages only."""
+"""Bytes. Images are read from memory-mapped files, so that Ray's object store carries messages only."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """`dashboard` is an address in a browser, or None; `login` says how to get in."""
+    """`dashboard` is its URL, or None where it has none; `login` says how to log in there."""
 
     address: str
     dashboard: str | None
@@ -32,23 +34,17 @@ class Cluster:
     cpus: float
     gpus: float
 
-    def share(self) -> Resources:
-        """What a trial takes where the user has not said: a GPU and its share of the processors, or one processor."""
-        if self.gpus < 1:
-            return Resources(cpu=1.0, gpu=0.0)
-        return Resources(cpu=float(max(1, int(self.cpus // self.gpus))), gpu=1.0)
-
     def slots(self, resources: Resources) -> int:
-        """How many trials run at a time.
+        """How many trials of these `resources` run at a time.
 
         Raises:
-            ClusterError: when not even one fits.
+            ClusterError: not even one fits.
         """
-        counts = [have / take for have, take in ((self.cpus, resources.cpu), (self.gpus, resources.gpu)) if take > 0]
-        slots = int(min(counts)) if counts else 1
+        slots = concurrent_trials(resources, cpus=self.cpus, gpus=self.gpus)
         if slots < 1:
             raise ClusterError(
-                f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs, the cluster has {self.cpus:g} and {self.gpus:g}"
+                f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs, the cluster has {self.cpus:g} and "
+                f"{self.gpus:g}; allowed: at most those, set with --resources"
             )
         return slots
 
@@ -57,14 +53,14 @@ class Cluster:
 def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
     """Starts a local Ray (`address` None or `local`) with its dashboard on loopback, or joins the one at `address`.
 
-    `name` is what the dashboard's list of jobs shows.
+    `name` is the job's name in the dashboard.
 
     Raises:
-        ClusterError: when it cannot be reached.
+        ClusterError: it cannot be started or reached.
     """
-    _quiet()
+    _silence_ray()
     if address is not None:
-        _knock(address)
+        _check_reachable(address)
     local = address in (None, "local")
     try:
         config = JobConfig(metadata={"job_name": name})
@@ -86,13 +82,13 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Ray itself waits for minutes for an address that nobody listens at."""
+def _check_reachable(address: str) -> None:
+    """Raises ClusterError within seconds where nothing listens at `address`; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise ClusterError(f"cannot reach Ray at {address}: {error.strerror or error}") from error
 
@@ -105,30 +101,30 @@ def _local_options() -> dict[str, object]:
         "logging_level": logging.ERROR,
         "object_store_memory": _OBJECT_STORE,
     }
-    shared = Path("/dev/shm")  # noqa: S108 - asked for its size only  # nosec B108
+    shared = Path("/dev/shm")  # noqa: S108 - only its size is read  # nosec B108
     if not shared.is_dir() or shutil.disk_usage(shared).free < 2 * _OBJECT_STORE:
-        # A container has 64 MB there by default; the object store then lies on disk, which messages do not mind.
+        # A container has 64 MB of shared memory by default; then the object store is on disk, which is fast enough for messages.
         options["_plasma_directory"] = "/tmp"  # noqa: S108 - Ray's own default parent  # nosec B108
     return options
 
 
 def _joining_options() -> dict[str, object]:
-    """Of several nodes on one machine Ray would take the head; AUTOSLIM_NODE_IP names the one that a driver belongs to."""
+    """AUTOSLIM_NODE_IP names the driver's node. Where one machine has several nodes, Ray would otherwise take the head."""
     options: dict[str, object] = {"log_to_driver": False}
     if own := os.environ.get("AUTOSLIM_NODE_IP"):
         options["_node_ip_address"] = own
     return options
 
 
-def _quiet() -> None:
-    """Tune talks to a terminal of its own; the search has one already. A user's own setting wins."""
+def _silence_ray() -> None:
+    """Turns Tune's console output off, because the search has its own (`progress.console`). A user's own setting wins."""
     for name, value in {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a failed trial's notice on the board; the search tells it in its own words
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a failed trial's task in the dashboard; the console has its error
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     }.items():
         os.environ.setdefault(name, value)

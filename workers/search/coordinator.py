@@ -1,6 +1,7 @@
-"""`Coordinator`: which trial comes next and what became of it. Every decision is in the store before anything acts on it.
+"""`Coordinator`: which trial runs next, and what its reports mean. Every decision is in the store before it takes effect.
 
-It knows nothing of Ray, so that the search's book-keeping is tested without a cluster.
+A search that is resumed makes the decisions that the undisturbed search would have made, because each one is a function of the job and
+the stored trials. The coordinator knows nothing of Ray, so that all of this is tested without a cluster.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
-from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
-from autoslim.search import Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
+from autoslim.errors import AutoslimError, InfeasibleError, OutputError, TrialsFailedError
+from autoslim.search import Proposal, Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
 from autoslim.search.refinement import FINAL
 from autoslim.store import Store
 from autoslim.training import Outcome
@@ -24,7 +25,9 @@ from workers.progress.callbacks import Listener
 from workers.search.trial_index import TrialIndex
 
 GIVE_UP_AFTER = 5
-"""So many trials failing in a row, with none complete, are the job's fault and not the recipes'."""
+"""Failed trials in a row, with no complete one, that end the job: its settings are at fault then, and not five recipes."""
+
+_INFEASIBLE = InfeasibleError.__name__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,10 @@ class TrialAssignment:
 
 
 class Coordinator:
-    """Hands out trials and takes in results. `fatal` holds the error that ends the job, once there is one."""
+    """Hands out trials and takes their reports. `fatal` is the error that ends the job, once there is one.
+
+    Thread-safe: Ray Tune calls from its event loop, a simulation from its own. `slots` is how many trials run at a time.
+    """
 
     def __init__(
         self,
@@ -47,127 +53,139 @@ class Coordinator:
         output: RunFolder,
         listeners: tuple[Listener, ...],
         *,
-        scheduler: Pruner,
+        pruner: Pruner,
         base: BaseFacts,
         slots: int = 1,
     ) -> None:
-        """`slots` is how many trials run at a time."""
         self.job, self.store, self.proposer, self.output, self.listeners = job, store, proposer, output, listeners
-        self.scheduler, self.base = scheduler, base
+        self.pruner, self.base = pruner, base
         self.fatal: AutoslimError | None = None
         self.finished = False
         self._lock = threading.RLock()
-        self._ledger = TrialIndex(store, job.id)
-        for result in self._ledger.results:
-            for report in store.epochs(job.id, result.number):
-                if result.origin != FINAL:
-                    scheduler.observe(result, report)
+        self._index = TrialIndex(store, job.id)
+        self._observe_stored_reports()
         self._limits = search_limits(job)
-        self._earlier = sum(result.seconds or 0.0 for result in self._ledger.results if result.duplicate_of is None) / slots
+        # The wall time of earlier attempts is not stored; their trials took `slots` places side by side.
+        trained = [result.seconds or 0.0 for result in self._index.results if result.duplicate_of is None]
+        self._earlier_seconds = sum(trained) / slots
         self._began = time.monotonic()
         self._running: dict[int, TrialResult] = {}
-        self._searched = False
-        self._finals: list[tuple[str, Recipe]] | None = None
+        self._search_ended = False
+        self._final_recipes: list[tuple[str, Recipe]] | None = None
         self._failed_in_a_row = 0
-        self._dropped: set[int] = set()
+        self._deleted: set[int] = set()
+
+    def _observe_stored_reports(self) -> None:
+        """The pruner's state is not stored: it is what the pruner has observed, in the order of the trials' numbers."""
+        for result in self._index.results:
+            for report in self.store.epochs(self.job.id, result.number):
+                if result.origin != FINAL:
+                    self.pruner.observe(result, report)
+
+    # Which trial runs next
 
     def next_trial(self) -> TrialAssignment | None:
-        """What an earlier run left unfinished comes first, under its old number.
-
-        None where nothing is to be run now: for good when `finished`, else until a running trial has ended.
-        """
+        """The next trial; None for good where `finished`, and else until a running trial has ended."""
         with self._lock:
             if self.fatal is not None:
                 self.finished = True
             if self.finished:
                 return None
-            if self._ledger.unfinished:
-                left = self._ledger.unfinished.pop(0)
+            # Unfinished trials of an earlier attempt first, under their old numbers: later proposals depend on their results.
+            if self._index.unfinished:
+                left = self._index.unfinished.pop(0)
                 self.store.restart_trial(self.job.id, left.result.number)
-                return self._begin(left.result, left.target)
-            while not self._searched and self._enough() is None:
+                return self._start(left.result, left.target)
+            # Then proposals. Some need no training, so that several may be made before one is handed out.
+            while not self._search_ended and self._stop_reason() is None:
                 assignment = self._propose()
                 if assignment is not None:
                     return assignment
+            # Then the refinement: the best recipes again, for more epochs.
             return self._next_final()
 
-    def _enough(self) -> str | None:
-        searched = self._ledger.searched
+    def _stop_reason(self) -> str | None:
         return stop_reason(
             self._limits,
-            searched,
+            self._index.searched,
             a_trial=self.job.training.epochs,
-            seconds=self._earlier + time.monotonic() - self._began,
+            seconds=self._earlier_seconds + time.monotonic() - self._began,
             dense_flops=self.base.dense_flops,
             chance=self.base.chance,
         )
 
     def _propose(self) -> TrialAssignment | None:
-        """None where the trial needs no training: it is infeasible, or has been run before."""
-        searched = self._ledger.searched
-        proposal = self.proposer.propose(len(searched), searched)
-        if proposal.infeasible is None and self._ledger.find(proposal.recipe.key) is None:
-            return self._begin(self._ledger.add(proposal.recipe, origin=proposal.origin, target=proposal.target), proposal.target)
-        number = self._ledger.next_number
-        fresh = TrialResult(number=number, recipe=proposal.recipe, origin=proposal.origin, state=TrialState.INFEASIBLE)
+        """None where the proposal needs no training: it is infeasible, or its recipe has been run before."""
+        history = self._index.searched
+        proposal = self.proposer.propose(len(history), history)
         if proposal.infeasible is not None:
-            self._end_untrained(fresh.replace(error_class="InfeasibleError", error=proposal.infeasible), proposal.target)
-        else:
-            self._answer(fresh, proposal.target)
-        return None
+            self._end_untrained(self._infeasible(proposal), proposal.target)
+            return None
+        # Training is deterministic: the same recipe would give the same result again, so that it takes the stored one.
+        if (earlier := self._index.find(proposal.recipe.key)) is not None:
+            self._end_untrained(self._duplicate(proposal, earlier), proposal.target)
+            return None
+        return self._start(self._index.add(proposal.recipe, origin=proposal.origin, target=proposal.target), proposal.target)
 
-    def _answer(self, fresh: TrialResult, target: str) -> None:
-        """With what the same recipe came to before."""
-        earlier = self._ledger.find(fresh.recipe.key)
-        assert earlier is not None
-        again = {"number": fresh.number, "origin": fresh.origin, "seconds": 0.0, "epochs": 0.0}
-        self._end_untrained(earlier.replace(duplicate_of=earlier.number, **again), target)
+    def _infeasible(self, proposal: Proposal) -> TrialResult:
+        return TrialResult(
+            number=self._index.next_number,
+            recipe=proposal.recipe,
+            origin=proposal.origin,
+            state=TrialState.INFEASIBLE,
+            error_class=_INFEASIBLE,
+            error=proposal.infeasible,
+        )
+
+    def _duplicate(self, proposal: Proposal, earlier: TrialResult) -> TrialResult:
+        return earlier.replace(
+            number=self._index.next_number, origin=proposal.origin, duplicate_of=earlier.number, seconds=0.0, epochs=0.0
+        )
 
     def _next_final(self) -> TrialAssignment | None:
-        """The best recipes once more and longer, when all others have ended."""
-        self._searched = True
-        if self._finals is None:
-            # How many they are is not known before: what still runs may be the best, and what it takes is not left to them.
+        self._search_ended = True
+        if self._final_recipes is None:
+            # A trial that still runs may be the best of its budget, and its epochs count towards the share that is kept for the
+            # refinement: the recipes are chosen when the last one has ended.
             if any(result.origin != FINAL for result in self._running.values()):
                 return None
-            self._finals = self._plan_finals()
-            self._say_search_ends(len(self._finals))
-        while self._finals:
-            target, recipe = self._finals.pop(0)
-            if self._ledger.find(recipe.key) is None:
-                return self._begin(self._ledger.add(recipe, origin=FINAL, target=target), target)
+            self._final_recipes = final_recipes(
+                self._index.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds
+            )
+            self._notify_search_ended(len(self._final_recipes))
+        while self._final_recipes:
+            target, recipe = self._final_recipes.pop(0)
+            # An earlier attempt may have run some of them.
+            if self._index.find(recipe.key) is None:
+                return self._start(self._index.add(recipe, origin=FINAL, target=target), target)
         self.finished = True
         return None
 
-    def _plan_finals(self) -> list[tuple[str, Recipe]]:
-        return final_recipes(self._ledger.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds)
-
-    def _say_search_ends(self, finals: int) -> None:
-        reason = self._enough()
-        for listener in self.listeners:
-            listener.search_ends(reason or "", finals)
-
-    def _begin(self, result: TrialResult, target: str) -> TrialAssignment:
+    def _start(self, result: TrialResult, target: str) -> TrialAssignment:
         self._running[result.number] = result
         for listener in self.listeners:
             listener.trial_begins(result, target)
         return TrialAssignment(number=result.number, recipe=result.recipe, target=target)
 
+    # What became of a trial
+
     def report(self, number: int, report: EpochReport) -> bool:
-        """Whether the trial goes on; where it does not, it has ended as stopped."""
+        """Whether the trial continues. One that does not has ended as stopped when this returns."""
         with self._lock:
             running = self._running[number]
             self.store.report(self.job.id, number, report)
             for listener in self.listeners:
                 listener.trial_reports(running, report)
-            # The best of a search are tuned to their end.
-            reason = None if running.origin == FINAL else self.scheduler.should_prune(running, report)
+            # Final trials run for other numbers of epochs than those that the pruner compares, and are trained to their end.
+            reason = None if running.origin == FINAL else self.pruner.should_prune(running, report)
             if reason is not None:
-                self._stop(running, report, reason)
+                self._prune(running, report, reason)
             return reason is None
 
-    def _stop(self, running: TrialResult, report: EpochReport, reason: str) -> None:
+    def _prune(self, running: TrialResult, report: EpochReport, reason: str) -> None:
         reports = self.store.epochs(self.job.id, running.number)
+        after_cut = [past.metrics["accuracy"] for past in reports if past.beat == "cut"]
+        # The model is never completed and counted, so that its plan's closed form stands for its FLOPs.
         flops = self.proposer.flops_of(running.recipe)
         self._failed_in_a_row = 0
         self._end(
@@ -175,17 +193,18 @@ class Coordinator:
                 state=TrialState.STOPPED,
                 stopped=reason,
                 accuracy=report.metrics["accuracy"],
-                accuracy_after_cut=next((past.metrics["accuracy"] for past in reversed(reports) if past.beat == "cut"), None),
+                accuracy_after_cut=after_cut[-1] if after_cut else None,
                 flops=flops,
                 flops_predicted=flops,
                 epochs=report.epoch,
                 seconds=report.seconds,
             )
         )
-        # Nothing goes on from there: the same recipe, proposed again, has this result.
+        # Nothing continues from the checkpoint: the same recipe, proposed again, takes this result.
         shutil.rmtree(self.output.trial(running.recipe.key) / "checkpoint", ignore_errors=True)
 
     def complete(self, number: int, outcome: Outcome) -> None:
+        """The trial has trained to its end, and its model is in the trial's folder."""
         with self._lock:
             running = self._running[number]
             folder = self.output.trial(running.recipe.key) / "model"
@@ -206,42 +225,49 @@ class Coordinator:
             )
             self._failed_in_a_row = 0
             self._end(result)
-            self._drop_outclassed()
+            self._delete_outclassed_models()
 
-    def _drop_outclassed(self) -> None:
-        """A search has many models, and those off the front that are not a budget's best either are of no more use; their rows stay."""
-        for result in outclassed(self._ledger.results, self.proposer.budgets, self.job.limits):
-            if result.number not in self._dropped and result.artifact is not None:
-                self._dropped.add(result.number)
+    def _delete_outclassed_models(self) -> None:
+        """Now rather than at the end: a search has hundreds of models, and one that no later result can bring back needs no disk."""
+        for result in outclassed(self._index.results, self.proposer.budgets, self.job.limits):
+            if result.number not in self._deleted and result.artifact is not None:
+                self._deleted.add(result.number)
                 shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)
 
     def fail(self, number: int, error_class: str, error: str) -> None:
-        """The trial is bad and finished. A full disk is not its fault: then the search stops and the trial is run again on resume."""
+        """The trial has ended with an error of its own. Enough of them end the job."""
         with self._lock:
             running = self._running.pop(number)
+            # A full disk is not the recipe's fault. The search stops, and the trial stays unfinished, to be run again on `--resume`.
             if is_disk_full(OSError(error)):
-                self.fatal = OutputError(f"the disk of {self.output.root} is full; make room and go on with --resume")
+                self.fatal = OutputError(f"the disk of {self.output.root} is full; free some space and continue with --resume")
                 return
-            infeasible = error_class == "InfeasibleError"
+            infeasible = error_class == _INFEASIBLE
             state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
             self._end(running.replace(state=state, error_class=error_class, error=error))
+            # Infeasible trials are expected: a space may hold recipes that do not fit into memory.
             self._failed_in_a_row += not infeasible
             if self._failed_in_a_row >= GIVE_UP_AFTER and not self._any_complete():
                 message = f"the first {self._failed_in_a_row} trials all failed; the last one with {error_class}: {error}"
                 self.fatal = TrialsFailedError(message, error_class)
 
     def _any_complete(self) -> bool:
-        return any(result.state is TrialState.COMPLETE for result in self._ledger.results)
+        return any(result.state is TrialState.COMPLETE for result in self._index.results)
 
     def _end(self, result: TrialResult) -> None:
-        self._ledger.end(result)
+        self._index.end(result)
         self._running.pop(result.number, None)
-        self._tell_end(result)
+        self._notify_ended(result)
 
     def _end_untrained(self, result: TrialResult, target: str) -> None:
-        self._ledger.add_ended(result, target)
-        self._tell_end(result)
+        self._index.add_ended(result, target)
+        self._notify_ended(result)
 
-    def _tell_end(self, result: TrialResult) -> None:
+    def _notify_ended(self, result: TrialResult) -> None:
         for listener in self.listeners:
-            listener.trial_ends(result, self._ledger.targets[result.number])
+            listener.trial_ends(result, self._index.targets[result.number])
+
+    def _notify_search_ended(self, finals: int) -> None:
+        reason = self._stop_reason() or ""
+        for listener in self.listeners:
+            listener.search_ends(reason, finals)

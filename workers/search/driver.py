@@ -1,14 +1,12 @@
-"""The search's driver: from a job to models within their budgets, and back to work after a crash.
+"""The search's driver: from a job to models within their budgets, and on from where an earlier attempt ended.
 
-What can be checked without training is checked before Ray is even started. The store decides everything: which trial comes next, and
-on `resume` which are to be run again; Tune's own snapshots are never read.
+The store decides which trial comes next and, on `resume`, which are run again; Ray Tune's own snapshots are never read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,366 +14,275 @@ from pathlib import Path
 from autoslim.core.files import is_disk_full, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
-from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, ParetoFront, SharedCost, TrialResult, TrialState
+from autoslim.core.result import BaseFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
-from autoslim.cost import LatencyTable, predict
-from autoslim.data import PreparedDataset, prepare_dataset
-from autoslim.errors import AutoslimError, BudgetError, JobError, OutputError, RequestError
-from autoslim.methods import Constraints, check_not_trivial
-from autoslim.models import DenseModel, create_dense
+from autoslim.errors import AutoslimError, JobError, OutputError
 from autoslim.report import render_front
 from autoslim.report.tracking import BackgroundSync, MlflowSync
-from autoslim.search import (
-    AgainstControl,
-    Proposer,
-    Reason,
-    against_control,
-    cheaper_and_better,
-    load_space,
-    make_pruner,
-    reason,
-)
-from autoslim.search.refinement import REUSED
+from autoslim.search import Reason, disk_use, make_pruner, most_work, reason
 from autoslim.store import JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.booking import CostRecorder, Dashboard
 from workers.progress.callbacks import Listener, NoWatcher, Phase, Watcher
 from workers.progress.console import Terminal
-from workers.progress.cost import Cost, cost_of, folder_size, spent_seconds
+from workers.progress.cost import cost_of, folder_size, spent_seconds
 from workers.progress.metrics import SearchMetrics, ray_gauges
 from workers.progress.ray_dashboard import DashboardTasks
-from workers.search.base_model import adapt, base_request, threads, trial_resources
+from workers.search.base_model import adapt_dense_model, base_request
 from workers.search.cluster import Cluster, connect
 from workers.search.coordinator import Coordinator
-from workers.search.finalize import SelectedModel, finalize_models
-from workers.search.latency import choose_measured, measure_on_cluster, search_request
-from workers.search.signals import Interrupt
+from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
+from workers.search.latency import measure_on_cluster, search_request, select_within_latency
+from workers.search.prepare import PreparedSearch, prepare, with_latency_table
+from workers.search.resources import trial_resources, trial_threads, with_default_resources
+from workers.search.signals import GracefulShutdown
+from workers.search.summary import Summary, summarize
 from workers.search.tune_run import run_trials
-from workers.search.tune_searcher import StoreSearcher
-from workers.search.tune_trainable import SlimTrial
+from workers.search.tune_searcher import CoordinatorSearcher
+from workers.search.tune_trainable import TrialTrainable
 from workers.search.warm_start import apply_warm_start
 
-_LAST_SYNC = 60.0
+_LAST_SYNC_SECONDS = 60.0
+"""How long the end of a search waits for MLflow: a server that does not answer must not keep finished models from their user."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A job whose request has been checked: nothing was trained yet."""
+class _Attempt:
+    """What the steps of one attempt at a search share; `slots` trials run at a time."""
 
-    job: SearchJob
-    output: RunFolder
-    dataset: PreparedDataset
-    dense: DenseModel
-    dense_flops: int
-    budgets: dict[str, int]
-    proposer: Proposer
+    prepared: PreparedSearch
+    store: Store
+    console: Terminal
+    watcher: Watcher
+    shutdown: GracefulShutdown
+    slots: int
 
     @property
-    def kept(self) -> float:
-        """The share of the dense model's FLOPs that the budgets leave on average."""
-        return sum(self.budgets.values()) / len(self.budgets) / self.dense_flops
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary(Record):
-    """How a search ended.
-
-    `states` counts this search's own trials. `reasons` say why each model was taken, `cheaper` are trials that did at least as well as a
-    model for fewer FLOPs, `missing` the budgets that no trial met, `shared` what was worked out once for many trials; `logged` is false
-    when MLflow was down.
-    `cost` is that of all attempts, but for its `seconds`, which are this one's.
-    """
-
-    job: str
-    output: str
-    dense_flops: int
-    dense_accuracy: float
-    models: tuple[SelectedModel, ...]
-    controls: dict[str, AgainstControl]
-    cheaper: dict[str, TrialResult]
-    reasons: dict[str, Reason]
-    missing: tuple[str, ...]
-    shared: tuple[SharedCost, ...]
-    states: dict[str, int]
-    tracking_uri: str
-    logged: bool
-    cost: Cost
-
-
-def prepare(job: SearchJob, cache: Path) -> Prepared:
-    """Checks everything that can be checked without training.
-
-    Raises:
-        RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, saying what is allowed.
-    """
-    if not job.budgets:
-        raise RequestError("a search needs at least one FLOPs budget")
-    space = load_space(job.space)
-    create_dense(job.model.replace(weights="scratch"))
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
-    dense = create_dense(job.model, classes=len(dataset.classes))
-    flops = predict(dense.shape, Plan.dense(dense.shape)).total
-    budgets = {budget.label: budget.resolve(flops) for budget in job.budgets}
-    for budget in job.budgets:
-        check_not_trivial(budget, Constraints(limits=job.limits), dense.shape)
-    if len(budgets) < len(job.budgets):
-        raise RequestError(f"each budget can be asked for once: {', '.join(budget.label for budget in job.budgets)}")
-    proposer = Proposer(
-        space=space,
-        shape=dense.shape,
-        budgets=budgets,
-        training=job.training,
-        seed=job.seed,
-        sampler=job.sampler,
-        class_query=job.class_query,
-        bound=job.bound,
-        limits=job.limits,
-    )
-    return Prepared(
-        job=job,
-        output=RunFolder(Path(job.output)),
-        dataset=dataset,
-        dense=dense,
-        dense_flops=flops,
-        budgets=budgets,
-        proposer=proposer,
-    )
-
-
-def disk_need(prepared: Prepared) -> int:
-    """Bytes of checkpoints and models: two trials' state at a time, a model a trial, the base, and five forms of each one handed over."""
-    weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
-    slots = prepared.job.concurrency or 2
-    return weights * (prepared.job.trials + 2 + 8 * slots + 5 * len(prepared.budgets)) + 50 * 2**20
+    def job(self) -> SearchJob:
+        return self.prepared.job
 
 
 def run_search(job: SearchJob, *, resume: bool = False, storage: str | None = None, watcher: Watcher | None = None) -> Summary:
-    """Runs the job to its end, or goes on with it.
+    """Runs the job to its end, or with `resume` the rest of it.
 
-    `storage` is for one that must not be written into the job's record.
+    `storage` is the URL of a store that must not be written into the job's record, because it holds a password.
 
     Raises:
-        AutoslimError: with the `exit_code` of what went wrong; whatever was finished stays in the store and `resume` goes on from it.
+        AutoslimError: with the `exit_code` of what went wrong; finished trials stay in the store, and `resume` continues from them.
     """
     began, output = time.monotonic(), RunFolder(Path(job.output))
+    # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
     output.claim(need=0, resume=resume)
     prepared = prepare(job, output.cache)
-    output.claim(need=disk_need(prepared), resume=resume)
+    output.claim(need=_peak_bytes(prepared), resume=resume)
     output.write_job(job)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
-            summary = _run(prepared, store, watcher or NoWatcher(), resume=resume)
+            summary = _run_attempt(prepared, store, watcher or NoWatcher(), resume=resume)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
         if is_disk_full(error):
-            raise OutputError(f"the disk of {output.root} is full; make room and go on with --resume") from error
+            raise OutputError(f"the disk of {output.root} is full; free some space and continue with --resume") from error
         raise
 
 
-def _run(prepared: Prepared, store: Store, watcher: Watcher, *, resume: bool) -> Summary:
+def _peak_bytes(prepared: PreparedSearch) -> int:
+    parameters = sum(parameter.numel() for parameter in prepared.dense.module.parameters())
+    share = prepared.mean_budget_share
+    return disk_use(prepared.job, most_work(prepared.job), parameters=parameters, budget_share=share).peak
+
+
+def _run_attempt(prepared: PreparedSearch, store: Store, watcher: Watcher, *, resume: bool) -> Summary:
+    """The search between the store's record of its beginning and that of its end, whichever end it is."""
     job = prepared.job
     if not resume or not store.has_job(job.id):
         store.create_job(job)
     store.begin_attempt(job.id)
     watcher.begins(prepared.budgets, store.trials(job.id))
-    mirror = MlflowSync(store, job.id)
-    thread = BackgroundSync(mirror).start()
+    sync = MlflowSync(store, job.id)
+    background = BackgroundSync(sync).start()
     try:
-        with connect(job.address, name=job.id) as cluster, Interrupt() as interrupt:
-            settled = dataclasses.replace(prepared, job=job.replace(resources=job.resources or cluster.share()))
-            summary = _search(settled, store, cluster, interrupt, watcher)
+        with connect(job.address, name=job.id) as cluster, GracefulShutdown() as shutdown:
+            summary = _search(_begin(prepared, store, cluster, watcher, shutdown))
     except BaseException as error:
-        # Here a job ends. What is known is written down where that is still possible; the error that is told is the first one.
+        # The job ends here. A second error, while the first one is recorded, must not hide it.
         stopped = isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(AutoslimError):
             store.set_state(job.id, JobState.STOPPED if stopped else JobState.FAILED, error=None if stopped else str(error))
-        thread.close(_LAST_SYNC)
+        background.close(_LAST_SYNC_SECONDS)
         with contextlib.suppress(AutoslimError, OSError):
             _write_tables(prepared, store)
         raise
     store.set_state(job.id, JobState.COMPLETE)
-    logged = thread.close(_LAST_SYNC)
+    logged = background.close(_LAST_SYNC_SECONDS)
     _write_tables(prepared, store)
-    return summary.replace(tracking_uri=mirror.uri, logged=logged)
+    return summary.replace(tracking_uri=sync.uri, logged=logged)
 
 
-def _search(prepared: Prepared, store: Store, cluster: Cluster, interrupt: Interrupt, watcher: Watcher) -> Summary:
-    job = prepared.job
+def _begin(prepared: PreparedSearch, store: Store, cluster: Cluster, watcher: Watcher, shutdown: GracefulShutdown) -> _Attempt:
+    """With what a trial takes of this cluster, and the console that says so."""
+    job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
     slots = min(cluster.slots(trial_resources(job)), job.concurrency or job.trials)
-    terminal = Terminal(job, budgets=prepared.budgets, slots=slots, tell=watcher.says)
-    terminal.note(
+    console = Terminal(job, budgets=prepared.budgets, slots=slots, tell=watcher.says)
+    console.note(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
     if cluster.dashboard:
-        terminal.note(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); every trial is a task of the job's board there")
-    prepared = _timed(prepared, terminal)
-    if job.reuse:
-        prepared = _reusing(prepared, store, terminal)
-    base, facts = adapt(job, prepared.output, prepared.dataset, terminal)
-    if (table := prepared.proposer.timer) is not None:
-        facts = facts.replace(latency_ms=table(Plan.dense(prepared.dense.shape)))
+        console.note(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
+    prepared = dataclasses.replace(prepared, job=job)
+    return _Attempt(prepared=prepared, store=store, console=console, watcher=watcher, shutdown=shutdown, slots=slots)
+
+
+def _search(attempt: _Attempt) -> Summary:
+    # The latency table first: without it the proposer does not know which recipes keep to the latency.
+    attempt = _with_latency(attempt)
+    # Then earlier searches: they may answer every budget, and then neither a dense model nor a trial is trained.
+    attempt = _with_warm_start(attempt)
+    job, store = attempt.job, attempt.store
+    base, facts = adapt_dense_model(job, attempt.prepared.output, attempt.prepared.dataset, attempt.console)
+    if (table := attempt.prepared.proposer.timer) is not None:
+        facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)
-    watcher.enters(Phase.SEARCHING)
-    if prepared.proposer.budgets:
-        _run_trials(prepared, store, terminal, base, facts, slots, interrupt, watcher)
-    watcher.enters(Phase.FINALIZING)
+    attempt.watcher.enters(Phase.SEARCHING)
+    if attempt.prepared.proposer.budgets:
+        _run_trials(attempt, base, facts)
+    attempt.watcher.enters(Phase.FINALIZING)
     began = time.monotonic()
-    chosen, latencies = choose_measured(job, store, prepared.budgets, table, output=prepared.output, base=base, terminal=terminal)
-    results = store.trials(job.id)
-    reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in chosen.items()}
-    models: list[SelectedModel] = []
-    if chosen:
-        models_said = "one model" if len(chosen) == 1 else f"{len(chosen)} models"
-        terminal.say(f"judging {models_said} and the dense one on {prepared.dataset.report.test.images} test images, once")
-        terminal.say("making their forms and measuring their speed, a minute or two each")
-        models, failed = finalize_models(
-            job,
-            prepared.output,
-            chosen,
-            prepared.budgets,
-            _sentences(reasons),
-            base=base,
-            facts=facts,
-            dataset=prepared.dataset,
-            latencies=latencies,
-        )
-        # Not before: whoever sees the choice in the store finds its models complete.
-        store.set_chosen(job.id, {model.label: model.trial for model in models})
-        if failed:
-            raise JobError(f"{len(models)} models are handed over, and these could not be completed: {'; '.join(failed)}")
-        _drop_losers(prepared.output, results, {result.number for result in chosen.values()})
+    models, reasons = _finalize(attempt, base, facts)
     stored = store.job(job.id)
     busy = spent_seconds(store, stored) + time.monotonic() - began
-    summary = _summary(prepared, results, facts, models, stored.shared)
-    return summary.replace(reasons=reasons, cost=cost_of(job, seconds=0.0, busy_seconds=busy, size=0))
+    cost = cost_of(job, seconds=0.0, busy_seconds=busy, size=0)
+    results = store.trials(job.id)
+    return summarize(attempt.prepared, results, models, facts=facts, reasons=reasons, shared=stored.shared, cost=cost)
 
 
-def _sentences(reasons: dict[str, Reason]) -> dict[str, str]:
-    return {label: found.sentence for label, found in reasons.items()}
+# Before the first trial
 
 
-def _reusing(prepared: Prepared, store: Store, terminal: Terminal) -> Prepared:
-    """Without the budgets that earlier searches have answered, and with their trials as history."""
-    job, output = prepared.job, prepared.output
-    base = output.base(base_request(job, prepared.dataset).digest()).name
-    proposer, taken = apply_warm_start(job, store, prepared.proposer, output, base=base)
-    for line in taken.told:
-        terminal.say(line)
-    return dataclasses.replace(prepared, proposer=proposer)
-
-
-def _timed(prepared: Prepared, terminal: Terminal) -> Prepared:
-    """With a table that tells the latency of a plan, where that is limited.
+def _with_latency(attempt: _Attempt) -> _Attempt:
+    """With a table that predicts a plan's latency, where the job limits it.
 
     Raises:
-        BudgetError: where nothing is short enough, or nothing needs to be made shorter.
+        BudgetError: nothing is fast enough, or nothing needs to be made faster.
     """
-    job = prepared.job
+    job, prepared, console = attempt.job, attempt.prepared, attempt.console
     if job.limits.latency_ms is None:
-        return prepared
-    terminal.say(f"measuring what a batch of {job.limits.batch} takes, part by part: a few minutes")
+        return attempt
+    console.say(f"measuring the latency of a batch of {job.limits.batch}, part by part: a few minutes")
     table = measure_on_cluster(job, search_request(job, prepared.dense, prepared.proposer), prepared.output)
-    terminal.say(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
-    return with_table(prepared, table)
+    console.say(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
+    return dataclasses.replace(attempt, prepared=with_latency_table(prepared, table))
 
 
-def with_table(prepared: Prepared, table: LatencyTable) -> Prepared:
-    """Raises BudgetError as `prepare` does, by the latency too."""
-    for budget in prepared.job.budgets:
-        check_not_trivial(budget, Constraints(limits=prepared.job.limits, timer=table), prepared.dense.shape)
-    return dataclasses.replace(prepared, proposer=dataclasses.replace(prepared.proposer, timer=table))
-
-
-def _summary(
-    prepared: Prepared,
-    results: list[TrialResult],
-    facts: BaseFacts,
-    models: list[SelectedModel],
-    shared: tuple[SharedCost, ...],
-) -> Summary:
-    have = {model.label for model in models}
-    chosen = {model.label: results[model.trial] for model in models}
-    controls = {label: against_control(results, prepared.budgets, label, prepared.job.limits) for label in prepared.budgets}
-    return Summary(
-        job=prepared.job.id,
-        output=str(prepared.output.root),
-        dense_flops=facts.dense_flops,
-        dense_accuracy=facts.dense_accuracy,
-        models=tuple(models),
-        controls={label: control for label, control in controls.items() if control is not None},
-        cheaper=cheaper_and_better([result for result in results if result.keeps_to(prepared.job.limits)], chosen),
-        reasons={},
-        missing=tuple(label for label in prepared.budgets if label not in have),
-        shared=shared,
-        states={state.value: sum(result.state is state for result in results if result.origin != REUSED) for state in TrialState},
-        tracking_uri="",
-        logged=False,
-        cost=cost_of(prepared.job, seconds=0.0, busy_seconds=0.0, size=0),
-    )
+def _with_warm_start(attempt: _Attempt) -> _Attempt:
+    """Without the budgets that earlier searches answer, and with their trials as the sampler's history."""
+    prepared = attempt.prepared
+    if not attempt.job.reuse:
+        return attempt
+    base = prepared.output.base(base_request(attempt.job, prepared.dataset).digest()).name
+    proposer, warm_start = apply_warm_start(attempt.job, attempt.store, prepared.proposer, prepared.output, base=base)
+    for line in warm_start.describe():
+        attempt.console.say(line)
+    return dataclasses.replace(attempt, prepared=dataclasses.replace(prepared, proposer=proposer))
 
 
 # The trials
 
 
-def _run_trials(
-    prepared: Prepared,
-    store: Store,
-    terminal: Terminal,
-    base: Path,
-    facts: BaseFacts,
-    slots: int,
-    interrupt: Interrupt,
-    watcher: Watcher,
-) -> None:
-    job = prepared.job
-    terminal.already(store.trials(job.id))
-    metrics = SearchMetrics(job, budgets=prepared.budgets, facts=facts, earlier=store.trials(job.id), record=ray_gauges())
-    booking = CostRecorder(store, job, prepared.output)
-    listeners: tuple[Listener, ...] = (terminal, Dashboard(DashboardTasks(job.id)), booking, metrics, watcher)
-    scheduler = make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance)
+def _run_trials(attempt: _Attempt, base: Path, facts: BaseFacts) -> None:
+    job, prepared = attempt.job, attempt.prepared
+    attempt.console.already(attempt.store.trials(job.id))
     coordinator = Coordinator(
-        job, store, prepared.proposer, prepared.output, listeners, scheduler=scheduler, base=facts, slots=slots
+        job,
+        attempt.store,
+        prepared.proposer,
+        prepared.output,
+        _listeners(attempt, facts),
+        pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance),
+        base=facts,
+        slots=attempt.slots,
     )
-    shared = {
-        "job": job.id,
-        "base": str(base),
-        "dataset": str(prepared.dataset.path),
-        "threads": threads(job),
-        "shared": str(prepared.output.shared),
-        "common": job.training.to_json(),
-        "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
-    }
-    searcher = StoreSearcher(coordinator, shared)
     run_trials(
-        SlimTrial, searcher, name=job.id, resources=trial_resources(job), slots=slots, relay=interrupt.by_signal(signal.SIGUSR1)
+        TrialTrainable,
+        CoordinatorSearcher(coordinator, _common_config(prepared, base)),
+        name=job.id,
+        resources=trial_resources(job),
+        slots=attempt.slots,
+        # SIGUSR1 makes Tune stop its trials in order; on SIGINT it would leave the loop with trials half reported.
+        shutdown=attempt.shutdown.forwarded_as(signal.SIGUSR1),
     )
     if coordinator.fatal is not None:
         raise coordinator.fatal
 
 
+def _listeners(attempt: _Attempt, facts: BaseFacts) -> tuple[Listener, ...]:
+    """Everything that follows the trials, in the order in which they hear of each event."""
+    job, prepared, store = attempt.job, attempt.prepared, attempt.store
+    metrics = SearchMetrics(job, budgets=prepared.budgets, facts=facts, earlier=store.trials(job.id), record=ray_gauges())
+    recorder = CostRecorder(store, job, prepared.output)
+    # The watcher last: the service's may end the process where the job is another driver's.
+    return (attempt.console, Dashboard(DashboardTasks(job.id)), recorder, metrics, attempt.watcher)
+
+
+def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
+    """What the configurations of all trials have in common (`trial_config`)."""
+    job = prepared.job
+    return {
+        "job": job.id,
+        "base": str(base),
+        "dataset": str(prepared.dataset.path),
+        "threads": trial_threads(job),
+        "shared": str(prepared.output.shared),
+        "common": job.training.to_json(),
+        "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
+    }
+
+
 # The end
 
 
-def _write_tables(prepared: Prepared, store: Store) -> None:
+def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[SelectedModel], dict[str, Reason]]:
+    """The models in `models/`, and by the budget's label why each was selected.
+
+    Raises:
+        JobError: a selected model could not be completed; the others are delivered.
+    """
+    job, prepared, store = attempt.job, attempt.prepared, attempt.store
+    selected, latencies = select_within_latency(prepared, store, base=base, console=attempt.console)
+    results = store.trials(job.id)
+    reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in selected.items()}
+    if not selected:
+        return [], reasons
+    count = "one model" if len(selected) == 1 else f"{len(selected)} models"
+    test_images = prepared.dataset.report.test.images
+    attempt.console.say(f"evaluating {count} and the dense one on {test_images} test images, once")
+    attempt.console.say("exporting them and measuring their speed: a minute or two each")
+    selections = [
+        Selection(
+            label=label,
+            budget=prepared.budgets[label],
+            result=result,
+            reason=reasons[label].sentence,
+            latency=latencies.get(result.number),
+        )
+        for label, result in selected.items()
+    ]
+    models, failed = finalize_models(job, prepared.output, selections, base=base, facts=facts, dataset=prepared.dataset)
+    # Recorded only now: a reader that finds the selection in the store finds complete models in the folder.
+    store.set_chosen(job.id, {model.label: model.trial for model in models})
+    if failed:
+        raise JobError(f"{len(models)} models are delivered, and these could not be completed: {'; '.join(failed)}")
+    delete_unselected_models(prepared.output, results, {result.number for result in selected.values()})
+    return models, reasons
+
+
+def _write_tables(prepared: PreparedSearch, store: Store) -> None:
+    """`trials.parquet`, `front.parquet` and `front.html`, made anew from the store."""
     stored, trials = store.job(prepared.job.id), store.stored_trials(prepared.job.id)
     root = prepared.output.root
     write_trials_parquet(root / "trials.parquet", stored, trials)
     write_front_parquet(root / "front.parquet", stored, trials)
     picture = render_front(stored.job, stored.base, [trial.result for trial in trials], stored.chosen)
     write_atomically(root / "front.html", picture)
-
-
-def _drop_losers(output: RunFolder, results: list[TrialResult], chosen: set[int]) -> None:
-    """Models off the front that were not chosen either are of no more use, and a search has many; their rows stay."""
-    kept = chosen | {result.number for result in ParetoFront.of(results).results}
-    for result in results:
-        if result.artifact is not None and result.number not in kept and result.duplicate_of is None:
-            shutil.rmtree((output.root / result.artifact).parent, ignore_errors=True)
-
-
-def exit_code(summary: Summary) -> int:
-    """0, or 3 when a budget has no model."""
-    return BudgetError.exit_code if summary.missing else 0

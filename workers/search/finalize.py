@@ -1,10 +1,10 @@
-"""The end of a search: the chosen models copied out, judged by a new process, described."""
+"""The end of a search: the selected models are copied, evaluated by a new process, completed and published in `models/`."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import ray
@@ -12,7 +12,7 @@ import ray
 from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, TrialResult
+from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
@@ -23,8 +23,19 @@ from workers.ray_errors import unwrapped_task_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The trial whose model is delivered for a budget of multiply-accumulates, and why; `latency` where the job limits it."""
+
+    label: str
+    budget: int
+    result: TrialResult
+    reason: str
+    latency: LatencyReport | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectedModel(Record):
-    """A model within its budget; test accuracies are those of the folders, read back by a process of its own."""
+    """A delivered model. Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process."""
 
     label: str
     budget: int
@@ -40,16 +51,20 @@ class SelectedModel(Record):
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _judge(folder: str, dataset: str, split: str) -> str:
+def _evaluate(folder: str, dataset: str, split: str) -> str:
     return evaluate_in_subprocess(Path(folder), Path(dataset), split).to_json()
 
 
-def evaluate_folder(
-    folders: list[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
+def evaluate_folders(
+    folders: Sequence[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
 ) -> list[HoldoutResult]:
-    """Raises JobError when a folder does not load, or loads only with the search's packages."""
+    """One result a folder, each from a Ray task with a trial's resources.
+
+    Raises:
+        JobError: a folder does not load, or loads only with the search's packages.
+    """
     tasks = [
-        _judge.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} judges {folder.name}").remote(
+        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {folder.name} on {split}").remote(
             str(folder), str(dataset.path), split
         )
         for folder in folders
@@ -61,66 +76,85 @@ def evaluate_folder(
 def finalize_models(
     job: SearchJob,
     output: RunFolder,
-    chosen: dict[str, TrialResult],
-    budgets: dict[str, int],
-    reasons: dict[str, str],
+    selections: Sequence[Selection],
     *,
     base: Path,
     facts: BaseFacts,
     dataset: PreparedDataset,
-    latencies: Mapping[int, LatencyReport] | None = None,
 ) -> tuple[list[SelectedModel], list[str]]:
-    """Writes `models/<budget>/` for every budget that has a model, and says of each one that could not be completed why.
+    """Publishes `models/<budget>/` for every selection; the second list has, for each model that could not be completed, why.
 
-    `reasons` say why each was chosen; `latencies` are by the trial's number, where they are limited. What an earlier run has left there
-    stays until it is replaced.
+    A model that an earlier attempt has published stays until its successor is complete. `base` is the dense model's folder.
+
+    Raises:
+        OSError: the disk is full; nothing else can be completed then either.
     """
-    folders = {label: _copy(output, label, result) for label, result in chosen.items()}
-    verdicts = evaluate_folder(
-        [base, *folders.values()], dataset, split="test", resources=job.resources or Resources(), job=job.id
-    )
-    handed, failed = [], []
-    for (label, result), verdict in zip(chosen.items(), verdicts[1:], strict=True):
+    folders = [_copy(output, selection) for selection in selections]
+    resources = job.resources or Resources()
+    # All folders at once, so that the cluster evaluates them side by side.
+    dense, *verdicts = evaluate_folders([base, *folders], dataset, split="test", resources=resources, job=job.id)
+    models, failed = [], []
+    for selection, folder, verdict in zip(selections, folders, verdicts, strict=True):
+        judged = HoldoutResults(slimmed=verdict, dense=dense, dense_validation=facts.dense_accuracy)
         try:
-            complete_folder(
-                folders[label],
-                asked=Asked(budget=budgets[label], label=label, limits=job.limits, latency=(latencies or {}).get(result.number)),
-                judged=HoldoutResults(slimmed=verdict, dense=verdicts[0], dense_validation=facts.dense_accuracy),
-                dataset=dataset,
-                origin=Origin(job=job.id, trial=result.number, source=job.dataset.source, reason=reasons[label]),
-                dense=base,
-                speed=job.speed,
-            )
+            _complete(job, folder, selection, judged, base=base, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
-            failed.append(f"{label} (trial {result.number}): {error}")
+            # One model that cannot be completed must not cost the user the others.
+            failed.append(f"{selection.label} (trial {selection.result.number}): {error}")
             continue
-        folder = output.model(label)
-        move_folder(folders[label], folder)
-        assert result.accuracy is not None and result.flops is not None and result.params is not None
-        handed.append(
-            SelectedModel(
-                label=label,
-                budget=budgets[label],
-                folder=str(folder),
-                trial=result.number,
-                method=result.recipe.method,
-                flops=result.flops,
-                params=result.params,
-                validation_accuracy=result.accuracy,
-                test_accuracy=verdict.accuracy,
-                dense_test_accuracy=verdicts[0].accuracy,
-                latency=(latencies or {}).get(result.number),
-            )
-        )
-    return handed, failed
+        target = output.model(selection.label)
+        move_folder(folder, target)
+        models.append(_selected_model(selection, judged, target))
+    return models, failed
 
 
-def _copy(output: RunFolder, label: str, result: TrialResult) -> Path:
-    """Beside the place where it will lie when it is complete."""
-    assert result.artifact is not None
-    partial = partial_folder(output.model(label))
+def _copy(output: RunFolder, selection: Selection) -> Path:
+    """The trial's model, in a folder beside the one where it is published."""
+    assert selection.result.artifact is not None
+    partial = partial_folder(output.model(selection.label))
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(output.root / result.artifact, partial)
+    shutil.copytree(output.root / selection.result.artifact, partial)
     return partial
+
+
+def _complete(
+    job: SearchJob, folder: Path, selection: Selection, judged: HoldoutResults, *, base: Path, dataset: PreparedDataset
+) -> None:
+    complete_folder(
+        folder,
+        asked=Asked(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
+        judged=judged,
+        dataset=dataset,
+        origin=Origin(job=job.id, trial=selection.result.number, source=job.dataset.source, reason=selection.reason),
+        dense=base,
+        speed=job.speed,
+    )
+
+
+def _selected_model(selection: Selection, judged: HoldoutResults, folder: Path) -> SelectedModel:
+    result = selection.result
+    assert result.accuracy is not None and result.flops is not None and result.params is not None
+    return SelectedModel(
+        label=selection.label,
+        budget=selection.budget,
+        folder=str(folder),
+        trial=result.number,
+        method=result.recipe.method,
+        flops=result.flops,
+        params=result.params,
+        validation_accuracy=result.accuracy,
+        test_accuracy=judged.slimmed.accuracy,
+        dense_test_accuracy=judged.dense.accuracy,
+        latency=selection.latency,
+    )
+
+
+def delete_unselected_models(output: RunFolder, results: Sequence[TrialResult], selected: Collection[int]) -> None:
+    """Deletes the folders of models that are neither on the front nor among the `selected` trials; their rows stay in the store."""
+    kept = {*selected, *(result.number for result in ParetoFront.of(results).results)}
+    for result in results:
+        # A duplicate has the folder of the trial that it repeats.
+        if result.artifact is not None and result.number not in kept and result.duplicate_of is None:
+            shutil.rmtree((output.root / result.artifact).parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Latency on the device that trials run on: the table before the first proposal, and the models that come into question at the end."""
+"""Latency on the device that trials run on: the table before the first trial, and the measured models at the end."""
 
 from __future__ import annotations
 
@@ -20,78 +20,80 @@ from autoslim.search import Proposer, choose
 from autoslim.store import Store
 from workers.progress.console import Terminal
 from workers.ray_errors import unwrapped_task_errors
-from workers.search.base_model import threads, trial_resources
+from workers.search.prepare import PreparedSearch
+from workers.search.resources import trial_resources, trial_threads
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure(request: str, folder: str, threads: int) -> str:
+def _measure_table(request: str, folder: str, threads: int) -> str:
     measure = partial(measure_table_in_subprocess, threads=threads)
     return kept_table(Path(folder), LatencyRequest.from_json(request), measure, threads=threads).to_json()
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _check(folder: str, dense: str, table: dict[str, Any], limit_ms: float) -> str:
+def _measure_model(folder: str, dense: str, table: dict[str, Any], limit_ms: float) -> str:
     return check_in_subprocess(Path(folder), Path(dense), **table, limit_ms=limit_ms).to_json()
 
 
 def search_request(job: SearchJob, dense: DenseModel, proposer: Proposer) -> LatencyRequest:
+    """What the table must be able to predict: the parts of every plan that the search space can draw."""
     methods = {name: ranges for name, ranges in proposer.space.methods.items() if name in proposer.feasibility}
     candidates = candidates_of_methods(methods, dense.shape, class_query=job.class_query)
     return request_of(dense, job.limits, candidates, class_query=job.class_query)
 
 
 def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolder) -> LatencyTable:
-    """With a trial's resources; at once where an earlier run has left the table, which lies in the cache.
+    """The table, measured with a trial's resources. Nothing is measured where the cache has a table for this request.
 
     Raises:
-        JobError: where it cannot be measured.
+        JobError: it cannot be measured.
     """
-    task = _measure.options(num_cpus=trial_resources(job).cpu, num_gpus=trial_resources(job).gpu, name=f"{job.id} latency")
-    table = LatencyTable.from_json(_result(task.remote(request.to_json(), str(output.cache), threads(job))))
+    task = _remote(_measure_table, job, "measure latency table").remote(request.to_json(), str(output.cache), trial_threads(job))
+    table = LatencyTable.from_json(_result(task))
     output.write_latency(table)
     return table
 
 
-def choose_measured(
-    job: SearchJob,
-    store: Store,
-    budgets: dict[str, int],
-    table: LatencyTable | None,
-    *,
-    output: RunFolder,
-    base: Path,
-    terminal: Terminal,
+def select_within_latency(
+    prepared: PreparedSearch, store: Store, *, base: Path, console: Terminal
 ) -> tuple[dict[str, TrialResult], dict[int, LatencyReport]]:
-    """The trial for each budget, and its latency as measured; a trial above the limit gives way to the next.
+    """The trial for each budget's label, and by the trial's number its measured latency, which is empty where none is limited.
 
     Raises:
-        JobError: where one cannot be measured.
+        JobError: a model cannot be measured.
     """
+    job, table = prepared.job, prepared.proposer.timer
     reports: dict[int, LatencyReport] = {}
     while True:
-        chosen = choose(store.trials(job.id), budgets, job.limits)
-        waiting = {result.number: result for result in chosen.values() if result.number not in reports}
-        if table is None or not waiting:
-            return chosen, reports
-        for number, result in waiting.items():
+        selected = choose(store.trials(job.id), prepared.budgets, job.limits)
+        unmeasured = {result.number: result for result in selected.values() if result.number not in reports}
+        if table is None or not unmeasured:
+            return selected, reports
+        # A measured latency replaces the predicted one, so that a model above the limit gives way to the next best one, which has
+        # to be measured in turn.
+        for number, result in unmeasured.items():
             assert result.artifact is not None
-            folder = output.root / result.artifact
-            reports[number] = report(folder, table, _timed(job, table, folder, base))
+            folder = prepared.output.root / result.artifact
+            reports[number] = report(folder, table, _measure(job, table, folder, base, number))
             store.set_latency(job.id, number, reports[number].timed.ms)
-            terminal.say(_kept(number, reports[number], job.limits.latency_ms or 0.0))
+            console.say(_measured_line(number, reports[number], job.limits.latency_ms or 0.0))
 
 
-def _kept(number: int, found: LatencyReport, limit: float) -> str:
-    told = f"trial {number} takes {found.timed.ms:.4g} ms of {limit:g} ms ({found.predicted_ms:.4g} ms were predicted)"
-    return told if found.timed.ms <= limit else f"{told}: it is not handed over"
+def _measured_line(number: int, found: LatencyReport, limit: float) -> str:
+    line = f"trial {number} takes {found.timed.ms:.4g} ms of {limit:g} ms ({found.predicted_ms:.4g} ms were predicted)"
+    return line if found.timed.ms <= limit else f"{line}: too slow, it is not selected"
 
 
-def _timed(job: SearchJob, table: LatencyTable, folder: Path, base: Path) -> TimedReport:
-    task = _check.options(
-        num_cpus=trial_resources(job).cpu, num_gpus=trial_resources(job).gpu, name=f"{job.id} times {folder.parent.name}"
-    )
-    how = {"batch": table.batch, "mode": table.mode, "threads": table.threads}
-    return TimedReport.from_json(_result(task.remote(str(folder), str(base), how, job.limits.latency_ms)))
+def _measure(job: SearchJob, table: LatencyTable, folder: Path, base: Path, number: int) -> TimedReport:
+    settings = {"batch": table.batch, "mode": table.mode, "threads": table.threads}
+    task = _remote(_measure_model, job, f"measure latency of trial {number:03d}")
+    return TimedReport.from_json(_result(task.remote(str(folder), str(base), settings, job.limits.latency_ms)))
+
+
+def _remote(function: Any, job: SearchJob, name: str) -> Any:
+    """`function` with a trial's resources: a latency holds for the CPUs or the GPU that it was measured with."""
+    resources = trial_resources(job)
+    return function.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {name}")
 
 
 def _result(task: ray.ObjectRef) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a search in order: what runs keeps its checkpoint and is gone on with later."""
+"""Ctrl-C and SIGTERM end a search in order: running trials keep their checkpoints, and `--resume` continues them."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from types import FrameType
 from typing import Any
 
 
-class Interrupt:
-    """Within it the first signal raises KeyboardInterrupt, at once or, inside `by_signal`, when that loop has wound up.
+class GracefulShutdown:
+    """A context in which SIGINT and SIGTERM raise KeyboardInterrupt: at once, or within `forwarded_as` when the loop inside has ended.
 
-    A second signal raises at once wherever it comes. Off the main thread, where Python sets no handlers, it does nothing.
+    A second signal always raises at once. Outside the main thread, where Python cannot set handlers, the context has no effect.
     """
 
     def __init__(self) -> None:
-        self._seen = False
-        self._relay: int | None = None
-        self._before: dict[int, Any] = {}
+        self._requested = False
+        self._forward_as: int | None = None
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupt:
-        # Tune would install a handler of its own for SIGINT and never take it back.
+    def __enter__(self) -> GracefulShutdown:
+        # Tune would otherwise install its own handler for SIGINT and never restore this one.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def by_signal(self, relay: int) -> Iterator[None]:
-        """`relay` is what the loop inside understands as a request to wind up (SIGUSR1 for Ray Tune)."""
-        self._relay = relay
+    def forwarded_as(self, number: int) -> Iterator[None]:
+        """Inside, the first signal is passed on as `number`, which the loop inside takes as a request to end (SIGUSR1 for Ray Tune)."""
+        self._forward_as = number
         try:
             yield
         finally:
-            self._relay = None
-        if self._seen:
+            self._forward_as = None
+        if self._requested:
             raise KeyboardInterrupt
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        again, self._seen = self._seen, True
-        if again or self._relay is None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self._requested = self._requested, True
+        if again or self._forward_as is None:
             raise KeyboardInterrupt
-        os.kill(os.getpid(), self._relay)
+        os.kill(os.getpid(), self._forward_as)

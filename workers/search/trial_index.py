@@ -1,6 +1,7 @@
-"""`TrialIndex`: a job's trials in memory, for as long as one driver writes them; every change is in the store before it is here.
+"""`TrialIndex`: a job's trials in memory. Every change is written to the store before it is made here.
 
-Reading a thousand trials from the store takes a good part of a second, and every proposal wants them all.
+Reading a thousand trials from the store takes a good part of a second, and every proposal needs all of them. The index is valid because
+one driver at a time writes a job's trials.
 """
 
 from __future__ import annotations
@@ -10,34 +11,41 @@ from autoslim.core.result import TrialResult, TrialState
 from autoslim.search.refinement import searched
 from autoslim.store import Store, StoredTrial
 
-LOST = "WorkerLostError"
-"""The error class of a trial that the cluster took away more often than a trial is run again."""
+WORKER_LOST = "WorkerLostError"
+"""The error class of a trial whose worker was lost more often than a trial is retried."""
 
 
 class TrialIndex:
-    """What an earlier attempt left: `unfinished` trials, and those whose workers were lost, are to be run again."""
+    """`unfinished` are the trials that an earlier attempt left running or lost to the cluster, in number order; they are run again.
+
+    `targets` has each trial's budget label, or `free`, by number.
+    """
 
     def __init__(self, store: Store, job_id: str) -> None:
-        self.store, self.job_id = store, job_id
+        self._store, self._job_id = store, job_id
+        # A lost worker says nothing about the recipe, so that a new attempt runs it again; a trial's own error would come again.
         for trial in store.stored_trials(job_id):
-            if trial.result.error_class == LOST and trial.result.duplicate_of is None:
+            if trial.result.error_class == WORKER_LOST and trial.result.duplicate_of is None:
                 store.reopen_trial(job_id, trial.result.number)
         trials = store.stored_trials(job_id)
         self.targets = {trial.result.number: trial.target for trial in trials}
         self._results = {trial.result.number: trial.result for trial in trials}
-        self._ended: dict[str, TrialResult] = {}
+        self._by_recipe: dict[str, TrialResult] = {}
         for result in self._results.values():
-            self._index(result)
+            self._index_recipe(result)
         self.unfinished: list[StoredTrial] = store.unfinished(job_id)
 
     @property
     def results(self) -> list[TrialResult]:
-        """In number order, running ones too."""
+        """All trials in number order, running ones included."""
         return list(self._results.values())
 
     @property
     def searched(self) -> list[TrialResult]:
-        """The search's own trials, numbered as they were proposed; the final ones may stand between them."""
+        """The search's own trials, numbered in the order of their proposals; the store may have final or reused trials between them.
+
+        The proposer sees only these numbers, so that a job that is given more trials later continues as if it had had them at once.
+        """
         own = searched(list(self._results.values()))
         return [result if result.number == place else result.replace(number=place) for place, result in enumerate(own)]
 
@@ -46,29 +54,29 @@ class TrialIndex:
         return len(self._results)
 
     def find(self, recipe_key: str) -> TrialResult | None:
-        """The ended trial of this recipe that others are duplicates of."""
-        return self._ended.get(recipe_key)
+        """The first ended trial of this recipe, or None."""
+        return self._by_recipe.get(recipe_key)
 
     def add(self, recipe: Recipe, *, origin: str, target: str) -> TrialResult:
-        """A trial that begins now."""
+        """A trial that starts now."""
         result = TrialResult(number=self.next_number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
-        self.store.add_trial(self.job_id, result.number, recipe, origin=origin, target=target)
-        self._keep(result, target)
+        self._store.add_trial(self._job_id, result.number, recipe, origin=origin, target=target)
+        self._set(result, target)
         return result
 
     def add_ended(self, result: TrialResult, target: str) -> None:
-        """A trial that needs no training. It is never seen running: a crash in between would have it trained."""
-        self.store.add_ended_trial(self.job_id, result, target=target)
-        self._keep(result, target)
+        """A trial that needs no training. The store never has it as running: after a crash it would be trained."""
+        self._store.add_ended_trial(self._job_id, result, target=target)
+        self._set(result, target)
 
     def end(self, result: TrialResult) -> None:
-        self.store.finish_trial(self.job_id, result)
-        self._keep(result, self.targets[result.number])
+        self._store.finish_trial(self._job_id, result)
+        self._set(result, self.targets[result.number])
 
-    def _keep(self, result: TrialResult, target: str) -> None:
+    def _set(self, result: TrialResult, target: str) -> None:
         self._results[result.number], self.targets[result.number] = result, target
-        self._index(result)
+        self._index_recipe(result)
 
-    def _index(self, result: TrialResult) -> None:
+    def _index_recipe(self, result: TrialResult) -> None:
         if result.state is not TrialState.RUNNING and result.duplicate_of is None:
-            self._ended.setdefault(result.recipe.key, result)
+            self._by_recipe.setdefault(result.recipe.key, result)

@@ -1,4 +1,4 @@
-"""Ray Tune over a `StoreSearcher`: what it is asked to do, and what it is kept from doing."""
+"""Runs Ray Tune over a `CoordinatorSearcher`: Tune places and retries trials, the coordinator and the store decide everything else."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ import tempfile
 from ray import tune
 
 from autoslim.core.job import Resources
-from workers.search.tune_searcher import LostWorkers, StoreScheduler, StoreSearcher
+from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback
 
 RETRIES = 3
-"""A trial whose worker was lost (a node died, the system ran out of memory) is run again this often, from its checkpoint."""
+"""How often a trial whose worker was lost (a node died, the system ran out of memory) is run again, from its checkpoint."""
 
 
 def run_trials(
     trainable: type[tune.Trainable],
-    searcher: StoreSearcher,
+    searcher: CoordinatorSearcher,
     *,
     name: str,
     resources: Resources,
     slots: int,
-    relay: contextlib.AbstractContextManager[None],
+    shutdown: contextlib.AbstractContextManager[None],
 ) -> None:
-    """Runs trials until the searcher has no more; within `relay` a signal ends them in order."""
+    """Runs trials, `slots` at a time, until the searcher has no more; inside `shutdown` a signal ends them in order."""
+    # Tune's own record of the experiment is never read, so that it goes to a folder that is deleted.
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=StoreScheduler(searcher),
+                scheduler=CoordinatorScheduler(searcher),
                 num_samples=-1,
                 max_concurrent_trials=slots,
+                # A worker takes seconds to import PyTorch and to open the images; the next trial finds both done.
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name=name,
-                # Tune's own record is never read back; the store is.
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # A trial writes its own checkpoints, every epoch (`autoslim.training.checkpoint`).
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[LostWorkers(searcher)],
+                callbacks=[LostWorkerCallback(searcher)],
             ),
         )
-        with relay:
+        with shutdown:
             tuner.fit()

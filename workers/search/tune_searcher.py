@@ -1,14 +1,15 @@
-"""Ray Tune's Searcher over the coordinator: Tune asks for trials and tells results, the store decides and remembers.
+"""The coordinator as Ray Tune's Searcher, Scheduler and Callback: Tune asks for trials and passes results on, the store decides.
 
-Ray's own OptunaSearch leaves NaN and stopped trials running for ever and takes a whole search down for one missing metric; here a
-trial ends exactly once, as what it was.
+Ray's own OptunaSearch leaves NaN and stopped trials running for ever, and one missing metric ends a whole search; here a trial ends
+exactly once, in the state that it ended in.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -18,16 +19,20 @@ from autoslim.core.result import EpochReport
 from autoslim.errors import AutoslimError
 from autoslim.training import Outcome
 from workers.search.coordinator import Coordinator
+from workers.search.trial_index import WORKER_LOST
 from workers.search.tune_trainable import trial_config
 
+T = TypeVar("T")
 
-class StoreSearcher(Searcher):  # type: ignore[misc]
-    """`shared` is what all trials' configurations have in common."""
 
-    def __init__(self, coordinator: Coordinator, shared: dict[str, Any]) -> None:
+class CoordinatorSearcher(Searcher):  # type: ignore[misc]
+    """`common` is what the configurations of all trials have in common (`trial_config`)."""
+
+    def __init__(self, coordinator: Coordinator, common: Mapping[str, Any]) -> None:
         super().__init__(metric=None, mode=None)
         self._coordinator: Coordinator | None = coordinator
-        self._shared = shared
+        self._common = dict(common)
+        # Trials that Tune runs now: their numbers in the store, by Tune's own ids.
         self._numbers: dict[str, int] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -39,29 +44,30 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
         coordinator = self._coordinator
         assignment = self._guard(coordinator.next_trial)
         if assignment is None:
-            # Tune asks again when a trial has ended.
+            # After None, Tune asks again when a trial has ended; after FINISHED it never does.
             return Searcher.FINISHED if coordinator.finished or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
         return trial_config(
-            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, shared=self._shared
+            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, common=self._common
         )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Reports come by way of `StoreScheduler`, which Tune asks first, and alone where a trial is stopped."""
+        """Does nothing: `CoordinatorScheduler` passes each report on. Tune asks it first, and only it where a trial is stopped."""
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether the trial goes on. One that does not has ended in the store before Tune stops it."""
+        """Whether the trial continues. One that does not has ended in the store before Tune stops it."""
         if self._coordinator is None or "report" not in result or trial_id not in self._numbers:
             return True
         coordinator, report = self._coordinator, EpochReport.from_json(result["report"])
         if self._guard(lambda: coordinator.report(self._numbers[trial_id], report)) is False:
+            # Forgotten before Tune reports it as complete, which it does with a stopped trial as well.
             del self._numbers[trial_id]
             return False
         return True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Called once a trial; a trial that Tune was interrupted in is not told at all and stays unfinished in the store."""
+        """Called once a trial. For a trial in which Tune was interrupted it is not called, and the store has it as unfinished."""
         number = self._numbers.pop(trial_id, None)
         if self._coordinator is None or number is None:
             return
@@ -71,18 +77,18 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
         elif "error_class" in last:
             self._guard(lambda: coordinator.fail(number, last["error_class"], last["error"]))
         elif error:
-            # Tune says why only afterwards, to its callbacks.
+            # The trial stays known: Tune gives the reason only later, to `LostWorkerCallback`.
             self._numbers[trial_id] = number
 
     def worker_lost(self, trial_id: str, error: str) -> None:
-        """Tune has given this trial up: its worker was lost more often than a cluster's fault explains."""
+        """Tune has given the trial up, because its worker was lost more often than `tune_run.RETRIES`."""
         number = self._numbers.pop(trial_id, None)
         if self._coordinator is not None and number is not None:
             coordinator = self._coordinator
-            self._guard(lambda: coordinator.fail(number, "WorkerLostError", error))
+            self._guard(lambda: coordinator.fail(number, WORKER_LOST, error))
 
-    def _guard(self, action: Any) -> Any:
-        """An error in a searcher would end Tune's event loop half-way; it ends the search in order instead."""
+    def _guard(self, action: Callable[[], T]) -> T | None:
+        """Runs `action`. An exception would end Tune's event loop half-way; as `fatal` it ends the search in order."""
         try:
             return action()
         except AutoslimError as error:
@@ -90,7 +96,7 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
             self._coordinator.fatal = self._coordinator.fatal or error
             return None
 
-    # Tune pickles its searcher beside the experiment. The store is what a search is resumed from, so there is nothing to keep.
+    # Tune pickles its searcher with the experiment. A search is resumed from the store, so that there is nothing to keep.
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_coordinator": None}
@@ -102,31 +108,31 @@ class StoreSearcher(Searcher):  # type: ignore[misc]
         raise RuntimeError("a search is resumed from the store (`autoslim search --resume`), not from Tune's snapshots")
 
 
-class StoreScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Tune's side of the job's `Pruner`: the coordinator judges, over the store.
+class CoordinatorScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Tune's Scheduler over the job's `Pruner`, which the coordinator asks.
 
-    Tune neither saves nor restores a scheduler's state, and tells a searcher of a stopped trial as if it were complete. This one has
-    no state, and its searcher has forgotten a stopped trial by then.
+    Tune neither saves nor restores a scheduler's state, and reports a stopped trial to the searcher as complete. This one has no state,
+    and its searcher no longer knows a stopped trial by then.
     """
 
-    def __init__(self, searcher: StoreSearcher) -> None:
+    def __init__(self, searcher: CoordinatorSearcher) -> None:
         super().__init__()
         self._searcher = searcher
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """With no metric of its own, no result lacks one."""
+        """Accepts that there is no metric: with one, Tune would refuse results that lack it."""
         return metric is None
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = self._searcher.report(trial.trial_id, result)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        continues = self._searcher.report(trial.trial_id, result)
+        return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
 
-class LostWorkers(Callback):  # type: ignore[misc]
-    """Tells the searcher what became of trials whose worker was lost for good."""
+class LostWorkerCallback(Callback):  # type: ignore[misc]
+    """Passes the error of a trial whose retries are used up to the searcher."""
 
-    def __init__(self, searcher: StoreSearcher) -> None:
+    def __init__(self, searcher: CoordinatorSearcher) -> None:
         self._searcher = searcher
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._searcher.worker_lost(trial.trial_id, str(trial.get_error() or "no reason is known"))
+        self._searcher.worker_lost(trial.trial_id, str(trial.get_error() or "Ray gives no reason"))

@@ -1,4 +1,4 @@
-"""`SlimTrial`: a trial as Ray Tune runs it, one report a step. The actor is used again for the next one, whatever its method."""
+"""`TrialTrainable`: a trial as Ray Tune runs it, one report a step. Tune reuses the actor for the next trial, whatever its method."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,22 @@ from autoslim.training.trial import Reports
 
 _log = logging.getLogger(__name__)
 
+_CONTEXT_KEYS = ("base", "dataset", "shared", "common", "latency")
+"""The keys of a `config` that a worker's open TrialContext depends on."""
 
-class SlimTrial(tune.Trainable):  # type: ignore[misc]
-    """`config`: `recipe` (JSON), `number`, `budget_label`, `folder`, and what all trials share: the `job`'s id, `base`, `dataset`,
-    `threads`, the folder `shared` for work done once, the settings `common` (JSON) that it is done with, and the file `latency` of the
-    table that latencies are told from, where one is limited.
+
+class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+    """`config` is made by `trial_config`.
 
     A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON.
-    A trial that goes wrong by itself ends like this, finished and bad; only a lost worker is an error to Tune, which tries again.
+    A trial's own error is a result like any other; Tune sees an error, and retries the trial, only where the worker is lost.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         log_json()
         torch.set_num_threads(config["threads"])
-        self._shared = _shared(config)
-        self._bench = TrialContext.open(
+        self._opened_for = _context_key(config)
+        self._trial_context = TrialContext.open(
             base=Path(config["base"]),
             dataset=Path(config["dataset"]),
             shared=Path(config["shared"]),
@@ -45,7 +47,8 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self._shared != _shared(new_config):
+        """Whether this worker can run the next trial; where it cannot, Tune starts a new one."""
+        if self._opened_for != _context_key(new_config):
             return False
         self._begin(new_config)
         return True
@@ -54,7 +57,9 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
         self._release()
         recipe = Recipe.from_json(config["recipe"])
         log_trial(config, recipe)
-        self._reports: Reports = run_trial(recipe, self._bench, Path(config["folder"]), budget_label=config["budget_label"])
+        self._reports: Reports = run_trial(
+            recipe, self._trial_context, Path(config["folder"]), budget_label=config["budget_label"]
+        )
 
     def step(self) -> dict[str, Any]:
         try:
@@ -71,7 +76,7 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
         finally:
             torch.set_grad_enabled(True)
 
-    # Checkpoints are the trial's own (safetensors and JSON in its folder), written every epoch; Tune's would be pickles.
+    # A trial writes its own checkpoints, safetensors and JSON in its folder, every epoch; Tune's would be pickles.
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         return None
@@ -83,7 +88,7 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
         self._release()
 
     def _release(self) -> None:
-        """A trial that was stopped half-way still holds its model; the next one needs the memory."""
+        """Frees the memory of a trial that was stopped half-way, which still holds its model; the next trial needs it."""
         self._reports = iter(())  # type: ignore[assignment]
         gc.collect()
         if torch.cuda.is_available():
@@ -91,16 +96,21 @@ class SlimTrial(tune.Trainable):  # type: ignore[misc]
 
 
 def log_trial(config: dict[str, Any], recipe: Recipe) -> None:
-    """From now on every line that this process logs is this trial's."""
+    """Binds the trial's ids to every line that this process logs from now on."""
     bind(job_id=config["job"], trial=config["number"], method=recipe.method)
     _log.info("trial begins", extra={"budget": config["budget_label"], "recipe": recipe.key})
 
 
-def _shared(config: dict[str, Any]) -> tuple[str, ...]:
-    return config["base"], config["dataset"], config["shared"], config["common"], config["latency"]
+def _context_key(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(config[name] for name in _CONTEXT_KEYS)
 
 
-def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, shared: dict[str, Any]) -> dict[str, Any]:
-    """The `config` of a SlimTrial; plain JSON, so that Ray shows it and nothing is pickled."""
+def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, common: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
+
+    A trial's own keys are `recipe` (JSON), `number`, `folder` (of its checkpoint and model) and `budget_label`. `common` has the same for
+    all trials of a search: the job's id (`job`), the folders of the dense model (`base`), of the images (`dataset`) and of work done once
+    (`shared`), the Training (JSON) that such work uses (`common`), PyTorch's `threads`, and the latency table's file or "" (`latency`).
+    """
     own = {"recipe": recipe.to_json(), "number": number, "folder": str(folder), "budget_label": budget_label}
-    return json.loads(json.dumps({**own, **shared}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

@@ -1,48 +1,41 @@
-"""`--reuse`: what earlier searches of the same dense model and data know already.
+"""`WarmStart`: what a search takes from earlier searches of the same dense model and images (`--reuse`).
 
-A budget that one of them has answered is answered at once: its model is taken over as a trial of this search, under the origin `reused`,
-and goes the way of every model that is handed over. Other trials of theirs that could have been this search's are the sampler's history.
-What is taken is written down before the first trial, so that a search that is resumed goes on with the same.
+A budget that an earlier search has a model for needs no trials: that model becomes a trial of this search, with the origin `reused`, and
+is delivered like every other. Earlier trials that this search could have run itself are history for the sampler. What is taken is
+written to `earlier.json` before the first trial, so that a resumed search continues with the same, whatever the earlier searches do.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from autoslim.core.files import publish_folder, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.urls import default_url
 from autoslim.cost import count_flops
-from autoslim.errors import DivergedError, OutputError, RequestError, TrialError
+from autoslim.errors import DivergedError, TrialError
 from autoslim.export.artifact import load, load_config
 from autoslim.methods.layers.adaptive_trunk import padded
 from autoslim.search import Proposer, choose, fills
 from autoslim.search.refinement import REUSED, searched
 from autoslim.search.samplers.optuna_study import replay
-from autoslim.store import JobState, Store, StoredJob
+from autoslim.store import JobState, Store
+from workers.search.earlier_searches import EarlierSearch, earlier_searches
 
-ALL = "all"
-_MODEL = ("config.json", "model.safetensors")
-
-
-@dataclasses.dataclass(frozen=True)
-class Earlier:
-    """A search of the same dense model and data; `root` is its output folder."""
-
-    stored: StoredJob
-    root: Path
-    results: list[TrialResult]
+_MODEL_FILES = ("config.json", "model.safetensors")
+_FORMER_FIELDS = {"answers": "models", "seeds": "history", "passed_over": "skipped"}
+"""Former names of fields, which an `earlier.json` may still have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReusedModel(Record):
-    """`trial` of the search `job`, whose output folder is `root`."""
+    """The model of `trial` of the search `job`, whose output folder is `root`."""
 
     job: str
     root: str
@@ -51,204 +44,199 @@ class ReusedModel(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStart(Record):
-    """`answers` by the budget's label, `seeds` for the sampler; `base` is the output folder that the dense model is taken from, where there
-    is one; `passed_over` says of the searches that nothing is taken from, why.
+    """`models` by the budget's label; `history` for the sampler, numbered below zero; `base`, the output folder whose dense model is
+    taken, or None; `skipped` says of each search that has nothing to offer why.
     """
 
-    answers: dict[str, ReusedModel] = dataclasses.field(default_factory=dict)
-    seeds: tuple[TrialResult, ...] = ()
+    models: dict[str, ReusedModel] = dataclasses.field(default_factory=dict)
+    history: tuple[TrialResult, ...] = ()
     base: str | None = None
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
-    @property
-    def told(self) -> list[str]:
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        if isinstance(data, dict):
+            data = {_FORMER_FIELDS.get(name, name): value for name, value in data.items()}
+        return super().from_dict(data)
+
+    def describe(self) -> list[str]:
+        """One line for each budget that needs no search, one for the history, one for each search that is skipped."""
         lines = [
-            f"{label} is answered by trial {answer.trial.number} ({answer.trial.recipe.method}) of {answer.job}, "
-            f"{answer.trial.accuracy or 0.0:.2%} on the validation images"
-            for label, answer in self.answers.items()
+            f"{label} is answered by trial {reused.trial.number} ({reused.trial.recipe.method}) of {reused.job}, "
+            f"{reused.trial.accuracy or 0.0:.2%} on the validation images"
+            for label, reused in self.models.items()
         ]
-        lines += [f"{len(self.seeds)} trials of earlier searches teach the sampler"] if self.seeds else []
-        return [*lines, *(f"nothing is reused of {reason}" for reason in self.passed_over)]
+        lines += [f"the sampler starts with {len(self.history)} trials of earlier searches"] if self.history else []
+        return [*lines, *(f"nothing is reused of {reason}" for reason in self.skipped)]
 
 
-def find_reusable(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) -> WarmStart:
-    """What the searches that `job.reuse` names have for it; `base` is the folder of the dense model in an output folder's cache.
+# What there is to reuse
+
+
+def find_warm_start(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) -> WarmStart:
+    """What the searches that `job.reuse` names offer. `base` is the name of the dense model's folder in an output folder's cache.
 
     Raises:
-        RequestError: for a search that there is not.
+        RequestError: there is no such search.
     """
-    fitting, passed_over = [], []
-    for earlier in _named(job, store):
+    usable, skipped = [], []
+    for earlier in earlier_searches(job, store):
+        # The folder's name is a digest of everything that the dense model depends on: equal names mean equal models and images.
         if (RunFolder(earlier.root).cache / base / "facts.json").is_file():
-            fitting.append(earlier)
+            usable.append(earlier)
         else:
-            passed_over.append(
+            skipped.append(
                 f"{earlier.stored.job.id}: its model, its data, its seed, or how its model was adapted are not the same"
             )
-    answers = {}
-    for label, flops in proposer.budgets.items():
-        found = [answer for earlier in fitting if (answer := _answer(job, proposer, earlier, flops)) is not None]
-        if found:
-            answers[label] = max(found, key=lambda answer: (answer.trial.accuracy or 0.0, -(answer.trial.flops or 0)))
-    seeds = [result for earlier in fitting for result in earlier.results if _could_be_ours(job, proposer, result)]
     return WarmStart(
-        answers=answers,
-        seeds=tuple(result.replace(number=place - len(seeds), artifact=None) for place, result in enumerate(seeds)),
-        base=str(fitting[0].root) if fitting else None,
-        passed_over=tuple(passed_over),
+        models=_find_models(job, proposer, usable),
+        history=_find_history(job, proposer, usable),
+        base=str(usable[0].root) if usable else None,
+        skipped=tuple(skipped),
     )
 
 
-def _named(job: SearchJob, store: Store | None) -> Iterator[Earlier]:
-    """Each one once, in the order they are named."""
-    seen = {job.id}
-    for source in job.reuse:
-        for earlier in _of_folder(source, job, store) if "/" in source else _of_store(source, store):
-            if earlier.stored.job.id not in seen:
-                seen.add(earlier.stored.job.id)
-                yield earlier
+def _find_models(job: SearchJob, proposer: Proposer, usable: Sequence[EarlierSearch]) -> dict[str, ReusedModel]:
+    """For each budget the most accurate of the models that the searches selected for it, and of equal ones the cheapest."""
+    models = {}
+    for label, flops in proposer.budgets.items():
+        found = [model for earlier in usable if (model := _find_model(job, proposer, earlier, flops)) is not None]
+        if found:
+            models[label] = max(found, key=lambda model: (model.trial.accuracy or 0.0, -(model.trial.flops or 0)))
+    return models
 
 
-def _of_folder(source: str, job: SearchJob, store: Store | None) -> Iterator[Earlier]:
-    output = RunFolder(Path(source))
-    try:
-        found = output.read_job()
-    except OutputError as error:
-        raise RequestError(f"--reuse {source}: {error}") from error
-    if found.storage is not None:
-        # Whoever made the folder does not say where this process connects to.
-        if store is None or found.storage != job.storage:
-            raise RequestError(
-                f"--reuse {source}: its trials are in another store than this search's; allowed: the same --storage for both"
-            )
-        yield Earlier(store.job(found.id), output.root, store.trials(found.id))
-        return
-    if not (output.root / "autoslim.db").is_file():
-        raise RequestError(f"--reuse {source}: it has no autoslim.db with its trials")
-    with Store(default_url(output.root)) as own:
-        yield Earlier(own.job(found.id), output.root, own.trials(found.id))
-
-
-def _of_store(source: str, store: Store | None) -> Iterator[Earlier]:
-    if store is None:
-        raise RequestError(f"--reuse {source}: is looked for in --storage, and there is none; allowed: a folder, with a / in it")
-    for stored in store.jobs() if source == ALL else [store.job(source)]:
-        yield Earlier(stored, Path(stored.job.output), store.trials(stored.job.id))
-
-
-def _answer(job: SearchJob, proposer: Proposer, earlier: Earlier, flops: int) -> ReusedModel | None:
-    """Its choice for this budget, where that was solved onto it or fills it. A latency is another machine's, and answers nothing."""
+def _find_model(job: SearchJob, proposer: Proposer, earlier: EarlierSearch, flops: int) -> ReusedModel | None:
+    # A search that has not ended might still find a better model. A latency was measured on another machine, perhaps.
     if earlier.stored.state is not JobState.COMPLETE or job.limits.latency_ms is not None:
         return None
-    usable = [result for result in earlier.results if _is_usable(job, proposer, earlier.root, result)]
-    chosen = choose(usable, {"": flops}, job.limits).get("")
-    if chosen is None or not (chosen.recipe.budget == flops or fills(chosen, flops)):
+    usable = [result for result in earlier.results if _is_deliverable(job, proposer, earlier.root, result)]
+    selected = choose(usable, {"": flops}, job.limits).get("")
+    # A model far below the budget leaves FLOPs unused that a search could turn into accuracy.
+    if selected is None or not (selected.recipe.budget == flops or fills(selected, flops)):
         return None
-    return ReusedModel(job=earlier.stored.job.id, root=str(earlier.root), trial=chosen)
+    return ReusedModel(job=earlier.stored.job.id, root=str(earlier.root), trial=selected)
 
 
-def _is_usable(job: SearchJob, proposer: Proposer, root: Path, result: TrialResult) -> bool:
-    """Complete, of this search's space, trained at least as long, and its model is there."""
+def _is_deliverable(job: SearchJob, proposer: Proposer, root: Path, result: TrialResult) -> bool:
+    """Whether the trial is complete, its recipe in this search's space and trained at least as long, and its model still exists."""
     recipe = result.recipe
     return (
         result.state is TrialState.COMPLETE
         and recipe.training.epochs >= job.training.epochs
         and (recipe.class_query, recipe.bound) == (job.class_query, job.bound)
         and _in_space(proposer, result)
-        and _folder_of(root, result) is not None
+        and _model_folder(root, result) is not None
     )
 
 
-def _could_be_ours(job: SearchJob, proposer: Proposer, result: TrialResult) -> bool:
-    """A trial of the same settings, but for those that are searched; one that says something of its recipe."""
-    recipe, told = result.recipe, result.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.INFEASIBLE)
-    ours = {name: getattr(job.training, name) for name in proposer.space.training}
+def _find_history(job: SearchJob, proposer: Proposer, usable: Sequence[EarlierSearch]) -> tuple[TrialResult, ...]:
+    own = [result for earlier in usable for result in earlier.results if _is_comparable(job, proposer, result)]
+    # Numbers below zero, in order: the sampler's own trials begin at zero. Without a folder none of them can be selected.
+    return tuple(result.replace(number=place - len(own), artifact=None) for place, result in enumerate(own))
+
+
+def _is_comparable(job: SearchJob, proposer: Proposer, result: TrialResult) -> bool:
+    """Whether this search could have run the trial itself, and its end says something about its recipe.
+
+    A failed trial does so only where it diverged. The training settings that are searched may differ, all others must be equal.
+    """
+    recipe = result.recipe
+    informative = result.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.INFEASIBLE)
+    searched_settings = {name: getattr(job.training, name) for name in proposer.space.training}
     return (
-        (told or result.error_class == DivergedError.__name__)
+        (informative or result.error_class == DivergedError.__name__)
         and result.duplicate_of is None
         and bool(searched([result]))
-        and recipe.training.replace(**ours) == job.training
+        and recipe.training.replace(**searched_settings) == job.training
         and (recipe.class_query, recipe.bound, recipe.limits) == (job.class_query, job.bound, job.limits)
         and _in_space(proposer, result)
     )
 
 
 def _in_space(proposer: Proposer, result: TrialResult) -> bool:
-    return (
-        replay(result.recipe, proposer.space, {name: proposer.methods[name] for name in proposer.feasibility}, proposer.shape)
-        is not None
-    )
+    methods = {name: proposer.methods[name] for name in proposer.feasibility}
+    return replay(result.recipe, proposer.space, methods, proposer.shape) is not None
 
 
-def _folder_of(root: Path, result: TrialResult) -> Path | None:
-    """The model's folder, where it is there; nothing outside of the search's own folder is looked at."""
+def _model_folder(root: Path, result: TrialResult) -> Path | None:
+    """The model's folder, or None where a file is missing. A path that leaves the search's own folder is never followed."""
     if result.artifact is None:
         return None
     folder = (root / result.artifact).resolve()
-    return folder if folder.is_relative_to(root.resolve()) and all((folder / name).is_file() for name in _MODEL) else None
+    inside = folder.is_relative_to(root.resolve())
+    return folder if inside and all((folder / name).is_file() for name in _MODEL_FILES) else None
 
 
-# Taking it
+# How it is reused
 
 
 def apply_warm_start(
     job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str
 ) -> tuple[Proposer, WarmStart]:
-    """The proposer for what is left to search for: without the budgets that are answered, and with the seeds.
+    """The proposer for the budgets that are left, with the history; the models that are reused become trials in the store.
 
     Raises:
-        RequestError: as `find_reusable`.
-        TrialError: for a model that is not what its search said.
+        RequestError: there is no search of a given name.
+        TrialError: a model is not what its search recorded.
     """
-    taken = _kept(job, store, proposer, output, base=base)
-    _take_base(taken, output, base)
-    have = {result.reused_from: result for result in store.trials(job.id) if result.origin == REUSED}
-    for label, answer in taken.answers.items():
-        name = f"trial {answer.trial.number} of {answer.job}"
-        if name not in have:
-            have[name] = _take_over(answer, name, output, number=len(store.trials(job.id)))
-            store.add_ended_trial(job.id, have[name], target=label)
-    left = {label: flops for label, flops in proposer.budgets.items() if label not in taken.answers}
-    return dataclasses.replace(proposer, budgets=left, earlier=taken.seeds), taken
+    warm_start = _read_or_find(job, store, proposer, output, base=base)
+    _copy_dense_model(warm_start, output, base)
+    known = {result.reused_from for result in store.trials(job.id) if result.origin == REUSED}
+    for label, reused in warm_start.models.items():
+        name = f"trial {reused.trial.number} of {reused.job}"
+        if name not in known:
+            trial = _copy_model(reused, name, output, number=len(store.trials(job.id)))
+            store.add_ended_trial(job.id, trial, target=label)
+    left = {label: flops for label, flops in proposer.budgets.items() if label not in warm_start.models}
+    return dataclasses.replace(proposer, budgets=left, earlier=warm_start.history), warm_start
 
 
-def _kept(job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str) -> WarmStart:
-    if output.earlier.is_file():
-        return WarmStart.from_json(output.earlier.read_text())
-    taken = find_reusable(job, store, proposer, base=base)
-    write_atomically(output.earlier, taken.to_json(indent=1))
-    return taken
+def _read_or_find(job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str) -> WarmStart:
+    """An earlier attempt's warm start as it was written: the same history gives the same proposals."""
+    file = output.warm_start
+    if file.is_file():
+        return WarmStart.from_json(file.read_text())
+    warm_start = find_warm_start(job, store, proposer, base=base)
+    write_atomically(file, warm_start.to_json(indent=1))
+    return warm_start
 
 
-def _take_base(taken: WarmStart, output: RunFolder, base: str) -> None:
-    """The dense model need not be adapted again, and has cost this search nothing."""
+def _copy_dense_model(warm_start: WarmStart, output: RunFolder, base: str) -> None:
     target = output.cache / base
-    if taken.base is None or target.exists():
+    if warm_start.base is None or target.exists():
         return
-    source = RunFolder(Path(taken.base)).cache / base
+    source = RunFolder(Path(warm_start.base)).cache / base
     if source.is_dir():
         with publish_folder(target) as partial:
+            # Without its cost, which the earlier search has paid.
             shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"), dirs_exist_ok=True)
 
 
-def _take_over(answer: ReusedModel, name: str, output: RunFolder, *, number: int) -> TrialResult:
-    """Copies the model, and counts it again."""
-    trial, source = answer.trial, _folder_of(Path(answer.root), answer.trial)
+def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: int) -> TrialResult:
+    """The model as trial `number` of this search, after its FLOPs have been counted again."""
+    trial, source = reused.trial, _model_folder(Path(reused.root), reused.trial)
     if source is None:
-        raise TrialError(f"the model of {name}, which was to be reused, is not there any more; begin the search anew")
+        raise TrialError(f"the model of {name}, which is to be reused, no longer exists; start the search in another --output")
     target = output.trial(trial.recipe.key) / "model"
     with publish_folder(target) as partial:
-        for file in _MODEL:
+        for file in _MODEL_FILES:
             shutil.copyfile(source / file, partial / file)
-        config = load_config(partial)
-        model = load(partial)
-        with padded(model):
-            flops = count_flops(model, config.shape.image_size)
-        if flops != config.flops.fvcore or config.recipe != trial.recipe:
-            raise TrialError(
-                f"the model of {name} has {flops} multiply-accumulates, or another recipe: it is not what its search handed in"
-            )
+        _check_model(partial, trial, name)
     artifact = str(target.relative_to(output.root))
+    # No seconds and no epochs: this search has spent none on it.
     return trial.replace(
         number=number, origin=REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None
     )
+
+
+def _check_model(folder: Path, trial: TrialResult, name: str) -> None:
+    """Raises TrialError where the model is another one than the trial's: the budget is promised for what is delivered."""
+    config, model = load_config(folder), load(folder)
+    with padded(model):
+        flops = count_flops(model, config.shape.image_size)
+    if flops != config.flops.fvcore or config.recipe != trial.recipe:
+        raise TrialError(
+            f"the model of {name} has {flops} multiply-accumulates, its search recorded {config.flops.fvcore}, or its recipe is "
+            "another one: it is not the model that its search delivered"
+        )

@@ -32,7 +32,7 @@ from workers.service.log_streams import LogTee
 from workers.service.settings import DriverSettings, read_driver_settings
 
 if TYPE_CHECKING:
-    from workers.search.driver import Summary
+    from workers.search.summary import Summary
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def reusable(queue: Queue, job: SearchJob) -> tuple[str, ...]:
     Raises:
         RequestError: for another's job, or none.
     """
-    if RunFolder(Path(job.output)).earlier.is_file():
+    if RunFolder(Path(job.output)).warm_start.is_file():
         # An earlier attempt has written down what it took; the jobs may have been purged since.
         return job.reuse
     tenant, ids = queue.get(job.id).tenant, list[str]()

@@ -35,7 +35,7 @@ def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_
     start = Plan.dense(shape, class_query=class_query)
     dense = predict(shape, Plan.dense(shape)).total
     for name, ranges in methods.items():
-        knobs = {knob: lower_quartile.default for knob, lower_quartile in ranges.items() if lower_quartile.kind != "layer"}
+        knobs = {name: knob.default for name, knob in ranges.items() if knob.kind != "layer"}
         for share in SHARES:
             try:
                 found = solve(METHODS[name], shape, start, knobs, int(share * dense), ranges=ranges)

@@ -45,12 +45,12 @@ from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of, install
 from autoslim.methods.layers.tokens import behind_prefix, order_by
-from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
+from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.method import (
     PatchSlimming,
     counts_of_plan,
+    install_selectors,
     measured_tokens,
-    stand_in_blocks,
     token_selectors,
 )
 from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectangular
@@ -149,7 +149,7 @@ class KeepSelected(TokenSelector):
         return behind_prefix(kept_BK, num_prefix_tokens=self.scorer.num_prefix_tokens)
 
 
-def impact_told(score_BP: Tensor) -> Tensor:
+def impact_targets(score_BP: Tensor) -> Tensor:
     """What a selector is to tell of all patches of some images: log s, its mean taken off per image, in deviations over all of them.
 
     Images whose impact is concentrated keep a wider spread than others, which is what adaptive counts go by.
@@ -199,11 +199,11 @@ class DPS(PatchSlimming):
         tokens = measured_tokens(model, context)
         counts, _ = self.decide(model, context, tokens)
         blocks = blocks_of(model)
-        chain = find_chain(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
+        chain = find_masks(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
         freeze(model)
-        student = stand_in_blocks(model, shape, counts, self._selectors(shape, counts, knobs))
+        student = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
         for block, selector in selectors_by_block(student).items():
-            selector.scorer.to(tokens[block]).start_from(tokens[block], impact_told(chain.scores[block]))
+            selector.scorer.to(tokens[block]).start_from(tokens[block], impact_targets(chain.scores[block]))
         return student
 
     @staticmethod
@@ -215,7 +215,7 @@ class DPS(PatchSlimming):
         return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """The mean squared error of `impact_told`, over the patches that reach each selector.
+        """The mean squared error of `impact_targets`, over the patches that reach each selector.
 
         `agreement` is the share of the patches kept that the chain of the image's own scores would have kept.
         """
@@ -223,12 +223,12 @@ class DPS(PatchSlimming):
         selectors = selectors_by_block(batch.student)
         counts = counts_left(shape, {block: selector.patches for block, selector in selectors.items()})
         tokens = tokens_between_blocks(batch.teacher, batch.images_B3HW)
-        chain = find_chain(blocks_of(batch.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
+        chain = find_masks(blocks_of(batch.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
         place_BP = torch.arange(shape.patches, device=chain.scores.device).expand(len(tokens[0]), -1)
         errors, agreements = [], []
         for block, x_BND in entering(batch.student, batch.images_B3HW, list(selectors)).items():
             told_BP = selectors[block].scorer.of_tokens(x_BND).float()
-            wanted_BP = impact_told(chain.scores[block]).gather(1, place_BP)
+            wanted_BP = impact_targets(chain.scores[block]).gather(1, place_BP)
             errors.append((told_BP - wanted_BP).square().mean())
             kept_BK = order_by(told_BP.detach())[:, : counts[block]]
             place_BP = place_BP.gather(1, kept_BK)
@@ -275,7 +275,7 @@ class DPS(PatchSlimming):
             dropping = [block for block, count in enumerate(counts) if count < before[block]]
             scorers = {block: ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
             return _adaptive(model, blocks_of(model), shape, counts, scorers)
-        return stand_in_blocks(model, shape, counts, self._selectors(shape, counts, knobs))
+        return install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
 
 
 def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:

@@ -27,7 +27,7 @@ from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.token_selector import TokenIndices, gather_tokens
-from autoslim.methods.layers.token_trunk import Trunk, refuse_mask
+from autoslim.methods.layers.token_trunk import Stage, Trunk, refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
 
 
@@ -139,17 +139,17 @@ class DropBlock(nn.Module):
         return self.drop.token_map(ragged)
 
 
-class AdaptiveStage(nn.Module):
-    """One block and the drop that goes before it (None: nothing)."""
+class AdaptiveStage(Stage):
+    """One block and the drop in front of it (None: the tokens pass unchanged)."""
 
-    def __init__(self, block: nn.Module, step: Drop | None) -> None:
-        super().__init__()
-        self.step = step
-        self.block = block
+    pre_block: Drop | None
 
-    def forward(self, ragged: Ragged) -> Ragged:
-        if self.step is not None:
-            ragged = self.step(ragged)
+    def __init__(self, block: nn.Module, pre_block: Drop | None) -> None:
+        super().__init__(block, pre_block)
+
+    def forward(self, ragged: Ragged) -> Ragged:  # type: ignore[override]
+        if self.pre_block is not None:
+            ragged = self.pre_block(ragged)
         if isinstance(self.block, DropBlock):
             inside: Ragged = self.block(ragged)
             return inside
@@ -158,7 +158,7 @@ class AdaptiveStage(nn.Module):
     @property
     def drop(self) -> Drop | None:
         """The one before the block or in it; there are never both."""
-        return self.block.drop if isinstance(self.block, DropBlock) else self.step
+        return self.block.drop if isinstance(self.block, DropBlock) else self.pre_block
 
 
 class AdaptiveTrunk(Trunk):

@@ -8,18 +8,21 @@ Shapes: B batch, N tokens that come in, Q tokens that are computed, D width, H h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoslim.methods.layers.stored_names import StoredNames
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector, gather_tokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 
 
-class RectangularBlock(nn.Module):
-    """Takes a timm block's parts over, under the same names; `selector` sees the tokens as they come in."""
+class RectangularBlock(StoredNames):
+    """Takes over a timm block's parts under their own names; `selector` sees the tokens as they come in."""
+
+    stored_names: ClassVar[dict[str, str]] = {"selector": "pick"}
 
     def __init__(self, block: Any, selector: TokenSelector) -> None:
         super().__init__()

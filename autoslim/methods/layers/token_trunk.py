@@ -1,37 +1,51 @@
 """What replaces timm's `model.blocks` in a slimmed model: a plain loop with room for a step in front of each block.
 
-timm's `forward_features` calls `self.blocks(x)` and nothing else of it, so no timm code is copied and no class is swapped; the
+timm's `forward_features` calls `self.blocks(x)` and nothing else of it. So no timm code is copied and no class is swapped, and the
 model pickles, exports and traces as before.
+
+Where a step on the tokens goes:
+
+- in front of a block: `Trunk(blocks, {index: step})`; what the step removes is gone for the attention, too;
+- between a block's attention and its MLP: `mid_block.MidBlock`, installed in the place of the block;
+- inside a block, for its queries alone: `rectangular_block.RectangularBlock`; removed tokens stay keys and values of this block.
+
+Shapes: B batch, N tokens (prefix included), D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from torch import Tensor, nn
 
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.stored_names import StoredNames
 
 
-class Stage(nn.Module):
-    """One block and the step on the tokens that goes before it (None: nothing)."""
+class Stage(StoredNames):
+    """One block and `pre_block`, the step on the tokens in front of it (None: the tokens pass unchanged)."""
 
-    def __init__(self, block: nn.Module, step: nn.Module | None) -> None:
+    stored_names: ClassVar[dict[str, str]] = {"pre_block": "step"}
+
+    def __init__(self, block: nn.Module, pre_block: nn.Module | None) -> None:
         super().__init__()
-        self.step = step
+        self.pre_block = pre_block
         self.block = block
 
     def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         refuse_mask(attn_mask, is_causal)
-        if self.step is not None:
-            x_BND = self.step(x_BND)
+        if self.pre_block is not None:
+            x_BND = self.pre_block(x_BND)
         out: Tensor = self.block(x_BND)
         return out
 
 
 class Trunk(nn.Module):
-    """Stages in a row. Iterable, so that timm's gradient checkpointing works on it as on a `Sequential`."""
+    """Stages in sequence; `steps` maps a block's index to the step in front of it.
+
+    Iterable, so that timm's gradient checkpointing works on it as on a `Sequential`.
+    """
 
     def __init__(self, blocks: list[nn.Module], steps: Mapping[int, nn.Module]) -> None:
         super().__init__()
@@ -50,23 +64,23 @@ class Trunk(nn.Module):
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a dense or already slimmed model, steps left aside."""
+    """The transformer blocks of a dense or a slimmed model, without the steps in front of them."""
     trunk: Any = model.blocks
     if isinstance(trunk, Trunk):
         return [stage.block for stage in trunk.stages]  # type: ignore[misc]
     return list(trunk)
 
 
-def steps_of(model: nn.Module) -> dict[int, nn.Module]:
-    """The token steps of a slimmed model by the block they stand before."""
+def pre_blocks_of(model: nn.Module) -> dict[int, nn.Module]:
+    """The token steps of a slimmed model by the index of the block they precede."""
     trunk: Any = model.blocks
     if not isinstance(trunk, Trunk):
         return {}
-    return {index: stage.step for index, stage in enumerate(trunk.stages) if stage.step is not None}  # type: ignore[misc]
+    return {index: stage.pre_block for index, stage in enumerate(trunk.stages) if stage.pre_block is not None}  # type: ignore[misc]
 
 
 def install(model: nn.Module, trunk: nn.Module) -> nn.Module:
-    """Puts `trunk` in the place of the model's blocks and refuses what a slimmed model cannot answer."""
+    """Replaces the model's blocks by `trunk` and refuses the calls that a slimmed model cannot answer."""
     model.blocks = trunk
     model.forward_intermediates = _refuse_intermediates  # type: ignore[assignment]
     model.get_intermediate_layers = _refuse_intermediates  # type: ignore[assignment]
@@ -74,9 +88,10 @@ def install(model: nn.Module, trunk: nn.Module) -> nn.Module:
 
 
 def refuse_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Raises UnsupportedModelError when a caller passes an attention mask."""
     if attn_mask is not None or is_causal:
-        raise UnsupportedModelError("a slimmed model takes no attention mask: its tokens are not those of the image any more")
+        raise UnsupportedModelError("a slimmed model takes no attention mask: its tokens are no longer those of the image")
 
 
 def _refuse_intermediates(*args: Any, **kwargs: Any) -> NoReturn:
-    raise UnsupportedModelError("a slimmed model has no feature map per block: its tokens are not those of the image any more")
+    raise UnsupportedModelError("a slimmed model has no feature map per block: its tokens are no longer those of the image")

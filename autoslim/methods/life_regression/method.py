@@ -167,7 +167,7 @@ class LifeRegression(Method):
                 default=round(1 - 0.7**k, 3),
                 low=0.0,
                 high=_LONGEST,
-                priced=-1,
+                cost_sign=-1,
             )
             for k in range(1, MAX_DROPS + 1)
         },
@@ -262,7 +262,7 @@ class LifeRegression(Method):
         blocks = blocks_of(model)
         first: Any = blocks[knobs["drop_layer_1"]]
         if not isinstance(first.attn, RemovedSublayer):
-            regressor.start_at_attention(first)
+            regressor.init_from_attention(first)
         trunk = SoftLifeTrunk(
             blocks,
             regressor,
@@ -301,7 +301,7 @@ class LifeRegression(Method):
         if context.knobs["mode"] != "threshold" or context.bound != "mean":
             return
         trunk: Any = model.blocks
-        lives: Lives = trunk.stages[context.knobs["drop_layer_1"]].step.scorer
+        lives: Lives = trunk.stages[context.knobs["drop_layer_1"]].pre_block.scorer
         life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
         low, high = -float(context.shape.depth), float(context.shape.depth)
         for _ in range(_BISECTIONS):

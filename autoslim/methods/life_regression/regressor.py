@@ -36,7 +36,7 @@ class LifeRegressor(nn.Module):
         self.weight = nn.Parameter(torch.eye(dim) / math.sqrt(dim))
 
     @torch.no_grad()
-    def start_at_attention(self, block: Any) -> None:
+    def init_from_attention(self, block: Any) -> None:
         """W = sum_h W_k^T W_q: the class token's attention in `block`, before the softmax, summed over heads and biases left out."""
         inner = block.attn.qkv.out_features // 3
         scale_D = block.norm1.weight

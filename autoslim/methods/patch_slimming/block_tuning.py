@@ -31,7 +31,7 @@ from autoslim.methods.base import SharedTrainer, Tensors
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import Descent, mask_of, order_of, tokens_between_blocks
-from autoslim.methods.patch_slimming.pyramid import chosen_blocks, completed
+from autoslim.methods.patch_slimming.pyramid import chosen_blocks, with_last_block
 
 EPSILONS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Relative errors; what is finer keeps nearly everything."""
@@ -98,7 +98,7 @@ def ladder(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LadderRow:
+class EpsilonResult:
     """What one epsilon leads to, by block; blocks that do not choose have no error."""
 
     counts: list[int]
@@ -113,7 +113,7 @@ class _Search:
         self.blocks, self.tokens, self.shape, self.passes, self.paths, self.places = blocks, tokens, shape, passes, paths, places
         self.step = max(1, shape.patches // _STEPS_TO_ALL)
 
-    def run(self, epsilon: float, least: list[int]) -> LadderRow:
+    def run(self, epsilon: float, least: list[int]) -> EpsilonResult:
         """Algorithm 1 from the last block up; no block keeps fewer patches than `least`, or than the block behind it."""
         shape = self.shape
         descent = Descent(self.blocks, self.tokens, shape, paths=self.paths)
@@ -136,7 +136,7 @@ class _Search:
             with torch.no_grad():
                 descent.keep(mask_P)
             behind = mask_P
-        return LadderRow(counts=completed(shape, counts[: chosen_blocks(shape)]), errors=errors, raw_errors=raw)
+        return EpsilonResult(counts=with_last_block(shape, counts[: chosen_blocks(shape)]), errors=errors, raw_errors=raw)
 
     def _error(self, number: int, mask_P: Tensor, behind_P: Tensor | None, epsilon: float) -> tuple[float, float]:
         if behind_P is None:

@@ -24,7 +24,7 @@ _IMAGES = 128
 
 
 @torch.no_grad()
-def join_order(score_BP: Tensor, token_BPD: Tensor, inherited_P: Tensor) -> Tensor:
+def coverage_order(score_BP: Tensor, token_BPD: Tensor, inherited_P: Tensor) -> Tensor:
     """All patches (P,) in the order in which they join: first those `inherited_P` names, in reading order, then by what they save."""
     images = max(1, min(len(score_BP), _IMAGES, _LARGEST // score_BP.shape[1] ** 2))
     weight_BP = (score_BP[:images] / score_BP[:images].sum(dim=1, keepdim=True).clamp_min(1e-30)).sqrt()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.patch_slimming.coverage import join_order
+from autoslim.methods.patch_slimming.coverage import coverage_order
 
 CACHE_BYTES = 2**30
 """What the inputs of all blocks may take in memory; decides how many images the scores are measured on."""
@@ -53,7 +53,7 @@ def inflow(maps_BHNN: Tensor, x_BND: Tensor) -> Tensor:
     return (maps_BHNN @ x_BND.abs().unsqueeze(1)).square().sum(dim=-1).mean(dim=1)
 
 
-def one_block_up(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, residual: bool = False) -> Tensor:
+def propagate_paths(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, residual: bool = False) -> Tensor:
     """G before block l from G behind it: sum_h (P^h)^T diag(m) G diag(m) P^h, the mean over the heads, (B, N, N).
 
     With `residual` a path may also stay where it is, as a token's own residual does: diag(m) G diag(m) is added.
@@ -114,7 +114,7 @@ class Chain:
     masks: Tensor
 
 
-def keep_best(score_BP: Tensor, inherited_BP: Tensor, count: int) -> Tensor:
+def best_mask(score_BP: Tensor, inherited_BP: Tensor, count: int) -> Tensor:
     """The mask of `count` patches: those inherited from the block behind, then the highest scores; equal ones in reading order."""
     first_BP = inherited_BP.to(score_BP) * 2 + _rank01(score_BP)
     order_BP = first_BP.argsort(dim=-1, descending=True, stable=True)
@@ -164,13 +164,13 @@ class Descent:
         masks = torch.split(_with_prefix(mask, self.prefix, dtype=parts[0].dtype).expand(images, -1), _BATCH)
         maps, self._maps = itertools.chain(self._maps, (maps_of(block, x_BND) for x_BND in parts[len(self._maps) :])), []
         self._paths = [
-            one_block_up(g_BNN, maps_BHNN, mask_BN, residual=self.residual)
+            propagate_paths(g_BNN, maps_BHNN, mask_BN, residual=self.residual)
             for g_BNN, maps_BHNN, mask_BN in zip(self._paths, maps, masks, strict=True)
         ]
 
 
 @torch.no_grad()
-def find_chain(
+def find_masks(
     blocks: list[nn.Module],
     tokens: list[Tensor],
     shape: ViTShape,
@@ -192,7 +192,7 @@ def find_chain(
         if shape.pool == "token" and number == shape.depth - 1:
             mask = descent.inherited
         elif own:
-            mask = keep_best(score_BP, descent.inherited, count)
+            mask = best_mask(score_BP, descent.inherited, count)
         else:
             patches_BPD = tokens[number + 1][:, shape.prefix_tokens :]
             mask = mask_of(order_of(score_BP, patches_BPD, descent.inherited, places=places), count)
@@ -207,7 +207,7 @@ def find_chain(
 def order_of(score_BP: Tensor, patches_BPD: Tensor, inherited_P: Tensor, *, places: str) -> Tensor:
     """In which order a block's patches (P,) are kept, those inherited first: by the mean `score`, or to `cover` what matters."""
     if places == "cover":
-        return join_order(score_BP, patches_BPD, inherited_P)
+        return coverage_order(score_BP, patches_BPD, inherited_P)
     return (inherited_P.to(score_BP) * 2 + _rank01(score_BP.mean(dim=0))).argsort(descending=True, stable=True)
 
 

@@ -36,20 +36,20 @@ from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.patch_slimming.block_tuning import ladder
-from autoslim.methods.patch_slimming.impact import Chain, find_chain, images_to_measure, tokens_between_blocks
+from autoslim.methods.patch_slimming.impact import Chain, find_masks, images_to_measure, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import (
     MAX_DEPTH,
     Counts,
-    between,
-    by_score,
-    completed,
+    add_one_patch,
+    allocate_by_score,
+    canonical_knobs,
     counts_left,
+    interpolate_ladder,
     nested_rows,
     price_of,
-    put_right,
     pyramid,
     rectangular,
-    with_one_more,
+    with_last_block,
 )
 
 _ROUNDS = 3
@@ -62,7 +62,9 @@ class PatchSlimming(Method):
     name = "patch_slimming"
     paper = "https://arxiv.org/abs/2106.02852"
     ranges: ClassVar[Ranges] = {
-        "keep": Knob(kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, priced=1),
+        "keep": Knob(
+            kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, cost_sign=1
+        ),
         "taper": Knob(
             kind="float", help="fall of that share over the blocks: 0 none, 1 the steepest", default=0.8, low=0.0, high=1.0
         ),
@@ -105,7 +107,7 @@ class PatchSlimming(Method):
         return knob != "search_share" or chosen["counts"] == "epsilon"
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        return put_right(shape, super().repair(shape, knobs))
+        return canonical_knobs(shape, super().repair(shape, knobs))
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """The knobs' own counts; `score` and `epsilon` find others that cost no more than the budget, and all of it but a patch."""
@@ -113,7 +115,7 @@ class PatchSlimming(Method):
         return rectangular(shape, plan, counts, self.extras(shape, knobs, counts))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
-        return iter(with_one_more(shape, knobs))
+        return iter(add_one_patch(shape, knobs))
 
     def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
         """What choosing costs; the static form has chosen already."""
@@ -149,22 +151,22 @@ class PatchSlimming(Method):
         counts, chain = self.decide(model, context, measured_tokens(model, context))
         freeze(model)
         rows = nested_rows(chain.masks, context.shape.prefix_tokens)
-        return stand_in_blocks(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
+        return install_selectors(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
 
     def decide(self, model: nn.Module, context: StepContext, tokens: list[Tensor]) -> tuple[Counts, Chain]:
         """The counts within the budget, and the masks of so many patches, from `measured_tokens`."""
         assert context.shared is not None
         shape, knobs = context.shape, context.knobs
         find = functools.partial(
-            find_chain, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
+            find_masks, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
         )
         price = price_of(shape, context.plan, functools.partial(self.extras, shape, knobs))
         counts = pyramid(shape, knobs)
         if knobs["counts"] == "epsilon":
-            counts, _ = between(shape, context.shared["counts"], price, context.budget)
+            counts, _ = interpolate_ladder(shape, context.shared["counts"], price, context.budget)
         chain = find(counts)
         for _ in range(_ROUNDS if knobs["counts"] == "score" else 0):
-            counts = by_score(shape, chain.scores, price, context.budget)
+            counts = allocate_by_score(shape, chain.scores, price, context.budget)
             chain = find(counts)
         return counts, chain
 
@@ -180,7 +182,7 @@ class PatchSlimming(Method):
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
-        return stand_in_blocks(model, shape, counts, [FixedTokens.empty(count + shape.prefix_tokens) for count in counts])
+        return install_selectors(model, shape, counts, [FixedTokens.empty(count + shape.prefix_tokens) for count in counts])
 
 
 @torch.no_grad()
@@ -193,7 +195,7 @@ def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
     return tokens
 
 
-def stand_in_blocks(model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
+def install_selectors(model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
     """Every block that computes fewer patches than enter it gets its pick; one without attention has it in front."""
     blocks: list[nn.Module] = []
     steps: dict[int, nn.Module] = {}
@@ -211,11 +213,11 @@ def stand_in_blocks(model: nn.Module, shape: ViTShape, counts: Counts, selectors
 
 
 def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:
-    """The picks of a model that `stand_in_blocks` has cut, by block."""
+    """The picks of a model that `install_selectors` has cut, by block."""
     found: dict[int, TokenSelector] = {}
     trunk: Any = model.blocks
     for number, stage in enumerate(trunk.stages):
-        selector = stage.block.selector if isinstance(stage.block, RectangularBlock) else stage.step
+        selector = stage.block.selector if isinstance(stage.block, RectangularBlock) else stage.pre_block
         if isinstance(selector, TokenSelector):
             found[number] = selector
     return found
@@ -233,4 +235,4 @@ def counts_in(model: nn.Module, shape: ViTShape) -> Counts:
 def counts_of_plan(shape: ViTShape, plan: Plan) -> Counts:
     """The patches that each block computes by a finished plan, where the recipe may have ended with a class query."""
     counts = [block.tokens_mlp - shape.prefix_tokens for block in plan.blocks]
-    return completed(shape, counts[:-1]) if shape.pool == "token" else counts
+    return with_last_block(shape, counts[:-1]) if shape.pool == "token" else counts

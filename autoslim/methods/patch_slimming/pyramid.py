@@ -39,10 +39,10 @@ def chosen_blocks(shape: ViTShape) -> int:
 def pyramid(shape: ViTShape, knobs: Knobs) -> Counts:
     """A line around the mean share `keep`; `taper` 1 lets it fall as steeply as it can without leaving 0 to 1."""
     counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(knobs["keep"], knobs["taper"], chosen_blocks(shape))]
-    return completed(shape, _with_spare(shape, counts, knobs["spare"])[0])
+    return with_last_block(shape, _apply_spare(shape, counts, knobs["spare"])[0])
 
 
-def put_right(shape: ViTShape, knobs: Knobs) -> Knobs:
+def canonical_knobs(shape: ViTShape, knobs: Knobs) -> Knobs:
     """`keep` in the middle of the shares that select the same counts, so that equal counts are equal recipes; no idle bit in `spare`."""
     blocks = chosen_blocks(shape)
     lows, highs = [0.0], [1.0]
@@ -54,10 +54,10 @@ def put_right(shape: ViTShape, knobs: Knobs) -> Knobs:
             highs.append(_keep_at((max(count, 1) + 0.5) / shape.patches, knobs["taper"], number, blocks))
     keep = (max(lows) + min(highs)) / 2
     counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(keep, knobs["taper"], blocks)]
-    return {**knobs, "keep": keep, "spare": _with_spare(shape, counts, knobs["spare"])[1]}
+    return {**knobs, "keep": keep, "spare": _apply_spare(shape, counts, knobs["spare"])[1]}
 
 
-def with_one_more(shape: ViTShape, knobs: Knobs) -> list[Knobs]:
+def add_one_patch(shape: ViTShape, knobs: Knobs) -> list[Knobs]:
     """Knobs of one patch more in one block each."""
     return [
         {**knobs, "spare": knobs["spare"] | 1 << block}
@@ -84,7 +84,7 @@ def _keep_at(share: float, taper: float, number: int, blocks: int) -> float:
     return (share - slope) / (1 - slope) if slope < 1 else 1.0
 
 
-def _with_spare(shape: ViTShape, counts: Counts, spare: int) -> tuple[Counts, int]:
+def _apply_spare(shape: ViTShape, counts: Counts, spare: int) -> tuple[Counts, int]:
     """One patch more where `spare` has a bit and the block before has the patch to give; and the bits that were of use."""
     out, used, before = [], 0, shape.patches
     for number, count in enumerate(counts):
@@ -95,7 +95,7 @@ def _with_spare(shape: ViTShape, counts: Counts, spare: int) -> tuple[Counts, in
     return out, used
 
 
-def completed(shape: ViTShape, counts: Counts) -> Counts:
+def with_last_block(shape: ViTShape, counts: Counts) -> Counts:
     """With the last block's count, which is not chosen where only prefix tokens are read behind it."""
     return [*counts, *counts[-1:] * (shape.depth - len(counts))]
 
@@ -129,7 +129,7 @@ def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra
     return plan.replace(blocks=tuple(blocks), extras=(*plan.extras, *extras))
 
 
-def filled(shape: ViTShape, counts: Counts, price: Price, budget: int) -> Counts:
+def fill_budget(shape: ViTShape, counts: Counts, price: Price, budget: int) -> Counts:
     """`counts` with single patches added, dearest first, until nothing fits any more."""
     while True:
         spent = price(counts)
@@ -145,11 +145,11 @@ def _one_more(shape: ViTShape, counts: Counts) -> list[Counts]:
     steps = []
     for number, (before, count) in enumerate(zip([shape.patches, *chosen], chosen, strict=False)):
         if count < before:
-            steps.append(completed(shape, [*chosen[:number], count + 1, *chosen[number + 1 :]]))
+            steps.append(with_last_block(shape, [*chosen[:number], count + 1, *chosen[number + 1 :]]))
     return steps
 
 
-def by_score(shape: ViTShape, score_LP: Tensor, price: Price, budget: int) -> Counts:
+def allocate_by_score(shape: ViTShape, score_LP: Tensor, price: Price, budget: int) -> Counts:
     """Counts that retain the most impact per multiply-accumulate.
 
     Each block's scores are taken as shares of their sum, sorted. From one patch a block upwards, what is added next is the patch, or
@@ -161,19 +161,19 @@ def by_score(shape: ViTShape, score_LP: Tensor, price: Price, budget: int) -> Co
     share = (share_LP / share_LP.sum(dim=1, keepdim=True).clamp_min(1e-300)).tolist()
     counts = [1] * blocks
     while True:
-        spent = price(completed(shape, counts))
+        spent = price(with_last_block(shape, counts))
         best, best_rate = None, -1.0
         for last in range(blocks):
             run = _run_up_to(counts, last)
             if run is None or counts[run[0]] >= shape.patches:
                 continue
             more = [count + (number in run) for number, count in enumerate(counts)]
-            cost = price(completed(shape, more)) - spent
+            cost = price(with_last_block(shape, more)) - spent
             rate = sum(share[number][counts[number]] for number in run) / max(cost, 1)
             if spent + cost <= budget and rate > best_rate:
                 best, best_rate = more, rate
         if best is None:
-            return completed(shape, counts)
+            return with_last_block(shape, counts)
         counts = best
 
 
@@ -185,7 +185,7 @@ def _run_up_to(counts: Counts, last: int) -> range | None:
     return range(first, last + 1)
 
 
-def between(shape: ViTShape, ladder_KL: Tensor, price: Price, budget: int) -> tuple[Counts, float]:
+def interpolate_ladder(shape: ViTShape, ladder_KL: Tensor, price: Price, budget: int) -> tuple[Counts, float]:
     """Counts on a ladder of measured rungs, cheapest first, between the last rung that fits and the next; and where, in rungs.
 
     The line between two rungs is bisected onto the budget, then single patches fill it. Beyond the dearest rung it leads to all
@@ -198,7 +198,7 @@ def between(shape: ViTShape, ladder_KL: Tensor, price: Price, budget: int) -> tu
         rung = min(int(place), len(rungs) - 2)
         part = place - rung
         line = (int(low + part * (high - low) + 0.5) for low, high in zip(rungs[rung], rungs[rung + 1], strict=True))
-        return completed(shape, list(itertools.accumulate(line, min)))
+        return with_last_block(shape, list(itertools.accumulate(line, min)))
 
     low, high = 0.0, float(len(rungs) - 1)
     if price(at(high)) <= budget:
@@ -206,7 +206,7 @@ def between(shape: ViTShape, ladder_KL: Tensor, price: Price, budget: int) -> tu
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if price(at(middle)) <= budget else (low, middle)
-    return filled(shape, at(low), price, budget), low - 1
+    return fill_budget(shape, at(low), price, budget), low - 1
 
 
 def price_of(shape: ViTShape, plan: Plan, extras: Callable[[Counts], tuple[Extra, ...]]) -> Price:

@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
@@ -32,13 +31,14 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.token_selector import FirstTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, steps_of
-from autoslim.methods.sit.recalibration import RecalibratedTrunk, noting_outputs
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
+from autoslim.methods.losses import soft_label_loss
+from autoslim.methods.sit.recalibration import RecalibratedTrunk, record_outputs
 from autoslim.methods.sit.token_slimming import (
     ReverseTokenSlimming,
     TokenSlimming,
-    start_reverse,
-    start_slimming,
+    init_reverse,
+    init_slimming,
 )
 
 MAX_STAGES = 3
@@ -109,7 +109,7 @@ class SiT(Method):
                 default=round(0.7**k, 3),
                 low=0.01,
                 high=1.0,
-                priced=1,
+                cost_sign=1,
             )
             for k in range(1, MAX_STAGES + 1)
         },
@@ -228,26 +228,26 @@ class SiT(Method):
         training = model.training
         model.eval()
         x_B3HW = images_B3HW[:_CALIBRATION]
-        teacher_logits = _outputs(model, x_B3HW)
+        teacher_tokens = _outputs(model, x_B3HW)
         student = self._slimmed(model, shape, knobs)
-        steps: dict[int, Any] = steps_of(student)
+        steps: dict[int, Any] = pre_blocks_of(student)
         for block, made in stages(shape, knobs).items():
             x_BPD = _outputs(student, x_B3HW)[block - 1][:, shape.prefix_tokens :]
-            start_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
-        reverse = self._reverse(student, shape, knobs, x_B3HW, teacher_logits) if knobs["token_weight"] else {}
-        install(student, RecalibratedTrunk(blocks_of(student), steps_of(student), reverse, shape.prefix_tokens))
+            init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
+        reverse = self._reverse(student, shape, knobs, x_B3HW, teacher_tokens) if knobs["token_weight"] else {}
+        install(student, RecalibratedTrunk(blocks_of(student), pre_blocks_of(student), reverse, shape.prefix_tokens))
         return student.train(training)
 
     @staticmethod
     def _reverse(
-        student: nn.Module, shape: ViTShape, knobs: Knobs, x_B3HW: Tensor, teacher_logits: list[Tensor]
+        student: nn.Module, shape: ViTShape, knobs: Knobs, x_B3HW: Tensor, teacher_tokens: list[Tensor]
     ) -> dict[int, ReverseTokenSlimming]:
         reverse = {}
         prefix, counts = shape.prefix_tokens, patches_of_blocks(shape, knobs)
         for block, x_BND in enumerate(_outputs(student, x_B3HW)):
             if counts[block] < shape.patches:
                 reverse[block] = ReverseTokenSlimming(shape.dim, counts[block], shape.patches).to(x_BND)
-                start_reverse(reverse[block], x_BND[:, prefix:], teacher_logits[block][:, prefix:])
+                init_reverse(reverse[block], x_BND[:, prefix:], teacher_tokens[block][:, prefix:])
         return reverse
 
     def tune_rate(self, knobs: Knobs) -> float:
@@ -256,7 +256,7 @@ class SiT(Method):
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         rates = {}
         for name, _ in student.named_parameters():
-            if ".step." in name:
+            if ".pre_block." in name:
                 rates[name] = float(knobs["slimming_lr"])
             elif ".reverse." in name:
                 rates[name] = float(knobs["reverse_lr"])
@@ -265,23 +265,23 @@ class SiT(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Classification + token_weight MSE + logit_weight KL(teacher || student), as the paper's FRD."""
         trunk: Any = batch.student.blocks
-        teacher_logits = batch.teacher_tokens if knobs["token_weight"] else []
-        with noting_outputs(blocks_of(batch.student)) as outputs:
+        teacher_tokens = batch.teacher_tokens if knobs["token_weight"] else []
+        with record_outputs(blocks_of(batch.student)) as outputs:
             logits_BC = batch.logits_BC
         losses = {"labels": batch.label_loss}
         loss = batch.label_loss
         if knobs["logit_weight"]:
-            losses["logits"] = _divergence(logits_BC, batch.teacher_logits_BC, knobs["temperature"])
+            losses["logits"] = soft_label_loss(logits_BC, batch.teacher_logits_BC, temperature=knobs["temperature"])
             loss = loss + knobs["logit_weight"] * losses["logits"]
         if knobs["token_weight"]:
             saving = bool(getattr(batch.student, "grad_checkpointing", False))
-            losses["tokens"] = trunk.token_loss(outputs, teacher_logits, saving=saving)
+            losses["tokens"] = trunk.token_loss(outputs, teacher_tokens, saving=saving)
             loss = loss + knobs["token_weight"] * losses["tokens"]
         return {"loss": loss, **losses}
 
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """The reverse modules go; everything else stays as it is, and is tuned."""
-        install(student, Trunk(blocks_of(student), steps_of(student)))
+        install(student, Trunk(blocks_of(student), pre_blocks_of(student)))
         student.requires_grad_(True)
         return SlimmedModel(model=student, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)
 
@@ -297,17 +297,11 @@ class SiT(Method):
         }
         if knobs["spare_until"]:
             steps[knobs["spare_until"]] = FirstTokens(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
-        return install(model, Trunk(blocks_of(model), {**steps_of(model), **steps}))
+        return install(model, Trunk(blocks_of(model), {**pre_blocks_of(model), **steps}))
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
-    with noting_outputs(blocks_of(model)) as outputs:
+    with record_outputs(blocks_of(model)) as outputs:
         model(images_B3HW)
     return outputs
-
-
-def _divergence(logits_BC: Tensor, teacher_logits_BC: Tensor, temperature: float) -> Tensor:
-    """tau^2 KL(teacher || student) at temperature tau, the mean over the batch."""
-    student, teacher = ((logits / temperature).log_softmax(dim=1) for logits in (logits_BC, teacher_logits_BC))
-    return temperature**2 * functional.kl_div(student, teacher, log_target=True, reduction="batchmean")

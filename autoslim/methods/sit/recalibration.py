@@ -32,27 +32,27 @@ class RecalibratedTrunk(Trunk):
         self.reverse = nn.ModuleDict({str(index): module for index, module in reverse.items()})
         self.num_prefix_tokens = num_prefix_tokens
 
-    def token_loss(self, outputs: list[Tensor], teacher_logits: list[Tensor], *, saving: bool) -> Tensor:
-        """Mean over all blocks of MSE(RTSM(X^), teacher's X), patches only; `outputs` and `teacher_logits` are (B, N, D) behind each block.
+    def token_loss(self, outputs: list[Tensor], teacher_tokens: list[Tensor], *, saving: bool) -> Tensor:
+        """Mean over all blocks of MSE(RTSM(X^), teacher's X), patches only; `outputs` and `teacher_tokens` are (B, N, D) behind each block.
 
         `saving` computes the reverse modules again in the backward pass instead of holding what they computed: with four times the
         patches in their middle they would take more memory than the blocks.
         """
         losses = []
-        for index, (x_BND, taught_BND) in enumerate(zip(outputs, teacher_logits, strict=True)):
-            inputs = (index, x_BND, taught_BND)
+        for index, (x_BND, teacher_BND) in enumerate(zip(outputs, teacher_tokens, strict=True)):
+            inputs = (index, x_BND, teacher_BND)
             losses.append(checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs))
         return torch.stack(losses).mean()
 
-    def _error(self, index: int, x_BND: Tensor, taught_BND: Tensor) -> Tensor:
+    def _error(self, index: int, x_BND: Tensor, teacher_BND: Tensor) -> Tensor:
         x_BPD = x_BND[:, self.num_prefix_tokens :]
         if str(index) in self.reverse:
             x_BPD = self.reverse[str(index)](x_BPD)
-        return functional.mse_loss(x_BPD.float(), taught_BND[:, self.num_prefix_tokens :].float())
+        return functional.mse_loss(x_BPD.float(), teacher_BND[:, self.num_prefix_tokens :].float())
 
 
 @contextlib.contextmanager
-def noting_outputs(blocks: list[nn.Module]) -> Iterator[list[Tensor]]:
+def record_outputs(blocks: list[nn.Module]) -> Iterator[list[Tensor]]:
     """What the blocks give in the passes made meanwhile, in order."""
     outputs: list[Tensor] = []
 

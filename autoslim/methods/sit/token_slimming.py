@@ -91,7 +91,7 @@ class ReverseTokenSlimming(nn.Module):
 
 
 @torch.no_grad()
-def start_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness: float) -> None:
+def init_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness: float) -> None:
     """Token k starts as the average of the patches that are likest to prototype k, measured on `x_BPD`.
 
     The first `made` tokens have prototypes, the centres of a k-means over LN(X); those behind start as the average of all patches. Where
@@ -100,7 +100,7 @@ def start_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness
     that carry the features' principal components, each twice, as GELU(z) - GELU(-z) = z, and random directions for what is not linear.
     """
     hidden, dim = module.fc1.out_features, module.fc1.in_features
-    _start_at_random(module)
+    _init_weights(module)
     normal_SD = module.norm(x_BPD).flatten(0, 1)
     mean_D = normal_SD.mean(dim=0)
     deviation = (normal_SD - mean_D).square().mean().sqrt() + 1e-6
@@ -135,9 +135,9 @@ def prototypes(x_SD: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def start_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tensor) -> None:
+def init_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tensor) -> None:
     """Restores `target_BPD` as nearly as mixing the tokens linearly can; norm1 starts by undoing itself per channel."""
-    _start_at_random(module)
+    _init_weights(module)
     normal_BKD = module.norm1(x_BKD)
     normal_SD, x_SD = normal_BKD.flatten(0, 1), x_BKD.flatten(0, 1)
     centred_SD = normal_SD - normal_SD.mean(dim=0)
@@ -156,7 +156,7 @@ def start_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tenso
     fc2.bias.copy_(bias_P)
 
 
-def _start_at_random(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     """The same numbers every time: two models from one dense model differ by what was measured alone."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():

@@ -1,7 +1,7 @@
 """From ViT-Slim's trained masks to the parts that a budget keeps.
 
 Everything that may go is put into one row, the least valuable first (`removals`); the budget decides where the row is cut, by the exact
-count of FLOPs (`cut_onto`). What is left of the budget then gives back single parts from behind the cut.
+count of FLOPs (`cut_to_budget`). What is left of the budget then gives back single parts from behind the cut.
 
 Two rules order the row.
 
@@ -269,7 +269,7 @@ def _patches_first(row: list[Removal], shape: ViTShape, plan: Plan, terms: Terms
     return first
 
 
-def cut_onto(
+def cut_to_budget(
     shape: ViTShape, plan: Plan, row: Sequence[Removal], budget: int, constraints: Constraints | None = None
 ) -> tuple[list[Layer], Plan]:
     """As few steps of the row as the budget and the ceiling allow; then whatever still fits comes back, the last to go first, each chain

@@ -40,7 +40,7 @@ from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
-from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_onto, removals
+from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_to_budget, removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 
 L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
@@ -64,7 +64,7 @@ class ViTSlim(Method):
     name = "vit_slim"
     paper = "https://arxiv.org/abs/2201.00814"
     ranges: ClassVar[Ranges] = {
-        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=_NARROWEST, high=1.0, priced=1),
+        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=_NARROWEST, high=1.0, cost_sign=1),
         "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="even", choices=tuple(L1_WEIGHTS)),
         "start": Knob(
             kind="choice",
@@ -172,12 +172,12 @@ class ViTSlim(Method):
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
         terms = _terms(knobs)
         aim = self._aim(context)
-        layers, finished = cut_onto(
+        layers, finished = cut_to_budget(
             shape, plan, removals(masks, shape, plan, plan, terms, aim), context.budget, context.constraints
         )
         if knobs["patches"] != "stay":
             # Fewer tokens make widths cheaper, and the other way round: ranked again at the prices of what was found.
-            layers, finished = cut_onto(
+            layers, finished = cut_to_budget(
                 shape, plan, removals(masks, shape, plan, finished, terms, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):

@@ -71,7 +71,7 @@ def _narrow_range(knob: Knob, value: dict[Any, Any], where: str) -> Knob:
 def _narrow_list(knob: Knob, value: list[Any], where: str) -> Knob:
     if not value:
         raise SpaceError(f"{where}: the list is empty; allowed: {_allowed(knob)}")
-    if knob.kind == "layer" or (knob.priced and knob.kind != "choice"):
+    if knob.kind == "layer" or (knob.cost_sign and knob.kind != "choice"):
         raise SpaceError(
             f"{where}: is a list, but needs the values in between; write {{low: …, high: …}} within {_allowed(knob)}"
         )

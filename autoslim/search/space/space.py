@@ -106,7 +106,7 @@ class Space(Record):
         ranges = self.methods.get(draw.method, {})
         half = 0.5 / shape.patches + 1e-9
         return all(
-            name in ranges and inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].priced else 0.0)
+            name in ranges and inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].cost_sign else 0.0)
             for name, value in draw.knobs.items()
         ) and all(inside(self.training[key], value, shape.depth) for key, value in draw.training.items())
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue
+from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue, settings_of
 from autoslim.errors import AutoslimError
 from autoslim.service.settings import RequestLimits
 
@@ -26,11 +26,13 @@ _WAITING = 64
 _START = 120.0
 _PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "OMP_NUM_THREADS")
 """The environment that the process sees; addresses and keys are not among it."""
-_DECISIVE = {
-    "model", "model_args", "image_size", "data", "train_limit", "flops", "space", "trials", "time", "max_epochs", "plateau",
-    "final_share", "epochs", "base_epochs", "sampler", "seed", "class_query", "bound",
-}  # fmt: skip
-"""The fields that a plan depends on."""
+
+
+def deciding_fields(spec: JobSpec) -> dict[str, Any]:
+    """The fields of a spec that its plan depends on: specs that differ in others share an answer."""
+    names = {setting.name for setting in settings_of(type(spec)).values() if setting.rules.decides_plan}
+    fields: dict[str, Any] = json.loads(spec.model_dump_json(include=names))
+    return fields
 
 
 class PlannerError(AutoslimError):
@@ -61,7 +63,7 @@ class Planner:
             SpecError: when the spec cannot be carried out.
             PlannerError: when there is no answer in time.
         """
-        argument = {"spec": json.loads(spec.model_dump_json(include=_DECISIVE)), "parameters": self._limits.parameters}
+        argument = {"spec": deciding_fields(spec), "parameters": self._limits.parameters}
         key = json.dumps(argument, sort_keys=True)
         made, task = self._kept.get(key, (0.0, None))
         if task is None or time.monotonic() - made > _FRESH:
@@ -75,7 +77,7 @@ class Planner:
             raise
         if "fault" in answer:
             issue = ValidationIssue(place=tuple(answer["fault"]["place"]), problem=answer["fault"]["problem"])
-            raise (InfeasibleSpecError if issue.place[0] == "flops" else SpecError)([issue])
+            raise (InfeasibleSpecError if answer["fault"]["infeasible"] else SpecError)([issue])
         result: dict[str, Any] = answer["result"]
         return result
 

@@ -25,21 +25,21 @@ from autoslim.cost import predict
 from autoslim.data.sources import open_source
 from autoslim.data.splits import cut_share
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
-from autoslim.search import Proposer, load_space
+from autoslim.search import Estimate, Proposer, estimate_work, load_space, most_work
 from autoslim.search.feasibility import within
 from autoslim.search.space.yaml_file import space_names
 
 _FAMILIES = ("vision_transformer", "deit")
-_FORMS = 5
-"""Forms of each model that is handed over; every one holds the weights."""
 
 
 class _Fault(Exception):
-    def __init__(self, place: tuple[str | int, ...], problem: str) -> None:
+    """A field that is wrong, or with `infeasible` a limit that nothing in the space can meet."""
+
+    def __init__(self, place: tuple[str | int, ...], problem: str, *, infeasible: bool = False) -> None:
         super().__init__(problem)
-        self.place = place
+        self.place, self.infeasible = place, infeasible
 
 
 def facts(_: Any) -> dict[str, Any]:
@@ -61,6 +61,7 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
         raise _Fault(("model",), f"has {parameters:,} parameters; allowed: at most {request['parameters']:,}")
     flops = predict(dense.shape, Plan.dense(dense.shape)).total
     proposer = _proposer(spec, dense)
+    _check_limits(spec, proposer)
     budgets = [_budget(index, budget, flops, proposer) for index, budget in enumerate(spec.budgets)]
     return {
         "dense_flops": flops,
@@ -71,13 +72,13 @@ def plan(request: dict[str, Any]) -> dict[str, Any]:
         "left_out": proposer.left_out,
         "trials": spec.most_trials,
         "epochs": spec.epochs,
-        "estimate": _estimate(spec, images["train"], parameters, flops, budgets),
+        "estimate": _estimate(spec, images["train"], parameters, flops, [budget["flops"] for budget in budgets]),
     }
 
 
 def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
     """Images by split before unreadable ones are left out, and classes; as `prepare_dataset` cuts them."""
-    dataset = spec.to_job(id="plan", placement=Placement(output=os.curdir)).dataset
+    dataset = spec.dataset_spec
     try:
         source = open_source(dataset.source, seed=spec.seed)
         left = source.train.labels
@@ -95,10 +96,9 @@ def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
 
 
 def _dense(spec: JobSpec, classes: int) -> DenseModel:
-    model = spec.to_job(id="plan", placement=Placement(output=os.curdir)).model
     try:
         with torch.device("meta"):
-            return create_dense(model.replace(weights="scratch"), classes=classes)
+            return create_dense(spec.model_spec.replace(weights="scratch"), classes=classes)
     except AutoslimError as error:
         place = "image_size" if "image size" in str(error) and spec.image_size is not None else "model"
         raise _Fault((place,), str(error)) from None
@@ -124,11 +124,25 @@ def _proposer(spec: JobSpec, dense: DenseModel) -> Proposer:
         raise _Fault(("class_query",) if spec.class_query else ("model",), str(error)) from None
 
 
+def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
+    """Refuses a limit on the parameters that every model meets, or none. A latency is unknown here: it is measured where trials run."""
+    try:
+        for budget in spec.budgets:
+            check_not_trivial(budget, Constraints(limits=proposer.limits), proposer.shape)
+    except BudgetError as error:
+        raise _Fault(("params",), str(error), infeasible=True) from None
+    limit = proposer.limits.params
+    least = {name: found.least_params for name, found in proposer.feasibility.items() if found.least_params is not None}
+    if limit is not None and least and min(least.values()) > limit:
+        reached = ", ".join(f"{name} {params:,} and more" for name, params in least.items())
+        raise _Fault(("params",), f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}", infeasible=True)
+
+
 def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) -> dict[str, Any]:
     try:
         flops = budget.resolve(dense_flops)
     except BudgetError as error:
-        raise _Fault(("flops", index), str(error)) from None
+        raise _Fault(("flops", index), str(error), infeasible=True) from None
     methods = []
     for name, found in proposer.feasibility.items():
         least = None if found.cheapest is None else found.cheapest.flops
@@ -140,20 +154,17 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
     return {"label": budget.label, "flops": flops, "reachable": reachable, "methods": methods}
 
 
-def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[dict[str, Any]]) -> dict[str, Any]:
-    """Work and room at most; not time, for the machine that will do it is not this one. Trials that are stopped early train less."""
-    kept = sum(budget["flops"] for budget in budgets) / len(budgets)
-    # What the end takes, for tuning the best recipes longer, is a share of the whole.
-    epochs = spec.epochs * spec.most_trials / (1 - spec.final_share)
-    seen = images * min(epochs, spec.max_epochs or epochs)
-    # A training step is a forward pass and a backward pass at twice its cost; the dense teacher looks on.
-    training = seen * (3 * kept + dense_flops)
-    adapting = images * spec.base_epochs
+def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[int]) -> dict[str, Any]:
+    """The fields of an EstimateView. An upper bound, and no time: the machine that runs the job is not this one."""
+    job = spec.to_job(id="plan", placement=Placement(output=os.curdir))
+    found: Estimate = estimate_work(
+        job, most_work(job), train_images=images, dense_flops=dense_flops, budgets=budgets, parameters=parameters
+    )
     return {
-        "images_trained": int(seen),
-        "images_adapting": int(adapting),
-        "multiply_accumulates": float(training + 3 * adapting * dense_flops),
-        "bytes": 4 * parameters * (spec.most_trials + 2 + 8 * 2 + _FORMS * len(budgets)) + 50 * 2**20,
+        "images_trained": found.images_trained,
+        "images_adapting": found.images_adapting,
+        "multiply_accumulates": found.multiply_accumulates,
+        "bytes": found.disk.peak,
     }
 
 
@@ -165,7 +176,7 @@ def answer(line: bytes) -> dict[str, Any]:
     try:
         return {"result": OPERATIONS[request["operation"]](request.get("argument"))}
     except _Fault as issue:
-        return {"fault": {"place": list(issue.place), "problem": str(issue)}}
+        return {"fault": {"place": list(issue.place), "problem": str(issue), "infeasible": issue.infeasible}}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> NoReturn:

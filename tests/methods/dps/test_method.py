@@ -19,12 +19,12 @@ from autoslim.core.recipe import Training
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
-from autoslim.methods.dps.method import ImpactScorer, KeepSelected, entering, impact_told, selectors_by_block
+from autoslim.methods.dps.method import ImpactScorer, KeepSelected, entering, impact_targets, selectors_by_block
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock, image_flops, token_counts
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
+from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import pyramid
 from autoslim.models import read_shape
 from autoslim.training.batch import LazyDistillationBatch
@@ -73,7 +73,7 @@ def test_least_squares_find_what_is_linear():
 
 def test_what_is_told_keeps_the_order_and_the_spread_of_concentrated_images():
     score_BP = torch.stack((torch.linspace(1, 2, 50), torch.linspace(1, 2, 50) ** 8))
-    told_BP = impact_told(score_BP)
+    told_BP = impact_targets(score_BP)
     assert (told_BP.diff(dim=1) > 0).all()
     torch.testing.assert_close(told_BP.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-5)
     assert told_BP[1].std() > 4 * told_BP[0].std()
@@ -106,14 +106,14 @@ def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_ther
     found = METHOD.loss(knobs, batch)
     counts = pyramid(dense.shape, knobs)
     inputs = tokens_between_blocks(teacher, batch.images_B3HW)
-    chain = find_chain(blocks_of(teacher), inputs, dense.shape, counts, paths=knobs["paths"], own=True)
+    chain = find_masks(blocks_of(teacher), inputs, dense.shape, counts, paths=knobs["paths"], own=True)
     x_BND, place_BP, errors = inputs[0], torch.arange(64).expand(4, -1), []
     with torch.no_grad():
         for number, block in enumerate(blocks_of(student)):
             if number in selectors_by_block(student):
                 selector = selectors_by_block(student)[number]
                 told_BP = selector.scorer.of_tokens(x_BND)
-                errors.append((told_BP - impact_told(chain.scores[number]).gather(1, place_BP)).square().mean())
+                errors.append((told_BP - impact_targets(chain.scores[number]).gather(1, place_BP)).square().mean())
                 place_BP = place_BP.gather(1, selector.rows(x_BND)[:, 1:] - 1)
             x_BND = block(x_BND)
     assert found["loss"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)

@@ -181,7 +181,7 @@ def test_token_maps_say_where_the_tokens_of_an_image_come_from(form: str):
         kept.append(inputs[0])
 
     for stage in module.blocks.stages:
-        part = stage.block if isinstance(stage.block, DropBlock) else stage.step
+        part = stage.block if isinstance(stage.block, DropBlock) else stage.pre_block
         if part is not None:
             part.register_forward_pre_hook(note)
     counts_BL2 = token_counts(module, images(5))

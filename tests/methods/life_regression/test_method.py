@@ -24,7 +24,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS
 from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
-from autoslim.methods.layers.token_trunk import steps_of
+from autoslim.methods.layers.token_trunk import pre_blocks_of
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.life_regression.method import fitted_moments, life_moments, schedule
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor, patch_lives
@@ -192,7 +192,7 @@ def test_tokens_are_sorted_once_and_then_sliced():
     knobs = {"drops": 3, "drop_layer_1": 1, "drop_layer_2": 2, "drop_layer_3": 3}
     knobs |= {"life_threshold_1": 0.2, "life_threshold_2": 0.5, "life_threshold_3": 0.8}
     finished = slim("life_regression", make_dense("vit"), share=0.7, knobs=knobs)
-    steps = steps_of(finished.model)
+    steps = pre_blocks_of(finished.model)
     assert list(steps) == [1, 2, 3]
     assert [type(step) for step in steps.values()] == [KeepLongestLived, FirstTokens, FirstTokens]
     x_BND = torch.randn(2, 65, 48)

@@ -14,13 +14,13 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import (
     Descent,
     attention_maps,
-    find_chain,
+    best_mask,
+    find_masks,
     images_to_measure,
     inflow,
-    keep_best,
     mask_of,
-    one_block_up,
     order_of,
+    propagate_paths,
     read_by_head,
     score,
     tokens_between_blocks,
@@ -70,7 +70,7 @@ def test_recursion_is_the_sum_over_all_head_paths(layers: int, residual: bool):
         if layers == 1:
             expected = expected * masks[-1][0]
         torch.testing.assert_close(score(maps[block], inputs[block], paths_BNN)[0], expected, rtol=1e-12, atol=1e-14)
-        paths_BNN = one_block_up(paths_BNN, maps[block], masks[block], residual=residual)
+        paths_BNN = propagate_paths(paths_BNN, maps[block], masks[block], residual=residual)
 
 
 @pytest.mark.parametrize("model", ["vit", "distilled"])
@@ -117,7 +117,7 @@ def test_masks_are_nested_and_hold_what_they_should(model: str, own: bool, paths
     patches = dense.shape.patches
     counts = [patches - 2, patches // 2, 5, 5 if dense.shape.pool == "token" else 3]
     inputs = tokens_between_blocks(dense.module, images(40))
-    chain = find_chain(blocks_of(dense.module), inputs, dense.shape, counts, paths=paths, places=places, own=own)
+    chain = find_masks(blocks_of(dense.module), inputs, dense.shape, counts, paths=paths, places=places, own=own)
     masks = chain.masks if own else chain.masks[:, None]
     assert masks.shape[0] == 4
     for mask_BP, count in zip(masks, counts, strict=True):
@@ -131,11 +131,11 @@ def test_many_images_in_batches_are_scored_like_one_by_one():
     dense.module.double()
     blocks, shape = blocks_of(dense.module), dense.shape
     inputs = tokens_between_blocks(dense.module, images(40, dtype=torch.float64))
-    together = find_chain(blocks, inputs, shape, [12, 8, 4, 4], paths="residual")
-    alone = [find_chain(blocks, [x[i : i + 1] for x in inputs], shape, [12, 8, 4, 4], paths="residual") for i in range(40)]
+    together = find_masks(blocks, inputs, shape, [12, 8, 4, 4], paths="residual")
+    alone = [find_masks(blocks, [x[i : i + 1] for x in inputs], shape, [12, 8, 4, 4], paths="residual") for i in range(40)]
     # Only the last blocks' scores do not depend on masks, which are found from all images.
     torch.testing.assert_close(together.scores[-1], torch.stack([c.scores[-1] for c in alone]).mean(0), rtol=1e-9, atol=0)
-    own = find_chain(blocks, inputs, shape, [12, 8, 4, 4], paths="residual", own=True)
+    own = find_masks(blocks, inputs, shape, [12, 8, 4, 4], paths="residual", own=True)
     for image, chain in enumerate(alone):
         torch.testing.assert_close(own.scores[:, image], chain.scores, rtol=1e-9, atol=0)
         assert torch.equal(own.masks[:, image], chain.masks)
@@ -158,7 +158,7 @@ def test_descent_scores_follow_eq_6_of_the_models_own_attention():
 
 def test_equal_scores_are_kept_in_reading_order_behind_what_is_inherited():
     inherited_P = torch.tensor([False, False, False, True, False])
-    mask_P = keep_best(torch.tensor([1.0, 1.0, 2.0, 0.0, 1.0]), inherited_P, 4)
+    mask_P = best_mask(torch.tensor([1.0, 1.0, 2.0, 0.0, 1.0]), inherited_P, 4)
     assert mask_P.tolist() == [True, True, True, True, False]
 
 
@@ -172,7 +172,7 @@ def test_a_block_without_attention_hands_scores_on():
     block = blocks_of(dense.module)[2]
     drop_attention(block)
     inputs = tokens_between_blocks(dense.module, images(4))
-    chain = find_chain(blocks_of(dense.module), inputs, dense.shape, [8, 6, 4, 4], paths="paper")
+    chain = find_masks(blocks_of(dense.module), inputs, dense.shape, [8, 6, 4, 4], paths="paper")
     assert torch.isfinite(chain.scores).all()
     assert chain.masks.sum(dim=1).tolist() == [8, 6, 4, 4]
 

@@ -35,12 +35,21 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, solve
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
+from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.patch_slimming.block_tuning import EPSILONS, Passes, _Search
-from autoslim.methods.patch_slimming.impact import find_chain, tokens_between_blocks
+from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.method import counts_of_plan, token_selectors
-from autoslim.methods.patch_slimming.pyramid import between, by_score, chosen_blocks, nested_rows, price_of, pyramid, rectangular
+from autoslim.methods.patch_slimming.pyramid import (
+    allocate_by_score,
+    chosen_blocks,
+    interpolate_ladder,
+    nested_rows,
+    price_of,
+    pyramid,
+    rectangular,
+)
 from autoslim.models import read_shape
 
 METHOD = METHODS["patch_slimming"]
@@ -109,7 +118,7 @@ def test_counts_by_score_or_error_use_the_budget_up(seed: int, share: float):
     ladder_KL = (
         (torch.rand(3, shape.depth, generator=generator) * 64).long().sort(dim=0).values.sort(dim=1, descending=True).values
     )
-    for counts in (by_score(shape, score_LP, price, budget), between(shape, ladder_KL, price, budget)[0]):
+    for counts in (allocate_by_score(shape, score_LP, price, budget), interpolate_ladder(shape, ladder_KL, price, budget)[0]):
         assert all(64 >= before >= after >= 1 for before, after in itertools.pairwise([64, *counts]))
         # One patch of one block is 0.4 to 1.2 % of this model.
         assert 0.965 * budget <= price(counts) <= budget
@@ -126,7 +135,7 @@ def test_by_score_gives_patches_to_the_block_that_needs_them():
     shape = make_shape("vit")
     score_LP = torch.ones(4, 64)
     score_LP[2, 3:] = 1e-6
-    counts = by_score(shape, score_LP, free_price(shape), share_of_dense(shape, 0.4))
+    counts = allocate_by_score(shape, score_LP, free_price(shape), share_of_dense(shape, 0.4))
     assert counts[2] <= 3 < 20 < counts[1]
 
 
@@ -134,11 +143,11 @@ def test_between_rungs_the_dearest_that_fits_is_found():
     shape = make_shape("vit")
     price = free_price(shape)
     rungs = torch.tensor([[20, 10, 5, 5], [40, 30, 20, 20]])
-    assert between(shape, rungs, price, price([20, 10, 5, 5])) == ([20, 10, 5, 5], pytest.approx(0, abs=0.1))
-    counts, place = between(shape, rungs, price, (price([20, 10, 5, 5]) + price([40, 30, 20, 20])) // 2)
+    assert interpolate_ladder(shape, rungs, price, price([20, 10, 5, 5])) == ([20, 10, 5, 5], pytest.approx(0, abs=0.1))
+    counts, place = interpolate_ladder(shape, rungs, price, (price([20, 10, 5, 5]) + price([40, 30, 20, 20])) // 2)
     assert 0 < place < 1
     assert all(low <= count <= high for low, count, high in zip(rungs[0].tolist(), counts, rungs[1].tolist(), strict=True))
-    assert between(shape, rungs, price, 10**12)[0] == [64] * 4
+    assert interpolate_ladder(shape, rungs, price, 10**12)[0] == [64] * 4
 
 
 @pytest.mark.parametrize("method", ["patch_slimming", "dps"])
@@ -167,7 +176,7 @@ DENSE: dict[str, Any] = {}
 
 def test_indices_are_constants_that_are_saved():
     finished = slim("patch_slimming", make_dense("vit"))
-    state = finished.model.state_dict()
+    state = stored_state_dict(finished.model)
     for number, selector in token_selectors(finished.model).items():
         assert isinstance(selector, FixedTokens)
         assert torch.equal(state[f"blocks.stages.{number}.block.pick.index"], selector.index)
@@ -195,7 +204,7 @@ def test_masks_are_the_chains_own():
     shared = shared_of("patch_slimming", dense, knobs)
     inputs = tokens_between_blocks(dense.module, shared["images"].float())
     counts = pyramid(dense.shape, knobs)
-    chain = find_chain(blocks_of(dense.module), inputs, dense.shape, counts, paths="residual", places="cover")
+    chain = find_masks(blocks_of(dense.module), inputs, dense.shape, counts, paths="residual", places="cover")
     rows = nested_rows(chain.masks, dense.shape.prefix_tokens)
     assert token_selectors(student)
     for number, selector in token_selectors(student).items():

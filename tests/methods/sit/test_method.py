@@ -29,10 +29,10 @@ from autoslim.cost.flops import block_matmuls
 from autoslim.data import prepare_dataset
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
-from autoslim.methods.layers.token_trunk import blocks_of, steps_of
+from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.sit.method import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.recalibration import RecalibratedTrunk
-from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, prototypes, start_reverse, start_slimming
+from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, init_reverse, init_slimming, prototypes
 from autoslim.models import read_shape
 from autoslim.training.context import TrialContext
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -121,7 +121,7 @@ def groups(batch: int = 8, patches: int = 12, dim: int = 24) -> tuple[Tensor, Te
 def test_slimming_starts_by_averaging_patches_that_are_alike():
     x_BPD, kind_BP = groups()
     module = TokenSlimming(24, 3, 0).double()
-    start_slimming(module, x_BPD, 3, sharpness=20.0)
+    init_slimming(module, x_BPD, 3, sharpness=20.0)
     share_BKC = module.mixture(x_BPD) @ functional.one_hot(kind_BP, 3).double()
     assert (share_BKC.amax(dim=2) > 0.95).all()
     assert torch.equal(share_BKC.argmax(dim=2).sort(dim=1).values, torch.arange(3).expand(8, -1))
@@ -132,7 +132,7 @@ def test_slimming_starts_by_averaging_patches_that_are_alike():
 def test_a_spare_token_starts_as_the_mean_of_all_patches():
     x_BPD, _ = groups()
     module = TokenSlimming(24, 4, 0).double()
-    start_slimming(module, x_BPD, 3, sharpness=20.0)
+    init_slimming(module, x_BPD, 3, sharpness=20.0)
     torch.testing.assert_close(module(x_BPD)[:, 3], x_BPD.mean(dim=1))
 
 
@@ -150,7 +150,7 @@ def test_reverse_slimming_starts_by_restoring_what_mixing_can():
     x_BKD = torch.randn(8, 4, 24, generator=generator, dtype=torch.float64)
     target_BPD = torch.randn(9, 4, generator=generator, dtype=torch.float64) @ functional.layer_norm(x_BKD, (24,))
     module = ReverseTokenSlimming(24, 4, 9).double()
-    start_reverse(module, x_BKD, target_BPD)
+    init_reverse(module, x_BKD, target_BPD)
     error = functional.mse_loss(module(x_BKD), target_BPD)
     assert error < 0.1 * target_BPD.var()
 
@@ -160,7 +160,7 @@ def test_sharpness_is_felt_in_the_first_mixtures():
     entropies = []
     for sharpness in (0.2, 20.0):
         module = TokenSlimming(24, 3, 0).double()
-        start_slimming(module, x_BPD, 3, sharpness=sharpness)
+        init_slimming(module, x_BPD, 3, sharpness=sharpness)
         weights_BKP = module.mixture(x_BPD).detach()
         entropies.append(float(-(weights_BKP * weights_BKP.log()).sum(2).mean()))
     assert entropies[1] < entropies[0] - 0.1
@@ -323,9 +323,9 @@ def test_loss_is_labels_tokens_of_all_blocks_and_divergence():
     student.requires_grad_(False)
     theirs, ours = outputs_of(teacher, x), outputs_of(student, x)
     counts = patches_of_blocks(dense.shape, knobs)
-    for block, (teacher_logits, given_) in enumerate(zip(theirs, ours, strict=True)):
+    for block, (target, given_) in enumerate(zip(theirs, ours, strict=True)):
         restored = given_[:, 2:] if counts[block] == 16 else student.blocks.reverse[str(block)](given_[:, 2:])
-        errors.append(float((restored - teacher_logits[:, 2:]).square().mean()))
+        errors.append(float((restored - target[:, 2:]).square().mean()))
     assert len(errors) == 4 > len(student.blocks.reverse) > 0
     soft = (logits(teacher, x) / 2).log_softmax(1)
     divergence = 4 * float((soft.exp() * (soft - (logits(student, x) / 2).log_softmax(1))).sum(1).mean())
@@ -391,7 +391,7 @@ def test_everything_is_trained_and_new_modules_at_rates_of_their_own():
     for name, rate in rates.items():
         assert any(name.endswith(n) for n, _ in student.named_parameters())
         assert rate == (5.0 if ".reverse." in name else 3.0)
-    assert len(rates) == len([n for n, _ in student.named_parameters() if ".reverse." in n or ".step." in n])
+    assert len(rates) == len([n for n, _ in student.named_parameters() if ".reverse." in n or ".pre_block." in n])
 
 
 def test_only_slimming_modules_are_left():
@@ -399,7 +399,7 @@ def test_only_slimming_modules_are_left():
     finished = slim("sit", dense, steps=1)
     assert not isinstance(finished.model.blocks, RecalibratedTrunk)
     assert not any(isinstance(module, ReverseTokenSlimming) for module in finished.model.modules())
-    assert any(isinstance(step, TokenSlimming) for step in steps_of(finished.model).values())
+    assert any(isinstance(step, TokenSlimming) for step in pre_blocks_of(finished.model).values())
     assert sum(p.numel() for p in finished.model.parameters()) < 1.1 * sum(p.numel() for p in dense.module.parameters())
     assert all(p.requires_grad for p in finished.model.parameters())
 
@@ -417,10 +417,10 @@ def test_reverse_modules_restore_better_than_the_mean_before_any_training():
     student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs), images(32)).eval()
     theirs, ours = outputs_of(dense.module, images(32)), outputs_of(student, images(32))
     for block, module in student.blocks.reverse.items():
-        teacher_logits = theirs[int(block)][:, 1:]
+        target = theirs[int(block)][:, 1:]
         with torch.no_grad():
-            error = functional.mse_loss(module(ours[int(block)][:, 1:]), teacher_logits)
-        assert error < (teacher_logits - teacher_logits.mean(dim=(0, 1))).square().mean()
+            error = functional.mse_loss(module(ours[int(block)][:, 1:]), target)
+        assert error < (target - target.mean(dim=(0, 1))).square().mean()
 
 
 # On real images.
@@ -466,7 +466,7 @@ def accuracy(model: nn.Module, learned: Learned) -> float:
 def mixing_wrong_patches(model: nn.Module) -> nn.Module:
     """Every mixture with its own weights, but of patches drawn at random, anew for every image."""
     wrong = copy.deepcopy(model)
-    for step in steps_of(wrong).values():
+    for step in pre_blocks_of(wrong).values():
         if isinstance(step, TokenSlimming):
             mixture = step.mixture
 

@@ -48,8 +48,8 @@ from autoslim.methods.base import StepContext
 from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
-from autoslim.methods.layers.token_trunk import blocks_of, steps_of
-from autoslim.methods.vit_slim.mask_ranking import Removal, Terms, cut_onto, nested, plan_of, removals
+from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
+from autoslim.methods.vit_slim.mask_ranking import Removal, Terms, cut_to_budget, nested, plan_of, removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
 from autoslim.methods.vit_slim.method import L1_WEIGHTS, MASK_LR, SEARCH_SHARE
 from autoslim.models import read_shape
@@ -380,7 +380,7 @@ def test_sublayers_go_last_of_their_chain_and_only_where_they_may():
     shape = blocks_shape()
     for whole, least in (("none", (2, 1, 1)), ("heads", (1, 1, 1)), ("sublayers", (0, 0, 0))):
         row = row_of(random_masks(shape), shape, terms(whole=whole))
-        plan = cut_onto(shape, Plan.dense(shape), row, _least(shape, row))[1]
+        plan = cut_to_budget(shape, Plan.dense(shape), row, _least(shape, row))[1]
         assert {(b.heads, b.head_width, b.hidden) for b in plan.blocks} == {least}
 
 
@@ -390,7 +390,7 @@ def _least(shape: ViTShape, row: list[Removal]) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            cut_onto(shape, Plan.dense(shape), row, middle)
+            cut_to_budget(shape, Plan.dense(shape), row, middle)
             high = middle
         except InfeasibleError:
             low = middle
@@ -431,7 +431,7 @@ def test_patches_never_come_back_and_one_always_stays(rule: str, nesting: str):
     own = terms(rule=rule, cost_power=0.5, nesting=nesting, gives=(1.0, 1.0, 1.0), patch_share=0.6)
     for seed in range(5):
         row = row_of(random_masks(shape, seed), shape, own, 0.3)
-        layers, plan = cut_onto(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
+        layers, plan = cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
         for before, after in itertools.pairwise(layers):
             assert after.patches <= before.patches
         assert layers[-1].patches
@@ -447,7 +447,7 @@ def test_patches_bear_their_share_of_the_reduction():
     saved = []
     for share in (0.0, 0.2, 0.4):
         own = terms(rule="fall", cost_power=0.5, gives=(1.0, 1.0, 1.0), patch_share=share, l1=(1.0, 1.0, 1e6))
-        plan = cut_onto(shape, dense, removals(masks, shape, dense, dense, own, budget), budget)[1]
+        plan = cut_to_budget(shape, dense, removals(masks, shape, dense, dense, own, budget), budget)[1]
         tokens = dense.with_tokens(tuple(block.tokens_kv for block in plan.blocks))
         saved.append((predict(shape, dense).total - predict(shape, tokens).total) / (predict(shape, dense).total - budget))
     assert saved == pytest.approx([0.0, 0.2, 0.4], abs=0.03)
@@ -459,7 +459,7 @@ def test_a_part_gives_no_more_than_it_may_unless_the_budget_demands_it():
     own = terms(rule="fall", cost_power=0.5, gives=(0.25, 1.0, 0.0))
     row = row_of(random_masks(shape), shape, own)
     for share, more in ((0.6, False), (0.2, True)):
-        plan = cut_onto(shape, dense, row, share_of_dense(shape, share))[1]
+        plan = cut_to_budget(shape, dense, row, share_of_dense(shape, share))[1]
         gone = 1 - sum(block.attention_width for block in plan.blocks) / (shape.depth * shape.heads * shape.head_width)
         assert (gone > 0.25) == more
 
@@ -468,7 +468,7 @@ def test_a_budget_below_the_narrowest_model_is_infeasible():
     shape = make_dense("vit").shape
     row = row_of(random_masks(shape), shape, terms())
     with pytest.raises(InfeasibleError, match="the narrowest model"):
-        cut_onto(shape, Plan.dense(shape), row, share_of_dense(shape, 0.01))
+        cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.01))
 
 
 @functools.cache
@@ -501,7 +501,7 @@ def test_whatever_the_masks_the_budget_is_used_up_and_widths_are_round(
     )
     row = removals(random_masks(shape, seed), shape, dense, dense, own, budget)
     try:
-        plan = cut_onto(shape, dense, row, budget)[1]
+        plan = cut_to_budget(shape, dense, row, budget)[1]
     except InfeasibleError:
         assume(False)
     # A step of 16 hidden units is 0.2 % of the small model, and 1.4 % of what 15 % of it may cost.
@@ -632,7 +632,7 @@ def test_cut_patches_are_gone_as_if_they_were_no_keys(model: str, nesting: str):
     finished = finalize("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
     widths = METHOD.build(copy.deepcopy(dense.module), dense.shape, finished.plan, {"patches": "stay"}).double()
     widths.load_state_dict({name: v for name, v in finished.model.state_dict().items() if not name.endswith("index")})
-    steps = steps_of(finished.model)
+    steps = pre_blocks_of(finished.model)
     assert all(isinstance(step, FixedTokens) for step in steps.values())
     assert steps
     x_BND = dense.module._pos_embed(dense.module.patch_embed(images(dtype=torch.float64)))
@@ -653,7 +653,7 @@ def test_cut_patches_are_gone_as_if_they_were_no_keys(model: str, nesting: str):
 def test_a_picture_of_the_tokens_shows_which_patches_are_left():
     dense = make_dense("registers")
     finished = slim("vit_slim", dense, knobs={"patches": "down", "patch_share": 0.5})
-    for step in steps_of(finished.model).values():
+    for step in pre_blocks_of(finished.model).values():
         x_BND = torch.randn(2, dense.shape.tokens, 48)
         map_BKN = step.token_map(x_BND)
         torch.testing.assert_close(map_BKN @ x_BND, step(x_BND))

@@ -1,4 +1,4 @@
-"""The end of a search: one model that cannot be completed costs no other, and nothing that was there before."""
+"""The end of a search: a model that cannot be completed costs neither the other models nor one that an earlier attempt delivered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = {"70%": 3, "50%": 4}
 
 @pytest.fixture
 def finalize_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`finalize_models` of two trials; what completes a folder is the caller's."""
+    """`finalize_models` of two trials; the caller says how a folder is completed."""
     output = RunFolder(tmp_path)
     results = {label: make_result(number, artifact=f"trials/{number}/model") for label, number in LABELS.items()}
     for result in results.values():
@@ -27,22 +27,15 @@ def finalize_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder.mkdir(parents=True)
         (folder / "weights").write_text(f"of trial {result.number}")
     verdict = HoldoutResult(accuracy=0.9, images=10, search_packages=())
-    monkeypatch.setattr(finalize, "evaluate_folder", lambda folders, *_, **__: [verdict] * len(folders))
+    monkeypatch.setattr(finalize, "evaluate_folders", lambda folders, *_, **__: [verdict] * len(folders))
 
     def run(complete: Any) -> tuple[list[finalize.SelectedModel], list[str]]:
         monkeypatch.setattr(finalize, "complete_folder", complete)
         dataset: Any = None
-        budgets = dict.fromkeys(LABELS, 10**9)
-        return finalize.finalize_models(
-            make_job(str(tmp_path)),
-            output,
-            results,
-            budgets,
-            dict.fromkeys(LABELS, ""),
-            base=tmp_path,
-            facts=DENSE,
-            dataset=dataset,
-        )
+        selections = [
+            finalize.Selection(label=label, budget=10**9, result=result, reason="") for label, result in results.items()
+        ]
+        return finalize.finalize_models(make_job(str(tmp_path)), output, selections, base=tmp_path, facts=DENSE, dataset=dataset)
 
     return run, output
 
@@ -59,22 +52,22 @@ def complete_but_50(folder: Path, *, asked: finalize.Asked, **_: Any) -> None:
 
 def test_a_model_that_cannot_be_completed_costs_no_other(finalize_models):
     run, output = finalize_models
-    handed, failed = run(complete_but_50)
-    assert [model.label for model in handed] == ["70%"]
+    models, failed = run(complete_but_50)
+    assert [model.label for model in models] == ["70%"]
     assert failed == ["50% (trial 4): the card cannot be written"]
     assert (output.model("70%") / "card").is_file()
     assert not output.model("50%").exists()
 
 
-def test_what_was_handed_over_before_stays_until_it_is_replaced(finalize_models):
+def test_a_delivered_model_stays_until_its_successor_is_complete(finalize_models):
     run, output = finalize_models
     run(complete)
     (output.model("50%") / "weights").write_text("of an earlier trial")
     run(complete_but_50)
     assert (output.model("50%") / "weights").read_text() == "of an earlier trial"
     assert (output.model("50%") / "card").is_file()
-    handed, failed = run(complete)
-    assert ([model.label for model in handed], failed) == (["70%", "50%"], [])
+    models, failed = run(complete)
+    assert ([model.label for model in models], failed) == (["70%", "50%"], [])
     assert (output.model("50%") / "weights").read_text() == "of trial 4"
     assert sorted(path.name for path in (output.root / "models").iterdir()) == ["50%", "70%"]
 

@@ -1,112 +1,276 @@
-"""An actor that runs one trial after another gives what a fresh one gives."""
+"""`--reuse`: what is taken of an earlier search, and what is not."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-import safetensors.torch
-import torch
+from helpers.sample_search import make_job
+from helpers.simulated_trials import make_coordinator, make_proposer, run_all
 
-from autoslim.core.job import DatasetSpec, ModelSpec
-from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.cost import predict
-from autoslim.data import prepare_dataset
-from autoslim.methods import METHODS, solve
-from autoslim.models import create_dense
-from autoslim.training import BaseRequest, prepare_base
-from workers.search.cluster import Cluster
-from workers.search.tune_trainable import SlimTrial, trial_config
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import CostLimits
+from autoslim.core.job import SearchJob
+from autoslim.core.recipe import Training
+from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.run_folder import RunFolder
+from autoslim.core.urls import default_url
+from autoslim.errors import RequestError, WeightsError
+from autoslim.search import Proposer, choose, load_space, reason
+from autoslim.search.refinement import REUSED
+from autoslim.store import JobState, Queue, QueueState, Store
+from workers.search.warm_start import WarmStart, apply_warm_start, find_warm_start
+from workers.service.attempt import reusable
 
-MODEL = ModelSpec(
-    name="deit_tiny_patch16_224",
-    weights="scratch",
-    args={"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
-    image_size=(16, 16),
+BASE = "base-0123"
+
+
+def job_in(root: Path, *budgets: str, **changes: Any) -> SearchJob:
+    given: dict[str, Any] = {"training": Training(epochs=4.0), "trials": 8, "final_share": 0.0, "scheduler": "none"}
+    return make_job(str(root), id=root.name, budgets=tuple(Budget.parse(text) for text in budgets), **{**given, **changes})
+
+
+def put_model(root: Path, result: TrialResult) -> None:
+    assert result.artifact is not None
+    for name in ("config.json", "model.safetensors"):
+        (root / result.artifact).mkdir(parents=True, exist_ok=True)
+        (root / result.artifact / name).write_text("{}")
+
+
+def search_in(root: Path, store: Store, **changes: Any) -> list[TrialResult]:
+    """A search that has ended, with what lies in its folder."""
+    job = job_in(root, "50%", "70%", **changes)
+    run_all(make_coordinator(job, store, root))
+    store.set_state(job.id, JobState.COMPLETE)
+    root.mkdir(exist_ok=True)
+    RunFolder(root).write_job(job)
+    (root / "cache" / BASE).mkdir(parents=True)
+    (root / "cache" / BASE / "facts.json").write_text("{}")
+    results = store.trials(job.id)
+    for result in results:
+        if result.state is TrialState.COMPLETE:
+            put_model(root, result)
+    return results
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    root = tmp_path / "earlier"
+    root.mkdir()
+    with Store(default_url(root)) as store:
+        search_in(root, store)
+    return root
+
+
+def results_in(root: Path) -> list[TrialResult]:
+    with Store(default_url(root)) as store:
+        return store.trials(root.name)
+
+
+def looked(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> WarmStart:
+    job = job_in(root.parent / "now", *budgets, reuse=(str(root),), **changes)
+    return find_warm_start(job, None, dataclasses.replace(make_proposer(job), **(proposer or {})), base=base)
+
+
+def test_a_budget_is_answered_by_the_model_that_the_earlier_search_chose_for_it(earlier: Path) -> None:
+    taken = looked(earlier, "50%", "70%")
+    chosen = choose(results_in(earlier), {"50%": taken.models["50%"].trial.recipe.budget})
+    assert taken.models["50%"].trial == chosen["50%"]
+    assert set(taken.models) == {"50%", "70%"}
+    assert (taken.models["50%"].job, taken.models["50%"].root) == ("earlier", str(earlier))
+
+
+def test_a_model_within_another_budget_answers_it_only_where_it_fills_it(earlier: Path) -> None:
+    taken = looked(earlier, "51%", "60%", "45%")
+    assert set(taken.models) == {"51%"}
+
+
+def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) -> None:
+    taken, results = looked(earlier, "60%"), results_in(earlier)
+    own = [result for result in results if result.duplicate_of is None]
+    assert [seed.recipe for seed in taken.history] == [result.recipe for result in own]
+    assert [seed.number for seed in taken.history] == list(range(-len(own), 0))
+    proposer: Proposer = dataclasses.replace(make_proposer(job_in(earlier, "60%")), earlier=taken.history)
+    known = {result.recipe.key for result in own}
+    proposals = [proposer.propose(number, []) for number in range(8)]
+    assert all(proposal.origin == "random" or proposal.recipe.key not in known for proposal in proposals)
+    assert proposals == [proposer.propose(number, []) for number in range(8)]
+    plain = make_proposer(job_in(earlier, "60%", sampler="tpe"))
+    with_history = dataclasses.replace(plain, earlier=taken.history)
+    assert [plain.propose(number, []) for number in range(8)] != [with_history.propose(number, []) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "answered"),
+    [
+        ({"training": Training(epochs=8.0)}, False),
+        ({"training": Training(epochs=4.0, batch_size=8)}, True),
+        ({"class_query": True}, False),
+        ({"bound": "mean"}, False),
+        ({"limits": CostLimits(params=1)}, False),
+        ({"limits": CostLimits(latency_ms=5.0)}, False),
+    ],
 )
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("reuse")
-    dataset = prepare_dataset(DatasetSpec(source="digits", train_limit=256), root, seed=0)
-    request = BaseRequest(
-        model=MODEL, weights_digest="", dataset_digest=dataset.digest, training=Training(epochs=1, distillation=0.0), seed=0
-    )
-    for _ in prepare_base(root / "base", request, dataset):
-        pass
-    return {
-        "job": "reuse",
-        "base": str(root / "base"),
-        "dataset": str(dataset.path),
-        "threads": 1,
-        "shared": str(root / "shared"),
-        "common": Training(epochs=1.0, batch_size=32).to_json(),
-        "latency": "",
-    }
-
-
-def _recipes() -> list[Recipe]:
-    shape = create_dense(MODEL, classes=10).shape
-    dense = Plan.dense(shape)
-    budget = int(0.6 * predict(shape, dense).total)
-    order = ("vit_slim", "life_regression", "vit_slim")
-    recipes = []
-    for seed, name in enumerate(order):
-        solved = solve(METHODS[name], shape, dense, {}, budget)
-        step = Step(method=name, knobs=solved.knobs)
-        recipes.append(Recipe(steps=(step,), budget=budget, training=Training(epochs=1.0, batch_size=32), seed=seed))
-    return recipes
-
-
-def _run(actor: Any, config: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
-    if not fresh:
-        assert ray.get(actor.reset.remote(config))
-    while True:
-        result: dict[str, Any] = ray.get(actor.train.remote())
-        if result["done"]:
-            assert "outcome" in result, result
-            return result
-
-
-@pytest.mark.slow
-def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
-    cluster: Cluster, shared: dict[str, Any], tmp_path: Path
+def test_trials_of_other_settings_teach_nothing_and_answer_only_what_they_can(
+    earlier: Path, changes: dict[str, Any], answered: bool
 ) -> None:
-    remote = ray.remote(num_cpus=1)(SlimTrial)
-    reused, models = None, {}
-    for number, recipe in enumerate(_recipes()):
-        for kind in ("reused", "fresh"):
-            folder = tmp_path / kind / str(number)
-            config = trial_config(recipe, number=0, folder=folder, budget_label="60%", shared=shared)
-            if kind == "fresh" or reused is None:
-                actor = remote.remote(config=config)
-                reused = reused or actor
-                outcome = _run(actor, config, fresh=True)
-            else:
-                outcome = _run(reused, config, fresh=False)
-            found = json.loads(outcome["outcome"])
-            models[kind, number] = (found["accuracy"], safetensors.torch.load_file(folder / "model" / "model.safetensors"))
-            if kind == "fresh":
-                ray.kill(actor)
-    for number in range(3):
-        accuracy, state = models["fresh", number]
-        again, other = models["reused", number]
-        assert accuracy == again
-        assert state.keys() == other.keys()
-        assert all(torch.equal(state[name], other[name]) for name in state), f"trial {number}"
+    taken = looked(earlier, "50%", **changes)
+    assert bool(taken.models) is answered
+    assert taken.history == ()
 
 
-def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: dict[str, Any], tmp_path: Path) -> None:
-    recipe = _recipes()[0]
-    recipe = recipe.replace(training=recipe.training.replace(lr=1e30))
-    config = trial_config(recipe, number=0, folder=tmp_path / "bad", budget_label="60%", shared=shared)
-    actor = ray.remote(num_cpus=1)(SlimTrial).remote(config=config)
-    while not (result := ray.get(actor.train.remote()))["done"]:
-        pass
-    assert result["error_class"] == "DivergedError"
-    assert "outcome" not in result
+def test_a_shorter_search_is_answered_and_a_recipe_outside_of_the_space_answers_nothing(earlier: Path) -> None:
+    assert looked(earlier, "50%", training=Training(epochs=1.0)).models
+    chosen = looked(earlier, "50%").models["50%"].trial.recipe.method
+    others = {"methods": {name: None for name in ("sit", "dps") if name != chosen}}
+    taken = looked(earlier, "50%", proposer={"space": load_space(json.dumps(others))})
+    assert taken.models == {} or taken.models["50%"].trial.recipe.method in others["methods"]
+    assert {seed.recipe.method for seed in taken.history} <= set(others["methods"])
+
+
+def test_another_model_or_other_data_give_nothing_and_that_is_said(earlier: Path) -> None:
+    taken = looked(earlier, "50%", base="base-4567")
+    assert (taken.models, taken.history) == ({}, ())
+    assert taken.describe() == [
+        "nothing is reused of earlier: its model, its data, its seed, or how its model was adapted are not the same"
+    ]
+
+
+def test_a_search_that_has_not_ended_teaches_but_does_not_answer(earlier: Path) -> None:
+    with Store(default_url(earlier)) as store:
+        store.set_state("earlier", JobState.STOPPED)
+    taken = looked(earlier, "50%")
+    assert taken.models == {}
+    assert taken.history
+
+
+def test_a_model_that_is_gone_or_lies_elsewhere_answers_nothing(earlier: Path) -> None:
+    for result in results_in(earlier):
+        if result.artifact is not None:
+            (earlier / result.artifact / "model.safetensors").unlink(missing_ok=True)
+    assert looked(earlier, "50%").models == {}
+    with Store(default_url(earlier)) as store:
+        template = next(result for result in store.trials("earlier") if result.state is TrialState.COMPLETE)
+        outside = template.replace(number=99, artifact="../outside", accuracy=1.0)
+        store.add_ended_trial("earlier", outside, target="50%")
+        put_model(earlier, outside)
+    assert looked(earlier, "50%", "70%").models == {}
+
+
+def test_a_folder_does_not_say_which_database_is_asked(earlier: Path) -> None:
+    RunFolder(earlier).write_job(job_in(earlier, "50%").replace(storage="postgresql+psycopg://elsewhere/db"))
+    with pytest.raises(RequestError, match="another store than this search's; allowed: the same --storage for both"):
+        looked(earlier, "50%")
+
+
+@pytest.mark.parametrize(("left", "said"), [("job.json", "holds no search"), ("autoslim.db", "has no autoslim.db")])
+def test_a_folder_without_a_search_is_told_and_nothing_is_made_in_it(earlier: Path, left: str, said: str) -> None:
+    (earlier / left).unlink()
+    with pytest.raises(RequestError, match=said):
+        looked(earlier, "50%")
+    assert not (earlier / left).exists()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Store]:
+    """A store of two earlier searches."""
+    with Store(default_url(tmp_path)) as store:
+        for name, seed in (("one", 0), ("two", 1)):
+            search_in(tmp_path / name, store, seed=seed)
+        yield store
+
+
+def test_searches_in_the_same_store_are_named_by_id_or_all(shared: Store, tmp_path: Path) -> None:
+    def of(*sources: str) -> WarmStart:
+        job = job_in(tmp_path / "now", "50%", reuse=sources)
+        return find_warm_start(job, shared, make_proposer(job), base=BASE)
+
+    one, two, both = of("one"), of("two"), of("all")
+    assert len(both.history) == len(one.history) + len(two.history) == len(of("one", "all", "two").history)
+    best = max((one, two), key=lambda taken: taken.models["50%"].trial.accuracy or 0.0)
+    assert both.models == best.models
+    with pytest.raises(RequestError, match="there is no job 'three'"):
+        of("three")
+
+
+def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Store, tmp_path: Path) -> None:
+    job = job_in(tmp_path / "now", "60%", reuse=("one",))
+    output = RunFolder(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    first, _ = apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
+    extra = first.earlier[0].replace(number=50, recipe=first.earlier[0].recipe.replace(seed=9))
+    shared.add_ended_trial("one", extra, target="50%")
+    again, _ = apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
+    assert again.earlier == first.earlier != ()
+
+
+def test_the_dense_model_is_taken_too_and_costs_nothing(shared: Store, tmp_path: Path) -> None:
+    for name in ("weights", "cost.json"):
+        (tmp_path / "two" / "cache" / BASE / name).write_text("x")
+    job = job_in(tmp_path / "now", "60%", reuse=("two",))
+    output = RunFolder(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
+    assert sorted(path.name for path in (output.cache / BASE).iterdir()) == ["facts.json", "weights"]
+
+
+def test_a_model_that_is_not_what_its_search_said_is_not_taken(earlier: Path, tmp_path: Path) -> None:
+    job = job_in(tmp_path / "now", "50%", reuse=(str(earlier),))
+    output = RunFolder(tmp_path / "now")
+    output.cache.mkdir(parents=True)
+    with Store(default_url(output.root)) as store:
+        store.create_job(job)
+        store.begin_attempt(job.id)
+        with pytest.raises((WeightsError, RequestError)):
+            apply_warm_start(job, store, make_proposer(job), output, base=BASE)
+        assert store.trials(job.id) == []
+
+
+def test_what_is_taken_over_is_chosen_and_counts_as_no_trial(earlier: Path, tmp_path: Path) -> None:
+    answer = looked(earlier, "51%").models["51%"].trial
+    job = job_in(tmp_path / "now", "51%", "70%")
+    budgets = make_proposer(job).budgets
+    with Store(default_url(tmp_path)) as store:
+        store.create_job(job)
+        reused = answer.replace(number=0, origin=REUSED, reused_from="trial 3 of earlier", seconds=0.0, epochs=0.0)
+        store.begin_attempt(job.id)
+        store.add_ended_trial(job.id, reused, target="51%")
+        coordinator = make_coordinator(job, store, tmp_path)
+        coordinator.proposer = dataclasses.replace(coordinator.proposer, budgets={"70%": budgets["70%"]})
+        run_all(coordinator)
+        results = store.trials(job.id)
+    assert sum(result.origin != REUSED for result in results) == job.trials
+    chosen = choose(results, budgets)
+    assert chosen["51%"] == reused
+    assert chosen["70%"].origin != REUSED
+    assert "is taken over from an earlier search, trial 3 of earlier," in reason(results, reused, budgets["51%"]).sentence
+
+
+def test_a_submitted_job_reuses_only_what_its_tenant_has_and_only_by_id(tmp_path: Path) -> None:
+    def submitted(queue: Queue, tenant: str, *, ends: bool = True) -> str:
+        spec = json.dumps({"model": "m", "data": "digits", "flops": ["50%"]})
+        job_id = queue.submit(spec, tenant=tenant, name=None, priority=5)[0].id
+        if ends:
+            claim = queue.claim("test", 600)
+            assert claim is not None and claim.id == job_id
+            for state in (QueueState.PREPARING, QueueState.SEARCHING, QueueState.FINALIZING):
+                queue.advance(claim, state)
+            queue.advance(claim, QueueState.SUCCEEDED, result="{}")
+        return job_id
+
+    with Queue(default_url(tmp_path)) as queue:
+        mine, theirs = submitted(queue, "me"), submitted(queue, "them")
+        now = submitted(queue, "me", ends=False)
+        job = job_in(tmp_path / now, "50%")
+        assert reusable(queue, job.replace(reuse=("all", mine))) == (mine,)
+        for foreign in (theirs, str(tmp_path), "three"):
+            with pytest.raises(RequestError, match="there is no job"):
+                reusable(queue, job.replace(reuse=(foreign,)))
+        # Once it is written down what was taken, a job that was purged since is not missed.
+        RunFolder(tmp_path / now).root.mkdir()
+        RunFolder(tmp_path / now).warm_start.write_text("{}")
+        assert reusable(queue, job.replace(reuse=("gone",))) == ("gone",)

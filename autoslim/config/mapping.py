@@ -1,0 +1,51 @@
+"""From a spec to the job that carries it out, and back, by the targets of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from autoslim.config.placement import Placement
+from autoslim.config.setting import Setting, settings_of
+from autoslim.config.target import Target, build
+from autoslim.core.job import SearchJob
+
+if TYPE_CHECKING:
+    from autoslim.config.job_spec import JobSpec
+
+R = TypeVar("R")
+S = TypeVar("S", bound="JobSpec")
+
+
+def job_of(spec: JobSpec, *, id: str, placement: Placement) -> SearchJob:
+    values = {"id": id, **_written(spec, settings_of(type(spec)).values()), **placement.in_job()}
+    return build(spec.job_type, values)
+
+
+def part_of(spec: JobSpec, head: str, record: type[R]) -> R:
+    """One of the records in the job, such as its `limits`."""
+    written = (
+        (target, getattr(spec, setting.name))
+        for setting in settings_of(type(spec)).values()
+        for target in setting.rules.job
+        if target.path.startswith(head + ".")
+    )
+    return build(record, {target.path.removeprefix(head + "."): target.write(value, spec) for target, value in written})
+
+
+def spec_of_job(model: type[S], job: SearchJob) -> S:
+    values = {setting.name: _read(setting.rules.job[0], job) for setting in settings_of(model).values() if setting.rules.job}
+    return model.model_validate(values)
+
+
+def written_by(spec: JobSpec, setting: Setting) -> dict[str, Any]:
+    """What a setting writes into the job, by path."""
+    return _written(spec, [setting])
+
+
+def _written(spec: JobSpec, settings: Iterable[Setting]) -> dict[str, Any]:
+    return {target.path: target.write(getattr(spec, setting.name), spec) for setting in settings for target in setting.rules.job}
+
+
+def _read(target: Target, job: SearchJob) -> Any:
+    return target.read(target.value_in(job), job)

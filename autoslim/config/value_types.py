@@ -1,0 +1,154 @@
+"""The types of a spec's values: what each accepts, its message for what it does not, and its JSON Schema."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
+
+from autoslim.config.issues import short_repr
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import CostLimits, parse_latency, parse_params
+from autoslim.core.duration import DURATION_PATTERN, parse_duration
+from autoslim.core.job import SPEED_MODES, SpeedMode
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A spec stays small: it is kept in a database row and sent with every answer about its job.
+_ENTRIES, _CHARACTERS = 64, 256
+_LITERAL = {"type": ["boolean", "integer", "number", "string", "null"], "maxLength": _CHARACTERS}
+_BUDGET_PATTERN = r"^ *([0-9]+(\.[0-9]*)?|\.[0-9]+) *[KMGTkmgt%]? *$"
+_PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
+_LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
+_MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
+
+
+def _no_control(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError(f"is {short_repr(text)}; allowed: no control characters")
+    return text
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError(f"is {short_repr(text)}; allowed: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end")
+    return text
+
+
+def _argument(text: str) -> str:
+    if not _ARGUMENT.fullmatch(text):
+        raise ValueError(f"has {short_repr(text)}; allowed: names of up to 64 letters, digits and underscores")
+    return text
+
+
+def _argument_value(value: Any) -> Any:
+    entries = value if isinstance(value, list | tuple) else [value]
+    if len(entries) > _ENTRIES or not all(_is_literal(entry) for entry in entries):
+        raise ValueError(
+            f"is {short_repr(value)}; allowed: numbers, true, false, null and texts of up to {_CHARACTERS} characters, "
+            f"or a list of up to {_ENTRIES} of them"
+        )
+    if any(isinstance(entry, float) and not math.isfinite(entry) for entry in entries):
+        raise ValueError(f"is {short_repr(value)}; allowed: a finite number")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_literal(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _CHARACTERS)
+
+
+def _budget(text: str) -> str:
+    return Budget.parse(text).label
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def as_list(value: Any) -> Any:
+    """One entry needs no list around it."""
+    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _as_text(value: Any) -> Any:
+    """`1300000` and `1.3e6` in YAML are numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _params(text: str) -> str:
+    return str(parse_params(text))
+
+
+def _latency(text: str) -> str:
+    milliseconds, batch = parse_latency(text)
+    latency = CostLimits(latency_ms=milliseconds, batch=batch).latency
+    assert latency is not None
+    return latency
+
+
+def _modes(value: Any) -> Any:
+    """`none`, and `eager,compiled` as on the command line."""
+    if not isinstance(value, str):
+        return value
+    return [] if value == "none" else value.split(",")
+
+
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4096),
+    AfterValidator(_no_control),
+    Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
+]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(as_list, json_schema_input_type=Text | list[Text]), Field(strict=False)]
+Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": f"^{_LABEL.pattern}$"})]
+Duration = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    AfterValidator(_duration),
+    Field(json_schema_extra={"pattern": DURATION_PATTERN}),
+]
+ParamsText = Annotated[
+    str,
+    BeforeValidator(
+        _as_text,
+        json_schema_input_type=Annotated[str, Field(pattern=_PARAMS_PATTERN, max_length=24)] | Annotated[int, Field(ge=1)],
+    ),
+    StringConstraints(max_length=40),
+    AfterValidator(_params),
+]
+LatencyText = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    AfterValidator(_latency),
+    Field(json_schema_extra={"pattern": _LATENCY_PATTERN, "maxLength": 24}),
+]
+_BudgetText = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=40), AfterValidator(_budget)]
+_BudgetInput = Annotated[str, Field(pattern=_BUDGET_PATTERN, max_length=40)] | Annotated[int, Field(ge=1)]
+Budgets = Annotated[
+    tuple[_BudgetText, ...],
+    BeforeValidator(
+        as_list, json_schema_input_type=_BudgetInput | Annotated[list[_BudgetInput], Field(min_length=1, max_length=64)]
+    ),
+    Field(strict=False),
+]
+ArgumentName = Annotated[str, AfterValidator(_argument), Field(json_schema_extra={"pattern": f"^{_ARGUMENT.pattern}$"})]
+ArgumentValue = Annotated[
+    Any,
+    AfterValidator(_argument_value),
+    WithJsonSchema({"anyOf": [_LITERAL, {"type": "array", "items": _LITERAL, "maxItems": _ENTRIES}]}),
+]
+"""A literal, or a list of literals."""
+SpeedModes = Annotated[
+    tuple[SpeedMode, ...],
+    BeforeValidator(
+        _modes,
+        json_schema_input_type=Annotated[str, Field(pattern=_MODES_PATTERN)] | Annotated[list[SpeedMode], Field(max_length=8)],
+    ),
+    Field(strict=False),
+]

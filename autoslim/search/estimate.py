@@ -1,0 +1,90 @@
+"""`Estimate`: what a search is going to compute and to write, whatever machine it runs on. Nothing is trained for it.
+
+The command line adds the time on its machine (`workers.estimate`); the service's `POST /v1/plans` shows a part of this record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+
+from autoslim.core.job import SearchJob
+from autoslim.core.record import Record
+from autoslim.search.workload import Workload
+
+_BACKWARD = 2
+"""FLOPs of a backward pass by those of the forward pass: one product for the gradient of the inputs, one for that of the weights."""
+_TRIAL_STATE = 8
+"""Weights' sizes that a running trial writes: the weights, AdamW's two moments and the moving average, and all four again in the new
+checkpoint, which is complete before the old one is deleted."""
+_DELIVERED = 5
+"""Weights' sizes of a delivered model: safetensors, ONNX, `torch.export`, timm's folder, and the ONNX file in MLflow."""
+_DELIVERED_BESIDE = 1_200_000
+"""Bytes of a delivered model besides weights: pictures, card and tables, in `models/` and once more in MLflow (measured on the digits)."""
+_FRONT = 6
+"""Models that a search of some dozens of trials keeps for its front, beside one a budget."""
+_ASSUMED_SLOTS = 2
+"""Trials at a time where the job does not say and no cluster has been asked."""
+_TABLES = 3 * 2**20
+"""Bytes of the store, the tables and MLflow's rows of a search of some dozens of trials."""
+_MARGIN = 50 * 2**20
+"""Bytes that are required beyond the peak: logs, the store's journal, and whatever else the file system is used for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiskUse(Record):
+    """Bytes in the output folder besides the images: the most while the search runs, and what stays when it has ended."""
+
+    peak: int
+    final: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate(Record):
+    """The work of a search: `images_trained` over all trials, `images_adapting` to adapt the dense model to the data, and the
+    multiply-accumulates of both.
+    """
+
+    workload: Workload
+    images_trained: int
+    images_adapting: int
+    multiply_accumulates: float
+    disk: DiskUse
+
+
+def estimate_work(
+    job: SearchJob,
+    workload: Workload,
+    *,
+    train_images: int,
+    dense_flops: int,
+    budgets: Collection[int],
+    parameters: int,
+    adapts: bool = True,
+) -> Estimate:
+    """`budgets` and `dense_flops` in multiply-accumulates; `adapts` is false where the dense model fits the data already."""
+    mean_budget = sum(budgets) / len(budgets)
+    trained = train_images * (workload.epochs + workload.final_epochs)
+    adapting = train_images * job.base.epochs if adapts else 0.0
+    # A step of a trial also runs the dense teacher forwards; the dense model is adapted without one.
+    computed = trained * ((1 + _BACKWARD) * mean_budget + dense_flops) + adapting * (1 + _BACKWARD) * dense_flops
+    return Estimate(
+        workload=workload,
+        images_trained=round(trained),
+        images_adapting=round(adapting),
+        multiply_accumulates=float(computed),
+        disk=disk_use(job, workload, parameters=parameters, budget_share=mean_budget / dense_flops),
+    )
+
+
+def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_share: float) -> DiskUse:
+    """From the dense model's `parameters`, and the mean share of its FLOPs that the budgets leave."""
+    dense = 4 * parameters
+    budgets, slots = len(job.budgets), job.concurrency or _ASSUMED_SLOTS
+    # The peak must not be passed, so that it holds a dense-sized model for every trial: in the worst case each is on the front.
+    peak = dense * (1 + workload.trials + workload.finals + _TRIAL_STATE * slots + _DELIVERED * budgets) + _MARGIN
+    # Methods that narrow the model leave about the square root of the FLOPs' share of its weights, those that drop tokens all of them.
+    slimmed = dense * (1 + math.sqrt(min(1.0, budget_share))) / 2
+    models = min(workload.trials, _FRONT + budgets) + _DELIVERED * budgets
+    return DiskUse(peak=peak, final=round(dense + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))

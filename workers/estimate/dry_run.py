@@ -1,0 +1,136 @@
+"""`DryRun`: what a search is going to take on this machine, before anything is trained: `autoslim plan`.
+
+The work comes from the job (`autoslim.search.estimate`), its pace from some training steps on this machine (`throughput`). The constants
+are fitted to searches on two CPU cores; `benchmarks/cost_estimate.py` compares estimates with the searches that follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Collection
+
+from autoslim.core.job import SearchJob
+from autoslim.core.record import Record
+from autoslim.data.decode import storage_size
+from autoslim.methods import METHODS
+from autoslim.search import Estimate, Workload, estimate_work, expected_work
+from workers.estimate.throughput import Throughput
+from workers.progress.cost import Cost, cost_of, folder_size, handing_seconds
+from workers.search.prepare import PreparedSearch
+
+_START_SECONDS = 27.0
+"""Until Ray and its first workers are ready."""
+_CPU_OVERHEAD = 1.3
+"""Where trials run on CPUs, Ray and the driver compute on the same ones."""
+_TRIAL_SECONDS = 1.0
+"""A trial's time that does not depend on its images: building the model, counting its FLOPs three times, writing it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DryRun(Record):
+    """`parts` are seconds of wall time by the search's steps; `cost` is that of all of them."""
+
+    estimate: Estimate
+    cost: Cost
+    parts: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seconds:
+    """Seconds of one trial's resources, as if one trial ran at a time."""
+
+    adapting: float
+    trials: float
+    finals: float
+    finalizing: float
+
+
+def dry_run(
+    prepared: PreparedSearch, throughput: Throughput, *, slots: int, reused: Collection[str] = (), adapted: bool = False
+) -> DryRun:
+    """With `slots` trials at a time. An upper bound where time or a plateau ends the search.
+
+    `reused` are labels of budgets that an earlier search has a model for; `adapted` says that its dense model is reused as well.
+    """
+    budgets = tuple(budget for budget in prepared.job.budgets if budget.label not in reused)
+    job = prepared.job.replace(budgets=budgets)
+    adapts = not adapted and not prepared.dense.is_ready_for(prepared.dataset.classes)
+    workload = expected_work(job)
+    busy = _busy_seconds(prepared, throughput, workload, adapts=adapts)
+    parts = {
+        "starting": _START_SECONDS,
+        "dense model": busy.adapting,
+        # Fewer trials than slots leave slots empty.
+        "trials": busy.trials / min(slots, max(1, workload.trials)),
+        "refinement": busy.finals / min(slots, max(1, workload.finals)),
+        "finalizing": busy.finalizing,
+    }
+    share = _share_within_time(job, parts)
+    parts |= {name: share * parts[name] for name in ("trials", "refinement")}
+    workload = _scaled(workload, share)
+    device_seconds = busy.adapting + share * (busy.trials + busy.finals) + busy.finalizing
+    estimate = _estimate(prepared, workload, adapts=adapts)
+    size = _image_bytes(prepared) + estimate.disk.final
+    cost = cost_of(prepared.job, seconds=sum(parts.values()), busy_seconds=device_seconds, size=size)
+    return DryRun(estimate=estimate, cost=cost, parts=parts)
+
+
+def _busy_seconds(prepared: PreparedSearch, throughput: Throughput, workload: Workload, *, adapts: bool) -> _Seconds:
+    job, report = prepared.job, prepared.dataset.report
+    adapting = job.base.epochs * (report.train.images * throughput.base + report.validation.images * throughput.evaluate)
+    epoch = _epoch_seconds(prepared, throughput)
+    overhead = _CPU_OVERHEAD if job.resources is None or job.resources.gpu == 0 else 1.0
+    # The test images are seen twice a budget: by the slimmed model, and by the dense one that it is compared with.
+    evaluating = 2 * len(prepared.budgets) * report.test.images * throughput.evaluate
+    return _Seconds(
+        adapting=overhead * adapting if adapts else 0.0,
+        trials=workload.trials * _TRIAL_SECONDS + workload.epochs * overhead * epoch,
+        finals=workload.finals * _TRIAL_SECONDS + workload.final_epochs * overhead * epoch,
+        finalizing=handing_seconds(job) + evaluating,
+    )
+
+
+def _epoch_seconds(prepared: PreparedSearch, throughput: Throughput) -> float:
+    """Of a trial, on average over the methods: first the method's own training of the whole model, then finetuning of the pruned one."""
+    report = prepared.dataset.report
+    methods = [METHODS[name] for name in prepared.proposer.feasibility]
+    shares = [method.train_share(method.repair(prepared.dense.shape, {})) for method in methods]
+    own = statistics.fmean(shares) if shares else 0.0
+    train = report.train.images * (own * throughput.train + (1 - own) * throughput.finetune)
+    # Every epoch of finetuning is evaluated, and each trial once after pruning and once at its end.
+    evaluations = 1 - own + 2 / prepared.job.training.epochs
+    return train + evaluations * report.validation.images * throughput.evaluate
+
+
+def _share_within_time(job: SearchJob, parts: dict[str, float]) -> float:
+    """The share of all trials that the job's time limit leaves room for; 1 without a limit."""
+    limited = parts["trials"] + parts["refinement"]
+    return 1.0 if job.max_seconds is None else job.max_seconds / max(limited, job.max_seconds)
+
+
+def _scaled(workload: Workload, share: float) -> Workload:
+    if share == 1.0:
+        return workload
+    trials = max(1, round(share * workload.trials))
+    return workload.replace(trials=trials, epochs=share * workload.epochs, final_epochs=share * workload.final_epochs)
+
+
+def _estimate(prepared: PreparedSearch, workload: Workload, *, adapts: bool) -> Estimate:
+    return estimate_work(
+        prepared.job,
+        workload,
+        train_images=prepared.dataset.report.train.images,
+        dense_flops=prepared.dense_flops,
+        budgets=prepared.budgets.values(),
+        parameters=sum(parameter.numel() for parameter in prepared.dense.module.parameters()),
+        adapts=adapts,
+    )
+
+
+def _image_bytes(prepared: PreparedSearch) -> int:
+    """The encoded images, and where they may be shared decoded, those too: 3 bytes a pixel."""
+    report, preprocessing = prepared.dataset.report, prepared.dense.preprocessing
+    height, width = storage_size(prepared.dense.shape.image_size, preprocessing.crop_pct)
+    decoded = 3 * height * width * sum(getattr(report, split).images for split in ("train", "validation", "test"))
+    return folder_size(prepared.dataset.path) + (decoded if decoded <= report.decoded_limit else 0)

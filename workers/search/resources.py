@@ -1,0 +1,34 @@
+"""What one trial takes of a cluster, and how many trials run at a time."""
+
+from __future__ import annotations
+
+from autoslim.core.job import Resources, SearchJob
+
+
+def default_resources(*, cpus: float, gpus: float) -> Resources:
+    """One GPU and its share of the CPUs, or one CPU where there is no GPU."""
+    if gpus < 1:
+        return Resources(cpu=1.0, gpu=0.0)
+    return Resources(cpu=float(max(1, int(cpus // gpus))), gpu=1.0)
+
+
+def with_default_resources(job: SearchJob, *, cpus: float, gpus: float) -> SearchJob:
+    """The job with `default_resources` where it does not say what a trial takes."""
+    return job.replace(resources=job.resources or default_resources(cpus=cpus, gpus=gpus))
+
+
+def concurrent_trials(resources: Resources, *, cpus: float, gpus: float) -> int:
+    """How many trials of these `resources` fit at a time; 0 where not even one does."""
+    fits = [total / taken for total, taken in ((cpus, resources.cpu), (gpus, resources.gpu)) if taken > 0]
+    return int(min(fits)) if fits else 1
+
+
+def trial_resources(job: SearchJob) -> Resources:
+    """What one trial of a job takes whose resources are known (`with_default_resources`)."""
+    assert job.resources is not None
+    return job.resources
+
+
+def trial_threads(job: SearchJob) -> int:
+    """PyTorch threads of one trial: as many as it has CPUs, and one where it shares a CPU."""
+    return max(1, int(trial_resources(job).cpu))

@@ -1,0 +1,79 @@
+"""`Summary`: how a search ended. The command line prints it, and the service's driver writes it down."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from autoslim.core.record import Record
+from autoslim.core.result import BaseFacts, SharedCost, TrialResult, TrialState
+from autoslim.errors import BudgetError
+from autoslim.search import AgainstControl, Reason, against_control, cheaper_and_better
+from autoslim.search.refinement import REUSED
+from workers.progress.cost import Cost
+from workers.search.finalize import SelectedModel
+from workers.search.prepare import PreparedSearch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary(Record):
+    """The models and how they compare. Dictionaries have a budget's label as key.
+
+    `states` counts the search's own trials by state, `reasons` say why each model was selected, `cheaper` are trials at least as accurate
+    as the selected one for fewer FLOPs, `missing` are the budgets without a model, `shared` is work done once for several trials.
+    `logged` is false where MLflow lacks a part. `cost` is that of all attempts, but for its `seconds`, which are this attempt's.
+    """
+
+    job: str
+    output: str
+    dense_flops: int
+    dense_accuracy: float
+    models: tuple[SelectedModel, ...]
+    controls: dict[str, AgainstControl]
+    cheaper: dict[str, TrialResult]
+    reasons: dict[str, Reason]
+    missing: tuple[str, ...]
+    shared: tuple[SharedCost, ...]
+    states: dict[str, int]
+    tracking_uri: str
+    logged: bool
+    cost: Cost
+
+
+def summarize(
+    prepared: PreparedSearch,
+    results: Sequence[TrialResult],
+    models: Sequence[SelectedModel],
+    *,
+    facts: BaseFacts,
+    reasons: Mapping[str, Reason],
+    shared: tuple[SharedCost, ...],
+    cost: Cost,
+) -> Summary:
+    """The summary before the last sync to MLflow: `tracking_uri` and `logged` are not known yet."""
+    job = prepared.job
+    selected = {model.label: results[model.trial] for model in models}
+    controls = {label: against_control(results, prepared.budgets, label, job.limits) for label in prepared.budgets}
+    allowed = [result for result in results if result.keeps_to(job.limits)]
+    own = [result.state for result in results if result.origin != REUSED]
+    return Summary(
+        job=job.id,
+        output=str(prepared.output.root),
+        dense_flops=facts.dense_flops,
+        dense_accuracy=facts.dense_accuracy,
+        models=tuple(models),
+        controls={label: control for label, control in controls.items() if control is not None},
+        cheaper=cheaper_and_better(allowed, selected),
+        reasons=dict(reasons),
+        missing=tuple(label for label in prepared.budgets if label not in selected),
+        shared=shared,
+        states={state.value: own.count(state) for state in TrialState},
+        tracking_uri="",
+        logged=False,
+        cost=cost,
+    )
+
+
+def exit_code(summary: Summary) -> int:
+    """0, or 3 where a budget has no model."""
+    return BudgetError.exit_code if summary.missing else 0
