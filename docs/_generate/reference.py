@@ -5,6 +5,7 @@ Nothing here knows a flag, a field or an exit code by itself; only what the numb
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
@@ -112,73 +113,50 @@ def _default(param: Any) -> str:
 
 
 def job_spec() -> str:
-    """Every field of a job's specification, from its JSON Schema."""
-    from autoslim.config import JobSpec
+    """Every setting of a job and of where it runs, a table for each group."""
+    from autoslim.config.reference import reference
 
-    schema = JobSpec.model_json_schema()
-    required = set(schema.get("required", ()))
-    rows = (
-        (
-            f"`{name}`",
-            field.get("description", ""),
-            _schema_type(field),
-            "required" if name in required else value_of(field.get("default")),
-            _bounds(field),
+    settings, parts = reference(), []
+    for group in dict.fromkeys(row.group for row in settings):
+        rows = (
+            (
+                f"`{row.name}`",
+                row.help,
+                row.type,
+                "required" if row.needed else _literal(row.default),
+                row.allowed,
+                f"`{row.flag}`" if row.flag else "",
+                "may change" if row.resumable else "kept",
+            )
+            for row in settings
+            if row.group == group
         )
-        for name, field in schema["properties"].items()
+        parts.append(f"## {group}\n\n" + table(("Field", "Meaning", "Type", "Default", "Allowed", "Flag", "On resume"), rows))
+    return "\n".join(parts)
+
+
+def _literal(default: str) -> str:
+    """As code where it is a value, as words where it is a sentence."""
+    return default if " " in default or not default else f"`{default}`"
+
+
+def field(name: str) -> str:
+    """How `JobSpec` declares a field, as it is written there."""
+    source = (ROOT / "autoslim" / "config" / "job_spec.py").read_text()
+    declared = next(
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name
     )
-    return table(("Field", "Meaning", "Type", "Default", "Bounds"), rows)
+    return f"```python\n{ast.get_source_segment(source, declared)}\n```\n".replace("\n    ", "\n")
 
 
-_NAMES = {
-    "string": "text",
-    "integer": "integer",
-    "number": "number",
-    "boolean": "true or false",
-    "array": "list",
-    "object": "mapping",
-}
+def resumable() -> str:
+    """The flags that a resumed search may change, as an enumeration."""
+    from autoslim.config.reference import reference
 
-
-def _alternatives(field: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    for option in field.get("anyOf", [field]):
-        if option is not field and "anyOf" in option:
-            yield from _alternatives(option)
-        else:
-            yield option
-
-
-def _schema_type(field: dict[str, Any]) -> str:
-    found: list[str] = []
-    for option in _alternatives(field):
-        if "enum" in option:
-            name = ", ".join(f"`{each}`" for each in option["enum"])
-        elif "const" in option:
-            name = f"`{option['const']}`"
-        else:
-            name = _NAMES.get(str(option.get("type", "")), "")
-        if name and name not in found:
-            found.append(name)
-    return " or ".join(found)
-
-
-def _bounds(field: dict[str, Any]) -> str:
-    words = (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"))
-    sizes = (
-        ("minLength", "at least {} characters"),
-        ("maxLength", "up to {} characters"),
-        ("maxItems", "up to {} entries"),
-        ("maxProperties", "up to {} entries"),
-    )
-    found: dict[str, None] = {}
-    for option in (field, *_alternatives(field)):
-        found |= {f"{word} {_number(option[key])}": None for key, word in words if key in option}
-        found |= {word.format(option[key]): None for key, word in sizes if key in option and key != "minLength"}
-    return ", ".join(found)
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value)
+    flags = [f"`{row.flag}`" for row in reference() if row.resumable and row.flag]
+    return f"These settings may change on resume: {', '.join(flags[:-1])} and {flags[-1]}. Everything else stays as the search began.\n"
 
 
 # What a slimmed model says of itself
@@ -440,7 +418,7 @@ def problem_codes() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(cli, job_spec, config_json, exit_codes),
+        *(cli, job_spec, field, resumable, config_json, exit_codes),
         *(knobs, training_settings, spaces, measured, smallest_method),
         *(routes, service_settings, problem_codes, replies, client_errors),
     )
