@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, EpochReport, Origin, Phase, TrialResult, TrialState
 from autoslim.core.urls import default_url
 from autoslim.report.tracking import MlflowSync
 from autoslim.store import JobState, Store
@@ -90,10 +90,10 @@ def invented(number: int, label: str, rng: random.Random) -> TrialResult:
     return TrialResult(
         number=number,
         recipe=recipe,
-        origin="sampler" if number > 10 else "random",
+        origin=Origin.SAMPLER if number > 10 else Origin.CONTROL,
         state=TrialState.COMPLETE,
         accuracy=accuracy,
-        accuracy_after_cut=accuracy / 2,
+        accuracy_after_pruning=accuracy / 2,
         flops=flops,
         flops_predicted=flops,
         params=int(DENSE.params * rng.uniform(0.5, 1.0)),
@@ -105,7 +105,7 @@ def invented(number: int, label: str, rng: random.Random) -> TrialResult:
 
 def report(epoch: int, accuracy: float, rng: random.Random) -> EpochReport:
     metrics = {"loss": 2.0 / epoch, "accuracy": accuracy - 0.05 * (3 - epoch), "images_per_second": rng.uniform(800, 900)}
-    return EpochReport(epoch=float(epoch), beat="tune", metrics=metrics | {"loader_wait": rng.random() / 10})
+    return EpochReport(epoch=float(epoch), phase=Phase.FINETUNE, metrics=metrics | {"loader_wait": rng.random() / 10})
 
 
 @contextmanager

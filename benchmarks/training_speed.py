@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Training
+from autoslim.core.result import Phase
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.export.profiling.benchmark import hardware
@@ -31,7 +32,7 @@ from autoslim.export.profiling.interleaved import ratio
 from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext
 from autoslim.training.device import computing, uses_bfloat16
-from autoslim.training.loop import Beat, Trainer
+from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 
 TRAINING = Training(distillation=0.9, temperature=2.0)
@@ -45,9 +46,17 @@ def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float
     def objective(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"loss": task_loss(model, context.teacher, images, targets, TRAINING)}
 
-    beat = Beat(name="tune", steps=rounds * len(loader))
+    schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=rounds * len(loader))
     trainer = Trainer(
-        model, objective, loader, TRAINING, beat, seed=0, device=context.device, bfloat16=bfloat16, companions=(context.teacher,)
+        model,
+        objective,
+        loader,
+        TRAINING,
+        schedule,
+        seed=0,
+        device=context.device,
+        bfloat16=bfloat16,
+        companions=(context.teacher,),
     )
     for segment in trainer.segments():
         yield segment.metrics["images_per_second"]

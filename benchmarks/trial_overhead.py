@@ -26,7 +26,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.result import BaseFacts, EpochReport, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.core.urls import default_url
@@ -52,12 +52,12 @@ def made_up(recipe: Recipe) -> float:
 
 
 def report(recipe: Recipe) -> EpochReport:
-    return EpochReport(epoch=1.0, beat="tune", metrics={"accuracy": made_up(recipe), "loss": 1.0}, seconds=0.0)
+    return EpochReport(epoch=1.0, phase=Phase.FINETUNE, metrics={"accuracy": made_up(recipe), "loss": 1.0}, seconds=0.0)
 
 
 def outcome(recipe: Recipe) -> Outcome:
     return Outcome(
-        recipe=recipe, accuracy=made_up(recipe), accuracy_after_cut=0.5, flops=recipe.budget, flops_predicted=recipe.budget,
+        recipe=recipe, accuracy=made_up(recipe), accuracy_after_pruning=0.5, flops=recipe.budget, flops_predicted=recipe.budget,
         flops_mean=recipe.budget, flops_max=recipe.budget, params=1, epochs=1.0, seconds=0.0,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import BaseFacts
+from autoslim.core.result import BaseFacts, Phase, Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -113,7 +113,7 @@ def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float
         training=TRAINING.replace(**draw.training),
         seed=0,
     )
-    target = "free" if share is None else f"{share:.4f}"
+    target = Target.FREE if share is None else f"{share:.4f}"
     return Task(number=number, recipe=recipe, plan=solved.plan, flops=solved.flops, target=target)
 
 
@@ -143,10 +143,15 @@ def trained(recipe: Recipe, context: TrialContext, folder: Path) -> tuple[list[d
     try:
         while True:
             report = next(reports)
-            if report.beat in ("cut", "tune"):
+            if report.phase in (Phase.PRUNE, Phase.FINETUNE):
                 seconds = time.process_time() - began
                 curve.append(
-                    {"epoch": report.epoch, "beat": report.beat, "accuracy": report.metrics["accuracy"], "seconds": seconds}
+                    {
+                        "epoch": report.epoch,
+                        "phase": report.phase.value,
+                        "accuracy": report.metrics["accuracy"],
+                        "seconds": seconds,
+                    }
                 )
     except StopIteration as end:
         return curve, end.value
@@ -177,7 +182,7 @@ def perform(task: Task, context: TrialContext, folder: Path) -> dict[str, Any]:
         **row,
         "state": "complete",
         "accuracy": outcome.accuracy,
-        "accuracy_after_cut": outcome.accuracy_after_cut,
+        "accuracy_after_pruning": outcome.accuracy_after_pruning,
         "params": outcome.params,
         "epochs": outcome.epochs,
         "seconds": time.process_time() - began,
@@ -212,7 +217,7 @@ def carry_out(context: TrialContext, output: Path, *, trials: int, minutes: floa
         yield row
 
 
-_POINT = pa.struct([("epoch", pa.float32()), ("beat", pa.string()), ("accuracy", pa.float32()), ("seconds", pa.float32())])
+_POINT = pa.struct([("epoch", pa.float32()), ("phase", pa.string()), ("accuracy", pa.float32()), ("seconds", pa.float32())])
 SCHEMA = pa.schema(
     [
         ("number", pa.int32()),
@@ -224,7 +229,7 @@ SCHEMA = pa.schema(
         ("state", pa.string()),
         ("error", pa.string()),
         ("accuracy", pa.float32()),
-        ("accuracy_after_cut", pa.float32()),
+        ("accuracy_after_pruning", pa.float32()),
         ("params", pa.int64()),
         ("epochs", pa.float32()),
         ("seconds", pa.float32()),

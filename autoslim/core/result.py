@@ -1,11 +1,11 @@
-"""What a trial gives back, and the front of those that no other beats."""
+"""The result of a trial, and the Pareto front of several."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits
@@ -24,17 +24,80 @@ class TrialState(enum.StrEnum):
     INFEASIBLE = "infeasible"
 
 
+class Origin(enum.StrEnum):
+    """Who proposed a trial's recipe.
+
+    SAMPLER: the sampler. CONTROL: drawn at random, to compare the search with. REFINEMENT: a good recipe again, for more epochs.
+    REUSED: nobody, the trial comes from an earlier search.
+    """
+
+    SAMPLER = "sampler"
+    CONTROL = "control"
+    REFINEMENT = "refinement"
+    REUSED = "reused"
+
+
+class Target(enum.StrEnum):
+    """The target of a trial is the label of the budget that its recipe is solved onto, or FREE where no budget was aimed at."""
+
+    FREE = "free"
+
+
+class Phase(enum.StrEnum):
+    """What a model goes through when an epoch is reported.
+
+    ADAPT: fine-tuning of the dense model before the search. SHARED: work that several trials share. TRAIN: the method's own training.
+    PRUNE: straight after pruning. FINETUNE: fine-tuning of the pruned model.
+    """
+
+    ADAPT = "adapt"
+    SHARED = "shared"
+    TRAIN = "train"
+    PRUNE = "prune"
+    FINETUNE = "finetune"
+
+
+class ErrorClass(enum.StrEnum):
+    """The names of those exceptions that a search treats specially. `TrialResult.error_class` may name any other exception, too."""
+
+    DIVERGED = "DivergedError"
+    INFEASIBLE = "InfeasibleError"
+    # The worker of the trial was lost more often than a trial is retried.
+    WORKER_LOST = "WorkerLostError"
+
+
+FORMER_FIELDS = {"beat": "phase", "accuracy_after_cut": "accuracy_after_pruning"}
+"""Names of fields before version 0.2: what was stored under the former name is read under the new one."""
+FORMER_ORIGINS = {"random": Origin.CONTROL, "final": Origin.REFINEMENT}
+FORMER_PHASES = {"cut": Phase.PRUNE, "tune": Phase.FINETUNE}
+
+
+def with_current_names(data: Any) -> Any:
+    """`data`, the fields of a stored report, outcome or result, with former names and values replaced."""
+    if not isinstance(data, dict):
+        return data
+    fields = {FORMER_FIELDS.get(name, name): value for name, value in data.items()}
+    for name, former in (("origin", FORMER_ORIGINS), ("phase", FORMER_PHASES)):
+        if name in fields:
+            fields[name] = former.get(fields[name], fields[name])
+    return fields
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochReport(Record):
-    """A point on a trial's curves. `beat` is `cut`, `train` or `tune`; `epoch` counts every pass over the images so far.
+    """A point on a trial's curves. `epoch` counts all passes over the training images so far.
 
-    `seconds` is wall time in the worker up to here, earlier runs of the trial included; None where nobody counts it.
+    `seconds` is wall time in the worker up to here, earlier runs of the trial included; None where it is not measured.
     """
 
     epoch: float
-    beat: str
+    phase: Phase
     metrics: dict[str, float]
     seconds: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        return super().from_dict(with_current_names(data))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +109,7 @@ class TrialResult(Record):
     differ where tokens vary from image to image; all in multiply-accumulates.
     `latency_ms` is the predicted time of a batch, where there is a table to predict it from, `latency_measured_ms` the measured one,
     where the trial came into question to be handed over.
-    `origin` says who proposed the recipe: `sampler`, `random` (drawn blindly, as a control), `final` (a good one once more, longer),
-    `reused` (nobody: an earlier search's trial, `reused_from`, is taken over) or `given`.
+    `reused_from` names the trial of an earlier search whose result this is, where `origin` is REUSED.
     `artifact` is the model's folder, relative to the job's output folder.
 
     A STOPPED trial has the accuracy it had reached after `epochs`, its plan's FLOPs, and in `stopped` why the scheduler ended it.
@@ -55,10 +117,10 @@ class TrialResult(Record):
 
     number: int
     recipe: Recipe
-    origin: str
+    origin: Origin
     state: TrialState
     accuracy: float | None = None
-    accuracy_after_cut: float | None = None
+    accuracy_after_pruning: float | None = None
     flops: int | None = None
     flops_predicted: int | None = None
     flops_mean: int | None = None
@@ -74,6 +136,10 @@ class TrialResult(Record):
     stopped: str | None = None
     error_class: str | None = None
     error: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        return super().from_dict(with_current_names(data))
 
     def keeps_to(self, limits: CostLimits) -> bool:
         """By its parameters and its latency, the measured one where it was measured; a trial that is not complete keeps to nothing."""

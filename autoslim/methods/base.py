@@ -1,6 +1,6 @@
 """The protocol every slimming method follows: expect, prepare, attach, loss, finish, build.
 
-A trial has four beats: *attach* the method's own parts to the dense model, *train* them, *finish* (drop what only training needed
+A trial has four phases: *attach* the method's own parts to the dense model, *train* them, *finish* (drop what only training needed
 and cut for good), *tune* what is left. The loop trains exactly the parameters that ask for a gradient. What many trials need alike
 (scores, a mask search) is *prepared* once and shared.
 
@@ -28,7 +28,7 @@ Tensors = dict[str, Tensor]
 
 
 class DistillationBatch(Protocol):
-    """One batch of a train beat. What is asked of it is computed once, and what is not asked is not computed."""
+    """One batch of a train phase. What is asked of it is computed once, and what is not asked is not computed."""
 
     images_B3HW: Tensor
     student: nn.Module
@@ -137,7 +137,7 @@ class Method(abc.ABC):
         return active
 
     def train_share(self, knobs: Knobs) -> float:
-        """Share of a trial's epochs that goes into the train beat."""
+        """Share of a trial's epochs that goes into the train phase."""
         return float(knobs.get("train_share", 0.0))
 
     @abc.abstractmethod
@@ -170,7 +170,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """`loss` is minimised in the train beat; the other names are curves."""
+        """`loss` is minimised in the train phase; the other names are curves."""
 
     @abc.abstractmethod
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
@@ -184,11 +184,11 @@ class Method(abc.ABC):
         """The finished structure with untrained weights: what loading starts from. `plan` is the finished plan."""
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
-        """Parameter-name suffixes whose learning rate in the train beat is a multiple of the recipe's."""
+        """Parameter-name suffixes whose learning rate in the train phase is a multiple of the recipe's."""
         return {}
 
     def tune_rate(self, knobs: Knobs) -> float:
-        """The tuning's learning rate over the recipe's: less than 1 where the train beat leaves weights that are trained already."""
+        """The tuning's learning rate over the recipe's: less than 1 where the train phase leaves weights that are trained already."""
         return 1.0
 
 

@@ -6,9 +6,9 @@ from autoslim.core.result import EpochReport
 
 
 def epoch_line(report: EpochReport, epochs: float) -> str:
-    """`epoch 2/3, tune, loss 0.812, accuracy 71.4%, 352 images/s, 2% of it waiting for images`; what was not measured is left out."""
+    """`epoch 2/3, finetune, loss 0.812, accuracy 71.4%, 352 images/s, 2% of it waiting for images`; what was not measured is left out."""
     metrics = report.metrics
-    parts = [f"epoch {report.epoch:.3g}/{epochs:g}", report.beat]
+    parts = [f"epoch {report.epoch:.3g}/{epochs:g}", report.phase.value]
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.3f}")
     if "accuracy" in metrics:

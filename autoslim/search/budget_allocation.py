@@ -13,16 +13,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-FREE = "free"
+from autoslim.core.result import Origin, Target
+
 _PERIOD = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """`target` is a budget's label or `free`; `origin` is `random` for a control, else `sampler`; `among` are methods."""
+    """`target` is a budget's label or `Target.FREE`; `origin` is CONTROL or SAMPLER; `among` are methods."""
 
     target: str
-    origin: str
+    origin: Origin
     among: tuple[str, ...]
 
 
@@ -31,29 +32,33 @@ def assign(number: int, feasible_methods: Mapping[str, Sequence[str]]) -> Assign
     opening = _opening(feasible_methods)
     if number < len(opening):
         return opening[number]
-    budgets = [target for target in feasible_methods if target != FREE]
+    budgets = [target for target in feasible_methods if target != Target.FREE]
     turn = number - len(opening)
     if not budgets:
-        return Assignment(target=FREE, origin="sampler", among=tuple(feasible_methods[FREE]))
+        return Assignment(target=Target.FREE, origin=Origin.SAMPLER, among=tuple(feasible_methods[Target.FREE]))
     cycles, place = divmod(turn, _PERIOD)
     if place == _PERIOD - 1:
-        return Assignment(target=FREE, origin="sampler", among=tuple(feasible_methods[FREE]))
+        return Assignment(target=Target.FREE, origin=Origin.SAMPLER, among=tuple(feasible_methods[Target.FREE]))
     target = budgets[(cycles * (_PERIOD - 1) + place) % len(budgets)]
-    return Assignment(target=target, origin="sampler", among=tuple(feasible_methods[target]))
+    return Assignment(target=target, origin=Origin.SAMPLER, among=tuple(feasible_methods[target]))
 
 
 def _opening(feasible_methods: Mapping[str, Sequence[str]]) -> list[Assignment]:
-    targets = [target for target in feasible_methods if target != FREE] or [FREE]
+    targets = [target for target in feasible_methods if target != Target.FREE] or [Target.FREE]
     used: dict[str, int] = {}
     controls = []
     for target in targets:
         method = min(feasible_methods[target], key=lambda name: used.get(name, 0))
         used[method] = used.get(method, 0) + 1
-        controls.append(Assignment(target=target, origin="random", among=(method,)))
-    missing = [method for method in feasible_methods[FREE] if method not in used]
-    turns = [FREE, *targets] if targets != [FREE] else targets
+        controls.append(Assignment(target=target, origin=Origin.CONTROL, among=(method,)))
+    missing = [method for method in feasible_methods[Target.FREE] if method not in used]
+    turns = [Target.FREE, *targets] if targets != [Target.FREE] else targets
     rest = []
     for place, method in enumerate(missing):
         target = turns[place % len(turns)]
-        rest.append(Assignment(target=target if method in feasible_methods[target] else FREE, origin="sampler", among=(method,)))
+        rest.append(
+            Assignment(
+                target=target if method in feasible_methods[target] else Target.FREE, origin=Origin.SAMPLER, among=(method,)
+            )
+        )
     return controls + rest

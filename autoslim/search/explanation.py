@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from autoslim.core.budget import format_flops
 from autoslim.core.record import Record
-from autoslim.core.result import ParetoFront, TrialResult, TrialState
-from autoslim.search.refinement import FINAL, REUSED
+from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,16 +50,16 @@ def _sentence(results: Sequence[TrialResult], chosen: TrialResult, budget: int) 
     solved = [r for r in results if r.recipe.budget == budget and r.state is TrialState.COMPLETE and r.duplicate_of is None]
     rivals = sorted((r for r in solved if r.recipe.steps != chosen.recipe.steps), key=_accuracy)
     name = f"trial {chosen.number} ({chosen.recipe.method})"
-    if chosen.origin == REUSED:
+    if chosen.origin == Origin.REUSED:
         return (
             f"{name} is taken over from an earlier search, {chosen.reused_from}, whose best model within this budget it is: "
             f"{_accuracy(chosen):.2%} on the same validation images; nothing was trained for it"
         )
     if chosen.recipe.budget != budget:
         return f"{name} is taken, because no trial solved onto this budget is complete and it is the best of those within it"
-    seeds = [r for r in solved if r.origin == FINAL and r.recipe.replace(seed=0) == chosen.recipe.replace(seed=0)]
+    seeds = [r for r in solved if r.origin == Origin.REFINEMENT and r.recipe.replace(seed=0) == chosen.recipe.replace(seed=0)]
     measure = f"the best mean of {len(seeds)} seeds" if len(seeds) > 1 else "the highest accuracy"
-    longer = f", tuned for {chosen.recipe.training.epochs:g} epochs in the end" if chosen.origin == FINAL else ""
+    longer = f", tuned for {chosen.recipe.training.epochs:g} epochs in the end" if chosen.origin == Origin.REFINEMENT else ""
     text = f"{name} is taken, because it has {measure} on the validation images of {len(solved)} complete trials at this budget, "
     text += f"{_accuracy(chosen):.2%}{longer}"
     if rivals:

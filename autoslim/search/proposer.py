@@ -27,14 +27,14 @@ from autoslim.core.job import SAMPLERS
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
 from autoslim.core.record import Record
-from autoslim.core.result import TrialResult
+from autoslim.core.result import Origin, Target, TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
 from autoslim.methods import METHODS, Constraints, narrowing
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate, solve
-from autoslim.search.budget_allocation import FREE, Assignment, assign
+from autoslim.search.budget_allocation import Assignment, assign
 from autoslim.search.feasibility import Feasibility, feasibility, unreachable, within
 from autoslim.search.samplers.candidates import SERVES, near_draws, pool_draws
 from autoslim.search.samplers.features import Encoder, Vector
@@ -62,7 +62,7 @@ class Proposal(Record):
     number: int
     recipe: Recipe
     target: str
-    origin: str
+    origin: Origin
     plan: Plan | None = None
     flops: int | None = None
     infeasible: str | None = None
@@ -101,8 +101,8 @@ class Proposer:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
-        if FREE in self.budgets:
-            raise RequestError(f"a budget cannot be called {FREE!r}")
+        if Target.FREE in self.budgets:
+            raise RequestError(f"a budget cannot be called {Target.FREE!r}")
         for name, ranges in self.space.methods.items():
             if name not in self.methods or ranges.keys() != self.methods[name].ranges.keys():
                 raise SpaceError(
@@ -110,7 +110,7 @@ class Proposer:
                 )
         if not self.feasibility:
             raise UnsupportedModelError("; ".join(self.left_out.values()))
-        if not self.feasible_methods[FREE]:
+        if not self.feasible_methods[Target.FREE]:
             raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has put it right; widen them")
         for label, flops in self.budgets.items():
             if not self.feasible_methods[label]:
@@ -150,7 +150,7 @@ class Proposer:
                 label: [name for name in drawn if within(self.feasibility[name], flops, self.limits)]
                 for label, flops in self.budgets.items()
             },
-            FREE: drawn,
+            Target.FREE: drawn,
         }
 
     def flops_of(self, recipe: Recipe) -> int:
@@ -166,8 +166,8 @@ class Proposer:
         dealt = assign(number, self.feasible_methods)
         others = sorted((result for result in history if result.number != number), key=lambda result: result.number)
         # A control is drawn blindly, so it may well be a duplicate.
-        known = set() if dealt.origin == "random" else {result.recipe.key for result in others}
-        if self.sampler == "forest" and dealt.origin != "random":
+        known = set() if dealt.origin == Origin.CONTROL else {result.recipe.key for result in others}
+        if self.sampler == "forest" and dealt.origin != Origin.CONTROL:
             learnt = self._learnt(number, dealt, others, known)
             if learnt is not None:
                 return learnt
@@ -186,10 +186,10 @@ class Proposer:
     def _suggest(self, dealt: Assignment, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
         """What each draw asks. Draws that were rejected stay in the study as running, which keeps TPE away from them."""
         name = f"{self.seed}:{number}"
-        if dealt.origin == "random" or self.sampler in ("random", "forest"):
+        if dealt.origin == Origin.CONTROL or self.sampler in ("random", "forest"):
             blind = Uniform(name)
             return lambda: blind
-        free = dealt.target == FREE
+        free = dealt.target == Target.FREE
         values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self.budgets.values())
         feasible_methods = tuple(self.feasible_methods[dealt.target])
         trials = as_trials(
@@ -257,7 +257,7 @@ class Proposer:
         training = self.training.replace(**draw.training)
         budget = self.budgets.get(dealt.target, 0)
         try:
-            if dealt.target == FREE:
+            if dealt.target == Target.FREE:
                 solved = evaluate(method, self.shape, dense, draw.knobs)
                 budget = solved.flops
             else:
@@ -283,5 +283,5 @@ class Proposer:
             class_query=self.class_query,
             bound=self.bound,
             # A free trial is there for the front, and held to nothing.
-            limits=CostLimits() if dealt.target == FREE else self.limits,
+            limits=CostLimits() if dealt.target == Target.FREE else self.limits,
         )

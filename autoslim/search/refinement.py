@@ -10,13 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.search.stopping import LEAST, spent_epochs
 
-FINAL = "final"
-"""The origin of these trials."""
-REUSED = "reused"
-"""And of those that were taken over from an earlier search."""
 MOST = 10.0
 """And never more than so many times."""
 _CANDIDATES = 2
@@ -25,7 +21,7 @@ _CANDIDATES = 2
 
 def searched(results: Sequence[TrialResult]) -> list[TrialResult]:
     """Those that the search itself proposed."""
-    return [result for result in results if result.origin not in (FINAL, REUSED)]
+    return [result for result in results if result.origin not in (Origin.REFINEMENT, Origin.REUSED)]
 
 
 def final_epochs(results: Sequence[TrialResult], *, share: float) -> float:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
-from autoslim.core.result import ParetoFront, TrialResult, TrialState
-from autoslim.search.refinement import FINAL, REUSED, searched
+from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
+from autoslim.search.refinement import searched
 
 FILLS = 0.95
 """An earlier search's model answers a budget that it was not solved onto where it is within it and takes up so much of it."""
@@ -51,7 +51,7 @@ def choose(
 
 def is_for(result: TrialResult, budget: int) -> bool:
     """Whether it was solved onto this budget, or taken over to answer it."""
-    return result.recipe.budget == budget or (result.origin == REUSED and fills(result, budget))
+    return result.recipe.budget == budget or (result.origin == Origin.REUSED and fills(result, budget))
 
 
 def fills(result: TrialResult, budget: int) -> bool:
@@ -62,7 +62,7 @@ def _best_over_seeds(results: Sequence[TrialResult]) -> Sequence[TrialResult]:
     """Those of the recipe with the best mean over seeds; all of them where no recipe has several."""
     groups: dict[str, list[TrialResult]] = {}
     for result in results:
-        if result.origin == FINAL and result.state is TrialState.COMPLETE and result.duplicate_of is None:
+        if result.origin == Origin.REFINEMENT and result.state is TrialState.COMPLETE and result.duplicate_of is None:
             groups.setdefault(result.recipe.replace(seed=0).key, []).append(result)
     several = [group for group in groups.values() if len(group) > 1]
     return max(several, key=lambda group: statistics.fmean(r.accuracy or 0.0 for r in group)) if several else results
@@ -101,7 +101,7 @@ def against_control(
     controls = [
         result
         for result in results
-        if result.origin == "random" and result.recipe.budget == budgets[label] and result.state is TrialState.COMPLETE
+        if result.origin == Origin.CONTROL and result.recipe.budget == budgets[label] and result.state is TrialState.COMPLETE
     ]
     if chosen is None or not controls:
         return None

@@ -110,7 +110,7 @@ class TrialView(View):
     steps: list[StepView]
     budget: int
     accuracy: float | None
-    accuracy_after_cut: float | None
+    accuracy_after_pruning: float | None
     flops: int | None
     flops_mean: int | None
     flops_max: int | None
@@ -287,7 +287,7 @@ def trial_view(trial: StoredTrial) -> TrialView:
         "number",
         "origin",
         "accuracy",
-        "accuracy_after_cut",
+        "accuracy_after_pruning",
         "flops",
         "flops_mean",
         "flops_max",

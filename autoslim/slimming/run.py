@@ -72,7 +72,7 @@ class Slimmed(Record):
     dense_flops: int
     dense_params: int
     validation_accuracy: float
-    accuracy_after_cut: float
+    accuracy_after_pruning: float
     test_accuracy: float
     dense_validation_accuracy: float
     dense_test_accuracy: float
@@ -209,7 +209,7 @@ class Slimming:
             dense_flops=facts.dense_flops,
             dense_params=facts.params,
             validation_accuracy=outcome.accuracy,
-            accuracy_after_cut=outcome.accuracy_after_cut,
+            accuracy_after_pruning=outcome.accuracy_after_pruning,
             test_accuracy=judged.slimmed.accuracy,
             dense_validation_accuracy=facts.dense_accuracy,
             dense_test_accuracy=judged.dense.accuracy,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from autoslim.core.files import replacing_file
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import ParetoFront
+from autoslim.core.result import Origin, ParetoFront, Target
 from autoslim.core.urls import hide_password
 from autoslim.errors import OutputError
 from autoslim.store.rows import StoredJob, StoredTrial
@@ -27,13 +27,13 @@ _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string
 _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "number": (pa.int64(), "trial number within the job"),
     "method": (pa.string(), "method of each step, joined with +"),
-    "origin": (pa.string(), "who proposed the recipe: sampler, random, final, reused or given"),
-    "target": (pa.string(), "label of the budget the recipe was solved onto, or free"),
+    "origin": (pa.string(), f"who proposed the recipe: {', '.join(Origin)}"),
+    "target": (pa.string(), f"label of the budget the recipe was solved onto, or {Target.FREE}"),
     "state": (pa.string(), "running, complete, stopped, failed or infeasible"),
     "pareto": (pa.bool_(), "no other complete trial is as accurate and as cheap"),
     "chosen": (pa.string(), "labels of the budgets this trial is handed over for, joined with commas"),
     "accuracy": (pa.float64(), "top-1 share on the validation split, after training"),
-    "accuracy_after_cut": (pa.float64(), "top-1 share straight after the cut"),
+    "accuracy_after_pruning": (pa.float64(), "top-1 share straight after pruning"),
     "flops": (pa.int64(), "multiply-accumulates per image, measured"),
     "flops_predicted": (pa.int64(), "multiply-accumulates per image, from the plan"),
     "flops_mean": (pa.int64(), "multiply-accumulates of a validation image, on average"),
@@ -61,7 +61,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "ended_at": (pa.string(), "ISO 8601, UTC"),
 }
 _RESULT_FIELDS = (
-    "number", "origin", "accuracy", "accuracy_after_cut", "flops", "flops_predicted", "flops_mean", "flops_max",
+    "number", "origin", "accuracy", "accuracy_after_pruning", "flops", "flops_predicted", "flops_mean", "flops_max",
     "params", "latency_ms", "latency_measured_ms", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of",
     "reused_from", "stopped",
 )  # fmt: skip

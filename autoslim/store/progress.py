@@ -9,7 +9,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, TrialState, hypervolume
+from autoslim.core.result import BaseFacts, Target, TrialState, hypervolume
 from autoslim.store import schema
 
 
@@ -58,7 +58,7 @@ def _states(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, di
 
 def _best(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, dict[str, float]]:
     table = schema.trials.c
-    complete = sa.and_(table.job_id.in_(job_ids), table.state == TrialState.COMPLETE.value, table.target != "free")
+    complete = sa.and_(table.job_id.in_(job_ids), table.state == TrialState.COMPLETE.value, table.target != Target.FREE.value)
     query = sa.select(table.job_id, table.target, sa.func.max(table.accuracy)).where(complete)
     found: dict[str, dict[str, float]] = {}
     for job_id, target, accuracy in connection.execute(query.group_by(table.job_id, table.target)):

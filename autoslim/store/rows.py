@@ -49,7 +49,7 @@ class StoredJob(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTrial(Record):
-    """`target` is the label of the budget it was solved onto, or `free`; `attempt` the driver run that started it last."""
+    """`target` is the label of the budget it was solved onto, or `Target.FREE`; `attempt` the driver run that started it last."""
 
     result: TrialResult
     target: str

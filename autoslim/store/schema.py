@@ -63,10 +63,10 @@ epochs = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("epoch", sa.Double, nullable=False),
-    sa.Column("beat", sa.String(16), nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
     sa.Column("reported_at", sa.String(32), nullable=False),
     sa.Column("report", sa.Text, nullable=False),
-    sa.UniqueConstraint("job_id", "number", "epoch", "beat"),
+    sa.UniqueConstraint("job_id", "number", "epoch", "phase"),
     sa.ForeignKeyConstraint(["job_id", "number"], [trials.c.job_id, trials.c.number], ondelete="CASCADE"),
 )
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, SharedCost, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, EpochReport, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import JobError, RequestError
 from autoslim.store import schema
 from autoslim.store.database import Database
@@ -116,9 +116,9 @@ class Store:
 
     # Trials
 
-    def add_trial(self, job_id: str, number: int, recipe: Recipe, *, origin: str, target: str) -> None:
-        """`target` is the label of the budget the recipe was solved onto, or `free`."""
-        row = {"job_id": job_id, "number": number, "origin": origin, "target": target, "state": TrialState.RUNNING.value}
+    def add_trial(self, job_id: str, number: int, recipe: Recipe, *, origin: Origin, target: str) -> None:
+        """`target` is the label of the budget that the recipe is solved onto, or `Target.FREE`."""
+        row = {"job_id": job_id, "number": number, "origin": origin.value, "target": target, "state": TrialState.RUNNING.value}
         row |= {"recipe_key": recipe.key, "recipe": recipe.to_json(), "started_at": _now()}
         try:
             with self._database.writing() as connection:
@@ -131,7 +131,13 @@ class Store:
         """A trial that needs no training, in one transaction: it is never seen running."""
         assert result.state is not TrialState.RUNNING, "a result that is still running"
         now = _now()
-        row = {"job_id": job_id, "number": result.number, "origin": result.origin, "target": target, "state": result.state.value}
+        row = {
+            "job_id": job_id,
+            "number": result.number,
+            "origin": result.origin.value,
+            "target": target,
+            "state": result.state.value,
+        }
         row |= {"recipe_key": result.recipe.key, "recipe": result.recipe.to_json(), "started_at": now, "ended_at": now}
         row |= {"accuracy": result.accuracy, "flops": result.flops, "params": result.params, "error": result.error}
         try:
@@ -224,7 +230,7 @@ class Store:
         with self._database.writing() as connection:
             attempt = self._trial_row(connection, job_id, number).attempt
             trial = sa.and_(table.job_id == job_id, table.number == number)
-            point = sa.and_(trial, table.epoch == epoch, table.beat == report.beat)
+            point = sa.and_(trial, table.epoch == epoch, table.phase == report.phase.value)
             known = connection.execute(sa.select(table.report).where(point)).scalar()
             if known == text:
                 return
@@ -235,7 +241,7 @@ class Store:
                 connection.execute(schema.epochs.update().where(point).values(**values))
             else:
                 values |= {"job_id": job_id, "number": number, "position": (position or 0) + 1}
-                connection.execute(schema.epochs.insert().values(**values, epoch=epoch, beat=report.beat))
+                connection.execute(schema.epochs.insert().values(**values, epoch=epoch, phase=report.phase.value))
 
     def epochs(self, job_id: str, number: int) -> list[EpochReport]:
         """A trial's curves, in the order its points were first reported."""
@@ -343,7 +349,7 @@ def _shared(row: sa.Row[Any]) -> tuple[SharedCost, ...]:
 def _trial(row: sa.Row[Any]) -> StoredTrial:
     if row.result is None:
         recipe = Recipe.from_json(row.recipe)
-        result = TrialResult(number=row.number, recipe=recipe, origin=row.origin, state=TrialState(row.state))
+        result = TrialResult(number=row.number, recipe=recipe, origin=Origin(row.origin), state=TrialState(row.state))
     else:
         result = TrialResult.from_json(row.result)
     return StoredTrial(result=result, target=row.target, attempt=row.attempt, started_at=row.started_at, ended_at=row.ended_at)

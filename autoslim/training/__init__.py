@@ -1,4 +1,4 @@
-"""Training: the dense base model, one trial in four beats, evaluation."""
+"""Training: the dense base model, one trial in four phases, evaluation."""
 
 from autoslim.training.base_model import BaseRequest, prepare_base
 from autoslim.training.context import TrialContext

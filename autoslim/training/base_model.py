@@ -17,7 +17,7 @@ from torch import Tensor
 from autoslim.core.job import ModelSpec
 from autoslim.core.recipe import Training
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, EpochReport, SharedCost
+from autoslim.core.result import BaseFacts, EpochReport, Phase, SharedCost
 from autoslim.cost import count_flops
 from autoslim.data import PreparedDataset
 from autoslim.models import DenseModel, create_dense, write_folder
@@ -26,7 +26,7 @@ from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
 from autoslim.training.device import pick_device, uses_bfloat16
 from autoslim.training.evaluate import accuracy
-from autoslim.training.loop import Beat, Trainer
+from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 from autoslim.training.shared_results import write_cost
 from autoslim.training.single_flight import publishing, single_flight
@@ -116,7 +116,7 @@ def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.d
         lambda images, targets: {"loss": task_loss(module, None, images, targets, training)},
         loader,
         training,
-        Beat(name="adapt", steps=steps),
+        PhaseSchedule(phase=Phase.ADAPT, seed_name="adapt", steps=steps),
         seed=request.seed,
         device=device,
         bfloat16=bfloat16,
@@ -130,4 +130,4 @@ def _adapt(
         trainer.restore(saved[0], step=saved[1]["step"])
     for segment in trainer.segments():
         save_checkpoint(checkpoint, segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})
-        yield EpochReport(epoch=segment.steps / len(trainer.loader), beat="adapt", metrics=segment.metrics)
+        yield EpochReport(epoch=segment.steps / len(trainer.loader), phase=Phase.ADAPT, metrics=segment.metrics)

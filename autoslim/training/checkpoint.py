@@ -12,6 +12,9 @@ from torch import Tensor
 
 from autoslim.core.files import previous_folder, publish_folder
 
+_FORMER_FACTS = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
+"""Names of facts before version 0.2: a checkpoint written then is resumed, too."""
+
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Replaces the checkpoint in `folder` as a whole: either the old one or the new one is found there, never half of each."""
@@ -26,9 +29,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     """Tensors and facts, or None when the trial has not come as far as a first checkpoint."""
     for candidate in (folder, previous_folder(folder)):
         if (candidate / "facts.json").is_file():
-            return safetensors.torch.load_file(candidate / "state.safetensors"), json.loads(
-                (candidate / "facts.json").read_text()
-            )
+            facts = json.loads((candidate / "facts.json").read_text())
+            current = {_FORMER_FACTS.get(name, name): value for name, value in facts.items()}
+            return safetensors.torch.load_file(candidate / "state.safetensors"), current
     return None
 
 

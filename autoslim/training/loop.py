@@ -1,7 +1,7 @@
-"""The training loop: one, for the dense model, for a method's own parts and for tuning what was cut.
+"""The training loop: one, for the dense model, for a method's own parts and for fine-tuning a pruned model.
 
 It trains exactly the parameters that ask for a gradient, in segments of at most one epoch, and hands over after each, so that the
-caller can evaluate, report, checkpoint, or stop. All randomness comes from (seed, beat, segment): a run that goes on from a
+caller can evaluate, report, checkpoint, or stop. All randomness comes from (seed, phase, segment): a run that goes on from a
 checkpoint repeats what the undisturbed run would have done.
 """
 
@@ -22,6 +22,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from autoslim.core.recipe import Training
+from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
@@ -36,14 +37,16 @@ _FLOOR = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beat:
-    """A stretch of training with a schedule of its own.
+class PhaseSchedule:
+    """A stretch of training with its own schedule.
 
+    `seed_name` enters every random seed: with another one, a run that resumes from a checkpoint sees other augmentations.
     `first_epoch` says where in the stream of augmented epochs it starts; `rate` is its peak learning rate over the training's, and
     `learning_rates` what single parameters have over that, by the ends of their names.
     """
 
-    name: str
+    phase: Phase
+    seed_name: str
     steps: int
     first_epoch: int = 0
     rate: float = 1.0
@@ -79,7 +82,7 @@ class Waits:
 
 
 class Trainer:
-    """Trains `student` through one beat; iterate over `segments()`."""
+    """Trains `student` through one phase; iterate over `segments()`."""
 
     def __init__(
         self,
@@ -87,18 +90,18 @@ class Trainer:
         objective: Objective,
         loader: Loader,
         training: Training,
-        beat: Beat,
+        schedule: PhaseSchedule,
         *,
         seed: int,
         device: torch.device,
         bfloat16: bool,
         companions: tuple[nn.Module, ...] = (),
     ) -> None:
-        self.student, self.objective, self.loader, self.training, self.beat = student, objective, loader, training, beat
+        self.student, self.objective, self.loader, self.training, self.schedule = student, objective, loader, training, schedule
         self.seed, self.device, self.bfloat16, self.companions = seed, device, bfloat16, companions
-        self.optimizer = make_optimizer(student, training, beat)
+        self.optimizer = make_optimizer(student, training, schedule)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        averages = beat.average and training.ema_decay > 0
+        averages = schedule.average and training.ema_decay > 0
         self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
         self.parts = 1
         self.step = 0
@@ -114,8 +117,8 @@ class Trainer:
     def segments(self) -> Iterator[Segment]:
         """Raises DivergedError for a loss that is not finite, InfeasibleError when half a batch does not fit into memory either."""
         length = len(self.loader)
-        for index in range(math.ceil(self.step / length), math.ceil(self.beat.steps / length)):
-            metrics = self._run(index, min(length, self.beat.steps - index * length))
+        for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):
+            metrics = self._run(index, min(length, self.schedule.steps - index * length))
             yield Segment(
                 index=index,
                 steps=self.step,
@@ -125,11 +128,11 @@ class Trainer:
             )
 
     def _run(self, index: int, steps: int) -> dict[str, float]:
-        torch.manual_seed(segment_seed(self.seed, self.beat.name, index))
+        torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))
         self.student.train()
         totals: dict[str, Tensor] = {}
         began, images, waits = time.monotonic(), 0, Waits()
-        batches = self.loader.epoch(self.beat.first_epoch + index)
+        batches = self.loader.epoch(self.schedule.first_epoch + index)
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, labels_B in waits.timed(itertools.islice(batches, steps)):
                 batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
@@ -153,7 +156,7 @@ class Trainer:
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup of each image with its opposite number, in a share drawn from Beta(alpha, alpha); targets become soft labels."""
-        draw = np.random.default_rng([self.seed, zlib.crc32(self.beat.name.encode()), self.step])
+        draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
         targets_BC = mixup_target(labels_B, classes, share, self.training.label_smoothing)
@@ -189,19 +192,19 @@ class Trainer:
         return curves
 
     def _set_learning_rate(self) -> None:
-        factor = learning_rate_factor(self.step, self.beat.steps, self.training.warmup)
+        factor = learning_rate_factor(self.step, self.schedule.steps, self.training.warmup)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
     def _check_finite(self, totals: dict[str, Tensor]) -> None:
         if not torch.isfinite(totals["loss"]):
-            raise DivergedError(f"the loss is {float(totals['loss'])} at step {self.step} of the {self.beat.name} beat")
+            raise DivergedError(f"the loss is {float(totals['loss'])} at step {self.step} of the {self.schedule.phase} phase")
 
     def _check_weights(self) -> None:
         """The last step's weights have gone into no loss yet."""
         for name, parameter in self.student.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise DivergedError(f"{name} is not finite after step {self.step} of the {self.beat.name} beat")
+                raise DivergedError(f"{name} is not finite after step {self.step} of the {self.schedule.phase} phase")
 
     def _state(self) -> dict[str, Tensor]:
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
@@ -216,8 +219,8 @@ def load_named(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> No
     )
 
 
-def segment_seed(seed: int, beat: str, index: int) -> int:
-    return zlib.crc32(f"{seed}/{beat}/{index}".encode())
+def segment_seed(seed: int, name: str, index: int) -> int:
+    return zlib.crc32(f"{seed}/{name}/{index}".encode())
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
@@ -229,15 +232,15 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(student: nn.Module, training: Training, beat: Beat) -> torch.optim.AdamW:
+def make_optimizer(student: nn.Module, training: Training, schedule: PhaseSchedule) -> torch.optim.AdamW:
     """AdamW over what asks for a gradient; vectors are not decayed, nor is what has a learning rate of its own."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
-            factor = next((rate for suffix, rate in beat.learning_rates.items() if name.endswith(suffix)), None)
+            factor = next((rate for suffix, rate in schedule.learning_rates.items() if name.endswith(suffix)), None)
             plain = parameter.ndim < 2 or factor is not None or name.endswith(("pos_embed", "_token"))
             groups.setdefault((1.0 if factor is None else factor, 0.0 if plain else training.weight_decay), []).append(parameter)
-    peak = training.lr * beat.rate
+    peak = training.lr * schedule.rate
     return torch.optim.AdamW(
         [{"params": parameters, "lr": peak * rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
         fused=True,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.recipe import Training
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.base import DistillationBatch, Tensors
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
-from autoslim.training.loop import Beat, Trainer
+from autoslim.training.loop import PhaseSchedule, Trainer
 
 _FIRST_EPOCH = 500_000
 """Where shared training stands in the stream of augmented epochs, far from any trial's."""
@@ -59,8 +59,9 @@ class TrialSharedTrainer:
             objective,
             loader,
             self.training,
-            Beat(
-                name="shared",
+            PhaseSchedule(
+                phase=Phase.SHARED,
+                seed_name="shared",
                 steps=max(1, round(epochs * len(loader))),
                 first_epoch=_FIRST_EPOCH,
                 learning_rates=learning_rates or {},
@@ -74,8 +75,8 @@ class TrialSharedTrainer:
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
-            yield EpochReport(epoch=round(trainer.step / len(loader), 6), beat="shared", metrics=saved[1]["metrics"])
+            yield EpochReport(epoch=round(trainer.step / len(loader), 6), phase=Phase.SHARED, metrics=saved[1]["metrics"])
         torch.manual_seed(self._seed)
         for segment in trainer.segments():
             save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps, "metrics": segment.metrics})
-            yield EpochReport(epoch=round(segment.steps / len(loader), 6), beat="shared", metrics=segment.metrics)
+            yield EpochReport(epoch=round(segment.steps / len(loader), 6), phase=Phase.SHARED, metrics=segment.metrics)

@@ -1,4 +1,4 @@
-"""One trial in four beats: attach, train, finish, tune; then the accuracy and the FLOPs of what is handed over."""
+"""One trial in four phases: attach, train, finalize, fine-tune; then the accuracy and the FLOPs of the finished model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
 from autoslim.core.record import Record
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase, with_current_names
 from autoslim.core.shape import ViTShape
 from autoslim.cost import COUNTERS_AGREE_WITHIN, Flops, LatencyTable, count_flops, count_flops_torch, predict, predict_params
 from autoslim.errors import TrialError
@@ -32,7 +32,7 @@ from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.evaluate import accuracy
-from autoslim.training.loop import Beat, Trainer
+from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.shared_results import SharedRequest, once
 from autoslim.training.shared_trainer import TrialSharedTrainer
 
@@ -46,7 +46,7 @@ class Outcome(Record):
 
     recipe: Recipe
     accuracy: float
-    accuracy_after_cut: float
+    accuracy_after_pruning: float
     flops: int
     flops_predicted: int
     flops_mean: int
@@ -55,6 +55,10 @@ class Outcome(Record):
     epochs: float
     seconds: float
     latency_ms: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        return super().from_dict(with_current_names(data))
 
 
 _CALIBRATION_IMAGES = 1024
@@ -65,7 +69,7 @@ Reports = Generator[EpochReport, None, Outcome]
 
 
 def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_label: str = "") -> Reports:
-    """Runs `recipe`, reporting after every epoch and after the cut; goes on from the checkpoint in `folder` where there is one.
+    """Runs `recipe`, reporting after every epoch and after pruning; goes on from the checkpoint in `folder` where there is one.
 
     Raises:
         TrialError: DivergedError or InfeasibleError, or when the model's FLOPs are not what its plan says.
@@ -86,7 +90,7 @@ class _Trial:
         self.shared_epochs = 0.0
         self.finished: list[Step] = []
         self.done_steps = 0
-        self.cut_accuracy = 0.0
+        self.accuracy_after_pruning = 0.0
         self.began, self.earlier = time.monotonic(), 0.0
 
     def run(self) -> Reports:
@@ -112,7 +116,7 @@ class _Trial:
                 yield from self._slim(position, step, train_steps[position], saved)
                 saved = None
         if saved is not None:
-            self._restore_cut(saved)
+            self._restore_pruned(saved)
         yield from self._tune(total - sum(train_steps), saved)
         return self._finalize_model()
 
@@ -120,7 +124,7 @@ class _Trial:
         self, position: int, step: Step, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
     ) -> Generator[EpochReport]:
         if saved is not None:
-            self._restore_cut(saved)
+            self._restore_pruned(saved)
         step = self._solved(position, step)
         method = METHODS[step.method]
         step_context = StepContext(
@@ -136,14 +140,15 @@ class _Trial:
         student = method.attach(self.model, step_context, self.context.calibration(self.training, seed=self.recipe.seed))
         student.to(self.context.device)
         if steps and any(parameter.requires_grad for parameter in student.parameters()):
-            beat = Beat(
-                name=f"train {position}",
+            schedule = PhaseSchedule(
+                phase=Phase.TRAIN,
+                seed_name=f"train {position}",
                 steps=steps,
                 first_epoch=1000 * (position + 1),
                 learning_rates=method.learning_rates(student, step.knobs),
                 average=False,
             )
-            yield from self._train(self._trainer(student, beat, method, step), position, saved, kind="train")
+            yield from self._train(self._trainer(student, schedule, method, step), position, saved)
         with torch.no_grad():
             finished = method.finalize(student, step_context)
         self.model, self.plan = finished.model.to(self.context.device), finished.plan
@@ -153,8 +158,8 @@ class _Trial:
         if position == len(self.recipe.steps) - 1:
             # Tuned at the thresholds that it is going to have, as nearly as they can be known.
             self._calibrate(self.model.eval(), self.recipe.budget)
-        self.cut_accuracy = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
-        yield EpochReport(epoch=self._epochs(), beat="cut", metrics={"accuracy": self.cut_accuracy})
+        self.accuracy_after_pruning = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
+        yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
     def _shared_epochs(self, step: Step) -> float:
         """In whole steps, as the workshop takes them."""
@@ -210,9 +215,11 @@ class _Trial:
 
     def _tune(self, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
-        beat = Beat(name="tune", steps=steps, rate=METHODS[last.method].tune_rate(last.knobs))
-        trainer = self._trainer(self.model, beat, None, None)
-        for report in self._train(trainer, len(self.recipe.steps), saved, kind="tune"):
+        # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
+        rate = METHODS[last.method].tune_rate(last.knobs)
+        schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=steps, rate=rate)
+        trainer = self._trainer(self.model, schedule, None, None)
+        for report in self._train(trainer, len(self.recipe.steps), saved):
             share = accuracy(self._evaluated(trainer), self.validation, device=self.context.device, bfloat16=self.bfloat16)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         self.model = self._evaluated(trainer)
@@ -221,7 +228,7 @@ class _Trial:
     def _evaluated(trainer: Trainer) -> nn.Module:
         return trainer.student if trainer.average is None else trainer.average.module
 
-    def _trainer(self, student: nn.Module, beat: Beat, method: Method | None, step: Step | None) -> Trainer:
+    def _trainer(self, student: nn.Module, schedule: PhaseSchedule, method: Method | None, step: Step | None) -> Trainer:
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
             context = self.context
             batch = LazyDistillationBatch(
@@ -234,7 +241,7 @@ class _Trial:
             objective,
             self.train_images,
             self.training,
-            beat,
+            schedule,
             seed=self.recipe.seed,
             device=self.context.device,
             bfloat16=self.bfloat16,
@@ -242,7 +249,7 @@ class _Trial:
         )
 
     def _train(
-        self, trainer: Trainer, position: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, *, kind: str
+        self, trainer: Trainer, position: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
     ) -> Generator[EpochReport]:
         """Every report is of what lies in the checkpoint already: a trial that is killed again and again gets further each time."""
         before = self.done_steps
@@ -250,17 +257,17 @@ class _Trial:
             trainer.restore(saved[0], step=saved[1]["step"])
             self.done_steps = before + saved[1]["step"]
             # Whether this report has arrived is not known here, and the scheduler must not miss one.
-            yield EpochReport(epoch=self._epochs(), beat=kind, metrics=saved[1]["metrics"])
+            yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
         for segment in trainer.segments():
             self.done_steps = before + segment.steps
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
-            yield EpochReport(epoch=self._epochs(), beat=kind, metrics=segment.metrics)
-        self.done_steps = before + trainer.beat.steps
+            yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=segment.metrics)
+        self.done_steps = before + trainer.schedule.steps
 
     def _epochs(self) -> float:
         return round(self.shared_epochs + self.done_steps / len(self.train_images), 6)
 
-    # Checkpoint: the beat's position, its step, and the plan and knobs of every cut made before it.
+    # Checkpoint: the phase's position, its step, and the plan and knobs of every step pruned before it.
 
     @property
     def _checkpoint(self) -> Path:
@@ -274,14 +281,14 @@ class _Trial:
             "metrics": metrics,
             "plan": self.plan.to_dict(),
             "steps": [finished.to_dict() for finished in self.finished],
-            "cut_accuracy": self.cut_accuracy,
-            "tuned": [name for name, p in self.model.named_parameters() if p.requires_grad],
+            "accuracy_after_pruning": self.accuracy_after_pruning,
+            "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "seconds": self._seconds(),
         }
         save_checkpoint(self._checkpoint, tensors, facts)
 
-    def _restore_cut(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
-        """Builds what had been cut before the checkpoint's beat; the weights follow when its trainer is restored."""
+    def _restore_pruned(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        """Builds what was pruned before the checkpoint's phase; the weights follow when its trainer is restored."""
         facts = saved[1]
         self.plan = Plan.from_dict(facts["plan"])
         self.finished = [Step.from_dict(step) for step in facts["steps"]]
@@ -291,8 +298,8 @@ class _Trial:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.context.device)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in facts["tuned"])
-        self.done_steps, self.cut_accuracy = facts["before"], facts["cut_accuracy"]
+            parameter.requires_grad_(name in facts["trainable"])
+        self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
 
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began
@@ -372,7 +379,7 @@ class _Trial:
         return Outcome(
             recipe=recipe,
             accuracy=share,
-            accuracy_after_cut=self.cut_accuracy,
+            accuracy_after_pruning=self.accuracy_after_pruning,
             flops=fvcore if held is None else held,
             flops_predicted=predicted.total,
             flops_mean=mean,
@@ -385,14 +392,14 @@ class _Trial:
 
 
 def split_steps(total: int, shares: list[float]) -> list[int]:
-    """Training steps of each train beat: its share of what earlier beats have left.
+    """Training steps of each train phase: its share of what earlier phases have left.
 
-    Every beat of a share above 0, and the tuning, gets at least one.
+    Every phase of a share above 0, and the fine-tuning, gets at least one.
     """
     steps: list[int] = []
-    for beats_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
+    for phases_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
         left = total - sum(steps)
-        steps.append(min(max(1, round(share * left)), left - beats_after) if share else 0)
+        steps.append(min(max(1, round(share * left)), left - phases_after) if share else 0)
     return steps
 
 

@@ -14,7 +14,7 @@ from autoslim.methods.knob import Ranges
 
 
 class CutAndTune(Method):
-    """A baseline without a train beat: `build` makes the structure out of the dense weights, and all epochs go into tuning."""
+    """A baseline without a train phase: `build` makes the structure out of the dense weights, and all epochs go into tuning."""
 
     paper = "none: a baseline"
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.recipe import Knobs
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
@@ -199,7 +199,7 @@ class TaylorWidth(WidthPruning):
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         student = shared_trainer.student().requires_grad_(False)
         found = taylor_scores(student, shared_trainer.images(SCORE_IMAGES))
-        yield EpochReport(epoch=settings["score_share"] * shared_trainer.training.epochs, beat="shared", metrics={})
+        yield EpochReport(epoch=settings["score_share"] * shared_trainer.training.epochs, phase=Phase.SHARED, metrics={})
         return {
             f"{index}.{part}": score
             for index, pair in enumerate(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Origin, TrialResult, TrialState
 from autoslim.errors import JobError
 from autoslim.store import StoredTrial
 
@@ -23,7 +23,7 @@ class MemoryStore:
         self._kept: dict[int, _Kept] = {}
         self._results: list[TrialResult] = []
 
-    def add_trial(self, job_id: str, number: int, recipe: Recipe, *, origin: str, target: str) -> None:
+    def add_trial(self, job_id: str, number: int, recipe: Recipe, *, origin: Origin, target: str) -> None:
         if number != len(self._kept):
             raise JobError(f"trial {number} does not follow trial {len(self._kept) - 1}")
         result = TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
@@ -52,7 +52,7 @@ class MemoryStore:
         return [self._kept[number].trial for number in sorted(self._kept)]
 
     def report(self, job_id: str, number: int, report: EpochReport) -> None:
-        self._kept[number].epochs[round(report.epoch, 6), report.beat] = report
+        self._kept[number].epochs[round(report.epoch, 6), report.phase] = report
 
     def epochs(self, job_id: str, number: int) -> list[EpochReport]:
         return list(self._kept[number].epochs.values())

@@ -79,7 +79,7 @@ def predicted(rows: Sequence[Row], vectors: Sequence[Array], epochs: float, *, f
         model = fitted(*points([rows[i] for i in seen], [vectors[i] for i in seen], epochs))
         for index in unseen:
             first, last = rows[index].curve[0], rows[index].curve[-1]
-            marks = [Mark(epoch=point.epoch, beat=point.beat, tuned=point.epoch - first.epoch) for point in (first, last)]
+            marks = [Mark(epoch=point.epoch, phase=point.phase, tuned=point.epoch - first.epoch) for point in (first, last)]
             cut[index], final[index] = model.predict(with_times(vectors[index], marks, epochs))
     return final, cut
 

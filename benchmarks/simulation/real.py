@@ -36,9 +36,9 @@ class TrainedWorld(World):
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
         simulated = super().trial(recipe)
-        points = {(round(point["epoch"], 4), point["beat"]): point["accuracy"] for point in self._curve(recipe)}
+        points = {(round(point["epoch"], 4), point["phase"]): point["accuracy"] for point in self._curve(recipe)}
         reports = tuple(
-            EpochReport(epoch=mark.epoch, beat=mark.beat, metrics=_metrics(points.get((round(mark.epoch, 4), mark.beat))))
+            EpochReport(epoch=mark.epoch, phase=mark.phase, metrics=_metrics(points.get((round(mark.epoch, 4), mark.phase))))
             for mark in schedule(recipe, self.shape, steps=self.surrogate.steps)
         )
         final = reports[-1].metrics.get("accuracy", self.surrogate.base.chance)

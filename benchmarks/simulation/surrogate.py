@@ -15,6 +15,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
+from autoslim.core.result import Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
 from simulation.features import vector
@@ -56,7 +57,7 @@ class Surrogate:
     def answer(self, recipe: Recipe, plan: Plan, marks: Sequence[Mark], *, luck: int | None) -> Answer:
         """`luck` seeds what chance does to the curve; None: nothing."""
         x = self._vector(recipe, plan)
-        judged = [index for index, mark in enumerate(marks) if mark.beat != "train"]
+        judged = [index for index, mark in enumerate(marks) if mark.phase != Phase.TRAIN]
         values = self._accuracy.predict(with_times(x, [marks[index] for index in judged], self.training.epochs))
         if luck is not None:
             chance = np.random.default_rng(luck)
@@ -72,9 +73,10 @@ class Surrogate:
     def _seconds(self, x: Array, marks: Sequence[Mark]) -> tuple[float, ...]:
         """A method's own training takes its share of the time until the cut."""
         until_cut, epoch = (max(0.01, float(model.predict(x[None])[0])) for model in (self._until_cut, self._epoch))
-        cut = next(mark.epoch for mark in marks if mark.beat == "cut")
+        cut = next(mark.epoch for mark in marks if mark.phase == Phase.PRUNE)
         return tuple(
-            until_cut * (mark.epoch / (cut + 1)) if mark.beat == "train" else until_cut + epoch * mark.tuned for mark in marks
+            until_cut * (mark.epoch / (cut + 1)) if mark.phase == Phase.TRAIN else until_cut + epoch * mark.tuned
+            for mark in marks
         )
 
 
@@ -98,13 +100,13 @@ def points(rows: Sequence[Row], vectors: Sequence[Array], epochs: float) -> tupl
 
 def with_times(vector: Array, marks: Sequence[Mark], epochs: float) -> Array:
     """One line for each mark: the recipe's numbers, and how far the trial has come."""
-    times = np.array([[mark.tuned, mark.epoch / epochs, float(mark.beat == "cut")] for mark in marks])
+    times = np.array([[mark.tuned, mark.epoch / epochs, float(mark.phase == Phase.PRUNE)] for mark in marks])
     return np.hstack([np.tile(vector, (len(marks), 1)), times])
 
 
 def _marks(row: Row) -> list[Mark]:
     cut = row.curve[0].epoch
-    return [Mark(epoch=point.epoch, beat=point.beat, tuned=point.epoch - cut) for point in row.curve]
+    return [Mark(epoch=point.epoch, phase=point.phase, tuned=point.epoch - cut) for point in row.curve]
 
 
 def _epoch_seconds(row: Row) -> float:

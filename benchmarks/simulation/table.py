@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import BaseFacts
+from autoslim.core.result import BaseFacts, Phase
 from autoslim.core.shape import ViTShape
 
 TRIALS = Path(__file__).parents[1] / "data" / "trials_cifar10_d64.parquet"
@@ -17,10 +17,10 @@ TRIALS = Path(__file__).parents[1] / "data" / "trials_cifar10_d64.parquet"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """A trial's accuracy after so many epochs; `beat` is `cut` or `tune`, `seconds` the processor's since the trial began."""
+    """A trial's accuracy after so many epochs; `phase` is PRUNE or FINETUNE, `seconds` the processor's since the trial began."""
 
     epoch: float
-    beat: str
+    phase: Phase
     accuracy: float
     seconds: float
 
@@ -80,5 +80,5 @@ def _row(values: dict) -> Row:  # type: ignore[type-arg]
         plan=Plan.from_json(values["plan"]),
         flops=values["flops"],
         accuracy=values["accuracy"],
-        curve=tuple(Point(**point) for point in values["curve"]),
+        curve=tuple(Point(**{**point, "phase": Phase(point["phase"])}) for point in values["curve"]),
     )

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 from autoslim.core.recipe import Recipe
+from autoslim.core.result import Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
 from autoslim.training.trial import split_steps
@@ -17,7 +18,7 @@ class Mark:
     """A report that is due after `epoch` epochs, of which `tuned` after the cut."""
 
     epoch: float
-    beat: str
+    phase: Phase
     tuned: float
 
 
@@ -30,10 +31,10 @@ def schedule(recipe: Recipe, shape: ViTShape, *, steps: int) -> list[Mark]:
     shared = max(1, round(share * epochs * steps)) / steps if share else 0.0
     total = max(2, round((epochs - shared) * steps))
     (train,) = split_steps(total, [method.train_share(step.knobs)])
-    marks = [Mark(epoch=round(shared + done / steps, 6), beat="train", tuned=0.0) for done in _segments(train, steps)]
-    marks.append(Mark(epoch=round(shared + train / steps, 6), beat="cut", tuned=0.0))
+    marks = [Mark(epoch=round(shared + done / steps, 6), phase=Phase.TRAIN, tuned=0.0) for done in _segments(train, steps)]
+    marks.append(Mark(epoch=round(shared + train / steps, 6), phase=Phase.PRUNE, tuned=0.0))
     for done in _segments(total - train, steps):
-        marks.append(Mark(epoch=round(shared + (train + done) / steps, 6), beat="tune", tuned=done / steps))
+        marks.append(Mark(epoch=round(shared + (train + done) / steps, 6), phase=Phase.FINETUNE, tuned=done / steps))
     return marks
 
 

@@ -8,7 +8,7 @@ import hashlib
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods import METHODS
@@ -68,15 +68,15 @@ class World:
         plan = self.plan(recipe)
         told = self.surrogate.answer(recipe, plan, marks, luck=self._luck(recipe))
         reports = tuple(
-            EpochReport(epoch=mark.epoch, beat=mark.beat, metrics={} if value is None else {"accuracy": value})
+            EpochReport(epoch=mark.epoch, phase=mark.phase, metrics={} if value is None else {"accuracy": value})
             for mark, value in zip(marks, told.accuracies, strict=True)
         )
         flops = predict(self.shape, plan).total
-        cut = next(report for report in reports if report.beat == "cut")
+        cut = next(report for report in reports if report.phase == Phase.PRUNE)
         outcome = Outcome(
             recipe=recipe,
             accuracy=reports[-1].metrics["accuracy"],
-            accuracy_after_cut=cut.metrics["accuracy"],
+            accuracy_after_pruning=cut.metrics["accuracy"],
             flops=flops,
             flops_predicted=flops,
             flops_mean=flops,

@@ -14,6 +14,7 @@ from simulation.table import Trials
 from trial_table import drawn, rows
 
 from autoslim.core.plan import Plan
+from autoslim.core.result import Target
 from autoslim.cost import predict
 from autoslim.errors import RequestError
 from autoslim.methods import METHODS
@@ -76,7 +77,7 @@ def test_draws_of_the_table_are_solved_repeatable_and_of_methods_in_turn() -> No
     assert {task.recipe.method for task in tasks[:5]} == set(METHODS)
     for task in tasks:
         assert task.flops == predict(trials.shape, task.plan).total <= task.recipe.budget
-        if task.target != "free":
+        if task.target != Target.FREE:
             assert 0.30 * dense <= task.recipe.budget + 1 <= 0.95 * dense + 1
     repeats = [task for task in tasks if task.repeats is not None]
     assert len(repeats) == 3

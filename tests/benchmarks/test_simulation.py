@@ -22,7 +22,7 @@ from simulation.trial import schedule
 from simulation.world import World
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import TrialState
+from autoslim.core.result import Phase, TrialState
 from autoslim.methods import METHODS
 from autoslim.store import Store
 
@@ -63,8 +63,8 @@ def test_the_table_has_every_method_from_cheap_to_dear(trials: Trials) -> None:
 
 def test_a_simulated_trial_reports_when_the_real_ones_did(trials: Trials) -> None:
     for row in trials.rows:
-        due = [mark for mark in schedule(row.recipe, trials.shape, steps=trials.steps) if mark.beat != "train"]
-        assert [mark.beat for mark in due] == [point.beat for point in row.curve]
+        due = [mark for mark in schedule(row.recipe, trials.shape, steps=trials.steps) if mark.phase != Phase.TRAIN]
+        assert [mark.phase for mark in due] == [point.phase for point in row.curve]
         assert [mark.epoch for mark in due] == pytest.approx([point.epoch for point in row.curve], abs=1e-4)
 
 
@@ -121,7 +121,7 @@ def test_preempted_trials_go_on_from_their_last_epoch_and_are_counted_once(world
     disturbed = _run(world, workers=4, trials=25, conditions=conditions, scheduler="none")
     assert disturbed.tally.preemptions > 5
     assert disturbed.tally.lost > 0
-    reports = [(event.number, event.report.epoch, event.report.beat) for event in disturbed.events]
+    reports = [(event.number, event.report.epoch, event.report.phase) for event in disturbed.events]
     assert len(reports) == len(set(reports))
     states = [result.state for result in disturbed.search.store.trials("")]
     assert TrialState.RUNNING not in states

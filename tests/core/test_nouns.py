@@ -16,7 +16,7 @@ from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.plan import BlockPlan, Extra, Plan
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, EpochReport, ParetoFront, TrialResult, TrialState, hypervolume
+from autoslim.core.result import BaseFacts, EpochReport, Origin, ParetoFront, Phase, TrialResult, TrialState, hypervolume
 from autoslim.core.shape import ViTShape
 from autoslim.errors import BudgetError, RequestError
 
@@ -59,7 +59,7 @@ JOB = SearchJob(
 def result(
     number: int, flops: int | None, accuracy: float | None, state: TrialState = TrialState.COMPLETE, **changes: Any
 ) -> TrialResult:
-    return TrialResult(number=number, recipe=RECIPE, origin="sampler", state=state, flops=flops, accuracy=accuracy).replace(
+    return TrialResult(number=number, recipe=RECIPE, origin=Origin.SAMPLER, state=state, flops=flops, accuracy=accuracy).replace(
         **changes
     )
 
@@ -72,9 +72,10 @@ RECORDS: list[Record] = [
     JOB,
     Training(),
     Budget.parse("50%"),
-    EpochReport(epoch=1.5, beat="tune", metrics={"loss": 0.25}),
+    EpochReport(epoch=1.5, phase=Phase.FINETUNE, metrics={"loss": 0.25}),
     BaseFacts(dense_flops=10, dense_accuracy=0.5, params=3, chance=0.1),
     result(1, 10, 0.5, error="x", artifact="trials/x"),
+    result(2, 10, 0.5, origin=Origin.REFINEMENT, accuracy_after_pruning=0.25),
     ParetoFront.of([result(1, 10, 0.5), result(2, 20, 0.75)]),
 ]
 
@@ -100,6 +101,15 @@ def test_a_record_reads_strictly(record: Record):
     for wrong in (None, 3, "text", [data]):
         with pytest.raises(RequestError, match=f"{kind.__name__} must be an object"):
             kind.from_dict(wrong)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_former_names_are_read_where_version_0_1_wrote_them(record: Record):
+    former = {"phase": "beat", "accuracy_after_pruning": "accuracy_after_cut"}
+    values = {"finetune": "tune", "prune": "cut", "control": "random", "refinement": "final"}
+    data = {former.get(name, name): value for name, value in record.to_dict().items()}
+    data |= {name: values.get(data[name], data[name]) for name in ("beat", "origin") if name in data}
+    assert type(record).from_dict(data) == record
 
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "{'a': 1}"])

@@ -8,7 +8,7 @@ from typing import Any
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, Target, TrialResult, TrialState
 from autoslim.store import JobState, Store
 
 DENSE = BaseFacts(dense_flops=4_608_338_304, dense_accuracy=0.941, params=22_050_664, chance=0.1)
@@ -36,11 +36,13 @@ def make_recipe(number: int, method: str | None = None, budget: int = 2_304_169_
 
 
 def make_result(number: int, state: TrialState = TrialState.COMPLETE, **changes: Any) -> TrialResult:
-    result = TrialResult(number=number, recipe=make_recipe(number), origin="random" if number < 4 else "sampler", state=state)
+    result = TrialResult(
+        number=number, recipe=make_recipe(number), origin=Origin.CONTROL if number < 4 else Origin.SAMPLER, state=state
+    )
     if state is TrialState.COMPLETE:
         flops = (2_304_000_000, 3_225_000_000, 2_999_000_000)[number % 3] - number * 11_000_000
         accuracy = 0.96 - 0.12 * (4.7e9 - flops) / 4.7e9 - random.Random(number).random() * 0.08
-        measured: dict[str, Any] = {"accuracy": accuracy, "accuracy_after_cut": accuracy / 2}
+        measured: dict[str, Any] = {"accuracy": accuracy, "accuracy_after_pruning": accuracy / 2}
         measured |= {"flops": flops, "flops_predicted": flops, "params": 11_000_000 + number, "seconds": 61.5 + number}
         measured |= {"epochs": 3.0, "artifact": f"trials/{number}/model"}
         result = result.replace(**measured)
@@ -51,15 +53,15 @@ def make_results() -> list[TrialResult]:
     """Twelve trials: eight complete, one of them a duplicate, and one each of stopped, failed, infeasible and running."""
     results = [make_result(number) for number in range(7)]
     results.append(make_result(7, TrialState.STOPPED, accuracy=0.61, flops=2_900_000_000, epochs=1.0, seconds=20.0))
-    results.append(make_result(8, TrialState.FAILED, error_class="DivergedError", error="the loss is nan", seconds=12.0))
-    results.append(make_result(9, TrialState.INFEASIBLE, error_class="InfeasibleError", error="needs 9 GB"))
+    results.append(make_result(8, TrialState.FAILED, error_class=ErrorClass.DIVERGED, error="the loss is nan", seconds=12.0))
+    results.append(make_result(9, TrialState.INFEASIBLE, error_class=ErrorClass.INFEASIBLE, error="needs 9 GB"))
     results.append(results[4].replace(number=10, duplicate_of=4, seconds=0.0))
     results.append(make_result(11, TrialState.RUNNING))
     return results
 
 
 def target_of(number: int) -> str:
-    return "free" if number == 6 else ("50%", "70%", "3G")[number % 3]
+    return Target.FREE if number == 6 else ("50%", "70%", "3G")[number % 3]
 
 
 def fill(store: Store, job: SearchJob, results: list[TrialResult] | None = None) -> None:
@@ -80,8 +82,10 @@ def add(store: Store, job_id: str, result: TrialResult, *, epochs: int = 3) -> N
         store.finish_trial(job_id, result)
 
 
-def make_report(epoch: float, beat: str = "tune", **metrics: float) -> EpochReport:
-    return EpochReport(epoch=float(epoch), beat=beat, metrics={"loss": 2.0 / (1 + epoch), "accuracy": 0.5 + epoch / 10} | metrics)
+def make_report(epoch: float, phase: Phase = Phase.FINETUNE, **metrics: float) -> EpochReport:
+    return EpochReport(
+        epoch=float(epoch), phase=phase, metrics={"loss": 2.0 / (1 + epoch), "accuracy": 0.5 + epoch / 10} | metrics
+    )
 
 
 def end(store: Store, job_id: str, state: JobState = JobState.COMPLETE) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoslim.core.result import TrialState
+from autoslim.core.result import Origin, TrialState
 from autoslim.store import JobState, Store
 
 TINY = {
@@ -37,5 +37,5 @@ def is_whole(site, job):
     assert stored.state is JobState.COMPLETE
     assert [result.number for result in results] == list(range(len(results)))
     assert all(result.state is not TrialState.RUNNING for result in results)
-    assert sum(result.origin != "final" for result in results) == TINY["trials"]
+    assert sum(result.origin != Origin.REFINEMENT for result in results) == TINY["trials"]
     return results

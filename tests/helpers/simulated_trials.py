@@ -11,7 +11,7 @@ from typing import Any
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.result import BaseFacts, EpochReport, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
@@ -62,16 +62,18 @@ def reports(recipe: Recipe) -> Iterator[EpochReport]:
     draw = random.Random(recipe.key)
     luck, epochs = draw.gauss(0, 0.05), recipe.training.epochs
     best = 0.5 + 0.4 * recipe.budget / DENSE_FLOPS + luck
-    yield EpochReport(epoch=0.25 * epochs, beat="cut", metrics={"accuracy": min(1, max(0, best / 2 + luck))}, seconds=1.0)
+    yield EpochReport(epoch=0.25 * epochs, phase=Phase.PRUNE, metrics={"accuracy": min(1, max(0, best / 2 + luck))}, seconds=1.0)
     for epoch in range(1, round(0.75 * epochs) + 1):
         at = 0.25 * epochs + epoch
-        yield EpochReport(epoch=at, beat="tune", metrics={"accuracy": min(1, max(0, best * at / (at + 0.5)))}, seconds=at)
+        yield EpochReport(
+            epoch=at, phase=Phase.FINETUNE, metrics={"accuracy": min(1, max(0, best * at / (at + 0.5)))}, seconds=at
+        )
 
 
 def outcome(recipe: Recipe, last: EpochReport) -> Outcome:
     flops = recipe.budget - 1
     return Outcome(
-        recipe=recipe, accuracy=last.metrics["accuracy"], accuracy_after_cut=0.3, flops=flops, flops_predicted=flops,
+        recipe=recipe, accuracy=last.metrics["accuracy"], accuracy_after_pruning=0.3, flops=flops, flops_predicted=flops,
         flops_mean=flops, flops_max=flops, params=1000, epochs=last.epoch, seconds=2.0 * last.epoch,
     )  # fmt: skip
 

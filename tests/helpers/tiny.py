@@ -1,4 +1,4 @@
-"""Tiny models, and the shortest way through a method's beats: what the tests of several folders start from."""
+"""Tiny models, and the shortest way through a method's phases: what the tests of several folders start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, versions
@@ -130,7 +130,7 @@ class TinyWorkshop:
             losses["loss"].backward()
             optimizer.step()
         student.eval()
-        yield EpochReport(epoch=epochs, beat="shared", metrics={"loss": float(losses["loss"].detach())})
+        yield EpochReport(epoch=epochs, phase=Phase.SHARED, metrics={"loss": float(losses["loss"].detach())})
 
 
 def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:

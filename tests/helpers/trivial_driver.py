@@ -17,10 +17,10 @@ from typing import ClassVar
 from helpers.sample_search import DENSE, make_recipe, make_report, make_result
 
 from autoslim.core.job import SearchJob
-from autoslim.core.result import TrialState
+from autoslim.core.result import Origin, TrialState
 from autoslim.errors import DivergedError
 from autoslim.store import JobState, Store
-from workers.progress.callbacks import Phase, Watcher
+from workers.progress.callbacks import SearchStage, Watcher
 from workers.progress.cost import Cost
 from workers.service import lease_keeper
 from workers.service.attempt import main
@@ -64,12 +64,12 @@ def _search(job: SearchJob, store: Store, watcher: Watcher, folder: Path) -> End
     watcher.begins({"50%": BUDGET}, store.trials(job.id))
     store.set_base(job.id, DENSE)
     watcher.says("dense model: epoch 1/1")
-    watcher.enters(Phase.SEARCHING)
+    watcher.enters(SearchStage.SEARCHING)
     for number in range(job.trials):
         known = {trial.number: trial for trial in store.trials(job.id)}
         running = make_result(number, TrialState.RUNNING, recipe=make_recipe(number, budget=BUDGET))
         if number not in known:
-            store.add_trial(job.id, number, running.recipe, origin="random", target="50%")
+            store.add_trial(job.id, number, running.recipe, origin=Origin.CONTROL, target="50%")
         elif known[number].state is TrialState.RUNNING:
             store.restart_trial(job.id, number)
         else:
@@ -83,7 +83,7 @@ def _search(job: SearchJob, store: Store, watcher: Watcher, folder: Path) -> End
         ended = make_result(number, recipe=running.recipe)
         store.finish_trial(job.id, ended)
         watcher.trial_ends(ended, "50%")
-    watcher.enters(Phase.FINALIZING)
+    watcher.enters(SearchStage.FINALIZING)
     store.set_state(job.id, JobState.COMPLETE)
     return Ended(found=_mischief() != "nothing")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges
@@ -144,7 +144,9 @@ def finished() -> Callable[..., TrialResult]:
 def point() -> Callable[..., TrialResult]:
     """A complete trial of which only its place on the front matters."""
 
-    def point(number: int, flops: int, accuracy: float, *, origin: str = "sampler", budget: int | None = None) -> TrialResult:
+    def point(
+        number: int, flops: int, accuracy: float, *, origin: Origin = Origin.SAMPLER, budget: int | None = None
+    ) -> TrialResult:
         recipe = Recipe(steps=(Step(method="width", knobs={}),), budget=budget or flops, training=Training(), seed=0)
         return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.COMPLETE, accuracy=accuracy, flops=flops)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoslim.core.result import Origin
 from autoslim.search import knee_point, offers, reason
 
 
@@ -38,7 +39,7 @@ def test_a_model_that_was_not_solved_onto_the_budget_is_said_so(point):
 
 
 def test_a_model_tuned_longer_over_seeds_is_said_so(point):
-    finals = [point(n, 50, 0.7 + n / 100, origin="final") for n in range(3)]
+    finals = [point(n, 50, 0.7 + n / 100, origin=Origin.REFINEMENT) for n in range(3)]
     finals = [r.replace(recipe=r.recipe.replace(seed=r.number, training=r.recipe.training.replace(epochs=9.0))) for r in finals]
     assert "the best mean of 3 seeds" in reason(finals, finals[2], 50).sentence
     assert "tuned for 9 epochs in the end" in reason(finals[:1], finals[0], 50).sentence

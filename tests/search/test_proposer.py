@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, Origin, Target, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import BudgetError, RequestError, SpaceError, UnsupportedModelError
@@ -109,7 +109,7 @@ def test_real_methods_are_solved_onto_their_budgets(shape: ViTShape, dense: int,
     history = []
     for proposal, _ in play(proposer, finished, 16):
         assert proposal.flops is not None
-        assert proposal.target == "free" or 0.95 * budgets[proposal.target] < proposal.flops <= budgets[proposal.target]
+        assert proposal.target == Target.FREE or 0.95 * budgets[proposal.target] < proposal.flops <= budgets[proposal.target]
         assert proposal.recipe.seed == seed
         history.append(finished(proposal))
     assert {result.recipe.method for result in history} == set(proposer.space.methods)
@@ -138,7 +138,7 @@ def test_proposal_does_not_depend_on_the_order_of_hashes() -> None:
 import sys
 from autoslim.search import *
 from autoslim.core.recipe import Training
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, Origin, Target, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 shape = ViTShape.from_json(sys.stdin.read())
 proposer = Proposer(space=load_space("default"), shape=shape, budgets={"a": 10**7}, training=Training(), seed=3)
@@ -173,7 +173,7 @@ def test_controls_are_blind_to_the_history(make: Make, finished: Finish) -> None
     history = [finished(proposer.propose(number, []), accuracy=0.1 * number) for number in range(2, 12)]
     for number in range(2):
         control = proposer.propose(number, history)
-        assert control.origin == "random"
+        assert control.origin == Origin.CONTROL
         assert control == proposer.propose(number, [])
 
 
@@ -187,7 +187,7 @@ def test_recipe_that_is_known_is_drawn_again(make: Make, finished: Finish) -> No
 def test_space_of_a_single_recipe_gives_back_the_duplicate(make: Make, methods: dict[str, Method], finished: Finish) -> None:
     space = parse_space("methods: {width: {keep: 0.4, flavour: sour, bold: true}}", source="s.yaml", methods=methods)
     proposer = make((0.7,), space=space)
-    keys = [proposal.recipe.key for proposal, _ in play(proposer, finished, 4) if proposal.target != "free"]
+    keys = [proposal.recipe.key for proposal, _ in play(proposer, finished, 4) if proposal.target != Target.FREE]
     assert len(set(keys)) == 1
 
 
@@ -204,7 +204,7 @@ def test_running_trials_push_parallel_proposals_apart(make: Make, finished: Fini
 def test_method_whose_recipes_all_leave_the_space_is_never_proposed(make: Make, methods: dict[str, Method]) -> None:
     text = "methods: {tokens: {cuts: 2, layer_1: {low: 0.5, high: 0.55}, layer_2: {low: 0.5, high: 0.55}}, width: }"
     proposer = make(space=parse_space(text, source="tight.yaml", methods=methods))
-    assert proposer.feasible_methods == {"80%": ["width"], "65%": ["width"], "free": ["width"]}
+    assert proposer.feasible_methods == {"80%": ["width"], "65%": ["width"], Target.FREE: ["width"]}
     assert all(proposer.propose(number, []).recipe.method == "width" for number in range(12))
 
 
@@ -226,7 +226,7 @@ def test_draws_that_cannot_be_solved_come_back_with_the_reason(make: Make, metho
             assert proposal.plan is None
             assert "tokens: this recipe's cheapest form" in proposal.infeasible
             assert Proposal.from_json(proposal.to_json()) == proposal
-    assert {proposal.infeasible is None for proposal in proposals if proposal.target != "free"} == {True, False}
+    assert {proposal.infeasible is None for proposal in proposals if proposal.target != Target.FREE} == {True, False}
 
 
 def test_budget_that_no_method_reaches_names_what_each_can_reach(make: Make) -> None:
@@ -258,7 +258,7 @@ def test_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: i
     proposer = Proposer(space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=Training(), seed=0)
     assert list(proposer.left_out) == ["vit_slim"]
     others = [name for name in METHODS if name != "vit_slim"]
-    assert proposer.feasible_methods == {"a": others, "free": others}
+    assert proposer.feasible_methods == {"a": others, Target.FREE: others}
     with pytest.raises(UnsupportedModelError, match="q_norm"):
         Proposer(space=load_space("vit_slim"), shape=normed, budgets={"a": dense}, training=Training(), seed=0)
 
@@ -277,7 +277,7 @@ def test_bad_trials_are_told_as_bad_and_lost_ones_not_at_all(
         finished(proposals[0]),
         finished(proposals[1], accuracy=None, state=TrialState.STOPPED),
         finished(proposals[2], accuracy=None, state=TrialState.INFEASIBLE),
-        finished(proposals[3], accuracy=None, state=TrialState.FAILED, error_class="DivergedError"),
+        finished(proposals[3], accuracy=None, state=TrialState.FAILED, error_class=ErrorClass.DIVERGED),
         finished(proposals[4], accuracy=None, state=TrialState.FAILED, error_class="ClusterError"),
         finished(proposals[5], accuracy=None, state=TrialState.RUNNING),
         finished(proposals[6], duplicate_of=0),

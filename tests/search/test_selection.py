@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.result import ParetoFront, TrialResult, TrialState
+from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 from autoslim.search import against_control, cheaper_and_better, choose
 
 Point = Callable[..., TrialResult]
@@ -30,7 +30,7 @@ def test_trials_that_are_not_complete_are_never_chosen(point: Point) -> None:
 
 
 def test_margin_over_the_control_of_the_same_budget(point: Point) -> None:
-    results = [point(0, 69, 0.6, origin="random", budget=70), point(1, 99, 0.9, origin="random", budget=100)]
+    results = [point(0, 69, 0.6, origin=Origin.CONTROL, budget=70), point(1, 99, 0.9, origin=Origin.CONTROL, budget=100)]
     results.append(point(2, 65, 0.75, budget=70))
     against = against_control(results, {"some": 70}, "some")
     assert against is not None
@@ -38,14 +38,14 @@ def test_margin_over_the_control_of_the_same_budget(point: Point) -> None:
 
 
 def test_control_that_is_itself_chosen_is_not_beaten(point: Point) -> None:
-    results = [point(0, 69, 0.8, origin="random", budget=70), point(1, 65, 0.75)]
+    results = [point(0, 69, 0.8, origin=Origin.CONTROL, budget=70), point(1, 65, 0.75)]
     against = against_control(results, {"some": 70}, "some")
     assert against is not None
     assert not against.beaten
 
 
 def test_without_a_complete_control_there_is_nothing_to_compare(point: Point) -> None:
-    failed = point(0, 69, 0.8, origin="random", budget=70).replace(state=TrialState.FAILED)
+    failed = point(0, 69, 0.8, origin=Origin.CONTROL, budget=70).replace(state=TrialState.FAILED)
     assert against_control([failed, point(1, 65, 0.75)], {"some": 70}, "some") is None
 
 

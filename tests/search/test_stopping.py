@@ -10,9 +10,8 @@ from helpers.sample_search import make_job
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.search import choose, final_recipes, outclassed, search_limits, stop_reason
-from autoslim.search.refinement import FINAL
 from autoslim.search.stopping import StoppingLimits, has_plateaued, spent_epochs
 
 FACTS: dict[str, Any] = {"a_trial": 3.0, "seconds": 0.0, "dense_flops": 100, "chance": 0.1}
@@ -24,7 +23,7 @@ def result(number: int, accuracy: float, flops: int = 50, **changes: Any) -> Tri
     made = TrialResult(
         number=number,
         recipe=recipe,
-        origin="sampler",
+        origin=Origin.SAMPLER,
         state=TrialState.COMPLETE,
         accuracy=accuracy,
         flops=flops,
@@ -97,14 +96,22 @@ def test_more_compute_tunes_two_recipes_a_budget_and_every_seed_asked_for():
 def test_of_several_seeds_the_recipe_with_the_best_mean_is_chosen_and_its_best_seed():
     recipes = final_recipes([result(n, 0.5 + n / 100) for n in range(60)], {"50%": 50}, share=0.25, seeds=2)
     finals = [
-        TrialResult(number=60 + i, recipe=recipe, origin=FINAL, state=TrialState.COMPLETE, accuracy=accuracy, flops=50)
+        TrialResult(
+            number=60 + i, recipe=recipe, origin=Origin.REFINEMENT, state=TrialState.COMPLETE, accuracy=accuracy, flops=50
+        )
         for i, ((_, recipe), accuracy) in enumerate(zip(recipes, (0.90, 0.80, 0.86, 0.85), strict=True))
     ]
     assert choose([result(0, 0.95), *finals], {"50%": 50})["50%"].number == 62
 
 
 def test_what_can_be_chosen_no_more_is_outclassed_but_no_final_trial_is():
-    results = [result(0, 0.5), result(1, 0.6), result(2, 0.55, flops=40), result(3, 0.3), result(4, 0.2, origin=FINAL)]
+    results = [
+        result(0, 0.5),
+        result(1, 0.6),
+        result(2, 0.55, flops=40),
+        result(3, 0.3),
+        result(4, 0.2, origin=Origin.REFINEMENT),
+    ]
     assert [r.number for r in outclassed(results, {"50%": 50}, CostLimits())] == [0, 3]
 
 

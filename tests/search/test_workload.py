@@ -11,7 +11,7 @@ from helpers.sample_search import make_job, make_recipe
 from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
-from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
 from autoslim.search import expected_work, make_pruner
 
 
@@ -32,14 +32,14 @@ def trained_by(scheduler: str, *, trials: int, epochs: int, seed: int) -> float:
     """
     draw, should_prune, spent = random.Random(seed), make_pruner(scheduler, epochs=epochs, chance=0.1), 0
     for number in range(trials):
-        origin = "random" if number == 0 else "sampler"
+        origin = Origin.CONTROL if number == 0 else Origin.SAMPLER
         share = draw.uniform(0.4, 1.9) if number % 3 == 2 else 1.0
         recipe = make_recipe(number, budget=int(share * make_recipe(0).budget))
         trial = TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
         good = max(draw.random() for _ in range(1 + number // 8)) + share - 1
         for epoch in range(1, epochs + 1):
             spent += 1
-            report = EpochReport(epoch=float(epoch), beat="tune", metrics={"accuracy": 0.4 + 0.2 * good + epoch / 1000})
+            report = EpochReport(epoch=float(epoch), phase=Phase.FINETUNE, metrics={"accuracy": 0.4 + 0.2 * good + epoch / 1000})
             if should_prune.should_prune(trial, report) is not None:
                 break
     return float(spent)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from helpers.sample_search import fill, make_job, make_results
+from helpers.sample_search import fill, make_job, make_result, make_results
 
-from autoslim.core.result import SharedCost
+from autoslim.core.result import Origin, Phase, SharedCost
 from autoslim.errors import ClusterError, RequestError
-from autoslim.store import Store, migrate, schema
+from autoslim.store import Queue, Store, migrate, schema
 from autoslim.store.database import Database
 
+STORE_0003 = json.loads((Path(__file__).parents[1] / "artifacts" / "store-0003.json").read_text())
+"""The rows of a store that version 0.1 wrote, by table."""
 ALL = [script.revision for script in migrate.scripts().walk_revisions()][::-1]
 
 
@@ -81,6 +85,62 @@ def test_database_from_before_migrations_is_adopted_with_its_jobs(database_url, 
         again.book_shared("digits-1", [SharedCost(key="k", method="vit_slim", settings={}, epochs=1.0, seconds=2.0)])
     with Store(database_url) as once_more:
         assert len(once_more.job("digits-1").shared) == 1
+
+
+@pytest.fixture
+def former(database_url, database):
+    """A database at migration 0003 with the rows of version 0.1."""
+    with database.writing() as connection:
+        migrate.downgrade(connection, "0003")
+        for table in (table.name for table in schema.metadata.sorted_tables if table.name in STORE_0003):
+            columns = sa.table(table, *(sa.column(name) for name in STORE_0003[table][0]))
+            connection.execute(columns.insert(), STORE_0003[table])
+    database.close()
+    return database_url
+
+
+def test_results_and_epochs_of_version_0_1_are_read_under_todays_names(former):
+    with Store(former) as store:
+        trials = store.trials("digits-1")
+        curves = [[report.phase for report in store.epochs("digits-1", number)] for number in range(6)]
+    origins = [Origin.CONTROL, *[Origin.SAMPLER] * 3, Origin.REFINEMENT, Origin.SAMPLER, Origin.REUSED]
+    assert [trial.origin for trial in trials] == origins
+    assert [trial.accuracy_after_pruning for trial in trials[:2]] == [make_result(n).accuracy_after_pruning for n in (0, 4)]
+    assert curves == [[Phase.SHARED, Phase.TRAIN, Phase.PRUNE, Phase.FINETUNE]] * 6
+
+
+def test_what_version_0_1_stored_counts_as_stored_when_a_trial_repeats_it(former):
+    with Store(former) as store:
+        trial, epochs = store.trials("digits-1")[4], store.stored_epochs("digits-1", 4)
+        store.finish_trial("digits-1", trial)
+        for epoch in epochs:
+            store.report("digits-1", 4, epoch.report)
+        assert [epoch.revision for epoch in store.stored_epochs("digits-1", 4)] == [epoch.revision for epoch in epochs]
+
+
+def test_events_of_version_0_1_are_told_under_todays_names(former):
+    with Queue(former) as queue:
+        events = {event.seq: event for event in queue.events()}
+    reported = [event.data["phase"] for event in events.values() if event.type == "trial_reported"]
+    began = [event.data["origin"] for event in events.values() if event.type == "trial_began"]
+    assert (reported, began) == (["prune", "finetune"], ["control", "refinement"])
+
+
+def test_the_names_go_back_to_those_of_version_0_1_and_nothing_else_changes(former, database):
+    Store(former).close()
+    with database.writing() as connection:
+        migrate.downgrade(connection, "0003")
+        for table, rows in STORE_0003.items():
+            columns = sa.table(table, *(sa.column(name) for name in rows[0]))
+            found = [dict(row._mapping) for row in connection.execute(sa.select(*columns.c))]
+            assert sorted(map(str, found)) == sorted(map(str, rows)), table
+
+
+def test_a_database_with_more_rows_than_a_portion_is_renamed_whole(former, monkeypatch):
+    migration = migrate.scripts().get_revision("0004").module
+    monkeypatch.setattr(migration, "PORTION", 5)
+    with Store(former) as store:
+        assert {report.phase for number in range(6) for report in store.epochs("digits-1", number)} < set(Phase)
 
 
 def test_database_of_a_newer_autoslim_is_refused(database_url, database):

@@ -3,7 +3,7 @@ import threading
 import pytest
 from helpers.sample_search import DENSE, add, fill, make_job, make_recipe, make_report, make_result, make_results
 
-from autoslim.core.result import SharedCost, TrialState
+from autoslim.core.result import Origin, Phase, SharedCost, Target, TrialState
 from autoslim.core.urls import default_url, hide_password
 from autoslim.errors import ClusterError, JobError, RequestError
 from autoslim.store import JobState, Store, TrackedRun
@@ -96,7 +96,7 @@ def test_result_of_another_recipe_is_an_error(store):
 def test_trial_is_added_once(store):
     fill(store, make_job(), [make_result(0)])
     with pytest.raises(JobError, match="has a trial 0 already"):
-        store.add_trial("digits-1", 0, make_recipe(0), origin="given", target="free")
+        store.add_trial("digits-1", 0, make_recipe(0), origin=Origin.SAMPLER, target=Target.FREE)
 
 
 def test_trials_a_driver_left_running_are_offered_to_the_next(store):
@@ -120,7 +120,7 @@ def test_epochs_reported_again_after_a_resume_count_once(store):
     store.restart_trial(job.id, 0)
     store.report(job.id, 0, make_report(2.0000000001, loss=0.5))
     store.report(job.id, 0, make_report(3))
-    store.report(job.id, 0, make_report(3, beat="train"))
+    store.report(job.id, 0, make_report(3, phase=Phase.TRAIN))
     reports = store.epochs(job.id, 0)
     assert [round(r.epoch, 3) for r in reports] == [1, 2, 3, 3]
     assert reports[1].metrics["loss"] == 0.5

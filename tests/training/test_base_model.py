@@ -35,7 +35,7 @@ def same(one: Path, other: Path) -> bool:
 
 def test_an_untrained_model_is_adapted_epoch_by_epoch(digits: PreparedDataset, request_of: RequestOf, drain, tmp_path: Path):
     reports, facts = drain(prepare_base(tmp_path / "base", request_of(), digits, device=CPU))
-    assert [report.beat for report in reports] == ["adapt"] * 3
+    assert [report.phase for report in reports] == ["adapt"] * 3
     assert [report.epoch for report in reports] == [1.0, 2.0, 3.0]
     assert reports[-1].metrics["loss"] < reports[0].metrics["loss"]
     assert facts.dense_accuracy == reports[-1].metrics["accuracy"]
@@ -110,7 +110,7 @@ def test_a_model_that_fits_is_taken_as_it_is(digits: PreparedDataset, request_of
 def test_a_model_at_another_size_is_adapted(digits: PreparedDataset, request_of: RequestOf, base: Path, drain, tmp_path: Path):
     request = request_of(epochs=1.0).replace(model=ModelSpec(name=str(base), image_size=(40, 40)))
     reports, _ = drain(prepare_base(tmp_path / "larger", request, digits, device=CPU))
-    assert [report.beat for report in reports] == ["adapt"]
+    assert [report.phase for report in reports] == ["adapt"]
     assert create_dense(ModelSpec(name=str(tmp_path / "larger"))).shape.image_size == (40, 40)
 
 

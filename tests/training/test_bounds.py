@@ -11,6 +11,7 @@ import torch
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
+from autoslim.core.result import Phase
 from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
 from autoslim.export.artifact import SlimConfig, load, load_config
@@ -64,7 +65,7 @@ def test_thresholds_are_set_before_the_tuning_and_survive_its_average(
     made = make_recipe("dps", share=0.6, knobs={"adaptive": True}, epochs=4.0)
     tuned = 0
     for report in run_trial(made, context, tmp_path):
-        tuned += report.beat == "tune"
+        tuned += report.phase == Phase.FINETUNE
         if tuned == 2:
             break
     saved = load_checkpoint(tmp_path / "checkpoint")

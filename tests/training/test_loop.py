@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.recipe import Training
+from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training import TrialContext
-from autoslim.training.loop import Beat, Objective, Trainer, learning_rate_factor, make_optimizer
+from autoslim.training.loop import Objective, PhaseSchedule, Trainer, learning_rate_factor, make_optimizer
 from autoslim.training.losses import task_loss
 
 CPU = torch.device("cpu")
@@ -39,8 +40,8 @@ def make_trainer(context: TrialContext, loader: Loader) -> MakeTrainer:
             return {"loss": task_loss(student, None, images_B3HW.to(next(student.parameters()).dtype), targets, training)}
 
         student.requires_grad_(True)
-        beat = Beat(name="test", steps=steps)
-        return Trainer(student, objective or plain, loader, training, beat, seed=0, device=CPU, bfloat16=False)
+        schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=steps)
+        return Trainer(student, objective or plain, loader, training, schedule, seed=0, device=CPU, bfloat16=False)
 
     return make_trainer
 
@@ -82,8 +83,8 @@ def test_a_beat_runs_in_segments_of_an_epoch(make_trainer: MakeTrainer, context:
 
 def test_a_part_with_a_learning_rate_of_its_own_gets_it_and_no_decay():
     student = make_dense().module.requires_grad_(True)
-    beat = Beat(name="test", steps=1, learning_rates={"head.weight": 7.0})
-    optimizer = make_optimizer(student, PLAIN.replace(lr=1e-3, weight_decay=0.05), beat)
+    schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=1, learning_rates={"head.weight": 7.0})
+    optimizer = make_optimizer(student, PLAIN.replace(lr=1e-3, weight_decay=0.05), schedule)
     groups = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert groups[id(student.head.weight)] == pytest.approx((7e-3, 0.0))
     assert groups[id(student.head.bias)] == groups[id(student.norm.weight)] == pytest.approx((1e-3, 0.0))
@@ -94,8 +95,8 @@ def test_a_part_with_a_learning_rate_of_its_own_gets_it_and_no_decay():
 
 def test_a_beats_rate_is_that_of_all_its_parts():
     student = make_dense().module.requires_grad_(True)
-    beat = Beat(name="test", steps=1, rate=0.1, learning_rates={"head.weight": 7.0})
-    groups = make_optimizer(student, PLAIN.replace(lr=1e-3), beat).param_groups
+    schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=1, rate=0.1, learning_rates={"head.weight": 7.0})
+    groups = make_optimizer(student, PLAIN.replace(lr=1e-3), schedule).param_groups
     assert sorted({group["lr"] for group in groups}) == pytest.approx([1e-4, 7e-4])
 
 
@@ -105,7 +106,14 @@ def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, context: Tri
     student.requires_grad_(False)
     student.head.requires_grad_(True)
     trainer = Trainer(
-        student, trainer.objective, trainer.loader, PLAIN, Beat(name="test", steps=3), seed=0, device=CPU, bfloat16=False
+        student,
+        trainer.objective,
+        trainer.loader,
+        PLAIN,
+        PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=3),
+        seed=0,
+        device=CPU,
+        bfloat16=False,
     )
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     list(trainer.segments())
@@ -146,7 +154,7 @@ def test_a_loss_that_is_not_a_number_ends_the_trial(make_trainer: MakeTrainer, c
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"loss": student(images_B3HW).sum() * float("nan")}
 
-    with pytest.raises(DivergedError, match="the loss is nan at step 6 of the test beat"):
+    with pytest.raises(DivergedError, match="the loss is nan at step 6 of the finetune phase"):
         list(make_trainer(student, objective).segments())
 
 
@@ -159,7 +167,7 @@ def test_weights_that_are_not_numbers_end_the_trial_though_no_loss_has_seen_them
         # Finite itself, but with a gradient of infinity.
         return {"loss": student(images_B3HW).sum() * 0 + (student.head.bias - student.head.bias.detach()).abs().sqrt().sum()}
 
-    with pytest.raises(DivergedError, match="is not finite after step 1 of the test beat"):
+    with pytest.raises(DivergedError, match="is not finite after step 1 of the finetune phase"):
         list(make_trainer(student, objective, steps=1).segments())
 
 

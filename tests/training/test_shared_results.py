@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.training import single_flight
 from autoslim.training.shared_results import SharedRequest, costs, once
 
@@ -26,9 +26,9 @@ REQUEST = SharedRequest(
 def work(marks: Path, *, hold: float = 0.0) -> Generator[EpochReport, None, dict[str, Tensor]]:
     """Leaves a file for every time it was begun."""
     (marks / f"{os.getpid()}-{time.monotonic_ns()}").touch()
-    yield EpochReport(epoch=0.5, beat="shared", metrics={"loss": 1.0})
+    yield EpochReport(epoch=0.5, phase=Phase.SHARED, metrics={"loss": 1.0})
     time.sleep(hold)
-    yield EpochReport(epoch=1.5, beat="shared", metrics={"loss": 0.5})
+    yield EpochReport(epoch=1.5, phase=Phase.SHARED, metrics={"loss": 0.5})
     return {"score": torch.arange(4.0)}
 
 
@@ -138,7 +138,7 @@ def test_an_error_frees_the_lock_for_the_next(folders: tuple[Path, Path]):
     root, marks = folders
 
     def failing() -> Generator[EpochReport, None, dict[str, Tensor]]:
-        yield EpochReport(epoch=0.1, beat="shared", metrics={})
+        yield EpochReport(epoch=0.1, phase=Phase.SHARED, metrics={})
         raise ValueError("the search diverged")
 
     with pytest.raises(ValueError, match="diverged"):

@@ -1,9 +1,10 @@
-"""One trial in four beats: what it reports, that it goes on where it stopped, and what it hands over."""
+"""One trial in four phases: what it reports, that it goes on where it stopped, and what it hands over."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from helpers.tiny import images, logits
 
 from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Recipe
+from autoslim.core.result import Phase
 from autoslim.cost import Flops, count_flops, predict
 from autoslim.errors import DivergedError, TrialError
 from autoslim.export.artifact import load, load_config
@@ -46,21 +48,21 @@ def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
 ):
     made = make_recipe(*RECIPES[recipe], epochs=3.0)
     reports, outcome = drain(run_trial(made, context, tmp_path))
-    beats = [report.beat for report in reports]
+    phases = [report.phase for report in reports]
     steps = len(RECIPES[recipe])
-    expected = [beat for beat in beats if beat != "tune"]
-    assert beats == expected + ["tune"] * (len(beats) - len(expected))
-    assert beats.count("cut") == steps
-    assert beats[0] in ("train", "shared")
-    assert all(beats[index - 1] in ("train", "shared") for index, beat in enumerate(beats) if beat == "cut")
+    expected = [phase for phase in phases if phase != Phase.FINETUNE]
+    assert phases == expected + [Phase.FINETUNE] * (len(phases) - len(expected))
+    assert phases.count(Phase.PRUNE) == steps
+    assert phases[0] in (Phase.TRAIN, Phase.SHARED)
+    assert all(phases[index - 1] in (Phase.TRAIN, Phase.SHARED) for index, phase in enumerate(phases) if phase == Phase.PRUNE)
     epochs = [report.epoch for report in reports]
     assert epochs == sorted(epochs)
     assert epochs[-1] == pytest.approx(outcome.epochs)
     # Shared work and what follows it are whole steps each.
     assert outcome.epochs == pytest.approx(made.training.epochs, abs=0.1)
-    assert all("accuracy" in report.metrics for report in reports if report.beat not in ("train", "shared"))
+    assert all("accuracy" in report.metrics for report in reports if report.phase not in (Phase.TRAIN, Phase.SHARED))
     # Algorithm 1 of Patch Slimming has errors of reconstruction, and no loss.
-    assert all("loss" in report.metrics for report in reports if report.beat in ("train", "tune"))
+    assert all("loss" in report.metrics for report in reports if report.phase in (Phase.TRAIN, Phase.FINETUNE))
     assert reports[-1].metrics["accuracy"] == outcome.accuracy
     assert not (tmp_path / "checkpoint").exists()
 
@@ -97,7 +99,7 @@ def test_a_very_narrow_model_agrees_with_torchs_counter(
 def test_a_trial_goes_on_after_any_report_to_the_same_model(
     recipe: str, open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
-    # Beats that do not end with an epoch: the last segment of each is a short one.
+    # Phases that do not end with an epoch: the last segment of each is a short one.
     made = make_recipe(*RECIPES[recipe], epochs=2.6)
     context = open_bench()
     reports, outcome = drain(run_trial(made, context, tmp_path / "undisturbed"))
@@ -109,9 +111,27 @@ def test_a_trial_goes_on_after_any_report_to_the_same_model(
         run.close()
         rest, resumed = drain(run_trial(made, open_bench(), folder))
         assert_same_model(folder, tmp_path / "undisturbed")
-        assert (resumed.accuracy, resumed.accuracy_after_cut) == (outcome.accuracy, outcome.accuracy_after_cut)
+        assert (resumed.accuracy, resumed.accuracy_after_pruning) == (outcome.accuracy, outcome.accuracy_after_pruning)
         assert resumed.epochs == outcome.epochs
         assert [r.epoch for r in rest] == [r.epoch for r in reports][-len(rest) :]
+
+
+def test_a_checkpoint_with_former_names_is_resumed_to_the_same_model(
+    context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    made = make_recipe("vit_slim", epochs=3.0)
+    _, outcome = drain(run_trial(made, context, tmp_path / "undisturbed"))
+    run = run_trial(made, context, tmp_path / "earlier")
+    while next(run).phase is not Phase.FINETUNE:
+        pass
+    run.close()
+    path = tmp_path / "earlier" / "checkpoint" / "facts.json"
+    facts = json.loads(path.read_text())
+    facts["cut_accuracy"], facts["tuned"] = facts.pop("accuracy_after_pruning"), facts.pop("trainable")
+    path.write_text(json.dumps(facts))
+    _, resumed = drain(run_trial(made, context, tmp_path / "earlier"))
+    assert_same_model(tmp_path / "earlier", tmp_path / "undisturbed")
+    assert resumed.accuracy_after_pruning == outcome.accuracy_after_pruning
 
 
 def test_a_trial_may_be_interrupted_again_and_again(context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
@@ -146,9 +166,9 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
     while not (tmp_path / "killed" / "model").exists():
         with contextlib.suppress(KeyboardInterrupt):
             for report in run_trial(made, context, tmp_path / "killed"):
-                arrived[(report.epoch, report.beat)] = report.metrics.get("accuracy")
+                arrived[(report.epoch, report.phase)] = report.metrics.get("accuracy")
     assert len(killed) >= 4
-    assert arrived == {(report.epoch, report.beat): report.metrics.get("accuracy") for report in expected}
+    assert arrived == {(report.epoch, report.phase): report.metrics.get("accuracy") for report in expected}
     assert_same_model(tmp_path / "killed", tmp_path / "undisturbed")
 
 
@@ -196,7 +216,7 @@ def test_another_seed_is_another_model(context: TrialContext, make_recipe: MakeR
 def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
     method: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
-    with pytest.raises(DivergedError, match="beat"):
+    with pytest.raises(DivergedError, match="phase"):
         drain(run_trial(make_recipe(method, lr=1e30), context, tmp_path))
 
 
@@ -204,17 +224,17 @@ def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
 def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
     method: str, knobs: dict, rate: float, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch
 ):
-    beats = []
+    schedules = []
 
     class Noting(Trainer):
         def __init__(self, *arguments, **settings) -> None:
             super().__init__(*arguments, **settings)
-            beats.append(self.beat)
+            schedules.append(self.schedule)
 
     monkeypatch.setattr("autoslim.training.trial.Trainer", Noting)
     drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), context, tmp_path))
-    assert [beat.rate for beat in beats if beat.name == "tune"] == [rate]
-    assert all(beat.rate == 1.0 for beat in beats if beat.name != "tune")
+    assert [schedule.rate for schedule in schedules if schedule.phase == Phase.FINETUNE] == [rate]
+    assert all(schedule.rate == 1.0 for schedule in schedules if schedule.phase != Phase.FINETUNE)
 
 
 def test_the_train_beats_knob_moves_epochs_between_the_beats(
@@ -224,7 +244,7 @@ def test_the_train_beats_knob_moves_epochs_between_the_beats(
     for share in (0.1, 0.6):
         made = make_recipe("life_regression", knobs={"train_share": share}, epochs=3.0)
         reports, _ = drain(run_trial(made, context, tmp_path / str(share)))
-        spent[share] = next(report.epoch for report in reports if report.beat == "cut")
+        spent[share] = next(report.epoch for report in reports if report.phase == Phase.PRUNE)
     assert spent[0.1] == pytest.approx(0.3, abs=0.1)
     assert spent[0.6] == pytest.approx(1.8, abs=0.1)
 

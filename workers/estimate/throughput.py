@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
+from autoslim.core.result import Phase
 from autoslim.models import DenseModel
 from autoslim.training.device import computing, pick_device, uses_bfloat16
-from autoslim.training.loop import Beat, make_optimizer
+from autoslim.training.loop import PhaseSchedule, make_optimizer
 from autoslim.training.losses import task_loss
 
 _MIN_SECONDS = 0.5
@@ -80,7 +81,7 @@ def _stepper(
 ) -> Callable[[Tensor, nn.Module | None], None]:
     """A trial's training step: loss, backward pass, clipping, the optimizer's step, the moving average."""
     training = job.training
-    optimizer = make_optimizer(student, training, Beat(name="pace", steps=1))
+    optimizer = make_optimizer(student, training, PhaseSchedule(phase=Phase.FINETUNE, seed_name="pace", steps=1))
     average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if training.ema_decay > 0 else None
     bfloat16 = uses_bfloat16(training.precision, device)
 

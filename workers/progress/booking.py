@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoslim.core.job import SearchJob
-from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.store import Store
 from autoslim.training.shared_results import costs
@@ -44,7 +44,7 @@ class CostRecorder(Listener):
         pass
 
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
-        if report.beat == "cut":
+        if report.phase == Phase.PRUNE:
             self.book()
 
     def trial_ends(self, result: TrialResult, target: str) -> None:

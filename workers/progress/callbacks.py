@@ -19,7 +19,7 @@ class Listener(Protocol):
         """No further recipe is tried; `finals` trials of the best ones follow."""
 
 
-class Phase(enum.StrEnum):
+class SearchStage(enum.StrEnum):
     """What comes after preparing: trials, and then the models that are handed over."""
 
     SEARCHING = "searching"
@@ -32,7 +32,7 @@ class Watcher(Listener, Protocol):
     def begins(self, budgets: Mapping[str, int], earlier: Sequence[TrialResult]) -> None:
         """`budgets` are multiply-accumulates by label, `earlier` the trials of earlier attempts."""
 
-    def enters(self, phase: Phase) -> None: ...
+    def enters(self, stage: SearchStage) -> None: ...
     def says(self, text: str) -> None:
         """What is done before the first trial and after the last: the dense model's epochs, what is measured."""
 
@@ -43,7 +43,7 @@ class NoWatcher(Watcher):
     def begins(self, budgets: Mapping[str, int], earlier: Sequence[TrialResult]) -> None:
         pass
 
-    def enters(self, phase: Phase) -> None:
+    def enters(self, stage: SearchStage) -> None:
         pass
 
     def says(self, text: str) -> None:

@@ -10,9 +10,8 @@ from typing import TextIO
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
-from autoslim.core.result import EpochReport, ParetoFront, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Origin, ParetoFront, Target, TrialResult, TrialState
 from autoslim.report.epoch_line import epoch_line
-from autoslim.search.refinement import REUSED
 from workers.progress.cost import handing_seconds
 from workers.progress.eta import EtaEstimator
 
@@ -44,7 +43,7 @@ class Terminal:
     def already(self, results: list[TrialResult]) -> None:
         """Trials that an earlier run has finished."""
         self._results = [result for result in results if result.state is not TrialState.RUNNING]
-        self._reused = sum(result.origin == REUSED for result in results)
+        self._reused = sum(result.origin == Origin.REUSED for result in results)
         self._clock.already(self._results)
 
     def say(self, text: str) -> None:
@@ -97,7 +96,7 @@ class Terminal:
 
 
 def _target(target: str) -> str:
-    return "free" if target == "free" else f"budget {target}"
+    return "no budget" if target == Target.FREE else f"budget {target}"
 
 
 def _knobs(result: TrialResult) -> str:

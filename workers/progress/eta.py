@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from autoslim.core.job import SearchJob
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.search import search_limits
-from autoslim.search.refinement import FINAL, REUSED
 from autoslim.search.stopping import LEAST, spent_epochs
 
 _RECENT = 16
@@ -45,7 +44,7 @@ class EtaEstimator:
 
     def seconds_left(self, results: Sequence[TrialResult]) -> float | None:
         """`results` are the ended trials."""
-        results = [result for result in results if result.origin != REUSED]
+        results = [result for result in results if result.origin != Origin.REUSED]
         if self._finals:
             return self._final_left(results, self._finals)
         if len(self._ends) < 2:
@@ -84,13 +83,16 @@ class EtaEstimator:
 
     def _final_left(self, results: Sequence[TrialResult], finals: int) -> float | None:
         """By the epochs of the final trials that have ended, at the pace of all trials."""
-        left = finals - sum(result.origin == FINAL for result in results)
+        left = finals - sum(result.origin == Origin.REFINEMENT for result in results)
         took = [(result.seconds or 0.0, result.epochs or 0.0) for result in results if result.state is TrialState.COMPLETE]
         seconds, epochs = (sum(column) for column in zip(*took, strict=True)) if took else (0.0, 0.0)
         if left <= 0 or epochs == 0:
             return 0.0 if left <= 0 else None
         each = (
-            spent_epochs([r for r in results if r.origin != FINAL]) * self._job.final_share / (1 - self._job.final_share) / finals
+            spent_epochs([r for r in results if r.origin != Origin.REFINEMENT])
+            * self._job.final_share
+            / (1 - self._job.final_share)
+            / finals
         )
         whole = left * each * seconds / epochs / min(self._slots, finals)
         return max(0.0, whole - (self._now() - max(self._final_began, self._ends[-1])))

@@ -14,11 +14,10 @@ import time
 from autoslim.core.files import is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
-from autoslim.errors import AutoslimError, InfeasibleError, OutputError, TrialsFailedError
+from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
-from autoslim.search.refinement import FINAL
 from autoslim.store import Store
 from autoslim.training import Outcome
 from workers.progress.callbacks import Listener
@@ -26,8 +25,6 @@ from workers.search.trial_index import TrialIndex
 
 GIVE_UP_AFTER = 5
 """Failed trials in a row, with no complete one, that end the job: its settings are at fault then, and not five recipes."""
-
-_INFEASIBLE = InfeasibleError.__name__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +76,7 @@ class Coordinator:
         """The pruner's state is not stored: it is what the pruner has observed, in the order of the trials' numbers."""
         for result in self._index.results:
             for report in self.store.epochs(self.job.id, result.number):
-                if result.origin != FINAL:
+                if result.origin != Origin.REFINEMENT:
                     self.pruner.observe(result, report)
 
     # Which trial runs next
@@ -133,7 +130,7 @@ class Coordinator:
             recipe=proposal.recipe,
             origin=proposal.origin,
             state=TrialState.INFEASIBLE,
-            error_class=_INFEASIBLE,
+            error_class=ErrorClass.INFEASIBLE,
             error=proposal.infeasible,
         )
 
@@ -147,7 +144,7 @@ class Coordinator:
         if self._final_recipes is None:
             # A trial that still runs may be the best of its budget, and its epochs count towards the share that is kept for the
             # refinement: the recipes are chosen when the last one has ended.
-            if any(result.origin != FINAL for result in self._running.values()):
+            if any(result.origin != Origin.REFINEMENT for result in self._running.values()):
                 return None
             self._final_recipes = final_recipes(
                 self._index.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds
@@ -157,7 +154,7 @@ class Coordinator:
             target, recipe = self._final_recipes.pop(0)
             # An earlier attempt may have run some of them.
             if self._index.find(recipe.key) is None:
-                return self._start(self._index.add(recipe, origin=FINAL, target=target), target)
+                return self._start(self._index.add(recipe, origin=Origin.REFINEMENT, target=target), target)
         self.finished = True
         return None
 
@@ -177,14 +174,14 @@ class Coordinator:
             for listener in self.listeners:
                 listener.trial_reports(running, report)
             # Final trials run for other numbers of epochs than those that the pruner compares, and are trained to their end.
-            reason = None if running.origin == FINAL else self.pruner.should_prune(running, report)
+            reason = None if running.origin == Origin.REFINEMENT else self.pruner.should_prune(running, report)
             if reason is not None:
                 self._prune(running, report, reason)
             return reason is None
 
     def _prune(self, running: TrialResult, report: EpochReport, reason: str) -> None:
         reports = self.store.epochs(self.job.id, running.number)
-        after_cut = [past.metrics["accuracy"] for past in reports if past.beat == "cut"]
+        after_pruning = [past.metrics["accuracy"] for past in reports if past.phase == Phase.PRUNE]
         # The model is never completed and counted, so that its plan's closed form stands for its FLOPs.
         flops = self.proposer.flops_of(running.recipe)
         self._failed_in_a_row = 0
@@ -193,7 +190,7 @@ class Coordinator:
                 state=TrialState.STOPPED,
                 stopped=reason,
                 accuracy=report.metrics["accuracy"],
-                accuracy_after_cut=after_cut[-1] if after_cut else None,
+                accuracy_after_pruning=after_pruning[-1] if after_pruning else None,
                 flops=flops,
                 flops_predicted=flops,
                 epochs=report.epoch,
@@ -212,7 +209,7 @@ class Coordinator:
                 state=TrialState.COMPLETE,
                 recipe=outcome.recipe,
                 accuracy=outcome.accuracy,
-                accuracy_after_cut=outcome.accuracy_after_cut,
+                accuracy_after_pruning=outcome.accuracy_after_pruning,
                 flops=outcome.flops,
                 flops_predicted=outcome.flops_predicted,
                 flops_mean=outcome.flops_mean,
@@ -242,7 +239,7 @@ class Coordinator:
             if is_disk_full(OSError(error)):
                 self.fatal = OutputError(f"the disk of {self.output.root} is full; free some space and continue with --resume")
                 return
-            infeasible = error_class == _INFEASIBLE
+            infeasible = error_class == ErrorClass.INFEASIBLE
             state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
             self._end(running.replace(state=state, error_class=error_class, error=error))
             # Infeasible trials are expected: a space may hold recipes that do not fit into memory.

@@ -24,7 +24,7 @@ from autoslim.search import Reason, disk_use, make_pruner, most_work, reason
 from autoslim.store import JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.booking import CostRecorder, Dashboard
-from workers.progress.callbacks import Listener, NoWatcher, Phase, Watcher
+from workers.progress.callbacks import Listener, NoWatcher, SearchStage, Watcher
 from workers.progress.console import Terminal
 from workers.progress.cost import cost_of, folder_size, spent_seconds
 from workers.progress.metrics import SearchMetrics, ray_gauges
@@ -145,10 +145,10 @@ def _search(attempt: _Attempt) -> Summary:
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)
-    attempt.watcher.enters(Phase.SEARCHING)
+    attempt.watcher.enters(SearchStage.SEARCHING)
     if attempt.prepared.proposer.budgets:
         _run_trials(attempt, base, facts)
-    attempt.watcher.enters(Phase.FINALIZING)
+    attempt.watcher.enters(SearchStage.FINALIZING)
     began = time.monotonic()
     models, reasons = _finalize(attempt, base, facts)
     stored = store.job(job.id)

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, SharedCost, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import BudgetError
 from autoslim.search import AgainstControl, Reason, against_control, cheaper_and_better
-from autoslim.search.refinement import REUSED
 from workers.progress.cost import Cost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
@@ -55,7 +54,7 @@ def summarize(
     selected = {model.label: results[model.trial] for model in models}
     controls = {label: against_control(results, prepared.budgets, label, job.limits) for label in prepared.budgets}
     allowed = [result for result in results if result.keeps_to(job.limits)]
-    own = [result.state for result in results if result.origin != REUSED]
+    own = [result.state for result in results if result.origin != Origin.REUSED]
     return Summary(
         job=job.id,
         output=str(prepared.output.root),

@@ -7,12 +7,9 @@ one driver at a time writes a job's trials.
 from __future__ import annotations
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.search.refinement import searched
 from autoslim.store import Store, StoredTrial
-
-WORKER_LOST = "WorkerLostError"
-"""The error class of a trial whose worker was lost more often than a trial is retried."""
 
 
 class TrialIndex:
@@ -25,7 +22,7 @@ class TrialIndex:
         self._store, self._job_id = store, job_id
         # A lost worker says nothing about the recipe, so that a new attempt runs it again; a trial's own error would come again.
         for trial in store.stored_trials(job_id):
-            if trial.result.error_class == WORKER_LOST and trial.result.duplicate_of is None:
+            if trial.result.error_class == ErrorClass.WORKER_LOST and trial.result.duplicate_of is None:
                 store.reopen_trial(job_id, trial.result.number)
         trials = store.stored_trials(job_id)
         self.targets = {trial.result.number: trial.target for trial in trials}
@@ -57,7 +54,7 @@ class TrialIndex:
         """The first ended trial of this recipe, or None."""
         return self._by_recipe.get(recipe_key)
 
-    def add(self, recipe: Recipe, *, origin: str, target: str) -> TrialResult:
+    def add(self, recipe: Recipe, *, origin: Origin, target: str) -> TrialResult:
         """A trial that starts now."""
         result = TrialResult(number=self.next_number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
         self._store.add_trial(self._job_id, result.number, recipe, origin=origin, target=target)

@@ -15,11 +15,10 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, ErrorClass
 from autoslim.errors import AutoslimError
 from autoslim.training import Outcome
 from workers.search.coordinator import Coordinator
-from workers.search.trial_index import WORKER_LOST
 from workers.search.tune_trainable import trial_config
 
 T = TypeVar("T")
@@ -85,7 +84,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         number = self._numbers.pop(trial_id, None)
         if self._coordinator is not None and number is not None:
             coordinator = self._coordinator
-            self._guard(lambda: coordinator.fail(number, WORKER_LOST, error))
+            self._guard(lambda: coordinator.fail(number, ErrorClass.WORKER_LOST, error))
 
     def _guard(self, action: Callable[[], T]) -> T | None:
         """Runs `action`. An exception would end Tune's event loop half-way; as `fatal` it ends the search in order."""

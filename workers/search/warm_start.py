@@ -16,14 +16,14 @@ from typing import Any, Self
 from autoslim.core.files import publish_folder, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import count_flops
-from autoslim.errors import DivergedError, TrialError
+from autoslim.errors import TrialError
 from autoslim.export.artifact import load, load_config
 from autoslim.methods.layers.adaptive_trunk import padded
 from autoslim.search import Proposer, choose, fills
-from autoslim.search.refinement import REUSED, searched
+from autoslim.search.refinement import searched
 from autoslim.search.samplers.optuna_study import replay
 from autoslim.store import JobState, Store
 from workers.search.earlier_searches import EarlierSearch, earlier_searches
@@ -145,7 +145,7 @@ def _is_comparable(job: SearchJob, proposer: Proposer, result: TrialResult) -> b
     informative = result.state in (TrialState.COMPLETE, TrialState.STOPPED, TrialState.INFEASIBLE)
     searched_settings = {name: getattr(job.training, name) for name in proposer.space.training}
     return (
-        (informative or result.error_class == DivergedError.__name__)
+        (informative or result.error_class == ErrorClass.DIVERGED)
         and result.duplicate_of is None
         and bool(searched([result]))
         and recipe.training.replace(**searched_settings) == job.training
@@ -182,7 +182,7 @@ def apply_warm_start(
     """
     warm_start = _read_or_find(job, store, proposer, output, base=base)
     _copy_dense_model(warm_start, output, base)
-    known = {result.reused_from for result in store.trials(job.id) if result.origin == REUSED}
+    known = {result.reused_from for result in store.trials(job.id) if result.origin == Origin.REUSED}
     for label, reused in warm_start.models.items():
         name = f"trial {reused.trial.number} of {reused.job}"
         if name not in known:
@@ -226,7 +226,7 @@ def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: in
     artifact = str(target.relative_to(output.root))
     # No seconds and no epochs: this search has spent none on it.
     return trial.replace(
-        number=number, origin=REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None
+        number=number, origin=Origin.REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None
     )
 
 

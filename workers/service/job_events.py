@@ -12,10 +12,10 @@ from typing import Any
 from autoslim.core.result import EpochReport, TrialResult, TrialState
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
-from workers.progress.callbacks import Phase, Watcher
+from workers.progress.callbacks import SearchStage, Watcher
 from workers.service.log_streams import LogTee
 
-_STATES = {Phase.SEARCHING: QueueState.SEARCHING, Phase.FINALIZING: QueueState.FINALIZING}
+_STATES = {SearchStage.SEARCHING: QueueState.SEARCHING, SearchStage.FINALIZING: QueueState.FINALIZING}
 _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
 """The metrics of an epoch that are told; all of them are in the store."""
 
@@ -35,20 +35,20 @@ class JobEvents(Watcher):
         if earlier:
             self._tell("message", {"text": f"goes on with {len(ended)} trials that have ended"})
 
-    def enters(self, phase: Phase) -> None:
+    def enters(self, stage: SearchStage) -> None:
         with self._held():
-            self._queue.advance(self._claim, _STATES[phase])
-        self._print("state", {"state": _STATES[phase].value})
+            self._queue.advance(self._claim, _STATES[stage])
+        self._print("state", {"state": _STATES[stage].value})
 
     def says(self, text: str) -> None:
         self._tell("message", {"text": text})
 
     def trial_begins(self, result: TrialResult, target: str) -> None:
-        self._tell("trial_began", {**_who(result), "target": target, "origin": result.origin})
+        self._tell("trial_began", {**_who(result), "target": target, "origin": result.origin.value})
 
     def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
         curves = {name: _number(report.metrics[name]) for name in _CURVES if name in report.metrics}
-        self._tell("trial_reported", {**_who(result), "epoch": report.epoch, "beat": report.beat, **curves})
+        self._tell("trial_reported", {**_who(result), "epoch": report.epoch, "phase": report.phase.value, **curves})
 
     def trial_ends(self, result: TrialResult, target: str) -> None:
         told: dict[str, Any] = {**_who(result), "target": target, "state": result.state.value}

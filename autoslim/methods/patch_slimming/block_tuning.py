@@ -25,7 +25,7 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import SharedTrainer, Tensors
 from autoslim.methods.layers.rectangular_block import block_rows
@@ -88,7 +88,7 @@ def ladder(
             metrics |= {f"patches {block}": float(found.counts[block]), f"error {block}": found.errors[block]}
             metrics[f"raw error {block}"] = found.raw_errors[block]
         epoch = share * shared_trainer.training.epochs * number / len(EPSILONS)
-        yield EpochReport(epoch=round(epoch, 6), beat="shared", metrics=metrics)
+        yield EpochReport(epoch=round(epoch, 6), phase=Phase.SHARED, metrics=metrics)
     return {
         "epsilons": torch.tensor(EPSILONS),
         "counts": torch.tensor([rung.counts for rung in rungs]),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors, freeze
@@ -143,7 +143,7 @@ class PatchSlimming(Method):
                 share=settings["search_share"],
             )
         else:
-            yield EpochReport(epoch=0.0, beat="shared", metrics={"images": float(len(images_B3HW))})
+            yield EpochReport(epoch=0.0, phase=Phase.SHARED, metrics={"images": float(len(images_B3HW))})
         return shared
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:

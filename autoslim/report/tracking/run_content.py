@@ -23,7 +23,7 @@ _JOB_STATUS = {JobState.COMPLETE: "FINISHED", JobState.STOPPED: "KILLED", JobSta
 _TRIAL_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.STOPPED: "KILLED"}
 _RESULT_METRICS = {
     "final_accuracy",
-    "accuracy_after_cut",
+    "accuracy_after_pruning",
     "gflops",
     "gflops_predicted",
     "gflops_mean",
@@ -152,7 +152,7 @@ def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None
     share = None if job.base is None or result.flops is None else result.flops / job.base.dense_flops
     metrics = {
         "final_accuracy": result.accuracy,
-        "accuracy_after_cut": result.accuracy_after_cut,
+        "accuracy_after_pruning": result.accuracy_after_pruning,
         "gflops": _scaled(result.flops, 1e9),
         "gflops_predicted": _scaled(result.flops_predicted, 1e9),
         "gflops_mean": _scaled(result.flops_mean, 1e9),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from autoslim.core.result import EpochReport, TrialResult
+from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
 from autoslim.search.pruners.rung import Rung, RungEntry
 
 FACTOR = 3
@@ -46,9 +46,9 @@ class HalvingPruner:
 
     def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
         rung = self._enter(trial, report)
-        if rung is None or trial.origin == "random" or self.epochs - report.epoch < _WORTH:
+        if rung is None or trial.origin == Origin.CONTROL or self.epochs - report.epoch < _WORTH:
             return None
-        if report.beat == "cut":
+        if report.phase == Phase.PRUNE:
             if rung.best_near(trial.recipe.budget) < _CHANCES * self.chance:
                 return None
             reason, where = rung.behind(trial.number), f"straight after the cut, among {trial.recipe.method} recipes"
@@ -69,10 +69,10 @@ class HalvingPruner:
         return rung
 
     def _rung_of(self, trial: TrialResult, report: EpochReport) -> Rung | None:
-        if report.beat == "cut":
+        if report.phase == Phase.PRUNE:
             least = self.factor
             return self._cuts.setdefault(trial.recipe.method, Rung(keep=1 - 1 / least, least=least)) if self._rungs else None
-        if report.beat != "tune":
+        if report.phase != Phase.FINETUNE:
             return None
         reached = [level for level in self._rungs if level <= report.epoch + _SAME]
         return self._rungs[max(reached)] if reached else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from autoslim.core.result import EpochReport, TrialResult
+from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
 from autoslim.search.pruners.rung import BAND
 
 _LEAST = 3
@@ -24,7 +24,7 @@ class MedianPruner:
 
     def observe(self, trial: TrialResult, report: EpochReport) -> None:
         accuracy = report.metrics.get("accuracy")
-        if report.beat != "tune" or accuracy is None or not math.isfinite(accuracy):
+        if report.phase != Phase.FINETUNE or accuracy is None or not math.isfinite(accuracy):
             return
         self._curves.setdefault(trial.number, {})[round(report.epoch, 6)] = accuracy
         if report.epoch >= self.epochs - _SAME:
@@ -33,8 +33,8 @@ class MedianPruner:
     def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
         self.observe(trial, report)
         accuracy = report.metrics.get("accuracy")
-        judged = report.beat == "tune" and accuracy is not None and report.epoch >= 1 - _SAME
-        if not judged or trial.origin == "random" or self.epochs - report.epoch < _WORTH:
+        judged = report.phase == Phase.FINETUNE and accuracy is not None and report.epoch >= 1 - _SAME
+        if not judged or trial.origin == Origin.CONTROL or self.epochs - report.epoch < _WORTH:
             return None
         assert accuracy is not None
         flops = trial.recipe.budget

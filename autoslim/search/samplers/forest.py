@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import ParetoFront, TrialResult, TrialState
-from autoslim.errors import DivergedError
+from autoslim.core.result import ErrorClass, ParetoFront, TrialResult, TrialState
 from autoslim.search.samplers import acquisition
 from autoslim.search.samplers.features import Encoder, Vector
 from autoslim.search.samplers.optuna_study import measured
@@ -69,7 +68,7 @@ class ForestSampler:
     def _teaches(self, result: TrialResult) -> bool:
         if result.duplicate_of is not None or len(result.recipe.steps) != 1:
             return False
-        if result.error_class == DivergedError.__name__:
+        if result.error_class == ErrorClass.DIVERGED:
             return True
         stopped = result.state is TrialState.STOPPED and result.accuracy is not None and result.epochs is not None
         return stopped or measured(result) is not None

@@ -28,9 +28,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import ErrorClass, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
-from autoslim.errors import DivergedError
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob, layer_index
 from autoslim.search.samplers.optuna_samplers import generation_attribute
@@ -176,7 +175,7 @@ def _told(result: TrialResult, values: list[float] | None) -> dict[str, Any] | N
         return {"state": optuna.trial.TrialState.RUNNING}
     if result.state is TrialState.STOPPED:
         return {"state": optuna.trial.TrialState.PRUNED}
-    if result.state is TrialState.INFEASIBLE or result.error_class == DivergedError.__name__:
+    if result.state is TrialState.INFEASIBLE or result.error_class == ErrorClass.DIVERGED:
         return {"state": optuna.trial.TrialState.PRUNED, "constraints": {"feasible": 1.0}}
     return None
 

@@ -19,7 +19,7 @@ from autoslim.methods.knob import Knob, Ranges, layer_index
 _USUAL = Training()
 
 TRAINING: Ranges = {
-    "lr": Knob(kind="float", help="peak learning rate of the tune beat", default=_USUAL.lr, low=1e-6, high=0.1, log=True),
+    "lr": Knob(kind="float", help="peak learning rate of the finetune phase", default=_USUAL.lr, low=1e-6, high=0.1, log=True),
     "batch_size": Knob(kind="int", help="images per step", default=_USUAL.batch_size, low=1, high=4096, log=True),
     "weight_decay": Knob(kind="float", help="AdamW's weight decay", default=_USUAL.weight_decay, low=0.0, high=1.0),
     "warmup": Knob(kind="float", help="share of steps spent rising to the peak", default=_USUAL.warmup, low=0.0, high=0.9),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from helpers.sample_search import fill, make_job, make_result
 
-from autoslim.core.result import TrialState
+from autoslim.core.result import ErrorClass, TrialState
 from autoslim.core.urls import default_url
 from autoslim.report.tracking import default_tracking_uri
 from autoslim.store import Store
@@ -54,7 +54,7 @@ def store(output):
 def job(store, output):
     """A search of four trials: the first two complete, one failed, one still running."""
     job = make_job(str(output))
-    failed = make_result(2, TrialState.FAILED, error_class="DivergedError", error="the loss is nan")
+    failed = make_result(2, TrialState.FAILED, error_class=ErrorClass.DIVERGED, error="the loss is nan")
     fill(store, job, [make_result(0), make_result(1), failed, make_result(3, TrialState.RUNNING)])
     return job
 

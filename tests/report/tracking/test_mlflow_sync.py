@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.sample_search import add, end, fill, make_job, make_recipe, make_report, make_result, make_results
 
-from autoslim.core.result import ParetoFront, TrialState
+from autoslim.core.result import Origin, ParetoFront, Target, TrialState
 from autoslim.core.urls import default_url
 from autoslim.errors import ClusterError, RequestError
 from autoslim.report.tracking import MlflowSync, default_tracking_uri
@@ -271,7 +271,7 @@ def test_odd_names_and_values_are_logged_in_a_form_mlflow_takes(store, output, c
     fill(store, make_job(str(output)), [])
     add(store, "digits-1", make_result(0, TrialState.FAILED, error="at postgres://me:secret@db\n" + "x" * 9000), epochs=0)
     many = {f"loss[{index}] <é>": float(index) for index in range(30)}
-    store.add_trial("digits-1", 1, make_recipe(1), origin="given", target="free")
+    store.add_trial("digits-1", 1, make_recipe(1), origin=Origin.SAMPLER, target=Target.FREE)
     store.report("digits-1", 1, make_report(1, gflops=3.0, broken=float("nan"), **many))
     MlflowSync(store, "digits-1").sync()
     children = runs_of(client)[1]

@@ -11,23 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
 from autoslim.errors import RequestError
 from autoslim.search import Pruner, make_pruner
 from autoslim.search.pruners.halving import HalvingPruner, rung_epochs
 
 
-def trial(number: int, flops: int, *, method: str = "vit_slim", origin: str = "sampler") -> TrialResult:
+def trial(number: int, flops: int, *, method: str = "vit_slim", origin: Origin = Origin.SAMPLER) -> TrialResult:
     recipe = Recipe(steps=(Step(method=method, knobs={}),), budget=flops, training=Training(epochs=9.0), seed=0)
     return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
 
 
 def tune(epoch: float, accuracy: float) -> EpochReport:
-    return EpochReport(epoch=epoch, beat="tune", metrics={"accuracy": accuracy, "loss": 1.0})
+    return EpochReport(epoch=epoch, phase=Phase.FINETUNE, metrics={"accuracy": accuracy, "loss": 1.0})
 
 
 def cut(accuracy: float, epoch: float = 0.0) -> EpochReport:
-    return EpochReport(epoch=epoch, beat="cut", metrics={"accuracy": accuracy})
+    return EpochReport(epoch=epoch, phase=Phase.PRUNE, metrics={"accuracy": accuracy})
 
 
 def halving(epochs: float = 9.0) -> HalvingPruner:
@@ -150,11 +150,11 @@ def test_controls_and_trials_of_one_epoch_are_never_stopped(name):
     draw = random.Random(0)
     whole, single = make_pruner(name, epochs=9.0, chance=0.1), make_pruner(name, epochs=1.0, chance=0.1)
     for number in range(60):
-        accuracy, origin = draw.random(), "random" if number % 2 else "sampler"
+        accuracy, origin = draw.random(), Origin.CONTROL if number % 2 else Origin.SAMPLER
         for epoch in range(10):
             report: Any = cut(accuracy) if epoch == 0 else tune(float(epoch), accuracy)
             reason = whole.should_prune(trial(number, 100, origin=origin), report)
-            assert reason is None or origin == "sampler"
+            assert reason is None or origin == Origin.SAMPLER
         assert single.should_prune(trial(number, 100), cut(accuracy)) is None
         assert single.should_prune(trial(number, 100), tune(1.0, accuracy)) is None
 

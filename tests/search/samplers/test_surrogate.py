@@ -11,7 +11,7 @@ import pytest
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Training
-from autoslim.core.result import ParetoFront, TrialResult, TrialState, hypervolume
+from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState, hypervolume
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods.base import Method
@@ -81,7 +81,7 @@ def test_late_proposals_have_what_was_learnt_at_either_budget(
 
 
 def test_no_recipe_is_proposed_twice(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
-    keys = [result.recipe.key for result in play(proposer("forest", 1), finished, dense, 40) if result.origin == "sampler"]
+    keys = [result.recipe.key for result in play(proposer("forest", 1), finished, dense, 40) if result.origin == Origin.SAMPLER]
     assert len(keys) == len(set(keys))
 
 

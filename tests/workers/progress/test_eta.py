@@ -9,7 +9,7 @@ from helpers.sample_search import make_job, make_result
 
 from autoslim.core.budget import Budget
 from autoslim.core.recipe import Training
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import Origin, TrialResult, TrialState
 from workers.progress.eta import EtaEstimator
 
 
@@ -69,7 +69,7 @@ def test_the_end_is_counted_before_it_begins_and_while_it_runs():
     assert run.clock.seconds_left(run.results) == pytest.approx(300)
     run.time += 100
     assert run.clock.seconds_left(run.results) == pytest.approx(200)
-    assert run.trial(200, origin="final", epochs=30.0) == 0.0
+    assert run.trial(200, origin=Origin.REFINEMENT, epochs=30.0) == 0.0
 
 
 def test_neither_the_dense_model_nor_workers_that_start_are_taken_for_the_pace_of_trials():

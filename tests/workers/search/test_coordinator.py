@@ -13,7 +13,7 @@ from helpers.simulated_trials import Killed, make_coordinator, run_all, run_one
 from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
-from autoslim.core.result import ParetoFront, TrialResult, TrialState
+from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import Store
 from workers.progress.callbacks import NoWatcher
@@ -53,11 +53,11 @@ def test_a_stopped_trial_has_its_fidelity_and_is_told_why(tmp_path):
         assert result.epochs is not None
         assert result.epochs < 4
         assert result.accuracy is not None
-        assert result.accuracy_after_cut is not None
+        assert result.accuracy_after_pruning is not None
         assert 0 < (result.flops or 0) <= result.recipe.budget
         assert result.seconds is not None
         assert result.error is None
-        assert result.origin != "random"
+        assert result.origin != Origin.CONTROL
     assert not {result.number for result in ParetoFront.of(results).results} & {result.number for result in stopped}
 
 
@@ -94,7 +94,7 @@ def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_on
 
 def test_the_best_of_each_budget_is_tuned_longer_when_all_others_have_ended(tmp_path):
     results = run_undisturbed(tmp_path / "run")
-    finals = [result for result in results if result.origin == "final"]
+    finals = [result for result in results if result.origin == Origin.REFINEMENT]
     assert len(results) == 18 + len(finals)
     assert [result.number for result in finals] == [18, 19]
     best = {
@@ -124,7 +124,7 @@ def test_while_trials_run_the_end_waits_for_them(tmp_path):
             run_one(coordinator, assignment)
         run_all(coordinator)
         assert coordinator.finished
-        assert told == [sum(result.origin == "final" for result in store.trials(job.id))]
+        assert told == [sum(result.origin == Origin.REFINEMENT for result in store.trials(job.id))]
         assert told[0] > 0
 
 
@@ -138,7 +138,7 @@ def test_more_trials_asked_for_later_go_on_as_if_there_had_been_no_end(tmp_path)
         run_all(make_coordinator(job.replace(trials=18), store, few))
         results = store.trials(job.id)
     assert [r.number for r in results] == list(range(len(results)))
-    searched = [r for r in results if r.origin != "final"]
+    searched = [r for r in results if r.origin != Origin.REFINEMENT]
     assert [(r.recipe, r.state, r.accuracy) for r in searched] == [(r.recipe, r.state, r.accuracy) for r in expected[:18]]
 
 

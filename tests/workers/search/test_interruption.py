@@ -86,7 +86,18 @@ def _rows(output: Path) -> list[Row]:
         (stored,) = store.jobs()
         results = store.trials(stored.job.id)
     return [
-        (r.number, r.recipe, r.origin, r.state, r.accuracy, r.accuracy_after_cut, r.flops, r.epochs, r.stopped, r.duplicate_of)
+        (
+            r.number,
+            r.recipe,
+            r.origin,
+            r.state,
+            r.accuracy,
+            r.accuracy_after_pruning,
+            r.flops,
+            r.epochs,
+            r.stopped,
+            r.duplicate_of,
+        )
         for r in results
     ]
 

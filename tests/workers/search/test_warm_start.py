@@ -16,12 +16,11 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
-from autoslim.core.result import TrialResult, TrialState
+from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.errors import RequestError, WeightsError
 from autoslim.search import Proposer, choose, load_space, reason
-from autoslim.search.refinement import REUSED
 from autoslim.store import JobState, Queue, QueueState, Store
 from workers.search.warm_start import WarmStart, apply_warm_start, find_warm_start
 from workers.service.attempt import reusable
@@ -97,7 +96,7 @@ def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) 
     proposer: Proposer = dataclasses.replace(make_proposer(job_in(earlier, "60%")), earlier=taken.history)
     known = {result.recipe.key for result in own}
     proposals = [proposer.propose(number, []) for number in range(8)]
-    assert all(proposal.origin == "random" or proposal.recipe.key not in known for proposal in proposals)
+    assert all(proposal.origin == Origin.CONTROL or proposal.recipe.key not in known for proposal in proposals)
     assert proposals == [proposer.propose(number, []) for number in range(8)]
     plain = make_proposer(job_in(earlier, "60%", sampler="tpe"))
     with_history = dataclasses.replace(plain, earlier=taken.history)
@@ -236,17 +235,17 @@ def test_what_is_taken_over_is_chosen_and_counts_as_no_trial(earlier: Path, tmp_
     budgets = make_proposer(job).budgets
     with Store(default_url(tmp_path)) as store:
         store.create_job(job)
-        reused = answer.replace(number=0, origin=REUSED, reused_from="trial 3 of earlier", seconds=0.0, epochs=0.0)
+        reused = answer.replace(number=0, origin=Origin.REUSED, reused_from="trial 3 of earlier", seconds=0.0, epochs=0.0)
         store.begin_attempt(job.id)
         store.add_ended_trial(job.id, reused, target="51%")
         coordinator = make_coordinator(job, store, tmp_path)
         coordinator.proposer = dataclasses.replace(coordinator.proposer, budgets={"70%": budgets["70%"]})
         run_all(coordinator)
         results = store.trials(job.id)
-    assert sum(result.origin != REUSED for result in results) == job.trials
+    assert sum(result.origin != Origin.REUSED for result in results) == job.trials
     chosen = choose(results, budgets)
     assert chosen["51%"] == reused
-    assert chosen["70%"].origin != REUSED
+    assert chosen["70%"].origin != Origin.REUSED
     assert "is taken over from an earlier search, trial 3 of earlier," in reason(results, reused, budgets["51%"]).sentence
 
 
