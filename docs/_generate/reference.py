@@ -314,6 +314,24 @@ def measured(method: str) -> str:
     )
 
 
+def method_members() -> str:
+    """The members of `Method`, from the table in its docstring."""
+    from autoslim.methods import Method
+
+    rows = re.findall(r"^ *`(\w+)` {2,}(\S.*?) {2,}(\S.*)$", Method.__doc__ or "", flags=re.MULTILINE)
+    if not rows:
+        members = [name for name in (*Method.__annotations__, *vars(Method)) if not name.startswith("_")]
+        rows = [
+            (
+                name,
+                "obligatory" if name in Method.__abstractmethods__ or name in Method.__annotations__ else "",
+                sentence(getattr(Method, name, None).__doc__),
+            )
+            for name in members
+        ]
+    return table(("Member", "Default", "What it is for"), ((f"`{name}`", default, meaning) for name, default, meaning in rows))
+
+
 def smallest_method() -> str:
     """The example of a method, which the tests run, as a block of code."""
     path = ROOT / "docs" / "developing" / "smallest_method.py"
@@ -419,7 +437,7 @@ PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(cli, job_spec, field, resumable, config_json, exit_codes),
-        *(knobs, training_settings, spaces, measured, smallest_method),
+        *(knobs, training_settings, spaces, measured, method_members, smallest_method),
         *(routes, service_settings, problem_codes, replies, client_errors),
     )
 }

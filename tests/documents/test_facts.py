@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import tomllib
 
@@ -10,7 +9,6 @@ from helpers.command_line import blocks
 from helpers.documents import ROOT
 
 from autoslim.methods import METHODS
-from autoslim.methods.base import Method
 
 DEVELOPING = ROOT / "docs" / "developing"
 
@@ -37,16 +35,6 @@ def test_every_method_has_a_page_and_its_paper() -> None:
         assert method.paper in (ROOT / "docs" / "methods" / f"{name}.md").read_text()
         assert f"[`{name}`]({name}.md)" in overview
         assert re.search(rf"^\| \[`{name}`\].*{re.escape(method.paper)}", readme, flags=re.MULTILINE)
-
-
-def test_every_member_of_the_protocol_is_explained_once() -> None:
-    text = (DEVELOPING / "add-a-method.md").read_text()
-    section = text.partition("## The members of `Method`")[2].partition("\n## ")[0]
-    explained = {name: row for row in rows(section) for name in re.findall(r"`(\w+)`", row[0])}
-    members = [name for name in (*vars(Method), *inspect.get_annotations(Method)) if not name.startswith("_")]
-    assert sorted(explained) == sorted(members)
-    obligatory = {*Method.__abstractmethods__, "name", "paper", "ranges"}
-    assert {name for name, row in explained.items() if row[1] == "yes"} == obligatory
 
 
 def test_the_glossary_has_each_word_once() -> None:

@@ -15,7 +15,7 @@ from helpers.documents import ROOT
 
 from autoslim.config import JobSpec
 from autoslim.errors import AutoslimError
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, Method
 
 pytest.importorskip("mkdocs")
 
@@ -73,6 +73,12 @@ def test_every_knob_is_on_its_methods_page(site: Path) -> None:
     for name, method in METHODS.items():
         page = (site / "methods" / f"{name}.html").read_text()
         assert [knob for knob in method.ranges if f"<td><code>{knob}</code></td>" not in page] == [], name
+
+
+def test_every_member_of_a_method_is_explained_once(site: Path) -> None:
+    page = (site / "developing" / "add-a-method.html").read_text()
+    members = [name for name in (*vars(Method), *Method.__annotations__) if not name.startswith("_")]
+    assert [name for name in members if page.count(f"<td><code>{name}</code></td>") != 1] == []
 
 
 def test_no_marker_is_left_and_nothing_is_fetched(site: Path) -> None:
