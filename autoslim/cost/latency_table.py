@@ -133,8 +133,11 @@ class LatencyTable(Record):
                 grid = self.extras.get(extra.name)
                 # Of a part that is not known here, at the rate of the dense model.
                 total += self._rate * extra.matmuls if grid is None else grid(tokens, left)
+            # A module of the method's own has measured the drop along with itself.
             if block.tokens_kv < tokens and not extras:
                 total += self.drop(tokens)
+            if block.tokens_mlp < block.tokens_q:
+                total += self.drop(block.tokens_q)
             tokens = block.tokens_mlp
         return total
 

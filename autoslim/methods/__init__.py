@@ -1,4 +1,4 @@
-"""The slimming methods. A new one is a file and a line here; the registry is the test matrix."""
+"""The slimming methods. A new one is a folder and an entry in `_CLASSES`; the registry is the tests' matrix, too."""
 
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
@@ -13,7 +13,16 @@ from autoslim.methods.sit.method import SiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
 from autoslim.methods.vit_slim.method import ViTSlim
 
-METHODS: dict[str, Method] = {method.name: method for method in (LifeRegression(), PatchSlimming(), DPS(), SiT(), ViTSlim())}
+_CLASSES: tuple[type[Method], ...] = (
+    LifeRegression,
+    PatchSlimming,
+    DPS,
+    SiT,
+    ViTSlim,
+)
+
+METHODS: dict[str, Method] = {method.name: method() for method in _CLASSES}
+"""Every method by its name in recipes, search spaces and model folders."""
 
 __all__ = [
     "METHODS",

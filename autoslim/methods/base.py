@@ -1,10 +1,10 @@
-"""The protocol every slimming method follows: expect, prepare, attach, loss, finish, build.
+"""The protocol of a slimming method: expect, prepare, attach, loss, finalize, calibrate, build.
 
-A trial has four phases: *attach* the method's own parts to the dense model, *train* them, *finish* (drop what only training needed
-and cut for good), *tune* what is left. The loop trains exactly the parameters that ask for a gradient. What many trials need alike
-(scores, a mask search) is *prepared* once and shared.
+A trial runs a method in four phases: *attach* adds the method's own parts to the dense model, *train* trains them, *finalize* removes
+what only training needs and cuts for good, *fine-tune* trains the cut model. The training loop updates exactly the parameters that
+require a gradient. Work that many trials have in common (scores, a mask search) is *prepared* once and shared.
 
-Shapes: B batch, N tokens (prefix included), P patches, D width, H heads, K head width.
+Shapes: B batch, N tokens (prefix included), P patches, D width, C classes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from autoslim.methods.knob import Ranges, complete
 
 Tensors = dict[str, Tensor]
 
+ModuleFactory = Callable[[ViTShape, int, int], nn.Module]
+"""Makes a module from the shape, the tokens that enter it and the tokens that it leaves, prefix tokens included in both."""
+
 
 class DistillationBatch(Protocol):
-    """One batch of a train phase. What is asked of it is computed once, and what is not asked is not computed."""
+    """One batch of the train phase. Each property is computed when it is first read, and never where it is not."""
 
     images_B3HW: Tensor
     student: nn.Module
@@ -37,11 +40,11 @@ class DistillationBatch(Protocol):
 
     @property
     def teacher_tokens(self) -> list[Tensor]:
-        """The teacher's tokens (B, N, D) behind each block. Asked for before the losses, it costs no second pass."""
+        """The teacher's tokens (B, N, D) behind each block. Read before the losses, it costs no second pass."""
 
     @property
     def logits_BC(self) -> Tensor:
-        """The student's."""
+        """The student's logits."""
 
     @property
     def teacher_logits_BC(self) -> Tensor:
@@ -49,15 +52,15 @@ class DistillationBatch(Protocol):
 
     @property
     def task_loss(self) -> Tensor:
-        """That of the labels and of the teacher's soft labels, as the recipe weighs them."""
+        """The loss of the labels and of the teacher's soft labels, weighted as the recipe's `distillation` says."""
 
     @property
     def label_loss(self) -> Tensor:
-        """That of the labels alone."""
+        """The loss of the labels alone."""
 
 
 class SharedTrainer(Protocol):
-    """Where shared work is done: the dense model, the training images and a loop, apart from any trial."""
+    """What shared work gets: the dense model, the training images and a training loop, independent of any trial."""
 
     shape: ViTShape
     training: Training
@@ -70,7 +73,7 @@ class SharedTrainer(Protocol):
         """A copy of the dense model."""
 
     def images(self, count: int) -> Iterator[Tensor]:
-        """Batches (B, 3, h, w) of `count` training images, not augmented; always the same ones."""
+        """Batches (B, 3, h, w) of `count` training images without augmentation; the same images at every call."""
 
     def train(
         self,
@@ -80,15 +83,16 @@ class SharedTrainer(Protocol):
         epochs: float,
         learning_rates: dict[str, float] | None = None,
     ) -> Generator[EpochReport]:
-        """Trains `student` in place, with a checkpoint an epoch; goes on from it when the work is begun again."""
+        """Trains `student` in place and writes a checkpoint an epoch; an interrupted call resumes from the last one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What one step of a trial has to do.
+    """What one step of a recipe works with.
 
-    `plan` is what earlier steps have left; `budget` and `constraints` what the finished model may cost; `bound` as in `Recipe`. `shared` is
-    what `prepare` has returned, for `attach` alone, which puts into the student what `finalize` needs of it.
+    `plan` is what earlier steps of the recipe have left of the dense model. `budget` (multiply-accumulates an image) and `constraints`
+    limit the finished model; `bound` says whether the budget holds for every image (`max`) or for their mean, as in `Recipe`. `shared`
+    is the result of `prepare`. Only `attach` gets it, and stores in the student what `finalize` needs of it.
     """
 
     shape: ViTShape
@@ -102,7 +106,7 @@ class StepContext:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimmedModel:
-    """What `finalize` hands back: the model that is shipped, its plan, and its knobs where the real ranking changed them."""
+    """What `finalize` returns: the model, its plan, and its knobs where the final ranking changed them."""
 
     model: nn.Module
     plan: Plan
@@ -110,7 +114,48 @@ class SlimmedModel:
 
 
 class Method(abc.ABC):
-    """One slimming method. Stateless: everything that belongs to a trial lives in its model and its knobs."""
+    """One slimming method. It holds no state: what belongs to a trial is in the trial's model and knobs.
+
+    `docs/developing/smallest_method.py` is a complete one to copy. The members, obligatory ones first:
+
+    ====================  ===========  =======================================================================================
+    member                default      what it is for
+    ====================  ===========  =======================================================================================
+    `name`                obligatory   the method's name in recipes, search spaces and results
+    `paper`               obligatory   the paper's address
+    `ranges`              obligatory   its knobs, each a `Knob`, in the order in which they are drawn
+    `expect`              obligatory   the plan that knobs aim at, from the shape alone
+    `attach`              obligatory   adds the method's parts to the model; `requires_grad` selects what the train phase trains
+    `loss`                obligatory   the train phase's loss, and further values to plot
+    `finalize`            obligatory   cuts for good; `requires_grad` selects what is fine-tuned
+    `build`               obligatory   the finished structure without trained weights, for loading
+    `check`               accepts      refuses a model, naming the part that the method cannot handle
+    `is_active`           always       whether a knob has an effect, given those before it
+    `repair`              fills in     completes knobs; overridden where different knobs give the same model
+    `train_share`         the knob     share of a trial's epochs in the train phase: the knob `train_share`, or 0 without one
+    `costlier`            none         knobs one count more expensive each, with which the solver fills a budget
+    `shared_settings`     None         the knobs that `prepare` depends on; None: the method shares no work
+    `shared_share`        0            share of a trial's epochs that `prepare` takes
+    `prepare`             asserts      the shared work; obligatory where `shared_settings` returns knobs
+    `calibrate`           nothing      sets thresholds and the like to the fine-tuned weights
+    `priced_modules`      none         the modules that the method adds, for the latency table
+    `learning_rates`      none         multiples of the recipe's learning rate in the train phase, by parameter-name suffix
+    `tune_rate`           1            multiple of the recipe's learning rate in the fine-tune phase
+    ====================  ===========  =======================================================================================
+
+    *How a part gets its price.* `expect` and `finalize` describe every block by its tokens and widths (`BlockPlan`); their FLOPs and
+    parameters follow. A module that the dense model does not have is an `Extra` of the plan with its own multiply-accumulates, norms
+    and parameters; `priced_modules` makes it under the same name, so that its latency is measured. The contract suite compares both
+    with what fvcore counts.
+
+    *How a count becomes a knob that the solver moves.* Make it a `float` knob, usually a share, in which the FLOPs are monotone, and
+    set `cost_sign` to 1 where they rise with it or to -1 where they fall. The solver moves all such knobs together until the budget
+    is met. `repair` rounds the knob to the share of the count that it selects, so that equal counts are equal recipes. Where one
+    count more moves several blocks at once, `costlier` offers finer steps.
+
+    *Where a step on the tokens goes.* In front of a block: `Trunk(blocks, {index: step})`. Between attention and MLP: `MidBlock`.
+    For the queries of a block alone: `RectangularBlock`. A step is usually a `TokenSelector`; any other has a `token_map`.
+    """
 
     name: ClassVar[str]
     paper: ClassVar[str]
@@ -120,14 +165,14 @@ class Method(abc.ABC):
         """Raises UnsupportedModelError naming the part of the model that this method cannot handle."""
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
-        """Whether `knob` matters, given those already chosen (in the order of `ranges`)."""
+        """Whether `knob` has an effect, given the knobs `chosen` before it, in the order of `ranges`."""
         return True
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """Complete knobs that mean the same: defaults filled in, inactive ones left out, order restored.
+        """Complete knobs with the same meaning: defaults filled in, inactive ones removed, in the order of `ranges`.
 
         Raises:
-            SpaceError: for an unknown knob or a value out of its range.
+            SpaceError: for an unknown knob or a value outside its range.
         """
         full = complete(self.ranges, knobs, depth=shape.depth)
         active: Knobs = {}
@@ -137,70 +182,82 @@ class Method(abc.ABC):
         return active
 
     def train_share(self, knobs: Knobs) -> float:
-        """Share of a trial's epochs that goes into the train phase."""
+        """Share of a trial's epochs that the train phase takes."""
         return float(knobs.get("train_share", 0.0))
 
     @abc.abstractmethod
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The plan that repaired knobs aim at, told from the shape alone; `plan` is what earlier steps have left."""
+        """The plan that repaired knobs aim at, from the shape alone; `plan` is what earlier steps have left."""
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
-        """Knobs whose plan is one count dearer each; the solver fills what is left of a budget with them."""
+        """Knobs whose plans are one count more expensive each; the solver fills the rest of a budget with them."""
         return iter(())
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
-        """The knobs that decide what `prepare` does; None: nothing is shared. Trials with equal ones wait for the same result."""
+        """The knobs that `prepare` depends on, or None where nothing is shared. Trials with equal settings wait for one result."""
         return None
 
     def shared_share(self, settings: Knobs) -> float:
-        """Share of a trial's epochs that `prepare` costs; every trial that uses the result trains so much less."""
+        """Share of a trial's epochs that `prepare` takes; every trial that uses the result trains that much less."""
         return 0.0
 
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
-        """Does the work that trials share, from the dense model; reports, and returns what they need of it."""
-        # Not abstract, because most methods share nothing. One that names shared settings and stops here is its author's mistake.
-        raise AssertionError(f"{self.name} names shared settings and does not work them out")
+        """Does the shared work on the dense model; yields reports and returns tensors by name for `StepContext.shared`."""
+        # Not abstract, because most methods share nothing. One that returns shared settings has to override it.
+        raise AssertionError(f"{self.name} returns shared settings but has no prepare()")
 
     @abc.abstractmethod
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Puts the method's own parts into `model` (which it may take over) and says what is trained through `requires_grad`.
+        """Adds the method's own parts to `model`, in place or not, and returns the student.
 
-        `images_B3HW` are training images to measure on, not to learn from.
+        `requires_grad` of the student's parameters selects what the train phase trains. `images_B3HW` are training images for
+        measurements; nothing is trained on them.
         """
 
     @abc.abstractmethod
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """`loss` is minimised in the train phase; the other names are curves."""
+        """Scalars by name: `loss` is minimised in the train phase, the others are plotted."""
 
     @abc.abstractmethod
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
-        """Drops what only training needed and cuts for good, within the budget; says what is tuned through `requires_grad`."""
+        """Removes what only training needs and cuts for good, within the budget; `requires_grad` selects what is fine-tuned."""
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
-        """Sets what must fit the tuned weights, such as thresholds, on unaugmented training images; called before handing over."""
+        """Sets what depends on the fine-tuned weights, such as thresholds, in place. Called once, after fine-tuning.
+
+        `images` returns batches (B, 3, h, w) of training images without augmentation.
+        """
 
     @abc.abstractmethod
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        """The finished structure with untrained weights: what loading starts from. `plan` is the finished plan."""
+        """The finished structure without trained weights, from a dense model; loading starts with it. `plan` is the finished plan."""
+
+    def priced_modules(self) -> dict[str, ModuleFactory]:
+        """Factories of the modules that the method adds to the dense model, by `Extra.name`; the latency table measures each alone.
+
+        Their weights need not be trained, which does not change their latency. An `Extra` without an entry here is priced at the
+        dense model's time per multiply-accumulate.
+        """
+        return {}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
-        """Parameter-name suffixes whose learning rate in the train phase is a multiple of the recipe's."""
+        """Multiples of the recipe's learning rate in the train phase, by suffix of the parameter's name."""
         return {}
 
     def tune_rate(self, knobs: Knobs) -> float:
-        """The tuning's learning rate over the recipe's: less than 1 where the train phase leaves weights that are trained already."""
+        """Multiple of the recipe's learning rate in the fine-tune phase; below 1 where the train phase has trained the weights already."""
         return 1.0
 
 
 def freeze(module: nn.Module, *, but: tuple[nn.Module | nn.Parameter, ...] = ()) -> None:
-    """Nothing in `module` asks for a gradient any more, except what is in `but`."""
+    """No parameter of `module` requires a gradient afterwards, except those in `but`."""
     module.requires_grad_(False)
     for part in but:
         part.requires_grad_(True)
 
 
 def logits_of(output: Any) -> Tensor:
-    """The class logits of a timm model, which is a pair while a distilled DeiT trains both heads."""
+    """The class logits (B, C) of a timm model's output, which is a pair while a distilled DeiT trains both heads: their mean."""
     if isinstance(output, tuple):
         return torch.stack(output).mean(0)
     assert isinstance(output, Tensor)

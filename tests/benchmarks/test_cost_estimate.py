@@ -13,7 +13,7 @@ LINES = [
     cost_estimate.Line(
         61.0, "12:01:01 trial 1 (2/4 done) sit ends: accuracy 50.0% at 1M in 9s | best 50% 50.0% | about 35s left"
     ),
-    cost_estimate.Line(90.0, "12:01:30 judging one model"),
+    cost_estimate.Line(90.0, "12:01:30 evaluating one model"),
 ]
 
 

@@ -102,6 +102,13 @@ def test_each_part_of_a_plan_is_told():
     assert table(unknown) > table(dropped)
 
 
+def test_tokens_that_are_dropped_between_attention_and_mlp_take_time():
+    table = make_table()
+    last = PLAN.blocks[-1]
+    dropped = PLAN.replace(blocks=(*PLAN.blocks[:-1], last.replace(tokens_mlp=9)))
+    assert table(PLAN) - table(dropped) == pytest.approx((last.tokens_mlp - 9) * 192 / 2000 - 0.002 * last.tokens_q)
+
+
 def calibrated(*points: tuple[str, float, float]) -> LatencyTable:
     """By recipe, the sum of the parts and what the whole took."""
     found = [Calibration(recipe=recipe, flops=1, parts_ms=parts, measured_ms=ms) for recipe, parts, ms in points]

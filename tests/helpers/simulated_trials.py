@@ -31,7 +31,7 @@ BASE = BaseFacts(dense_flops=DENSE_FLOPS, dense_accuracy=0.95, params=1000, chan
 
 
 class Killed(BaseException):
-    """Where a kill -9 would end the process: nothing may catch it."""
+    """Stands for `kill -9`: a BaseException, so that no handler of ours catches it."""
 
 
 def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequence[Listener] = (), **changes: Any) -> Coordinator:

@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -72,9 +73,20 @@ def method_of(case: str) -> Method:
 
 
 def variant_knobs(case: str) -> Knobs:
-    """What makes a variant one: an entry of `VARIANTS` in `forms_of_<method>.py`."""
+    """The knobs of a variant: an entry of `VARIANTS` in the method's test file."""
     name, _, variant = case.partition(":")
-    return importlib.import_module(f"forms_of_{name}").VARIANTS[variant] if variant else {}
+    return method_tests(name).VARIANTS[variant] if variant else {}
+
+
+def method_tests(method: str) -> ModuleType:
+    """`tests/methods/<method>/test_method.py`, which tells the contract suite what it cannot know:
+
+    - `KEEP_ALL`: knobs that cut nothing;
+    - `check_training_form_is_cut_form(model)`: asserts that the model computes the same before and after its cut;
+    - `VARIANTS` (optional): knobs under which the method works otherwise, by name. The suite runs with them, too, as `method:variant`, and
+      passes the name to the check as its second argument.
+    """
+    return importlib.import_module(f"methods.{method}.test_method")
 
 
 def solved_knobs(method: str, shape: ViTShape, share: float = 0.6, knobs: Knobs | None = None) -> Knobs:

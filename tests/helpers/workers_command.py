@@ -22,7 +22,7 @@ SEARCH = [
 
 
 class Search:
-    """A search in a process group of its own. Its lines on stderr are read as they come; `begun` are all that there were."""
+    """A search in its own process group, and the lines that it prints; `begun` are all searches of the test session."""
 
     begun: ClassVar[list[Search]] = []
 
@@ -47,7 +47,7 @@ class Search:
             if wanted(line):
                 return line
             assert time.monotonic() < deadline, "".join(self.lines)
-        raise AssertionError("the search ended without saying it:\n" + "".join(self.lines))
+        raise AssertionError("the search ended without printing the line:\n" + "".join(self.lines))
 
     def end(self) -> int:
         assert self.process.stdout is not None
@@ -68,12 +68,12 @@ class Search:
             self.process.stdout.close()
 
     def processes(self) -> list[psutil.Process]:
-        """The driver first. Workers name themselves after what they run."""
+        """The driver first, then Ray's processes and the workers."""
         driver = psutil.Process(self.process.pid)
         return [driver, *driver.children(recursive=True)]
 
     def workers(self) -> list[psutil.Process]:
-        """Those that trials run in, as Tune calls a trainable with resources."""
+        """The processes that run trials; Ray names them after the class that `tune.with_resources` makes of the trainable."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import json
 import pickle
@@ -24,6 +23,7 @@ from helpers.tiny import (
     loss_of,
     make_dense,
     method_of,
+    method_tests,
     share_of_dense,
     slim,
     slimmed,
@@ -44,12 +44,8 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.life_regression.regressor import SoftLifeTrunk
 from autoslim.models import DenseModel
 
-FORMS = {method: importlib.import_module(f"forms_of_{method}") for method in METHODS}
-"""What each method says of itself in `forms_of_<method>.py`: the knobs that cut nothing, and that training form and cut form agree.
-
-Also its VARIANTS, if it has any: knobs under which it works otherwise, so that the suite is run with them, too, as `method:variant`.
-"""
-NAMES = [*METHODS, *(f"{method}:{variant}" for method, forms in FORMS.items() for variant in getattr(forms, "VARIANTS", {}))]
+NAMES = [*METHODS, *(f"{name}:{variant}" for name in METHODS for variant in getattr(method_tests(name), "VARIANTS", {}))]
+"""Methods and their variants."""
 
 
 def handles(method: str, model: str) -> bool:
@@ -71,7 +67,7 @@ each_method = pytest.mark.parametrize("method", NAMES)
 @each_case
 def test_keeping_everything_leaves_the_logits_as_they_were(method: str, model: str):
     dense = make_dense(model)
-    knobs = method_of(method).repair(dense.shape, {**variant_knobs(method), **FORMS[method.partition(":")[0]].KEEP_ALL})
+    knobs = method_of(method).repair(dense.shape, {**variant_knobs(method), **method_tests(method.partition(":")[0]).KEEP_ALL})
     student = attach(method, dense, knobs, share=2.0)
     extras = method_of(method).expect(dense.shape, Plan.dense(dense.shape), knobs).extras
     share = 1 + sum(e.matmuls + e.norms for e in extras) / predict(dense.shape, Plan.dense(dense.shape)).total + 1e-9
@@ -118,9 +114,25 @@ def test_parameters_are_those_of_the_plan(method: str, model: str):
 
 
 @each_case
+def test_priced_modules_are_those_of_the_plan(method: str, model: str):
+    """What the latency table measures has the FLOPs and the parameters that the plan prices."""
+    dense, finished = slimmed(method, model)
+    shape, tokens = dense.shape, dense.shape.tokens
+    priced = {int(extra.place.removeprefix("block ")): extra for extra in finished.plan.extras if extra.place != "head"}
+    for index, block in enumerate(finished.plan.blocks):
+        if index in priced:
+            left = min(block.tokens_kv, block.tokens_q)
+            module = method_of(method).priced_modules()[priced[index].name](shape, tokens, left)
+            x_1ND = torch.randn(1, tokens, shape.dim)
+            assert count_flops(module, 32, x_1ND) == priced[index].matmuls + priced[index].norms
+            assert sum(p.numel() for p in module.parameters()) == priced[index].params
+        tokens = block.tokens_mlp
+
+
+@each_case
 def test_masked_training_form_and_cut_form_agree(method: str, model: str):
     name, _, variant = method.partition(":")
-    FORMS[name].check_training_form_is_cut_form(model, *([variant] if variant else []))
+    method_tests(name).check_training_form_is_cut_form(model, *([variant] if variant else []))
 
 
 @each_case

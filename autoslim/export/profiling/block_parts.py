@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.shape import ViTShape
-from autoslim.methods.dps.method import ImpactScorer, KeepSelected
+from autoslim.methods import METHODS
+from autoslim.methods.base import ModuleFactory
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp
 from autoslim.methods.layers.rectangular_block import rectangular_attention
 from autoslim.methods.layers.token_selector import FixedTokens, gather_tokens
-from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor
-from autoslim.methods.sit.token_slimming import TokenSlimming
 
 Part = Callable[[Tensor], Tensor]
 """(B, N, D) in; what comes out is not looked at."""
@@ -77,29 +76,9 @@ def ends(module: Any) -> nn.Module:
     return bare
 
 
-class _Rows(nn.Module):
-    """The choosing alone: what is chosen is taken by the block."""
-
-    def __init__(self, pick: KeepSelected) -> None:
-        super().__init__()
-        self.pick = pick
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        rows = self.pick.rows(x_BND)
-        assert isinstance(rows, Tensor)
-        return rows
-
-
-EXTRAS: dict[str, Callable[[ViTShape, int, int], nn.Module]] = {
-    "life regressor": lambda shape, tokens, left: KeepLongestLived(
-        LifeRegressor(shape.dim, shape.prefix_tokens), left - shape.prefix_tokens, (0.0, 1.0)
-    ),
-    "patch selector": lambda shape, tokens, left: _Rows(
-        KeepSelected(ImpactScorer(shape.dim, shape.prefix_tokens, "linear"), left - shape.prefix_tokens)
-    ),
-    "token slimming": lambda shape, tokens, left: TokenSlimming(shape.dim, left - shape.prefix_tokens, shape.prefix_tokens),
-}
-"""The methods' own parts by their name in the plan, for the tokens that come in and those that are left."""
+def extra_modules() -> dict[str, ModuleFactory]:
+    """The modules that the registered methods add to a model, by their name in the plan."""
+    return {name: factory for method in METHODS.values() for name, factory in method.priced_modules().items()}
 
 
 def token_axis(shape: ViTShape, steps: int) -> tuple[int, ...]:

@@ -101,7 +101,7 @@ class _Parts:
             self._add_stacks([block_parts.mlp(block, units) for block in self._own()], tokens)
         for come_in in few:
             self._add_stacks([block_parts.drop(max(1, come_in // 2)).to(self.device)], (come_in,))
-        for make in block_parts.EXTRAS.values():
+        for make in block_parts.extra_modules().values():
             for come_in in few:
                 for share in left:
                     made = self._computed(come_in, share, least=1)
@@ -134,7 +134,7 @@ class _Parts:
             rows=grid(few, shares, [float(shape.heads * width) for width in narrow]).rising(),
             mlp=_turned(grid(hidden, tokens)).rising(),
             drop=grid(few).rising(),
-            extras={name: grid(few, left).rising() for name in block_parts.EXTRAS},
+            extras={name: grid(few, left).rising() for name in block_parts.extra_modules()},
         )
         whole, flops = Plan.dense(shape), predict(shape, Plan.dense(shape)).total
         own = Calibration(recipe=DENSE, flops=flops, parts_ms=table.parts(whole), measured_ms=dense)

@@ -29,7 +29,7 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
-from autoslim.methods.base import DistillationBatch, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import DistillationBatch, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.adaptive_trunk import (
     AdaptiveTrunk,
@@ -57,6 +57,9 @@ from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectang
 from autoslim.models import read_shape
 
 KINDS = ("linear", "mlp")
+
+SELECTOR = "patch selector"
+"""The selectors' name in a plan and in a latency table."""
 
 HEADROOM = 1.25
 """How far above the fixed form's counts an image may go where the budget is for the mean."""
@@ -128,7 +131,7 @@ def price_of_selector(dim: int, kind: str, block: int, patches: int) -> Extra:
     hidden = mlp_width(dim) if kind == "mlp" else 0
     weights = dim + hidden * (dim + 1)
     return Extra(
-        name="patch selector",
+        name=SELECTOR,
         place=f"block {block}",
         matmuls=patches * weights,
         norms=LAYER_NORM * patches * dim,
@@ -210,6 +213,14 @@ class DPS(PatchSlimming):
     def _selectors(shape: ViTShape, counts: Counts, knobs: Knobs) -> list[TokenSelector]:
         return [KeepSelected(ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]), count) for count in counts]
 
+    def priced_modules(self) -> dict[str, ModuleFactory]:
+        def selector(shape: ViTShape, tokens: int, left: int) -> nn.Module:
+            # The linear form: the default, and next to nothing less than the MLP takes.
+            scorer = ImpactScorer(shape.dim, shape.prefix_tokens, "linear")
+            return _SelectedRows(KeepSelected(scorer, left - shape.prefix_tokens))
+
+        return {SELECTOR: selector}
+
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         trained = (name.rpartition("scorer.")[2] for name, p in student.named_parameters() if p.requires_grad)
         return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
@@ -276,6 +287,19 @@ class DPS(PatchSlimming):
             scorers = {block: ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
             return _adaptive(model, blocks_of(model), shape, counts, scorers)
         return install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
+
+
+class _SelectedRows(nn.Module):
+    """The selection alone, for the latency table: the block itself takes the tokens."""
+
+    def __init__(self, selector: KeepSelected) -> None:
+        super().__init__()
+        self.selector = selector
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        rows = self.selector.rows(x_BND)
+        assert isinstance(rows, Tensor)
+        return rows
 
 
 def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:

@@ -32,13 +32,14 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, image_flops, refuse_pooling
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.life_regression.regressor import (
+    REGRESSOR,
     KeepLongestLived,
     LifeRegressor,
     Lives,
@@ -273,6 +274,13 @@ class LifeRegression(Method):
         freeze(model)
         freeze(regressor, but=(regressor.weight,))
         return install(model, trunk)
+
+    def priced_modules(self) -> dict[str, ModuleFactory]:
+        def first_drop(shape: ViTShape, tokens: int, left: int) -> nn.Module:
+            # The moments leave the time as it is: the finished model does not standardise.
+            return KeepLongestLived(LifeRegressor(shape.dim, shape.prefix_tokens), left - shape.prefix_tokens, (0.0, 1.0))
+
+        return {REGRESSOR: first_drop}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         return {"regressor.weight": knobs["regressor_lr"]}

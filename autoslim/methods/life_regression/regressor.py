@@ -22,6 +22,9 @@ from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 
+REGRESSOR = "life regressor"
+"""The regressor's name in a plan and in a latency table."""
+
 _START = 0.1
 """Root mean square of W at the start."""
 
@@ -201,7 +204,7 @@ def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
 
 def regressor_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:
     return Extra(
-        name="life regressor",
+        name=REGRESSOR,
         place=f"block {block}",
         matmuls=dim * dim + (tokens - prefix) * dim,
         norms=LAYER_NORM * tokens * dim,

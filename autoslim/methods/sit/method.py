@@ -28,13 +28,14 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
 from autoslim.methods.losses import soft_label_loss
 from autoslim.methods.sit.recalibration import RecalibratedTrunk, record_outputs
 from autoslim.methods.sit.token_slimming import (
+    TOKEN_SLIMMING,
     ReverseTokenSlimming,
     TokenSlimming,
     init_reverse,
@@ -252,6 +253,12 @@ class SiT(Method):
 
     def tune_rate(self, knobs: Knobs) -> float:
         return float(knobs["tune_lr"])
+
+    def priced_modules(self) -> dict[str, ModuleFactory]:
+        def slimming(shape: ViTShape, tokens: int, left: int) -> nn.Module:
+            return TokenSlimming(shape.dim, left - shape.prefix_tokens, shape.prefix_tokens)
+
+        return {TOKEN_SLIMMING: slimming}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         rates = {}

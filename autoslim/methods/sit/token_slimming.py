@@ -18,6 +18,9 @@ from torch.nn import functional
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
 
+TOKEN_SLIMMING = "token slimming"  # noqa: S105 - a token of an image
+"""The module's name in a plan and in a latency table."""
+
 _RIDGE = 1e-4
 _ROUNDS = 25
 _SMALL = 0.02
@@ -66,7 +69,7 @@ class TokenSlimming(nn.Module):
         hidden = dim // 2
         weights = dim * hidden + hidden * made
         return Extra(
-            name="token slimming",
+            name=TOKEN_SLIMMING,
             place=f"block {block}",
             matmuls=patches * weights + patches * made * dim,
             norms=LAYER_NORM * patches * dim,

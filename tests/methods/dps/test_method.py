@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import attach, attached, batch_of, context_of, finalize, images, logits, make_dense, slim, solved_knobs
 from methods.patch_slimming.test_method import accuracy, real_images, real_model
 from torch import Tensor, nn
@@ -30,6 +31,21 @@ from autoslim.models import read_shape
 from autoslim.training.batch import LazyDistillationBatch
 
 METHOD = METHODS["dps"]
+
+# For the contract suite.
+
+KEEP_ALL = {"keep": 1.0}
+
+
+def check_training_form_is_cut_form(model: str) -> None:
+    dense = make_dense(model)
+    dense.module.double()
+    knobs = solved_knobs("dps", dense.shape)
+    student = attached("dps", dense, knobs).double().eval()
+    cut = finalize("dps", copy.deepcopy(student), dense.shape, knobs).model
+    x = images(dtype=torch.float64)
+    torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
+    check_rows_are_the_whole_blocks(cut, dense.module)
 
 
 def selector_of(seed: int = 0, kind: str = "mlp", dim: int = 6, prefix: int = 2) -> ImpactScorer:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import (
     MODELS,
     TinyWorkshop,
     attach,
+    attached,
     context_of,
+    finalize,
     images,
     logits,
     make_dense,
@@ -53,6 +56,20 @@ from autoslim.methods.patch_slimming.pyramid import (
 from autoslim.models import read_shape
 
 METHOD = METHODS["patch_slimming"]
+
+# For the contract suite.
+
+KEEP_ALL = {"keep": 1.0}
+
+
+def check_training_form_is_cut_form(model: str) -> None:
+    dense = make_dense(model)
+    dense.module.double()
+    knobs = solved_knobs("patch_slimming", dense.shape)
+    student = attached("patch_slimming", dense, knobs).eval()
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    cut = finalize("patch_slimming", student, dense.shape, knobs).model
+    check_rows_are_the_whole_blocks(cut, dense.module)
 
 
 def deit_small() -> ViTShape:

@@ -1,4 +1,4 @@
-"""A search under a latency: the table is measured on the cluster, the models are measured before they are handed over."""
+"""A search with a latency limit: the table is measured on the cluster, and the models before they are delivered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 REQUEST = [word for word in SEARCH if word not in ("--flops", "70%", "50%")]
 
 
-def test_what_is_handed_over_keeps_the_latency_and_the_parameters(tmp_path: Path) -> None:
+def test_a_delivered_model_keeps_to_the_latency_and_the_parameters(tmp_path: Path) -> None:
     output = tmp_path / "run"
     limited = ["--latency", "30s@2", "--flops", "60%", "--params", "54K"]
     search = Search(*REQUEST, *limited, "--trials", "2", "--output", str(output), "--json")
@@ -43,7 +43,7 @@ def test_what_is_handed_over_keeps_the_latency_and_the_parameters(tmp_path: Path
     assert "--latency is '20000ms@2', but this search was begun with '30000ms@2'" in again.text
 
 
-def test_a_latency_that_nothing_reaches_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_latency_that_no_plan_reaches_is_an_error_before_anything_is_trained(tmp_path: Path) -> None:
     search = Search(*REQUEST, "--latency", "1us@1", "--trials", "2", "--output", str(tmp_path / "run"))
     assert search.end() == 3, search.text
     assert "--latency 0.001ms@1: nothing in the space" in search.text

@@ -1,4 +1,4 @@
-"""The search's book-keeping without a cluster: every trial ends once, as what it was, however often its processes are killed."""
+"""The coordinator without a cluster: every trial ends exactly once, in one state, however often its processes are killed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from autoslim.store import Store
 from workers.progress.callbacks import NoWatcher
 
 
-class Ends(NoWatcher):
-    """How many recipes are said to be tuned longer."""
+class EndCallback(NoWatcher):
+    """Collects how many final trials each end of the search announces."""
 
-    def __init__(self, told: list[int]) -> None:
-        self._told = told
+    def __init__(self) -> None:
+        self.finals: list[int] = []
 
     def search_ends(self, reason: str, finals: int) -> None:
-        self._told.append(finals)
+        self.finals.append(finals)
 
 
 def small_job(root: Path, **changes: Any) -> SearchJob:
@@ -42,7 +42,7 @@ def run_undisturbed(root: Path, **changes: Any) -> list[TrialResult]:
         return store.trials(job.id)
 
 
-def test_a_stopped_trial_has_its_fidelity_and_is_told_why(tmp_path):
+def test_a_stopped_trial_has_its_epochs_its_accuracy_and_the_reason(tmp_path):
     results = run_undisturbed(tmp_path / "run")
     stopped = [result for result in results if result.state is TrialState.STOPPED]
     complete = [result for result in results if result.state is TrialState.COMPLETE]
@@ -61,7 +61,7 @@ def test_a_stopped_trial_has_its_fidelity_and_is_told_why(tmp_path):
     assert not {result.number for result in ParetoFront.of(results).results} & {result.number for result in stopped}
 
 
-def test_without_a_scheduler_every_trial_runs_to_its_end(tmp_path):
+def test_without_a_pruner_every_trial_runs_to_its_end(tmp_path):
     results = run_undisturbed(tmp_path / "run", scheduler="none")
     assert {result.state for result in results} <= {TrialState.COMPLETE, TrialState.INFEASIBLE}
 
@@ -92,7 +92,7 @@ def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_on
             return
 
 
-def test_the_best_of_each_budget_is_tuned_longer_when_all_others_have_ended(tmp_path):
+def test_the_best_of_each_budget_is_refined_when_all_other_trials_have_ended(tmp_path):
     results = run_undisturbed(tmp_path / "run")
     finals = [result for result in results if result.origin == Origin.REFINEMENT]
     assert len(results) == 18 + len(finals)
@@ -110,25 +110,25 @@ def test_the_best_of_each_budget_is_tuned_longer_when_all_others_have_ended(tmp_
     assert sum(result.epochs or 0 for result in finals) <= spent / 3 + 1
 
 
-def test_while_trials_run_the_end_waits_for_them(tmp_path):
+def test_the_refinement_waits_for_running_trials(tmp_path):
     job = small_job(tmp_path).replace(trials=3, final_share=0.5)
     with Store(default_url(str(tmp_path))) as store:
-        told: list[int] = []
-        coordinator = make_coordinator(job, store, tmp_path, [Ends(told)])
+        callback = EndCallback()
+        coordinator = make_coordinator(job, store, tmp_path, [callback])
         running = [coordinator.next_trial() for _ in range(3)]
         assert all(running)
         assert coordinator.next_trial() is None
         assert not coordinator.finished
-        assert told == [], "which are the best is not known yet"
+        assert callback.finals == [], "the best are not known while a trial runs"
         for assignment in running:
             run_one(coordinator, assignment)
         run_all(coordinator)
         assert coordinator.finished
-        assert told == [sum(result.origin == Origin.REFINEMENT for result in store.trials(job.id))]
-        assert told[0] > 0
+        assert callback.finals == [sum(result.origin == Origin.REFINEMENT for result in store.trials(job.id))]
+        assert callback.finals[0] > 0
 
 
-def test_more_trials_asked_for_later_go_on_as_if_there_had_been_no_end(tmp_path):
+def test_a_search_given_more_trials_continues_as_if_it_had_had_them_at_once(tmp_path):
     few, many = tmp_path / "few", tmp_path / "many"
     expected = run_undisturbed(many)
     few.mkdir()
@@ -142,7 +142,7 @@ def test_more_trials_asked_for_later_go_on_as_if_there_had_been_no_end(tmp_path)
     assert [(r.recipe, r.state, r.accuracy) for r in searched] == [(r.recipe, r.state, r.accuracy) for r in expected[:18]]
 
 
-def test_a_trial_lost_to_the_cluster_is_run_again_and_one_that_failed_by_itself_is_not(tmp_path):
+def test_a_trial_lost_to_the_cluster_is_run_again_and_one_that_failed_is_not(tmp_path):
     job = small_job(tmp_path).replace(trials=4, final_share=0.0)
     with Store(default_url(str(tmp_path))) as store:
         coordinator = make_coordinator(job, store, tmp_path)
@@ -159,7 +159,7 @@ def test_a_trial_lost_to_the_cluster_is_run_again_and_one_that_failed_by_itself_
     assert len(states) == 4
 
 
-def test_models_that_cannot_be_chosen_any_more_are_dropped_as_the_search_goes_on(tmp_path):
+def test_models_that_can_no_longer_be_selected_are_deleted_during_the_search(tmp_path):
     job = small_job(tmp_path)
     with Store(default_url(str(tmp_path))) as store:
         coordinator = make_coordinator(job, store, tmp_path)

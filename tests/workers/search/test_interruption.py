@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560)]
 
 
 @pytest.fixture(autouse=True)
-def none_is_left() -> Iterator[None]:
-    """A test that fails half-way leaves no search running."""
+def no_search_is_left() -> Iterator[None]:
+    """Kills the searches that a failed test leaves running."""
     yield
     for search in Search.begun:
         if search.process.poll() is None:
@@ -71,7 +71,7 @@ def _finished(output: Path) -> dict[int, float | None]:
         return {r.number: r.accuracy for r in store.trials(stored.job.id) if r.state is not TrialState.RUNNING}
 
 
-# One trial at a time: then the undisturbed run is the only one that there is.
+# One trial at a time, so that proposals do not depend on which of two trials ends first.
 ONE_WORKER = ("--concurrency", "1", "--speed", "none")
 ONE_BUDGET = [flag for place, flag in enumerate(SEARCH) if place not in (SEARCH.index("70%") - 1, SEARCH.index("70%"))]
 SHORT = (*ONE_BUDGET, *ONE_WORKER, "--trials", "2", "--epochs", "3", "--final-share", "0")
@@ -81,7 +81,7 @@ Row = tuple[Any, ...]
 
 
 def _rows(output: Path) -> list[Row]:
-    """All that a search decides and finds; what it took of time aside."""
+    """What a search decides and finds, without times."""
     with Store(default_url(output)) as store:
         (stored,) = store.jobs()
         results = store.trials(stored.job.id)
@@ -103,7 +103,7 @@ def _rows(output: Path) -> list[Row]:
 
 
 def _weights(output: Path) -> dict[str, str]:
-    """Digests of the models that were handed over."""
+    """Digests of the delivered models."""
     paths = sorted(output.glob("models/*/model.safetensors"))
     return {path.parent.name: file_digest(path) for path in paths}
 
@@ -115,11 +115,11 @@ def _undisturbed(output: Path, *flags: str) -> list[Row]:
 
 
 def _is_progress(line: str) -> bool:
-    return any(word in line for word in ("epoch", "begins", "ends", "is stopped", "judging"))
+    return any(word in line for word in ("epoch", "begins", "ends", "is stopped", "evaluating"))
 
 
-def _kill_on_the_way(search: Search, chance: random.Random, *, lines: int) -> None:
-    """At some moment after so many signs of progress, and before the next few."""
+def _kill_after(search: Search, chance: random.Random, *, lines: int) -> None:
+    """Kills everything at a random moment after `lines` lines of progress."""
     for _ in range(lines):
         search.read_until(_is_progress)
     time.sleep(chance.uniform(0, 0.7))
@@ -127,7 +127,7 @@ def _kill_on_the_way(search: Search, chance: random.Random, *, lines: int) -> No
 
 
 @pytest.mark.short
-def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     expected = _undisturbed(tmp_path / "undisturbed", *SHORT)
     assert [row[3] for row in expected] == [TrialState.COMPLETE] * 2
 
@@ -137,7 +137,7 @@ def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_if_noth
     (worker,) = first.workers()
     worker.kill()
     first.read_until(lambda line: "trial 1" in line and "begins" in line)
-    _kill_on_the_way(first, chance, lines=chance.randint(1, 3))
+    _kill_after(first, chance, lines=chance.randint(1, 3))
     last = Search("--resume", "--output", str(output))
     assert last.end() == 0, last.text
     assert _rows(output) == expected
@@ -153,7 +153,7 @@ def test_all_processes_killed_at_ten_random_moments_give_the_undisturbed_run(tmp
     chance, output = random.Random(7), tmp_path / "killed"
     for kill in range(10):
         search = Search(*(LONG if kill == 0 else ["--resume"]), "--output", str(output))
-        _kill_on_the_way(search, chance, lines=chance.randint(1, 8))
+        _kill_after(search, chance, lines=chance.randint(1, 8))
     last = Search("--resume", "--output", str(output))
     assert last.end() == 0, last.text
     assert _rows(output) == expected
@@ -162,7 +162,7 @@ def test_all_processes_killed_at_ten_random_moments_give_the_undisturbed_run(tmp
 
 @pytest.mark.timeout(1500)
 def test_workers_killed_at_ten_random_moments_leave_every_trial_complete_and_counted_once(tmp_path: Path) -> None:
-    """Two at a time. Should one be taken more often than a trial is run again, it is run once more on resume."""
+    """Two at a time. A trial that is killed more often than it is retried is run again on resume."""
     chance = random.Random(11)
     flags = ("--concurrency", "2", "--trials", "10", "--epochs", "4", "--final-share", "0", "--speed", "none")
     search = Search(*SEARCH, *flags, "--output", str(tmp_path))

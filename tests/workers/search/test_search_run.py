@@ -1,4 +1,4 @@
-"""One small search through Ray Tune, from request to models; everything a user finds afterwards."""
+"""One small search through Ray Tune, from the command line to everything that a user finds afterwards."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Search]:
 
 def test_progress_names_job_trial_epoch_best_and_time_left(finished: tuple[Path, Search]) -> None:
     _, search = finished
-    for said in ("job digits-", "trial 0 ", "epoch ", "best ", " left", "Ray dashboard: http://127.0.0.1:", "dense model: epoch"):
-        assert said in search.text
+    for text in ("job digits-", "trial 0 ", "epoch ", "best ", " left", "Ray dashboard: http://127.0.0.1:", "dense model: epoch"):
+        assert text in search.text
 
 
 def test_every_budget_has_a_model_within_it_that_the_card_describes(finished: tuple[Path, Search]) -> None:
@@ -75,7 +75,7 @@ def test_a_model_loads_with_equal_logits_where_no_search_package_can_be_imported
     assert torch.allclose(torch.tensor(json.loads(run.stdout)), expected, atol=1e-6)
 
 
-def test_tables_have_a_row_a_trial_and_the_summary_says_whether_the_search_beat_chance(finished: tuple[Path, Search]) -> None:
+def test_tables_have_a_row_a_trial_and_the_summary_compares_with_a_random_recipe(finished: tuple[Path, Search]) -> None:
     output, search = finished
     summary = json.loads(search.text[search.text.index("{\n") :])
     assert [model["label"] for model in summary["models"]] == ["70%", "50%"]
@@ -100,7 +100,7 @@ def test_the_store_holds_each_trial_once_and_none_is_left_running(finished: tupl
     assert len({result.recipe.method for result in results}) >= 3
 
 
-def test_what_was_done_once_for_all_trials_is_booked_to_the_job(finished: tuple[Path, Search]) -> None:
+def test_work_done_once_for_all_trials_is_recorded_with_the_job(finished: tuple[Path, Search]) -> None:
     output, _ = finished
     with Store(default_url(output)) as store:
         (stored,) = store.jobs()
@@ -124,9 +124,9 @@ def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, S
     assert len(runs) == 6
     assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"front.html", "front.parquet"}
     assert any(run.data.tags.get("pareto") == "true" for run in runs)
-    handed = [run for run in runs if "chosen" in run.data.tags]
-    assert handed
-    for run in handed:
+    delivered = [run for run in runs if "chosen" in run.data.tags]
+    assert delivered
+    for run in delivered:
         model, *pictures = [file.path for file in client.list_artifacts(run.info.run_id)]
         assert model.startswith("model-") and pictures == ["picture.html", "picture.png"]
 
@@ -153,7 +153,7 @@ print(mlflow.pyfunc.load_model("models:/{stored.job.id}@50pct").predict(images).
     assert torch.allclose(torch.tensor(json.loads(run.stdout.splitlines()[-1])), expected, atol=1e-4)
 
 
-def test_every_model_is_handed_over_in_forms_with_its_speed(finished: tuple[Path, Search]) -> None:
+def test_every_model_is_delivered_in_all_forms_with_its_speed(finished: tuple[Path, Search]) -> None:
     output, _ = finished
     for label in ("70%", "50%"):
         folder = output / "models" / label

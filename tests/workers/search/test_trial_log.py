@@ -1,4 +1,4 @@
-"""A trial's log says whose it is."""
+"""Every line that a trial logs has its ids."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from workers.search.tune_trainable import log_trial, trial_config
 
 
 @pytest.fixture
-def untouched() -> Iterator[None]:
-    """What a trial does to its process's logging is taken back."""
+def restored_logging() -> Iterator[None]:
+    """Restores the process's logging, which a trial changes."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -24,7 +24,7 @@ def untouched() -> Iterator[None]:
     logs.bind(job_id=None, trial=None, method=None)
 
 
-def test_every_line_of_a_trial_has_its_ids(untouched: None, tmp_path, capsys: pytest.CaptureFixture[str]):
+def test_every_line_of_a_trial_has_its_ids(restored_logging: None, tmp_path, capsys: pytest.CaptureFixture[str]):
     logs.log_json()
     recipe = recipe_of([Step(method="sit", knobs={})], 10**6)
     log_trial(trial_config(recipe, number=7, folder=tmp_path, budget_label="50%", common={"job": "digits-1"}), recipe)
@@ -35,7 +35,7 @@ def test_every_line_of_a_trial_has_its_ids(untouched: None, tmp_path, capsys: py
     assert (lines[0]["budget"], lines[1]["file"]) == ("50%", "3.png")
 
 
-def test_what_is_bound_can_be_taken_away_again(untouched: None, capsys: pytest.CaptureFixture[str]):
+def test_a_bound_id_can_be_unbound(restored_logging: None, capsys: pytest.CaptureFixture[str]):
     logs.log_json()
     logs.bind(trial=3)
     logs.bind(trial=None)

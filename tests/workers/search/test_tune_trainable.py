@@ -1,4 +1,4 @@
-"""An actor that runs one trial after another gives what a fresh one gives."""
+"""An actor that runs several trials gives bit for bit what fresh actors give."""
 
 from __future__ import annotations
 

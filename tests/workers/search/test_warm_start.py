@@ -1,4 +1,4 @@
-"""`--reuse`: what is taken of an earlier search, and what is not."""
+"""`--reuse`: what a search takes from earlier ones, and what it does not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job_in(root: Path, *budgets: str, **changes: Any) -> SearchJob:
     return make_job(str(root), id=root.name, budgets=tuple(Budget.parse(text) for text in budgets), **{**given, **changes})
 
 
-def put_model(root: Path, result: TrialResult) -> None:
+def write_model(root: Path, result: TrialResult) -> None:
     assert result.artifact is not None
     for name in ("config.json", "model.safetensors"):
         (root / result.artifact).mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def put_model(root: Path, result: TrialResult) -> None:
 
 
 def search_in(root: Path, store: Store, **changes: Any) -> list[TrialResult]:
-    """A search that has ended, with what lies in its folder."""
+    """A completed search, with the files in its folder."""
     job = job_in(root, "50%", "70%", **changes)
     run_all(make_coordinator(job, store, root))
     store.set_state(job.id, JobState.COMPLETE)
@@ -52,7 +52,7 @@ def search_in(root: Path, store: Store, **changes: Any) -> list[TrialResult]:
     results = store.trials(job.id)
     for result in results:
         if result.state is TrialState.COMPLETE:
-            put_model(root, result)
+            write_model(root, result)
     return results
 
 
@@ -70,41 +70,41 @@ def results_in(root: Path) -> list[TrialResult]:
         return store.trials(root.name)
 
 
-def looked(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> WarmStart:
+def find_in(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> WarmStart:
     job = job_in(root.parent / "now", *budgets, reuse=(str(root),), **changes)
     return find_warm_start(job, None, dataclasses.replace(make_proposer(job), **(proposer or {})), base=base)
 
 
-def test_a_budget_is_answered_by_the_model_that_the_earlier_search_chose_for_it(earlier: Path) -> None:
-    taken = looked(earlier, "50%", "70%")
-    chosen = choose(results_in(earlier), {"50%": taken.models["50%"].trial.recipe.budget})
-    assert taken.models["50%"].trial == chosen["50%"]
-    assert set(taken.models) == {"50%", "70%"}
-    assert (taken.models["50%"].job, taken.models["50%"].root) == ("earlier", str(earlier))
+def test_a_budget_gets_the_model_that_the_earlier_search_selected_for_it(earlier: Path) -> None:
+    found = find_in(earlier, "50%", "70%")
+    chosen = choose(results_in(earlier), {"50%": found.models["50%"].trial.recipe.budget})
+    assert found.models["50%"].trial == chosen["50%"]
+    assert set(found.models) == {"50%", "70%"}
+    assert (found.models["50%"].job, found.models["50%"].root) == ("earlier", str(earlier))
 
 
-def test_a_model_within_another_budget_answers_it_only_where_it_fills_it(earlier: Path) -> None:
-    taken = looked(earlier, "51%", "60%", "45%")
-    assert set(taken.models) == {"51%"}
+def test_a_model_for_another_budget_is_reused_only_where_it_fills_this_one(earlier: Path) -> None:
+    found = find_in(earlier, "51%", "60%", "45%")
+    assert set(found.models) == {"51%"}
 
 
-def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) -> None:
-    taken, results = looked(earlier, "60%"), results_in(earlier)
+def test_earlier_trials_are_the_samplers_history_and_are_not_proposed_again(earlier: Path) -> None:
+    found, results = find_in(earlier, "60%"), results_in(earlier)
     own = [result for result in results if result.duplicate_of is None]
-    assert [seed.recipe for seed in taken.history] == [result.recipe for result in own]
-    assert [seed.number for seed in taken.history] == list(range(-len(own), 0))
-    proposer: Proposer = dataclasses.replace(make_proposer(job_in(earlier, "60%")), earlier=taken.history)
+    assert [trial.recipe for trial in found.history] == [result.recipe for result in own]
+    assert [trial.number for trial in found.history] == list(range(-len(own), 0))
+    proposer: Proposer = dataclasses.replace(make_proposer(job_in(earlier, "60%")), earlier=found.history)
     known = {result.recipe.key for result in own}
     proposals = [proposer.propose(number, []) for number in range(8)]
     assert all(proposal.origin == Origin.CONTROL or proposal.recipe.key not in known for proposal in proposals)
     assert proposals == [proposer.propose(number, []) for number in range(8)]
     plain = make_proposer(job_in(earlier, "60%", sampler="tpe"))
-    with_history = dataclasses.replace(plain, earlier=taken.history)
+    with_history = dataclasses.replace(plain, earlier=found.history)
     assert [plain.propose(number, []) for number in range(8)] != [with_history.propose(number, []) for number in range(8)]
 
 
 @pytest.mark.parametrize(
-    ("changes", "answered"),
+    ("changes", "reused"),
     [
         ({"training": Training(epochs=8.0)}, False),
         ({"training": Training(epochs=4.0, batch_size=8)}, True),
@@ -114,89 +114,89 @@ def test_its_trials_teach_the_sampler_and_are_not_proposed_again(earlier: Path) 
         ({"limits": CostLimits(latency_ms=5.0)}, False),
     ],
 )
-def test_trials_of_other_settings_teach_nothing_and_answer_only_what_they_can(
-    earlier: Path, changes: dict[str, Any], answered: bool
+def test_trials_with_other_settings_are_no_history_but_may_be_delivered(
+    earlier: Path, changes: dict[str, Any], reused: bool
 ) -> None:
-    taken = looked(earlier, "50%", **changes)
-    assert bool(taken.models) is answered
-    assert taken.history == ()
+    found = find_in(earlier, "50%", **changes)
+    assert bool(found.models) is reused
+    assert found.history == ()
 
 
-def test_a_shorter_search_is_answered_and_a_recipe_outside_of_the_space_answers_nothing(earlier: Path) -> None:
-    assert looked(earlier, "50%", training=Training(epochs=1.0)).models
-    chosen = looked(earlier, "50%").models["50%"].trial.recipe.method
+def test_longer_training_is_reused_and_a_recipe_outside_the_space_is_not(earlier: Path) -> None:
+    assert find_in(earlier, "50%", training=Training(epochs=1.0)).models
+    chosen = find_in(earlier, "50%").models["50%"].trial.recipe.method
     others = {"methods": {name: None for name in ("sit", "dps") if name != chosen}}
-    taken = looked(earlier, "50%", proposer={"space": load_space(json.dumps(others))})
-    assert taken.models == {} or taken.models["50%"].trial.recipe.method in others["methods"]
-    assert {seed.recipe.method for seed in taken.history} <= set(others["methods"])
+    found = find_in(earlier, "50%", proposer={"space": load_space(json.dumps(others))})
+    assert found.models == {} or found.models["50%"].trial.recipe.method in others["methods"]
+    assert {trial.recipe.method for trial in found.history} <= set(others["methods"])
 
 
-def test_another_model_or_other_data_give_nothing_and_that_is_said(earlier: Path) -> None:
-    taken = looked(earlier, "50%", base="base-4567")
-    assert (taken.models, taken.history) == ({}, ())
-    assert taken.describe() == [
+def test_a_search_of_another_model_or_other_images_is_skipped_with_the_reason(earlier: Path) -> None:
+    found = find_in(earlier, "50%", base="base-4567")
+    assert (found.models, found.history) == ({}, ())
+    assert found.describe() == [
         "nothing is reused of earlier: its model, its data, its seed, or how its model was adapted are not the same"
     ]
 
 
-def test_a_search_that_has_not_ended_teaches_but_does_not_answer(earlier: Path) -> None:
+def test_a_search_that_is_not_complete_offers_history_but_no_model(earlier: Path) -> None:
     with Store(default_url(earlier)) as store:
         store.set_state("earlier", JobState.STOPPED)
-    taken = looked(earlier, "50%")
-    assert taken.models == {}
-    assert taken.history
+    found = find_in(earlier, "50%")
+    assert found.models == {}
+    assert found.history
 
 
-def test_a_model_that_is_gone_or_lies_elsewhere_answers_nothing(earlier: Path) -> None:
+def test_a_model_that_is_deleted_or_outside_its_folder_is_not_reused(earlier: Path) -> None:
     for result in results_in(earlier):
         if result.artifact is not None:
             (earlier / result.artifact / "model.safetensors").unlink(missing_ok=True)
-    assert looked(earlier, "50%").models == {}
+    assert find_in(earlier, "50%").models == {}
     with Store(default_url(earlier)) as store:
         template = next(result for result in store.trials("earlier") if result.state is TrialState.COMPLETE)
         outside = template.replace(number=99, artifact="../outside", accuracy=1.0)
         store.add_ended_trial("earlier", outside, target="50%")
-        put_model(earlier, outside)
-    assert looked(earlier, "50%", "70%").models == {}
+        write_model(earlier, outside)
+    assert find_in(earlier, "50%", "70%").models == {}
 
 
-def test_a_folder_does_not_say_which_database_is_asked(earlier: Path) -> None:
+def test_a_folder_cannot_choose_the_database(earlier: Path) -> None:
     RunFolder(earlier).write_job(job_in(earlier, "50%").replace(storage="postgresql+psycopg://elsewhere/db"))
     with pytest.raises(RequestError, match="another store than this search's; allowed: the same --storage for both"):
-        looked(earlier, "50%")
+        find_in(earlier, "50%")
 
 
-@pytest.mark.parametrize(("left", "said"), [("job.json", "holds no search"), ("autoslim.db", "has no autoslim.db")])
-def test_a_folder_without_a_search_is_told_and_nothing_is_made_in_it(earlier: Path, left: str, said: str) -> None:
-    (earlier / left).unlink()
-    with pytest.raises(RequestError, match=said):
-        looked(earlier, "50%")
-    assert not (earlier / left).exists()
+@pytest.mark.parametrize(("missing", "message"), [("job.json", "holds no search"), ("autoslim.db", "has no autoslim.db")])
+def test_a_folder_without_a_search_is_an_error_and_stays_as_it_is(earlier: Path, missing: str, message: str) -> None:
+    (earlier / missing).unlink()
+    with pytest.raises(RequestError, match=message):
+        find_in(earlier, "50%")
+    assert not (earlier / missing).exists()
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Store]:
-    """A store of two earlier searches."""
+    """A store with two completed searches, `one` and `two`."""
     with Store(default_url(tmp_path)) as store:
         for name, seed in (("one", 0), ("two", 1)):
             search_in(tmp_path / name, store, seed=seed)
         yield store
 
 
-def test_searches_in_the_same_store_are_named_by_id_or_all(shared: Store, tmp_path: Path) -> None:
+def test_searches_in_the_same_store_are_named_by_id_or_as_all(shared: Store, tmp_path: Path) -> None:
     def of(*sources: str) -> WarmStart:
         job = job_in(tmp_path / "now", "50%", reuse=sources)
         return find_warm_start(job, shared, make_proposer(job), base=BASE)
 
     one, two, both = of("one"), of("two"), of("all")
     assert len(both.history) == len(one.history) + len(two.history) == len(of("one", "all", "two").history)
-    best = max((one, two), key=lambda taken: taken.models["50%"].trial.accuracy or 0.0)
+    best = max((one, two), key=lambda found: found.models["50%"].trial.accuracy or 0.0)
     assert both.models == best.models
     with pytest.raises(RequestError, match="there is no job 'three'"):
         of("three")
 
 
-def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Store, tmp_path: Path) -> None:
+def test_a_resumed_search_keeps_the_warm_start_of_its_first_attempt(shared: Store, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "60%", reuse=("one",))
     output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
@@ -207,7 +207,14 @@ def test_a_resumed_search_goes_on_with_what_was_taken_when_it_began(shared: Stor
     assert again.earlier == first.earlier != ()
 
 
-def test_the_dense_model_is_taken_too_and_costs_nothing(shared: Store, tmp_path: Path) -> None:
+def test_a_warm_start_under_its_former_field_names_is_read(earlier: Path) -> None:
+    found = find_in(earlier, "50%", "70%")
+    data = found.to_dict()
+    former = {"answers": data["models"], "seeds": data["history"], "base": data["base"], "passed_over": data["skipped"]}
+    assert WarmStart.from_json(json.dumps(former)) == found
+
+
+def test_the_dense_model_is_copied_without_its_cost(shared: Store, tmp_path: Path) -> None:
     for name in ("weights", "cost.json"):
         (tmp_path / "two" / "cache" / BASE / name).write_text("x")
     job = job_in(tmp_path / "now", "60%", reuse=("two",))
@@ -217,7 +224,7 @@ def test_the_dense_model_is_taken_too_and_costs_nothing(shared: Store, tmp_path:
     assert sorted(path.name for path in (output.cache / BASE).iterdir()) == ["facts.json", "weights"]
 
 
-def test_a_model_that_is_not_what_its_search_said_is_not_taken(earlier: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_match_its_record_is_refused(earlier: Path, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "50%", reuse=(str(earlier),))
     output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
@@ -229,13 +236,13 @@ def test_a_model_that_is_not_what_its_search_said_is_not_taken(earlier: Path, tm
         assert store.trials(job.id) == []
 
 
-def test_what_is_taken_over_is_chosen_and_counts_as_no_trial(earlier: Path, tmp_path: Path) -> None:
-    answer = looked(earlier, "51%").models["51%"].trial
+def test_a_reused_model_can_be_selected_and_counts_as_no_trial(earlier: Path, tmp_path: Path) -> None:
+    reusable_trial = find_in(earlier, "51%").models["51%"].trial
     job = job_in(tmp_path / "now", "51%", "70%")
     budgets = make_proposer(job).budgets
     with Store(default_url(tmp_path)) as store:
         store.create_job(job)
-        reused = answer.replace(number=0, origin=Origin.REUSED, reused_from="trial 3 of earlier", seconds=0.0, epochs=0.0)
+        reused = reusable_trial.replace(number=0, origin=Origin.REUSED, reused_from="trial 3 of earlier", seconds=0.0, epochs=0.0)
         store.begin_attempt(job.id)
         store.add_ended_trial(job.id, reused, target="51%")
         coordinator = make_coordinator(job, store, tmp_path)
@@ -249,7 +256,7 @@ def test_what_is_taken_over_is_chosen_and_counts_as_no_trial(earlier: Path, tmp_
     assert "is taken over from an earlier search, trial 3 of earlier," in reason(results, reused, budgets["51%"]).sentence
 
 
-def test_a_submitted_job_reuses_only_what_its_tenant_has_and_only_by_id(tmp_path: Path) -> None:
+def test_a_submitted_job_reuses_only_jobs_of_its_tenant_and_only_by_id(tmp_path: Path) -> None:
     def submitted(queue: Queue, tenant: str, *, ends: bool = True) -> str:
         spec = json.dumps({"model": "m", "data": "digits", "flops": ["50%"]})
         job_id = queue.submit(spec, tenant=tenant, name=None, priority=5)[0].id
@@ -269,7 +276,7 @@ def test_a_submitted_job_reuses_only_what_its_tenant_has_and_only_by_id(tmp_path
         for foreign in (theirs, str(tmp_path), "three"):
             with pytest.raises(RequestError, match="there is no job"):
                 reusable(queue, job.replace(reuse=(foreign,)))
-        # Once it is written down what was taken, a job that was purged since is not missed.
+        # A job that is purged after the warm start was written is not missed.
         RunFolder(tmp_path / now).root.mkdir()
         RunFolder(tmp_path / now).warm_start.write_text("{}")
         assert reusable(queue, job.replace(reuse=("gone",))) == ("gone",)

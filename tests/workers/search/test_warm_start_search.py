@@ -1,4 +1,4 @@
-"""A real search, and another one that is answered by it."""
+"""A real search, and a second one whose budget it has a model for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trials_in(output: Path) -> list[TrialResult]:
         return store.trials(stored.job.id)
 
 
-def test_a_budget_that_an_earlier_search_answers_is_answered_without_training(tmp_path: Path) -> None:
+def test_a_budget_that_an_earlier_search_has_a_model_for_needs_no_training(tmp_path: Path) -> None:
     first = Search(*SEARCH, *QUICK, "--output", str(tmp_path / "first"))
     assert first.end() == 0, first.text
     second = Search(*ONE_BUDGET, *QUICK, "--reuse", str(tmp_path / "first"), "--output", str(tmp_path / "second"))

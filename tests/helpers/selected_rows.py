@@ -1,32 +1,16 @@
-"""Patch Slimming: knobs that cut nothing, and what holds in the place of a training form.
-
-Nothing is trained before the cut, so that there is only one form; what is checked is that every block computes the very rows that the
-whole block would from the same tokens, which is the paper's own masked formula.
-"""
+"""What holds for blocks that compute some of their tokens only, whichever method chose them."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
-from helpers.tiny import attached, finalize, images, make_dense, solved_knobs
+from helpers.tiny import images
 from torch import nn
 
 from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.method import token_selectors
-
-KEEP_ALL = {"keep": 1.0}
-
-
-def check_training_form_is_cut_form(model: str) -> None:
-    dense = make_dense(model)
-    dense.module.double()
-    knobs = solved_knobs("patch_slimming", dense.shape)
-    student = attached("patch_slimming", dense, knobs).eval()
-    assert not any(parameter.requires_grad for parameter in student.parameters())
-    cut = finalize("patch_slimming", student, dense.shape, knobs).model
-    check_rows_are_the_whole_blocks(cut, dense.module)
 
 
 def check_rows_are_the_whole_blocks(cut: nn.Module, dense: nn.Module) -> None:
