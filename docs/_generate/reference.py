@@ -271,7 +271,7 @@ def _knobs(ranges: dict[str, Any]) -> str:
 
 
 def _moved(knob: Any) -> bool:
-    return bool(getattr(knob, "cost_sign", 0) or getattr(knob, "priced", 0))
+    return bool(knob.cost_sign)
 
 
 def _range(knob: Any) -> str:
@@ -319,25 +319,13 @@ def method_members() -> str:
     from autoslim.methods import Method
 
     rows = re.findall(r"^ *`(\w+)` {2,}(\S.*?) {2,}(\S.*)$", Method.__doc__ or "", flags=re.MULTILINE)
-    if not rows:
-        members = [name for name in (*Method.__annotations__, *vars(Method)) if not name.startswith("_")]
-        rows = [
-            (
-                name,
-                "obligatory" if name in Method.__abstractmethods__ or name in Method.__annotations__ else "",
-                sentence(getattr(Method, name, None).__doc__),
-            )
-            for name in members
-        ]
     return table(("Member", "Default", "What it is for"), ((f"`{name}`", default, meaning) for name, default, meaning in rows))
 
 
 def smallest_method() -> str:
     """The example of a method, which the tests run, as a block of code."""
-    path = ROOT / "docs" / "developing" / "smallest_method.py"
-    if not path.exists():
-        return "The example is `docs/developing/smallest_method.py`.\n"
-    return f'```python title="docs/developing/smallest_method.py"\n{path.read_text()}```\n'
+    text = (ROOT / "docs" / "developing" / "smallest_method.py").read_text()
+    return f'```python title="docs/developing/smallest_method.py"\n{text}```\n'
 
 
 # The service
