@@ -137,6 +137,9 @@ def test_only_an_ended_job_is_purged_and_then_all_of_it(service: RunningService,
         ({"flops": ["50%", "50%"]}, "/flops/1", "stands before it already"),
         ({"flops": ["90G"]}, "/flops/0", "is within it already"),
         ({"flops": ["1%"]}, "/flops/0", "which nothing in the space reaches; allowed: life_regression"),
+        ({"params": "1K"}, "/params", "is '1000', which nothing in the space reaches; allowed: life_regression"),
+        ({"params": "1K", "flops": []}, "/params", "is '1000', which nothing in the space reaches; allowed: life_regression"),
+        ({"params": "1G", "flops": []}, "/params", "the dense model is within it already"),
         ({"model": "deit_smal_patch16_224"}, "/model", "did you mean deit_small_patch16_224"),
         ({"model": "resnet50"}, "/model", "allowed: a name from /v1/capabilities"),
         ({"model_args": {"depth": 1000}}, "/model_args/depth", "allowed: 1 to 64"),
@@ -157,7 +160,7 @@ def test_a_spec_that_cannot_be_carried_out_is_refused_with_a_pointer(
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
-    code = "infeasible-budget" if pointer == "/flops/0" else "invalid-spec"
+    code = "infeasible-budget" if pointer in ("/flops/0", "/params") else "invalid-spec"
     assert (problem["code"], problem["status"]) == (code, 422)
     assert problem["request_id"] == answer.headers["x-request-id"]
     (error,) = [error for error in problem["errors"] if error["pointer"] == pointer]
@@ -200,6 +203,34 @@ def test_a_plan_says_what_every_method_reaches_and_keeps_nothing(client: httpx.C
     assert all(method["least"] < plan["dense_flops"] for method in feasibility.values())
     assert plan["images"] == {"train": 1293, "validation": 144, "test": 360}
     assert plan["estimate"]["images_trained"] == 1293 * 3 * 24 / 0.75
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "label"),
+    [
+        ({"params": "40K"}, "40K-params"),
+        ({"latency": "5ms"}, "5ms@1"),
+        ({"latency": "5ms@2", "params": "40K"}, "5ms@2+40K-params"),
+    ],
+)
+def test_a_plan_needs_no_flops_where_another_limit_is_given(client: httpx.Client, limits: dict[str, str], label: str) -> None:
+    answer = client.post("/v1/plans", json=SPEC | {"flops": []} | limits)
+    assert answer.status_code == 200, answer.text
+    (budget,) = answer.json()["budgets"]
+    assert (budget["label"], budget["reachable"], budget["flops"]) == (label, True, answer.json()["dense_flops"])
+    assert client.post("/v1/jobs", json=SPEC | {"flops": []} | limits).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/v1/plans", "/v1/jobs"])
+def test_parameters_that_nothing_reaches_are_refused_beside_a_budget_that_something_does(client: httpx.Client, path: str) -> None:
+    refused = client.post(path, json=SPEC | {"flops": ["50%"], "params": "1K"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "infeasible-budget")
+    (error,) = refused.json()["errors"]
+    assert error["pointer"] == "/params"
+    least = {name: int(count.replace(",", "")) for name, count in re.findall(r"(\w+) ([\d,]+) and more", error["detail"])}
+    # Only vit_slim narrows the model; the others keep nearly all of its parameters.
+    assert 1_000 < least["vit_slim"] < least["life_regression"] / 10
     assert client.get("/v1/jobs").json()["jobs"] == []
 
 

@@ -144,13 +144,14 @@ def _unreachable(spec: JobSpec, index: int, budget: dict[str, object]) -> Valida
     assert isinstance(methods, list)
     assert isinstance(flops, int)
     if any(method["least"] is not None and method["least"] <= flops for method in methods):
-        # The FLOPs are reached; it is the other limit that is not.
+        # Some method reaches the FLOPs and, or the plan would have been refused, some method the parameters.
         reached = ", ".join(
-            f"{method['name']} {method['least_params']:,} and more" for method in methods if method["least_params"] is not None
+            f"{method['name']} {method['least_params']:,} parameters and {method['least']:,} multiply-accumulates"
+            for method in methods
+            if method["least_params"] is not None
         )
-        return ValidationIssue(
-            place=("params",), problem=f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}"
-        )
+        told = f"is {spec.params!r}, which no method in the space reaches together with {budget['label']}; the least of each is {reached}"
+        return ValidationIssue(place=("params",), problem=told)
     reached = ", ".join(f"{method['name']} {method['least']:,} and more" for method in methods if method["least"] is not None)
     told = f"is {budget['label']!r}, {flops:,} multiply-accumulates, which nothing in the space reaches; allowed: {reached}"
     return ValidationIssue(place=("flops", index), problem=told)

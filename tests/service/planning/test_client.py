@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.running_service import SPEC
 
-from autoslim.config import SpecError, read_mapping
+from autoslim.config import JobSpec, SpecError, read_mapping, settings_of
 from autoslim.service.planning.client import Planner, PlannerError
 from autoslim.service.settings import RequestLimits
 
@@ -62,6 +62,36 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
             runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))
     assert planner._process is None
     assert runner.run(planner.plan(read_mapping(SPEC | {"seed": 1})))["classes"] == 10
+
+
+UNDECIDING: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "tulips",
+    "weights": "pretrained",
+    "batch_size": 8,
+    "lr": 0.001,
+    "augmentation": "strong",
+    "flip": True,
+    "base_lr": 0.002,
+    "scheduler": "none",
+    "final_seeds": 3,
+    "price_per_hour": 2.5,
+    "reuse": ("all",),
+    "speed": (),
+    "priority": 9,
+}
+
+
+def test_what_does_not_decide_a_plan_leaves_it_as_it_is() -> None:
+    """Otherwise two specs that differ in it would share one answer."""
+    from autoslim.service.planning.process import plan
+
+    assert {name for name, setting in settings_of(JobSpec).items() if not setting.rules.decides_plan} == UNDECIDING.keys()
+
+    def planned(spec: dict[str, Any]) -> dict[str, Any]:
+        return plan({"spec": read_mapping(spec).model_dump(mode="json"), "parameters": 10**9})
+
+    assert planned(SPEC | UNDECIDING) == planned(SPEC)
 
 
 HANGING = """
