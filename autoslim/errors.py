@@ -14,6 +14,7 @@ AutoslimError
 ├── TrialError                     this recipe went wrong; the search goes on
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
+├── MissingExtraError (ImportError) an optional dependency is not installed; names the command that installs it
 ├── ExportError                    a form that this model cannot be handed over in
 ├── ClusterError                   Ray or the database cannot be reached
 ├── LeaseLostError                 the job is another driver's now
@@ -80,6 +81,16 @@ class DivergedError(TrialError):
 
 class InfeasibleError(TrialError):
     """The recipe cannot be run: it does not fit into memory, or cannot be solved onto its budget."""
+
+
+class MissingExtraError(AutoslimError, ImportError):
+    """A package that the base install leaves out; `autoslim[extra]` has it."""
+
+    exit_code = 2
+
+    def __init__(self, extra: str, purpose: str, *, package: str) -> None:
+        super().__init__(f"{purpose} needs the package {package}, which is not installed; run: pip install 'autoslim[{extra}]'")
+        self.extra, self.package = extra, package
 
 
 class ExportError(AutoslimError):

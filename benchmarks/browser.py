@@ -1,4 +1,4 @@
-"""Chromium without a window, for pages that only a browser can judge: how soon they can be used, and how they look."""
+"""A headless Chromium that opens pages, waits until they can be used, and takes screenshots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL = 0.02
 
 
 class Browser:
-    """With an empty cache. `chromium` and `chromedriver` have to be on the path (Debian: chromium, chromium-driver)."""
+    """A new browser profile with an empty cache. Needs `chromium` and `chromedriver` on the path (Debian: chromium, chromium-driver)."""
 
     def __init__(self, *, width: int = 1500, height: int = 1000) -> None:
         chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -50,11 +50,11 @@ class Browser:
         return self._driver.execute_script(script, *arguments)
 
     def wait(self, condition: str, *, in_frame: bool = False, seconds: float = 90.0) -> float:
-        """Seconds until the JavaScript expression is true (in the page's last frame), and the page has nothing else to do."""
+        """Seconds until the JavaScript expression `condition` is true, in the page or its last frame, and the page is idle."""
         began = time.monotonic()
         while not (self._holds_in_frame(condition) if in_frame else self.run(f"return Boolean({condition})")):
             if time.monotonic() - began > seconds:
-                raise TimeoutError(f"{self._driver.current_url} does not come to {condition}: {self.text()[:500]}")
+                raise TimeoutError(f"{self._driver.current_url} does not fulfil {condition}: {self.text()[:500]}")
             time.sleep(_POLL)
         self._driver.set_script_timeout(seconds)
         self._driver.execute_async_script("requestIdleCallback(arguments[arguments.length - 1])")
@@ -68,24 +68,24 @@ class Browser:
             self._driver.switch_to.frame(frames[-1])
             return bool(self.run(f"return Boolean({condition})"))
         except WebDriverException:
-            # It was put up anew in this moment.
+            # The page has just replaced the frame.
             return False
         finally:
             self._driver.switch_to.default_content()
 
     def shows(self, text: str) -> str:
-        """A condition: the page shows this text."""
+        """The condition that the page shows this text."""
         return f"document.body && document.body.innerText.includes({text!r})"
 
     def text(self) -> str:
         return str(self.run("return document.body ? document.body.innerText : ''"))
 
     def click(self, xpath: str) -> None:
-        """As a person does it: with a mouse, on what is seen."""
+        """Clicks with the mouse, so that the element must be visible."""
         self._driver.find_element("xpath", xpath).click()
 
     def type(self, xpath: str, text: str) -> None:
-        """In place of what stands there."""
+        """Replaces the field's text."""
         field = self._driver.find_element("xpath", xpath)
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(text)
@@ -93,8 +93,8 @@ class Browser:
     def escape(self) -> None:
         self._driver.switch_to.active_element.send_keys(Keys.ESCAPE)
 
-    def picture(self, file: Path) -> None:
-        """With 256 colours, which is enough for a page and a third of the bytes."""
+    def screenshot(self, file: Path) -> None:
+        """A PNG with 256 colours, which is a third of the bytes."""
         file.parent.mkdir(parents=True, exist_ok=True)
         shot = Image.open(io.BytesIO(self._driver.get_screenshot_as_png())).convert("RGB")
         shot.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)

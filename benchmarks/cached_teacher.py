@@ -1,6 +1,6 @@
-"""The teacher's logits, worked out once for all runs: those of one seed see the very same augmented batches.
+"""The teacher's logits, computed once for all runs, because runs of one seed see the same augmented batches.
 
-What a run learns is unchanged; it only does not pay again for a pass that another has made.
+Results do not change; a run saves the forward passes that another run has made.
 
 Shapes: B batch, C classes, H and W pixels.
 """
@@ -22,10 +22,10 @@ from autoslim.training import TrialContext
 
 
 class CachedTeacher(nn.Module):
-    """Gives `model`'s logits (B, C) from `folder` where the same batch was seen before, in this process or in another.
+    """Returns `model`'s logits (B, C), from `folder` where this or another process has computed them for the same batch.
 
-    One file a batch, published by a rename, so that processes may share the folder. A pass that somebody watches, through a hook on
-    one of the model's parts, is always made.
+    Each batch has one file, published by a rename, so that processes may share the folder. A model with hooks is always run, because the
+    hooks need its activations.
     """
 
     def __init__(self, model: nn.Module, folder: Path) -> None:
@@ -38,23 +38,23 @@ class CachedTeacher(nn.Module):
         return self.model.blocks
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        if self._is_watched():
+        if self._has_hooks():
             return logits_of(self.model(images_B3HW))
         path = self.folder / f"{self._key(images_B3HW)}.npy"
         if path.is_file():
             return torch.from_numpy(np.load(path)).to(images_B3HW.device)
-        # bfloat16 is unknown to numpy, and exact in float32.
+        # NumPy has no bfloat16, whose values are exact in float32.
         logits_BC = logits_of(self.model(images_B3HW)).float()
         with replacing_file(path) as partial, partial.open("wb") as file:
             np.save(file, logits_BC.detach().cpu().numpy())
         return logits_BC
 
-    def _is_watched(self) -> bool:
+    def _has_hooks(self) -> bool:
         return any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
     @staticmethod
     def _key(images_B3HW: Tensor) -> str:
-        """The images, and the precision that the pass would be made in."""
+        """A digest of the images and of the precision of the forward pass."""
         precision = (
             torch.get_autocast_dtype(images_B3HW.device.type) if torch.is_autocast_enabled(images_B3HW.device.type) else None
         )
@@ -64,14 +64,14 @@ class CachedTeacher(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SharingBench(TrialContext):
-    """A bench whose teacher's logits are shared with other runs; teacher and students are as ever."""
+class SharedLogitsContext(TrialContext):
+    """A TrialContext whose teacher's logits are shared with other runs."""
 
     cached: CachedTeacher
 
     @classmethod
-    def over(cls, context: TrialContext, folder: Path) -> SharingBench:
-        """`folder` belongs to this dense model alone."""
+    def over(cls, context: TrialContext, folder: Path) -> SharedLogitsContext:
+        """`folder` must not be shared with another dense model."""
         parts = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
         return cls(**parts, cached=CachedTeacher(context.dense.module, folder).eval())
 

@@ -1,10 +1,10 @@
-"""A search on CIFAR-10 beside its controls: does it pay to search, and do the models beat what they must beat?
+"""A search on CIFAR-10 compared with its controls: does searching pay, and are its models better than what costs nothing to find?
 
     AUTOSLIM_DATA=... python benchmarks/cifar10_search.py --output runs/cifar10 [--images 6000] [--epochs 3] [--trials 12]
 
-Two budgets share one search. The controls get the same dense start, the same teacher and the same epochs: the dense model tuned, and
-random tokens (drawn anew for every image) at each budget, each with two learning rates of which the better on the validation images
-counts. Every model is judged once on the 10,000 test images. Each step is kept in --output and not repeated. `--images 0` takes all.
+One search has two budgets. The controls start from the same dense model and have the same teacher and epochs: the dense model finetuned,
+and random tokens (drawn for every image) at each budget, each with two learning rates, of which the better one on the validation images
+counts. Every model is evaluated once on the 10,000 test images. Finished steps in --output are reused. `--images 0` takes all images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from baselines.random_tokens import RandomTokens
-from judging import format_accuracy, format_difference, test_hits
+from holdout_accuracy import format_accuracy, format_difference, holdout_hits
 
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
@@ -38,8 +38,8 @@ RATES = (2.5e-4, 5e-4)
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
-    """Settings of a run, the same for the search and its controls."""
+class Settings:
+    """Settings that the search and its controls share."""
 
     data: Path
     output: Path
@@ -50,7 +50,7 @@ class Keep:
 
     @property
     def dataset(self) -> DatasetSpec:
-        # 2,000 validation images: enough to choose by, and no large part of a trial's time.
+        # 2,000 validation images: enough to compare recipes, and a small part of a trial's time.
         return DatasetSpec(source=str(self.data / "cifar10"), validation_share=0.04, train_limit=self.images or None)
 
     @property
@@ -58,19 +58,19 @@ class Keep:
         return self.data / "vit-cifar10"
 
 
-def search(keep: Keep) -> Path:
-    """Runs or goes on with the search; returns its folder."""
+def search(settings: Settings) -> Path:
+    """Runs or resumes the search; returns its folder."""
     from workers.search.driver import run_search
 
-    folder = keep.output / "search"
+    folder = settings.output / "search"
     job = SearchJob(
         id="cifar10-search",
-        model=ModelSpec(name=str(keep.base)),
-        dataset=keep.dataset,
+        model=ModelSpec(name=str(settings.base)),
+        dataset=settings.dataset,
         budgets=tuple(Budget.parse(label) for label in BUDGETS),
-        trials=keep.trials,
-        training=Training(epochs=keep.epochs),
-        seed=keep.seed,
+        trials=settings.trials,
+        training=Training(epochs=settings.epochs),
+        seed=settings.seed,
         concurrency=2,
         output=str(folder.absolute()),
     )
@@ -80,23 +80,23 @@ def search(keep: Keep) -> Path:
     return folder
 
 
-def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
-    """Tunes one control; its test predictions are kept as hits and misses."""
+def control(settings: Settings, name: str, share: float, rate: float) -> dict[str, Any]:
+    """Finetunes one control and writes which test images it classifies correctly."""
     torch.set_num_threads(1)
     METHODS["random_tokens"] = RandomTokens()
-    target = keep.output / "controls" / f"{name}-{share:g}-{rate:g}"
+    target = settings.output / "controls" / f"{name}-{share:g}-{rate:g}"
     if (target / "facts.json").is_file():
         return dict(json.loads((target / "facts.json").read_text()))
-    dataset = prepare_dataset(keep.dataset, keep.output / "search" / "cache", seed=keep.seed)
-    context = TrialContext.open(base=keep.base, dataset=dataset.path)
-    shape, training = context.dense.shape, Training(epochs=keep.epochs, lr=rate)
+    dataset = prepare_dataset(settings.dataset, settings.output / "search" / "cache", seed=settings.seed)
+    context = TrialContext.open(base=settings.base, dataset=dataset.path)
+    shape, training = context.dense.shape, Training(epochs=settings.epochs, lr=rate)
     dense = Plan.dense(shape)
     budget = int(share * predict(shape, dense).total)
     method = METHODS["random_tokens"]
     # With every threshold at 0 and nothing dropped, random tokens are the dense model itself.
     knobs = method.repair(shape, {}) if share < 1 else method.repair(shape, {f"life_threshold_{k}": 0.0 for k in range(1, 4)})
     solved = solve(method, shape, dense, knobs, budget)
-    recipe = Recipe(steps=(Step(method=method.name, knobs=solved.knobs),), budget=budget, training=training, seed=keep.seed)
+    recipe = Recipe(steps=(Step(method=method.name, knobs=solved.knobs),), budget=budget, training=training, seed=settings.seed)
     reports = run_trial(recipe, context, target)
     while True:
         try:
@@ -106,7 +106,7 @@ def control(keep: Keep, name: str, share: float, rate: float) -> dict[str, Any]:
             break
     from autoslim.export.artifact import load
 
-    hits = test_hits(load(target / "model"), context)
+    hits = holdout_hits(load(target / "model"), context)
     np.save(target / "hits.npy", hits)
     facts = {
         "validation": outcome.accuracy,
@@ -129,31 +129,33 @@ def main() -> None:
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
-    keep = Keep(data=Path(os.environ["AUTOSLIM_DATA"]).absolute(), **vars(arguments))
+    settings = Settings(data=Path(os.environ["AUTOSLIM_DATA"]).absolute(), **vars(arguments))
     began = time.monotonic()
-    folder = search(keep)
+    folder = search(settings)
     runs = [("dense", 1.0, rate) for rate in RATES]
     runs += [("random", Budget.parse(label).share or 1.0, rate) for label in BUDGETS for rate in RATES]
     with ProcessPoolExecutor(2) as pool:
-        facts = list(pool.map(control, *zip(*[(keep, *run) for run in runs], strict=True)))
-    print(table(keep, folder, dict(zip(runs, facts, strict=True))))
+        facts = list(pool.map(control, *zip(*[(settings, *run) for run in runs], strict=True)))
+    print(table(settings, folder, dict(zip(runs, facts, strict=True))))
     print(f"\n{(time.monotonic() - began) / 60:.0f} minutes in this call, on {os.cpu_count()} cores")
 
 
-def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
+def table(settings: Settings, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
     from autoslim.export.artifact import load, load_config
 
-    context = TrialContext.open(base=keep.base, dataset=prepare_dataset(keep.dataset, folder / "cache", seed=keep.seed).path)
-    dense = test_hits(context.teacher, context)
+    context = TrialContext.open(
+        base=settings.base, dataset=prepare_dataset(settings.dataset, folder / "cache", seed=settings.seed).path
+    )
+    dense = holdout_hits(context.teacher, context)
     flops = count_flops(context.teacher, context.dense.shape.image_size)
-    rows = [("dense, as it is", flops, dense, "", "")]
+    rows = [("dense, as given", flops, dense, "", "")]
     best = {}
     for (name, share, _), found in controls.items():
         if (name, share) not in best or found["validation"] > best[name, share]["validation"]:
             best[name, share] = found
     hits = {key: np.load(Path(found["folder"]) / "hits.npy") for key, found in best.items()}
     tuned = hits["dense", 1.0]
-    rows.append(("dense, tuned as long", best["dense", 1.0]["flops"], tuned, format_difference([tuned], [dense]), ""))
+    rows.append(("dense, finetuned as long", best["dense", 1.0]["flops"], tuned, format_difference([tuned], [dense]), ""))
     for label in BUDGETS:
         share = Budget.parse(label).share or 1.0
         control_hits = hits["random", share]
@@ -167,7 +169,7 @@ def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dic
             )
         )
         config = load_config(RunFolder(folder).model(label))
-        slimmed = test_hits(load(RunFolder(folder).model(label)), context)
+        slimmed = holdout_hits(load(RunFolder(folder).model(label)), context)
         name = f"{label}: autoslim ({config.recipe.method})"
         rows.append(
             (
@@ -178,7 +180,10 @@ def table(keep: Keep, folder: Path, controls: dict[tuple[str, float, float], dic
                 format_difference([slimmed], [control_hits]),
             )
         )
-    lines = ["| model | FLOPs | test top-1, % (95 %) | against dense, tuned | against random tokens |", "|---|---|---|---|---|"]
+    lines = [
+        "| model | FLOPs | test top-1, % (95 %) | against dense, finetuned | against random tokens |",
+        "|---|---|---|---|---|",
+    ]
     lines += [f"| {n} | {format_flops(f)} ({f / flops:.1%}) | {format_accuracy(h)} | {d} | {r} |" for n, f, h, d, r in rows]
     return "\n".join(lines)
 

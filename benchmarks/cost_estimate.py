@@ -1,9 +1,9 @@
-"""What `autoslim plan` says a search costs, beside what the search then costs, and what it says is left while it runs.
+"""The estimate of `autoslim plan`, and of the time left during a search, compared with the search.
 
     AUTOSLIM_DATA=... python benchmarks/cost_estimate.py --output runs/cost_estimate [--only digits,cifar10]
 
-Every case is planned and then searched for by the command line, two trials at a time: digits from scratch, and a trained ViT on the first
-2,000 images of CIFAR-10. `AUTOSLIM_DATA` is as for `cifar10_search.py`.
+Every case runs `autoslim plan` and then `autoslim search`, two trials at a time: digits from scratch, and a trained ViT on the first 2,000
+images of CIFAR-10. `AUTOSLIM_DATA` is as for `cifar10_search.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of a search's progress, `seconds` after its start."""
+    """A line of a search's output, `seconds` after its start."""
 
     seconds: float
     text: str
@@ -52,15 +52,15 @@ def cases(scratch: Path) -> list[Case]:
     ]
 
 
-def take_part(source: Path, target: Path) -> None:
-    """The first images of CIFAR-10, so that a search takes minutes."""
+def write_subset(source: Path, target: Path) -> None:
+    """Writes the first images of CIFAR-10, so that a search takes minutes."""
     target.mkdir(parents=True, exist_ok=True)
     for split, images in (("train", 2000), ("test", 500)):
         pq.write_table(pq.read_table(source / f"{split}.parquet").slice(0, images), target / f"{split}.parquet")
 
 
 def run(case: Case, output: Path) -> dict[str, Any]:
-    """The plan, the summary, and the lines of progress."""
+    """The plan, the summary, and the lines of the search's output."""
     common = ["--concurrency", "2", "--resources", "cpu=1", "--output", str(output), "--json"]
     plan = subprocess.run([*_autoslim("plan"), *case.flags, *common], check=True, stdout=subprocess.PIPE, text=True)
     began, lines = time.monotonic(), []
@@ -73,8 +73,8 @@ def run(case: Case, output: Path) -> dict[str, Any]:
             raise SystemExit("".join(line.text for line in lines))
         seconds = time.monotonic() - began
         summary.seek(0)
-        told = json.load(summary)
-    return {"plan": json.loads(plan.stdout), "summary": told, "seconds": seconds, "lines": lines}
+        summary_json = json.load(summary)
+    return {"plan": json.loads(plan.stdout), "summary": summary_json, "seconds": seconds, "lines": lines}
 
 
 def _autoslim(command: str) -> list[str]:
@@ -82,13 +82,13 @@ def _autoslim(command: str) -> list[str]:
 
 
 def left(lines: list[Line], end: float, share: float) -> tuple[float, float]:
-    """What was said to be left at the first line past so much of the whole time, and what was."""
+    """Estimated and actual seconds left, at the first line with an estimate after `share` of the whole time."""
     for line in lines:
         found = _LEFT.search(line.text)
         if found is not None and line.seconds >= share * end:
             hours, minutes, seconds = (int(group or 0) for group in found.groups())
             return 3600.0 * hours + 60 * minutes + seconds, end - line.seconds
-    raise ValueError(f"nothing was said to be left after {share:.0%} of {end:.0f} seconds")
+    raise ValueError(f"no line has an estimate after {share:.0%} of {end:.0f} seconds")
 
 
 def rows(case: Case, found: dict[str, Any]) -> list[str]:
@@ -110,11 +110,11 @@ def main() -> None:
     parser.add_argument("--only", default="digits,cifar10")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    print("| search | | said | was | said / was |\n|---|---|---|---|---|")
+    print("| search | | estimated | actual | estimated / actual |\n|---|---|---|---|---|")
     for case in cases(arguments.output):
         if case.name in arguments.only.split(","):
             if case.name == "cifar10":
-                take_part(Path(os.environ["AUTOSLIM_DATA"]) / "cifar10", arguments.output / "cifar10-part")
+                write_subset(Path(os.environ["AUTOSLIM_DATA"]) / "cifar10", arguments.output / "cifar10-part")
             found = run(case, arguments.output / case.name)
             (arguments.output / f"{case.name}.log").write_text("".join(line.text for line in found["lines"]))
             (arguments.output / f"{case.name}.plan.json").write_text(json.dumps(found["plan"], indent=1))

@@ -1,11 +1,10 @@
-"""How well the latency table tells what a cut model takes on the machine at hand.
+"""How well the latency table predicts the latency of a pruned model on this machine.
 
     python benchmarks/latency_table.py --output runs/latency [--models tiny,deit_tiny_patch16_224] [--batch 1] [--threads 1] [--mode eager]
 
-For every model a table is measured and corrected by the cut models that a request would correct it by (every method at 90, 70, 50 and
-35 % of the FLOPs). Then other cut models, of other FLOPs and other knobs, which the table has not seen, are measured whole, each in
-turns with the dense model, and held against what was told of them.
-Weights are random: time does not depend on them. What is there is not measured again.
+For every model a table is measured and calibrated with the pruned models that a search would use (every method at 90, 70, 50 and 35 % of
+the FLOPs). Other pruned models, with FLOPs and knobs that the table has not seen, are then measured as a whole, interleaved with the
+dense model, and compared with the predictions. Weights are random: latency does not depend on them. Results in --output are reused.
 """
 
 from __future__ import annotations
@@ -69,27 +68,29 @@ def unseen(shape: ViTShape) -> list[Candidate]:
 
 
 def measure(name: str, *, batch: int, threads: int, mode: str) -> tuple[LatencyTable, LatencyTable]:
-    """The table as a request has it, and the same with the unseen models' calibrations behind its own."""
+    """The table of a search, and the same table with measurements of the unseen models after its own."""
     dense = dense_of(name)
     limits = CostLimits(latency_ms=1.0, batch=batch, mode=mode)
     ranges = {method: METHODS[method].ranges for method in METHODS}
     seen = candidates_of_methods(ranges, dense.shape, class_query=False)
     table = measure_table_in_subprocess(request_of(dense, limits, seen, class_query=False), threads=threads)
-    judged = measure_table_in_subprocess(
+    measured = measure_table_in_subprocess(
         request_of(dense, limits, unseen(dense.shape), class_query=False), table, threads=threads
     )
-    return table, judged
+    return table, measured
 
 
-def render(name: str, table: LatencyTable, judged: LatencyTable) -> str:
+def render(name: str, table: LatencyTable, measured: LatencyTable) -> str:
     dense = predict(table.shape, Plan.dense(table.shape)).total
     lines = [f"**{name}**, {table.place}, batch {table.batch}", ""]
     lines += ["| model | FLOPs | predicted, ms | measured, ms | predicted over measured |", "|---|---|---|---|---|"]
     errors = []
-    for found in judged.calibrations[len(table.calibrations) :]:
-        told = found.parts_ms * table.correction(found.recipe, found.parts_ms)
-        errors.append(told / found.measured_ms)
-        lines.append(f"| {found.recipe} | {found.flops / dense:.0%} | {told:.4g} | {found.measured_ms:.4g} | {errors[-1]:.3f} |")
+    for found in measured.calibrations[len(table.calibrations) :]:
+        predicted = found.parts_ms * table.correction(found.recipe, found.parts_ms)
+        errors.append(predicted / found.measured_ms)
+        lines.append(
+            f"| {found.recipe} | {found.flops / dense:.0%} | {predicted:.4g} | {found.measured_ms:.4g} | {errors[-1]:.3f} |"
+        )
     own = [found.correction for found in table.calibrations]
     lines += [
         "",

@@ -1,4 +1,4 @@
-"""Lines over a common axis as one self-contained SVG, with the front page's scales."""
+"""A line chart as one self-contained SVG, with the scales of `front.html`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STYLE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """`spread`, where given, is drawn as a band of so much above and below each point."""
+    """`spread`, where given, is half the height of a band around each point."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -27,7 +27,7 @@ class Line:
 
 
 def line_chart(lines: Sequence[Line], *, x: str, y: str, y_unit: float = 1.0) -> str:
-    """`x` and `y` name the axes; y's ticks are shown over `y_unit`. Every line's name stands in the legend, in the lines' order."""
+    """`x` and `y` name the axes; labels of y are divided by `y_unit`. The legend has the lines in their order."""
     across = Scale(**_ends([a for line in lines for a, _ in line.points], margin=False), start=_LEFT, end=_RIGHT)
     up = Scale(**_ends([b for line in lines for _, b in line.points], margin=True), start=_BOTTOM, end=_TOP)
     parts = [_axes(across, up, x, y, y_unit)]

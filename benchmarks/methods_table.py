@@ -2,10 +2,10 @@
 
     AUTOSLIM_DATA=... python benchmarks/methods_table.py --output runs/methods [--full] [--only tome,sit] [--dry-run]
 
-A run is a method or baseline at a budget with a seed. Each is kept in --output, with its hits and misses on the 10,000 test images, and
-not repeated; one that failed is tried again, and until then stands in the table with its reason. All epochs count: a mask search, scores
-and a regressor's training come out of the tuning. By default 10,000 training images, 3 epochs, two processes of one thread each;
---full takes all images and 10 epochs. The teacher's logits are worked out once and shared by the runs, which changes no result.
+A run is a method or baseline at a budget with a seed. Finished runs in --output are reused; failed ones are run again, and the table has
+their errors until then. All epochs count: those of a mask search, of scores or of a regressor are taken from the finetuning. The default
+is 10,000 training images, 3 epochs, and two processes of one thread each; --full takes all images and 10 epochs. The teacher's logits
+are computed once and shared by the runs, which changes no result.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 import baselines
 import numpy as np
 import torch
-from cached_teacher import SharingBench
-from judging import Hits, format_difference, paired, test_hits
+from cached_teacher import SharedLogitsContext
+from holdout_accuracy import Hits, format_difference, holdout_hits, paired
 
 from autoslim.core.budget import Budget
 from autoslim.core.files import write_atomically
@@ -41,7 +41,7 @@ from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext, run_trial
 
 TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
-"""Everyone's; chosen on validation images with random tokens, ViT-Slim and the dense model (docs/benchmarks/settings.md)."""
+"""Used by every run; selected on validation images with random tokens, ViT-Slim and the dense model (docs/benchmarks/settings.md)."""
 
 OURS = ("patch_slimming", "dps", "life_regression", "sit", "vit_slim")
 BASELINES = tuple(baselines.BASELINES)
@@ -60,15 +60,15 @@ DESIGN: dict[str, dict[str, Knobs]] = {
     "vit_slim": {"35%": {"patches": "up", "patch_share": 0.2}},
     "sit": {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}},
 }
-"""Knobs other than the defaults, by method and budget (``""``: every other budget), chosen on validation images."""
+"""Knobs other than the defaults, by method and budget (`""`: every other budget), selected on validation images."""
 
-# Images a second on one core: training the dense model, and its passes forward.
+# Images a second on one core: training steps of the dense model, and its forward passes.
 _TRAINED, _SEEN = 178, 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Record):
-    """What decides every run's result; a folder holds runs of one setting."""
+    """Settings that every run's result depends on; a folder has runs of one setting only."""
 
     images: int
     epochs: float
@@ -88,7 +88,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(Record):
-    """One run as it ended; `error` says why where it failed."""
+    """The result of a run; `error` says why it failed."""
 
     name: str
     budget: str
@@ -106,11 +106,11 @@ class Facts(Record):
 
 
 def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
-    """Trains, and judges what was handed over as its user would load it; leaves `facts.json` and `hits.npy`."""
+    """Trains the model and evaluates it as its user would load it; writes `facts.json` and `hits.npy`."""
     torch.set_num_threads(1)
     baselines.register()
     began = time.monotonic()
-    context = _bench(data, output, settings)
+    context = _open_context(data, output, settings)
     recipe = _recipe(run, context, settings)
     folder = output / "runs" / run.folder
     reports = run_trial(recipe, context, folder)
@@ -120,7 +120,7 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
         except StopIteration as end:
             outcome = end.value
             break
-    hits = test_hits(load(folder / "model").to(context.device), context)
+    hits = holdout_hits(load(folder / "model").to(context.device), context)
     np.save(folder / "hits.npy", hits)
     dense = predict(context.dense.shape, Plan.dense(context.dense.shape)).total
     facts = Facts(
@@ -137,14 +137,14 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
     _write(folder, facts)
 
 
-def _bench(data: Path, output: Path, settings: Settings) -> TrialContext:
-    # 2,000 validation images, as many as a look at them is worth.
+def _open_context(data: Path, output: Path, settings: Settings) -> TrialContext:
+    # 2,000 validation images: enough to compare settings, and a small part of a run's time.
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=settings.images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
     context = TrialContext.open(
         base=data / "vit-cifar10", dataset=dataset.path, shared=output / "shared", common=_training(settings)
     )
-    return SharingBench.over(context, output / "teacher")
+    return SharedLogitsContext.over(context, output / "teacher")
 
 
 def _training(settings: Settings) -> Training:
@@ -152,7 +152,7 @@ def _training(settings: Settings) -> Training:
 
 
 def _recipe(run: Run, context: TrialContext, settings: Settings) -> Recipe:
-    """Of `a+b` each method takes an equal part, as a factor, of what there is to save."""
+    """Of `a+b` each method reduces the FLOPs by the same factor."""
     shape, share, steps = context.dense.shape, _share(run.budget), []
     plan = Plan.dense(shape)
     dense, names = predict(shape, plan).total, run.name.split("+")
@@ -181,7 +181,7 @@ def _write(folder: Path, facts: Facts) -> None:
 
 
 def planned(names: tuple[str, ...], budgets: tuple[str, ...], seeds: tuple[int, ...]) -> list[Run]:
-    """In the order in which they are done: the first table is that of 50 % and the first seed. The dense model has no budget."""
+    """In the order in which they run: 50 % and the first seed come first. The dense model has no budget."""
     order = sorted(budgets, key=lambda budget: (budget != "50%", budgets.index(budget)))
     runs = []
     for seed in seeds:
@@ -205,7 +205,7 @@ def is_done(output: Path, run: Run) -> bool:
 
 
 def carry_out(runs: list[Run], data: Path, output: Path, settings: Settings, processes: int) -> None:
-    """One run's failure is noted as its own and stops no other, and be it that its process was killed."""
+    """A run that fails, or whose process is killed, is recorded as failed and does not stop the others."""
     with ThreadPoolExecutor(processes) as pool:
         futures = {pool.submit(_in_own_process, run, data, output, settings): run for run in runs}
         try:
@@ -218,17 +218,17 @@ def carry_out(runs: list[Run], data: Path, output: Path, settings: Settings, pro
 
 
 def _in_own_process(run: Run, data: Path, output: Path, settings: Settings) -> None:
-    process = get_context("spawn").Process(target=_perform_or_say_why, args=(run, data, output, settings))
+    process = get_context("spawn").Process(target=_perform_or_record, args=(run, data, output, settings))
     process.start()
     process.join()
     if process.exitcode != 0 and not is_done(output, run):
         _fail(run, output, f"its process ended with {process.exitcode}")
 
 
-def _perform_or_say_why(run: Run, data: Path, output: Path, settings: Settings) -> None:
+def _perform_or_record(run: Run, data: Path, output: Path, settings: Settings) -> None:
     try:
         perform(run, data, output, settings)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this run's, and is told in the table
+    except Exception as error:  # noqa: BLE001 - any error is the run's own, and the table has it
         traceback.print_exc()
         _fail(run, output, f"{type(error).__name__}: {error}")
 
@@ -246,7 +246,7 @@ def _line(output: Path, run: Run) -> str:
 
 
 def estimated_minutes(run: Run, settings: Settings) -> float:
-    """On an undisturbed core: training, four looks at 2,000 validation images, the test images in float32 (half as fast)."""
+    """On an idle core: training, four evaluations on 2,000 validation images, and the test images in float32 (half as fast)."""
     cost = _share(run.budget)
     passes = settings.epochs * (settings.images or 48_000)
     return cost * (passes / _TRAINED + 4 * 2_000 / _SEEN + 2 * 10_000 / _SEEN) / 60
@@ -256,7 +256,7 @@ def estimated_minutes(run: Run, settings: Settings) -> float:
 
 
 class Results:
-    """What the runs that are there found: hits by seed for each name and budget."""
+    """Results of the finished runs: hits by seed for each name and budget."""
 
     def __init__(self, output: Path, runs: list[Run]) -> None:
         self.facts: dict[tuple[str, str], list[Facts]] = {}
@@ -274,7 +274,7 @@ class Results:
             self.hits.setdefault(key, {})[run.seed] = np.load(output / "runs" / run.folder / "hits.npy")
 
     def key(self, name: str, budget: str) -> tuple[str, str] | None:
-        """The dense model stands beside every budget."""
+        """The key of a run, or None where it is not finished. The dense model is the same for every budget."""
         key = (name, "100%" if name == DENSE else budget)
         return key if key in self.facts else None
 
@@ -282,12 +282,12 @@ class Results:
         return 100 * float(np.mean([facts.test for facts in self.facts[key]]))
 
     def pair(self, key: tuple[str, str], other: tuple[str, str]) -> tuple[list[Hits], list[Hits]] | None:
-        """Both ones' hits for the seeds that both have."""
+        """The hits of both, for the seeds that both have."""
         seeds = sorted(self.hits[key].keys() & self.hits[other].keys())
         return ([self.hits[key][s] for s in seeds], [self.hits[other][s] for s in seeds]) if seeds else None
 
     def at(self, budget: str, *, ours: bool) -> list[tuple[str, str]]:
-        """The dense model is nobody's at a budget."""
+        """Keys at this budget, of autoslim's methods or of the baselines; the dense model is neither."""
         return [key for key in self.facts if key[1] == budget and (key[0] not in BASELINES) == ours]
 
     def best(self, budget: str, *, ours: bool) -> tuple[str, str] | None:
@@ -295,7 +295,7 @@ class Results:
 
 
 def table(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) -> str:
-    """Markdown: one line per name with all budgets, one table per budget, the verdicts and what failed."""
+    """Markdown: an overview of all budgets, a table and a verdict for each budget, and the failed runs."""
     lines = [_overview(results, names, budgets)]
     for budget in budgets:
         lines += ["", f"**{budget} of the FLOPs**", "", _details(results, names, budget), "", verdict(results, budget)]
@@ -316,7 +316,7 @@ def _overview(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]
 
 def _details(results: Results, names: tuple[str, ...], budget: str) -> str:
     lines = [
-        "| | FLOPs used | test top-1, % (by seed) | against random tokens | against the best baseline | against dense, tuned | minutes |",
+        "| | FLOPs used | test top-1, % (by seed) | vs. random tokens | vs. the best baseline | vs. dense, finetuned | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
     best = results.best(budget, ours=False)
@@ -341,7 +341,7 @@ def _against(results: Results, key: tuple[str, str], other: tuple[str, str] | No
 
 
 def verdict(results: Results, budget: str) -> str:
-    """Who is ahead at `budget`, from the means; the interval says how surely."""
+    """Which is better at `budget`, by the means, with the interval of the difference."""
     ours, theirs = results.best(budget, ours=True), results.best(budget, ours=False)
     behind = []
     if (random := results.key(RANDOM, budget)) is not None:
@@ -362,14 +362,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, help="training images, 0 for all (default: 10000)")
-    parser.add_argument("--epochs", type=float, help="of every run, all its work included (default: 3)")
+    parser.add_argument("--epochs", type=float, help="of every run, a method's own training included (default: 3)")
     parser.add_argument("--full", action="store_true", help="all images, 10 epochs")
     parser.add_argument("--only", default=",".join((*OURS, *BASELINES)), help="names, comma-separated (default: all)")
     parser.add_argument("--budgets", default=",".join(BUDGETS), help="shares of the FLOPs, comma-separated")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and what they will take, and start none")
-    parser.add_argument("--table", action="store_true", help="print what is there, and start no run")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated minutes, and start none")
+    parser.add_argument("--table", action="store_true", help="print the table of the finished runs, and start none")
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
@@ -385,7 +385,7 @@ def parse() -> argparse.Namespace:
 
 
 def same_settings(output: Path, settings: Settings) -> None:
-    """Runs of other settings are not mixed into one table."""
+    """Exits where the folder has runs of other settings, which must not be mixed into one table."""
     path = output / "settings.json"
     if not path.is_file():
         output.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """How soon MLflow's pages of a search with a thousand trials can be used, in a browser with an empty cache.
 
-Beside it, in turns, those of a search with ten: what MLflow's pages take by themselves on this machine, and what is the trials' doing.
-The trials are invented; they go through the store and the mirror as a search's do. With --backend-store-uri the server keeps them in
-PostgreSQL, else in SQLite; with --artifacts-destination their files in an object store, else in a folder. The server is started here and
-stopped in the end. Needs Chromium and selenium.
+Interleaved with the pages of a search with ten trials, which show what MLflow takes by itself on this machine. The trials are synthetic;
+they pass through the store and the sync as a search's do. The server's data are in SQLite, or with --backend-store-uri in PostgreSQL; its
+files in a folder, or with --artifacts-destination in an object store. The benchmark starts and stops the server. Needs Chromium and
+selenium.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def fill(store: Store, name: str, folder: Path, trials: int) -> None:
-    """A search that has ended, with three epochs a trial."""
+    """Writes a complete search with three epochs a trial."""
     job = SearchJob(
         id=name,
         model=ModelSpec(name="deit_small_patch16_224"),
@@ -70,7 +70,7 @@ def fill(store: Store, name: str, folder: Path, trials: int) -> None:
     rng = random.Random(0)
     for number in range(trials):
         label = list(BUDGETS)[number % len(BUDGETS)]
-        result = invented(number, label, rng)
+        result = synthetic_trial(number, label, rng)
         store.add_trial(job.id, number, result.recipe, origin=result.origin, target=label)
         for epoch in (1, 2, 3):
             store.report(job.id, number, report(epoch, result.accuracy or 0.0, rng))
@@ -78,7 +78,7 @@ def fill(store: Store, name: str, folder: Path, trials: int) -> None:
     store.set_state(job.id, JobState.COMPLETE)
 
 
-def invented(number: int, label: str, rng: random.Random) -> TrialResult:
+def synthetic_trial(number: int, label: str, rng: random.Random) -> TrialResult:
     method = METHODS[rng.randrange(len(METHODS))]
     budget = int(BUDGETS[label] * DENSE.dense_flops)
     knobs = {f"knob_{index}": round(rng.random(), 4) for index in range(6)} | {"drops": rng.randrange(1, 5)}
@@ -154,7 +154,7 @@ def measure(uri: str, repeats: int) -> None:
 
 
 def seconds_until_usable(url: str, ready: str, in_frame: bool) -> float:
-    """From the address to a page that shows what was asked for and has nothing more to do. Starting the browser is not counted."""
+    """From opening the URL until the page shows its content and is idle, without the start of the browser."""
     with Browser() as browser:
         began = time.monotonic()
         browser.open(url)
@@ -163,7 +163,7 @@ def seconds_until_usable(url: str, ready: str, in_frame: bool) -> float:
 
 
 def pages(uri: str, job: str) -> dict[str, tuple[str, str, bool]]:
-    """By name: the address, what shows that it can be used (the first picture of each is an empty frame), and whether in a frame."""
+    """By name: the URL, the JavaScript condition that its content is there (pages are empty frames at first), whether in a frame."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("autoslim")
     assert experiment is not None

@@ -1,8 +1,8 @@
-"""The pictures of a search's pages in MLflow, in the order in which they are looked at.
+"""Screenshots of a search in MLflow, in the order of the documentation's review page.
 
     python benchmarks/mlflow_pictures.py --tracking-uri http://127.0.0.1:8401 --job JOB [--output DIR]
 
-For the search's MLflow server, as `make cluster` starts one. Needs Chromium and selenium.
+Needs the search's MLflow server (`make cluster` starts one), Chromium and selenium.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = {
     "mparams": True,
     "chosen": True,
 }
-"""Of the table of runs: which are shown besides the usual ones, and which are not."""
+"""Columns of the table of runs that are switched on (True) or off, relative to MLflow's default."""
 
 _CLOSE = 'document.querySelectorAll(\'[aria-label="Close"], [aria-label="close"]\').forEach(button => button.click())'
 _DRAWN = "document.querySelectorAll('circle, path, img, svg, canvas').length > 0"
@@ -36,7 +36,7 @@ _DRAWN = "document.querySelectorAll('circle, path, img, svg, canvas').length > 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Page:
-    """`ready` is what shows that it is there; `then` is done to it before it is looked at."""
+    """`ready` is the JavaScript condition that the page is loaded; `then` runs before the screenshot."""
 
     name: str
     url: str
@@ -55,19 +55,19 @@ def main() -> None:
     parent, children = runs_of(client, arguments.job)
     for page in pages(arguments.tracking_uri, arguments.job, parent, children):
         with Browser(width=1400, height=950) as browser:
-            take(browser, page, arguments.output)
+            take_screenshot(browser, page, arguments.output)
         print(f"{page.name}.png  {page.url}", flush=True)
 
 
-def take(browser: Browser, page: Page, output: Path) -> None:
+def take_screenshot(browser: Browser, page: Page, output: Path) -> None:
     browser.open(page.url)
     browser.wait(page.ready, in_frame=page.in_frame)
-    # The assistant opens a moment after the page.
+    # MLflow's assistant opens a moment after the page and would cover it.
     time.sleep(1.5)
     browser.run(_CLOSE)
     page.then(browser)
     time.sleep(1.5)
-    browser.picture(output / f"{page.name}.png")
+    browser.screenshot(output / f"{page.name}.png")
 
 
 def runs_of(client: MlflowClient, job: str) -> tuple[Run, list[Run]]:
@@ -80,10 +80,10 @@ def runs_of(client: MlflowClient, job: str) -> tuple[Run, list[Run]]:
 
 
 def pages(uri: str, job: str, parent: Run, children: list[Run]) -> list[Page]:
-    """In the order in which they are looked at."""
+    """In the order of the review page."""
     experiment = f"{uri}/#/experiments/{parent.info.experiment_id}"
     run = f"{experiment}/runs/{parent.info.run_id}"
-    # What "Model training" above the menu chooses.
+    # The setting "Model training" above the menu.
     kind = "workflowType=machine_learning"
     front = urllib.parse.quote(f"tags.job = '{job}' and tags.pareto = 'true'")
     ordered = "orderByKey=metrics.%60final_accuracy%60&orderByAsc=false"

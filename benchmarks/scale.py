@@ -1,11 +1,11 @@
-"""One search on 2, 16, 128 and 1,000 simulated workers, with failures and preemptions: utilisation, and time to a hypervolume.
+"""One search on 2, 16, 128 and 1,000 simulated workers, with failures and preemptions: utilisation and time to a hypervolume.
 
     python benchmarks/scale.py [--trials 3000] [--workers 2,16,128,1000] [--trial-minutes 30]
 
-Coordinator, proposer and scheduler are those that run under Ray Tune; trials are answered by the surrogate and the clock is simulated.
-1 % of the trials fail by themselves, 5 % of the workers are preempted an hour, for two minutes each; their trials go on from their last
-epoch. A decision takes 50 ms of the one driver, a start 0.3 s. Times are those of a model whose trial takes --trial-minutes on average
-when it is trained to its end. The hypervolume to reach is the one that 100 random recipes, trained to their end, come to.
+Coordinator, proposer and pruner are those that run under Ray Tune; a surrogate gives the trials' results and the clock is simulated.
+1 % of the trials fail, 5 % of the workers are preempted in an hour, for two minutes each; their trials continue from their last epoch. A
+decision takes 50 ms of the driver, the start of a trial 0.3 s. A trial that is trained to its end takes --trial-minutes on average. The
+hypervolume to reach is that of 100 random recipes, trained to their end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from search_race import handed_over
+from search_race import deliverable
 from simulation.cluster import Cluster, Conditions
 from simulation.ours import our_search
 from simulation.peer import Blind, PeerSearch
@@ -33,7 +33,7 @@ RANDOM_TRIALS = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """Hours are simulated, `replay` are seconds of the processor that the simulation took."""
+    """`replay` are CPU seconds of the simulation; hours are simulated."""
 
     workers: int
     trials: int
@@ -54,8 +54,8 @@ def replay(world: World, *, workers: int, trials: int, seed: int, conditions: Co
     began = time.process_time()
     search = our_search(world, trials=trials, seed=seed, **settings)
     cluster = Cluster(search, world.trial, workers=workers, conditions=conditions, seed=seed).run()
-    taken = time.process_time() - began
-    found = handed_over(cluster, world, stopped_count=False, by_seconds=True)
+    replay_seconds = time.process_time() - began
+    found = deliverable(cluster, world, stopped_count=False, by_seconds=True)
     curve = scores(
         found,
         sorted({model.at for model in found}),
@@ -76,15 +76,15 @@ def replay(world: World, *, workers: int, trials: int, seed: int, conditions: Co
         hours_to_goal=next((score.at / 3600 for score in curve if score.hypervolume >= goal), None),
         hours=tally.makespan / 3600,
         hypervolume=curve[-1].hypervolume,
-        replay=taken,
+        replay=replay_seconds,
     )
 
 
 def random_found(world: World, seed: int) -> tuple[list[Found], float]:
-    """What random recipes come to, and how long one takes on average, in seconds."""
+    """The models of random recipes, and the mean seconds of a trial."""
     cluster = Cluster(PeerSearch(Blind(seed), world, trials=RANDOM_TRIALS), world.trial, workers=1).run()
     seconds = statistics.fmean(world.trial(recipe).outcome.seconds for recipe in cluster.recipes.values())
-    return handed_over(cluster, world, stopped_count=False), seconds
+    return deliverable(cluster, world, stopped_count=False), seconds
 
 
 def table(lines: list[Line], goal: float) -> str:

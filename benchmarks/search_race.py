@@ -1,12 +1,11 @@
-"""autoslim's search beside others, by epochs spent: hypervolume, and the best accuracy within each budget.
+"""autoslim's search compared with others, by epochs spent: hypervolume, and the best accuracy within each budget.
 
     python benchmarks/search_race.py --output runs/race [--seeds 10] [--epochs 600] [--only random,autoslim]
 
-Everybody draws from the default space and is answered by the surrogate (`simulation`), one trial at a time. Models are chosen by the
-accuracies that were observed and scored by what they are worth without luck. A trial that was stopped early counts for the others as the
-model that it was by then; for autoslim it does not, for it hands over finished trials only. Runs are kept in --output and not repeated;
-`--table` writes the table and the figure from what is there. With `--real` every trial is trained as those of the table
-were, and a model is worth what it showed on the validation images.
+All contestants draw from the default space and run one trial at a time; the surrogate (`simulation`) gives the results. Models are selected
+by their observed accuracies and scored by their accuracies without noise. A trial that was stopped early counts as the model that it was
+by then, except for autoslim, which delivers complete trials only. Finished runs in --output are reused; `--table` only writes the table and
+the figure. With `--real` every trial is trained as those of the table were, and its observed accuracy is its score.
 """
 
 from __future__ import annotations
@@ -48,17 +47,17 @@ OURS: dict[str, dict[str, Any]] = {
     "autoslim, random recipes": {"sampler": "random"},
     "autoslim, random recipes, nothing stopped": {"sampler": "random", "scheduler": "none"},
 }
-"""What is changed in a job of defaults."""
+"""Changes to a job with default settings."""
 
 MANY = 100_000
-"""Trials; the epochs end a run."""
+"""More trials than any run needs; the epochs end it."""
 POINTS = 60
 FIGURES = Path(__file__).parent / "figures"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result(Record):
-    """A run's scores at rising numbers of epochs."""
+    """Scores of a run at increasing numbers of epochs."""
 
     name: str
     seed: int
@@ -71,13 +70,13 @@ class Result(Record):
 
 
 def perform(name: str, seed: int, epochs: float, table: Path, trained: Path | None = None) -> Result:
-    """Answered by the surrogate, or by real training that is kept in `trained`."""
+    """One run with the surrogate, or with real training, whose trials are kept in the folder `trained`."""
     began = time.process_time()
     world = World(_surrogate(table), seed)
     if trained is not None:
         world = TrainedWorld.open(world, Path(os.environ["AUTOSLIM_DATA"]).absolute(), trained)
     cluster = Cluster(contestant(name, world, seed), world.trial, workers=1, seed=seed).run(epochs=epochs)
-    found = handed_over(cluster, world, stopped_count=name not in OURS)
+    found = deliverable(cluster, world, stopped_count=name not in OURS)
     at = [epochs * (index + 1) / POINTS for index in range(POINTS)]
     curve = scores(found, at, budgets=world.budgets, dense_flops=world.dense_flops, chance=world.surrogate.base.chance)
     return Result(
@@ -103,8 +102,8 @@ def contestant(name: str, world: World, seed: int) -> Search:
     return PeerSearch(PEERS[name](world, seed), world, trials=MANY)
 
 
-def handed_over(cluster: Cluster, world: World, *, stopped_count: bool, by_seconds: bool = False) -> list[Found]:
-    """What could be handed over, and since when: finished trials, and where `stopped_count` every trial as it was after an epoch."""
+def deliverable(cluster: Cluster, world: World, *, stopped_count: bool, by_seconds: bool = False) -> list[Found]:
+    """The models that could be delivered, and since when: complete trials, and with `stopped_count` every trial after each epoch."""
     found = []
     for event in cluster.events:
         accuracy = event.report.metrics.get("accuracy")
@@ -151,7 +150,7 @@ def file_of(output: Path, name: str, seed: int) -> Path:
 
 
 def read(output: Path, names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Result]]:
-    """Runs that are there, by contestant."""
+    """Finished runs by contestant."""
     found: dict[str, list[Result]] = {}
     for name in names:
         paths = [file_of(output, name, seed) for seed in seeds]
@@ -165,7 +164,7 @@ def read(output: Path, names: Sequence[str], seeds: Sequence[int]) -> dict[str, 
 
 
 def table(results: dict[str, list[Result]]) -> str:
-    """Means of the seeds, and of the hypervolume the standard error; the last columns are against random search."""
+    """Means over the seeds, with the standard error of the hypervolume."""
     labels = list(next(iter(results.values()))[0].best)
     goal = mean_curve(results["random"])[-1] if "random" in results else None
     total = next(iter(results.values()))[0].epochs[-1]
@@ -204,7 +203,7 @@ def _both(runs: Sequence[Result], label: str) -> str:
 
 
 def _reached(runs: Sequence[Result], goal: float | None) -> str:
-    """When the mean curve reaches `goal`."""
+    """The epochs at which the mean curve reaches `goal`."""
     if goal is None:
         return ""
     for epochs, value in zip(runs[0].epochs, mean_curve(runs), strict=True):
@@ -214,7 +213,7 @@ def _reached(runs: Sequence[Result], goal: float | None) -> str:
 
 
 def figure(results: dict[str, list[Result]]) -> str:
-    """From a tenth of the epochs on: before, the few trials that there are differ by much more than contestants do later."""
+    """From a tenth of the epochs on: before, the first few trials differ more than the contestants do later."""
     lines = []
     for name, runs in results.items():
         first = len(runs[0].epochs) // 10
@@ -235,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--real", action="store_true", help="train every trial (AUTOSLIM_DATA must name the folder with cifar10/)"
     )
-    parser.add_argument("--table", action="store_true", help="start nothing")
+    parser.add_argument("--table", action="store_true", help="only write the table and the figure")
     arguments = parser.parse_args()
     if arguments.real and "AUTOSLIM_DATA" not in os.environ:
         parser.error("--real needs AUTOSLIM_DATA, the folder that holds cifar10/")

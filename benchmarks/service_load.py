@@ -1,10 +1,10 @@
-"""How the service holds up: reads at a steady rate, beside many queued jobs, many event streams, and trials that run.
+"""Latency of the service under load: reads at a steady rate with many queued jobs, many event streams, and running trials.
 
     python benchmarks/service_load.py [--jobs 1000] [--streams 200] [--rate 50] [--seconds 60] [--storage URL]
 
-One API process, on loopback, started as users start it. The jobs are submitted over HTTP. First nobody runs them; then a supervisor
-begins a real search (scikit-learn's digits, a small ViT), a trial for every processor, and the same is measured again. A read's time is
-counted from the moment it was due, so that a slow answer is not hidden by the reads that waited for it.
+One API process on loopback, started by its command. The jobs are submitted over HTTP. The first measurement has no supervisor; then one
+starts a real search (scikit-learn's digits, a small ViT) with a trial for every CPU, and the measurement is repeated. A read's time counts
+from the moment it was due, so that a slow answer is not hidden by the reads that waited for it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ MIX = {
 class Measured:
     """Seconds of each read by kind; `lags` are seconds from an event's own time to its arrival; `memory` the API's bytes, once a second.
 
-    `busy` is the share of one processor that the API took, `waited` the share of the time in which its event loop was ready to run and
-    had no processor, `others` what all that is not part of this benchmark took of one.
+    `busy` is the share of one CPU that the API used, `waited` the share of the time in which its event loop was ready to run and had no
+    CPU, `others` the share of one CPU that processes outside this benchmark used.
     """
 
     reads: dict[str, list[float]] = dataclasses.field(default_factory=dict)
@@ -73,7 +73,7 @@ class Measured:
 
 @contextlib.contextmanager
 def command(*words: str, root: Path, **streams: Any) -> Iterator[subprocess.Popen[str]]:
-    """A command of autoslim, stopped in the end with all that it has started."""
+    """A command of autoslim; at the end it is stopped with every process that it has started."""
     arguments = [sys.executable, "-m", "autoslim.cli", *words]
     with (root / f"{words[0]}.log").open("w") as log:
         process = subprocess.Popen(arguments, stderr=log, text=True, start_new_session=True, **streams)
@@ -86,19 +86,19 @@ def command(*words: str, root: Path, **streams: Any) -> Iterator[subprocess.Pope
 
 
 def memory_of(pid: int) -> int:
-    """Resident bytes of the process, without those it has started."""
+    """Resident bytes of the process, without its children."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
 
 
-def processor_seconds(pid: int) -> float:
-    """Of the process alone."""
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of the process, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def others_seconds() -> float:
-    """Of all processors, by what is neither this process nor one that it has started."""
+    """CPU seconds of all processes but this one and its descendants."""
     user, nice, system, _, _, irq, softirq = (int(field) for field in Path("/proc/stat").read_text().split()[1:8])
     parents: dict[int, int] = {}
     spent: dict[int, int] = {}
@@ -107,26 +107,26 @@ def others_seconds() -> float:
             fields = entry.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        # With its children that have ended.
+        # Including those of its children that have ended.
         parents[int(entry.parent.name)], spent[int(entry.parent.name)] = int(fields[1]), sum(map(int, fields[11:15]))
-    ours = sum(ticks for pid, ticks in spent.items() if os.getpid() in _line(pid, parents))
+    ours = sum(ticks for pid, ticks in spent.items() if os.getpid() in _ancestors(pid, parents))
     return (user + nice + system + irq + softirq - ours) / os.sysconf("SC_CLK_TCK")
 
 
-def _line(pid: int, parents: dict[int, int]) -> Iterator[int]:
-    """The process, its parent, its parent's, and so on."""
+def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
+    """The process, its parent, and so on up to the first process."""
     while pid in parents:
         yield pid
         pid = parents[pid]
 
 
 def waiting_seconds(pid: int) -> float:
-    """For how long the process' first thread, which has the event loop, was kept waiting for a processor."""
+    """Seconds for which the process' first thread, which runs the event loop, waited for a CPU."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 async def submit_all(client: httpx.AsyncClient, count: int) -> list[str]:
-    """Ids, the first of which will be begun first."""
+    """The jobs' ids; the first one has the highest priority and starts first."""
 
     async def submit(number: int) -> str:
         spec = SPEC | {"priority": 9 if number == 0 else 5}
@@ -143,7 +143,7 @@ async def submit_all(client: httpx.AsyncClient, count: int) -> list[str]:
 
 
 async def follow(client: httpx.AsyncClient, job_id: str, measured: list[Measured]) -> None:
-    """Until it is cancelled; what arrives is booked to the last of `measured`."""
+    """Follows a job's events until it is cancelled; their lags count for the last of `measured`."""
     began = datetime.datetime.now(datetime.UTC)
     async with client.stream("GET", f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}, timeout=None) as answer:
         answer.raise_for_status()
@@ -178,7 +178,7 @@ async def read(client: httpx.AsyncClient, kind: str, ids: list[str], due: float,
 async def measure(client: httpx.AsyncClient, ids: list[str], measured: Measured, pid: int, arguments: argparse.Namespace) -> None:
     kinds = random.Random(0).choices(list(MIX), weights=list(MIX.values()), k=int(arguments.rate * arguments.seconds))
     began, tasks = time.perf_counter(), []
-    worked, waited, others = processor_seconds(pid), waiting_seconds(pid), others_seconds()
+    worked, waited, others = cpu_seconds(pid), waiting_seconds(pid), others_seconds()
     for number, kind in enumerate(kinds):
         due = began + number / arguments.rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -187,7 +187,7 @@ async def measure(client: httpx.AsyncClient, ids: list[str], measured: Measured,
             measured.memory.append(memory_of(pid))
     await asyncio.gather(*tasks)
     seconds = time.perf_counter() - began
-    measured.busy, measured.waited = (processor_seconds(pid) - worked) / seconds, (waiting_seconds(pid) - waited) / seconds
+    measured.busy, measured.waited = (cpu_seconds(pid) - worked) / seconds, (waiting_seconds(pid) - waited) / seconds
     measured.others = (others_seconds() - others) / seconds
 
 
@@ -222,11 +222,11 @@ async def run(arguments: argparse.Namespace, root: Path, url: str, service: subp
         ids = await submit_all(client, arguments.jobs)
         print(f"{len(ids)} jobs submitted in {time.perf_counter() - began:.0f} s; the API has {memory_of(service.pid) >> 20} MiB")
         measured = [Measured()]
-        # Half of them on the job that will run, the others spread over those that wait.
+        # Half of the streams follow the job that will run, the others the waiting ones.
         followed = [ids[0] if number % 2 == 0 else ids[number % len(ids)] for number in range(arguments.streams)]
         streams = []
         for job_id in followed:
-            # Within the service's rate, as the reads are.
+            # Within the service's rate limit, like the reads.
             streams.append(asyncio.create_task(follow(client, job_id, measured)))
             await asyncio.sleep(1 / arguments.rate)
         await measure(client, ids, measured[-1], service.pid, arguments)
@@ -249,8 +249,8 @@ def report(measured: list[Measured], ended: Counter[str], trials: int) -> None:
         print("\n".join(rows(name, part)))
     for name, part in zip(("nothing", "trials"), measured, strict=True):
         print(
-            f"\nbeside {name} the API took {part.busy:.0%} of a processor, and waited for one {part.waited:.0%} of the time; "
-            f"what is no part of this took {part.others:.0%} of one"
+            f"\nbeside {name} the API used {part.busy:.0%} of a CPU and waited for one {part.waited:.0%} of the time; "
+            f"other processes used {part.others:.0%} of one"
         )
     lags = measured[1].lags
     if lags:
@@ -258,7 +258,7 @@ def report(measured: list[Measured], ended: Counter[str], trials: int) -> None:
             f"\n{len(lags)} events arrived beside trials: p50 {percentile(lags, 0.5):.2f} s, p99 {percentile(lags, 0.99):.2f} s"
         )
     memory = [value >> 20 for part in measured for value in part.memory]
-    print(f"the API's memory: {memory[0]} MiB at first, {max(memory)} at most, {memory[-1]} in the end")
+    print(f"the API's memory: {memory[0]} MiB at first, {max(memory)} at most, {memory[-1]} at the end")
     failures = sum((part.failures for part in measured), Counter[str]())
     print(f"{trials} trials had ended; failed reads: {dict(failures) or 'none'}; streams that broke off: {dict(ended) or 'none'}")
 

@@ -1,10 +1,10 @@
-"""How much of the FLOPs that a method saves becomes time, on the machine at hand.
+"""How much of the FLOPs that a method saves becomes time on this machine.
 
     python benchmarks/speedup.py --output runs/speedup [--models deit_tiny_patch16_224] [--modes eager] [--batches 1,8,64] [--share 0.5]
 
-All contestants of one model, mode and batch size run in turns in one process: the dense model, every method's cut form at the same share
-of its FLOPs, and a plain dense ViT of about as many FLOPs, only narrower. Weights are random: time does not depend on them, and counts are
-fixed. What is there is not measured again. `realised` is the speed-up over what the FLOPs promise.
+For each model, mode and batch size one process interleaves the dense model, every method's pruned form at the same share of the FLOPs, and
+a narrower dense ViT with about as many FLOPs. Weights are random: time does not depend on them, and token counts are fixed. Results in
+--output are reused. `realised` is the speed-up divided by the one that the FLOPs would give.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from autoslim.methods import METHODS, solve
 from autoslim.models import create_dense
 
 KNOBS = {"vit_slim": {"width_multiple": 8, "patches": "stay"}}
-"""Other than the defaults: what one would deploy."""
+"""Knobs other than the defaults, for a model that runs fast: widths in multiples of 8."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell(Record):
-    """One contestant; `share` of the dense model's FLOPs, milliseconds a batch, and the speed-up over dense with its quartiles."""
+    """One contestant: its share of the dense model's FLOPs, milliseconds a batch, and the speed-up over dense with quartiles."""
 
     model: str
     mode: str
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda in bfloat16")
     parser.add_argument("--batches", default="1,8,64")
     parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of one race; five rounds at least")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of one interleaved measurement; at least five rounds")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -169,7 +169,7 @@ def main() -> None:
                     continue
                 path.write_text("".join(cell.to_json() + "\n" for cell in found))
             cells += [Cell.from_json(line) for line in path.read_text().splitlines()]
-    print(f"{hardware()}, {arguments.threads} threads; times as fast as dense (quartiles), share of what the FLOPs promise")
+    print(f"{hardware()}, {arguments.threads} threads; times as fast as dense (quartiles), share of the FLOPs' speed-up")
     print(table(cells))
 
 

@@ -1,10 +1,10 @@
-"""Our fine-tuning loop beside a plain one, for the same model on the same images, epoch by epoch in turns.
+"""autoslim's finetuning loop compared with a plain one: the same model and images, epochs interleaved.
 
     AUTOSLIM_DATA=... python benchmarks/training_speed.py [--images 2048] [--rounds 5]
 
-The plain loop has the images in memory, augmented and normalised, and does nothing but the teacher's pass, the student's, the same loss,
-the backward pass and AdamW's step, in the same precision. Ours decodes, augments, prefetches, clips, averages the weights, looks for
-losses that are not finite and counts. Both train every method's cut form at half the FLOPs of vit-cifar10.
+The plain loop has augmented and normalised images in memory and does only the teacher's and the student's forward pass, the same loss, the
+backward pass and AdamW's step, in the same precision. autoslim's loop also decodes, augments, prefetches, clips gradients, averages the
+weights and checks that losses are finite. Both train every method's pruned form at half the FLOPs of vit-cifar10.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TRAINING = Training(distillation=0.9, temperature=2.0)
 
 
 def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:
-    """Images a second of one epoch after another."""
+    """Images a second, epoch by epoch."""
     loader = context.loader(context.splits.train, TRAINING, seed=0, train=True)
     bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
 

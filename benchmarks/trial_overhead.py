@@ -1,10 +1,10 @@
-"""Seconds that a trial costs when it trains nothing: ours, Ray Tune with its OptunaSearch, and Optuna alone, in one interleaved run.
+"""Overhead of a trial that trains nothing: autoslim, Ray Tune with its OptunaSearch, and Optuna alone, interleaved.
 
     python benchmarks/trial_overhead.py [--trials 40] [--rounds 3] [--history 0 200 1000]
 
-Ours is a search's own Ray Tune, searcher, scheduler, store and recipes over the space `default`, two at a time, with a trainable that
-reports one epoch and ends. Ray Tune is a trainable that reports once, with and without reused actors. Optuna alone asks, suggests and
-tells in one process. With `--history`, what searcher, scheduler and store take of a trial when so many trials have been before.
+autoslim's is a search with Ray Tune, searcher, scheduler, store and recipes of the space `default`, two trials at a time, with a trainable
+that reports one epoch and ends. Ray Tune's is a trainable that reports once, with and without reused actors. Optuna alone asks, suggests
+and tells in one process. `--history` measures searcher, scheduler and store after so many earlier trials.
 """
 
 from __future__ import annotations
@@ -47,17 +47,19 @@ DENSE = predict(SHAPE, Plan.dense(SHAPE)).total
 SLOTS = 2
 
 
-def made_up(recipe: Recipe) -> float:
+def synthetic_accuracy(recipe: Recipe) -> float:
     return int(recipe.key, 16) % 1000 / 1000
 
 
 def report(recipe: Recipe) -> EpochReport:
-    return EpochReport(epoch=1.0, phase=Phase.FINETUNE, metrics={"accuracy": made_up(recipe), "loss": 1.0}, seconds=0.0)
+    return EpochReport(
+        epoch=1.0, phase=Phase.FINETUNE, metrics={"accuracy": synthetic_accuracy(recipe), "loss": 1.0}, seconds=0.0
+    )
 
 
 def outcome(recipe: Recipe) -> Outcome:
     return Outcome(
-        recipe=recipe, accuracy=made_up(recipe), accuracy_after_pruning=0.5, flops=recipe.budget, flops_predicted=recipe.budget,
+        recipe=recipe, accuracy=synthetic_accuracy(recipe), accuracy_after_pruning=0.5, flops=recipe.budget, flops_predicted=recipe.budget,
         flops_mean=recipe.budget, flops_max=recipe.budget, params=1, epochs=1.0, seconds=0.0,
     )  # fmt: skip
 
@@ -105,7 +107,7 @@ _proposer: list[Proposer] = []
 
 
 def proposer(job: SearchJob) -> Proposer:
-    """Looking for the space's reach is done once a search, before the first trial."""
+    """One for all runs: a search works out its feasible methods once, before the first trial."""
     if not _proposer:
         budgets = {budget.label: budget.resolve(DENSE) for budget in job.budgets}
         _proposer.append(Proposer(space=load_space("default"), shape=SHAPE, budgets=budgets, training=job.training, seed=0))
@@ -158,7 +160,7 @@ def plain(trials: int) -> None:
 
 
 def seconds(run: Callable[[int], None], trials: int) -> float:
-    """Of a trial more, so that starting and ending count for nothing."""
+    """Seconds of one more trial, so that start and end do not count."""
     taken = []
     for count in (4, 4 + trials):
         began = time.perf_counter()
@@ -167,10 +169,10 @@ def seconds(run: Callable[[int], None], trials: int) -> float:
     return (taken[1] - taken[0]) / trials
 
 
-def our_share(history: int, trials: int = 60) -> list[tuple[float, float]]:
+def coordinator_milliseconds(history: int, trials: int = 60) -> list[tuple[float, float]]:
     """Milliseconds of each of `trials` trials after `history` others: of the proposal, and of the report and the result.
 
-    So many that all that is done only now and then (a forest grown, a pool of draws solved) is among them.
+    60 trials include the work that is done only once in several trials: fitting a forest, solving a pool of draws.
     """
     with coordinator(history + 10 * trials) as ready:
         taken = []
@@ -194,7 +196,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print("| trials before | proposal, ms: mean, median | report and result, ms | together, mean |\n|---|---|---|---|")
     for history in options.history:
-        proposals, writes = zip(*our_share(history), strict=True)
+        proposals, writes = zip(*coordinator_milliseconds(history), strict=True)
         mean, median, written = statistics.fmean(proposals), statistics.median(proposals), statistics.fmean(writes)
         print(f"| {history} | {mean:.1f}, {median:.1f} | {written:.1f} | {mean + written:.1f} |", flush=True)
     if options.rounds:
@@ -203,7 +205,7 @@ def main() -> None:
 
 def compare(trials: int, rounds: int) -> None:
     variants: dict[str, Callable[[int], None]] = {
-        "ours (Ray Tune, reused actors, store)": ours,
+        "autoslim (Ray Tune, reused actors, store)": ours,
         "Ray Tune + OptunaSearch": lambda count: stock(count, reuse=False),
         "Ray Tune + OptunaSearch, reused actors": lambda count: stock(count, reuse=True),
         "Optuna alone": plain,

@@ -1,12 +1,12 @@
-"""Which share of a trial is neither training nor evaluation, in a search as it is, one trial at a time.
+"""Which share of a trial is neither training nor evaluation, in a real search with one trial at a time.
 
     AUTOSLIM_DATA=... python benchmarks/trial_share.py --output runs/share [--images 4000] [--epochs 3] [--trials 6]
 
-A whole search by Ray Tune with its store, MLflow and metrics, where nothing is stopped. Stopwatches in the worker run while batches are
-loaded and trained on, what a method prepares for all its trials and has booked as epochs included; while a method fits what its cut needs
-to the training images (importances, thresholds, a refit of what reads the lost units); and while a model is judged on the validation
-images. All else of the time from one trial's end to the next one's is overhead: proposing and solving, Ray, the store, building the
-model, checkpoints, the three counts of FLOPs, saving. The first trial starts its worker and stands by itself.
+The search runs under Ray Tune with its store, MLflow and metrics; no trial is pruned. The worker measures the time of training (loading
+batches, training steps, and what a method prepares for all its trials, which counts as epochs), of a method's fit to the training images
+(importances, thresholds, least squares), and of evaluation on the validation images. The rest of the time between the ends of two trials
+is overhead: proposing and solving, Ray, the store, building the model, checkpoints, counting FLOPs three times, saving. The first trial
+also starts the worker and is listed separately.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ JOB = "trial-share"
 
 
 class TimedTrial(TrialTrainable):
-    """Leaves `NUMBER.json` beside the job's trials: seconds of training, of the method's fit, and of evaluation."""
+    """Writes `NUMBER.json` beside the trials' folders: seconds of training, of the method's fit, and of evaluation."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._watching = False
         self._spent = {"training": 0.0, "fit": 0.0, "evaluation": 0.0}
         trial.accuracy = self._timed("evaluation", trial.accuracy)
         loop.Trainer._run = self._timed("training", loop.Trainer._run)
-        # By way of the module: what a class of a script names is copied to the worker with it.
+        # Through the module: Ray copies what a script's class refers to by name, and the copy would be patched.
         for method in methods.METHODS.values():
             method.prepare = self._timed_steps("training", method.prepare)
             for name in ("attach", "finalize", "calibrate"):
@@ -57,7 +57,7 @@ class TimedTrial(TrialTrainable):
 
     @contextlib.contextmanager
     def _watch(self, name: str) -> Iterator[None]:
-        """What runs within another of these is that one's."""
+        """Nested sections count for the outermost one."""
         if self._watching:
             yield
             return
@@ -76,7 +76,7 @@ class TimedTrial(TrialTrainable):
         return timed
 
     def _timed_steps(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Of a generator, without what others do between its steps."""
+        """Times a generator's own steps, without what its consumer does between them."""
 
         def timed(*arguments: Any, **named: Any) -> Generator[Any, None, Any]:
             steps = function(*arguments, **named)
@@ -99,7 +99,7 @@ class TimedTrial(TrialTrainable):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spent:
-    """Seconds of the worker from the end of the trial before this one; `inside` is what of the trial is none of the others."""
+    """Seconds from the end of the previous trial (`whole`) and their parts; `inside` is the rest of the trial itself."""
 
     method: str
     whole: float
@@ -110,7 +110,7 @@ class Spent:
 
     @property
     def between(self) -> float:
-        """Ray, the searcher, the store, and whatever else lies between two trials of a worker."""
+        """Ray, the searcher, the store, and everything else between two trials of a worker."""
         return self.whole - self.training - self.fit - self.evaluation - self.inside
 
     @property

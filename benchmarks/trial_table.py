@@ -1,11 +1,11 @@
-"""A table of real trials: the recipes of the default space on a small model, with their accuracy after every epoch.
+"""A table of real trials: recipes of the default space on a small model, with the accuracy after every epoch.
 
     AUTOSLIM_DATA=... python benchmarks/trial_table.py --output runs/trials [--trials 400] [--minutes 90]
 
-A ViT of width 64 with 4 blocks (32 px, patch 4) learns CIFAR-10 once; then every trial slims it by a recipe drawn blindly from the space
-and solved onto a budget between 30 % and 95 % of the FLOPs, methods in turn. One trial in four is free: it keeps the FLOPs it was drawn
-with. One in eleven repeats an earlier recipe with another seed, which tells how much of an accuracy is luck. Trials are kept in
---output, one line each, and not repeated; the table is written at the end, or when the minutes are over. `simulation` learns from it.
+A ViT of width 64 with 4 blocks (32 px, patch 4) is trained on CIFAR-10 once. Every trial slims it by a recipe that is drawn at random from
+the space and solved onto a budget between 30 % and 95 % of the FLOPs, methods in turn. One trial in four is free and keeps the FLOPs it
+was drawn with. One in eleven repeats an earlier recipe with another seed, which measures the noise of an accuracy. Finished trials are
+lines in --output and not repeated; the table is written at the end, or when the minutes are over. `simulation` is fitted to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from cached_teacher import SharingBench
+from cached_teacher import SharedLogitsContext
 
 from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
@@ -49,13 +49,14 @@ MODEL = ModelSpec(
 )
 IMAGES = 640
 BASE_VALIDATION_SHARE, VALIDATION_SHARE = 0.04, 0.02
-"""2,000 images that the dense model has not seen, and the first 1,000 of them, on which trials are judged."""
+"""2,000 images that the dense model is not trained on; trials are evaluated on the first 1,000 of them."""
 TRAINING = Training(epochs=6.0)
 BASE_TRAINING = Training(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0)
 SHARES = (0.30, 0.95)
 SPACE = "default"
 
 _GOLDEN = 0.6180339887498949
+"""Steps of the golden ratio spread the budgets evenly, however many trials there are."""
 _FREE_EVERY = 4
 _ROUND = 11
 _DRAWS = 200
@@ -74,7 +75,7 @@ class Task:
 
 
 def drawn(number: int, space: Space, shape: ViTShape) -> Task:
-    """The same for every call: a table goes on where it was interrupted."""
+    """The same task in every call, so that an interrupted table can be continued."""
     cycle, place = divmod(number, _ROUND)
     if place == _ROUND - 1:
         source = cycle * _ROUND + cycle % (_ROUND - 1)
@@ -90,11 +91,11 @@ def drawn(number: int, space: Space, shape: ViTShape) -> Task:
         task = _solved(number, draw, space, shape, None if free else share)
         if task is not None:
             return task
-    raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws comes to {share:.0%} of the FLOPs")
+    raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws can be solved onto {share:.0%} of the FLOPs")
 
 
 def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float | None) -> Task | None:
-    """None for a draw that cannot be brought onto the budget, or leaves the space on the way."""
+    """None for a draw that cannot be solved onto the budget, or leaves the space when it is."""
     method, dense = METHODS[draw.method], Plan.dense(shape)
     try:
         if share is None:
@@ -117,8 +118,8 @@ def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float
     return Task(number=number, recipe=recipe, plan=solved.plan, flops=solved.flops, target=target)
 
 
-def open_bench(data: Path, output: Path) -> TrialContext:
-    """The dense model is trained once, on all images but its validation images; the trials see a few of them."""
+def open_context(data: Path, output: Path) -> TrialContext:
+    """Trains the dense model once, on all images but its validation images; trials are trained on `IMAGES` of them."""
 
     def dataset(share: float, images: int | None) -> PreparedDataset:
         spec = DatasetSpec(source=str(data / "cifar10"), validation_share=share, train_limit=images)
@@ -131,12 +132,12 @@ def open_bench(data: Path, output: Path) -> TrialContext:
         print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
     context = TrialContext.open(base=base, dataset=small.path, shared=output / "shared", common=TRAINING)
     (output / "base.json").write_text((base / "facts.json").read_text())
-    return SharingBench.over(context, output / "teacher")
+    return SharedLogitsContext.over(context, output / "teacher")
 
 
 def trained(recipe: Recipe, context: TrialContext, folder: Path) -> tuple[list[dict[str, Any]], Outcome | TrialError]:
-    """The points of a trial's curve, and how it ended; its folder is gone then. Seconds are the processor's, so that a busy machine does
-    not show in them."""
+    """The points of a trial's learning curve, and its outcome or error; its folder is deleted. Times are CPU seconds, which do not
+    depend on what else the machine does."""
     began = time.process_time()
     reports = run_trial(recipe, context, folder)
     curve: list[dict[str, Any]] = []
@@ -190,7 +191,7 @@ def perform(task: Task, context: TrialContext, folder: Path) -> dict[str, Any]:
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
-    """Those that are whole: a killed process may have left half a line."""
+    """The complete rows: a killed process may have left half a line."""
     path = output / "trials.jsonl"
     found = []
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -212,7 +213,7 @@ def carry_out(context: TrialContext, output: Path, *, trials: int, minutes: floa
             return
         row = perform(drawn(number, space, shape), context, output / "trials" / str(number))
         with (output / "trials.jsonl").open("a") as file:
-            # A line of its own even after half a line.
+            # Starts on a new line, even after half a line of a killed process.
             file.write("\n" + json.dumps(row) + "\n")
         yield row
 
@@ -241,7 +242,7 @@ SCHEMA = pa.schema(
 
 
 def write_table(output: Path, target: Path, shape: ViTShape) -> int:
-    """Returns the number of trials. The metadata hold the model, its shape and what the dense one came to."""
+    """Returns the number of trials. The metadata have the model, its shape, and the dense model's facts."""
     facts = BaseFacts.from_json((output / "base.json").read_text())
     about = {
         "model": MODEL.to_json(),
@@ -262,7 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=400)
-    parser.add_argument("--minutes", type=float, default=90.0, help="no trial is begun after that")
+    parser.add_argument("--minutes", type=float, default=90.0, help="no trial starts after that")
     parser.add_argument(
         "--table", type=Path, default=TABLE, help=f"where the table is written (default: {TABLE.name} beside this file)"
     )
@@ -272,10 +273,10 @@ def main() -> None:
     torch.set_num_threads(1)
     output = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    context = open_bench(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output)
+    context = open_context(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output)
     for row in carry_out(context, output, trials=arguments.trials, minutes=arguments.minutes):
-        said = f"{row['accuracy']:.1%} in {row['seconds']:.1f} s" if row["state"] == "complete" else row["error"]
-        print(f"trial {row['number']} {row['method']} {row['target']}: {said}", file=sys.stderr, flush=True)
+        ending = f"{row['accuracy']:.1%} in {row['seconds']:.1f} s" if row["state"] == "complete" else row["error"]
+        print(f"trial {row['number']} {row['method']} {row['target']}: {ending}", file=sys.stderr, flush=True)
     count = write_table(output, arguments.table.absolute(), context.dense.shape)
     print(f"{count} trials in {arguments.table}")
 

@@ -1,10 +1,10 @@
-"""A user's whole story: somebody's images, somebody's trained model, two budgets; models out, and the models used without autoslim.
+"""A user's whole path: given images, a given trained model and two budgets to delivered models that run without autoslim.
 
     AUTOSLIM_DATA=... python benchmarks/user_story.py --output runs/story [--story signdigits100] [--trials 8]
 
 Both stories start from `vit-cifar10`, which was trained on 32-pixel images of other classes. `signdigits100` are hand signs, used at 64
-pixels; `imagenette224-small` are photographs at 224 pixels, cut into patches of 16. Everything is done by the commands of the documents;
-what they print is kept in --output, and a search that lies there is gone on with.
+pixels; `imagenette224-small` are photographs at 224 pixels with patches of 16. Only the documented commands are used; their output is
+written to --output, and an unfinished search there is resumed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """`flags` are the user's own beside the model, the data and the budgets."""
+    """`flags` besides the model, the data and the budgets."""
 
     data: str
     flags: tuple[str, ...]
@@ -39,7 +39,7 @@ STORIES = (
 
 
 def autoslim(*words: str, log: Path) -> str:
-    """What the command prints on stdout; its stderr goes on at the end of `log`."""
+    """The command's standard output; its standard error is appended to `log`."""
     with log.open("a") as progress:
         run = subprocess.run(
             [sys.executable, "-m", "autoslim.cli", *words], stdout=subprocess.PIPE, stderr=progress, text=True, check=True
@@ -53,7 +53,7 @@ def search_flags(story: Story, data: Path, trials: int) -> list[str]:
 
 
 def run_search(story: Story, data: Path, output: Path, trials: int) -> dict[str, Any]:
-    """The summary of the search, and how long it took in all its runs."""
+    """The summary of the search, with the minutes of all its attempts."""
     kept = output / "summary.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
@@ -80,22 +80,22 @@ def write_images(source: Path, folder: Path) -> list[int]:
 
 
 def classify(model: Path, images: Path, labels: list[int]) -> float:
-    """The share that the model's own `load.py` gets right, in a process that cannot see autoslim."""
+    """Top-1 accuracy of the model's own `load.py`, in a process that cannot import autoslim."""
     classes = json.loads((model / "config.json").read_text())["classes"]
     files = sorted(images.glob("*.png"))
     run = subprocess.run(
         [sys.executable, "-I", str(model / "load.py"), *map(str, files)], capture_output=True, text=True, check=True, cwd=images
     )
-    said = [line.partition(": ")[2] for line in run.stdout.splitlines()]
-    assert len(said) == len(labels)
-    return sum(line.startswith(f"{classes[label]} ") for line, label in zip(said, labels, strict=True)) / len(labels)
+    predictions = [line.partition(": ")[2] for line in run.stdout.splitlines()]
+    assert len(predictions) == len(labels)
+    return sum(line.startswith(f"{classes[label]} ") for line, label in zip(predictions, labels, strict=True)) / len(labels)
 
 
 def check_sums(model: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=model, check=True)
 
 
-def tell(story: Story, data: Path, output: Path, trials: int) -> str:
+def render_story(story: Story, data: Path, output: Path, trials: int) -> str:
     """The story as Markdown."""
     output.mkdir(parents=True, exist_ok=True)
     plan = autoslim("plan", *search_flags(story, data, trials), "--output", str(output / "plan"), log=output / "plan.log")
@@ -106,7 +106,7 @@ def tell(story: Story, data: Path, output: Path, trials: int) -> str:
     for model in summary["models"]:
         folder = Path(model["folder"])
         check_sums(folder)
-        judged = json.loads(
+        evaluated = json.loads(
             autoslim("evaluate", str(folder), "--data", str(data / story.data), "--json", log=output / "evaluate.log")
         )
         config = json.loads((folder / "config.json").read_text())
@@ -114,7 +114,7 @@ def tell(story: Story, data: Path, output: Path, trials: int) -> str:
         fast = ", ".join(f"{mode} {timing['speedup']:.2f} at batch {batch}" for (mode, batch), timing in sorted(timings.items()))
         rows.append(
             f"| {model['label']} | {model['method']} | {model['flops'] / summary['dense_flops']:.1%} | {model['params'] / 1e6:.2f} M | "
-            f"{model['test_accuracy']:.2%} | {judged['accuracy']:.2%} | {classify(folder, output / 'images', labels):.2%} | {fast} |"
+            f"{model['test_accuracy']:.2%} | {evaluated['accuracy']:.2%} | {classify(folder, output / 'images', labels):.2%} | {fast} |"
         )
     dense = summary["models"][0]["dense_test_accuracy"] if summary["models"] else float("nan")
     states = ", ".join(f"{count} {state}" for state, count in summary["states"].items() if count)
@@ -142,7 +142,7 @@ def main() -> None:
     data = Path(os.environ["AUTOSLIM_DATA"])
     for story in STORIES:
         if not arguments.story or story.data in arguments.story:
-            print(tell(story, data, arguments.output.absolute() / story.data, arguments.trials), end="\n\n", flush=True)
+            print(render_story(story, data, arguments.output.absolute() / story.data, arguments.trials), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autoslim.cli.flags import Json
+from autoslim.core.extras import Extra, needs_extra
 from autoslim.errors import AutoslimError
 
 app = typer.Typer(
@@ -118,15 +120,21 @@ def _register() -> None:
     from autoslim.cli.slim import slim
     from autoslim.cli.submit import submit
 
-    for panel, commands in (
-        ("Here", (job_file.init, plan, search, slim)),
-        ("At the service", (submit, jobs.jobs, jobs.show, jobs.attach, jobs.logs, jobs.cancel, jobs.pull)),
-        ("Running the service", (serve.serve, serve.supervise)),
-        ("Models", (flops, evaluate, visualize)),
-        ("Help", (doctor, sync)),
-    ):
-        for command in commands:
-            app.command(rich_help_panel=panel)(command)
+    client = (submit, jobs.jobs, jobs.show, jobs.attach, jobs.logs, jobs.cancel, jobs.pull)
+    commands: tuple[tuple[str, Extra | None, tuple[Callable[..., None], ...]], ...] = (
+        ("Here", None, (job_file.init,)),
+        ("Here", "search", (plan, search)),
+        ("Here", None, (slim,)),
+        ("At the service", "client", client),
+        ("Running the service", "service", (serve.serve, serve.supervise)),
+        ("Models", None, (flops, evaluate, visualize)),
+        ("Help", None, (doctor,)),
+        ("Help", "search", (sync,)),
+    )
+    for panel, extra, group in commands:
+        for command in group:
+            needed = command if extra is None else needs_extra(extra, f"autoslim {command.__name__}")(command)
+            app.command(rich_help_panel=panel)(needed)
     app.add_typer(keys.app, name="keys", rich_help_panel="Running the service")
     app.add_typer(config.app, name="config", rich_help_panel="Help")
 

@@ -13,6 +13,7 @@ from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, paint
 from autoslim.config import PREFIX, JobSpec, Placement, Scope, Setting, read_plain, settings_of
+from autoslim.core.extras import needs_extra
 
 app = typer.Typer(help="Show the settings that a command would use.", no_args_is_help=True)
 
@@ -21,6 +22,7 @@ Row = tuple[str, Any, str]
 
 
 @app.command()
+@needs_extra("client", "autoslim config show")
 @flag.with_flags(flag.job_flags(Scope.SUBMIT), flag.placement_flags())
 def show(
     context: typer.Context,

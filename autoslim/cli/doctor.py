@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from autoslim.cli.table import paint
+from autoslim.core.extras import needs_extra
 from autoslim.errors import AutoslimError
 
 
@@ -29,7 +30,8 @@ def examine(output: Path, address: str | None, *, as_json: bool = False) -> bool
     healthy, told = True, {}
     for name, check in checks:
         try:
-            verdict, passed = check(), True
+            with needs_extra("search", "a search"):
+                verdict, passed = check(), True
         except (AutoslimError, OSError, ImportError, RuntimeError) as error:
             verdict, passed, healthy = str(error), False, False
         told[name] = {"ok": passed, "found": verdict}
@@ -58,7 +60,14 @@ def _torch() -> str:
 
 
 def _packages() -> str:
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("autoslim", "timm", "ray", "optuna", "mlflow", "pyarrow"))
+    return ", ".join(f"{name} {_version(name)}" for name in ("autoslim", "timm", "ray", "optuna", "mlflow", "pyarrow"))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _output(output: Path) -> str:

@@ -14,12 +14,16 @@ from autoslim.cli.flags import Json
 from autoslim.cli.serve import ConfigFile, Root, ServiceStorage, settings_of
 from autoslim.cli.table import columns, paint
 from autoslim.core.duration import parse_duration
+from autoslim.core.extras import needs_extra
 from autoslim.errors import RequestError
 
 app = typer.Typer(help="API keys of the service; run where its database is.", no_args_is_help=True)
 
+_needs_service = needs_extra("service", "autoslim keys")
+
 
 @app.command()
+@_needs_service
 def create(
     tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")] = "local",
     scope: Annotated[
@@ -52,6 +56,7 @@ def create(
 
 
 @app.command(name="list")
+@_needs_service
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
     config: ConfigFile = None,
@@ -81,6 +86,7 @@ def list_keys(
 
 
 @app.command()
+@_needs_service
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it; the key itself does as well.")],
     config: ConfigFile = None,

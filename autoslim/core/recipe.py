@@ -83,3 +83,15 @@ class Recipe(Record):
     @property
     def method(self) -> str:
         return "+".join(step.method for step in self.steps)
+
+    @property
+    def flat_knobs(self) -> dict[str, Any]:
+        """`{"vit_slim.depth": 9}`; a method that comes twice is `vit_slim` and `vit_slim@2`."""
+        flat: dict[str, Any] = {}
+        seen: list[str] = []
+        for step in self.steps:
+            seen.append(step.method)
+            times = seen.count(step.method)
+            method = step.method if times == 1 else f"{step.method}@{times}"
+            flat |= {f"{method}.{name}": value for name, value in step.knobs.items()}
+        return flat

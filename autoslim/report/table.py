@@ -10,7 +10,6 @@ from typing import Any
 
 from autoslim.core.result import TrialResult
 from autoslim.report.search_view import SearchView, percent
-from autoslim.store.export import flat_knobs
 
 _Cell = tuple[str, float | None]
 
@@ -109,7 +108,7 @@ def _trouble(result: TrialResult) -> str:
 
 def _knobs(result: TrialResult) -> dict[str, str]:
     """A single method's knobs go by their own names."""
-    knobs = flat_knobs(result.recipe)
+    knobs = result.recipe.flat_knobs
     if len(result.recipe.steps) == 1:
         knobs = dict(result.recipe.steps[0].knobs)
     return {name: _brief(value) for name, value in knobs.items()}

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autoslim.core.files import replacing_file
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Training
 from autoslim.core.result import Origin, ParetoFront, Target
 from autoslim.core.urls import hide_password
 from autoslim.errors import OutputError
@@ -86,7 +86,7 @@ def trials_table(job: StoredJob, trials: Sequence[StoredTrial]) -> pa.Table:
     front = {result.number for result in ParetoFront.of(trial.result for trial in trials).results}
     fast = {result.number for result in ParetoFront.of((trial.result for trial in trials), cost="latency_ms").results}
     rows = [_row(job, trial, trial.result.number in front, trial.result.number in fast) for trial in trials]
-    knobs = [flat_knobs(trial.result.recipe) for trial in trials]
+    knobs = [trial.result.recipe.flat_knobs for trial in trials]
     fields = [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in _COLUMNS.items()]
     fields += [pa.field(f"training.{name}", _ARROW[kind]) for name, kind in get_type_hints(Training).items()]
     arrays = [pa.array([row[field.name] for row in rows], field.type) for field in fields]
@@ -94,18 +94,6 @@ def trials_table(job: StoredJob, trials: Sequence[StoredTrial]) -> pa.Table:
         arrays.append(_knob_array([row.get(name) for row in knobs]))
         fields.append(pa.field(f"knob.{name}", arrays[-1].type))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={"autoslim": _about(job)}))
-
-
-def flat_knobs(recipe: Recipe) -> dict[str, Any]:
-    """`{"vit_slim.depth": 9}`; a method that comes twice is `vit_slim` and `vit_slim@2`."""
-    flat: dict[str, Any] = {}
-    seen: list[str] = []
-    for step in recipe.steps:
-        seen.append(step.method)
-        times = seen.count(step.method)
-        method = step.method if times == 1 else f"{step.method}@{times}"
-        flat.update({f"{method}.{name}": value for name, value in step.knobs.items()})
-    return flat
 
 
 def _row(job: StoredJob, trial: StoredTrial, pareto: bool, pareto_latency: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from trial_table import open_bench, trained
+from trial_table import open_context, trained
 
 from autoslim.core.files import write_atomically
 from autoslim.core.recipe import Recipe
@@ -32,7 +32,7 @@ class TrainedWorld(World):
     @classmethod
     def open(cls, world: World, data: Path, folder: Path) -> TrainedWorld:
         torch.set_num_threads(1)
-        return cls(world.surrogate, world.seed, world.space_name, context=open_bench(data, folder), folder=folder)
+        return cls(world.surrogate, world.seed, world.space_name, context=open_context(data, folder), folder=folder)
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
         simulated = super().trial(recipe)

@@ -1,4 +1,4 @@
-"""What the benchmark of estimates reads off a search's progress."""
+"""How the benchmark of estimates reads a search's output."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LINES = [
 ]
 
 
-def test_what_is_left_is_compared_at_the_first_line_that_says_it() -> None:
+def test_the_time_left_is_compared_at_the_first_line_with_an_estimate() -> None:
     assert cost_estimate.left(LINES, 100.0, 0.2) == (65.0, 60.0)
     assert cost_estimate.left(LINES, 100.0, 0.5) == (35.0, 39.0)
 
 
-def test_a_search_that_says_nothing_is_no_row() -> None:
-    with pytest.raises(ValueError, match="nothing was said to be left after 75% of 100 seconds"):
+def test_a_search_without_an_estimate_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no line has an estimate after 75% of 100 seconds"):
         cost_estimate.left(LINES, 100.0, 0.75)
 
 
-def test_a_case_is_told_in_five_rows() -> None:
+def test_a_case_has_five_rows() -> None:
     plan = {"device": "CPU", "device_hours": 0.02, "seconds": 80.0, "bytes": 2_000_000}
     summary = {"cost": {"device_hours": 0.025, "bytes": 2_500_000}}
     rows = cost_estimate.rows(cost_estimate.Case("x", ()), {"plan": plan, "summary": summary, "seconds": 100.0, "lines": LINES})

@@ -7,7 +7,7 @@ from helpers.sample_search import fill, make_job, make_recipe, make_result, make
 from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import ParetoFront
 from autoslim.errors import OutputError
-from autoslim.store.export import flat_knobs, write_front_parquet, write_trials_parquet
+from autoslim.store.export import write_front_parquet, write_trials_parquet
 
 
 def test_every_trial_is_a_row_with_every_knob_as_a_column(tmp_path, store):
@@ -60,7 +60,7 @@ def test_no_trials_give_the_same_columns_but_for_knobs(tmp_path, store):
 def test_knobs_of_a_method_that_comes_twice_are_kept_apart():
     twice = tuple(Step(method="sit", knobs={"rate": rate}) for rate in (1, 2))
     recipe = Recipe(steps=twice, budget=1, training=make_recipe(0).training, seed=0)
-    assert flat_knobs(recipe) == {"sit.rate": 1, "sit@2.rate": 2}
+    assert recipe.flat_knobs == {"sit.rate": 1, "sit@2.rate": 2}
 
 
 def test_file_that_cannot_be_replaced_stays_and_leaves_no_scraps(tmp_path, store):

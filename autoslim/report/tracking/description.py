@@ -8,7 +8,6 @@ from autoslim.core.budget import format_flops
 from autoslim.core.result import ParetoFront, TrialResult, TrialState
 from autoslim.core.urls import hide_password
 from autoslim.store import StoredJob, StoredTrial
-from autoslim.store.export import flat_knobs
 
 EXPERIMENT_NOTE = """\
 Searches by **autoslim**: a parent run for every search, and below it a child run for every trial.
@@ -50,7 +49,7 @@ def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
 def _row(job: StoredJob, result: TrialResult) -> str:
     share = "" if job.base is None else f"{100 * (result.flops or 0) / job.base.dense_flops:.1f} %"
     chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
-    knobs = ", ".join(f"{name}={_short(value)}" for name, value in flat_knobs(result.recipe).items())
+    knobs = ", ".join(f"{name}={_short(value)}" for name, value in result.recipe.flat_knobs.items())
     cells = [str(result.number), result.recipe.method, f"{100 * (result.accuracy or 0.0):.2f} %", format_flops(result.flops or 0)]
     cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, knobs[:300]]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"

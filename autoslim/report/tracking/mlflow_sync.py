@@ -25,7 +25,7 @@ from autoslim.report.tracking.mlflow_client import (
 from autoslim.report.tracking.registry import VersionCandidate, find_candidate
 from autoslim.report.tracking.run_content import Point, RunContent, epoch_points, job_content, trial_content
 from autoslim.store import Store, StoredJob, StoredTrial, TrackedRun
-from autoslim.store.export import flat_knobs, write_front_parquet, write_trials_parquet
+from autoslim.store.export import write_front_parquet, write_trials_parquet
 
 _log = logging.getLogger(__name__)
 
@@ -234,5 +234,5 @@ def _front_table(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, Any
             share,
             size,
         ]
-        rows.append([*row, chosen, json.dumps(flat_knobs(result.recipe))])
+        rows.append([*row, chosen, json.dumps(result.recipe.flat_knobs)])
     return {"columns": columns, "data": rows}

@@ -14,7 +14,6 @@ from autoslim.core.result import ParetoFront, TrialState
 from autoslim.core.urls import hide_password
 from autoslim.report.tracking.description import front_note
 from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial
-from autoslim.store.export import flat_knobs
 
 MOST_CURVES = 12
 """Metrics per epoch; with those of the result a run stays below 25, the most that MLflow's pages show well."""
@@ -204,7 +203,7 @@ def _trial_params(trial: StoredTrial) -> dict[str, str]:
         "seed": recipe.seed,
         "recipe": recipe.key,
     }
-    return _texts(params | flat_knobs(recipe) | _flat("training", recipe.training.to_dict()))
+    return _texts(params | recipe.flat_knobs | _flat("training", recipe.training.to_dict()))
 
 
 def _job_params(job: StoredJob) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Hits and misses on the test images, and what may be said from them: intervals at 95 %."""
+"""Accuracy on the test images, image by image, with intervals at 95 %."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from autoslim.training import TrialContext
 Hits = NDArray[np.bool_]
 
 
-def test_hits(model: nn.Module, context: TrialContext) -> Hits:
-    """Whether each test image is classified rightly, in float32."""
+def holdout_hits(model: nn.Module, context: TrialContext) -> Hits:
+    """Whether each test image is classified correctly, in float32: an array of booleans (N,)."""
     loader = context.loader(context.splits.test, Training(batch_size=100, augmentation="none"), seed=0, train=False)
-    # For models that draw at random.
+    # For models that drop tokens at random.
     torch.manual_seed(0)
     with torch.no_grad():
         found = [logits_of(model(images.to(context.device))).argmax(1).cpu() == labels for images, labels in loader.epoch(0)]
@@ -27,16 +27,16 @@ def test_hits(model: nn.Module, context: TrialContext) -> Hits:
 
 
 def wilson(hits: Hits) -> tuple[float, float, float]:
-    """Accuracy with its interval (Wilson), in percent."""
+    """Accuracy, lower and upper end of its Wilson score interval, in percent."""
     n, p, z = len(hits), float(hits.mean()), 1.96
     centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n)
     return 100 * p, 100 * (centre - half), 100 * (centre + half)
 
 
 def paired(hits: list[Hits], others: list[Hits]) -> tuple[float, float]:
-    """Points gained over `others` on the same images, and half the interval's width.
+    """Mean difference to `others` on the same images, in points, and half the width of its interval.
 
-    The lists hold one array per seed; an image's differences are averaged over the seeds, so that the interval is that of the images.
+    The lists have one array a seed. Differences are averaged over the seeds for each image, so that the interval is over images.
     """
     delta = np.mean([ours.astype(float) - theirs.astype(float) for ours, theirs in zip(hits, others, strict=True)], axis=0)
     return 100 * float(delta.mean()), 100 * 1.96 * float(delta.std(ddof=1)) / math.sqrt(len(delta))
