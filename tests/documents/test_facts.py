@@ -65,3 +65,9 @@ def test_the_glossary_names_classes_and_functions_that_there_are() -> None:
     code = "".join(path.read_text() for top in ("autoslim", "workers") for path in (ROOT / top).rglob("*.py"))
     named = re.findall(r"\(`(\w+)`\)", (DEVELOPING / "glossary.md").read_text())
     assert [name for name in named if not re.search(rf"^(class|def) {name}\b", code, flags=re.MULTILINE)] == []
+
+
+def test_every_extra_can_be_installed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"'\./autoslim\[(\w+)\]'", (ROOT / "docs" / "get-started.md").read_text())
+    assert set(named) == set(extras) - {"dev", "docs"}
