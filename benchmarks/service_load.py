@@ -195,7 +195,7 @@ async def until_searching(client: httpx.AsyncClient, job_id: str) -> None:
     deadline = time.monotonic() + 600
     while True:
         job = (await client.get(f"/v1/jobs/{job_id}")).json()
-        if job["progress"]["trials_done"] >= 3:
+        if job["progress"]["trials_ended"] >= 3:
             return
         if job["failure"] is not None or time.monotonic() > deadline:
             raise SystemExit(f"the search did not begin: {job['state']} {job['failure']}")
@@ -235,7 +235,7 @@ async def run(arguments: argparse.Namespace, root: Path, url: str, service: subp
             await until_searching(client, ids[0])
             measured.append(Measured())
             await measure(client, ids, measured[-1], service.pid, arguments)
-            trials = (await client.get(f"/v1/jobs/{ids[0]}")).json()["progress"]["trials_done"]
+            trials = (await client.get(f"/v1/jobs/{ids[0]}")).json()["progress"]["trials_ended"]
         ended = Counter(repr(stream.exception()) for stream in streams if stream.done())
         for stream in streams:
             stream.cancel()

@@ -38,7 +38,7 @@ from autoslim.errors import AutoslimError, InfeasibleError, TrialError
 from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate, solve
 from autoslim.search import load_space
-from autoslim.search.space.space import Draw, Space, Uniform
+from autoslim.search.space.space import Sample, Space, Uniform
 from autoslim.training import BaseRequest, Outcome, TrialContext, prepare_base, run_trial
 
 TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"
@@ -87,31 +87,31 @@ def drawn(number: int, space: Space, shape: ViTShape) -> Task:
     free = (turn // len(names)) % _FREE_EVERY == _FREE_EVERY - 1
     share = SHARES[0] + (SHARES[1] - SHARES[0]) * (_GOLDEN * (turn + 1) % 1)
     for attempt in range(_DRAWS):
-        draw = space.sample(Uniform(f"trial table {number} {attempt}"), METHODS, shape, among=[method.name])
-        task = _solved(number, draw, space, shape, None if free else share)
+        sample = space.sample(Uniform(f"trial table {number} {attempt}"), {method.name: method}, shape)
+        task = _solved(number, sample, space, shape, None if free else share)
         if task is not None:
             return task
     raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws can be solved onto {share:.0%} of the FLOPs")
 
 
-def _solved(number: int, draw: Draw, space: Space, shape: ViTShape, share: float | None) -> Task | None:
+def _solved(number: int, sample: Sample, space: Space, shape: ViTShape, share: float | None) -> Task | None:
     """None for a draw that cannot be solved onto the budget, or leaves the space when it is."""
-    method, dense = METHODS[draw.method], Plan.dense(shape)
+    method, dense = METHODS[sample.method], Plan.dense(shape)
     try:
         if share is None:
-            solved = evaluate(method, shape, dense, draw.knobs)
+            solved = evaluate(method, shape, dense, sample.knobs)
             budget = solved.flops
         else:
             budget = int(share * predict(shape, dense).total)
-            solved = solve(method, shape, dense, draw.knobs, budget, ranges=space.methods[draw.method])
+            solved = solve(method, shape, dense, sample.knobs, budget, ranges=space.methods[sample.method])
     except AutoslimError:
         return None
-    if not space.contains(dataclasses.replace(draw, knobs=solved.knobs), shape):
+    if not space.contains(dataclasses.replace(sample, knobs=solved.knobs), shape):
         return None
     recipe = Recipe(
-        steps=(Step(method=draw.method, knobs=solved.knobs),),
+        steps=(Step(method=sample.method, knobs=solved.knobs),),
         budget=budget,
-        training=TRAINING.replace(**draw.training),
+        training=TRAINING.replace(**sample.training),
         seed=0,
     )
     target = Target.FREE if share is None else f"{share:.4f}"

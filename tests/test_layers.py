@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import graphlib
 import pkgutil
 import subprocess
 import sys
+
+import grimp
 
 import autoslim
 
@@ -46,3 +49,10 @@ def test_every_part_of_the_package_is_in_the_core_or_above_it():
     parts = {module.name for module in pkgutil.iter_modules(autoslim.__path__)} - {"__main__"}
     assert set(CORE) <= parts
     assert parts - set(CORE) == above
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = grimp.build_graph("autoslim", "workers", "search_spaces", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    # Raises a CycleError that names the circle; imports for types only count, too.
+    graphlib.TopologicalSorter(imports).prepare()

@@ -11,7 +11,7 @@ import typer
 
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
-from autoslim.cli.table import columns, paint
+from autoslim.cli.table import columns, styled
 from autoslim.config import PREFIX, JobSpec, Placement, Scope, Setting, read_plain, settings_of
 from autoslim.core.extras import needs_extra
 
@@ -45,8 +45,8 @@ def show(
     if json:
         sys.stdout.write(json_format.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}) + "\n")
         return
-    lines = columns([(name, "-" if value is None else _text(value), f"# {origin}") for name, value, origin in rows])
-    sys.stdout.write("".join(_dimmed(line) + "\n" for line in lines))
+    table = [(name, "-" if value is None else _text(value), styled(f"# {origin}", "dim")) for name, value, origin in rows]
+    sys.stdout.write("\n".join(columns(table)) + "\n")
 
 
 def _spec(cli_input: CliInput, file: Path | None) -> list[Row]:
@@ -94,8 +94,3 @@ def _plain(origin: str) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json_format.dumps(value)
-
-
-def _dimmed(line: str) -> str:
-    value, mark, origin = line.rpartition("# ")
-    return value + paint(mark + origin, "dim")

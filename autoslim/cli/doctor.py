@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from autoslim.cli.table import paint
+from autoslim.cli.table import columns, styled
 from autoslim.core.extras import needs_extra
 from autoslim.errors import AutoslimError
 
@@ -36,8 +36,8 @@ def examine(output: Path, address: str | None, *, as_json: bool = False) -> bool
             verdict, passed, healthy = str(error), False, False
         told[name] = {"ok": passed, "found": verdict}
         if not as_json:
-            mark = paint("ok  ", "green") if passed else paint("FAIL", "red")
-            sys.stdout.write(f"{mark} {name:9} {verdict}\n")
+            mark = styled("ok  ", "green") if passed else styled("FAIL", "red")
+            sys.stdout.write("\n".join(columns([(mark, f"{name:9}", verdict)], gap=1)) + "\n")
             sys.stdout.flush()
     if as_json:
         sys.stdout.write(json.dumps({"ok": healthy, "checks": told}) + "\n")

@@ -44,11 +44,12 @@ def commented_file(model: type[JobSpec] = JobSpec) -> str:
     lines = [
         f"# yaml-language-server: $schema={SCHEMA.as_uri()}",
         "# A job of autoslim. A line that is commented out shows the default.",
+        "",
     ]
     settings = [setting for setting in settings_of(model).values() if setting.rules.scope is not Scope.NONE]
     for group in Group:
         members = [setting for setting in settings if setting.rules.group is group]
-        lines += ["", f"# --- {group} ---", ""] if members else []
+        lines += [f"# --- {group} ---", ""] if members else []
         for setting in members:
             lines += [*_comment(setting), _assignment(setting), ""]
     return "\n".join(lines)

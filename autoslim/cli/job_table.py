@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING
 
-from autoslim.cli.table import columns, fields, paint, state_painted
+from autoslim.cli.table import Cell, columns, state_text
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 
@@ -20,12 +20,12 @@ def ago(moment: datetime.datetime) -> str:
 
 def done(job: JobReply) -> str:
     """`14/24`; only the first where there is no such number, or no longer: the best are tuned again, as further trials."""
-    count, trials = job.progress.trials_done, job.progress.trials
+    count, trials = job.progress.trials_ended, job.progress.trials_total
     return f"{count}/{trials}" if trials and count <= trials and not job.ended else f"{count}"
 
 
 def best(job: JobReply) -> str:
-    return ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in job.progress.best.items())
+    return ", ".join(f"{label} {best.accuracy:.1%}" for label, best in job.progress.best.items())
 
 
 def state(job: JobReply) -> str:
@@ -56,18 +56,17 @@ def next_commands(job: JobReply) -> str:
 def table(jobs: list[JobReply]) -> list[str]:
     """A line a job."""
     head = ("ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED")
-    rows = [(job.id, job.name or "", job.state, done(job), best(job), ago(job.created_at)) for job in jobs]
-    lines = columns([head, *rows])
-    return [paint(lines[0], "dim"), *(state_painted(line, job.state) for line, job in zip(lines[1:], jobs, strict=True))]
+    rows = [(job.id, job.name or "", state_text(job.state), done(job), best(job), ago(job.created_at)) for job in jobs]
+    return columns([head, *rows], header=True)
 
 
 def page(job: JobReply) -> list[str]:
     """All there is to say about one job."""
     spec = job.spec
     request = f"{spec.get('model')} on {spec.get('data')} to {', '.join(spec.get('flops') or ())}"
-    pairs = [
+    pairs: list[tuple[str, Cell]] = [
         ("Job", f"{job.id}{f'  {job.name}' if job.name else ''}"),
-        ("State", state_painted(state(job), job.state)),
+        ("State", state_text(job.state, state(job).removeprefix(job.state))),
         ("Request", request),
         ("Created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC, {ago(job.created_at)}"),
     ]
@@ -75,10 +74,10 @@ def page(job: JobReply) -> list[str]:
         found = best(job)
         pairs.append(("Trials", f"{done(job)}{f'; best {found}' if found else ''}"))
     if job.failure is not None:
-        pairs.append(("Why", f"{job.failure.kind}: {job.failure.message}"))
+        pairs.append(("Why", f"{job.failure.failure_class}: {job.failure.message}"))
     pairs += [(name, link) for name, link in (("Ray", job.links.get("ray")), ("MLflow", job.links.get("mlflow"))) if link]
     pairs.append(("Next", next_commands(job)))
-    lines = fields(pairs)
+    lines = columns(pairs, gap=4)
     if job.result is not None and job.result.models:
         lines += ["", *result(job.result)]
     return lines
@@ -128,5 +127,4 @@ def trials(found: list[Trial]) -> list[str]:
                 "" if trial.seconds is None else f"{trial.seconds:.3g}",
             )
         )
-    lines = columns(rows)
-    return [paint(lines[0], "dim"), *lines[1:]]
+    return columns(rows, header=True)

@@ -16,9 +16,8 @@ from autoslim.cli import job_table, watch
 from autoslim.cli.flags import Json
 from autoslim.cli.remote import JobName, Url, connect, find_job
 from autoslim.cli.submit import show_job
+from autoslim.cli.table import STATE_STYLES
 from autoslim.errors import RequestError
-
-STATES = ("QUEUED", "STARTING", "PREPARING", "SEARCHING", "FINALIZING", "PAUSED", "SUCCEEDED", "FAILED", "CANCELLED")
 
 
 def jobs(
@@ -33,12 +32,12 @@ def jobs(
     Example: autoslim jobs --state SEARCHING --state QUEUED
     """
     states = [text.upper() for text in state or []]
-    if unknown := [text for text in states if text not in STATES]:
-        raise RequestError(f"--state is {unknown[0]!r}; allowed: {', '.join(STATES)}")
+    if unknown := [text for text in states if text not in STATE_STYLES]:
+        raise RequestError(f"--state is {unknown[0]!r}; allowed: {', '.join(STATE_STYLES)}")
     with connect(url) as client:
         found = [job.info for job in itertools.islice(client.jobs(state=states, label=name, page_size=min(limit, 200)), limit)]
     if json:
-        sys.stdout.write(json_format.dumps([job.model_dump(mode="json", by_alias=True) for job in found]) + "\n")
+        sys.stdout.write(json_format.dumps([job.model_dump(mode="json") for job in found]) + "\n")
     elif found:
         sys.stdout.write("\n".join(job_table.table(found)) + "\n")
     else:

@@ -12,7 +12,7 @@ import typer
 
 from autoslim.cli.flags import Json
 from autoslim.cli.serve import ConfigFile, Root, ServiceStorage, settings_of
-from autoslim.cli.table import columns, paint
+from autoslim.cli.table import columns
 from autoslim.core.duration import parse_duration
 from autoslim.core.extras import needs_extra
 from autoslim.errors import RequestError
@@ -81,8 +81,7 @@ def list_keys(
         rows.append(
             (key.id, key.tenant, key.name, " ".join(key.scopes), *((date or "")[:16].replace("T", " ") for date in dates))
         )
-    lines = columns(rows)
-    sys.stdout.write("\n".join([paint(lines[0], "dim"), *lines[1:]]) + "\n")
+    sys.stdout.write("\n".join(columns(rows, header=True)) + "\n")
 
 
 @app.command()

@@ -71,9 +71,9 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "methods": {
             name: {
                 "cheapest": None if found.cheapest is None else found.cheapest.flops,
-                "dearest": None if found.dearest is None else found.dearest.flops,
-                "least_params": found.least_params,
-                "least_ms": found.least_ms,
+                "dearest": None if found.costliest is None else found.costliest.flops,
+                "least_params": found.min_params,
+                "least_ms": found.min_latency_ms,
             }
             for name, found in prepared.proposer.feasibility.items()
         },
@@ -128,7 +128,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     told, limits = facts["reuse"], job.limits
     assert isinstance(told, list)
     if limits.given:
-        words = prepared.proposer.constraints(DENSE).describe(shape, Plan.dense(shape))
+        words = prepared.proposer.builder.constraints(DENSE).describe(shape, Plan.dense(shape))
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
@@ -136,7 +136,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}{heads}   reaches"]
     for name, found in prepared.proposer.feasibility.items():
         low = None if found.cheapest is None else found.cheapest.flops
-        high = None if found.dearest is None else found.dearest.flops
+        high = None if found.costliest is None else found.costliest.flops
         reached = [
             label
             for label, feasible_methods in prepared.proposer.feasible_methods.items()
@@ -144,8 +144,8 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         ]
         shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
         least = {
-            "params": "-" if found.least_params is None else format_params(found.least_params),
-            "ms": "-" if found.least_ms is None else f"{found.least_ms:.3g}",
+            "params": "-" if found.min_params is None else format_params(found.min_params),
+            "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
         }
         shown += "".join(f"{least[column]:>14}" for column in columns)
         lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
@@ -164,5 +164,5 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
-        f"Cost      {at_most}about {work.cost.told} in {job.output}",
+        f"Cost      {at_most}about {work.cost.describe()} in {job.output}",
     ]

@@ -57,7 +57,7 @@ def submit(
         sys.stderr.write(f"Job {job.id}  {job_table.state(job.info)}\n")
         if not wait:
             sys.stderr.write(f"Next: {job_table.next_commands(job.info)}\n")
-            sys.stdout.write((job.info.model_dump_json(by_alias=True) if json else job.id) + "\n")
+            sys.stdout.write((job.info.model_dump_json() if json else job.id) + "\n")
             return
         end = watch.follow(job)
     show_job(end, as_json=json)
@@ -65,7 +65,7 @@ def submit(
 
 
 def show_job(job: JobReply, *, as_json: bool) -> None:
-    sys.stdout.write((job.model_dump_json(by_alias=True) if as_json else "\n".join(job_table.page(job))) + "\n")
+    sys.stdout.write((job.model_dump_json() if as_json else "\n".join(job_table.page(job))) + "\n")
 
 
 @contextlib.contextmanager
@@ -97,18 +97,18 @@ def _render(plan: dict[str, Any]) -> str:
     for budget in plan["budgets"]:
         label, flops = budget["label"], f"{budget['flops']:,}"
         for method in budget["methods"]:
-            feasibility = [format_flops(method[end]) if method[end] is not None else "-" for end in ("least", "most")]
-            rows.append((label, flops, method["name"], *feasibility, "" if method["reaches"] else "does not reach it"))
+            feasibility = [format_flops(method[end]) if method[end] is not None else "-" for end in ("min_flops", "max_flops")]
+            rows.append((label, flops, method["name"], *feasibility, "" if method["feasible"] else "not feasible"))
             label = flops = ""
     images, estimate = plan["images"], plan["estimate"]
     lines = [
-        f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['parameters'] / 1e6:.3g} M parameters",
+        f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['params'] / 1e6:.3g} M parameters",
         f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
-        f"Work      {estimate['images_trained']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
-        f"Disk      up to {estimate['bytes'] / 1e9:.2f} GB, besides the images",
+        f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
+        f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
         "",
         *columns(rows),
-        *(f"{name} cannot slim this model: {reason}" for name, reason in plan["left_out"].items()),
+        *(f"{name} cannot slim this model: {reason}" for name, reason in plan["excluded_methods"].items()),
     ]
     return "\n".join(lines)

@@ -7,7 +7,6 @@ import sys
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
-from autoslim.search import offers
 from workers.search.summary import Summary
 
 
@@ -21,17 +20,12 @@ def render(summary: Summary) -> str:
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     for label, found in summary.reasons.items():
         lines.append(f"{label}: {found.sentence}")
-        lines += [f"{' ' * len(label)}  {offer}" for offer in offers(found)]
+        lines += [f"{' ' * len(label)}  {offer}" for offer in found.describe_neighbours()]
     knee = next((found.knee for found in summary.reasons.values()), None)
     if knee is not None:
         lines.append(f"the front bends most at trial {knee}")
     for label, control in summary.controls.items():
         lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
-    for label, result in summary.cheaper.items():
-        lines.append(
-            f"{label}: trial {result.number} ({result.recipe.method}) did as well for less, {result.accuracy:.2%} at "
-            f"{format_flops(result.flops or 0)}; its model: {summary.output}/{result.artifact}"
-        )
     lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
@@ -42,7 +36,7 @@ def render(summary: Summary) -> str:
     lines += [
         "",
         f"Time       {format_duration(summary.cost.seconds)}",
-        f"Cost       {summary.cost.told}",
+        f"Cost       {summary.cost.describe()}",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]

@@ -1,46 +1,69 @@
-"""Text in columns, and colour where somebody looks at it."""
+"""Tables and colours, drawn by rich. In a pipe or a file, and where NO_COLOR is set, the text is plain; a row is always one line."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO, Union
 
-_CODES = {"green": "32", "red": "31", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
 
-STATE_COLOURS = {
-    "SUCCEEDED": "green",
-    "FAILED": "red",
-    "CANCELLED": "yellow",
-    "PAUSED": "yellow",
+Cell = Union[str, "Text"]
+
+STATE_STYLES = {
     "QUEUED": "dim",
     "STARTING": "blue",
     "PREPARING": "blue",
     "SEARCHING": "blue",
     "FINALIZING": "blue",
+    "PAUSED": "yellow",
+    "SUCCEEDED": "green",
+    "FAILED": "red",
+    "CANCELLED": "yellow",
 }
+"""Every state of a job."""
+
+# rich cuts a table to the console's width; a command's output is also read by programs, which need whole rows.
+_UNLIMITED = 100_000
 
 
-def columns(rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
-    """Left-aligned, each as wide as its widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return [(" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def columns(rows: Sequence[Sequence[Cell]], *, header: bool = False, gap: int = 2) -> list[str]:
+    """Lines of left-aligned cells; with `header` the first row is dimmed."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, gap, 0, 0))
+    for number, row in enumerate(rows):
+        table.add_row(*row, style="dim" if header and number == 0 else None)
+    return rendered(table)
 
 
-def fields(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """A name and a value a line; what follows a line break stands below the value."""
-    width = max((len(name) for name, _ in pairs), default=0) + 4
-    return [f"{name:{width}}{value}".replace("\n", "\n" + " " * width) for name, value in pairs]
+def rendered(renderable: RenderableType, stream: TextIO | None = None) -> list[str]:
+    """The lines that rich would print to `stream`, by default stdout."""
+    from rich.console import Console
+
+    console = Console(
+        file=stream or sys.stdout,
+        width=_UNLIMITED,
+        height=_UNLIMITED,  # a width alone does not count on a dumb terminal
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    with console.capture() as captured:
+        console.print(renderable)
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def paint(text: str, colour: str | None, stream: TextIO | None = None) -> str:
-    """`text` in a colour if `stream` (default stdout) is a terminal that wants colours (NO_COLOR, TERM)."""
-    stream = stream or sys.stdout
-    wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if colour and wanted else text
+def styled(text: str, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, style)
 
 
-def state_painted(line: str, state: str, stream: TextIO | None = None) -> str:
-    """A finished line with the state in its colour, which does not change the columns."""
-    return line.replace(state, paint(state, STATE_COLOURS.get(state), stream), 1)
+def state_text(state: str, more: str = "") -> Text:
+    """The state in its colour, and what there is to add."""
+    return styled(state, STATE_STYLES.get(state, "")).append(more, "default")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from autoslim.cli import job_table
-from autoslim.cli.table import STATE_COLOURS, paint
+from autoslim.cli.table import Cell, state_text
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 
@@ -37,7 +37,7 @@ def follow(job: Job) -> JobReply:
 def exit_code(job: JobReply) -> int:
     """0 when every budget has a model, 3 when one has none, 1 when the job failed or was cancelled."""
     if job.state != "SUCCEEDED":
-        return 3 if job.failure is not None and job.failure.kind == "INFEASIBLE" else 1
+        return 3 if job.failure is not None and job.failure.failure_class == "INFEASIBLE" else 1
     return 3 if job.result is not None and job.result.missing else 0
 
 
@@ -47,7 +47,7 @@ def _follow(job: Job) -> None:
     view = View(job.info)
     with view.shown():
         for event in job.events():
-            view.take(event)
+            view.add(event)
 
 
 class View:
@@ -55,9 +55,9 @@ class View:
 
     def __init__(self, info: JobReply) -> None:
         self._state, self._since = info.state, time.monotonic()
-        self._done, self._trials = 0, info.progress.trials
+        self._done, self._trials = 0, info.progress.trials_total
         self._best: dict[str, float] = {}
-        self._first: float | None = None
+        self._ends_at: float | None = None
         self._console: Console | None = None
         self._spinner: Spinner | None = None
 
@@ -73,49 +73,41 @@ class View:
         with Live(self, console=self._console, transient=True, refresh_per_second=4):
             yield
 
-    def take(self, event: Event) -> None:
-        """Counts it, and says what a person wants to know of it."""
+    def add(self, event: Event) -> None:
+        """Counts the event, and prints those that a person wants to know of."""
         data = event.data
         match event.type:
             case "state":
                 self._state = str(data.get("state"))
                 reason = f": {data['reason']}" if data.get("reason") else ""
-                self._say(event, paint(self._state, STATE_COLOURS.get(self._state), sys.stderr) + reason)
+                self._print(event, state_text(self._state, reason))
             case "message":
-                self._say(event, str(data.get("text", "")))
+                self._print(event, str(data.get("text", "")))
             case "trial_ended":
                 self._done += 1
-                self._first = self._first or time.monotonic()
-                self._say(event, f"{_trial(data)} {_ending(data)}")
+                self._ends_at = _ends_at(event)
+                self._print(event, f"{_trial(data)} {_ending(data)}")
             case "best":
                 self._best[str(data.get("label"))] = float(data.get("accuracy") or 0.0)
-                self._say(event, f"best within {data.get('label')}: {_result(data)}")
+                self._print(event, f"best within {data.get('label')}: {_result(data)}")
 
-    def _say(self, event: Event, text: str) -> None:
-        at = f"{event.at.astimezone():%H:%M:%S} " if event.at else ""
+    def _print(self, event: Event, text: Cell) -> None:
+        from rich.text import Text
+
+        line = Text.assemble(f"{event.at.astimezone():%H:%M:%S} " if event.at else "", text)
         if self._console is None:
-            sys.stderr.write(f"{at}{text}\n")
+            sys.stderr.write(f"{line.plain}\n")
             sys.stderr.flush()
         else:
-            from rich.text import Text
-
-            self._console.print(Text.from_ansi(at + text))
+            self._console.print(line)
 
     def status(self) -> str:
         parts = [f"{self._done}{f'/{self._trials}' if self._trials and self._done <= self._trials else ''} trials"]
         if self._best:
             parts.append("best " + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in self._best.items()))
-        left = self._seconds_left()
-        if left is not None and self._state == "SEARCHING":
-            parts.append(f"about {format_duration(left)} left")
+        if self._ends_at is not None and self._state == "SEARCHING":
+            parts.append(f"about {format_duration(max(0.0, self._ends_at - time.time()))} left")
         return f"{self._state}  " + "  |  ".join(parts)
-
-    def _seconds_left(self) -> float | None:
-        """From the trials that ended while this is shown."""
-        if self._first is None or self._done < 2 or not self._trials or self._done >= self._trials:
-            return None
-        each = (time.monotonic() - self._first) / (self._done - 1)
-        return each * (self._trials - self._done)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.spinner import Spinner
@@ -123,6 +115,12 @@ class View:
         self._spinner = self._spinner or Spinner("dots")
         self._spinner.update(text=self.status())
         yield self._spinner
+
+
+def _ends_at(event: Event) -> float | None:
+    """The Unix time at which the job will end, by the driver's own estimate; None where it has none."""
+    left = event.data.get("seconds_left")
+    return None if left is None or event.at is None else event.at.timestamp() + float(left)
 
 
 def _trial(data: dict[str, Any]) -> str:

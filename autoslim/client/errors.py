@@ -110,7 +110,7 @@ class JobEndedError(JobError):
             f"job {job.id} ended as {job.state}{told}" + (f" Next: {failure.next}" if failure and failure.next else "")
         )
         self.job = job
-        if failure is not None and failure.kind == "INFEASIBLE":
+        if failure is not None and failure.failure_class == "INFEASIBLE":
             self.exit_code = BudgetError.exit_code
 
 

@@ -13,19 +13,19 @@ from autoslim.client.errors import ServiceError, UnexpectedReplyError
 CODES: dict[str, type[ServiceError]] = {
     "invalid-spec": errors.InvalidSpecError,
     "infeasible-budget": errors.InfeasibleBudgetError,
-    "request-refused": errors.RefusedError,
+    "invalid-request": errors.RefusedError,
     "invalid-parameter": errors.RefusedError,
     "idempotency-key-reused": errors.KeyReusedError,
     "not-found": errors.NotFoundError,
     "not-ended": errors.ConflictError,
-    "body-too-large": errors.TooLargeError,
+    "content-too-large": errors.TooLargeError,
     "unauthenticated": errors.UnauthorizedError,
     "forbidden": errors.ForbiddenError,
     "too-many-requests": errors.TooManyRequestsError,
     "queue-full": errors.TooManyRequestsError,
     "too-many-streams": errors.UnreachableError,
     "store-unavailable": errors.UnreachableError,
-    "no-plan": errors.UnreachableError,
+    "plan-unavailable": errors.UnreachableError,
     "internal-error": errors.UnreachableError,
 }
 """By the code in the answer; one that is not known here falls back on its status."""

@@ -1,4 +1,4 @@
-"""What the service answers, as values. A newer service may say more than is known here: that is kept, not refused."""
+"""The service's responses as values. Fields that a newer service adds are kept as extra attributes."""
 
 from __future__ import annotations
 
@@ -8,31 +8,41 @@ from typing import Any
 import pydantic
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
-"""A job in one of these states never changes again."""
+"""The states in which a job no longer changes."""
 
 
 class Reply(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="allow", populate_by_name=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
 
 class Failure(Reply):
-    """`kind` is the class of failure, `next` the command or the change that helps."""
+    """Why a job failed; `next` is the command that helps."""
 
-    kind: str = pydantic.Field(alias="class")
+    failure_class: str
     message: str
     next: str | None = None
 
 
-class Progress(Reply):
-    """`best` is the best validation accuracy so far within each budget."""
+class BestTrial(Reply):
+    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget."""
 
-    trials_done: int = 0
-    trials: int | None = None
-    best: dict[str, float] = {}
+    trial: int
+    method: str
+    accuracy: float
+    flops: int
+    budget_share: float
+
+
+class Progress(Reply):
+    """`best` is the best trial so far, by budget label."""
+
+    trials_ended: int = 0
+    trials_total: int | None = None
+    best: dict[str, BestTrial] = {}
 
 
 class SelectedModel(Reply):
-    """One model that was handed over; FLOPs are multiply-accumulates, accuracies top-1 shares."""
+    """The final model of one budget; FLOPs are multiply-accumulates per image, accuracies top-1 shares."""
 
     label: str
     budget: int
@@ -46,14 +56,14 @@ class SelectedModel(Reply):
 
 
 class Dense(Reply):
-    """The model before it is slimmed, adapted to the data; its accuracy on the validation split."""
+    """The dense model fine-tuned on the data; its accuracy on the validation images, a top-1 share."""
 
     flops: int
     accuracy: float
 
 
 class Cost(Reply):
-    """Of all attempts, but for the `seconds` of wall time, which are the last one's; `money` where the request had a price."""
+    """The cost of all attempts, except `seconds`: the wall time of the last one. `money` is None without a price per hour."""
 
     seconds: float
     device: str
@@ -64,7 +74,7 @@ class Cost(Reply):
 
 
 class Result(Reply):
-    """`missing` are the budgets that no trial met; `trials` are numbers of trials by state; `reasons` say why each model was taken."""
+    """`missing` are the budgets without a model, `trials` numbers of trials by state, `reasons` say why each model was selected."""
 
     models: tuple[SelectedModel, ...] = ()
     missing: tuple[str, ...] = ()
@@ -75,7 +85,7 @@ class Result(Reply):
 
 
 class JobReply(Reply):
-    """A job as it stood when it was asked for."""
+    """A job at the time of the request."""
 
     id: str
     name: str | None = None
@@ -104,7 +114,10 @@ class JobPage(Reply):
 
 
 class Trial(Reply):
-    """FLOPs are multiply-accumulates per image, accuracies shares on the validation split; `target` is a budget's label or `free`."""
+    """FLOPs are multiply-accumulates per image, accuracies top-1 shares on the validation images, `seconds` is wall time.
+
+    `target` is the label of the budget that the recipe was made for, or `free`.
+    """
 
     number: int
     state: str
@@ -129,7 +142,7 @@ class TrialPage(Reply):
 
 
 class Event(Reply):
-    """`seq` rises over all jobs; `type` is state, message, trial_began, trial_reported, trial_ended or best."""
+    """`seq` increases over the events of all jobs; `type` is state, message, trial_began, trial_reported, trial_ended or best."""
 
     seq: int
     type: str
@@ -143,7 +156,7 @@ class EventPage(Reply):
 
 
 class Artifact(Reply):
-    """A file of a job; `name` is its path, with forward slashes."""
+    """A file of a job; `name` is its path with forward slashes, `bytes` its size, `sha256` hexadecimal."""
 
     name: str
     bytes: int

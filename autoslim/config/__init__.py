@@ -4,7 +4,6 @@ from autoslim.config.issues import InfeasibleSpecError, SpecError, ValidationIss
 from autoslim.config.job_spec import JobSpec
 from autoslim.config.placement import Placement, TrialPlacement
 from autoslim.config.reading import parse_yaml, read_json, read_mapping, read_plain, read_text, read_yaml, validated
-from autoslim.config.reference import reference
 from autoslim.config.setting import PREFIX, Group, Scope, Setting, flag_name, settings_of, variable_name
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "read_plain",
     "read_text",
     "read_yaml",
-    "reference",
     "settings_of",
     "validated",
     "variable_name",

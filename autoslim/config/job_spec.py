@@ -365,7 +365,7 @@ class JobSpec(BaseModel):
 
     def to_job(self, *, id: str, placement: Placement) -> SearchJob:
         """The search that carries the spec out; nothing is looked up yet."""
-        return job_of(self, id=id, placement=placement)
+        return job_of(self, self.job_type, id=id, placement=placement)
 
     @classmethod
     def of_job(cls, job: SearchJob) -> Self:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from autoslim.config.placement import Placement
 from autoslim.config.setting import Setting, settings_of
 from autoslim.config.target import Target, build
 from autoslim.core.job import SearchJob
 
-if TYPE_CHECKING:
-    from autoslim.config.job_spec import JobSpec
-
 R = TypeVar("R")
-S = TypeVar("S", bound="JobSpec")
+S = TypeVar("S", bound=BaseModel)
 
 
-def job_of(spec: JobSpec, *, id: str, placement: Placement) -> SearchJob:
+def job_of(spec: BaseModel, job_type: type[SearchJob], *, id: str, placement: Placement) -> SearchJob:
     values = {"id": id, **_written(spec, settings_of(type(spec)).values()), **placement.in_job()}
-    return build(spec.job_type, values)
+    return build(job_type, values)
 
 
-def part_of(spec: JobSpec, head: str, record: type[R]) -> R:
+def part_of(spec: BaseModel, head: str, record: type[R]) -> R:
     """One of the records in the job, such as its `limits`."""
     written = (
         (target, getattr(spec, setting.name))
@@ -38,12 +37,12 @@ def spec_of_job(model: type[S], job: SearchJob) -> S:
     return model.model_validate(values)
 
 
-def written_by(spec: JobSpec, setting: Setting) -> dict[str, Any]:
+def written_by(spec: BaseModel, setting: Setting) -> dict[str, Any]:
     """What a setting writes into the job, by path."""
     return _written(spec, [setting])
 
 
-def _written(spec: JobSpec, settings: Iterable[Setting]) -> dict[str, Any]:
+def _written(spec: BaseModel, settings: Iterable[Setting]) -> dict[str, Any]:
     return {target.path: target.write(getattr(spec, setting.name), spec) for setting in settings for target in setting.rules.job}
 
 

@@ -130,3 +130,11 @@ class SearchJob(Record):
     storage: str | None = None
     tracking_uri: str | None = None
     output: str
+
+    def budget_flops(self, dense_flops: int) -> dict[str, int]:
+        """Multiply-accumulates by the budget's label, for a dense model of `dense_flops`.
+
+        Raises:
+            BudgetError: the dense model already is within a budget.
+        """
+        return {budget.label: budget.resolve(dense_flops) for budget in self.budgets}

@@ -7,11 +7,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
-from autoslim.errors import BudgetError
 
 
 class TrialState(enum.StrEnum):
@@ -177,21 +175,6 @@ class ParetoFront(Record):
             if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
                 front.append(result)
         return cls(results=tuple(front))
-
-    def best_within(self, flops: int) -> TrialResult:
-        """The most accurate trial of at most `flops` multiply-accumulates.
-
-        Raises:
-            BudgetError: when there is none; names the cheapest that was reached.
-        """
-        within = [r for r in self.results if r.flops is not None and r.flops <= flops]
-        if within:
-            return within[-1]
-        if not self.results:
-            raise BudgetError(f"no trial was completed, so none is within {format_flops(flops)}")
-        raise BudgetError(
-            f"no trial is within {format_flops(flops)}; the cheapest has {format_flops(self.results[0].flops or 0)}"
-        )
 
     def hypervolume(self, *, dense_flops: int, chance: float) -> float:
         """Area above `chance` accuracy and left of the dense model's FLOPs that the front covers, as a share of the whole."""

@@ -1,4 +1,4 @@
-"""What a plan may cost beside its FLOPs, so that every solve, a method's last cut and the check of the finished model see the same."""
+"""The limits on a plan besides its FLOPs: one check for the solver, for a method's final cut and for the finished model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from autoslim.cost.params import predict_params
 from autoslim.errors import BudgetError
 
 Timer = Callable[[Plan], float]
-"""The predicted milliseconds of a batch."""
+"""Predicts a plan's milliseconds per batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """`limits` as they are held against a plan; without a `timer` nothing is known of its latency, and that limit is not looked at."""
+    """`limits` with what is needed to check a plan. Without a `timer` its latency is unknown, and that limit is ignored."""
 
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     timer: Timer | None = None
 
     def fits(self, shape: ViTShape, plan: Plan) -> bool:
+        """Whether the plan keeps to every limit."""
         return all(share <= 1 for share in self.shares(shape, plan).values())
 
     def shares(self, shape: ViTShape, plan: Plan) -> dict[str, float]:
-        """How much of each limit the plan takes."""
+        """The plan's cost over each limit, by `params` and `latency`; above 1 the limit is broken."""
         shares = {}
         if self.limits.params is not None:
             shares["params"] = predict_params(shape, plan) / self.limits.params
@@ -37,33 +38,33 @@ class Constraints:
         return shares
 
     def describe(self, shape: ViTShape, plan: Plan) -> dict[str, str]:
-        """What the plan takes of each limit."""
-        describe = {}
+        """The plan's cost beside each limit, as text."""
+        texts = {}
         if self.limits.params is not None:
-            describe["params"] = f"{format_params(predict_params(shape, plan))} parameters of {format_params(self.limits.params)}"
+            texts["params"] = f"{format_params(predict_params(shape, plan))} parameters of {format_params(self.limits.params)}"
         if self.limits.latency_ms is not None and self.timer is not None:
-            describe["latency"] = (
+            texts["latency"] = (
                 f"{self.timer(plan):.4g} ms of {self.limits.latency_ms:g} ms at batch {self.limits.batch}, as predicted"
             )
-        return describe
+        return texts
 
     def excess(self, shape: ViTShape, plan: Plan) -> str:
-        """The limits that the plan does not keep, in words; empty where it keeps all."""
-        describe = self.describe(shape, plan)
+        """The limits that the plan breaks, as text; empty where it keeps all."""
+        texts = self.describe(shape, plan)
         over = [name for name, share in self.shares(shape, plan).items() if share > 1]
-        return "too much: " + " and ".join(describe[name] for name in over) if over else ""
+        return "too much: " + " and ".join(texts[name] for name in over) if over else ""
 
 
 def binding(shape: ViTShape, plan: Plan, budget: int, constraints: Constraints) -> str:
-    """Which limit the plan fills most: `flops`, `params` or `latency`."""
+    """The limit that the plan uses the largest share of: `flops`, `params` or `latency`."""
     shares = {"flops": predict(shape, plan).total / budget, **constraints.shares(shape, plan)}
     return max(shares, key=lambda name: shares[name])
 
 
 def check_not_trivial(budget: Budget, constraints: Constraints, shape: ViTShape) -> None:
-    """Raises BudgetError where nothing but limits is asked for, and the dense model is within them already."""
+    """Raises BudgetError when limits without a FLOPs budget are requested that the dense model keeps already."""
     dense, limits = Plan.dense(shape), constraints.limits
     unknown = limits.latency_ms is not None and constraints.timer is None
     if limits.given and budget == budget_of_limits(limits) and not unknown and constraints.fits(shape, dense):
-        describe = " and ".join(constraints.describe(shape, dense).values())
-        raise BudgetError(f"{limits.flags}: the dense model is within it already ({describe})")
+        costs = " and ".join(constraints.describe(shape, dense).values())
+        raise BudgetError(f"{limits.flags}: the dense model is within it already ({costs})")

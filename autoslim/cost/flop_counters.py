@@ -1,7 +1,7 @@
-"""FLOPs of a model as it stands, by two counters that know nothing of plans.
+"""FLOPs of a model, by two counters that are independent of plans.
 
-fvcore has no handler for fused attention and only warns, so that a DeiT-S reads 8 % too low; here it has one. Operators that
-fvcore does not price are let pass only when they are known to be element-wise or to move data; any other is an error.
+fvcore has no handler for fused attention and only warns, so that its count of a DeiT-S is 8 % too low; here it has one. An operator that
+fvcore does not price is accepted only when it is known to be element-wise, a reduction, or to move data; any other is an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoslim.errors import UnsupportedModelError
 
 COUNTERS_AGREE_WITHIN = 0.006
-"""torch's counter leaves out LayerNorm, which is at most 0.6 % of a ViT."""
+"""Relative difference of the two counters: torch's leaves out LayerNorm, which is at most 0.6 % of a ViT."""
 
 with warnings.catch_warnings():
     # fvcore scripts a function while it is imported, which torch now deprecates.
@@ -38,9 +38,9 @@ _FREE = frozenset(_FREE_OPERATORS.split())
 
 
 def count_flops(model: nn.Module, image_size: int | tuple[int, int], image_13HW: torch.Tensor | None = None) -> int:
-    """Multiply-accumulates of one image, by fvcore; the same with timm's fused attention on or off.
+    """Multiply-accumulates per image, counted by fvcore; the same with timm's fused attention on or off.
 
-    Any image does, and a blank one is taken, unless the model computes more for one than for another.
+    The image matters only where the model computes more for one than for another; the default is a blank one.
 
     Raises:
         UnsupportedModelError: when the model runs an operator that cannot be priced.
@@ -59,7 +59,7 @@ def count_flops(model: nn.Module, image_size: int | tuple[int, int], image_13HW:
 
 
 def count_flops_torch(model: nn.Module, image_size: int | tuple[int, int]) -> int:
-    """The same by torch's own counter, which sees matrix products only, without norms; a second opinion.
+    """Multiply-accumulates per image by torch's own counter, a second opinion: matrix products only, without norms.
 
     The mathematical attention kernel is forced because the counter prices the fused one at zero on a CPU.
     """

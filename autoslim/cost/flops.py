@@ -1,7 +1,12 @@
-"""FLOPs of a plan in closed form, equal to what fvcore measures on the finished model, to the integer.
+"""FLOPs of a plan in closed form, equal to what fvcore counts in the finished model, to the integer.
 
-Counted, per image and in multiply-accumulates: the patch projection, every linear layer, QK^T and AV, the classifier,
-and LayerNorm at 5 per element (fvcore's price). Not counted: softmax, GELU, biases, residuals, position embeddings.
+Counted, per image and in multiply-accumulates: the patch projection, every linear layer, QK^T and AV, the classifier, and LayerNorm at 5
+per element (fvcore's price). Not counted: softmax, GELU, biases, residuals, position embeddings.
+
+With N_kv, N_q, N_mlp a block's tokens, D the model's width, A the attention's width (heads times head width) and F the hidden units, the
+matrix products of a block are
+
+    2 N_q D A  (queries, projection) + 2 N_kv D A  (keys, values) + 2 N_q N_kv A  (QK^T, AV) + 2 N_mlp D F  (MLP).
 """
 
 from __future__ import annotations
@@ -18,7 +23,10 @@ LAYER_NORM = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flops(Record):
-    """`matmuls` is what papers count; `norms` what fvcore adds; `extras` what the method's own parts cost, norms included."""
+    """Multiply-accumulates per image.
+
+    `matmuls` are what papers count, `norms` what fvcore adds; `extras` are the method's own modules, their norms included.
+    """
 
     matmuls: int
     norms: int
@@ -30,6 +38,8 @@ class Flops(Record):
 
 
 def predict(shape: ViTShape, plan: Plan) -> Flops:
+    """The FLOPs of the model that `plan` describes."""
+    # The stem and the head do not depend on the plan, except that the final norm sees the tokens that are left.
     matmuls = shape.patches * shape.patch_inputs * shape.dim + shape.classifiers * shape.dim * shape.classes
     norms = 0
     if shape.pre_norm:
@@ -46,6 +56,7 @@ def predict(shape: ViTShape, plan: Plan) -> Flops:
 
 
 def block_matmuls(shape: ViTShape, block: BlockPlan) -> int:
+    """The matrix products of one block; see the formula above."""
     width = block.attention_width
     queries_and_projection = 2 * block.tokens_q * shape.dim * width
     keys_and_values = 2 * block.tokens_kv * shape.dim * width
@@ -55,10 +66,11 @@ def block_matmuls(shape: ViTShape, block: BlockPlan) -> int:
 
 
 def block_norms(shape: ViTShape, block: BlockPlan) -> int:
-    """A sub-layer that is gone has lost its norm, too."""
+    """The norms of one block; a removed sub-layer has lost its norm, too."""
     norms = 0
     if block.attention_width:
         norms += LAYER_NORM * block.tokens_kv * shape.dim
+        # Normalised queries and keys: one norm each, over all heads' widths.
         if shape.qk_norm:
             norms += LAYER_NORM * (block.tokens_q + block.tokens_kv) * block.attention_width
     if block.hidden:

@@ -1,4 +1,4 @@
-"""`Grid`: numbers measured at the points of a grid, and what lies between them."""
+"""`Grid`: numbers measured at the points of a grid, with multilinear interpolation between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autoslim.errors import RequestError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid(Record):
-    """`axes` rise strictly; `values` hold a number for every combination of their entries, the last axis running fastest."""
+    """`axes` rise strictly; `values` has a number for every combination of their entries, the last axis varying fastest."""
 
     axes: tuple[tuple[float, ...], ...]
     values: tuple[float, ...]
@@ -29,11 +29,12 @@ class Grid(Record):
 
     @property
     def points(self) -> list[tuple[float, ...]]:
-        """In the order of `values`."""
+        """The points in the order of `values`."""
         return list(itertools.product(*self.axes))
 
     def __call__(self, *point: float) -> float:
-        """Linear in every axis between its entries; beyond an end as at the end."""
+        """The value at `point`, one coordinate per axis: linear in every axis between its entries, constant beyond its ends."""
+        # The corners of the cell that holds the point, as flat indices with their weights; each axis splits every corner in two.
         corners = [(0, 1.0)]
         for axis, place in zip(self.axes, point, strict=True):
             low, weight = _between(axis, place)
@@ -46,7 +47,8 @@ class Grid(Record):
         return sum(self.values[index] * share for index, share in corners)
 
     def rising(self) -> Grid:
-        """The same with every value raised to the largest below it: what is larger is not said to take less."""
+        """The least grid above this one that never falls along an axis: noise must not make a larger part cheaper, or bisection fails."""
+        # A running maximum along one axis after the other; `stride` is the distance of neighbours along the axis in `values`.
         values = list(self.values)
         stride = 1
         for axis in reversed(self.axes):
@@ -58,7 +60,7 @@ class Grid(Record):
 
 
 def _between(axis: Sequence[float], place: float) -> tuple[int, float]:
-    """The entry at or below `place`, and how far it is from there to the next one, in shares of the way."""
+    """The index of the entry at or below `place`, and how far `place` is from it to the next one, from 0 to 1."""
     if place <= axis[0]:
         return 0, 0.0
     if place >= axis[-1]:

@@ -1,8 +1,9 @@
-"""`LatencyTable`: what each part of a block takes on one device, and from it what a plan takes.
+"""`LatencyTable`: the latency of each part of a block on one device, and from it that of a plan.
 
-The parts are attention and MLP with their norms and residual sums, by tokens and widths; attention that computes some of its tokens
-only; tokens dropped in front of a block; the methods' own parts; and what lies before and behind the blocks. Between the points that
-were measured, time is linear. Whole models, dense and cut, were measured too: they say by how much the sum of the parts is off.
+The parts are attention and MLP with their norms and residual sums, over tokens and widths; attention that computes some of its tokens
+only; tokens dropped in front of a block or in its middle; the methods' own modules; and the ends, which are all that is not a block.
+Between the points that were measured, latency is interpolated linearly. The sum of the parts is not the latency of the whole: caches
+and launches are shared. So whole models, dense and cut, are measured, too, and correct the sum.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DENSE = "dense"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(Record):
-    """A cut model to measure whole: the methods with solved knobs, and the plan that they come to."""
+    """A cut model to measure as a whole: methods with solved knobs, and their plan."""
 
     steps: tuple[Step, ...]
     plan: Plan
@@ -35,9 +36,9 @@ class Candidate(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyRequest(Record):
-    """What to measure: a timm model and its arguments, a batch size, a way of `job.SPEED_MODES`, and the cut models to correct by.
+    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and cut models for the correction.
 
-    `class_query` as in `Recipe`, of the cut models.
+    `class_query` says, as in `Recipe`, how the cut models end.
     """
 
     name: str
@@ -50,7 +51,7 @@ class LatencyRequest(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration(Record):
-    """A whole model: the sum of its parts, and what it took, in milliseconds a batch."""
+    """A whole model in milliseconds per batch: the sum of its parts, and what was measured."""
 
     recipe: str
     flops: int
@@ -64,10 +65,11 @@ class Calibration(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyTable(Record):
-    """Milliseconds of a batch. Grids are over tokens (prefix included) first; `rows` over the tokens that come in, the share of their
-    patches that is computed, and the width; `extras`, by name, over the tokens that come in and the share of them that is left.
+    """Milliseconds per batch of `batch` images.
 
-    `precision`, `threads` and `torch` are what it was measured with; `rounds` is how often each part was.
+    Grids: `attention` and `mlp` over tokens (prefix included) and width; `rows` over the tokens that enter, the share of their patches
+    that is computed, and the width; `drop` over the tokens that enter; `extras`, by name, over the tokens that enter and the share of
+    them that leaves. `ends_ms` is the embedding and the head. `rounds` is how often each part was measured.
     """
 
     shape: ViTShape
@@ -88,30 +90,33 @@ class LatencyTable(Record):
     calibrations: tuple[Calibration, ...] = ()
 
     def __call__(self, plan: Plan, recipe: str = DENSE) -> float:
-        """Predicted milliseconds of a batch; `recipe` names the methods, as in `Recipe.method`, and is corrected for."""
+        """Predicted milliseconds per batch, corrected for the methods that `recipe` names, as in `Recipe.method`."""
         parts = self.parts(plan)
         return parts * self.correction(recipe, parts)
 
     @property
     def place(self) -> str:
-        """Where and how it was measured."""
+        """Where and how the table was measured, for messages."""
         threads = f", {self.threads} thread{'' if self.threads == 1 else 's'}" if self.device == "cpu" else ""
         return f"{self.hardware}, {self.device.upper()}{threads}, {self.mode}, {self.precision}"
 
     def correction(self, recipe: str, parts_ms: float) -> float:
-        """How many times as long as its parts a whole model takes: between the recipe's models that were measured as their times say,
-        beyond them as the nearest; of a recipe without any, the largest that was found.
+        """The latency of a whole model over the sum of its parts, `parts_ms`.
+
+        It is interpolated between the measured models of the same methods, and constant beyond them. Without any it is the largest
+        that was measured of other methods, to err on the side of the limit.
         """
         curve = self._curves.get(recipe)
         if curve is None:
             return max([found.correction for found in self.calibrations], default=1.0)
         low, high = curve.axes[0][0], curve.axes[0][-1]
+        # Interpolating times, not ratios, keeps the prediction rising with the parts.
         known = min(max(parts_ms, low), high)
         return curve(known) / known
 
     @functools.cached_property
     def _curves(self) -> dict[str, Grid]:
-        """By recipe what whole models take over what their parts take; rising, so that a smaller plan is never said to take longer."""
+        """Per recipe the measured latency over the sum of parts, made non-decreasing, so that a smaller plan is never predicted slower."""
         curves = {}
         for recipe in {found.recipe for found in self.calibrations}:
             own: dict[float, float] = {}
@@ -123,7 +128,7 @@ class LatencyTable(Record):
         return curves
 
     def parts(self, plan: Plan) -> float:
-        """The sum of the parts."""
+        """The uncorrected sum of the parts in milliseconds."""
         total, tokens = self.ends_ms, self.shape.tokens
         for index, block in enumerate(plan.blocks):
             total += self._block(block)
@@ -131,7 +136,7 @@ class LatencyTable(Record):
             for extra in extras:
                 left = min(block.tokens_kv, block.tokens_q) / tokens
                 grid = self.extras.get(extra.name)
-                # Of a part that is not known here, at the rate of the dense model.
+                # A module that was not measured: its multiply-accumulates at the dense model's rate.
                 total += self._rate * extra.matmuls if grid is None else grid(tokens, left)
             # A module of the method's own has measured the drop along with itself.
             if block.tokens_kv < tokens and not extras:
@@ -151,6 +156,7 @@ class LatencyTable(Record):
         width = block.attention_width
         if not width:
             return 0.0
+        # Computing some tokens only gathers them and splits the projection of q, k and v: another code path, with a grid of its own.
         if block.tokens_q == block.tokens_kv:
             return self.attention(block.tokens_kv, width)
         prefix = self.shape.prefix_tokens
@@ -158,11 +164,11 @@ class LatencyTable(Record):
 
     @functools.cached_property
     def _blocks(self) -> dict[BlockPlan, float]:
-        """A solver asks for the same blocks over and over."""
+        """A cache: a solver asks for the same blocks again and again."""
         return {}
 
     @functools.cached_property
     def _rate(self) -> float:
-        """Milliseconds of a multiply-accumulate of the dense model."""
+        """Milliseconds per multiply-accumulate in the dense model's blocks."""
         dense = Plan.dense(self.shape)
         return sum(self._block(block) for block in dense.blocks) / predict(self.shape, dense).total

@@ -12,12 +12,13 @@ from autoslim.errors import SpaceError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Knob(Record):
-    """A scalar setting. `kind` is `float`, `int`, `layer` or `choice`.
+    """A scalar setting of a method. `kind` is `float`, `int`, `layer` or `choice`.
 
-    A `layer` is a block index in a recipe; its range, here and in a search space, is given as shares of the depth, so that one
-    space serves models of every depth. `cost_sign` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver may
-    move it, 0 where it does not touch the FLOPs or may not be moved. `searched` is False where only the solver sets it (through
-    `Method.costlier`): no space names it and no sampler draws it.
+    A `layer` is a block index in a recipe; its range, here and in a search space, is in shares of the depth, so that one space serves
+    models of every depth. `cost_sign` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver moves it; 0 where
+    they do not depend on it, or the solver must leave it alone. A knob with a cost sign is a `float`. `searched` is False where only
+    the solver sets the knob (through `Method.costlier`): no space names it and no sampler draws it. `log` asks samplers for a
+    logarithmic scale.
     """
 
     kind: str
@@ -31,7 +32,7 @@ class Knob(Record):
     searched: bool = True
 
     def check(self, value: Any, name: str, *, depth: int) -> None:
-        """Raises SpaceError when `value` is not one this knob can take in a recipe."""
+        """Raises SpaceError when `value` is not allowed for this knob in a recipe for a model of `depth` blocks."""
         if self.kind == "choice":
             assert self.choices is not None
             if value not in self.choices:
@@ -45,11 +46,11 @@ class Knob(Record):
 
 
 Ranges = dict[str, Knob]
-"""Knobs by name, with the bounds that a search space has narrowed them to."""
+"""Knobs by name; a search space may have narrowed their bounds."""
 
 
 def layer_index(share: float, depth: int) -> int:
-    """The block that stands at `share` of the depth; never the first, whose tokens nothing has looked at."""
+    """The block index at `share` of the depth; at least 1, because no block has seen the tokens in front of block 0."""
     return min(max(round(share * depth), 1), depth - 1)
 
 
@@ -57,7 +58,7 @@ def complete(ranges: Ranges, knobs: Knobs, *, depth: int) -> Knobs:
     """`knobs` with defaults for what is missing.
 
     Raises:
-        SpaceError: for a knob that there is not, or a value outside its range.
+        SpaceError: for an unknown knob, or a value outside its range.
     """
     unknown = sorted(set(knobs) - set(ranges))
     if unknown:

@@ -1,9 +1,9 @@
-"""One solver that puts any method's recipe onto a FLOPs budget and under whatever else limits it, before anything is trained.
+"""One solver that puts any method's recipe onto a FLOPs budget, and under all other limits, before anything is trained.
 
-A method names the knobs in which its FLOPs are monotone (`Knob.cost_sign`). The solver moves them together: pressure 0 is the dearest
-end of every range, 1/2 the recipe as it was proposed, 1 the cheapest end. It bisects the pressure and then spends what is
-left of the budget on single counts, dearest first, until nothing fits any more. Other limits (`Constraints`) are held all the way, so that
-the one that binds decides.
+A method names the knobs in which its FLOPs are monotone (`Knob.cost_sign`). The solver moves all of them together along a line: at
+pressure 0 every such knob is at the expensive end of its range, at 1/2 where the recipe proposed it, at 1 at the cheap end. It
+bisects the pressure, and spends what is left of the budget on single counts (`Method.costlier`). All other limits (`Constraints`) are
+checked at every step, so that whichever limit binds decides.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from autoslim.methods.base import Method
 from autoslim.methods.knob import Ranges
 
 _BISECTIONS = 40
+"""2^-40 of a knob's range is far below the share of one token or one width unit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Solved:
+    """Repaired knobs, the plan that they aim at and its multiply-accumulates per image."""
+
     knobs: Knobs
     plan: Plan
     flops: int
 
 
 def evaluate(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> Solved:
-    """What a recipe aims at as it stands."""
+    """The plan that knobs aim at, unsolved; `plan` is what earlier steps have left."""
     repaired = method.repair(shape, knobs)
     expected = method.expect(shape, plan, repaired)
     return Solved(knobs=repaired, plan=expected, flops=predict(shape, expected).total)
@@ -49,67 +52,90 @@ def solve(
     ranges: Ranges | None = None,
     constraints: Constraints | None = None,
 ) -> Solved:
-    """The dearest recipe of the family through `knobs` that stays within `budget` and `constraints`; `ranges` narrow the method's own.
+    """The costliest recipe on the line through `knobs` that keeps to `budget` (multiply-accumulates per image) and `constraints`.
+
+    `ranges` may narrow the method's own.
 
     Raises:
-        InfeasibleError: when even the cheapest end of the family is above one of them.
+        InfeasibleError: when even the cheap end of the line is above one of the limits.
     """
     ranges = method.ranges if ranges is None else ranges
     constraints = Constraints() if constraints is None else constraints
     knobs = method.repair(shape, knobs)
 
+    def at(pressure: float) -> Solved:
+        return evaluate(method, shape, plan, _interpolate(knobs, ranges, pressure))
+
     def fits(solved: Solved) -> bool:
         return solved.flops <= budget and constraints.fits(shape, solved.plan)
 
-    cheapest = evaluate(method, shape, plan, _interpolate(knobs, ranges, 1.0))
+    # 1. Both ends of the line: nothing fits, or everything does.
+    cheapest = at(1.0)
+    _check_feasible(method, shape, cheapest, budget, constraints)
+    costliest = at(0.0)
+    if fits(costliest):
+        return costliest
+    # 2. In between FLOPs fall with the pressure, so that the lowest pressure that fits is found by bisection.
+    best = _bisect(at, fits, cheapest)
+    # 3. One step of the pressure moves all knobs at once; single counts use what that leaves of the budget.
+    return _fill_budget(method, shape, plan, best, fits, ranges)
+
+
+def narrows(method: Method, shape: ViTShape, plan: Plan) -> bool:
+    """Whether the method can remove parameters from what `plan` leaves."""
+    cheapest = evaluate(method, shape, plan, _interpolate(method.repair(shape, {}), method.ranges, 1.0))
+    return predict_params(shape, cheapest.plan) < predict_params(shape, plan)
+
+
+def _check_feasible(method: Method, shape: ViTShape, cheapest: Solved, budget: int, constraints: Constraints) -> None:
     if cheapest.flops > budget:
         raise InfeasibleError(
             f"{method.name}: this recipe's cheapest form has {format_flops(cheapest.flops)}, above the budget of {format_flops(budget)}"
         )
     if excess := constraints.excess(shape, cheapest.plan):
         raise InfeasibleError(f"{method.name}: this recipe's cheapest form takes {excess}")
+
+
+def _bisect(at: Callable[[float], Solved], fits: Callable[[Solved], bool], cheapest: Solved) -> Solved:
+    """The recipe at the lowest pressure that fits; pressure 0 does not, pressure 1 (`cheapest`) does."""
     best, low, high = cheapest, 0.0, 1.0
-    dearest = evaluate(method, shape, plan, _interpolate(knobs, ranges, 0.0))
-    if fits(dearest):
-        return dearest
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        found = evaluate(method, shape, plan, _interpolate(knobs, ranges, middle))
+        found = at(middle)
         if fits(found):
             best, high = found, middle
         else:
             low = middle
-    return _fill_budget(method, shape, plan, best, fits, ranges)
-
-
-def narrows(method: Method, shape: ViTShape, plan: Plan) -> bool:
-    """Whether the method can take parameters away from what `plan` leaves."""
-    cheapest = evaluate(method, shape, plan, _interpolate(method.repair(shape, {}), method.ranges, 1.0))
-    return predict_params(shape, cheapest.plan) < predict_params(shape, plan)
+    return best
 
 
 def _fill_budget(
     method: Method, shape: ViTShape, plan: Plan, best: Solved, fits: Callable[[Solved], bool], ranges: Ranges
 ) -> Solved:
+    """`best` with single counts added until none fits any more."""
     while True:
         steps = [evaluate(method, shape, plan, knobs) for knobs in method.costlier(shape, best.knobs, ranges)]
+        # A step that repairs to the same recipe, or to a cheaper one, would never end the loop.
         fitting = [step for step in steps if step.flops > best.flops and fits(step)]
         if not fitting:
             return best
+        # The largest step that fits leaves the least unused.
         best = max(fitting, key=lambda step: step.flops)
 
 
 def _interpolate(knobs: Knobs, ranges: Ranges, pressure: float) -> Knobs:
+    """The knobs at a pressure from 0 to 1: those with a cost sign move, the others stay."""
     pressed = dict(knobs)
     for name, value in knobs.items():
         knob = ranges[name]
         if not knob.cost_sign:
             continue
         assert knob.kind == "float" and knob.low is not None and knob.high is not None
-        dear, cheap = (knob.high, knob.low) if knob.cost_sign > 0 else (knob.low, knob.high)
-        # A proposal may lie outside ranges that were narrowed after it was made.
+        costly, cheap = (knob.high, knob.low) if knob.cost_sign > 0 else (knob.low, knob.high)
+        # A proposal may be outside of ranges that were narrowed after it was made.
         value = min(max(value, knob.low), knob.high)
-        moved = dear + (value - dear) * 2 * pressure if pressure <= 0.5 else value + (cheap - value) * (2 * pressure - 1)
-        # At the ends rounding may step over them.
+        # Two straight pieces that meet at the proposal, so that its proportions between the knobs are kept near it.
+        moved = costly + (value - costly) * 2 * pressure if pressure <= 0.5 else value + (cheap - value) * (2 * pressure - 1)
+        # Rounding may leave the range at its ends.
         pressed[name] = min(max(moved, knob.low), knob.high)
     return pressed

@@ -177,7 +177,7 @@ def _check_hub_answers(name: str) -> None:
     config = timm.get_pretrained_cfg(name)
     if config.hf_hub_id and isinstance(try_to_load_from_cache(config.hf_hub_id, "model.safetensors"), str):
         return
-    failure: list[BaseException] = [TimeoutError(f"no answer within {_HUB_DEADLINE:.0f} s")]
+    failure: list[BaseException] = [TimeoutError(f"no answer within {_HUB_DEADLINE:g} s")]
 
     def probe() -> None:
         try:

@@ -218,7 +218,7 @@ def _cost(config: SlimConfig) -> str:
     flops, limits = config.flops, config.limits
     told = f"{flops.held / flops.dense:.1%} of the dense model's FLOPs"
     if not _limits_alone(config):
-        told += f", within the budget of {format_flops(flops.budget)} and filling {flops.held / flops.budget:.2%} of it"
+        told += f", within the budget of {format_flops(flops.budget)} of which it uses {flops.held / flops.budget:.2%}"
     told += "."
     if limits.params is not None:
         share, allowed = config.params / limits.params, format_params(limits.params)
@@ -245,7 +245,8 @@ def _granularity(config: SlimConfig) -> str:
     if config.flops.held >= 0.995 * config.flops.budget or config.flops.bound == "mean":
         return ""
     if config.recipe.budget != config.flops.budget:
-        return "No trial solved onto this budget was completed; this is the best of the cheaper ones.\n"
+        solved = format_flops(config.recipe.budget)
+        return f"Its recipe was solved for a budget of {solved}: no trial that uses more of the budget is more accurate.\n"
     return "The next larger model of this recipe, one token or one width unit more in a block, is above the budget.\n"
 
 

@@ -79,7 +79,7 @@ def _chosen(view: SearchView) -> str:
 def _why(view: SearchView) -> str:
     """A sentence for each model that was taken, and what the front offers beside it."""
     # Late: `autoslim slim` has no search, and needs no Optuna.
-    from autoslim.search.explanation import offers, reason
+    from autoslim.search.explanation import explain
 
     by_number, budgets = {result.number: result for result in view.results}, dict(view.budgets())
     lines, knees = [], []
@@ -87,8 +87,9 @@ def _why(view: SearchView) -> str:
         if number not in by_number or view.base is None:
             continue
         # Where no FLOPs were asked for, all of the dense model's were allowed.
-        found = reason(view.results, by_number[number], budgets.get(label, view.base.dense_flops))
-        lines.append("; ".join([f"{label}: {found.sentence}", *offers(found)]))
+        budget = budgets.get(label, view.base.dense_flops)
+        found = explain(view.results, by_number[number], budget, view.job.limits)
+        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours()]))
         knees.append(found.knee)
     if any(knee is not None for knee in knees):
         lines.append(f"the front bends most at trial {knees[0]}")

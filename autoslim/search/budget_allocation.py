@@ -1,64 +1,89 @@
-"""Which budget a trial is for: decided by its number alone, so that a search that is resumed or runs in parallel deals alike.
+"""`BudgetAllocator`: which budget each trial is for, by its number alone.
 
-1. One control for each budget: drawn blindly, methods in turn. What the search is worth is measured against them.
-2. The methods that no control has had, once each, free and for the budgets in turn. What a sampler learns of a method at one budget holds
-   at the others, so that no method is tried under all of them first: that would be most of a short search.
-3. The budgets in turn, and every third a free trial, which keeps the FLOPs it was drawn with: without those the front would have points
-   at the budgets only. In the benchmark a third of free trials finds a larger hypervolume than a quarter, and models at the budgets
-   within 0.15 points of those (`docs/benchmarks/search-race.md`): what is learnt between the budgets holds at them.
+Nothing but the number decides, so that a resumed search and one with parallel trials allocate the same.
+
+1. One control for each budget: its recipe is drawn at random, methods in turn. The search is compared with these trials.
+2. Each method that no control has used, once, for the free target and the budgets in turn. A sampler that learns about a method at one
+   budget can use this at the other budgets. Trying every method at every budget first would take most of a short search.
+3. The budgets in turn, and every `FREE_PERIOD`-th trial a free one, which keeps the FLOPs that its recipe was drawn with. Without free
+   trials the Pareto front has points at the budgets only.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.result import Origin, Target
 
-_PERIOD = 3
+FREE_PERIOD = 3
+"""After the opening, every third trial is free. In the search race (`benchmarks/README.md`) this gives a larger hypervolume than every
+fourth, and the best accuracies at the budgets differ by at most 0.15 points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """`target` is a budget's label or `Target.FREE`; `origin` is CONTROL or SAMPLER; `among` are methods."""
+    """What a trial is for.
+
+    `target` is a budget's label or `free`, `origin` is CONTROL or SAMPLER, `methods` are the names that
+    the recipe's method is chosen from.
+    """
 
     target: str
     origin: Origin
-    among: tuple[str, ...]
+    methods: tuple[str, ...]
 
 
-def assign(number: int, feasible_methods: Mapping[str, Sequence[str]]) -> Assignment:
-    """`feasible_methods` says which methods can be drawn for each target, budgets first and `free` among them."""
-    opening = _opening(feasible_methods)
-    if number < len(opening):
-        return opening[number]
-    budgets = [target for target in feasible_methods if target != Target.FREE]
-    turn = number - len(opening)
-    if not budgets:
-        return Assignment(target=Target.FREE, origin=Origin.SAMPLER, among=tuple(feasible_methods[Target.FREE]))
-    cycles, place = divmod(turn, _PERIOD)
-    if place == _PERIOD - 1:
-        return Assignment(target=Target.FREE, origin=Origin.SAMPLER, among=tuple(feasible_methods[Target.FREE]))
-    target = budgets[(cycles * (_PERIOD - 1) + place) % len(budgets)]
-    return Assignment(target=target, origin=Origin.SAMPLER, among=tuple(feasible_methods[target]))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BudgetAllocator:
+    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`."""
+
+    feasible_methods: Mapping[str, Sequence[str]]
+
+    def assign(self, number: int) -> Assignment:
+        """The assignment of trial `number`, counted from 0."""
+        if number < len(self._opening):
+            return self._opening[number]
+        turn = number - len(self._opening)
+        if not self._budgets or is_free_turn(turn):
+            return self._to_sampler(Target.FREE)
+        # The turns without the free ones are numbered 0, 1, 2, ... so that every budget gets the same number of them.
+        cycles, place = divmod(turn, FREE_PERIOD)
+        return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + place) % len(self._budgets)])
+
+    def _to_sampler(self, target: str) -> Assignment:
+        return Assignment(target=target, origin=Origin.SAMPLER, methods=tuple(self.feasible_methods[target]))
+
+    @functools.cached_property
+    def _budgets(self) -> list[str]:
+        return [target for target in self.feasible_methods if target != Target.FREE]
+
+    @functools.cached_property
+    def _opening(self) -> list[Assignment]:
+        controls = self._controls()
+        used = {control.methods[0] for control in controls}
+        missing = [method for method in self.feasible_methods[Target.FREE] if method not in used]
+        # The free target comes first: what a method can do at any FLOPs says more than what it does at one budget.
+        turns = [Target.FREE, *self._budgets]
+        firsts = []
+        for place, method in enumerate(missing):
+            target = turns[place % len(turns)]
+            reaches = method in self.feasible_methods[target]
+            firsts.append(Assignment(target=target if reaches else Target.FREE, origin=Origin.SAMPLER, methods=(method,)))
+        return controls + firsts
+
+    def _controls(self) -> list[Assignment]:
+        used: dict[str, int] = {}
+        controls = []
+        for target in self._budgets or [Target.FREE]:
+            # The method with the fewest controls so far: an average over methods is the fairest comparison with the search.
+            method = min(self.feasible_methods[target], key=lambda name: used.get(name, 0))
+            used[method] = used.get(method, 0) + 1
+            controls.append(Assignment(target=target, origin=Origin.CONTROL, methods=(method,)))
+        return controls
 
 
-def _opening(feasible_methods: Mapping[str, Sequence[str]]) -> list[Assignment]:
-    targets = [target for target in feasible_methods if target != Target.FREE] or [Target.FREE]
-    used: dict[str, int] = {}
-    controls = []
-    for target in targets:
-        method = min(feasible_methods[target], key=lambda name: used.get(name, 0))
-        used[method] = used.get(method, 0) + 1
-        controls.append(Assignment(target=target, origin=Origin.CONTROL, among=(method,)))
-    missing = [method for method in feasible_methods[Target.FREE] if method not in used]
-    turns = [Target.FREE, *targets] if targets != [Target.FREE] else targets
-    rest = []
-    for place, method in enumerate(missing):
-        target = turns[place % len(turns)]
-        rest.append(
-            Assignment(
-                target=target if method in feasible_methods[target] else Target.FREE, origin=Origin.SAMPLER, among=(method,)
-            )
-        )
-    return controls + rest
+def is_free_turn(turn: int) -> bool:
+    """Whether a trial is free by its place after the opening, counted from 0."""
+    return turn % FREE_PERIOD == FREE_PERIOD - 1

@@ -42,13 +42,13 @@ class DiskUse(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate(Record):
-    """The work of a search: `images_trained` over all trials, `images_adapting` to adapt the dense model to the data, and the
+    """The work of a search: `training_images` over all trials, `base_training_images` to adapt the dense model to the data, and the
     multiply-accumulates of both.
     """
 
     workload: Workload
-    images_trained: int
-    images_adapting: int
+    training_images: int
+    base_training_images: int
     multiply_accumulates: float
     disk: DiskUse
 
@@ -71,8 +71,8 @@ def estimate_work(
     computed = trained * ((1 + _BACKWARD) * mean_budget + dense_flops) + adapting * (1 + _BACKWARD) * dense_flops
     return Estimate(
         workload=workload,
-        images_trained=round(trained),
-        images_adapting=round(adapting),
+        training_images=round(trained),
+        base_training_images=round(adapting),
         multiply_accumulates=float(computed),
         disk=disk_use(job, workload, parameters=parameters, budget_share=mean_budget / dense_flops),
     )

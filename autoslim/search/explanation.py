@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 
 from autoslim.core.budget import format_flops
+from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
-from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
+from autoslim.core.result import Origin, ParetoFront, TrialResult
+from autoslim.core.selection import NO_LIMITS, eligible
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reason(Record):
-    """`cheaper` and `costlier` are the front's neighbours of the chosen trial, `knee` the number of the front's knee."""
+class Explanation(Record):
+    """`cheaper` and `costlier` are the front's neighbours of the selected trial, `knee` is the number of the front's knee.
+
+    `budget_share` is how much of the budget the selected model uses, from 0 to 1.
+    """
 
     sentence: str
+    budget_share: float
     cheaper: TrialResult | None
     costlier: TrialResult | None
     knee: int | None
 
+    def describe_neighbours(self) -> list[str]:
+        """The front's neighbours, one line each."""
+        lines = []
+        for which, result in (("cheaper", self.cheaper), ("costlier", self.costlier)):
+            if result is not None:
+                knee = ", the knee of the front" if result.number == self.knee else ""
+                lines.append(f"next {which} on the front: {_named(result)}, {_point(result)}{knee}")
+        return lines
 
-def reason(results: Sequence[TrialResult], chosen: TrialResult, budget: int) -> Reason:
+
+def explain(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits = NO_LIMITS) -> Explanation:
+    """Why `selected` is the best within `budget` (multiply-accumulates) and `limits`."""
     front = ParetoFront.of(results).results
-    others = [r for r in front if r.number != chosen.number]
+    others = [r for r in front if r.number != selected.number]
     knee = knee_point(front)
-    return Reason(
-        sentence=_sentence(results, chosen, budget),
-        cheaper=max((r for r in others if _flops(r) < _flops(chosen)), key=_flops, default=None),
-        costlier=min((r for r in others if _flops(r) > _flops(chosen)), key=_flops, default=None),
+    return Explanation(
+        sentence=_sentence(results, selected, budget, limits),
+        budget_share=_flops(selected) / budget,
+        cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
+        costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
         knee=None if knee is None else knee.number,
     )
 
@@ -46,36 +64,42 @@ def knee_point(front: Sequence[TrialResult]) -> TrialResult | None:
     return max(front[1:-1], key=lambda result: (above(result), -result.number))
 
 
-def _sentence(results: Sequence[TrialResult], chosen: TrialResult, budget: int) -> str:
-    solved = [r for r in results if r.recipe.budget == budget and r.state is TrialState.COMPLETE and r.duplicate_of is None]
-    rivals = sorted((r for r in solved if r.recipe.steps != chosen.recipe.steps), key=_accuracy)
-    name = f"trial {chosen.number} ({chosen.recipe.method})"
-    if chosen.origin == Origin.REUSED:
+def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits) -> str:
+    use = f"it uses {_flops(selected) / budget:.1%} of the budget"
+    if selected.origin is Origin.REUSED:
         return (
-            f"{name} is taken over from an earlier search, {chosen.reused_from}, whose best model within this budget it is: "
-            f"{_accuracy(chosen):.2%} on the same validation images; nothing was trained for it"
+            f"{_named(selected)} comes from an earlier search, where it was {selected.reused_from}: {_accuracy(selected):.2%} on the "
+            f"same validation images; nothing was trained for it; {use}"
         )
-    if chosen.recipe.budget != budget:
-        return f"{name} is taken, because no trial solved onto this budget is complete and it is the best of those within it"
-    seeds = [r for r in solved if r.origin == Origin.REFINEMENT and r.recipe.replace(seed=0) == chosen.recipe.replace(seed=0)]
-    measure = f"the best mean of {len(seeds)} seeds" if len(seeds) > 1 else "the highest accuracy"
-    longer = f", tuned for {chosen.recipe.training.epochs:g} epochs in the end" if chosen.origin == Origin.REFINEMENT else ""
-    text = f"{name} is taken, because it has {measure} on the validation images of {len(solved)} complete trials at this budget, "
-    text += f"{_accuracy(chosen):.2%}{longer}"
-    if rivals:
-        rival = rivals[-1]
-        text += f"; the best other recipe there, trial {rival.number} ({rival.recipe.method}), has {_accuracy(rival):.2%}"
+    within = [result for result in eligible(results, limits) if _flops(result) <= budget]
+    others = [result for result in within if result.recipe.steps != selected.recipe.steps]
+    lead = "is the only complete trial within this budget"
+    if len(within) > 1:
+        lead = f"is the most accurate of the {len(within)} complete trials within this budget"
+    sentence = f"{_named(selected)} {lead}, {_accuracy(selected):.2%} on the validation images; {use}"
+    if selected.origin is Origin.REFINEMENT:
+        sentence += f"; {_refinement(within, selected)}"
+    if others:
+        rival = max(others, key=_accuracy)
+        sentence += f"; the best other recipe, {_named(rival)}, has {_accuracy(rival):.2%}"
+    return sentence
+
+
+def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:
+    text = f"its recipe was refined for {selected.recipe.training.epochs:g} epochs"
+    recipe = selected.recipe.replace(seed=0)
+    seeds = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
+    if len(seeds) > 1:
+        text += f" with {len(seeds)} seeds, {statistics.fmean(map(_accuracy, seeds)):.2%} on average"
     return text
 
 
-def offers(found: Reason) -> list[str]:
-    """The knee and the neighbours, a line each."""
-    lines = []
-    for which, result in (("cheaper", found.cheaper), ("dearer", found.costlier)):
-        if result is not None:
-            text = f"trial {result.number} ({result.recipe.method}), {_accuracy(result):.2%} at {format_flops(_flops(result))}"
-            lines.append(f"the front's next {which} one: {text}" + (", its knee" if result.number == found.knee else ""))
-    return lines
+def _named(result: TrialResult) -> str:
+    return f"trial {result.number} ({result.recipe.method})"
+
+
+def _point(result: TrialResult) -> str:
+    return f"{_accuracy(result):.2%} at {format_flops(_flops(result))}"
 
 
 def _flops(result: TrialResult) -> int:

@@ -1,9 +1,16 @@
-"""The cheapest and the dearest recipe of a space, and the least that it has of what else is limited, per method, before training."""
+"""What the recipes of a space can cost, per method, before anything is trained: the least and the most FLOPs, the fewest parameters and the
+lowest latency.
+
+A space has too many recipes to try them all. The extremes are found by coordinate descent: from the best of a few random recipes, one
+knob at a time moves to where the cost is lowest, until no knob moves. FLOPs are monotone in nearly every knob, so it is enough to try the
+ends of ranges.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoslim.core.budget import format_flops
@@ -18,169 +25,174 @@ from autoslim.methods import METHODS, Constraints
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob, layer_index
 from autoslim.methods.solver import Solved, evaluate
-from autoslim.search.space.space import Draw, Space, Uniform, bounds
+from autoslim.search.space.space import Sample, Space, Uniform, bounds
 
-_STARTS = 24
-_DESCENTS = 3
+N_RANDOM_RECIPES = 24
+"""Starting points that are drawn: enough to begin with each value of the choices that switch other knobs on (such as a number of drops)."""
+N_DESCENTS = 3
+"""Descents, from the best starting points: one alone may end where two knobs would have to change at once."""
+
+Cost = Callable[[Solved], float]
+Evaluated = tuple[Solved, Knobs]
+"""A recipe with the knobs that it was evaluated from, before the method repaired them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CostRange(Record):
+class CostExtreme(Record):
+    """The cheapest or the costliest recipe: its multiply-accumulates and its knobs."""
+
     flops: int
     knobs: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feasibility(Record):
-    """`None` where the space holds no recipe that the method leaves inside it.
+    """What the recipes of one method can cost. `cheapest` and `costliest` are None where the space holds no recipe of the method.
 
-    `least_params` and `least_ms` are the fewest parameters and the shortest predicted latency, where there are such limits.
+    `min_params` and `min_latency_ms` (predicted) are known only where there is such a limit.
     """
 
-    cheapest: CostRange | None
-    dearest: CostRange | None
-    least_params: int | None = None
-    least_ms: float | None = None
+    cheapest: CostExtreme | None
+    costliest: CostExtreme | None
+    min_params: int | None = None
+    min_latency_ms: float | None = None
 
-
-Ceilings = Mapping[str, Constraints]
-"""By method."""
-
-_Cost = Callable[[Solved], float]
+    def reaches(self, flops: int, limits: CostLimits) -> bool:
+        """Whether there are recipes within `flops` and within each of `limits`; a minimum that is not known is no reason against it."""
+        if self.cheapest is None or self.cheapest.flops > flops:
+            return False
+        if limits.params is not None and self.min_params is not None and self.min_params > limits.params:
+            return False
+        return limits.latency_ms is None or self.min_latency_ms is None or self.min_latency_ms <= limits.latency_ms
 
 
 def feasibility(
-    space: Space, shape: ViTShape, plan: Plan, methods: Mapping[str, Method] = METHODS, all_constraints: Ceilings | None = None
+    space: Space,
+    shape: ViTShape,
+    plan: Plan,
+    methods: Mapping[str, Method] = METHODS,
+    constraints: Mapping[str, Constraints] | None = None,
 ) -> dict[str, Feasibility]:
-    """By coordinate descent from the best of a few draws: FLOPs are monotone in nearly every knob, corners too many to try."""
-    found = {}
-    for name, method in methods.items():
-        if name in space.methods:
-            starts = list(_starts(space, method, shape, plan))
-            constraints = (all_constraints or {}).get(name, Constraints())
-            found[name] = Feasibility(
-                cheapest=_extreme(space, method, shape, plan, starts, lambda solved: solved.flops),
-                dearest=_extreme(space, method, shape, plan, starts, lambda solved: -solved.flops),
-                **_least(space, method, shape, plan, starts, constraints),
-            )
-    return found
+    """By name of each of `methods` that the space uses. `plan` is what recipes start from; `constraints` are by method."""
+    return {
+        name: ExtremeSearch(space, shape, plan, method).feasibility((constraints or {}).get(name, Constraints()))
+        for name, method in methods.items()
+        if name in space.methods
+    }
 
 
-def within(found: Feasibility, flops: int, limits: CostLimits) -> bool:
-    """Whether the budget and every limit are reached; a latency that is not known yet is no reason against."""
-    if found.cheapest is None or found.cheapest.flops > flops:
-        return False
-    if limits.params is not None and found.least_params is not None and found.least_params > limits.params:
-        return False
-    return limits.latency_ms is None or found.least_ms is None or found.least_ms <= limits.latency_ms
+@dataclasses.dataclass(frozen=True)
+class ExtremeSearch:
+    """Looks for extreme recipes of one method."""
 
+    space: Space
+    shape: ViTShape
+    plan: Plan
+    method: Method
 
-def unreachable(
-    label: str, flops: int, limits: CostLimits, reached: Mapping[str, Feasibility], space: Space, narrowing: Sequence[str]
-) -> str:
-    """Why no method of the space comes to a budget, and how far each of them does; `narrowing` methods can take parameters away."""
-    spans = ", ".join(
-        f"{name} {format_flops(found.cheapest.flops)} to {format_flops(found.dearest.flops)}"
-        for name, found in reached.items()
-        if found.cheapest is not None and found.dearest is not None
-    )
-    if not any(found.cheapest is not None and found.cheapest.flops <= flops for found in reached.values()):
-        return (
-            f"budget {label} is {format_flops(flops)} multiply-accumulates, which nothing in the space {space.name!r} can reach; "
-            f"it reaches {spans}"
+    def feasibility(self, constraints: Constraints) -> Feasibility:
+        minima: dict[str, Any] = {}
+        if constraints.limits.params is not None:
+            minima["min_params"] = self._minimum(lambda solved: predict_params(self.shape, solved.plan))
+        if constraints.limits.latency_ms is not None and (timer := constraints.timer) is not None:
+            minima["min_latency_ms"] = self._minimum(lambda solved: timer(solved.plan))
+        return Feasibility(
+            cheapest=self._extreme(lambda solved: solved.flops), costliest=self._extreme(lambda solved: -solved.flops), **minima
         )
-    least = [_least_in_words(name, found) for name, found in reached.items()]
-    others = [name for name in narrowing if name not in reached]
-    can = f"; {' and '.join(others)} can take parameters away" if limits.params is not None and others else ""
-    return (
-        f"{limits.flags}: nothing in the space {space.name!r} can reach this; the least is {', '.join(filter(None, least))}{can}"
-    )
+
+    @functools.cached_property
+    def _starts(self) -> list[Evaluated]:
+        starts = []
+        for number in range(N_RANDOM_RECIPES):
+            sample = self.space.sample(Uniform(f"reach:{number}"), {self.method.name: self.method}, self.shape)
+            solved = self._evaluate(sample.knobs)
+            if solved is not None:
+                starts.append((solved, sample.knobs))
+        return starts
+
+    def _minimum(self, cost: Cost) -> Any:
+        found = self._descend(cost)
+        return None if found is None else cost(found[0])
+
+    def _extreme(self, cost: Cost) -> CostExtreme | None:
+        found = self._descend(cost)
+        return None if found is None else CostExtreme(flops=found[0].flops, knobs=self.method.repair(self.shape, found[1]))
+
+    def _descend(self, cost: Cost) -> Evaluated | None:
+        """Where `cost` is lowest; None without a starting point."""
+        best: Evaluated | None = None
+        for start in sorted(self._starts, key=lambda start: cost(start[0]))[:N_DESCENTS]:
+            at = start
+            # A sweep may switch a knob on that only the next sweep can move.
+            while cost((moved := self._sweep(at, cost))[0]) != cost(at[0]):
+                at = moved
+            if best is None or cost(at[0]) < cost(best[0]):
+                best = at
+        return best
+
+    def _sweep(self, at: Evaluated, cost: Cost) -> Evaluated:
+        """Moves each knob in turn to where `cost` is lowest."""
+        ranges = self.space.methods[self.method.name]
+        for name in self.method.ranges:
+            for value in _extreme_values(ranges[name], self.shape.depth):
+                knobs = {**at[1], name: value}
+                solved = self._evaluate(knobs)
+                if solved is not None and cost(solved) < cost(at[0]):
+                    at = solved, knobs
+        return at
+
+    def _evaluate(self, knobs: Knobs) -> Solved | None:
+        """None where the repaired knobs are outside the space, or a knob does not fit this model."""
+        try:
+            solved = evaluate(self.method, self.shape, self.plan, self._completed(knobs))
+        except UnsupportedModelError:
+            return None
+        inside = self.space.contains(Sample(method=self.method.name, knobs=solved.knobs, training={}), self.shape)
+        return solved if inside else None
+
+    def _completed(self, knobs: Knobs) -> Knobs:
+        """A knob that a move has switched on starts from its default within the space; the method's own may be outside."""
+        full = dict(knobs)
+        for name, knob in self.space.methods[self.method.name].items():
+            if name not in full:
+                full[name] = layer_index(knob.default, self.shape.depth) if knob.kind == "layer" else knob.default
+        return full
 
 
-def _least_in_words(name: str, found: Feasibility) -> str:
-    parts = [
-        None if found.least_ms is None else f"{found.least_ms:.3g} ms",
-        None if found.least_params is None else f"{format_params(found.least_params)} parameters",
-    ]
-    words = " and ".join(part for part in parts if part)
-    return f"{name} {words}" if words else ""
-
-
-def _least(
-    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], constraints: Constraints
-) -> dict[str, Any]:
-    """Of what the ceiling limits."""
-    least: dict[str, Any] = {}
-    if constraints.limits.params is not None:
-        corner = _extreme(space, method, shape, plan, starts, lambda solved: predict_params(shape, solved.plan))
-        least["least_params"] = corner and predict_params(shape, evaluate(method, shape, plan, corner.knobs).plan)
-    if constraints.limits.latency_ms is not None and constraints.timer is not None:
-        timer = constraints.timer
-        corner = _extreme(space, method, shape, plan, starts, lambda solved: timer(solved.plan))
-        least["least_ms"] = corner and timer(evaluate(method, shape, plan, corner.knobs).plan)
-    return least
-
-
-def _starts(space: Space, method: Method, shape: ViTShape, plan: Plan) -> Iterator[tuple[Solved, Knobs]]:
-    for number in range(_STARTS):
-        draw = space.sample(Uniform(f"reach:{number}"), {method.name: method}, shape, among=[method.name])
-        solved = _evaluate_inside(space, method, shape, plan, draw.knobs)
-        if solved is not None:
-            yield solved, draw.knobs
-
-
-def _extreme(
-    space: Space, method: Method, shape: ViTShape, plan: Plan, starts: list[tuple[Solved, Knobs]], cost: _Cost
-) -> CostRange | None:
-    """Where `cost` is lowest."""
-    best: tuple[Solved, Knobs] | None = None
-    for start in sorted(starts, key=lambda start: cost(start[0]))[:_DESCENTS]:
-        corner = start
-        while cost((nearer := _sweep(space, method, shape, plan, corner, cost))[0]) != cost(corner[0]):
-            corner = nearer
-        if best is None or cost(corner[0]) < cost(best[0]):
-            best = corner
-    if best is None:
-        return None
-    return CostRange(flops=best[0].flops, knobs=method.repair(shape, best[1]))
-
-
-def _sweep(
-    space: Space, method: Method, shape: ViTShape, plan: Plan, corner: tuple[Solved, Knobs], cost: _Cost
-) -> tuple[Solved, Knobs]:
-    """Each knob in turn moved to where `cost` is lowest."""
-    for name, knob in space.methods[method.name].items():
-        for value in _values(knob, shape.depth):
-            knobs = {**corner[1], name: value}
-            solved = _evaluate_inside(space, method, shape, plan, knobs)
-            if solved is not None and cost(solved) < cost(corner[0]):
-                corner = solved, knobs
-    return corner
-
-
-def _values(knob: Knob, depth: int) -> list[Any]:
-    """Where a corner may be; every block of a `layer`, because two that fall together may leave the space."""
+def _extreme_values(knob: Knob, depth: int) -> list[Any]:
+    """Values of a knob at which a cost may be extreme."""
     if not knob.searched:
         return []
     if knob.choices is not None:
         return list(knob.choices)
     low, high = bounds(knob, depth)
+    # Every block of a `layer`: at an end, two drops may fall on the same block, which can be outside the space.
     return list(range(int(low), int(high) + 1)) if knob.kind == "layer" else [low, high]
 
 
-def _evaluate_inside(space: Space, method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> Solved | None:
-    """`None` when the repaired knobs have left the space, or this model is not one for them."""
-    try:
-        solved = evaluate(method, shape, plan, _filled(space, method, shape, knobs))
-    except UnsupportedModelError:
-        return None
-    return solved if space.contains(Draw(method=method.name, knobs=solved.knobs, training={}), shape) else None
+def describe_unreachable(
+    label: str, flops: int, limits: CostLimits, found: Mapping[str, Feasibility], space_name: str, others: Sequence[str]
+) -> str:
+    """Why no method of the space reaches a budget, and what each of them reaches; `others` are methods that could remove parameters."""
+    spans = ", ".join(
+        f"{name} {format_flops(one.cheapest.flops)} to {format_flops(one.costliest.flops)}"
+        for name, one in found.items()
+        if one.cheapest is not None and one.costliest is not None
+    )
+    if not any(one.cheapest is not None and one.cheapest.flops <= flops for one in found.values()):
+        return (
+            f"budget {label} is {format_flops(flops)} multiply-accumulates, which nothing in the space {space_name!r} can reach; "
+            f"it reaches {spans}"
+        )
+    minima = ", ".join(filter(None, (_describe_minima(name, one) for name, one in found.items())))
+    can = f"; {' and '.join(others)} can remove parameters" if limits.params is not None and others else ""
+    return f"{limits.flags}: nothing in the space {space_name!r} can reach this; the least is {minima}{can}"
 
 
-def _filled(space: Space, method: Method, shape: ViTShape, knobs: Knobs) -> Knobs:
-    """Knobs that an earlier move has made active get their default within the space, not the method's own."""
-    full = dict(knobs)
-    for name, knob in space.methods[method.name].items():
-        if name not in full:
-            full[name] = layer_index(knob.default, shape.depth) if knob.kind == "layer" else knob.default
-    return full
+def _describe_minima(name: str, found: Feasibility) -> str:
+    parts = [
+        None if found.min_latency_ms is None else f"{found.min_latency_ms:.3g} ms",
+        None if found.min_params is None else f"{format_params(found.min_params)} parameters",
+    ]
+    text = " and ".join(part for part in parts if part)
+    return f"{name} {text}" if text else ""

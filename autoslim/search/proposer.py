@@ -1,86 +1,53 @@
 """`Proposer`: the next recipe, as a pure function of the job's seed, the trial's number and the results so far.
 
-After a crash the same number with the same history gives the same recipe: what is kept between proposals (a forest, solved draws)
-would be made alike again.
+Three parts share the work, and each can be read by itself:
 
-A proposal for a budget is drawn, then solved onto the budget, so that every trial's model can be returned (`methods.solver`).
-Accuracy is then the only question left, and a single-objective study answers it (`study.accuracy_at_budgets`). A free trial keeps
-the FLOPs it was drawn with, and comes from a study of two objectives, accuracy up and FLOPs down. `assign` says which trial is
-for what.
+1. `BudgetAllocator` says by the trial's number which budget it is for, and which methods its recipe may use.
+2. A `Sampler` proposes candidates from the history: the space's points, solved onto the budget by the `RecipeBuilder`.
+3. The proposer takes the first candidate that can be trained and that is no duplicate.
 
-Samplers are `forest`, `tpe`, `nsga2`, `nsga3`, `gp` and `random`. A forest (`learner`) looks for the draw that promises most gain, at a
-budget or of the front's area; it learns across methods and budgets, and from trials that were stopped, too. The others are Optuna's
-(`samplers`). A genetic sampler's generations live in its study; they follow from the order of the complete trials, so that a study made
-anew has the same. It and the Gaussian process see only what all trials have in common; for them every trial has the knobs of all
-methods (`study.flat_replay`).
+After a crash the same number with the same history gives the same recipe. What samplers keep between proposals are caches.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.job import SAMPLERS
-from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
-from autoslim.core.record import Record
+from autoslim.core.recipe import Recipe, Training
 from autoslim.core.result import Origin, Target, TrialResult
 from autoslim.core.shape import ViTShape
-from autoslim.cost import LatencyTable, predict
-from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError, UnsupportedModelError
-from autoslim.methods import METHODS, Constraints, narrowing
+from autoslim.cost import LatencyTable
+from autoslim.errors import BudgetError, RequestError, SpaceError, UnsupportedModelError
+from autoslim.methods import METHODS, narrowing
 from autoslim.methods.base import Method
-from autoslim.methods.solver import evaluate, solve
-from autoslim.search.budget_allocation import Assignment, assign
-from autoslim.search.feasibility import Feasibility, feasibility, unreachable, within
-from autoslim.search.samplers.candidates import SERVES, near_draws, pool_draws
-from autoslim.search.samplers.features import Encoder, Vector
-from autoslim.search.samplers.forest import ForestSampler
-from autoslim.search.samplers.optuna_samplers import FLAT, make_sampler
-from autoslim.search.samplers.optuna_study import (
-    Replay,
-    accuracy_and_flops,
-    accuracy_at_budgets,
-    as_trials,
-    build_study,
-    flat_replay,
-    replay,
-)
-from autoslim.search.space.space import Draw, Space, Suggest, Uniform
+from autoslim.search.budget_allocation import Assignment, BudgetAllocator
+from autoslim.search.feasibility import Feasibility, describe_unreachable, feasibility
+from autoslim.search.proposal import Proposal
+from autoslim.search.recipe_builder import RecipeBuilder
+from autoslim.search.samplers import SAMPLERS, Sampler, SamplerContext, SamplingRequest
+from autoslim.search.samplers.random_sampler import RandomSampler
+from autoslim.search.space.space import Space
 
-DRAWS = 16
-"""How often a proposal is drawn before it is given back as infeasible, or as a duplicate."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Proposal(Record):
-    """`target` is a budget's label or `free`. Without a plan the recipe is not to be trained; `infeasible` says why."""
-
-    number: int
-    recipe: Recipe
-    target: str
-    origin: Origin
-    plan: Plan | None = None
-    flops: int | None = None
-    infeasible: str | None = None
-
-
-Candidate = tuple[Proposal, Vector]
+MAX_CANDIDATES = 16
+"""Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
+and the search goes on with the next number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Proposer:
-    """`budgets` are multiply-accumulates by label, `limits` hold beside each of them; `training` is what the space does not say otherwise.
+    """`budgets` are multiply-accumulates by label; `limits` hold beside each of them. `training` has the settings that the space does not
+    search.
 
-    `earlier` are trials of earlier searches that could have been this one's, under numbers below 0; they are history to every proposal.
-    `timer` predicts the latency of a plan; without it a limit on latency is not looked at.
+    `earlier` are trials of earlier searches that could have been this one's, with numbers below 0; every proposal has them in its history.
+    `timer` predicts the latency of a plan; without it a limit on latency is ignored.
 
     Raises:
-        RequestError: for a sampler that there is not.
-        SpaceError: for a space stored by another version, or without a single recipe.
+        RequestError: for an unknown sampler.
+        SpaceError: for a space stored by another version, or one without a single recipe.
         UnsupportedModelError: when no method of the space can slim the model.
         BudgetError: when no method of the space reaches a budget.
     """
@@ -111,14 +78,20 @@ class Proposer:
         if not self.feasibility:
             raise UnsupportedModelError("; ".join(self.left_out.values()))
         if not self.feasible_methods[Target.FREE]:
-            raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has put it right; widen them")
+            raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has repaired it; widen them")
         for label, flops in self.budgets.items():
             if not self.feasible_methods[label]:
-                raise BudgetError(unreachable(label, flops, self.limits, self.feasibility, self.space, narrowing(self.shape)))
+                others = [name for name in narrowing(self.shape) if name not in self.feasibility]
+                raise BudgetError(describe_unreachable(label, flops, self.limits, self.feasibility, self.space.name, others))
+
+    @functools.cached_property
+    def builder(self) -> RecipeBuilder:
+        names = [field.name for field in dataclasses.fields(RecipeBuilder)]
+        return RecipeBuilder(**{name: getattr(self, name) for name in names})
 
     @functools.cached_property
     def left_out(self) -> dict[str, str]:
-        """Methods of the space that cannot slim this model, and why."""
+        """Methods of the space that cannot slim this model, each with the reason."""
         reasons = {}
         for name in self.space.methods:
             try:
@@ -129,159 +102,65 @@ class Proposer:
 
     @functools.cached_property
     def feasibility(self) -> dict[str, Feasibility]:
+        """By method: what its cheapest and its costliest recipe cost."""
         usable = {name: method for name, method in self.methods.items() if name not in self.left_out}
-        return feasibility(self.space, self.shape, self.start, usable, {name: self.constraints(name) for name in usable})
-
-    def constraints(self, method: str) -> Constraints:
-        timer = self.timer
-        return Constraints(limits=self.limits, timer=None if timer is None else functools.partial(timer, recipe=method))
-
-    @functools.cached_property
-    def start(self) -> Plan:
-        """The plan that every recipe starts from."""
-        return Plan.dense(self.shape, class_query=self.class_query)
+        constraints = {name: self.builder.constraints(name) for name in usable}
+        return feasibility(self.space, self.shape, self.builder.dense_plan, usable, constraints)
 
     @functools.cached_property
     def feasible_methods(self) -> dict[str, list[str]]:
-        """The methods that can be solved onto each budget, in the registry's order; `free` stands last."""
+        """The methods that can be solved onto each budget, in the registry's order; `free` is last."""
         drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
         return {
             **{
-                label: [name for name in drawn if within(self.feasibility[name], flops, self.limits)]
+                label: [name for name in drawn if self.feasibility[name].reaches(flops, self.limits)]
                 for label, flops in self.budgets.items()
             },
             Target.FREE: drawn,
         }
 
     def flops_of(self, recipe: Recipe) -> int:
-        """What its plan comes to, before anything is trained."""
-        plan = self.start
-        for step in recipe.steps:
-            plan = self.methods[step.method].expect(self.shape, plan, step.knobs)
-        return predict(self.shape, plan).total
+        """Multiply-accumulates of the recipe's plan, before anything is trained."""
+        return self.builder.flops_of(recipe)
 
     def propose(self, number: int, history: Sequence[TrialResult]) -> Proposal:
-        """`history` is every trial of the job so far, running ones too, in any order; `number` itself is not looked at."""
-        history = [*self.earlier, *history]
-        dealt = assign(number, self.feasible_methods)
-        others = sorted((result for result in history if result.number != number), key=lambda result: result.number)
-        # A control is drawn blindly, so it may well be a duplicate.
-        known = set() if dealt.origin == Origin.CONTROL else {result.recipe.key for result in others}
-        if self.sampler == "forest" and dealt.origin != Origin.CONTROL:
-            learnt = self._learnt(number, dealt, others, known)
-            if learnt is not None:
-                return learnt
-        suggest = self._suggest(dealt, number, others)
-        last: Proposal | None = None
-        for _ in range(DRAWS):
-            draw = self.space.sample(suggest(), self.methods, self.shape, among=dealt.among)
-            proposal = self._solved(number, dealt, draw)
-            if proposal.infeasible is None and proposal.recipe.key not in known:
-                return proposal
-            if last is None or proposal.infeasible is None:
-                last = proposal
-        assert last is not None
-        return last
+        """The proposal of trial `number`. `history` is every trial of the job so far in any order, running ones too; `number` itself is
+        ignored.
 
-    def _suggest(self, dealt: Assignment, number: int, history: list[TrialResult]) -> Callable[[], Suggest]:
-        """What each draw asks. Draws that were rejected stay in the study as running, which keeps TPE away from them."""
-        name = f"{self.seed}:{number}"
-        if dealt.origin == Origin.CONTROL or self.sampler in ("random", "forest"):
-            blind = Uniform(name)
-            return lambda: blind
-        free = dealt.target == Target.FREE
-        values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self.budgets.values())
-        feasible_methods = tuple(self.feasible_methods[dealt.target])
-        trials = as_trials(
-            history, values, lambda recipe: self._replayed(recipe, feasible_methods), single=not free, sampler=self.sampler
-        )
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        sampler = make_sampler(self.sampler, seed=seed, among=dealt.among)
-        return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], sampler).ask
+        The proposal is infeasible, or a duplicate, only where each of `MAX_CANDIDATES` candidates is.
+        """
+        assignment = self._allocator.assign(number)
+        others = sorted((r for r in [*self.earlier, *history] if r.number != number), key=lambda result: result.number)
+        # A control must not depend on the history, so it may be a duplicate.
+        known = frozenset() if self._is_control(assignment) else frozenset(result.recipe.key for result in others)
+        request = SamplingRequest(number=number, assignment=assignment, history=others, known=known)
+        sampler = self._control_sampler if self._is_control(assignment) else self._sampler
+        rejected: Proposal | None = None
+        for candidate in itertools.islice(sampler.candidates(request), MAX_CANDIDATES):
+            if candidate.infeasible is None and candidate.recipe.key not in known:
+                return candidate
+            # The latest duplicate is better than an infeasible recipe: its result is known without training.
+            if rejected is None or candidate.infeasible is None:
+                rejected = candidate
+        assert rejected is not None
+        return rejected
 
-    def _replayed(self, recipe: Recipe, feasible_methods: tuple[str, ...]) -> Replay | None:
-        """What a recipe is in a study of these methods; worked out once."""
-        place = (recipe.key, feasible_methods)
-        if place not in self._replays:
-            methods = {name: self.methods[name] for name in feasible_methods}
-            if self.sampler in FLAT:
-                made = flat_replay(recipe, self.space, methods, self.shape, constant=self.sampler == "gp")
-            else:
-                made = replay(recipe, self.space, methods, self.shape)
-            self._replays[place] = made
-        return self._replays[place]
+    @staticmethod
+    def _is_control(assignment: Assignment) -> bool:
+        return assignment.origin == Origin.CONTROL
 
     @functools.cached_property
-    def _replays(self) -> dict[tuple[str, tuple[str, ...]], Replay | None]:
-        return {}
+    def _allocator(self) -> BudgetAllocator:
+        return BudgetAllocator(feasible_methods=self.feasible_methods)
 
     @functools.cached_property
-    def learner(self) -> ForestSampler:
-        encoder = Encoder(self.space, self.shape, self.methods, self.start)
-        dense = predict(self.shape, Plan.dense(self.shape)).total
-        return ForestSampler(encoder, self.budgets, dense_flops=dense, epochs=self.training.epochs, seed=self.seed)
+    def _sampler(self) -> Sampler:
+        return SAMPLERS[self.sampler](self._context)
 
     @functools.cached_property
-    def _pools(self) -> dict[str, tuple[int, list[Candidate]]]:
-        """By target the pool that serves it now, and which one that is."""
-        return {}
+    def _control_sampler(self) -> Sampler:
+        return RandomSampler(self._context)
 
-    def _learnt(self, number: int, dealt: Assignment, history: list[TrialResult], known: set[str]) -> Proposal | None:
-        """The candidate that promises the most; None while too little is known to say."""
-        if not self.learner.knows(history):
-            return None
-        allowed = set(dealt.among)
-        near = near_draws(self.seed, number, history, self.space, lambda result: result.recipe.method in allowed)
-        candidates = [*self._candidates(number, dealt, near), *self._pool(number, dealt)]
-        fresh = [c for c in candidates if c[0].recipe.method in allowed and c[0].recipe.key not in known]
-        best = self.learner.best(number, dealt.target, [vector for _, vector in fresh], history)
-        return None if best is None else fresh[best][0].replace(number=number, origin=dealt.origin)
-
-    def _pool(self, number: int, dealt: Assignment) -> list[Candidate]:
-        serving = number // SERVES
-        if self._pools.get(dealt.target, (None,))[0] != serving:
-            everything = dataclasses.replace(dealt, among=tuple(self.feasible_methods[dealt.target]))
-            draws = pool_draws(self.seed, dealt.target, number)
-            self._pools[dealt.target] = serving, self._candidates(number, everything, draws)
-        return self._pools[dealt.target][1]
-
-    def _candidates(self, number: int, dealt: Assignment, draws: Sequence[Suggest]) -> list[Candidate]:
-        """What can be trained of `draws`, solved, with the vectors it is judged by."""
-        drawn = (self.space.sample(suggest, self.methods, self.shape, among=dealt.among) for suggest in draws)
-        solved = (self._solved(number, dealt, draw) for draw in drawn)
-        return [(p, self.learner.encoder.encode(p.recipe, p.plan)) for p in solved if p.infeasible is None and p.plan is not None]
-
-    def _solved(self, number: int, dealt: Assignment, draw: Draw) -> Proposal:
-        method, dense = self.methods[draw.method], self.start
-        ranges = self.space.methods[draw.method]
-        training = self.training.replace(**draw.training)
-        budget = self.budgets.get(dealt.target, 0)
-        try:
-            if dealt.target == Target.FREE:
-                solved = evaluate(method, self.shape, dense, draw.knobs)
-                budget = solved.flops
-            else:
-                constraints = self.constraints(draw.method)
-                solved = solve(method, self.shape, dense, draw.knobs, budget, ranges=ranges, constraints=constraints)
-            if not self.space.contains(dataclasses.replace(draw, knobs=solved.knobs), self.shape):
-                raise InfeasibleError(f"{draw.method}: these knobs come to a recipe outside the space {self.space.name!r}")
-        except (InfeasibleError, UnsupportedModelError) as error:
-            # Some knobs alone are not for every model, such as counts that differ from image to image.
-            recipe = self._recipe(dealt, draw.method, draw.knobs, budget, training)
-            return Proposal(number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, infeasible=str(error))
-        recipe = self._recipe(dealt, draw.method, solved.knobs, budget, training)
-        return Proposal(
-            number=number, recipe=recipe, target=dealt.target, origin=dealt.origin, plan=solved.plan, flops=solved.flops
-        )
-
-    def _recipe(self, dealt: Assignment, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
-        return Recipe(
-            steps=(Step(method=method, knobs=knobs),),
-            budget=budget,
-            training=training,
-            seed=self.seed,
-            class_query=self.class_query,
-            bound=self.bound,
-            # A free trial is there for the front, and held to nothing.
-            limits=CostLimits() if dealt.target == Target.FREE else self.limits,
-        )
+    @property
+    def _context(self) -> SamplerContext:
+        return SamplerContext(builder=self.builder, feasible_methods=self.feasible_methods)

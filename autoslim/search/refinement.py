@@ -1,7 +1,7 @@
-"""The end of a search: the best recipes within each budget are tuned longer, and the best of those is handed over.
+"""The end of a search: the best recipes within each budget are trained once more, for longer, and the best of these models is returned.
 
-A search compares recipes at few epochs each. What it has found is worth more of them: a share of all the compute is kept back for the
-best recipe or two of every budget, over as many seeds as are asked for.
+A search compares recipes at few epochs each, and each of them gets better with more. A share of all the compute is kept for one or two
+recipes of each budget, over as many seeds as the job asks for.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import Origin, TrialResult, TrialState
-from autoslim.search.stopping import LEAST, spent_epochs
+from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, spent_epochs
 
-MOST = 10.0
-"""And never more than so many times."""
-_CANDIDATES = 2
-"""Recipes a budget, where the share is enough to tune so many for twice as long."""
+MAX_REFINEMENT_FACTOR = 10.0
+"""A recipe is never trained for more than ten times its epochs: in a long search the share would otherwise be spent on ever less gain."""
+MAX_RECIPES = 2
+"""Recipes of one budget. The order of the best two at few epochs is often within the noise of the validation split; the second is trained
+too where the share is enough to double the epochs of both."""
+MIN_FACTOR_OF_SEVERAL = 2.0
 
 
 def searched(results: Sequence[TrialResult]) -> list[TrialResult]:
@@ -24,30 +26,30 @@ def searched(results: Sequence[TrialResult]) -> list[TrialResult]:
     return [result for result in results if result.origin not in (Origin.REFINEMENT, Origin.REUSED)]
 
 
-def final_epochs(results: Sequence[TrialResult], *, share: float) -> float:
-    """What `share` of all the compute comes to, where the rest is what the search has spent."""
+def refinement_epochs(results: Sequence[TrialResult], *, share: float) -> float:
+    """Epochs for the refinement: `share` of all the compute, where the search has spent the rest."""
     return spent_epochs(searched(results)) * share / (1 - share)
 
 
-def final_recipes(
+def refinement_recipes(
     results: Sequence[TrialResult], budgets: Mapping[str, int], *, share: float, seeds: int = 1
 ) -> list[tuple[str, Recipe]]:
-    """The trials to run, with the label of their budget, a pure function of the search's results; none where the share is too small.
+    """The trials to run, each with the label of its budget; none where the share is too small. A pure function of the search's results.
 
-    Every budget gets equally many epochs. One recipe a budget and seed gets them, or two where that still doubles their epochs.
+    Every budget gets the same number of epochs, and within it every recipe and seed.
     """
-    epochs = final_epochs(results, share=share)
-    candidates = {label: best_at(results, flops) for label, flops in budgets.items()}
-    reached = {label: found for label, found in candidates.items() if found}
-    if not reached or epochs <= 0:
+    epochs = refinement_epochs(results, share=share)
+    best = {label: found for label, flops in budgets.items() if (found := best_at(results, flops))}
+    if not best or epochs <= 0:
         return []
-    each = epochs / len(reached) / seeds
+    each = epochs / len(best) / seeds
     recipes = []
-    for label, found in reached.items():
+    for label, found in best.items():
         before = found[0].recipe.training.epochs
-        count = max(1, min(_CANDIDATES, len(found), math.floor(each / (2 * before))))
-        longer = min(each / count, MOST * before)
-        if longer < LEAST * before:
+        count = max(1, min(MAX_RECIPES, len(found), math.floor(each / (MIN_FACTOR_OF_SEVERAL * before))))
+        longer = min(each / count, MAX_REFINEMENT_FACTOR * before)
+        # Slightly longer training gains less than it costs; the model of the search is returned instead.
+        if longer < MIN_REFINEMENT_FACTOR * before:
             continue
         for result in found[:count]:
             recipe = result.recipe
@@ -57,7 +59,7 @@ def final_recipes(
 
 
 def best_at(results: Sequence[TrialResult], flops: int) -> list[TrialResult]:
-    """The complete trials that were solved onto this budget, the most accurate first and the cheaper of equals."""
+    """The complete trials that were solved onto the budget of `flops`, the most accurate first and the cheaper of equals."""
     solved = [
         result
         for result in searched(results)

@@ -1,23 +1,20 @@
-"""How much a search is going to train, before it has begun: what the early stopping saves, and what the end adds."""
+"""`Workload`: how many epochs a search is going to train, before it has begun, with what the pruner saves and the refinement adds."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
-from autoslim.search.pruners.halving import FACTOR, rung_epochs
-from autoslim.search.refinement import MOST
-from autoslim.search.stopping import LEAST, search_limits
-
-_FREE = 3
-"""Every so many trials one is free (`assign`)."""
+from autoslim.search.budget_allocation import FREE_PERIOD, is_free_turn
+from autoslim.search.pruners import make_pruner
+from autoslim.search.refinement import MAX_REFINEMENT_FACTOR
+from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, search_limits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload(Record):
-    """Epochs of all the search's own `trials`, early stops included, and of the end's `finals`."""
+    """Epochs of all of the search's own `trials`, early stops included, and of the refinement's `finals`."""
 
     trials: int
     epochs: float
@@ -26,61 +23,28 @@ class Workload(Record):
 
 
 def expected_work(job: SearchJob) -> Workload:
-    """At most this much where time or a plateau end the search.
-
-    A free trial has few of its own FLOPs to be held against and is taken for one that comes to its end; so is a control.
-    """
-    limits, whole = search_limits(job), job.training.epochs
-    trials, epochs = 0, 0.0
-    budgets = len(job.budgets)
+    """An estimate; less where the time or a plateau ends the search."""
+    limits, whole, budgets = search_limits(job), job.training.epochs, len(job.budgets)
     if not budgets:
         return Workload(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
-    share = _halved if job.scheduler == "halving" else _above_median if job.scheduler == "median" else _complete
+    # Its estimate does not depend on the accuracy of guessing, which is known only with the data.
+    pruner = make_pruner(job.scheduler, epochs=whole, chance=0.0)
+    trials, epochs = 0, 0.0
     while trials < limits.trials:
-        blind, free = trials < budgets, trials % _FREE == _FREE - 1
-        place = round(trials * (1 - 1 / _FREE)) // budgets + 1
-        next_one = whole if blind or free else share(place, whole)
         if limits.epochs is not None and epochs + whole > limits.epochs:
             break
-        trials, epochs = trials + 1, epochs + next_one
+        # A control is never stopped, and a free trial has few others of its FLOPs to be compared with.
+        runs_to_end = trials < budgets or is_free_turn(trials)
+        position = round(trials * (1 - 1 / FREE_PERIOD)) // budgets + 1
+        epochs += whole if runs_to_end else pruner.expected_epochs(position)
+        trials += 1
     finals = budgets * job.final_seeds
-    left = epochs * job.final_share / (1 - job.final_share)
-    each = min(left / finals, MOST * whole)
-    return Workload(
-        trials=trials,
-        epochs=epochs,
-        finals=finals if each >= LEAST * whole else 0,
-        final_epochs=finals * each if each >= LEAST * whole else 0.0,
-    )
+    each = min(epochs * job.final_share / (1 - job.final_share) / finals, MAX_REFINEMENT_FACTOR * whole)
+    if each < MIN_REFINEMENT_FACTOR * whole:
+        return Workload(trials=trials, epochs=epochs, finals=0, final_epochs=0.0)
+    return Workload(trials=trials, epochs=epochs, finals=finals, final_epochs=finals * each)
 
 
 def most_work(job: SearchJob) -> Workload:
     """The upper bound of `expected_work`: every trial runs to its end."""
     return expected_work(job.replace(scheduler="none"))
-
-
-def _complete(place: int, whole: float) -> float:
-    return whole
-
-
-def _halved(place: int, whole: float) -> float:
-    """Epochs of the trial that comes to a band as the `place`-th: at each rung the best third of those so far goes on."""
-    epochs, goes_on, before = 0.0, 1.0, 0.0
-    for level in rung_epochs(whole):
-        epochs += goes_on * (level - before)
-        goes_on *= _among_best(max(1, round(goes_on * place)))
-        before = level
-    return epochs + goes_on * (whole - before)
-
-
-def _among_best(place: int) -> float:
-    """Half way between a trial that is as good as any before it, and one of a sampler that has learnt: that is the best so far."""
-    return 1.0 if place < FACTOR else (1 + math.ceil(place / FACTOR) / place) / 2
-
-
-def _above_median(place: int, whole: float) -> float:
-    """Who ends has beaten the median of those that ended before, so that it rises: of f that ended, the next one is above with 3 / 2f."""
-    if place <= FACTOR:
-        return whole
-    goes_on = 0.5 / math.sqrt(1 + (place - FACTOR) / FACTOR)
-    return goes_on * whole + (1 - goes_on) * min(1.0, whole)

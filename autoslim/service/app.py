@@ -17,28 +17,29 @@ from autoslim.errors import AutoslimError
 from autoslim.service import problems
 from autoslim.service.app_state import AppState
 from autoslim.service.metrics import RequestMetrics
-from autoslim.service.middleware import BodyLimit, RequestLog, SameOrigin, SecurityHeaders, UnexpectedErrors
+from autoslim.service.middleware import AccessLog, BodyLimit, SameOrigin, SecurityHeaders, UnexpectedErrors
 from autoslim.service.routers import artifacts, events, health, jobs, plans, trials
-from autoslim.service.routers.query_parameters import known_parameters
+from autoslim.service.routers.query_parameters import refuse_unknown_parameters
 from autoslim.service.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
 
-_DESCRIPTION = """A FLOPs budget in, a slimmed model back. Jobs are queued, run by workers, and can be followed, cancelled and fetched.
+_DESCRIPTION = """Slims vision transformers to a FLOPs budget. Jobs are queued and run by workers; clients follow and cancel them, and
+download the models.
 
-Errors are `application/problem+json` with a stable `code`; those of a spec have pointers into it. Where the service has keys, a request
-carries `Authorization: Bearer autoslim_<id>_<secret>`."""
+Errors are `application/problem+json` with a stable `code`; errors of a spec have JSON pointers into it. Where the service has keys, a
+request has the header `Authorization: Bearer autoslim_<id>_<secret>`."""
 
 
 def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
-    """The store is opened when the app starts and closed when it ends. With `warm` the planning process starts with it."""
+    """Opens the store at startup and closes it at shutdown; `warm` starts the planning process at startup, too."""
     metrics = RequestMetrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.services = shared = AppState(settings, metrics)
-        # The first plan would otherwise wait for the imports.
-        warming = asyncio.create_task(_warm(shared)) if warm else None
+        app.state.autoslim = state = AppState(settings, metrics)
+        # The first plan would otherwise wait for the planning process to import its packages.
+        warming = asyncio.create_task(_warm(state)) if warm else None
         try:
             yield
         finally:
@@ -46,32 +47,33 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
                 warming.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await warming
-            await shared.close()
+            await state.close()
 
-    # Pages of documentation would load scripts from elsewhere.
+    # FastAPI's documentation pages load scripts from another site.
     app = FastAPI(title="autoslim", lifespan=lifespan, openapi_url="/v1/openapi.json", docs_url=None, redoc_url=None)
-    problems.install(app)
-    for part in (jobs, plans, events, trials, artifacts):
-        app.include_router(part.router, dependencies=[Depends(known_parameters)])
+    problems.add_exception_handlers(app)
+    for module in (jobs, plans, events, trials, artifacts):
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
     app.include_router(health.router)
-    # The last one added is the first that a request meets.
+    # The middleware that is added last is the outermost.
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.add_middleware(SameOrigin, hosts=settings.allowed_hosts)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestLog, latency=metrics.latency)
+    app.add_middleware(AccessLog, latency=metrics.latency)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-async def _warm(shared: AppState) -> None:
+async def _warm(state: AppState) -> None:
     try:
-        await shared.planner.facts()
+        await state.planner.facts()
     except AutoslimError as error:
         _log.warning("the planning process did not start: %s", error)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with the body's schema, which routes parse themselves, and with problems for its validation errors."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=importlib.metadata.version("autoslim"), description=_DESCRIPTION, routes=app.routes
@@ -85,7 +87,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             schemas.pop(unused, None)
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             statuses = (401, 403, 421, 422, 429, 503) if "security" in operation else (403, 421)
-            for status, response in problems.documented(*statuses).items():
+            for status, response in problems.problem_responses(*statuses).items():
                 if status == 422 or str(status) not in operation["responses"]:
                     operation["responses"][str(status)] = response
         document["components"]["schemas"] = dict(sorted(schemas.items()))

@@ -1,17 +1,17 @@
-"""What the routes share: the store, the catalog, the planner, the event hub."""
+"""What the routes share: the store, the catalog, the planner, the event streams."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
-from fastapi import Request
+from fastapi import Depends, Request
 
 from autoslim.service.catalog import Catalog
-from autoslim.service.event_stream import EventHub
+from autoslim.service.event_stream import EventBroadcaster
 from autoslim.service.metrics import RequestMetrics
 from autoslim.service.planning.client import Planner
 from autoslim.service.rate_limit import RateLimit
@@ -21,12 +21,14 @@ from autoslim.store import Keys, Queue, Store
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Database calls run in threads. More threads than this only wait for the interpreter's lock.
 _THREADS = 8
-"""The database is asked in threads; more of them would only wait for the interpreter's lock."""
+# Failed logins per client address: 30 at once, one a second after that. A key has 256 random bits, so this only keeps the log readable.
+_FAILED_LOGINS_PER_SECOND, _FAILED_LOGIN_BURST = 1.0, 30
 
 
 class AppState:
-    """Opened once for an app; belongs to one event loop."""
+    """Opened once per app, when it starts; belongs to one event loop."""
 
     def __init__(self, settings: ServiceSettings, metrics: RequestMetrics) -> None:
         """Raises RequestError or ClusterError when the store cannot be opened."""
@@ -34,25 +36,29 @@ class AppState:
         self.catalog = Catalog(settings)
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)
         self.planner = Planner(limits)
-        self.hub = EventHub(self.queue, self.run, streams=limits.streams)
-        self.rate = RateLimit(limits.requests_per_second, limits.burst)
-        self.refusals = RateLimit(1.0, 30)
+        self.events = EventBroadcaster(self.queue, self.run_sync, max_streams=limits.streams)
+        self.request_rate = RateLimit(limits.requests_per_second, limits.burst)
+        self.failed_login_rate = RateLimit(_FAILED_LOGINS_PER_SECOND, _FAILED_LOGIN_BURST)
         self._threads: anyio.CapacityLimiter | None = None
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """In a thread; what blocks must not hold up the event loop."""
+    async def run_sync(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a blocking function in a thread, so that it does not block the event loop."""
         if self._threads is None:
+            # Created here because a limiter binds to the running event loop.
             self._threads = anyio.CapacityLimiter(_THREADS)
         return await anyio.to_thread.run_sync(functools.partial(function, *args, **kwargs), limiter=self._threads)
 
     async def close(self) -> None:
-        await self.hub.close()
+        await self.events.close()
         await self.planner.close()
-        for part in (self.queue, self.keys, self.store):
-            part.close()
+        for resource in (self.queue, self.keys, self.store):
+            resource.close()
 
 
-async def services(request: Request) -> AppState:
-    """The dependency by which a route gets at them. Not a plain function: FastAPI would run it in a thread, at every request."""
-    found: AppState = request.app.state.services
-    return found
+async def get_state(request: Request) -> AppState:
+    """Async although it awaits nothing: FastAPI would run a plain function in a thread at every request."""
+    state: AppState = request.app.state.autoslim
+    return state
+
+
+State = Annotated[AppState, Depends(get_state)]

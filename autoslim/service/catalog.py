@@ -1,7 +1,7 @@
-"""From the names and paths of a spec to those that a worker may open: built in, registered, or under the operator's roots.
+"""Resolves the names and paths of a spec to those that a worker may open: built in, registered, or under the operator's roots.
 
-A path is resolved first, links and all, and then has to lie under a root. What is said of one that does not is the same whether
-or not it exists.
+A path is resolved first, symbolic links included, and then has to be under a root. The message for one that is not is the same whether
+or not it exists, so that it does not tell which files there are.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ _TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 
 
 class NotAllowedError(Exception):
-    """A name or path that this service does not give; the text is the fault's."""
+    """A name or path that the operator does not allow; its text is the issue's."""
 
 
 class Catalog:
+    """The models, weights and data sets that the operator allows."""
+
     def __init__(self, settings: ServiceSettings) -> None:
         self._datasets = {str(name): str(path.resolve()) for name, path in settings.datasets.items()}
         self._data_roots = [root.resolve() for root in settings.data_roots]
@@ -38,12 +40,12 @@ class Catalog:
     def datasets(self) -> list[str]:
         return [*BUILTIN, *self._datasets]
 
-    def timm_names(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` that the operator allows."""
+    def allowed_models(self, names: Sequence[str]) -> list[str]:
+        """The timm names among `names` that match one of the operator's patterns."""
         return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)]
 
     def resolve(self, spec: JobSpec, models: Sequence[str]) -> tuple[JobSpec, list[ValidationIssue]]:
-        """The spec with paths that can be opened, and what is wrong with it; `models` are the timm names there are."""
+        """The spec with absolute paths, and its issues; `models` are all timm names."""
         finders: dict[str, Callable[[str], str]] = {"data": self._data, "weights": self._weights}
         finders["model"] = functools.partial(self._model, models=models)
         changes: dict[str, str] = {}
@@ -55,8 +57,8 @@ class Catalog:
                 issues.append(ValidationIssue(place=(field,), problem=str(error)))
         return spec.model_copy(update=changes), issues
 
-    def public(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """A resolved spec as its user knows it: registered data sets by name."""
+    def public_spec(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of `resolve` for data sets: their registered name instead of the operator's path."""
         names = {path: name for name, path in self._datasets.items()}
         return {**spec, "data": names.get(spec["data"], spec["data"])}
 
@@ -78,7 +80,7 @@ class Catalog:
             return folder
         if not _TIMM_NAME.fullmatch(text):
             raise NotAllowedError(f"is {short_repr(text)}; allowed: a timm name" + self._or_root())
-        allowed = self.timm_names(models)
+        allowed = self.allowed_models(models)
         if text.partition(".")[0] not in allowed:
             raise NotAllowedError(
                 unknown(text.partition(".")[0], allowed, among="a name from /v1/capabilities" + self._or_root())
@@ -102,7 +104,7 @@ class Catalog:
 
 
 def _under(text: str, roots: Sequence[Path], hint: str) -> str:
-    """A relative path is looked for under each root in turn."""
+    """A relative path is tried under each root in turn; the first that exists wins."""
     inside = [path for root in roots if (path := _joined(root, text)) is not None]
     if not inside:
         raise NotAllowedError(f"is {short_repr(text)}; {hint}")

@@ -1,4 +1,8 @@
-"""`EventHub`: one reader of the event table for all streams of the process."""
+"""`EventBroadcaster`: one reader of the event table for all event streams of the process.
+
+The table is the truth. A stream first replays the table, then waits for what the reader broadcasts. The queue between them is bounded:
+a client that reads too slowly loses no event, because its stream replays the table again.
+"""
 
 from __future__ import annotations
 
@@ -13,68 +17,70 @@ from autoslim.store import Event, Queue, QueueState
 
 _log = logging.getLogger(__name__)
 
-_PERIOD = 0.5
-_PAGE = 500
-_WAITING = 256
-"""Events a slow reader may be behind; one that is further back reads on from the table."""
-PING = 15.0
-_REPLAYS = 8
+# Seconds between two reads of the table: the delay that a follower sees, for two small queries per second in all.
+_POLL_SECONDS = 0.5
+# Events per query; bounds the memory of a replay.
+_PAGE_SIZE = 500
+# Events that wait for one slow client before its stream replays the table; bounds the memory of a stream.
+_QUEUE_SIZE = 256
+# Streams that read the table at the same time. After a restart all clients reconnect at once.
+_CONCURRENT_REPLAYS = 8
+KEEPALIVE_SECONDS = 15.0
+"""Time without an event after which a stream sends a comment. The client gives up after three of them are missing."""
 
-Run = Callable[..., Awaitable[Any]]
+RunSync = Callable[..., Awaitable[Any]]
 
 
 class Subscription:
-    """`missed` is true when there was no room for an event: what waits here is then not all there is."""
+    """One stream's queue. `overflowed` means that an event did not fit, so that the stream has to replay the table."""
 
     def __init__(self) -> None:
-        self.events: asyncio.Queue[Event | None] = asyncio.Queue(_WAITING)
-        self.missed = False
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUE_SIZE)
+        self.overflowed = False
 
     def put(self, event: Event | None) -> None:
+        """None wakes the stream up without an event."""
         try:
             self.events.put_nowait(event)
         except asyncio.QueueFull:
-            self.missed = True
+            self.overflowed = True
 
     def clear(self) -> None:
-        """Before the table is read: all that waits here is there, too."""
-        self.missed = False
+        """Called before a replay, which reads everything that waits here."""
+        self.overflowed = False
         while not self.events.empty():
             self.events.get_nowait()
 
 
-class EventHub:
-    """Belongs to one event loop. `run` calls a function in a thread; `streams` is the most that may be followed at a time."""
+class EventBroadcaster:
+    """Belongs to one event loop. `run_sync` calls a function in a thread; at most `max_streams` streams are open."""
 
-    def __init__(self, queue: Queue, run: Run, *, streams: int, period: float = _PERIOD) -> None:
-        self._queue, self._run, self._streams, self._period = queue, run, streams, period
+    def __init__(self, queue: Queue, run_sync: RunSync, *, max_streams: int, poll_seconds: float = _POLL_SECONDS) -> None:
+        self._queue, self._run_sync, self._max_streams, self._poll_seconds = queue, run_sync, max_streams, poll_seconds
         self._subscriptions: dict[str, set[Subscription]] = {}
-        self._open = 0
+        self._open_streams = 0
         self._reader: asyncio.Task[None] | None = None
-        self._replaying = asyncio.Semaphore(_REPLAYS)
+        self._replays = asyncio.Semaphore(_CONCURRENT_REPLAYS)
         self.closing = False
 
     @property
-    def open(self) -> int:
-        """Streams at this moment."""
-        return self._open
+    def open_streams(self) -> int:
+        return self._open_streams
 
-    def take_place(self) -> bool:
-        """Whether there is room for another stream; who got it has to `leave`."""
-        if self._open >= self._streams or self.closing:
+    def try_acquire(self) -> bool:
+        """Reserves a stream; False where all are taken. A True has to be followed by one `release`."""
+        if self._open_streams >= self._max_streams or self.closing:
             return False
-        self._open += 1
+        self._open_streams += 1
         return True
 
-    def leave(self) -> None:
-        self._open -= 1
+    def release(self) -> None:
+        self._open_streams -= 1
 
     def end_streams(self) -> None:
-        """Every stream ends as soon as it can; its client may come back with the last id it saw."""
+        """Ends every stream; clients reconnect with the id of the last event that they received."""
         self.closing = True
-        for subscriptions in self._subscriptions.values():
-            for subscription in subscriptions:
-                subscription.put(None)
+        self._wake_all()
 
     async def close(self) -> None:
         self.end_streams()
@@ -83,59 +89,64 @@ class EventHub:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reader
 
-    async def follow(self, job_id: str, *, after: int, ping: float = PING) -> AsyncIterator[Event | None]:
-        """The job's events after this one, up to the one that ends it; None whenever nothing has come for `ping` seconds."""
-        with self._subscribed(job_id) as subscription:
+    async def follow(self, job_id: str, *, after: int, keepalive: float = KEEPALIVE_SECONDS) -> AsyncIterator[Event | None]:
+        """The job's events with a `seq` above `after`, up to the one that ends the job.
+
+        Yields None after `keepalive` seconds without an event.
+        """
+        with self._subscribe(job_id) as subscription:
             while not self.closing:
+                # Subscribed before the table is read: an event that is written in between arrives twice and never not at all.
                 subscription.clear()
-                # Asked before the table is read: a job that ends meanwhile has written events that this reading may miss.
-                over = await self._is_over(job_id)
+                # Read before the events: the events of a job that ends in between may be missed by this replay.
+                ended = await self._has_ended(job_id)
                 async for event in self._replay(job_id, after):
                     after = event.seq
                     yield event
-                    if ends(event):
+                    if ends_job(event):
                         return
-                if over:
+                if ended:
                     return
-                while not subscription.missed and not self.closing:
+                while not subscription.overflowed and not self.closing:
                     try:
-                        async with asyncio.timeout(ping):
+                        async with asyncio.timeout(keepalive):
                             found = await subscription.events.get()
                     except TimeoutError:
-                        # The table is asked, too, in case nothing comes because the reader cannot read.
                         yield None
-                        self._keep_reading()
+                        # Replays as well: nothing may have come because the reader has stopped.
+                        self._ensure_reader()
                         break
-                    # What the table gave already comes by the hub a second time.
+                    # The replay has already yielded it, or the queue was only woken up.
                     if found is None or found.seq <= after:
                         continue
                     after = found.seq
                     yield found
-                    if ends(found):
+                    if ends_job(found):
                         return
 
     async def _replay(self, job_id: str, after: int) -> AsyncIterator[Event]:
         while True:
-            async with self._replaying:
-                page: list[Event] = await self._run(self._queue.events, job_id, after=after, limit=_PAGE)
+            # Held for a page and not for the replay, so that a client that reads slowly blocks no other.
+            async with self._replays:
+                page: list[Event] = await self._run_sync(self._queue.events, job_id, after=after, limit=_PAGE_SIZE)
             for event in page:
                 yield event
-            if len(page) < _PAGE:
+            if len(page) < _PAGE_SIZE:
                 return
             after = page[-1].seq
 
-    async def _is_over(self, job_id: str) -> bool:
-        """For a job that had ended before the stream began, and for one that was purged."""
+    async def _has_ended(self, job_id: str) -> bool:
+        """Also True for a job that was purged."""
         try:
-            return bool((await self._run(self._queue.get, job_id)).state.ended)
+            return bool((await self._run_sync(self._queue.get, job_id)).state.ended)
         except AutoslimError:
             return True
 
     @contextlib.contextmanager
-    def _subscribed(self, job_id: str) -> Iterator[Subscription]:
+    def _subscribe(self, job_id: str) -> Iterator[Subscription]:
         subscription = Subscription()
         self._subscriptions.setdefault(job_id, set()).add(subscription)
-        self._keep_reading()
+        self._ensure_reader()
         try:
             yield subscription
         finally:
@@ -143,41 +154,48 @@ class EventHub:
             if not self._subscriptions[job_id]:
                 del self._subscriptions[job_id]
 
-    def _keep_reading(self) -> None:
+    def _ensure_reader(self) -> None:
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        """As long as anybody listens."""
+        """Polls the table while there are subscriptions; an idle service makes no queries."""
         after: int | None = None
         while self._subscriptions and not self.closing:
             try:
                 if after is None:
-                    after = await self._run(self._queue.last_seq)
-                    # What came between a stream's replay and this moment is in nobody's queue.
-                    self._tell_missed()
-                after = await self._pass_on(after)
+                    after = await self._run_sync(self._queue.last_seq)
+                    # Events between a stream's replay and this moment are in no queue.
+                    self._request_replays()
+                after = await self._broadcast(after)
             except AutoslimError as error:
+                # Streams stay open with keep-alives until the store answers again.
                 _log.warning("events cannot be read: %s", error)
-            await asyncio.sleep(self._period)
+            await asyncio.sleep(self._poll_seconds)
 
-    async def _pass_on(self, after: int) -> int:
+    async def _broadcast(self, after: int) -> int:
+        """Passes on all events above `after`; returns the last `seq`."""
         while True:
-            page: list[Event] = await self._run(self._queue.events, None, after=after, limit=_PAGE)
+            page: list[Event] = await self._run_sync(self._queue.events, None, after=after, limit=_PAGE_SIZE)
             for event in page:
                 for subscription in self._subscriptions.get(event.job_id, ()):
                     subscription.put(event)
                 after = event.seq
-            if len(page) < _PAGE:
+            if len(page) < _PAGE_SIZE:
                 return after
 
-    def _tell_missed(self) -> None:
+    def _request_replays(self) -> None:
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
-                subscription.missed = True
+                subscription.overflowed = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
                 subscription.put(None)
 
 
-def ends(event: Event) -> bool:
+def ends_job(event: Event) -> bool:
     """Whether this is a job's last event."""
     return event.type == "state" and QueueState(event.data["state"]).ended

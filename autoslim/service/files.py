@@ -1,7 +1,7 @@
-"""A job's files: what may be had is listed first, and only what is listed can be opened. Links are not followed.
+"""A job's files. Only what the listing has can be opened, and symbolic links are not followed.
 
-The folder is written by workers. A user's path is never joined to it: it has to equal a listed name, and each part of that is
-opened below the one before, so that nothing put there meanwhile leads elsewhere.
+Workers write the folder, so its content is not trusted. A path of a request is never joined to it: the path has to equal a listed name,
+and each of its parts is opened beneath the one before, so that a link that appears in between leads nowhere else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 _TOP = ("front.html", "front.parquet", "trials.parquet")
 _TREES = ("models",)
 _LOG = re.compile(r"attempt-([0-9]{1,6})\.log")
-_DEPTH = 6
-_MOST = 5000
+# A job has models/<budget>/<form>; the bounds only stop a folder that is broken or hostile.
+_MAX_DEPTH = 6
+_MAX_FILES = 5000
 _TYPES = {
     ".safetensors": "application/octet-stream",
     ".onnx": "application/octet-stream",
@@ -31,12 +32,15 @@ _TYPES = {
     ".log": "text/plain; charset=utf-8",
 }
 
-_KEPT = 4096
+# Hashing a model takes seconds; the key changes with the content, so that an entry is never out of date.
+_MAX_DIGESTS = 4096
 _digests: dict[tuple[int, int, int, int], str] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
+    """`name` is the path beneath the job's folder, with forward slashes."""
+
     name: str
     bytes: int
     sha256: str
@@ -44,18 +48,18 @@ class Artifact:
 
 
 def artifact_names(folder: Path) -> list[str]:
-    """Paths below the job's folder of what is handed over; none where it does not exist yet."""
+    """Sorted paths beneath the job's folder; empty where it does not exist yet."""
     top = [name for name in _TOP if _is_file(folder / name)]
     trees = [name for tree in _TREES for name in _walk(folder / tree, tree, 1)]
-    return sorted([*top, *trees])[:_MOST]
+    return sorted([*top, *trees])[:_MAX_FILES]
 
 
-def artifacts(folder: Path) -> list[Artifact]:
-    """With sizes and digests; one that goes away meanwhile is left out."""
+def list_artifacts(folder: Path) -> list[Artifact]:
+    """With sizes and digests; a file that disappears meanwhile is left out."""
     found = []
     for name in artifact_names(folder):
         try:
-            descriptor = open_inside(folder, name)
+            descriptor = open_beneath(folder, name)
         except OSError:
             continue
         try:
@@ -66,14 +70,18 @@ def artifacts(folder: Path) -> list[Artifact]:
     return found
 
 
-def log_name(folder: Path, attempt: int | None, *, suffix: str = ".log") -> str | None:
-    """The log of this attempt, or of the last one there is."""
+def find_log(folder: Path, attempt: int | None, *, suffix: str = ".log") -> str | None:
+    """The name of this attempt's log, of the last attempt's for None; None where there is no log."""
     numbers = [number for number in _attempts(folder / "logs") if attempt in (None, number)]
     return f"logs/attempt-{max(numbers)}{suffix}" if numbers else None
 
 
-def open_inside(folder: Path, name: str) -> int:
-    """A descriptor of a regular file below `folder`; OSError for anything else, links included."""
+def open_beneath(folder: Path, name: str) -> int:
+    """A descriptor of a regular file beneath `folder`.
+
+    Raises:
+        OSError: for anything else, symbolic links included.
+    """
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         *folders, last = name.split("/")
@@ -81,7 +89,7 @@ def open_inside(folder: Path, name: str) -> int:
             below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = below
-        # Without O_NONBLOCK a pipe would be waited for.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
     finally:
         os.close(here)
@@ -92,11 +100,11 @@ def open_inside(folder: Path, name: str) -> int:
 
 
 def digest(descriptor: int) -> str:
-    """SHA-256 of a file, worked out again only when it has changed."""
+    """SHA-256 of a file in hexadecimal, computed again only when the file has changed."""
     found = os.fstat(descriptor)
     key = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
     if key not in _digests:
-        while len(_digests) >= _KEPT:
+        while len(_digests) >= _MAX_DIGESTS:
             _digests.pop(next(iter(_digests)), None)
         with os.fdopen(os.dup(descriptor), "rb") as file:
             _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -116,7 +124,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
-    """Without the folders that `autoslim.core.files` is writing or replacing."""
+    """Skips hidden files, and folders that `autoslim.core.files` is writing or replacing."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -126,7 +134,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
             continue
         if entry.is_file(follow_symlinks=False):
             yield f"{prefix}/{entry.name}"
-        elif entry.is_dir(follow_symlinks=False) and depth < _DEPTH:
+        elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
             yield from _walk(folder / entry.name, f"{prefix}/{entry.name}", depth + 1)
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document, which lies beside this file for clients and reviewers: `python -m autoslim.service.openapi` writes it."""
+"""Writes the OpenAPI document, `openapi.json` beside this file: `python -m autoslim.service.openapi`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = Path(__file__).with_name("openapi.json")
 
 
 def render() -> str:
-    """The same for every service: nothing of its settings is in it."""
+    """The document as text. It does not depend on the settings."""
     app = create_app(ServiceSettings(storage="sqlite:////unused", root=Path("/unused")))
     return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
 

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), with pointers into the spec where it is at fault."""
+"""Errors as `application/problem+json` (RFC 9457), with JSON pointers into the spec where a field is wrong."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE = "urn:autoslim:problem:"
+# Seconds: a short outage is over by then, and clients lengthen the pause themselves.
 _RETRY = {"Retry-After": "5"}
 
 
-class Error(BaseModel):
-    """`pointer` (RFC 6901) is into the body, `parameter` names a query parameter or header."""
+class FieldError(BaseModel):
+    """`pointer` (RFC 6901) points into the body, `parameter` names a query parameter or header."""
 
     detail: str
     pointer: str | None = None
@@ -35,7 +36,7 @@ class Error(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong, in RFC 9457's terms. `code` is stable; `detail` is for people."""
+    """RFC 9457's members, and `code`, which is stable. `detail` is for people and may change."""
 
     type: str
     code: str
@@ -43,31 +44,31 @@ class Problem(BaseModel):
     status: int
     detail: str
     request_id: str | None = None
-    errors: list[Error] = Field(default_factory=list)
+    errors: list[FieldError] = Field(default_factory=list)
 
 
 class ProblemError(Exception):
-    """A problem that a route answers with."""
+    """Raised by a route; the response is the problem."""
 
     def __init__(
-        self, status: int, code: str, detail: str, *, errors: Sequence[Error] = (), headers: Mapping[str, str] | None = None
+        self, status: int, code: str, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail, self.errors, self.headers = status, code, detail, list(errors), dict(headers or {})
 
 
 def not_found(what: str = "job") -> ProblemError:
-    """The same for what does not exist and for what is another tenant's."""
+    """The same for a job that does not exist and for another tenant's, so that ids cannot be probed."""
     return ProblemError(404, "not-found", f"there is no such {what}")
 
 
-def render(
+def problem_response(
     request_id: str | None,
     status: int,
     code: str,
     detail: str,
     *,
-    errors: Sequence[Error] = (),
+    errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     problem = Problem(
@@ -82,80 +83,82 @@ def render(
     return JSONResponse(problem.model_dump(exclude_none=True), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Every error of the app becomes a problem."""
+def add_exception_handlers(app: FastAPI) -> None:
+    """Turns every error of the app into a problem."""
     app.add_exception_handler(ProblemError, _problem)
-    app.add_exception_handler(RequestValidationError, _parameters)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(AutoslimError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid_parameters)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(AutoslimError, _autoslim_error)
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route, for the OpenAPI."""
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses` for the OpenAPI document."""
     body = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": body} for status in statuses}
 
 
-def _answer(request: Request, *arguments: Any, **options: Any) -> Response:
-    return render(getattr(request.state, "request_id", None), *arguments, **options)
+def _respond(request: Request, *arguments: Any, **options: Any) -> Response:
+    return problem_response(getattr(request.state, "request_id", None), *arguments, **options)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return _answer(request, error.status, error.code, error.detail, errors=error.errors, headers=error.headers)
+    return _respond(request, error.status, error.code, error.detail, errors=error.errors, headers=error.headers)
 
 
-async def _parameters(request: Request, error: Exception) -> Response:
+async def _invalid_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [
-        Error(detail=f"is {short_repr(detail.get('input'))}: {detail['msg']}", parameter=".".join(map(str, detail["loc"][1:])))
+        FieldError(
+            detail=f"is {short_repr(detail.get('input'))}: {detail['msg']}", parameter=".".join(map(str, detail["loc"][1:]))
+        )
         for detail in error.errors()
     ]
-    return _answer(request, 422, "invalid-parameter", "a parameter of the request is not allowed", errors=errors)
+    return _respond(request, 422, "invalid-parameter", "a parameter of the request is not allowed", errors=errors)
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code, headers = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"), dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_allowed(request))
-    return _answer(request, error.status_code, code, str(error.detail), headers=headers)
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return _respond(request, error.status_code, code, str(error.detail), headers=headers)
 
 
-def _allowed(request: Request) -> list[str]:
-    """Of all routes of this path; the router names the methods of the first one only."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes of this path; the router only gives the methods of the first one."""
     scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "POST")}
     routes = request.app.routes
     return [method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
-async def _ours(request: Request, error: Exception) -> Response:
+async def _autoslim_error(request: Request, error: Exception) -> Response:
     match error:
         case SpecError():
-            errors = [Error(detail=issue.told(issue.field), pointer=issue.pointer) for issue in error.issues]
+            errors = [FieldError(detail=issue.told(issue.field), pointer=issue.pointer) for issue in error.issues]
             code = "infeasible-budget" if isinstance(error, BudgetError) else "invalid-spec"
-            return _answer(request, 422, code, "the job's spec cannot be carried out", errors=errors)
+            return _respond(request, 422, code, "the job's spec cannot be carried out", errors=errors)
         case BudgetError():
-            return _answer(request, 422, "infeasible-budget", str(error))
+            return _respond(request, 422, "infeasible-budget", str(error))
         case IdempotencyError():
-            return _answer(request, 422, "idempotency-key-reused", str(error))
+            return _respond(request, 422, "idempotency-key-reused", str(error))
         case NotFoundError():
             missing = not_found()
-            return _answer(request, missing.status, missing.code, missing.detail)
+            return _respond(request, missing.status, missing.code, missing.detail)
         case PlannerError():
-            return _answer(request, 503, "no-plan", str(error), headers=_RETRY)
+            return _respond(request, 503, "plan-unavailable", str(error), headers=_RETRY)
         case ClusterError():
-            # Its text has the store's address, which is the operator's alone.
+            # The message has the store's address, which only the operator may see.
             _log.error("the store cannot be reached: %s", error)
-            return _answer(request, 503, "store-unavailable", "the service's database cannot be reached", headers=_RETRY)
+            return _respond(request, 503, "store-unavailable", "the service's database cannot be reached", headers=_RETRY)
         case RequestError():
-            return _answer(request, 422, "request-refused", str(error))
-    return unexpected(getattr(request.state, "request_id", None), error)
+            return _respond(request, 422, "invalid-request", str(error))
+    return internal_error(getattr(request.state, "request_id", None), error)
 
 
-def unexpected(request_id: str | None, error: Exception) -> Response:
-    """Nothing of the error leaves the service but that there was one."""
+def internal_error(request_id: str | None, error: Exception) -> Response:
+    """Logs the error; the response says nothing about it but the request's id."""
     _log.error("unexpected error", exc_info=error)
-    return render(
-        request_id, 500, "internal-error", "the service met an error of its own; its log has it under this request's id"
+    return problem_response(
+        request_id, 500, "internal-error", "an internal error; the service's log has it under this request's id"
     )

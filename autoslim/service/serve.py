@@ -1,4 +1,4 @@
-"""`serve`: the service on a port, loopback unless there are keys."""
+"""`serve`: runs the service on a port, on loopback unless there are API keys."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from autoslim.service.settings import ServiceSettings
 from autoslim.store import Keys
 
 PORT = 8400
-_GRACE = 10
-_CONNECTIONS = 2000
+# Seconds for open requests at shutdown; event streams are ended before.
+_SHUTDOWN_SECONDS = 10
+# Above the 500 event streams of the default limits, below the usual limit of open files.
+_MAX_CONNECTIONS = 2000
 
 
 def serve(
@@ -31,15 +33,15 @@ def serve(
     command: Sequence[str] | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Runs until SIGINT or SIGTERM, which end event streams first. `command` is a process to run beside, such as the supervisor.
+    """Runs until SIGINT or SIGTERM. `command` is a process that runs as long as the service, such as the supervisor.
 
-    `port` 0 takes any that is free; `ready` is told the address before the first request. `insecure` allows other hosts without keys.
+    `port` 0 takes a free one; `ready` is called with the URL before the first request. `insecure` allows other hosts without keys.
 
     Raises:
-        RequestError: for another address than loopback while there are no keys, or one that cannot be listened on.
+        RequestError: for a host other than loopback while there are no keys, or an address that cannot be bound.
         ClusterError: when the store cannot be reached.
     """
-    settings = secured(settings, host=host, insecure=insecure)
+    settings = secure_settings(settings, host=host, insecure=insecure)
     listener = _listen(host, port)
     log_json()
     with listener:
@@ -47,18 +49,18 @@ def serve(
         asyncio.run(_serve(settings, listener, command, lambda: ready(f"http://{name}:{listener.getsockname()[1]}")))
 
 
-def secured(settings: ServiceSettings, *, host: str, insecure: bool) -> ServiceSettings:
-    """The settings as they have to be for this address. Raises RequestError as `serve` does."""
+def secure_settings(settings: ServiceSettings, *, host: str, insecure: bool) -> ServiceSettings:
+    """The settings with the host allowed, and with keys required unless it is loopback. Raises RequestError as `serve` does."""
     if _is_loopback(host):
         return settings
     if not insecure:
         with Keys(settings.storage) as keys:
             if not keys.exist():
                 raise RequestError(
-                    f"the service is not opened on {host} while it has no API keys, for whoever reaches it could use it; make one by "
-                    "`autoslim keys create`, listen on 127.0.0.1, or give --insecure"
+                    f"the service does not listen on {host} without API keys, since anyone who reaches it could use it; create a key with "
+                    "`autoslim keys create`, listen on 127.0.0.1, or pass --insecure"
                 )
-        # Also when the last key is revoked.
+        # Stays closed when the last key is revoked while it runs.
         settings = settings.model_copy(update={"keys_required": True})
     known = {host, socket.gethostname(), socket.getfqdn()} - {"", "0.0.0.0", "::"}  # noqa: S104 - compared only  # nosec B104
     return settings.model_copy(update={"allowed_hosts": (*settings.allowed_hosts, *sorted(known))})
@@ -72,8 +74,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # The protocol is named, because asyncio turns Nagle's algorithm off for sockets of which it knows that they are TCP's; with it an
-    # answer on a kept connection waits 40 ms for an acknowledgement.
+    # The protocol is explicit because asyncio disables Nagle's algorithm only for sockets that it knows to be TCP. With Nagle's algorithm
+    # a response on a kept-alive connection waits 40 ms for an acknowledgement.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -82,12 +84,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise RequestError(f"{host}:{port} cannot be listened on: {error}") from error
+        raise RequestError(f"cannot listen on {host}:{port}: {error}") from error
     return listener
 
 
 class _Server(uvicorn.Server):
-    """Streams have to end before the connections are waited for."""
+    """Ends the event streams at shutdown; uvicorn would otherwise wait for them until its timeout."""
 
     def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
@@ -95,11 +97,11 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            # Whoever is in front of the service is not known here, so that nobody's word is taken for an address.
+            # X-Forwarded-For is not trusted: it is not known whether a proxy is in front of the service.
             proxy_headers=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=_GRACE,
-            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            limit_concurrency=_MAX_CONNECTIONS,
         )
         super().__init__(config)
         self._app, self._ready = app, ready
@@ -110,7 +112,7 @@ class _Server(uvicorn.Server):
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.services.hub.end_streams()
+        self._app.state.autoslim.events.end_streams()
         await super().shutdown(sockets)
 
 

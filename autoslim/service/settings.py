@@ -1,4 +1,4 @@
-"""What the operator decides: where things lie, what may be asked for and how much of it."""
+"""The operator's settings: where the data is, what a spec may name, and limits."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from autoslim.config import variable_name
 from autoslim.config.issues import SpecError, issues_of
 from autoslim.config.strict_yaml import PlainLoader
 from autoslim.config.value_types import Label
 from autoslim.errors import RequestError
 
-PREFIX = "AUTOSLIM_"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _paths(value: Any) -> Any:
-    """In an environment variable, separated as in PATH."""
+    """Splits an environment variable as PATH is split."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
@@ -34,7 +34,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class RequestLimits(BaseModel):
-    """The most that one request or tenant may take. `plan_seconds` is how long a plan may be worked on."""
+    """The maximum of one request or tenant; `plan_seconds` is the time for making a plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -103,17 +103,12 @@ def read_settings(
         RequestError: naming every setting that is wrong; no value of it, for there are secrets among them.
     """
     values: dict[str, Any] = {} if file is None else _read_file(file)
-    values |= {name: environ[variable(name)] for name in ServiceSettings.model_fields if variable(name) in environ}
+    values |= {name: environ[variable_name(name)] for name in ServiceSettings.model_fields if variable_name(name) in environ}
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
     try:
         return ServiceSettings.model_validate(values)
     except pydantic.ValidationError as error:
         raise SpecError(issues_of(error, ServiceSettings.model_fields)) from None
-
-
-def variable(name: str) -> str:
-    """`AUTOSLIM_STORAGE`: the environment variable of a setting."""
-    return PREFIX + name.upper()
 
 
 def _read_file(file: Path) -> dict[str, Any]:

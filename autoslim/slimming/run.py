@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import filelock
 
+from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.record import Record
@@ -35,26 +36,13 @@ from autoslim.training.trial import Outcome
 
 T = TypeVar("T")
 
-_FLAGS = {
-    "model.name": "--model",
-    "model.weights": "--weights or --from-scratch",
-    "model.args": "--model-args",
-    "model.image_size": "--image-size",
-    "dataset.source": "--data",
-    "dataset.train_limit": "--train-limit",
+_OWN_FLAGS = {
     "budget": "--flops",
-    "limits.params": "--params",
-    "limits.latency_ms": "--latency",
-    "limits.batch": "--latency",
-    "limits.mode": "--latency-mode",
     "steps": "--method or --knob",
     "first": "--first",
-    "class_query": "--class-query",
-    **{f"training.{name}": f"--{name.replace('_', '-')}" for name in ("epochs", "batch_size", "lr", "distillation")},
-    **{f"training.{name}": f"--{name}" for name in ("augmentation", "flip")},
-    "base.epochs": "--base-epochs",
-    "base.lr": "--base-lr",
+    "training.distillation": "--distillation",
 }
+"""What only this request has, or holds in another place than a search's job."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,8 +243,19 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     # The budget's label is made of the limits where nothing else was asked for.
     for name in sorted(old, key=lambda name: name == "budget"):
         if old[name] != new[name]:
-            return f"{_FLAGS.get(name, '--' + name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
+            return f"{_flag(name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
     return None
+
+
+def _flag(path: str) -> str:
+    """The flags that set a part of the request."""
+    if path in _OWN_FLAGS:
+        return _OWN_FLAGS[path]
+    by_path = {target.path: setting for setting in settings_of(JobSpec).values() for target in setting.rules.job}
+    setting = by_path.get(path)
+    if setting is None:
+        return path
+    return " or ".join([flag_name(setting.name), *(shortcut.flag for shortcut in setting.rules.shortcuts)])
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:

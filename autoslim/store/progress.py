@@ -1,27 +1,30 @@
-"""How far searches have come, from the columns alone: a page of jobs is asked for often, and their results are large."""
+"""The progress of searches, from the columns as far as they go: pages of jobs are requested often, and results in JSON are large."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
+from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, Target, TrialState, hypervolume
+from autoslim.core.result import BaseFacts, Origin, TrialResult, TrialState, hypervolume
+from autoslim.core.selection import best_within_budgets
 from autoslim.store import schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress(Record):
-    """`best` is the highest validation accuracy by the label of the budget; `states` are numbers of trials.
+    """`best` is the best trial within each budget so far, and `budgets` are multiply-accumulates, both by the budget's label; `states` are
+    numbers of trials.
 
     `hypervolume` is that of the front so far, a share; None before the dense model is known. `mlflow_run` is the parent run, if any.
     """
 
     states: dict[str, int]
-    best: dict[str, float]
+    budgets: dict[str, int]
+    best: dict[str, TrialResult]
     hypervolume: float | None
     mlflow_run: str | None
 
@@ -31,20 +34,23 @@ class Progress(Record):
 
 
 def read_progress(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, Progress]:
-    """Of those of the jobs that have begun."""
-    jobs = connection.execute(sa.select(schema.jobs.c.id, schema.jobs.c.base).where(schema.jobs.c.id.in_(job_ids))).all()
-    states = _states(connection, job_ids)
-    best = _best(connection, job_ids)
-    runs = _runs(connection, job_ids)
-    return {
-        row.id: Progress(
+    """By id, of those of the jobs whose search has started."""
+    columns = (schema.jobs.c.id, schema.jobs.c.base, schema.jobs.c.spec)
+    jobs = connection.execute(sa.select(*columns).where(schema.jobs.c.id.in_(job_ids))).all()
+    states, runs = _states(connection, job_ids), _runs(connection, job_ids)
+    found = {}
+    for row in jobs:
+        job, base = SearchJob.from_json(row.spec), None if row.base is None else BaseFacts.from_json(row.base)
+        # Before the dense model is known there is no share of its FLOPs, and no trial has ended.
+        budgets = {} if base is None else job.budget_flops(base.dense_flops)
+        found[row.id] = Progress(
             states=states.get(row.id, {}),
-            best=best.get(row.id, {}),
-            hypervolume=_hypervolume(connection, row.id, row.base),
+            budgets=budgets,
+            best=_best(connection, job, budgets),
+            hypervolume=_hypervolume(connection, row.id, base),
             mlflow_run=runs.get(row.id),
         )
-        for row in jobs
-    }
+    return found
 
 
 def _states(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, dict[str, int]]:
@@ -56,14 +62,34 @@ def _states(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, di
     return found
 
 
-def _best(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, dict[str, float]]:
+def _best(connection: sa.Connection, job: SearchJob, budgets: Mapping[str, int]) -> dict[str, TrialResult]:
     table = schema.trials.c
-    complete = sa.and_(table.job_id.in_(job_ids), table.state == TrialState.COMPLETE.value, table.target != Target.FREE.value)
-    query = sa.select(table.job_id, table.target, sa.func.max(table.accuracy)).where(complete)
-    found: dict[str, dict[str, float]] = {}
-    for job_id, target, accuracy in connection.execute(query.group_by(table.job_id, table.target)):
-        found.setdefault(job_id, {})[target] = accuracy
-    return found
+    numbers = _candidates(connection, job) if budgets else []
+    query = sa.select(table.result).where(table.job_id == job.id, table.number.in_(numbers)).order_by(table.number)
+    results = [TrialResult.from_json(text) for text in connection.execute(query).scalars()]
+    return best_within_budgets(results, budgets, job.limits)
+
+
+def _candidates(connection: sa.Connection, job: SearchJob) -> list[int]:
+    """The numbers of the few complete trials that can be the best within any budget, by what the columns say of them.
+
+    Those are the front of the search's own trials within the limit on parameters, and all trials of the refinement, because which of
+    its seeds count is in the recipes. A latency is in the results alone: where it is limited, every trial is a candidate.
+    """
+    table = schema.trials.c
+    query = sa.select(table.number, table.origin, table.flops, table.accuracy).where(
+        table.job_id == job.id, table.state == TrialState.COMPLETE.value
+    )
+    if job.limits.params is not None:
+        query = query.where(table.params <= job.limits.params)
+    numbers, highest = [], -1.0
+    for number, origin, _, accuracy in connection.execute(query.order_by(table.flops, table.accuracy.desc(), table.number)):
+        if origin == Origin.REFINEMENT or job.limits.latency_ms is not None:
+            numbers.append(number)
+        elif accuracy > highest:
+            numbers.append(number)
+            highest = accuracy
+    return numbers
 
 
 def _runs(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, str]:
@@ -72,14 +98,13 @@ def _runs(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, str]
     return {job_id: run_id for job_id, run_id in connection.execute(query)}
 
 
-def _hypervolume(connection: sa.Connection, job_id: str, base: str | None) -> float | None:
+def _hypervolume(connection: sa.Connection, job_id: str, base: BaseFacts | None) -> float | None:
     if base is None:
         return None
-    facts = BaseFacts.from_dict(json.loads(base))
     table = schema.trials.c
     query = sa.select(table.flops, table.accuracy).where(table.job_id == job_id, table.state == TrialState.COMPLETE.value)
     front: list[tuple[int, float]] = []
     for flops, accuracy in connection.execute(query.order_by(table.flops, table.accuracy.desc())):
         if not front or accuracy > front[-1][1]:
             front.append((flops, accuracy))
-    return hypervolume(front, dense_flops=facts.dense_flops, chance=facts.chance)
+    return hypervolume(front, dense_flops=base.dense_flops, chance=base.chance)

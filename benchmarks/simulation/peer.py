@@ -65,17 +65,17 @@ class PeerSearch:
 
     def _built(self, suggest: Suggest) -> Recipe | None:
         world = self.world
-        draw = world.space.sample(suggest, METHODS, world.shape, among=list(world.space.methods))
+        sample = world.space.sample(suggest, world.methods, world.shape)
         try:
-            solved = evaluate(METHODS[draw.method], world.shape, world.dense, draw.knobs)
+            solved = evaluate(METHODS[sample.method], world.shape, world.dense, sample.knobs)
         except AutoslimError:
             return None
-        if not world.space.contains(dataclasses.replace(draw, knobs=solved.knobs), world.shape):
+        if not world.space.contains(dataclasses.replace(sample, knobs=solved.knobs), world.shape):
             return None
         return Recipe(
-            steps=(Step(method=draw.method, knobs=solved.knobs),),
+            steps=(Step(method=sample.method, knobs=solved.knobs),),
             budget=solved.flops,
-            training=world.training.replace(**draw.training),
+            training=world.training.replace(**sample.training),
             seed=0,
         )
 

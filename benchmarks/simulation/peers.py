@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import optuna
 
-from autoslim.methods import METHODS
 from autoslim.search.space.space import TRAINING, Space, Suggest, bounds
 from simulation.peer import Blind, Peer
 from simulation.world import World
@@ -65,7 +64,7 @@ class RayOptuna(Blind):
         from ray.tune.search.optuna import OptunaSearch
 
         def space(trial: optuna.Trial) -> None:
-            world.space.sample(trial, METHODS, world.shape, among=list(world.space.methods))
+            world.space.sample(trial, world.methods, world.shape)
 
         self._search = OptunaSearch(space, metric=["accuracy", "flops"], mode=["max", "min"], seed=seed)
         self._epochs, self._asha = world.training.epochs, None

@@ -12,6 +12,7 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods import METHODS
+from autoslim.methods.base import Method
 from autoslim.search import Space, load_space
 from autoslim.training import Outcome
 from simulation.cluster import SimulatedTrial
@@ -32,6 +33,11 @@ class World:
     @functools.cached_property
     def space(self) -> Space:
         return load_space(self.space_name)
+
+    @functools.cached_property
+    def methods(self) -> dict[str, Method]:
+        """Those of the space, in the registry's order."""
+        return {name: method for name, method in METHODS.items() if name in self.space.methods}
 
     @property
     def shape(self) -> ViTShape:

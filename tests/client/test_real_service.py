@@ -53,7 +53,7 @@ def test_a_job_is_submitted_once_however_often_it_is_asked_for(client: Client):
 
 def test_a_plan_keeps_nothing(client: Client):
     plan = client.plan(**SPEC)
-    assert plan["budgets"][0]["reachable"]
+    assert plan["budgets"][0]["feasible"]
     assert list(client.jobs()) == []
 
 

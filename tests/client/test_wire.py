@@ -101,7 +101,7 @@ def test_it_gives_up_after_some_tries_and_says_where_it_looked():
 
 
 def test_what_is_refused_is_not_asked_for_again():
-    script = Script(problem(422, "request-refused"))
+    script = Script(problem(422, "invalid-request"))
     with pytest.raises(RefusedError, match="what was wrong"):
         script.client.job("x")
     assert len(script.asked) == 1

@@ -25,7 +25,8 @@ from autoslim.cli.app import app
 from autoslim.cli.job_file import commented_file
 from autoslim.cli.parsing import CliInput, spec_of
 from autoslim.cli.resume import resumed_job
-from autoslim.config import JobSpec, Placement, SpecError, parse_yaml, read_json, reference
+from autoslim.config import JobSpec, Placement, SpecError, parse_yaml, read_json
+from autoslim.config.reference import reference
 from autoslim.config.schema import job_schema
 from autoslim.service.openapi import render
 from autoslim.service.planning.client import deciding_fields

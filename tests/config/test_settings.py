@@ -16,8 +16,8 @@ from autoslim.cli.flags import job_flags, with_flags
 from autoslim.cli.job_file import commented_file
 from autoslim.cli.parsing import CliInput, fields_of
 from autoslim.cli.resume import resumed_job
-from autoslim.config import JobSpec, Placement, Scope, parse_yaml, read_json, read_mapping, reference, settings_of
-from autoslim.config.reference import as_markdown
+from autoslim.config import JobSpec, Placement, Scope, parse_yaml, read_json, read_mapping, settings_of
+from autoslim.config.reference import as_markdown, reference
 from autoslim.config.schema import job_schema
 from autoslim.config.target import default_at
 from autoslim.errors import RequestError

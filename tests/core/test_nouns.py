@@ -330,15 +330,6 @@ def test_nothing_on_the_front_is_dominated_and_all_else_is(points: list[tuple[in
     assert all((r.flops, r.accuracy) in places or any(f.dominates(r) for f in front) for r in results)
 
 
-def test_the_best_within_a_budget():
-    front = ParetoFront.of([result(0, 10, 0.5), result(1, 20, 0.7), result(2, 30, 0.8)])
-    assert [front.best_within(flops).number for flops in (10, 19, 20, 29, 30, 99)] == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(BudgetError, match="no trial is within 9; the cheapest has 10"):
-        front.best_within(9)
-    with pytest.raises(BudgetError, match="no trial was completed"):
-        ParetoFront.of([]).best_within(9)
-
-
 def test_hypervolume_is_the_area_that_the_front_covers():
     assert hypervolume([], dense_flops=100, chance=0.1) == 0
     assert hypervolume([(0, 1.0)], dense_flops=100, chance=0.1) == pytest.approx(1.0)

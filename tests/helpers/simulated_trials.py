@@ -18,7 +18,7 @@ from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
 from autoslim.training import Outcome
-from workers.progress.callbacks import Listener
+from workers.progress.callbacks import SearchCallback
 from workers.search.coordinator import Coordinator, TrialAssignment
 
 SHAPE = ViTShape(
@@ -34,13 +34,15 @@ class Killed(BaseException):
     """Stands for `kill -9`: a BaseException, so that no handler of ours catches it."""
 
 
-def make_coordinator(job: SearchJob, store: Store, root: Path, listeners: Sequence[Listener] = (), **changes: Any) -> Coordinator:
+def make_coordinator(
+    job: SearchJob, store: Store, root: Path, callbacks: Sequence[SearchCallback] = (), **changes: Any
+) -> Coordinator:
     """Of a first attempt, or of one that goes on with what the store holds."""
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
     store.begin_attempt(job.id)
     pruner = make_pruner(job.scheduler, epochs=job.training.epochs, chance=CHANCE)
-    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(listeners), pruner=pruner, base=BASE, **changes)
+    return Coordinator(job, store, make_proposer(job), RunFolder(root), tuple(callbacks), pruner=pruner, base=BASE, **changes)
 
 
 _proposers: dict[str, Proposer] = {}

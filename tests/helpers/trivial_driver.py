@@ -20,7 +20,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.result import Origin, TrialState
 from autoslim.errors import DivergedError
 from autoslim.store import JobState, Store
-from workers.progress.callbacks import SearchStage, Watcher
+from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.progress.cost import Cost
 from workers.service import lease_keeper
 from workers.service.attempt import main
@@ -47,24 +47,24 @@ class Ended:
         self.missing = () if found else ("50%",)
 
 
-def trivial_search(job: SearchJob, *, resume: bool, storage: str, watcher: Watcher) -> Ended:
+def trivial_search(job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback) -> Ended:
     folder = Path(job.output)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "alone").open("w") as alone:
         # Two drivers at once would be seen here.
         fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with Store(storage) as store:
-            return _search(job, store, watcher, folder)
+            return _search(job, store, callback, folder)
 
 
-def _search(job: SearchJob, store: Store, watcher: Watcher, folder: Path) -> Ended:
+def _search(job: SearchJob, store: Store, callback: SearchCallback, folder: Path) -> Ended:
     if not store.has_job(job.id):
         store.create_job(job)
     attempt = store.begin_attempt(job.id)
-    watcher.begins({"50%": BUDGET}, store.trials(job.id))
     store.set_base(job.id, DENSE)
-    watcher.says("dense model: epoch 1/1")
-    watcher.enters(SearchStage.SEARCHING)
+    callback.on_message("dense model: epoch 1/1")
+    callback.on_stage_start(SearchStage.SEARCHING)
+    callback.on_search_start(SearchInfo(job=job, budgets={"50%": BUDGET}, base=DENSE, results=store.trials(job.id)))
     for number in range(job.trials):
         known = {trial.number: trial for trial in store.trials(job.id)}
         running = make_result(number, TrialState.RUNNING, recipe=make_recipe(number, budget=BUDGET))
@@ -74,16 +74,16 @@ def _search(job: SearchJob, store: Store, watcher: Watcher, folder: Path) -> End
             store.restart_trial(job.id, number)
         else:
             continue
-        watcher.trial_begins(running, "50%")
+        callback.on_trial_start(running, "50%")
         with (folder / "worked").open("a") as worked:
             worked.write(f"{attempt} {number}\n")
         print(f"trial {number} works", flush=True)
         _work(0.15)
-        watcher.trial_reports(running, make_report(1, loss=float("nan")))
+        callback.on_epoch_end(running, make_report(1, loss=float("nan")))
         ended = make_result(number, recipe=running.recipe)
         store.finish_trial(job.id, ended)
-        watcher.trial_ends(ended, "50%")
-    watcher.enters(SearchStage.FINALIZING)
+        callback.on_trial_end(ended, "50%")
+    callback.on_stage_start(SearchStage.FINALIZING)
     store.set_state(job.id, JobState.COMPLETE)
     return Ended(found=_mischief() != "nothing")
 

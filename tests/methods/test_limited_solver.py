@@ -13,7 +13,8 @@ from autoslim.core.plan import Plan
 from autoslim.cost import predict, predict_params
 from autoslim.errors import InfeasibleError
 from autoslim.methods import METHODS, Constraints, StepContext, binding, narrowing, narrows, solve
-from autoslim.methods.vit_slim.mask_ranking import Terms, cut_to_budget, removals
+from autoslim.methods.vit_slim.budget_cut import cut_to_budget
+from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks
 
 DENSE = make_dense("deit")
@@ -86,18 +87,18 @@ def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits
         )
         for _ in range(SHAPE.depth)
     ]
-    terms = Terms(
+    terms = RankingOptions(
         rule="fall",
         l1=(2e-4, 2e-4, 3e-3),
         cost_power=0.5,
         width_multiple=1,
         whole="none",
         nesting="down",
-        gives=(1.0, 1.0, 0.0 if patches == "stay" else 1.0),
+        removable=(1.0, 1.0, 0.0 if patches == "stay" else 1.0),
         patch_share=0.0,
     )
     budget, constraints = share_of_dense(SHAPE, 1.0), Constraints(limits=limits, timer=rise)
-    row = removals(masks, SHAPE, PLAN, PLAN, terms, budget)
+    row = rank_removals(masks, SHAPE, PLAN, PLAN, terms, budget)
     _, plan = cut_to_budget(SHAPE, PLAN, row, budget, constraints)
     assert constraints.fits(SHAPE, plan)
     assert max(constraints.shares(SHAPE, plan).values()) > 0.99

@@ -12,9 +12,12 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, Training
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
 from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.search import Proposal, Space, parse_space
+from autoslim.search import Proposal, Proposer, Space, parse_space
+
+Make = Callable[..., Proposer]
 
 
 class Toy(Method):
@@ -151,3 +154,19 @@ def point() -> Callable[..., TrialResult]:
         return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.COMPLETE, accuracy=accuracy, flops=flops)
 
     return point
+
+
+@pytest.fixture(scope="session")
+def dense(shape: ViTShape) -> int:
+    return predict(shape, Plan.dense(shape)).total
+
+
+@pytest.fixture(scope="session")
+def make(methods: dict[str, Method], shape: ViTShape, whole: Space, dense: int) -> Make:
+    def make(shares: tuple[float, ...] = (0.8, 0.65), *, space: Space = whole, seed: int = 0, sampler: str = "tpe") -> Proposer:
+        budgets = {f"{share:.0%}": int(share * dense) for share in shares}
+        return Proposer(
+            space=space, shape=shape, budgets=budgets, training=Training(), seed=seed, sampler=sampler, methods=methods
+        )
+
+    return make

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from autoslim.core.constraints import CostLimits
 from autoslim.core.result import Origin
-from autoslim.search import knee_point, offers, reason
+from autoslim.search import explain, knee_point
 
 
 def test_the_knee_is_where_the_front_bends_most(point):
@@ -17,29 +18,35 @@ def test_the_sentence_names_the_measure_the_field_and_the_next_best(point):
     results[0] = results[0].replace(
         recipe=results[0].recipe.replace(steps=(results[0].recipe.steps[0].replace(knobs={"keep": 1}),))
     )
-    found = reason(results, results[1], 50)
+    found = explain(results, results[1], 50)
     assert found.sentence == (
-        "trial 1 (width) is taken, because it has the highest accuracy on the validation images of 2 complete trials at this "
-        "budget, 74.00%; the best other recipe there, trial 0 (width), has 71.00%"
+        "trial 1 (width) is the most accurate of the 4 complete trials within this budget, 74.00% on the validation images; "
+        "it uses 100.0% of the budget; the best other recipe, trial 0 (width), has 71.00%"
     )
     assert found.cheaper is not None
     assert found.costlier is not None
     assert (found.cheaper.number, found.costlier.number, found.knee) == (2, 3, 2)
-    assert offers(found) == [
-        "the front's next cheaper one: trial 2 (width), 60.00% at 30, its knee",
-        "the front's next dearer one: trial 3 (width), 80.00% at 70",
+    assert found.describe_neighbours() == [
+        "next cheaper on the front: trial 2 (width), 60.00% at 30, the knee of the front",
+        "next costlier on the front: trial 3 (width), 80.00% at 70",
     ]
 
 
-def test_a_model_that_was_not_solved_onto_the_budget_is_said_so(point):
+def test_a_model_that_uses_a_part_of_the_budget_says_how_much(point):
     results = [point(0, 30, 0.5)]
-    found = reason(results, results[0], 50)
-    assert "no trial solved onto this budget is complete" in found.sentence
-    assert (found.cheaper, found.costlier, found.knee) == (None, None, None)
+    found = explain(results, results[0], 50)
+    assert "is the only complete trial within this budget" in found.sentence
+    assert "it uses 60.0% of the budget" in found.sentence
+    assert (found.budget_share, found.cheaper, found.costlier, found.knee) == (0.6, None, None, None)
 
 
-def test_a_model_tuned_longer_over_seeds_is_said_so(point):
+def test_a_trial_above_a_limit_is_not_counted_among_those_within_the_budget(point):
+    results = [point(0, 30, 0.5).replace(params=10), point(1, 40, 0.6).replace(params=30)]
+    assert "is the only complete trial" in explain(results, results[0], 50, CostLimits(params=20)).sentence
+
+
+def test_a_refined_model_says_for_how_many_epochs_and_how_its_seeds_did(point):
     finals = [point(n, 50, 0.7 + n / 100, origin=Origin.REFINEMENT) for n in range(3)]
     finals = [r.replace(recipe=r.recipe.replace(seed=r.number, training=r.recipe.training.replace(epochs=9.0))) for r in finals]
-    assert "the best mean of 3 seeds" in reason(finals, finals[2], 50).sentence
-    assert "tuned for 9 epochs in the end" in reason(finals[:1], finals[0], 50).sentence
+    assert "with 3 seeds, 71.00% on average" in explain(finals, finals[2], 50).sentence
+    assert "its recipe was refined for 9 epochs" in explain(finals[:1], finals[0], 50).sentence

@@ -12,7 +12,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.solver import evaluate
 from autoslim.search import Space, feasibility, load_space, parse_space
-from autoslim.search.space.space import Draw
+from autoslim.search.space.space import Sample
 
 NARROW = "methods: {tokens: {cuts: 2, layer_1: {low: 0.3, high: 0.6}, layer_2: {low: 0.3, high: 0.6}, gone_1: {high: 0.5}}}"
 
@@ -27,12 +27,12 @@ def test_reach_is_what_trying_everything_finds(methods: dict[str, Method], shape
     for cuts, layer_1, layer_2, gone_1, gone_2 in corners:
         knobs = {"cuts": cuts, "layer_1": layer_1, "layer_2": layer_2, "gone_1": gone_1, "gone_2": gone_2}
         solved = evaluate(tokens, shape, dense, knobs if cuts == 2 else {k: v for k, v in knobs.items() if not k.endswith("_2")})
-        if space.contains(Draw(method="tokens", knobs=solved.knobs, training={}), shape):
+        if space.contains(Sample(method="tokens", knobs=solved.knobs, training={}), shape):
             found.append(solved.flops)
     corner = feasibility(space, shape, dense, methods)["tokens"]
     assert corner.cheapest is not None
-    assert corner.dearest is not None
-    assert (corner.cheapest.flops, corner.dearest.flops) == (min(found), max(found))
+    assert corner.costliest is not None
+    assert (corner.cheapest.flops, corner.costliest.flops) == (min(found), max(found))
     assert evaluate(tokens, shape, dense, corner.cheapest.knobs).flops == corner.cheapest.flops
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
 from autoslim.core.result import ErrorClass, Origin, Target, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
@@ -23,18 +22,16 @@ from autoslim.errors import BudgetError, RequestError, SpaceError, UnsupportedMo
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.search import Proposal, Proposer, Space, load_space, parse_space
-from autoslim.search.samplers.optuna_samplers import POPULATION
+from autoslim.search.samplers.optuna_replay import Replay, flat_replay, replay
+from autoslim.search.samplers.optuna_samplers import POPULATION_SIZE
 from autoslim.search.samplers.optuna_study import (
-    KNOWN,
-    Replay,
+    MAX_STUDY_TRIALS,
     accuracy_and_flops,
     accuracy_at_budgets,
     as_trials,
     build_study,
-    flat_replay,
-    replay,
 )
-from autoslim.search.space.space import Draw
+from autoslim.search.space.space import Sample
 
 Finish = Callable[..., TrialResult]
 Make = Callable[..., Proposer]
@@ -43,22 +40,6 @@ methods:
   tokens: {cuts: [1, 2], layer_1: {low: 0.1, high: 0.5}, layer_2: {low: 0.4, high: 0.8}, gone_1: {low: 0.1, high: 0.7}}
   width: {keep: {low: 0.35, high: 0.95}}
 """
-
-
-@pytest.fixture(scope="session")
-def dense(shape: ViTShape) -> int:
-    return predict(shape, Plan.dense(shape)).total
-
-
-@pytest.fixture(scope="session")
-def make(methods: dict[str, Method], shape: ViTShape, whole: Space, dense: int) -> Make:
-    def make(shares: tuple[float, ...] = (0.8, 0.65), *, space: Space = whole, seed: int = 0, sampler: str = "tpe") -> Proposer:
-        budgets = {f"{share:.0%}": int(share * dense) for share in shares}
-        return Proposer(
-            space=space, shape=shape, budgets=budgets, training=Training(), seed=seed, sampler=sampler, methods=methods
-        )
-
-    return make
 
 
 def replayer(space: Space, methods: Mapping[str, Method], shape: ViTShape) -> Callable[[Recipe], Replay | None]:
@@ -93,9 +74,9 @@ def test_every_proposal_is_within_its_budget_and_its_space(
         assert proposal.flops <= proposal.recipe.budget
         assert proposal.recipe.budget == proposer.budgets.get(proposal.target, proposal.flops)
         (step,) = proposal.recipe.steps
-        assert space.contains(Draw(method=step.method, knobs=step.knobs, training={}), shape)
+        assert space.contains(Sample(method=step.method, knobs=step.knobs, training={}), shape)
         history.append(finished(proposal))
-    told = as_trials(history, accuracy_and_flops(history), replayer(space, methods, shape), single=False)
+    told = as_trials(history, accuracy_and_flops(history), replayer(space, methods, shape), single_objective=False)
     assert len(told) == len(history)
     # Optuna checks each against its distribution.
     build_study(told, ["maximize", "minimize"], optuna.samplers.RandomSampler(seed=0))
@@ -353,7 +334,7 @@ def test_a_stopped_trial_is_told_as_pruned_with_how_far_it_came(make: Make, fini
     pruned = [trial for trial in single if trial.state is optuna.trial.TrialState.PRUNED]
     assert [list(trial.intermediate_values) for trial in pruned] == [[1500]] * 3
     assert {trial.user_attrs["accuracy"] for trial in pruned} == {result.accuracy for result in history[5:]}
-    double = as_trials(history, accuracy_and_flops(history), replayed, single=False)
+    double = as_trials(history, accuracy_and_flops(history), replayed, single_objective=False)
     assert [t.user_attrs["epochs"] for t in double if t.state is optuna.trial.TrialState.PRUNED] == [1.5] * 3
     for number in range(8, 16):
         assert proposer.propose(number, history).plan is not None
@@ -373,10 +354,10 @@ def test_genetic_samplers_have_generations_though_their_study_is_made_anew(
         return parents
 
     monkeypatch.setattr(kind, "select_parent", watched)
-    *_, (_, history) = play(make((0.8,), sampler=sampler), finished, 4 * POPULATION)
+    *_, (_, history) = play(make((0.8,), sampler=sampler), finished, 4 * POPULATION_SIZE)
     assert {1, 2} <= {generation for generation, _ in seen} <= {1, 2, 3}
-    assert {count for _, count in seen} == {POPULATION}
-    assert len({result.recipe.key for result in history}) > 3 * POPULATION
+    assert {count for _, count in seen} == {POPULATION_SIZE}
+    assert len({result.recipe.key for result in history}) > 3 * POPULATION_SIZE
 
 
 def test_the_gaussian_process_proposes_from_what_all_methods_have(make: Make, finished: Finish) -> None:
@@ -410,8 +391,8 @@ def test_a_study_is_told_the_best_the_running_and_the_latest_of_many_trials(make
     history[3] = history[3].replace(state=TrialState.RUNNING, accuracy=None)
     values = accuracy_at_budgets(history, proposer.budgets.values())
     told = as_trials(history, values, replayer(proposer.space, proposer.methods, proposer.shape))
-    assert len(told) == KNOWN
-    best = sorted((value[0] for value in values.values()), reverse=True)[: KNOWN // 4]
+    assert len(told) == MAX_STUDY_TRIALS
+    best = sorted((value[0] for value in values.values()), reverse=True)[: MAX_STUDY_TRIALS // 4]
     assert set(best) <= {trial.values[0] for trial in told if trial.values}
     assert sum(trial.state is optuna.trial.TrialState.RUNNING for trial in told) == 1
     assert told[-1].values == values[999]

@@ -23,7 +23,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> None:
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(client: httpx.Client) -> None:
-    refused(client.post("/v1/jobs", content=b"x" * (2**20 + 1), headers=JSON), 413, "body-too-large")
+    refused(client.post("/v1/jobs", content=b"x" * (2**20 + 1), headers=JSON), 413, "content-too-large")
 
 
 def test_a_body_that_does_not_say_so_is_not_read_to_its_end(service: RunningService, client: httpx.Client) -> None:
@@ -37,7 +37,7 @@ def test_a_body_that_does_not_say_so_is_not_read_to_its_end(service: RunningServ
 
     # The service may hang up while the rest is still being sent.
     with contextlib.suppress(httpx.WriteError):
-        refused(client.post("/v1/jobs", content=chunks(), headers=JSON), 413, "body-too-large")
+        refused(client.post("/v1/jobs", content=chunks(), headers=JSON), 413, "content-too-large")
     assert sent < 200 * 2**20
     assert client.get("/v1/jobs").status_code == 200
 

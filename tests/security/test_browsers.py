@@ -62,7 +62,7 @@ def test_another_sites_page_is_not_answered(open_service: RunningService, header
     with open_service.anybody(headers=headers) as page:
         for method, path in (("POST", f"/v1/jobs/{job.id}:cancel"), ("GET", "/v1/jobs"), ("DELETE", f"/v1/jobs/{job.id}")):
             answer = page.request(method, path)
-            assert (answer.status_code, answer.json()["code"]) == (403, "foreign-origin")
+            assert (answer.status_code, answer.json()["code"]) == (403, "cross-origin-request")
             assert "access-control-allow-origin" not in answer.headers
     assert open_service.queue.get(job.id).cancel_requested_at is None
 

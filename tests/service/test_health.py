@@ -20,7 +20,7 @@ from autoslim.core.logs import JsonFormatter, job_id, redact, request_id
 from autoslim.errors import RequestError
 from autoslim.service import read_settings
 from autoslim.service.openapi import FILE, render
-from autoslim.service.serve import secured, serve
+from autoslim.service.serve import secure_settings, serve
 from autoslim.store import Keys
 
 
@@ -51,7 +51,7 @@ def test_readiness_tells_the_state_of_every_dependency(tmp_path: Path) -> None:
 def test_a_service_whose_store_is_gone_is_not_ready_and_says_so_without_its_address(tmp_path: Path) -> None:
     with running(settings_in(tmp_path)) as small, small.anybody() as client:
         assert client.get("/readyz").json()["dependencies"]["store"] == "ok"
-        broken = small.server._app.state.services.queue
+        broken = small.server._app.state.autoslim.queue
         broken.close()
         broken._database._engine = _engine_that_fails(tmp_path)
         ready, asked = client.get("/readyz"), client.get("/v1/jobs")
@@ -160,14 +160,14 @@ def test_the_storages_password_is_not_shown() -> None:
 def test_another_address_than_loopback_needs_a_key_first(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     for host in ("127.0.0.1", "localhost", "::1"):
-        assert secured(settings, host=host, insecure=False) == settings
+        assert secure_settings(settings, host=host, insecure=False) == settings
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
-        with pytest.raises(RequestError, match="while it has no API keys"):
-            secured(settings, host=host, insecure=False)
-        assert secured(settings, host=host, insecure=True).keys_required is False
+        with pytest.raises(RequestError, match=f"does not listen on {host} without API keys"):
+            secure_settings(settings, host=host, insecure=False)
+        assert secure_settings(settings, host=host, insecure=True).keys_required is False
     with Keys(settings.storage) as keys:
         keys.create(tenant="t", scopes=["read"], name="n")
-    opened = secured(settings, host="192.168.1.5", insecure=False)
+    opened = secure_settings(settings, host="192.168.1.5", insecure=False)
     assert opened.keys_required
     assert "192.168.1.5" in opened.allowed_hosts
 
@@ -214,7 +214,7 @@ def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(service: 
 
 
 def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RequestError, match="cannot be listened on"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RequestError, match="cannot listen on"):
         serve(settings_in(tmp_path), port=taken.getsockname()[1])
-    with pytest.raises(RequestError, match="cannot be listened on"):
+    with pytest.raises(RequestError, match="cannot listen on"):
         serve(settings_in(tmp_path), port=99_999)

@@ -21,7 +21,7 @@ def test_a_job_is_taken_and_found_where_the_answer_says(client: httpx.Client) ->
     assert re.fullmatch(r"[0-9A-Z]{26}", job["id"])
     assert (job["state"], job["name"], job["priority"], job["attempt"]) == ("QUEUED", "tiny", 7, 0)
     assert job["spec"] | SPEC == job["spec"]
-    assert job["progress"] == {"trials_done": 0, "trials": 24, "best": {}}
+    assert job["progress"] == {"trials_ended": 0, "trials_total": 24, "best": {}}
     assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
     found = client.get(answer.headers["location"])
     assert found.json() == job
@@ -134,7 +134,7 @@ def test_only_an_ended_job_is_purged_and_then_all_of_it(service: RunningService,
         ({"epochs": 1e9}, "/epochs", "allowed: at most 1000"),
         ({"image_size": 100_000}, "/image_size", "allowed: at most 1024"),
         ({"flops": [f"{share}%" for share in range(10, 60)]}, "/flops", "has 50 budgets; allowed: at most 16"),
-        ({"flops": ["50%", "50%"]}, "/flops/1", "stands before it already"),
+        ({"flops": ["50%", "50%"]}, "/flops/1", "is given twice"),
         ({"flops": ["90G"]}, "/flops/0", "is within it already"),
         ({"flops": ["1%"]}, "/flops/0", "which nothing in the space reaches; allowed: life_regression"),
         ({"params": "1K"}, "/params", "is '1000', which nothing in the space reaches; allowed: life_regression"),
@@ -188,7 +188,7 @@ def test_a_failure_is_one_class_one_sentence_and_one_command(service: RunningSer
     service.queue.advance(claim, QueueState.FAILED, failure=failure)
     view = client.get(f"/v1/jobs/{job.id}").json()
     assert view["state"] == "FAILED"
-    assert view["failure"] == {"class": "DATA", "message": failure.message, "next": failure.next}
+    assert view["failure"] == {"failure_class": "DATA", "message": failure.message, "next": failure.next}
     assert (view["attempt"], view["queue_position"]) == (1, None)
 
 
@@ -196,13 +196,13 @@ def test_a_plan_says_what_every_method_reaches_and_keeps_nothing(client: httpx.C
     answer = client.post("/v1/plans", json=SPEC | {"flops": ["50%", "1%"]})
     assert answer.status_code == 200, answer.text
     plan = answer.json()
-    assert [(budget["label"], budget["reachable"]) for budget in plan["budgets"]] == [("50%", True), ("1%", False)]
+    assert [(budget["label"], budget["feasible"]) for budget in plan["budgets"]] == [("50%", True), ("1%", False)]
     assert plan["budgets"][0]["flops"] == plan["dense_flops"] // 2
     feasibility = {method["name"]: method for method in plan["budgets"][0]["methods"]}
     assert set(feasibility) >= {"vit_slim", "life_regression"}
-    assert all(method["least"] < plan["dense_flops"] for method in feasibility.values())
+    assert all(method["min_flops"] < plan["dense_flops"] for method in feasibility.values())
     assert plan["images"] == {"train": 1293, "validation": 144, "test": 360}
-    assert plan["estimate"]["images_trained"] == 1293 * 3 * 24 / 0.75
+    assert plan["estimate"]["training_images"] == 1293 * 3 * 24 / 0.75
     assert client.get("/v1/jobs").json()["jobs"] == []
 
 
@@ -218,7 +218,7 @@ def test_a_plan_needs_no_flops_where_another_limit_is_given(client: httpx.Client
     answer = client.post("/v1/plans", json=SPEC | {"flops": []} | limits)
     assert answer.status_code == 200, answer.text
     (budget,) = answer.json()["budgets"]
-    assert (budget["label"], budget["reachable"], budget["flops"]) == (label, True, answer.json()["dense_flops"])
+    assert (budget["label"], budget["feasible"], budget["flops"]) == (label, True, answer.json()["dense_flops"])
     assert client.post("/v1/jobs", json=SPEC | {"flops": []} | limits).status_code == 201
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from helpers.running_service import RunningService
 
-from autoslim.core.result import TrialState
+from autoslim.core.selection import best_within_budgets
 from autoslim.store import Claim, QueuedJob, QueueState
 
 
@@ -35,13 +35,20 @@ def _claim(service: RunningService, job_id: str) -> Claim:
 
 def test_a_jobs_progress_is_its_trials_and_the_best_of_each_budget(client: httpx.Client, searching: QueuedJob) -> None:
     job = client.get(f"/v1/jobs/{searching.id}").json()
-    results = sample.make_results()
+    budgets = sample.make_job().budget_flops(sample.DENSE.dense_flops)
     best = {
-        label: max(r.accuracy or 0 for r in results if r.state is TrialState.COMPLETE and sample.target_of(r.number) == label)
-        for label in ("50%", "70%", "3G")
+        label: {
+            "trial": found.number,
+            "method": found.recipe.method,
+            "accuracy": found.accuracy,
+            "flops": found.flops,
+            "budget_share": (found.flops or 0) / budgets[label],
+        }
+        for label, found in best_within_budgets(sample.make_results(), budgets).items()
     }
+    assert set(best) == {"50%", "70%", "3G"}
     assert job["state"] == "SEARCHING"
-    assert job["progress"] == {"trials_done": 11, "trials": 12, "best": best}
+    assert job["progress"] == {"trials_ended": 11, "trials_total": 12, "best": best}
 
 
 def test_trials_come_in_number_order_page_by_page(client: httpx.Client, searching: QueuedJob) -> None:
@@ -77,14 +84,14 @@ def test_the_front_has_the_trials_that_no_other_beats(
     assert len(points) > 1
     assert points == sorted(points)
     assert [accuracy for _, accuracy in points] == sorted(accuracy for _, accuracy in points)
-    assert front["chosen"] == {"50%": 3}
+    assert front["selected"] == {"50%": 3}
     assert front["dense"]["flops"] == sample.DENSE.dense_flops
     assert 0 < front["hypervolume"] < 1
 
 
 def test_a_job_that_has_not_begun_has_an_empty_front(service: RunningService, client: httpx.Client, tenant: str) -> None:
     job = service.put(tenant)
-    assert client.get(f"/v1/jobs/{job.id}/front").json() == {"dense": None, "front": [], "chosen": {}, "hypervolume": None}
+    assert client.get(f"/v1/jobs/{job.id}/front").json() == {"dense": None, "front": [], "selected": {}, "hypervolume": None}
     assert client.get(f"/v1/jobs/{job.id}/trials").json() == {"trials": [], "next_page_token": None}
 
 

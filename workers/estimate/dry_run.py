@@ -16,7 +16,7 @@ from autoslim.data.decode import storage_size
 from autoslim.methods import METHODS
 from autoslim.search import Estimate, Workload, estimate_work, expected_work
 from workers.estimate.throughput import Throughput
-from workers.progress.cost import Cost, cost_of, folder_size, handing_seconds
+from workers.progress.cost import Cost, cost_of, finalize_seconds, folder_size
 from workers.search.prepare import PreparedSearch
 
 _START_SECONDS = 27.0
@@ -87,7 +87,7 @@ def _busy_seconds(prepared: PreparedSearch, throughput: Throughput, workload: Wo
         adapting=overhead * adapting if adapts else 0.0,
         trials=workload.trials * _TRIAL_SECONDS + workload.epochs * overhead * epoch,
         finals=workload.finals * _TRIAL_SECONDS + workload.final_epochs * overhead * epoch,
-        finalizing=handing_seconds(job) + evaluating,
+        finalizing=finalize_seconds(job) + evaluating,
     )
 
 

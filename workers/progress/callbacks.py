@@ -1,62 +1,64 @@
-"""Who follows a search: its trials, or all of it from its beginning to its end. Nothing heavy is imported here."""
+"""`SearchCallback`: what follows a search, as the console, Ray's dashboard, the metrics and the service's events do.
+
+Nothing heavy is imported here: the service's driver needs it before the packages of a search are loaded.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
-from autoslim.core.result import EpochReport, TrialResult
-
-
-class Listener(Protocol):
-    """Who wants to know how the search goes: the terminal, the dashboard."""
-
-    def trial_begins(self, result: TrialResult, target: str) -> None: ...
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None: ...
-    def trial_ends(self, result: TrialResult, target: str) -> None: ...
-    def search_ends(self, reason: str, finals: int) -> None:
-        """No further recipe is tried; `finals` trials of the best ones follow."""
+from autoslim.core.job import SearchJob
+from autoslim.core.result import BaseFacts, EpochReport, TrialResult
 
 
 class SearchStage(enum.StrEnum):
-    """What comes after preparing: trials, and then the models that are handed over."""
+    """What follows the preparation: the trials, and then the models that are delivered."""
 
     SEARCHING = "searching"
     FINALIZING = "finalizing"
 
 
-class Watcher(Listener, Protocol):
-    """A listener that is told of the search's phases, too."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchInfo:
+    """What is known before the first trial. `budgets` are multiply-accumulates by label, `slots` is how many trials run side by side.
 
-    def begins(self, budgets: Mapping[str, int], earlier: Sequence[TrialResult]) -> None:
-        """`budgets` are multiply-accumulates by label, `earlier` the trials of earlier attempts."""
+    `results` are all trials so far: those of earlier attempts, ended or not, and those reused from earlier searches. `seconds_left`
+    estimates the wall time to the end of the job, None where nothing is known yet.
+    """
 
-    def enters(self, stage: SearchStage) -> None: ...
-    def says(self, text: str) -> None:
-        """What is done before the first trial and after the last: the dense model's epochs, what is measured."""
+    job: SearchJob
+    budgets: Mapping[str, int]
+    base: BaseFacts
+    slots: int = 1
+    results: Sequence[TrialResult] = ()
+    seconds_left: Callable[[], float | None] = lambda: None
 
 
-class NoWatcher(Watcher):
-    """For a search that nobody follows but its terminal."""
+class SearchCallback:
+    """Does nothing; override what is of interest. Every method runs in the driver, which waits for it.
 
-    def begins(self, budgets: Mapping[str, int], earlier: Sequence[TrialResult]) -> None:
+    `target` is the label of the budget that the trial's recipe is solved for, or `Target.FREE`.
+    """
+
+    def on_stage_start(self, stage: SearchStage) -> None:
         pass
 
-    def enters(self, stage: SearchStage) -> None:
+    def on_message(self, text: str) -> None:
+        """What happens outside of trials: the dense model's epochs, measurements, exports."""
+
+    def on_search_start(self, search: SearchInfo) -> None:
+        """Once in each attempt, before its first trial."""
+
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
         pass
 
-    def says(self, text: str) -> None:
+    def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         pass
 
-    def trial_begins(self, result: TrialResult, target: str) -> None:
-        pass
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
+        """Also for a trial that needs no training, and that never started."""
 
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
-        pass
-
-    def trial_ends(self, result: TrialResult, target: str) -> None:
-        pass
-
-    def search_ends(self, reason: str, finals: int) -> None:
-        pass
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        """No further recipe is proposed; `refinements` trials of the best recipes follow."""

@@ -1,97 +1,82 @@
-"""The search as lines on stderr: job, trial, epoch, best so far, time left."""
+"""The search as lines on stderr: job, trial, epoch, best model for each budget, time left."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TextIO
 
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
-from autoslim.core.result import EpochReport, Origin, ParetoFront, Target, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Origin, Target, TrialResult, TrialState
+from autoslim.core.selection import best_within_budgets
 from autoslim.report.epoch_line import epoch_line
-from workers.progress.cost import handing_seconds
-from workers.progress.eta import EtaEstimator
+from workers.progress.callbacks import SearchCallback, SearchInfo
 
 
-class Terminal:
+class Console(SearchCallback):
     """One line an event, so that it reads the same in a terminal, a log file and a CI page."""
 
-    def __init__(
-        self,
-        job: SearchJob,
-        *,
-        budgets: Mapping[str, int],
-        slots: int,
-        stream: TextIO | None = None,
-        tell: Callable[[str], None] | None = None,
-    ) -> None:
-        """`tell` hears what is said outside of trials, for those who watch from elsewhere."""
-        self._clock = EtaEstimator(job, slots=slots)
-        self._budgets, self._limits = dict(budgets), job.limits
-        self._handing = handing_seconds(job)
-        self._results: list[TrialResult] = []
+    def __init__(self, job: SearchJob, *, stream: TextIO | None = None, forward: Callable[[str], None] | None = None) -> None:
+        """`forward` gets the messages about what happens outside of trials, too."""
+        self._trials, self._limits, self._width = job.trials, job.limits, len(str(job.trials - 1))
         self._stream = sys.stderr if stream is None else stream
-        self._tell = tell
-        self._width = len(str(job.trials - 1))
-        self._trials = job.trials
+        self._forward = forward
+        self._search: SearchInfo | None = None
+        self._results: list[TrialResult] = []
         self._running: set[int] = set()
         self._reused = 0
 
-    def already(self, results: list[TrialResult]) -> None:
-        """Trials that an earlier run has finished."""
-        self._results = [result for result in results if result.state is not TrialState.RUNNING]
-        self._reused = sum(result.origin == Origin.REUSED for result in results)
-        self._clock.already(self._results)
+    def on_search_start(self, search: SearchInfo) -> None:
+        self._search = search
+        self._results = [result for result in search.results if result.state is not TrialState.RUNNING]
+        self._reused = sum(result.origin is Origin.REUSED for result in self._results)
 
-    def say(self, text: str) -> None:
-        self.note(text)
-        if self._tell is not None:
-            self._tell(text)
+    def on_message(self, text: str) -> None:
+        self.write(text)
+        if self._forward is not None:
+            self._forward(text)
 
-    def note(self, text: str) -> None:
-        """For this terminal alone."""
+    def write(self, text: str) -> None:
+        """A line on the stream alone."""
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
         self._stream.flush()
 
-    def trial_begins(self, result: TrialResult, target: str) -> None:
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
         self._running.add(result.number)
-        self._clock.begin_trial()
-        self.note(f"{self._name(result)} begins: {_target(target)}, {_knobs(result)}")
+        self.write(f"{self._name(result)} starts: {_target(target)}, {_knobs(result)}")
 
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
+    def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         line = epoch_line(report, result.recipe.training.epochs)
-        self.note(f"{self._name(result)} {line}{self._rest()}")
+        self.write(f"{self._name(result)} {line}{self._status()}")
 
-    def trial_ends(self, result: TrialResult, target: str) -> None:
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
         self._running.discard(result.number)
         self._results.append(result)
-        self._clock.end_trial()
-        self.note(f"{self._name(result)} {_ending(result)}{self._rest()}")
+        self.write(f"{self._name(result)} {_outcome(result)}{self._status()}")
 
-    def search_ends(self, reason: str, finals: int) -> None:
-        more = f"the best {finals} are tuned longer" if finals else "none is tuned longer: the share kept for it is too small"
-        self._trials = len(self._results) - self._reused + len(self._running) + finals
-        self._clock.begin_finals(finals)
-        self.note(f"the search ends: {reason}; {more}")
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        more = "no recipe is refined: the share of the epochs that is kept for it is too small"
+        if refinements:
+            more = f"{refinements} trials refine the best recipes"
+        self._trials = len(self._results) - self._reused + len(self._running) + refinements
+        self.write(f"the search ends: {reason}; {more}")
 
     def _name(self, result: TrialResult) -> str:
-        return f"trial {result.number:0{self._width}d} ({len(self._results) - self._reused}/{self._trials} done) {result.recipe.method}"
+        done = len(self._results) - self._reused
+        return f"trial {result.number:0{self._width}d} ({done}/{self._trials} done) {result.recipe.method}"
 
-    def _rest(self) -> str:
-        front = ParetoFront.of(result for result in self._results if result.keeps_to(self._limits))
-        best = []
-        for label, flops in self._budgets.items():
-            within = [r for r in front.results if (r.flops or 0) <= flops]
-            if within:
-                best.append(f"{label} {within[-1].accuracy:.1%}")
-        left = self._clock.seconds_left(self._results)
-        left = None if left is None else left + self._handing
-        parts = ([f"best {', '.join(best)}"] if best else []) + (
-            [f"about {format_duration(left)} left"] if left is not None else []
-        )
+    def _status(self) -> str:
+        """The best trial for each budget so far, and the time left; empty where neither is known."""
+        if self._search is None:
+            return ""
+        best = best_within_budgets(self._results, self._search.budgets, self._limits)
+        named = ", ".join(f"{label} {result.accuracy:.1%} (trial {result.number})" for label, result in best.items())
+        left = self._search.seconds_left()
+        parts = [f"best {named}"] if named else []
+        parts += [f"about {format_duration(left)} left"] if left is not None else []
         return f" | {' | '.join(parts)}" if parts else ""
 
 
@@ -104,9 +89,9 @@ def _knobs(result: TrialResult) -> str:
     return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in knobs.items())
 
 
-def _ending(result: TrialResult) -> str:
+def _outcome(result: TrialResult) -> str:
     if result.duplicate_of is not None:
-        return f"is the same recipe as trial {result.duplicate_of}, whose result it takes"
+        return f"has the recipe of trial {result.duplicate_of}, and takes its result"
     if result.state is TrialState.COMPLETE:
         assert result.accuracy is not None and result.flops is not None
         return f"ends: accuracy {result.accuracy:.1%} at {format_flops(result.flops)} in {format_duration(result.seconds)}"

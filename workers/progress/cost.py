@@ -1,4 +1,4 @@
-"""What a search costs: device-hours, disk, and with a price, money; what it has cost in the end."""
+"""What a search costs: device hours, bytes on disk and, where a price is given, money."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from autoslim.core.record import Record
 from autoslim.core.result import TrialResult
 from autoslim.store import Store, StoredJob
 
-_JUDGING = 15.0
-_FORMS = 14.0
-_SPEED = {"eager": 9.0, "compiled": 45.0, "onnxruntime": 9.0}
-"""Seconds of making a model's forms, and of measuring its speed in each mode, most of them fixed."""
+_EVALUATE_SECONDS = 15.0
+_EXPORT_SECONDS = 14.0
+_BENCHMARK_SECONDS = {"eager": 9.0, "compiled": 45.0, "onnxruntime": 9.0}
+"""Seconds to evaluate all models, to export one and to measure its speed in a mode. Starting processes and compiling is most of it,
+whatever the size of the model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost(Record):
-    """`seconds` is wall time, `device` GPU or CPU, `device_hours` for how long devices were taken, `bytes` what lies in the output folder.
-
-    `price` is that of a device for an hour, and `money` in the same currency; None without a price.
+    """`seconds` is wall time, `device` is GPU or CPU, `device_hours` the time that devices are reserved, `bytes` the size of
+    the output folder. `price` is that of a device hour, and `money` is in the same currency; None without a price.
     """
 
     seconds: float
@@ -33,15 +33,14 @@ class Cost(Record):
     def money(self) -> float | None:
         return None if self.price is None else self.price * self.device_hours
 
-    @property
-    def told(self) -> str:
+    def describe(self) -> str:
         """`0.127 GPU hours, 0.32 at 2.5 an hour; 0.41 GB`."""
         money = "" if self.money is None else f", {self.money:.2f} at {self.price:g} an hour"
         return f"{self.device_hours:.3g} {self.device} hours{money}; {self.bytes / 1e9:.2g} GB"
 
 
 def cost_of(job: SearchJob, *, seconds: float, busy_seconds: float, size: int) -> Cost:
-    """`busy_seconds` are those of all trials, one after another, and of what else takes a trial's resources."""
+    """`busy_seconds` is the sum over all trials, and over what else reserves a trial's resources."""
     device, devices = _devices(job.resources or Resources())
     return Cost(seconds=seconds, device=device, device_hours=busy_seconds * devices / 3600, bytes=size, price=job.price_per_hour)
 
@@ -51,13 +50,13 @@ def _devices(resources: Resources) -> tuple[str, float]:
 
 
 def spent_seconds(store: Store, stored: StoredJob) -> float:
-    """What the trials took, in all attempts, and adapting the dense model; other work that trials share is within theirs."""
+    """The seconds of all trials in all attempts, and of adapting the dense model. Other shared work is within those of a trial."""
     base = sum(cost.seconds for cost in stored.shared if cost.method == "dense model")
     return base + sum(_seconds(store, stored.job.id, result) for result in store.trials(stored.job.id))
 
 
 def _seconds(store: Store, job_id: str, result: TrialResult) -> float:
-    """Of a trial that failed, up to its last report."""
+    """Those of a failed trial up to its last report."""
     if result.duplicate_of is not None:
         return 0.0
     if result.seconds is not None:
@@ -66,7 +65,7 @@ def _seconds(store: Store, job_id: str, result: TrialResult) -> float:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files in it; what vanishes meanwhile has none."""
+    """The bytes of all files in it. A file that another process deletes meanwhile counts as empty."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -76,6 +75,6 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def handing_seconds(job: SearchJob) -> float:
-    """Making the forms of the models, measuring their speed, and judging them; what depends on their size left out."""
-    return _JUDGING + len(job.budgets) * (_FORMS + sum(_SPEED[mode] for mode in job.speed))
+def finalize_seconds(job: SearchJob) -> float:
+    """Exporting the selected models, measuring their speed and evaluating them, without what depends on their size."""
+    return _EVALUATE_SECONDS + len(job.budgets) * (_EXPORT_SECONDS + sum(_BENCHMARK_SECONDS[mode] for mode in job.speed))

@@ -1,98 +1,110 @@
-"""`EtaEstimator`: how long a search is still going to take, from what its trials have taken so far, early stops included."""
+"""`EtaEstimator`: how long a search will still take, from what its trials have taken so far, early stops included."""
 
 from __future__ import annotations
 
-import collections
 import time
 from collections.abc import Callable, Sequence
 
 from autoslim.core.job import SearchJob
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.search import search_limits
-from autoslim.search.stopping import LEAST, spent_epochs
+from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, spent_epochs
+from workers.progress.callbacks import SearchCallback
+from workers.progress.cost import finalize_seconds
 
+# The throughput is that of the last trials: the first ones are stopped by none, because nothing can be compared with them yet.
 _RECENT = 16
-"""The pace is that of so many last trials: the first ones have nobody to be stopped by."""
 
 
-class EtaEstimator:
-    """`seconds_left` is None until a trial has ended in this attempt."""
+class EtaEstimator(SearchCallback):
+    """The first of the callbacks, so that the others find the time left after the event that they hear of."""
 
-    def __init__(self, job: SearchJob, *, slots: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, job: SearchJob, *, slots: int, results: Sequence[TrialResult] = (), now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`results` are the trials of earlier attempts, `slots` is how many trials run side by side, `now` a clock in seconds."""
         self._job, self._limits, self._slots, self._now = job, search_limits(job), slots, now
-        self._began = now()
-        self._ends: collections.deque[float] = collections.deque([self._began], maxlen=_RECENT + 1)
-        self._has_begun = False
-        self._earlier = 0.0
-        self._finals: int | None = None
-        self._final_began = 0.0
+        self._results = [r for r in results if r.state is not TrialState.RUNNING and r.origin is not Origin.REUSED]
+        self._earlier = self._spent_seconds()
+        self._began, self._has_started = now(), False
+        self._last_end: float | None = None
+        self._refinements: int | None = None
+        self._refinement_began = 0.0
 
-    def already(self, results: Sequence[TrialResult]) -> None:
-        """Trials of an earlier attempt."""
-        self._earlier = sum(result.seconds or 0.0 for result in results if result.duplicate_of is None) / self._slots
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
+        # The clock starts with the first trial: the dense model was adapted before, and no limit counts that.
+        if not self._has_started:
+            self._began, self._has_started = self._now(), True
 
-    def begin_trial(self) -> None:
-        """The first one begins the time of the trials; the dense model was adapted before."""
-        if not self._has_begun:
-            self._has_begun, self._began = True, self._now()
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
+        self._results.append(result)
+        self._last_end = self._now()
 
-    def end_trial(self) -> None:
-        self._ends.append(self._now())
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        self._refinements, self._refinement_began = refinements, self._now()
 
-    def begin_finals(self, count: int) -> None:
-        self._finals, self._final_began = count, self._now()
+    def seconds_to_end(self) -> float | None:
+        """`seconds_left`, and the time that exporting and evaluating the selected models will take; None until a trial has ended."""
+        left = self.seconds_left()
+        return None if left is None else left + finalize_seconds(self._job)
 
-    def seconds_left(self, results: Sequence[TrialResult]) -> float | None:
-        """`results` are the ended trials."""
-        results = [result for result in results if result.origin != Origin.REUSED]
-        if self._finals:
-            return self._final_left(results, self._finals)
-        if len(self._ends) < 2:
+    def seconds_left(self) -> float | None:
+        """Wall time of the trials that are left, those of the refinement included."""
+        if self._refinements:
+            return self._refinement_left(self._refinements)
+        if self._last_end is None:
             return None
-        # Not by the ends themselves: the first ones come late, because workers start, and then several at once.
-        recent = results[-_RECENT:]
-        throughput = sum(result.seconds or 0.0 for result in recent) / len(recent) / self._slots
-        left = throughput * self._trials_left(results)
+        # By the trials' own seconds and not by the distance of their ends: the first ends come late, because workers start.
+        recent = self._results[-_RECENT:]
+        each = sum(result.seconds or 0.0 for result in recent) / len(recent) / self._slots
+        left = each * self._trials_left()
         if self._limits.seconds is not None:
             left = min(left, self._limits.seconds - self._earlier - (self._now() - self._began))
         left = max(left, 0.0)
-        if self._finals == 0:  # nothing is tuned longer, but the last trials still run
+        # Nothing is refined, but the last trials still run.
+        if self._refinements == 0:
             return left
-        search = sum(result.seconds or 0.0 for result in results if result.duplicate_of is None) / self._slots + left
-        return left + (search * self._final_share() if self._finals_follow(results) else 0.0)
+        search = self._spent_seconds() + left
+        return left + (search * self._refinement_share() if self._refinement_follows() else 0.0)
 
-    def _trials_left(self, results: Sequence[TrialResult]) -> float:
-        left: float = self._limits.trials - len(results)
-        spent = spent_epochs(results)
+    def _spent_seconds(self) -> float:
+        return sum(result.seconds or 0.0 for result in self._results if result.duplicate_of is None) / self._slots
+
+    def _trials_left(self) -> float:
+        """By the number of trials, or by the epochs that are left at the mean epochs of a trial, whichever is less."""
+        left: float = self._limits.trials - len(self._results)
+        spent = spent_epochs(self._results)
         if self._limits.epochs is not None and spent > 0:
-            left = min(left, (self._limits.epochs - spent) / (spent / len(results)))
+            left = min(left, (self._limits.epochs - spent) / (spent / len(self._results)))
         return max(left, 0.0)
 
-    def _final_share(self) -> float:
-        """The wall time of the end, by that of the search: it has fewer trials, which may leave slots empty."""
+    def _refinement_share(self) -> float:
+        """Wall time of the refinement over that of the search: it has fewer trials, which may leave slots empty."""
         share, runs = self._job.final_share, len(self._job.budgets) * self._job.final_seeds
         return share / (1 - share) * self._slots / min(self._slots, runs)
 
-    def _finals_follow(self, results: Sequence[TrialResult]) -> bool:
+    def _refinement_follows(self) -> bool:
+        """Whether the share that is kept for it is enough for every recipe, at the epochs that the search is going to spend."""
         share, runs = self._job.final_share, len(self._job.budgets) * self._job.final_seeds
-        trained = [result for result in results if result.epochs]
+        trained = [result for result in self._results if result.epochs]
         if not trained:
             return share > 0
-        total = spent_epochs(trained) / len(results) * (len(results) + self._trials_left(results))
-        return total * share / (1 - share) / runs >= LEAST * self._job.training.epochs
+        total = spent_epochs(trained) / len(self._results) * (len(self._results) + self._trials_left())
+        return total * share / (1 - share) / runs >= MIN_REFINEMENT_FACTOR * self._job.training.epochs
 
-    def _final_left(self, results: Sequence[TrialResult], finals: int) -> float | None:
-        """By the epochs of the final trials that have ended, at the pace of all trials."""
-        left = finals - sum(result.origin == Origin.REFINEMENT for result in results)
-        took = [(result.seconds or 0.0, result.epochs or 0.0) for result in results if result.state is TrialState.COMPLETE]
-        seconds, epochs = (sum(column) for column in zip(*took, strict=True)) if took else (0.0, 0.0)
-        if left <= 0 or epochs == 0:
-            return 0.0 if left <= 0 else None
-        each = (
-            spent_epochs([r for r in results if r.origin != Origin.REFINEMENT])
-            * self._job.final_share
-            / (1 - self._job.final_share)
-            / finals
-        )
-        whole = left * each * seconds / epochs / min(self._slots, finals)
-        return max(0.0, whole - (self._now() - max(self._final_began, self._ends[-1])))
+    def _refinement_left(self, refinements: int) -> float | None:
+        """The epochs that the refinement has left, at the seconds of an epoch in all complete trials."""
+        left = refinements - sum(result.origin is Origin.REFINEMENT for result in self._results)
+        if left <= 0:
+            return 0.0
+        complete = [result for result in self._results if result.state is TrialState.COMPLETE]
+        epochs = sum(result.epochs or 0.0 for result in complete)
+        if epochs == 0:
+            return None
+        seconds = sum(result.seconds or 0.0 for result in complete)
+        searched = spent_epochs([result for result in self._results if result.origin is not Origin.REFINEMENT])
+        each = searched * self._job.final_share / (1 - self._job.final_share) / refinements
+        whole = left * each * seconds / epochs / min(self._slots, refinements)
+        # What runs now has run since the refinement began, or since the last trial ended.
+        since = max(self._refinement_began, self._last_end or 0.0)
+        return max(0.0, whole - (self._now() - since))

@@ -1,6 +1,6 @@
-"""The job's notice board in the Ray dashboard: every trial is a task there, by job, number, method and budget, for as long as it runs.
+"""The trials in the Ray dashboard: each one is a task there, named by job, number, method and budget, for as long as it runs.
 
-Tune's own actors are used again for one trial after another and keep one class name, so that they cannot say which trial they run.
+Tune's own actors run one trial after another under one class name, which does not say which trial it is.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import asyncio
 from typing import Any
 
 import ray
+
+from autoslim.core.result import TrialResult
+from workers.progress.callbacks import SearchCallback
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -33,16 +36,22 @@ class DashboardActor:
             future.set_result(error)
 
 
-class DashboardTasks:
-    """The driver's side of the board. Nothing waits for it: a board that is gone costs the picture, never the search."""
+class DashboardTasks(SearchCallback):
+    """Starts and ends the task of a trial. The driver does not wait for the actor: without it only the tasks are missing."""
 
     def __init__(self, job: str) -> None:
         self._job = job
-        self._board: Any = DashboardActor.options(name=f"{job} board", max_concurrency=1000).remote()  # type: ignore[attr-defined]
+        self._started: set[int] = set()
+        self._actor: Any = DashboardActor.options(name=f"{job} trials", max_concurrency=1000).remote()  # type: ignore[attr-defined]
 
-    def begin(self, number: int, method: str, target: str, recipe: str) -> None:
-        title = f"{self._job} trial {number:03d} {method} {target}"
-        self._board.trial.options(name=title).remote(number, recipe)
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
+        self._started.add(result.number)
+        title = f"{self._job} trial {result.number:03d} {result.recipe.method} {target}"
+        self._actor.trial.options(name=title).remote(result.number, result.recipe.to_json())
 
-    def end(self, number: int, error: str | None) -> None:
-        self._board.end.options(name=f"{self._job} end of trial {number:03d}").remote(number, error)
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
+        # A trial that needed no training has no task.
+        if result.number in self._started:
+            self._started.remove(result.number)
+            name = f"{self._job} end of trial {result.number:03d}"
+            self._actor.end.options(name=name).remote(result.number, result.error)

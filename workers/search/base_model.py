@@ -14,7 +14,7 @@ from autoslim.data import PreparedDataset, open_dataset
 from autoslim.report.epoch_line import epoch_line
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
-from workers.progress.console import Terminal
+from workers.progress.console import Console
 from workers.ray_errors import unwrapped_task_errors
 from workers.search.resources import trial_resources, trial_threads
 
@@ -34,7 +34,7 @@ def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[st
             return
 
 
-def adapt_dense_model(job: SearchJob, output: RunFolder, dataset: PreparedDataset, console: Terminal) -> tuple[Path, BaseFacts]:
+def adapt_dense_model(job: SearchJob, output: RunFolder, dataset: PreparedDataset, console: Console) -> tuple[Path, BaseFacts]:
     """The adapted model's folder and facts. Nothing is trained where the folder exists already.
 
     Raises:
@@ -43,7 +43,7 @@ def adapt_dense_model(job: SearchJob, output: RunFolder, dataset: PreparedDatase
     request = base_request(job, dataset)
     folder = output.base(request.digest())
     if not folder.exists():
-        console.say(
+        console.on_message(
             f"dense model: {job.model.name} for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs training"
         )
     task = _adapt.options(
@@ -57,10 +57,10 @@ def adapt_dense_model(job: SearchJob, output: RunFolder, dataset: PreparedDatase
         # Each report is printed when the next item arrives, because only then is it known not to be the facts.
         for reference in task:
             if last:
-                console.say(f"dense model: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
+                console.on_message(f"dense model: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
             last = ray.get(reference)
     facts = BaseFacts.from_json(last)
-    console.say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+    console.on_message(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return folder, facts
 
 

@@ -17,10 +17,10 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
-from autoslim.search import Proposal, Proposer, Pruner, final_recipes, outclassed, search_limits, stop_reason
+from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
 from autoslim.training import Outcome
-from workers.progress.callbacks import Listener
+from workers.progress.callbacks import SearchCallback
 from workers.search.trial_index import TrialIndex
 
 GIVE_UP_AFTER = 5
@@ -48,13 +48,13 @@ class Coordinator:
         store: Store,
         proposer: Proposer,
         output: RunFolder,
-        listeners: tuple[Listener, ...],
+        callbacks: tuple[SearchCallback, ...],
         *,
         pruner: Pruner,
         base: BaseFacts,
         slots: int = 1,
     ) -> None:
-        self.job, self.store, self.proposer, self.output, self.listeners = job, store, proposer, output, listeners
+        self.job, self.store, self.proposer, self.output, self.callbacks = job, store, proposer, output, callbacks
         self.pruner, self.base = pruner, base
         self.fatal: AutoslimError | None = None
         self.finished = False
@@ -68,7 +68,7 @@ class Coordinator:
         self._began = time.monotonic()
         self._running: dict[int, TrialResult] = {}
         self._search_ended = False
-        self._final_recipes: list[tuple[str, Recipe]] | None = None
+        self._refinement_recipes: list[tuple[str, Recipe]] | None = None
         self._failed_in_a_row = 0
         self._deleted: set[int] = set()
 
@@ -141,17 +141,17 @@ class Coordinator:
 
     def _next_final(self) -> TrialAssignment | None:
         self._search_ended = True
-        if self._final_recipes is None:
+        if self._refinement_recipes is None:
             # A trial that still runs may be the best of its budget, and its epochs count towards the share that is kept for the
             # refinement: the recipes are chosen when the last one has ended.
             if any(result.origin != Origin.REFINEMENT for result in self._running.values()):
                 return None
-            self._final_recipes = final_recipes(
+            self._refinement_recipes = refinement_recipes(
                 self._index.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds
             )
-            self._notify_search_ended(len(self._final_recipes))
-        while self._final_recipes:
-            target, recipe = self._final_recipes.pop(0)
+            self._notify_search_ended(len(self._refinement_recipes))
+        while self._refinement_recipes:
+            target, recipe = self._refinement_recipes.pop(0)
             # An earlier attempt may have run some of them.
             if self._index.find(recipe.key) is None:
                 return self._start(self._index.add(recipe, origin=Origin.REFINEMENT, target=target), target)
@@ -160,8 +160,8 @@ class Coordinator:
 
     def _start(self, result: TrialResult, target: str) -> TrialAssignment:
         self._running[result.number] = result
-        for listener in self.listeners:
-            listener.trial_begins(result, target)
+        for callback in self.callbacks:
+            callback.on_trial_start(result, target)
         return TrialAssignment(number=result.number, recipe=result.recipe, target=target)
 
     # What became of a trial
@@ -171,8 +171,8 @@ class Coordinator:
         with self._lock:
             running = self._running[number]
             self.store.report(self.job.id, number, report)
-            for listener in self.listeners:
-                listener.trial_reports(running, report)
+            for callback in self.callbacks:
+                callback.on_epoch_end(running, report)
             # Final trials run for other numbers of epochs than those that the pruner compares, and are trained to their end.
             reason = None if running.origin == Origin.REFINEMENT else self.pruner.should_prune(running, report)
             if reason is not None:
@@ -261,10 +261,10 @@ class Coordinator:
         self._notify_ended(result)
 
     def _notify_ended(self, result: TrialResult) -> None:
-        for listener in self.listeners:
-            listener.trial_ends(result, self._index.targets[result.number])
+        for callback in self.callbacks:
+            callback.on_trial_end(result, self._index.targets[result.number])
 
     def _notify_search_ended(self, finals: int) -> None:
         reason = self._stop_reason() or ""
-        for listener in self.listeners:
-            listener.search_ends(reason, finals)
+        for callback in self.callbacks:
+            callback.on_search_end(reason, finals)

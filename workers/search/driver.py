@@ -20,13 +20,14 @@ from autoslim.core.urls import default_url
 from autoslim.errors import AutoslimError, JobError, OutputError
 from autoslim.report import render_front
 from autoslim.report.tracking import BackgroundSync, MlflowSync
-from autoslim.search import Reason, disk_use, make_pruner, most_work, reason
+from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
 from autoslim.store import JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
-from workers.progress.booking import CostRecorder, Dashboard
-from workers.progress.callbacks import Listener, NoWatcher, SearchStage, Watcher
-from workers.progress.console import Terminal
+from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
+from workers.progress.console import Console
 from workers.progress.cost import cost_of, folder_size, spent_seconds
+from workers.progress.cost_recorder import CostRecorder
+from workers.progress.eta import EtaEstimator
 from workers.progress.metrics import SearchMetrics, ray_gauges
 from workers.progress.ray_dashboard import DashboardTasks
 from workers.search.base_model import adapt_dense_model, base_request
@@ -53,8 +54,8 @@ class _Attempt:
 
     prepared: PreparedSearch
     store: Store
-    console: Terminal
-    watcher: Watcher
+    console: Console
+    callback: SearchCallback
     shutdown: GracefulShutdown
     slots: int
 
@@ -63,7 +64,9 @@ class _Attempt:
         return self.prepared.job
 
 
-def run_search(job: SearchJob, *, resume: bool = False, storage: str | None = None, watcher: Watcher | None = None) -> Summary:
+def run_search(
+    job: SearchJob, *, resume: bool = False, storage: str | None = None, callback: SearchCallback | None = None
+) -> Summary:
     """Runs the job to its end, or with `resume` the rest of it.
 
     `storage` is the URL of a store that must not be written into the job's record, because it holds a password.
@@ -79,7 +82,7 @@ def run_search(job: SearchJob, *, resume: bool = False, storage: str | None = No
     output.write_job(job)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
-            summary = _run_attempt(prepared, store, watcher or NoWatcher(), resume=resume)
+            summary = _run_attempt(prepared, store, callback or SearchCallback(), resume=resume)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
@@ -94,18 +97,17 @@ def _peak_bytes(prepared: PreparedSearch) -> int:
     return disk_use(prepared.job, most_work(prepared.job), parameters=parameters, budget_share=share).peak
 
 
-def _run_attempt(prepared: PreparedSearch, store: Store, watcher: Watcher, *, resume: bool) -> Summary:
+def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallback, *, resume: bool) -> Summary:
     """The search between the store's record of its beginning and that of its end, whichever end it is."""
     job = prepared.job
     if not resume or not store.has_job(job.id):
         store.create_job(job)
     store.begin_attempt(job.id)
-    watcher.begins(prepared.budgets, store.trials(job.id))
     sync = MlflowSync(store, job.id)
     background = BackgroundSync(sync).start()
     try:
         with connect(job.address, name=job.id) as cluster, GracefulShutdown() as shutdown:
-            summary = _search(_begin(prepared, store, cluster, watcher, shutdown))
+            summary = _search(_begin(prepared, store, cluster, callback, shutdown))
     except BaseException as error:
         # The job ends here. A second error, while the first one is recorded, must not hide it.
         stopped = isinstance(error, KeyboardInterrupt)
@@ -121,18 +123,20 @@ def _run_attempt(prepared: PreparedSearch, store: Store, watcher: Watcher, *, re
     return summary.replace(tracking_uri=sync.uri, logged=logged)
 
 
-def _begin(prepared: PreparedSearch, store: Store, cluster: Cluster, watcher: Watcher, shutdown: GracefulShutdown) -> _Attempt:
+def _begin(
+    prepared: PreparedSearch, store: Store, cluster: Cluster, callback: SearchCallback, shutdown: GracefulShutdown
+) -> _Attempt:
     """With what a trial takes of this cluster, and the console that says so."""
     job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
     slots = min(cluster.slots(trial_resources(job)), job.concurrency or job.trials)
-    console = Terminal(job, budgets=prepared.budgets, slots=slots, tell=watcher.says)
-    console.note(
+    console = Console(job, forward=callback.on_message)
+    console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
     if cluster.dashboard:
-        console.note(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
+        console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
     prepared = dataclasses.replace(prepared, job=job)
-    return _Attempt(prepared=prepared, store=store, console=console, watcher=watcher, shutdown=shutdown, slots=slots)
+    return _Attempt(prepared=prepared, store=store, console=console, callback=callback, shutdown=shutdown, slots=slots)
 
 
 def _search(attempt: _Attempt) -> Summary:
@@ -145,10 +149,11 @@ def _search(attempt: _Attempt) -> Summary:
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)
-    attempt.watcher.enters(SearchStage.SEARCHING)
+    attempt.callback.on_stage_start(SearchStage.SEARCHING)
+    callbacks = _start_callbacks(attempt, facts)
     if attempt.prepared.proposer.budgets:
-        _run_trials(attempt, base, facts)
-    attempt.watcher.enters(SearchStage.FINALIZING)
+        _run_trials(attempt, base, facts, callbacks)
+    attempt.callback.on_stage_start(SearchStage.FINALIZING)
     began = time.monotonic()
     models, reasons = _finalize(attempt, base, facts)
     stored = store.job(job.id)
@@ -170,9 +175,9 @@ def _with_latency(attempt: _Attempt) -> _Attempt:
     job, prepared, console = attempt.job, attempt.prepared, attempt.console
     if job.limits.latency_ms is None:
         return attempt
-    console.say(f"measuring the latency of a batch of {job.limits.batch}, part by part: a few minutes")
+    console.on_message(f"measuring the latency of a batch of {job.limits.batch}, part by part: a few minutes")
     table = measure_on_cluster(job, search_request(job, prepared.dense, prepared.proposer), prepared.output)
-    console.say(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
+    console.on_message(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
     return dataclasses.replace(attempt, prepared=with_latency_table(prepared, table))
 
 
@@ -184,22 +189,21 @@ def _with_warm_start(attempt: _Attempt) -> _Attempt:
     base = prepared.output.base(base_request(attempt.job, prepared.dataset).digest()).name
     proposer, warm_start = apply_warm_start(attempt.job, attempt.store, prepared.proposer, prepared.output, base=base)
     for line in warm_start.describe():
-        attempt.console.say(line)
+        attempt.console.on_message(line)
     return dataclasses.replace(attempt, prepared=dataclasses.replace(prepared, proposer=proposer))
 
 
 # The trials
 
 
-def _run_trials(attempt: _Attempt, base: Path, facts: BaseFacts) -> None:
+def _run_trials(attempt: _Attempt, base: Path, facts: BaseFacts, callbacks: tuple[SearchCallback, ...]) -> None:
     job, prepared = attempt.job, attempt.prepared
-    attempt.console.already(attempt.store.trials(job.id))
     coordinator = Coordinator(
         job,
         attempt.store,
         prepared.proposer,
         prepared.output,
-        _listeners(attempt, facts),
+        callbacks,
         pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance),
         base=facts,
         slots=attempt.slots,
@@ -217,13 +221,31 @@ def _run_trials(attempt: _Attempt, base: Path, facts: BaseFacts) -> None:
         raise coordinator.fatal
 
 
-def _listeners(attempt: _Attempt, facts: BaseFacts) -> tuple[Listener, ...]:
-    """Everything that follows the trials, in the order in which they hear of each event."""
+def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallback, ...]:
+    """Everything that follows the trials, in the order in which each event reaches it."""
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
-    metrics = SearchMetrics(job, budgets=prepared.budgets, facts=facts, earlier=store.trials(job.id), record=ray_gauges())
-    recorder = CostRecorder(store, job, prepared.output)
-    # The watcher last: the service's may end the process where the job is another driver's.
-    return (attempt.console, Dashboard(DashboardTasks(job.id)), recorder, metrics, attempt.watcher)
+    results = store.trials(job.id)
+    eta = EtaEstimator(job, slots=attempt.slots, results=results)
+    callbacks: tuple[SearchCallback, ...] = (
+        eta,
+        attempt.console,
+        DashboardTasks(job.id),
+        CostRecorder(store, job, prepared.output),
+        SearchMetrics(ray_gauges()),
+        # The last: that of the service ends the process where another driver has taken the job over.
+        attempt.callback,
+    )
+    search = SearchInfo(
+        job=job,
+        budgets=prepared.budgets,
+        base=facts,
+        slots=attempt.slots,
+        results=results,
+        seconds_left=eta.seconds_to_end,
+    )
+    for callback in callbacks:
+        callback.on_search_start(search)
+    return callbacks
 
 
 def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
@@ -243,7 +265,7 @@ def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
 # The end
 
 
-def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[SelectedModel], dict[str, Reason]]:
+def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[SelectedModel], dict[str, Explanation]]:
     """The models in `models/`, and by the budget's label why each was selected.
 
     Raises:
@@ -252,13 +274,13 @@ def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[Sel
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
     selected, latencies = select_within_latency(prepared, store, base=base, console=attempt.console)
     results = store.trials(job.id)
-    reasons = {label: reason(results, result, prepared.budgets[label]) for label, result in selected.items()}
+    reasons = {label: explain(results, result, prepared.budgets[label], job.limits) for label, result in selected.items()}
     if not selected:
         return [], reasons
     count = "one model" if len(selected) == 1 else f"{len(selected)} models"
     test_images = prepared.dataset.report.test.images
-    attempt.console.say(f"evaluating {count} and the dense one on {test_images} test images, once")
-    attempt.console.say("exporting them and measuring their speed: a minute or two each")
+    attempt.console.on_message(f"evaluating {count} and the dense one on {test_images} test images, once")
+    attempt.console.on_message("exporting them and measuring their speed: a minute or two each")
     selections = [
         Selection(
             label=label,

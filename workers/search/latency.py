@@ -11,14 +11,15 @@ import ray
 from autoslim.core.job import SearchJob
 from autoslim.core.result import TrialResult
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.selection import best_within_budgets
 from autoslim.cost import LatencyRequest, LatencyTable
 from autoslim.export.artifact import LatencyReport, TimedReport
 from autoslim.export.profiling import check_in_subprocess, kept_table, measure_table_in_subprocess
 from autoslim.export.profiling.calibration import candidates_of_methods, report, request_of
 from autoslim.models import DenseModel
-from autoslim.search import Proposer, choose
+from autoslim.search import Proposer
 from autoslim.store import Store
-from workers.progress.console import Terminal
+from workers.progress.console import Console
 from workers.ray_errors import unwrapped_task_errors
 from workers.search.prepare import PreparedSearch
 from workers.search.resources import trial_resources, trial_threads
@@ -55,7 +56,7 @@ def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolde
 
 
 def select_within_latency(
-    prepared: PreparedSearch, store: Store, *, base: Path, console: Terminal
+    prepared: PreparedSearch, store: Store, *, base: Path, console: Console
 ) -> tuple[dict[str, TrialResult], dict[int, LatencyReport]]:
     """The trial for each budget's label, and by the trial's number its measured latency, which is empty where none is limited.
 
@@ -65,7 +66,7 @@ def select_within_latency(
     job, table = prepared.job, prepared.proposer.timer
     reports: dict[int, LatencyReport] = {}
     while True:
-        selected = choose(store.trials(job.id), prepared.budgets, job.limits)
+        selected = best_within_budgets(store.trials(job.id), prepared.budgets, job.limits)
         unmeasured = {result.number: result for result in selected.values() if result.number not in reports}
         if table is None or not unmeasured:
             return selected, reports
@@ -76,7 +77,7 @@ def select_within_latency(
             folder = prepared.output.root / result.artifact
             reports[number] = report(folder, table, _measure(job, table, folder, base, number))
             store.set_latency(job.id, number, reports[number].timed.ms)
-            console.say(_measured_line(number, reports[number], job.limits.latency_ms or 0.0))
+            console.on_message(_measured_line(number, reports[number], job.limits.latency_ms or 0.0))
 
 
 def _measured_line(number: int, found: LatencyReport, limit: float) -> str:

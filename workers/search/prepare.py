@@ -73,7 +73,7 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
 
 def _resolve_budgets(job: SearchJob, dense: DenseModel, dense_flops: int) -> dict[str, int]:
     """Multiply-accumulates by the budget's label."""
-    budgets = {budget.label: budget.resolve(dense_flops) for budget in job.budgets}
+    budgets = job.budget_flops(dense_flops)
     for budget in job.budgets:
         check_not_trivial(budget, Constraints(limits=job.limits), dense.shape)
     if len(budgets) < len(job.budgets):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import BudgetError
-from autoslim.search import AgainstControl, Reason, against_control, cheaper_and_better
+from autoslim.search import AgainstControl, Explanation, against_control
 from workers.progress.cost import Cost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
@@ -18,9 +18,9 @@ from workers.search.prepare import PreparedSearch
 class Summary(Record):
     """The models and how they compare. Dictionaries have a budget's label as key.
 
-    `states` counts the search's own trials by state, `reasons` say why each model was selected, `cheaper` are trials at least as accurate
-    as the selected one for fewer FLOPs, `missing` are the budgets without a model, `shared` is work done once for several trials.
-    `logged` is false where MLflow lacks a part. `cost` is that of all attempts, but for its `seconds`, which are this attempt's.
+    `states` counts the search's own trials by state, `reasons` say why each model was selected, `missing` are the budgets without a
+    model, `shared` is work done once for several trials. `logged` is false where MLflow lacks a part. `cost` is that of all attempts,
+    but for its `seconds`, which are this attempt's.
     """
 
     job: str
@@ -29,8 +29,7 @@ class Summary(Record):
     dense_accuracy: float
     models: tuple[SelectedModel, ...]
     controls: dict[str, AgainstControl]
-    cheaper: dict[str, TrialResult]
-    reasons: dict[str, Reason]
+    reasons: dict[str, Explanation]
     missing: tuple[str, ...]
     shared: tuple[SharedCost, ...]
     states: dict[str, int]
@@ -45,7 +44,7 @@ def summarize(
     models: Sequence[SelectedModel],
     *,
     facts: BaseFacts,
-    reasons: Mapping[str, Reason],
+    reasons: Mapping[str, Explanation],
     shared: tuple[SharedCost, ...],
     cost: Cost,
 ) -> Summary:
@@ -53,7 +52,6 @@ def summarize(
     job = prepared.job
     selected = {model.label: results[model.trial] for model in models}
     controls = {label: against_control(results, prepared.budgets, label, job.limits) for label in prepared.budgets}
-    allowed = [result for result in results if result.keeps_to(job.limits)]
     own = [result.state for result in results if result.origin != Origin.REUSED]
     return Summary(
         job=job.id,
@@ -62,7 +60,6 @@ def summarize(
         dense_accuracy=facts.dense_accuracy,
         models=tuple(models),
         controls={label: control for label, control in controls.items() if control is not None},
-        cheaper=cheaper_and_better(allowed, selected),
         reasons=dict(reasons),
         missing=tuple(label for label in prepared.budgets if label not in selected),
         shared=shared,

@@ -15,20 +15,24 @@ from typing import Any, Self
 
 from autoslim.core.files import publish_folder, write_atomically
 from autoslim.core.job import SearchJob
+from autoslim.core.plan import Plan
 from autoslim.core.record import Record
 from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
-from autoslim.cost import count_flops
+from autoslim.core.selection import best_within
+from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
 from autoslim.export.artifact import load, load_config
 from autoslim.methods.layers.adaptive_trunk import padded
-from autoslim.search import Proposer, choose, fills
+from autoslim.search import Proposer
 from autoslim.search.refinement import searched
-from autoslim.search.samplers.optuna_study import replay
+from autoslim.search.samplers.optuna_replay import replay
 from autoslim.store import JobState, Store
 from workers.search.earlier_searches import EarlierSearch, earlier_searches
 
 _MODEL_FILES = ("config.json", "model.safetensors")
+_ALIKE = 0.95
+"""A budget from this share of another one up to it counts as the same: budgets such as 2.3 G and 50 % are often almost equal."""
 _FORMER_FIELDS = {"answers": "models", "seeds": "history", "passed_over": "skipped"}
 """Former names of fields, which an `earlier.json` may still have."""
 
@@ -111,9 +115,14 @@ def _find_model(job: SearchJob, proposer: Proposer, earlier: EarlierSearch, flop
     if earlier.stored.state is not JobState.COMPLETE or job.limits.latency_ms is not None:
         return None
     usable = [result for result in earlier.results if _is_deliverable(job, proposer, earlier.root, result)]
-    selected = choose(usable, {"": flops}, job.limits).get("")
-    # A model far below the budget leaves FLOPs unused that a search could turn into accuracy.
-    if selected is None or not (selected.recipe.budget == flops or fills(selected, flops)):
+    # Only where the earlier search solved recipes for this budget, or for one just below it, is its best model within the budget an
+    # answer, even a cheaper one. Else this search may find a better use of the FLOPs that are left.
+    dense_flops = predict(proposer.shape, Plan.dense(proposer.shape)).total
+    alike = [budget for budget in earlier.stored.job.budget_flops(dense_flops).values() if _ALIKE * flops <= budget <= flops]
+    if not any(result.recipe.budget in alike for result in usable):
+        return None
+    selected = best_within(usable, flops, job.limits)
+    if selected is None:
         return None
     return ReusedModel(job=earlier.stored.job.id, root=str(earlier.root), trial=selected)
 

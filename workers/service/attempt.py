@@ -25,7 +25,7 @@ from autoslim.core.logs import bind, json_handler
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, ClusterError, JobError, LeaseLostError
 from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
-from workers.progress.callbacks import Watcher
+from workers.progress.callbacks import SearchCallback
 from workers.service.job_events import JobEvents
 from workers.service.lease_keeper import LeaseKeeper
 from workers.service.log_streams import LogTee
@@ -43,7 +43,7 @@ _REUSED = 50
 class Run(Protocol):
     """`workers.search.driver.run_search`, or what stands in for it."""
 
-    def __call__(self, job: SearchJob, *, resume: bool, storage: str, watcher: Watcher) -> Summary: ...
+    def __call__(self, job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback) -> Summary: ...
 
 
 def main(arguments: Sequence[str], run: Run | None = None) -> int:
@@ -73,7 +73,7 @@ def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: Lease
         job = job.replace(reuse=reusable(queue, job))
         # A job's folder and id are its own, so that there is nothing to be overwritten by going on where nothing has been begun.
         events = JobEvents(queue, claim, lines, abandon=keeper.abandon)
-        summary = (run or _driver())(job, resume=True, storage=settings.storage, watcher=events)
+        summary = (run or _driver())(job, resume=True, storage=settings.storage, callback=events)
         state, outcome = _ended(summary, claim, spec)
     except KeyboardInterrupt:
         state = QueueState.CANCELLED if keeper.cancelled else QueueState.QUEUED

@@ -1,4 +1,4 @@
-"""Writes what happens in a search into the queue's events, for those who watch from elsewhere, and as JSON lines for log collectors."""
+"""`JobEvents`: a search's progress as events in the queue, for clients of the service, and as JSON lines for log collectors."""
 
 from __future__ import annotations
 
@@ -6,93 +6,97 @@ import contextlib
 import datetime
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from autoslim.core.result import EpochReport, TrialResult, TrialState
+from autoslim.core.result import EpochReport, Origin, TrialResult, TrialState
+from autoslim.core.selection import best_within_budgets
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
-from workers.progress.callbacks import SearchStage, Watcher
+from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.service.log_streams import LogTee
 
 _STATES = {SearchStage.SEARCHING: QueueState.SEARCHING, SearchStage.FINALIZING: QueueState.FINALIZING}
 _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
-"""The metrics of an epoch that are told; all of them are in the store."""
+"""The metrics of an epoch that its event has; the store has all of them."""
 
 
-class JobEvents(Watcher):
-    """`abandon` is told why, and ends the process, when the job is another driver's by now. `lines` are for log collectors."""
+class JobEvents(SearchCallback):
+    """`abandon` gets the reason, and ends the process, when another driver has taken the job over. `lines` are for log collectors."""
 
     def __init__(self, queue: Queue, claim: Claim, lines: LogTee, *, abandon: Callable[[str], None]) -> None:
         self._queue, self._claim, self._lines, self._abandon = queue, claim, lines, abandon
-        self._budgets: dict[str, int] = {}
-        self._best: dict[str, float] = {}
+        self._search: SearchInfo | None = None
+        self._results: dict[int, TrialResult] = {}
+        self._best: dict[str, int] = {}
 
-    def begins(self, budgets: Mapping[str, int], earlier: Sequence[TrialResult]) -> None:
-        self._budgets = dict(budgets)
-        ended = [result for result in earlier if result.state is not TrialState.RUNNING]
-        self._best = {label: best for label in budgets if (best := self._best_of(label, ended)) is not None}
-        if earlier:
-            self._tell("message", {"text": f"goes on with {len(ended)} trials that have ended"})
-
-    def enters(self, stage: SearchStage) -> None:
-        with self._held():
+    def on_stage_start(self, stage: SearchStage) -> None:
+        with self._lease_held():
             self._queue.advance(self._claim, _STATES[stage])
         self._print("state", {"state": _STATES[stage].value})
 
-    def says(self, text: str) -> None:
-        self._tell("message", {"text": text})
+    def on_message(self, text: str) -> None:
+        self._append("message", {"text": text})
 
-    def trial_begins(self, result: TrialResult, target: str) -> None:
-        self._tell("trial_began", {**_who(result), "target": target, "origin": result.origin.value})
+    def on_search_start(self, search: SearchInfo) -> None:
+        self._search = search
+        self._results = {result.number: result for result in search.results if result.state is not TrialState.RUNNING}
+        if search.results:
+            self._append("message", {"text": f"continues with {len(self._results)} trials that have ended"})
+        # An earlier attempt has told of the best of its own trials; of those that are reused none has.
+        self._best = {label: result.number for label, result in self._best_trials().items() if result.origin is not Origin.REUSED}
+        self._append_best()
 
-    def trial_reports(self, result: TrialResult, report: EpochReport) -> None:
-        curves = {name: _number(report.metrics[name]) for name in _CURVES if name in report.metrics}
-        self._tell("trial_reported", {**_who(result), "epoch": report.epoch, "phase": report.phase.value, **curves})
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
+        self._append("trial_began", {**_named(result), "target": target, "origin": result.origin.value})
 
-    def trial_ends(self, result: TrialResult, target: str) -> None:
-        told: dict[str, Any] = {**_who(result), "target": target, "state": result.state.value}
-        told |= {name: _number(getattr(result, name)) for name in ("accuracy", "flops", "params", "seconds")}
+    def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
+        curves = {name: _finite(report.metrics[name]) for name in _CURVES if name in report.metrics}
+        self._append("trial_reported", {**_named(result), "epoch": report.epoch, "phase": report.phase.value, **curves})
+
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
+        data: dict[str, Any] = {**_named(result), "target": target, "state": result.state.value}
+        data |= {name: _finite(getattr(result, name)) for name in ("accuracy", "flops", "params", "seconds")}
         if result.duplicate_of is not None:
-            told["duplicate_of"] = result.duplicate_of
+            data["duplicate_of"] = result.duplicate_of
         if result.error is not None:
             # The last line of a traceback is the error itself.
-            told |= {"error_class": result.error_class, "error": result.error.strip().rpartition("\n")[2][:300]}
-        # What took no work is no sign that the next driver would get on.
-        self._tell("trial_ended", told, progress=bool(result.epochs))
-        self._tell_best(result, target)
+            data |= {"error_class": result.error_class, "error": result.error.strip().rpartition("\n")[2][:300]}
+        self._results[result.number] = result
+        data["seconds_left"] = None if self._search is None else self._search.seconds_left()
+        # A trial that needed no work is no sign that the next driver would get further.
+        self._append("trial_ended", data, progress=bool(result.epochs))
+        self._append_best()
 
-    def search_ends(self, reason: str, finals: int) -> None:
-        more = f"; the best {finals} are tuned longer" if finals else ""
-        self._tell("message", {"text": f"the search ends: {reason}{more}"})
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        more = f"; {refinements} trials refine the best recipes" if refinements else ""
+        self._append("message", {"text": f"the search ends: {reason}{more}"})
 
-    def _tell_best(self, result: TrialResult, target: str) -> None:
-        best = self._best_of(target, [result])
-        if target in self._budgets and best is not None and best > self._best.get(target, -1.0):
-            self._best[target] = best
-            self._tell("best", {"label": target, "accuracy": best, "flops": result.flops, **_who(result)})
+    def _best_trials(self) -> dict[str, TrialResult]:
+        if self._search is None:
+            return {}
+        return best_within_budgets(self._results.values(), self._search.budgets, self._search.job.limits)
 
-    def _best_of(self, label: str, results: Sequence[TrialResult]) -> float | None:
-        within = [
-            result.accuracy
-            for result in results
-            if result.state is TrialState.COMPLETE
-            and result.accuracy is not None
-            and result.recipe.budget == self._budgets.get(label)
-        ]
-        return max(within, default=None)
+    def _append_best(self) -> None:
+        """An event for each budget whose best trial is another one now."""
+        for label, result in self._best_trials().items():
+            if self._best.get(label) != result.number:
+                self._best[label] = result.number
+                share = (result.flops or 0) / self._search.budgets[label] if self._search is not None else None
+                measured = {"accuracy": result.accuracy, "flops": result.flops, "budget_share": share}
+                self._append("best", {"label": label, **_named(result), **measured})
 
-    def _tell(self, type: str, data: dict[str, Any], *, progress: bool = False) -> None:
-        with self._held():
+    def _append(self, type: str, data: dict[str, Any], *, progress: bool = False) -> None:
+        with self._lease_held():
             self._queue.record(self._claim, type, data, progress=progress)
         self._print(type, data)
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
+    def _lease_held(self) -> Iterator[None]:
         try:
             yield
         except LeaseLostError as error:
-            # Raised into the search, it would be written down as the job's end.
+            # Raised into the search, it would be recorded as the end of the job.
             self._abandon(str(error))
             raise
 
@@ -103,10 +107,10 @@ class JobEvents(Watcher):
         self._lines.flush()
 
 
-def _who(result: TrialResult) -> dict[str, Any]:
+def _named(result: TrialResult) -> dict[str, Any]:
     return {"trial": result.number, "method": result.recipe.method}
 
 
-def _number(value: float | None) -> float | None:
-    """JSON has no word for what is not a number."""
+def _finite(value: float | None) -> float | None:
+    """None where it is not finite: JSON has no such number."""
     return None if value is None or not math.isfinite(value) else value

@@ -1,17 +1,17 @@
-"""DPS, the dynamic form of Patch Slimming (CVPR 2022, arXiv 2106.02852): which patches a block leaves out is each image's own.
+"""DPS, the dynamic form of Patch Slimming (CVPR 2022, arXiv 2106.02852): every image has its own removed patches in a block.
 
-The paper's text on its dynamic form could not be verified, and there is no public code. Ours, therefore, is how patches are chosen: in
-every block that leaves some out, a light selector on the tokens that enter it, LayerNorm and a linear map to one number (`linear`) or
-with a small MLP added (`mlp`), tells log s up to scale, s being the image's own impact score of Eq. 6 on the dense model. It starts
-from the least squares on some images and is trained on the slimmed model itself: on those tokens, and as many, as it will have to
-choose from. The patches of the highest answers are computed, as many in every image as in the static form; keys and values are
-those of all that enter. The selectors are priced in the plan, and stay as they are while the blocks are tuned.
+The paper's text on its dynamic form could not be verified, and there is no public code. How patches are selected is therefore ours: in
+every block that removes some, a small scorer on the tokens that enter it, LayerNorm and a linear map to one number (`linear`), with a
+small MLP added (`mlp`), predicts log s up to scale, s being the image's own impact score (Eq. 6) in the dense model. The scorer starts
+from least squares on some images, and is trained in the slimmed model itself, on the tokens that it will select from. The patches with
+the highest predictions are computed, as many in every image as in the static form; keys and values are those of all that enter. The
+scorers are priced in the plan and stay frozen while the blocks are fine-tuned.
 
-With `adaptive` the counts differ from image to image, too (`methods.adaptive`): a block computes the patches whose answer is above
-its threshold. Where the budget is for every image, the count of the fixed form is the cap, and most images cost less; where it is for
-the mean, an image may cost more. `calibrate` sets the thresholds.
+With `adaptive`, counts differ from image to image, too (`layers.adaptive_trunk`): a block computes the patches whose prediction is above
+its threshold. Where the budget holds for every image, the count of the fixed form is the cap, and most images cost less; where it
+holds for the mean, an image may cost more. `calibrate` sets the thresholds.
 
-Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D width, L blocks.
+Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D width, E features and a constant, L blocks.
 """
 
 from __future__ import annotations
@@ -62,23 +62,28 @@ SELECTOR = "patch selector"
 """The selectors' name in a plan and in a latency table."""
 
 HEADROOM = 1.25
-"""How far above the fixed form's counts an image may go where the budget is for the mean."""
+"""The caps over the fixed form's counts where the budget holds for the mean: room for images that need more patches."""
 
 _MARGIN = 0.005
-"""Share of a budget for the mean that is left free, because other images than those seen will be counted."""
+"""Share of a budget for the mean that stays unused, because the mean is checked on other images than those of the calibration."""
 
 _BISECTIONS = 12
 _WIDEST_SHIFT = 8.0
+"""Thresholds move by up to eight standard deviations of the predictions, in steps down to 16 / 2^12 of one."""
+
 _CALIBRATION_BATCHES = 8
 _CALIBRATION_BATCH = 64
+"""Images in a pass; each of the bisection's steps runs all of the calibration's images."""
 
 _RIDGE = 1e-5
+"""On the diagonal of the normalised features' second moments, about 1: only for features that are exactly dependent."""
+
 _FLOOR = 1e-4
-"""Impact below this share of an image's mean counts as so much: what is next to nothing need not be told apart."""
+"""Impact below this share of an image's mean counts as equal: the logarithm would spread out patches that are all negligible."""
 
 
 class ImpactScorer(Scorer):
-    """How much each patch will matter, (B, N, D) -> (B, P): a linear map of its normalised token, `mlp` with a small MLP added."""
+    """Predicts each patch's impact, (B, N, D) -> (B, P): a linear map of its normalised token, with `mlp` a small MLP added."""
 
     def __init__(self, dim: int, num_prefix_tokens: int, kind: str) -> None:
         super().__init__()
@@ -88,7 +93,7 @@ class ImpactScorer(Scorer):
         self.mlp: nn.Module | None = None
         if kind == "mlp":
             self.mlp = nn.Sequential(nn.Linear(dim, mlp_width(dim)), nn.GELU(), nn.Linear(mlp_width(dim), 1))
-        # No global random number is used up, so that equal recipes stay equal.
+        # A generator of its own leaves the global one alone, so that equal recipes stay equal.
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in (*self.linear.parameters(), *(() if self.mlp is None else self.mlp.parameters())):
@@ -96,17 +101,18 @@ class ImpactScorer(Scorer):
 
     def of_tokens(self, x_BND: Tensor) -> Tensor:
         normed_BPD = self.norm(x_BND[:, self.num_prefix_tokens :])
-        told_BP1: Tensor = self.linear(normed_BPD)
+        score_BP1: Tensor = self.linear(normed_BPD)
         if self.mlp is not None:
-            told_BP1 = told_BP1 + self.mlp(normed_BPD)
-        return told_BP1.squeeze(-1)
+            score_BP1 = score_BP1 + self.mlp(normed_BPD)
+        return score_BP1.squeeze(-1)
 
     def forward(self, ragged: Ragged) -> Tensor:
         return self.of_tokens(ragged.x_BND)
 
     @torch.no_grad()
     def start_from(self, x_BND: Tensor, wanted_BP: Tensor) -> None:
-        """Sets the linear map to the least squares on these tokens, in closed form; what the MLP says so far is made up for."""
+        """Sets the linear map, in closed form, to the ridge regression of `wanted_BP` on these tokens (B, N, D)."""
+        # The MLP starts at random; the linear map is fitted to what it leaves to predict.
         patches_ND = self.norm(x_BND[:, self.num_prefix_tokens :]).flatten(0, 1).double()
         features_NE = torch.cat((patches_ND, torch.ones_like(patches_ND[:, :1])), dim=1)
         left_N = wanted_BP.flatten().double()
@@ -122,12 +128,12 @@ class ImpactScorer(Scorer):
 
 
 def mlp_width(dim: int) -> int:
-    """0.5 % of a block's multiply-accumulates, next to nothing less than the smallest that is of use."""
+    """Hidden units of a scorer's MLP: with D^2 / 16 multiply-accumulates a patch, about 0.5 % of a block's 12 D^2."""
     return max(8, dim // 16)
 
 
 def price_of_selector(dim: int, kind: str, block: int, patches: int) -> Extra:
-    """What choosing among `patches` patches in block `block` costs."""
+    """The price of scoring `patches` patches in block `block`."""
     hidden = mlp_width(dim) if kind == "mlp" else 0
     weights = dim + hidden * (dim + 1)
     return Extra(
@@ -140,7 +146,7 @@ def price_of_selector(dim: int, kind: str, block: int, patches: int) -> Extra:
 
 
 class KeepSelected(TokenSelector):
-    """The patches of the selector's highest answers, highest first."""
+    """Selects the `patches` patches of the highest scores, highest first."""
 
     def __init__(self, scorer: ImpactScorer, patches: int) -> None:
         super().__init__()
@@ -153,9 +159,9 @@ class KeepSelected(TokenSelector):
 
 
 def impact_targets(score_BP: Tensor) -> Tensor:
-    """What a selector is to tell of all patches of some images: log s, its mean taken off per image, in deviations over all of them.
+    """The scorers' targets (B, P) from impact scores s (B, P): log s, centred per image, in standard deviations over all images.
 
-    Images whose impact is concentrated keep a wider spread than others, which is what adaptive counts go by.
+    Images whose impact is concentrated on few patches keep a wider spread than others; adaptive counts depend on it.
     """
     log_BP = (score_BP.float() / score_BP.float().mean(dim=1, keepdim=True).clamp_min(1e-30)).clamp_min(_FLOOR).log()
     centred_BP = log_BP - log_BP.mean(dim=1, keepdim=True)
@@ -163,7 +169,7 @@ def impact_targets(score_BP: Tensor) -> Tensor:
 
 
 class DPS(PatchSlimming):
-    """Patch Slimming's counts; the places are chosen by one selector in each block that leaves patches out."""
+    """Patch Slimming's counts, with a selector in each block that removes patches."""
 
     name = "dps"
     paper = "https://arxiv.org/abs/2106.02852"
@@ -197,7 +203,7 @@ class DPS(PatchSlimming):
         )
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """The form that is shipped where counts are fixed, its selectors at the least squares on the shared images."""
+        """The finished form with fixed counts, its scorers fitted to the shared images by least squares."""
         shape, knobs = context.shape, context.knobs
         tokens = measured_tokens(model, context)
         counts, _ = self.decide(model, context, tokens)
@@ -228,7 +234,7 @@ class DPS(PatchSlimming):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The mean squared error of `impact_targets`, over the patches that reach each selector.
 
-        `agreement` is the share of the patches kept that the chain of the image's own scores would have kept.
+        `agreement` is the share of the selected patches that the image's own scores select, too.
         """
         shape = read_shape(batch.teacher)
         selectors = selectors_by_block(batch.student)
@@ -236,12 +242,13 @@ class DPS(PatchSlimming):
         tokens = tokens_between_blocks(batch.teacher, batch.images_B3HW)
         chain = find_masks(blocks_of(batch.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
         place_BP = torch.arange(shape.patches, device=chain.scores.device).expand(len(tokens[0]), -1)
+        # Patches that have reached a block, by their place in the image: the targets are those of the dense model, for all places.
         errors, agreements = [], []
-        for block, x_BND in entering(batch.student, batch.images_B3HW, list(selectors)).items():
-            told_BP = selectors[block].scorer.of_tokens(x_BND).float()
+        for block, x_BND in tokens_entering(batch.student, batch.images_B3HW, list(selectors)).items():
+            score_BP = selectors[block].scorer.of_tokens(x_BND).float()
             wanted_BP = impact_targets(chain.scores[block]).gather(1, place_BP)
-            errors.append((told_BP - wanted_BP).square().mean())
-            kept_BK = order_by(told_BP.detach())[:, : counts[block]]
+            errors.append((score_BP - wanted_BP).square().mean())
+            kept_BK = order_by(score_BP.detach())[:, : counts[block]]
             place_BP = place_BP.gather(1, kept_BK)
             agreements.append(chain.masks[block].gather(1, place_BP).float().mean())
         return {"loss": torch.stack(errors).mean(), "agreement": torch.stack(agreements).mean()}
@@ -263,19 +270,20 @@ class DPS(PatchSlimming):
         return SlimmedModel(model=student, plan=plan, knobs=knobs)
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
-        """Thresholds from the tuned model: so that as many patches lie above one, over all images, as the fixed form would keep.
+        """Sets each threshold so that, over all images, as many patches are above it as the fixed form keeps.
 
-        Where the budget is for every image, the count of the fixed form is also the cap, and most images cost less. Where it is for
-        the mean, the caps are `HEADROOM` times that, and all thresholds are moved alike until the mean is within the budget.
+        Where the budget holds for every image, the count of the fixed form is also the cap, and most images cost less. Where it holds
+        for the mean, the caps are `HEADROOM` times that, and all thresholds move by the same shift until the mean is within the budget.
         """
         trunk: Any = model.blocks
         if not isinstance(trunk, AdaptiveTrunk):
             return
         seen = torch.cat(list(itertools.islice(images(), _CALIBRATION_BATCHES)))
         mean = context.bound == "mean"
+        # Front to back: each threshold decides which patches reach the later scorers.
         for _, drop in trunk.drops():
             wanted = drop.cap / HEADROOM if mean else drop.cap
-            _set_threshold(drop, _threshold(_answers(model, drop, seen), wanted * len(seen)))
+            _set_threshold(drop, _threshold(_scores_of(model, drop, seen), wanted * len(seen)))
         if mean:
             _shift_onto_mean(model, context, seen)
 
@@ -307,8 +315,8 @@ def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:
 
 
 @torch.no_grad()
-def entering(student: nn.Module, images_B3HW: Tensor, blocks: list[int]) -> dict[int, Tensor]:
-    """The tokens (B, N, D) that the picks of these blocks get to see."""
+def tokens_entering(student: nn.Module, images_B3HW: Tensor, blocks: list[int]) -> dict[int, Tensor]:
+    """The tokens (B, N, D) that enter the given blocks, in the student's own pass."""
     seen: dict[int, Tensor] = {}
 
     def note(block: int, stage: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -327,14 +335,14 @@ def entering(student: nn.Module, images_B3HW: Tensor, blocks: list[int]) -> dict
 def _adaptive(
     model: nn.Module, blocks: list[nn.Module], shape: ViTShape, counts: Counts, scorers: Mapping[int, ImpactScorer]
 ) -> nn.Module:
-    """Drops inside the blocks; in front of one that has no attention."""
+    """Installs the adaptive trunk: drops inside the blocks, or in front of a block without attention."""
     inside: list[nn.Module] = []
     steps: dict[int, Drop] = {}
     for number, block in enumerate(blocks):
         if number not in scorers:
             inside.append(block)
             continue
-        # Until thresholds are settled, every image keeps as many as the caps allow.
+        # Until `calibrate`, every image keeps as many patches as the caps allow.
         drop = Drop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=scorers[number])
         if isinstance(block.attn, RemovedSublayer):
             inside.append(block)
@@ -344,13 +352,13 @@ def _adaptive(
     return install(model, AdaptiveTrunk(inside, steps))
 
 
-def _answers(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
-    """The scorer's answers for all patches that reach it, padding left out, of all images in a row."""
+def _scores_of(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
+    """The scores of all patches that reach a drop's scorer, of all images in one row, without padding."""
     found: list[Tensor] = []
 
-    def note(scorer: nn.Module, args: tuple[Ragged], told_BP: Tensor) -> None:
+    def note(scorer: nn.Module, args: tuple[Ragged], score_BP: Tensor) -> None:
         own_BP = ~args[0].padding_BN()[:, drop.num_prefix_tokens :]
-        found.append(told_BP[own_BP].float())
+        found.append(score_BP[own_BP].float())
 
     hook = drop.scorer.register_forward_hook(note)  # type: ignore[union-attr]
     try:
@@ -366,15 +374,16 @@ def _set_threshold(drop: Drop, value: float) -> None:
     threshold.fill_(value)
 
 
-def _threshold(told: Tensor, wanted: float) -> float:
-    """Between the `wanted`-th highest answer and the next."""
-    falling = told.sort(descending=True).values
+def _threshold(scores: Tensor, wanted: float) -> float:
+    """Halfway between the `wanted`-th highest score and the next."""
+    falling = scores.sort(descending=True).values
     last = min(max(int(wanted), 1), len(falling)) - 1
     below = falling[last + 1] if last + 1 < len(falling) else falling[last] - 1
     return float((falling[last] + below) / 2)
 
 
 def _shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor) -> None:
+    """Shifts all thresholds alike, as little as the mean FLOPs of the images within the budget allow."""
     trunk: Any = model.blocks
     start = [(drop, drop.threshold.item()) for _, drop in trunk.drops()]
 
@@ -384,6 +393,7 @@ def _shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor
         counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _CALIBRATION_BATCH)]
         return float(image_flops(model, context.shape, context.plan, torch.cat(counts)).double().mean())
 
+    # The mean falls with the shift. It ends at `high`, which is within the budget.
     low, high = -_WIDEST_SHIFT, _WIDEST_SHIFT
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

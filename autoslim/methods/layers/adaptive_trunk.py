@@ -1,14 +1,14 @@
-"""Token counts that differ from image to image, within a hard cap per drop: ours, beside the papers' fixed counts.
+"""Token counts that differ from image to image, within a cap per drop: ours, where the papers have fixed counts.
 
-A drop keeps the patches whose score lies above its threshold, `cap` at most and one at least. Every image's own tokens come first,
-so that a batch is cut to the longest of its images and what lies behind an image's count is no key of any softmax; its residuals
-are numbers that nothing reads. One model has two forms with the same logits:
+A drop keeps the patches whose score is above its threshold, at least one and at most `cap`. Every image's own tokens come first, so
+that a batch is cut to its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
+nothing reads its residuals. One model has two forms with the same logits:
 
-- *ragged*, the eager one: tokens are really removed, at batch 1 without any mask;
+- *ragged*, in eager mode: tokens are really removed, at batch 1 without any mask;
 - *padded*, wherever a graph is frozen (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop leaves
-  `cap` patches and a mask, so that shapes are static and the FLOPs counted are those of the caps, which is what the plan says.
+  `cap` patches and a mask, so that shapes are static. The FLOPs counted are those of the caps, as in the plan.
 
-Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width, L blocks.
+Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width, L blocks, U distinct counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
 class Ragged(NamedTuple):
     """Tokens (B, N, D) of which the first `count_B`, prefix included, are an image's own and the others padding.
 
-    `masked` is False where there is no padding; `score_BP` are the patches' scores as a drop has left them; `padded` is the form.
+    `masked` is False where no image has padding, `padded` says which form is running. `score_BP` are the patches' scores, sorted as
+    the last drop has left them.
     """
 
     x_BND: Tensor
@@ -48,7 +49,7 @@ class Ragged(NamedTuple):
         return torch.arange(self.x_BND.shape[1], device=self.x_BND.device) >= self.count_B[:, None]
 
     def mask_B11N(self) -> Tensor | None:
-        """Additive, for the attention's keys; None where there is no padding."""
+        """The additive attention mask that hides padding as keys; None where there is no padding."""
         if not self.masked:
             return None
         padding_BN = self.padding_BN()
@@ -56,21 +57,21 @@ class Ragged(NamedTuple):
 
 
 class Scorer(nn.Module, abc.ABC):
-    """Scores patches for a drop. What it takes from the whole image must leave `Ragged.padding_BN` out."""
+    """Scores patches for a drop. Statistics over an image must leave out `Ragged.padding_BN`."""
 
     @abc.abstractmethod
     def forward(self, ragged: Ragged) -> Tensor:
-        """(B, P), whatever for padding."""
+        """The score of each patch (B, P); that of padding is ignored."""
 
     @abc.abstractmethod
     def price(self, block: int, tokens: int) -> Extra:
-        """What scoring `tokens` tokens in front of, or in, `block` costs; `name` and `place` as in the plan."""
+        """The price of scoring `tokens` tokens, prefix included, in front of or inside `block`, as it appears in the plan."""
 
 
 class Drop(nn.Module):
-    """Keeps an image's patches of a score above `threshold`, `cap` at most and one at least, in falling order of score.
+    """Keeps an image's patches with a score above `threshold`, at least one and at most `cap`, in falling order of score.
 
-    Without a scorer the scores and the order that an earlier drop has left are used again, and dropping is slicing.
+    Without a scorer, the scores and the order of an earlier drop are used again, and dropping is slicing.
     """
 
     def __init__(self, *, cap: int, threshold: float, num_prefix_tokens: int, scorer: Scorer | None) -> None:
@@ -84,13 +85,15 @@ class Drop(nn.Module):
         return self.select(ragged)[1]
 
     def select(self, ragged: Ragged) -> tuple[TokenIndices, Ragged]:
-        """The rows that stay, and the tokens in them."""
+        """The indices of the tokens that stay, and these tokens."""
         prefix = self.num_prefix_tokens
         score_BP, order_BP = self._sorted(ragged)
         threshold: Tensor = self.threshold  # type: ignore[assignment]
+        # At least one patch, so that heads that pool patches and later drops always have one.
         kept_B = (score_BP > threshold).sum(dim=1).clamp(min=1, max=self.cap)
         shortest, longest = 0, min(self.cap, score_BP.shape[1])
         if not ragged.padded:
+            # The batch is as long as its longest image. This is the one point where the host waits for the device.
             shortest, longest = torch.stack(kept_B.aminmax()).tolist()
         rows = prefix + longest if order_BP is None else behind_prefix(order_BP[:, :longest], num_prefix_tokens=prefix)
         kept = Ragged(
@@ -103,7 +106,7 @@ class Drop(nn.Module):
         return rows, kept
 
     def _sorted(self, ragged: Ragged) -> tuple[Tensor, Tensor | None]:
-        """Scores in falling order, padding at minus infinity, and the places they come from (None: they lie so already)."""
+        """Scores in falling order, padding last at minus infinity, and the patches they belong to (None: already in this order)."""
         score_BP = ragged.score_BP if self.scorer is None else self.scorer(ragged)
         assert score_BP is not None, "the first drop has a scorer"
         if ragged.masked:
@@ -114,7 +117,7 @@ class Drop(nn.Module):
         return score_BP.gather(1, order_BP), order_BP
 
     def token_map(self, ragged: Ragged) -> Tensor:
-        """Which incoming token each token that stays is: (B, K, N); rows of padding are zero."""
+        """Which entering token each token that stays is: (B, K, N); rows of padding are zero."""
         rows, kept = self.select(ragged)
         batch, tokens, _ = ragged.x_BND.shape
         identity_NN = torch.eye(tokens, dtype=ragged.x_BND.dtype, device=ragged.x_BND.device)
@@ -123,7 +126,7 @@ class Drop(nn.Module):
 
 
 class DropBlock(nn.Module):
-    """A block that drops inside, as `RectangularBlock`: what stays is computed, keys and values are those of all the image's tokens."""
+    """A `RectangularBlock` with a drop inside: tokens that stay are computed, keys and values are those of all the image's tokens."""
 
     def __init__(self, block: Any, drop: Drop) -> None:
         super().__init__()
@@ -157,12 +160,12 @@ class AdaptiveStage(Stage):
 
     @property
     def drop(self) -> Drop | None:
-        """The one before the block or in it; there are never both."""
+        """The drop in front of the block or inside it; there are never both."""
         return self.block.drop if isinstance(self.block, DropBlock) else self.pre_block
 
 
 class AdaptiveTrunk(Trunk):
-    """Stages in a row, among whose steps and blocks are drops. `form` is what `padded` and `ragged` have asked for."""
+    """A trunk with drops in front of or inside its blocks. `form` is the form that `padded` or `ragged` has set, or empty."""
 
     def __init__(self, blocks: list[nn.Module], steps: Mapping[int, Drop]) -> None:
         super().__init__(blocks, steps)
@@ -175,13 +178,14 @@ class AdaptiveTrunk(Trunk):
         return x_BND
 
     def __iter__(self) -> Iterator[Any]:
-        """Steps in a row, so that timm's gradient checkpointing works; between the ends the counts go along with the tokens."""
+        """A flat sequence of steps, as timm's gradient checkpointing needs; the counts go along with the tokens from end to end."""
         yield self._enter
         yield from self.stages
         yield _tokens_alone
 
     def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Ragged:
         refuse_mask(attn_mask, is_causal)
+        # A traced graph keeps the shapes of its example, so that it must not depend on the example's counts.
         frozen = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         batch, tokens, _ = x_BND.shape
         return Ragged(
@@ -193,7 +197,7 @@ class AdaptiveTrunk(Trunk):
         )
 
     def drops(self) -> list[tuple[int, Drop]]:
-        """Every drop and the block that it stands before, or in."""
+        """Every drop with the index of its block."""
         drops = ((index, stage.drop) for index, stage in enumerate(self.stages))
         return [(index, drop) for index, drop in drops if isinstance(drop, Drop)]
 
@@ -203,7 +207,7 @@ def _tokens_alone(ragged: Ragged) -> Tensor:
 
 
 def refuse_pooling(method: str, shape: ViTShape) -> None:
-    """Raises UnsupportedModelError unless the head reads prefix tokens alone; any other would read an image's padding."""
+    """Raises UnsupportedModelError unless the head reads prefix tokens alone; a pooling head would read padding, too."""
     if shape.pool != "token":
         raise UnsupportedModelError(
             f"{method}: token counts that differ from image to image need pooling 'token'; this model's is {shape.pool!r}"
@@ -211,17 +215,17 @@ def refuse_pooling(method: str, shape: ViTShape) -> None:
 
 
 def padded(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Every image with as many tokens as the caps allow: the worst case, for counters of FLOPs. Other models are left alone."""
+    """Inside the context, an adaptive model runs every image at its caps: the worst case, for FLOPs counters."""
     return _in_form(model, "padded")
 
 
 def ragged(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Tokens really removed while a graph is traced, too: to count the FLOPs of one image."""
+    """Inside the context, an adaptive model removes tokens even while it is traced: to count the FLOPs of one image."""
     return _in_form(model, "ragged")
 
 
 def full(model: nn.Module) -> nn.Module:
-    """With thresholds that no patch is below: every image has as many tokens as the caps allow. Other models are left alone."""
+    """Opens all thresholds of an adaptive model, in place, so that every image has as many tokens as the caps allow."""
     if isinstance(model.blocks, AdaptiveTrunk):
         for _, drop in model.blocks.drops():
             threshold: Tensor = drop.threshold  # type: ignore[assignment]
@@ -244,9 +248,9 @@ def _in_form(model: nn.Module, form: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def recording(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Appends for every batch that passes the tokens that enter and leave each block's attention: (B, L, 2), on the CPU.
+    """A list that grows by a tensor (B, L, 2) for every batch: the tokens that enter and leave each block's attention, on the CPU.
 
-    Nothing is appended where the counts are fixed.
+    It stays empty where the counts are fixed.
     """
     batches: list[Tensor] = []
     trunk = model.blocks
@@ -257,7 +261,7 @@ def recording(model: nn.Module) -> Iterator[list[Tensor]]:
 
     def note(stage: Any, inputs: tuple[Ragged], output: Ragged) -> None:
         enter_B = inputs[0].count_B if isinstance(stage.block, DropBlock) else output.count_B
-        # A class query leaves the prefix tokens alone.
+        # A class query as the last block leaves fewer tokens than the count says.
         seen.append(torch.stack((enter_B, output.count_B.clamp(max=output.x_BND.shape[1])), dim=1))
         if len(seen) == len(trunk):
             batches.append(torch.stack(seen, dim=1).cpu())
@@ -273,7 +277,7 @@ def recording(model: nn.Module) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def token_counts(model: nn.Module, images_B3HW: Tensor) -> Tensor:
-    """Tokens, prefix included, that enter and leave the attention of each block of an adaptive model: (B, L, 2)."""
+    """Tokens, prefix included, that enter and leave each block's attention in an adaptive model, per image: (B, L, 2)."""
     assert isinstance(model.blocks, AdaptiveTrunk)
     with recording(model) as batches:
         model(images_B3HW)
@@ -281,13 +285,14 @@ def token_counts(model: nn.Module, images_B3HW: Tensor) -> Tensor:
 
 
 def plan_of_image(model: nn.Module, shape: ViTShape, plan: Plan, count_L2: Tensor) -> Plan:
-    """What an adaptive model of `plan` computes for an image of such counts."""
+    """What an adaptive model of `plan` computes for an image with the counts (L, 2) of `token_counts`."""
     trunk = model.blocks
     assert isinstance(trunk, AdaptiveTrunk)
     blocks = tuple(
         block.replace(tokens_kv=enter, tokens_q=leave, tokens_mlp=leave)
         for block, (enter, leave) in zip(plan.blocks, count_L2.tolist(), strict=True)
     )
+    # A scorer costs as much as the tokens that reach it.
     prices = {}
     for index, drop in trunk.drops():
         if drop.scorer is not None:
@@ -298,7 +303,8 @@ def plan_of_image(model: nn.Module, shape: ViTShape, plan: Plan, count_L2: Tenso
 
 
 def image_flops(model: nn.Module, shape: ViTShape, plan: Plan, count_BL2: Tensor) -> Tensor:
-    """Multiply-accumulates of each image, int64 (B,): `predict` of its own counts, as fvcore measures them at batch 1."""
+    """Multiply-accumulates per image, int64 (B,): `predict` of its own counts, equal to what fvcore counts at batch 1."""
+    # Many images have equal counts: each distinct row is priced once.
     distinct_UL2, place_B = torch.unique(count_BL2, dim=0, return_inverse=True)
     totals = [predict(shape, plan_of_image(model, shape, plan, count_L2)).total for count_L2 in distinct_UL2]
     return torch.tensor(totals)[place_B]

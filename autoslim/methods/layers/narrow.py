@@ -1,4 +1,4 @@
-"""Cutting the widths of timm's own `Attention` and `Mlp`, exactly: what is cut computes what the masked layer computed.
+"""Cuts the widths of timm's own `Attention` and `Mlp`, exactly: the cut layer computes what the masked layer computed.
 
 timm derives the softmax scale from the head width, so a head cut from d to k dimensions would be scaled by 1/sqrt(k) instead of
 1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d).
@@ -17,9 +17,9 @@ from torch import Tensor
 
 
 def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, heads: Sequence[int] | None = None) -> Attention:
-    """Keeps `heads` (sorted indices; None: all), and of each the dimensions in its row of `kept_HK`, sorted and as many in each.
+    """The attention with `heads` alone (sorted indices; None: all) and, of each, the dimensions in its row of `kept_HK` (sorted).
 
-    Each dimension is scaled by its value in `gate_HK` in q, k and v.
+    q, k and v of each dimension are scaled by its value in `gate_HK`. The logits equal those of the attention with the others masked.
     """
     heads = range(attention.num_heads) if heads is None else heads
     inner, old = attention.num_heads * attention.head_dim, attention.head_dim
@@ -40,7 +40,7 @@ def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, 
 
 
 def narrow_mlp(mlp: Mlp, kept_F: Tensor, gate_F: Tensor) -> Mlp:
-    """Keeps the hidden units `kept_F` (sorted indices), each scaled by `gate_F` after the activation."""
+    """The MLP with the hidden units `kept_F` alone (sorted indices), each scaled by `gate_F` behind the activation."""
     narrow = empty_mlp(mlp, len(kept_F))
     narrow.fc1.weight.data.copy_(mlp.fc1.weight.data[kept_F])
     if mlp.fc1.bias is not None:
@@ -52,7 +52,7 @@ def narrow_mlp(mlp: Mlp, kept_F: Tensor, gate_F: Tensor) -> Mlp:
 
 
 def empty_attention(like: Attention, head_width: int, *, heads: int | None = None) -> Attention:
-    """An attention with `like`'s settings at another head width, and with fewer `heads`; its weights are still to be filled in."""
+    """An attention with the settings of `like`, another head width and `heads` heads; its weights are set later."""
     narrow = Attention(
         like.qkv.in_features,
         num_heads=like.num_heads if heads is None else heads,
@@ -69,7 +69,7 @@ def empty_attention(like: Attention, head_width: int, *, heads: int | None = Non
 
 
 def empty_mlp(like: Mlp, hidden: int) -> Mlp:
-    """An MLP with `like`'s settings and `hidden` units; its weights are still to be filled in."""
+    """An MLP with the settings of `like` and `hidden` units; its weights are set later."""
     narrow = Mlp(
         like.fc1.in_features,
         hidden_features=hidden,

@@ -1,9 +1,9 @@
 """Blocks that compute some of their tokens only: rectangular attention.
 
-Queries, residual and MLP of the tokens that a `TokenSelector` names; keys and values of all that come in. What is computed equals the same
-rows of the whole block. With the prefix tokens alone in the last block this is the class query that any method may end with.
+Queries, residual and MLP of the tokens that a `TokenSelector` selects; keys and values of all that enter. The result equals the same
+rows of the whole block. With the prefix tokens alone in the last block, this is the class query that any method may end with.
 
-Shapes: B batch, N tokens that come in, Q tokens that are computed, D width, H heads, K head width.
+Shapes: B batch, N tokens that enter, Q tokens that are computed, D width, H heads, K head width, E heads times head width.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RectangularBlock(StoredNames):
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
     def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """`attn_mask` is additive, (B, 1, 1, N), and an adaptive trunk's own; a caller's is refused before it gets here."""
+        """`attn_mask` is the additive mask (B, 1, 1, N) of an adaptive trunk; `Stage` refuses a caller's."""
         return block_rows(self, x_BND, self.selector.rows(x_BND), attn_mask)
 
     def token_map(self, x_BND: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class RectangularBlock(StoredNames):
 
 
 def block_rows(block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None) -> Tensor:
-    """The rows (B, Q, D) of what a timm block, or one that has its parts, computes."""
+    """The tokens `rows` (B, Q, D) of a timm block's output; `block` has timm's parts under timm's names."""
     normed_BND = block.norm1(x_BND)
     attended_BQD = rectangular_attention(block.attn, gather_tokens(normed_BND, rows), normed_BND, mask_B11N)
     x_BQD = gather_tokens(x_BND, rows) + block.drop_path1(block.ls1(attended_BQD))
@@ -48,13 +48,14 @@ def block_rows(block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor 
 
 
 def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
-    """timm's `Attention` with queries of some tokens, keys and values of others: (B, Q, D)."""
+    """timm's `Attention` with the queries of `queries_BQD` and the keys and values of `x_BND`: (B, Q, D)."""
     if isinstance(attention, RemovedSublayer):
         constant_BQD: Tensor = attention(queries_BQD)
         return constant_BQD
     heads, width = attention.num_heads, attention.head_dim
     inner = heads * width
     weight, bias = attention.qkv.weight, attention.qkv.bias
+    # timm packs the weights of queries, keys and values: the first third belongs to the queries.
     q_BQE = functional.linear(queries_BQD, weight[:inner], None if bias is None else bias[:inner])
     kv_BNE = functional.linear(x_BND, weight[inner:], None if bias is None else bias[inner:])
     batch, tokens = q_BQE.shape[:2]
@@ -74,7 +75,7 @@ def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, ma
 
 
 def class_query_last(model: nn.Module, prefix_tokens: int) -> nn.Module:
-    """The same logits from a last block that computes the prefix tokens alone, which is all that a head with pooling `token` reads."""
+    """Lets the last block compute the prefix tokens alone, in place; a head with pooling `token` reads nothing else."""
     trunk: Any = model.blocks
     if not isinstance(trunk, Trunk):
         trunk = Trunk(blocks_of(model), {})

@@ -1,8 +1,8 @@
-"""A sub-layer that is gone: what stands in the place of an attention or MLP that was removed whole.
+"""What replaces an attention or an MLP that was removed whole.
 
-The block stays timm's own `Block`, so that blocks with and without the sub-layer are loaded, exported and composed alike. The norm of
-the branch goes too. What the sub-layer gave with all its masks at 0 stays: the bias of its last layer, through layer scale and drop
-path, which costs nothing that is counted.
+The block remains timm's own `Block`, so that blocks with and without the sub-layer are loaded, exported and composed alike. The norm of
+the branch is removed, too. What the sub-layer computes with all its masks at 0 remains: the bias of its last layer, through layer scale
+and drop path. No counter prices it.
 
 Shapes: B batch, N tokens, D width.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class RemovedSublayer(nn.Module):
-    """(B, N, D) in; out the bias (D,) for every token, or zeros."""
+    """Maps (B, N, D) to the bias (D,) for every token, or to zeros without one."""
 
     def __init__(self, bias_D: Tensor | None) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Which tokens stay: the one form in which every selecting method says it, so that all are cut, drawn and composed alike.
+"""Which tokens stay: the interface of every selecting method, so that all are cut, drawn and composed alike.
 
-A `TokenSelector` may stand in front of a block (`token_trunk.Stage`), where what it leaves out is gone, or inside one
-(`rectangular_block.RectangularBlock`), where what it leaves out is still a key and a value.
+A `TokenSelector` may be in front of a block (`token_trunk.Stage`), where removed tokens are gone; between attention and MLP
+(`mid_block.MidBlock`); or inside a block (`rectangular_block.RectangularBlock`), where removed tokens still are keys and values.
 
-Shapes: B batch, N tokens that come in (prefix included), K tokens that stay, D width.
+Shapes: B batch, N tokens that enter (prefix included), K tokens that stay, D width.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ import torch
 from torch import Tensor, nn
 
 TokenIndices = int | Tensor
-"""The first so many tokens; or indices (K,), the same for every image; or indices (B, K)."""
+"""A number of tokens from the front; or indices (K,), the same for every image; or indices (B, K)."""
 
 
 def gather_tokens(x_BND: Tensor, rows: TokenIndices) -> Tensor:
-    """The tokens `rows`, in that order: (B, K, D)."""
+    """The tokens `rows` of each image, in that order: (B, K, D)."""
     if isinstance(rows, int):
         return x_BND[:, :rows]
     if rows.ndim == 1:
         return x_BND.index_select(1, rows)
-    # Whole tokens are copied. `gather` picks element by element, with an index for each: some ten times as long, under ONNX Runtime more.
+    # Copies whole tokens. `gather` needs an index per element and takes about ten times as long, under ONNX Runtime longer still.
     batch, tokens, width = x_BND.shape
     first_B1 = tokens * torch.arange(batch, device=rows.device).unsqueeze(1)
     return x_BND.reshape(-1, width).index_select(0, (rows + first_B1).flatten()).view(batch, rows.shape[1], width)
 
 
 class TokenSelector(nn.Module, abc.ABC):
-    """Subclasses say `rows`; the prefix tokens always come first in them."""
+    """Selects tokens. Subclasses implement `rows`, in which the prefix tokens always come first."""
 
     @abc.abstractmethod
     def rows(self, x_BND: Tensor) -> TokenIndices:
-        """Which of the tokens (B, N, D) stay."""
+        """The indices of the tokens (B, N, D) that stay."""
 
     def forward(self, x_BND: Tensor) -> Tensor:
         return gather_tokens(x_BND, self.rows(x_BND))
 
     def token_map(self, x_BND: Tensor) -> Tensor:
-        """Which incoming token each token that stays is made of: (B, K, N), rows that sum to 1."""
+        """Which entering tokens each token that stays is made of: (B, K, N), rows that sum to 1."""
         batch, tokens, _ = x_BND.shape
         identity_BNN = torch.eye(tokens, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
         return gather_tokens(identity_BNN, self.rows(x_BND))
 
 
 class FirstTokens(TokenSelector):
-    """A slice: the tokens are in order already, or only the prefix is wanted."""
+    """A slice, where tokens are sorted already or only the prefix is needed."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class FirstTokens(TokenSelector):
 
 
 class FixedTokens(TokenSelector):
-    """The same places in every image. They are a result, and so are saved with the weights."""
+    """The same places in every image: a buffer, saved with the weights."""
 
     def __init__(self, index_K: Tensor) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class FixedTokens(TokenSelector):
 
     @classmethod
     def empty(cls, tokens: int) -> FixedTokens:
-        """Places still to be loaded."""
+        """A selector whose places are loaded later."""
         return cls(torch.zeros(tokens, dtype=torch.long))
 
     def rows(self, x_BND: Tensor) -> TokenIndices:

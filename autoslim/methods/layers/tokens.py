@@ -1,4 +1,4 @@
-"""Token operations on plain tensors; nothing here knows of a model.
+"""Token operations on plain tensors, independent of any model.
 
 Shapes: B batch, N tokens (prefix included), P patches, D width, K kept patches.
 """
@@ -16,15 +16,15 @@ def behind_prefix(index_BK: Tensor, *, num_prefix_tokens: int) -> Tensor:
 
 
 def order_by(score_BP: Tensor) -> Tensor:
-    """Patch indices, highest score first; equal scores in reading order, so that a result does not depend on the device."""
+    """Patch indices (B, P), highest score first; ties in reading order, so that the result does not depend on the device."""
     if torch.compiler.is_exporting():
-        # ONNX has no stable sort; this becomes its TopK, which puts the lower index first by definition.
+        # ONNX has no stable sort. This becomes TopK, which is defined to put the lower index first.
         return score_BP.argsort(dim=1, descending=True)
     return score_BP.argsort(dim=1, descending=True, stable=True)
 
 
 def standardise(score_BP: Tensor, *, mean: float | Tensor, std: float | Tensor) -> Tensor:
-    """Per image, the scores shifted and scaled to `mean` and `std`."""
+    """The scores of each image, shifted and scaled to the mean `mean` and the sample standard deviation `std`."""
     centred_BP = score_BP - score_BP.mean(dim=1, keepdim=True)
     return centred_BP / (score_BP.std(dim=1, keepdim=True) + 1e-8) * std + mean
 

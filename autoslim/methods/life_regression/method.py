@@ -1,20 +1,23 @@
-"""Life regression (arXiv 2304.04926): one regressor in front of the first drop predicts how many blocks each patch lives.
+"""Life regression (arXiv 2304.04926): one regressor, in front of the first drop, predicts how many blocks each patch lives.
 
-Equations and schedule after the paper and its public code. Ours, and different from it:
+Equations and schedule follow the paper and its public code. Ours, and different from it:
 
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
-- Lives end softly where the cut form's drops end them (`ends` "drops"). With the paper's, which "blocks" gives, lives of the
-  schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns what the cut form never meets.
+- With `ends` `drops` (the default) lives end softly where the cut form's drops end them. With the paper's ends, `blocks`, lives of the
+  schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns for a model that is never run.
 - W starts at the class token's own attention instead of uniform noise.
-- W c is computed once per image instead of once per patch: the same logits for C^2 instead of P C^2 multiply-accumulates.
-- Counts come from life thresholds, so that any budget can be met, not three keep rates only.
+- W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
+- Counts come from life thresholds, so that any budget can be met, not only those of three keep rates.
+- Both phases minimise the task's loss with the teacher's soft labels; the code uses labels alone.
+- By default all blocks are fine-tuned; the paper tunes those from the first drop on (`tune` `blocks`).
 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
-is longer than the index of the block it comes to, as where the code evaluates its weights at 1/2, but really removed, at the schedule's
-drops only and up to a cap (ours). The caps are the schedule's counts, so that every image stays within the budget; where the budget
-is for the mean, they are `HEADROOM` times that and `calibrate` moves the lives' mean until the images' mean FLOPs are within it (ours).
+is longer than the index of the block that it enters, as the code does when it evaluates its weights at 1/2. Ours is that such patches
+are really removed, at the schedule's drops only, and that a cap limits how many stay. The caps are the schedule's counts, so that every
+image stays within the budget. Where the budget holds for the mean, they are `HEADROOM` times that, and `calibrate` moves the lives' mean
+until the images' mean FLOPs are within the budget.
 
-The modules are in `lives`. Shapes: B batch, P patches, D width.
+The modules are in `regressor`. Shapes: B batch, P patches, D width, L blocks.
 """
 
 from __future__ import annotations
@@ -50,22 +53,29 @@ from autoslim.methods.life_regression.regressor import (
 )
 
 MAX_DROPS = 4
+"""The paper's schedule has three; each has knobs of its own, which a search has to explore."""
+
 _LONGEST = 0.98
-"""The largest threshold: a fiftieth of the patches outlives every drop."""
+"""The largest threshold: at least a fiftieth of the patches outlives every drop."""
+
 HEADROOM = 1.25
-"""How far above the schedule's counts an image may go where the budget is for the mean."""
+"""The caps over the schedule's counts where the budget holds for the mean: room for images that need more patches."""
+
 _MARGIN = 0.005
-"""Share of a budget for the mean that is left free, because other images than the calibration's will be counted."""
+"""Share of a budget for the mean that stays unused, because the mean is checked on other images than those of the calibration."""
+
 _BISECTIONS = 30
+"""Steps over an interval of twice the depth: down to 2^-30 of it, below any difference of two lives."""
 
 
 def life_moments(
     drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int
 ) -> tuple[float, float]:
-    """Mean and sample deviation, in blocks, of the lives that a schedule implies.
+    """Mean and sample standard deviation, in blocks, of the lives that a schedule implies.
 
-    After the code: the tokens that drop k takes lived until its block, those that none takes until the end; prefix tokens count.
+    As in the code: a token that drop k removes has lived until its block, one that no drop removes until the end; prefix tokens count.
     """
+    # Between two successive counts lies the number of tokens whose life ends at that drop; the last interval are the survivors.
     counts = [patches + prefix, *(kept + prefix for kept in patches_kept), 0]
     ends = [*drop_layers, depth]
     lives = [
@@ -75,20 +85,22 @@ def life_moments(
 
 
 def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
-    """The drop layers and the patches kept at each: those whose quantile of life lies above the threshold; at least one."""
+    """The drop layers and the patches kept at each: the share above the threshold's quantile of life, at least one patch."""
     drops = range(1, knobs["drops"] + 1)
     layers = [knobs[f"drop_layer_{k}"] for k in drops]
     kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in drops]
+    # The spare patch is dropped by a drop of its own, some blocks behind the last one.
     if knobs["spare_until"]:
         return [*layers, knobs["spare_until"]], [*kept[:-1], kept[-1] + 1, kept[-1]]
     return layers, kept
 
 
 def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
-    """Mean and deviation of normal lives of which the share kept at a drop is longer than its block, as nearly as two numbers can say.
+    """Mean and deviation, in blocks, of normally distributed lives of which a share `shares_kept[k]` exceeds `drop_layers[k]`.
 
-    A least-squares line through the quantiles; for one drop the deviation is given.
+    Ours. With more than two drops it is the least-squares fit of both moments; with one drop `deviation` is taken as it is.
     """
+    # For normal lives, the share s exceeds mean - deviation * quantile(s): a line in the quantile, with slope -deviation.
     normal = statistics.NormalDist()
     quantiles = [normal.inv_cdf(share) for share in shares_kept]
     if len(quantiles) > 1:
@@ -98,21 +110,27 @@ def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviatio
 
 
 def _moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
+    """The moments that lives are standardised to, in blocks."""
     layers, kept = schedule(shape, knobs)
     mean, deviation = life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth)
+    # Fixed counts use only the order of the lives, so the paper's moments serve. Thresholds compare lives with block indices: there the
+    # moments are such that the schedule's share of the patches exceeds each.
     if knobs["mode"] == "fixed" or knobs["ends"] == "blocks" or deviation == 0:
         return mean, deviation
     drops = range(1, knobs["drops"] + 1)
+    # A share of 1 would have an infinite quantile: half a patch less.
     half = 0.5 / shape.patches
     shares = [min(_patches_above(knobs[f"life_threshold_{k}"], shape) / shape.patches, 1 - half) for k in drops]
     return fitted_moments([knobs[f"drop_layer_{k}"] for k in drops], shares, deviation=deviation)
 
 
 def _soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
+    """Where lives end in each block of the soft stage, as the knob `ends` says."""
     layers, kept = schedule(shape, knobs)
     blocks = range(layers[0], shape.depth)
     if knobs["ends"] == "blocks":
         return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
+    # In a block behind several drops only patches that outlive the latest of them are left in the cut form.
     last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
     patches = tuple(tokens - shape.prefix_tokens for tokens in _tokens_per_block(shape, layers, kept)[layers[0] :])
     return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
@@ -143,7 +161,7 @@ def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:
 
 
 class LifeRegression(Method):
-    """Knobs: up to four drops, each a block `drop_layer_k` and a `life_threshold_k`, the quantile of life that ends there."""
+    """Up to four drops, each in front of block `drop_layer_k`, where the share `life_threshold_k` of all lives has ended."""
 
     name = "life_regression"
     paper = "https://arxiv.org/abs/2304.04926"
@@ -212,7 +230,7 @@ class LifeRegression(Method):
         return not number.isdigit() or int(number) <= chosen["drops"]
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """Layers and thresholds in rising order; two drops on one block become the harder one, and one that drops nothing goes.
+        """Layers and thresholds in rising order; of two drops on one block the harder one stays, and one that removes nothing is left out.
 
         Raises:
             UnsupportedModelError: for threshold mode where the head reads patches.
@@ -225,12 +243,12 @@ class LifeRegression(Method):
         thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
         merged = dict(zip(layers, thresholds, strict=True))
         kept = {layer: _patches_above(threshold, shape) for layer, threshold in merged.items()}
-        # The first stays where it is even if it drops nothing, because the regressor looks at the tokens there.
+        # The first drop stays even if it removes nothing, because it is where the regressor runs.
         real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
         full["drops"] = len(real)
         for k, layer in enumerate(real, 1):
             full[f"drop_layer_{k}"] = layer
-            # The threshold of the count it selects, so that recipes with the same counts are the same recipe.
+            # The threshold that corresponds exactly to its count, so that equal counts are equal recipes.
             full[f"life_threshold_{k}"] = min(1 - kept[layer] / shape.patches, _LONGEST)
         if not full[f"drop_layer_{full['drops']}"] < full["spare_until"] < shape.depth or not _has_spare(shape, full):
             full["spare_until"] = 0
@@ -244,7 +262,7 @@ class LifeRegression(Method):
         return plan.with_tokens(_tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
-        """One patch more at one drop, or one carried along behind the last."""
+        """One patch more at one drop, or one patch that outlives the last drop by some blocks."""
         kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, knobs["drops"] + 1)]
         for k, patches in enumerate(kept, 1):
             name = f"life_threshold_{k}"
@@ -253,7 +271,7 @@ class LifeRegression(Method):
             if patches < before and _lies_in(ranges[name], threshold, 0.5 / shape.patches):
                 yield {**knobs, name: threshold}
         if not knobs["spare_until"]:
-            # A patch less costs as much as all the blocks behind the drop; carried along for some of them, it costs one block's share.
+            # A patch more at the last drop runs through all blocks behind it; one that lives for some of them fills the budget more finely.
             for block in range(knobs[f"drop_layer_{knobs['drops']}"] + 1, shape.depth):
                 yield {**knobs, "spare_until": block}
 
@@ -286,7 +304,7 @@ class LifeRegression(Method):
         return {"regressor.weight": knobs["regressor_lr"]}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """The task's loss alone: the standardised lives keep the schedule by construction, so no FLOPs term is needed."""
+        """The task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
         return {"loss": batch.task_loss}
 
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
@@ -305,12 +323,14 @@ class LifeRegression(Method):
         return SlimmedModel(model=model, plan=finished, knobs=knobs)
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
-        """Where the budget is for the mean: shifts all lives alike, as far up as the images' mean FLOPs are within it."""
+        """Where the budget holds for the mean: shifts all lives alike, as far up as the images' mean FLOPs allow."""
         if context.knobs["mode"] != "threshold" or context.bound != "mean":
             return
         trunk: Any = model.blocks
         lives: Lives = trunk.stages[context.knobs["drop_layer_1"]].pre_block.scorer
         life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
+        # The regressor stands in front of every drop, so that counts at any shift follow from its lives without another pass. More life is
+        # more FLOPs: bisect the shift; `low` is always within the budget.
         low, high = -float(context.shape.depth), float(context.shape.depth)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
@@ -328,7 +348,7 @@ class LifeRegression(Method):
     def _cut(
         self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
     ) -> nn.Module:
-        """The drops stand where the knobs say; how much they leave is the plan's to say."""
+        """Installs the drops: where is up to the knobs, how many patches they leave up to the plan."""
         (first, *later), _ = schedule(shape, knobs)
         left = {layer: plan.blocks[layer].tokens_kv for layer in (first, *later)}
         if knobs["mode"] == "threshold":
@@ -349,7 +369,7 @@ class LifeRegression(Method):
 
 
 def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tensor:
-    """Tokens that enter and leave each block's attention, from the lives alone: (B, L, 2)."""
+    """Tokens that enter and leave each block's attention, computed from the lives (B, P) alone: (B, L, 2)."""
     tokens_B = torch.full((len(life_BP),), context.shape.tokens)
     drops = dict(trunk.drops())
     counts = []

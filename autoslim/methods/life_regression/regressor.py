@@ -1,4 +1,4 @@
-"""How long patches live (arXiv 2304.04926): the regressor that tells it, what drops patches by it, and the soft stage that trains it.
+"""How long patches live (arXiv 2304.04926): the regressor, the selectors that drop patches by it, and the soft stage that trains it.
 
 Shapes: B batch, N tokens, P patches, D width.
 """
@@ -26,11 +26,11 @@ REGRESSOR = "life regressor"
 """The regressor's name in a plan and in a latency table."""
 
 _START = 0.1
-"""Root mean square of W at the start."""
+"""Root mean square of W at the start; ours. It only sets how far one optimiser step turns W."""
 
 
 class LifeRegressor(nn.Module):
-    """logit_j = p_j^T W c on normalised tokens, c the class token (the mean token where there is none): (B, N, D) -> (B, P)."""
+    """logit_j = p_j^T W c on normalised tokens: (B, N, D) -> (B, P). c is the first prefix token, or the mean patch where there is none."""
 
     def __init__(self, dim: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -40,7 +40,8 @@ class LifeRegressor(nn.Module):
 
     @torch.no_grad()
     def init_from_attention(self, block: Any) -> None:
-        """W = sum_h W_k^T W_q: the class token's attention in `block`, before the softmax, summed over heads and biases left out."""
+        """W = sum_h W_k^T W_q: the class token's attention logits in `block`, summed over the heads, without biases (ours)."""
+        # norm1's scale is folded in, because the regressor's own norm starts without one.
         inner = block.attn.qkv.out_features // 3
         scale_D = block.norm1.weight
         queries_ED, keys_ED = (
@@ -49,7 +50,7 @@ class LifeRegressor(nn.Module):
         start_DD = keys_ED.T @ queries_ED
         scale = start_DD.square().mean().sqrt()
         if scale > 0:
-            # Standardised, lives do not depend on the scale of W; the optimiser's steps do.
+            # Lives are standardised and do not depend on the scale of W, but the effect of an optimiser step does.
             self.weight.copy_(start_DD * (_START / scale))
 
     def forward(self, x_BND: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class LifeRegressor(nn.Module):
 
 
 class KeepLongestLived(TokenSelector):
-    """The first drop at fixed counts: patches sorted by life once, the first `patches` of them kept."""
+    """The first drop at fixed counts: sorts the patches by life once and keeps the first `patches`; later drops are slices."""
 
     def __init__(self, regressor: LifeRegressor, patches: int, life: tuple[float, float]) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class KeepLongestLived(TokenSelector):
         self.life = life
 
     def rows(self, x_BND: Tensor) -> TokenIndices:
-        # Standardising keeps the order, so the finished model leaves it out.
+        # Standardising does not change the order, so that the finished model leaves it out.
         kept_BK = order_by(self.regressor(x_BND))[:, : self.patches]
         return behind_prefix(kept_BK, num_prefix_tokens=self.regressor.num_prefix_tokens)
 
@@ -79,7 +80,10 @@ class KeepLongestLived(TokenSelector):
 
 
 class Lives(Scorer):
-    """The first drop's scores in threshold mode: lives in blocks, standardised per image. The moments are a result of `calibrate`."""
+    """The first drop's scores in threshold mode: lives in blocks, standardised per image to `life`, (mean, deviation).
+
+    The moments are buffers, because `calibrate` changes them.
+    """
 
     def __init__(self, regressor: LifeRegressor, life: tuple[float, float]) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ class Lives(Scorer):
         self.register_buffer("std", torch.tensor(float(life[1])))
 
     def forward(self, ragged: Ragged) -> Tensor:
-        # It stands before any other drop, so that no token is padding yet.
+        # It is in front of every drop, so that no token is padding yet.
         return self.standardise(self.regressor(ragged.x_BND))
 
     def standardise(self, logit_BP: Tensor) -> Tensor:
@@ -102,9 +106,9 @@ class Lives(Scorer):
 
 @torch.no_grad()
 def patch_lives(model: nn.Module, images_B3HW: Tensor) -> Tensor:
-    """How long a slimmed model, or one whose regressor has been trained, lets each patch of the images live: (B, P), in blocks.
+    """The predicted life of each patch (B, P), in blocks from the model's start, in a slimmed model or in its soft stage.
 
-    Patches in reading order; lives count from the model's start and have the schedule's mean and deviation in every image.
+    Patches are in reading order; in every image, lives have the schedule's mean and standard deviation.
     """
     holder = next(part for part in model.modules() if isinstance(part, KeepLongestLived | Lives | SoftLifeTrunk))
     logits_BP: list[Tensor] = []
@@ -122,10 +126,10 @@ def patch_lives(model: nn.Module, images_B3HW: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftEnds:
-    """Where lives end in the soft stage, block by block from the first drop on.
+    """Where lives end in the soft stage, per block from the first drop on: e_a of `SoftLifeTrunk`.
 
-    `indices[i]` is the life, in blocks, that is long enough for block first + i; `kept[i]`, where it is given, is how many patches
-    the cut form leaves there, and the end lies between the last of them and the next.
+    `indices[i]` is the life, in blocks, at which block `first` + i ends it. Where `kept` is given, `kept[i]` is the number of patches
+    that the cut form leaves there, and the end is halfway between the life of the last of them and the next.
     """
 
     first: int
@@ -133,21 +137,23 @@ class SoftEnds:
     kept: tuple[int, ...] | None
 
     def of(self, block: int, life_BP: Tensor) -> Tensor | int:
-        """(B, 1) or a number."""
+        """The end of lives in `block`, given the lives of all patches: one per image (B, 1), or one for all."""
         place = block - self.first
         if self.kept is None:
             return self.indices[place]
         sorted_BP = life_BP.sort(dim=1, descending=True).values
         kept = self.kept[place]
         if kept >= life_BP.shape[1]:
+            # No patch ends here: an end far below the shortest life.
             return sorted_BP[:, -1:] - len(self.indices)
         return sorted_BP[:, kept - 1 : kept + 1].mean(dim=1, keepdim=True)
 
 
 class SoftLifeTrunk(nn.Module):
-    """Stage 1: no token is removed, but in block a, from the first drop on, key j counts sigmoid(T (life_j - e_a)) in the softmax.
+    """The soft stage: no token is removed; in block a, from the first drop on, key j has weight sigmoid(T (life_j - e_a)) in the softmax.
 
-    Lives are standardised per image to the mean and deviation `life`, in blocks; e_a are the `ends`; prefix tokens always count fully.
+    Lives are standardised per image to the mean and deviation `life`, in blocks. e_a are the `ends`, T is `temperature`. Prefix tokens
+    always have weight 1.
     """
 
     def __init__(
@@ -170,7 +176,7 @@ class SoftLifeTrunk(nn.Module):
         return x_BND
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
-        """Steps in a row, so that timm's gradient checkpointing works; from the regressor on, the lives go along with the tokens."""
+        """A flat sequence of steps, as timm's gradient checkpointing needs; behind the regressor, lives go along with the tokens."""
         yield from self.blocks[: self.first]
         yield self._with_lives
         for index in range(self.first, len(self.blocks)):
@@ -183,14 +189,14 @@ class SoftLifeTrunk(nn.Module):
 
     def _soft_block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x_BND, life_BP = tokens_and_lives
-        # The logarithm in one: a weight that underflows to 0 would leave a gradient of 0 / 0.
+        # log sigmoid in one function: the log of a weight that has underflowed to 0 would have the gradient 0 / 0.
         weight_BP = functional.logsigmoid(self.temperature * (life_BP - self.ends.of(index, life_BP)))
         prefix = weight_BP.new_zeros(len(weight_BP), self.regressor.num_prefix_tokens)
         mask_B11N = key_mask(torch.cat((prefix, weight_BP), dim=1)).to(x_BND.dtype)
         return self.blocks[index](x_BND, attn_mask=mask_B11N), life_BP
 
     def lives(self, x_BND: Tensor) -> Tensor:
-        """How long each patch lives, in blocks from the model's start: (B, P)."""
+        """Each patch's life (B, P), in blocks from the model's start."""
         return self.standardise(self.regressor(x_BND).float())
 
     def standardise(self, logit_BP: Tensor) -> Tensor:
@@ -203,6 +209,7 @@ def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def regressor_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:
+    """The price of the regressor in front of `block`: W c once, its product with every patch, and the norm of all tokens."""
     return Extra(
         name=REGRESSOR,
         place=f"block {block}",

@@ -1,17 +1,20 @@
-"""Algorithm 1 of Patch Slimming (arXiv 2106.02852): how few patches can a block compute before the next one's output is off by epsilon.
+"""Algorithm 1 of Patch Slimming (arXiv 2106.02852): how few patches may a block compute before the next block's output is off by epsilon.
 
-From the last block but one up, on cached tokens Z of the dense model: block t gets the original Z_{t-1}, computes its candidate
-patches, the next block computes those of its own mask from them, and
+From the last block but one to the first, on cached tokens Z of the dense model: block t gets the original Z_{t-1} and computes its
+candidate patches, the next block computes those of its own mask from them, and
 
     E = |m_{t+1} * (Z^_{t+1} - Z_{t+1})|^2 / |m_{t+1} * Z_{t+1}|^2.
 
-While E is above epsilon, block t is fine-tuned for the candidate, and, if that does not help, the next r' best-scored patches join.
-The paper does not say whether its E is normalised, so its epsilons cannot be compared with ours; the raw |.|^2 is reported, too.
+While E is above epsilon, block t is fine-tuned for the candidate and, if that does not help, the next r' best-scored patches are added.
 
-Ours: one search goes through a ladder of epsilons from coarse to fine, each going on from the counts of the one before, so that it
-serves every budget; a candidate that is good enough untuned is not tuned; a block's weights are put back after each candidate;
-the passes are fitted into a given share of the epochs. With average pooling the last block, which has none behind it, is judged by
-the mean of its patches, untuned.
+Ours, not the paper's:
+
+- E is relative. The paper's normalisation is unknown, so that its epsilons cannot be compared with ours; the raw |.|^2 is reported, too.
+- One search goes through a ladder of epsilons from coarse to fine, each starting from the counts of the one before, so that it serves
+  every budget.
+- A candidate that is good enough untuned is not tuned, and a block's weights are restored after each candidate.
+- The passes fit into a given share of the epochs.
+- With average pooling the last block, which has no next one, is measured by the mean of its patches, untuned.
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width, L blocks, E epsilons.
 """
@@ -34,25 +37,28 @@ from autoslim.methods.patch_slimming.impact import Descent, mask_of, order_of, t
 from autoslim.methods.patch_slimming.pyramid import chosen_blocks, with_last_block
 
 EPSILONS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-"""Relative errors; what is finer keeps nearly everything."""
+"""Relative errors, about half a decade apart; finer ones keep nearly every patch."""
 
 _CANDIDATE_EPOCHS = 3
-"""As in the paper; fewer where the share of the epochs does not allow them."""
+"""Epochs of tuning per candidate, as in the paper; fewer where the share of the epochs does not allow them."""
 
 _STEPS_TO_ALL = 16
 """r' is a sixteenth of the patches: 12 of 196, where the paper takes 10."""
 
 _LEARNING_RATE = 1e-4
+"""Of AdamW for one trained block; the paper does not state its own."""
+
 _BATCH = 32
 _LEAST_IMAGES = 16
+"""Images that errors are measured on even where the share of the epochs pays for fewer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How many images errors are measured on, and how many each candidate is tuned on, so that all stays within a share of the epochs.
+    """Images that errors are measured on, and images that each candidate is tuned on, so that a search takes its share of the epochs.
 
-    One block forward and backward for one image is 1 / depth of an epoch's work on it, and forward alone a third; a candidate
-    runs two blocks. Half of the share goes into measuring.
+    One block forward and backward for one image is 1 / depth of an epoch's work on it, and forward alone a third of that. A candidate
+    runs two blocks. Half of the share goes into measuring, half into tuning.
     """
 
     measured: int
@@ -62,6 +68,7 @@ class Passes:
     def within(cls, share: float, shared_trainer: SharedTrainer, images: int) -> Passes:
         shape = shared_trainer.shape
         image_passes = share * shared_trainer.training.epochs * shared_trainer.epoch_images
+        # At most: every block tries one count per epsilon, and on the way from few to all patches `_STEPS_TO_ALL` more.
         candidates = chosen_blocks(shape) * (len(EPSILONS) + _STEPS_TO_ALL)
         a_candidate = image_passes / 2 / candidates * shape.depth / 2
         measured = min(images, max(_LEAST_IMAGES, int(3 * a_candidate)))
@@ -71,7 +78,10 @@ class Passes:
 def ladder(
     shared_trainer: SharedTrainer, images_B3HW: Tensor, *, paths: str, places: str, share: float
 ) -> Generator[EpochReport, None, Tensors]:
-    """`epsilons` (E,), and `counts`, `errors` and `raw_errors` (E, L) of Algorithm 1 for each; reports every epsilon."""
+    """Algorithm 1 for each epsilon: returns `epsilons` (E,), `counts`, `errors` and `raw_errors` (E, L); yields a report per epsilon.
+
+    `images_B3HW` are the images to measure on, `share` the share of the trial's epochs that the search may take.
+    """
     shape = shared_trainer.shape
     passes = Passes.within(share, shared_trainer, len(images_B3HW))
     model = shared_trainer.student().eval().requires_grad_(False)
@@ -81,6 +91,7 @@ def ladder(
     least = [1] * shape.depth
     for number, epsilon in enumerate(EPSILONS, 1):
         found = search.run(epsilon, least)
+        # A finer epsilon needs at least as many patches, so that the search for it starts from these counts.
         least = [max(count, 1) for count in found.counts]
         rungs.append(found)
         metrics = {"epsilon": epsilon}
@@ -99,7 +110,7 @@ def ladder(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpsilonResult:
-    """What one epsilon leads to, by block; blocks that do not choose have no error."""
+    """Counts and errors per block that one epsilon leads to; a block whose count is not chosen has the error 0."""
 
     counts: list[int]
     errors: list[float]
@@ -114,7 +125,7 @@ class _Search:
         self.step = max(1, shape.patches // _STEPS_TO_ALL)
 
     def run(self, epsilon: float, least: list[int]) -> EpsilonResult:
-        """Algorithm 1 from the last block up; no block keeps fewer patches than `least`, or than the block behind it."""
+        """Algorithm 1 from the last block to the first; no block keeps fewer patches than `least`, or than the block behind it."""
         shape = self.shape
         descent = Descent(self.blocks, self.tokens, shape, paths=self.paths)
         counts, errors, raw = [0] * shape.depth, [0.0] * shape.depth, [0.0] * shape.depth
@@ -126,6 +137,7 @@ class _Search:
                 with torch.no_grad():
                     patches_BPD = self.tokens[number + 1][:, shape.prefix_tokens :]
                     order_P = order_of(descent.scores(), patches_BPD, descent.inherited, places=self.places)
+                # Candidates: r' patches more at a time, in the order of the scores, until the error is small enough.
                 start = max(least[number], int(descent.inherited.sum()))
                 for count in [*range(start, shape.patches, self.step), shape.patches]:
                     mask_P = mask_of(order_P, count)
@@ -142,11 +154,12 @@ class _Search:
         if behind_P is None:
             return self._error_of_mean(mask_P)
         rows_K, rows_next = self._rows(mask_P), self._rows(behind_P)
-        # Where of the patches that block t computes those stand that the next block computes.
+        # Indices, among the tokens that block t computes, of those that the next block computes.
         within = torch.isin(rows_K, rows_next).nonzero()[:, 0]
         block = self.blocks[number]
         relative, raw = self._measure(number, block, rows_K, rows_next, within)
         if relative > epsilon and self.passes.tuned:
+            # Tuning may also make it worse, with few images: the better of both errors counts.
             block = self._tuned(number, rows_K, rows_next, within)
             relative, raw = min((relative, raw), self._measure(number, block, rows_K, rows_next, within))
         return relative, raw

@@ -1,12 +1,13 @@
-"""Which patches stay when many look alike: ours, beside Patch Slimming's order by score.
+"""Which patches stay when many look alike: ours, as an alternative to Patch Slimming's order by score.
 
-Neighbours of high impact hold much the same content, and a static mask by score alone keeps them all, in the middle of the image. Here a
-patch that is left out costs what it matters times how far its content is from the nearest patch that stays,
+Neighbouring patches of high impact hold much the same content, and a static mask by score alone keeps all of them, in the middle of
+the image. Here a removed patch costs its impact times the distance of its content to the nearest patch that stays,
 
     cost(S) = sum over images b and patches i of sqrt(s_b,i) min over j in S of |z_b,i - z_b,j|^2,
 
-s its impact score (a squared norm, hence the root; as a share of its image's) and z its normalised token as the block puts it out.
-Patches join one by one, each time the one that lowers the cost most, which is the usual greedy way for such a facility location.
+with s its impact score as a share of its image's (a squared norm, hence the root) and z its layer-normalised token behind the block.
+Patches are added one by one, each time the one that lowers the cost most: the greedy algorithm for facility location (Nemhauser,
+Wolsey and Fisher, 1978), whose saving is at least 1 - 1/e of the best one's.
 
 Shapes: B images, P patches, D width.
 """
@@ -18,23 +19,26 @@ from torch import Tensor
 from torch.nn import functional
 
 _LARGEST = 2**24
-"""How many distances are held at once; with _IMAGES it bounds the images that are looked at."""
+"""Distances in memory at once, 64 MiB in float32; it bounds the number of images where there are many patches."""
 
 _IMAGES = 128
+"""Images that the cost is summed over: one order serves all images, and time grows with images times patches cubed."""
 
 
 @torch.no_grad()
 def coverage_order(score_BP: Tensor, token_BPD: Tensor, inherited_P: Tensor) -> Tensor:
-    """All patches (P,) in the order in which they join: first those `inherited_P` names, in reading order, then by what they save."""
+    """All patches (P,) in the order in which they are added: those of the mask `inherited_P` in reading order, then by their saving."""
     images = max(1, min(len(score_BP), _IMAGES, _LARGEST // score_BP.shape[1] ** 2))
     weight_BP = (score_BP[:images] / score_BP[:images].sum(dim=1, keepdim=True).clamp_min(1e-30)).sqrt()
     distance_BPP = _distances(token_BPD[:images])
     order = inherited_P.nonzero()[:, 0].tolist()
     left_P = ~inherited_P
+    # For every patch the squared distance to the nearest one added so far. Nothing is added yet: as far as the most distant pair.
     nearest_BP = distance_BPP.amax(dim=(1, 2))[:, None].expand_as(weight_BP)
     for joined in order:
         nearest_BP = torch.minimum(nearest_BP, distance_BPP[:, joined])
     for _ in range(int(left_P.sum())):
+        # What adding j would save: each patch i is then no further from a kept one than from j.
         saved_P = (weight_BP[:, :, None] * (nearest_BP[:, :, None] - distance_BPP).clamp_min(0)).sum(dim=(0, 1))
         joined = int(saved_P.masked_fill(~left_P, -1.0).argmax())
         order.append(joined)

@@ -1,17 +1,24 @@
 """The impact score of Patch Slimming (CVPR 2022, arXiv 2106.02852, Theorem 1 and Eq. 6), by a recursion instead of a sum over paths.
 
-Patch i of block t's output matters as much as what goes on from it to what the head reads, times what attention has put into it:
+Patch i of block t's output matters as much as what later attention passes from it to the tokens that the head reads, times what block
+t's attention has put into it:
 
     s_t,i = sum over head paths h of |A_t^h[:, i] U_t^h[i, :]|_F^2,  A_t^h = prod_{l > t} diag(m_l) P_l^h_l,  U_t^h = P_t^h |Z_{t-1}|
 
-The norm of an outer product is the product of the norms, and so the sum over all H^(L-t) paths factors: G, the sum of A^T A, follows
-from block to block, and s_t = diag(G_t) * sum_h |U_t^h[i, :]|^2. Whether the paper ties the head of U to the path's is not
-visible in any text that could be read; both sums go over all heads here. Means over the heads take the place of sums, which keeps the
-ranking and cannot overflow. What the head reads where it averages is ours: all patches alike.
+with P_l^h the attention of head h in block l, m_l the mask of block l's output and Z_l its tokens. The norm of an outer product is the
+product of the norms, so that the sum over all H^(L-t) paths factors: G_t, the sum of A^T A, follows from block to block, and
+s_t = diag(G_t) * sum_h |U_t^h[i, :]|^2.
 
-Attention maps are made explicitly, for these scores alone; nothing here runs in a finished model.
+Ours, not the paper's:
 
-Shapes: B images, N tokens (prefix included), P patches, D width, H heads, K head width.
+- Both sums go over all heads. Whether the paper ties the head of U to the path's could not be verified.
+- Means over the heads replace the sums, which keeps the ranking and cannot overflow.
+- With average pooling the head reads all patches, so that the recursion starts from all of them with equal weight.
+- With `residual` paths a token may also stay where it is from block to block.
+
+Attention maps are computed explicitly, for these scores alone; nothing here runs in a finished model.
+
+Shapes: B images, N tokens (prefix included), P patches, D width, H heads, K head width, L blocks.
 """
 
 from __future__ import annotations
@@ -29,11 +36,13 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.coverage import coverage_order
 
 CACHE_BYTES = 2**30
-"""What the inputs of all blocks may take in memory; decides how many images the scores are measured on."""
+"""Memory for the cached inputs of all blocks, 1 GiB; it decides how many images the scores are measured on."""
 
 _BATCH = 32
+"""Images whose attention maps, (B, H, N, N) in float32, are in memory at once."""
+
 _MAPS_KEPT = 2
-"""Batches whose attention is kept from `scores` to `keep`: that of many images would not fit into memory."""
+"""Batches whose attention maps are kept from `scores` to `keep`; those of further batches are computed twice, to bound memory."""
 
 
 def attention_maps(attention: Any, normed_BND: Tensor) -> Tensor:
@@ -49,22 +58,24 @@ def attention_maps(attention: Any, normed_BND: Tensor) -> Tensor:
 
 
 def inflow(maps_BHNN: Tensor, x_BND: Tensor) -> Tensor:
-    """sum_h |P^h |Z||^2 for each token, the mean over the heads: (B, N)."""
+    """The second factor of Eq. 6, |U^h[i, :]|^2 = |P^h |Z||^2 for each token, its mean over the heads: (B, N)."""
     return (maps_BHNN @ x_BND.abs().unsqueeze(1)).square().sum(dim=-1).mean(dim=1)
 
 
 def propagate_paths(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, residual: bool = False) -> Tensor:
-    """G before block l from G behind it: sum_h (P^h)^T diag(m) G diag(m) P^h, the mean over the heads, (B, N, N).
+    """One step of the recursion for the first factor of Eq. 6: G of block l-1 from G of block l, (B, N, N).
 
-    With `residual` a path may also stay where it is, as a token's own residual does: diag(m) G diag(m) is added.
+    The mean over the heads of (P^h)^T diag(m) G diag(m) P^h. With `residual`, diag(m) G diag(m) is added: the path that a token's own
+    residual takes around the block.
     """
+    # Tokens that the block does not put out pass nothing on: their rows and columns of G become 0.
     masked_BNN = mask_BN.unsqueeze(2) * paths_BNN * mask_BN.unsqueeze(1)
     up_BNN = (maps_BHNN.transpose(-2, -1) @ (masked_BNN.unsqueeze(1) @ maps_BHNN)).mean(dim=1)
     return up_BNN + masked_BNN if residual else up_BNN
 
 
 def read_by_head(shape: ViTShape) -> Tensor:
-    """Where the chain of masks starts: 1 for the tokens that the head reads (N,)."""
+    """The start of the recursion, diag(G_L): 1 for the tokens that the head reads, (N,)."""
     read_N = torch.zeros(shape.tokens)
     if shape.pool == "token":
         # A distilled DeiT's second classifier reads the distillation token.
@@ -102,37 +113,42 @@ def _trace(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
 
 
 def images_to_measure(shape: ViTShape) -> int:
-    """How many images' tokens between all blocks fit into `CACHE_BYTES`, 512 at most."""
+    """How many images' tokens between all blocks, in float32, fit into `CACHE_BYTES`; at most 512.
+
+    The paper averages over a random subset of the training images and does not state its size.
+    """
     return max(1, min(512, CACHE_BYTES // (4 * (shape.depth + 1) * shape.tokens * shape.dim)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:
-    """Scores and masks of every block: `scores` (depth, P) or (depth, B, P), `masks` the same as true and false."""
+    """Scores and masks of every block: `scores` (L, P), or (L, B, P) per image, and boolean `masks` of the same shape."""
 
     scores: Tensor
     masks: Tensor
 
 
 def best_mask(score_BP: Tensor, inherited_BP: Tensor, count: int) -> Tensor:
-    """The mask of `count` patches: those inherited from the block behind, then the highest scores; equal ones in reading order."""
+    """The mask (B, P) of `count` patches: those inherited from the next block, then the highest scores; ties in reading order."""
+    # Ranks are at most 1, so that an inherited patch, which gets 2 more, precedes every other.
     first_BP = inherited_BP.to(score_BP) * 2 + _rank01(score_BP)
     order_BP = first_BP.argsort(dim=-1, descending=True, stable=True)
     return torch.zeros_like(inherited_BP).scatter(-1, order_BP[..., :count], True)
 
 
 def _rank01(score_BP: Tensor) -> Tensor:
-    """Scores as ranks in (0, 1], so that they can be added to a mask whatever their scale."""
+    """Scores as ranks in (0, 1], so that they can be added to a mask at any scale of the scores."""
     order_BP = score_BP.argsort(dim=-1, descending=True, stable=True)
     steps_P = torch.linspace(1, 0, score_BP.shape[-1] + 1, device=score_BP.device, dtype=score_BP.dtype)[:-1]
     return torch.zeros_like(score_BP).scatter(-1, order_BP, steps_P.expand_as(score_BP))
 
 
 class Descent:
-    """The chain from the last block to the first, in steps: `scores` of the patches that the block at hand puts out, then `keep`.
+    """The recursion from the last block to the first: for each block first `scores`, then `keep` with the mask that was chosen.
 
-    `tokens` are those of `tokens_between_blocks`. Masks are one for all images, by the mean score, or,
-    with `own`, each image's own. `paths` is `paper`, the formula as it stands, or `residual`, ours: a path may also pass a block by.
+    `tokens` are those of `tokens_between_blocks`. The masks are one for all images or, with `own`, one per image. `paths` is `paper`,
+    the formula as published, or `residual` (ours), in which a path may go around a block. `inherited` is the mask of the block behind,
+    which the next mask has to contain.
     """
 
     def __init__(self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, *, paths: str, own: bool = False) -> None:
@@ -145,7 +161,7 @@ class Descent:
         self.inherited = torch.zeros(masks, dtype=torch.bool, device=read_N.device)
 
     def scores(self) -> Tensor:
-        """Of each image, whatever the masks: (B, P)."""
+        """Eq. 6 for the patches that the current block puts out, per image: (B, P)."""
         block, parts = self._left[-1]
         scored = []
         self._maps = []
@@ -157,11 +173,12 @@ class Descent:
         return torch.cat(scored)[:, self.prefix :]
 
     def keep(self, mask: Tensor) -> None:
-        """`mask` (B, P) or (P,) is what the block at hand puts out; goes on to the block before."""
+        """Sets the mask (B, P) or (P,) of the current block's output and moves on to the block before it."""
         self.inherited = mask
         block, parts = self._left.pop()
         images = sum(len(x_BND) for x_BND in parts)
         masks = torch.split(_with_prefix(mask, self.prefix, dtype=parts[0].dtype).expand(images, -1), _BATCH)
+        # Maps that `scores` has kept come first, the others are computed again.
         maps, self._maps = itertools.chain(self._maps, (maps_of(block, x_BND) for x_BND in parts[len(self._maps) :])), []
         self._paths = [
             propagate_paths(g_BNN, maps_BHNN, mask_BN, residual=self.residual)
@@ -180,10 +197,10 @@ def find_masks(
     places: str = "score",
     own: bool = False,
 ) -> Chain:
-    """Nested masks of `counts` patches a block, from the last block up, each on top of that of the block behind.
+    """Nested masks of `counts` patches per block, found from the last block to the first, each a superset of the next block's.
 
-    With pooling `token` the last block's own patches are not read: the chain begins with none of them, and that block's mask is
-    that of the block before. `places` is as in `order_of`; `own` masks are by score.
+    With pooling `token` nothing reads the last block's patches: the recursion starts without any, and that block gets the mask of the
+    block before. `places` is as in `order_of`; with `own`, one mask per image, patches are always kept by score.
     """
     descent = Descent(blocks, tokens, shape, paths=paths, own=own)
     scores, masks = [], []
@@ -205,29 +222,29 @@ def find_masks(
 
 
 def order_of(score_BP: Tensor, patches_BPD: Tensor, inherited_P: Tensor, *, places: str) -> Tensor:
-    """In which order a block's patches (P,) are kept, those inherited first: by the mean `score`, or to `cover` what matters."""
+    """The order (P,) in which a block's patches are kept, inherited ones first: `score`, by mean score, or `cover`, by `coverage_order`."""
     if places == "cover":
         return coverage_order(score_BP, patches_BPD, inherited_P)
     return (inherited_P.to(score_BP) * 2 + _rank01(score_BP.mean(dim=0))).argsort(descending=True, stable=True)
 
 
 def mask_of(order_P: Tensor, count: int) -> Tensor:
-    """The first `count` of an order."""
+    """The mask (P,) of the first `count` patches of an order."""
     return torch.zeros(len(order_P), dtype=torch.bool, device=order_P.device).index_fill(0, order_P[:count], True)
 
 
 def score(maps_BHNN: Tensor, x_BND: Tensor, paths_BNN: Tensor) -> Tensor:
-    """Eq. 6 for the tokens that a block puts out, given its attention, its input and G behind it: (B, N)."""
+    """Eq. 6 for all tokens that a block puts out, from its attention, its input and its G: (B, N)."""
     return paths_BNN.diagonal(dim1=-2, dim2=-1) * inflow(maps_BHNN, x_BND)
 
 
 def maps_of(block: Any, x_BND: Tensor) -> Tensor:
-    """A block's attention (B, H, N, N) on its input; one that has lost its attention leaves every token to itself."""
+    """A block's attention (B, H, N, N) on its input; the identity where an earlier step has removed its attention."""
     if isinstance(block.attn, RemovedSublayer):
         return torch.eye(x_BND.shape[1], dtype=x_BND.dtype, device=x_BND.device).expand(len(x_BND), 1, -1, -1)
     return attention_maps(block.attn, block.norm1(x_BND))
 
 
 def _with_prefix(mask_BP: Tensor, prefix: int, *, dtype: torch.dtype) -> Tensor:
-    """Prefix tokens are always kept."""
+    """A mask of patches extended to all tokens; prefix tokens are always kept."""
     return torch.cat((mask_BP.new_ones(*mask_BP.shape[:-1], prefix), mask_BP), dim=-1).to(dtype)

@@ -1,16 +1,20 @@
-"""Patch Slimming, the static form (CVPR 2022, arXiv 2106.02852): in every block the same patches are left out for all images.
+"""Patch Slimming, the static form (CVPR 2022, arXiv 2106.02852): every block removes the same patches for all images.
 
-Masks are found from the class token of the last block down, each on top of the one behind it, by the impact score (`impact`); a block
-computes queries, residual and MLP of its own patches and takes keys and values of all that enter (`rows`), as in the paper. There is
-no public code.
+Masks are found from the last block's class token to the first block, each a superset of the next one, by the impact score (`impact`).
+A block computes queries, residual and MLP of its own patches and takes keys and values of all that enter (`RectangularBlock`), as in
+the paper. There is no public code.
 
-How many patches a block keeps is decided by `counts`: `pyramid` takes the knobs' own; `score` solves them onto the budget by the
-share of impact per multiply-accumulate; `epsilon` is the paper's Algorithm 1 (`block_tuning`), its epsilon bisected onto the budget.
-That epsilon is a relative error and does not match the paper's, whose normalisation is not known.
+How many patches a block keeps is decided by `counts`: `pyramid` takes those of the knobs; `score` solves them onto the budget by the
+share of impact per multiply-accumulate; `epsilon` is the paper's Algorithm 1 (`block_tuning`), its epsilon solved onto the budget.
+That epsilon is a relative error and does not match the paper's, whose normalisation is unknown.
 
-Ours: with `places` `cover` the patches that stay are those that stand best for the others, weighted by their scores (`coverage`), instead
-of the best by score alone; the counts of `pyramid` and `score`; with `paths` `residual` the score's paths may pass a block by, where
-without they see only what every block's attention hands on; with average pooling the chain starts from all patches alike.
+Ours, not the paper's:
+
+- With `places` `cover` (the default) the patches that stay represent the others best, weighted by their scores (`coverage`), instead of
+  being the best by score.
+- The counts of `pyramid` and `score`.
+- With `paths` `residual` (the default) the score's paths may go around a block; the paper's paths see only what attention passes on.
+- With average pooling the recursion of the scores starts from all patches.
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width.
 """
@@ -53,11 +57,11 @@ from autoslim.methods.patch_slimming.pyramid import (
 )
 
 _ROUNDS = 3
-"""Scores depend on the masks behind them, and counts on the scores: how often one is found from the other."""
+"""Scores depend on the later blocks' masks, and counts on the scores: how often they are recomputed from each other."""
 
 
 class PatchSlimming(Method):
-    """Knobs `keep`, the mean share of patches over the blocks, and `taper`, how steeply it falls, are solved onto the budget."""
+    """The solver sets the knob `keep`, the mean share of patches over the blocks; `taper` says how steeply the share falls."""
 
     name = "patch_slimming"
     paper = "https://arxiv.org/abs/2106.02852"
@@ -110,7 +114,7 @@ class PatchSlimming(Method):
         return canonical_knobs(shape, super().repair(shape, knobs))
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The knobs' own counts; `score` and `epsilon` find others that cost no more than the budget, and all of it but a patch."""
+        """The counts of the knobs; `score` and `epsilon` find others later that fill the same budget up to one patch."""
         counts = pyramid(shape, knobs)
         return rectangular(shape, plan, counts, self.extras(shape, knobs, counts))
 
@@ -118,7 +122,7 @@ class PatchSlimming(Method):
         return iter(add_one_patch(shape, knobs))
 
     def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
-        """What choosing costs; the static form has chosen already."""
+        """The price of selecting patches at run time: none, as the static form has fixed them."""
         return ()
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
@@ -127,11 +131,11 @@ class PatchSlimming(Method):
         return {}
 
     def shared_share(self, settings: Knobs) -> float:
-        """Choosing the images to measure on costs no training."""
+        """The share of Algorithm 1; collecting the images to measure on takes no training."""
         return float(settings.get("search_share", 0.0))
 
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
-        """The images that scores are measured on, in half precision, and Algorithm 1's ladder of counts where errors decide them."""
+        """Returns the `images` that scores are measured on, in half precision, and with `epsilon` the ladder of Algorithm 1."""
         images_B3HW = torch.cat(list(shared_trainer.images(images_to_measure(shared_trainer.shape))))
         shared = {"images": images_B3HW.half()}
         if "search_share" in settings:
@@ -147,14 +151,14 @@ class PatchSlimming(Method):
         return shared
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Cuts at once: nothing is learned before the cut. The scores are measured on the shared images, not on `images_B3HW`."""
+        """Cuts at once, as nothing is trained before the cut. Scores are measured on the shared images, not on `images_B3HW`."""
         counts, chain = self.decide(model, context, measured_tokens(model, context))
         freeze(model)
         rows = nested_rows(chain.masks, context.shape.prefix_tokens)
         return install_selectors(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
 
     def decide(self, model: nn.Module, context: StepContext, tokens: list[Tensor]) -> tuple[Counts, Chain]:
-        """The counts within the budget, and the masks of so many patches, from `measured_tokens`."""
+        """The counts within the budget, and masks with these counts; `tokens` are `measured_tokens`."""
         assert context.shared is not None
         shape, knobs = context.shape, context.knobs
         find = functools.partial(
@@ -165,13 +169,14 @@ class PatchSlimming(Method):
         if knobs["counts"] == "epsilon":
             counts, _ = interpolate_ladder(shape, context.shared["counts"], price, context.budget)
         chain = find(counts)
+        # Better counts change the masks, and these the scores that the counts follow from.
         for _ in range(_ROUNDS if knobs["counts"] == "score" else 0):
             counts = allocate_by_score(shape, chain.scores, price, context.budget)
             chain = find(counts)
         return counts, chain
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Never asked for: nothing is trained before the cut."""
+        """Unused: nothing is trained before the cut."""
         return {"loss": batch.task_loss}
 
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
@@ -187,7 +192,7 @@ class PatchSlimming(Method):
 
 @torch.no_grad()
 def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
-    """`tokens_between_blocks` of the shared images."""
+    """`tokens_between_blocks` of the shared images; the model's training mode is left as it was."""
     assert context.shared is not None
     training, dtype = model.training, next(model.parameters()).dtype
     tokens = tokens_between_blocks(model.eval(), context.shared["images"].to(dtype))
@@ -196,7 +201,7 @@ def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
 
 
 def install_selectors(model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
-    """Every block that computes fewer patches than enter it gets its pick; one without attention has it in front."""
+    """Gives every block that computes fewer patches than enter it its selector: inside, or in front of a block without attention."""
     blocks: list[nn.Module] = []
     steps: dict[int, nn.Module] = {}
     before = shape.patches
@@ -213,7 +218,7 @@ def install_selectors(model: nn.Module, shape: ViTShape, counts: Counts, selecto
 
 
 def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:
-    """The picks of a model that `install_selectors` has cut, by block."""
+    """The selectors that `install_selectors` has added, by block."""
     found: dict[int, TokenSelector] = {}
     trunk: Any = model.blocks
     for number, stage in enumerate(trunk.stages):
@@ -224,7 +229,7 @@ def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:
 
 
 def counts_in(model: nn.Module, shape: ViTShape) -> Counts:
-    """The patches that each block of a model cut by places computes."""
+    """The patches that each block of a model with fixed selectors computes."""
     kept = {}
     for number, selector in token_selectors(model).items():
         assert isinstance(selector, FixedTokens)
@@ -233,6 +238,7 @@ def counts_in(model: nn.Module, shape: ViTShape) -> Counts:
 
 
 def counts_of_plan(shape: ViTShape, plan: Plan) -> Counts:
-    """The patches that each block computes by a finished plan, where the recipe may have ended with a class query."""
+    """The patches that each block of a finished plan computes."""
+    # A class query leaves the last block none; its own count is that of the block before.
     counts = [block.tokens_mlp - shape.prefix_tokens for block in plan.blocks]
     return with_last_block(shape, counts[:-1]) if shape.pool == "token" else counts

@@ -1,10 +1,12 @@
-"""Falling token counts for blocks that compute some of their tokens only: told by two knobs, or found from scores or errors.
+"""Falling token counts for blocks that compute some of their tokens only: from two knobs, from scores, or from errors.
 
-Block l takes the n_(l-1) patches that block l-1 has put out as keys and values, and computes n_l of them. With pooling `token` the
-last block's own outputs are not a method's to choose but the recipe's (`class_query`), so that all methods are compared alike; it
-computes what it gets.
+Block l reads the n_(l-1) patches that block l-1 puts out as keys and values, and computes n_l of them. With pooling `token` the count
+of the last block is not chosen here: the recipe's `class_query` decides it, so that all methods are compared alike, and the block
+computes what enters it.
 
-Everything here is ours: of the papers' counts only the totals are published.
+Everything here is ours: of the paper's counts only the totals are published.
+
+Shapes: L blocks, P patches, K rungs of a ladder.
 """
 
 from __future__ import annotations
@@ -22,28 +24,35 @@ from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
 
 MAX_DEPTH = 52
-"""`spare` holds a bit a block and must pass through JSON unharmed."""
+"""The knob `spare` has one bit per block, and JSON readers hold integers up to 2^53 exactly."""
+
+_BISECTIONS = 40
+"""2^-40 of a ladder's length is far below one patch."""
 
 Counts = list[int]
 """Patches that each block puts out, falling from block to block."""
 
 Price = Callable[[Counts], int]
-"""Multiply-accumulates of a model with these counts."""
+"""Multiply-accumulates per image of a model with these counts."""
 
 
 def chosen_blocks(shape: ViTShape) -> int:
-    """How many blocks, from the first, have counts of their own."""
+    """The number of blocks, from the first, whose counts are chosen."""
     return shape.depth - 1 if shape.pool == "token" else shape.depth
 
 
 def pyramid(shape: ViTShape, knobs: Knobs) -> Counts:
-    """A line around the mean share `keep`; `taper` 1 lets it fall as steeply as it can without leaving 0 to 1."""
+    """Counts on a line around the mean share `keep`, at `taper` 1 as steep as the shares 0 to 1 allow; `spare` adds single patches."""
     counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(knobs["keep"], knobs["taper"], chosen_blocks(shape))]
     return with_last_block(shape, _apply_spare(shape, counts, knobs["spare"])[0])
 
 
 def canonical_knobs(shape: ViTShape, knobs: Knobs) -> Knobs:
-    """`keep` in the middle of the shares that select the same counts, so that equal counts are equal recipes; no idle bit in `spare`."""
+    """Knobs with the same counts: `keep` in the middle of the shares that select them, and only the bits of `spare` that add a patch.
+
+    Equal counts are equal recipes this way.
+    """
+    # Every block allows an interval of `keep` in which its count stays; what they have in common keeps all counts.
     blocks = chosen_blocks(shape)
     lows, highs = [0.0], [1.0]
     for number, share in enumerate(_line(knobs["keep"], knobs["taper"], blocks)):
@@ -58,7 +67,7 @@ def canonical_knobs(shape: ViTShape, knobs: Knobs) -> Knobs:
 
 
 def add_one_patch(shape: ViTShape, knobs: Knobs) -> list[Knobs]:
-    """Knobs of one patch more in one block each."""
+    """Knobs with one patch more in one block each."""
     return [
         {**knobs, "spare": knobs["spare"] | 1 << block}
         for block in range(chosen_blocks(shape))
@@ -67,6 +76,7 @@ def add_one_patch(shape: ViTShape, knobs: Knobs) -> list[Knobs]:
 
 
 def _line(keep: float, taper: float, blocks: int) -> list[float]:
+    # min(keep, 1 - keep) is the largest swing that leaves the shares within 0 to 1.
     return [keep + taper * min(keep, 1 - keep) * _tilt(number, blocks) for number in range(blocks)]
 
 
@@ -76,7 +86,8 @@ def _tilt(number: int, blocks: int) -> float:
 
 
 def _keep_at(share: float, taper: float, number: int, blocks: int) -> float:
-    """The `keep` at which block `number` has this share."""
+    """The inverse of `_line`: the `keep` at which block `number` has the share `share`."""
+    # `_line` has one slope in `keep` below 1/2 and another above; the branch that contains its own solution holds.
     slope = taper * _tilt(number, blocks)
     below_half = share / (1 + slope) if slope > -1 else 1.0
     if below_half <= 0.5:
@@ -85,7 +96,7 @@ def _keep_at(share: float, taper: float, number: int, blocks: int) -> float:
 
 
 def _apply_spare(shape: ViTShape, counts: Counts, spare: int) -> tuple[Counts, int]:
-    """One patch more where `spare` has a bit and the block before has the patch to give; and the bits that were of use."""
+    """Counts with one patch more where `spare` has a bit and the block before puts out as many; and the bits that had an effect."""
     out, used, before = [], 0, shape.patches
     for number, count in enumerate(counts):
         if spare >> number & 1 and count < before:
@@ -96,12 +107,12 @@ def _apply_spare(shape: ViTShape, counts: Counts, spare: int) -> tuple[Counts, i
 
 
 def with_last_block(shape: ViTShape, counts: Counts) -> Counts:
-    """With the last block's count, which is not chosen where only prefix tokens are read behind it."""
+    """Counts for all blocks: a last block whose count is not chosen computes what enters it."""
     return [*counts, *counts[-1:] * (shape.depth - len(counts))]
 
 
 def counts_left(shape: ViTShape, kept: Mapping[int, int]) -> Counts:
-    """The patches that each block computes, given the blocks that leave some out and how many they keep."""
+    """The patches that each block computes; `kept` maps the blocks that remove some to how many they keep."""
     counts, count = [], shape.patches
     for block in range(shape.depth):
         count = kept.get(block, count)
@@ -110,7 +121,7 @@ def counts_left(shape: ViTShape, kept: Mapping[int, int]) -> Counts:
 
 
 def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra, ...] = ()) -> Plan:
-    """The plan of blocks that compute `counts` patches from those before; widths, and a class query, stay as they are.
+    """`plan` with blocks that compute `counts` patches of those that the block before puts out; widths and a class query stay.
 
     Raises:
         UnsupportedModelError: when an earlier step has cut the tokens already.
@@ -121,7 +132,7 @@ def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra
     blocks = []
     for block, before, count in zip(plan.blocks, [shape.patches, *counts[:-1]], counts, strict=True):
         left = count + shape.prefix_tokens
-        # Without attention nothing needs the keys and values of the others.
+        # Without attention nothing reads keys and values, and the removed tokens are cut in front of the block.
         entering = before + shape.prefix_tokens if block.heads else left
         blocks.append(
             block.replace(tokens_kv=entering, tokens_q=min(left, block.tokens_q), tokens_mlp=min(left, block.tokens_mlp))
@@ -130,8 +141,9 @@ def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra
 
 
 def fill_budget(shape: ViTShape, counts: Counts, price: Price, budget: int) -> Counts:
-    """`counts` with single patches added, dearest first, until nothing fits any more."""
+    """`counts` with single patches added until none fits the budget any more."""
     while True:
+        # Of all counts with one patch more in one block, the most expensive that fits: it leaves the least of the budget unused.
         spent = price(counts)
         steps = [(price(more), more) for more in _one_more(shape, counts)]
         fitting = [step for step in steps if spent < step[0] <= budget]
@@ -141,6 +153,7 @@ def fill_budget(shape: ViTShape, counts: Counts, price: Price, budget: int) -> C
 
 
 def _one_more(shape: ViTShape, counts: Counts) -> list[Counts]:
+    """All counts with one patch more in one block that the block before can supply."""
     chosen = counts[: chosen_blocks(shape)]
     steps = []
     for number, (before, count) in enumerate(zip([shape.patches, *chosen], chosen, strict=False)):
@@ -150,22 +163,20 @@ def _one_more(shape: ViTShape, counts: Counts) -> list[Counts]:
 
 
 def allocate_by_score(shape: ViTShape, score_LP: Tensor, price: Price, budget: int) -> Counts:
-    """Counts that retain the most impact per multiply-accumulate.
-
-    Each block's scores are taken as shares of their sum, sorted. From one patch a block upwards, what is added next is the patch, or
-    the run of patches over blocks of equal count (for no block may compute more than the one before), of the highest share per
-    multiply-accumulate that still fits.
-    """
+    """Counts that retain the most impact per multiply-accumulate, greedily, within `budget`. `score_LP` are mean scores per block."""
+    # 1. Scores grow from block to block; as shares of their block's sum, sorted, they are comparable.
     blocks = chosen_blocks(shape)
     share_LP = score_LP[:blocks].double().sort(dim=1, descending=True).values
     share = (share_LP / share_LP.sum(dim=1, keepdim=True).clamp_min(1e-300)).tolist()
+    # 2. From one patch a block upwards, add what has the highest share per multiply-accumulate and still fits.
     counts = [1] * blocks
     while True:
         spent = price(with_last_block(shape, counts))
         best, best_rate = None, -1.0
         for last in range(blocks):
+            # No block may compute more than the one before: where counts are equal, all blocks of the run get a patch.
             run = _run_up_to(counts, last)
-            if run is None or counts[run[0]] >= shape.patches:
+            if counts[run[0]] >= shape.patches:
                 continue
             more = [count + (number in run) for number, count in enumerate(counts)]
             cost = price(with_last_block(shape, more)) - spent
@@ -177,8 +188,8 @@ def allocate_by_score(shape: ViTShape, score_LP: Tensor, price: Price, budget: i
         counts = best
 
 
-def _run_up_to(counts: Counts, last: int) -> range | None:
-    """The blocks that must each compute one patch more for block `last` to do so; None: a longer run begins with these."""
+def _run_up_to(counts: Counts, last: int) -> range:
+    """The blocks that each need one patch more so that block `last` may have one more."""
     first = last
     while first > 0 and counts[first - 1] == counts[last]:
         first -= 1
@@ -186,15 +197,16 @@ def _run_up_to(counts: Counts, last: int) -> range | None:
 
 
 def interpolate_ladder(shape: ViTShape, ladder_KL: Tensor, price: Price, budget: int) -> tuple[Counts, float]:
-    """Counts on a ladder of measured rungs, cheapest first, between the last rung that fits and the next; and where, in rungs.
+    """Counts between the rungs of a ladder of measured counts (K, L), cheapest first, that fill `budget`; and their place, in rungs.
 
-    The line between two rungs is bisected onto the budget, then single patches fill it. Beyond the dearest rung it leads to all
-    patches, in front of the cheapest to one patch a block.
+    A place of 1.5 is halfway between the second and the third rung. Counts between rungs reach no epsilon of their own.
     """
+    # 1. The ladder is extended by its ends: one patch a block in front, all patches behind.
     blocks = chosen_blocks(shape)
     rungs = [[1] * blocks, *(row[:blocks] for row in ladder_KL.long().tolist()), [shape.patches] * blocks]
 
     def at(place: float) -> Counts:
+        # The running minimum keeps counts falling where a rung's errors were noisy.
         rung = min(int(place), len(rungs) - 2)
         part = place - rung
         line = (int(low + part * (high - low) + 0.5) for low, high in zip(rungs[rung], rungs[rung + 1], strict=True))
@@ -203,14 +215,16 @@ def interpolate_ladder(shape: ViTShape, ladder_KL: Tensor, price: Price, budget:
     low, high = 0.0, float(len(rungs) - 1)
     if price(at(high)) <= budget:
         return at(high), high - 1
-    for _ in range(40):
+    # 2. The price rises along the ladder: bisect the place, far below the distance of two counts.
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if price(at(middle)) <= budget else (low, middle)
+    # 3. Counts are whole numbers: single patches use what the bisection has left.
     return fill_budget(shape, at(low), price, budget), low - 1
 
 
 def price_of(shape: ViTShape, plan: Plan, extras: Callable[[Counts], tuple[Extra, ...]]) -> Price:
-    """What a model of given counts costs, to the integer."""
+    """The exact price of counts, in the widths of `plan`, with the modules that `extras` names for them."""
 
     def price(counts: Counts) -> int:
         return predict(shape, rectangular(shape, plan, counts, extras(counts))).total
@@ -219,12 +233,12 @@ def price_of(shape: ViTShape, plan: Plan, extras: Callable[[Counts], tuple[Extra
 
 
 def nested_rows(mask_LP: Tensor, prefix_tokens: int) -> list[Tensor]:
-    """For each block the places, among the tokens that enter it, of those that it computes, prefix first and then in reading order."""
+    """For each block the indices, among the tokens that enter it, of those that it computes: the prefix, then patches in reading order."""
     rows = []
     entering_P = torch.ones_like(mask_LP[0])
     prefix = torch.arange(prefix_tokens, device=mask_LP.device)
     for mask_P in mask_LP:
-        assert not bool((mask_P & ~entering_P).any()), "a patch that is gone does not come back"
+        assert not bool((mask_P & ~entering_P).any()), "masks are nested: a removed patch does not return"
         rows.append(torch.cat((prefix, mask_P[entering_P].nonzero()[:, 0] + prefix_tokens)))
         entering_P = mask_P
     return rows

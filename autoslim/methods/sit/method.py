@@ -1,17 +1,21 @@
-"""SiT, self-slimmed ViT (ECCV 2022, arXiv 2111.12624): tokens are mixed into fewer, and training restores the teacher's from them.
+"""SiT, self-slimmed ViT (ECCV 2022, arXiv 2111.12624): modules mix tokens into fewer, and training restores the teacher's from them.
 
-A token slimming module (TSM) in front of a block mixes all patches into fewer, by weights that it computes from them; feature
-recalibration distillation (FRD) trains everything: the labels, plus `token_weight` times the mean over the blocks of the squared
+A token slimming module (TSM) in front of a block mixes all patches into fewer, with weights that it computes from them. Feature
+recalibration distillation (FRD) trains everything: the labels' loss, plus `token_weight` times the mean over the blocks of the squared
 error between the teacher's patches and those that a reverse module (RTSM) restores behind each slimmed block, plus `logit_weight`
-times KL(teacher || student). The teacher is the dense model. Training form and cut form give the same logits, bit by bit: the
-reverse modules stand beside the trunk, and taking them away is all that the cut does.
+times KL(teacher || student). The teacher is the dense model. The training form and the cut form give the same logits, bit by bit: the
+reverse modules run beside the trunk, and removing them is all that the cut does.
 
-Ours, and different from the paper and its code: how the modules start (`token_slimming`); the counts, which are free per stage (the
-code halves at each), so that any budget can be met; one token more than the last stage's, which may be carried along for some blocks
-to fill a budget; the reverse modules stand behind the slimmed blocks alone, while the code's first one stands behind the block in
-front of the slimming; the rest of the epochs, when the reverse modules have gone, is tuned as with any method.
+Ours, and different from the paper and its code:
 
-The modules know the number of patches: a slimmed model takes images of one size.
+- The initialisation of the modules (`token_slimming`).
+- Counts are free per stage, so that any budget can be met; the code halves them at each. By default there is one stage.
+- One token more than the last stage's may be kept for some blocks, to fill a budget.
+- Reverse modules are behind the slimmed blocks alone; the code's first one is behind the block in front of the slimming.
+- The default `token_weight` is 0.1, where the paper's is 2.
+- When the reverse modules have been removed, the remaining epochs fine-tune the model as with any method.
+
+The modules know the number of patches, so that a slimmed model takes images of one size.
 
 Shapes: B batch, N tokens (prefix included), P patches, K patches that are made of them, D width.
 """
@@ -43,13 +47,17 @@ from autoslim.methods.sit.token_slimming import (
 )
 
 MAX_STAGES = 3
+"""As many as the paper's models have."""
+
 _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight"}
+"""Knobs that have no effect where the weight of their loss is 0."""
+
 _CALIBRATION = 64
-"""Images that the modules' start is measured on."""
+"""Images that the modules are initialised on."""
 
 
 def stages(shape: ViTShape, knobs: Knobs) -> dict[int, int]:
-    """The patches that the slimming module in front of a block makes, by block; a stage that slims nothing is left out."""
+    """The patches that each slimming module makes, by the block behind it; a stage that slims nothing is left out."""
     made: dict[int, int] = {}
     before = shape.patches
     for k in range(1, knobs["stages"] + 1):
@@ -60,18 +68,18 @@ def stages(shape: ViTShape, knobs: Knobs) -> dict[int, int]:
 
 
 def _count(ratio: float, shape: ViTShape, before: int) -> int:
-    """int(patches x ratio), at least one; fewer than `before`, unless the ratio keeps every patch."""
+    """int(patches * ratio), as in the code, but at least one, and fewer than `before` unless the ratio keeps every patch."""
     patches = max(1, int(shape.patches * ratio))
     return patches if patches == shape.patches else min(patches, before - 1)
 
 
 def _ratio(patches: int, shape: ViTShape) -> float:
-    """In the middle of the ratios that make so many."""
+    """The ratio in the middle of those that `_count` rounds to `patches`."""
     return min((patches + 0.5) / shape.patches, 1.0)
 
 
 def slimming_steps(shape: ViTShape, knobs: Knobs) -> dict[int, tuple[int, int]]:
-    """Patches in and out of each slimming module, by the block it stands before; the spare one counted."""
+    """Patches into and out of each slimming module, by the block behind it, the spare one included."""
     steps, before, made = {}, shape.patches, stages(shape, knobs)
     for block, patches in made.items():
         spare = 1 if knobs["spare_until"] and patches == min(made.values()) else 0
@@ -91,7 +99,7 @@ def patches_of_blocks(shape: ViTShape, knobs: Knobs) -> list[int]:
 
 
 class SiT(Method):
-    """Knobs: up to three stages, each a block `stage_layer_k` and the share of the patches `keep_ratio_k` that is left from it on."""
+    """Up to three stages: in front of block `stage_layer_k`, the patches are mixed into the share `keep_ratio_k` of the image's."""
 
     name = "sit"
     paper = "https://arxiv.org/abs/2111.12624"
@@ -165,7 +173,7 @@ class SiT(Method):
         return not number.isdigit() or int(number) <= chosen["stages"]
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """Layers in rising, ratios in falling order; two stages on one block become the harder one, and one that slims nothing goes.
+        """Layers in rising, ratios in falling order; of two stages on one block the harder one stays; one that slims nothing goes.
 
         Each stage makes fewer patches than the one before. Where none slims, one that keeps all is left, and has no module.
         """
@@ -190,7 +198,7 @@ class SiT(Method):
 
     @staticmethod
     def _may_spare(shape: ViTShape, knobs: Knobs, until: int) -> bool:
-        """Whether the last stage slims with a token more, too, and there is a block between it and `until`."""
+        """Whether the last stage still slims with one token more, and `until` is behind it."""
         made = stages(shape, knobs)
         if not made:
             return False
@@ -198,7 +206,7 @@ class SiT(Method):
         return max(made) < until < shape.depth and min(made.values()) + 1 < before
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """Raises UnsupportedModelError where an earlier step has cut tokens: the teacher's could not be restored from what is left."""
+        """Raises UnsupportedModelError where an earlier step has cut tokens: the teacher's could not be restored from the rest."""
         if any(block.tokens_kv < shape.tokens for block in plan.blocks):
             raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has cut some")
         prices = [
@@ -209,7 +217,7 @@ class SiT(Method):
         return plan.with_tokens(tokens).replace(extras=(*plan.extras, *prices))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
-        """One patch more at one stage, or one carried along behind the last."""
+        """One patch more at one stage, or one that the last stage makes for some blocks only."""
         made = list(stages(shape, knobs).values())
         for k, (before, patches) in enumerate(zip([shape.patches, *made], made, strict=False), 1):
             name, ratio = f"keep_ratio_{k}", _ratio(patches + 1, shape)
@@ -223,7 +231,7 @@ class SiT(Method):
             )
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Modules are started front to back, each on the tokens that those before it make of `images_B3HW`."""
+        """Initialises the modules front to back, each on the tokens that the modules before it make of `images_B3HW`."""
         shape, knobs = context.shape, context.knobs
         model.requires_grad_(True)
         training = model.training
@@ -270,7 +278,8 @@ class SiT(Method):
         return rates
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Classification + token_weight MSE + logit_weight KL(teacher || student), as the paper's FRD."""
+        """The paper's FRD: label loss + token_weight * MSE + logit_weight * KL(teacher || student)."""
+        # Teacher tokens first: the pass that gives them gives the teacher's logits, too.
         trunk: Any = batch.student.blocks
         teacher_tokens = batch.teacher_tokens if knobs["token_weight"] else []
         with record_outputs(blocks_of(batch.student)) as outputs:
@@ -287,7 +296,7 @@ class SiT(Method):
         return {"loss": loss, **losses}
 
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
-        """The reverse modules go; everything else stays as it is, and is tuned."""
+        """Removes the reverse modules; all other parameters are fine-tuned."""
         install(student, Trunk(blocks_of(student), pre_blocks_of(student)))
         student.requires_grad_(True)
         return SlimmedModel(model=student, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)

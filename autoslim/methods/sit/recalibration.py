@@ -19,7 +19,7 @@ from autoslim.methods.sit.token_slimming import ReverseTokenSlimming
 
 
 class RecalibratedTrunk(Trunk):
-    """A trunk with reverse modules at its side, by block; the tokens that go on are those of the trunk without them."""
+    """A trunk with reverse modules by block. They take no part in the forward pass, only in `token_loss`."""
 
     def __init__(
         self,
@@ -33,10 +33,11 @@ class RecalibratedTrunk(Trunk):
         self.num_prefix_tokens = num_prefix_tokens
 
     def token_loss(self, outputs: list[Tensor], teacher_tokens: list[Tensor], *, saving: bool) -> Tensor:
-        """Mean over all blocks of MSE(RTSM(X^), teacher's X), patches only; `outputs` and `teacher_tokens` are (B, N, D) behind each block.
+        """The mean over all blocks of MSE(RTSM(X^), teacher's X), over patches only; a block without a reverse module has X^ itself.
 
-        `saving` computes the reverse modules again in the backward pass instead of holding what they computed: with four times the
-        patches in their middle they would take more memory than the blocks.
+        `outputs` and `teacher_tokens` are the tokens (B, N, D) behind each block. `saving` recomputes the reverse modules in the
+        backward pass instead of storing their activations: with four times the patches in the middle, these take more memory than the
+        blocks.
         """
         losses = []
         for index, (x_BND, teacher_BND) in enumerate(zip(outputs, teacher_tokens, strict=True)):
@@ -53,7 +54,7 @@ class RecalibratedTrunk(Trunk):
 
 @contextlib.contextmanager
 def record_outputs(blocks: list[nn.Module]) -> Iterator[list[Tensor]]:
-    """What the blocks give in the passes made meanwhile, in order."""
+    """The blocks' outputs (B, N, D) in the passes made inside the context, in order."""
     outputs: list[Tensor] = []
 
     def note(block: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -1,11 +1,12 @@
-"""SiT's two modules (arXiv 2111.12624): token slimming, which mixes N patches into N' fewer, and its reverse, which training needs.
+"""SiT's two modules (arXiv 2111.12624): token slimming, which mixes P patches into K, and its reverse, which only training needs.
 
-Ours, where paper and code say nothing: how the modules start. A slimming module starts by averaging patches that are alike, the
-reverse one as the linear map that best restores the teacher's patches; both are measured on a few images, so that a model is close
-to the dense one before anything is trained. The slimming module's second layer has no bias, which the code's has: the softmax over the
-tokens takes it out again, whatever it is.
+Ours, where paper and code say nothing: the initialisation. A slimming module starts as the average of similar patches, the reverse one
+as the linear map that restores the teacher's patches best. Both are fitted on a few images, so that the model is close to the dense one
+before anything is trained. Ours, too: the slimming module's second layer has no bias. The code's has one, but the softmax over the
+patches cancels it.
 
-Shapes: B batch, N tokens (prefix included), P patches that come in, K patches that are made of them, D width, H hidden units.
+Shapes: B batch, N tokens (prefix included), P patches that enter, K patches that are made of them, D width, H hidden units, S samples
+(patches of all images), T targets.
 """
 
 from __future__ import annotations
@@ -22,19 +23,23 @@ TOKEN_SLIMMING = "token slimming"  # noqa: S105 - a token of an image
 """The module's name in a plan and in a latency table."""
 
 _RIDGE = 1e-4
+"""On the diagonal of the regressions, as a share of its mean: hidden units are highly correlated."""
+
 _ROUNDS = 25
+"""Lloyd iterations of the k-means; a start for training needs no convergence."""
+
 _SMALL = 0.02
-"""Deviation of what starts at random, as in the code."""
+"""Standard deviation of randomly initialised weights, as in the code."""
 
 _SPREAD = 1.4
-"""Deviation of what random directions give to GELU, so that its bend is felt."""
+"""Standard deviation of GELU's inputs in random directions: large enough to reach its non-linear part."""
 
 
 class TokenSlimming(nn.Module):
     """X^ = A^T X with A = softmax over the patches of s W2 GELU(W1 LN(X)): (B, N, D) -> (B, prefix + K, D).
 
-    Prefix tokens pass by unchanged and are no part of any mixture. W2 has a row per token that is made, so the module fits one image
-    size.
+    s is a learned scalar. Prefix tokens pass unchanged and are part of no mixture. W2 has a row per token that is made, so that the
+    module fits one image size.
     """
 
     def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
@@ -47,7 +52,7 @@ class TokenSlimming(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
 
     def mixture(self, x_BPD: Tensor) -> Tensor:
-        """A^T, what each token that is made takes of each patch: (B, K, P), rows that sum to 1."""
+        """A^T, each made token's weights over the patches: (B, K, P), rows that sum to 1."""
         logits_BPK: Tensor = self.fc2(self.act(self.fc1(self.norm(x_BPD)))) * self.scale
         return logits_BPK.softmax(dim=1).transpose(1, 2)
 
@@ -57,7 +62,7 @@ class TokenSlimming(nn.Module):
         return torch.cat((prefix, slimmed_BKD), dim=1) if self.num_prefix_tokens else slimmed_BKD
 
     def token_map(self, x_BND: Tensor) -> Tensor:
-        """Which incoming token each token behind is made of: (B, prefix + K, N), the identity for the prefix."""
+        """Which entering tokens each token that leaves is made of: (B, prefix + K, N), the identity for the prefix."""
         prefix = self.num_prefix_tokens
         mixture_BKP = self.mixture(x_BND[:, prefix:])
         kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device)
@@ -65,7 +70,7 @@ class TokenSlimming(nn.Module):
 
     @staticmethod
     def price(*, dim: int, patches: int, made: int, block: int) -> Extra:
-        """What slimming `patches` into `made` in front of `block` costs."""
+        """The price of mixing `patches` into `made` in front of `block`: both layers, the mixture, and the norm."""
         hidden = dim // 2
         weights = dim * hidden + hidden * made
         return Extra(
@@ -78,7 +83,7 @@ class TokenSlimming(nn.Module):
 
 
 class ReverseTokenSlimming(nn.Module):
-    """RTSM: tokens mixed N' -> 4N -> N, then channels D -> 4D -> D beside a residual: (B, K, D) -> (B, P, D)."""
+    """RTSM: mixes tokens K -> 4P -> P, then channels D -> 4D -> D with a residual: (B, K, D) -> (B, P, D)."""
 
     def __init__(self, dim: int, made: int, patches: int) -> None:
         super().__init__()
@@ -95,13 +100,13 @@ class ReverseTokenSlimming(nn.Module):
 
 @torch.no_grad()
 def init_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness: float) -> None:
-    """Token k starts as the average of the patches that are likest to prototype k, measured on `x_BPD`.
+    """Initialises token k as the average of the patches that are most similar to prototype k, on the patches `x_BPD`. Ours.
 
-    The first `made` tokens have prototypes, the centres of a k-means over LN(X); those behind start as the average of all patches. Where
-    patch n belongs to prototype k with probability p_nk, softmax over k of -sharpness |LN(x_n) - c_k|^2 in channel variances, the
-    logits log p_nk make A the shares of the patches in each group. They are what W2 is fitted to, by least squares, on hidden units
-    that carry the features' principal components, each twice, as GELU(z) - GELU(-z) = z, and random directions for what is not linear.
+    The first `made` tokens have prototypes c_k, the centres of a k-means over LN(X); further ones start as the average of all patches.
+    Patch n belongs to prototype k with probability p_nk = softmax over k of -sharpness |LN(x_n) - c_k|^2 / (D variance). With the logits
+    log p_nk, the softmax over the patches makes A each group's p_nk, normalised: a soft average of the group.
     """
+    # 1. The features that the module sees, and their principal components, largest variance first.
     hidden, dim = module.fc1.out_features, module.fc1.in_features
     _init_weights(module)
     normal_SD = module.norm(x_BPD).flatten(0, 1)
@@ -110,26 +115,32 @@ def init_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness:
     count = hidden // 3
     components_DD = torch.linalg.eigh(((normal_SD - mean_D).T @ (normal_SD - mean_D)).double()).eigenvectors.flip(1)
     components_HD = components_DD.T[:count].to(x_BPD.dtype)
+    # 2. W1: two thirds of the hidden units carry the components with both signs, because GELU(z) - GELU(-z) = z makes them linear features;
+    # the rest are random directions, scaled so that GELU bends, for what is not linear.
     module.fc1.weight.mul_(_SPREAD / (_SMALL * dim**0.5) / deviation)
     module.fc1.weight[: 2 * count] = torch.cat((components_HD, -components_HD))
     module.fc1.bias.copy_(-module.fc1.weight @ mean_D)
+    # 3. The memberships log p_nk that the module should compute.
     prototype_KD = prototypes(normal_SD, made)
     distance_SK = torch.cdist(normal_SD, prototype_KD).square() / (dim * deviation**2)
     logits_SK = (-sharpness * distance_SK).log_softmax(dim=1)
+    # 4. W2 by least squares. Its bias would be cancelled by the softmax over the patches.
     weight_KH, _ = _least_squares(module.act(module.fc1(normal_SD)), logits_SK)
     module.fc2.weight.zero_()
     module.fc2.weight[:made] = weight_KH
 
 
 def prototypes(x_SD: Tensor, count: int) -> Tensor:
-    """The centres of a k-means over S samples, started by k-means++: (count, D); the same for the same samples."""
+    """The centres (count, D) of a k-means over the samples, initialised by k-means++ (Arthur and Vassilvitskii, 2007); deterministic."""
     generator = torch.Generator().manual_seed(0)
     centre_KD, nearest_S = x_SD[:1], torch.cdist(x_SD, x_SD[:1])[:, 0].square()
+    # k-means++: the next centre is a sample, drawn in proportion to its squared distance from the nearest centre so far.
     for draw in torch.rand(count - 1, generator=generator).tolist():
-        reach_S = nearest_S.double().cumsum(0)
-        chosen = torch.searchsorted(reach_S, draw * reach_S[-1:]).clamp(max=len(x_SD) - 1)
+        cumulative_S = nearest_S.double().cumsum(0)
+        chosen = torch.searchsorted(cumulative_S, draw * cumulative_S[-1:]).clamp(max=len(x_SD) - 1)
         centre_KD = torch.cat((centre_KD, x_SD[chosen]))
         nearest_S = torch.minimum(nearest_S, torch.cdist(x_SD, x_SD[chosen])[:, 0].square())
+    # Lloyd: assign every sample to its nearest centre, move centres to the means; an empty cluster keeps its centre.
     for _ in range(_ROUNDS):
         member_SK = functional.one_hot(torch.cdist(x_SD, centre_KD).argmin(dim=1), count).to(x_SD.dtype)
         members_K1 = member_SK.sum(dim=0).unsqueeze(-1)
@@ -139,17 +150,20 @@ def prototypes(x_SD: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def init_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tensor) -> None:
-    """Restores `target_BPD` as nearly as mixing the tokens linearly can; norm1 starts by undoing itself per channel."""
+    """Initialises the module to restore `target_BPD` as well as a linear mixture of the tokens `x_BKD` can. Ours."""
     _init_weights(module)
+    # 1. norm1's scale and shift undo the normalisation per channel, as well as a regression of X on LN(X) can: tokens keep their scale.
     normal_BKD = module.norm1(x_BKD)
     normal_SD, x_SD = normal_BKD.flatten(0, 1), x_BKD.flatten(0, 1)
     centred_SD = normal_SD - normal_SD.mean(dim=0)
     gain_D = (centred_SD * x_SD).mean(dim=0) / (centred_SD.square().mean(dim=0) + 1e-6)
     module.norm1.weight.copy_(gain_D)
     module.norm1.bias.copy_(x_SD.mean(dim=0) - gain_D * normal_SD.mean(dim=0))
+    # 2. The mixture of tokens that restores the patches best, the same for all channels.
     made = x_BKD.shape[1]
     rows_BDK, target_BDP = module.norm1(x_BKD).transpose(1, 2), target_BPD.transpose(1, 2)
     weight_PK, bias_P = _least_squares(rows_BDK.flatten(0, 1), target_BDP.flatten(0, 1))
+    # 3. Through the mixer's GELU with GELU(z) - GELU(-z) = z: two hidden units per token. The MLP on the channels starts near 0.
     fc1, fc2 = module.mixer.fc1, module.mixer.fc2
     identity_KK = torch.eye(made, dtype=weight_PK.dtype, device=weight_PK.device)
     for sign, start in ((1.0, 0), (-1.0, made)):
@@ -160,7 +174,7 @@ def init_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tensor
 
 
 def _init_weights(module: nn.Module) -> None:
-    """The same numbers every time: two models from one dense model differ by what was measured alone."""
+    """Random weights and zero biases, the same at every call: models of one dense model differ only by what was measured."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         if parameter.ndim == 2:
@@ -171,7 +185,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _least_squares(x_SD: Tensor, target_ST: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (T, D) and bias (T,) of the ridge regression of S samples; in double precision, as the features are much alike."""
+    """Weight (T, D) and bias (T,) of the ridge regression over S samples; in float64, because the features are nearly dependent."""
     x, target = x_SD.double(), target_ST.double()
     mean_D, mean_T = x.mean(dim=0), target.mean(dim=0)
     x, target = x - mean_D, target - mean_T

@@ -1,10 +1,12 @@
-"""Least squares after a cut of widths: the linear layer behind units that went is refitted to those that stay.
+"""Least squares after a cut of widths: the linear layer that reads the cut units is refitted to the remaining ones.
 
-Ours, not ViT-Slim's: what the lost units told a layer is partly told by the others, too (Luo et al., ThiNet, arXiv 1707.06342, refit
-convolutions so). For inputs x with mean m and covariance C, the weights W' and the bias b' that come nearest to W x + b in the mean
-square from the kept inputs alone are W' = W_kept + W_lost C_lost,kept C_kept,kept^-1 and b' = b + W m - W' m_kept.
+Ours, not ViT-Slim's: units are correlated, so that the remaining ones carry a part of what the removed ones did (ThiNet, Luo et al.,
+arXiv 1707.06342, refits convolutions this way). For inputs x with mean m and covariance C, the weights W' and the bias b'
+that approximate W x + b best in the mean square from the kept inputs alone are
 
-Shapes: F inputs, K inputs kept, D outputs.
+    W' = W_kept + W_lost C_lost,kept C_kept,kept^-1,    b' = b + W m - W' m_kept.
+
+Shapes: N tokens, F inputs, K inputs kept, L inputs lost, D outputs.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ from torch import Tensor, nn
 from autoslim.methods.layers.token_trunk import blocks_of
 
 RIDGE = 1e-3
-"""On the diagonal, as a share of its mean: units that say the same are told apart by nothing."""
+"""Added to the diagonal of C_kept,kept, as a share of its mean: nearly identical units would make it singular."""
 
 
 _BATCH = 64
+"""Images per pass; bounds the memory of the measurement, not its result."""
 
 
 @dataclasses.dataclass
 class Moments:
-    """Mean (F,) and covariance (F, F) of a linear layer's inputs over every token seen, summed up in float64."""
+    """Mean (F,) and covariance (F, F) of a linear layer's inputs over all tokens seen, accumulated in float64."""
 
     count: int
     sum_F: Tensor
@@ -56,7 +59,7 @@ class Moments:
 
 @contextlib.contextmanager
 def measuring(layers: Sequence[nn.Linear]) -> Iterator[list[Moments]]:
-    """The moments of what goes into `layers` while it is open."""
+    """The moments of the inputs of `layers` in the passes made inside the context."""
     moments = [Moments.none(layer) for layer in layers]
     handles = [
         layer.register_forward_pre_hook(lambda _, inputs, own=own: own.add(inputs[0]))
@@ -70,7 +73,10 @@ def measuring(layers: Sequence[nn.Linear]) -> Iterator[list[Moments]]:
 
 
 def refit(layer: nn.Linear, kept_K: Tensor, moments: Moments) -> tuple[Tensor, Tensor | None]:
-    """Weights (D, K) and bias (D,) behind the inputs `kept_K` (indices, sorted). Without a bias the moments are those about zero."""
+    """Weights (D, K) and bias (D,) for the inputs `kept_K` (sorted indices).
+
+    A layer without a bias cannot make up for the mean, so that its second moments about zero take the covariance's place.
+    """
     centred = layer.bias is not None
     products_FF = moments.covariance_FF if centred else moments.products_FF / moments.count
     lost_L = (
@@ -78,11 +84,11 @@ def refit(layer: nn.Linear, kept_K: Tensor, moments: Moments) -> tuple[Tensor, T
     )
     weight_DF = layer.weight.detach().double()
     own_KK = products_FF[kept_K][:, kept_K]
-    # Never 0, so that a layer none of whose inputs ever lives can be solved, too.
+    # At least a tiny ridge: inputs that are always 0 (a dead ReLU layer) have no moments at all.
     ridge = (RIDGE * own_KK.diagonal().mean()).clamp_min(1e-12)
     own_KK = own_KK + ridge * torch.eye(len(kept_K), dtype=own_KK.dtype, device=own_KK.device)
-    told_KL = torch.linalg.solve(own_KK, products_FF[kept_K][:, lost_L])
-    weight_DK = weight_DF[:, kept_K] + weight_DF[:, lost_L] @ told_KL.T
+    explained_KL = torch.linalg.solve(own_KK, products_FF[kept_K][:, lost_L])
+    weight_DK = weight_DF[:, kept_K] + weight_DF[:, lost_L] @ explained_KL.T
     if not centred:
         return weight_DK.to(layer.weight.dtype), None
     shift_D = weight_DF @ moments.mean_F - weight_DK @ moments.mean_F[kept_K]
@@ -90,21 +96,21 @@ def refit(layer: nn.Linear, kept_K: Tensor, moments: Moments) -> tuple[Tensor, T
 
 
 def measure_readers(model: nn.Module, images_B3HW: Tensor) -> None:
-    """Leaves with every block's projection and second MLP layer the moments of what it reads on these images."""
+    """Stores the moments of their inputs on these images with every block's projection and second MLP layer."""
     blocks: list[Any] = blocks_of(model)
     layers = [layer for block in blocks for layer in (block.attn.proj, block.mlp.fc2)]
     with torch.no_grad(), measuring(layers) as moments:
         for batch_B3HW in torch.split(images_B3HW, _BATCH):
             model.eval()(batch_B3HW)
     for layer, own in zip(layers, moments, strict=True):
-        # Not a buffer: it is gone with the layer, which is replaced.
+        # Not a buffer: the cut replaces the layer, and the moments go with it.
         layer.moments = own
 
 
 def refit_reader(narrow: nn.Linear, whole: Any, kept_K: Tensor, *, gate_K: Tensor | None = None) -> None:
-    """Where `measure_readers` has been, fills `narrow`, which stands for `whole` behind the inputs `kept_K`.
+    """Sets the weights of `narrow`, which replaces `whole` and reads its inputs `kept_K`; does nothing without `measure_readers`.
 
-    `gate_K` multiplies the inputs that were measured, but not those of `narrow`.
+    `gate_K` are factors that the measured inputs had and that those of `narrow` lack; they move into the weights.
     """
     moments = getattr(whole, "moments", None)
     if moments is None:

@@ -1,4 +1,4 @@
-"""ViT-Slim's masks while they are learned: multipliers in a timm block's own slots, and the l1 that pulls at them.
+"""ViT-Slim's masks while they are trained: multipliers in a timm block's own norm slots, and their l1 norms.
 
 arXiv 2201.00814, section 3: one mask value per head dimension, shared by queries, keys and values; one per hidden unit, behind the
 activation; one per patch and layer, tanh(zeta), on what leaves norm1 and norm2. The residual stream carries no mask. Ours: prefix
@@ -56,7 +56,7 @@ class OutputGate(nn.Module):
 
 
 class PatchGate(nn.Module):
-    """A block's norm, and behind it one value per patch; prefix tokens pass as they are."""
+    """A block's norm, followed by one factor per patch; prefix tokens pass unchanged."""
 
     def __init__(self, norm: nn.Module, zeta_P: nn.Parameter, *, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PatchGate(nn.Module):
 
 
 def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
-    """Puts masks that hide nothing into a timm block: ones, and `PATCH_START` for patches."""
+    """Adds masks to a timm block, in place, at their start values: ones, and `PATCH_START` for patches."""
     attention, mlp = block.attn, block.mlp
     like = attention.qkv.weight
     zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
@@ -85,7 +85,7 @@ def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
 
 
 def masks_of(block: Any) -> Masks:
-    """Those that `gate_block` has put in."""
+    """The masks that `gate_block` has added."""
     return Masks(head_HK=block.attn.norm.zeta, hidden_F=block.mlp.norm.zeta, patch_P=block.norm1.zeta)
 
 
@@ -94,20 +94,20 @@ def _all(masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ungate_patches(block: Any) -> None:
-    """Takes the patches' masks out again; those of the widths go with the layers that are cut."""
+    """Removes the patches' masks, in place; those of the widths go with the layers that the cut replaces."""
     block.norm1, block.norm2 = block.norm1.norm, block.norm2.norm
 
 
 @contextlib.contextmanager
 def unmasked(blocks: list[Any]) -> Iterator[None]:
-    """Inside, the masks hide nothing."""
+    """Sets all masks to 1 inside the context, and restores them."""
     kept = [(zeta, zeta.detach().clone()) for block in blocks for zeta in _all(masks_of(block))]
     try:
         for block in blocks:
             masks = masks_of(block)
             masks.head_HK.data.fill_(1.0)
             masks.hidden_F.data.fill_(1.0)
-            # tanh of it is 1 in every float type.
+            # tanh(20) rounds to 1 in every float type.
             masks.patch_P.data.fill_(20.0)
         yield
     finally:
@@ -116,7 +116,7 @@ def unmasked(blocks: list[Any]) -> Iterator[None]:
 
 
 def l1_norms(blocks: list[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
-    """Eq. 1's |zeta|_1 of attention, MLP and patches over all blocks; a patch's is that of tanh(zeta)."""
+    """The norms of Eq. 1 over all blocks: |zeta|_1 of attention and of MLP, |tanh(zeta)|_1 of patches."""
     masks = [masks_of(block) for block in blocks]
     return (
         torch.stack([mask.head_HK.abs().sum() for mask in masks]).sum(),

@@ -1,17 +1,20 @@
 """ViT-Slim (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention, MLP and patches, then physical removal.
 
-Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, every weight trained along with the masks
-(`mask_search`). One search serves every budget, so it is shared work: a search for each l1 preset that is asked for, three at most.
+Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the masks
+(`mask_search`). One search serves every budget, so it is shared work: one search per l1 preset, three at most.
 
-Ours, and different from the paper and its code: units are removed, not multiplied by zero; one row over all parts (`mask_ranking`),
-solved onto the FLOPs budget, replaces the separate budgets b of attention, MLP and patches (which are there, too: rule `value`); heads
-of one layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go. The
-search is short and only ranks: what is cut are the dense model's weights, and the layers that read the lost units are refitted to the
-others (`refit`). Knobs give the paper's own way, searched weights cut as they are, and that with the masks' values folded in.
+Ours, and different from the paper and its code:
 
-Of the widths, the masked form and the cut form compute the same where nothing is refitted. Of patches they cannot: a patch whose normed
-tokens are zero still has the keys and values that the biases make, and stays in every softmax; cut, it is not there, as if it had been
-no key at all.
+- Units are removed, not multiplied by zero.
+- One ranking over all parts (`mask_ranking`), cut at the FLOPs budget, replaces the separate budgets b of attention, MLP and patches.
+  Those are there, too: rule `value`.
+- The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go.
+- The search is short and only ranks. The weights that are cut are the dense model's, and the layers that read removed units are
+  refitted to the remaining ones (`least_squares`). Knobs give the paper's way, searched weights cut as they are, and the same with the
+  masks' values folded in.
+
+For widths, the masked form and the cut form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
+zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
 
 Shapes: H heads, K head width, F hidden units, P patches.
 """
@@ -39,27 +42,29 @@ from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_at
 from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.vit_slim.budget_cut import Layer, cut_to_budget
 from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
-from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, Layer, Terms, cut_to_budget, removals
+from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 
 L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
-"""w1 (attention), w2 (MLP) and w3 (patches). `paper` is its optimum for DeiT-S over 50 epochs; the others are ours, for short searches
-and a ranking across the parts."""
+"""w1 (attention), w2 (MLP) and w3 (patches). `paper` is the paper's optimum for DeiT-S over 50 epochs (its Tables 3 and 5). The others are
+ours, for short searches and a ranking across the parts."""
 
 SEARCH_SHARE = 0.1
-"""Share of a trial's epochs that the mask search takes."""
+"""Share of a trial's epochs that the mask search takes. Ours: the paper searches for 50 epochs and retrains for 300."""
 
 MASK_LR = 100.0
-"""The masks' learning rate in multiples of the job's: a search is short, and they have far to go."""
+"""Learning rate of the masks over the recipe's. Ours: a short search has few steps, and masks must move far enough to be ranked."""
 
 STARTS = ("folded", "searched", "dense")
 
 _NARROWEST = 0.02
+"""The least `keep`: below a fiftieth of the widths no model is of use."""
 
 
 class ViTSlim(Method):
-    """Knob `keep`, the share kept of every part, is solved onto the budget; what goes is the masks' to say."""
+    """The solver sets the knob `keep`, the share kept of every part; the masks decide which units stay."""
 
     name = "vit_slim"
     paper = "https://arxiv.org/abs/2201.00814"
@@ -110,7 +115,7 @@ class ViTSlim(Method):
         return True
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """`keep` in the middle of the shares that aim at the same plan, so that recipes with the same plan are the same recipe."""
+        """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
         full = super().repair(shape, knobs)
         if full["keep"] < 1:
             spans = [part.span(full["keep"]) for part in _parts(shape, full)]
@@ -119,7 +124,7 @@ class ViTSlim(Method):
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The same share of every layer; where the masks cut decides what a cut saves, and `finalize` uses the budget up.
+        """The same share of every layer, a stand-in for the ranking that only the masks give; `finalize` fills the budget with that.
 
         Raises:
             UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
@@ -130,14 +135,14 @@ class ViTSlim(Method):
         return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """The preset alone: no other knob touches the search."""
+        """The l1 preset: no other knob affects the search."""
         return {"l1": knobs["l1"]}
 
     def shared_share(self, settings: Knobs) -> float:
         return SEARCH_SHARE
 
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
-        """The mask search: the weights and masks that it ends with, by name."""
+        """The mask search; returns its weights and masks by parameter name."""
         student = _gated(shared_trainer.student(), shared_trainer.shape).requires_grad_(True)
         epochs = SEARCH_SHARE * shared_trainer.training.epochs
         yield from shared_trainer.train(
@@ -155,13 +160,13 @@ class ViTSlim(Method):
             if name.endswith("zeta") or context.knobs["start"] != "dense":
                 parameter.data.copy_(context.shared[name])
         if context.knobs["refit"]:
-            # In the form that is cut: with the masks where they are folded in, without them where they only rank.
+            # Moments of the form that will be cut: with the masks where they are folded in, without them where they only rank.
             with contextlib.nullcontext() if context.knobs["start"] == "folded" else unmasked(blocks_of(student)):
                 measure_readers(student, images_B3HW)
         return student.requires_grad_(False)
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Eq. 1; minimised in the mask search."""
+        """Eq. 1 of the paper; the mask search minimises it."""
         w1, w2, w3 = L1_WEIGHTS[knobs["l1"]]
         attention, mlp, patches = l1_norms(blocks_of(batch.student))
         loss = batch.task_loss + w1 * attention + w2 * mlp + w3 * patches
@@ -170,15 +175,16 @@ class ViTSlim(Method):
     def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
-        terms = _terms(knobs)
+        options = _terms(knobs)
         aim = self._aim(context)
         layers, finished = cut_to_budget(
-            shape, plan, removals(masks, shape, plan, plan, terms, aim), context.budget, context.constraints
+            shape, plan, rank_removals(masks, shape, plan, plan, options, aim), context.budget, context.constraints
         )
         if knobs["patches"] != "stay":
-            # Fewer tokens make widths cheaper, and the other way round: ranked again at the prices of what was found.
+            # With fewer tokens a width unit costs less, and with fewer widths a token does: the second ranking takes the prices of the
+            # first one's result.
             layers, finished = cut_to_budget(
-                shape, plan, removals(masks, shape, plan, finished, terms, aim), context.budget, context.constraints
+                shape, plan, rank_removals(masks, shape, plan, finished, options, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
             _cut(block, layer, mask, fold=knobs["start"] == "folded")
@@ -189,7 +195,7 @@ class ViTSlim(Method):
         return SlimmedModel(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
     def _aim(self, context: StepContext) -> int:
-        """The FLOPs that the cut comes to, of which patches bear their share: fewer than the budget where another limit binds."""
+        """Multiply-accumulates that the cut will have; below the budget where another limit binds. `patch_share` refers to them."""
         if not context.constraints.limits.given:
             return context.budget
         return min(context.budget, predict(context.shape, self.expect(context.shape, context.plan, context.knobs)).total)
@@ -226,29 +232,29 @@ def _gated(model: nn.Module, shape: ViTShape) -> nn.Module:
 
 
 def _at_rest(masks: Masks) -> Masks:
-    """On the CPU, so that equal masks are ranked alike wherever they were trained."""
+    """Copies on the CPU, so that equal masks are ranked equally whichever device trained them."""
     return Masks(
         head_HK=masks.head_HK.detach().cpu(), hidden_F=masks.hidden_F.detach().cpu(), patch_P=masks.patch_P.detach().cpu()
     )
 
 
-def _terms(knobs: Knobs) -> Terms:
+def _terms(knobs: Knobs) -> RankingOptions:
     patch_share = knobs.get("patch_share", 0.0)
     patch_give = 0.0 if knobs["patches"] == "stay" else 1.0 if knobs["rule"] == "fall" else patch_share
-    return Terms(
+    return RankingOptions(
         rule=knobs["rule"],
         l1=L1_WEIGHTS[knobs["l1"]],
         cost_power=knobs.get("cost_power", 0.0),
         width_multiple=knobs["width_multiple"],
         whole=knobs["whole"],
         nesting=knobs["patches"],
-        gives=(knobs["attention_give"], knobs["mlp_give"], patch_give),
+        removable=(knobs["attention_give"], knobs["mlp_give"], patch_give),
         patch_share=patch_share if knobs["rule"] == "fall" else 0.0,
     )
 
 
 def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
-    """Where moments were measured, what reads the units that stay is refitted to them."""
+    """Cuts a block to `layer`, in place; `fold` multiplies the masks into the weights. Readers are refitted where moments were measured."""
     ungate_patches(block)
     if layer.heads:
         like = block.attn.qkv.weight
@@ -274,7 +280,7 @@ def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
 
 
 def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
-    """In front of each block that keeps fewer patches than come in, which of those that come in stay."""
+    """The selection in front of each block that keeps fewer patches than enter it, as indices among those that enter."""
     steps: dict[int, nn.Module] = {}
     there = list(range(shape.patches))
     for index, layer in enumerate(layers):
@@ -288,7 +294,7 @@ def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What `keep` aims at for one part: the same share in every layer, slope keep + 1 - slope, but `floor` at least."""
+    """One part's share as a function of `keep`, the same in every layer: slope * keep + 1 - slope, but at least `floor`."""
 
     size: int
     multiple: int
@@ -300,7 +306,7 @@ class _Part:
         return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
 
     def span(self, keep: float) -> tuple[float, float]:
-        """From which `keep` up to which as many are kept."""
+        """The interval of `keep` in which the count is the same as at `keep`."""
         count = self.kept(keep)
         low = -math.inf if count == self.kept(0.0) else self._keep_at(count)
         high = (
@@ -315,14 +321,14 @@ class _Part:
 
 
 def _parts(shape: ViTShape, knobs: Knobs) -> tuple[_Part, _Part, _Part]:
-    """Head width, hidden units, patches."""
-    terms = _terms(knobs)
-    if terms.rule == "fall":
-        slopes = (1 - terms.patch_share, 1 - terms.patch_share, terms.patch_share)
-        floors = (1 - terms.gives[0], 1 - terms.gives[1], 0.0)
+    """The parts: head width, hidden units, patches."""
+    options = _terms(knobs)
+    if options.rule == "fall":
+        slopes = (1 - options.patch_share, 1 - options.patch_share, options.patch_share)
+        floors = (1 - options.removable[0], 1 - options.removable[1], 0.0)
     else:
-        slopes, floors = terms.gives, (0.0, 0.0, 0.0)
-    multiple = terms.width_multiple
+        slopes, floors = options.removable, (0.0, 0.0, 0.0)
+    multiple = options.width_multiple
     return (
         _Part(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
         _Part(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),

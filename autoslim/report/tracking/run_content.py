@@ -11,6 +11,7 @@ from typing import Any
 
 from autoslim.core.budget import format_flops
 from autoslim.core.result import ParetoFront, TrialState
+from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import hide_password
 from autoslim.report.tracking.description import front_note
 from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial
@@ -127,7 +128,7 @@ def _points(metrics: Mapping[str, float | None], *, timestamp: int, step: int) -
 
 
 def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, float | None]:
-    base = job.base
+    base, spec = job.base, job.job
     front = ParetoFront.of(trial.result for trial in trials)
     metrics: dict[str, float | None] = {"trials_done": sum(trial.ended_at is not None for trial in trials)}
     if base is None:
@@ -138,11 +139,8 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
         metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
         metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
     metrics["hypervolume"] = front.hypervolume(dense_flops=base.dense_flops, chance=base.chance) if front.results else 0.0
-    kept = ParetoFront.of(trial.result for trial in trials if trial.result.keeps_to(job.job.limits))
-    for budget in job.job.budgets:
-        flops = budget.flops if budget.share is None else int(budget.share * base.dense_flops)
-        within = [r.accuracy for r in kept.results if r.flops is not None and flops is not None and r.flops <= flops]
-        metrics[legal(f"best_accuracy/{budget.label}")] = within[-1] if within else None
+    best = best_within_budgets([trial.result for trial in trials], spec.budget_flops(base.dense_flops), spec.limits)
+    metrics |= {legal(f"best_accuracy/{label}"): result.accuracy for label, result in best.items()}
     return metrics
 
 

@@ -1,45 +1,44 @@
-"""`Pruner`: which trials are stopped early, by name.
+"""`Pruner`: what stops trials early, and what every one of them guarantees.
 
-FLOPs are known before a trial's first step, so that only its accuracy is uncertain. Every rule compares a trial with trials of its own
-FLOPs, or counts those that are no dearer and ahead of it: a cheap trial is never held against a dear one.
-
-A scheduler is a pure function of the reports it has been given, in any process: its state is what the store holds. A search that is
-resumed gives it the stored reports with `observe` and goes on with `should_prune`.
+A new pruner is a class in its own file, a line in `PRUNERS` and its name in `autoslim.core.job`; the conformance suite in
+`tests/search/pruners/test_conformance.py` then runs over it.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from autoslim.core.job import SCHEDULERS
 from autoslim.core.result import EpochReport, TrialResult
-from autoslim.errors import RequestError
-from autoslim.search.pruners.halving import HalvingPruner
-from autoslim.search.pruners.median import MedianPruner
+
+MIN_SAVED_EPOCHS = 0.5
+"""A trial is stopped only where this saves at least half an epoch. Nearer to its end, the final result is worth more."""
+SAME_EPOCH = 1e-6
+"""Epochs are sums of fractions: two that differ by less are the same."""
 
 
 class Pruner(Protocol):
+    """Stops the trials of one search that are behind the others.
+
+    Every pruner guarantees:
+
+    - **Purity.** A decision is a function of the reports that it has been given, in any process. Their order does not matter. A search
+      that is resumed gives it the stored reports with `observe` and continues with `should_prune`.
+    - **Repetition.** A report that is given again counts once and gets the same decision.
+    - **Controls.** A control is never stopped, so that it can be compared with the search.
+    - **FLOPs.** A trial is compared with trials of its own FLOPs, or with ones of no more FLOPs that are more accurate; a cheap trial is
+      never stopped because costlier ones are more accurate. FLOPs are known before the first step.
+    - **No waiting.** Each decision is made at once from what is there.
+    """
+
+    def __init__(self, *, epochs: float, chance: float) -> None:
+        """`epochs` are a trial's, `chance` is the accuracy of the best constant guess."""
+
     def observe(self, trial: TrialResult, report: EpochReport) -> None:
-        """Remembers a report that was judged before."""
+        """Takes in a report without a decision."""
 
     def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
-        """Takes a report, and says why its trial is to be stopped; None where it goes on."""
+        """Takes in a report. The reason for which its trial is stopped now; None where it continues."""
 
-
-class NopPruner:
-    def observe(self, trial: TrialResult, report: EpochReport) -> None:
-        pass
-
-    def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
-        return None
-
-
-def make_pruner(name: str, *, epochs: float, chance: float) -> Pruner:
-    """`epochs` are a trial's; `chance` is the accuracy of the best constant guess. Raises RequestError for a name there is not."""
-    if name == "halving":
-        return HalvingPruner(epochs=epochs, chance=chance)
-    if name == "median":
-        return MedianPruner(epochs=epochs)
-    if name == "none":
-        return NopPruner()
-    raise RequestError(f"there is no scheduler {name!r}; allowed: {', '.join(SCHEDULERS)}")
+    def expected_epochs(self, position: int) -> float:
+        """How many epochs a trial is expected to be trained for, when it is the `position`-th (from 1) of its FLOPs."""
+        ...

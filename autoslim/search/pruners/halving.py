@@ -1,14 +1,10 @@
-"""`HalvingPruner`: asynchronous successive halving between trials of the same FLOPs.
+"""`HalvingPruner`: asynchronous successive halving (ASHA, Li et al., 2020) between trials of the same FLOPs.
 
-The rungs, in a trial's total epochs (a method's own training and its share of common work included):
+Rungs are at total epochs of a trial, which include the method's own training and its share of common work:
 
-- `cut`: accuracy straight after the cut, before any tuning. Methods leave very different models there (SiT's is at chance by
-  construction), so only recipes of the same method are compared, only where one of them is well above chance, and only the last
-  third is stopped.
-- ceil(E/9) and ceil(E/3) of E epochs: the first report of the tuning at or past it. The best third of a FLOPs band goes on.
-
-A rung exists only where stopping there saves at least half an epoch; a trial of one epoch is never stopped. Controls (drawn blindly)
-are measured to their end, whatever they show. Nothing waits for others to arrive.
+- Straight after pruning, before any fine-tuning. Methods leave very different models there (SiT's is at chance by construction). So only
+  recipes of one method are compared, only where one of them is well above chance, and only the last third is stopped.
+- ceil(E/9) and ceil(E/3) of E epochs: the first report of the fine-tuning at or after it. The best third of a FLOPs band continues.
 """
 
 from __future__ import annotations
@@ -16,63 +12,84 @@ from __future__ import annotations
 import math
 
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
+from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH
 from autoslim.search.pruners.rung import Rung, RungEntry
 
-FACTOR = 3
-RUNGS = 2
-_WORTH = 0.5
-"""Epochs that stopping a trial must save."""
-_CHANCES = 2
-"""Accuracies after the cut say nothing while the best of them is below so many times that of guessing."""
-_SAME = 1e-6
+REDUCTION_FACTOR = 3
+"""One trial in so many continues past a rung, and rungs are apart by this factor; 3 or 4 are what Hyperband (Li et al., 2018) advises."""
+N_RUNGS = 2
+"""With two rungs a bad trial costs a ninth of a good one. A third would be at 1/27 of the epochs, within the first epoch of most trials."""
+MIN_LEAD_OVER_CHANCE = 2
+"""Accuracies straight after pruning are compared only where the best of them is at least this many times that of guessing. Below, their
+order is noise."""
 
 
-def rung_epochs(epochs: float, *, factor: int = FACTOR) -> tuple[int, ...]:
-    """Total epochs of the rungs of a trial of `epochs`, lowest first."""
-    levels = {math.ceil(epochs / factor**power) for power in range(1, RUNGS + 1)}
-    return tuple(sorted(level for level in levels if level <= epochs - _WORTH))
+def rung_epochs(epochs: float, *, factor: int = REDUCTION_FACTOR) -> tuple[int, ...]:
+    """Total epochs of the rungs of a trial of `epochs`, lowest first. None where it would save too little; none at all for one epoch."""
+    levels = {math.ceil(epochs / factor**power) for power in range(1, N_RUNGS + 1)}
+    return tuple(sorted(level for level in levels if level <= epochs - MIN_SAVED_EPOCHS))
 
 
 class HalvingPruner:
-    """One of these judges all trials of a job, which have the same `epochs`."""
+    """For the trials of one search, which all have the same `epochs`."""
 
-    def __init__(self, *, epochs: float, chance: float, factor: int = FACTOR) -> None:
+    def __init__(self, *, epochs: float, chance: float, factor: int = REDUCTION_FACTOR) -> None:
         self.epochs, self.chance, self.factor = epochs, chance, factor
-        self._rungs = {level: Rung(keep=1 / factor, least=factor) for level in rung_epochs(epochs, factor=factor)}
-        self._cuts: dict[str, Rung] = {}
+        self._rungs = {level: Rung(keep=1 / factor, min_entries=factor) for level in rung_epochs(epochs, factor=factor)}
+        self._after_pruning: dict[str, Rung] = {}
+        """By method."""
 
     def observe(self, trial: TrialResult, report: EpochReport) -> None:
         self._enter(trial, report)
 
     def should_prune(self, trial: TrialResult, report: EpochReport) -> str | None:
         rung = self._enter(trial, report)
-        if rung is None or trial.origin == Origin.CONTROL or self.epochs - report.epoch < _WORTH:
+        if rung is None or trial.origin == Origin.CONTROL or self.epochs - report.epoch < MIN_SAVED_EPOCHS:
             return None
+        where = f"after {report.epoch:.3g} epochs"
         if report.phase == Phase.PRUNE:
-            if rung.best_near(trial.recipe.budget) < _CHANCES * self.chance:
+            if rung.best_accuracy(trial.recipe.budget) < MIN_LEAD_OVER_CHANCE * self.chance:
                 return None
-            reason, where = rung.behind(trial.number), f"straight after the cut, among {trial.recipe.method} recipes"
-        else:
-            reason, where = rung.behind(trial.number), f"after {report.epoch:.3g} epochs"
+            where = f"straight after pruning, among {trial.recipe.method} recipes"
+        reason = rung.reason_to_prune(trial.number)
         return None if reason is None else f"accuracy {report.metrics['accuracy']:.1%} {where}: {reason}"
 
+    def expected_epochs(self, position: int) -> float:
+        epochs, continuing, before = 0.0, 1.0, 0.0
+        for level in rung_epochs(self.epochs, factor=self.factor):
+            # Those that continue past the rung below are trained up to this one, and compared with as many as came this far.
+            epochs += continuing * (level - before)
+            continuing *= self._share_continuing(max(1, round(continuing * position)))
+            before = level
+        return epochs + continuing * (self.epochs - before)
+
+    def _share_continuing(self, position: int) -> float:
+        """Half way between a trial that is as likely as any before it to be among the best, and one that a trained sampler proposed, which
+        is the best so far."""
+        return 1.0 if position < self.factor else (1 + math.ceil(position / self.factor) / position) / 2
+
     def _enter(self, trial: TrialResult, report: EpochReport) -> Rung | None:
-        """The rung that this report is the trial's mark at; None where it is none's, or the trial has passed it already."""
+        """Adds the report to its rung. None where it belongs to no rung, or the trial has an earlier entry there."""
         accuracy = report.metrics.get("accuracy")
         rung = self._rung_of(trial, report)
         if rung is None or accuracy is None or not math.isfinite(accuracy):
             return None
-        before = rung.mark_of(trial.number)
-        if before is not None and report.epoch > before.epoch + _SAME:
+        before = rung.entry_of(trial.number)
+        # A trial is compared once at a rung, by its first report there; later ones have had more training than the others' entries.
+        if before is not None and report.epoch > before.epoch + SAME_EPOCH:
             return None
-        rung.put(RungEntry(number=trial.number, flops=trial.recipe.budget, accuracy=accuracy, epoch=report.epoch))
+        rung.add(RungEntry(number=trial.number, flops=trial.recipe.budget, accuracy=accuracy, epoch=report.epoch))
         return rung
 
     def _rung_of(self, trial: TrialResult, report: EpochReport) -> Rung | None:
         if report.phase == Phase.PRUNE:
-            least = self.factor
-            return self._cuts.setdefault(trial.recipe.method, Rung(keep=1 - 1 / least, least=least)) if self._rungs else None
+            # Without other rungs a trial is too short to be worth stopping anywhere.
+            if not self._rungs:
+                return None
+            last_third = Rung(keep=1 - 1 / self.factor, min_entries=self.factor)
+            return self._after_pruning.setdefault(trial.recipe.method, last_third)
         if report.phase != Phase.FINETUNE:
             return None
-        reached = [level for level in self._rungs if level <= report.epoch + _SAME]
+        # A method whose own training is long may pass the first rung before it is fine-tuned: the last one that it passed counts.
+        reached = [level for level in self._rungs if level <= report.epoch + SAME_EPOCH]
         return self._rungs[max(reached)] if reached else None

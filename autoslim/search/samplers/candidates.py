@@ -1,7 +1,4 @@
-"""Where a learner finds its candidates: draws from the whole space, and draws near the recipes that did best.
-
-Draws from the whole space serve for a while, so that they are solved onto a budget only once.
-"""
+"""Where the forest's candidates come from: draws from the whole space, and mutations of the best recipes."""
 
 from __future__ import annotations
 
@@ -10,42 +7,51 @@ from collections.abc import Callable, Sequence
 
 from autoslim.core.result import TrialResult
 from autoslim.search.samplers.mutation import Mutation, values_of
-from autoslim.search.samplers.optuna_study import measured
+from autoslim.search.samplers.optuna_study import final_accuracy
 from autoslim.search.space.space import Space, Suggest, Uniform
 
-POOL = 96
-"""Draws from the whole space, for so many proposals that follow one another:"""
-SERVES = 48
-NEARBY = 8
-_PARENTS = 6
+POOL_SIZE = 96
+"""Draws from the whole space in a pool."""
+POOL_LIFETIME = 48
+"""Trials in a row that share a pool: to solve its draws onto a budget takes far longer than to rank them, and is done once."""
+N_MUTATIONS = 8
+"""Mutations are new for each trial, so they are few."""
+N_PARENTS = 6
+"""Recipes that mutations start from. Several, so that one lucky result does not hold the search in its neighbourhood."""
 
 
 def pool_draws(seed: int, target: str, number: int) -> list[Suggest]:
-    """The same for all proposals that one pool serves."""
-    return [Uniform(f"{seed}:pool:{target}:{number // SERVES}:{place}") for place in range(POOL)]
+    """Uniform draws, the same for all trials that share a pool."""
+    return [Uniform(f"{seed}:pool:{target}:{number // POOL_LIFETIME}:{place}") for place in range(POOL_SIZE)]
 
 
-def near_draws(
-    seed: int, number: int, history: Sequence[TrialResult], space: Space, fits: Callable[[TrialResult], bool]
+def mutation_draws(
+    seed: int, number: int, history: Sequence[TrialResult], space: Space, is_candidate: Callable[[TrialResult], bool]
 ) -> list[Suggest]:
-    """Around the trials that lead; `fits` says which may be moved."""
-    best = leaders([result for result in history if _usable(result)], fits)
-    if not best:
+    """Mutations of the best recipes among those that `is_candidate`; none where no such trial is complete."""
+    parents = best_parents([result for result in history if _is_comparable(result)], is_candidate)
+    if not parents:
         return []
-    chance = random.Random(f"{seed}:{number}:parents")  # noqa: S311 - nothing secret
-    return [Mutation(values_of(chance.choice(best).recipe, space), f"{seed}:{number}:near:{place}") for place in range(NEARBY)]
+    choice = random.Random(f"{seed}:{number}:parents")  # noqa: S311 - nothing secret
+    return [
+        Mutation(values_of(choice.choice(parents).recipe, space), f"{seed}:{number}:near:{place}") for place in range(N_MUTATIONS)
+    ]
 
 
-def leaders(results: Sequence[TrialResult], fits: Callable[[TrialResult], bool]) -> list[TrialResult]:
-    """Those that are the furthest ahead of the best of the others that cost no more, the furthest first."""
-    leads, ahead = [], 0.0
+def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialResult], bool]) -> list[TrialResult]:
+    """The `N_PARENTS` candidates with the largest lead over the best trial of no more FLOPs, the largest first.
+
+    Ranked by accuracy alone, the parents would all have many FLOPs; by lead, every part of the Pareto front has some.
+    """
+    leads, best_so_far = [], 0.0
     for result in sorted(results, key=lambda result: (result.flops or 0, result.number)):
         accuracy = result.accuracy or 0.0
-        if fits(result):
-            leads.append((ahead - accuracy, result.number, result))
-        ahead = max(ahead, accuracy)
-    return [result for _, _, result in sorted(leads)[:_PARENTS]]
+        if is_candidate(result):
+            leads.append((best_so_far - accuracy, result.number, result))
+        # A trial off the front has a negative lead; it is a parent only where there are too few others.
+        best_so_far = max(best_so_far, accuracy)
+    return [result for _, _, result in sorted(leads)[:N_PARENTS]]
 
 
-def _usable(result: TrialResult) -> bool:
-    return measured(result) is not None and result.duplicate_of is None and len(result.recipe.steps) == 1
+def _is_comparable(result: TrialResult) -> bool:
+    return final_accuracy(result) is not None and result.duplicate_of is None and len(result.recipe.steps) == 1

@@ -1,6 +1,7 @@
-"""A recipe with its plan as a vector: what a model that learns across methods and budgets can tell recipes by.
+"""A recipe with its plan as a vector, the input of the surrogate.
 
-Plan features are common to all methods (tokens and widths of each block, as shares of the dense model's), knobs are each method's own.
+The plan's features are the same for all methods: tokens and widths of the blocks, as shares of the dense model's. They let the surrogate
+use a trial of one method for another. The knobs are each method's own.
 """
 
 from __future__ import annotations
@@ -19,63 +20,63 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob
-from autoslim.search.space.space import Space, same
+from autoslim.search.space.space import TRAINING, Space, is_same_value
 
 Vector = NDArray[np.float64]
 
 _ABSENT = -1.0
+"""A knob that the recipe does not have. Encoded knobs are never negative, so one split of a tree separates it."""
 _REGIONS = 4
-"""Blocks are averaged over so many stretches of the depth, so that a deep model has no more features than a shallow one."""
+"""Blocks are averaged over this many regions of the depth: a vector does not grow with the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Vectors of one space and shape; their first entry is the plan's FLOPs over the dense model's."""
+    """Encodes recipes of one space and model. The first entry is the plan's FLOPs as a share of `dense_plan`'s."""
 
     space: Space
     shape: ViTShape
     methods: Mapping[str, Method]
-    start: Plan
+    dense_plan: Plan
 
     def encode(self, recipe: Recipe, plan: Plan) -> Vector:
+        """One vector; `recipe` has a single step."""
         (step,) = recipe.steps
         parts = [self._of_plan(plan)]
-        for name, ranges in self.space.methods.items():
-            chosen = name == step.method
-            values = [
-                _number(ranges[knob], step.knobs.get(knob)) if chosen else _ABSENT for knob in ranges if _varies(ranges[knob])
-            ]
+        # In the registry's order: a space that was read back from JSON has another one.
+        for name in (name for name in self.methods if name in self.space.methods):
+            chosen, ranges = name == step.method, self.space.methods[name]
+            varying = [knob for knob in self.methods[name].ranges if _varies(ranges[knob])]
+            values = [_number(ranges[knob], step.knobs.get(knob)) if chosen else _ABSENT for knob in varying]
             parts.append(np.array([float(chosen), *values]))
-        training = [_number(knob, getattr(recipe.training, name)) for name, knob in self.space.training.items()]
+        settings = [key for key in TRAINING if key in self.space.training]
+        training = [_number(self.space.training[key], getattr(recipe.training, key)) for key in settings]
         return np.concatenate([*parts, np.array(training)])
-
-    def plan_of(self, recipe: Recipe) -> Plan:
-        (step,) = recipe.steps
-        return self.methods[step.method].expect(self.shape, self.start, step.knobs)
 
     def _of_plan(self, plan: Plan) -> Vector:
         shape = self.shape
-        cost, dense = predict(shape, plan), predict(shape, self.start).total
+        cost, dense = predict(shape, plan), predict(shape, self.dense_plan).total
         blocks = np.array([[b.tokens_kv, b.tokens_q, b.tokens_mlp, b.attention_width, b.hidden] for b in plan.blocks], float)
         blocks /= [shape.tokens, shape.tokens, shape.tokens, shape.heads * shape.head_width, shape.hidden]
+        # Where tokens and widths go matters as much as how many: early blocks and late ones are averaged apart.
         regions = [region.mean(0) for region in np.array_split(blocks, min(_REGIONS, len(blocks)))]
         return np.concatenate([[cost.total / dense, cost.extras / dense], blocks.mean(0), *regions])
 
 
 def _varies(knob: Knob) -> bool:
-    """A fixed knob tells nothing."""
+    """Whether the knob can differ between recipes."""
     return len(knob.choices) > 1 if knob.choices is not None else knob.low != knob.high
 
 
 def _number(knob: Knob, value: Any) -> float:
-    """Of a range its place in it, of choices their place in the list."""
+    """A value of a range as its position from 0 to 1, a choice as its index, a `layer` as its block."""
     if value is None:
         return _ABSENT
     if knob.choices is not None:
-        return float(next(place for place, choice in enumerate(knob.choices) if same(choice, value)))
+        return float(next(index for index, choice in enumerate(knob.choices) if is_same_value(choice, value)))
     if knob.kind == "layer":
         return float(value)
     assert knob.low is not None and knob.high is not None
     low, high = (math.log(knob.low), math.log(knob.high)) if knob.log else (knob.low, knob.high)
-    place = math.log(value) if knob.log else float(value)
-    return (place - low) / (high - low) if high > low else 0.0
+    position = math.log(value) if knob.log else float(value)
+    return (position - low) / (high - low) if high > low else 0.0

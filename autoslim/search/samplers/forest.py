@@ -1,99 +1,152 @@
-"""`ForestSampler`: ranks recipes that are not trained yet by what a trial of them can be expected to gain.
+"""`ForestSampler`: the candidate with the largest expected improvement, by a surrogate of all trials so far.
 
-It learns from complete and stopped trials alike, across methods and budgets (`forest`). A diverged one counts as bad as the worst.
-A forest is grown anew when the results have grown by a twentieth: until then it serves for many proposals, each of which asks another
-half of its trees, so that trials that are proposed at the same time differ.
+1. Candidates: a pool of draws from the whole space, and mutations of the best recipes, all solved onto the trial's budget.
+2. Surrogate: fitted to complete and stopped trials across methods and budgets (`surrogate`). It predicts each candidate's final accuracy.
+3. Acquisition: expected improvement of the best accuracy within the budget, or for a free trial of the area under the Pareto front.
+
+Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
+from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import ErrorClass, ParetoFront, TrialResult, TrialState
+from autoslim.cost import predict
+from autoslim.search.budget_allocation import Assignment
+from autoslim.search.proposal import Proposal
 from autoslim.search.samplers import acquisition
+from autoslim.search.samplers.base import N_STARTUP_TRIALS, SamplerContext, SamplingRequest
+from autoslim.search.samplers.candidates import POOL_LIFETIME, mutation_draws, pool_draws
 from autoslim.search.samplers.features import Encoder, Vector
-from autoslim.search.samplers.optuna_study import measured
-from autoslim.search.samplers.surrogate import TREES, Forest
+from autoslim.search.samplers.optuna_study import final_accuracy
+from autoslim.search.samplers.random_sampler import RandomSampler
+from autoslim.search.samplers.surrogate import N_TREES, Surrogate
+from autoslim.search.space.space import Suggest
 
-LEAST = 6
-"""Results without which nothing is learnt."""
+EncodedProposal = tuple[Proposal, Vector]
 
 
 class ForestSampler:
-    """`epochs` are a whole trial's. Apart from its memory of what it has worked out, it is a pure function of what it is given."""
+    """Learns from complete and stopped trials. A trial whose loss diverged counts as accurate as the worst."""
 
-    def __init__(self, encoder: Encoder, budgets: Mapping[str, int], *, dense_flops: int, epochs: float, seed: int) -> None:
-        self.encoder, self.budgets, self.dense_flops, self.epochs, self.seed = encoder, budgets, dense_flops, epochs, seed
+    learns_from_stopped: ClassVar[bool] = True
+
+    def __init__(self, context: SamplerContext) -> None:
+        self._builder, self._feasible_methods = context.builder, context.feasible_methods
+        self._random = RandomSampler(context)
+        self._encoder = Encoder(self._builder.space, self._builder.shape, self._builder.methods, self._builder.dense_plan)
+        self._dense_flops = predict(self._builder.shape, Plan.dense(self._builder.shape)).total
+        # Caches; each holds what would be computed again from the same arguments.
+        self._pools: dict[str, tuple[int, list[EncodedProposal]]] = {}
         self._vectors: dict[int, tuple[Recipe, Vector]] = {}
-        self._grown: tuple[int, Forest] | None = None
+        self._fitted: tuple[list[TrialResult], Surrogate] | None = None
 
-    def knows(self, history: Sequence[TrialResult]) -> bool:
-        """Whether there is enough to learn from."""
-        return sum(self._teaches(result) for result in history) >= LEAST
+    def candidates(self, request: SamplingRequest) -> Iterator[Proposal]:
+        best = self._best(request)
+        if best is not None:
+            yield best
+        yield from self._random.candidates(request)
 
-    def best(self, number: int, target: str, vectors: Sequence[Vector], history: Sequence[TrialResult]) -> int | None:
-        """The place of the recipe that promises the most as trial `number` for `target`; None where there is none to choose."""
-        if not vectors:
+    def _best(self, request: SamplingRequest) -> Proposal | None:
+        """None before `N_STARTUP_TRIALS` results, and where every candidate is known already."""
+        observations = [result for result in request.history if is_observation(result)]
+        if len(observations) < N_STARTUP_TRIALS:
             return None
-        finals = self._forest(history).finals(vectors)
-        trees = random.Random(f"{self.seed}:{number}:trees").sample(range(TREES), TREES // 2)  # noqa: S311 - nothing secret
-        gains = self._gains(finals[trees], target, vectors, history)
-        if gains.max() <= 0:
-            gains = finals[trees].mean(0) if target in self.budgets else finals[trees].std(0)
-        return int(gains.argmax())
-
-    def _gains(
-        self, finals: acquisition.Array, target: str, vectors: Sequence[Vector], history: Sequence[TrialResult]
-    ) -> acquisition.Array:
-        front = ParetoFront.of(history).results
-        if target in self.budgets:
-            within = [result.accuracy or 0.0 for result in front if (result.flops or 0) <= self.budgets[target]]
-            return acquisition.at_budget(finals, max(within, default=0.0))
-        steps = [((result.flops or 0) / self.dense_flops, result.accuracy or 0.0) for result in front]
-        return acquisition.of_front(
-            finals, np.array([vector[0] for vector in vectors]), steps, floor=1 / self.encoder.shape.classes
+        methods = set(request.assignment.methods)
+        seed, number = self._builder.seed, request.number
+        mutations = mutation_draws(
+            seed, number, request.history, self._builder.space, lambda result: result.recipe.method in methods
         )
+        encoded = [*self._encoded(number, request.assignment, mutations), *self._pool(number, request.assignment)]
+        # The pool has all methods of the target; an opening trial is for one of them.
+        fresh = [pair for pair in encoded if pair[0].recipe.method in methods and pair[0].recipe.key not in request.known]
+        if not fresh:
+            return None
+        predictions = self._surrogate(observations).predict([vector for _, vector in fresh])
+        # Each trial asks another half of the trees, so that trials that are proposed at the same time differ.
+        trees = random.Random(f"{seed}:{number}:trees").sample(range(N_TREES), N_TREES // 2)  # noqa: S311 - nothing secret
+        gains = self._gains(predictions[trees], request, [vector for _, vector in fresh])
+        return fresh[int(gains.argmax())][0].replace(number=number, origin=request.assignment.origin)
 
-    def _forest(self, history: Sequence[TrialResult]) -> Forest:
-        ended = [result for result in history if self._teaches(result)]
-        count = grid(len(ended))
-        if self._grown is None or self._grown[0] != count:
-            self._grown = count, self._grow(ended[:count])
-        return self._grown[1]
+    def _pool(self, number: int, assignment: Assignment) -> list[EncodedProposal]:
+        serving = number // POOL_LIFETIME
+        if self._pools.get(assignment.target, (None,))[0] != serving:
+            whole = dataclasses.replace(assignment, methods=tuple(self._feasible_methods[assignment.target]))
+            draws = pool_draws(self._builder.seed, assignment.target, number)
+            self._pools[assignment.target] = serving, self._encoded(number, whole, draws)
+        return self._pools[assignment.target][1]
 
-    def _teaches(self, result: TrialResult) -> bool:
-        if result.duplicate_of is not None or len(result.recipe.steps) != 1:
-            return False
-        if result.error_class == ErrorClass.DIVERGED:
-            return True
-        stopped = result.state is TrialState.STOPPED and result.accuracy is not None and result.epochs is not None
-        return stopped or measured(result) is not None
+    def _encoded(self, number: int, assignment: Assignment, draws: Sequence[Suggest]) -> list[EncodedProposal]:
+        """The draws that a model can be built from."""
+        samples = (self._builder.sample(suggest, assignment.methods) for suggest in draws)
+        proposals = (self._builder.build(number, assignment, sample) for sample in samples)
+        return [(p, self._encoder.encode(p.recipe, p.plan)) for p in proposals if p.infeasible is None and p.plan is not None]
 
-    def _grow(self, ended: Sequence[TrialResult]) -> Forest:
-        worst = min((result.accuracy for result in ended if result.accuracy is not None), default=0.0)
-        vectors, shares, accuracies = [], [], []
-        for result in ended:
+    def _gains(self, predictions: acquisition.Array, request: SamplingRequest, vectors: Sequence[Vector]) -> acquisition.Array:
+        """(candidates,). The acquisition function; where no tree expects an improvement, what comes closest to one."""
+        front = ParetoFront.of(request.history).results
+        budget = self._builder.budgets.get(request.assignment.target)
+        if budget is not None:
+            within = [result.accuracy or 0.0 for result in front if (result.flops or 0) <= budget]
+            gains = acquisition.expected_improvement(predictions, max(within, default=0.0))
+            # Without any improvement in sight, the best prediction.
+            return gains if gains.max() > 0 else predictions.mean(0)
+        steps = [((result.flops or 0) / self._dense_flops, result.accuracy or 0.0) for result in front]
+        flops = np.array([vector[0] for vector in vectors])
+        chance = 1 / self._builder.shape.classes
+        gains = acquisition.expected_hypervolume_improvement(predictions, flops, steps, floor=chance)
+        # A free trial can explore: what the trees disagree about most.
+        return gains if gains.max() > 0 else predictions.std(0)
+
+    def _surrogate(self, observations: Sequence[TrialResult]) -> Surrogate:
+        """Fitted again only when the observations have grown by a twentieth, or one that ended late has come between."""
+        fitted_to = list(observations[: refit_size(len(observations))])
+        if self._fitted is None or self._fitted[0] != fitted_to:
+            self._fitted = fitted_to, self._fit(fitted_to)
+        return self._fitted[1]
+
+    def _fit(self, observations: Sequence[TrialResult]) -> Surrogate:
+        worst = min((result.accuracy for result in observations if result.accuracy is not None), default=0.0)
+        vectors, fractions, accuracies = [], [], []
+        for result in observations:
             vectors.append(self._vector(result))
             stopped = result.state is TrialState.STOPPED
-            shares.append((result.epochs or 0.0) / self.epochs if stopped else 1.0)
+            fractions.append((result.epochs or 0.0) / self._builder.training.epochs if stopped else 1.0)
             accuracies.append(worst if result.accuracy is None else result.accuracy)
-        return Forest(vectors, shares, accuracies, seed=self.seed)
+        return Surrogate(vectors, fractions, accuracies, seed=self._builder.seed)
 
     def _vector(self, result: TrialResult) -> Vector:
         known = self._vectors.get(result.number)
         if known is None or known[0] != result.recipe:
-            known = result.recipe, self.encoder.encode(result.recipe, self.encoder.plan_of(result.recipe))
+            known = result.recipe, self._encoder.encode(result.recipe, self._builder.plan_of(result.recipe))
             self._vectors[result.number] = known
         return known[1]
 
 
-def grid(count: int) -> int:
-    """The next lower number of results at which a forest is grown: every one up to twenty, then in steps of a twentieth."""
-    at = min(count, 20)
-    while (step := max(1, at // 20)) + at <= count:
-        at += step
-    return at
+def is_observation(result: TrialResult) -> bool:
+    """Whether the surrogate learns from this trial: it is complete, stopped with an accuracy, or has diverged."""
+    if result.duplicate_of is not None or len(result.recipe.steps) != 1:
+        return False
+    if result.error_class == ErrorClass.DIVERGED:
+        return True
+    stopped = result.state is TrialState.STOPPED and result.accuracy is not None and result.epochs is not None
+    return stopped or final_accuracy(result) is not None
+
+
+def refit_size(count: int) -> int:
+    """How many of `count` observations the surrogate is fitted to: all of up to 20, then the last step of a twentieth.
+
+    A fit takes much longer than a prediction, and one observation in twenty changes it little.
+    """
+    size = min(count, 20)
+    while (step := max(1, size // 20)) + size <= count:
+        size += step
+    return size

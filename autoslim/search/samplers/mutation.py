@@ -1,4 +1,4 @@
-"""`Mutation`: draws in the neighbourhood of a recipe that did well."""
+"""`Mutation`: draws in the neighbourhood of a good recipe."""
 
 from __future__ import annotations
 
@@ -10,47 +10,52 @@ from typing import Any
 from autoslim.core.recipe import Recipe
 from autoslim.search.space.space import Space, Uniform
 
-_CHANGED = 0.3
-"""Chance of each value to be moved; one that the recipe does not have is drawn blindly."""
+_MUTATION_PROBABILITY = 0.3
+"""Of each value. Most values stay, so that what made the parent good is mostly kept."""
 _STEP = 0.15
-"""Standard deviation of a move, as a share of the range."""
+"""Standard deviation of a move, as a share of the range (of its logarithm where the knob is logarithmic)."""
 
 
 def values_of(recipe: Recipe, space: Space) -> dict[str, Any]:
-    """A recipe's settings under the names that a `Suggest` is asked for."""
+    """A recipe's settings under the names that a space asks a `Suggest` for."""
     (step,) = recipe.steps
     knobs = {f"{step.method}.{name}": value for name, value in step.knobs.items()}
     return {"method": step.method, **knobs, **{f"training.{name}": getattr(recipe.training, name) for name in space.training}}
 
 
 class Mutation:
-    """A `Suggest` around `values`; the method stays."""
+    """A `Suggest` around `values`: the method stays, and each other value changes with a probability.
+
+    A value that the parent does not have, because another choice has made its knob active, is drawn uniformly.
+    """
 
     def __init__(self, values: Mapping[str, Any], seed: str) -> None:
         self._values = values
         self._random = random.Random(seed)  # noqa: S311 - nothing secret
-        self._blind = Uniform(f"{seed} blind")
+        self._uniform = Uniform(f"{seed} blind")
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         if name not in self._values:
-            return self._blind.suggest_float(name, low, high, log=log)
+            return self._uniform.suggest_float(name, low, high, log=log)
+        # The solver may have moved the parent's value a little out of its range.
         value = min(max(float(self._values[name]), low), high)
-        return self._moved(value, low, high, log=log) if self._random.random() < _CHANGED else value
+        return self._moved(value, low, high, log=log) if self._random.random() < _MUTATION_PROBABILITY else value
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         if name not in self._values:
-            return self._blind.suggest_int(name, low, high, log=log)
+            return self._uniform.suggest_int(name, low, high, log=log)
         value = min(max(int(self._values[name]), low), high)
-        if self._random.random() >= _CHANGED or low == high:
+        if self._random.random() >= _MUTATION_PROBABILITY or low == high:
             return value
         moved = round(self._moved(value, low, high, log=log))
         if moved != value:
             return moved
+        # In a short range most moves round back to the value: a step to a neighbour makes it a mutation.
         return min(max(value + self._random.choice((-1, 1)), low), high)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        if name not in self._values or (name != "method" and self._random.random() < _CHANGED):
-            return self._blind.suggest_categorical(name, choices)
+        if name not in self._values or (name != "method" and self._random.random() < _MUTATION_PROBABILITY):
+            return self._uniform.suggest_categorical(name, choices)
         return self._values[name]
 
     def _moved(self, value: float, low: float, high: float, *, log: bool) -> float:

@@ -1,64 +1,152 @@
-"""Optuna's samplers by name, each made anew for a proposal from its seed alone."""
+"""Optuna's samplers. For each proposal a study is made from the history, and its sampler from the trial's seed.
+
+At a budget the study has one objective, the accuracy (`optuna_study.accuracy_at_budgets`): all trials there have nearly the same FLOPs. For
+a free trial it has two, accuracy up and FLOPs down.
+"""
 
 from __future__ import annotations
 
+import abc
+import hashlib
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-_STARTUP = 6
-"""Trials that TPE and the Gaussian process want to see before they model them; the opening of `assign` has covered the methods by then."""
-POPULATION = 12
-"""Complete trials in a generation of NSGA-II and NSGA-III. Optuna's 50 are more than most searches have in all."""
-FLAT = ("nsga2", "nsga3", "gp")
-"""Samplers that need every trial to have all methods' knobs."""
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import Target
+from autoslim.methods.base import Method
+from autoslim.search.proposal import Proposal
+from autoslim.search.samplers.base import N_STARTUP_TRIALS, SamplerContext, SamplingRequest
+from autoslim.search.samplers.optuna_replay import Replay, flat_replay, replay
+from autoslim.search.samplers.optuna_study import accuracy_and_flops, accuracy_at_budgets, as_trials, build_study
+
+POPULATION_SIZE = 12
+"""Complete trials in a generation of NSGA-II and NSGA-III. Most searches have fewer trials in all than Optuna's 50."""
 
 
-class MethodFirst(optuna.samplers.TPESampler):
-    """TPE that draws the method and then models that method's knobs only: the others' would be thrown away.
+class OptunaSampler(abc.ABC):
+    """The common part: a subclass names Optuna's sampler and how a recipe becomes a trial of the study."""
 
-    `group` models each method's knobs jointly though they are absent from the other methods' trials.
+    learns_from_stopped: ClassVar[bool] = False
+
+    def __init__(self, context: SamplerContext) -> None:
+        self._builder, self._feasible_methods = context.builder, context.feasible_methods
+        self._replays: dict[tuple[str, tuple[str, ...]], Replay | None] = {}
+
+    def candidates(self, request: SamplingRequest) -> Iterator[Proposal]:
+        study = self._study(request)
+        while True:
+            # A rejected draw stays in the study as running, and TPE avoids it.
+            sample = self._builder.sample(study.ask(), request.assignment.methods)
+            yield self._builder.build(request.number, request.assignment, sample)
+
+    @abc.abstractmethod
+    def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
+        """Optuna's sampler for one proposal of one of `methods`."""
+
+    def replay(self, recipe: Recipe, methods: Mapping[str, Method]) -> Replay | None:
+        """The recipe as parameters of a study that chooses from `methods`; None where it is no point of the space."""
+        return replay(recipe, self._builder.space, methods, self._builder.shape)
+
+    def system_attributes(self, complete: int) -> dict[str, Any]:
+        """What Optuna's sampler stores with a complete trial that comes after `complete` others."""
+        return {}
+
+    def _study(self, request: SamplingRequest) -> optuna.Study:
+        free, history = request.assignment.target == Target.FREE, request.history
+        values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self._builder.budgets.values())
+        methods = tuple(self._feasible_methods[request.assignment.target])
+        trials = as_trials(
+            history,
+            values,
+            lambda recipe: self._cached_replay(recipe, methods),
+            single_objective=not free,
+            system_attributes=self.system_attributes,
+        )
+        digest = hashlib.sha256(f"{self._builder.seed}:{request.number}".encode()).digest()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = self.make(int.from_bytes(digest[:4], "big"), request.assignment.methods)
+        return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], sampler)
+
+    def _cached_replay(self, recipe: Recipe, names: tuple[str, ...]) -> Replay | None:
+        """Each recipe is replayed once: a study is made for every proposal, but a recipe is the same in all of them."""
+        place = (recipe.key, names)
+        if place not in self._replays:
+            self._replays[place] = self.replay(recipe, {name: self._builder.methods[name] for name in names})
+        return self._replays[place]
+
+
+class TPE(OptunaSampler):
+    """Tree-structured Parzen estimator (Bergstra et al., 2011); multi-objective for free trials (Ozaki et al., 2022)."""
+
+    learns_from_stopped: ClassVar[bool] = True
+
+    def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
+        return MethodFirstTPE(seed=seed, methods=methods)
+
+
+class MethodFirstTPE(optuna.samplers.TPESampler):
+    """Samples the method, then the knobs of that method only: values for the other methods' knobs would never be used.
+
+    `group` models the knobs of a method jointly, although trials of other methods do not have them.
     """
 
-    def __init__(self, *, seed: int, among: Sequence[str]) -> None:
-        """`among` are the methods that this proposal may be of."""
-        super().__init__(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP)
-        self._among = tuple(among)
+    def __init__(self, *, seed: int, methods: Sequence[str]) -> None:
+        """`methods` are those that the proposal is chosen from."""
+        super().__init__(seed=seed, multivariate=True, group=True, n_startup_trials=N_STARTUP_TRIALS)
+        self._methods = tuple(methods)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         common = {name: space for name, space in search_space.items() if name == "method" or name.startswith("training.")}
-        drawn = super().sample_relative(study, trial, common)
-        method = self._among[0] if len(self._among) == 1 else drawn.get("method")
+        sampled = super().sample_relative(study, trial, common)
+        # With a single method there is no parameter for it (`Space.sample`).
+        method = self._methods[0] if len(self._methods) == 1 else sampled.get("method")
         own = {name: space for name, space in search_space.items() if name.startswith(f"{method}.")}
-        return drawn | super().sample_relative(study, trial, own)
+        return sampled | super().sample_relative(study, trial, own)
 
 
-def make_sampler(name: str, *, seed: int, among: Sequence[str]) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return MethodFirst(seed=seed, among=among)
-        if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
-        if name == "nsga3":
-            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=POPULATION)
-        assert name == "gp", name
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP)
+class GeneticSampler(OptunaSampler):
+    """NSGA-II and NSGA-III cross trials that have the same parameters, so each trial gets the knobs of all methods."""
+
+    optuna_class: ClassVar[type[optuna.samplers.NSGAIISampler | optuna.samplers.NSGAIIISampler]]
+
+    def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
+        return self.optuna_class(seed=seed, population_size=POPULATION_SIZE)
+
+    def replay(self, recipe: Recipe, methods: Mapping[str, Method]) -> Replay | None:
+        # Knobs that the recipe lacks have random values: with constant ones crossing could never vary them.
+        return flat_replay(recipe, self._builder.space, methods, self._builder.shape, constant=False)
+
+    def system_attributes(self, complete: int) -> dict[str, Any]:
+        """The generation. Optuna stores it in the study; it follows from the order of the complete trials, so a new study has the same."""
+        return {self.optuna_class._get_generation_key(): complete // POPULATION_SIZE}
 
 
-def generation_attribute(name: str, complete: int) -> dict[str, Any]:
-    """The system attribute that says which generation the next complete trial is of, after `complete` others; empty for other samplers.
+class NSGA2(GeneticSampler):
+    """Non-dominated sorting genetic algorithm II (Deb et al., 2002)."""
 
-    A genetic sampler keeps its generations in the study. They follow from the order of the complete trials, so that a study made anew
-    has the same.
-    """
-    if name not in ("nsga2", "nsga3"):
-        return {}
-    key = optuna.samplers.NSGAIISampler if name == "nsga2" else optuna.samplers.NSGAIIISampler
-    return {key._get_generation_key(): complete // POPULATION}
+    optuna_class = optuna.samplers.NSGAIISampler
+
+
+class NSGA3(GeneticSampler):
+    """Non-dominated sorting genetic algorithm III (Deb & Jain, 2014)."""
+
+    optuna_class = optuna.samplers.NSGAIIISampler
+
+
+class GaussianProcess(OptunaSampler):
+    """Optuna's `GPSampler`, a Gaussian process. It models only parameters that all trials have, so each trial gets all methods' knobs."""
+
+    def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS)
+
+    def replay(self, recipe: Recipe, methods: Mapping[str, Method]) -> Replay | None:
+        # Knobs that the recipe lacks have their defaults: a kernel of distances then sees no difference in them.
+        return flat_replay(recipe, self._builder.space, methods, self._builder.shape, constant=True)

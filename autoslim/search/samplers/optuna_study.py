@@ -1,15 +1,15 @@
-"""What Optuna is told: an in-memory study made anew from the trials' results for every proposal.
+"""The history as an Optuna study: an in-memory study is made from the trials' results for every proposal.
 
-There is no Optuna database, so nothing can disagree with the store and no trial stays behind as running after a crash.
-An Optuna trial holds the *solved* knobs, not the drawn ones: the sampler learns what was really trained.
+There is no Optuna database, so nothing can disagree with the store, and no trial stays behind as running after a crash.
+An Optuna trial holds the *solved* knobs, not the drawn ones: the sampler learns from what was trained.
 
-- complete -> COMPLETE; running -> RUNNING, which TPE keeps away from.
-- stopped early -> PRUNED, which TPE ranks below every complete trial, those that got further first, then by accuracy: the accuracy
-  less the median of the trials stopped at the same budget is its intermediate value, at its epochs in thousandths. Optuna refuses
-  intermediate values under two objectives; there both are user attributes.
-- infeasible or diverged -> PRUNED with a violated constraint, ranked last: the recipe is bad, and a FAIL would be ignored and
-  proposed again.
-- failed for another reason (a lost node, say) -> left out: it says nothing about the recipe.
+- complete -> COMPLETE; running -> RUNNING, which TPE avoids (Optuna's constant liar).
+- stopped early -> PRUNED. TPE ranks these below every complete trial: by the step of the last intermediate value, then by that value.
+  The step is the epochs in thousandths; the value is the accuracy minus the median of the trials stopped at the same budget. Optuna
+  refuses intermediate values under two objectives; there both are user attributes.
+- infeasible or diverged -> PRUNED with a violated constraint, ranked last. The recipe is bad; as FAIL, Optuna would ignore it and propose
+  it again.
+- failed for another reason, such as a lost node -> left out: this says nothing about the recipe.
 - an answered duplicate, a recipe of several steps, or one outside the space -> left out.
 """
 
@@ -20,28 +20,25 @@ import datetime
 import logging
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import ErrorClass, TrialResult, TrialState
-from autoslim.core.shape import ViTShape
-from autoslim.methods.base import Method
-from autoslim.methods.knob import Knob, layer_index
-from autoslim.search.samplers.optuna_samplers import generation_attribute
-from autoslim.search.space.space import Draw, Space, Uniform, draw_knob, same
+from autoslim.search.samplers.optuna_replay import Replay
 
-KNOWN = 256
-"""Trials that a study is told at most: the best quarter of them, running ones and the latest. TPE holds at most 25 for good ones, and what
-it takes for a proposal grows with the rest."""
-_NEAR = 0.05
-"""A free trial counts for a budget when its FLOPs are this close to it."""
+MAX_STUDY_TRIALS = 256
+"""The most trials in a study. With one objective TPE counts at most 25 trials as good, and its time grows with the number of the others."""
+BEST_SHARE = 1 / 4
+"""Share of these that the best trials have; all running ones and the latest follow."""
+_NEAR_BUDGET = 0.05
+"""A free trial also counts for a budget when its FLOPs differ by at most this share."""
 _STUDY = "autoslim proposal"
 _NO_DATE = datetime.datetime(2000, 1, 1)
+"""Optuna requires dates; a constant keeps proposals a function of the history."""
 
 Direction = Literal["maximize", "minimize"]
 Values = dict[int, list[float]]
@@ -60,47 +57,44 @@ def build_study(
 
 
 def accuracy_and_flops(history: Sequence[TrialResult]) -> Values:
-    """For free trials: what the front is made of."""
+    """The two objectives of a free trial, those of the Pareto front."""
     values = {}
     for result in history:
-        accuracy = measured(result)
+        accuracy = final_accuracy(result)
         if accuracy is not None:
             values[result.number] = [accuracy, float(result.flops or result.flops_predicted or result.recipe.budget)]
     return values
 
 
 def accuracy_at_budgets(history: Sequence[TrialResult], budgets: Collection[int]) -> Values:
-    """For a budget: accuracy over the median of the trials solved onto the same budget.
+    """The objective of a trial at a budget: accuracy minus the median of the trials solved onto the same budget.
 
-    What is good at one budget is mostly good at the others, and a budget alone has too few trials to learn from; less its own
-    budget's median, an accuracy at 70 % of the FLOPs does not beat one at 30 % just for being dearer.
+    What is good at one budget is mostly good at the others, and one budget alone has too few trials to learn from. Without the median,
+    a mediocre recipe at 70 % of the FLOPs would rank above a good one at 30 %.
     """
     groups: dict[int, dict[int, float]] = {}
     for result in history:
         nearest = min(budgets, key=lambda flops: abs(flops - result.recipe.budget), default=None)
-        accuracy = measured(result)
-        if nearest is not None and accuracy is not None and abs(result.recipe.budget - nearest) <= _NEAR * nearest:
+        accuracy = final_accuracy(result)
+        if nearest is not None and accuracy is not None and abs(result.recipe.budget - nearest) <= _NEAR_BUDGET * nearest:
             groups.setdefault(nearest, {})[result.number] = accuracy
     return {
         number: [accuracy - statistics.median(group.values())] for group in groups.values() for number, accuracy in group.items()
     }
 
 
-def measured(result: TrialResult) -> float | None:
+def final_accuracy(result: TrialResult) -> float | None:
+    """The accuracy of a complete trial; None for all others."""
     if result.state is not TrialState.COMPLETE or result.accuracy is None or not math.isfinite(result.accuracy):
         return None
     return result.accuracy
 
 
-class ToldTrial(FrozenTrial):
-    """A trial that a study is told of and nobody changes any more: a study that takes it in need not copy it to the bottom."""
+class SharedTrial(FrozenTrial):
+    """A trial that nothing changes any more, so that studies share its parts: where Optuna asks for a deep copy it gets a shallow one."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ToldTrial:
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedTrial:
         return copy.copy(self)
-
-
-Replays = dict[str, "Replay | None"]
-"""By a recipe's key. A study is made anew for every proposal, what a recipe is in it stays."""
 
 
 def as_trials(
@@ -108,48 +102,50 @@ def as_trials(
     values: Values,
     replayed: Callable[[Recipe], Replay | None],
     *,
-    single: bool = True,
-    sampler: str = "tpe",
+    single_objective: bool = True,
+    system_attributes: Callable[[int], dict[str, Any]] = lambda complete: {},
 ) -> list[FrozenTrial]:
-    """At most `KNOWN` trials, in number order. `replayed` says what a recipe is in the study, `single` that it has one objective.
+    """At most `MAX_STUDY_TRIALS` Optuna trials, in the order of `history`. A complete trial without `values` is left out.
 
-    Complete trials without `values` are not for this study.
+    `replayed` gives a recipe's parameters, or None. `system_attributes` gives what a complete trial stores after so many others.
     """
     medians = _stopped_medians(history)
-    told = []
+    rows = []
     for result in history:
-        facts = None if result.duplicate_of is not None else _told(result, values.get(result.number))
+        facts = None if result.duplicate_of is not None else _state_and_values(result, values.get(result.number))
         if facts is not None and (replay := replayed(result.recipe)) is not None:
             if result.state is TrialState.STOPPED:
-                facts |= _fidelity(result, medians[result.recipe.budget], single=single)
-            told.append((facts, replay))
+                facts |= _partial_result(result, medians[result.recipe.budget], single_objective=single_objective)
+            rows.append((facts, replay))
     trials, complete = [], 0
-    for facts, replay in _most_telling(told):
+    for facts, replay in _most_informative(rows):
         if "values" in facts:
-            facts["system_attrs"] = generation_attribute(sampler, complete)
+            facts["system_attrs"] = system_attributes(complete)
             complete += 1
         trials.append(_trial(replay, facts))
     return trials
 
 
-def _most_telling(told: list[tuple[dict[str, Any], Replay]]) -> list[tuple[dict[str, Any], Replay]]:
-    if len(told) <= KNOWN:
-        return told
-    best = sorted(
-        (i for i, (facts, _) in enumerate(told) if "values" in facts), key=lambda i: told[i][0]["values"][0], reverse=True
-    )
-    kept = set(best[: KNOWN // 4]) | {i for i, (facts, _) in enumerate(told) if not facts["state"].is_finished()}
-    for i in reversed(range(len(told))):
-        if len(kept) >= KNOWN:
+def _most_informative(rows: list[tuple[dict[str, Any], Replay]]) -> list[tuple[dict[str, Any], Replay]]:
+    """The best and the running trials, filled up with the latest."""
+    if len(rows) <= MAX_STUDY_TRIALS:
+        return rows
+    complete = [index for index, (facts, _) in enumerate(rows) if "values" in facts]
+    best = sorted(complete, key=lambda index: rows[index][0]["values"][0], reverse=True)
+    kept = set(best[: int(MAX_STUDY_TRIALS * BEST_SHARE)])
+    # Without a running trial the sampler would propose its recipe again.
+    kept |= {index for index, (facts, _) in enumerate(rows) if not facts["state"].is_finished()}
+    for index in reversed(range(len(rows))):
+        if len(kept) >= MAX_STUDY_TRIALS:
             break
-        kept.add(i)
-    return [told[i] for i in sorted(kept)]
+        kept.add(index)
+    return [rows[index] for index in sorted(kept)]
 
 
 def _trial(replay: Replay, facts: dict[str, Any]) -> FrozenTrial:
     state: optuna.trial.TrialState = facts["state"]
     constraints: dict[str, float] = facts.get("constraints", {})
-    trial = ToldTrial(
+    trial = SharedTrial(
         number=-1,
         trial_id=-1,
         state=state,
@@ -168,7 +164,8 @@ def _trial(replay: Replay, facts: dict[str, Any]) -> FrozenTrial:
     return trial
 
 
-def _told(result: TrialResult, values: list[float] | None) -> dict[str, Any] | None:
+def _state_and_values(result: TrialResult, values: list[float] | None) -> dict[str, Any] | None:
+    """The table of this module's docstring; None where the trial is left out."""
     if values is not None:
         return {"state": optuna.trial.TrialState.COMPLETE, "values": values}
     if result.state is TrialState.RUNNING:
@@ -181,6 +178,7 @@ def _told(result: TrialResult, values: list[float] | None) -> dict[str, Any] | N
 
 
 def _stopped_medians(history: Sequence[TrialResult]) -> dict[int, float]:
+    """By budget: trials stopped at different budgets are compared by how much they are above their own median."""
     groups: dict[int, list[float]] = {}
     for result in history:
         if result.state is TrialState.STOPPED:
@@ -188,84 +186,17 @@ def _stopped_medians(history: Sequence[TrialResult]) -> dict[int, float]:
     return {budget: statistics.median(group) for budget, group in groups.items()}
 
 
-def _fidelity(result: TrialResult, median: float, *, single: bool) -> dict[str, Any]:
-    """How far a stopped trial came, and what it showed there."""
+def _partial_result(result: TrialResult, median: float, *, single_objective: bool) -> dict[str, Any]:
+    """How far a stopped trial came, and its accuracy there."""
     epochs, accuracy = result.epochs or 0.0, result.accuracy or 0.0
     facts: dict[str, Any] = {"user_attrs": {"epochs": epochs, "accuracy": accuracy}}
-    return facts | ({"intermediate_values": {round(1000 * epochs): accuracy - median}} if single else {})
+    # Steps are whole numbers in Optuna, epochs are fractions.
+    return facts | ({"intermediate_values": {round(1000 * epochs): accuracy - median}} if single_objective else {})
 
 
-class Replay:
-    """A `Suggest` that answers with a recipe's own values and notes the distributions they are asked from."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-        self.params: dict[str, Any] = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        # What a method rounded to the nearest count may lie a little outside.
-        return float(self._note(name, FloatDistribution(low, high, log=log), min(max(self._values[name], low), high)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return int(self._note(name, IntDistribution(low, high, log=log), self._values[name]))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._note(name, CategoricalDistribution(choices), next(c for c in choices if same(c, self._values[name])))
-
-    def fill(self, name: str, knob: Knob, depth: int, blind: Uniform | None) -> None:
-        """Adds a knob that the recipe does not have."""
-        default = layer_index(knob.default, depth) if knob.kind == "layer" else knob.default
-        self._values[name] = default if blind is None else draw_knob(blind, name, knob, depth)
-        draw_knob(self, name, knob, depth)
-
-    def _note(self, name: str, distribution: BaseDistribution, value: Any) -> Any:
-        self.params[name], self.distributions[name] = value, distribution
-        return value
-
-
-def replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape) -> Replay | None:
-    """`methods` are those that the study chooses from.
-
-    `None` for a recipe that is no point of this space: of several steps, given by hand, or older than the space.
-    """
-    if len(recipe.steps) != 1 or recipe.steps[0].method not in methods:
-        return None
-    (step,) = recipe.steps
-    settings = {key: getattr(recipe.training, key) for key in space.training}
-    point = Draw(method=step.method, knobs=step.knobs, training=settings)
-    if not space.contains(point, shape):
-        return None
-    values = {f"{step.method}.{knob}": value for knob, value in step.knobs.items()}
-    replayed = Replay({"method": step.method, **values, **{f"training.{key}": value for key, value in settings.items()}})
-    try:
-        draw = space.sample(replayed, methods, shape, among=list(methods))
-    except KeyError:
-        return None
-    return replayed if draw.knobs.keys() == step.knobs.keys() else None
-
-
-def flat_replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape, *, constant: bool) -> Replay | None:
-    """With the knobs of all methods, for samplers that know no conditional ones.
-
-    Those that the recipe does not have cannot have mattered. They have their defaults (`constant`: a model of distances then sees no
-    difference in them), or values drawn blindly from the recipe's key (a genetic sampler then has something to cross).
-    """
-    replayed = replay(recipe, space, methods, shape)
-    if replayed is None:
-        return None
-    blind = Uniform(recipe.key)
-    for method in methods:
-        for name, knob in space.methods[method].items():
-            full = f"{method}.{name}"
-            if knob.searched and full not in replayed.params:
-                replayed.fill(full, knob, shape.depth, None if constant else blind)
-    return replayed
-
-
-def _not_ours(record: logging.LogRecord) -> bool:
+def _is_foreign(record: logging.LogRecord) -> bool:
     return _STUDY not in record.getMessage()
 
 
-# Optuna announces every new study; ours are made by the hundred. The user's own stay as they are.
-logging.getLogger("optuna.storages._in_memory").addFilter(_not_ours)
+# Optuna logs every new study, and a search makes hundreds. The user's own studies are still logged.
+logging.getLogger("optuna.storages._in_memory").addFilter(_is_foreign)

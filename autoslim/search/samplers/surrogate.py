@@ -1,8 +1,13 @@
-"""What recipes come to at the end of a trial, learnt from all trials of a job so far, whatever their method, budget and length.
+"""The surrogate model: the accuracy of a recipe at the end of its trial, learnt from all trials of a search.
 
-A ridge over FLOPs and epochs takes what all recipes have in common: the dearer and the longer trained, the better. A forest of random
-trees learns what is left, so that a trial that was stopped after an epoch still tells whether its recipe is better or worse than others.
-Each tree has seen a sample of the trials of its own; what they disagree in is how little is known.
+It learns across methods, budgets and lengths of trials in two stages:
+
+1. A ridge regression over FLOPs and epochs takes the trend that all recipes share: more FLOPs and more epochs give more accuracy.
+2. A forest of extremely randomised trees (Geurts et al., 2006) learns the residuals. A trial that was stopped after one epoch thus says
+   whether its recipe is better or worse than others at one epoch, and not that it is a bad recipe.
+
+Each tree is fitted to its own bootstrap sample of the trials; the spread of their predictions is the uncertainty, as in SMAC (Hutter et
+al., 2011).
 """
 
 from __future__ import annotations
@@ -17,34 +22,41 @@ from autoslim.search.samplers.features import Vector
 
 Array = NDArray[np.float64]
 
-TREES = 48
-_RIDGE = 1e-3
+N_TREES = 48
+"""Each proposal asks half of them (`ForestSampler`): 24 samples of an expectation."""
+_RIDGE_PENALTY = 1e-3
+"""By number of trials. The trend's columns are nearly collinear; without a penalty their weights are huge and cancel."""
 
 
-class Forest:
-    """`shares` are how much of its epochs each trial has had, 0 straight after the cut and 1 at the end."""
+class Surrogate:
+    """A fitted model. It is a function of its arguments."""
 
-    def __init__(self, vectors: Sequence[Vector], shares: Sequence[float], accuracies: Sequence[float], *, seed: int) -> None:
+    def __init__(
+        self, vectors: Sequence[Vector], epoch_fractions: Sequence[float], accuracies: Sequence[float], *, seed: int
+    ) -> None:
+        """`epoch_fractions` say how much of a trial's epochs each trial was trained for: 0 straight after pruning, 1 at the end."""
         x, y = np.vstack(vectors), np.array(accuracies)
-        trend = _trend(x[:, 0], np.array(shares))
-        penalty = _RIDGE * len(y) * np.eye(trend.shape[1])
+        # Stage 1: the trend. The mean is taken out first, so that the penalty does not pull predictions towards 0.
+        trend = _trend(x[:, 0], np.array(epoch_fractions))
+        penalty = _RIDGE_PENALTY * len(y) * np.eye(trend.shape[1])
         self._mean = float(y.mean())
         self._weights = np.linalg.solve(trend.T @ trend + penalty, trend.T @ (y - self._mean))
-        # A job's seed may be larger than what scikit-learn takes.
+        # Stage 2: the residuals. Seeds of a job may exceed the 32 bits that scikit-learn takes.
         self._trees = ExtraTreesRegressor(
-            TREES, max_features=0.5, min_samples_leaf=2, bootstrap=True, random_state=seed % 2**32, n_jobs=1
+            N_TREES, max_features=0.5, min_samples_leaf=2, bootstrap=True, random_state=seed % 2**32, n_jobs=1
         )
-        self._trees.fit(np.column_stack([x, shares]), y - self._mean - trend @ self._weights)
+        self._trees.fit(np.column_stack([x, epoch_fractions]), y - self._mean - trend @ self._weights)
 
-    def finals(self, vectors: Sequence[Vector]) -> Array:
-        """(trees, recipes): the accuracy that each tree expects of each recipe at the end of its trial."""
+    def predict(self, vectors: Sequence[Vector]) -> Array:
+        """(trees, recipes): the accuracy that each tree predicts for each recipe at the end of its trial."""
         x = np.vstack(vectors)
         ends = np.ones(len(x))
         expected = self._mean + _trend(x[:, 0], ends) @ self._weights
+        # scikit-learn's own `predict` gives the mean only; the trees are asked one by one, and they read 32-bit floats.
         numbers = np.column_stack([x, ends]).astype(np.float32)
         return np.stack([expected + tree.tree_.predict(numbers)[:, 0] for tree in self._trees.estimators_])
 
 
-def _trend(flops: Array, shares: Array) -> Array:
-    """Falling returns in both."""
-    return np.column_stack([flops, flops**2, np.sqrt(flops), shares, np.sqrt(shares), flops * shares])
+def _trend(flops: Array, epoch_fractions: Array) -> Array:
+    """(trials, 6). The roots and the square give both trends diminishing returns."""
+    return np.column_stack([flops, flops**2, np.sqrt(flops), epoch_fractions, np.sqrt(epoch_fractions), flops * epoch_fractions])

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoslim.errors import SpaceError
 from autoslim.methods.knob import Knob
-from autoslim.search.space.space import same
+from autoslim.search.space.space import is_same_value
 
 _KEYS = ("low", "high", "log")
 _SHORT = reprlib.Repr()
@@ -77,17 +77,17 @@ def _narrow_list(knob: Knob, value: list[Any], where: str) -> Knob:
         )
     read = _choice if knob.kind == "choice" else _number
     chosen = [read(knob, item, where) for item in value]
-    twice = [item for index, item in enumerate(chosen) if any(same(item, other) for other in chosen[:index])]
+    twice = [item for index, item in enumerate(chosen) if any(is_same_value(item, other) for other in chosen[:index])]
     if twice:
         raise SpaceError(f"{where}: {twice[0]!r} is listed twice")
-    default = knob.default if any(same(knob.default, item) for item in chosen) else chosen[0]
+    default = knob.default if any(is_same_value(knob.default, item) for item in chosen) else chosen[0]
     return Knob(kind="choice", help=knob.help, default=default, choices=tuple(chosen))
 
 
 def _choice(knob: Knob, value: Any, where: str) -> Any:
     assert knob.choices is not None
     for choice in knob.choices:
-        if same(choice, value):
+        if is_same_value(choice, value):
             return choice
     close = difflib.get_close_matches(value[:100], map(str, knob.choices), n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]!r}?" if close else ";"

@@ -1,6 +1,6 @@
-"""`Space`: which methods a search may use, how far each of their knobs may go, and which training settings vary.
+"""`Space`: the methods that a search may use, the range of each of their knobs, and the training settings that vary.
 
-A resolved space names every knob of its methods: its JSON says what was searched, whatever becomes of the methods' own ranges.
+A resolved space names every knob of its methods: its JSON says what was searched, even after a method's own ranges have changed.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Knob, Ranges, layer_index
 
-_USUAL = Training()
+_DEFAULTS = Training()
 
 TRAINING: Ranges = {
-    "lr": Knob(kind="float", help="peak learning rate of the finetune phase", default=_USUAL.lr, low=1e-6, high=0.1, log=True),
-    "batch_size": Knob(kind="int", help="images per step", default=_USUAL.batch_size, low=1, high=4096, log=True),
-    "weight_decay": Knob(kind="float", help="AdamW's weight decay", default=_USUAL.weight_decay, low=0.0, high=1.0),
-    "warmup": Knob(kind="float", help="share of steps spent rising to the peak", default=_USUAL.warmup, low=0.0, high=0.9),
-    "label_smoothing": Knob(kind="float", help="label smoothing", default=_USUAL.label_smoothing, low=0.0, high=0.5),
-    "distillation": Knob(kind="float", help="weight of the teacher's labels", default=_USUAL.distillation, low=0.0, high=1.0),
-    "temperature": Knob(kind="float", help="temperature of the soft labels", default=_USUAL.temperature, low=0.1, high=20.0),
-    "ema_decay": Knob(kind="float", help="decay of the weights' average", default=_USUAL.ema_decay, low=0.0, high=0.99999),
-    "clip_norm": Knob(kind="float", help="gradient norm that is clipped to", default=_USUAL.clip_norm, low=0.01, high=100.0),
-    "augmentation": Knob(kind="choice", help="strength", default=_USUAL.augmentation, choices=("none", "light", "strong")),
-    "flip": Knob(kind="choice", help="mirror images left to right", default=_USUAL.flip, choices=(False, True)),
-    "mixup": Knob(kind="float", help="mixup's alpha", default=_USUAL.mixup, low=0.0, high=1.0),
+    "lr": Knob(kind="float", help="peak learning rate of the fine-tuning", default=_DEFAULTS.lr, low=1e-6, high=0.1, log=True),
+    "batch_size": Knob(kind="int", help="images per step", default=_DEFAULTS.batch_size, low=1, high=4096, log=True),
+    "weight_decay": Knob(kind="float", help="AdamW's weight decay", default=_DEFAULTS.weight_decay, low=0.0, high=1.0),
+    "warmup": Knob(kind="float", help="share of steps spent rising to the peak", default=_DEFAULTS.warmup, low=0.0, high=0.9),
+    "label_smoothing": Knob(kind="float", help="label smoothing", default=_DEFAULTS.label_smoothing, low=0.0, high=0.5),
+    "distillation": Knob(kind="float", help="weight of the teacher's labels", default=_DEFAULTS.distillation, low=0.0, high=1.0),
+    "temperature": Knob(kind="float", help="temperature of the soft labels", default=_DEFAULTS.temperature, low=0.1, high=20.0),
+    "ema_decay": Knob(kind="float", help="decay of the weights' average", default=_DEFAULTS.ema_decay, low=0.0, high=0.99999),
+    "clip_norm": Knob(kind="float", help="gradient norm that is clipped to", default=_DEFAULTS.clip_norm, low=0.01, high=100.0),
+    "augmentation": Knob(kind="choice", help="strength", default=_DEFAULTS.augmentation, choices=("none", "light", "strong")),
+    "flip": Knob(kind="choice", help="mirror images left to right", default=_DEFAULTS.flip, choices=(False, True)),
+    "mixup": Knob(kind="float", help="mixup's alpha", default=_DEFAULTS.mixup, low=0.0, high=1.0),
 }
-"""Settings a space may search. Epochs are not among them: trials are compared at equal cost."""
+"""Settings that a space may search. Epochs are not among them: trials are compared at equal cost."""
 
 
 class Suggest(Protocol):
-    """What draws a value: an Optuna trial, or `Uniform`."""
+    """What chooses a value: an Optuna trial, `Uniform`, `Mutation` or `Replay`. The methods are those of `optuna.Trial`."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
 
@@ -46,7 +46,7 @@ class Suggest(Protocol):
 
 
 class Uniform:
-    """Blind draws: uniform over each range, or over its logarithm where the knob says so."""
+    """Draws uniformly from each range, or from its logarithm where `log`."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)  # noqa: S311 - nothing secret
@@ -66,8 +66,8 @@ class Uniform:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Draw:
-    """One point of a space. `knobs` are those of `method`, active ones only; `training` the settings that replace the job's."""
+class Sample:
+    """One point of a space. `knobs` are the active ones of `method`; `training` has the settings that replace the job's."""
 
     method: str
     knobs: Knobs
@@ -76,65 +76,73 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Space(Record):
-    """`methods` holds every knob of each method, narrowed; a fixed one has one value. `training` holds what the file names."""
+    """`methods` holds every knob of each method in its narrowed range; a fixed knob has one value. `training` holds the settings that are
+    searched.
+    """
 
     name: str
     description: str
     methods: dict[str, Ranges]
     training: Ranges
 
-    def sample(self, suggest: Suggest, methods: Mapping[str, Method], shape: ViTShape, *, among: Sequence[str]) -> Draw:
-        """Asks for the method (one of `among`), then for its knobs that are active, then for the training settings.
+    def sample(self, suggest: Suggest, methods: Mapping[str, Method], shape: ViTShape) -> Sample:
+        """Asks `suggest` for one of `methods`, then for its active knobs, then for the training settings.
 
-        The order is the registry's, never that of a file or of JSON, so that the same seed draws the same point.
+        The order is that of `methods`, of their `ranges` and of `TRAINING`, never that of a file, so that a seed always gives the same
+        point. With one method there is no parameter `method`.
         """
-        name = among[0] if len(among) == 1 else suggest.suggest_categorical("method", tuple(among))
+        names = tuple(methods)
+        name = names[0] if len(names) == 1 else suggest.suggest_categorical("method", names)
         knobs: Knobs = {}
         for knob in methods[name].ranges:
+            # Whether a knob is active depends on those before it, such as the second drop on the number of drops.
             if methods[name].is_active(knob, knobs):
                 own = self.methods[name][knob]
-                knobs[knob] = draw_knob(suggest, f"{name}.{knob}", own, shape.depth) if own.searched else own.default
+                knobs[knob] = sample_knob(suggest, f"{name}.{knob}", own, shape.depth) if own.searched else own.default
         settings = [key for key in TRAINING if key in self.training]
-        training = {key: draw_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
-        return Draw(method=name, knobs=knobs, training=training)
+        training = {key: sample_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
+        return Sample(method=name, knobs=knobs, training=training)
 
-    def contains(self, draw: Draw, shape: ViTShape) -> bool:
-        """Whether a recipe's knobs lie in the ranges; a method may have moved them when it put them right.
+    def contains(self, sample: Sample, shape: ViTShape) -> bool:
+        """Whether all values are in their ranges.
 
-        A priced knob may lie half a patch beyond: methods round it to the count that it stands for.
+        A priced knob may be half a patch outside: methods round it to a whole number of patches.
         """
-        ranges = self.methods.get(draw.method, {})
+        ranges = self.methods.get(sample.method, {})
         half = 0.5 / shape.patches + 1e-9
         return all(
-            name in ranges and inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].cost_sign else 0.0)
-            for name, value in draw.knobs.items()
-        ) and all(inside(self.training[key], value, shape.depth) for key, value in draw.training.items())
+            name in ranges and is_inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].cost_sign else 0.0)
+            for name, value in sample.knobs.items()
+        ) and all(is_inside(self.training[key], value, shape.depth) for key, value in sample.training.items())
 
 
 def bounds(knob: Knob, depth: int) -> tuple[float, float]:
-    """The ends of a numeric knob as a recipe holds them: block indices for a `layer`."""
+    """Both ends of a numeric knob's range as a recipe holds them: block indices for a `layer`."""
     assert knob.low is not None
     assert knob.high is not None
     if knob.kind == "layer":
         return layer_index(knob.low, depth), layer_index(knob.high, depth)
-    return knob.low, knob.high
+    # A knob that was read from JSON has floats at its ends, whatever its kind.
+    return (int(knob.low), int(knob.high)) if knob.kind == "int" else (knob.low, knob.high)
 
 
-def inside(knob: Knob, value: Any, depth: int, *, tolerance: float = 0.0) -> bool:
+def is_inside(knob: Knob, value: Any, depth: int, *, tolerance: float = 0.0) -> bool:
+    """Whether a value is in a knob's range, up to `tolerance` at its ends; a number for a numeric knob, a whole one for all but `float`."""
     if knob.choices is not None:
-        return any(same(choice, value) for choice in knob.choices)
+        return any(is_same_value(choice, value) for choice in knob.choices)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     low, high = bounds(knob, depth)
     return low - tolerance <= value <= high + tolerance and (knob.kind == "float" or value == int(value))
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal, but true is not 1."""
+def is_same_value(one: Any, other: Any) -> bool:
+    """Equality that tells True from 1: both may be choices of one knob."""
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def draw_knob(suggest: Suggest, name: str, knob: Knob, depth: int) -> Any:
+def sample_knob(suggest: Suggest, name: str, knob: Knob, depth: int) -> Any:
+    """A value of the knob, asked for under `name`; a block index for a `layer`."""
     if knob.choices is not None:
         return suggest.suggest_categorical(name, knob.choices)
     low, high = bounds(knob, depth)

@@ -1,4 +1,4 @@
-"""No body larger than the limit is read, whatever it says of its own length."""
+"""Limits the size of a body, both as declared by Content-Length and as received."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import contextlib
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from autoslim.service.problems import ProblemError, render
+from autoslim.service.problems import ProblemError, problem_response
 
-_PATIENT = 16
-_SECONDS = 10.0
+# A client that has not read the 413 yet still sends; up to 16 times the limit, or 10 s, is read so that it sees the response.
+_DRAIN_FACTOR = 16
+_DRAIN_SECONDS = 10.0
 
 
 class BodyLimit:
+    """`limit` is in bytes; a larger body gives a 413."""
+
     def __init__(self, app: ASGIApp, *, limit: int) -> None:
         self._app, self._limit = app, limit
 
@@ -23,10 +26,11 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         detail = f"the body is larger than {self._limit} bytes"
-        told = Headers(scope=scope).get("content-length", "0")
-        if not told.isdecimal() or int(told) > self._limit:
-            await _drain(receive, _PATIENT * self._limit)
-            response = render(scope["state"].get("request_id"), 413, "body-too-large", detail, headers={"Connection": "close"})
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > self._limit:
+            await _drain(receive, _DRAIN_FACTOR * self._limit)
+            request_id = scope["state"].get("request_id")
+            response = problem_response(request_id, 413, "content-too-large", detail, headers={"Connection": "close"})
             await response(scope, receive, send)
             return
         read = 0
@@ -36,17 +40,17 @@ class BodyLimit:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._limit:
-                raise ProblemError(413, "body-too-large", detail, headers={"Connection": "close"})
+                raise ProblemError(413, "content-too-large", detail, headers={"Connection": "close"})
             return message
 
         await self._app(scope, limited, send)
 
 
 async def _drain(receive: Receive, most: int) -> None:
-    """Throws away what a client sends without asking first; one that is hung up on meanwhile does not see why."""
+    """Discards the rest of the body: a client whose connection is closed while it sends does not read the response."""
     read, more = 0, True
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(_DRAIN_SECONDS):
             while more and read < most:
                 message = await receive()
                 read += len(message.get("body", b""))

@@ -1,4 +1,4 @@
-"""Headers that keep a browser from doing anything with an answer but showing it."""
+"""Headers that keep a browser from running, framing or guessing the type of a response."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _HEADERS = {
 
 
 class SecurityHeaders:
+    """A route's own header wins."""
+
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
@@ -24,7 +26,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-                # Answers differ by key, so that none may be kept for somebody else.
+                # Responses depend on the key: a shared cache must not give one to another client.
                 headers.setdefault("Cache-Control", "private, no-cache")
             await send(message)
 

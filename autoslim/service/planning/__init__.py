@@ -1,1 +1,1 @@
-"""Plans of requests, made by a process of their own."""
+"""Plans of specs, made in a separate process."""

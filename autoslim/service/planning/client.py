@@ -1,4 +1,4 @@
-"""`Planner`: the planning process from the service's side; one question at a time, answers kept for a while."""
+"""`Planner`: talks to the planning process, one request at a time, and caches its plans."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from autoslim.service.settings import RequestLimits
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 256
-_FRESH = 60.0
-"""Seconds after which an answer is worked out again: the data may have changed."""
-_LINE = 2**22
-_WAITING = 64
-_START = 120.0
-_PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "OMP_NUM_THREADS")
-"""The environment that the process sees; addresses and keys are not among it."""
+# Plans in the cache, a few kB each.
+_MAX_CACHED = 256
+# Seconds until a plan is made again: the data may have changed.
+_CACHE_SECONDS = 60.0
+# Bytes of one response; a plan is far smaller, and a process that writes without end is stopped here.
+_MAX_LINE = 2**22
+# Requests that wait for the process; more would only time out.
+_MAX_WAITING = 64
+# Seconds for the first response: importing torch and timm from a cold disk takes long.
+_START_SECONDS = 120.0
+# The environment of the process: neither addresses nor keys.
+_ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME", "OMP_NUM_THREADS")
 
 
 def deciding_fields(spec: JobSpec) -> dict[str, Any]:
@@ -36,113 +40,118 @@ def deciding_fields(spec: JobSpec) -> dict[str, Any]:
 
 
 class PlannerError(AutoslimError):
-    """No plan was made in time, or the process died over it; nothing is said about the spec."""
+    """No plan was made in time, or the process died; the spec may be valid."""
 
 
 class Planner:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. Starts the process when it is needed, and again after it died."""
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._waiting = 0
         self._facts: dict[str, Any] | None = None
-        self._kept: collections.OrderedDict[str, tuple[float, asyncio.Task[dict[str, Any]]]] = collections.OrderedDict()
+        self._cache: collections.OrderedDict[str, tuple[float, asyncio.Task[dict[str, Any]]]] = collections.OrderedDict()
 
     async def facts(self) -> Mapping[str, Any]:
-        """`models`, `spaces` and `methods` that there are."""
+        """All `models`, `spaces` and `methods`, before the operator's rules.
+
+        Raises:
+            PlannerError: when the process does not answer in time.
+        """
         if self._facts is None:
-            self._facts = (await self._ask("facts", None, _START))["result"]
+            self._facts = (await self._request("facts", None, _START_SECONDS))["result"]
         return self._facts
 
     async def plan(self, spec: JobSpec) -> dict[str, Any]:
-        """Whoever asks the same meanwhile waits for the same answer.
+        """A `PlanResponse` as a dictionary. Concurrent calls for the same plan share one request.
 
         Raises:
-            SpecError: when the spec cannot be carried out.
-            PlannerError: when there is no answer in time.
+            SpecError: naming the field that makes the plan impossible.
+            PlannerError: when the process does not answer in time.
         """
         argument = {"spec": deciding_fields(spec), "parameters": self._limits.parameters}
         key = json.dumps(argument, sort_keys=True)
-        made, task = self._kept.get(key, (0.0, None))
-        if task is None or time.monotonic() - made > _FRESH:
-            task = asyncio.create_task(self._ask("plan", argument, self._limits.plan_seconds))
-            self._keep(key, task)
+        made, task = self._cache.get(key, (0.0, None))
+        if task is None or time.monotonic() - made > _CACHE_SECONDS:
+            task = asyncio.create_task(self._request("plan", argument, self._limits.plan_seconds))
+            self._store(key, task)
         try:
-            # A client that goes away must not take the answer from the others.
-            answer = await asyncio.shield(task)
+            # Shielded: a client that disconnects must not cancel the request for the others.
+            response = await asyncio.shield(task)
         except PlannerError:
-            self._kept.pop(key, None)
+            self._cache.pop(key, None)
             raise
-        if "fault" in answer:
-            issue = ValidationIssue(place=tuple(answer["fault"]["place"]), problem=answer["fault"]["problem"])
-            raise (InfeasibleSpecError if answer["fault"]["infeasible"] else SpecError)([issue])
-        result: dict[str, Any] = answer["result"]
+        if "fault" in response:
+            fault = response["fault"]
+            issue = ValidationIssue(place=tuple(fault["place"]), problem=fault["problem"])
+            raise (InfeasibleSpecError if fault["infeasible"] else SpecError)([issue])
+        result: dict[str, Any] = response["result"]
         return result
 
     async def close(self) -> None:
-        for _, task in self._kept.values():
+        for _, task in self._cache.values():
             task.cancel()
-        await self._end()
+        await self._kill()
 
-    def _keep(self, key: str, task: asyncio.Task[dict[str, Any]]) -> None:
-        self._kept[key] = (time.monotonic(), task)
-        self._kept.move_to_end(key)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+    def _store(self, key: str, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._cache[key] = (time.monotonic(), task)
+        self._cache.move_to_end(key)
+        while len(self._cache) > _MAX_CACHED:
+            self._cache.popitem(last=False)
 
-    async def _ask(self, operation: str, argument: Any, seconds: float) -> dict[str, Any]:
-        if self._waiting >= _WAITING:
-            raise PlannerError(f"{self._waiting} plans are waiting to be made already; try again in a while")
+    async def _request(self, operation: str, argument: Any, seconds: float) -> dict[str, Any]:
+        if self._waiting >= _MAX_WAITING:
+            raise PlannerError(f"{self._waiting} plans are waiting already; try again later")
         self._waiting += 1
         try:
-            async with self._turn:
-                return await self._converse(operation, argument, seconds)
+            async with self._lock:
+                return await self._exchange(operation, argument, seconds)
         finally:
             self._waiting -= 1
 
-    async def _converse(self, operation: str, argument: Any, seconds: float) -> dict[str, Any]:
+    async def _exchange(self, operation: str, argument: Any, seconds: float) -> dict[str, Any]:
         line = json.dumps({"operation": operation, "argument": argument}).encode() + b"\n"
         try:
-            process = await self._running()
+            process = await self._ensure_process()
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(line)
             async with asyncio.timeout(seconds):
                 await process.stdin.drain()
-                answer = await process.stdout.readline()
+                response = await process.stdout.readline()
         except TimeoutError:
-            await self._end()
+            await self._kill()
             raise PlannerError(f"no plan was made within {seconds:g} seconds") from None
         except asyncio.CancelledError:
-            # The answer that is still to come belongs to nobody.
-            await self._end()
+            # Its response is still to come and would be read as that of the next request.
+            await self._kill()
             raise
         except (OSError, ValueError) as error:
-            await self._end()
-            raise PlannerError(f"the planning process cannot be spoken to: {error}") from error
-        if not answer:
-            await self._end()
-            raise PlannerError("the planning process died over this spec")
-        result: dict[str, Any] = json.loads(answer)
+            await self._kill()
+            raise PlannerError(f"the planning process does not communicate: {error}") from error
+        if not response:
+            await self._kill()
+            raise PlannerError("the planning process died while it made this plan")
+        result: dict[str, Any] = json.loads(response)
         return result
 
-    async def _running(self) -> asyncio.subprocess.Process:
+    async def _ensure_process(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
-            environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "autoslim.service.planning.process"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environment,
-                limit=_LINE,
+                limit=_MAX_LINE,
             )
             _log.info("planning process started", extra={"pid": self._process.pid})
         return self._process
 
-    async def _end(self) -> None:
+    async def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             process.kill()

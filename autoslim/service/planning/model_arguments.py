@@ -1,4 +1,4 @@
-"""Which arguments of `timm.create_model` a tenant may give, and how far: those of a plain ViT, none that names code or a file."""
+"""The arguments of `timm.create_model` that a tenant may set, with bounds: those of a plain ViT, none that names code or a file."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any
 from autoslim.config.issues import ValidationIssue, short_repr, unknown
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is allowed, and which are, in words."""
+"""A test of a value, and the allowed values as text."""
 
 
-def _whole(low: int, high: int) -> Rule:
-    return lambda value: _is_whole(value) and low <= value <= high, f"{low} to {high}"
+def _integer(low: int, high: int) -> Rule:
+    return lambda value: _is_integer(value) and low <= value <= high, f"{low} to {high}"
 
 
 def _number(low: float, high: float) -> Rule:
-    def inside(value: Any) -> bool:
+    def in_range(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
-    return inside, f"{low:g} to {high:g}"
+    return in_range, f"{low:g} to {high:g}"
 
 
 def _one_of(*choices: Any) -> Rule:
-    def among(value: Any) -> bool:
+    def is_choice(value: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in choices)
 
-    return among, ", ".join("null" if choice is None else str(choice).lower() for choice in choices)
+    return is_choice, ", ".join("null" if choice is None else str(choice).lower() for choice in choices)
 
 
 def _patch(value: Any) -> bool:
     sides = value if isinstance(value, list) else [value]
-    return len(sides) in (1, 2) and all(_is_whole(side) and 1 <= side <= 64 for side in sides)
+    return len(sides) in (1, 2) and all(_is_integer(side) and 1 <= side <= 64 for side in sides)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 _FLAG, _SHARE = _one_of(True, False), _number(0, 1)
 RULES: dict[str, Rule] = {
     "patch_size": (_patch, "1 to 64, or two of them"),
-    "embed_dim": _whole(8, 4096),
-    "depth": _whole(1, 64),
-    "num_heads": _whole(1, 64),
+    "embed_dim": _integer(8, 4096),
+    "depth": _integer(1, 64),
+    "num_heads": _integer(1, 64),
     "mlp_ratio": _number(0.125, 16),
-    "reg_tokens": _whole(0, 64),
+    "reg_tokens": _integer(0, 64),
     "init_values": _number(0, 1),
     "qkv_bias": _FLAG,
     "proj_bias": _FLAG,
@@ -66,7 +66,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def argument_faults(arguments: dict[str, Any]) -> list[ValidationIssue]:
+def model_argument_issues(arguments: dict[str, Any]) -> list[ValidationIssue]:
     issues = []
     for name, value in arguments.items():
         if name not in RULES:

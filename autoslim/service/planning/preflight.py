@@ -1,4 +1,4 @@
-"""Whether a spec may be carried out here, before anything is built or read: bounds, names, paths."""
+"""Checks a spec against the operator's limits, names and paths, before anything is built or read."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any
 from autoslim.config import JobSpec, SpecError
 from autoslim.config.issues import ValidationIssue, short_repr, unknown
 from autoslim.service.catalog import Catalog
-from autoslim.service.planning.model_arguments import argument_faults
+from autoslim.service.planning.model_arguments import model_argument_issues
 from autoslim.service.settings import RequestLimits
 
-_JOB = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+# Bounds of a search space in the request; the built-in spaces are far smaller.
 _SPACE_DEPTH = 8
 _SPACE_NODES = 2000
 
 
 def check(spec: JobSpec, *, catalog: Catalog, limits: RequestLimits, models: Sequence[str], spaces: Sequence[str]) -> JobSpec:
-    """The spec with what it names resolved; `models` and `spaces` are the names that there are.
+    """The spec with resolved paths; `models` and `spaces` are all names that there are.
 
     Raises:
         SpecError: naming every field that is wrong.
     """
     resolved, issues = catalog.resolve(spec, models)
-    issues += [*_bounds(spec, limits), *argument_faults(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
+    issues += [*_bounds(spec, limits), *model_argument_issues(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
     if issues:
         raise SpecError(issues)
     return resolved
@@ -45,13 +46,13 @@ def _bounds(spec: JobSpec, limits: RequestLimits) -> Iterator[ValidationIssue]:
         yield ValidationIssue(place=("flops",), problem=f"has {len(spec.flops)} budgets; allowed: at most {limits.budgets}")
     for index, label in enumerate(spec.flops):
         if label in spec.flops[:index]:
-            yield ValidationIssue(place=("flops", index), problem=f"is {short_repr(label)}, which stands before it already")
+            yield ValidationIssue(place=("flops", index), problem=f"is {short_repr(label)}, which is given twice")
 
 
 def _reuse(spec: JobSpec) -> Iterator[ValidationIssue]:
-    """Folders are the operator's; whose jobs these are is asked of the queue."""
+    """Only ids of jobs: a tenant must not name folders. The owner of the jobs is checked with the queue."""
     for index, source in enumerate(spec.reuse):
-        if source != "all" and not _JOB.fullmatch(source):
+        if source != "all" and not _JOB_ID.fullmatch(source):
             yield ValidationIssue(place=("reuse", index), problem=f"is {short_repr(source)}; allowed: the id of a job, or all")
 
 

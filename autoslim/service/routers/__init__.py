@@ -1,1 +1,1 @@
-"""The routes, a file for each kind of thing."""
+"""The routes, one module per resource."""

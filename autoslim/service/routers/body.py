@@ -1,4 +1,4 @@
-"""The body of a request as a spec."""
+"""The request body as a job spec."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from fastapi import Depends, Request
 from autoslim.config import JobSpec, read_json
 from autoslim.service.problems import ProblemError
 
-_PATIENCE = 30.0
-"""Seconds for a whole body to arrive."""
+# Seconds for the whole body. A spec is at most 1 MiB; a slow sender must not hold a connection for ever.
+_BODY_SECONDS = 30.0
 
-BODY: dict[str, Any] = {
+SPEC_BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}}}}
 }
 
 
-async def spec_of(request: Request) -> JobSpec:
-    """Parsed by pydantic's own parser, which is strict and does not go deeper than the stack.
+async def read_spec(request: Request) -> JobSpec:
+    """Parses with pydantic's JSON parser, which is strict and bounds the nesting.
 
     Raises:
         SpecError: naming every field that is wrong.
-        ProblemError: 415 for another media type, which other sites' pages may send; 408 for a body that does not come.
+        ProblemError: 415 for any media type but JSON, 408 for a body that does not arrive in time.
     """
+    # Another site's page can only send "simple" media types without asking the service first; JSON is none of them.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ProblemError(415, "unsupported-media-type", "the body must be application/json")
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_BODY_SECONDS):
             body = await request.body()
     except TimeoutError:
-        raise ProblemError(408, "request-timeout", f"the body did not arrive within {_PATIENCE:g} seconds") from None
+        raise ProblemError(408, "request-timeout", f"the body did not arrive within {_BODY_SECONDS:g} seconds") from None
     return read_json(body)
 
 
-Spec = Annotated[JobSpec, Depends(spec_of)]
+Spec = Annotated[JobSpec, Depends(read_spec)]

@@ -1,4 +1,4 @@
-"""The job that a path names, as far as the asker may know of it."""
+"""Dependencies of the routes of one job: the job of the path, if the caller may see or change it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Path
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from autoslim.service.app_state import AppState
-from autoslim.service.auth import Identity, Reader, Shared, Submitter
+from autoslim.service.app_state import AppState, State
+from autoslim.service.auth import Identity, Reader, Submitter
 from autoslim.service.problems import not_found
 from autoslim.store import QueuedJob
 
@@ -17,30 +17,30 @@ _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 class _JobId(StringConvertor):
-    """Not what stands before `:cancel`, which is another route's."""
+    """Excludes the colon, so that `/jobs/ID:cancel` matches its own route only."""
 
     regex = "[^/:]+"
 
 
 register_url_convertor("job", _JobId())
 
-JobId = Annotated[str, Path(description="As it was given when the job was submitted.")]
+JobId = Annotated[str, Path(description="The `id` of the submitted job.")]
 
 
-async def readable(job_id: JobId, identity: Reader, shared: Shared) -> QueuedJob:
-    return await _find(job_id, identity, shared)
+async def get_readable_job(job_id: JobId, identity: Reader, state: State) -> QueuedJob:
+    return await _find(job_id, identity, state)
 
 
-async def changeable(job_id: JobId, identity: Submitter, shared: Shared) -> QueuedJob:
-    return await _find(job_id, identity, shared)
+async def get_changeable_job(job_id: JobId, identity: Submitter, state: State) -> QueuedJob:
+    return await _find(job_id, identity, state)
 
 
-async def _find(job_id: str, identity: Identity, shared: AppState) -> QueuedJob:
-    """Another tenant's job, a malformed id and one that never was give the same answer."""
+async def _find(job_id: str, identity: Identity, state: AppState) -> QueuedJob:
+    """A malformed id, an unknown one and another tenant's job all give the same 404."""
     if not _ULID.fullmatch(job_id):
         raise not_found()
-    return await shared.run(shared.queue.get, job_id, identity.sees)
+    return await state.run_sync(state.queue.get, job_id, identity.visible_tenant)
 
 
-ReadJob = Annotated[QueuedJob, Depends(readable)]
-ChangeJob = Annotated[QueuedJob, Depends(changeable)]
+ReadableJob = Annotated[QueuedJob, Depends(get_readable_job)]
+ChangeableJob = Annotated[QueuedJob, Depends(get_changeable_job)]

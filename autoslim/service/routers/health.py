@@ -1,85 +1,99 @@
-"""What the operator's tools ask: is it alive, is it ready, how is it doing; and what a spec may ask for."""
+"""Liveness, readiness and metrics for the operator's tools, and the capabilities of the service."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from typing import get_args
 
 import httpx
 from fastapi import APIRouter, Response
 
-from autoslim.config import JobSpec
+from autoslim.core.job import SAMPLERS
+from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.errors import AutoslimError
-from autoslim.service.app_state import AppState
-from autoslim.service.auth import Reader, Shared
-from autoslim.service.metrics import MEDIA_TYPE, exposition
+from autoslim.service.app_state import AppState, State
+from autoslim.service.auth import Reader
+from autoslim.service.metrics import MEDIA_TYPE, render_metrics
 from autoslim.service.planning.model_arguments import RULES
-from autoslim.service.schemas import Capabilities, Health, MethodView, Readiness
+from autoslim.service.schemas import Capabilities, DependencyState, Health, MethodInfo, Readiness
 
 router = APIRouter(tags=["operation"])
 
-_PATIENCE = 2.0
+# Seconds: a load balancer or Kubernetes gives up on a probe after a few seconds.
+_PROBE_SECONDS = 2.0
 
 
 @router.get("/v1/capabilities")
-async def capabilities(_: Reader, shared: Shared) -> Capabilities:
-    """Names and bounds of what a spec may have."""
-    facts, settings, fields = await shared.planner.facts(), shared.settings, JobSpec.model_fields
+async def capabilities(_: Reader, state: State) -> Capabilities:
+    """The models, methods, spaces and data sets that a spec may name, and the limits."""
+    facts, settings = await state.planner.facts(), state.settings
     return Capabilities(
         version=importlib.metadata.version("autoslim"),
-        models=shared.catalog.timm_names(facts["models"]),
+        models=state.catalog.allowed_models(facts["models"]),
         model_args={name: allowed for name, (_, allowed) in RULES.items()},
-        methods=[MethodView(**method) for method in facts["methods"]],
+        methods=[MethodInfo(**method) for method in facts["methods"]],
         spaces=facts["spaces"],
-        datasets=shared.catalog.datasets(),
+        datasets=state.catalog.datasets(),
         paths=bool(settings.data_roots),
         pretrained=settings.pretrained,
-        samplers=list(get_args(fields["sampler"].annotation)),
-        augmentations=list(get_args(fields["augmentation"].annotation)),
+        samplers=list(SAMPLERS),
+        augmentations=list(AUGMENTATIONS),
         limits=settings.limits.model_dump(),
     )
 
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """That the process answers; nothing else is asked."""
+    """Liveness: answers without asking any other service."""
     return Health(status="ok")
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "The store cannot be reached."}})
-async def readyz(shared: Shared, response: Response) -> Readiness:
-    """Whether jobs can be taken. Ray and MLflow may be away for a while: jobs wait for them."""
+@router.get(
+    "/readyz",
+    responses={503: {"model": Readiness, "description": "The store cannot be reached, or the service is shutting down."}},
+)
+async def readyz(state: State, response: Response) -> Readiness:
+    """Readiness: whether jobs can be submitted. Ray and MLflow may be down for a while; jobs wait for them."""
     store, ray, mlflow = await asyncio.gather(
-        _store(shared), _there(shared.settings.ray_dashboard_url, "/api/version"), _there(shared.settings.mlflow_url, "/health")
+        _probe_store(state),
+        _probe(state.settings.ray_dashboard_url, "/api/version"),
+        _probe(state.settings.mlflow_url, "/health"),
     )
-    ready = store == "ok" and not shared.hub.closing
+    ready = store is DependencyState.OK and not state.events.closing
     response.status_code = 200 if ready else 503
     return Readiness(ready=ready, dependencies={"store": store, "ray": ray, "mlflow": mlflow})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
-async def metrics(identity: Reader, shared: Shared) -> Response:
-    """For Prometheus; of the jobs that the key may see."""
-    return Response(await shared.run(exposition, shared, identity.sees), media_type=MEDIA_TYPE)
+async def metrics(identity: Reader, state: State) -> Response:
+    """Prometheus metrics of the jobs that the key may see."""
+    text = await state.run_sync(
+        render_metrics,
+        state.metrics,
+        queue=state.queue,
+        store=state.store,
+        open_streams=state.events.open_streams,
+        tenant=identity.visible_tenant,
+    )
+    return Response(text, media_type=MEDIA_TYPE)
 
 
-async def _store(shared: AppState) -> str:
+async def _probe_store(state: AppState) -> DependencyState:
     try:
-        async with asyncio.timeout(_PATIENCE):
-            await shared.run(shared.queue.last_seq)
+        async with asyncio.timeout(_PROBE_SECONDS):
+            await state.run_sync(state.queue.last_seq)
     except (AutoslimError, TimeoutError):
-        return "unreachable"
-    return "ok"
+        return DependencyState.UNREACHABLE
+    return DependencyState.OK
 
 
-async def _there(url: str | None, path: str) -> str:
-    """401 is an answer, too: it is there, and guarded."""
+async def _probe(url: str | None, path: str) -> DependencyState:
+    """Any status below 500 is OK: a 401 comes from a service that runs and needs a login."""
     if url is None:
-        return "not configured"
+        return DependencyState.NOT_CONFIGURED
     try:
-        async with httpx.AsyncClient(timeout=_PATIENCE, trust_env=False) as client:
-            answer = await client.get(url.rstrip("/") + path)
+        async with httpx.AsyncClient(timeout=_PROBE_SECONDS, trust_env=False) as client:
+            response = await client.get(url.rstrip("/") + path)
     except (httpx.HTTPError, httpx.InvalidURL):
-        return "unreachable"
-    return "ok" if answer.status_code < 500 else "unreachable"
+        return DependencyState.UNREACHABLE
+    return DependencyState.OK if response.status_code < 500 else DependencyState.UNREACHABLE

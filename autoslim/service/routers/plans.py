@@ -1,19 +1,20 @@
-"""What a spec could reach, without doing any of it."""
+"""Plans: whether a spec is feasible and what it costs, without running it."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from autoslim.service.auth import Shared, Submitter
-from autoslim.service.problems import documented
-from autoslim.service.routers.body import BODY, Spec
+from autoslim.service.app_state import State
+from autoslim.service.auth import Submitter
+from autoslim.service.problems import problem_responses
+from autoslim.service.routers.body import SPEC_BODY, Spec
 from autoslim.service.routers.jobs import checked_spec
-from autoslim.service.schemas import PlanView
+from autoslim.service.schemas import PlanResponse
 
 router = APIRouter(tags=["plans"])
 
 
-@router.post("/v1/plans", openapi_extra=BODY, responses=documented(413, 415, 422))
-async def plan(_: Submitter, shared: Shared, spec: Spec) -> PlanView:
-    """The reach of every method, and how much work a search would be. Nothing is kept."""
-    return PlanView.model_validate(await shared.planner.plan(await checked_spec(shared, spec)))
+@router.post("/v1/plans", openapi_extra=SPEC_BODY, responses=problem_responses(413, 415, 422))
+async def plan(_: Submitter, state: State, spec: Spec) -> PlanResponse:
+    """The cost range of every method for this model, and the work of the search. Nothing is stored."""
+    return PlanResponse.model_validate(await state.planner.plan(await checked_spec(state, spec)))

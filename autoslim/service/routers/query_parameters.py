@@ -1,4 +1,4 @@
-"""A query parameter that a route does not have is refused: `?stat=FAILED` would otherwise list every job."""
+"""Refuses unknown query parameters: `?stat=FAILED` would otherwise list every job."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from autoslim.config.issues import unknown
-from autoslim.service.problems import Error, ProblemError
+from autoslim.service.problems import FieldError, ProblemError
 
 
-async def known_parameters(request: Request) -> None:
-    """Raises a 422 naming those that are not known."""
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raises ProblemError, a 422 that names at most ten of them."""
     route = request.scope["route"]
     assert isinstance(route, APIRoute)
     names = _parameters(route)
     errors = [
-        Error(detail=unknown(name, names), parameter=name[:100])
+        FieldError(detail=unknown(name, names), parameter=name[:100])
         for name in dict.fromkeys(request.query_params)
         if name not in names
     ]
     if errors:
-        raise ProblemError(422, "invalid-parameter", "the route has no such parameter", errors=errors[:10])
+        raise ProblemError(422, "invalid-parameter", "unknown query parameter", errors=errors[:10])
 
 
 def _parameters(route: APIRoute) -> tuple[str, ...]:

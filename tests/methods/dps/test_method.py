@@ -20,7 +20,7 @@ from autoslim.core.recipe import Training
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
-from autoslim.methods.dps.method import ImpactScorer, KeepSelected, entering, impact_targets, selectors_by_block
+from autoslim.methods.dps.method import ImpactScorer, KeepSelected, impact_targets, selectors_by_block, tokens_entering
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock, image_flops, token_counts
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import gather_tokens
@@ -98,7 +98,7 @@ def test_what_is_told_keeps_the_order_and_the_spread_of_concentrated_images():
 def test_different_images_keep_different_patches():
     finished = slim("dps", make_dense("vit"), steps=2)
     selectors = selectors_by_block(finished.model)
-    seen = entering(finished.model, images(3), list(selectors))
+    seen = tokens_entering(finished.model, images(3), list(selectors))
     rows = [selectors[block].rows(x_BND) for block, x_BND in seen.items()]
     assert any(not torch.equal(rows_BK[0], rows_BK[1]) for rows_BK in rows)
 

@@ -49,7 +49,8 @@ from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.vit_slim.mask_ranking import Removal, Terms, cut_to_budget, nested, plan_of, removals
+from autoslim.methods.vit_slim.budget_cut import Removal, cut_to_budget, plan_of
+from autoslim.methods.vit_slim.mask_ranking import RankingOptions, nested, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
 from autoslim.methods.vit_slim.method import L1_WEIGHTS, MASK_LR, SEARCH_SHARE
 from autoslim.models import read_shape
@@ -304,7 +305,7 @@ def test_starts_are_folded_plain_and_dense():
 # The row in which things go.
 
 
-def terms(**own: Any) -> Terms:
+def terms(**own: Any) -> RankingOptions:
     usual = {
         "rule": "value",
         "l1": (1.0, 1.0, 1.0),
@@ -312,10 +313,10 @@ def terms(**own: Any) -> Terms:
         "width_multiple": 1,
         "whole": "none",
         "nesting": "down",
-        "gives": (1.0, 1.0, 0.0),
+        "removable": (1.0, 1.0, 0.0),
         "patch_share": 0.0,
     }
-    return Terms(**{**usual, **own})
+    return RankingOptions(**{**usual, **own})
 
 
 def blocks_shape(depth: int = 2, heads: int = 2, width: int = 3, hidden: int = 4, grid: tuple[int, int] = (2, 2)) -> ViTShape:
@@ -340,9 +341,9 @@ def random_masks(shape: ViTShape, seed: int = 0) -> list[Masks]:
     ]
 
 
-def row_of(masks: list[Masks], shape: ViTShape, own: Terms, share: float = 0.5) -> list[Removal]:
+def row_of(masks: list[Masks], shape: ViTShape, own: RankingOptions, share: float = 0.5) -> list[Removal]:
     plan = Plan.dense(shape)
-    return removals(masks, shape, plan, plan, own, share_of_dense(shape, share))
+    return rank_removals(masks, shape, plan, plan, own, share_of_dense(shape, share))
 
 
 def names(row: list[Removal]) -> list[tuple[str, int]]:
@@ -369,11 +370,11 @@ def test_the_paper_ranks_each_part_by_signed_value_over_all_layers():
 def test_the_papers_three_budgets_fall_together():
     """At t, of n units int(t x give x n) are gone from each part."""
     shape = blocks_shape(depth=2, heads=1, width=40, hidden=80)
-    for gives in ((1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (0.5, 1.0, 0.0)):
-        row = row_of(random_masks(shape), shape, terms(gives=gives))
+    for removable in ((1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (0.5, 1.0, 0.0)):
+        row = row_of(random_masks(shape), shape, terms(removable=removable))
         done = 60
         gone = {part: sum(step.size for step in row[:done] if step.chain[0] == part) for part in ("attention", "mlp")}
-        assert gone["attention"] / 80 / gives[0] == pytest.approx(gone["mlp"] / 160 / gives[1], abs=0.03)
+        assert gone["attention"] / 80 / removable[0] == pytest.approx(gone["mlp"] / 160 / removable[1], abs=0.03)
 
 
 def test_falls_are_measured_per_l1_weight_over_the_root_of_cost():
@@ -442,7 +443,7 @@ def test_nesting_down_is_an_and_and_nesting_up_an_or():
 def test_the_papers_patch_threshold_is_taken_before_nesting():
     shape = blocks_shape(depth=3, grid=(4, 4))
     masks = random_masks(shape, 5)
-    row = row_of(masks, shape, terms(gives=(0.0, 0.0, 1.0), nesting="down"))
+    row = row_of(masks, shape, terms(removable=(0.0, 0.0, 1.0), nesting="down"))
     zeta_LP = torch.stack([mask.patch_P for mask in masks])
     threshold = zeta_LP.flatten().sort().values[int(0.25 * zeta_LP.numel())]
     kept_LP = nested(zeta_LP, "down") >= threshold
@@ -455,7 +456,7 @@ def test_the_papers_patch_threshold_is_taken_before_nesting():
 @pytest.mark.parametrize("nesting", ["down", "up"])
 def test_patches_never_come_back_and_one_always_stays(rule: str, nesting: str):
     shape = blocks_shape(depth=4, heads=2, width=8, hidden=32, grid=(4, 4))
-    own = terms(rule=rule, cost_power=0.5, nesting=nesting, gives=(1.0, 1.0, 1.0), patch_share=0.6)
+    own = terms(rule=rule, cost_power=0.5, nesting=nesting, removable=(1.0, 1.0, 1.0), patch_share=0.6)
     for seed in range(5):
         row = row_of(random_masks(shape, seed), shape, own, 0.3)
         layers, plan = cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
@@ -473,8 +474,8 @@ def test_patches_bear_their_share_of_the_reduction():
     masks = [dataclasses.replace(mask, patch_P=2 + torch.rand(shape.patches) / 1e3) for mask in random_masks(shape)]
     saved = []
     for share in (0.0, 0.2, 0.4):
-        own = terms(rule="fall", cost_power=0.5, gives=(1.0, 1.0, 1.0), patch_share=share, l1=(1.0, 1.0, 1e6))
-        plan = cut_to_budget(shape, dense, removals(masks, shape, dense, dense, own, budget), budget)[1]
+        own = terms(rule="fall", cost_power=0.5, removable=(1.0, 1.0, 1.0), patch_share=share, l1=(1.0, 1.0, 1e6))
+        plan = cut_to_budget(shape, dense, rank_removals(masks, shape, dense, dense, own, budget), budget)[1]
         tokens = dense.with_tokens(tuple(block.tokens_kv for block in plan.blocks))
         saved.append((predict(shape, dense).total - predict(shape, tokens).total) / (predict(shape, dense).total - budget))
     assert saved == pytest.approx([0.0, 0.2, 0.4], abs=0.03)
@@ -483,7 +484,7 @@ def test_patches_bear_their_share_of_the_reduction():
 def test_a_part_gives_no_more_than_it_may_unless_the_budget_demands_it():
     shape = make_dense("vit").shape
     dense = Plan.dense(shape)
-    own = terms(rule="fall", cost_power=0.5, gives=(0.25, 1.0, 0.0))
+    own = terms(rule="fall", cost_power=0.5, removable=(0.25, 1.0, 0.0))
     row = row_of(random_masks(shape), shape, own)
     for share, more in ((0.6, False), (0.2, True)):
         plan = cut_to_budget(shape, dense, row, share_of_dense(shape, share))[1]
@@ -523,10 +524,10 @@ def test_whatever_the_masks_the_budget_is_used_up_and_widths_are_round(
         width_multiple=multiple,
         whole=data.draw(st.sampled_from(["none", "heads", "sublayers"])),
         nesting=data.draw(st.sampled_from(["down", "up"])),
-        gives=(1.0, 1.0, data.draw(st.sampled_from([0.0, 0.5]))),
+        removable=(1.0, 1.0, data.draw(st.sampled_from([0.0, 0.5]))),
         patch_share=data.draw(st.sampled_from([0.0, 0.3])),
     )
-    row = removals(random_masks(shape, seed), shape, dense, dense, own, budget)
+    row = rank_removals(random_masks(shape, seed), shape, dense, dense, own, budget)
     try:
         plan = cut_to_budget(shape, dense, row, budget)[1]
     except InfeasibleError:

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from typing import Any
-
 import pytest
+from helpers.pruned_trials import finetuned, pruned, trial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
-from autoslim.errors import RequestError
-from autoslim.search import Pruner, make_pruner
+from autoslim.search import Pruner
 from autoslim.search.pruners.halving import HalvingPruner, rung_epochs
-
-
-def trial(number: int, flops: int, *, method: str = "vit_slim", origin: Origin = Origin.SAMPLER) -> TrialResult:
-    recipe = Recipe(steps=(Step(method=method, knobs={}),), budget=flops, training=Training(epochs=9.0), seed=0)
-    return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
-
-
-def tune(epoch: float, accuracy: float) -> EpochReport:
-    return EpochReport(epoch=epoch, phase=Phase.FINETUNE, metrics={"accuracy": accuracy, "loss": 1.0})
-
-
-def cut(accuracy: float, epoch: float = 0.0) -> EpochReport:
-    return EpochReport(epoch=epoch, phase=Phase.PRUNE, metrics={"accuracy": accuracy})
 
 
 def halving(epochs: float = 9.0) -> HalvingPruner:
@@ -37,7 +18,8 @@ def halving(epochs: float = 9.0) -> HalvingPruner:
 def stopped(scheduler: Pruner, points: list[tuple[int, float]], *, epoch: float = 1.0) -> list[int]:
     """Numbers of the trials that are stopped, when each in turn reports (flops, accuracy)."""
     judged = [
-        scheduler.should_prune(trial(number, flops), tune(epoch, accuracy)) for number, (flops, accuracy) in enumerate(points)
+        scheduler.should_prune(trial(number, flops), finetuned(epoch, accuracy))
+        for number, (flops, accuracy) in enumerate(points)
     ]
     return [number for number, reason in enumerate(judged) if reason is not None]
 
@@ -80,7 +62,7 @@ def test_the_rungs_own_front_goes_on(points):
 
 @given(st.lists(st.tuples(st.integers(50, 200), st.integers(0, 30)), min_size=3, max_size=30), st.randoms(use_true_random=False))
 def test_a_decision_depends_on_the_reports_and_not_on_their_order(points, chance):
-    reports = [(trial(number, flops), tune(1.0, accuracy / 30)) for number, (flops, accuracy) in enumerate(points)]
+    reports = [(trial(number, flops), finetuned(1.0, accuracy / 30)) for number, (flops, accuracy) in enumerate(points)]
     judged = reports.pop()
     decisions = set()
     for _ in range(3):
@@ -94,10 +76,10 @@ def test_a_decision_depends_on_the_reports_and_not_on_their_order(points, chance
 
 def test_a_report_that_comes_again_is_judged_alike_and_counts_once():
     scheduler = halving()
-    others = [(trial(number, 100), tune(1.0, 0.5 + number / 100)) for number in range(5)]
+    others = [(trial(number, 100), finetuned(1.0, 0.5 + number / 100)) for number in range(5)]
     for one in others:
         scheduler.observe(*one)
-    worst = (trial(9, 100), tune(1.0, 0.3))
+    worst = (trial(9, 100), finetuned(1.0, 0.3))
     first = scheduler.should_prune(*worst)
     assert first is not None
     assert "place 6 of 6" in first
@@ -108,9 +90,9 @@ def test_a_report_that_comes_again_is_judged_alike_and_counts_once():
 def test_straight_after_the_cut_only_recipes_of_the_same_method_are_compared():
     scheduler = halving()
     for number in range(6):
-        assert scheduler.should_prune(trial(number, 100), cut(0.6 + number / 100)) is None
-    assert scheduler.should_prune(trial(6, 100, method="sit"), cut(0.1)) is None
-    reason = scheduler.should_prune(trial(7, 100), cut(0.3))
+        assert scheduler.should_prune(trial(number, 100), pruned(0.6 + number / 100)) is None
+    assert scheduler.should_prune(trial(6, 100, method="sit"), pruned(0.1)) is None
+    reason = scheduler.should_prune(trial(7, 100), pruned(0.3))
     assert reason is not None
     assert "vit_slim" in reason
 
@@ -118,21 +100,21 @@ def test_straight_after_the_cut_only_recipes_of_the_same_method_are_compared():
 def test_after_the_cut_only_the_last_third_is_stopped_and_nobody_near_chance():
     scheduler = halving()
     accuracies = [0.4, 0.9, 0.8, 0.7, 0.5, 0.6]
-    goes_on = [scheduler.should_prune(trial(number, 100), cut(accuracy)) is None for number, accuracy in enumerate(accuracies)]
+    goes_on = [scheduler.should_prune(trial(number, 100), pruned(accuracy)) is None for number, accuracy in enumerate(accuracies)]
     assert goes_on == [True] * 6
-    assert scheduler.should_prune(trial(6, 100), cut(0.45)) is not None
+    assert scheduler.should_prune(trial(6, 100), pruned(0.45)) is not None
     scheduler = halving()
-    assert all(scheduler.should_prune(trial(n, 100, method="sit"), cut(0.19 - n / 100)) is None for n in range(10))
+    assert all(scheduler.should_prune(trial(n, 100, method="sit"), pruned(0.19 - n / 100)) is None for n in range(10))
 
 
 def test_training_before_the_cut_counts_and_a_late_report_stands_at_the_last_rung_it_passed():
     scheduler = halving()
     for number in range(3):
-        scheduler.observe(trial(number, 100), tune(1.0, 0.7 + number / 100))
-        scheduler.observe(trial(number, 100), tune(3.0, 0.8 + number / 100))
+        scheduler.observe(trial(number, 100), finetuned(1.0, 0.7 + number / 100))
+        scheduler.observe(trial(number, 100), finetuned(3.0, 0.8 + number / 100))
     late = trial(5, 100)
-    assert scheduler.should_prune(late, cut(0.2, epoch=2.6)) is None
-    reason = scheduler.should_prune(late, tune(3.6, 0.75))
+    assert scheduler.should_prune(late, pruned(0.2, epoch=2.6)) is None
+    reason = scheduler.should_prune(late, finetuned(3.6, 0.75))
     assert reason is not None
     assert "3.6 epochs" in reason
 
@@ -140,39 +122,6 @@ def test_training_before_the_cut_counts_and_a_late_report_stands_at_the_last_run
 def test_a_rung_judges_a_trial_once():
     scheduler = halving()
     for number in range(6):
-        scheduler.observe(trial(number, 100), tune(1.0, 0.5))
-    assert scheduler.should_prune(trial(7, 100), tune(1.0, 0.6)) is None
-    assert scheduler.should_prune(trial(7, 100), tune(2.0, 0.2)) is None
-
-
-@pytest.mark.parametrize("name", ["halving", "median"])
-def test_controls_and_trials_of_one_epoch_are_never_stopped(name):
-    draw = random.Random(0)
-    whole, single = make_pruner(name, epochs=9.0, chance=0.1), make_pruner(name, epochs=1.0, chance=0.1)
-    for number in range(60):
-        accuracy, origin = draw.random(), Origin.CONTROL if number % 2 else Origin.SAMPLER
-        for epoch in range(10):
-            report: Any = cut(accuracy) if epoch == 0 else tune(float(epoch), accuracy)
-            reason = whole.should_prune(trial(number, 100, origin=origin), report)
-            assert reason is None or origin == Origin.SAMPLER
-        assert single.should_prune(trial(number, 100), cut(accuracy)) is None
-        assert single.should_prune(trial(number, 100), tune(1.0, accuracy)) is None
-
-
-def test_none_stops_nothing_and_a_name_there_is_not_is_refused():
-    never = make_pruner("none", epochs=9.0, chance=0.1)
-    assert stopped(never, [(100, 1 - i / 50) for i in range(50)]) == []
-    with pytest.raises(RequestError, match=r"'hyperband'; allowed: halving, median, none"):
-        make_pruner("hyperband", epochs=9.0, chance=0.1)
-
-
-def test_median_stopping_holds_a_trial_against_finished_ones_of_its_flops():
-    median = make_pruner("median", epochs=3.0, chance=0.1)
-    for number, epoch in itertools.product(range(4), (1.0, 2.0, 3.0)):
-        median.observe(trial(number, 100), tune(epoch, 0.5 + number / 10 + epoch / 100))
-    assert median.should_prune(trial(5, 100), tune(1.0, 0.7)) is None
-    reason = median.should_prune(trial(6, 100), tune(1.0, 0.6))
-    assert reason is not None
-    assert "median of 4 finished" in reason
-    assert median.should_prune(trial(7, 50), tune(1.0, 0.2)) is None
-    assert median.should_prune(trial(8, 100), tune(2.8, 0.1)) is None
+        scheduler.observe(trial(number, 100), finetuned(1.0, 0.5))
+    assert scheduler.should_prune(trial(7, 100), finetuned(1.0, 0.6)) is None
+    assert scheduler.should_prune(trial(7, 100), finetuned(2.0, 0.2)) is None

@@ -10,7 +10,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.search import Space, load_space, parse_space, space_names
-from autoslim.search.space.space import TRAINING, Uniform, inside
+from autoslim.search.space.space import TRAINING, Uniform, is_inside
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -37,7 +37,7 @@ def test_knob_not_named_keeps_its_whole_range(methods: dict[str, Method]) -> Non
 def test_single_value_fixes_a_knob_and_a_list_chooses(methods: dict[str, Method], shape: ViTShape) -> None:
     text = "methods: {tokens: {cuts: 1, layer_1: 0.5, rate: [1, 2.5], calls: [2]}}\ntraining: {flip: false, lr: 1e-4}"
     space = parse_space(text, source="s.yaml", methods=methods)
-    draws = [space.sample(Uniform(str(n)), methods, shape, among=["tokens"]) for n in range(20)]
+    draws = [space.sample(Uniform(str(n)), {"tokens": methods["tokens"]}, shape) for n in range(20)]
     assert {(draw.knobs["cuts"], draw.knobs["layer_1"], draw.knobs["calls"]) for draw in draws} == {(1, 4, 2)}
     assert {draw.knobs["rate"] for draw in draws} == {1.0, 2.5}
     assert all(draw.training == {"flip": False, "lr": 1e-4} for draw in draws)
@@ -53,13 +53,13 @@ def test_digest_does_not_depend_on_the_order_in_the_file(methods: dict[str, Meth
 def test_space_read_back_from_json_draws_the_same(whole: Space, methods: dict[str, Method], shape: ViTShape) -> None:
     again = Space.from_json(whole.to_json())
     for number in range(10):
-        draws = [space.sample(Uniform(str(number)), methods, shape, among=["tokens", "width"]) for space in (whole, again)]
+        draws = [space.sample(Uniform(str(number)), methods, shape) for space in (whole, again)]
         assert draws[0] == draws[1]
 
 
 @given(seed=st.text(max_size=8))
 def test_every_draw_lies_inside_its_space(whole: Space, methods: dict[str, Method], shape: ViTShape, seed: str) -> None:
-    draw = whole.sample(Uniform(seed), methods, shape, among=["tokens", "width"])
+    draw = whole.sample(Uniform(seed), methods, shape)
     assert whole.contains(draw, shape)
     assert methods[draw.method].repair(shape, draw.knobs)
     assert ("layer_2" in draw.knobs) == (draw.knobs.get("cuts") == 2)
@@ -68,12 +68,12 @@ def test_every_draw_lies_inside_its_space(whole: Space, methods: dict[str, Metho
 def test_optuna_trial_can_draw(whole: Space, methods: dict[str, Method], shape: ViTShape) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    draw = whole.sample(trial, methods, shape, among=["tokens", "width"])
+    draw = whole.sample(trial, methods, shape)
     assert trial.params["method"] == draw.method
     assert trial.params["training.lr"] == draw.training["lr"]
 
 
 def test_training_settings_are_fields_of_training_with_their_defaults() -> None:
     usual = Training().to_dict()
-    assert all(knob.default == usual[name] and inside(knob, usual[name], 12) for name, knob in TRAINING.items())
+    assert all(knob.default == usual[name] and is_inside(knob, usual[name], 12) for name, knob in TRAINING.items())
     assert "epochs" not in TRAINING

@@ -11,14 +11,14 @@ from autoslim.core.job import Resources
 from autoslim.core.result import SharedCost
 from autoslim.core.urls import default_url
 from autoslim.store import Store
-from workers.progress.cost import cost_of, folder_size, handing_seconds, spent_seconds
+from workers.progress.cost import cost_of, finalize_seconds, folder_size, spent_seconds
 
 
 def test_the_device_is_the_gpu_where_trials_take_one():
     job = make_job(resources=Resources(cpu=4.0, gpu=0.5), price_per_hour=2.0)
     cost = cost_of(job, seconds=10.0, busy_seconds=7200.0, size=2 * 10**9)
     assert (cost.device, cost.device_hours, cost.money) == ("GPU", 1.0, 2.0)
-    assert cost.told == "1 GPU hours, 2.00 at 2 an hour; 2 GB"
+    assert cost.describe() == "1 GPU hours, 2.00 at 2 an hour; 2 GB"
     cpus = cost_of(job.replace(resources=Resources(cpu=4.0), price_per_hour=None), seconds=1.0, busy_seconds=3600.0, size=0)
     assert (cpus.device, cpus.device_hours, cpus.money) == ("CPU", 4.0, None)
 
@@ -47,5 +47,5 @@ def test_a_folders_size_is_that_of_its_files_links_left_out(tmp_path: Path):
 def test_handing_over_more_models_and_more_speeds_takes_longer():
     job = make_job()
     one, none = job.replace(budgets=job.budgets[:1]), job.replace(speed=())
-    assert handing_seconds(job) > handing_seconds(one) > 0
-    assert handing_seconds(job) > handing_seconds(none) > 0
+    assert finalize_seconds(job) > finalize_seconds(one) > 0
+    assert finalize_seconds(job) > finalize_seconds(none) > 0

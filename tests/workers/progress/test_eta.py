@@ -9,7 +9,8 @@ from helpers.sample_search import make_job, make_result
 
 from autoslim.core.budget import Budget
 from autoslim.core.recipe import Training
-from autoslim.core.result import Origin, TrialResult, TrialState
+from autoslim.core.result import Origin, TrialState
+from workers.progress.cost import finalize_seconds
 from workers.progress.eta import EtaEstimator
 
 
@@ -19,19 +20,37 @@ class Run:
     def __init__(self, **job: Any) -> None:
         self.time = 100.0
         spec = make_job(budgets=(Budget.parse("50%"),), training=Training(epochs=3.0), **{"final_share": 0.0, **job})
-        self.clock = EtaEstimator(spec, slots=1, now=lambda: self.time)
-        self.results: list[TrialResult] = []
+        self.eta = EtaEstimator(spec, slots=1, now=lambda: self.time)
+        self.ended = 0
+
+    def start(self) -> None:
+        self.eta.on_trial_start(make_result(self.ended, TrialState.RUNNING), "50%")
 
     def trial(self, seconds: float, **changes: Any) -> float | None:
         self.time += seconds
-        number = len(self.results)
-        self.results.append(make_result(number, seconds=seconds, **{"epochs": 3.0, **changes}))
-        self.clock.end_trial()
-        return self.clock.seconds_left(self.results)
+        self.eta.on_trial_end(make_result(self.ended, seconds=seconds, **{"epochs": 3.0, **changes}), "50%")
+        self.ended += 1
+        return self.eta.seconds_left()
 
 
 def test_nothing_is_known_before_a_trial_has_ended():
-    assert Run().clock.seconds_left([]) is None
+    assert Run().eta.seconds_left() is None
+    assert Run().eta.seconds_to_end() is None
+
+
+def test_the_time_to_the_end_counts_the_models_that_are_delivered():
+    run = Run(trials=2, speed=("eager",))
+    assert run.trial(30) == pytest.approx(30)
+    assert run.eta.seconds_to_end() == pytest.approx(
+        30 + finalize_seconds(make_job(budgets=(Budget.parse("50%"),), speed=("eager",)))
+    )
+
+
+def test_trials_of_earlier_attempts_count_and_reused_ones_do_not():
+    earlier = [make_result(n, seconds=30.0) for n in range(4)] + [make_result(4, origin=Origin.REUSED, seconds=0.0)]
+    eta = EtaEstimator(make_job(trials=10, final_share=0.0), slots=1, results=earlier, now=lambda: 0.0)
+    eta.on_trial_end(make_result(5, seconds=30.0), "50%")
+    assert eta.seconds_left() == pytest.approx(5 * 30)
 
 
 def test_the_pace_is_that_of_the_last_trials_early_stops_included():
@@ -54,8 +73,8 @@ def test_the_tightest_limit_counts():
 def test_trials_that_still_run_are_counted_where_nothing_is_tuned_longer():
     run = Run(trials=2, final_share=0.5)
     run.trial(30)
-    run.clock.begin_finals(0)
-    assert run.clock.seconds_left(run.results) == pytest.approx(30)
+    run.eta.on_search_end("enough trials", 0)
+    assert run.eta.seconds_left() == pytest.approx(30)
     assert run.trial(30) == 0
 
 
@@ -65,19 +84,19 @@ def test_the_end_is_counted_before_it_begins_and_while_it_runs():
     for _ in range(9):
         left = run.trial(30)
     assert left == pytest.approx(300)
-    run.clock.begin_finals(1)
-    assert run.clock.seconds_left(run.results) == pytest.approx(300)
+    run.eta.on_search_end("enough trials", 1)
+    assert run.eta.seconds_left() == pytest.approx(300)
     run.time += 100
-    assert run.clock.seconds_left(run.results) == pytest.approx(200)
+    assert run.eta.seconds_left() == pytest.approx(200)
     assert run.trial(200, origin=Origin.REFINEMENT, epochs=30.0) == 0.0
 
 
 def test_neither_the_dense_model_nor_workers_that_start_are_taken_for_the_pace_of_trials():
     run = Run(trials=11, max_seconds=1000.0)
     run.time += 500.0  # the dense model is adapted
-    run.clock.begin_trial()
+    run.start()
     run.time += 12.0
     assert run.trial(30) == pytest.approx(10 * 30)
-    run.clock.begin_trial()
+    run.start()
     run.time += 850.0
     assert run.trial(30) == pytest.approx(1000.0 - 12 - 850 - 60)

@@ -22,6 +22,7 @@ from helpers.running_service import running, settings_in
 from helpers.sample_search import DENSE, make_job, make_report, make_result
 
 from autoslim.core.result import TrialState
+from workers.progress.callbacks import SearchInfo
 from workers.progress.metrics import SearchMetrics, ray_gauges
 from workers.search.cluster import Cluster
 
@@ -55,11 +56,11 @@ def prometheus(folder: Path) -> Iterator[httpx.Client]:
 
 
 def test_every_panel_that_needs_no_gpu_has_a_value(cluster: Cluster, tmp_path: Path):
-    metrics = SearchMetrics(
-        make_job(trials=6), budgets={"50%": 2_304_169_152}, facts=DENSE, earlier=[make_result(0)], record=ray_gauges()
-    )
-    metrics.trial_begins(make_result(3, TrialState.RUNNING), "50%")
-    metrics.trial_reports(make_result(3, TrialState.RUNNING), make_report(2, images_per_second=812.0, loader_wait=0.07))
+    metrics = SearchMetrics(ray_gauges())
+    budgets = {"50%": 2_304_169_152}
+    metrics.on_search_start(SearchInfo(job=make_job(trials=6), budgets=budgets, base=DENSE, results=[make_result(0)]))
+    metrics.on_trial_start(make_result(3, TrialState.RUNNING), "50%")
+    metrics.on_epoch_end(make_result(3, TrialState.RUNNING), make_report(2, images_per_second=812.0, loader_wait=0.07))
     with running(settings_in(tmp_path)) as service:
         DrivenJob(service, service.put("vision").id).search()
         _configure(tmp_path, service.url, service.key("read", "admin", tenant="operator"))

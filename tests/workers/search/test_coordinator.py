@@ -16,17 +16,17 @@ from autoslim.core.recipe import Training
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import Store
-from workers.progress.callbacks import NoWatcher
+from workers.progress.callbacks import SearchCallback
 
 
-class EndCallback(NoWatcher):
+class EndCallback(SearchCallback):
     """Collects how many final trials each end of the search announces."""
 
     def __init__(self) -> None:
         self.finals: list[int] = []
 
-    def search_ends(self, reason: str, finals: int) -> None:
-        self.finals.append(finals)
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        self.finals.append(refinements)
 
 
 def small_job(root: Path, **changes: Any) -> SearchJob:

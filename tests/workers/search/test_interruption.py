@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.workers_command import SEARCH, Search
 
-from autoslim.core.result import TrialState
+from autoslim.core.result import Origin, TrialState
 from autoslim.core.urls import default_url
 from autoslim.models.weights import file_digest
 from autoslim.store import JobState, Store
@@ -148,7 +148,7 @@ def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_the_und
 def test_all_processes_killed_at_ten_random_moments_give_the_undisturbed_run(tmp_path: Path) -> None:
     expected = _undisturbed(tmp_path / "undisturbed", *LONG)
     assert {row[3] for row in expected} >= {TrialState.COMPLETE, TrialState.STOPPED}
-    assert "final" in {row[2] for row in expected}
+    assert Origin.REFINEMENT in {row[2] for row in expected}
 
     chance, output = random.Random(7), tmp_path / "killed"
     for kill in range(10):

@@ -18,9 +18,10 @@ from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import default_url
 from autoslim.errors import RequestError, WeightsError
-from autoslim.search import Proposer, choose, load_space, reason
+from autoslim.search import Proposer, explain, load_space
 from autoslim.store import JobState, Queue, QueueState, Store
 from workers.search.warm_start import WarmStart, apply_warm_start, find_warm_start
 from workers.service.attempt import reusable
@@ -77,7 +78,7 @@ def find_in(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any
 
 def test_a_budget_gets_the_model_that_the_earlier_search_selected_for_it(earlier: Path) -> None:
     found = find_in(earlier, "50%", "70%")
-    chosen = choose(results_in(earlier), {"50%": found.models["50%"].trial.recipe.budget})
+    chosen = best_within_budgets(results_in(earlier), {"50%": found.models["50%"].trial.recipe.budget})
     assert found.models["50%"].trial == chosen["50%"]
     assert set(found.models) == {"50%", "70%"}
     assert (found.models["50%"].job, found.models["50%"].root) == ("earlier", str(earlier))
@@ -250,10 +251,10 @@ def test_a_reused_model_can_be_selected_and_counts_as_no_trial(earlier: Path, tm
         run_all(coordinator)
         results = store.trials(job.id)
     assert sum(result.origin != Origin.REUSED for result in results) == job.trials
-    chosen = choose(results, budgets)
+    chosen = best_within_budgets(results, budgets)
     assert chosen["51%"] == reused
     assert chosen["70%"].origin != Origin.REUSED
-    assert "is taken over from an earlier search, trial 3 of earlier," in reason(results, reused, budgets["51%"]).sentence
+    assert "comes from an earlier search, where it was trial 3 of earlier" in explain(results, reused, budgets["51%"]).sentence
 
 
 def test_a_submitted_job_reuses_only_jobs_of_its_tenant_and_only_by_id(tmp_path: Path) -> None:

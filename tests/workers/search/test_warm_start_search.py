@@ -8,7 +8,7 @@ import pytest
 from helpers.workers_command import SEARCH, Search
 
 import autoslim
-from autoslim.core.result import TrialResult
+from autoslim.core.result import Origin, TrialResult
 from autoslim.core.urls import default_url
 from autoslim.export.artifact import load_config
 from autoslim.store import Store
@@ -37,7 +37,7 @@ def test_a_budget_that_an_earlier_search_has_a_model_for_needs_no_training(tmp_p
     (reused,) = trials_in(tmp_path / "second")
     before, now = (tmp_path / name / "models" / "50%" for name in ("first", "second"))
     chosen = next(result for result in trials_in(tmp_path / "first") if result.recipe == reused.recipe)
-    assert (reused.origin, reused.accuracy, reused.flops, reused.epochs) == ("reused", chosen.accuracy, chosen.flops, 0.0)
+    assert (reused.origin, reused.accuracy, reused.flops, reused.epochs) == (Origin.REUSED, chosen.accuracy, chosen.flops, 0.0)
     assert reused.reused_from is not None and reused.reused_from.startswith(f"trial {chosen.number} of digits-")
     assert (now / "model.safetensors").read_bytes() == (before / "model.safetensors").read_bytes()
     assert load_config(now).accuracy == load_config(before).accuracy

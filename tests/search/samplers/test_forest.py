@@ -13,33 +13,17 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Training
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState, hypervolume
 from autoslim.core.shape import ViTShape
-from autoslim.cost import predict
 from autoslim.methods.base import Method
 from autoslim.search import Proposal, Proposer, Space
 from autoslim.search.samplers import acquisition
-from autoslim.search.samplers.candidates import leaders
+from autoslim.search.samplers.candidates import best_parents
 from autoslim.search.samplers.features import Encoder
-from autoslim.search.samplers.forest import LEAST, ForestSampler, grid
+from autoslim.search.samplers.forest import is_observation, refit_size
 from autoslim.search.samplers.mutation import Mutation, values_of
-from autoslim.search.samplers.surrogate import Forest
+from autoslim.search.samplers.surrogate import Surrogate
 
 Finish = Callable[..., TrialResult]
-
-
-@pytest.fixture(scope="module")
-def dense(shape: ViTShape) -> int:
-    return predict(shape, Plan.dense(shape)).total
-
-
-@pytest.fixture
-def proposer(whole: Space, shape: ViTShape, methods: dict[str, Method], dense: int) -> Callable[..., Proposer]:
-    def proposer(sampler: str, seed: int) -> Proposer:
-        budgets = {"80%": int(0.8 * dense), "65%": int(0.65 * dense)}
-        return Proposer(
-            space=whole, shape=shape, budgets=budgets, training=Training(), seed=seed, sampler=sampler, methods=methods
-        )
-
-    return proposer
+Make = Callable[..., Proposer]
 
 
 @pytest.fixture(scope="module")
@@ -62,31 +46,33 @@ def play(proposer: Proposer, finished: Finish, dense: int, trials: int) -> list[
     return history
 
 
-def test_it_finds_better_models_than_blind_draws(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
+def test_it_finds_better_models_than_blind_draws(make: Make, finished: Finish, dense: int) -> None:
     def area(sampler: str, seed: int) -> float:
-        front = ParetoFront.of(play(proposer(sampler, seed), finished, dense, 30))
+        front = ParetoFront.of(play(make(sampler=sampler, seed=seed), finished, dense, 30))
         return front.hypervolume(dense_flops=dense, chance=0.1)
 
     seeds = range(3)
     assert statistics.mean(area("forest", s) for s in seeds) > statistics.mean(area("random", s) for s in seeds)
 
 
-def test_late_proposals_have_what_was_learnt_at_either_budget(
-    proposer: Callable[..., Proposer], finished: Finish, dense: int
-) -> None:
-    history = play(proposer("forest", 0), finished, dense, 40)
+def test_late_proposals_have_what_was_learnt_at_either_budget(make: Make, finished: Finish, dense: int) -> None:
+    history = play(make(sampler="forest", seed=0), finished, dense, 40)
     late = [result.recipe.steps[0] for result in history[20:] if result.recipe.budget in (int(0.8 * dense), int(0.65 * dense))]
     good = [step for step in late if step.method == "width" and step.knobs["flavour"] == "sour"]
     assert len(good) > 0.6 * len(late)
 
 
-def test_no_recipe_is_proposed_twice(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
-    keys = [result.recipe.key for result in play(proposer("forest", 1), finished, dense, 40) if result.origin == Origin.SAMPLER]
+def test_no_recipe_is_proposed_twice(make: Make, finished: Finish, dense: int) -> None:
+    keys = [
+        result.recipe.key
+        for result in play(make(sampler="forest", seed=1), finished, dense, 40)
+        if result.origin == Origin.SAMPLER
+    ]
     assert len(keys) == len(set(keys))
 
 
-def test_trials_proposed_at_the_same_time_differ(proposer: Callable[..., Proposer], finished: Finish, dense: int) -> None:
-    searching = proposer("forest", 2)
+def test_trials_proposed_at_the_same_time_differ(make: Make, finished: Finish, dense: int) -> None:
+    searching = make(sampler="forest", seed=2)
     history = play(searching, finished, dense, 20)
     running = []
     for number in range(20, 32):
@@ -95,32 +81,41 @@ def test_trials_proposed_at_the_same_time_differ(proposer: Callable[..., Propose
     assert len({result.recipe.key for result in running}) == 12
 
 
-def test_stopped_trials_teach_and_running_ones_do_not(
-    proposer: Callable[..., Proposer], finished: Finish, encoder: Encoder, dense: int
+def test_only_trials_that_say_something_about_their_recipe_are_observations(make: Make, finished: Finish) -> None:
+    trial = finished(make(sampler="random").propose(5, []))
+    failed = trial.replace(state=TrialState.FAILED, accuracy=None)
+    assert is_observation(trial)
+    assert is_observation(trial.replace(state=TrialState.STOPPED, epochs=1.0))
+    assert is_observation(failed.replace(error_class="DivergedError"))
+    assert not is_observation(failed.replace(error_class="WorkerLostError"))
+    assert not is_observation(trial.replace(state=TrialState.RUNNING, accuracy=None))
+    assert not is_observation(trial.replace(duplicate_of=0))
+    assert not is_observation(trial.replace(accuracy=float("nan")))
+
+
+def test_an_accuracy_after_an_epoch_is_not_taken_for_a_final_one(
+    make: Make, finished: Finish, encoder: Encoder, dense: int
 ) -> None:
-    history = play(proposer("random", 0), finished, dense, 20)
-    learner = ForestSampler(encoder, {}, dense_flops=dense, epochs=3.0, seed=0)
-    assert learner.knows(history)
-    running = [result.replace(state=TrialState.RUNNING, accuracy=None) for result in history]
-    assert not learner.knows([*history[: LEAST - 1], *running[LEAST - 1 :]])
-    # Half the trials were stopped after an epoch with far less accuracy: what is expected at the end stays near the truth.
+    """Half the trials were stopped after an epoch with far less accuracy: the predictions stay near the truth."""
+    random = make(sampler="random")
+    history = play(random, finished, dense, 20)
     stopped = [
         r.replace(state=TrialState.STOPPED, accuracy=(r.accuracy or 0) - 0.3, epochs=1.0) if r.number % 2 else r for r in history
     ]
-    vectors = [encoder.encode(r.recipe, encoder.plan_of(r.recipe)) for r in history]
-    shares = [1 / 3 if r.state is TrialState.STOPPED else 1.0 for r in stopped]
-    finals = Forest(vectors, shares, [r.accuracy or 0.0 for r in stopped], seed=0).finals(vectors).mean(0)
+    vectors = [encoder.encode(r.recipe, random.builder.plan_of(r.recipe)) for r in history]
+    fractions = [1 / 3 if r.state is TrialState.STOPPED else 1.0 for r in stopped]
+    predicted = Surrogate(vectors, fractions, [r.accuracy or 0.0 for r in stopped], seed=0).predict(vectors).mean(0)
     truth = np.array([r.accuracy for r in history])
-    assert np.abs(finals - truth).mean() < 0.08
-    assert np.corrcoef(finals, truth)[0, 1] > 0.7
+    assert np.abs(predicted - truth).mean() < 0.08
+    assert np.corrcoef(predicted, truth)[0, 1] > 0.7
 
 
 def test_a_forest_ranks_what_it_has_not_seen(encoder: Encoder) -> None:
     chance = np.random.default_rng(0)
     x = chance.uniform(size=(120, 6))
     y = 0.4 + 0.2 * x[:, 0] + 0.1 * (x[:, 3] > 0.5)
-    forest = Forest(list(x[:80]), [1.0] * 80, list(y[:80]), seed=0)
-    assert np.corrcoef(forest.finals(list(x[80:])).mean(0), y[80:])[0, 1] > 0.9
+    forest = Surrogate(list(x[:80]), [1.0] * 80, list(y[:80]), seed=0)
+    assert np.corrcoef(forest.predict(list(x[80:])).mean(0), y[80:])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -135,24 +130,26 @@ def test_the_gain_of_a_front_is_how_much_its_hypervolume_grows(seed: int) -> Non
     def area(steps: list[tuple[float, float]]) -> float:
         return hypervolume([(int(a * 1000), b) for a, b in steps], dense_flops=100_000, chance=0.1)
 
-    got = acquisition.of_front(np.array([[accuracy]]), np.array([flops / 100]), [(a / 100, b) for a, b in front], floor=0.1)
+    got = acquisition.expected_hypervolume_improvement(
+        np.array([[accuracy]]), np.array([flops / 100]), [(a / 100, b) for a, b in front], floor=0.1
+    )
     assert got[0] / 0.9 == pytest.approx(area(grown) - area(front), abs=1e-4)
 
 
 def test_gain_at_a_budget_is_the_mean_of_what_each_tree_hopes_for() -> None:
     finals = np.array([[0.5, 0.9], [0.7, 0.1]])
-    assert acquisition.at_budget(finals, 0.6) == pytest.approx([0.05, 0.15])
+    assert acquisition.expected_improvement(finals, 0.6) == pytest.approx([0.05, 0.15])
 
 
 def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
-    proposer: Callable[..., Proposer], whole: Space, methods: dict[str, Method], shape: ViTShape
+    make: Make, whole: Space, methods: dict[str, Method], shape: ViTShape
 ) -> None:
-    proposal = proposer("random", 0).propose(0, [])
+    proposal = make(sampler="random", seed=0).propose(0, [])
     values = values_of(proposal.recipe, whole)
     (step,) = proposal.recipe.steps
     kept = moved = 0
     for place in range(200):
-        draw = whole.sample(Mutation(values, f"{place}"), methods, shape, among=list(methods))
+        draw = whole.sample(Mutation(values, f"{place}"), methods, shape)
         assert draw.method == step.method
         assert whole.contains(draw, shape)
         same = [draw.knobs.get(name) == value for name, value in step.knobs.items() if methods[step.method].ranges[name].searched]
@@ -160,26 +157,26 @@ def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
     assert kept > moved > 0
 
 
-def test_leaders_are_ahead_of_what_is_no_dearer(point: Callable[..., TrialResult]) -> None:
+def test_parents_are_ahead_of_what_is_no_dearer(point: Callable[..., TrialResult]) -> None:
     results = [point(0, 10, 0.5), point(1, 20, 0.4), point(2, 30, 0.7), point(3, 40, 0.71)]
-    assert [result.number for result in leaders(results, lambda result: True)] == [0, 2, 3, 1]
-    assert [result.number for result in leaders(results, lambda result: result.number > 2)] == [3]
+    assert [result.number for result in best_parents(results, lambda result: True)] == [0, 2, 3, 1]
+    assert [result.number for result in best_parents(results, lambda result: result.number > 2)] == [3]
 
 
 def test_a_forest_is_grown_seldom_once_there_is_much() -> None:
-    assert [grid(count) for count in (1, 6, 19, 20)] == [1, 6, 19, 20]
-    sizes = {grid(count) for count in range(1, 4001)}
+    assert [refit_size(count) for count in (1, 6, 19, 20)] == [1, 6, 19, 20]
+    sizes = {refit_size(count) for count in range(1, 4001)}
     assert len(sizes) < 140
-    assert all(0.94 * count < grid(count) <= count for count in range(20, 4001))
+    assert all(0.94 * count < refit_size(count) <= count for count in range(20, 4001))
 
 
 def test_vectors_do_not_grow_with_the_depth(whole: Space, shape: ViTShape, methods: dict[str, Method]) -> None:
     lengths = set()
     for depth in (8, 24):
         deep = shape.replace(depth=depth)
-        recipe = Proposer(
-            space=whole, shape=deep, budgets={}, training=Training(), seed=0, sampler="random", methods=methods
-        ).propose(0, [])
+        proposer = Proposer(space=whole, shape=deep, budgets={}, training=Training(), seed=0, sampler="random", methods=methods)
+        proposal = proposer.propose(0, [])
+        assert proposal.plan is not None
         encoder = Encoder(whole, deep, methods, Plan.dense(deep))
-        lengths.add(len(encoder.encode(recipe.recipe, encoder.plan_of(recipe.recipe))))
+        lengths.add(len(encoder.encode(proposal.recipe, proposal.plan)))
     assert len(lengths) == 1

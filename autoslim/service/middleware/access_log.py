@@ -1,4 +1,4 @@
-"""Every request has an id, a line in the log and a place in the latency histogram."""
+"""Gives every request an id, logs it, and observes its latency."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from autoslim.core import logs
 
 _log = logging.getLogger(__name__)
 
+# What a client may choose as X-Request-Id; it goes into the log.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class RequestLog:
-    """`latency` is labelled by method, route and status. The time of a stream is that to its first byte."""
+class AccessLog:
+    """`latency` has the labels method, route and status; in seconds to the first byte of the response."""
 
     def __init__(self, app: ASGIApp, *, latency: Histogram) -> None:
         self._app, self._latency = app, latency
@@ -34,7 +35,7 @@ class RequestLog:
         token, job = logs.request_id.set(request_id), logs.job_id.set(None)
         began, status, seconds = time.perf_counter(), 500, None
 
-        async def recorded(message: Message) -> None:
+        async def send_timed(message: Message) -> None:
             nonlocal status, seconds
             if message["type"] == "http.response.start":
                 status, seconds = message["status"], time.perf_counter() - began
@@ -42,15 +43,15 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, recorded)
+            await self._app(scope, receive, send_timed)
         finally:
             taken = time.perf_counter() - began if seconds is None else seconds
-            self._told(scope, status, taken)
+            self._record(scope, status, taken)
             logs.request_id.reset(token)
             logs.job_id.reset(job)
 
-    def _told(self, scope: Scope, status: int, seconds: float) -> None:
-        # The template and not the path, whose values are without end.
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The template and not the path: every label value is a series that Prometheus keeps.
         route = getattr(scope.get("route"), "path_format", "unknown")
         self._latency.labels(scope["method"] if route != "unknown" else "any", route, str(status)).observe(seconds)
         path = scope["path"][:300]

@@ -1,0 +1,72 @@
+"""Which model is the best within a budget: the one rule of the final selection, the console, the events, the metrics and the reports.
+
+The best within a budget is the most accurate on the validation images of all complete trials that keep to the budget and to the limits
+beside it, and of equally accurate ones the cheaper. A recipe is solved so that it fills its budget, but a model that was solved for
+50 % keeps to 70 % as well. Therefore more FLOPs never give a less accurate model.
+
+Recipes that were refined over several seeds are the one exception to "all complete trials". The seeds are there to choose between the
+refined recipes of one budget: the recipe with the best mean over its seeds stays, and the seeds of the others are left out, because the
+best of several seeds is mostly luck. A seed of the recipe that stays is compared with every other trial by its own accuracy: what is
+delivered is that seed's model, and not a mean. Which seeds are left out does not depend on the budget asked for, so that more FLOPs
+still never give a less accurate model.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from autoslim.core.constraints import CostLimits
+from autoslim.core.result import Origin, TrialResult, TrialState
+
+NO_LIMITS = CostLimits()
+
+
+def best_within(results: Iterable[TrialResult], flops: int, limits: CostLimits = NO_LIMITS) -> TrialResult | None:
+    """The best trial within `flops` multiply-accumulates and `limits`; None where no complete trial keeps to them."""
+    return _best(eligible(results, limits), flops)
+
+
+def best_within_budgets(
+    results: Iterable[TrialResult], budgets: Mapping[str, int], limits: CostLimits = NO_LIMITS
+) -> dict[str, TrialResult]:
+    """`best_within` for each label of `budgets` (multiply-accumulates); a budget without any such trial is left out."""
+    candidates = eligible(results, limits)
+    found = {label: _best(candidates, flops) for label, flops in budgets.items()}
+    return {label: result for label, result in found.items() if result is not None}
+
+
+def eligible(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
+    """The trials that the best one within any budget is chosen from: complete, no duplicates, within `limits`, no seed left out."""
+    # A duplicate is no other model: the trial that it repeats is among the results, too.
+    kept = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.keeps_to(limits)]
+    lost = _seeds_left_out(kept)
+    return [result for result in kept if result.number not in lost]
+
+
+def _best(candidates: Sequence[TrialResult], flops: int) -> TrialResult | None:
+    within = [result for result in candidates if result.flops is not None and result.flops <= flops]
+    # The earliest of equals, so that the choice does not change when an equal trial ends later.
+    return max(within, key=lambda result: (result.accuracy or 0.0, -(result.flops or 0), -result.number), default=None)
+
+
+def _seeds_left_out(results: Sequence[TrialResult]) -> set[int]:
+    """The numbers of the trials whose recipe another one of the same budget surpasses in its mean over seeds."""
+    left_out: set[int] = set()
+    for recipes in _refined_recipes(results).values():
+        # One seed alone has no mean that could be compared; it counts as any other trial.
+        several = [seeds for seeds in recipes.values() if len(seeds) > 1]
+        if several:
+            best = max(several, key=lambda seeds: statistics.fmean(seed.accuracy or 0.0 for seed in seeds))
+            left_out |= {seed.number for seeds in several if seeds is not best for seed in seeds}
+    return left_out
+
+
+def _refined_recipes(results: Sequence[TrialResult]) -> dict[int, dict[str, list[TrialResult]]]:
+    """Trials of the refinement by the budget that they were solved for, and by their recipe without its seed."""
+    found: dict[int, dict[str, list[TrialResult]]] = {}
+    for result in results:
+        if result.origin is Origin.REFINEMENT:
+            recipes = found.setdefault(result.recipe.budget, {})
+            recipes.setdefault(result.recipe.replace(seed=0).key, []).append(result)
+    return found

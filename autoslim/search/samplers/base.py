@@ -1,0 +1,69 @@
+"""`Sampler`: what proposes recipes, and what every one of them guarantees.
+
+A new sampler is a class here in its own file, a line in `SAMPLERS` and its name in `autoslim.core.job`; the conformance suite in
+`tests/search/samplers/test_conformance.py` then runs over it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from autoslim.core.result import TrialResult
+from autoslim.search.budget_allocation import Assignment
+from autoslim.search.proposal import Proposal
+from autoslim.search.recipe_builder import RecipeBuilder
+
+N_STARTUP_TRIALS = 6
+"""Results before a model of them is fitted; until then recipes are drawn at random. Optuna's default of 10 is a large part of a short
+search, and after six trials the opening of `BudgetAllocator` has tried each of the five methods."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerContext:
+    """What a sampler is made from, the same for all trials of a search.
+
+    `builder` turns points of the space into proposals; `feasible_methods` has the names of the methods that can reach each target.
+    """
+
+    builder: RecipeBuilder
+    feasible_methods: Mapping[str, Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingRequest:
+    """One trial to propose a recipe for.
+
+    `history` are all other trials in the order of their numbers, running ones and those of earlier searches (numbers below 0) included.
+    `known` are the keys of their recipes.
+    """
+
+    number: int
+    assignment: Assignment
+    history: Sequence[TrialResult]
+    known: frozenset[str]
+
+
+class Sampler(Protocol):
+    """Proposes the recipe of a trial.
+
+    Every sampler guarantees:
+
+    - **Purity.** Candidates are a function of the context (its seed included) and the request alone: not of earlier calls, of the
+      process, or of the order of hashes. What an instance keeps is a cache. A search that is resumed proposes the same recipes.
+    - **Feasibility.** A candidate is inside the space, its method is one of `request.assignment.methods`, and its plan keeps to the
+      budget; otherwise it says in `infeasible` why no model can be built from it.
+    - **Progress.** With no history at all there are candidates, and there is no end to them.
+    - **Parallel trials.** A running trial has no accuracy, and a proposal made beside it is another recipe wherever the space has one.
+    - **Stopped trials.** Where `learns_from_stopped`, trials that a pruner stopped influence later proposals; where not, they count as
+      duplicates only.
+    """
+
+    learns_from_stopped: ClassVar[bool]
+
+    def __init__(self, context: SamplerContext) -> None: ...
+
+    def candidates(self, request: SamplingRequest) -> Iterator[Proposal]:
+        """Proposals without end, the preferred one first. The search takes the first that can be trained and is not known."""
+        ...

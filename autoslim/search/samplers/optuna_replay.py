@@ -1,0 +1,84 @@
+"""A recipe as the parameters of an Optuna trial: `replay` asks the space for a point and answers with the recipe's own values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from autoslim.core.recipe import Recipe
+from autoslim.core.shape import ViTShape
+from autoslim.methods.base import Method
+from autoslim.methods.knob import Knob, layer_index
+from autoslim.search.space.space import Sample, Space, Uniform, is_same_value, sample_knob
+
+
+class Replay:
+    """A `Suggest` that answers with given values and records the distributions that they are asked from."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        # Methods round to whole token counts, which may move a value a little out of its range; Optuna refuses such values.
+        return float(self._record(name, FloatDistribution(low, high, log=log), min(max(self._values[name], low), high)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return int(self._record(name, IntDistribution(low, high, log=log), self._values[name]))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = next(choice for choice in choices if is_same_value(choice, self._values[name]))
+        return self._record(name, CategoricalDistribution(choices), value)
+
+    def fill(self, name: str, knob: Knob, depth: int, random: Uniform | None) -> None:
+        """Adds a knob that the recipe does not have: a draw from `random`, or the knob's default."""
+        default = layer_index(knob.default, depth) if knob.kind == "layer" else knob.default
+        self._values[name] = default if random is None else sample_knob(random, name, knob, depth)
+        sample_knob(self, name, knob, depth)
+
+    def _record(self, name: str, distribution: BaseDistribution, value: Any) -> Any:
+        self.params[name], self.distributions[name] = value, distribution
+        return value
+
+
+def replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape) -> Replay | None:
+    """The recipe in a study that chooses from `methods`.
+
+    None for a recipe that is no point of this space: it has several steps, another method or values outside the ranges, or it was made
+    for a space with other knobs.
+    """
+    if len(recipe.steps) != 1 or recipe.steps[0].method not in methods:
+        return None
+    (step,) = recipe.steps
+    settings = {key: getattr(recipe.training, key) for key in space.training}
+    if not space.contains(Sample(method=step.method, knobs=step.knobs, training=settings), shape):
+        return None
+    values = {f"{step.method}.{knob}": value for knob, value in step.knobs.items()}
+    replayed = Replay({"method": step.method, **values, **{f"training.{key}": value for key, value in settings.items()}})
+    try:
+        sample = space.sample(replayed, methods, shape)
+    except KeyError:
+        # The space asks for a knob that the recipe does not have.
+        return None
+    return replayed if sample.knobs.keys() == step.knobs.keys() else None
+
+
+def flat_replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape, *, constant: bool) -> Replay | None:
+    """Like `replay`, with the knobs of all methods, for samplers without conditional parameters.
+
+    Knobs that the recipe does not have did not influence its result. They get their defaults where `constant`, otherwise random values
+    seeded with the recipe's key, so that the same recipe always gets the same ones.
+    """
+    replayed = replay(recipe, space, methods, shape)
+    if replayed is None:
+        return None
+    random = None if constant else Uniform(recipe.key)
+    for method in methods:
+        for name in methods[method].ranges:
+            knob, full = space.methods[method][name], f"{method}.{name}"
+            if knob.searched and full not in replayed.params:
+                replayed.fill(full, knob, shape.depth, random)
+    return replayed

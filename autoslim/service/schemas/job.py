@@ -1,0 +1,152 @@
+"""A job as the API shows it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from autoslim.config import read_json
+from autoslim.service.settings import ServiceSettings
+from autoslim.store import FailureClass, QueuedJob, QueueState
+from autoslim.store.progress import Progress
+
+
+class BestTrial(BaseModel):
+    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget."""
+
+    trial: int
+    method: str
+    accuracy: float
+    flops: int
+    budget_share: float
+
+
+class JobProgress(BaseModel):
+    """`best` is the best trial so far, by budget label."""
+
+    trials_ended: int
+    trials_total: int
+    best: dict[str, BestTrial]
+
+
+class JobFailure(BaseModel):
+    """Why a job failed; `next` is the command that helps."""
+
+    failure_class: FailureClass
+    message: str
+    next: str
+
+
+class JobResult(BaseModel):
+    """How a search ended. Dictionaries are by budget label, except `trials`: the number of trials by state.
+
+    `missing` are the budgets without a model, `reasons` say why each model was selected. FLOPs are multiply-accumulates per image,
+    accuracies top-1 shares. `logged` is false where MLflow lacks a part.
+    """
+
+    # The driver may be of another version: a newer one reports more, an older one less.
+    model_config = ConfigDict(extra="allow")
+
+    models: list[dict[str, Any]] = []
+    missing: list[str] = []
+    dense: dict[str, float] | None = None
+    trials: dict[str, int] = {}
+    logged: bool | None = None
+    reasons: dict[str, str] = {}
+    cost: dict[str, Any] | None = None
+
+
+class JobLinks(BaseModel):
+    """Paths on this service; `mlflow` and `ray` are URLs, where the operator set them."""
+
+    self: str
+    events: str
+    trials: str
+    front: str
+    logs: str
+    artifacts: str
+    cancel: str
+    mlflow: str | None
+    ray: str | None
+
+
+class JobResponse(BaseModel):
+    """Times are RFC 3339 in UTC. `queue_position` is the number of queued jobs that start before this one."""
+
+    id: str
+    tenant: str
+    name: str | None
+    state: QueueState
+    reason: str | None
+    priority: int
+    created_at: str
+    updated_at: str
+    started_at: str | None
+    ended_at: str | None
+    cancel_requested_at: str | None
+    attempt: int
+    queue_position: int | None
+    spec: dict[str, Any]
+    progress: JobProgress
+    failure: JobFailure | None
+    result: JobResult | None
+    links: JobLinks
+
+
+class JobPage(BaseModel):
+    """`next_page_token` is null on the last page."""
+
+    jobs: list[JobResponse]
+    next_page_token: str | None
+
+
+# Fields that a job of the queue and its response have in common.
+_SAME = (
+    "id", "tenant", "name", "state", "reason", "priority", "created_at", "updated_at", "started_at", "ended_at", "cancel_requested_at",
+    "attempt",
+)  # fmt: skip
+
+
+def job_response(
+    job: QueuedJob, progress: Progress | None, *, queue_position: int | None, spec: dict[str, Any], settings: ServiceSettings
+) -> JobResponse:
+    """`spec` is the one to show, with the operator's paths replaced by names; `progress` is None before the first attempt."""
+    return JobResponse(
+        **{field: getattr(job, field) for field in _SAME},
+        queue_position=queue_position,
+        spec=spec,
+        progress=JobProgress(
+            trials_ended=progress.ended if progress else 0,
+            trials_total=read_json(job.spec).most_trials,
+            best=_best(progress) if progress else {},
+        ),
+        failure=None if job.failure is None else JobFailure(**job.failure.to_dict()),
+        result=None if job.result is None else JobResult(**json.loads(job.result)),
+        links=_links(job, progress, settings),
+    )
+
+
+def _best(progress: Progress) -> dict[str, BestTrial]:
+    return {
+        label: BestTrial(
+            trial=result.number,
+            method=result.recipe.method,
+            accuracy=result.accuracy or 0.0,
+            flops=result.flops or 0,
+            budget_share=(result.flops or 0) / progress.budgets[label],
+        )
+        for label, result in progress.best.items()
+    }
+
+
+def _links(job: QueuedJob, progress: Progress | None, settings: ServiceSettings) -> JobLinks:
+    here = f"/v1/jobs/{job.id}"
+    run = progress.mlflow_run if progress else None
+    mlflow = f"{settings.mlflow_url.rstrip('/')}/#/runs/{run}" if settings.mlflow_url and run else None
+    ray = None
+    if settings.ray_dashboard_url and job.attempt:
+        ray = f"{settings.ray_dashboard_url.rstrip('/')}/#/jobs/{job.id}-a{job.attempt}"
+    parts = ("events", "trials", "front", "logs", "artifacts")
+    return JobLinks(self=here, **{part: f"{here}/{part}" for part in parts}, cancel=f"{here}:cancel", mlflow=mlflow, ray=ray)

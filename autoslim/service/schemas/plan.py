@@ -1,0 +1,51 @@
+"""A plan of a search: what is feasible, and the work that it takes."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+
+class MethodFeasibility(BaseModel):
+    """The range of the models that a method makes of this one, in multiply-accumulates and parameters; null where it makes none."""
+
+    name: str
+    min_flops: int | None
+    max_flops: int | None
+    min_params: int | None = None
+    feasible: bool
+
+
+class BudgetFeasibility(BaseModel):
+    """`feasible` when at least one method is; `flops` are multiply-accumulates per image."""
+
+    label: str
+    flops: int
+    feasible: bool
+    methods: list[MethodFeasibility]
+
+
+class WorkEstimate(BaseModel):
+    """Upper bounds; the duration depends on the workers.
+
+    `training_images` and `base_training_images` count images over all epochs, of the trials and of the dense model; `disk_bytes` is
+    without the data set.
+    """
+
+    training_images: int
+    base_training_images: int
+    multiply_accumulates: float
+    disk_bytes: int
+
+
+class PlanResponse(BaseModel):
+    """`images` are counts by split; `excluded_methods` are reasons by the name of a method that does not apply to the model."""
+
+    dense_flops: int
+    params: int
+    classes: int
+    images: dict[str, int]
+    budgets: list[BudgetFeasibility]
+    excluded_methods: dict[str, str]
+    trials: int
+    epochs: float
+    estimate: WorkEstimate

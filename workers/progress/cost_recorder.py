@@ -1,0 +1,31 @@
+"""`CostRecorder`: the cost of work that trials share, recorded in the store as soon as it is done, so that none is lost with a driver."""
+
+from __future__ import annotations
+
+from autoslim.core.job import SearchJob
+from autoslim.core.result import EpochReport, Phase, TrialResult
+from autoslim.core.run_folder import RunFolder
+from autoslim.store import Store
+from autoslim.training.shared_results import costs
+from workers.progress.callbacks import SearchCallback, SearchInfo
+
+
+class CostRecorder(SearchCallback):
+    """Shared work is the adapting of the dense model, and what methods compute once for several trials."""
+
+    def __init__(self, store: Store, job: SearchJob, output: RunFolder) -> None:
+        self._store, self._job, self._output = store, job, output
+
+    def on_search_start(self, search: SearchInfo) -> None:
+        self._record()
+
+    def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
+        # What a method shares is complete before its first trial prunes.
+        if report.phase is Phase.PRUNE:
+            self._record()
+
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
+        self._record()
+
+    def _record(self) -> None:
+        self._store.book_shared(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
