@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from baselines.random_tokens import RandomTokens
-from holdout_accuracy import format_accuracy, format_difference, holdout_hits
+from holdout_accuracy import Hits, format_accuracy, format_difference, holdout_hits
 
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
@@ -140,52 +140,52 @@ def main() -> None:
     print(f"\n{(time.monotonic() - began) / 60:.0f} minutes in this call, on {os.cpu_count()} cores")
 
 
-def table(settings: Settings, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
-    from autoslim.export.artifact import load, load_config
+Row = tuple[str, int, Hits, str, str]
+"""Name, FLOPs, hits, and the differences to the finetuned dense model and to random tokens."""
 
-    context = TrialContext.open(
-        base=settings.base, dataset=prepare_dataset(settings.dataset, folder / "cache", seed=settings.seed).path
-    )
+
+def table(settings: Settings, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
+    dataset = prepare_dataset(settings.dataset, folder / "cache", seed=settings.seed)
+    context = TrialContext.open(base=settings.base, dataset=dataset.path)
     dense = holdout_hits(context.teacher, context)
     flops = count_flops(context.teacher, context.dense.shape.image_size)
-    rows = [("dense, as given", flops, dense, "", "")]
-    best = {}
-    for (name, share, _), found in controls.items():
-        if (name, share) not in best or found["validation"] > best[name, share]["validation"]:
-            best[name, share] = found
-    hits = {key: np.load(Path(found["folder"]) / "hits.npy") for key, found in best.items()}
-    tuned = hits["dense", 1.0]
+    best = best_controls(controls)
+    tuned = _hits(best["dense", 1.0])
+    rows: list[Row] = [("dense, as given", flops, dense, "", "")]
     rows.append(("dense, finetuned as long", best["dense", 1.0]["flops"], tuned, format_difference([tuned], [dense]), ""))
     for label in BUDGETS:
-        share = Budget.parse(label).share or 1.0
-        control_hits = hits["random", share]
-        rows.append(
-            (
-                f"{label}: random tokens",
-                best["random", share]["flops"],
-                control_hits,
-                format_difference([control_hits], [tuned]),
-                "",
-            )
-        )
-        config = load_config(RunFolder(folder).model(label))
-        slimmed = holdout_hits(load(RunFolder(folder).model(label)), context)
-        name = f"{label}: autoslim ({config.recipe.method})"
-        rows.append(
-            (
-                name,
-                config.flops.fvcore,
-                slimmed,
-                format_difference([slimmed], [tuned]),
-                format_difference([slimmed], [control_hits]),
-            )
-        )
+        random = best["random", Budget.parse(label).share or 1.0]
+        rows.append((f"{label}: random tokens", random["flops"], _hits(random), format_difference([_hits(random)], [tuned]), ""))
+        rows.append(_searched(label, folder, context, tuned, _hits(random)))
     lines = [
         "| model | FLOPs | test top-1, % (95 %) | against dense, finetuned | against random tokens |",
         "|---|---|---|---|---|",
     ]
     lines += [f"| {n} | {format_flops(f)} ({f / flops:.1%}) | {format_accuracy(h)} | {d} | {r} |" for n, f, h, d, r in rows]
     return "\n".join(lines)
+
+
+def best_controls(controls: dict[tuple[str, float, float], dict[str, Any]]) -> dict[tuple[str, float], dict[str, Any]]:
+    """By name and share of the FLOPs, the control with the better learning rate on the validation images."""
+    best: dict[tuple[str, float], dict[str, Any]] = {}
+    for (name, share, _), found in controls.items():
+        if (name, share) not in best or found["validation"] > best[name, share]["validation"]:
+            best[name, share] = found
+    return best
+
+
+def _hits(control: dict[str, Any]) -> Hits:
+    hits: Hits = np.load(Path(control["folder"]) / "hits.npy")
+    return hits
+
+
+def _searched(label: str, folder: Path, context: TrialContext, tuned: Hits, random: Hits) -> Row:
+    from autoslim.export.artifact import load, load_config
+
+    model = RunFolder(folder).model(label)
+    config, hits = load_config(model), holdout_hits(load(model), context)
+    name = f"{label}: autoslim ({config.recipe.method})"
+    return name, config.flops.fvcore, hits, format_difference([hits], [tuned]), format_difference([hits], [random])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ _DELIVERED = 5
 _DELIVERED_BESIDE = 1_200_000
 """Bytes of a delivered model besides weights: pictures, card and tables, in `models/` and once more in MLflow (measured on the digits)."""
 _FRONT = 6
-"""Models that a search of some dozens of trials keeps for its front, beside one a budget."""
+"""Models that a search of some dozens of trials keeps for its front, in addition to one a budget."""
 _ASSUMED_SLOTS = 2
 """Trials at a time where the job does not say and no cluster has been asked."""
 _TABLES = 3 * 2**20

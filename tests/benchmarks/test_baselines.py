@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import methods_table
+import methods_runs
 import numpy as np
 import pytest
 import torch
@@ -25,7 +25,8 @@ from baselines.tome import match, merge, proportional_attention
 from baselines.width_pruning import taylor_scores
 from cached_teacher import CachedTeacher
 from helpers.tiny import TinyWorkshop, images, make_dense, share_of_dense
-from methods_table import Facts, Results, Run, Settings, estimated_minutes, planned, table
+from methods_report import Results, table
+from methods_runs import Facts, Run, Settings, estimated_minutes, planned
 from torch import nn
 from torch.nn import functional
 
@@ -299,7 +300,7 @@ def test_a_pass_that_is_watched_is_made(tmp_path: Path):
 
 
 def test_another_process_finds_the_logits(tmp_path: Path):
-    folder = Path(methods_table.__file__).parent
+    folder = Path(methods_runs.__file__).parent
     code = (
         "import sys, torch\n"
         f"sys.path[:0] = [{str(folder)!r}, {str(Path(__file__).parents[1])!r}]\n"
@@ -350,34 +351,34 @@ def test_the_table_of_what_is_there_names_what_failed(tmp_path: Path):
 
 def test_a_run_that_failed_is_to_be_done_again(tmp_path: Path):
     run = Run(name="tome", budget="50%", seed=0)
-    assert not methods_table.is_done(tmp_path, run)
+    assert not methods_runs.is_done(tmp_path, run)
     write(tmp_path, run, error="InfeasibleError: too much")
-    assert not methods_table.is_done(tmp_path, run)
+    assert not methods_runs.is_done(tmp_path, run)
     write(tmp_path, run, 0.5)
-    assert methods_table.is_done(tmp_path, run)
+    assert methods_runs.is_done(tmp_path, run)
 
 
 def test_half_the_flops_and_the_first_seed_come_first_and_the_dense_model_once_a_seed():
     runs = planned(("dense", "tome"), ("70%", "50%", "35%"), (0, 1))
     assert [run.folder for run in runs[:4]] == ["dense-100-0", "tome-50-0", "tome-70-0", "tome-35-0"]
     assert len(runs) == 8 and runs[4].folder == "dense-100-1"
-    settings = Settings(images=10_000, epochs=3.0, training=methods_table.TRAINING)
+    settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
     assert estimated_minutes(runs[0], settings) > estimated_minutes(runs[1], settings)
 
 
 def test_runs_of_other_settings_are_not_mixed(tmp_path: Path):
-    settings = Settings(images=10_000, epochs=3.0, training=methods_table.TRAINING)
-    methods_table.same_settings(tmp_path, settings)
-    methods_table.same_settings(tmp_path, settings)
+    settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
+    methods_runs.same_settings(tmp_path, settings)
+    methods_runs.same_settings(tmp_path, settings)
     with pytest.raises(SystemExit, match="other settings"):
-        methods_table.same_settings(tmp_path, settings.replace(epochs=1.0))
+        methods_runs.same_settings(tmp_path, settings.replace(epochs=1.0))
 
 
 def test_methods_in_a_row_share_what_is_to_be_saved():
     dense = make_dense("vit")
-    settings = Settings(images=10_000, epochs=3.0, training=methods_table.TRAINING)
+    settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
     context: Any = SimpleNamespace(dense=dense)
-    recipe = methods_table._recipe(Run(name="vit_slim+life_regression", budget="49%", seed=3), context, settings)
+    recipe = methods_runs.make_recipe(Run(name="vit_slim+life_regression", budget="49%", seed=3), context, settings)
     assert recipe.method == "vit_slim+life_regression" and recipe.seed == 3 and recipe.training.epochs == 3
     assert recipe.budget == share_of_dense(dense.shape, 0.49)
     first = METHODS["vit_slim"].expect(dense.shape, Plan.dense(dense.shape), recipe.steps[0].knobs)
@@ -387,7 +388,7 @@ def test_methods_in_a_row_share_what_is_to_be_saved():
 
 
 def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tried(tmp_path: Path):
-    settings = Settings(images=10_000, epochs=3.0, training=methods_table.TRAINING)
+    settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
     runs = [Run(name="tome", budget=budget, seed=0) for budget in ("50%", "35%")]
 
     def kill_the_first() -> None:
@@ -398,9 +399,9 @@ def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tr
 
     killer = threading.Thread(target=kill_the_first)
     killer.start()
-    methods_table.carry_out(runs, tmp_path / "no data", tmp_path / "output", settings, processes=1)
+    methods_runs.carry_out(runs, tmp_path / "no data", tmp_path / "output", settings, processes=1)
     killer.join()
-    killed, other = (methods_table.read(tmp_path / "output", run) for run in runs)
+    killed, other = (methods_runs.read(tmp_path / "output", run) for run in runs)
     assert killed is not None and killed.error == "its process ended with -9"
     assert other is not None and other.error and "its process" not in other.error
 
@@ -414,10 +415,10 @@ def test_runs_are_carried_out_and_one_that_fails_stops_no_other(tmp_path: Path):
     data.mkdir()
     (data / "cifar10").symlink_to(Path(folder) / "cifar10-mini")
     (data / "vit-cifar10").symlink_to(Path(folder) / "vit-cifar10")
-    settings = Settings(images=256, epochs=1.0, training=methods_table.TRAINING)
+    settings = Settings(images=256, epochs=1.0, training=methods_runs.TRAINING)
     runs = [Run(name="tome", budget="50%", seed=0), Run(name="no such method", budget="50%", seed=0)]
-    methods_table.carry_out(runs, data, output, settings, processes=1)
-    found, failed = (methods_table.read(output, run) for run in runs)
+    methods_runs.carry_out(runs, data, output, settings, processes=1)
+    found, failed = (methods_runs.read(output, run) for run in runs)
     assert found is not None and not found.error and found.test > 0.5 and 0.49 < found.share <= 0.5
     assert failed is not None and failed.error.startswith("KeyError")
     assert np.load(output / "runs" / runs[0].folder / "hits.npy").mean() == pytest.approx(found.test)

@@ -1,4 +1,4 @@
-"""Trials that take no time: accuracies made up from the recipe, run through the coordinator one after another as by one worker."""
+"""Trials that take no time: synthetic accuracies by recipe, run through the coordinator one at a time, as by one worker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Killed(BaseException):
 def make_coordinator(
     job: SearchJob, store: Store, root: Path, callbacks: Sequence[SearchCallback] = (), **changes: Any
 ) -> Coordinator:
-    """Of a first attempt, or of one that goes on with what the store holds."""
+    """Of a first attempt, or of one that continues with the trials in the store."""
     if job.id not in {stored.job.id for stored in store.jobs()}:
         store.create_job(job)
     store.begin_attempt(job.id)
@@ -60,7 +60,7 @@ def make_proposer(job: SearchJob) -> Proposer:
 
 
 def reports(recipe: Recipe) -> Iterator[EpochReport]:
-    """A cut at a quarter of the epochs, then tuning; better with more FLOPs, and better or worse by the recipe."""
+    """Pruning at a quarter of the epochs, then finetuning; more accurate with more FLOPs, plus noise that depends on the recipe."""
     draw = random.Random(recipe.key)
     luck, epochs = draw.gauss(0, 0.05), recipe.training.epochs
     best = 0.5 + 0.4 * recipe.budget / DENSE_FLOPS + luck

@@ -1,4 +1,4 @@
-"""A supervisor with drivers that are real processes, on a store of its own."""
+"""A supervisor whose drivers are real processes, with its own store."""
 
 from __future__ import annotations
 

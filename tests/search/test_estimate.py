@@ -33,8 +33,8 @@ def estimated(job: SearchJob, **changes: Any) -> Estimate:
 
 def test_a_training_step_costs_three_forward_passes_of_the_model_and_one_of_its_teacher():
     found = estimated(make(), adapts=False)
-    assert (found.images_trained, found.images_adapting) == (6 * 3 * IMAGES, 0)
-    assert found.multiply_accumulates == found.images_trained * (3 * DENSE // 2 + DENSE)
+    assert (found.training_images, found.base_training_images) == (6 * 3 * IMAGES, 0)
+    assert found.multiply_accumulates == found.training_images * (3 * DENSE // 2 + DENSE)
 
 
 def test_the_dense_model_is_adapted_without_a_teacher():
@@ -43,7 +43,7 @@ def test_the_dense_model_is_adapted_without_a_teacher():
 
 
 def test_the_refinement_gets_its_share_of_the_images():
-    assert estimated(make(final_share=0.25)).images_trained == pytest.approx(IMAGES * 6 * 3 / 0.75, rel=1e-3)
+    assert estimated(make(final_share=0.25)).training_images == pytest.approx(IMAGES * 6 * 3 / 0.75, rel=1e-3)
 
 
 @pytest.mark.parametrize("scheduler", ["halving", "median", "none"])

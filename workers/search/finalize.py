@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -56,18 +56,18 @@ def _evaluate(folder: str, dataset: str, split: str) -> str:
 
 
 def evaluate_folders(
-    folders: Sequence[Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
+    folders: Mapping[str, Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
 ) -> list[HoldoutResult]:
-    """One result a folder, each from a Ray task with a trial's resources.
+    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys.
 
     Raises:
         JobError: a folder does not load, or loads only with the search's packages.
     """
     tasks = [
-        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {folder.name} on {split}").remote(
+        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
             str(folder), str(dataset.path), split
         )
-        for folder in folders
+        for name, folder in folders.items()
     ]
     with unwrapped_task_errors("a model could not be evaluated"):
         return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
@@ -92,7 +92,9 @@ def finalize_models(
     folders = [_copy(output, selection) for selection in selections]
     resources = job.resources or Resources()
     # All folders at once, so that the cluster evaluates them side by side.
-    dense, *verdicts = evaluate_folders([base, *folders], dataset, split="test", resources=resources, job=job.id)
+    labels = [selection.label for selection in selections]
+    named = {"dense model": base, **dict(zip(labels, folders, strict=True))}
+    dense, *verdicts = evaluate_folders(named, dataset, split="test", resources=resources, job=job.id)
     models, failed = [], []
     for selection, folder, verdict in zip(selections, folders, verdicts, strict=True):
         judged = HoldoutResults(slimmed=verdict, dense=dense, dense_validation=facts.dense_accuracy)

@@ -70,7 +70,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         except TrialError as error:
             _log.warning("trial ends with %s: %s", type(error).__name__, error)
             return {"error_class": type(error).__name__, "error": str(error), "done": True}
-        except Exception as error:  # noqa: BLE001 - here a trial ends; the search goes on and the store keeps the traceback
+        except Exception as error:  # noqa: BLE001 - the trial ends here; the search continues, and the store has the traceback
             _log.exception("trial ends with an error that is not its own")
             return {"error_class": type(error).__name__, "error": "".join(traceback.format_exception(error)), "done": True}
         finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,23 @@ def small_job(root: Path, **changes: Any) -> SearchJob:
     return make_job(str(root), budgets=budgets, trials=18, training=Training(epochs=4.0), **changes)
 
 
-def run_undisturbed(root: Path, **changes: Any) -> list[TrialResult]:
-    root.mkdir()
-    job = small_job(root, **changes)
-    with Store(default_url(str(root))) as store:
-        run_all(make_coordinator(job, store, root))
-        return store.trials(job.id)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[TrialResult]]:
+    """The trials of a search with this pruner that nothing interrupts; each is run once for all tests."""
+
+    @functools.cache
+    def run(scheduler: str) -> list[TrialResult]:
+        root = tmp_path_factory.mktemp(scheduler)
+        job = small_job(root, scheduler=scheduler)
+        with Store(default_url(str(root))) as store:
+            run_all(make_coordinator(job, store, root))
+            return store.trials(job.id)
+
+    return run
 
 
-def test_a_stopped_trial_has_its_epochs_its_accuracy_and_the_reason(tmp_path):
-    results = run_undisturbed(tmp_path / "run")
+def test_a_stopped_trial_has_its_epochs_its_accuracy_and_the_reason(undisturbed):
+    results = undisturbed("halving")
     stopped = [result for result in results if result.state is TrialState.STOPPED]
     complete = [result for result in results if result.state is TrialState.COMPLETE]
     assert len(stopped) >= 3
@@ -61,14 +70,14 @@ def test_a_stopped_trial_has_its_epochs_its_accuracy_and_the_reason(tmp_path):
     assert not {result.number for result in ParetoFront.of(results).results} & {result.number for result in stopped}
 
 
-def test_without_a_pruner_every_trial_runs_to_its_end(tmp_path):
-    results = run_undisturbed(tmp_path / "run", scheduler="none")
+def test_without_a_pruner_every_trial_runs_to_its_end(undisturbed):
+    results = undisturbed("none")
     assert {result.state for result in results} <= {TrialState.COMPLETE, TrialState.INFEASIBLE}
 
 
 @pytest.mark.parametrize("scheduler", ["halving", "median"])
-def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_one(tmp_path, scheduler):
-    expected = run_undisturbed(tmp_path / "undisturbed", scheduler=scheduler)
+def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_one(tmp_path, undisturbed, scheduler):
+    expected = undisturbed(scheduler)
     root = tmp_path / "killed"
     root.mkdir()
     job, chance, attempts = small_job(root, scheduler=scheduler), random.Random(1), 0
@@ -92,8 +101,8 @@ def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_on
             return
 
 
-def test_the_best_of_each_budget_is_refined_when_all_other_trials_have_ended(tmp_path):
-    results = run_undisturbed(tmp_path / "run")
+def test_the_best_of_each_budget_is_refined_when_all_other_trials_have_ended(undisturbed):
+    results = undisturbed("halving")
     finals = [result for result in results if result.origin == Origin.REFINEMENT]
     assert len(results) == 18 + len(finals)
     assert [result.number for result in finals] == [18, 19]
@@ -128,10 +137,8 @@ def test_the_refinement_waits_for_running_trials(tmp_path):
         assert callback.finals[0] > 0
 
 
-def test_a_search_given_more_trials_continues_as_if_it_had_had_them_at_once(tmp_path):
-    few, many = tmp_path / "few", tmp_path / "many"
-    expected = run_undisturbed(many)
-    few.mkdir()
+def test_a_search_given_more_trials_continues_as_if_it_had_had_them_at_once(tmp_path, undisturbed):
+    few, expected = tmp_path, undisturbed("halving")
     job = small_job(few).replace(trials=12, final_share=0.5)
     with Store(default_url(str(few))) as store:
         run_all(make_coordinator(job, store, few))

@@ -1,0 +1,109 @@
+"""The tables of `methods_table.py`, from the runs that are finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from holdout_accuracy import Hits, format_difference, paired
+from methods_runs import BASELINES, DENSE, RANDOM, Facts, Run, read
+
+
+class Results:
+    """Results of the finished runs: hits by seed for each name and budget."""
+
+    def __init__(self, output: Path, runs: list[Run]) -> None:
+        self.facts: dict[tuple[str, str], list[Facts]] = {}
+        self.hits: dict[tuple[str, str], dict[int, Hits]] = {}
+        self.failed: list[Facts] = []
+        for run in runs:
+            facts = read(output, run)
+            if facts is None:
+                continue
+            if facts.error:
+                self.failed.append(facts)
+                continue
+            key = (run.name, run.budget)
+            self.facts.setdefault(key, []).append(facts)
+            self.hits.setdefault(key, {})[run.seed] = np.load(output / "runs" / run.folder / "hits.npy")
+
+    def key(self, name: str, budget: str) -> tuple[str, str] | None:
+        """The key of a run, or None where it is not finished. The dense model is the same for every budget."""
+        key = (name, "100%" if name == DENSE else budget)
+        return key if key in self.facts else None
+
+    def accuracy(self, key: tuple[str, str]) -> float:
+        return 100 * float(np.mean([facts.test for facts in self.facts[key]]))
+
+    def pair(self, key: tuple[str, str], other: tuple[str, str]) -> tuple[list[Hits], list[Hits]] | None:
+        """The hits of both, for the seeds that both have."""
+        seeds = sorted(self.hits[key].keys() & self.hits[other].keys())
+        return ([self.hits[key][s] for s in seeds], [self.hits[other][s] for s in seeds]) if seeds else None
+
+    def at(self, budget: str, *, ours: bool) -> list[tuple[str, str]]:
+        """Keys at this budget, of autoslim's methods or of the baselines; the dense model is neither."""
+        return [key for key in self.facts if key[1] == budget and (key[0] not in BASELINES) == ours]
+
+    def best(self, budget: str, *, ours: bool) -> tuple[str, str] | None:
+        return max(self.at(budget, ours=ours), key=self.accuracy, default=None)
+
+
+def table(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) -> str:
+    """Markdown: an overview of all budgets, a table and a verdict for each budget, and the failed runs."""
+    lines = [_overview(results, names, budgets)]
+    for budget in budgets:
+        lines += ["", f"**{budget} of the FLOPs**", "", _details(results, names, budget), "", verdict(results, budget)]
+    lines += [f"- failed: {f.name} at {f.budget}, seed {f.seed}: {f.error}" for f in results.failed]
+    return "\n".join(lines)
+
+
+def _overview(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) -> str:
+    lines = ["| test top-1, %, mean of the seeds | " + " | ".join(budgets) + " |", "|---|" + "---|" * len(budgets)]
+    for name in names:
+        keys = [results.key(name, budget) for budget in budgets]
+        cells = [f"{results.accuracy(key):.2f}" if key else "" for key in keys]
+        if name == DENSE and keys[0]:
+            cells = [f"{results.accuracy(keys[0]):.2f} at 100 %"] + [""] * (len(budgets) - 1)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _details(results: Results, names: tuple[str, ...], budget: str) -> str:
+    lines = [
+        "| | FLOPs used | test top-1, % (by seed) | vs. random tokens | vs. the best baseline | vs. dense, finetuned | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    best = results.best(budget, ours=False)
+    for name in names:
+        key = results.key(name, budget)
+        if key is None:
+            continue
+        facts = results.facts[key]
+        seeds = ", ".join(f"{f.test:.2%}".rstrip("%") for f in sorted(facts, key=lambda f: f.seed))
+        against = [_against(results, key, other) for other in (results.key(RANDOM, budget), best, results.key(DENSE, budget))]
+        minutes = np.mean([f.minutes for f in facts])
+        label = f"**{name}**" if key == best else name
+        share = np.mean([f.share for f in facts])
+        cells = [label, f"{share:.1%}", f"{results.accuracy(key):.2f} ({seeds})", *against, f"{minutes:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _against(results: Results, key: tuple[str, str], other: tuple[str, str] | None) -> str:
+    pair = results.pair(key, other) if other is not None and other != key else None
+    return format_difference(*pair) if pair else ""
+
+
+def verdict(results: Results, budget: str) -> str:
+    """Which is better at `budget`, by the means, with the interval of the difference."""
+    ours, theirs = results.best(budget, ours=True), results.best(budget, ours=False)
+    behind = []
+    if (random := results.key(RANDOM, budget)) is not None:
+        behind = [
+            key[0] for key in results.at(budget, ours=True) if (pair := results.pair(key, random)) and paired(*pair)[0] <= 0
+        ]
+    if ours is None or theirs is None or (pair := results.pair(ours, theirs)) is None:
+        return f"{budget}: ours and the baselines have no run of the same seed yet."
+    sign = "ahead of every baseline" if paired(*pair)[0] > 0 else f"not ahead of {theirs[0]}"
+    against = f"Not ahead of random tokens: {', '.join(behind)}." if behind else "All of ours are ahead of random tokens."
+    return f"{budget}: the best of ours, {ours[0]}, is {sign}: {format_difference(*pair)} against {theirs[0]}. {against}"
