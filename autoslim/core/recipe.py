@@ -14,7 +14,6 @@ Knobs = dict[str, Any]
 
 
 Bound = Literal["max", "mean"]
-BOUNDS: tuple[Bound, ...] = get_args(Bound)
 """What a budget holds for where the number of tokens varies: every image, or the mean over images."""
 
 Augmentation = Literal["none", "light", "strong"]
