@@ -8,11 +8,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-<<<<<<< HEAD
-.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure docs clean
-=======
-.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure clean
->>>>>>> main
+.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
