@@ -8,18 +8,13 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint clean
+.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure clean
 
-help:
-	@echo "make install   set up $(VENV)"
-	@echo "make demo      search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow"
-	@echo "make cluster   the service with PostgreSQL, MLflow and two Ray nodes on this machine; Ctrl-C or make cluster-stop ends it"
-	@echo "make test      the tests, at most ten minutes on two cores"
-	@echo "make test-all  the rest of the tests, too"
-	@echo "make lint      style, types, layers, insecure code"
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "VENV=DIR and PYTHON=python3.x choose the environment and what makes it"
 
-install: $(STAMP)
+install: $(STAMP) ## set up the environment with everything
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autoslim needs Python 3.11 or newer; give one with PYTHON=python3.x")'
@@ -28,23 +23,23 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP)
+demo: $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)
 	$(BIN)/autoslim search --model deit_tiny_patch16_224 --from-scratch \
 	  --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 --image-size 24 --data digits \
 	  --flops 70% --flops 50% --flops 40% --trials 12 --epochs 5 --base-epochs 40 --base-lr 3e-3 --batch-size 32 \
 	  --space smoke --concurrency 2 --speed eager,onnxruntime --output $(DEMO_OUTPUT)
 
-cluster: $(STAMP)
+cluster: $(STAMP) ## the service, PostgreSQL, MLflow and two Ray nodes on this machine, until Ctrl-C or cluster-stop
 	@$(CLUSTER) up
 
-cluster-stop: $(STAMP)
+cluster-stop: $(STAMP) ## end what `make cluster` started
 	@$(CLUSTER) stop
 
 # Two processes for two cores: the models on one side, the service and the search on the other.
 MODEL_TESTS := $(addprefix tests/,benchmarks core cost data export methods models report training)
 
-test: $(STAMP)
+test: $(STAMP) ## the tests, at most eight minutes on two cores
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-models test-rest
 
 test-models: $(STAMP)
@@ -53,15 +48,27 @@ test-models: $(STAMP)
 test-rest: $(STAMP)
 	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' $(MODEL_TESTS:%=--ignore=%)
 
-test-all: $(STAMP)
+test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)
+lint: style types layers unused insecure ## everything that reads the code: the five targets below, and the hooks of pre-commit
+
+style: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+layers: $(STAMP) ## imports go down only
 	$(BIN)/lint-imports
+
+unused: $(STAMP) ## code that nothing uses, without the tests and with them; exceptions and reasons in pyproject.toml
+	$(BIN)/vulture
+	$(BIN)/vulture autoslim workers deploy/loopback benchmarks tests
+
+insecure: $(STAMP) ## bandit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers
 
-clean:
+clean: ## remove what builds and the demo left
 	rm -rf build dist *.egg-info runs/demo

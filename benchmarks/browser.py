@@ -73,10 +73,6 @@ class Browser:
         finally:
             self._driver.switch_to.default_content()
 
-    def shows(self, text: str) -> str:
-        """The condition that the page shows this text."""
-        return f"document.body && document.body.innerText.includes({text!r})"
-
     def text(self) -> str:
         return str(self.run("return document.body ? document.body.innerText : ''"))
 

@@ -23,9 +23,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Runs the command line; an error the user can mend is one line, never a traceback."""
+    """Runs the command line. An error that the user can fix is printed as one line, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # One retry is ours to ask for and no news to the user; what follows from it is said in our own words.
+    # These libraries log each retry; autoslim reports the final error itself.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
@@ -40,7 +40,9 @@ def main() -> None:
 
 def flops(
     model: Annotated[str, typer.Argument(help="A timm model name, or a folder with a dense or a slimmed model.")],
-    image_size: Annotated[int | None, typer.Option(help="Square image size in pixels; default the model's own.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the square images, in pixels. Default: the model's own.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Count a model's multiply-accumulates per image, by three counters.
@@ -56,7 +58,7 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    seed: Annotated[int, typer.Option(help="Seed of the cuts, where a split is cut from another.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
     json: Json = False,
 ) -> None:
     """Measure a model's accuracy on a data set.
@@ -71,13 +73,13 @@ def evaluate(
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
-    images: Annotated[int, typer.Option(help="How many images, spread over the classes.")] = 8,
+    images: Annotated[int, typer.Option(help="Number of images, spread over the classes.")] = 8,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    seed: Annotated[int, typer.Option(help="Seed of the cuts, where a split is cut from another.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="A .png or .html file; default both, in DIR.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="A .png or .html file. Default: both, in DIR.")] = None,
     json: Json = False,
 ) -> None:
-    """Draw which patches of real images survive to which block, how long they live, and each block's widths.
+    """Draw which patches of real images are kept up to which block, and the widths of each block.
 
     Example: autoslim visualize runs/one --data ./flowers --images 8
     """
@@ -87,8 +89,8 @@ def visualize(
 
 
 def doctor(
-    output: Annotated[Path, typer.Option(help="The folder a search would write to.")] = Path("runs"),
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to check.")] = None,
+    output: Annotated[Path, typer.Option(help="Output folder of a search to check.")] = Path("runs"),
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster to check.")] = None,
     json: Json = False,
 ) -> None:
     """Check what a search needs on this machine.
@@ -105,7 +107,7 @@ def sync(
     output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
     json: Json = False,
 ) -> None:
-    """Log to MLflow what could not be logged while a search ran.
+    """Log to MLflow what could not be logged while the search ran.
 
     Example: autoslim sync runs/flowers
     """

@@ -1,4 +1,4 @@
-"""`autoslim doctor`: what a search needs, and whether this machine has it."""
+"""`autoslim doctor`: checks that this machine has what a search needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autoslim.errors import AutoslimError
 
 
 def examine(output: Path, address: str | None, *, as_json: bool = False) -> bool:
-    """Prints a line a check, or all of them as JSON; whether all of them passed."""
+    """Prints one line per check, or all results as JSON. Returns whether all checks passed."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
         ("torch", _torch),
@@ -27,20 +27,20 @@ def examine(output: Path, address: str | None, *, as_json: bool = False) -> bool
         ("ray", lambda: _ray(address)),
         ("flops", _flops),
     ]
-    healthy, told = True, {}
+    healthy, results = True, {}
     for name, check in checks:
         try:
             with needs_extra("search", "a search"):
                 verdict, passed = check(), True
         except (AutoslimError, OSError, ImportError, RuntimeError) as error:
             verdict, passed, healthy = str(error), False, False
-        told[name] = {"ok": passed, "found": verdict}
+        results[name] = {"ok": passed, "found": verdict}
         if not as_json:
             mark = styled("ok  ", "green") if passed else styled("FAIL", "red")
             sys.stdout.write("\n".join(columns([(mark, f"{name:9}", verdict)], gap=1)) + "\n")
             sys.stdout.flush()
     if as_json:
-        sys.stdout.write(json.dumps({"ok": healthy, "checks": told}) + "\n")
+        sys.stdout.write(json.dumps({"ok": healthy, "checks": results}) + "\n")
     return healthy
 
 

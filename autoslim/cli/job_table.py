@@ -1,4 +1,4 @@
-"""A job of the service in words."""
+"""Jobs of the service, their trials and results as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ago(moment: datetime.datetime) -> str:
 
 
 def done(job: JobReply) -> str:
-    """`14/24`; only the first where there is no such number, or no longer: the best are tuned again, as further trials."""
+    """`14/24`, or only `14` once the job has ended or refinement has added trials beyond the maximum."""
     count, trials = job.progress.trials_ended, job.progress.trials_total
     return f"{count}/{trials}" if trials and count <= trials and not job.ended else f"{count}"
 
@@ -54,14 +54,14 @@ def next_commands(job: JobReply) -> str:
 
 
 def table(jobs: list[JobReply]) -> list[str]:
-    """A line a job."""
+    """One line per job."""
     head = ("ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED")
     rows = [(job.id, job.name or "", state_text(job.state), done(job), best(job), ago(job.created_at)) for job in jobs]
     return columns([head, *rows], header=True)
 
 
 def page(job: JobReply) -> list[str]:
-    """All there is to say about one job."""
+    """The state, request, result and next commands of one job."""
     spec = job.spec
     request = f"{spec.get('model')} on {spec.get('data')} to {', '.join(spec.get('flops') or ())}"
     pairs: list[tuple[str, Cell]] = [
@@ -84,7 +84,7 @@ def page(job: JobReply) -> list[str]:
 
 
 def result(found: Result) -> list[str]:
-    """The models that were handed over, below the dense one, and the budgets that have none."""
+    """The dense model, the final models, and the budgets without a model."""
     rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
     if found.dense is not None:
         test = f"{found.models[0].dense_test_accuracy:.2%}" if found.models else ""
@@ -112,7 +112,7 @@ def _cost(cost: Cost) -> str:
 
 
 def trials(found: list[Trial]) -> list[str]:
-    """A line a trial."""
+    """One line per trial."""
     rows = [("TRIAL", "METHOD", "TARGET", "STATE", "VALIDATION", "FLOPS", "EPOCHS", "SECONDS")]
     for trial in found:
         rows.append(

@@ -23,7 +23,7 @@ from autoslim.errors import RequestError
 def jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated.", show_default=False)] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs, the newest first.")] = 20,
     url: Url = None,
     json: Json = False,
 ) -> None:
@@ -46,11 +46,11 @@ def jobs(
 
 def show(
     job: JobName = None,
-    trials: Annotated[bool, typer.Option("--trials", help="Its trials, a line each.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="List its trials.")] = False,
     url: Url = None,
     json: Json = False,
 ) -> None:
-    """Say how a job stands, and what can be done next.
+    """Show the state of a job and the next commands.
 
     Example: autoslim show flowers --trials
     """
@@ -67,7 +67,7 @@ def show(
 
 
 def attach(job: JobName = None, url: Url = None, json: Json = False) -> None:
-    """Follow a job to its end and show its models; the exit code tells how it ended. Ctrl-C detaches, the job goes on.
+    """Follow a job until it ends and show its models; the exit code says how it ended. Ctrl-C detaches; the job continues.
 
     Example: autoslim attach flowers
     """
@@ -81,10 +81,14 @@ def attach(job: JobName = None, url: Url = None, json: Json = False) -> None:
 
 def logs(
     job: JobName = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends. Ctrl-C leaves it running.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Default the last attempt.", show_default=False)] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Continue until the job ends. Ctrl-C leaves it running.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Number of the attempt. Default: the last.", show_default=False)
+    ] = None,
     url: Url = None,
-    json: Annotated[bool, typer.Option("--json", help="Its events and messages, one JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Events and messages as JSON, one object per line.")] = False,
 ) -> None:
     """Print the log of a job's driver.
 
@@ -107,11 +111,11 @@ def logs(
 
 
 def cancel(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="Its id, the beginning of it, or its name.")],
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, the beginning of it, or its name.")],
     url: Url = None,
     json: Json = False,
 ) -> None:
-    """Ask a job to stop. Its finished trials are kept; asking again changes nothing.
+    """Ask a job to stop. Finished trials are kept; a second request changes nothing.
 
     Example: autoslim cancel flowers
     """
@@ -129,13 +133,16 @@ def cancel(
 def pull(
     job: JobName = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: the job's name or id, here.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write. Default: the job's name or id, in the current folder.", show_default=False
+        ),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="Only the model of this budget.", show_default=False)] = None,
     url: Url = None,
     json: Json = False,
 ) -> None:
-    """Fetch what a job has made, check every file, and print the folder.
+    """Download a job's models, check every file, and print the folder.
 
     Example: autoslim pull flowers --budget 50% -o flowers-slim
     """
@@ -152,7 +159,7 @@ def pull(
 
 @contextlib.contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar where somebody looks at it."""
+    """A progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

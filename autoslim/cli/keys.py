@@ -17,7 +17,7 @@ from autoslim.core.duration import parse_duration
 from autoslim.core.extras import needs_extra
 from autoslim.errors import RequestError
 
-app = typer.Typer(help="API keys of the service; run where its database is.", no_args_is_help=True)
+app = typer.Typer(help="API keys of the service. Needs access to its database.", no_args_is_help=True)
 
 _needs_service = needs_extra("service", "autoslim keys")
 
@@ -25,19 +25,21 @@ _needs_service = needs_extra("service", "autoslim keys")
 @app.command()
 @_needs_service
 def create(
-    tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")] = "local",
+    tenant: Annotated[str, typer.Option(help="Tenant whose jobs the key can access.")] = "local",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="read, submit or admin; may be repeated. Default read and submit.", show_default=False),
+        typer.Option(help="One of read, submit, admin. May be repeated. Default: read and submit.", show_default=False),
     ] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
-    expires: Annotated[str | None, typer.Option(help="As 12h, 90d or 4w; default never.", show_default=False)] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="Lifetime of the key, as 12h, 90d or 4w. Default: no expiry.", show_default=False)
+    ] = None,
     config: ConfigFile = None,
     root: Root = None,
     storage: ServiceStorage = None,
     json: Json = False,
 ) -> None:
-    """Make a key and print it, once: the database has a digest only.
+    """Create a key and print it. It is shown only once: the database holds a digest.
 
     Example: autoslim keys create --tenant vision --scope read --scope submit --expires 90d
     """
@@ -58,7 +60,7 @@ def create(
 @app.command(name="list")
 @_needs_service
 def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only keys of this tenant.", show_default=False)] = None,
     config: ConfigFile = None,
     root: Root = None,
     storage: ServiceStorage = None,
@@ -87,12 +89,12 @@ def list_keys(
 @app.command()
 @_needs_service
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it; the key itself does as well.")],
+    key: Annotated[str, typer.Argument(metavar="ID", help="Id from `keys list`, or the key itself.")],
     config: ConfigFile = None,
     root: Root = None,
     storage: ServiceStorage = None,
 ) -> None:
-    """Refuse a key from now on.
+    """Revoke a key; it is refused from now on.
 
     Example: autoslim keys revoke 4f1c9e2ab7d05563
     """

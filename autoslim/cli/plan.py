@@ -1,4 +1,4 @@
-"""`autoslim plan`: what can be reached, and what a search would cost, without training."""
+"""`autoslim plan`: which budgets can be reached, and what a search would cost, without training."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import DENSE, LatencyTable, predict_params
+from autoslim.data.dataset import SPLITS
 from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.store import Store
 from workers.estimate.dry_run import DryRun, dry_run
@@ -47,7 +48,7 @@ def _measured_here(prepared: PreparedSearch) -> LatencyTable:
 
 
 def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
-    """Reach by method, and what the search costs; how fast it trains is measured on this machine."""
+    """The cost range of every method, and the estimated cost of the search, from the training speed measured on this machine."""
     job = with_default_resources(prepared.job, **_machine())
     # The search may run on another machine or cluster, so that one where not even one trial fits is no error here.
     slots = job.concurrency or max(1, concurrent_trials(trial_resources(job), **_machine()))
@@ -89,9 +90,9 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "device_hours": work.cost.device_hours,
         "money": work.cost.money,
         "bytes": work.cost.bytes,
-        "images": {split: getattr(prepared.dataset.report, split).images for split in ("train", "validation", "test")},
+        "images": {split: getattr(prepared.dataset.report, split).images for split in SPLITS},
         "classes": len(prepared.dataset.classes),
-        "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in ("train", "validation", "test")),
+        "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in SPLITS),
         "adapts_dense_model": not ready,
     }
     return facts, work
@@ -125,8 +126,8 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     ]
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
-    told, limits = facts["reuse"], job.limits
-    assert isinstance(told, list)
+    reused, limits = facts["reuse"], job.limits
+    assert isinstance(reused, list)
     if limits.given:
         words = prepared.proposer.builder.constraints(DENSE).describe(shape, Plan.dense(shape))
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
@@ -151,7 +152,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
         lines.append(f"{name:18}cannot slim this model: {reason}")
-    lines += ["", *(f"Reuse     {line}" for line in told), *_cost_lines(job, facts, work)]
+    lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What the commands that speak to the service have in common: the connection, and which job is meant."""
+"""The connection to the service and the lookup of a job, for all commands that use the service."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 JobName = Annotated[
     str | None,
-    typer.Argument(metavar="[JOB]", help="Its id, the beginning of it, or its name; default the newest job.", show_default=False),
+    typer.Argument(
+        metavar="[JOB]", help="Id of the job, the beginning of it, or its name. Default: the newest job.", show_default=False
+    ),
 ]
 Url = Annotated[
     str | None,
     typer.Option(
-        help="The service; default AUTOSLIM_URL, the configuration file's, or http://127.0.0.1:8400.", show_default=False
+        help="URL of the service. Default: AUTOSLIM_URL, that of the configuration file, or http://127.0.0.1:8400.",
+        show_default=False,
     ),
 ]
 
@@ -30,7 +33,7 @@ _RECENT = 200
 
 
 def connect(url: str | None) -> Client:
-    """The key is never a flag: a command line can be seen by others."""
+    """The key is never a flag: other users can read a command line."""
     from autoslim.client import Client
 
     return Client(url)

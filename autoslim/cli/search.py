@@ -15,7 +15,9 @@ from autoslim.cli.resume import resumed_job
 from autoslim.config import Scope
 from autoslim.core.run_folder import RunFolder
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output; the other flags are then known.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the search in --output with the settings that it was started with.")
+]
 
 _DEFAULT_OUTPUT = Path("runs/search")
 
@@ -61,7 +63,7 @@ def plan(
     output: flag.OutputFolder = _DEFAULT_OUTPUT,
     json: flag.Json = False,
 ) -> None:
-    """Say what a search could reach and would cost; trains nothing. The same flags as `search`.
+    """Report what a search could reach and would cost, without training. The same flags as `search`.
 
     Example: autoslim plan --model deit_small_patch16_224 --data ./flowers --flops 2.3G
     """
@@ -73,7 +75,7 @@ def plan(
 
 
 def sync_tracking(output: Path, *, as_json: bool = False) -> None:
-    """Brings MLflow up to what the store holds."""
+    """Logs to MLflow what the store holds and MLflow does not."""
     from autoslim.core.urls import default_url
     from autoslim.report.tracking import MlflowSync
     from autoslim.store import Store
@@ -82,7 +84,7 @@ def sync_tracking(output: Path, *, as_json: bool = False) -> None:
     with Store(job.storage or default_url(job.output)) as store:
         mirror = MlflowSync(store, job.id)
         changed = mirror.sync()
-        told = {"runs": changed, "tracking_uri": mirror.uri}
+        report = {"runs": changed, "tracking_uri": mirror.uri}
         sys.stdout.write(
-            json_format.dumps(told) + "\n" if as_json else f"{changed} runs brought up to date in MLflow at {mirror.uri}\n"
+            json_format.dumps(report) + "\n" if as_json else f"{changed} runs brought up to date in MLflow at {mirror.uri}\n"
         )

@@ -18,27 +18,28 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="Settings as YAML; flags and AUTOSLIM_* are over it.", show_default=False),
+    typer.Option("--config", help="YAML file with settings; flags and AUTOSLIM_* variables override it.", show_default=False),
 ]
-Root = Annotated[Path | None, typer.Option(help="The folder of all jobs; default ~/.local/share/autoslim.", show_default=False)]
+Root = Annotated[Path | None, typer.Option(help="Folder of all jobs. Default: ~/.local/share/autoslim.", show_default=False)]
 ServiceStorage = Annotated[
-    str | None, typer.Option("--storage", help="URL of the database; default SQLite in --root.", show_default=False)
+    str | None, typer.Option("--storage", help="URL of the database. Default: SQLite in --root.", show_default=False)
 ]
-Jobs = Annotated[int, flag.flag("--jobs", "Jobs at a time.", min=1)]
+Jobs = Annotated[int, flag.flag("--jobs", "Maximum number of jobs at a time.", min=1)]
 Dashboard = Annotated[
     str | None,
     flag.flag(
-        "--dashboard", "Run the drivers as jobs of the Ray cluster with this dashboard; default processes of this machine."
+        "--dashboard",
+        "URL of the dashboard of a Ray cluster that runs the drivers as its jobs. Default: processes on this machine.",
     ),
 ]
 Lease = Annotated[
     float | None,
-    flag.flag("--lease-seconds", "After so many seconds without a sign of life another driver takes over; default 60."),
+    flag.flag("--lease-seconds", "Seconds without a heartbeat after which another driver takes over a job. Default: 60."),
 ]
 
 
 def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
-    """The service's settings; its folder is made where it is not there yet."""
+    """The service's settings. Creates its folder if it does not exist."""
     from autoslim.service import read_settings
 
     settings = read_settings(config, flags=flags)
@@ -47,22 +48,25 @@ def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs API keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
+    host: Annotated[str, typer.Option(help="Address to listen on; any other than loopback needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8400,
     config: ConfigFile = None,
     root: Root = None,
     storage: ServiceStorage = None,
     data_root: Annotated[
-        list[Path] | None, typer.Option(help="Users may name data below this folder; may be repeated.", show_default=False)
+        list[Path] | None, typer.Option(help="Folder below which users may name data. May be repeated.", show_default=False)
     ] = None,
-    model_root: Annotated[list[Path] | None, typer.Option(help="The same for models and weights.", show_default=False)] = None,
+    model_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder below which users may name models and weights. May be repeated.", show_default=False),
+    ] = None,
     tracking_uri: flag.TrackingUri = None,
     supervisor: Annotated[
-        bool, typer.Option("--supervisor/--no-supervisor", help="Run the jobs, too, unless another process does.")
+        bool, typer.Option("--supervisor/--no-supervisor", help="Also run the jobs, unless another process does.")
     ] = True,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow any address without keys.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow any address without API keys.")] = False,
 ) -> None:
-    """Run the service: the API, and beside it the supervisor that runs the jobs.
+    """Run the service: the API, and the supervisor that runs the jobs.
 
     Example: autoslim serve
 
@@ -74,7 +78,7 @@ def serve(
         config, root=root, storage=storage, data_roots=data_root, model_roots=model_root, tracking_uri=tracking_uri
     )
     if supervisor:
-        # By the environment: a command line, which others can read, is no place for a password.
+        # Through the environment: other users can read a command line, and the storage may hold a password.
         os.environ |= {"AUTOSLIM_ROOT": str(settings.root), "AUTOSLIM_STORAGE": settings.storage}
         if settings.tracking_uri is not None:
             os.environ["AUTOSLIM_TRACKING_URI"] = settings.tracking_uri
@@ -84,11 +88,11 @@ def serve(
         port=port,
         insecure=insecure,
         command=[sys.executable, "-m", "autoslim.cli", "supervise"] if supervisor else None,
-        ready=lambda address: _say_where(address, settings),
+        ready=lambda address: _print_address(address, settings),
     )
 
 
-def _say_where(address: str, settings: ServiceSettings) -> None:
+def _print_address(address: str, settings: ServiceSettings) -> None:
     sys.stderr.write(f"autoslim is at {address}; its jobs are in {settings.root}\n")
     sys.stdout.write(f"{address}\n")
     sys.stdout.flush()
@@ -105,7 +109,7 @@ def supervise(
     dashboard: Dashboard = None,
     lease_seconds: Lease = None,
 ) -> None:
-    """Run the jobs that the service has queued, without the API. Ctrl-C stops it; jobs go on with the next one.
+    """Run queued jobs, without the API. Ctrl-C stops it; the next supervisor continues the jobs.
 
     Example: autoslim supervise --jobs 2
 

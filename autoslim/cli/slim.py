@@ -28,15 +28,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Methods = Annotated[list[str] | None, typer.Option("--method", help="Slimming method; repeated, they follow one another.")]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Slimming method. Repeat the flag to apply several in order.")
+]
 KnobValues = Annotated[
     list[str] | None,
     typer.Option(
-        "--knob", help="name=value, or method.name=value; may be repeated. What decides FLOPs is moved onto the budget."
+        "--knob",
+        help="Knob as name=value or method.name=value. May be repeated. Knobs that decide the FLOPs are adjusted to the budget.",
     ),
 ]
 First = Annotated[
-    str | None, typer.Option(help="What the first of several methods leaves, as 75% or 3.4G; default an even split in log FLOPs.")
+    str | None,
+    typer.Option(help="FLOPs after the first of several methods, as 75% or 3.4G. Default: an even split in log FLOPs."),
 ]
 Distillation = Annotated[
     float | None, typer.Option(help=f"Weight of the dense teacher's soft labels, 0 to 1. Default: {Training().distillation}.")
@@ -56,7 +60,7 @@ def slim(
     output: flags.OutputFolder = _DEFAULT_OUTPUT,
     json: flags.Json = False,
 ) -> None:
-    """Slim a model by one method, or by several in a row, without a search. The same command goes on with what was interrupted.
+    """Slim a model by one method, or by several in a row, without a search. Repeat the command to continue an interrupted run.
 
     Example: autoslim slim --method vit_slim --model deit_small_patch16_224 --data ./flowers --flops 2.3G --output runs/flowers-slim
     """
@@ -115,7 +119,11 @@ def _first(text: str) -> Budget:
 
 
 def parse_knobs(texts: list[str], methods: list[str]) -> dict[str, Knobs]:
-    """`name=value` belongs to the only method that has it, `method.name=value` to the one that is named."""
+    """Knobs by method: `name=value` is for the only method that has the knob, `method.name=value` for the named one.
+
+    Raises:
+        RequestError: for a knob that none, or more than one, of the methods has.
+    """
     from autoslim.methods import METHODS
 
     found: dict[str, Knobs] = {name: {} for name in methods}
@@ -129,7 +137,7 @@ def parse_knobs(texts: list[str], methods: list[str]) -> dict[str, Knobs]:
             if len(having) > 1:
                 either = " or ".join(f"{method}.{name}" for method in having)
                 raise RequestError(f"--knob is {text!r}, which more than one method has; write {either}")
-            # As a search space writes them.
+            # YAML, as in a search space, writes booleans in lower case.
             found[having[0]][name] = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
     return found
 
@@ -146,35 +154,37 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
 
     with Slimming(folder, job) as slimming:
         if slimming.finished is not None:
-            _say(f"{folder} holds the model of this request already")
+            _print(f"{folder} holds the model of this request already")
             return slimming.finished
         prepared = slimming.prepare()
-        _announce(prepared)
-        facts = _tell(slimming.adapt(), "dense model", job.base.epochs)
-        _say(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
-        outcome = _tell(slimming.train(), prepared.recipe.method, job.training.epochs)
-        _say(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops)}")
-        _say(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
+        _print_request(prepared)
+        facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs)
+        _print(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+        outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs)
+        _print(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops)}")
+        _print(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
         return slimming.finalize_models(facts, outcome)
 
 
-def _announce(prepared: PreparedSlim) -> None:
+def _print_request(prepared: PreparedSlim) -> None:
     job, recipe = prepared.job, prepared.recipe
     for asked, solved in zip(job.steps, recipe.steps, strict=True):
-        _say(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
+        _print(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
         for name in asked.knobs:
             if name not in solved.knobs:
-                _say(f"{solved.method}: {name} means nothing beside these and is left out")
+                _print(f"{solved.method}: {name} has no effect with these knobs and is left out")
     target = format_flops(recipe.budget)
-    _say(f"budget {target}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {format_flops(prepared.dense_flops)}")
-    for name, words in prepared.filled.items():
-        _say(f"{name}: {words}{' (binding)' if name == prepared.binding else ''}")
+    _print(
+        f"budget {target}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {format_flops(prepared.dense_flops)}"
+    )
+    for name, usage in prepared.filled.items():
+        _print(f"{name}: {usage}{' (binding)' if name == prepared.binding else ''}")
     if prepared.adapts:
-        _say(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
+        _print(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
 
 
-def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
-    """Runs `reports` to its end, a line each."""
+def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float) -> T:
+    """Prints a line for each report; the result of the generator."""
     from autoslim.core.duration import format_duration
     from autoslim.report.epoch_line import epoch_line
 
@@ -187,12 +197,12 @@ def _tell(reports: Generator[EpochReport, None, T], name: str, epochs: float) ->
             return result
         rest = ""
         if number == 0:
-            # An interrupted run had done this much, in time that is not known here.
+            # A resumed run starts at this epoch; the time it took before is unknown.
             began, first = time.monotonic(), report.epoch
         elif first < report.epoch < epochs:
             left = (time.monotonic() - began) / (report.epoch - first) * (epochs - report.epoch)
             rest = f" | about {format_duration(left)} left"
-        _say(f"{name}: {epoch_line(report, epochs)}{rest}")
+        _print(f"{name}: {epoch_line(report, epochs)}{rest}")
     raise AssertionError("the reports end by themselves")
 
 
@@ -200,7 +210,7 @@ def _brief(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
 

@@ -22,10 +22,11 @@ from autoslim.core.budget import format_flops
 if TYPE_CHECKING:
     from autoslim.client import JobReply
 
-Wait = Annotated[bool, typer.Option("--wait", help="Follow the job to its end. Ctrl-C detaches; the job goes on.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what the job could reach and would cost; nothing is queued.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it ends. Ctrl-C detaches; the job continues.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what the job could reach and would cost; nothing is queued.")]
 IdempotencyKey = Annotated[
-    str | None, typer.Option(help="Submitting again with the same key gives the same job; default a new key.", show_default=False)
+    str | None,
+    typer.Option(help="Submitting again with the same key returns the same job. Default: a new key.", show_default=False),
 ]
 
 
@@ -48,7 +49,7 @@ def submit(
     cli_input = CliInput.of(context)
     spec = spec_of(cli_input, file)
     with connect(url) as client:
-        with _told_by_flag(cli_input, file):
+        with _named_by_flag(cli_input, file):
             if dry_run:
                 plan = client.plan(spec)
                 sys.stdout.write((json_format.dumps(plan) if json else _render(plan)) + "\n")
@@ -69,8 +70,8 @@ def show_job(job: JobReply, *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _told_by_flag(cli_input: CliInput, file: Path | None) -> Iterator[None]:
-    """What the service finds wrong with a field is told by the flag or the file that said it."""
+def _named_by_flag(cli_input: CliInput, file: Path | None) -> Iterator[None]:
+    """Names the fields of an error from the service by the flag or the file that set them."""
     from autoslim.client import InvalidSpecError
 
     try:
@@ -92,7 +93,7 @@ def _line(pointer: str, detail: str, cli_input: CliInput, file: Path | None) -> 
 
 
 def _render(plan: dict[str, Any]) -> str:
-    """A budget may be met by some methods only."""
+    """A line for each budget and method: some methods may not reach a budget."""
     rows = [("budget", "multiply-accumulates", "method", "cheapest", "dearest", "")]
     for budget in plan["budgets"]:
         label, flops = budget["label"], f"{budget['flops']:,}"

@@ -1,4 +1,4 @@
-"""What a finished search says: the models, the control, and what to type next."""
+"""The report of a finished search: the models, the random control, and the next commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def show(summary: Summary, *, as_json: bool) -> None:
 
 
 def render(summary: Summary) -> str:
-    # None, where earlier searches have answered every budget.
+    # A search whose budgets were all met by earlier searches runs no trial.
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     for label, found in summary.reasons.items():
@@ -48,7 +48,7 @@ def render(summary: Summary) -> str:
 
 
 def _mlflow(uri: str) -> str:
-    """A server is its own address; a database needs one. The interpreter is named, for its environment may not be active."""
+    """The address of a server, or the command that serves a database; with the interpreter, whose environment may not be active."""
     return f"{sys.executable} -m mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
 
 

@@ -9,21 +9,28 @@ from pathlib import Path
 from autoslim.core.job import DatasetSpec
 from autoslim.errors import OutputError, RequestError
 
-MOST_IMAGES = 64
+MAX_IMAGES = 64
+"""Every image is a row of a picture; more make it too tall to be viewed."""
 
 
 def visualize_folder(
     folder: Path, *, data: str, images: int, split: str, seed: int, output: Path | None, as_json: bool = False
 ) -> None:
-    """Everything that can be refused is refused before the data set is opened."""
+    """Checks all arguments before it opens the data set.
+
+    Raises:
+        RequestError: for a split, a number of images or a file name that is not allowed.
+        OutputError: when a file cannot be written.
+    """
     from autoslim.data import sample_source
+    from autoslim.data.dataset import SPLITS
     from autoslim.export.artifact import load_config
     from autoslim.report.picture import PAGE, PNG, picture_of
 
-    if split not in ("train", "validation", "test"):
-        raise RequestError(f"--split is {split!r}; allowed: train, validation, test")
-    if not 1 <= images <= MOST_IMAGES:
-        raise RequestError(f"--images is {images}; allowed: 1 to {MOST_IMAGES}")
+    if split not in SPLITS:
+        raise RequestError(f"--split is {split!r}; allowed: {', '.join(SPLITS)}")
+    if not 1 <= images <= MAX_IMAGES:
+        raise RequestError(f"--images is {images}; allowed: 1 to {MAX_IMAGES}")
     if output is not None and output.suffix.lower() not in (".png", ".html"):
         raise RequestError(f"--output is {str(output)!r}; allowed: a file ending in .png or .html")
     config = load_config(folder)

@@ -1,4 +1,4 @@
-"""A job as it goes on, on stderr: lines for what happened, and in a terminal one line that always says how it stands."""
+"""Follows a job on stderr: a line for each event, and in a terminal a status line below them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 def follow(job: Job) -> JobReply:
-    """Until the job ends; how it ended. Ctrl-C detaches: the job goes on, and the exit code is 130."""
+    """Blocks until the job ends and returns its last state. Ctrl-C detaches: the job continues, and the exit code is 130."""
     try:
         _follow(job)
         return job.refresh().info
@@ -51,10 +51,10 @@ def _follow(job: Job) -> None:
 
 
 class View:
-    """How the job stands, as its events tell."""
+    """The state of a job, from its events."""
 
     def __init__(self, info: JobReply) -> None:
-        self._state, self._since = info.state, time.monotonic()
+        self._state = info.state
         self._done, self._trials = 0, info.progress.trials_total
         self._best: dict[str, float] = {}
         self._ends_at: float | None = None

@@ -1,4 +1,4 @@
-"""What is wrong with a spec, field by field: told as a flag, a line of a file or a JSON pointer, in the same words."""
+"""Validation issues of a spec by field, named by a flag, a line of a file or a JSON pointer, with the same message."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Place = tuple[str | int, ...]
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxlong = 100, 100, 2, 4, 4, 40
 
-_TOLD = 32
-"""Nearest names are looked for, which takes its time; a spec can have as many mistakes as it has bytes."""
+_MAX_ISSUES = 32
+"""A spec of a megabyte can have a hundred thousand mistakes, and the nearest names are searched for each unknown one."""
 
 _KINDS = {
     "int_type": "a whole number",
@@ -37,7 +37,7 @@ _KINDS = {
     "dict_type": "a mapping",
 }
 _UNIONS = {"space": "a name, a file, or a mapping"}
-"""What a field of more than one type allows."""
+"""The allowed types of fields with more than one type."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,12 @@ class ValidationIssue:
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.place).lstrip(".")
         return name or "the spec"
 
-    def told(self, name: str) -> str:
+    def message(self, name: str) -> str:
         return f"{name} {self.problem}" if self.problem.startswith(("is ", "has ")) else f"{name}: {self.problem}"
 
 
 class SpecError(RequestError):
-    """A spec that cannot be carried out as it stands; `issues` has every field that is wrong."""
+    """An invalid spec; `issues` has every field that is wrong."""
 
     def __init__(
         self,
@@ -73,24 +73,24 @@ class SpecError(RequestError):
         source: str | None = None,
         name: Callable[[ValidationIssue], str] = lambda issue: issue.field,
     ) -> None:
-        """`source` is the file that the faults' lines are of; `name` says how a field is called where the user wrote it."""
-        assert issues, "an error without a fault"
+        """`source` is the file to which the issues' lines belong; `name` gives the name of a field where the user wrote it."""
+        assert issues, "an error without an issue"
         self.issues = tuple(issues)
-        super().__init__("\n".join(_where(issue, source) + issue.told(name(issue)) for issue in self.issues))
+        super().__init__("\n".join(_where(issue, source) + issue.message(name(issue)) for issue in self.issues))
 
     def named(self, name: Callable[[ValidationIssue], str]) -> SpecError:
-        """The same error in other words, such as those of the command line (`flag_of`)."""
+        """The same error with other names, such as the flags of the command line (`flag_of`)."""
         return SpecError(self.issues, name=name)
 
 
 class InfeasibleSpecError(SpecError, BudgetError):
-    """A spec with budgets that nothing in its search space reaches."""
+    """A spec with a budget or a limit that nothing in its search space reaches."""
 
     exit_code = BudgetError.exit_code
 
 
 def flag_of(issue: ValidationIssue) -> str:
-    """`--batch-size`: what the field is called on the command line."""
+    """The flag of the field, such as `--batch-size`."""
     return "--" + str(issue.place[0]).replace("_", "-") if issue.place else "the command line"
 
 
@@ -100,7 +100,7 @@ def short_repr(value: object) -> str:
 
 
 def unknown(name: str, allowed: Iterable[str], *, among: str | None = None) -> str:
-    """What is wrong with a name that is none of `allowed`; the nearest are named first. `among` says where to look where they are many."""
+    """The problem with a name that is not in `allowed`, with the nearest names first. `among` describes `allowed` where there are many."""
     names = list(allowed)
     close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.5)
     hint = f" did you mean {', '.join(close)}?" if close else ""
@@ -108,17 +108,19 @@ def unknown(name: str, allowed: Iterable[str], *, among: str | None = None) -> s
 
 
 def issues_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> list[ValidationIssue]:
-    """`fields` are the model's own, for what they allow. One fault a place: of a union's branches the first is told."""
+    """The issues in pydantic's error, one per place: of the branches of a union, the first. `fields` are the model's."""
     found: dict[Place, ValidationIssue] = {}
     details = error.errors(include_url=False)
-    for detail in details[:_TOLD]:
+    for detail in details[:_MAX_ISSUES]:
         place = _place(detail["loc"], fields)
         found.setdefault(place, ValidationIssue(place=place, problem=_problem(detail, place, fields)))
-    # A list whose entries are wrong counts as empty, too.
-    told = [issue for place, issue in found.items() if not any(place == other[: len(place)] != other for other in found if place)]
-    if len(details) > _TOLD:
-        told.append(ValidationIssue(place=(), problem=f"has {len(details)} mistakes, of which the first are told"))
-    return told
+    # pydantic also reports a list as too short when its entries are wrong; the entries' own issues say more.
+    issues = [
+        issue for place, issue in found.items() if not any(place == other[: len(place)] != other for other in found if place)
+    ]
+    if len(details) > _MAX_ISSUES:
+        issues.append(ValidationIssue(place=(), problem=f"has {len(details)} mistakes; the first are listed"))
+    return issues
 
 
 def _where(issue: ValidationIssue, source: str | None) -> str:
@@ -128,7 +130,7 @@ def _where(issue: ValidationIssue, source: str | None) -> str:
 
 
 def _place(location: tuple[str | int, ...], fields: Mapping[str, Any]) -> Place:
-    """pydantic names a union's branch within the location (`("space", "str")`), which is no part of the document."""
+    """The place in the document: pydantic's location also has the branch of a union, as in `("space", "str")`."""
     if not location or location[0] not in fields:
         return location
     if location[0] == "model_args":

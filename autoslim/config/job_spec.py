@@ -1,17 +1,17 @@
-"""`JobSpec`: what a user asks for. Each field is all that is known of a setting; flags, variables, files and references are made from it.
+"""`JobSpec`: the request of a user, one field per setting.
 
-What the operator decides is in `Placement`.
+To add a setting, add a field here, and to `SearchJob` the attribute that its use reads. Everything else is made from the field: see
+`setting`. What the operator decides is in `Placement`.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
 
+from autoslim.config import job_targets as targets
 from autoslim.config.issues import short_repr
 from autoslim.config.mapping import job_of, part_of, spec_of_job
 from autoslim.config.pairs import parse_pairs
@@ -31,14 +31,13 @@ from autoslim.config.value_types import (
     Texts,
 )
 from autoslim.core.budget import Budget
-from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
-from autoslim.core.duration import exact_duration, parse_duration
+from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec, Sampler, Scheduler, SearchJob, SpeedMode
 from autoslim.core.recipe import Augmentation, Bound
 
 _TRIALS = int(default_at("trials"))
 _UNLIMITED_TRIALS = 1000
-"""Where time, epochs or a plateau end a search, the number of trials is only a guard against a search that never ends."""
+"""Where time, epochs or a plateau end a search, the number of trials only guards against a search that never ends."""
 
 _SOMETHING_SAID: list[JsonValue] = [
     {"required": ["flops"]},
@@ -55,35 +54,8 @@ _END = functools.partial(Rules, group=Group.SEARCH, resumable=True)
 _TRAINING = functools.partial(Rules, group=Group.TRAINING, scope=Scope.SLIM, decides_plan=False)
 
 
-def _absolute_weights(weights: str, _: Any) -> str:
-    return weights if weights in ("pretrained", "scratch") else str(Path(weights).absolute())
-
-
-def _absolute_folders(sources: tuple[str, ...], _: Any) -> tuple[str, ...]:
-    return tuple(str(Path(source).absolute()) if "/" in source else source for source in sources)
-
-
-def _milliseconds(latency: str | None, _: Any) -> float | None:
-    return None if latency is None else parse_latency(latency)[0]
-
-
-def _batch(latency: str | None, _: Any) -> int:
-    return CostLimits().batch if latency is None else parse_latency(latency)[1]
-
-
-def _mode(mode: str, job: SearchJob) -> str | None:
-    return None if job.limits.latency_ms is None else mode
-
-
-def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
-    return () if budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in budgets)
-
-
-def _space(text: str, _: Any) -> Any:
-    return json.loads(text) if text.lstrip().startswith("{") else text
-
-
 class JobSpec(BaseModel):
+    # Strict: a YAML `trials: "3"` or `flip: 1` is a mistake that pydantic would otherwise convert silently.
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -105,33 +77,18 @@ class JobSpec(BaseModel):
     weights: Text = setting(
         "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file.",
         _MODEL(
-            job=(Target("model.weights", write=_absolute_weights),),
+            job=(targets.WEIGHTS,),
             decides_plan=False,
             shortcuts=(Shortcut(name="from_scratch", value="scratch", help="Short for --weights scratch."),),
         ),
     )
     model_args: dict[ArgumentName, ArgumentValue] = setting(
         "Arguments of timm.create_model.",
-        _MODEL(
-            job=(Target("model.args", write=lambda arguments, _: dict(arguments)),),
-            flag_help="Written as depth=6,mlp_ratio=3.",
-            parse=parse_pairs,
-        ),
+        _MODEL(job=(targets.MODEL_ARGS,), flag_help="Written as depth=6,mlp_ratio=3.", parse=parse_pairs),
         max_length=64,
     )
     image_size: int | None = setting(
-        "Side of the square images, in pixels.",
-        _MODEL(
-            job=(
-                Target(
-                    "model.image_size",
-                    write=lambda side, _: None if side is None else (side, side),
-                    read=lambda size, _: None if size is None else size[0],
-                ),
-            ),
-            shown_default="the model's own",
-        ),
-        ge=1,
+        "Side of the square images, in pixels.", _MODEL(job=(targets.IMAGE_SIZE,), shown_default="the model's own"), ge=1
     )
     data: Text = setting(
         "Parquet file, folder (Parquet splits or ImageFolder), or the name of a data set, such as `digits`.",
@@ -144,72 +101,38 @@ class JobSpec(BaseModel):
     )
     params: ParamsText | None = setting(
         "Upper limit on the number of parameters, as 12M; in addition to `flops` or instead of it.",
-        _BUDGET(
-            job=(
-                Target(
-                    "limits.params",
-                    write=lambda params, _: None if params is None else parse_params(params),
-                    read=lambda params, _: None if params is None else str(params),
-                ),
-            )
-        ),
+        _BUDGET(job=(targets.PARAMS,)),
     )
     latency: LatencyText | None = setting(
         "Upper limit on the time of a batch, as 5ms@1 (5 ms at batch size 1); in addition to `flops` or instead of it.",
-        _BUDGET(
-            job=(
-                Target("limits.latency_ms", write=_milliseconds, read=lambda _, job: job.limits.latency),
-                Target("limits.batch", write=_batch),
-            )
-        ),
+        _BUDGET(job=(targets.LATENCY_MS, targets.LATENCY_BATCH)),
     )
     latency_mode: SpeedMode | None = setting(
         "How a model is run when its latency is limited.",
-        _BUDGET(
-            job=(Target("limits.mode", write=lambda mode, _: mode or CostLimits().mode, read=_mode),),
-            shown_default=CostLimits().mode,
-        ),
+        _BUDGET(job=(targets.LATENCY_MODE,), shown_default=CostLimits().mode),
         default=None,
     )
     flops: Budgets = setting(
         "Budget in multiply-accumulates per image, as 2.3G or 850M, or as 50% of the dense model.",
-        _BUDGET(job=(Target("budgets", write=lambda _, spec: spec.budgets, read=_labels),), example=["50%"]),
+        _BUDGET(job=(targets.BUDGETS,), example=["50%"]),
         default=(),
         validate_default=True,
         max_length=64,
     )
     space: Text | dict[str, JsonValue] = setting(
-        "Search space: a name, a YAML file, or the mapping that such a file holds.",
-        _SEARCH(
-            job=(
-                Target(
-                    "space",
-                    write=lambda space, _: space if isinstance(space, str) else json.dumps(space, sort_keys=True),
-                    read=_space,
-                ),
-            )
-        ),
+        "Search space: a name, a YAML file, or the mapping that such a file holds.", _SEARCH(job=(targets.SPACE,))
     )
     trials: int | None = setting(
         "Maximum number of recipes to try.",
         _END(
-            job=(Target("trials", write=lambda _, spec: spec.most_trials),),
+            job=(targets.TRIALS,),
             shown_default=f"{_TRIALS}, or {_UNLIMITED_TRIALS} if `time`, `max_epochs` or `plateau` is given",
         ),
         default=None,
         ge=1,
     )
     time: Duration | None = setting(
-        "Wall time of the trials, as 2h or 90m. A trial that would exceed it does not start.",
-        _END(
-            job=(
-                Target(
-                    "max_seconds",
-                    write=lambda time, _: None if time is None else parse_duration(time),
-                    read=lambda seconds, _: None if seconds is None else exact_duration(seconds),
-                ),
-            )
-        ),
+        "Wall time of the trials, as 2h or 90m. A trial that would exceed it does not start.", _END(job=(targets.MAX_SECONDS,))
     )
     max_epochs: float | None = setting(
         "Maximum number of epochs of all trials together, including those of `final_share`.",
@@ -239,7 +162,7 @@ class JobSpec(BaseModel):
     reuse: Texts = setting(
         "Earlier search whose models may meet a budget and whose trials inform the sampler: its folder (with a / in it), its id in the "
         "same store, or `all` of that store.",
-        _SEARCH(job=(Target("reuse", write=_absolute_folders),), decides_plan=False),
+        _SEARCH(job=(targets.REUSE,), decides_plan=False),
         max_length=16,
     )
     epochs: float = setting(
@@ -256,10 +179,7 @@ class JobSpec(BaseModel):
     )
     flip: bool | None = setting(
         "Mirror training images at random.",
-        _TRAINING(
-            job=tuple(Target(path, write=lambda _, spec: spec.mirrors) for path in ("training.flip", "base.flip")),
-            shown_default="yes, except for `digits`",
-        ),
+        _TRAINING(job=(targets.FLIP, targets.BASE_FLIP), shown_default="yes, except for `digits`"),
         default=None,
     )
     base_epochs: float = setting(
@@ -269,7 +189,7 @@ class JobSpec(BaseModel):
     )
     base_lr: float | None = setting(
         "Peak learning rate of training the dense model first.",
-        _TRAINING(job=(Target("base.lr", write=lambda lr, spec: lr or spec.lr),), shown_default="that of `lr`"),
+        _TRAINING(job=(targets.BASE_LR,), shown_default="that of `lr`"),
         default=None,
         gt=0,
     )
@@ -351,7 +271,7 @@ class JobSpec(BaseModel):
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """Without FLOPs, the limits are the budget."""
+        """The FLOPs budgets; without any, the dense model's FLOPs under the other limits."""
         return tuple(Budget.parse(text) for text in self.flops) or (budget_of_limits(self.limits),)
 
     @property
@@ -360,14 +280,14 @@ class JobSpec(BaseModel):
 
     @property
     def mirrors(self) -> bool:
-        """Mirrored digits are other digits; of a user's own images only the user knows."""
+        """Mirrored digits are other digits, or none; whether a user's own classes survive mirroring only the user knows."""
         return self.flip if self.flip is not None else self.data != "digits"
 
     def to_job(self, *, id: str, placement: Placement) -> SearchJob:
-        """The search that carries the spec out; nothing is looked up yet."""
+        """The search that this spec asks for. Reads no file and no store."""
         return job_of(self, self.job_type, id=id, placement=placement)
 
     @classmethod
     def of_job(cls, job: SearchJob) -> Self:
-        """The spec that `job` carries out; the inverse of `to_job`, but for what a job does not hold, such as its name."""
+        """The inverse of `to_job`, except for settings that a job does not hold, such as its name."""
         return spec_of_job(cls, job)

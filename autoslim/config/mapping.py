@@ -38,7 +38,7 @@ def spec_of_job(model: type[S], job: SearchJob) -> S:
 
 
 def written_by(spec: BaseModel, setting: Setting) -> dict[str, Any]:
-    """What a setting writes into the job, by path."""
+    """The values that a setting writes into the job, by path."""
     return _written(spec, [setting])
 
 

@@ -1,4 +1,4 @@
-"""From YAML, JSON or a mapping to a `JobSpec`; what is wrong is told by field, and by line where there are lines."""
+"""From YAML, JSON or a mapping to a `JobSpec`. Errors name the field, and the line in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autoslim.config.strict_yaml import PlainLoader
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 SIZE_LIMIT = 2**20
-"""Bytes of a spec, in whatever form."""
+"""Largest spec in bytes: specs are stored in a database row, and a larger one is a mistake or an attack."""
 
 
 def read_mapping(values: Mapping[str, Any]) -> JobSpec:
@@ -30,7 +30,7 @@ def read_mapping(values: Mapping[str, Any]) -> JobSpec:
 
 
 def read_json(text: str | bytes) -> JobSpec:
-    """Raises SpecError, for what is not JSON as well."""
+    """Raises SpecError, also for text that is not JSON."""
     if len(text) > SIZE_LIMIT:
         raise SpecError([_too_large()])
     return validated(JobSpec, lambda: JobSpec.model_validate_json(text))
@@ -57,7 +57,7 @@ def read_text(path: Path) -> str:
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """The mapping in a file, such as a search space, with nothing of it checked.
+    """The mapping in a YAML file, without any validation.
 
     Raises:
         SpecError: naming the file.
@@ -69,7 +69,7 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = None) -> JobSpec:
-    """`source` stands for the file in errors. `changes` replace the file's fields, as flags on the command line do.
+    """`source` names the file in errors. `changes` replace fields of the file, as flags on the command line do.
 
     Raises:
         SpecError: naming the file, the line and the field.
@@ -87,7 +87,7 @@ def parse_yaml(text: str, *, source: str, changes: Mapping[str, Any] | None = No
 
 
 def validated(model: type[M], read: Callable[[], M]) -> M:
-    """What `read` makes of its input. Raises SpecError in the place of pydantic's error, whose text quotes the whole input."""
+    """The result of `read`. Raises SpecError in place of pydantic's error, whose text quotes the whole input."""
     try:
         return read()
     except pydantic.ValidationError as error:
@@ -118,7 +118,7 @@ def _parse(text: str, source: str) -> tuple[Any, dict[Place, int]]:
 
 
 def _lines(root: yaml.Node) -> dict[Place, int]:
-    """The line, from 1, on which each field and entry stands."""
+    """The line of each field and entry, from 1."""
     lines: dict[Place, int] = {}
     pending: list[tuple[Place, yaml.Node]] = [((), root)]
     while pending:
@@ -134,7 +134,7 @@ def _lines(root: yaml.Node) -> dict[Place, int]:
 
 
 def _line(lines: dict[Place, int], place: Place) -> int | None:
-    """That of the nearest thing around it which stands in the file; none for a field that is missing."""
+    """The line of the place, or of the nearest entry around it; None for a field that is missing."""
     if place in lines:
         return lines[place]
     return next((lines[place[:end]] for end in range(len(place) - 1, 0, -1) if place[:end] in lines), None)

@@ -1,4 +1,4 @@
-"""The JSON Schema of `job.yaml`, which lies beside this file for editors: `python -m autoslim.config.schema` writes it."""
+"""The JSON Schema of `job.yaml`, for editors. `python -m autoslim.config.schema` writes it to `job.schema.json` beside this file."""
 
 from __future__ import annotations
 

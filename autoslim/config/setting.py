@@ -1,4 +1,4 @@
-"""`setting`: all that is known of one setting, in the one field of `JobSpec` or `Placement` that declares it.
+"""`setting`: declares a setting, with everything that is known of it, as one field of `JobSpec` or `Placement`.
 
 Command-line flags, AUTOSLIM_* variables, the job file that `autoslim init` writes, the JSON Schema, the job that a spec becomes, what a
 resumed search may change, the service's cache of plans and the reference page are made from these fields and name no setting themselves.
@@ -52,7 +52,7 @@ class Scope(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shortcut:
-    """A flag without a value that stands for one value of a setting."""
+    """A flag without a value that sets a setting to one value, such as `--from-scratch`."""
 
     name: str
     value: Any
@@ -65,8 +65,10 @@ class Shortcut:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a field says of a setting besides its type, default, bounds and help. What is not said is the safe answer: a setting decides a
-    plan, and a resumed search keeps it.
+    """The properties of a setting besides type, default, bounds and help.
+
+    The defaults are the safe choices: a setting decides a plan, and a resumed search keeps it. A setting that wrongly decides a plan only
+    costs a cache hit; one that wrongly does not would return another spec's plan.
 
     `job` are its places in `SearchJob`, the first of which it is read back from. `shown_default` describes a default that depends on other
     settings. `flag_type`, `flag_help` and `parse` are for a value that is typed in another form than its type suggests, and `shortcuts`

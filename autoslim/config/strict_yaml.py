@@ -1,4 +1,4 @@
-"""YAML as users write it by hand: safe, and strict where plain YAML would silently do something else."""
+"""YAML loaders for files that users write: safe, and strict where plain YAML silently does something unexpected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 class StrictLoader(yaml.SafeLoader):
-    """A key that stands twice is an error; YAML would keep the last."""
+    """Refuses a duplicate key, of which YAML keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -23,7 +23,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 class PlainLoader(StrictLoader):
-    """Without aliases, which could stand for a document of any size, and with `1e-4` as a number, which YAML 1.1 takes for text."""
+    """Also refuses aliases, which can expand to a document of any size, and reads `1e-4` as a number, which YAML 1.1 reads as text."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

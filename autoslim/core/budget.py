@@ -1,4 +1,4 @@
-"""A FLOPs budget as the user writes it, and whether a cost meets it.
+"""A FLOPs budget as the user writes it.
 
 FLOPs are multiply-accumulates per image, the convention of the ViT papers and of fvcore.
 """
@@ -58,7 +58,7 @@ class Budget(Record):
         """The budget in multiply-accumulates, given those of the dense model.
 
         Raises:
-            BudgetError: when the dense model already is within the budget.
+            BudgetError: when the dense model is within the budget already.
         """
         flops = self.flops if self.share is None else int(self.share * dense_flops)
         assert flops is not None

@@ -1,4 +1,4 @@
-"""Limits beside the FLOPs, as the user writes them: parameters, and milliseconds of a batch."""
+"""Limits besides the FLOPs, as the user writes them: parameters, and latency per batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARAMS = re.compile(r"(\d{1,15}(?:\.\d*)?|\.\d+)\s*([KMGB]?)", re.IGNORECASE)
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _LATENCY = re.compile(r"(\d{1,9}(?:\.\d*)?|\.\d+)\s*(us|ms|s)\s*(?:@\s*(\d{1,5}))?", re.IGNORECASE)
 MAX_BATCH = 1024
-"""The largest batch that a latency may be asked for."""
+"""The largest batch size of a latency limit."""
 
 
 def format_params(params: float) -> str:
@@ -30,7 +30,7 @@ def parse_params(text: str) -> int:
     """Reads `12M`, `850K` or `1300000`.
 
     Raises:
-        RequestError: for anything else, and for zero; what it says follows the name of the flag.
+        RequestError: for anything else, and for zero. The message continues the name of the flag.
     """
     match = _PARAMS.fullmatch(text.strip())
     if match is None:
@@ -45,7 +45,7 @@ def parse_latency(text: str) -> tuple[float, int]:
     """Milliseconds and batch size of `5ms@1`, `0.8s@8` or `5ms`.
 
     Raises:
-        RequestError: for anything else, for zero, and for a batch beyond `MAX_BATCH`; what it says follows the name of the flag.
+        RequestError: for anything else, for zero, and for a batch above `MAX_BATCH`. The message continues the name of the flag.
     """
     match = _LATENCY.fullmatch(text.strip())
     if match is None:
@@ -60,10 +60,10 @@ def parse_latency(text: str) -> tuple[float, int]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CostLimits(Record):
-    """What a model may cost beside its FLOPs; None: as much as it likes. All of them hold.
+    """Limits on a model besides its FLOPs, all of which must hold; None means no limit.
 
-    `latency_ms` is the time of a batch of `batch` images on the device that a trial runs on, `mode` the way in which the model is run
-    there, one of `job.SPEED_MODES`.
+    `latency_ms` is the time of a batch of `batch` images on the device that a trial runs on, in the mode `mode`, one of
+    `job.SPEED_MODES`.
     """
 
     params: int | None = None
@@ -77,13 +77,13 @@ class CostLimits(Record):
 
     @property
     def label(self) -> str:
-        """Such as `5ms@1+12M-params`: also the name of a folder."""
+        """The limits in short, such as `5ms@1+12M-params`; also the name of a folder."""
         params = None if self.params is None else f"{format_params(self.params)}-params"
         return "+".join(part for part in (self.latency, params) if part)
 
     @property
     def latency(self) -> str | None:
-        """As `parse_latency` reads it."""
+        """The latency limit as `parse_latency` reads it."""
         return None if self.latency_ms is None else f"{self.latency_ms:.9g}ms@{self.batch}"
 
     @property
@@ -94,12 +94,12 @@ class CostLimits(Record):
 
 
 def budget_of_limits(limits: CostLimits) -> Budget:
-    """The budget of a request without one: all the FLOPs that the dense model has."""
+    """The budget of a request that has limits alone: all of the dense model's FLOPs."""
     return Budget(label=limits.label, share=1.0)
 
 
 def request_flags(budget: Budget, limits: CostLimits) -> str:
-    """A request's budget and limits as flags."""
+    """A request's budget and limits as command-line flags."""
     return " ".join(
         part for part in ("" if budget == budget_of_limits(limits) else f"--flops {budget.label}", limits.flags) if part
     )

@@ -1,4 +1,4 @@
-"""`SearchJob`: the whole request. Its JSON is the submission, and lies in the output folder as `job.json`."""
+"""`SearchJob`: the resolved request of a search. Its JSON is `job.json` in the output folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DatasetSpec(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources(Record):
-    """What one trial takes on the cluster; fractions share a device."""
+    """CPUs and GPUs of one trial; a fraction shares a device."""
 
     cpu: float = 1.0
     gpu: float = 0.0
@@ -75,11 +75,11 @@ class Resources(Record):
 
 Sampler = Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
-"""What proposes recipes."""
+"""Samplers, which propose recipes."""
 
 Scheduler = Literal["halving", "median", "none"]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
-"""What can stop a trial early."""
+"""Pruners, which stop unpromising trials early; `none` stops no trial."""
 
 SpeedMode = Literal["eager", "compiled", "onnxruntime"]
 SPEED_MODES: tuple[SpeedMode, ...] = get_args(SpeedMode)
@@ -88,18 +88,11 @@ SPEED_MODES: tuple[SpeedMode, ...] = get_args(SpeedMode)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchJob(Record):
-    """`base` is how an untrained model, or one with other classes, is adapted to the data before the search.
+    """A search with every default filled in; what its settings mean is written at their fields in `config.JobSpec` and `config.Placement`.
 
-    `space` is a name, a file, or the space itself as a JSON object. `limits` hold beside every budget. `scheduler` says which trials are
-    stopped early. A search ends after `trials`, or before `max_seconds` of trials or `max_epochs` of training are passed, or when the
-    hypervolume has not grown in `plateau` trials. `final_share` of the compute is kept for tuning the best recipes longer, over
-    `final_seeds` seeds. `price_per_hour` is that of one device, a GPU, or where trials take none, a processor.
-
-    `reuse` names earlier searches: a folder of one (with a `/` in it), the id of one in the same store, or `all` of that store.
-
-    `class_query` and `bound` are every trial's, as in `Recipe`. `storage` and `tracking_uri` of None mean SQLite files in the
-    output folder, `address` of None a local Ray, `resources` of None a GPU and its share of the processors a trial, or one
-    processor where there is no GPU.
+    `base` trains a dense model that has random weights or other classes, before the search. `space` is a name, a file, or the space itself
+    as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
+    folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
     """
 
     id: str

@@ -1,6 +1,6 @@
-"""`Plan`: what each block of a slimmed transformer computes. Every method comes down to one.
+"""`Plan`: what each block of a slimmed transformer computes. Every method's result is one.
 
-FLOPs, the budget check, loading and the picture all follow from the plan, before anything is trained.
+FLOPs, parameters, latency, the budget check, loading and pictures follow from the plan, before anything is trained.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from autoslim.errors import RequestError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockPlan(Record):
-    """Tokens (prefix included) and widths of one block; `heads` or `hidden` of 0 mean that the sub-layer is gone.
+    """Tokens (prefix included) and widths of one block; 0 `heads` or 0 `hidden` units mean that the sub-layer is removed.
 
-    `tokens_kv` feeds norm1, keys and values; `tokens_q` the queries and the projection; `tokens_mlp` norm2 and the MLP.
+    `tokens_kv` enter norm1, the keys and the values; `tokens_q` the queries and the projection; `tokens_mlp` norm2 and the MLP.
     """
 
     tokens_kv: int
@@ -45,9 +45,10 @@ class BlockPlan(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extra(Record):
-    """A priced part that the dense model does not have, e.g. a life regressor, with `params` parameters.
+    """A module that the dense model does not have, such as a life regressor, with its price per image.
 
-    `place` says where it stands: `stem`, `block N` (in front of block N, counted from 0) or `head`.
+    `matmuls` and `norms` are multiply-accumulates, counted as in `cost.flops`; `params` are parameters. `place` is `stem`, `block N` (in
+    front of or inside block N, counted from 0) or `head`. `name` identifies the module in a latency table.
     """
 
     name: str
@@ -59,12 +60,14 @@ class Extra(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan(Record):
+    """All blocks from the first, and the modules that a method adds."""
+
     blocks: tuple[BlockPlan, ...]
     extras: tuple[Extra, ...] = ()
 
     @classmethod
     def dense(cls, shape: ViTShape, *, class_query: bool = False) -> Plan:
-        """What the dense model computes; with `class_query` the last block does so for the prefix tokens alone.
+        """The dense model's plan; with `class_query` its last block computes the prefix tokens alone.
 
         Raises:
             RequestError: for `class_query` where the head reads patches.
@@ -83,7 +86,7 @@ class Plan(Record):
         return self.blocks[-1].tokens_mlp
 
     def with_tokens(self, tokens: tuple[int, ...]) -> Plan:
-        """The same widths with `tokens[i]` tokens in every part of block i; a part that computes fewer already stays as it is."""
+        """The same widths with `tokens[i]` tokens in every part of block i, except parts that compute fewer already."""
         assert len(tokens) == len(self.blocks)
         return self.replace(
             blocks=tuple(
@@ -93,7 +96,7 @@ class Plan(Record):
         )
 
     def check(self, shape: ViTShape) -> None:
-        """Raises RequestError when the plan does not fit the shape: more than the dense model has, or tokens that come back."""
+        """Raises RequestError when the plan does not fit the shape: it exceeds the dense model, or removed tokens reappear."""
         if len(self.blocks) != shape.depth:
             raise RequestError(f"plan has {len(self.blocks)} blocks, the model {shape.depth}")
         tokens = shape.tokens

@@ -1,4 +1,4 @@
-"""`Recipe`: everything that decides one trial's result, with a stable key."""
+"""`Recipe`: everything that determines one trial's result, with a stable key."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record, digest_of
 
 Knobs = dict[str, Any]
-"""A method's settings, as JSON values; which there are and what is allowed is the method's to say."""
+"""A method's settings by name, as JSON values; `Method.ranges` defines them."""
 
 
 Bound = Literal["max", "mean"]
-BOUNDS: tuple[Bound, ...] = get_args(Bound)
 """What a budget holds for where the number of tokens varies: every image, or the mean over images."""
 
 Augmentation = Literal["none", "light", "strong"]
@@ -50,7 +49,7 @@ class Training(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step(Record):
-    """One method with its knobs, already solved where they decide FLOPs."""
+    """One method with its knobs, already solved onto the budget."""
 
     method: str
     knobs: dict[str, Any]
@@ -60,9 +59,9 @@ class Step(Record):
 class Recipe(Record):
     """A sequence of steps (usually one; width before tokens when composed) under a FLOPs budget.
 
-    With `class_query` the last block computes queries, projection and MLP for the prefix tokens alone, whatever the method; the
-    logits are the same. `bound` says what the budget holds for where the tokens vary from image to image: `max` for every image,
-    `mean` for their mean. `limits` hold beside the budget.
+    `budget` is in multiply-accumulates per image. With `class_query` the last block computes queries, projection and MLP for the prefix
+    tokens alone, with any method; the logits are the same. Where tokens vary from image to image, `bound` says whether the budget holds
+    for every image (`max`) or for their mean (`mean`). `limits` hold besides the budget.
     """
 
     steps: tuple[Step, ...]

@@ -1,7 +1,7 @@
-"""`Record`: frozen dataclasses that go to JSON and back without loss.
+"""`Record`: frozen dataclasses that convert to JSON and back without loss.
 
-Every noun of the project is a `Record`. Reading is strict: an unknown or missing field is the
-sender's mistake and is said so, because a silently dropped field is a silently changed job.
+Every noun of the project is a `Record`. Reading is strict: an unknown or missing field is an error, because a silently dropped field
+would be a silently changed job.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Raises RequestError naming the field when `data` does not have the shape of this record."""
+        """The record from JSON values. Raises RequestError naming the field where `data` does not fit it."""
         if not isinstance(data, dict):
             raise RequestError(f"{cls.__name__} must be an object, not {data!r}")
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ class Record:
 
 
 def digest_of(data: dict[str, Any]) -> str:
-    """As `Record.digest`, of fields that are JSON values already."""
+    """`Record.digest` for fields that are JSON values already."""
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -147,15 +147,6 @@ class TrialResult(Record):
         within_params = limits.params is None or (self.params is not None and self.params <= limits.params)
         return within_params and (limits.latency_ms is None or (latency is not None and latency <= limits.latency_ms))
 
-    def dominates(self, other: TrialResult) -> bool:
-        """At least as accurate and as cheap as `other`, and better in one of the two."""
-        mine, theirs = self._point(), other._point()
-        return mine[0] >= theirs[0] and mine[1] <= theirs[1] and mine != theirs
-
-    def _point(self) -> tuple[float, int]:
-        assert self.accuracy is not None and self.flops is not None, "only finished trials are compared"
-        return self.accuracy, self.flops
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParetoFront(Record):

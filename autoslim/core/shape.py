@@ -1,4 +1,4 @@
-"""`ViTShape`: what a dense vision transformer computes, in the numbers that decide its FLOPs."""
+"""`ViTShape`: a dense vision transformer in the numbers that determine its FLOPs and parameters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from autoslim.core.record import Record
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTShape(Record):
-    """Read off a dense model once (`autoslim.models.read_shape`); everything is per image.
+    """The shape of a dense model, made by `autoslim.models.read_shape`; all counts are per image.
 
-    `patch_inputs` is channels x patch height x patch width; `classifiers` is 2 for a distilled DeiT.
-    `pool` is timm's `global_pool`. The four norm flags say where LayerNorms stand besides the two in each block. `params` are the dense
-    model's parameters (0 where an older version has written the shape); the two bias flags say what a width unit takes along.
+    `image_size` is (height, width) in pixels, `grid` in patches. `patch_inputs` is channels x patch height x patch width. `dim` is the
+    model's width, `hidden` that of its MLPs. `classifiers` is 2 for a distilled DeiT. `pool` is timm's `global_pool`. The four norm flags
+    say which LayerNorms there are besides the two in each block. `params` counts the dense model's parameters (0 in shapes stored by
+    older versions); the two bias flags say which biases a width unit has.
     """
 
     image_size: tuple[int, int]
@@ -42,5 +43,5 @@ class ViTShape(Record):
 
     @property
     def tokens(self) -> int:
-        """Patches and prefix tokens (class, distillation, registers)."""
+        """Patches plus prefix tokens (class, distillation, registers)."""
         return self.patches + self.prefix_tokens

@@ -1,4 +1,4 @@
-"""A slimmed model on disk: `config.json`, `model.safetensors` and a model card; and back, without running any code it holds.
+"""A slimmed model on disk, `config.json`, `model.safetensors` and a model card; loading runs no code from the folder.
 
 Loading builds the dense model, builds each step of the recipe into it, and loads the weights strictly. Neither Ray nor Optuna nor
 MLflow is needed.
@@ -35,10 +35,10 @@ _CONFIG_LIMIT = 16 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlopsReport(Record):
-    """Multiply-accumulates per image: the plan's closed form, fvcore's and torch's count of the model, the dense model's, the budget.
+    """Multiply-accumulates per image: the plan's closed form, fvcore's and torch's counts of the model, the dense model's, the budget.
 
-    Where the tokens vary from image to image, those counts are what no image exceeds; `mean` and `max` are those of the validation
-    images, equal to them where nothing varies. `bound` says which of the two the budget is for, as in `Recipe`.
+    Where tokens vary from image to image, these counts are an upper bound for every image; `mean` and `max` are those of the validation
+    images. Where nothing varies, all are equal. `bound` says which of the two the budget limits, as in `Recipe`.
     """
 
     predicted: int
@@ -53,16 +53,16 @@ class FlopsReport(Record):
 
     @property
     def held(self) -> int:
-        """What is held against the budget."""
+        """The count that the budget limits."""
         return self.mean if self.bound == "mean" and self.mean is not None else self.fvcore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FormReport(Record):
-    """A form beside the weights, such as `onnx`, in `file`; where it could not be made, `file` is empty and `reason` says why.
+    """A form of the model besides its weights, such as `onnx`, in `file`; where the export failed, `file` is empty and `reason` says why.
 
-    `difference` is the largest one of its logits from the model's, on real images, in a process without autoslim; `flops` are counted
-    in the form itself.
+    `difference` is the largest difference of its logits from the model's, on real images, in a process without autoslim; `flops` are
+    counted in the form itself.
     """
 
     name: str
@@ -74,7 +74,7 @@ class FormReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing(Record):
-    """Both models in one interleaved race: medians in milliseconds a batch, and the speed-up round by round with its quartiles."""
+    """Both models timed in turns: medians in milliseconds per batch, and the median and quartiles of the speed-up per round."""
 
     mode: str
     device: str
@@ -89,7 +89,7 @@ class Timing(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedReport(Record):
-    """What was measured on `hardware` with so many `threads`; `left_out` gives the reason for what could not be."""
+    """Speed measured on `hardware` with `threads` threads; `left_out` maps what could not be measured to the reason."""
 
     hardware: str
     threads: int
@@ -99,8 +99,10 @@ class SpeedReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimedReport(Record):
-    """What a batch takes in the way `mode`, in milliseconds: the lower quartile of the rounds (`ms`) and their median, and the lower
-    quartile of the dense model's rounds in between."""
+    """Milliseconds per batch in the mode `mode`: the lower quartile of the rounds (`ms`) and their median.
+
+    `dense_ms` is the lower quartile of the dense model's rounds, measured in turns with the slimmed one's.
+    """
 
     hardware: str
     device: str
@@ -115,8 +117,10 @@ class TimedReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyReport(Record):
-    """The latency as the plan foretold it, with the correction that whole models gave beforehand, and as it really is; `dense_ms` is what
-    the dense model took when the table was measured."""
+    """The predicted and the measured latency. `correction` is the factor from whole models that the prediction contains.
+
+    `dense_ms` is the dense model's latency in the table.
+    """
 
     predicted_ms: float
     correction: float
@@ -124,6 +128,7 @@ class LatencyReport(Record):
     timed: TimedReport
 
     def describe(self) -> str:
+        """One line for the terminal."""
         timed = self.timed
         where = f"CPU, {timed.threads} thread{'' if timed.threads == 1 else 's'}" if timed.device == "cpu" else "GPU"
         return (
@@ -134,10 +139,10 @@ class LatencyReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimConfig(Record):
-    """Everything about a slimmed model but its weights. `recipe` holds the knobs as they were finished.
+    """Everything about a slimmed model but its weights. `recipe` has the knobs after `finalize`.
 
-    `limits` are what was asked for beside the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share; `images` the split to its
-    size; `forms` are those it was handed over in, `speed` is what was measured then, `latency` where it is limited.
+    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, `images` a split to its
+    size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited.
     """
 
     format: int
@@ -158,7 +163,7 @@ class SlimConfig(Record):
     latency: LatencyReport | None = None
 
     def build(self) -> nn.Module:
-        """The slimmed structure with untrained weights; the caller's random numbers are left as they were."""
+        """The slimmed structure with untrained weights; the caller's random state is unchanged."""
         with torch.random.fork_rng(devices=[]):
             model = self.architecture.build()
             for step in self.recipe.steps:
@@ -169,13 +174,13 @@ class SlimConfig(Record):
 
 
 def versions() -> dict[str, str]:
-    """What the model was made with."""
+    """The versions of Python and of the packages that made the model."""
     packages = ("autoslim", "torch", "timm", "fvcore", "safetensors")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 def save(folder: Path, model: nn.Module, config: SlimConfig) -> None:
-    """Writes `config.json` and `model.safetensors`; the configuration last, so that a half-written folder is never read as a model."""
+    """Writes `config.json` and `model.safetensors`; the configuration last, so that an interrupted write is never read as a model."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_state_dict(model).items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
@@ -187,7 +192,7 @@ def write_config(folder: Path, config: SlimConfig) -> None:
 
 
 def load_config(folder: str | Path) -> SlimConfig:
-    """Raises WeightsError, or RequestError for a wrong field, when the folder holds no slimmed model that this version reads."""
+    """The configuration in `folder`. Raises WeightsError where there is none that this version reads, RequestError for a wrong field."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise WeightsError(f"{folder} holds no slimmed model: {path} does not exist")

@@ -1,4 +1,4 @@
-"""`Architecture`: a dense model as data, enough to build it again without weights; and the folder that holds both."""
+"""`Architecture`: a dense model as data, from which it can be built without weights; and the folder that holds both."""
 
 from __future__ import annotations
 

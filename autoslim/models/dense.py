@@ -23,15 +23,17 @@ from autoslim.models.shape import read_shape
 from autoslim.models.weights import is_resampled, load_weights, read_state_dict
 
 _HUB_DEADLINE = 8.0
-"""Seconds to wait for the hub's first answer; without a network its client would try for most of a minute."""
+"""Seconds to wait for the hub's first answer; without a network, its own client retries for most of a minute."""
 
 _SCRATCH_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseModel:
-    """`trained` is false from scratch, `head_fits` where the classifier is new; `resampled` is true at another size than the
-    checkpoint's; `labels` are the checkpoint's classes, if it names them.
+    """A dense model, in eval mode on the CPU, with all that is known of it.
+
+    `trained` is false for a model from scratch, `head_fits` where the classifier is new. `resampled` is true where the image or patch
+    size is not the checkpoint's. `labels` are the checkpoint's classes, where it names them.
     """
 
     module: nn.Module
@@ -44,7 +46,7 @@ class DenseModel:
     labels: tuple[str, ...] | None
 
     def is_ready_for(self, classes: tuple[str, ...]) -> bool:
-        """Whether it can be judged on these classes without being trained first."""
+        """Whether it can be evaluated on these classes without training."""
         return self.trained and self.head_fits and not self.resampled and (self.labels is None or self.labels == classes)
 
 
@@ -54,7 +56,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
     Raises:
         RequestError: for a name, a size or an argument that timm does not have.
         UnsupportedModelError: naming the part that cannot be slimmed.
-        WeightsError: when the weights cannot be had, within ten seconds; never goes on with random ones instead.
+        WeightsError: when the weights are unavailable, after ten seconds at most; random weights never replace them.
     """
     module = _build(spec, classes)
     shape = read_shape(module)
@@ -81,7 +83,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
 
 
 def _architecture(spec: ModelSpec, shape: ViTShape) -> Architecture:
-    """As data that does not refer to the folder it may have come from."""
+    """The architecture as data, without a reference to the folder that it may come from."""
     name, args = spec.name, dict(spec.args)
     if _is_folder(spec):
         config = _read_config(Path(spec.name))
@@ -161,7 +163,7 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
             f"timm has no pretrained weights for {spec.name}; give some with --weights FILE, or train with --from-scratch"
         )
     _check_hub_answers(spec.name)
-    # At the checkpoint's own sizes, so that it is seen whether they have to be resampled.
+    # At the checkpoint's own sizes: `is_resampled` compares them with those of the job.
     arguments = {name: value for name, value in spec.args.items() if name not in ("img_size", "patch_size")}
     try:
         hub = timm.create_model(spec.name, pretrained=True, **arguments)
@@ -187,7 +189,7 @@ def _check_hub_answers(name: str) -> None:
         except OSError as error:
             failure[:] = [error]
 
-    # A thread, because name resolution ignores the timeout.
+    # In a thread, because name resolution ignores the timeout.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(_HUB_DEADLINE)
@@ -196,4 +198,4 @@ def _check_hub_answers(name: str) -> None:
 
 
 def _no_weights(name: str, error: BaseException) -> str:
-    return f"pretrained weights of {name} cannot be had ({error}); give some with --weights FILE, or train with --from-scratch"
+    return f"pretrained weights of {name} are unavailable ({error}); give some with --weights FILE, or train with --from-scratch"

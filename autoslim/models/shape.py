@@ -1,4 +1,4 @@
-"""Reads a `ViTShape` off a timm model, and refuses what cannot be slimmed by naming the part that stands in the way."""
+"""Reads the `ViTShape` of a timm model, and refuses a model that cannot be slimmed, naming the part that is unsupported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POOLS = ("token", "avg", "avgmax", "max")
 
 
 def read_shape(model: nn.Module) -> ViTShape:
-    """Raises UnsupportedModelError unless `model` is a plain, dense ViT, DeiT or distilled DeiT of timm."""
+    """The shape of `model`. Raises UnsupportedModelError unless it is a plain, dense ViT, DeiT or distilled DeiT of timm."""
     if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise UnsupportedModelError(f"{type(model).__name__} is not a plain timm ViT, DeiT or distilled DeiT")
     vit: Any = model

@@ -1,4 +1,4 @@
-"""Weights into a dense model, from a file, never by running code that a file holds."""
+"""Loads weights into a dense model from a file, without running code that the file may contain."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_packed(path: Path) -> None:
-    """torch writes its archives unpacked, and unpacks whatever it is given, however large that becomes."""
+    """Refuses compressed archives: torch writes none, but would unpack any, to any size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -93,7 +93,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
 
 
 def is_resampled(model: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Whether `state` comes from another grid or patch size, so that what is loaded are interpolated weights."""
+    """Whether `state` has another grid or patch size, so that the loaded weights are interpolated."""
     own = model.state_dict()
     names = [name for name in ("pos_embed", "patch_embed.proj.weight") if name in own and name in state]
     return any(own[name].shape != state[name].shape for name in names)

@@ -33,10 +33,6 @@ class AgainstControl(Record):
     control: int
     margin: float
 
-    @property
-    def beaten(self) -> bool:
-        return self.margin > 0
-
 
 def against_control(
     results: Sequence[TrialResult], budgets: Mapping[str, int], label: str, limits: CostLimits = NO_LIMITS

@@ -38,7 +38,12 @@ def expected_work(job: SearchJob) -> Workload:
         position = round(trials * (1 - 1 / FREE_PERIOD)) // budgets + 1
         epochs += whole if runs_to_end else pruner.expected_epochs(position)
         trials += 1
-    finals = budgets * job.final_seeds
+    return _with_finals(job, trials, epochs)
+
+
+def _with_finals(job: SearchJob, trials: int, epochs: float) -> Workload:
+    """The work of the trials, and that of training the best of each budget for longer."""
+    whole, finals = job.training.epochs, len(job.budgets) * job.final_seeds
     each = min(epochs * job.final_share / (1 - job.final_share) / finals, MAX_REFINEMENT_FACTOR * whole)
     if each < MIN_REFINEMENT_FACTOR * whole:
         return Workload(trials=trials, epochs=epochs, finals=0, final_epochs=0.0)
@@ -47,4 +52,9 @@ def expected_work(job: SearchJob) -> Workload:
 
 def most_work(job: SearchJob) -> Workload:
     """The upper bound of `expected_work`: every trial runs to its end."""
-    return expected_work(job.replace(scheduler="none"))
+    if not job.budgets:
+        return Workload(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
+    limits, whole = search_limits(job), job.training.epochs
+    # The trials are counted at once: a job may ask for so many that a loop over them would not end.
+    trials = limits.trials if limits.epochs is None else min(limits.trials, int(limits.epochs / whole))
+    return _with_finals(job, trials, trials * whole)

@@ -135,7 +135,7 @@ def _allowed_methods(request: Request) -> list[str]:
 async def _autoslim_error(request: Request, error: Exception) -> Response:
     match error:
         case SpecError():
-            errors = [FieldError(detail=issue.told(issue.field), pointer=issue.pointer) for issue in error.issues]
+            errors = [FieldError(detail=issue.message(issue.field), pointer=issue.pointer) for issue in error.issues]
             code = "infeasible-budget" if isinstance(error, BudgetError) else "invalid-spec"
             return _respond(request, 422, code, "the job's spec cannot be carried out", errors=errors)
         case BudgetError():

@@ -211,15 +211,6 @@ class Store:
         with self._database.reading() as connection:
             return [_trial(row) for row in connection.execute(query)]
 
-    def find_result(self, job_id: str, recipe_key: str) -> TrialResult | None:
-        """The ended trial of this recipe that others may be duplicates of; a complete one before any other."""
-        table = schema.trials.c
-        query = sa.select(schema.trials).where(table.job_id == job_id, table.recipe_key == recipe_key, table.result.is_not(None))
-        with self._database.reading() as connection:
-            results = [_trial(row).result for row in connection.execute(query.order_by(table.number))]
-        firsts = [result for result in results if result.duplicate_of is None]
-        return min(firsts, key=lambda result: (result.state is not TrialState.COMPLETE, result.number), default=None)
-
     # Epochs
 
     def report(self, job_id: str, number: int, report: EpochReport) -> None:

@@ -14,7 +14,6 @@ from autoslim.config.schema import FILE, job_schema, render
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.job import SPEED_MODES, Resources, SearchJob
-from autoslim.core.recipe import BOUNDS
 
 LEAST: dict[str, Any] = {"model": "deit_tiny_patch16_224", "data": "digits", "flops": ["50%"]}
 HERE = Placement(output="out")
@@ -274,7 +273,6 @@ def test_choices_are_those_of_the_parts_that_carry_them_out() -> None:
 
     fields = JobSpec.model_fields
     assert set(get_args(fields["augmentation"].annotation)) == set(AUGMENTATIONS)
-    assert get_args(fields["bound"].annotation) == BOUNDS
     assert fields["speed"].default == SPEED_MODES
 
 

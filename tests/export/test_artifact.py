@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from autoslim.errors import AutoslimError, WeightsError
 from autoslim.export.artifact import FORMAT, load, load_config, save
 from autoslim.methods import METHODS
 from autoslim.models import write_folder
-
-Change = Callable[..., None]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -208,7 +209,8 @@ def test_without_a_network_the_refused_connection_is_reported_and_no_deadline_aw
 def test_a_hub_that_does_not_answer_is_given_up_at_the_deadline(no_hub: pytest.MonkeyPatch, silent_server: str):
     no_hub.setattr(huggingface_hub.constants, "ENDPOINT", silent_server)
     no_hub.setattr(dense, "_HUB_DEADLINE", 0.2)
-    assert "no answer within 0.2 s" in _refusal() or "timed out" in _refusal()
+    # The connection's own deadline is the same: either may come first.
+    assert re.search(r"no answer within 0\.2 s|timed out", _refusal())
 
 
 def test_the_deadline_leaves_the_answer_within_ten_seconds():

@@ -13,6 +13,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
 from autoslim.search import expected_work, make_pruner
+from autoslim.search.workload import most_work
 
 
 def job(**changes: Any) -> SearchJob:
@@ -51,6 +52,15 @@ def test_early_stops_save_about_what_is_expected_of_them(scheduler: str, trials:
     runs = [trained_by(scheduler, trials=trials, epochs=9, seed=seed) for seed in range(20)]
     real = sum(runs) / len(runs)
     assert expected_work(job(scheduler=scheduler, trials=trials)).epochs == pytest.approx(real, rel=0.25)
+
+
+@pytest.mark.parametrize("changes", [{}, {"final_share": 0.25}, {"max_epochs": 100.0}, {"max_epochs": 100.0, "final_share": 0.4}])
+def test_the_most_work_is_that_without_early_stops(changes: dict[str, float]):
+    assert most_work(job(**changes)) == expected_work(job(scheduler="none", **changes))
+
+
+def test_the_most_work_of_any_number_of_trials_is_known_at_once():
+    assert most_work(job(trials=10**12)).epochs == 9e12
 
 
 def test_the_end_gets_its_share_of_the_compute():

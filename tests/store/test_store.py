@@ -134,14 +134,6 @@ def test_metrics_that_are_not_numbers_survive(store):
     assert str(store.epochs("digits-1", 0)[-1].metrics["loss"]) == "nan"
 
 
-def test_duplicate_finds_the_first_result_of_its_recipe(store):
-    job = make_job()
-    fill(store, job)
-    assert store.find_result(job.id, make_recipe(4).key) == make_result(4)
-    assert store.find_result(job.id, make_recipe(11).key) is None
-    assert store.find_result("another job", make_recipe(4).key) is None
-
-
 def test_report_for_a_trial_there_is_not_is_an_error(store):
     store.create_job(make_job())
     with pytest.raises(JobError, match="no trial 5"):

@@ -1,4 +1,4 @@
-"""How fast a slimmed model really is, beside the dense one, on the machine at hand."""
+"""Measures slimmed models beside the dense one on this machine: speed, latency, and the table that predicts it."""
 
 from autoslim.export.profiling.benchmark import measure_in_subprocess
 from autoslim.export.profiling.check import check_in_subprocess

@@ -1,7 +1,7 @@
-"""Latency at batch 1 and throughput at a large batch, dense and slimmed in one interleaved run.
+"""Latency at batch 1 and throughput at a large batch, of the dense and the slimmed model in turns.
 
-`python -m autoslim.export.profiling.benchmark FOLDER DENSE IMAGES.npy --modes eager,compiled` runs as a process of its own, so that neither
-the caller's threads nor its caches are in the way; the last line is JSON.
+`python -m autoslim.export.profiling.benchmark FOLDER DENSE IMAGES.npy --modes eager,compiled` runs in a process of its own, so that the
+caller's threads and caches do not disturb the measurement. The last line of its output is a `SpeedReport` as JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from autoslim.export.profiling.interleaved import ratio, time_interleaved
 from autoslim.models import create_dense
 
 LARGE = (64, 32, 16, 8)
+"""Candidates for the large batch, the largest first."""
+
 _LONGEST_BATCH = 2.0
-"""Seconds that a large batch may take by what one image took."""
+"""Seconds that a large batch may take, as estimated from one image."""
 
 _SECONDS = 3.0
-"""What a race of the two models takes, at one batch size in one mode."""
+"""Seconds for both models at one batch size in one mode."""
 
 
 def measure(
@@ -46,10 +48,13 @@ def measure(
     batches: tuple[int, ...] = (),
     seconds: float = _SECONDS,
 ) -> SpeedReport:
-    """`batches` are by default 1 and the largest of `LARGE` that the device should do in two seconds.
+    """Times both models on the CPU and, where there is one, on the GPU; `seconds` for each mode and batch size.
+
+    `batches` are by default 1 and the largest of `LARGE` that the device is expected to compute in two seconds. A mode that fails is
+    reported with its reason.
 
     Raises:
-        RequestError: for a mode that there is not.
+        RequestError: for an unknown mode.
     """
     if unknown := [mode for mode in modes if mode not in runners.BACKENDS]:
         raise RequestError(f"the speed mode {unknown[0]!r} is unknown; allowed: {', '.join(SPEED_MODES)}")
@@ -57,7 +62,7 @@ def measure(
     left_out: dict[str, str] = {}
     for device in _devices():
         try:
-            sizes = batches or (1, _large(dense, shape, images_B3HW, device))
+            sizes = batches or (1, _large_batch(dense, shape, images_B3HW, device))
         except RuntimeError as error:
             left_out[device.type] = first_line(error)
             continue
@@ -67,7 +72,7 @@ def measure(
                 pair = way(dense, shape, device), way(slimmed, shape, device)
                 for batch in sizes:
                     timings.append(_timing(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
-            except Exception as error:  # noqa: BLE001 - compilers raise whatever they come across; the other modes are still told
+            except Exception as error:  # noqa: BLE001 - compilers raise errors of any class; the other modes are still measured
                 left_out[f"{mode} on {device.type}"] = first_line(error)
     return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), timings=tuple(timings), left_out=left_out)
 
@@ -75,10 +80,10 @@ def measure(
 def measure_in_subprocess(
     folder: Path, dense: Path, images_B3HW: Tensor, *, modes: tuple[str, ...], threads: int | None = None
 ) -> SpeedReport:
-    """Measures the slimmed model in `folder` beside the dense one, which lies in timm's format in `dense`.
+    """`measure` in a process of its own, for the slimmed model in `folder` and the dense one in `dense` (timm's format).
 
     Raises:
-        JobError: with what that process said last, where it ended badly or not at all.
+        JobError: when the process fails or takes too long, with the last line of its error output.
     """
     with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch:
         images = Path(scratch) / "images.npy"
@@ -94,7 +99,7 @@ def _devices() -> Iterator[torch.device]:
         yield torch.device("cuda")
 
 
-def _large(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
+def _large_batch(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
     run = runners.eager(dense, shape, device)
     (timings,) = time_interleaved([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
     return next((batch for batch in LARGE if batch * statistics.median(timings) <= _LONGEST_BATCH), LARGE[-1])
@@ -133,7 +138,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    # What compilers have to say is for their makers.
+    # Compilers' warnings would hide the report.
     logging.disable(logging.WARNING)
     dense = create_dense(ModelSpec(name=str(arguments.dense)))
     images = torch.from_numpy(np.load(arguments.images, allow_pickle=False))

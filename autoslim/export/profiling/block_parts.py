@@ -1,9 +1,9 @@
-"""The parts of a block on their own, as a slimmed model runs them: what a table of latencies is measured on.
+"""The parts of a block, each on its own, as a slimmed model runs them: what a latency table is measured on.
 
-A part is measured as a stack of as many copies as the model has blocks, each with weights of its own: one copy run over and over would
-find them in the cache, which no model does.
+A part is measured as a stack of several copies with weights of their own. One copy run repeatedly would find its weights in the cache,
+which no model does.
 
-Shapes: B batch, N tokens (prefix included), D width.
+Shapes: B batch, N tokens (prefix included), K tokens that are computed, D width.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from autoslim.methods.layers.rectangular_block import rectangular_attention
 from autoslim.methods.layers.token_selector import FixedTokens, gather_tokens
 
 Part = Callable[[Tensor], Tensor]
-"""(B, N, D) in; what comes out is not looked at."""
+"""Takes tokens (B, N, D); its result is ignored."""
 
 
 def attention(block: Any, head_width: int) -> Part:
+    """Norm, attention at `head_width` and residual sum of `block`."""
     part = copy.deepcopy(block)
     if head_width != part.attn.head_dim:
         part.attn = empty_attention(part.attn, head_width)
@@ -39,7 +40,7 @@ def attention(block: Any, head_width: int) -> Part:
 
 
 def some_rows(block: Any, head_width: int, index_K: Tensor) -> Part:
-    """Attention of the tokens `index_K` over all that come in."""
+    """Norm, attention at `head_width` and residual sum of the tokens `index_K`, over all that enter."""
     part = copy.deepcopy(block)
     if head_width != part.attn.head_dim:
         part.attn = empty_attention(part.attn, head_width)
@@ -54,6 +55,7 @@ def some_rows(block: Any, head_width: int, index_K: Tensor) -> Part:
 
 
 def mlp(block: Any, hidden: int) -> Part:
+    """Norm, MLP with `hidden` units and residual sum of `block`."""
     part = copy.deepcopy(block)
     if hidden != part.mlp.fc1.out_features:
         part.mlp = empty_mlp(part.mlp, hidden)
@@ -66,11 +68,12 @@ def mlp(block: Any, hidden: int) -> Part:
 
 
 def drop(left: int) -> nn.Module:
+    """Dropping all but `left` tokens by index."""
     return FixedTokens(torch.arange(left))
 
 
 def ends(module: Any) -> nn.Module:
-    """The model without its blocks: embedding, last norm, pooling and classifier."""
+    """The model without its blocks: embedding, final norm, pooling and classifier."""
     bare: nn.Module = copy.deepcopy(module)
     bare.blocks = nn.Identity()
     return bare
@@ -82,13 +85,13 @@ def extra_modules() -> dict[str, ModuleFactory]:
 
 
 def token_axis(shape: ViTShape, steps: int) -> tuple[int, ...]:
-    """From the prefix tokens alone to all, evenly."""
+    """Numbers of tokens from the prefix alone to all, evenly spaced."""
     least = max(1, shape.prefix_tokens)
     return _distinct(least + round((shape.tokens - least) * step / steps) for step in range(steps + 1))
 
 
 def width_axis(full: int, steps: int) -> tuple[int, ...]:
-    """From one unit to all, evenly; in multiples of 8, which is what a width is rounded to."""
+    """Widths from one unit to all, evenly spaced and rounded to multiples of 8, which widths usually are."""
     return _distinct([1, *(_rounded(full * step / steps, full) for step in range(1, steps + 1))])
 
 

@@ -1,6 +1,6 @@
-"""What a finished model takes on the machine at hand, beside the dense one.
+"""Measures the latency of a finished model on this machine, beside the dense model's.
 
-`python -m autoslim.export.profiling.check FOLDER DENSE --batch 1 --mode eager` runs as a process of its own; the last line is JSON.
+`python -m autoslim.export.profiling.check FOLDER DENSE --batch 1 --mode eager` runs in a process of its own; its last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from autoslim.models import create_dense
 
 _SECONDS = 6.0
 _FEWEST_ROUNDS = 9
+"""Seconds of one measurement, and the rounds that it takes at least, however slow the models are."""
+
 _TRIES = 3
+"""Measurements before a model above the limit is given up."""
 
 
 def check(
     folder: Path, dense: Path, *, batch: int, mode: str, threads: int | None = None, limit_ms: float | None = None
 ) -> TimedReport:
-    """The slimmed model in `folder` and the dense one in `dense` (timm's format) in turns, on generated images.
+    """Times the slimmed model in `folder` and the dense one in `dense` (timm's format) in turns, on random images.
 
-    Above `limit_ms` it is measured again, a few times, and the shortest counts: a machine that does something else is slower for a while.
-    Where the tokens vary from image to image, every image takes as many as the caps allow.
+    Above `limit_ms` the measurement is repeated up to `_TRIES` times and the shortest counts: other work on the machine makes it
+    longer, never shorter. A model with adaptive counts runs every image at its caps.
 
     Raises:
-        RequestError: for a mode that there is not.
+        RequestError: for an unknown mode.
     """
     if mode not in runners.BACKENDS:
         raise RequestError(f"--latency-mode is {mode!r}; allowed: {', '.join(SPEED_MODES)}")
@@ -50,11 +53,11 @@ def check(
     runs = [runners.BACKENDS[mode](model, shape, device) for model in models]
     tries: list[TimedReport] = []
     while not tries or (limit_ms is not None and tries[-1].ms > limit_ms and len(tries) < _TRIES):
-        tries.append(_raced([partial(run, images) for run in runs], device, mode=mode, batch=batch))
+        tries.append(_timed_pair([partial(run, images) for run in runs], device, mode=mode, batch=batch))
     return min(tries, key=lambda found: found.ms)
 
 
-def _raced(runs: list[Run], device: torch.device, *, mode: str, batch: int) -> TimedReport:
+def _timed_pair(runs: list[Run], device: torch.device, *, mode: str, batch: int) -> TimedReport:
     clock = clock_of(device.type, torch.get_num_threads())
     timings = time_interleaved(runs, seconds=_SECONDS, at_least=_FEWEST_ROUNDS, clock=clock)
     slow, fast = ([1000 * timing for timing in own] for own in timings)
@@ -74,7 +77,7 @@ def _raced(runs: list[Run], device: torch.device, *, mode: str, batch: int) -> T
 def check_in_subprocess(
     folder: Path, dense: Path, *, batch: int, mode: str, threads: int | None = None, limit_ms: float | None = None
 ) -> TimedReport:
-    """As `check`. Raises JobError where it could not be measured."""
+    """`check` in a process of its own. Raises JobError when the measurement fails."""
     arguments = [str(folder), str(dense), "--batch", str(batch), "--mode", mode]
     arguments += [] if threads is None else ["--threads", str(threads)]
     arguments += [] if limit_ms is None else ["--limit-ms", repr(limit_ms)]

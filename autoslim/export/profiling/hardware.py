@@ -1,4 +1,4 @@
-"""What machine this is."""
+"""The name of this machine's processors, and the device to measure on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def hardware() -> str:
-    """The processor's name, and the GPU's where there is one."""
+    """The CPU's name, and the GPU's where there is one."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -1,4 +1,4 @@
-"""Measuring in a process of its own, so that neither the caller's threads nor its caches are in the way."""
+"""Measurements in a process of their own, so that the caller's threads and caches do not disturb them."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from autoslim.errors import JobError
 from autoslim.export.profiling.hardware import hardware
 
 MINUTES = 30
+"""Time limit of such a process."""
 
 
 def run_in_subprocess(module: str, arguments: list[str]) -> str:
     """The last line that `python -m module` prints.
 
     Raises:
-        JobError: with what that process said last, where it ended badly or not at all.
+        JobError: when the process fails or takes more than `MINUTES`, with the last line of its error output.
     """
     try:
         run = subprocess.run(  # noqa: S603
             [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, timeout=60 * MINUTES
         )
     except subprocess.TimeoutExpired:
-        raise JobError(f"it took more than {MINUTES} minutes") from None
+        raise JobError(f"the measurement took more than {MINUTES} minutes") from None
     last = run.stdout.strip().splitlines()[-1:]
     if run.returncode != 0 or not last:
-        said = run.stderr.strip().splitlines()[-1:]
-        raise JobError(f"its process ended with {run.returncode}: {said[0] if said else 'it said nothing'}")
+        errors = run.stderr.strip().splitlines()[-1:]
+        raise JobError(f"its process ended with {run.returncode}: {errors[0] if errors else 'no error output'}")
     return last[0]
 
 
 def measure_table_in_subprocess(
     request: LatencyRequest, known: LatencyTable | None = None, *, threads: int | None = None
 ) -> LatencyTable:
-    """As `latency.measure_table`. Raises JobError where it could not be measured."""
+    """`profile_parts.measure_table` in a process of its own. Raises JobError when the measurement fails."""
     with tempfile.TemporaryDirectory(prefix="autoslim-latency-") as scratch:
         path = Path(scratch) / "request.json"
         path.write_text(request.to_json())
@@ -58,7 +59,7 @@ def measure_table_in_subprocess(
 def kept_table(
     folder: Path, request: LatencyRequest, measure: Callable[[LatencyRequest], LatencyTable], *, threads: int | None
 ) -> LatencyTable:
-    """Measured once for the same request, machine, threads and torch; the table lies in `folder` as JSON."""
+    """The table for `request`, measured once per request, machine, number of threads and torch version; kept in `folder` as JSON."""
     key = {"request": request.to_dict(), "hardware": hardware(), "threads": threads, "torch": torch.__version__}
     path = folder / f"latency-{digest_of(key)}.json"
     if path.is_file():

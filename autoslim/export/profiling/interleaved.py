@@ -1,4 +1,4 @@
-"""Timing several functions against each other: in turns, so that whatever else the machine does falls on all of them alike."""
+"""Times several functions in turns, so that other work on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 
 Run = Callable[[], None]
 WARM_UP = 2
+"""Calls of every function before the measurement, which fill caches and trigger compilation."""
+
 MOST_ROUNDS = 200
 
-
 Clock = Callable[[], float]
-"""Seconds since some moment."""
+"""Returns seconds since an arbitrary moment."""
 
 
 def time_interleaved(
     runs: Sequence[Run], *, seconds: float, at_least: int = 5, at_most: int = MOST_ROUNDS, clock: Clock = time.perf_counter
 ) -> list[list[float]]:
-    """Seconds of every run, one list a function, in rounds in which each runs once; every other round goes backwards.
+    """The seconds of every call, one list per function, in rounds in which each function runs once.
 
-    Rounds go on until `seconds` are over, `at_least` and `at_most` so many. The first calls, in which caches are filled, do not count.
+    Rounds continue until `seconds` have passed, but there are at least `at_least` and at most `at_most`. `WARM_UP` calls come first and
+    are not timed.
     """
     for run in runs:
         for _ in range(WARM_UP):
@@ -33,22 +35,23 @@ def time_interleaved(
             began = clock()
             runs[number]()
             timings[number].append(clock() - began)
+        # Every other round runs backwards, so that no function always follows the same one.
         order.reverse()
     return timings
 
 
 def clock_of(device: str, threads: int) -> Clock:
-    """Of one thread on a processor its own time: waiting for other work on the machine is no part of it."""
+    """The clock to measure with: on a CPU with one thread that thread's CPU time, which leaves out waiting for other processes."""
     return time.thread_time if device == "cpu" and threads == 1 else time.perf_counter
 
 
 def lower_quartile(timings: Sequence[float]) -> float:
-    """The lower quartile: what else the machine does makes some laps longer, and none shorter."""
+    """The lower quartile of `timings`, a robust minimum: other work on the machine makes some rounds longer and none shorter."""
     return statistics.quantiles(timings, n=4, method="inclusive")[0]
 
 
 def ratio(timings: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """How many times as long `timings` took as `others`, round by round: median, lower and upper quartile."""
+    """The ratio of `timings` to `others`, round by round: median, lower and upper quartile."""
     ratios = [timing / other for timing, other in zip(timings, others, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return middle, low, high

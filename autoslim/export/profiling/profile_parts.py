@@ -1,13 +1,16 @@
-"""Measures a table of latencies on the machine at hand.
+"""Measures a latency table on this machine.
 
-`python -m autoslim.export.profiling.profile_parts REQUEST.json` runs as a process of its own, so that neither the caller's threads nor its
-caches are in the way; the last line is JSON.
+`python -m autoslim.export.profiling.profile_parts REQUEST.json` runs in a process of its own, so that the caller's threads and caches do
+not disturb the measurement. The last line of its output is the table as JSON.
+
+Shapes: B batch, N tokens (prefix included), K tokens that are computed, D width.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,21 +35,29 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel, create_dense
 
 _LONGEST_STACK = 0.04
-"""Seconds that one pass through a stack of parts should take at most: larger ones have fewer layers."""
+"""Seconds that one pass through a stack of parts should take at most; parts of larger models are measured with fewer layers."""
 
 _FEWEST_LAYERS = 2
+"""At least two copies, so that the weights of one do not stay in the cache all the time."""
+
 _PARTS_SECONDS, _WHOLE_SECONDS = 20.0, 4.0
+"""Time for all parts together, and for each pair of whole models."""
+
 _FEWEST_ROUNDS, _MOST_ROUNDS = 5, 40
+"""Bounds on the rounds: enough for a quartile on slow devices, and an end on fast ones."""
+
+_SHARES, _LEFT = (0.0, 0.5, 1.0), (0.1, 0.5, 1.0)
+"""Shares of the patches that rectangular attention computes, and that a method's own module leaves."""
 
 
 def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *, threads: int | None = None) -> LatencyTable:
-    """On the GPU where there is one, in bfloat16, else on the CPU with `threads` of it, in float32.
+    """The table on the GPU, in bfloat16, where there is one; else on the CPU with `threads` threads, in float32.
 
-    With a table that is `known` only the request's whole models are measured, and added to its calibrations.
+    With a `known` table only the request's whole models are measured, and added to its calibrations.
 
     Raises:
-        RequestError: for a mode that there is not.
-        ExportError: where a mode cannot be had on this machine.
+        RequestError: for an unknown mode.
+        ExportError: when this machine cannot run the mode.
     """
     if request.mode not in runners.BACKENDS:
         raise RequestError(f"--latency-mode is {request.mode!r}; allowed: {', '.join(SPEED_MODES)}")
@@ -54,7 +65,7 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
         torch.set_num_threads(threads)
     device, table = pick_device(), known
     if table is None:
-        dense = _fresh(request)
+        dense = _create_dense(request)
         stacks = _Parts(dense.module, dense.shape, request, device)
         with torch.inference_mode():
             table = stacks.measure(_PARTS_SECONDS)
@@ -62,14 +73,17 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
 
 
 def build(module: nn.Module, shape: ViTShape, candidate: Candidate, *, class_query: bool) -> nn.Module:
-    """The cut model with untrained weights, which take as long as trained ones; every image as many tokens as its caps allow."""
+    """The candidate's model with untrained weights, which do not change its latency; an adaptive one runs at its caps."""
     for step in candidate.steps:
         module = METHODS[step.method].build(module, shape, candidate.plan, step.knobs)
     return full(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
 
 
 class _Parts:
-    """Stacks of parts and the dense model, raced against each other: a machine that slows down, does so for all of them."""
+    """Stacks of parts and the dense model, timed in turns: when the machine slows down, it does so for all of them.
+
+    `_add` queues a measurement. `measure` runs all of them at once and reads the times in the order in which they were queued.
+    """
 
     def __init__(self, module: nn.Module, shape: ViTShape, request: LatencyRequest, device: torch.device) -> None:
         self.shape, self.batch, self.mode, self.device = shape, request.batch, request.mode, device
@@ -80,47 +94,65 @@ class _Parts:
         self.layers = self._layers()
         self.runs: list[Callable[[], None]] = []
         self.divisors: list[int] = []
+        # Latency is interpolated between these points. Grids over two token counts have fewer of each, because the points multiply.
+        self.tokens, self.few = block_parts.token_axis(shape, 8), block_parts.token_axis(shape, 3)[1:]
+        # Only methods that leave the widths alone work on models whose queries and keys are normalised.
+        self.widths = (shape.head_width,) if shape.qk_norm else block_parts.width_axis(shape.head_width, 4)
+        self.narrow = self.widths if shape.qk_norm else block_parts.width_axis(shape.head_width, 2)
+        self.hidden = block_parts.width_axis(shape.hidden, 6)
 
     def measure(self, seconds: float) -> LatencyTable:
-        shape = self.shape
-        tokens, few = block_parts.token_axis(shape, 8), block_parts.token_axis(shape, 3)[1:]
-        # Only methods that leave the widths alone work on models whose queries and keys are normalised.
-        widths = (shape.head_width,) if shape.qk_norm else block_parts.width_axis(shape.head_width, 4)
-        narrow = widths if shape.qk_norm else block_parts.width_axis(shape.head_width, 2)
-        hidden = block_parts.width_axis(shape.hidden, 6)
-        shares, left = (0.0, 0.5, 1.0), (0.1, 0.5, 1.0)
+        """The table of all parts, with the dense model as its only calibration."""
         self._add_whole_and_ends()
-        for width in widths:
-            self._add_stacks([block_parts.attention(block, width) for block in self._own()], tokens)
-        for come_in in few:
-            for share in shares:
-                index_K = torch.arange(self._computed(come_in, share), device=self.device)
-                for width in narrow:
-                    self._add_stacks([block_parts.some_rows(block, width, index_K) for block in self._own()], (come_in,))
-        for units in hidden:
-            self._add_stacks([block_parts.mlp(block, units) for block in self._own()], tokens)
-        for come_in in few:
-            self._add_stacks([block_parts.drop(max(1, come_in // 2)).to(self.device)], (come_in,))
-        for make in block_parts.extra_modules().values():
-            for come_in in few:
-                for share in left:
-                    made = self._computed(come_in, share, least=1)
-                    self._add_stacks([make(shape, come_in, made).to(self.device, self.dtype).eval()], (come_in,))
+        self._add_attention()
+        self._add_mlp()
+        self._add_token_steps()
         timings = time_interleaved(
             self.runs, seconds=seconds, at_least=_FEWEST_ROUNDS, at_most=_MOST_ROUNDS, clock=_clock(self.device)
         )
+        # Milliseconds of one part: its stack's time over the number of copies in it.
         times = iter([1000 * lower_quartile(timing) / divisor for timing, divisor in zip(timings, self.divisors, strict=True)])
+        dense = next(times)
+        table = self._table(times, rounds=len(timings[0]))
+        whole, flops = Plan.dense(self.shape), predict(self.shape, Plan.dense(self.shape)).total
+        own = Calibration(recipe=DENSE, flops=flops, parts_ms=table.parts(whole), measured_ms=dense)
+        return table.replace(calibrations=(own,))
+
+    def _add_attention(self) -> None:
+        """Whole attention over widths and tokens, then rectangular attention over tokens, shares and widths."""
+        for width in self.widths:
+            self._add_stacks([block_parts.attention(block, width) for block in self._own()], self.tokens)
+        for entering in self.few:
+            for share in _SHARES:
+                index_K = torch.arange(self._computed(entering, share), device=self.device)
+                for width in self.narrow:
+                    self._add_stacks([block_parts.some_rows(block, width, index_K) for block in self._own()], (entering,))
+
+    def _add_mlp(self) -> None:
+        for units in self.hidden:
+            self._add_stacks([block_parts.mlp(block, units) for block in self._own()], self.tokens)
+
+    def _add_token_steps(self) -> None:
+        """Dropping half of the tokens, then each module of the registered methods over tokens and the share that leaves."""
+        for entering in self.few:
+            self._add_stacks([block_parts.drop(max(1, entering // 2)).to(self.device)], (entering,))
+        for make in block_parts.extra_modules().values():
+            for entering in self.few:
+                for share in _LEFT:
+                    left = self._computed(entering, share, least=1)
+                    self._add_stacks([make(self.shape, entering, left).to(self.device, self.dtype).eval()], (entering,))
+
+    def _table(self, times: Iterator[float], *, rounds: int) -> LatencyTable:
+        """Reads `times` in the order of the `_add_*` methods; the dense model's time has been read already."""
 
         def grid(*axes: Sequence[float]) -> Grid:
-            count = 1
-            for axis in axes:
-                count *= len(axis)
+            count = math.prod(len(axis) for axis in axes)
             return Grid(axes=tuple(tuple(map(float, axis)) for axis in axes), values=tuple(next(times) for _ in range(count)))
 
-        dense, ends = next(times), next(times)
-        by_heads = [float(shape.heads * width) for width in widths]
-        table = LatencyTable(
-            shape=shape,
+        heads = self.shape.heads
+        # Keyword arguments are evaluated in this order, in which the parts were queued.
+        return LatencyTable(
+            shape=self.shape,
             batch=self.batch,
             mode=self.mode,
             device=self.device.type,
@@ -128,27 +160,26 @@ class _Parts:
             threads=torch.get_num_threads(),
             precision=str(self.dtype).removeprefix("torch."),
             torch=torch.__version__,
-            rounds=len(timings[0]),
-            ends_ms=ends,
-            attention=_turned(grid(by_heads, tokens)).rising(),
-            rows=grid(few, shares, [float(shape.heads * width) for width in narrow]).rising(),
-            mlp=_turned(grid(hidden, tokens)).rising(),
-            drop=grid(few).rising(),
-            extras={name: grid(few, left).rising() for name in block_parts.extra_modules()},
+            rounds=rounds,
+            ends_ms=next(times),
+            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).rising(),
+            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).rising(),
+            mlp=_transposed(grid(self.hidden, self.tokens)).rising(),
+            drop=grid(self.few).rising(),
+            extras={name: grid(self.few, _LEFT).rising() for name in block_parts.extra_modules()},
         )
-        whole, flops = Plan.dense(shape), predict(shape, Plan.dense(shape)).total
-        own = Calibration(recipe=DENSE, flops=flops, parts_ms=table.parts(whole), measured_ms=dense)
-        return table.replace(calibrations=(own,))
 
     def _own(self) -> list[nn.Module]:
+        """The blocks that a stack copies its parts from."""
         return self.blocks[: self.layers]
 
     def _computed(self, tokens: int, share: float, least: int = 0) -> int:
-        """Of so many tokens; at least one, the prefix always."""
+        """The prefix and the share `share` of the patches among `tokens` tokens, at least `least` patches and one token."""
         prefix = self.shape.prefix_tokens
         return max(1, prefix + max(least, round((tokens - prefix) * share)))
 
     def _layers(self) -> int:
+        """How many copies a stack has, so that one pass takes at most `_LONGEST_STACK`."""
         x_BND = self._tokens(self.shape.tokens)
         block = self.blocks[0]
         (timings,) = time_interleaved([self._timed(lambda: block(x_BND))], seconds=0.0, at_least=3)
@@ -179,21 +210,24 @@ class _Parts:
         return timed
 
 
-def _turned(grid: Grid) -> Grid:
-    """Measured by width, looked up by tokens first."""
+def _transposed(grid: Grid) -> Grid:
+    """The grid with its two axes exchanged: measured width by width, looked up by tokens first."""
     rows, columns = (len(axis) for axis in grid.axes)
     values = tuple(grid.values[row * columns + column] for column in range(columns) for row in range(rows))
     return Grid(axes=(grid.axes[1], grid.axes[0]), values=values)
 
 
 def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.device) -> Iterator[Calibration]:
-    """Each cut model in turns with the dense one: its time is the dense model's in the table over the speed-up of the same rounds."""
+    """Times each cut model in turns with the dense one.
+
+    Its latency is the dense model's in the table over the speed-up in these rounds: the machine may be faster or slower by now.
+    """
     shape, way = table.shape, runners.BACKENDS[request.mode]
     images = torch.randn(request.batch, 3, *shape.image_size)
-    dense = way(_fresh(request).module, shape, device)
+    dense = way(_create_dense(request).module, shape, device)
     dense_ms = next(found.measured_ms for found in table.calibrations if found.recipe == DENSE)
     for candidate in request.candidates:
-        slimmed = way(build(_fresh(request).module, shape, candidate, class_query=request.class_query), shape, device)
+        slimmed = way(build(_create_dense(request).module, shape, candidate, class_query=request.class_query), shape, device)
         runs = [partial(run, images) for run in (dense, slimmed)]
         slow, fast = time_interleaved(runs, seconds=_WHOLE_SECONDS, at_least=_FEWEST_ROUNDS, clock=_clock(device))
         yield Calibration(
@@ -208,7 +242,7 @@ def _clock(device: torch.device) -> Clock:
     return clock_of(device.type, torch.get_num_threads())
 
 
-def _fresh(request: LatencyRequest) -> DenseModel:
+def _create_dense(request: LatencyRequest) -> DenseModel:
     return create_dense(ModelSpec(name=request.name, weights="scratch", args=dict(request.args)))
 
 
@@ -218,7 +252,7 @@ def main() -> None:
     parser.add_argument("--known", type=Path, help="a table of the same model, to be calibrated further")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    # What compilers have to say is for their makers.
+    # Compilers' warnings would hide the report.
     logging.disable(logging.WARNING)
     request = LatencyRequest.from_json(arguments.request.read_text())
     known = None if arguments.known is None else LatencyTable.from_json(arguments.known.read_text())

@@ -1,4 +1,4 @@
-"""The ways in which a model is run: eager, compiled, by ONNX Runtime; on the CPU, and on the GPU where there is one."""
+"""The modes in which a model runs: eager, compiled, and in ONNX Runtime; on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from autoslim.errors import ExportError
 from autoslim.export.onnx_form import write_onnx
 
 _GRAPHS = 1024
+"""Graphs that torch.compile may make of one class: one per block, model and batch size, far more than its default of 8."""
 
 Runner = Callable[[Tensor], None]
-"""Runs one batch (B, 3, height, width), and returns when the result is there."""
+"""Runs one batch (B, 3, height, width) and returns when its result is ready."""
 
 
 def eager(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
+    """The model as it is."""
     return _torch_runner(_placed(model, device), device)
 
 
 def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
-    """A graph for every batch size; on a GPU as CUDA graphs, as it would be deployed for latency.
+    """The model compiled, with a graph per batch size; on a GPU with CUDA graphs, as it would be deployed for latency.
 
     Raises:
-        ExportError: where nothing can be compiled.
+        ExportError: when the machine has no C++ compiler.
     """
     if device.type == "cpu" and not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         raise ExportError("torch.compile needs a C++ compiler, and there is none")
-    # Dynamo counts all graphs of one class together and, at its limit, silently goes back to running eagerly.
+    # Dynamo counts all graphs of a class together and, at its limit, silently falls back to eager mode.
     dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = _GRAPHS
     dynamo_config.fail_on_recompile_limit_hit = True
     mode = "reduce-overhead" if device.type == "cuda" else "default"
@@ -44,7 +46,7 @@ def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
 
 
 def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
-    """Raises ExportError where ONNX Runtime does not know the device."""
+    """The model in ONNX Runtime. Raises ExportError when the installed ONNX Runtime does not support the device."""
     import onnxruntime as runtime
 
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
@@ -52,7 +54,7 @@ def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runn
         raise ExportError(f"this ONNX Runtime has no {provider}")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # A session's threads spin for tens of milliseconds after a run, and would take the cores from the model whose turn is next.
+    # A session's threads spin for tens of milliseconds after a run, which would take the cores from the next model in turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +69,7 @@ def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runn
 
 
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """On a GPU in bfloat16, as it would be deployed; on a CPU as it is."""
+    """A copy on the device: on a GPU in bfloat16, as it would be deployed, on a CPU in its own precision."""
     placed = copy.deepcopy(model).eval().to(device)
     return placed.to(torch.bfloat16) if device.type == "cuda" else placed
 
@@ -83,7 +85,7 @@ def _torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Ru
     there: dict[tuple[int, ...], Tensor] = {}
 
     def run_there(images_B3HW: Tensor) -> None:
-        # Moving images is the loader's work, not the model's.
+        # Copying images to the GPU is the data loader's work, not the model's.
         key = tuple(images_B3HW.shape)
         if key not in there:
             there[key] = images_B3HW.to(device, torch.bfloat16)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
 
-TOKEN_SLIMMING = "token slimming"  # noqa: S105 - a token of an image
+TOKEN_SLIMMING = "token slimming"  # noqa: S105 # nosec B105 - a token of an image
 """The module's name in a plan and in a latency table."""
 
 _RIDGE = 1e-4

@@ -32,7 +32,6 @@ from autoslim.cost.flops import block_matmuls, block_norms, predict
 from autoslim.methods.vit_slim.budget_cut import Removal, with_tokens
 from autoslim.methods.vit_slim.mask_search import Masks
 
-PARTS = ("attention", "mlp", "patches")
 RULES = ("fall", "value")
 NESTINGS = ("down", "up")
 """`down`, the paper's text: a patch removed in one layer is removed in all deeper ones. `up`, its code: a patch that a layer keeps is kept

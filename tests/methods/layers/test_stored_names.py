@@ -13,7 +13,6 @@ from helpers.tiny import config_of, images, logits, slimmed
 from autoslim.export.artifact import save
 from autoslim.methods.layers.stored_names import stored_state_dict
 
-FORMAT_1 = Path(__file__).parents[2] / "artifacts" / "format-1"
 CASES = {
     "sit": "blocks.stages.1.step.fc1.weight",
     "life_regression": "blocks.stages.1.step.regressor.weight",

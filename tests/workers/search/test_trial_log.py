@@ -24,7 +24,8 @@ def restored_logging() -> Iterator[None]:
     logs.bind(job_id=None, trial=None, method=None)
 
 
-def test_every_line_of_a_trial_has_its_ids(restored_logging: None, tmp_path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.usefixtures("restored_logging")
+def test_every_line_of_a_trial_has_its_ids(tmp_path, capsys: pytest.CaptureFixture[str]):
     logs.log_json()
     recipe = recipe_of([Step(method="sit", knobs={})], 10**6)
     log_trial(trial_config(recipe, number=7, folder=tmp_path, budget_label="50%", common={"job": "digits-1"}), recipe)
@@ -35,7 +36,8 @@ def test_every_line_of_a_trial_has_its_ids(restored_logging: None, tmp_path, cap
     assert (lines[0]["budget"], lines[1]["file"]) == ("50%", "3.png")
 
 
-def test_a_bound_id_can_be_unbound(restored_logging: None, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.usefixtures("restored_logging")
+def test_a_bound_id_can_be_unbound(capsys: pytest.CaptureFixture[str]):
     logs.log_json()
     logs.bind(trial=3)
     logs.bind(trial=None)

@@ -1,0 +1,70 @@
+"""The targets of settings that a job holds in another form than the spec."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from autoslim.config.target import Target
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
+from autoslim.core.duration import exact_duration, parse_duration
+from autoslim.core.job import SearchJob
+
+
+def _absolute_weights(weights: str, _: Any) -> str:
+    return weights if weights in ("pretrained", "scratch") else str(Path(weights).absolute())
+
+
+def _absolute_folders(sources: tuple[str, ...], _: Any) -> tuple[str, ...]:
+    return tuple(str(Path(source).absolute()) if "/" in source else source for source in sources)
+
+
+def _milliseconds(latency: str | None, _: Any) -> float | None:
+    return None if latency is None else parse_latency(latency)[0]
+
+
+def _batch(latency: str | None, _: Any) -> int:
+    return CostLimits().batch if latency is None else parse_latency(latency)[1]
+
+
+def _mode(mode: str, job: SearchJob) -> str | None:
+    return None if job.limits.latency_ms is None else mode
+
+
+def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
+    return () if budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in budgets)
+
+
+WEIGHTS = Target("model.weights", write=_absolute_weights)
+MODEL_ARGS = Target("model.args", write=lambda arguments, _: dict(arguments))
+IMAGE_SIZE = Target(
+    "model.image_size",
+    write=lambda side, _: None if side is None else (side, side),
+    read=lambda size, _: None if size is None else size[0],
+)
+PARAMS = Target(
+    "limits.params",
+    write=lambda params, _: None if params is None else parse_params(params),
+    read=lambda params, _: None if params is None else str(params),
+)
+LATENCY_MS = Target("limits.latency_ms", write=_milliseconds, read=lambda _, job: job.limits.latency)
+LATENCY_BATCH = Target("limits.batch", write=_batch)
+LATENCY_MODE = Target("limits.mode", write=lambda mode, _: mode or CostLimits().mode, read=_mode)
+BUDGETS = Target("budgets", write=lambda _, spec: spec.budgets, read=_labels)
+SPACE = Target(
+    "space",
+    write=lambda space, _: space if isinstance(space, str) else json.dumps(space, sort_keys=True),
+    read=lambda text, _: json.loads(text) if text.lstrip().startswith("{") else text,
+)
+TRIALS = Target("trials", write=lambda _, spec: spec.most_trials)
+MAX_SECONDS = Target(
+    "max_seconds",
+    write=lambda time, _: None if time is None else parse_duration(time),
+    read=lambda seconds, _: None if seconds is None else exact_duration(seconds),
+)
+REUSE = Target("reuse", write=_absolute_folders)
+FLIP = Target("training.flip", write=lambda _, spec: spec.mirrors)
+BASE_FLIP = Target("base.flip", write=lambda _, spec: spec.mirrors)
+BASE_LR = Target("base.lr", write=lambda lr, spec: lr or spec.lr)
