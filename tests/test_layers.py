@@ -60,7 +60,7 @@ STARTED_BY_NAME = {
     "autoslim.service.openapi": "python -m, writes openapi.json",
     "autoslim.config.reference": "python -m, writes the reference page",
     "autoslim.config.schema": "python -m, writes job.schema.json",
-    "autoslim.service.planning.process": "a process of its own, by service/planning/client.py",
+    "autoslim.service.dry_run.process": "a process of its own, by service/dry_run/client.py",
     "workers.service.attempt": "a process of its own, by the supervisor's executors",
     "search_spaces": "a folder of YAML files, found by its name",
 }
