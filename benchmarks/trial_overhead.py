@@ -26,14 +26,13 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import BaseFacts, EpochReport, Phase
+from autoslim.core.result import BaseFacts, EpochReport, Outcome, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.core.urls import default_url
 from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
-from autoslim.training import Outcome
 from workers.search.cluster import connect
 from workers.search.coordinator import Coordinator
 from workers.search.tune_run import run_trials

@@ -30,7 +30,7 @@ from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
-from autoslim.core.result import BaseFacts, Phase, Target
+from autoslim.core.result import BaseFacts, Outcome, Phase, Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -39,7 +39,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate, solve
 from autoslim.search import load_space
 from autoslim.search.space.space import Sample, Space, Uniform
-from autoslim.training import BaseRequest, Outcome, TrialContext, prepare_base, run_trial
+from autoslim.training import BaseRequest, TrialContext, prepare_base, run_trial
 
 TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"
 MODEL = ModelSpec(

@@ -94,10 +94,10 @@ def result(found: Result) -> list[str]:
             (
                 model.label,
                 f"{model.method} (trial {model.trial})",
-                format_flops(model.flops),
-                f"{model.flops / model.budget:.2%}",
-                f"{model.params / 1e6:.3g} M",
-                f"{model.validation_accuracy:.2%}",
+                format_flops(model.flops or 0),
+                f"{model.budget_share:.2%}",
+                f"{(model.params or 0) / 1e6:.3g} M",
+                f"{model.accuracy:.2%}",
                 f"{model.test_accuracy:.2%}",
             )
         )

@@ -161,7 +161,7 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs)
         _print(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
         outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs)
-        _print(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops)}")
+        _print(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops or 0)}")
         _print(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
         return slimming.finalize_models(facts, outcome)
 
@@ -231,11 +231,11 @@ def _render(slimmed: Slimmed) -> str:
     rows.append(
         (
             slimmed.method,
-            format_flops(slimmed.flops),
-            f"{slimmed.flops / slimmed.budget:.2%}",
-            f"{slimmed.flops / slimmed.dense_flops:.1%}",
-            f"{slimmed.params / 1e6:.3g} M",
-            f"{slimmed.validation_accuracy:.2%}",
+            format_flops(slimmed.flops or 0),
+            f"{slimmed.budget_share:.2%}",
+            f"{(slimmed.flops or 0) / slimmed.dense_flops:.1%}",
+            f"{(slimmed.params or 0) / 1e6:.3g} M",
+            f"{slimmed.accuracy:.2%}",
             f"{slimmed.test_accuracy:.2%}",
         )
     )

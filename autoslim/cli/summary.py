@@ -63,11 +63,11 @@ def _table(summary: Summary) -> list[str]:
             (
                 model.label,
                 f"{model.method} (trial {model.trial})",
-                format_flops(model.flops),
-                f"{model.flops / model.budget:.2%}",
-                f"{model.params / 1e6:.3g} M",
+                format_flops(model.flops or 0),
+                f"{model.budget_share:.2%}",
+                f"{(model.params or 0) / 1e6:.3g} M",
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
-                f"{model.validation_accuracy:.2%}",
+                f"{model.accuracy:.2%}",
                 f"{model.test_accuracy:.2%}",
             )
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
+
+from autoslim.core.result import Measurements, measurement_fields
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 """The states in which a job no longer changes."""
@@ -41,16 +43,26 @@ class Progress(Reply):
     best: dict[str, BestTrial] = {}
 
 
-class SelectedModel(Reply):
-    """The final model of one budget; FLOPs are multiply-accumulates per image, accuracies top-1 shares."""
+if TYPE_CHECKING:
+
+    class MeasuredReply(Reply, Measurements):  # type: ignore[misc]
+        """A reply with a trial's measurements."""
+
+else:
+    # The fields of `Measurements`, so that a new one needs no change here.
+    MeasuredReply = pydantic.create_model(
+        "MeasuredReply", __base__=Reply, **{name: (kind | None, None) for name, (kind, _) in measurement_fields().items()}
+    )
+
+
+class SelectedModel(MeasuredReply):  # type: ignore[misc]
+    """The final model of one budget, with its trial's measurements. Accuracies are top-1 shares, `budget_share` is flops / budget."""
 
     label: str
     budget: int
+    budget_share: float
     trial: int
     method: str
-    flops: int
-    params: int
-    validation_accuracy: float
     test_accuracy: float
     dense_test_accuracy: float
 
@@ -113,11 +125,8 @@ class JobPage(Reply):
     next_page_token: str | None = None
 
 
-class Trial(Reply):
-    """FLOPs are multiply-accumulates per image, accuracies top-1 shares on the validation images, `seconds` is wall time.
-
-    `target` is the label of the budget that the recipe was made for, or `free`.
-    """
+class Trial(MeasuredReply):  # type: ignore[misc]
+    """A trial with its measurements. `target` is the label of the budget that the recipe was solved for, or `free`."""
 
     number: int
     state: str
@@ -126,11 +135,6 @@ class Trial(Reply):
     method: str
     steps: tuple[dict[str, Any], ...] = ()
     budget: int
-    accuracy: float | None = None
-    flops: int | None = None
-    params: int | None = None
-    epochs: float | None = None
-    seconds: float | None = None
     duplicate_of: int | None = None
     error_class: str | None = None
     error: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
@@ -64,7 +64,7 @@ class ErrorClass(enum.StrEnum):
     WORKER_LOST = "WorkerLostError"
 
 
-FORMER_FIELDS = {"beat": "phase", "accuracy_after_cut": "accuracy_after_pruning"}
+FORMER_FIELDS = {"beat": "phase", "accuracy_after_cut": "accuracy_after_pruning", "validation_accuracy": "accuracy"}
 """Names of fields before version 0.2: what was stored under the former name is read under the new one."""
 FORMER_ORIGINS = {"random": Origin.CONTROL, "final": Origin.REFINEMENT}
 FORMER_PHASES = {"cut": Phase.PRUNE, "tune": Phase.FINETUNE}
@@ -98,46 +98,76 @@ class EpochReport(Record):
         return super().from_dict(with_current_names(data))
 
 
+def _fact(description: str) -> Any:
+    return dataclasses.field(default=None, metadata={"description": description})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrialResult(Record):
-    """One row of the front. Accuracies are top-1 shares on the validation split; `seconds` is wall time in the worker.
+class Measurements(Record):
+    """What is measured of a trial and its model; None where it was not measured. A complete trial has all but the latencies.
 
-    `flops` is measured on the model handed over, for the image with the most tokens that there can be, or on average where the budget
-    is for the mean; `flops_predicted` is its plan's closed form; `flops_mean` and `flops_max` are those of the validation images, which
-    differ where tokens vary from image to image; all in multiply-accumulates.
-    `latency_ms` is the predicted time of a batch, where there is a table to predict it from, `latency_measured_ms` the measured one,
-    where the trial came into question to be handed over.
-    `reused_from` names the trial of an earlier search whose result this is, where `origin` is REUSED.
-    `artifact` is the model's folder, relative to the job's output folder.
+    Every record, table and reply with a trial's result has these fields by inheritance or makes them from here: a fact that is added
+    to this class is in the store, the HTTP API, the client, `trials.parquet`, `summary.json` and MLflow.
+    """
 
-    A STOPPED trial has the accuracy it had reached after `epochs`, its plan's FLOPs, and in `stopped` why the scheduler ended it.
+    accuracy: float | None = _fact("top-1 share on the validation images, after fine-tuning")
+    accuracy_after_pruning: float | None = _fact("top-1 share on the validation images, straight after pruning")
+    flops: int | None = _fact(
+        "multiply-accumulates of an image, measured: the most that an image can take, or the mean where the budget is for the mean"
+    )
+    flops_predicted: int | None = _fact("multiply-accumulates of an image, from the plan's closed form")
+    flops_mean: int | None = _fact("multiply-accumulates of a validation image, on average")
+    flops_max: int | None = _fact("multiply-accumulates of a validation image, at most")
+    params: int | None = _fact("parameters of the model")
+    latency_ms: float | None = _fact("milliseconds of a batch, predicted, where the latency is limited")
+    latency_measured_ms: float | None = _fact("milliseconds of a batch, measured, where the model was a candidate for a budget")
+    seconds: float | None = _fact("wall time in the worker, earlier runs of the trial included")
+    epochs: float | None = _fact("passes over the training images")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        return super().from_dict(with_current_names(data))
+
+    def measurements(self) -> dict[str, Any]:
+        """The values of these fields by name, of any record that has them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Measurements)}
+
+
+def measurement_fields() -> dict[str, tuple[type[int | float], str]]:
+    """Type and description of every measurement by name, for tables and schemas; each value may also be None."""
+    types = get_type_hints(Measurements)
+    return {
+        field.name: (get_args(types[field.name])[0], field.metadata["description"]) for field in dataclasses.fields(Measurements)
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome(Measurements):
+    """What a worker reports of a trial that it has trained to its end. The methods may have changed the knobs of `recipe`."""
+
+    recipe: Recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialResult(Measurements):
+    """One row of the front.
+
+    `artifact` is the model's folder, relative to the job's output folder. `reused_from` names the trial of an earlier search whose
+    result this is, where `origin` is REUSED.
+
+    A STOPPED trial has the accuracy that it had reached after `epochs`, its plan's FLOPs, and in `stopped` why the pruner ended it.
     """
 
     number: int
     recipe: Recipe
     origin: Origin
     state: TrialState
-    accuracy: float | None = None
-    accuracy_after_pruning: float | None = None
-    flops: int | None = None
-    flops_predicted: int | None = None
-    flops_mean: int | None = None
-    flops_max: int | None = None
-    params: int | None = None
-    latency_ms: float | None = None
-    latency_measured_ms: float | None = None
-    seconds: float | None = None
-    epochs: float | None = None
     artifact: str | None = None
     duplicate_of: int | None = None
     reused_from: str | None = None
     stopped: str | None = None
     error_class: str | None = None
     error: str | None = None
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        return super().from_dict(with_current_names(data))
 
     def keeps_to(self, limits: CostLimits) -> bool:
         """By its parameters and its latency, the measured one where it was measured; a trial that is not complete keeps to nothing."""

@@ -17,7 +17,7 @@ from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.result import BaseFacts, EpochReport, Outcome
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict, predict_params
 from autoslim.cost.constraint_check import Timer
@@ -28,7 +28,7 @@ from autoslim.methods import METHODS, Constraints, Method, binding, check_not_tr
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
 from autoslim.training.context import TrialContext
-from autoslim.training.trial import Outcome, run_trial
+from autoslim.training.trial import run_trial
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,7 @@ import filelock
 from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
-from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, EpochReport
+from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, OutputError
@@ -32,7 +31,6 @@ from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
 from autoslim.training.holdout import evaluate_in_subprocess
 from autoslim.training.single_flight import drop_leftovers
-from autoslim.training.trial import Outcome
 
 T = TypeVar("T")
 
@@ -46,30 +44,26 @@ _OWN_FLAGS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Slimmed(Record):
-    """How it ended; test accuracies are those of the folders, read back by a process of its own, and FLOPs as in `TrialResult`."""
+class Slimmed(Measurements):
+    """The slimmed model and the dense one. Test accuracies are measured on the folders, by a new process."""
 
     folder: str
     method: str
     budget: int
     budget_label: str
-    flops: int
-    flops_mean: int
-    flops_max: int
-    params: int
     dense_flops: int
     dense_params: int
-    validation_accuracy: float
-    accuracy_after_pruning: float
     test_accuracy: float
     dense_validation_accuracy: float
     dense_test_accuracy: float
-    epochs: float
-    seconds: float
     files: tuple[str, ...]
     dense_folder: str | None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     latency: LatencyReport | None = None
+
+    @property
+    def budget_share(self) -> float:
+        return (self.flops or 0) / self.budget
 
 
 class Slimming:
@@ -186,23 +180,16 @@ class Slimming:
             shutil.copytree(base, self._work / "dense", dirs_exist_ok=True)
             move_folder(self._work / "dense", dense)
         slimmed = Slimmed(
+            **outcome.measurements(),
             folder=str(self.folder),
             method=prepared.recipe.method,
             budget=budget,
             budget_label=self.job.budget.label,
-            flops=outcome.flops,
-            flops_mean=outcome.flops_mean,
-            flops_max=outcome.flops_max,
-            params=outcome.params,
             dense_flops=facts.dense_flops,
             dense_params=facts.params,
-            validation_accuracy=outcome.accuracy,
-            accuracy_after_pruning=outcome.accuracy_after_pruning,
             test_accuracy=judged.slimmed.accuracy,
             dense_validation_accuracy=facts.dense_accuracy,
             dense_test_accuracy=judged.dense.accuracy,
-            epochs=outcome.epochs,
-            seconds=outcome.seconds,
             limits=self.job.limits,
             latency=latency,
             files=tuple(sorted(files)),

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from autoslim.core.files import replacing_file
 from autoslim.core.recipe import Training
-from autoslim.core.result import Origin, ParetoFront, Target
+from autoslim.core.result import Origin, ParetoFront, Target, measurement_fields
 from autoslim.core.urls import hide_password
 from autoslim.errors import OutputError
 from autoslim.store.rows import StoredJob, StoredTrial
@@ -32,23 +32,10 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "state": (pa.string(), "running, complete, stopped, failed or infeasible"),
     "pareto": (pa.bool_(), "no other complete trial is as accurate and as cheap"),
     "chosen": (pa.string(), "labels of the budgets this trial is handed over for, joined with commas"),
-    "accuracy": (pa.float64(), "top-1 share on the validation split, after training"),
-    "accuracy_after_pruning": (pa.float64(), "top-1 share straight after pruning"),
-    "flops": (pa.int64(), "multiply-accumulates per image, measured"),
-    "flops_predicted": (pa.int64(), "multiply-accumulates per image, from the plan"),
-    "flops_mean": (pa.int64(), "multiply-accumulates of a validation image, on average"),
-    "flops_max": (pa.int64(), "multiply-accumulates of a validation image, at most"),
+    **{name: (_ARROW[kind], text) for name, (kind, text) in measurement_fields().items()},
     "flops_share": (pa.float64(), "flops as a share of the dense model's"),
     "budget": (pa.int64(), "multiply-accumulates the recipe was solved onto"),
-    "params": (pa.int64(), "parameters of the model"),
-    "latency_ms": (pa.float64(), "milliseconds of a batch, predicted, where the latency is limited"),
-    "latency_measured_ms": (
-        pa.float64(),
-        "milliseconds of a batch, measured, where the trial came into question to be handed over",
-    ),
     "pareto_latency": (pa.bool_(), "no other complete trial is as accurate and as fast"),
-    "seconds": (pa.float64(), "wall time in the worker"),
-    "epochs": (pa.float64(), "passes over the training images"),
     "error_class": (pa.string(), "class of the error that ended the trial"),
     "error": (pa.string(), "its message"),
     "artifact": (pa.string(), "the model's folder, relative to the job's output folder"),
@@ -60,11 +47,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "started_at": (pa.string(), "ISO 8601, UTC"),
     "ended_at": (pa.string(), "ISO 8601, UTC"),
 }
-_RESULT_FIELDS = (
-    "number", "origin", "accuracy", "accuracy_after_pruning", "flops", "flops_predicted", "flops_mean", "flops_max",
-    "params", "latency_ms", "latency_measured_ms", "seconds", "epochs", "error_class", "error", "artifact", "duplicate_of",
-    "reused_from", "stopped",
-)  # fmt: skip
+_RESULT_FIELDS = ("number", "origin", "error_class", "error", "artifact", "duplicate_of", "reused_from", "stopped")
 
 
 def write_trials_parquet(path: str | os.PathLike[str], job: StoredJob, trials: Sequence[StoredTrial]) -> None:
@@ -99,7 +82,7 @@ def trials_table(job: StoredJob, trials: Sequence[StoredTrial]) -> pa.Table:
 def _row(job: StoredJob, trial: StoredTrial, pareto: bool, pareto_latency: bool) -> dict[str, Any]:
     result, recipe = trial.result, trial.result.recipe
     labels = [label for label, number in job.chosen.items() if number == result.number]
-    row = {name: getattr(result, name) for name in _RESULT_FIELDS}
+    row = result.measurements() | {name: getattr(result, name) for name in _RESULT_FIELDS}
     row |= {f"training.{field.name}": getattr(recipe.training, field.name) for field in dataclasses.fields(Training)}
     row |= {"method": recipe.method, "target": trial.target, "state": result.state.value, "pareto": pareto}
     row |= {"pareto_latency": pareto_latency if result.latency_ms is not None else None}

@@ -3,6 +3,6 @@
 from autoslim.training.base_model import BaseRequest, prepare_base
 from autoslim.training.context import TrialContext
 from autoslim.training.evaluate import accuracy
-from autoslim.training.trial import Outcome, run_trial
+from autoslim.training.trial import run_trial
 
-__all__ = ["BaseRequest", "Outcome", "TrialContext", "accuracy", "prepare_base", "run_trial"]
+__all__ = ["BaseRequest", "TrialContext", "accuracy", "prepare_base", "run_trial"]

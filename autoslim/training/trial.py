@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
-from autoslim.core.record import Record
-from autoslim.core.result import EpochReport, Phase, with_current_names
+from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import COUNTERS_AGREE_WITHIN, Flops, LatencyTable, count_flops, count_flops_torch, predict, predict_params
 from autoslim.errors import TrialError
@@ -35,31 +33,6 @@ from autoslim.training.evaluate import accuracy
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.shared_results import SharedRequest, once
 from autoslim.training.shared_trainer import TrialSharedTrainer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome(Record):
-    """What a complete trial found; `seconds` counts this and earlier runs of it. Its model lies in the trial's folder.
-
-    The FLOPs and the latency are as in `TrialResult`.
-    """
-
-    recipe: Recipe
-    accuracy: float
-    accuracy_after_pruning: float
-    flops: int
-    flops_predicted: int
-    flops_mean: int
-    flops_max: int
-    params: int
-    epochs: float
-    seconds: float
-    latency_ms: float | None = None
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        return super().from_dict(with_current_names(data))
-
 
 _CALIBRATION_IMAGES = 1024
 _TIGHTENINGS = 4

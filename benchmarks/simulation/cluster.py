@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import EpochReport
-from autoslim.training import Outcome
+from autoslim.core.result import EpochReport, Outcome
 
 RETRIES = 3
 """As the search does it: a trial whose worker is lost more often has failed."""

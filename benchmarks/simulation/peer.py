@@ -10,12 +10,11 @@ import dataclasses
 from typing import Protocol
 
 from autoslim.core.recipe import Recipe, Step
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Outcome
 from autoslim.errors import AutoslimError
 from autoslim.methods import METHODS
 from autoslim.methods.solver import evaluate
 from autoslim.search.space.space import Suggest, Uniform
-from autoslim.training import Outcome
 from simulation.world import World
 
 _DRAWS = 1000

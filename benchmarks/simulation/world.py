@@ -8,13 +8,12 @@ import hashlib
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Training
-from autoslim.core.result import EpochReport, Phase
+from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.search import Space, load_space
-from autoslim.training import Outcome
 from simulation.cluster import SimulatedTrial
 from simulation.surrogate import Surrogate
 from simulation.trial import schedule

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cost.test_latency_table import make_table
+from helpers.latency_tables import make_table
 from helpers.tiny import share_of_dense
 
 from autoslim.cli.slim import parse_knobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from core.test_nouns import SHAPE
+from helpers.shapes import SHAPE
 
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params, request_flags

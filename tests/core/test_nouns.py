@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import pytest
+from helpers.shapes import SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,27 +18,8 @@ from autoslim.core.plan import BlockPlan, Extra, Plan
 from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Origin, ParetoFront, Phase, TrialResult, TrialState, hypervolume
-from autoslim.core.shape import ViTShape
 from autoslim.errors import BudgetError, RequestError
 
-SHAPE = ViTShape(
-    image_size=(32, 48),
-    grid=(4, 6),
-    patch_inputs=192,
-    prefix_tokens=1,
-    depth=2,
-    dim=48,
-    heads=3,
-    head_width=16,
-    hidden=192,
-    classes=10,
-    classifiers=1,
-    pool="token",
-    pre_norm=False,
-    final_norm=True,
-    pooled_norm=False,
-    qk_norm=False,
-)
 BLOCK = BlockPlan(tokens_kv=25, tokens_q=25, tokens_mlp=25, heads=3, head_width=16, hidden=192)
 PLAN = Plan(blocks=(BLOCK, BLOCK), extras=(Extra(name="regressor", place="block 1", matmuls=10, norms=2),))
 RECIPE = Recipe(

@@ -11,13 +11,12 @@ from typing import Any
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, Phase
+from autoslim.core.result import BaseFacts, EpochReport, Outcome, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
-from autoslim.training import Outcome
 from workers.progress.callbacks import SearchCallback
 from workers.search.coordinator import Coordinator, TrialAssignment
 

@@ -11,7 +11,7 @@ import torch
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import Phase
+from autoslim.core.result import Outcome, Phase
 from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
 from autoslim.export.artifact import SlimConfig, load, load_config
@@ -19,7 +19,7 @@ from autoslim.methods.layers.adaptive_trunk import image_flops, token_counts
 from autoslim.report.card import render_card
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.checkpoint import load_checkpoint
-from autoslim.training.trial import Outcome, check_flops
+from autoslim.training.trial import check_flops
 
 MakeRecipe = Callable[..., Recipe]
 THRESHOLD = {"mode": "threshold"}

@@ -14,12 +14,11 @@ import time
 from autoslim.core.files import is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, TrialResult, TrialState
+from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Outcome, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
-from autoslim.training import Outcome
 from workers.progress.callbacks import SearchCallback
 from workers.search.trial_index import TrialIndex
 
@@ -208,16 +207,7 @@ class Coordinator:
             result = running.replace(
                 state=TrialState.COMPLETE,
                 recipe=outcome.recipe,
-                accuracy=outcome.accuracy,
-                accuracy_after_pruning=outcome.accuracy_after_pruning,
-                flops=outcome.flops,
-                flops_predicted=outcome.flops_predicted,
-                flops_mean=outcome.flops_mean,
-                flops_max=outcome.flops_max,
-                params=outcome.params,
-                latency_ms=outcome.latency_ms,
-                seconds=outcome.seconds,
-                epochs=outcome.epochs,
+                **outcome.measurements(),
                 artifact=str(folder.relative_to(self.output.root)),
             )
             self._failed_in_a_row = 0

@@ -11,8 +11,7 @@ import ray
 
 from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
-from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
+from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
@@ -34,17 +33,18 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelectedModel(Record):
-    """A delivered model. Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process."""
+class SelectedModel(Measurements):
+    """A delivered model, with the measurements of its trial. `budget_share` is flops / budget.
+
+    Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process.
+    """
 
     label: str
     budget: int
+    budget_share: float
     folder: str
     trial: int
     method: str
-    flops: int
-    params: int
-    validation_accuracy: float
     test_accuracy: float
     dense_test_accuracy: float
     latency: LatencyReport | None = None
@@ -137,16 +137,15 @@ def _complete(
 
 def _selected_model(selection: Selection, judged: HoldoutResults, folder: Path) -> SelectedModel:
     result = selection.result
-    assert result.accuracy is not None and result.flops is not None and result.params is not None
+    assert result.flops is not None
     return SelectedModel(
+        **result.measurements(),
         label=selection.label,
         budget=selection.budget,
+        budget_share=result.flops / selection.budget,
         folder=str(folder),
         trial=result.number,
         method=result.recipe.method,
-        flops=result.flops,
-        params=result.params,
-        validation_accuracy=result.accuracy,
         test_accuracy=judged.slimmed.accuracy,
         dense_test_accuracy=judged.dense.accuracy,
         latency=selection.latency,

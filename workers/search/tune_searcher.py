@@ -15,9 +15,8 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autoslim.core.result import EpochReport, ErrorClass
+from autoslim.core.result import EpochReport, ErrorClass, Outcome
 from autoslim.errors import AutoslimError
-from autoslim.training import Outcome
 from workers.search.coordinator import Coordinator
 from workers.search.tune_trainable import trial_config
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoslim.core.budget import format_flops
-from autoslim.core.result import ParetoFront, TrialState
+from autoslim.core.result import ParetoFront, TrialState, measurement_fields
 from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import hide_password
 from autoslim.report.tracking.description import front_note
@@ -21,20 +21,6 @@ MOST_CURVES = 12
 
 _JOB_STATUS = {JobState.COMPLETE: "FINISHED", JobState.STOPPED: "KILLED", JobState.FAILED: "FAILED"}
 _TRIAL_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.STOPPED: "KILLED"}
-_RESULT_METRICS = {
-    "final_accuracy",
-    "accuracy_after_pruning",
-    "gflops",
-    "gflops_predicted",
-    "gflops_mean",
-    "gflops_max",
-    "flops_share",
-    "mparams",
-    "latency_ms",
-    "latency_measured_ms",
-    "seconds",
-    "epochs",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,26 +133,23 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
 def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None]:
     result = trial.result
     share = None if job.base is None or result.flops is None else result.flops / job.base.dense_flops
-    metrics = {
-        "final_accuracy": result.accuracy,
-        "accuracy_after_pruning": result.accuracy_after_pruning,
-        "gflops": _scaled(result.flops, 1e9),
-        "gflops_predicted": _scaled(result.flops_predicted, 1e9),
-        "gflops_mean": _scaled(result.flops_mean, 1e9),
-        "gflops_max": _scaled(result.flops_max, 1e9),
-        "flops_share": share,
-        "mparams": _scaled(result.params, 1e6),
-        "latency_ms": result.latency_ms,
-        "latency_measured_ms": result.latency_measured_ms,
-        "seconds": result.seconds,
-        "epochs": result.epochs,
-    }
-    assert set(metrics) == _RESULT_METRICS
-    return metrics
+    return {_metric(name): _scaled(name, value) for name, value in result.measurements().items()} | {"flops_share": share}
 
 
-def _scaled(count: int | None, unit: float) -> float | None:
-    return None if count is None else count / unit
+def _metric(name: str) -> str:
+    """The metric of a measurement. The curve of a trial's epochs has the name `accuracy`."""
+    if name == "accuracy":
+        return "final_accuracy"
+    return f"m{name}" if name == "params" else f"g{name}" if name.startswith("flops") else name
+
+
+def _scaled(name: str, value: float | None) -> float | None:
+    """In billions of multiply-accumulates and millions of parameters: MLflow's charts have no prefixes."""
+    unit = 1e6 if name == "params" else 1e9 if name.startswith("flops") else 1.0
+    return None if value is None else value / unit
+
+
+_RESULT_METRICS = {*(_metric(name) for name in measurement_fields()), "flops_share"}
 
 
 def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from autoslim.config import read_json
+from autoslim.core.result import with_current_names
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import FailureClass, QueuedJob, QueueState
 from autoslim.store.progress import Progress
@@ -56,6 +57,16 @@ class JobResult(BaseModel):
     logged: bool | None = None
     reasons: dict[str, str] = {}
     cost: dict[str, Any] | None = None
+
+    @classmethod
+    def stored(cls, text: str) -> JobResult:
+        """The result that a driver stored as JSON. A driver of version 0.1 used former names, and did not state `budget_share`."""
+        data = json.loads(text)
+        models = [with_current_names(model) for model in data.get("models", [])]
+        for model in models:
+            if "budget_share" not in model and model.get("budget") and model.get("flops"):
+                model["budget_share"] = model["flops"] / model["budget"]
+        return cls(**{**data, "models": models})
 
 
 class JobLinks(BaseModel):
@@ -123,7 +134,7 @@ def job_response(
             best=_best(progress) if progress else {},
         ),
         failure=None if job.failure is None else JobFailure(**job.failure.to_dict()),
-        result=None if job.result is None else JobResult(**json.loads(job.result)),
+        result=None if job.result is None else JobResult.stored(job.result),
         links=_links(job, progress, settings),
     )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
-from autoslim.core.result import ParetoFront, TrialResult
+from autoslim.core.result import ParetoFront, TrialResult, measurement_fields
 from autoslim.store import StoredJob, StoredTrial
 
 
@@ -18,11 +18,14 @@ class RecipeStep(BaseModel):
     knobs: dict[str, Any]
 
 
-class TrialResponse(BaseModel):
-    """FLOPs are multiply-accumulates per image, accuracies top-1 shares on the validation images, `seconds` is wall time.
+_Measured = create_model(
+    "_Measured",
+    **{name: (kind | None, Field(description=text)) for name, (kind, text) in measurement_fields().items()},  # type: ignore[call-overload]
+)
 
-    `target` is the label of the budget that the recipe was made for, or `free`.
-    """
+
+class TrialResponse(_Measured):  # type: ignore[misc, valid-type]
+    """A trial with its measurements. `target` is the label of the budget that the recipe was solved for, or `free`."""
 
     number: int
     state: str
@@ -31,14 +34,6 @@ class TrialResponse(BaseModel):
     method: str
     steps: list[RecipeStep]
     budget: int
-    accuracy: float | None
-    accuracy_after_pruning: float | None
-    flops: int | None
-    flops_mean: int | None
-    flops_max: int | None
-    params: int | None
-    epochs: float | None
-    seconds: float | None
     duplicate_of: int | None
     error_class: str | None
     error: str | None
@@ -75,17 +70,15 @@ class FrontResponse(BaseModel):
     hypervolume: float | None
 
 
-# Fields that a trial's result and its response have in common.
-_SAME = (
-    "number", "origin", "accuracy", "accuracy_after_pruning", "flops", "flops_mean", "flops_max", "params", "epochs", "seconds",
-    "duplicate_of", "error_class", "error",
-)  # fmt: skip
-
-
 def trial_response(trial: StoredTrial) -> TrialResponse:
     result = trial.result
     return TrialResponse(
-        **{field: getattr(result, field) for field in _SAME},
+        **result.measurements(),
+        number=result.number,
+        origin=result.origin.value,
+        duplicate_of=result.duplicate_of,
+        error_class=result.error_class,
+        error=result.error,
         state=result.state.value,
         method=result.recipe.method,
         steps=[RecipeStep(method=step.method, knobs=step.knobs) for step in result.recipe.steps],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cost.test_latency_table import make_table
+from helpers.latency_tables import make_table
 from helpers.tiny import config_of, make_dense, slim
 
 from autoslim.core.constraints import CostLimits

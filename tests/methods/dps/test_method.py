@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.cifar10_vit import accuracy, real_images, real_model
 from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import attach, attached, batch_of, context_of, finalize, images, logits, make_dense, slim, solved_knobs
-from methods.patch_slimming.test_method import accuracy, real_images, real_model
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
+from helpers.played_search import Finish, Make
 
 from autoslim.core import job
 from autoslim.core.result import Origin, Target, TrialResult, TrialState
@@ -16,8 +16,6 @@ from autoslim.search.budget_allocation import Assignment
 from autoslim.search.samplers import SAMPLERS, Sampler, SamplerContext, SamplingRequest
 from autoslim.search.space.space import Sample
 
-Finish = Callable[..., TrialResult]
-Make = Callable[..., Proposer]
 TARGETS = ("80%", "65%", Target.FREE)
 BOTH = ("tokens", "width")
 
@@ -98,8 +96,9 @@ def test_candidates_never_end_and_need_no_history(make: Make, name: str) -> None
 
 def test_a_resumed_search_proposes_the_same(make: Make, history: list[TrialResult], name: str) -> None:
     stored = [TrialResult.from_json(result.to_json()) for result in reversed(history)]
-    for number in (13, 15):
-        assert make(sampler=name).propose(number, stored) == make(sampler=name).propose(number, history)
+    uninterrupted = make(sampler=name)
+    for number in (1, 13, 14, 15):
+        assert make(sampler=name).propose(number, stored) == uninterrupted.propose(number, history)
 
 
 def test_another_seed_proposes_another_recipe(make: Make, name: str) -> None:
@@ -119,11 +118,11 @@ def test_what_was_asked_before_changes_nothing(make: Make, finished: Finish, nam
 
 def test_trials_proposed_at_the_same_time_differ(make: Make, finished: Finish, history: list[TrialResult], name: str) -> None:
     proposer, running = make(sampler=name), []
-    for number in range(13, 17):
+    for number in range(13, 19):
         running.append(
             finished(proposer.propose(number, [*history, *running]), accuracy=None, state=TrialState.RUNNING, number=number)
         )
-    assert len({result.recipe.key for result in running}) == 4
+    assert len({result.recipe.key for result in running}) == 6
 
 
 def test_no_known_recipe_is_proposed_where_there_are_others(
@@ -140,7 +139,7 @@ def test_stopped_trials_teach_those_that_say_so_and_no_others(make: Make, histor
     lost = {"state": TrialState.FAILED, "accuracy": None, "epochs": None, "error_class": "WorkerLostError"}
     one, other = ([r.replace(**changes) if r.number % 2 else r for r in history] for changes in (stopped, lost))
     with_stopped, without = make(sampler=name), make(sampler=name)
-    differ = [with_stopped.propose(number, one) != without.propose(number, other) for number in range(13, 17)]
+    differ = [with_stopped.propose(number, one) != without.propose(number, other) for number in (14, 15)]
     assert any(differ) == SAMPLERS[name].learns_from_stopped
 
 
@@ -153,4 +152,4 @@ def test_a_space_of_a_single_recipe_is_answered_with_it(make: Make, methods: dic
 def test_a_space_that_was_stored_is_searched_alike(make: Make, whole: Space, history: list[TrialResult], name: str) -> None:
     """JSON does not keep the order of knobs and methods."""
     read, stored = make(sampler=name), make(sampler=name, space=Space.from_json(whole.to_json()))
-    assert [read.propose(n, history) for n in range(13, 17)] == [stored.propose(n, history) for n in range(13, 17)]
+    assert [read.propose(n, history) for n in (13, 14)] == [stored.propose(n, history) for n in (13, 14)]

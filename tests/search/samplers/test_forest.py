@@ -1,4 +1,4 @@
-"""The sampler that learns across methods and budgets: what it learns from, what it promises, where it looks."""
+"""The forest: what it learns from, what it expects, and where its candidates come from."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def play(proposer: Proposer, finished: Finish, dense: int, trials: int) -> list[
     return history
 
 
+@pytest.mark.slow
 def test_it_finds_better_models_than_blind_draws(make: Make, finished: Finish, dense: int) -> None:
     def area(sampler: str, seed: int) -> float:
         front = ParetoFront.of(play(make(sampler=sampler, seed=seed), finished, dense, 30))
@@ -65,17 +66,16 @@ def test_late_proposals_have_what_was_learnt_at_either_budget(make: Make, finish
 def test_no_recipe_is_proposed_twice(make: Make, finished: Finish, dense: int) -> None:
     keys = [
         result.recipe.key
-        for result in play(make(sampler="forest", seed=1), finished, dense, 40)
+        for result in play(make(sampler="forest", seed=1), finished, dense, 16)
         if result.origin == Origin.SAMPLER
     ]
     assert len(keys) == len(set(keys))
 
 
-def test_trials_proposed_at_the_same_time_differ(make: Make, finished: Finish, dense: int) -> None:
-    searching = make(sampler="forest", seed=2)
-    history = play(searching, finished, dense, 20)
-    running = []
-    for number in range(20, 32):
+def test_a_dozen_trials_proposed_at_the_same_time_differ(make: Make, finished: Finish, dense: int) -> None:
+    history = play(make(sampler="random", seed=2), finished, dense, 12)
+    searching, running = make(sampler="forest", seed=2), []
+    for number in range(12, 24):
         proposal = searching.propose(number, [*history, *running])
         running.append(finished(proposal, accuracy=None, state=TrialState.RUNNING))
     assert len({result.recipe.key for result in running}) == 12
