@@ -8,7 +8,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure clean
+.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(STAMP)
+
+client: $(STAMP) ## write the synchronous client, autoslim/client/sync_client.py, from async_client.py
+	$(BIN)/python autoslim/client/generate_sync.py
 
 demo: $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)
@@ -69,6 +72,9 @@ unused: $(STAMP) ## code that nothing uses, without the tests and with them; exc
 
 insecure: $(STAMP) ## bandit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers
+
+docs: $(STAMP) ## the documents as a site in site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean: ## remove what builds and the demo left
 	rm -rf build dist *.egg-info runs/demo

@@ -77,10 +77,10 @@ def _named_by_flag(cli_input: CliInput, file: Path | None) -> Iterator[None]:
     try:
         yield
     except InvalidSpecError as error:
-        if not error.problems:
+        if not error.errors:
             raise
-        lines = [_line(pointer, detail, cli_input, file) for pointer, detail in error.problems]
-        raise type(error)("\n".join(lines), code=error.code, status=error.status, problems=error.problems) from None
+        lines = [_line(pointer, detail, cli_input, file) for pointer, detail in error.errors]
+        raise type(error)("\n".join(lines), code=error.code, status=error.status, errors=error.errors) from None
 
 
 def _line(pointer: str, detail: str, cli_input: CliInput, file: Path | None) -> str:

@@ -1,10 +1,9 @@
-"""The service's client for Python: `Client` and `AsyncClient` (also `autoslim.Client`), their replies and their errors."""
+"""The service's Python clients, `Client` and `AsyncClient` (also `autoslim.Client`), with their replies and errors."""
 
 from autoslim.core.extras import needs_extra
 
 with needs_extra("client", "autoslim.Client"):
-    from autoslim.client.asynchronous import AsyncClient, AsyncJob
-    from autoslim.client.client import Client, Job
+    from autoslim.client.async_client import AsyncClient, AsyncJob
     from autoslim.client.errors import (
         ConflictError,
         ForbiddenError,
@@ -24,6 +23,7 @@ with needs_extra("client", "autoslim.Client"):
         WaitTimeoutError,
     )
     from autoslim.client.replies import Artifact, Event, Failure, JobReply, Progress, Result, SelectedModel, Trial
+    from autoslim.client.sync_client import Client, Job
 
 __all__ = [
     "Artifact",

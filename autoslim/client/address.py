@@ -1,13 +1,12 @@
-"""Where the service is and who asks: arguments, then AUTOSLIM_URL and AUTOSLIM_KEY, then a file that only its owner can read.
+"""The service's address and API key: from arguments, then AUTOSLIM_URL and AUTOSLIM_KEY, then the configuration file.
 
-The file is `~/.config/autoslim/client.toml` (AUTOSLIM_CONFIG names another one): `url`, `key`, and `insecure = true` where a key may
-travel unencrypted to another machine.
+The file is `~/.config/autoslim/client.toml`, or the one that AUTOSLIM_CONFIG names. It has `url` and `key`, and `insecure = true` where a
+key may be sent unencrypted to another machine. Only its owner may be able to read it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import stat
 import tomllib
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from autoslim.core.urls import is_loopback
 from autoslim.errors import RequestError
 
 DEFAULT_URL = "http://127.0.0.1:8400"
@@ -23,7 +23,7 @@ DEFAULT_URL = "http://127.0.0.1:8400"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Address:
-    """`key` is a secret: it is not part of the representation. `origin` says where each of the two comes from."""
+    """`key` is a secret and not in the representation. `origin` says where the URL and the key come from."""
 
     url: str
     key: str | None = dataclasses.field(default=None, repr=False)
@@ -35,13 +35,17 @@ class Address:
 
 
 def find_address(url: str | None = None, key: str | None = None) -> Address:
-    """Raises RequestError when the address is none, the file can be read by others, or a key would travel unencrypted."""
+    """The first of the arguments, the environment, the file and the default.
+
+    Raises:
+        RequestError: for a URL that is not valid, a file that others can read, or a key that would be sent unencrypted.
+    """
     file = config_file()
-    kept = _read(file) if file.exists() else {}
-    url, url_origin = _first((url, "given"), (os.environ.get("AUTOSLIM_URL"), "AUTOSLIM_URL"), (kept.get("url"), str(file)))
-    key, key_origin = _first((key, "given"), (os.environ.get("AUTOSLIM_KEY"), "AUTOSLIM_KEY"), (kept.get("key"), str(file)))
-    insecure = os.environ.get("AUTOSLIM_INSECURE") == "1" or kept.get("insecure") is True
-    url = _checked(url or DEFAULT_URL, url_origin, secret=key is not None and not insecure)
+    settings = _read(file) if file.exists() else {}
+    url, url_origin = _first((url, "given"), (os.environ.get("AUTOSLIM_URL"), "AUTOSLIM_URL"), (settings.get("url"), str(file)))
+    key, key_origin = _first((key, "given"), (os.environ.get("AUTOSLIM_KEY"), "AUTOSLIM_KEY"), (settings.get("key"), str(file)))
+    insecure = os.environ.get("AUTOSLIM_INSECURE") == "1" or settings.get("insecure") is True
+    url = _validated(url or DEFAULT_URL, url_origin, secret=key is not None and not insecure)
     return Address(url=url, key=key, origin=(url_origin or "default", key_origin or "none"))
 
 
@@ -59,37 +63,30 @@ def _read(file: Path) -> dict[str, Any]:
     if stat.S_IMODE(file.stat().st_mode) & 0o077:
         raise RequestError(f"{file} holds a key and can be read by others; allowed: mode 600 (chmod 600 {file})")
     try:
-        kept = tomllib.loads(file.read_text(encoding="utf-8"))
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"{file} is not valid TOML: {error}") from error
-    for name, value in kept.items():
+    for name, value in settings.items():
         kind = {"url": str, "key": str, "insecure": bool}.get(name)
         if kind is None:
             raise RequestError(f"{file} has {name!r}; allowed: url, key, insecure")
         if not isinstance(value, kind):
             raise RequestError(f"{file}: {name} must be {kind.__name__}")
-    return kept
+    return settings
 
 
-def _checked(url: str, origin: str | None, *, secret: bool) -> str:
+def _validated(url: str, origin: str | None, *, secret: bool) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise RequestError(f"the service's address {url!r} ({origin}) is none: {error}") from error
+        raise RequestError(f"the service's address {url!r} ({origin}) is not valid: {error}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
-        # Not the text itself, which may hold a password.
+        # Not the text itself, which may contain a password.
         raise RequestError(
             f"the service's address is {parsed!r} ({origin}); allowed: http://HOST:PORT or https://HOST[:PORT][/PATH]"
         )
     if secret and parsed.scheme == "http" and not is_loopback(parsed.host):
         raise RequestError(
-            f"an API key would travel unencrypted to {url}; use https://, or set AUTOSLIM_INSECURE=1 where the network is your own"
+            f"an API key would be sent unencrypted to {url}; use https://, or set AUTOSLIM_INSECURE=1 on a network that you trust"
         )
     return url.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,4 +1,4 @@
-"""What the two clients have in common besides requests and answers."""
+"""What the two clients share besides requests and responses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 
 import httpx
 
-from autoslim.client.address import Address, is_loopback
+from autoslim.client.address import Address
 from autoslim.client.replies import JobReply
+from autoslim.core.urls import is_loopback
 from autoslim.errors import RequestError
 
-LOG_PAUSE = 1.0
-"""Seconds between two looks at a log that grows."""
+LOG_POLL_SECONDS = 1.0
+"""Time between two requests for a log that grows."""
 
 
 class BaseJob:
-    """`info` is how the job stood when it was last looked at."""
+    """`info` is the job at the last request."""
 
     def __init__(self, info: JobReply) -> None:
         self.info = info
@@ -36,28 +37,32 @@ class BaseJob:
         return self.info.state
 
 
-def connection(address: Address, timeout: httpx.Timeout | float) -> dict[str, Any]:
-    """How httpx's clients are made. No redirect is followed: a key goes to nobody but the address it was given for."""
+def httpx_options(address: Address, timeout: httpx.Timeout | float) -> dict[str, Any]:
+    """The arguments of httpx's clients. Redirects are not followed: a key is for its own address only."""
     return {
         "base_url": address.url,
         "headers": {**address.headers, "User-Agent": f"autoslim/{metadata.version('autoslim')}"},
         "timeout": timeout,
         "follow_redirects": False,
-        # A proxy of the environment cannot reach this machine's loopback.
+        # A proxy from the environment cannot reach this machine's loopback.
         "trust_env": not is_loopback(httpx.URL(address.url).host),
     }
 
 
-def of_one_budget(job_id: str, budget: str | None, labels: list[str]) -> str:
-    """Raises RequestError when it is not clear which model is meant."""
+def only_budget(job_id: str, budget: str | None, labels: list[str]) -> str:
+    """The budget that is given, or the only one that has a model.
+
+    Raises:
+        RequestError: when there are several models, or none.
+    """
     if budget is not None:
         return budget
     if len(labels) != 1:
-        raise RequestError(f"job {job_id} has models for {', '.join(labels) or 'no budget'}; say which")
+        raise RequestError(f"job {job_id} has models for {', '.join(labels) or 'no budget'}; name one of them")
     return labels[0]
 
 
-def model_folder(job_id: str, budget: str) -> Path:
-    """Where a model is kept that was loaded without saying where."""
+def cache_folder(job_id: str, budget: str) -> Path:
+    """Where `load` keeps a model."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "autoslim" / "models" / re.sub(r"[^\w%.-]", "_", job_id) / re.sub(r"[^\w%.-]", "_", budget)

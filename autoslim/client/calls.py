@@ -1,4 +1,4 @@
-"""Every request as a value, and how its answer is read. Nothing here does any input or output: the two clients share it."""
+"""Every request as a value, with the function that reads its response. Does no input or output, so that both clients share it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 import pydantic
 
 from autoslim.client.errors import UnexpectedReplyError
-from autoslim.client.problem import error_of
+from autoslim.client.problem import error_from_response
 from autoslim.client.replies import ArtifactList, EventPage, JobPage, JobReply, Reply, TrialPage
 from autoslim.config import JobSpec, parse_yaml, read_mapping, read_plain, read_text
 
@@ -26,8 +26,10 @@ R = TypeVar("R", bound=Reply)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call(Generic[T]):
-    """`read` turns a 2xx or 304 answer into what the caller gets. Every call may be sent again: those that change something say so
-    with a key, or end in the same state."""
+    """A request; `read` parses a 2xx or 304 response.
+
+    Every call may be repeated: one that changes something has an idempotency key, or leads to the same state.
+    """
 
     method: str
     path: str
@@ -43,17 +45,17 @@ class Call(Generic[T]):
         return client.build_request(self.method, self.path, params=list(self.query) or None, headers=headers, content=self.body)
 
     def result(self, response: httpx.Response) -> T:
-        """Raises ServiceError for anything but success."""
+        """Raises ServiceError for any other status."""
         if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
             return self.read(response)
-        raise error_of(response)
+        raise error_from_response(response)
 
 
-def spec_of(given: JobSpec | str | os.PathLike[str] | None, fields: Mapping[str, Any]) -> JobSpec:
-    """A spec as it is, one from a YAML file, or one of keyword arguments; `fields` take the place of what is given.
+def build_spec(given: JobSpec | str | os.PathLike[str] | None, fields: Mapping[str, Any]) -> JobSpec:
+    """A spec from a `JobSpec`, a YAML file or keyword arguments; `fields` override the first two.
 
     Raises:
-        SpecError: naming the field, and the line where there are lines.
+        SpecError: naming the field, and in a file the line.
     """
     if given is None:
         return read_mapping(fields)
@@ -62,11 +64,11 @@ def spec_of(given: JobSpec | str | os.PathLike[str] | None, fields: Mapping[str,
     return parse_yaml(read_text(Path(given)), source=os.fspath(given), changes=fields)
 
 
-def as_sent(spec: JobSpec) -> JobSpec:
-    """What means a file of this machine is said so that the service can find it or refuse it by its whole name.
+def resolve_local_files(spec: JobSpec) -> JobSpec:
+    """Makes the names of local files independent of the current folder.
 
-    A search space goes along as it is written. A path that begins with a dot is of this folder; every other one is left to the service,
-    which looks for it under its roots.
+    A search space is sent with its content. A path that begins with a dot becomes absolute; the service looks for every other one under
+    its roots.
 
     Raises:
         SpecError: for a search space that cannot be read.
@@ -82,9 +84,9 @@ def as_sent(spec: JobSpec) -> JobSpec:
 
 
 def submit(spec: JobSpec, idempotency_key: str | None) -> Call[JobReply]:
-    """A key of its own for each call, so that an answer that got lost on the way does not make two jobs."""
+    """Has a new idempotency key by default, so that a repeated request does not queue two jobs."""
     headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-    return Call(method="POST", path="/v1/jobs", read=_as(JobReply), headers=headers, body=_body(spec))
+    return Call(method="POST", path="/v1/jobs", read=_parse_as(JobReply), headers=headers, body=_body(spec))
 
 
 def plan(spec: JobSpec) -> Call[dict[str, Any]]:
@@ -94,29 +96,29 @@ def plan(spec: JobSpec) -> Call[dict[str, Any]]:
 def jobs(*, states: Sequence[str], label: str | None, page_size: int, page_token: str | None) -> Call[JobPage]:
     query: list[tuple[str, str]] = [("state", state) for state in states] + [("page_size", str(page_size))]
     query += [(name, value) for name, value in (("label", label), ("page_token", page_token)) if value is not None]
-    return Call(method="GET", path="/v1/jobs", read=_as(JobPage), query=query)
+    return Call(method="GET", path="/v1/jobs", read=_parse_as(JobPage), query=query)
 
 
 def job(job_id: str) -> Call[JobReply]:
-    return Call(method="GET", path=_job(job_id), read=_as(JobReply))
+    return Call(method="GET", path=_job(job_id), read=_parse_as(JobReply))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Glance:
-    """`job` is None where nothing has changed since `etag`; `pause` are the seconds after which to look again."""
+class PollResult:
+    """`job` is None where it has not changed since `etag`; `delay` are the seconds until the next poll."""
 
     job: JobReply | None
     etag: str | None
-    pause: float
+    delay: float
 
 
-def glance(job_id: str, etag: str | None) -> Call[Glance]:
-    """A job, if it is not what it was at `etag`."""
-    return Call(method="GET", path=_job(job_id), read=_glance, headers={} if etag is None else {"If-None-Match": etag})
+def poll(job_id: str, etag: str | None) -> Call[PollResult]:
+    """A job, if it has changed since `etag`."""
+    return Call(method="GET", path=_job(job_id), read=_poll_result, headers={} if etag is None else {"If-None-Match": etag})
 
 
 def cancel(job_id: str) -> Call[JobReply]:
-    return Call(method="POST", path=f"{_job(job_id)}:cancel", read=_as(JobReply))
+    return Call(method="POST", path=f"{_job(job_id)}:cancel", read=_parse_as(JobReply))
 
 
 def purge(job_id: str) -> Call[None]:
@@ -125,12 +127,12 @@ def purge(job_id: str) -> Call[None]:
 
 def events(job_id: str, *, after: int, limit: int) -> Call[EventPage]:
     query = [("after", str(after)), ("limit", str(limit))]
-    return Call(method="GET", path=f"{_job(job_id)}/events", read=_as(EventPage), query=query)
+    return Call(method="GET", path=f"{_job(job_id)}/events", read=_parse_as(EventPage), query=query)
 
 
 def trials(job_id: str, page_token: str | None) -> Call[TrialPage]:
     query = [("page_size", "1000")] + ([] if page_token is None else [("page_token", page_token)])
-    return Call(method="GET", path=f"{_job(job_id)}/trials", read=_as(TrialPage), query=query)
+    return Call(method="GET", path=f"{_job(job_id)}/trials", read=_parse_as(TrialPage), query=query)
 
 
 def front(job_id: str) -> Call[dict[str, Any]]:
@@ -138,42 +140,42 @@ def front(job_id: str) -> Call[dict[str, Any]]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogPart:
-    """`end` is where the next part begins, in bytes."""
+class LogChunk:
+    """`end` is the start of the next chunk, in bytes."""
 
     data: bytes
     end: int
 
 
-def logs(job_id: str, *, attempt: int | None, start: int, as_json: bool = False) -> Call[LogPart]:
-    """A job's log from byte `start` on; empty where there is no more yet."""
+def logs(job_id: str, *, attempt: int | None, start: int, as_json: bool = False) -> Call[LogChunk]:
+    """A job's log from byte `start`; empty where there is no more yet."""
     query = [] if attempt is None else [("attempt", str(attempt))]
     query += [("format", "jsonl")] if as_json else []
     headers = {"Accept": "application/x-ndjson" if as_json else "text/plain", "Range": f"bytes={start}-"}
     return _LogCall(
-        method="GET", path=f"{_job(job_id)}/logs", read=lambda r: _log_part(r, start), query=query, headers=headers, start=start
+        method="GET", path=f"{_job(job_id)}/logs", read=lambda r: _log_chunk(r, start), query=query, headers=headers, start=start
     )
 
 
 def decode(data: bytes, *, last: bool) -> tuple[str, bytes]:
-    """UTF-8 as far as its characters are whole, and the rest."""
+    """The text of all complete UTF-8 characters, and the remaining bytes; with `last` they are decoded, too."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     text = decoder.decode(data, final=last)
     return text, b"" if last else decoder.getstate()[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _LogCall(Call[LogPart]):
+class _LogCall(Call[LogChunk]):
     start: int
 
-    def result(self, response: httpx.Response) -> LogPart:
+    def result(self, response: httpx.Response) -> LogChunk:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return LogPart(data=b"", end=self.start)
+            return LogChunk(data=b"", end=self.start)
         return super().result(response)
 
 
 def artifacts(job_id: str) -> Call[ArtifactList]:
-    return Call(method="GET", path=f"{_job(job_id)}/artifacts", read=_as(ArtifactList))
+    return Call(method="GET", path=f"{_job(job_id)}/artifacts", read=_parse_as(ArtifactList))
 
 
 def artifact_path(job_id: str, name: str) -> str:
@@ -193,7 +195,7 @@ def _job(job_id: str) -> str:
 
 
 def _body(spec: JobSpec) -> bytes:
-    # What was not said is left to the service, whose version may know better defaults.
+    # Defaults are left to the service, whose version may have others.
     return spec.model_dump_json(exclude_unset=True).encode()
 
 
@@ -205,11 +207,11 @@ def _json(response: httpx.Response) -> dict[str, Any]:
             f"{response.url} answered with something that is not JSON", status=response.status_code
         ) from error
     if not isinstance(found, dict):
-        raise UnexpectedReplyError(f"{response.url} answered with JSON that is no object", status=response.status_code)
+        raise UnexpectedReplyError(f"{response.url} answered with JSON that is not an object", status=response.status_code)
     return found
 
 
-def _as(kind: type[R]) -> Callable[[httpx.Response], R]:
+def _parse_as(kind: type[R]) -> Callable[[httpx.Response], R]:
     def read(response: httpx.Response) -> R:
         found = _json(response)
         try:
@@ -225,19 +227,20 @@ def _as(kind: type[R]) -> Callable[[httpx.Response], R]:
     return read
 
 
-def _glance(response: httpx.Response) -> Glance:
-    pause = response.headers.get("Retry-After", "")
+def _poll_result(response: httpx.Response) -> PollResult:
+    retry_after = response.headers.get("Retry-After", "")
     unchanged = response.status_code == httpx.codes.NOT_MODIFIED
-    return Glance(
-        job=None if unchanged else _as(JobReply)(response),
+    return PollResult(
+        job=None if unchanged else _parse_as(JobReply)(response),
         etag=response.headers.get("ETag"),
-        pause=min(max(float(pause), 0.2), 30.0) if pause.isdigit() else 2.0,
+        # Bounded: a service must neither be flooded nor stop the polling.
+        delay=min(max(float(retry_after), 0.2), 30.0) if retry_after.isdigit() else 2.0,
     )
 
 
-def _log_part(response: httpx.Response, start: int) -> LogPart:
+def _log_chunk(response: httpx.Response, start: int) -> LogChunk:
     data = response.content
     if response.status_code != httpx.codes.PARTIAL_CONTENT:
-        # The whole of it, from a service that does not know ranges.
+        # The whole log, from a proxy that ignores ranges.
         data = data[start:]
-    return LogPart(data=data, end=start + len(data))
+    return LogChunk(data=data, end=start + len(data))

@@ -1,4 +1,4 @@
-"""One file on its way: gone on with after a lost connection, never larger than announced, checked by its digest."""
+"""One file's download: resumed after a lost connection, never larger than announced, checked by its digest."""
 
 from __future__ import annotations
 
@@ -15,80 +15,94 @@ from autoslim.client import calls
 from autoslim.client.calls import Call
 from autoslim.client.errors import PullError, ServiceError
 from autoslim.client.replies import Artifact
-from autoslim.client.retry import Attempts
+from autoslim.client.retry import Backoff
 
+# Bytes per read when a file is hashed.
 _BLOCK = 2**20
 
 
 class Download:
-    """Writes `file`, which may hold the first part already. `call`, `begin`, `write`..., `end`; after an error `lost`, and again."""
+    """Writes `file`, which may have the first part already. `on_bytes` is called with every change of the size.
 
-    def __init__(self, job_id: str, artifact: Artifact, file: Path, *, grown: Callable[[int], None] = lambda size: None) -> None:
-        self._job_id, self._artifact, self._file, self._grown = job_id, artifact, file, grown
-        self._attempts = Attempts()
-        self._have = self._asked_from = 0
+    The client sends `call`, then calls `start`, `write` for each chunk, and `finish`; after an error `retry_delay`, and starts again.
+    """
+
+    def __init__(
+        self, job_id: str, artifact: Artifact, file: Path, *, on_bytes: Callable[[int], None] = lambda size: None
+    ) -> None:
+        self._job_id, self._artifact, self._file, self._on_bytes = job_id, artifact, file, on_bytes
+        self._backoff = Backoff()
+        self._size = self._requested_from = 0
         self._digest = hashlib.sha256()
         self._open: BinaryIO | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether the file lies there already, as it should be."""
+        """Whether the file exists with the announced size and digest."""
         if not self._file.is_file() or self._file.stat().st_size != self._artifact.bytes:
             return False
         return digest_of(self._file) == self._artifact.sha256
 
     def call(self) -> Call[None]:
-        self._have = min(self._file.stat().st_size, self._artifact.bytes) if self._file.exists() else 0
-        if self._have == self._artifact.bytes:
-            # A file of the right size and the wrong content is of no use.
-            self._have = 0
-        self._asked_from = self._have
-        # Ranges are of the bytes as they lie there; a compressed answer would have others.
+        self._size = min(self._file.stat().st_size, self._artifact.bytes) if self._file.exists() else 0
+        if self._size == self._artifact.bytes:
+            # The size is right and the digest was wrong: there is nothing to resume.
+            self._size = 0
+        self._requested_from = self._size
+        # Ranges and digests are of the uncompressed bytes.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        if self._have:
-            headers["Range"] = f"bytes={self._have}-"
+        if self._size:
+            headers["Range"] = f"bytes={self._size}-"
         path = calls.artifact_path(self._job_id, self._artifact.name)
         return Call(method="GET", path=path, read=lambda response: None, headers=headers)
 
-    def begin(self, response: httpx.Response) -> None:
-        """A service that does not go on where it was asked to sends the whole file."""
-        if self._have and not response.headers.get("Content-Range", "").startswith(f"bytes {self._have}-"):
-            self._have = 0
+    def start(self, response: httpx.Response) -> None:
+        """Opens the file at the position where the response starts: a 200 has the whole file, whatever range was requested."""
+        if self._size and not response.headers.get("Content-Range", "").startswith(f"bytes {self._size}-"):
+            self._size = 0
         with self._on_disk():
-            self._digest = _digest_of(self._file, self._have)
+            self._digest = _digest_of(self._file, self._size)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._open = self._file.open("r+b" if self._have else "wb")
-            self._open.truncate(self._have)
-            self._open.seek(self._have)
-        self._grown(self._have)
+            self._open = self._file.open("r+b" if self._size else "wb")
+            self._open.truncate(self._size)
+            self._open.seek(self._size)
+        self._on_bytes(self._size)
 
     def write(self, chunk: bytes) -> None:
         assert self._open is not None
-        if self._have + len(chunk) > self._artifact.bytes:
+        if self._size + len(chunk) > self._artifact.bytes:
             raise PullError(f"{self._artifact.name} is longer than the {self._artifact.bytes} bytes that were announced")
         with self._on_disk():
             self._open.write(chunk)
         self._digest.update(chunk)
-        self._have += len(chunk)
-        self._grown(len(chunk))
+        self._size += len(chunk)
+        self._on_bytes(len(chunk))
 
-    def end(self) -> None:
-        """Raises PullError when the file is not the one that was announced; it is deleted, so that the next try begins anew."""
+    def finish(self) -> None:
+        """Checks size and digest.
+
+        Raises:
+            PullError: when the digest differs; the file is deleted, so that the next try starts from the beginning.
+        """
         self.close()
-        if self._have < self._artifact.bytes:
-            raise httpx.RemoteProtocolError(f"{self._artifact.name} ended after {self._have} of {self._artifact.bytes} bytes")
+        if self._size < self._artifact.bytes:
+            raise httpx.RemoteProtocolError(f"{self._artifact.name} ended after {self._size} of {self._artifact.bytes} bytes")
         if self._digest.hexdigest() != self._artifact.sha256:
             self._file.unlink(missing_ok=True)
             raise PullError(f"{self._artifact.name} arrived damaged: its SHA-256 is not {self._artifact.sha256}")
 
-    def lost(self, error: httpx.TransportError | ServiceError) -> float:
-        """Seconds to wait before the next `call`; raises when it is to be given up. What has arrived is kept."""
+    def retry_delay(self, error: httpx.TransportError | ServiceError) -> float:
+        """Seconds to wait before the next `call`; what has arrived is kept.
+
+        Raises:
+            ServiceError: where no try is left, or another one would not help.
+        """
         self.close()
-        self._grown(-self._have)
-        if self._have > self._asked_from:
-            # It came further; only tries that bring nothing are counted.
-            self._attempts = Attempts()
-        return self._attempts.after(error)
+        self._on_bytes(-self._size)
+        if self._size > self._requested_from:
+            # Bytes have arrived: only tries without progress are counted.
+            self._backoff = Backoff()
+        return self._backoff.next_delay(error)
 
     def close(self) -> None:
         if self._open is not None:
@@ -102,7 +116,7 @@ class Download:
         try:
             yield
         except OSError as error:
-            raise PullError(f"{self._file} cannot be written: {error.strerror}; what has come is kept") from error
+            raise PullError(f"{self._file} cannot be written: {error.strerror}; what has arrived is kept") from error
 
 
 def digest_of(file: Path) -> str:
@@ -110,7 +124,7 @@ def digest_of(file: Path) -> str:
 
 
 def _digest_of(file: Path, size: int | None = None) -> hashlib._Hash:
-    """SHA-256 of the first `size` bytes, or of all."""
+    """SHA-256 of the first `size` bytes, or of the whole file."""
     digest = hashlib.sha256()
     left = size if size is not None else (file.stat().st_size if file.exists() else 0)
     if left:

@@ -1,21 +1,21 @@
-"""What a client raises: one class for each code that the service answers with (README, "The service").
+"""The errors of the clients: a class per group of the service's problem codes.
 
-ServiceError                   carries `code`, `status`, `problems` (pointer into the spec, message) and `request_id`
-├── RefusedError               the request cannot be carried out; exit code 2
+ServiceError                   has `code`, `status`, `errors` (pointer into the spec and message) and `request_id`
+├── RefusedError               the request is wrong; exit code 2
 │   ├── InvalidSpecError
-│   ├── InfeasibleBudgetError   nothing reaches a budget; exit code 3
+│   ├── InfeasibleBudgetError   no method meets a budget; exit code 3
 │   ├── KeyReusedError
 │   ├── NotFoundError
 │   ├── ConflictError
 │   └── TooLargeError
-├── UnreachableError           no answer, or one that only says that there is none now; exit code 4
+├── UnreachableError           no response, or one that says nothing about the request; exit code 4
 │   ├── UnauthorizedError
 │   ├── ForbiddenError
 │   ├── TooManyRequestsError
-│   └── UnexpectedReplyError   not the answer of an autoslim service
-JobEndedError                  the job whose result was asked for failed or was cancelled; carries the job
-WaitTimeoutError               the job had not ended yet; it goes on
-PullError                      files that are not what the service says they are, or that would lie elsewhere
+│   └── UnexpectedReplyError   the response is not that of an autoslim service
+JobEndedError                  the job failed or was cancelled, so that it has no result; has the `job`
+WaitTimeoutError               the job has not ended in time; it continues
+PullError                      files that are damaged, or that would be written outside the folder
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ class ServiceError(AutoslimError):
         *,
         code: str = "unknown",
         status: int | None = None,
-        problems: Sequence[tuple[str, str]] = (),
+        errors: Sequence[tuple[str, str]] = (),
         request_id: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.code, self.status, self.problems, self.request_id = code, status, tuple(problems), request_id
+        self.code, self.status, self.errors, self.request_id = code, status, tuple(errors), request_id
 
 
 class RefusedError(ServiceError, RequestError):
-    """The service will not do this however often it is asked."""
+    """The service refuses the request; repeating it does not help."""
 
     exit_code = RequestError.exit_code
 
 
 class InvalidSpecError(RefusedError):
-    """Something in the spec is not allowed; `problems` say what and where."""
+    """A field of the spec is not allowed; `errors` say which and why."""
 
 
 class InfeasibleBudgetError(InvalidSpecError):
-    """Nothing in the search space reaches a budget."""
+    """No method of the search space meets a budget."""
 
     exit_code = BudgetError.exit_code
 
@@ -67,19 +67,19 @@ class KeyReusedError(RefusedError):
 
 
 class NotFoundError(RefusedError, errors.NotFoundError):
-    """There is no such job, attempt or file; another tenant's is none."""
+    """There is no such job, attempt or file, or it is another tenant's."""
 
 
 class ConflictError(RefusedError):
-    """Not in the state that the job is in."""
+    """Not possible in the job's state."""
 
 
 class TooLargeError(RefusedError):
-    """A request larger than the service takes."""
+    """The request is larger than the service allows."""
 
 
 class UnreachableError(ServiceError, ClusterError):
-    """No answer that says anything about the request; it may be tried again."""
+    """No response that says anything about the request; it may be repeated later."""
 
     exit_code = ClusterError.exit_code
 
@@ -89,25 +89,25 @@ class UnauthorizedError(UnreachableError):
 
 
 class ForbiddenError(UnreachableError):
-    """The API key's scopes do not allow this."""
+    """The API key lacks the scope for this."""
 
 
 class TooManyRequestsError(UnreachableError):
-    """More requests, or more jobs, than this key may have."""
+    """Above the rate limit, or the limit of queued jobs."""
 
 
 class UnexpectedReplyError(UnreachableError):
-    """Whatever answers at this address does not speak autoslim's API."""
+    """The response is not one of autoslim's API; another program may answer at this address."""
 
 
 class JobEndedError(JobError):
-    """The job ended without what was asked for; `job` is how it stands, and says what to do next."""
+    """The job failed or was cancelled; `job.failure.next` is the command that helps."""
 
     def __init__(self, job: JobReply) -> None:
         failure = job.failure
-        told = f": {failure.message}" if failure else ""
+        message = f": {failure.message}" if failure else ""
         super().__init__(
-            f"job {job.id} ended as {job.state}{told}" + (f" Next: {failure.next}" if failure and failure.next else "")
+            f"job {job.id} ended as {job.state}{message}" + (f" Next: {failure.next}" if failure and failure.next else "")
         )
         self.job = job
         if failure is not None and failure.failure_class == "INFEASIBLE":
@@ -115,8 +115,8 @@ class JobEndedError(JobError):
 
 
 class WaitTimeoutError(AutoslimError, TimeoutError):
-    """The time to wait is over; the job goes on."""
+    """The job has not ended in time; it continues."""
 
 
 class PullError(AutoslimError):
-    """What arrived is not what the service has, or does not fit where it should lie. Nothing was put into place."""
+    """Files that are damaged, unsafe, or do not fit on the disk. The folder is unchanged."""

@@ -1,4 +1,4 @@
-"""From problem+json (RFC 9457) to a typed exception."""
+"""Turns `application/problem+json` (RFC 9457) into a typed exception."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODES: dict[str, type[ServiceError]] = {
     "plan-unavailable": errors.UnreachableError,
     "internal-error": errors.UnreachableError,
 }
-"""By the code in the answer; one that is not known here falls back on its status."""
+"""By the problem's code; an unknown one falls back to the status."""
 
 _STATUSES: dict[int, type[ServiceError]] = {
     401: errors.UnauthorizedError,
@@ -40,8 +40,8 @@ _STATUSES: dict[int, type[ServiceError]] = {
 }
 
 
-def error_of(response: httpx.Response) -> ServiceError:
-    """What an answer that is no success means."""
+def error_from_response(response: httpx.Response) -> ServiceError:
+    """The exception for a response that is neither 2xx nor 304."""
     status, problem = response.status_code, _problem(response)
     if problem is None:
         kind = _STATUSES.get(status) or (errors.UnreachableError if status >= 500 else UnexpectedReplyError)
@@ -49,10 +49,10 @@ def error_of(response: httpx.Response) -> ServiceError:
     code = str(problem.get("code") or str(problem.get("type", "")).rpartition(":")[2] or "unknown")
     fallback = errors.UnreachableError if status >= 500 else errors.RefusedError
     kind = CODES.get(code) or _STATUSES.get(status) or fallback
-    found = tuple(_pointed(item) for item in problem.get("errors") or () if isinstance(item, dict))
+    errors_found = tuple(_located(item) for item in problem.get("errors") or () if isinstance(item, dict))
     text = str(problem.get("detail") or problem.get("title") or f"the service answered {status}")
-    told = "\n".join(message for _, message in found if message) or text
-    return kind(told, code=code, status=status, problems=found, request_id=response.headers.get("X-Request-Id"))
+    message = "\n".join(detail for _, detail in errors_found if detail) or text
+    return kind(message, code=code, status=status, errors=errors_found, request_id=response.headers.get("X-Request-Id"))
 
 
 def _problem(response: httpx.Response) -> dict[str, Any] | None:
@@ -65,5 +65,5 @@ def _problem(response: httpx.Response) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _pointed(item: dict[str, Any]) -> tuple[str, str]:
+def _located(item: dict[str, Any]) -> tuple[str, str]:
     return str(item.get("pointer") or item.get("parameter") or ""), str(item.get("detail", ""))

@@ -1,7 +1,6 @@
-"""A job's files into a folder: what the service lists is data, so that every path is confined and every byte checked.
+"""Downloads a job's files into a folder. The service's listing is not trusted: every path is confined and every byte checked.
 
-Everything is gathered beside the folder and moved into place at once, when it is complete. What an interrupted pull has gathered is gone
-on with.
+Files are collected beside the folder, which is renamed into place when all are complete. An interrupted pull is resumed.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ from autoslim.client.replies import Artifact
 from autoslim.core.files import move_folder
 
 SUMS = "SHA256SUMS"
-_MOST_FILES = 10_000
-_SPARE = 50 * 2**20
-"""Bytes that stay free on the disk."""
+# Twice what the service lists at most.
+_MAX_FILES = 10_000
+# Bytes that stay free on the disk, for everything else that writes to it.
+_DISK_RESERVE = 50 * 2**20
 
 
 class Pull:
-    """`budget` takes one model's folder instead of everything. `progress` is told the bytes that have come, of how many."""
+    """`budget` selects one model's folder. `progress` is called with the bytes that have arrived and the total."""
 
     def __init__(
         self,
@@ -35,42 +35,46 @@ class Pull:
     ) -> None:
         self.folder = folder.absolute()
         self._job_id, self._progress, self._done = job_id, progress, 0
-        self._files = _chosen(job_id, list(artifacts), budget)
+        self._files = _select(job_id, list(artifacts), budget)
         self._total = sum(artifact.bytes for artifact in self._files.values())
-        # The job is part of the name, so that what was gathered of another one is not gone on with.
+        # The job is part of the name, so that another job's interrupted pull is not resumed.
         self._partial = self.folder.with_name(f".{self.folder.name}.{job_id[-12:]}.partial")
 
-    def begin(self) -> bool:
-        """Whether anything is to be done: False when the folder holds these very files.
+    def prepare(self) -> bool:
+        """False when the folder has these files already, so that there is nothing to do.
 
         Raises:
-            PullError: when it holds something else, or the disk is too full.
+            PullError: when the folder has other content, or the disk is too small.
         """
         if self.folder.exists():
-            if not self.folder.is_dir() or (any(self.folder.iterdir()) and not self._is_there()):
-                raise PullError(f"{self.folder} exists and holds something else; name another folder, or remove it")
+            if not self.folder.is_dir() or (any(self.folder.iterdir()) and not self._is_complete()):
+                raise PullError(f"{self.folder} exists with other content; name another folder, or remove it")
             if any(self.folder.iterdir()):
                 return False
         self._partial.mkdir(parents=True, exist_ok=True)
         here = sum(file.stat().st_size for file in self._partial.rglob("*") if file.is_file())
         need = max(self._total - here, 0)
-        if (free := shutil.disk_usage(self._partial).free) < need + _SPARE:
+        if (free := shutil.disk_usage(self._partial).free) < need + _DISK_RESERVE:
             raise PullError(f"{self.folder} needs {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free on its disk")
         return True
 
-    def downloads(self) -> Iterable[Download]:
-        """Those that are not complete yet."""
+    def pending(self) -> Iterable[Download]:
+        """The files that are not complete yet."""
         for name, artifact in self._files.items():
-            download = Download(self._job_id, artifact, self._partial / name, grown=self._grow)
+            download = Download(self._job_id, artifact, self._partial / name, on_bytes=self._add)
             if download.complete:
-                self._grow(artifact.bytes)
+                self._add(artifact.bytes)
             else:
                 yield download
 
-    def settle(self) -> Path:
-        """Checks every SHA256SUMS that came along, and moves the folder into place."""
+    def commit(self) -> Path:
+        """Checks every SHA256SUMS among the files, and renames the folder into place.
+
+        Raises:
+            PullError: naming the file that differs.
+        """
         for file in list(self._partial.rglob("*")):
-            # What an earlier listing had and this one has not.
+            # An earlier listing had it, this one does not.
             if file.is_file() and file.relative_to(self._partial).as_posix() not in self._files:
                 file.unlink()
         for sums in self._partial.rglob(SUMS):
@@ -79,40 +83,42 @@ class Pull:
         move_folder(self._partial, self.folder, replace=False)
         return self.folder
 
-    def _grow(self, size: int) -> None:
+    def _add(self, size: int) -> None:
         self._done += size
         self._progress(self._done, self._total)
 
-    def _is_there(self) -> bool:
+    def _is_complete(self) -> bool:
         return all(Download(self._job_id, artifact, self.folder / name).complete for name, artifact in self._files.items())
 
 
 def check_sums(sums: Path) -> None:
-    """Raises PullError naming the first file that is not the one that `sums` was made of."""
+    """Raises PullError naming the first file that is missing or differs from its line in `sums`."""
     for line in sums.read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
-        file = sums.parent / _confined(name.removeprefix("*"))
+        file = sums.parent / _safe_name(name.removeprefix("*"))
         if not file.is_file():
-            raise PullError(f"{sums.parent.name}/{name} stands in {SUMS} and is not there")
+            raise PullError(f"{sums.parent.name}/{name} is in {SUMS} and does not exist")
         if digest_of(file) != digest:
-            raise PullError(f"{sums.parent.name}/{name} is not what {SUMS} says")
+            raise PullError(f"{sums.parent.name}/{name} differs from its checksum in {SUMS}")
 
 
-def labels(artifacts: Iterable[Artifact]) -> list[str]:
-    """The budgets that have a model."""
+def budget_labels(artifacts: Iterable[Artifact]) -> list[str]:
+    """The labels of the budgets that have a model."""
     parts = [PurePosixPath(artifact.name).parts for artifact in artifacts]
     return list(dict.fromkeys(part[1] for part in parts if len(part) > 2 and part[0] == "models"))
 
 
-def _chosen(job_id: str, artifacts: list[Artifact], budget: str | None) -> dict[str, Artifact]:
-    if len(artifacts) > _MOST_FILES:
-        raise PullError(f"job {job_id} lists {len(artifacts)} files; allowed: {_MOST_FILES}")
-    found = {_confined(artifact.name): artifact for artifact in artifacts}
+def _select(job_id: str, artifacts: list[Artifact], budget: str | None) -> dict[str, Artifact]:
+    if len(artifacts) > _MAX_FILES:
+        raise PullError(f"job {job_id} lists {len(artifacts)} files; allowed: {_MAX_FILES}")
+    found = {_safe_name(artifact.name): artifact for artifact in artifacts}
     if budget is not None:
         start = f"models/{budget}/"
         found = {name.removeprefix(start): artifact for name, artifact in found.items() if name.startswith(start)}
         if not found:
-            raise PullError(f"job {job_id} has no model for {budget!r}; there are: {', '.join(labels(artifacts)) or 'none'}")
+            raise PullError(
+                f"job {job_id} has no model for {budget!r}; there are: {', '.join(budget_labels(artifacts)) or 'none'}"
+            )
     if not found:
         raise PullError(f"job {job_id} has no files yet")
     folders = {str(parent) for name in found for parent in PurePosixPath(name).parents}
@@ -121,14 +127,14 @@ def _chosen(job_id: str, artifacts: list[Artifact], budget: str | None) -> dict[
     return found
 
 
-def _confined(name: str) -> str:
+def _safe_name(name: str) -> str:
     """`name` if it is a plain relative path.
 
     Raises:
-        PullError: for what would lie outside the folder, or could not be told from another name.
+        PullError: for a path that leads outside the folder, or has two spellings.
     """
     path = PurePosixPath(name)
     plain = name and path.as_posix() == name and "\\" not in name and all(32 <= ord(sign) != 127 for sign in name)
     if not plain or not path.parts or path.is_absolute() or ".." in path.parts or len(name.encode()) > 1000:
-        raise PullError(f"the service names a file {name[:200]!r}, which would not lie inside the folder; nothing was written")
+        raise PullError(f"the service names a file {name[:200]!r}, which is not inside the folder; nothing was written")
     return name

@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long. No answer is waited for without an end."""
+"""Which requests are repeated, and after how long. Every wait has an end."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ import httpx
 
 from autoslim.client.errors import ServiceError, UnreachableError
 
+# Seconds. Reading is timed from one byte to the next, so that a large file may take longer than this.
 TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=30.0)
-"""Seconds. Reading counts from one byte to the next, so that a large file may take longer."""
 
-AGAIN = frozenset({429, 502, 503, 504})
-"""Answers that say nothing about the request itself."""
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+"""Responses that say nothing about the request itself: a busy service, or a gateway without one."""
 
 UNREACHABLE = "unreachable"
+"""The `code` of an error without a response."""
 
-_FIRST, _LONGEST = 0.5, 30.0
+# Seconds. The delay doubles from the first to the maximum: a restart of the service is over within a few tries.
+_FIRST_DELAY, _MAX_DELAY = 0.5, 30.0
 
 
-class Attempts:
-    """The tries of one call. `after` says how long to wait before the next one, or raises what is to be raised."""
+class Backoff:
+    """Counts the tries of one call. A pause doubles with every try and varies by half."""
 
-    def __init__(self, most: int = 4) -> None:
-        self._left, self._pause = most, _FIRST
+    def __init__(self, max_tries: int = 4) -> None:
+        self._tries_left, self._delay = max_tries, _FIRST_DELAY
 
-    def after(self, error: httpx.TransportError | ServiceError, *, asked: float | None = None) -> float:
-        """`asked` is the service's Retry-After. A pause varies by half, so that many clients do not come back at once."""
-        self._left -= 1
-        told = unreachable(error) if isinstance(error, httpx.TransportError) else error
-        if self._left <= 0 or not (told.status in AGAIN or told.code == UNREACHABLE):
-            raise told from (error if told is not error else None)
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST)
-        pause *= 0.5 + random.random()  # noqa: S311 - no secret
-        return min(max(pause, asked or 0.0), _LONGEST)
+    def next_delay(self, error: httpx.TransportError | ServiceError, *, retry_after: float | None = None) -> float:
+        """Seconds to wait before the next try, at least `retry_after` but never above 30.
+
+        Raises:
+            ServiceError: `error`, where no try is left or another one would not help.
+        """
+        self._tries_left -= 1
+        reported = unreachable_error(error) if isinstance(error, httpx.TransportError) else error
+        if self._tries_left <= 0 or not (reported.status in RETRYABLE_STATUSES or reported.code == UNREACHABLE):
+            raise reported from (error if reported is not error else None)
+        delay, self._delay = self._delay, min(2 * self._delay, _MAX_DELAY)
+        # Jitter: clients that lost the service at the same time must not return at the same time.
+        delay *= 0.5 + random.random()  # noqa: S311 - no secret
+        return min(max(delay, retry_after or 0.0), _MAX_DELAY)
 
 
 def retry_after(response: httpx.Response) -> float | None:
+    """The Retry-After field in seconds; None where it is missing or a date."""
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isdigit() else None
 
 
-def unreachable(error: httpx.TransportError) -> UnreachableError:
-    """In words; the address is in the request that the error belongs to."""
+def unreachable_error(error: httpx.TransportError) -> UnreachableError:
+    """The transport's error with the address of the service and what to check."""
     where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}" if _has_request(error) else "the service"
     kind = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
     reason = str(error).strip()

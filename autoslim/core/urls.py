@@ -1,7 +1,8 @@
-"""Addresses of databases and servers: the default one, and how they are shown to people."""
+"""Addresses of databases and servers: the default one, loopback, and how they are shown to people."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -19,3 +20,11 @@ def hide_password(text: str) -> str:
 def default_url(output: str | os.PathLike[str]) -> str:
     """The store of a job whose `storage` is None."""
     return f"sqlite:///{Path(output).absolute() / 'autoslim.db'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine only. Other names are not resolved: they may change."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from autoslim.core.logs import log_json
+from autoslim.core.urls import is_loopback
 from autoslim.errors import RequestError
 from autoslim.service.app import create_app
 from autoslim.service.child_process import child_process
@@ -51,7 +51,7 @@ def serve(
 
 def secure_settings(settings: ServiceSettings, *, host: str, insecure: bool) -> ServiceSettings:
     """The settings with the host allowed, and with keys required unless it is loopback. Raises RequestError as `serve` does."""
-    if _is_loopback(host):
+    if is_loopback(host):
         return settings
     if not insecure:
         with Keys(settings.storage) as keys:
@@ -64,13 +64,6 @@ def secure_settings(settings: ServiceSettings, *, host: str, insecure: bool) -> 
         settings = settings.model_copy(update={"keys_required": True})
     known = {host, socket.gethostname(), socket.getfqdn()} - {"", "0.0.0.0", "::"}  # noqa: S104 - compared only  # nosec B104
     return settings.model_copy(update={"allowed_hosts": (*settings.allowed_hosts, *sorted(known))})
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -76,7 +76,7 @@ def test_mistakes_are_told_where_they_were_made(
 
 
 def test_a_service_that_is_not_there_or_not_open_is_exit_code_4(autoslim: Command, tenant: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("autoslim.client.retry._FIRST", 0.0)
+    monkeypatch.setattr("autoslim.client.retry._FIRST_DELAY", 0.0)
     code, _, err = autoslim("jobs", "--url", "http://127.0.0.1:1")
     assert (code, "http://127.0.0.1:1 cannot be reached" in err) == (4, True)
     monkeypatch.delenv("AUTOSLIM_KEY")

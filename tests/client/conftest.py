@@ -22,7 +22,7 @@ def nobodys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second try comes at once."""
-    monkeypatch.setattr("autoslim.client.retry._FIRST", 0.0)
+    monkeypatch.setattr("autoslim.client.retry._FIRST_DELAY", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
 
 
 def test_a_key_does_not_travel_unencrypted_unless_that_is_wanted(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(RequestError, match="would travel unencrypted"):
+    with pytest.raises(RequestError, match="would be sent unencrypted"):
         find_address("http://service.example", "autoslim_key")
     assert find_address("http://127.0.0.1:8400", "autoslim_key").key
     assert find_address("https://service.example", "autoslim_key").key

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from autoslim.client import Client, PullError
-from autoslim.client.client import Job
 from autoslim.client.replies import JobReply
+from autoslim.client.sync_client import Job
 
 JOB = JobReply.model_validate({"id": "01J0000000000000000000000A", "state": "SUCCEEDED", "created_at": "2026-01-02T03:04:05Z"})
 MODEL = bytes(range(256)) * 400
@@ -138,7 +138,7 @@ def test_what_is_there_already_is_not_fetched_again(service: Service, tmp_path: 
 def test_a_folder_with_something_else_in_it_is_left_alone(service: Service, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(PullError, match="holds something else"):
+    with pytest.raises(PullError, match="exists with other content"):
         service.job.pull(tmp_path / "out")
     assert names(tmp_path) == {"out/mine.txt"}
 
@@ -153,11 +153,11 @@ def test_a_damaged_file_is_refused_and_does_not_stay(service: Service, tmp_path:
 
 def test_files_that_are_not_those_of_the_checksums_are_refused(service: Service, tmp_path: Path):
     service.files["models/50%/README.md"] = b"# Another model\n"
-    with pytest.raises(PullError, match=r"50%/README.md is not what SHA256SUMS says"):
+    with pytest.raises(PullError, match=r"50%/README.md differs from its checksum in SHA256SUMS"):
         service.job.pull(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     del service.files["models/50%/README.md"]
-    with pytest.raises(PullError, match=r"README.md stands in SHA256SUMS and is not there"):
+    with pytest.raises(PullError, match=r"README.md is in SHA256SUMS and does not exist"):
         service.job.pull(tmp_path / "out")
 
 
@@ -181,7 +181,7 @@ def test_more_than_fits_on_the_disk_is_refused_before_anything_comes(service: Se
 )
 def test_a_name_that_would_lie_elsewhere_is_refused_before_anything_comes(service: Service, tmp_path: Path, name: str):
     service.files[name] = b"evil"
-    with pytest.raises(PullError, match="would not lie inside the folder"):
+    with pytest.raises(PullError, match="is not inside the folder"):
         service.job.pull(tmp_path / "sub" / "out")
     assert service.asked == []
     assert not any(tmp_path.rglob("*evil*"))
@@ -195,7 +195,7 @@ def test_a_file_that_is_a_folder_as_well_is_refused(service: Service, tmp_path: 
 
 def test_checksums_of_files_elsewhere_are_refused(service: Service, tmp_path: Path):
     service.files["models/50%/SHA256SUMS"] = b"0" * 64 + b"  ../../../../../../etc/passwd\n"
-    with pytest.raises(PullError, match="would not lie inside the folder"):
+    with pytest.raises(PullError, match="is not inside the folder"):
         service.job.pull(tmp_path / "out")
 
 

@@ -48,7 +48,7 @@ def test_a_job_is_submitted_once_however_often_it_is_asked_for(client: Client):
     assert told.value.exit_code == 3
     with pytest.raises(InvalidSpecError, match="did you mean deit_tiny") as refused:
         client.submit(**{**SPEC, "model": "deit_tny_patch16_224", "data": "nowhere"})
-    assert {pointer for pointer, _ in refused.value.problems} == {"/model", "/data"}
+    assert {pointer for pointer, _ in refused.value.errors} == {"/model", "/data"}
 
 
 def test_a_plan_keeps_nothing(client: Client):
@@ -128,7 +128,7 @@ def test_cancelling_works_twice_and_purging_after_it(client: Client, service: Ru
 
 
 def test_logs_are_followed_while_they_are_written(client: Client, driven: DrivenJob, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("autoslim.client.client.LOG_PAUSE", 0.05)
+    monkeypatch.setattr("autoslim.client.sync_client.LOG_POLL_SECONDS", 0.05)
     job = client.job(driven.id)
     with pytest.raises(NotFoundError):
         list(job.logs())

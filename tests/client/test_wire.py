@@ -178,7 +178,7 @@ def test_all_that_is_wrong_with_a_spec_is_told_with_its_places():
     script = Script(problem(422, "invalid-spec", errors=errors))
     with pytest.raises(InvalidSpecError, match=r"trials is 0; allowed: 1 and more\ndata is 'x'") as told:
         script.client.submit(**SPEC)
-    assert told.value.problems == (("/trials", errors[0]["detail"]), ("/data", errors[1]["detail"]))
+    assert told.value.errors == (("/trials", errors[0]["detail"]), ("/data", errors[1]["detail"]))
 
 
 def test_a_pause_that_the_service_asks_for_is_kept(monkeypatch: pytest.MonkeyPatch):
@@ -256,7 +256,7 @@ def test_a_service_that_stays_away_is_given_up():
     script = Script(events(3, error=lost()), *[lost() for _ in range(20)])
     seen: list[int] = []
     with pytest.raises(UnreachableError):
-        seen += [event.seq for event in script.client.events("x", patience=3)]
+        seen += [event.seq for event in script.client.events("x", max_tries=3)]
     assert len(script.asked) == 3
 
 
@@ -271,6 +271,38 @@ def test_an_endless_line_is_an_error():
     answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text="data: " + "x" * 2**21 + "\n\n")
     with pytest.raises(UnexpectedReplyError, match="an event of more than"):
         following(answer)
+
+
+def test_a_line_that_never_ends_is_an_error_while_it_arrives():
+    class Endless(httpx.SyncByteStream):
+        sent = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                self.sent += 2**16
+                yield b"x" * 2**16
+
+    endless = Endless()
+    answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=endless)
+    with pytest.raises(UnexpectedReplyError, match="an event of more than"):
+        following(answer)
+    assert endless.sent < 2**21
+
+
+def test_an_event_of_many_lines_is_bounded_too():
+    answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=("data: " + "x" * 1000 + "\n") * 2000)
+    with pytest.raises(UnexpectedReplyError, match="an event of more than"):
+        following(answer)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_the_standard_allows(end: str):
+    lines = ["id: 1", 'data: {"text": "a\u2028b\x85"}', "", "id: 2", "event: state", 'data: {"state": "SUCCEEDED"}', "", ""]
+    answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Stream(end.join(lines)))
+    script = Script(answer)
+    found = list(script.client.events("x"))
+    assert [event.seq for event in found] == [1, 2]
+    assert found[0].data == {"text": "a\u2028b\x85"}
 
 
 def test_the_other_client_does_the_same():

@@ -1,4 +1,4 @@
-"""Search spaces as YAML: by name from `search_spaces/`, or by path. `search_spaces/README.md` describes the format.
+"""Search spaces as YAML: by name from `search_spaces/`, or by path. `docs/search-spaces.md` describes the format.
 
 A file only restricts: a knob that it does not name keeps the method's whole range, a training setting that it does not name keeps the
 job's value.
