@@ -17,7 +17,7 @@ from autoslim.config import read_mapping
 from autoslim.store import Queue, QueuedJob, QueueState
 from workers.service.executor import Driver
 from workers.service.local_executor import LocalExecutor
-from workers.service.process import Process
+from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
 from workers.service.supervisor import Supervisor
 
@@ -47,7 +47,7 @@ class Site:
     def __exit__(self, *_: object) -> None:
         """No driver outlives its test."""
         for path in (self.settings.root / "drivers").glob("*.json"):
-            process = Process.from_json(path.read_text())
+            process = ProcessIdentity.from_json(path.read_text())
             if not process.is_dead():
                 os.kill(process.pid, signal.SIGKILL)
         for executor in self._executors:
@@ -68,7 +68,7 @@ class Site:
     def supervisor(self, *, grace: float = 5.0, command: tuple[str, ...] = DRIVER, jobs: int = 1) -> Supervisor:
         executor = LocalExecutor(self.settings, command=command, grace=grace)
         self._executors.append(executor)
-        return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, every=0.05)
+        return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, round_seconds=0.05)
 
     def drive(self, supervisor: Supervisor | None, until: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Rounds of the supervisor, or none where it is dead, until something is so."""
@@ -91,7 +91,9 @@ class Site:
         return lambda: sum(event.type == "trial_ended" for event in self.queue.events(job.id)) >= count
 
     def pid(self, job: QueuedJob, attempt: int = 1) -> int:
-        return Process.from_json((self.settings.root / "drivers" / f"{Driver(job.id, attempt).name}.json").read_text()).pid
+        return ProcessIdentity.from_json(
+            (self.settings.root / "drivers" / f"{Driver(job.id, attempt).name}.json").read_text()
+        ).pid
 
     def kill(self, job: QueuedJob, attempt: int = 1, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid(job, attempt), number)
@@ -113,7 +115,7 @@ def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterato
         "from workers.service.settings import read_driver_settings; from autoslim.store import Queue\n"
         "settings = read_driver_settings()\n"
         f"Supervisor(Queue(settings.storage), LocalExecutor(settings, command={command!r}), jobs=1,"
-        " lease_seconds=settings.lease_seconds, every=0.05).run()"
+        " lease_seconds=settings.lease_seconds, round_seconds=0.05).run()"
     )
     with _python(site, code) as process:
         yield process

@@ -16,7 +16,7 @@ from autoslim.core.result import TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import FailureClass, QueueState, Store, schema
 from autoslim.store.leases import LOSSES_ALLOWED
-from workers.service.process import Process
+from workers.service.process_identity import ProcessIdentity
 
 S = QueueState
 
@@ -271,7 +271,7 @@ def test_a_database_that_goes_away_costs_no_trial(tmp_path, monkeypatch):
 
 
 def is_alive(pid):
-    return not Process.of(pid).is_dead()
+    return not ProcessIdentity.of(pid).is_dead()
 
 
 def now():
