@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -97,6 +99,24 @@ class Site:
 
     def kill(self, job: QueuedJob, attempt: int = 1, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid(job, attempt), number)
+
+    def freeze(self, job: QueuedJob) -> None:
+        """Stops the driver between two transactions; within one it would keep the database's lock for as long as it is stopped."""
+        while True:
+            self.kill(job, number=signal.SIGSTOP)
+            if self._is_writable():
+                return
+            self.kill(job, number=signal.SIGCONT)
+            time.sleep(0.01)
+
+    def _is_writable(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.settings.storage.removeprefix("sqlite:///"), timeout=0.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+        return True
 
     def worked(self, job: QueuedJob) -> list[tuple[int, int]]:
         """(attempt, trial) in the order in which they were begun."""

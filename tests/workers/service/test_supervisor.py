@@ -174,7 +174,7 @@ def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
     job, supervisor = short.submit(), short.supervisor(grace=0.5)
     short.drive(supervisor, short.has_ended_trials(job, 1))
     frozen = short.pid(job)
-    short.kill(job, number=signal.SIGSTOP)
+    short.freeze(job)
     short.drive(supervisor, short.is_ended(job))
     assert (short.state(job), short.queue.get(job.id).attempt) == (S.SUCCEEDED, 2)
     every_trial_is_counted_once(short, job)
@@ -184,7 +184,7 @@ def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
 def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(short):
     job, supervisor = short.submit(trials=20), short.supervisor()
     short.drive(supervisor, short.has_ended_trials(job, 1))
-    short.kill(job, number=signal.SIGSTOP)
+    short.freeze(job)
     # Nobody stops it: what it wrote from here on would be seen.
     short.drive(None, lambda: short.queue.get(job.id).lease_until < now())
     taken = short.queue.claim("somebody else", 600)
