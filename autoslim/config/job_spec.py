@@ -150,7 +150,7 @@ class JobSpec(BaseModel):
     )
     final_seeds: int = setting(
         "Number of seeds with which each of the best recipes is trained at the end.",
-        _END(job=(Target("final_seeds"),), decides_plan=False),
+        _END(job=(Target("final_seeds"),)),
         ge=1,
         le=100,
     )

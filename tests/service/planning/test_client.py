@@ -74,7 +74,6 @@ UNDECIDING: dict[str, Any] = {
     "flip": True,
     "base_lr": 0.002,
     "scheduler": "none",
-    "final_seeds": 3,
     "price_per_hour": 2.5,
     "reuse": ("all",),
     "speed": (),
