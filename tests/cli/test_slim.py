@@ -364,5 +364,5 @@ def test_a_folder_with_something_else_in_it_is_refused(autoslim, tmp_path):
     (tmp_path / "out" / "thesis.tex").write_text("\\section{Results}")
     code, _, err = autoslim("slim", *ENOUGH, "--output", "out")
     assert code == 2
-    assert "holds thesis.tex already" in err
+    assert "holds thesis.tex; give a new folder" in err
     assert [path.name for path in Path(tmp_path / "out").iterdir()] == ["thesis.tex"]
