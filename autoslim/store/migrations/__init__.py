@@ -1,1 +1,1 @@
-"""The migrations that create the tables of `schema.py`, one step a file; CONTRIBUTING.md says how to add one."""
+"""The migrations that create the tables of `schema.py`, one step a file; `docs/developing/migrations.md` describes how to add one."""
