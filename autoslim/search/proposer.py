@@ -1,6 +1,6 @@
 """`Proposer`: the next recipe, as a pure function of the job's seed, the trial's number and the results so far.
 
-Three parts share the work, and each can be read by itself:
+Three parts share the work:
 
 1. `BudgetAllocator` says by the trial's number which budget it is for, and which methods its recipe may use.
 2. A `Sampler` proposes candidates from the history: the space's points, solved onto the budget by the `RecipeBuilder`.
@@ -34,7 +34,7 @@ from autoslim.search.space.space import Space
 
 MAX_CANDIDATES = 16
 """Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
-and the search goes on with the next number."""
+and the search continues with the next number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +110,7 @@ class Proposer:
     @functools.cached_property
     def feasible_methods(self) -> dict[str, list[str]]:
         """The methods that can be solved onto each budget, in the registry's order; `free` is last."""
+        # A method without any recipe in the space would only give infeasible trials.
         drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
         return {
             **{

@@ -116,5 +116,5 @@ def _misbehave(what: str) -> None:
 
 
 if __name__ == "__main__":
-    lease_keeper.GRACE = float(os.environ.get("AUTOSLIM_TEST_GRACE", lease_keeper.GRACE))
+    lease_keeper.CANCEL_GRACE = float(os.environ.get("AUTOSLIM_TEST_GRACE", lease_keeper.CANCEL_GRACE))
     sys.exit(main(sys.argv[1:], run=trivial_search))

@@ -61,12 +61,12 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_answered_with_file_key_and_what_is_allowed(methods: dict[str, Method], mistake: str) -> None:
-    text, told = MISTAKES[mistake]
+    text, expected = MISTAKES[mistake]
     with pytest.raises(SpaceError) as caught:
         parse_space(text, source="mine.yaml", methods=methods)
     message = str(caught.value)
     assert message.startswith("mine.yaml")
-    assert all(part in message for part in told), message
+    assert all(part in message for part in expected), message
     assert len(message) < 500
 
 
