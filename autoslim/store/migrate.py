@@ -18,9 +18,9 @@ from autoslim.errors import RequestError
 from autoslim.store import schema
 
 _ADOPTED = {1: "0001", 2: "0002"}
-"""By schema version from before there were migrations: the migration that makes the same tables."""
+"""The migration after which a database equals one of this schema version."""
 
-# The bytes of "autoslim", so that other programs in the same database hardly choose it.
+# The bytes of "autoslim", which other programs in the same database are unlikely to use.
 _LOCK = 0x6175746F736C696D
 """The number of the PostgreSQL advisory lock that lets one process migrate at a time."""
 
