@@ -91,6 +91,7 @@ class ExtremeSearch:
     method: Method
 
     def feasibility(self, constraints: Constraints) -> Feasibility:
+        # A minimum without a limit on it would be searched in vain; FLOPs always have one, the budget.
         minima: dict[str, Any] = {}
         if constraints.limits.params is not None:
             minima["min_params"] = self._minimum(lambda solved: predict_params(self.shape, solved.plan))
@@ -121,6 +122,7 @@ class ExtremeSearch:
     def _descend(self, cost: Cost) -> Evaluated | None:
         """Where `cost` is lowest; None without a starting point."""
         best: Evaluated | None = None
+        # The cheapest draws are nearest to the minimum, and take the fewest sweeps.
         for start in sorted(self._starts, key=lambda start: cost(start[0]))[:N_DESCENTS]:
             at = start
             # A sweep may switch a knob on that only the next sweep can move.
@@ -134,6 +136,7 @@ class ExtremeSearch:
         """Moves each knob in turn to where `cost` is lowest."""
         ranges = self.space.methods[self.method.name]
         for name in self.method.ranges:
+            # Greedy: the next knob starts from the best value of this one.
             for value in _extreme_values(ranges[name], self.shape.depth):
                 knobs = {**at[1], name: value}
                 solved = self._evaluate(knobs)
@@ -147,6 +150,7 @@ class ExtremeSearch:
             solved = evaluate(self.method, self.shape, self.plan, self._completed(knobs))
         except UnsupportedModelError:
             return None
+        # Repairing, such as sorting drops by block, may have moved knobs out of the user's ranges: then no trial could have this recipe.
         inside = self.space.contains(Sample(method=self.method.name, knobs=solved.knobs, training={}), self.shape)
         return solved if inside else None
 

@@ -110,6 +110,7 @@ class Proposer:
     @functools.cached_property
     def feasible_methods(self) -> dict[str, list[str]]:
         """The methods that can be solved onto each budget, in the registry's order; `free` is last."""
+        # A method without any recipe in the space would only give infeasible trials.
         drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
         return {
             **{

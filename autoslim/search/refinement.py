@@ -42,6 +42,7 @@ def refinement_recipes(
     best = {label: found for label, flops in budgets.items() if (found := best_at(results, flops))}
     if not best or epochs <= 0:
         return []
+    # Equal shares: the budgets are the user's, and none of them comes first.
     each = epochs / len(best) / seeds
     recipes = []
     for label, found in best.items():
@@ -51,6 +52,7 @@ def refinement_recipes(
         # Slightly longer training gains less than it costs; the model of the search is returned instead.
         if longer < MIN_REFINEMENT_FACTOR * before:
             continue
+        # The recipe stays, its weights are trained anew with another schedule; further seeds measure the noise of training.
         for result in found[:count]:
             recipe = result.recipe
             training = recipe.training.replace(epochs=round(longer, 1))

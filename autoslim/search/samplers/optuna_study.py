@@ -74,6 +74,7 @@ def accuracy_at_budgets(history: Sequence[TrialResult], budgets: Collection[int]
     """
     groups: dict[int, dict[int, float]] = {}
     for result in history:
+        # A free trial with the FLOPs of a budget says as much about it as one that was solved onto it.
         nearest = min(budgets, key=lambda flops: abs(flops - result.recipe.budget), default=None)
         accuracy = final_accuracy(result)
         if nearest is not None and accuracy is not None and abs(result.recipe.budget - nearest) <= _NEAR_BUDGET * nearest:
@@ -118,6 +119,7 @@ def as_trials(
                 facts |= _partial_result(result, medians[result.recipe.budget], single_objective=single_objective)
             rows.append((facts, replay))
     trials, complete = [], 0
+    # Attributes such as a generation count the complete trials of the study, not those of the history.
     for facts, replay in _most_informative(rows):
         if "values" in facts:
             facts["system_attrs"] = system_attributes(complete)
