@@ -153,7 +153,8 @@ class ExtremeSearch:
             solved = evaluate(self.method, self.shape, self.plan, self._completed(knobs))
         except UnsupportedModelError:
             return None
-        # Repairing, such as sorting drops by block, may have moved knobs out of the user's ranges: then no trial could have this recipe.
+        # Repairing, such as sorting drops by block, may have moved knobs out of the user's ranges: then no trial could have this
+        # recipe.
         inside = self.space.contains(Sample(method=self.method.name, knobs=solved.knobs, training={}), self.shape)
         return solved if inside else None
 

@@ -21,7 +21,7 @@ from autoslim.store.queued import RUNNING, TRANSITIONS, Claim, Failure, FailureC
 LOSSES_ALLOWED = 5
 """Losses of its driver in a row, with no trial ended in between, after which a job fails."""
 
-# Seconds. However often a job was put off, it is tried again within a minute.
+# Seconds. However often a job was delayed before, it is tried again within a minute.
 _LONGEST_DELAY = 60.0
 
 _Q = schema.queue.c
@@ -42,7 +42,7 @@ class Leases(EventLog):
             _wake(connection, now, events)
             due = sa.or_(_Q.not_before.is_(None), _Q.not_before <= clock.text(now))
             waiting = sa.select(schema.queue).where(_Q.state == QueueState.QUEUED.value, due)
-            # A row that is locked is being claimed by another supervisor: it is skipped, not waited for.
+            # A row that another process has locked is being claimed or cancelled: it is skipped, not waited for.
             first = waiting.order_by(_Q.priority.desc(), _Q.id).limit(1).with_for_update(skip_locked=True, key_share=True)
             row = connection.execute(first).one_or_none()
             claim = None

@@ -124,7 +124,7 @@ class _Lock:
         # The lock no longer exists where the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
             os.rename(self.path, grave)
-            # The lock may have changed hands since its beat was read, so the owner is compared once nobody else can move it.
+            # The lock may have changed hands since its beat was read: the owner is compared after no other waiter can move it.
             if _read_beat(grave).split()[:1] != dead.split()[:1]:
                 os.rename(grave, self.path)
                 return

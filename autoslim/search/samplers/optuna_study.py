@@ -75,7 +75,7 @@ def accuracy_at_budgets(history: Sequence[TrialResult], budgets: Collection[int]
     groups: dict[int, dict[int, float]] = {}
     for result in history:
         # A free trial with the FLOPs of a budget says as much about it as one that was solved onto it.
-        # A free trial has FLOPs of its own, but may be near enough to a budget.
+        # A free trial is solved onto no budget, but its FLOPs may be near one.
         nearest = min(budgets, key=lambda flops: abs(flops - result.recipe.budget), default=None)
         accuracy = final_accuracy(result)
         if nearest is not None and accuracy is not None and abs(result.recipe.budget - nearest) <= _NEAR_BUDGET * nearest:
@@ -109,7 +109,8 @@ def as_trials(
 ) -> list[FrozenTrial]:
     """At most `MAX_STUDY_TRIALS` Optuna trials, in the order of `history`. A complete trial without `values` is left out.
 
-    `replayed` gives a recipe's parameters, or None. `system_attributes` gives what a complete trial stores after so many others.
+    `replayed` gives a recipe's parameters, or None. `system_attributes` gives what a complete trial stores, by the number
+    of complete trials before it.
     """
     medians = _stopped_medians(history)
     rows = []
