@@ -167,6 +167,7 @@ class PatchSlimming(Method):
         price = price_of(shape, context.plan, functools.partial(self.extras, shape, knobs))
         counts = pyramid(shape, knobs)
         if knobs["counts"] == "epsilon":
+            # Algorithm 1 has run for a few epsilons only; the counts that fill the budget are between two of them.
             counts, _ = interpolate_ladder(shape, context.shared["counts"], price, context.budget)
         chain = find(counts)
         # Better counts change the masks, and these the scores that the counts follow from.
@@ -206,8 +207,10 @@ def install_selectors(model: nn.Module, shape: ViTShape, counts: Counts, selecto
     steps: dict[int, nn.Module] = {}
     before = shape.patches
     for number, (block, count, selector) in enumerate(zip(blocks_of(model), counts, selectors, strict=True)):
+        # A block that removes nothing stays timm's own.
         if count == before:
             blocks.append(block)
+        # Without attention there are no keys for which the block would have to see the removed patches.
         elif isinstance(block.attn, RemovedSublayer):
             blocks.append(block)
             steps[number] = selector
