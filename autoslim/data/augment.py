@@ -26,6 +26,7 @@ SMALL = 64
 
 _LIGHT_SCALE = (0.6, 1.0)
 _STRONG_SCALE = (0.35, 1.0)
+# Drawn uniformly in the logarithm, so that an aspect and its inverse are equally likely.
 _LOG_ASPECT = math.log(4 / 3)
 _RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 _ERASE_SHARE = 0.25
@@ -58,7 +59,7 @@ def _mirrored(images_Bhw3: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.Generator) -> Pixels:
-    """The centre crop moved by up to an eighth of its side in either direction; what lies outside is mirrored in."""
+    """The centre crop moved by up to an eighth of its side in either direction; beyond its border the image is mirrored."""
     row_Bh = _shifted(images_BHW3.shape[1], size[0], len(images_BHW3), generator)
     column_Bw = _shifted(images_BHW3.shape[2], size[1], len(images_BHW3), generator)
     return images_BHW3[np.arange(len(images_BHW3))[:, None, None], row_Bh[:, :, None], column_Bw[:, None, :]]
@@ -67,6 +68,7 @@ def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.
 def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """Which stored rows (or columns) each crop takes, (batch, want)."""
     start = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
+    # Mirrored at the first row here, and at the last one below.
     index = np.abs(start[:, None] + np.arange(want))
     last = have - 1
     mirrored: NDArray[np.int64] = last - np.abs(last - index)
@@ -86,6 +88,7 @@ def resized_crop(
     w_B = np.minimum(np.sqrt(area_B * aspect_B), width)
     h_B = np.minimum(np.sqrt(area_B / aspect_B), height)
     left_B, top_B = generator.random(batch) * (width - w_B), generator.random(batch) * (height - h_B)
+    # Fractional boxes: Pillow interpolates within them, so that a crop is not rounded to whole pixels.
     boxes_B4 = np.stack([left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height)], axis=1)
     out_Bhw3 = np.empty((batch, *size, 3), np.uint8)
     for image, box, out in zip(images_BHW3, boxes_B4.tolist(), out_Bhw3, strict=True):
@@ -107,6 +110,7 @@ class Strong:
 
         self._size, self._flip = size, flip
         settings = {
+            # This and the mean as timm's own training transform sets them.
             "translate_const": int(min(size) * 0.45),
             "img_mean": tuple(min(255, round(255 * value)) for value in mean),
             "interpolation": Image.Resampling.BICUBIC,

@@ -1,4 +1,4 @@
-"""The Arrow IPC files of a prepared data set, memory-mapped when read, and how they come into being whole or not at all.
+"""The Arrow IPC files of a prepared data set, memory-mapped when read, and published whole or not at all.
 
 Maps of one file share the node's page cache: any number of trial processes hold the images once, and no shared memory is needed.
 N images, H and W pixels.
@@ -24,8 +24,9 @@ from autoslim.errors import OutputError
 T = TypeVar("T")
 
 EncodedRow = tuple[bytes, int, str]
-"""Encoded image, label, and what the image is called in reports."""
+"""Encoded image, label, and the name of the image in reports."""
 
+# A writer holds one batch in memory.
 _BATCH_BYTES = 32 * 2**20
 _ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa.string())])
 
@@ -34,7 +35,7 @@ _ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa
 def published(target: Path) -> Iterator[Path | None]:
     """An empty folder that becomes `target` when the block ends well; None where `target` is there already.
 
-    One process at a time, on whatever node; whoever comes second finds the work done.
+    One process at a time, on any node; those after it find the work done.
     """
     if target.is_dir():
         yield None
@@ -42,6 +43,7 @@ def published(target: Path) -> Iterator[Path | None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f"{target.name}.lock")):
+            # Checked again: the lock's last owner may have published it in between.
             if target.is_dir():
                 yield None
                 return
@@ -94,6 +96,7 @@ def write_pixels(path: Path, images: Iterable[NDArray[np.uint8]], size: tuple[in
     schema = pa.schema([("pixels", pa.binary(width))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for group in grouped(images, max(1, _BATCH_BYTES // width)):
+            # A column over the stacked pixels themselves; row by row, each image would become a Python object first.
             buffers = [None, pa.py_buffer(np.ascontiguousarray(np.stack(group)))]
             writer.write_batch(pa.record_batch([pa.Array.from_buffers(pa.binary(width), len(group), buffers)], schema=schema))
 
@@ -110,6 +113,7 @@ class PixelFile:
         if len(self._chunks) == 1:
             return self._chunks[0][indices]
         out = np.empty((len(indices), *self._size, 3), np.uint8)
+        # All chunks but the last have the same number of rows.
         chunk_N, row_N = np.divmod(indices, len(self._chunks[0]) if self._chunks else 1)
         for chunk in np.unique(chunk_N):
             here = chunk_N == chunk
@@ -118,6 +122,7 @@ class PixelFile:
 
 
 def _pixels(column: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    # The mapped file itself, not a copy: buffer 0 is the validity bitmap, buffer 1 has the data.
     flat = np.frombuffer(column.buffers()[1], dtype=np.uint8)
     width = size[0] * size[1] * 3
     return flat[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), *size, 3)
@@ -129,7 +134,7 @@ def _read_batches(path: Path) -> list[Any]:
 
 
 def grouped(items: Iterable[T], count: int) -> Iterator[list[T]]:
-    """Lists of `count` items, the last one shorter where it does not come out even."""
+    """Lists of `count` items; the last one may be shorter."""
     iterator = iter(items)
     while group := list(itertools.islice(iterator, count)):
         yield group

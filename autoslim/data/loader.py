@@ -1,6 +1,6 @@
 """Batches for training and evaluation.
 
-Every draw comes from (seed, epoch, step): an epoch is the same however often, wherever and after whatever it is run, and the
+Every draw comes from (seed, epoch, step): an epoch is the same in every process and after any other, and the
 caller's global generators are left as they were. B images of a batch, h and w pixels as the model takes them.
 """
 
@@ -50,6 +50,7 @@ class Loader:
         self._split, self._size, self._seed, self._train = split, image_size, seed, train
         self._batch_size, self._flip = training.batch_size, training.flip
         self._augmentation = training.augmentation if train else "none"
+        # (byte / 255 - mean) / std as one multiplication and one addition.
         self._scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
         self._shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
         self._strong = Strong(image_size, training.flip, mean) if self._augmentation == "strong" else None
@@ -63,6 +64,7 @@ class Loader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of epoch number `epoch` (0 and up; of no meaning in evaluation)."""
         order = self._order(epoch)
+        # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
         steps = [order[step * self._batch_size : (step + 1) * self._batch_size] for step in range(len(self))]
         if self._strong is not None:
             for step, indices in enumerate(steps):
@@ -82,11 +84,13 @@ class Loader:
         try:
             for step, indices in enumerate(steps):
                 pending.append(pool.submit(self._batch, indices, [self._seed, epoch, step + 1]))
+                # At most one batch a thread is ahead, so that memory does not grow where training is slower than loading.
                 if len(pending) > threads:
                     yield _tensors(pending.popleft().result())
             while pending:
                 yield _tensors(pending.popleft().result())
         finally:
+            # A caller may stop within an epoch; the batches that it does not want are not prepared.
             pool.shutdown(cancel_futures=True)
 
     def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -109,6 +113,7 @@ class Loader:
 def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:
     """Bytes times `scale` plus `shift`, (B, 3, h, w). NumPy: PyTorch would start more threads in each background thread."""
     batch, height, width, _ = images_Bhw3.shape
+    # Written channel by channel into its final layout: nothing is transposed afterwards.
     x_B3hw = np.empty((batch, 3, height, width), np.float32)
     for channel in range(3):
         x_Bhw = x_B3hw[:, channel]

@@ -49,11 +49,13 @@ def _allocate(counts: Indices, total: int, *, spare: int) -> Indices:
     """How many images of each class (C,) to draw: proportional, at least 1, leaving `spare`; sums to `total` where it can."""
     target = counts * (total / counts.sum())
     upper = counts - spare
+    # Rounded down, but at least one image of each class, and no more than the class can spare.
     given: Indices = np.clip(np.floor(target).astype(np.int64), 1, np.maximum(upper, 1))
     while (short := total - int(given.sum())) != 0:
         step = 1 if short > 0 else -1
         room = given < upper if step > 0 else given > 1
         if not room.any():
             break
+        # One image at a time to the class that is farthest below its target, or from the one that is farthest above it.
         given[np.argmax(np.where(room, step * (target - given), -np.inf))] += step
     return given

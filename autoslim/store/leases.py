@@ -1,9 +1,9 @@
-"""Who has which job: claims with a lease and a fence, and the ways out of a running state.
+"""Which process has which job: claims with a lease and a fence, and the changes out of a running state.
 
-A lease says until when nobody else may take the job. A fence is a number that rises with every change of hands; whoever comes with
-an older one is refused, however alive they think they are.
+A lease is the time until which no other process may take the job. A fence is a number that rises with every change of owner: a process
+with an older one has lost the job, even where it is still running, and is refused.
 
-Rows are locked as for updates that leave their key alone (`key_share`): writing an event looks at its job's key, and may then go on.
+Rows are locked as for updates that leave their key alone (`key_share`): writing an event reads its job's key, and need not wait for them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Leases(EventLog):
         return claim
 
     def reap(self) -> None:
-        """Returns lost jobs and those whose pause is over to the queue, for one who has no room to claim any."""
+        """Returns lost jobs and those whose pause is over to the queue, for a supervisor that cannot claim any now."""
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
             _reap(connection, now, events)
@@ -94,7 +94,7 @@ class Leases(EventLog):
         failure: Failure | None = None,
         result: str | None = None,
     ) -> None:
-        """Takes the job to its next state. FAILED wants a `failure`, SUCCEEDED a `result` (JSON).
+        """Takes the job to its next state. FAILED needs a `failure`, SUCCEEDED a `result` (JSON).
 
         PAUSED and QUEUED give it back: the first for a while that doubles with every pause in a row, up to a minute. A job that is
         to be cancelled is CANCELLED instead.
@@ -124,7 +124,7 @@ class Leases(EventLog):
             write_events(connection, [(claim.id, type, data)])
 
     def lose(self, job_id: str, attempt: int) -> None:
-        """For one who knows that this attempt's driver is dead: the next claim need not wait for its lease to run out."""
+        """For a caller that knows this attempt's driver to be dead: the next claim need not wait for its lease to expire."""
         with self._database.writing() as connection:
             past = clock.after(clock.now(connection), -1.0)
             this = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state.in_([state.value for state in RUNNING]))
@@ -160,16 +160,16 @@ def move(
         raise JobError(f"job {row.id} is {row.state} and cannot become {state.value}")
     values |= {"state": state.value, "reason": reason, "updated_at": clock.text(now)}
     if not state.running:
-        # Whoever had it has it no more.
+        # The former owner has lost the lease.
         values |= {"owner": None, "lease_until": None, "fence": row.fence + 1}
     if state.ended:
         values |= {"ended_at": clock.text(now), "not_before": None}
     if failure is not None:
         values |= {"error_class": failure.failure_class.value, "error": failure.message, "next_command": failure.next}
     connection.execute(schema.queue.update().where(_Q.id == row.id).values(**values))
-    told: dict[str, Any] = {"state": state.value, "attempt": values.get("attempt", row.attempt)}
-    told |= {} if reason is None else {"reason": reason}
-    events.append((row.id, "state", told | ({} if failure is None else {"failure": failure.to_dict()})))
+    data: dict[str, Any] = {"state": state.value, "attempt": values.get("attempt", row.attempt)}
+    data |= {} if reason is None else {"reason": reason}
+    events.append((row.id, "state", data | ({} if failure is None else {"failure": failure.to_dict()})))
 
 
 def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:

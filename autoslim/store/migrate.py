@@ -18,7 +18,7 @@ from autoslim.errors import RequestError
 from autoslim.store import schema
 
 _ADOPTED = {1: "0001", 2: "0002"}
-"""The migration after which a database stands as one of this schema version did."""
+"""The migration after which a database equals one of this schema version."""
 
 _LOCK = 0x6175746F736C696D
 """PostgreSQL's number of the lock that lets one process migrate at a time."""

@@ -120,12 +120,14 @@ class Queue(Leases, Overview):
             row = self._row(connection, job_id, tenant, lock=True)
             state, now, events = QueueState(row.state), clock.now(connection), list[Any]()
             if not state.ended and row.cancel_requested_at is None:
-                asked: dict[str, Any] = {"cancel_requested_at": clock.text(now)}
+                requested: dict[str, Any] = {"cancel_requested_at": clock.text(now)}
                 if state.running:
-                    connection.execute(schema.queue.update().where(_Q.id == job_id).values(**asked, updated_at=clock.text(now)))
-                    events.append((job_id, "message", {"text": "a cancellation was asked for"}))
+                    connection.execute(
+                        schema.queue.update().where(_Q.id == job_id).values(**requested, updated_at=clock.text(now))
+                    )
+                    events.append((job_id, "message", {"text": "a cancellation was requested"}))
                 else:
-                    move(connection, row, QueueState.CANCELLED, now, events, **asked)
+                    move(connection, row, QueueState.CANCELLED, now, events, **requested)
             write_events(connection, events)
         return self.get(job_id)
 

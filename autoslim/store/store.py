@@ -1,4 +1,4 @@
-"""`Store`: what every part of a search remembers, in any database SQLAlchemy can reach."""
+"""`Store`: the jobs, trials and epochs of searches, in any database that SQLAlchemy can reach."""
 
 from __future__ import annotations
 
@@ -89,17 +89,17 @@ class Store:
         self._update_job(job_id, base=facts.to_json())
 
     def set_chosen(self, job_id: str, chosen: Mapping[str, int]) -> None:
-        """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
+        """`chosen` maps a budget's label to the number of the trial whose model is delivered for it."""
         self._update_job(job_id, chosen=json.dumps(dict(chosen)))
 
-    def book_shared(self, job_id: str, costs: Sequence[SharedCost]) -> None:
-        """Books what trials share; a key that is booked already is not booked twice."""
+    def add_shared_costs(self, job_id: str, costs: Sequence[SharedCost]) -> None:
+        """Adds the costs of shared work; a key that is there already is not added twice."""
         with self._database.writing() as connection:
-            booked = _shared(self._job_row(connection, job_id))
-            known = {cost.key for cost in booked}
+            known_costs = _shared(self._job_row(connection, job_id))
+            known = {cost.key for cost in known_costs}
             fresh = [cost for cost in costs if cost.key not in known]
             if fresh:
-                text = json.dumps([cost.to_dict() for cost in (*booked, *fresh)])
+                text = json.dumps([cost.to_dict() for cost in (*known_costs, *fresh)])
                 values = {"shared": text, "updated_at": _now()}
                 connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(**values))
 
@@ -161,7 +161,7 @@ class Store:
         return [t for t in self.stored_trials(job_id) if t.result.state is TrialState.RUNNING and t.attempt < attempt]
 
     def restart_trial(self, job_id: str, number: int) -> None:
-        """Takes a running trial into the current attempt; its epochs stay, for it goes on from its checkpoint."""
+        """Takes a running trial into the current attempt; its epochs stay, because it resumes from its checkpoint."""
         with self._database.writing() as connection:
             row = self._trial_row(connection, job_id, number)
             if row.state != TrialState.RUNNING:
@@ -197,7 +197,7 @@ class Store:
                 raise JobError(f"trial {number} of job {job_id!r} has no model to measure: it is {row.state}")
             result = TrialResult.from_json(row.result).replace(latency_measured_ms=milliseconds)
             connection.execute(schema.trials.update().where(_is_trial(job_id, number)).values(result=result.to_json()))
-            # Whoever mirrors the job sees that something has changed.
+            # The sync to MLflow notices a change by this.
             connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(updated_at=_now()))
 
     def trials(self, job_id: str) -> list[TrialResult]:
@@ -252,7 +252,7 @@ class Store:
         with self._database.reading() as connection:
             return {number: revision for number, revision in connection.execute(query)}
 
-    # What was logged elsewhere
+    # Runs in MLflow
 
     def fingerprint(self, job_id: str) -> tuple[object, ...]:
         """Changes whenever the job, a trial or an epoch does; cheap to ask."""

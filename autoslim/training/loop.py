@@ -1,7 +1,7 @@
 """The training loop: one, for the dense model, for a method's own parts and for fine-tuning a pruned model.
 
-It trains exactly the parameters that ask for a gradient, in segments of at most one epoch, and hands over after each, so that the
-caller can evaluate, report, checkpoint, or stop. All randomness comes from (seed, phase, segment): a run that goes on from a
+It trains exactly the parameters that ask for a gradient, in segments of at most one epoch, and yields after each, so that the
+caller can evaluate, report, checkpoint, or stop. All randomness comes from (seed, phase, segment): a run that resumes from a
 checkpoint repeats what the undisturbed run would have done.
 """
 
@@ -31,6 +31,7 @@ from autoslim.training.device import computing
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Images (B, 3, h, w) and targets to curves by name; `loss` is minimised."""
 
+# Steps between two checks of the loss: each check waits for the device to catch up.
 _FINITE_EVERY = 20
 _FLOOR = 0.01
 """The cosine ends at this share of the peak learning rate."""
@@ -56,7 +57,7 @@ class PhaseSchedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
-    """What one segment leaves: the model to judge (the moving average where there is one), mean curves, and the tensors to go on from."""
+    """The result of a segment: the model to evaluate (the moving average if there is one), mean curves, tensors to resume from."""
 
     index: int
     steps: int
@@ -100,6 +101,7 @@ class Trainer:
         self.student, self.objective, self.loader, self.training, self.schedule = student, objective, loader, training, schedule
         self.seed, self.device, self.bfloat16, self.companions = seed, device, bfloat16, companions
         self.optimizer = make_optimizer(student, training, schedule)
+        # The schedule sets the groups' rates at every step as shares of these.
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         averages = schedule.average and training.ema_decay > 0
         self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
@@ -107,7 +109,7 @@ class Trainer:
         self.step = 0
 
     def restore(self, tensors: dict[str, Tensor], *, step: int) -> None:
-        """Goes on after `step` steps from the tensors of a `Segment`."""
+        """Resumes after `step` steps from the tensors of a `Segment`."""
         load_named(self.student, tensors, "student")
         if self.average is not None:
             load_named(self.average.module, tensors, "average")
@@ -117,6 +119,7 @@ class Trainer:
     def segments(self) -> Iterator[Segment]:
         """Raises DivergedError for a loss that is not finite, InfeasibleError when half a batch does not fit into memory either."""
         length = len(self.loader)
+        # Checkpoints are made between segments, so that a resumed run begins with a whole one.
         for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):
             metrics = self._run(index, min(length, self.schedule.steps - index * length))
             yield Segment(
@@ -128,11 +131,13 @@ class Trainer:
             )
 
     def _run(self, index: int, steps: int) -> dict[str, float]:
+        # What the model draws (dropout) depends on the segment alone: a resumed run draws the same.
         torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))
         self.student.train()
         totals: dict[str, Tensor] = {}
         began, images, waits = time.monotonic(), 0, Waits()
         batches = self.loader.epoch(self.schedule.first_epoch + index)
+        # The last segment may end within an epoch; its loader then stops preparing batches at once.
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, labels_B in waits.timed(itertools.islice(batches, steps)):
                 batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
@@ -145,6 +150,7 @@ class Trainer:
                 if self.average is not None:
                     self.average.update(self.student, self.step)
                 for name, value in curves.items():
+                    # Summed on the device: reading a number at every step would wait for it.
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
                 if self.step % _FINITE_EVERY == 0:
                     self._check_finite(totals)
@@ -156,6 +162,7 @@ class Trainer:
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup of each image with its opposite number, in a share drawn from Beta(alpha, alpha); targets become soft labels."""
+        # A generator for each step, so that a resumed run mixes in the same share.
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
@@ -170,6 +177,7 @@ class Trainer:
                 size = math.ceil(len(images_B3HW) / self.parts)
                 raise InfeasibleError(f"{size} images at once do not fit into the memory of {self.device}: {error}") from error
         # Outside the handler, whose traceback keeps the failed step's tensors alive.
+        # Kept for the rest of the phase: the next batch is as large as this one.
         self.parts = 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -180,6 +188,7 @@ class Trainer:
         curves: dict[str, Tensor] = {}
         pieces = zip(images_B3HW.chunk(self.parts), targets.chunk(self.parts), strict=True)
         for images, labels in pieces:
+            # Weighted by its part of the batch, so that the gradients add up to those of the whole batch's mean loss.
             share = len(images) / len(images_B3HW)
             with computing(self.student, *self.companions, device=self.device, bfloat16=self.bfloat16):
                 losses = self.objective(images, labels)
@@ -220,6 +229,7 @@ def load_named(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> No
 
 
 def segment_seed(seed: int, name: str, index: int) -> int:
+    # Not `hash`, which gives text another number in every process.
     return zlib.crc32(f"{seed}/{name}/{index}".encode())
 
 
@@ -233,7 +243,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 
 
 def make_optimizer(student: nn.Module, training: Training, schedule: PhaseSchedule) -> torch.optim.AdamW:
-    """AdamW over what asks for a gradient; vectors are not decayed, nor is what has a learning rate of its own."""
+    """AdamW over what asks for a gradient; vectors are not decayed, nor are parameters with their own learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:

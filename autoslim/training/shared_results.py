@@ -1,6 +1,6 @@
-"""Work that trials share, done once: by whoever needs it first, while the others wait, on whatever node (`single_flight`).
+"""Work that trials share, done once: by the first trial that needs it, while the others wait, on any node (`single_flight`).
 
-The result lies in a folder named by everything that decides it, with what it has cost.
+The result is in a folder named by the digest of everything that decides it, together with what it cost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Work = Generator[EpochReport, None, dict[str, Tensor]]
 
 
 def once(root: Path, request: SharedRequest, work: Work) -> Work:
-    """The result of `work`, which is run only where it lies in `root` for no one yet; `work` may be closed unrun."""
+    """The result of `work`, which runs only where `root` does not have it yet; otherwise `work` is closed unrun."""
     folder = root / request.digest()
     try:
         return (yield from single_flight(folder, lambda: _read(folder), lambda: _do(folder, request, work)))
@@ -51,12 +51,15 @@ def _do(folder: Path, request: SharedRequest, work: Work) -> Generator[EpochRepo
         except StopIteration as end:
             tensors: dict[str, Tensor] = end.value
             break
+        # The work's cost in epochs is where its last report is.
         last = max(last, report.epoch)
         yield report
     seconds = time.monotonic() - began
     with publishing(folder, lambda: _read(folder)) as partial:
         safetensors.torch.save_file(
-            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, partial / "result.safetensors"
+            # Copies, because safetensors refuses tensors that share memory.
+            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
+            partial / "result.safetensors",
         )
         write_cost(
             partial,
@@ -78,6 +81,7 @@ def write_cost(folder: Path, cost: SharedCost) -> None:
 
 
 def costs(root: Path) -> list[SharedCost]:
-    """What the shared work whose folders lie in `root` has cost, by key; what is not published yet has cost nothing yet."""
+    """What the shared work in `root` has cost, by key; work that is not published yet is left out."""
+    # A folder that is still being written may have its cost already, under a temporary name.
     paths = sorted(path for path in root.glob(f"*/{_COST}") if ".partial-" not in path.parent.name)
     return [SharedCost.from_json(path.read_text()) for path in paths]

@@ -1,8 +1,8 @@
-"""Work that must be done once, by whoever needs it first, while the others wait, on whatever node.
+"""Work that is done once, by the first process that needs it, while the others wait, on any node.
 
-The result lies in a folder that is published by one rename; a lock beside it says who is at work, and its beat that they still live.
-Nothing else is needed of the cluster than the storage that its nodes share anyway, so the result outlives workers and driver alike.
-Clocks are never compared: a waiter watches the beat with its own.
+The result is a folder that is published by one rename. A lock beside it names its owner, and the lock's beat shows that the owner lives.
+The only thing this needs of a cluster is the storage that its nodes share anyway, so the result outlives workers and driver alike.
+Clocks are never compared: a waiter times the beat with its own clock.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from autoslim.core.files import publish_folder
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.result import EpochReport
 
+# A dozen beats fit into `DEAD_AFTER`, so that a few failed writes do not cost the owner its lock.
 BEAT_EVERY = 5.0
 DEAD_AFTER = 60.0
-"""Seconds without a beat after which a waiter takes the work over; a process of the waiter's own host it need not wait for."""
+"""Seconds without a beat after which a waiter takes the work over. A dead process of the waiter's own host is noticed at once."""
 
 _POLL = 0.5
 
@@ -41,6 +42,7 @@ def single_flight(folder: Path, read: Callable[[], Result | None], work: Callabl
         lock = _Lock(folder.with_name(folder.name + ".lock"))
         if lock.take():
             with lock.held():
+                # Read again under the lock: its last owner may have published in between.
                 if read() is None:
                     yield from work()
         else:
@@ -49,18 +51,18 @@ def single_flight(folder: Path, read: Callable[[], Result | None], work: Callabl
 
 @contextlib.contextmanager
 def publishing(folder: Path, read: Callable[[], object | None]) -> Iterator[Path]:
-    """A folder to write into; it becomes `folder`, unless someone who took this work for dead was quicker."""
+    """A folder to write into; it becomes `folder`, unless a waiter that took this process for dead was quicker."""
     try:
         with publish_folder(folder, contested=True) as partial:
             yield partial
     except OSError:
-        # The other's result is as good.
+        # Both have computed the same result, so that either will do.
         if read() is None:
             raise
 
 
 def drop_leftovers(folder: Path) -> None:
-    """For one who knows that nobody else is at work in `folder`: locks and half-written results there are those of killed processes."""
+    """Deletes what killed processes left in `folder`. Only for a caller that knows that no other process is at work there."""
     for left in (*folder.glob("*.lock"), *folder.glob("*.partial-*")):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -88,7 +90,7 @@ class _Lock:
             count = 0
             while not stop.wait(BEAT_EVERY):
                 count += 1
-                # A beat that storage refuses is one beat missed; a dozen in a row, and a waiter rightly takes the work over.
+                # A beat that storage refuses is only a missed one; after a dozen in a row a waiter rightly takes the work over.
                 with contextlib.suppress(OSError):
                     if not self._last().startswith(self.owner):
                         return
@@ -117,11 +119,12 @@ class _Lock:
                 return
 
     def _break(self, dead: str) -> None:
-        """Moves the lock away whose last beat was `dead`; where another waiter was quicker and has taken it anew, it is put back."""
+        """Moves the lock away whose last beat was `dead`; where another waiter was quicker and has a new lock there, it is put back."""
         grave = self.path.with_name(f"{self.path.name}.dead-{uuid.uuid4().hex}")
-        # It is gone where the owner has finished after all; then there is nothing to break.
+        # The lock no longer exists where the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
             os.rename(self.path, grave)
+            # The lock may have changed hands since its beat was read, so the owner is compared once nobody else can move it.
             if _read_beat(grave).split()[:1] != dead.split()[:1]:
                 os.rename(grave, self.path)
                 return
@@ -131,12 +134,12 @@ class _Lock:
         (self.path / "beat").write_text(f"{self.owner} {count}")
 
     def _last(self) -> str:
-        """Empty where the owner has not come to its first beat, or has just gone."""
+        """Empty where the owner has not written its first beat yet, or has just removed the lock."""
         return _read_beat(self.path)
 
 
 def _read_beat(lock: Path) -> str:
-    """Network storage has more than one word for what is gone."""
+    """Empty for every OSError: network storage reports a deleted file by more than one error."""
     try:
         return (lock / "beat").read_text()
     except OSError:
@@ -152,6 +155,7 @@ def _is_dead(beat: str) -> bool:
         os.kill(int(parts[2]), 0)
     except ProcessLookupError:
         return True
+    # The process exists, and belongs to another user.
     except PermissionError:
         return False
     return False

@@ -36,13 +36,13 @@ from autoslim.training.shared_trainer import TrialSharedTrainer
 
 _CALIBRATION_IMAGES = 1024
 _TIGHTENINGS = 4
-"""So often thresholds are set anew, where the validation images' mean FLOPs are above a budget for the mean."""
+"""Times that thresholds are set at most: again while the validation images' mean FLOPs are above a budget for the mean."""
 
 Reports = Generator[EpochReport, None, Outcome]
 
 
 def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_label: str = "") -> Reports:
-    """Runs `recipe`, reporting after every epoch and after pruning; goes on from the checkpoint in `folder` where there is one.
+    """Runs `recipe`, reporting after every epoch and after pruning; resumes from the checkpoint in `folder` if there is one.
 
     Raises:
         TrialError: DivergedError or InfeasibleError, or when the model's FLOPs are not what its plan says.
@@ -79,14 +79,18 @@ class _Trial:
     def _run(self) -> Reports:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
+        # Shared work counts towards the trial's epochs. Every phase needs at least one step.
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         train_steps = split_steps(total, shares)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
+            # The time of a trial includes its earlier runs.
             self.earlier = float(saved[1]["seconds"])
         for position, step in enumerate(self.recipe.steps):
+            # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
             if saved is None or saved[1]["position"] <= position:
                 yield from self._slim(position, step, train_steps[position], saved)
+                # Only the interrupted phase resumes; those after it start from their beginning.
                 saved = None
         if saved is not None:
             self._restore_pruned(saved)
@@ -109,14 +113,17 @@ class _Trial:
             constraints=self._constraints_of(position, step),
             shared=(yield from self._shared(method, step)),
         )
+        # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
         torch.manual_seed(self.recipe.seed)
         student = method.attach(self.model, step_context, self.context.calibration(self.training, seed=self.recipe.seed))
         student.to(self.context.device)
+        # A method with nothing to train is finalized at once.
         if steps and any(parameter.requires_grad for parameter in student.parameters()):
             schedule = PhaseSchedule(
                 phase=Phase.TRAIN,
                 seed_name=f"train {position}",
                 steps=steps,
+                # Each phase has its own stretch of augmented epochs, far from that of the fine-tuning, which begins at 0.
                 first_epoch=1000 * (position + 1),
                 learning_rates=method.learning_rates(student, step.knobs),
                 average=False,
@@ -129,20 +136,21 @@ class _Trial:
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         if position == len(self.recipe.steps) - 1:
-            # Tuned at the thresholds that it is going to have, as nearly as they can be known.
+            # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving
+            # average of an infinite number is not a number.
             self._calibrate(self.model.eval(), self.recipe.budget)
         self.accuracy_after_pruning = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
     def _shared_epochs(self, step: Step) -> float:
-        """In whole steps, as the workshop takes them."""
+        """Rounded to whole steps, like the shared training itself."""
         settings = METHODS[step.method].shared_settings(self.shape, step.knobs)
         share = 0.0 if settings is None else METHODS[step.method].shared_share(settings)
         length = len(self.train_images)
         return max(1, round(share * self.training.epochs * length)) / length if share else 0.0
 
     def _shared(self, method: Method, step: Step) -> Generator[EpochReport, None, Tensors | None]:
-        """What the method's trials share, from wherever it was worked out first."""
+        """What the method's trials share; the first trial that needs it computes it."""
         settings = method.shared_settings(self.shape, step.knobs)
         if settings is None:
             return None
@@ -155,6 +163,7 @@ class _Trial:
             training=common.to_dict(),
             seed=self.recipe.seed,
         )
+        # The checkpoint is named by the request's digest: any trial that takes the work over finds it.
         root = self.context.shared or self.folder / "shared"
         shared_trainer = TrialSharedTrainer(
             self.context, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
@@ -163,7 +172,7 @@ class _Trial:
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
     def _solved(self, position: int, step: Step) -> Step:
-        """The last of several steps is solved again on what those before have really left: where widths went decides what a drop saves."""
+        """Solves the last of several steps again for the plan that the others left: where widths went decides what a drop saves."""
         if position == 0 or position < len(self.recipe.steps) - 1:
             return step
         method, constraints = METHODS[step.method], self.constraints
@@ -178,7 +187,7 @@ class _Trial:
         return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
 
     def _constraints_of(self, position: int, step: Step) -> Constraints:
-        """An earlier step keeps to those parameters that its own plan leaves: one behind it may not be able to take any."""
+        """An earlier step keeps to the parameters of its own plan: the steps after it may be unable to remove any."""
         if position == len(self.recipe.steps) - 1:
             return self.constraints
         if self.recipe.limits.params is None:
@@ -224,12 +233,12 @@ class _Trial:
     def _train(
         self, trainer: Trainer, position: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
     ) -> Generator[EpochReport]:
-        """Every report is of what lies in the checkpoint already: a trial that is killed again and again gets further each time."""
+        """Yields a report only once it is in the checkpoint: a trial that is killed repeatedly gets further each time."""
         before = self.done_steps
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
             self.done_steps = before + saved[1]["step"]
-            # Whether this report has arrived is not known here, and the scheduler must not miss one.
+            # The earlier run may have been killed before this report arrived, and the pruner must not miss one.
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
         for segment in trainer.segments():
             self.done_steps = before + segment.steps
@@ -270,6 +279,7 @@ class _Trial:
         if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.context.device)
+        # A finished step may have frozen parameters; building it anew does not.
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["trainable"])
         self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
@@ -294,6 +304,7 @@ class _Trial:
         with recording(model) as counts:
             share = accuracy(model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         if not counts:
+            # All images have the same tokens, so that the plan has their FLOPs.
             fixed = predict(self.shape, self.plan).total
             return share, fixed, fixed
         flops_B = image_flops(model, self.shape, self.plan, torch.cat(counts))
@@ -307,6 +318,7 @@ class _Trial:
             share, mean, largest = self._evaluate(model)
             if self.recipe.bound == "max" or mean <= self.recipe.budget:
                 break
+            # Validation images keep more tokens than the training images did: aim lower by the same ratio.
             budget = int(budget * self.recipe.budget / mean)
         return share, mean, largest
 
@@ -314,6 +326,7 @@ class _Trial:
         model = self.model.requires_grad_(False).eval()
         share, mean, largest = self._calibrate_and_evaluate(model)
         predicted = predict(self.shape, self.plan)
+        # Counted at the caps, where every image has the most tokens: this is what the plan describes.
         with padded(model):
             fvcore = count_flops(model, self.shape.image_size)
             by_torch = count_flops_torch(model, self.shape.image_size)
@@ -348,6 +361,7 @@ class _Trial:
             versions=versions(),
         )
         save(self.folder / "model", model, config)
+        # Last, because a trial that is killed before its model is saved still needs the checkpoint.
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         return Outcome(
             recipe=recipe,
@@ -372,15 +386,17 @@ def split_steps(total: int, shares: list[float]) -> list[int]:
     steps: list[int] = []
     for phases_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
         left = total - sum(steps)
+        # At least one step remains for each later phase and for the fine-tuning.
         steps.append(min(max(1, round(share * left)), left - phases_after) if share else 0)
     return steps
 
 
 def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget: int, held: int | None = None) -> None:
-    """Raises TrialError unless the counters agree and the budget is met; torch's, which sees no norms, with ours without them.
+    """Raises TrialError unless the counters agree and the budget is met; torch's, which counts no norms, with ours without them.
 
-    `held` is what is held against the budget where that is not the model's own count, but the images' mean.
+    `held` is the images' mean where that is compared with the budget instead of the model's own count.
     """
+    # fvcore counts the same operations as the closed form: any difference is an error in one of them.
     if fvcore != predicted.total:
         raise TrialError(f"fvcore counts {fvcore} multiply-accumulates on the finished model, its plan says {predicted.total}")
     if held is not None and held > budget:
@@ -393,7 +409,7 @@ def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget
 
 
 def constraints_of(recipe: Recipe, latency: LatencyTable | None) -> Constraints:
-    """Raises TrialError for a limit on the latency where there is nothing to tell it by."""
+    """Raises TrialError for a limit on the latency where there is no table that predicts it."""
     if recipe.limits.latency_ms is not None and latency is None:
         raise TrialError("the recipe limits the latency, and there is no table to tell it by")
     return Constraints(limits=recipe.limits, timer=None if latency is None else partial(latency, recipe=recipe.method))

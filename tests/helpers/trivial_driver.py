@@ -61,6 +61,7 @@ def _search(job: SearchJob, store: Store, callback: SearchCallback, folder: Path
     if not store.has_job(job.id):
         store.create_job(job)
     attempt = store.begin_attempt(job.id)
+    callback.on_attempt_start(store.trials(job.id))
     store.set_base(job.id, DENSE)
     callback.on_message("dense model: epoch 1/1")
     callback.on_stage_start(SearchStage.SEARCHING)

@@ -86,8 +86,8 @@ def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     said = [event.data["text"] for event in site.queue.events(job.id) if event.type == "message"]
     assert [text.partition(" trials")[0] for text in said] == [
         "dense model: epoch 1/1",
-        "dense model: epoch 1/1",
         "continues with 2",
+        "dense model: epoch 1/1",
     ]
     assert site.settings.log(job.id, 2).exists()
 
