@@ -135,7 +135,7 @@ class LatencyTable(Record):
             total += self._block(block)
             extras = [extra for extra in plan.extras if extra.place == f"block {index}"]
             for extra in extras:
-                # A module in front leaves the block fewer keys and queries, one inside fewer queries alone: the smaller number is what is left.
+                # A module in front of the block leaves it fewer keys and queries, one inside fewer queries alone.
                 left = min(block.tokens_kv, block.tokens_q) / tokens
                 grid = self.extras.get(extra.name)
                 # A module that was not measured: its multiply-accumulates at the dense model's rate.

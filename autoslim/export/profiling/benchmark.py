@@ -103,6 +103,7 @@ def _devices() -> Iterator[torch.device]:
 
 def _large_batch(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
     run = runners.eager(dense, shape, device)
+    # Three rounds are enough to choose between sizes that differ by a factor of two.
     (timings,) = time_interleaved([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
     return next((batch for batch in LARGE if batch * statistics.median(timings) <= _LONGEST_BATCH), LARGE[-1])
 

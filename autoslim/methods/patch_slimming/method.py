@@ -127,6 +127,7 @@ class PatchSlimming(Method):
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
         if knobs["counts"] == "epsilon":
+            # All that Algorithm 1 depends on: trials that differ in other knobs share its result.
             return {name: knobs[name] for name in ("search_share", "paths", "places") if name in knobs}
         return {}
 
@@ -161,6 +162,7 @@ class PatchSlimming(Method):
         """The counts within the budget, and masks with these counts; `tokens` are `measured_tokens`."""
         assert context.shared is not None
         shape, knobs = context.shape, context.knobs
+        # DPS has no knob `places`: an image's own patches are chosen by score.
         find = functools.partial(
             find_masks, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
         )

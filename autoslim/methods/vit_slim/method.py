@@ -246,8 +246,8 @@ def _at_rest(masks: Masks) -> Masks:
 
 def _terms(knobs: Knobs) -> RankingOptions:
     patch_share = knobs.get("patch_share", 0.0)
-    # Under `fall` all patches may go, and `patch_share` is their part of the savings; under `value` it is what they give in proportion
-    # to the other parts.
+    # Under `fall` all patches may go, and `patch_share` is their least part of the savings; under `value` it is what they give
+    # in proportion to the other parts.
     patch_give = 0.0 if knobs["patches"] == "stay" else 1.0 if knobs["rule"] == "fall" else patch_share
     return RankingOptions(
         rule=knobs["rule"],
