@@ -29,12 +29,12 @@ def _paths(value: Any) -> Any:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
-def _words(value: Any) -> Any:
+def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class RequestLimits(BaseModel):
@@ -72,13 +72,13 @@ class ServiceSettings(BaseModel):
     datasets: dict[Label, Path] = Field(default_factory=dict)
     data_roots: Paths = ()
     model_roots: Paths = ()
-    models: Words = ("*",)
+    models: Names = ("*",)
     pretrained: bool = True
     tracking_uri: str | None = Field(default=None, repr=False)
     mlflow_url: str | None = None
     ray_dashboard_url: str | None = None
     keys_required: bool = False
-    allowed_hosts: Words = LOOPBACK
+    allowed_hosts: Names = LOOPBACK
     limits: RequestLimits = RequestLimits()
 
     @model_validator(mode="before")

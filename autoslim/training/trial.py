@@ -172,7 +172,7 @@ class _Trial:
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
     def _solved(self, position: int, step: Step) -> Step:
-        """Solves the last of several steps again for the plan that the others left: where widths went decides what a drop saves."""
+        """Solves the last of several steps again, for the plan that the others left: it decides what a drop saves."""
         if position == 0 or position < len(self.recipe.steps) - 1:
             return step
         method, constraints = METHODS[step.method], self.constraints
