@@ -8,7 +8,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure clean
+.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ unused: $(STAMP) ## code that nothing uses, without the tests and with them; exc
 
 insecure: $(STAMP) ## bandit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers
+
+docs: $(STAMP) ## the documents as a site in site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean: ## remove what builds and the demo left
 	rm -rf build dist *.egg-info runs/demo

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 
 class AutoslimError(Exception):
-    """Base class; `exit_code` is what the command line ends with (README, "Exit codes")."""
+    """Base class; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 

@@ -8,6 +8,7 @@ the same numbers.
 - A room: what is at the top of a package, a folder or a module. An arrow: one room imports from another. A circle: modules that import from
   each other, directly or by way of others.
 - A setting's files: those that name it, outside the tests.
+- The walk of one budget: the files that `docs/developing/one-budget.md` leads through, and how often it returns to one that it had left.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import dataclasses
 import graphlib
 import io
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("autoslim", "workers")
 ALGORITHMS = ("autoslim/methods", "autoslim/search")
+WALK = "docs/developing/one-budget.md"
 SETTING = "final_share"
 
 _IMPORTS = """
@@ -65,6 +68,7 @@ def measure(root: Path) -> dict[str, str]:
         "rooms / arrows between them": f"{imports.rooms} / {imports.arrows}",
         "import circle": imports.circle,
         f"files that name the setting `{SETTING}`": str(files_naming(SETTING, root)),
+        "walk of one budget, files / returns": walk_of_one_budget(root),
     }
 
 
@@ -94,6 +98,14 @@ def files_naming(word: str, root: Path) -> int:
     folders = ("autoslim", "workers", "search_spaces", "benchmarks", "deploy", "docs")
     found = [*root.glob("*.md"), *(file for folder in folders for file in (root / folder).rglob("*"))]
     return sum(word.encode() in file.read_bytes() for file in found if file.is_file() and file.suffix != ".pyc")
+
+
+def walk_of_one_budget(root: Path) -> str:
+    if not (root / WALK).is_file():
+        return "not written down"
+    named = re.findall(r"`((?:autoslim|workers)/[\w/]+\.py)`", (root / WALK).read_text())
+    path = [name for place, name in enumerate(named) if place == 0 or named[place - 1] != name]
+    return f"{len(set(path))} / {len(path) - len(set(path))}"
 
 
 def import_graph(root: Path) -> Imports:

@@ -30,7 +30,7 @@ from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext, run_trial
 
 TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
-"""Used by every run; selected on validation images with random tokens, ViT-Slim and the dense model (benchmarks/README.md)."""
+"""Used by every run; selected on validation images with random tokens, ViT-Slim and the dense model (docs/benchmarks/settings.md)."""
 
 OURS = ("patch_slimming", "dps", "life_regression", "sit", "vit_slim")
 BASELINES = tuple(baselines.BASELINES)

@@ -171,14 +171,14 @@ def pages(uri: str, job: str) -> dict[str, tuple[str, str, bool]]:
     here = f"{uri}/#/experiments/{experiment.experiment_id}/runs"
     children = urllib.parse.quote(f"tags.mlflow.parentRunId = '{run.info.run_id}'")
     return {
-        "parent run": (f"{here}/{run.info.run_id}", "document.body.innerText.includes('best_accuracy/50pct')", False),
+        "parent run": (f"{here}/{run.info.run_id}", "document.body.innerText.includes('best_val_accuracy/50pct')", False),
         "its front.html": (
             f"{here}/{run.info.run_id}/artifacts/front.html",
             "document.querySelectorAll('circle, path').length > 5",
             True,
         ),
         "its trials as a table": (
-            f"{here}?searchFilter={children}&orderByKey=metrics.%60final_accuracy%60&orderByAsc=false",
+            f"{here}?searchFilter={children}&orderByKey=metrics.%60val_accuracy%60&orderByAsc=false",
             "/t\\d+ \\w+ \\d+%/.test(document.body.innerText)",
             False,
         ),

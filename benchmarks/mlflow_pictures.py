@@ -23,10 +23,10 @@ COLUMNS = {
     "Dataset": False,
     "Source": False,
     "Models": False,
-    "final_accuracy": True,
+    "val_accuracy": True,
     "gflops": True,
     "mparams": True,
-    "chosen": True,
+    "selected_for": True,
 }
 """Columns of the table of runs that are switched on (True) or off, relative to MLflow's default."""
 
@@ -86,8 +86,8 @@ def pages(uri: str, job: str, parent: Run, children: list[Run]) -> list[Page]:
     # The setting "Model training" above the menu.
     kind = "workflowType=machine_learning"
     front = urllib.parse.quote(f"tags.job = '{job}' and tags.pareto = 'true'")
-    ordered = "orderByKey=metrics.%60final_accuracy%60&orderByAsc=false"
-    chosen = next(child for child in children if child.data.tags.get("chosen"))
+    ordered = "orderByKey=metrics.%60val_accuracy%60&orderByAsc=false"
+    chosen = next(child for child in children if child.data.tags.get("selected_for"))
     picture = f"{experiment}/runs/{chosen.info.run_id}/artifacts/picture.html"
     return [
         Page(name="1-parent", url=f"{run}?{kind}", ready=_text("Pareto front"), then=_show_more),

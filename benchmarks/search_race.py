@@ -115,7 +115,7 @@ def deliverable(cluster: Cluster, world: World, *, stopped_count: bool, by_secon
                 at=event.seconds if by_seconds else event.epochs,
                 flops=world.flops(recipe),
                 observed=accuracy,
-                worth=world.worth(recipe, event.report.epoch),
+                true_accuracy=world.true_accuracy(recipe, event.report.epoch),
             )
         )
     return found

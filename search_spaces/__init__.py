@@ -1,1 +1,1 @@
-"""Search spaces: what a search may vary. YAML only; `README.md` tells the format."""
+"""Search spaces: what a search may vary. YAML only; `README.md` describes the format."""

@@ -12,7 +12,7 @@ from autoslim.errors import AutoslimError, JobError
 
 @contextlib.contextmanager
 def unwrapped_task_errors(failure: str) -> Iterator[None]:
-    """Wraps a `ray.get`; `failure` begins the message, as in "the latency could not be measured".
+    """Wraps a `ray.get`; `failure` is the start of the message, as in "the latency could not be measured".
 
     Raises:
         AutoslimError: the one that the task raised.

@@ -1,4 +1,4 @@
-"""`autoslim`: data on stdout, progress and errors on stderr, exit codes that say what went wrong (README, "Exit codes")."""
+"""`autoslim`: data on stdout, progress and errors on stderr, exit codes that say what went wrong (`autoslim.errors`)."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[
     done = work.estimate.workload
     early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
     at_most = "at most " if job.plateau is not None else ""
-    end = f"; the best {done.finals} of them for {done.final_epochs:.3g} epochs more" if done.finals else ""
+    end = f"; the best {done.refinements} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",

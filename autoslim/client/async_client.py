@@ -18,6 +18,7 @@ from autoslim.client.base import LOG_POLL_SECONDS, BaseJob, cache_folder, httpx_
 from autoslim.client.calls import Call
 from autoslim.client.download import Download
 from autoslim.client.errors import JobEndedError, NotFoundError, ServiceError, WaitTimeoutError
+from autoslim.client.log import LogReader
 from autoslim.client.pull import Pull, budget_labels
 from autoslim.client.replies import Artifact, Event, JobReply, Result, Trial
 from autoslim.client.retry import TIMEOUT, Backoff, retry_after
@@ -34,12 +35,7 @@ class AsyncClient:
     """The service at `url`, with an API key; by default from AUTOSLIM_URL and AUTOSLIM_KEY, or from the configuration file.
 
     Use it as a context manager, or call `close`. Requests are repeated while the network or the service is down for a moment, without
-    submitting a job twice. All methods raise subclasses of `ServiceError` for what the service answers, and `UnreachableError` without an
-    answer.
-
-    Args:
-        timeout: seconds, or an `httpx.Timeout`.
-        transport: another `httpx` transport, for tests.
+    submitting a job twice; `timeout` is in seconds. All methods raise subclasses of `ServiceError`.
 
     Raises:
         RequestError: for an address that is not valid, or a key that would be sent unencrypted.
@@ -68,12 +64,9 @@ class AsyncClient:
     async def submit(
         self, spec: JobSpec | str | Path | None = None, *, idempotency_key: str | None = None, **fields: Any
     ) -> AsyncJob:
-        """Queues a job.
+        """Queues a job; `spec` is a `JobSpec` or the path of a YAML file, and `fields` of the spec override it.
 
-        Args:
-            spec: a `JobSpec` or the path of a YAML file.
-            idempotency_key: the same key with the same spec gives the same job, also from another process.
-            fields: fields of the spec; they override `spec`.
+        The same `idempotency_key` with the same spec gives the same job, also from another process.
 
         Raises:
             InvalidSpecError: with all fields that are wrong; `InfeasibleBudgetError` for a budget that no method meets.
@@ -190,11 +183,7 @@ class AsyncJob(BaseJob):
         return self
 
     async def wait(self, timeout: float | None = None) -> Self:
-        """Waits until the job has ended, in whatever state.
-
-        Raises:
-            WaitTimeoutError: after `timeout` seconds; the job continues.
-        """
+        """Waits until the job has ended, in whatever state. Raises WaitTimeoutError after `timeout` seconds; the job continues."""
         deadline = None if timeout is None else monotonic() + timeout
         etag: str | None = None
         while not self.info.ended:
@@ -245,25 +234,22 @@ class AsyncJob(BaseJob):
         Raises:
             NotFoundError: when there is no log, unless `follow` waits for it.
         """
-        at, tail = 0, b""
+        reader = LogReader(self.id, attempt=attempt, as_json=as_json)
         while True:
             # Read before the log: what is written after a job's end is in the chunk that follows.
-            ended = self.info.ended
+            last = self.info.ended or not follow
             try:
-                chunk = await self._client.call(calls.logs(self.id, attempt=attempt, start=at, as_json=as_json))
+                chunk = await self._client.call(reader.call())
             except NotFoundError:
-                if ended or not follow:
+                if last:
                     raise
                 # The job has not started.
-                chunk = calls.LogChunk(data=b"", end=at)
-            at = chunk.end
-            # A chunk may end within a character.
-            text, tail = calls.decode(tail + chunk.data, last=not chunk.data and (ended or not follow))
-            if text:
+                chunk = calls.LogChunk(data=b"", end=0)
+            if text := reader.text_of(chunk, last=last and not chunk.data):
                 yield text
             if chunk.data:
                 continue
-            if ended or not follow:
+            if last:
                 return
             await self.refresh()
             await asyncio.sleep(0 if self.info.ended else LOG_POLL_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import json
 import os
@@ -155,13 +154,6 @@ def logs(job_id: str, *, attempt: int | None, start: int, as_json: bool = False)
     return _LogCall(
         method="GET", path=f"{_job(job_id)}/logs", read=lambda r: _log_chunk(r, start), query=query, headers=headers, start=start
     )
-
-
-def decode(data: bytes, *, last: bool) -> tuple[str, bytes]:
-    """The text of all complete UTF-8 characters, and the remaining bytes; with `last` they are decoded, too."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    text = decoder.decode(data, final=last)
-    return text, b"" if last else decoder.getstate()[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

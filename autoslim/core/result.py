@@ -215,7 +215,7 @@ def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedCost(Record):
-    """What work that trials share has cost, once; booked to the job. `epochs` are passes over the training images."""
+    """The cost of work that several trials share, which belongs to the job. `epochs` are passes over the training images."""
 
     key: str
     method: str

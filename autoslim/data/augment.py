@@ -72,7 +72,7 @@ def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.
 def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """The stored rows (or columns) that each crop takes, (batch, want)."""
     start = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
-    # Reflected at the first row by the absolute value, and at the last row by the same about it.
+    # Mirrored at the first row here, and at the last one below.
     index = np.abs(start[:, None] + np.arange(want))
     last = have - 1
     mirrored: NDArray[np.int64] = last - np.abs(last - index)
@@ -94,6 +94,7 @@ def resized_crop(
     w_B = np.minimum(np.sqrt(area_B * aspect_B), width)
     h_B = np.minimum(np.sqrt(area_B / aspect_B), height)
     left_B, top_B = generator.random(batch) * (width - w_B), generator.random(batch) * (height - h_B)
+    # Fractional boxes: Pillow interpolates within them, so that a crop is not rounded to whole pixels.
     boxes_B4 = np.stack([left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height)], axis=1)
     out_Bhw3 = np.empty((batch, *size, 3), np.uint8)
     for image, box, out in zip(images_BHW3, boxes_B4.tolist(), out_Bhw3, strict=True):
@@ -115,6 +116,7 @@ class Strong:
 
         self._size, self._flip = size, flip
         settings = {
+            # This and the mean as timm's own training transform sets them.
             "translate_const": int(min(size) * 0.45),
             "img_mean": tuple(min(255, round(255 * value)) for value in mean),
             "interpolation": Image.Resampling.BICUBIC,

@@ -26,6 +26,7 @@ T = TypeVar("T")
 EncodedRow = tuple[bytes, int, str]
 """Encoded image, label, and the image's name in reports."""
 
+# A writer holds one batch in memory.
 _BATCH_BYTES = 32 * 2**20
 """Size of an Arrow record batch: the most that writing holds in memory."""
 
@@ -44,6 +45,7 @@ def publish_once(target: Path) -> Iterator[Path | None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f"{target.name}.lock")):
+            # Checked again: the lock's last owner may have published it in between.
             if target.is_dir():
                 yield None
                 return
@@ -96,6 +98,7 @@ def write_pixels(path: Path, images: Iterable[NDArray[np.uint8]], size: tuple[in
     schema = pa.schema([("pixels", pa.binary(width))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for group in grouped(images, max(1, _BATCH_BYTES // width)):
+            # A column over the stacked pixels themselves; row by row, each image would become a Python object first.
             buffers = [None, pa.py_buffer(np.ascontiguousarray(np.stack(group)))]
             writer.write_batch(pa.record_batch([pa.Array.from_buffers(pa.binary(width), len(group), buffers)], schema=schema))
 
@@ -112,6 +115,7 @@ class PixelFile:
         if len(self._chunks) == 1:
             return self._chunks[0][indices]
         out = np.empty((len(indices), *self._size, 3), np.uint8)
+        # All chunks but the last have the same number of rows.
         chunk_N, row_N = np.divmod(indices, len(self._chunks[0]) if self._chunks else 1)
         for chunk in np.unique(chunk_N):
             here = chunk_N == chunk
@@ -120,6 +124,7 @@ class PixelFile:
 
 
 def _pixels(column: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    # The mapped file itself, not a copy: buffer 0 is the validity bitmap, buffer 1 has the data.
     flat = np.frombuffer(column.buffers()[1], dtype=np.uint8)
     width = size[0] * size[1] * 3
     return flat[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), *size, 3)

@@ -68,6 +68,7 @@ class Loader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of epoch `epoch`, which is 0 or higher and makes no difference without `train`."""
         order = self._order(epoch)
+        # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
         steps = [order[step * self._batch_size : (step + 1) * self._batch_size] for step in range(len(self))]
         if self._strong is not None:
             for step, indices in enumerate(steps):
@@ -88,12 +89,13 @@ class Loader:
             for step, indices in enumerate(steps):
                 # One batch more than there are threads: none of them is idle while the caller trains on a batch.
                 pending.append(pool.submit(self._batch, indices, [self._seed, epoch, step + 1]))
+                # At most one batch a thread is ahead, so that memory does not grow where training is slower than loading.
                 if len(pending) > threads:
                     yield _tensors(pending.popleft().result())
             while pending:
                 yield _tensors(pending.popleft().result())
         finally:
-            # Also when the caller leaves the epoch early.
+            # A caller may stop within an epoch; the batches that it does not want are not prepared.
             pool.shutdown(cancel_futures=True)
 
     def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -116,6 +118,7 @@ class Loader:
 def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:
     """Pixels times `scale` plus `shift`, (B, 3, h, w). In NumPy, since PyTorch would start more threads in each background thread."""
     batch, height, width, _ = images_Bhw3.shape
+    # Written channel by channel into its final layout: nothing is transposed afterwards.
     x_B3hw = np.empty((batch, 3, height, width), np.float32)
     for channel in range(3):
         x_Bhw = x_B3hw[:, channel]

@@ -1,4 +1,4 @@
-"""Preparation, once a job: splits a source, decodes every image once, and writes the readable images to the cache."""
+"""Prepares a data set once per job: cuts it into splits, decodes every image once, and writes the readable ones to the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
 MAX_NAMED = 50
-"""Unreadable images that a report lists by name."""
+"""Unreadable images that are listed by name, at most."""
 
 _LAYOUT = 1
 """Version of the cache's layout, part of its key: a cache of another version is not read."""
@@ -64,6 +64,7 @@ def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
 
 
 def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
+    # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     parts = cut_splits(spec, source, seed)
     reports = {split: _SplitWriter(parts[split], source, spec, digest).write(folder / f"{split}.arrow") for split in SPLITS}
@@ -90,6 +91,7 @@ def cut_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
             continue
         kept, cut = cut_share(source.train.labels[left], spec.validation_share, seed=seed, purpose=split, classes=source.classes)
         parts[split] = Part(table=source.train, rows=left[cut], origin="cut from train")
+        # The next cut takes from the rest only, so that no image is in two splits.
         left = left[kept]
     if spec.train_limit is not None:
         left = left[keep_count(source.train.labels[left], spec.train_limit, seed=seed, classes=source.classes)]
@@ -123,12 +125,14 @@ class _SplitWriter:
         # Threads, since Pillow decodes without the interpreter's lock. Groups are small because an encoded image may have 64 MiB.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
+                # `map` keeps the order, so that neither the file nor the digest depends on the threads.
                 for (row, data, name), issue in zip(group, pool.map(_unreadable_reason, group), strict=True):
                     if issue is not None:
                         self._drop(f"{name}: {issue}")
                         continue
                     label = int(labels[row])
                     self._counts[label] += 1
+                    # The length marks where an image ends; without it two lists of images could have the same bytes.
                     self._digest.update(f" {label} {len(data)} ".encode())
                     self._digest.update(data)
                     yield data, label, name

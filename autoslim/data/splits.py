@@ -60,7 +60,7 @@ def _allocate(counts: Indices, total: int, *, spare: int) -> Indices:
     """Images to draw of each class (C,): proportional to `counts`, at least 1, at most all but `spare`; the sum is `total` if possible."""
     target = counts * (total / counts.sum())
     upper = counts - spare
-    # Round down, then give out the rest one by one (the largest-remainder method), within the bounds.
+    # Rounded down, but at least one image of each class, and no more than the class can spare.
     given: Indices = np.clip(np.floor(target).astype(np.int64), 1, np.maximum(upper, 1))
     while (short := total - int(given.sum())) != 0:
         # The lower bound of 1 may have given out too many: then one is taken back.
@@ -68,6 +68,6 @@ def _allocate(counts: Indices, total: int, *, spare: int) -> Indices:
         room = given < upper if step > 0 else given > 1
         if not room.any():
             break
-        # The class that is furthest from its proportional share.
+        # One image at a time to the class that is farthest below its target, or from the one that is farthest above it.
         given[np.argmax(np.where(room, step * (target - given), -np.inf))] += step
     return given

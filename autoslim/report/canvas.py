@@ -1,4 +1,4 @@
-"""What the pictures are drawn with: Pillow's own font, so that they look the same on every machine, and colours after front.css."""
+"""Text and colours of the PNG pictures: Pillow's own font, which is the same on every machine, and the colours of front.css."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLUE, PALE_BLUE, ORANGE, GREEN = (0, 114, 178), (150, 195, 224), (213, 94, 0), (
 Colour = tuple[int, int, int]
 
 _HEAT: tuple[Colour, ...] = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Viridis: rises in brightness, and tells apart what a colour-blind reader must tell apart."""
+"""Viridis: brightness rises with the value, so that a colour-blind reader can distinguish the values, too."""
 
 
 @functools.cache

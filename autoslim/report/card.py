@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it costs and how well it does, in the words of what was measured."""
+"""The model card: what the model is, what it costs and how accurate it is, as measured."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from autoslim.report.picture import PAGE, PNG
 
 
 def render_card(
-    config: SlimConfig, *, job: str | None, trial: int | None, source: str, report: str, drawn: bool = False, reason: str = ""
+    config: SlimConfig,
+    *,
+    job: str | None,
+    trial: int | None,
+    source: str,
+    report: str,
+    has_pictures: bool = False,
+    reason: str = "",
 ) -> str:
     """Markdown. `job` and `trial` are None for a model made without a search; `source` is the data set, `report` how it was split and
-    what could not be read; `reason` says why a search took this one; `drawn` says that the pictures lie beside the card.
+    what could not be read; `reason` says why a search selected this one; with `has_pictures` the card shows them.
     """
     flops = config.flops
     size = config.shape.image_size
@@ -38,7 +45,7 @@ def render_card(
 
 {_choice(trial, reason)} Test
 accuracies are those of these files, read back by a new process, in float32.
-{_pictures(drawn)}
+{_pictures(has_pictures)}
 ## How it is loaded
 
 ```python
@@ -85,7 +92,7 @@ _FORMS = {
 
 
 def _forms(config: SlimConfig) -> str:
-    """What lies beside the weights, and what could not be made."""
+    """The files beside the weights, and the forms that could not be made."""
     if not config.forms:
         return ""
     rows = "\n".join(
@@ -111,7 +118,7 @@ autoslim. {script}`sha256sum --check SHA256SUMS` checks the files.
 
 
 def _speed(config: SlimConfig) -> str:
-    """Latency and throughput beside the dense model's; a model that is not faster at batch 1 is said so."""
+    """Latency and throughput beside the dense model's; a model that is not faster at batch 1 is marked as such."""
     speed = config.speed
     if speed is None:
         return ""
@@ -203,8 +210,8 @@ def _maker(job: str | None, trial: int | None) -> str:
     return "By `autoslim slim`, without a search" if trial is None else f"Job `{job}`, trial {trial}"
 
 
-def _pictures(drawn: bool) -> str:
-    if not drawn:
+def _pictures(has_pictures: bool) -> str:
+    if not has_pictures:
         return ""
     return f"""
 ![Which patches of test images survive to which block, and each block's widths]({PNG})
@@ -216,30 +223,30 @@ The same with its numbers: [{PAGE}]({PAGE}).
 def _cost(config: SlimConfig) -> str:
     """Of the dense model's FLOPs, of the budget and of every limit."""
     flops, limits = config.flops, config.limits
-    told = f"{flops.held / flops.dense:.1%} of the dense model's FLOPs"
+    text = f"{flops.held / flops.dense:.1%} of the dense model's FLOPs"
     if not _limits_alone(config):
-        told += f", within the budget of {format_flops(flops.budget)} of which it uses {flops.held / flops.budget:.2%}"
-    told += "."
+        text += f", within the budget of {format_flops(flops.budget)} of which it uses {flops.held / flops.budget:.2%}"
+    text += "."
     if limits.params is not None:
         share, allowed = config.params / limits.params, format_params(limits.params)
-        told += f"\n{config.params:,} parameters, {share:.2%} of the {allowed} that were allowed."
+        text += f"\n{config.params:,} parameters, {share:.2%} of the limit of {allowed}."
     latency = config.latency
     if limits.latency_ms is not None and latency is not None:
         timed = latency.timed
-        told += (
+        text += (
             f"\n{timed.ms:.4g} ms at batch {timed.batch} ({timed.mode}), {timed.ms / limits.latency_ms:.2%} of the "
-            f"{limits.latency_ms:g} ms that were allowed; the dense model takes {timed.dense_ms:.4g} ms."
+            f"{limits.latency_ms:g} ms of the limit; the dense model takes {timed.dense_ms:.4g} ms."
         )
-    return told
+    return text
 
 
 def _limits_alone(config: SlimConfig) -> bool:
-    """No FLOPs were asked for."""
+    """Whether no FLOPs budget was requested."""
     return config.limits.given and config.flops.budget_label == config.limits.label
 
 
 def _granularity(config: SlimConfig) -> str:
-    """What is left of the budget is less than one token or one unit costs; said where it shows."""
+    """Why a part of the budget is not used, where it is more than rounding."""
     if _limits_alone(config) or any(share > config.flops.held / config.flops.budget for share in _limits_filled(config)):
         return ""
     if config.flops.held >= 0.995 * config.flops.budget or config.flops.bound == "mean":

@@ -1,4 +1,4 @@
-"""What turns a trained model's folder into one to hand over: the accuracies in its configuration, a model card, pictures."""
+"""Completes a trained model's folder for delivery: accuracies in its configuration, exported forms, speed, pictures, a model card."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from autoslim.training.holdout import HoldoutResult
 _log = logging.getLogger(__name__)
 
 IMAGES = 8
-"""So many test images are drawn."""
+"""The number of test images in the pictures."""
 
 COMPARED = 16
-"""On so many test images the exported forms are compared with the model."""
+"""The number of test images on which the exported forms are compared with the model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HoldoutResults:
-    """The test verdicts of the folder and of the dense model's, and the dense model's validation accuracy."""
+    """The results of the slimmed and the dense model on the test images, and the dense model's validation accuracy."""
 
     slimmed: HoldoutResult
     dense: HoldoutResult
@@ -37,9 +37,9 @@ class HoldoutResults:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
+class Provenance:
     """`job` and `trial` of a search, or None for a model that was made without one; `source` is the data set's,
-    `reason` why the search took this trial.
+    `reason` why the search selected this trial.
     """
 
     source: str
@@ -49,8 +49,11 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A `budget` in FLOPs, and as the user wrote it (`label`); the `limits` beside it, and what was measured where latency is one."""
+class RequestedBudget:
+    """A `budget` in multiply-accumulates and as the user wrote it (`label`), and the `limits` beside it.
+
+    `latency` is measured where it is limited.
+    """
 
     budget: int
     label: str
@@ -61,26 +64,26 @@ class Asked:
 def complete_folder(
     folder: Path,
     *,
-    asked: Asked,
-    judged: HoldoutResults,
+    requested: RequestedBudget,
+    holdout: HoldoutResults,
     dataset: PreparedDataset,
-    origin: Origin,
+    provenance: Provenance,
     dense: Path,
     speed: tuple[str, ...],
 ) -> None:
     """`dense` is the dense model's folder, `speed` the modes that are measured."""
     config = load_config(folder)
     config = config.replace(
-        flops=config.flops.replace(budget=asked.budget, budget_label=asked.label),
+        flops=config.flops.replace(budget=requested.budget, budget_label=requested.label),
         accuracy={
             **config.accuracy,
-            "validation/dense": judged.dense_validation,
-            "test/dense": judged.dense.accuracy,
-            "test/slimmed": judged.slimmed.accuracy,
+            "validation/dense": holdout.dense_validation,
+            "test/dense": holdout.dense.accuracy,
+            "test/slimmed": holdout.slimmed.accuracy,
         },
-        images={**config.images, "test": judged.slimmed.images},
-        limits=asked.limits,
-        latency=asked.latency,
+        images={**config.images, "test": holdout.slimmed.images},
+        limits=requested.limits,
+        latency=requested.latency,
     )
     write_config(folder, config)
     images_B3HW = _some_images(config, dataset)
@@ -90,15 +93,15 @@ def complete_folder(
         images={**config.images, "compared": len(images_B3HW)},
     )
     write_config(folder, config)
-    drawn = _draw(folder, dataset)
+    has_pictures = _draw(folder, dataset)
     card = render_card(
         config,
-        job=origin.job,
-        trial=origin.trial,
-        source=origin.source,
+        job=provenance.job,
+        trial=provenance.trial,
+        source=provenance.source,
         report=_about(dataset),
-        drawn=drawn,
-        reason=origin.reason,
+        has_pictures=has_pictures,
+        reason=provenance.reason,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_checksums(folder)
@@ -119,7 +122,7 @@ def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
 
 
 def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:
-    """A model whose speed cannot be measured is handed over all the same, and its card says why."""
+    """A model whose speed cannot be measured is delivered nevertheless, and its card says why."""
     try:
         return measure_in_subprocess(folder, dense, images_B3HW, modes=modes)
     except JobError as error:
@@ -128,7 +131,7 @@ def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, .
 
 
 def _draw(folder: Path, dataset: PreparedDataset) -> bool:
-    """A model that cannot be drawn is handed over all the same."""
+    """Whether there are pictures; a model that cannot be drawn is delivered without."""
     config = load_config(folder)
     test = dataset.at(config.shape.image_size, config.preprocessing.crop_pct).test
     try:

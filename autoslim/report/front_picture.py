@@ -15,11 +15,11 @@ from autoslim.report.chart import draw_chart
 from autoslim.report.mark import colour, shape
 from autoslim.report.resource import policy_source, read_resource
 from autoslim.report.search_view import SearchView, percent
-from autoslim.report.speed_table import draw_speeds, handed_over_speeds
+from autoslim.report.speed_table import draw_speeds, selected_speeds
 
 
 def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[TrialResult], chosen: Mapping[str, int]) -> str:
-    """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
+    """`chosen` maps a budget's label to the number of the trial whose model is delivered for it."""
     view = SearchView(job=job, base=base, results=tuple(results), chosen=dict(chosen))
     style, script = read_resource("front.css"), read_resource("front.js")
     # Only these two blocks are run: not even markup that slipped in could bring its own, or load anything.
@@ -47,7 +47,7 @@ def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[Trial
 </div>
 <p>{escape(_caption(view))}</p>
 {table.draw_table(view)}
-{draw_speeds(handed_over_speeds(job.output, chosen))}
+{draw_speeds(selected_speeds(job.output, chosen))}
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="facts">{_embedded({str(r.number): table.facts(view, r) for r in view.results})}</script>
 <script>{script}</script>
@@ -77,7 +77,7 @@ def _chosen(view: SearchView) -> str:
 
 
 def _why(view: SearchView) -> str:
-    """A sentence for each model that was taken, and what the front offers beside it."""
+    """A sentence for each selected model, with its neighbours on the front."""
     # Late: `autoslim slim` has no search, and needs no Optuna.
     from autoslim.search.explanation import explain
 
@@ -86,7 +86,7 @@ def _why(view: SearchView) -> str:
     for label, number in view.chosen.items():
         if number not in by_number or view.base is None:
             continue
-        # Where no FLOPs were asked for, all of the dense model's were allowed.
+        # Without a FLOPs budget all FLOPs of the dense model are allowed.
         budget = budgets.get(label, view.base.dense_flops)
         found = explain(view.results, by_number[number], budget, view.job.limits)
         lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours()]))
@@ -124,10 +124,10 @@ def _caption(view: SearchView) -> str:
     parts = [f"{count} {state.value}" for state, count in counts.items() if count]
     text = f"{total} trial{'' if total == 1 else 's'}" + (f": {', '.join(parts)}." if parts else ".")
     if repeats:
-        text += f" {repeats} repeated an earlier recipe and {'is' if repeats == 1 else 'are'} not drawn."
-    if any(view.drawn(result) and result.state is not TrialState.COMPLETE for result in view.results):
+        text += f" {repeats} repeated an earlier recipe and {'is' if repeats == 1 else 'are'} not shown."
+    if any(view.is_shown(result) and result.state is not TrialState.COMPLETE for result in view.results):
         text += " Hollow marks were stopped early."
-    below = sum(view.drawn(result) and view.far_below(result) for result in view.results)
+    below = sum(view.is_shown(result) and view.far_below(result) for result in view.results)
     if below:
         text += f" {below} far below the others {'is' if below == 1 else 'are'} drawn on the lower edge."
     return (
@@ -138,5 +138,5 @@ def _caption(view: SearchView) -> str:
 
 
 def _embedded(data: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element around it."""
     return json.dumps(data).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -23,25 +23,25 @@ class Box:
 
 
 class Labels:
-    """Keeps account of what is taken inside `frame`."""
+    """Places labels inside `frame` without overlap, as far as possible."""
 
     def __init__(self, frame: Box) -> None:
         self._frame = frame
-        self._taken: list[Box] = []
+        self._occupied: list[Box] = []
 
     def take(self, x: float, y: float, radius: float) -> None:
         """Asks labels to leave a mark free."""
-        self._taken.append(Box(left=x - radius, top=y - radius, right=x + radius, bottom=y + radius))
+        self._occupied.append(Box(left=x - radius, top=y - radius, right=x + radius, bottom=y + radius))
 
     def avoid(self, *boxes: Box) -> None:
-        self._taken.extend(boxes)
+        self._occupied.extend(boxes)
 
     def place(self, text: str, x: float, y: float, *, classes: str, attributes: str = "") -> str:
-        """An SVG text beside the point, where it hides least; joined to it by a thin line when it had to go far."""
+        """An SVG text next to the point, where it hides least; a thin line leads to it when it is far away."""
         boxes = [self._box(text, x + dx, y + dy, side) for dx, dy, side in _around()]
         # The order of `_around` decides between equals: near before far.
         box = min(boxes, key=self._cost)
-        self._taken.append(box)
+        self._occupied.append(box)
         middle = (box.top + box.bottom) / 2
         line = ""
         nearest = min(max(x, box.left), box.right)
@@ -54,7 +54,7 @@ class Labels:
         frame = self._frame
         outside = max(0.0, frame.left - box.left) + max(0.0, box.right - frame.right)
         outside += max(0.0, frame.top - box.top) + max(0.0, box.bottom - frame.bottom)
-        return sum(box.overlap(taken) for taken in self._taken) + 1000 * outside
+        return sum(box.overlap(other) for other in self._occupied) + 1000 * outside
 
     def _box(self, text: str, x: float, y: float, side: float) -> Box:
         width = _CHARACTER * len(text)
@@ -63,7 +63,7 @@ class Labels:
 
 
 def _around() -> list[tuple[float, float, float]]:
-    """Offsets and the share of the text that lies left of them: above left first, where a front leaves room."""
+    """Offsets and the share of the text to the left of them: above left first, where a front leaves room."""
     places = []
     for distance in (14.0, 26.0, 42.0, 62.0, 86.0, 114.0):
         places += [(-10.0, -distance, 1.0), (-distance, 0.0, 1.0), (distance, 0.0, 0.0), (10.0, distance, 0.0)]

@@ -1,4 +1,4 @@
-"""How methods are told apart: by colour and by shape, so that either will do."""
+"""The colour and the shape of each method: either is enough to distinguish them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = 8
 
 
 def shape(index: int) -> str:
-    """Seven shapes and eight colours: the first 56 methods all look different."""
+    """Seven shapes and eight colours: the first 56 methods all differ."""
     return _SHAPES[index % len(_SHAPES)]
 
 

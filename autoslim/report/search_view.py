@@ -1,4 +1,4 @@
-"""What a picture shows of a search, told once for the chart, the table and the tooltips."""
+"""What the page shows of a search: values and units that the chart, the table and the tooltips have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, TrialState
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchView:
-    """`cost` is what accuracy is drawn over: `flops`, or `latency_ms` as it was predicted for every trial."""
+    """`cost` is the horizontal axis of the chart: `flops`, or `latency_ms` as it was predicted for every trial."""
 
     job: SearchJob
     base: BaseFacts | None
@@ -30,7 +30,7 @@ class SearchView:
 
     @functools.cached_property
     def unit(self) -> tuple[float, str]:
-        """What FLOPs are counted in throughout."""
+        """The unit of all FLOPs on the page: its size and its prefix."""
         known = [result.flops for result in self.results if result.flops] + [flops for _, flops in self.budgets()]
         most = max([*known, self.base.dense_flops if self.base else 0])
         return next(((size, name) for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "K")) if most >= size), (1.0, ""))
@@ -41,7 +41,7 @@ class SearchView:
 
     @functools.cached_property
     def has_latency(self) -> bool:
-        """Whether trials can be drawn over latency, too."""
+        """Whether there is a chart over latency, too."""
         return any(result.latency_ms is not None for result in self.results)
 
     @property
@@ -74,7 +74,7 @@ class SearchView:
         return f"FLOPs ({f'{self.unit[1]} multiply-accumulates per image'.strip()})"
 
     def marks(self) -> list[tuple[str, float]]:
-        """What was asked for, along the axis of the cost."""
+        """The budgets, or the limit on the latency, as labels and places on the axis of the cost."""
         if self.is_latency:
             limit = self.job.limits.latency_ms
             return [] if limit is None else [(f"limit {limit:g} ms", limit)]
@@ -85,7 +85,7 @@ class SearchView:
         known = []
         for budget in self.job.budgets:
             if budget == budget_of_limits(self.job.limits):
-                # No FLOPs were asked for.
+                # No FLOPs budget was requested.
                 continue
             if budget.flops is not None:
                 known.append((budget.label, budget.flops))
@@ -93,18 +93,18 @@ class SearchView:
                 known.append((budget.label, int(budget.share * self.base.dense_flops)))
         return sorted(known, key=lambda item: item[1])
 
-    def drawn(self, result: TrialResult) -> bool:
-        """Whether a trial has a place in the chart."""
+    def is_shown(self, result: TrialResult) -> bool:
+        """Whether the trial is a point of the chart."""
         shown = result.state in (TrialState.COMPLETE, TrialState.STOPPED) and result.duplicate_of is None
         return shown and self.cost_of(result) is not None and result.accuracy is not None
 
     def far_below(self, result: TrialResult) -> bool:
-        """So far off that room for it would press all others together; drawn on the chart's lower edge."""
+        """Whether showing it to scale would compress all others; it is drawn on the chart's lower edge."""
         return (result.accuracy or 0.0) < self._floor
 
     @functools.cached_property
     def _floor(self) -> float:
-        values = sorted(result.accuracy or 0.0 for result in self.results if self.drawn(result))
+        values = sorted(result.accuracy or 0.0 for result in self.results if self.is_shown(result))
         if len(values) < 8:
             return 0.0
         usual, best = values[len(values) // 6], values[-1]

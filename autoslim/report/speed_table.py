@@ -1,4 +1,4 @@
-"""How fast the models that were handed over ran beside the dense one, for the front's page."""
+"""The table of the page with the speed of the selected models and of the dense one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from autoslim.errors import AutoslimError
 from autoslim.export.artifact import SpeedReport, Timing, load_config
 
 
-def handed_over_speeds(output: str, labels: Iterable[str]) -> dict[str, SpeedReport]:
-    """What the model folders of these budgets say; none of a folder that is not there, or was not measured."""
+def selected_speeds(output: str, labels: Iterable[str]) -> dict[str, SpeedReport]:
+    """The speeds in the model folders of these budgets, without folders that are missing or were not measured."""
     speeds = {}
     for label in labels:
         try:
             speed = load_config(RunFolder(Path(output)).model(label)).speed
         except AutoslimError:
-            # The page is drawn for searches whose folder was moved or tidied up, too.
+            # The page is also made for searches whose folder was moved or emptied.
             continue
         if speed is not None and speed.timings:
             speeds[label] = speed
@@ -44,7 +44,7 @@ def draw_speeds(speeds: Mapping[str, SpeedReport]) -> str:
             ("budget", "way", "batch", "dense, ms", "slimmed, ms", "images/s", "times as fast (quartiles)")
         )
     )
-    return f"""<h2>Speed of the models handed over</h2>
+    return f"""<h2>Speed of the selected models</h2>
 <div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
 {plainly}<p>Medians of both models run in turns on {escape(where)}.</p>"""
 

@@ -1,4 +1,4 @@
-"""The table below the chart, and what the tooltip says of a trial."""
+"""The table below the chart, and the content of a trial's tooltip."""
 
 from __future__ import annotations
 

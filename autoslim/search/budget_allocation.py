@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from autoslim.core.result import Origin, Target
 
 FREE_PERIOD = 3
-"""After the opening, every third trial is free. In the search race (`benchmarks/README.md`) this gives a larger hypervolume than every
-fourth, and the best accuracies at the budgets differ by at most 0.15 points."""
+"""After the opening, every third trial is free. In the search race (`docs/benchmarks/search-race.md`) this gives a larger hypervolume
+than every fourth, and the best accuracies at the budgets differ by at most 0.15 points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def estimate_work(
 ) -> Estimate:
     """`budgets` and `dense_flops` in multiply-accumulates; `adapts` is false where the dense model fits the data already."""
     mean_budget = sum(budgets) / len(budgets)
-    trained = train_images * (workload.epochs + workload.final_epochs)
+    trained = train_images * (workload.epochs + workload.refinement_epochs)
     adapting = train_images * job.base.epochs if adapts else 0.0
     # A step of a trial also runs the dense teacher forwards; the dense model is adapted without one.
     computed = trained * ((1 + _BACKWARD) * mean_budget + dense_flops) + adapting * (1 + _BACKWARD) * dense_flops
@@ -83,7 +83,7 @@ def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_shar
     dense = 4 * parameters
     budgets, slots = len(job.budgets), job.concurrency or _ASSUMED_SLOTS
     # The peak must not be passed, so that it holds a dense-sized model for every trial: in the worst case each is on the front.
-    peak = dense * (1 + workload.trials + workload.finals + _TRIAL_STATE * slots + _DELIVERED * budgets) + _MARGIN
+    peak = dense * (1 + workload.trials + workload.refinements + _TRIAL_STATE * slots + _DELIVERED * budgets) + _MARGIN
     # Methods that narrow the model leave about the square root of the FLOPs' share of its weights, those that drop tokens all of them.
     slimmed = dense * (1 + math.sqrt(min(1.0, budget_share))) / 2
     models = min(workload.trials, _FRONT + budgets) + _DELIVERED * budgets

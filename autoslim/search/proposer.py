@@ -1,6 +1,6 @@
 """`Proposer`: the next recipe, as a pure function of the job's seed, the trial's number and the results so far.
 
-Three parts share the work, and each can be read by itself:
+Three parts share the work:
 
 1. `BudgetAllocator` says by the trial's number which budget it is for, and which methods its recipe may use.
 2. A `Sampler` proposes candidates from the history: the space's points, solved onto the budget by the `RecipeBuilder`.
@@ -34,7 +34,7 @@ from autoslim.search.space.space import Space
 
 MAX_CANDIDATES = 16
 """Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
-and the search goes on with the next number."""
+and the search continues with the next number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ class Proposer:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
+        # Trials without a budget are stored under this name.
         if Target.FREE in self.budgets:
             raise RequestError(f"a budget cannot be called {Target.FREE!r}")
         for name, ranges in self.space.methods.items():
@@ -75,6 +76,7 @@ class Proposer:
                 raise SpaceError(
                     f"{self.space.name}: methods.{name} is not of this version of autoslim; read the space's file again"
                 )
+        # These checks evaluate recipes, which presumes everything that is checked above.
         if not self.feasibility:
             raise UnsupportedModelError("; ".join(self.left_out.values()))
         if not self.feasible_methods[Target.FREE]:
@@ -110,6 +112,7 @@ class Proposer:
     @functools.cached_property
     def feasible_methods(self) -> dict[str, list[str]]:
         """The methods that can be solved onto each budget, in the registry's order; `free` is last."""
+        # A method without any recipe in the space would only give infeasible trials.
         drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
         return {
             **{
@@ -130,6 +133,7 @@ class Proposer:
         The proposal is infeasible, or a duplicate, only where each of `MAX_CANDIDATES` candidates is.
         """
         assignment = self._allocator.assign(number)
+        # In the order of numbers: proposals must not depend on the order in which results arrive.
         others = sorted((r for r in [*self.earlier, *history] if r.number != number), key=lambda result: result.number)
         # A control must not depend on the history, so it may be a duplicate.
         known = frozenset() if self._is_control(assignment) else frozenset(result.recipe.key for result in others)

@@ -14,19 +14,19 @@ from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, search_limits
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload(Record):
-    """Epochs of all of the search's own `trials`, early stops included, and of the refinement's `finals`."""
+    """Epochs of all of the search's own `trials`, early stops included, and of the `refinements` of the best recipes."""
 
     trials: int
     epochs: float
-    finals: int
-    final_epochs: float
+    refinements: int
+    refinement_epochs: float
 
 
 def expected_work(job: SearchJob) -> Workload:
     """An estimate; less where the time or a plateau ends the search."""
     limits, whole, budgets = search_limits(job), job.training.epochs, len(job.budgets)
     if not budgets:
-        return Workload(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
+        return Workload(trials=0, epochs=0.0, refinements=0, refinement_epochs=0.0)
     # Its estimate does not depend on the accuracy of guessing, which is known only with the data.
     pruner = make_pruner(job.scheduler, epochs=whole, chance=0.0)
     trials, epochs = 0, 0.0
@@ -43,18 +43,18 @@ def expected_work(job: SearchJob) -> Workload:
 
 def _with_finals(job: SearchJob, trials: int, epochs: float) -> Workload:
     """The work of the trials, and that of training the best of each budget for longer."""
-    whole, finals = job.training.epochs, len(job.budgets) * job.final_seeds
-    each = min(epochs * job.final_share / (1 - job.final_share) / finals, MAX_REFINEMENT_FACTOR * whole)
+    whole, refinements = job.training.epochs, len(job.budgets) * job.final_seeds
+    each = min(epochs * job.final_share / (1 - job.final_share) / refinements, MAX_REFINEMENT_FACTOR * whole)
     if each < MIN_REFINEMENT_FACTOR * whole:
-        return Workload(trials=trials, epochs=epochs, finals=0, final_epochs=0.0)
-    return Workload(trials=trials, epochs=epochs, finals=finals, final_epochs=finals * each)
+        return Workload(trials=trials, epochs=epochs, refinements=0, refinement_epochs=0.0)
+    return Workload(trials=trials, epochs=epochs, refinements=refinements, refinement_epochs=refinements * each)
 
 
 def most_work(job: SearchJob) -> Workload:
     """The upper bound of `expected_work`: every trial runs to its end."""
     if not job.budgets:
-        return Workload(trials=0, epochs=0.0, finals=0, final_epochs=0.0)
+        return Workload(trials=0, epochs=0.0, refinements=0, refinement_epochs=0.0)
     limits, whole = search_limits(job), job.training.epochs
-    # The trials are counted at once: a job may ask for so many that a loop over them would not end.
+    # Computed without a loop over the trials: a job may ask for any number of them.
     trials = limits.trials if limits.epochs is None else min(limits.trials, int(limits.epochs / whole))
     return _with_finals(job, trials, trials * whole)

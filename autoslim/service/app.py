@@ -32,13 +32,13 @@ request has the header `Authorization: Bearer autoslim_<id>_<secret>`."""
 
 
 def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
-    """Opens the store at startup and closes it at shutdown; `warm` starts the planning process at startup, too."""
+    """Opens the store at startup and closes it at shutdown; `warm` starts the dry-run process at startup, too."""
     metrics = RequestMetrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.autoslim = state = AppState(settings, metrics)
-        # The first plan would otherwise wait for the planning process to import its packages.
+        # The first plan would otherwise wait for the dry-run process to import its packages.
         warming = asyncio.create_task(_warm(state)) if warm else None
         try:
             yield
@@ -67,9 +67,9 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
 
 async def _warm(state: AppState) -> None:
     try:
-        await state.planner.facts()
+        await state.dry_runner.facts()
     except AutoslimError as error:
-        _log.warning("the planning process did not start: %s", error)
+        _log.warning("the dry-run process did not start: %s", error)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the routes share: the store, the catalog, the planner, the event streams."""
+"""What the routes share: the store, the catalog, the dry_runner, the event streams."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import anyio.to_thread
 from fastapi import Depends, Request
 
 from autoslim.service.catalog import Catalog
+from autoslim.service.dry_run.client import DryRunner
 from autoslim.service.event_stream import EventBroadcaster
 from autoslim.service.metrics import RequestMetrics
-from autoslim.service.planning.client import Planner
 from autoslim.service.rate_limit import RateLimit
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Keys, Queue, Store
@@ -35,7 +35,7 @@ class AppState:
         self.settings, self.metrics, limits = settings, metrics, settings.limits
         self.catalog = Catalog(settings)
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)
-        self.planner = Planner(limits)
+        self.dry_runner = DryRunner(limits)
         self.events = EventBroadcaster(self.queue, self.run_sync, max_streams=limits.streams)
         self.request_rate = RateLimit(limits.requests_per_second, limits.burst)
         self.failed_login_rate = RateLimit(_FAILED_LOGINS_PER_SECOND, _FAILED_LOGIN_BURST)
@@ -50,7 +50,7 @@ class AppState:
 
     async def close(self) -> None:
         await self.events.close()
-        await self.planner.close()
+        await self.dry_runner.close()
         for resource in (self.queue, self.keys, self.store):
             resource.close()
 

@@ -17,7 +17,7 @@ from starlette.routing import Match
 from autoslim.config import SpecError
 from autoslim.config.issues import short_repr
 from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, RequestError
-from autoslim.service.planning.client import PlannerError
+from autoslim.service.dry_run.client import DryRunError
 
 _log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ async def _autoslim_error(request: Request, error: Exception) -> Response:
         case NotFoundError():
             missing = not_found()
             return _respond(request, missing.status, missing.code, missing.detail)
-        case PlannerError():
+        case DryRunError():
             return _respond(request, 503, "plan-unavailable", str(error), headers=_RETRY)
         case ClusterError():
             # The message has the store's address, which only the operator may see.

@@ -1,4 +1,8 @@
-"""The operator's settings: where the data is, what a spec may name, and limits."""
+"""The operator's settings: where the data is, what a spec may name, and limits.
+
+The layers are three updates of a dictionary. pydantic-settings would need a source of its own for the strict YAML and an opt-out from
+reading lists as JSON for every field that is separated as in PATH or by commas: more code than it replaces.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +29,12 @@ def _paths(value: Any) -> Any:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
-def _words(value: Any) -> Any:
+def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class RequestLimits(BaseModel):
@@ -53,12 +57,12 @@ class RequestLimits(BaseModel):
 
 
 class ServiceSettings(BaseModel):
-    """`root` has a folder for each job; `datasets` are paths by name. Paths that users give must lie under `data_roots` or `model_roots`.
+    """`root` has a folder per job; `datasets` are paths by name. Paths in a spec must be under `data_roots` or `model_roots`.
 
-    `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are where users find them, and are asked for readiness.
-    With `keys_required` nothing is answered without a key; without it a service that has no key yet is open.
+    `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are the addresses that users open; readiness probes them, too.
+    With `keys_required` every request needs a key; without it a service that has no key yet is open.
 
-    Where nothing else is said, `root` is a folder of whoever runs it, and `storage` SQLite in `root`.
+    By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,13 +72,13 @@ class ServiceSettings(BaseModel):
     datasets: dict[Label, Path] = Field(default_factory=dict)
     data_roots: Paths = ()
     model_roots: Paths = ()
-    models: Words = ("*",)
+    models: Names = ("*",)
     pretrained: bool = True
     tracking_uri: str | None = Field(default=None, repr=False)
     mlflow_url: str | None = None
     ray_dashboard_url: str | None = None
     keys_required: bool = False
-    allowed_hosts: Words = LOOPBACK
+    allowed_hosts: Names = LOOPBACK
     limits: RequestLimits = RequestLimits()
 
     @model_validator(mode="before")
@@ -86,7 +90,7 @@ class ServiceSettings(BaseModel):
         return {"storage": f"sqlite:///{Path(root).absolute() / 'autoslim.db'}", **values, "root": root}
 
     def folder(self, job_id: str) -> Path:
-        """Where a job writes; `job_id` is one that the service made."""
+        """The folder of a job. `job_id` must be from the queue: it is joined to `root` as it is."""
         return self.root / "jobs" / job_id
 
 
@@ -97,10 +101,10 @@ def default_root() -> Path:
 def read_settings(
     file: Path | None = None, *, environ: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
 ) -> ServiceSettings:
-    """Flags come before `AUTOSLIM_*` variables, those before the YAML file, and that before the defaults.
+    """Flags override `AUTOSLIM_*` variables, which override the YAML file, which overrides the defaults.
 
     Raises:
-        RequestError: naming every setting that is wrong; no value of it, for there are secrets among them.
+        RequestError: naming every setting that is wrong, without its value, which may be a secret.
     """
     values: dict[str, Any] = {} if file is None else _read_file(file)
     values |= {name: environ[variable_name(name)] for name in ServiceSettings.model_fields if variable_name(name) in environ}

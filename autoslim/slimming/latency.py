@@ -1,4 +1,4 @@
-"""Latency for a request without a search: its table, and whether what is handed over keeps the limit."""
+"""Latency for a request without a search: its table, and whether the finished model keeps to the limit."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def tightened(prepared: PreparedSlim) -> PreparedSlim:
 
 
 def timed_here(folder: Path, dense: Path, table: LatencyTable, limits: CostLimits) -> LatencyReport:
-    """What was foretold of the model in `folder`, beside what it takes here, as the table was measured.
+    """The predicted and the measured latency of the model in `folder`, measured as the table was.
 
     Raises:
         JobError: where it cannot be measured.

@@ -33,7 +33,7 @@ from autoslim.training.trial import run_trial
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimJob(Record):
-    """`steps` are methods in their order, with the knobs that were asked for; all else is as in `SearchJob`.
+    """`steps` are methods in their order, with the knobs that were given; all else is as in `SearchJob`.
 
     Knobs that decide FLOPs are where the solver starts. `first` is the budget of the first of several steps; None: every step takes
     the same factor of the FLOPs.
@@ -73,7 +73,7 @@ class Solution:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedSlim:
-    """A request that was found feasible; `table` tells the latency, where that is limited."""
+    """A request that was found feasible; `table` predicts the latency, where that is limited."""
 
     job: SlimJob
     dataset: PreparedDataset
@@ -100,7 +100,7 @@ class PreparedSlim:
 
     @property
     def filled(self) -> dict[str, str]:
-        """What the plan takes of each limit, in words."""
+        """How much of each limit the plan uses, as text."""
         return self.constraints.describe(self.dense.shape, self.plan)
 
     @property
@@ -126,7 +126,7 @@ class PreparedSlim:
 
 
 Measure = Callable[[SlimJob, DenseModel], LatencyTable]
-"""Measures what the request's methods make of a model takes here."""
+"""Measures on this machine what the plans of the request's methods take."""
 
 
 def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> PreparedSlim:
@@ -150,7 +150,7 @@ def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> P
 
 
 def solved(prepared: PreparedSlim) -> PreparedSlim:
-    """With the recipe that the request and the table come to."""
+    """With the recipe that fits the request and the table."""
     job, shape = prepared.job, prepared.dense.shape
     budget = job.budget.resolve(prepared.dense_flops)
     check_not_trivial(job.budget, prepared.constraints, shape)
@@ -242,12 +242,12 @@ def targets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
 
 
 def adapt(prepared: PreparedSlim, folder: Path) -> Generator[EpochReport, None, BaseFacts]:
-    """The dense model, trained where it has to be, into `folder`; at once where it lies there already."""
+    """The dense model in `folder`, trained first where that is needed; at once where it is there already."""
     return (yield from prepare_base(folder, prepared.base_request, prepared.dataset))
 
 
 def train(prepared: PreparedSlim, base: Path, folder: Path) -> Generator[EpochReport, None, Outcome]:
-    """The slimmed model into `folder`/model; goes on from the checkpoint there, and at once where it is finished already."""
+    """The slimmed model in `folder`/model; resumes from the checkpoint there, and returns at once where it is finished."""
     done = folder / "outcome.json"
     if done.is_file():
         return Outcome.from_json(done.read_text())

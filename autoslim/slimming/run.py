@@ -1,10 +1,10 @@
-"""`Slimming`: a `SlimJob` in its output folder, from the request to what is handed over; interrupted, it goes on where it was.
+"""`Slimming`: a `SlimJob` in its output folder, from the request to the finished model. An interrupted run resumes.
 
-config.json, model.safetensors, README.md    what is handed over
-picture.png, picture.html                    what it does to test images
-slim.json, summary.json                      the request, and how it ended
+config.json, model.safetensors, README.md    the slimmed model
+picture.png, picture.html                    what the model does to test images
+slim.json, summary.json                      the request and its result
 dense/                                       the dense model, where it was trained here
-work/                                        prepared images, checkpoints; gone in the end
+work/                                        prepared images and checkpoints; deleted at the end
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import Asked, HoldoutResults, Origin, complete_folder
+from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
 from autoslim.training.holdout import evaluate_in_subprocess
@@ -82,7 +82,7 @@ class Slimming:
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise OutputError(f"--output {self.folder}: another autoslim slim is at work there") from error
+            raise OutputError(f"--output {self.folder}: another autoslim slim is running there") from error
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -91,7 +91,7 @@ class Slimming:
 
     @property
     def finished(self) -> Slimmed | None:
-        """What an earlier run of the same request has left."""
+        """The result of an earlier run of the same request."""
         summary = self.folder / "summary.json"
         return Slimmed.from_json(summary.read_text()) if summary.is_file() else None
 
@@ -102,28 +102,30 @@ class Slimming:
         if request.is_file():
             difference = _difference(SlimJob.from_json(request.read_text()).to_dict(), self.job.to_dict())
             if difference is not None:
-                raise OutputError(f"{difference}; --output {self.folder} goes on with the same request only, give another")
+                raise OutputError(
+                    f"{difference}; --output {self.folder} continues with the same request only; give another folder"
+                )
             return
         others = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in ("work", ".lock"))
         if others:
-            raise OutputError(f"--output {self.folder} holds {others[0]} already; give a new folder")
+            raise OutputError(f"--output {self.folder} holds {others[0]}; give a new folder")
 
     def prepare(self) -> PreparedSlim:
-        """Checks the request as a whole, and writes it down. Raises RequestError before anything is trained."""
+        """Checks the request as a whole, and records it. Raises RequestError before anything is trained."""
         prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work))
         if prepared.table is not None:
             prepared = self._tightened(prepared)
         weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())
         RunFolder(self.folder).claim(need=20 * weights, resume=True)
         write_atomically(self.folder / "slim.json", self.job.to_json(indent=1) + "\n")
-        # Nobody else is at work here.
+        # The lock excludes other processes.
         remove_leftovers(self._work)
         remove_leftovers(self._trial(prepared) / "shared")
         self._prepared = prepared
         return prepared
 
     def _tightened(self, prepared: PreparedSlim) -> PreparedSlim:
-        """The same when it is gone on with: a table that had been corrected once stays so."""
+        """The same when the run resumes: a table that was corrected once stays corrected."""
         kept = self._work / f"table-{prepared.recipe.key}.json"
         if kept.is_file():
             return solved(dataclasses.replace(prepared, table=LatencyTable.from_json(kept.read_text())))
@@ -144,30 +146,30 @@ class Slimming:
             return (yield from reports)
         except OSError as error:
             if is_disk_full(error):
-                raise OutputError(f"the disk of {self.folder} is full; make room and give the same command again") from error
+                raise OutputError(f"the disk of {self.folder} is full; free some space and repeat the command") from error
             raise
 
     def finalize_models(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
-        """Judges both models by a new process, writes card and pictures, and leaves in the folder what a user needs.
+        """Evaluates both models in a new process, writes card and pictures, and leaves in the folder what a user needs.
 
         Raises:
-            BudgetError: where the model's measured latency is above the limit; what was trained stays, and is measured again next time.
+            BudgetError: where the model's measured latency is above the limit; it is kept, and measured again next time.
         """
         prepared = self._ready
         latency = self._timed(prepared)
         base, model = self._base(prepared), self._trial(prepared) / "model"
         dataset, budget = prepared.dataset, prepared.recipe.budget
-        judged = HoldoutResults(
+        holdout = HoldoutResults(
             slimmed=evaluate_in_subprocess(model, dataset.path, "test"),
             dense=evaluate_in_subprocess(base, dataset.path, "test"),
             dense_validation=facts.dense_accuracy,
         )
         complete_folder(
             model,
-            asked=Asked(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
-            judged=judged,
+            requested=RequestedBudget(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
+            holdout=holdout,
             dataset=dataset,
-            origin=Origin(source=self.job.dataset.source),
+            provenance=Provenance(source=self.job.dataset.source),
             dense=base,
             speed=self.job.speed,
         )
@@ -187,9 +189,9 @@ class Slimming:
             budget_label=self.job.budget.label,
             dense_flops=facts.dense_flops,
             dense_params=facts.params,
-            test_accuracy=judged.slimmed.accuracy,
+            test_accuracy=holdout.slimmed.accuracy,
             dense_validation_accuracy=facts.dense_accuracy,
-            dense_test_accuracy=judged.dense.accuracy,
+            dense_test_accuracy=holdout.dense.accuracy,
             limits=self.job.limits,
             latency=latency,
             files=tuple(sorted(files)),
@@ -207,7 +209,7 @@ class Slimming:
         if latency.timed.ms > limit:
             raise BudgetError(
                 f"{self.job.limits.flags}: the model takes {latency.timed.ms:.4g} ms here ({latency.predicted_ms:.4g} ms were predicted), "
-                "and is not handed over. It is kept: where the machine was busy, the same command measures it again; else ask for less"
+                "and is not delivered. It is kept: where the machine was busy, the same command measures it again; else give a lower limit"
             )
         return latency
 
@@ -220,17 +222,17 @@ class Slimming:
         return self._work / f"base-{prepared.base_request.digest()}"
 
     def _trial(self, prepared: PreparedSlim) -> Path:
-        """Of these weights and this data: where either has changed since, nothing is gone on with."""
+        """Named after the weights and the data: where either has changed since, nothing is resumed."""
         return self._work / f"trial-{prepared.base_request.digest()}-{prepared.recipe.key}"
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first flag in which two requests differ; how speed is measured makes no other model."""
     old, new = (_flat({name: value for name, value in job.items() if name != "speed"}) for job in (before, now))
-    # The budget's label is made of the limits where nothing else was asked for.
+    # The label of a request without a FLOPs budget is made from its limits.
     for name in sorted(old, key=lambda name: name == "budget"):
         if old[name] != new[name]:
-            return f"{_flag(name)} is {_shown(new[name])}, but this model was begun with {_shown(old[name])}"
+            return f"{_flag(name)} is {_short_repr(new[name])}, but this model was started with {_short_repr(old[name])}"
     return None
 
 
@@ -251,7 +253,7 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
     return flat | {f"{part}.{name}": value for part in nested for name, value in data[part].items()}
 
 
-def _shown(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     if isinstance(value, dict) and "label" in value:
         return repr(value["label"])
     if isinstance(value, list) and value and isinstance(value[0], dict):

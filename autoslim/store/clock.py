@@ -1,4 +1,4 @@
-"""One clock for everybody who shares a database: the database's own. Dates are ISO 8601 in UTC and sort as text."""
+"""The one clock of all processes that share a database: the database's own. Dates are ISO 8601 in UTC and sort as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Database`: transactions on any database SQLAlchemy can reach, with its errors told in our words."""
+"""`Database`: transactions on any database SQLAlchemy can reach, with its errors as the project's own."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _open_engine(url: str) -> sa.Engine:
     except (sa.exc.ArgumentError, ValueError, ModuleNotFoundError) as error:
         if isinstance(error, RequestError):
             raise
-        # The cause may quote the URL with its password, so only its text goes on.
+        # The cause may quote the URL with its password, so that only its text is kept.
         raise RequestError(f"storage {hide_password(url)!r} cannot be used: {hide_password(str(error))}") from None
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
@@ -75,7 +75,7 @@ def _open_engine(url: str) -> sa.Engine:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # Without an isolation level the driver begins nothing by itself, and `_begin_sqlite` decides.
     connection.isolation_level = None
-    # NORMAL with WAL: a power cut may undo the last transactions, no more; trials then go on from checkpoints.
+    # NORMAL with WAL: a power cut may undo the last transactions, no more; trials then resume from checkpoints.
     for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 

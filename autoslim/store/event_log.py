@@ -1,4 +1,4 @@
-"""What happened to jobs, in order, for readers who come back later."""
+"""The events of jobs, in order, for readers that come back later."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_events(connection: sa.Connection, events: Sequence[tuple[str, str, dic
     if not events:
         return
     if connection.dialect.name == "postgresql":
-        # Otherwise a lower number could be committed after a higher one, and whoever reads on from the higher would miss it.
+        # Otherwise a lower number could be committed after a higher one, and a reader that continues after the higher one would miss it.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     at = clock.text(clock.now(connection))
     rows = [{"job_id": job, "at": at, "type": type, "data": json.dumps(data, sort_keys=True)} for job, type, data in events]

@@ -1,4 +1,4 @@
-"""Trials as Parquet, for whoever wants to work on them with pandas, Polars or DuckDB.
+"""Trials as Parquet, for pandas, Polars and DuckDB.
 
 The files are made from the store and never read back. One row a trial; the columns before `knob.*` are always there.
 """
@@ -31,7 +31,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "target": (pa.string(), f"label of the budget the recipe was solved onto, or {Target.FREE}"),
     "state": (pa.string(), "running, complete, stopped, failed or infeasible"),
     "pareto": (pa.bool_(), "no other complete trial is as accurate and as cheap"),
-    "chosen": (pa.string(), "labels of the budgets this trial is handed over for, joined with commas"),
+    "chosen": (pa.string(), "labels of the budgets whose model this trial is, joined with commas"),
     **{name: (_ARROW[kind], text) for name, (kind, text) in measurement_fields().items()},
     "flops_share": (pa.float64(), "flops as a share of the dense model's"),
     "budget": (pa.int64(), "multiply-accumulates the recipe was solved onto"),
@@ -40,7 +40,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "error": (pa.string(), "its message"),
     "artifact": (pa.string(), "the model's folder, relative to the job's output folder"),
     "duplicate_of": (pa.int64(), "number of the earlier trial whose result this one repeats"),
-    "reused_from": (pa.string(), "the trial of an earlier search that was taken over"),
+    "reused_from": (pa.string(), "the trial of an earlier search whose result this is"),
     "stopped": (pa.string(), "why the scheduler ended it early; its accuracy is then that after `epochs`"),
     "seed": (pa.int64(), "seed of the trial"),
     "recipe_key": (pa.string(), "names the trial's folder and checkpoint"),
@@ -99,7 +99,7 @@ def _knob_array(values: list[Any]) -> pa.Array:
         return pa.array(values, _ARROW[kind])
     if kinds and kinds <= {int, float}:
         return pa.array(values, pa.float64())
-    # Lists, objects and mixtures: JSON says what each one was.
+    # Lists, objects and mixtures: as JSON, which keeps their types.
     return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
 
 

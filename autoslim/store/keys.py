@@ -1,4 +1,4 @@
-"""API keys: `autoslim_<id>_<secret>`. The store has a digest of the secret, so that whoever reads the store cannot use a key.
+"""API keys: `autoslim_<id>_<secret>`. The store has a digest of the secret, so that reading the store gives no usable key.
 
 A plain SHA-256 is enough for a secret of 256 random bits: there is nothing to guess.
 """
@@ -31,7 +31,7 @@ _K = schema.keys.c
 
 
 class Scope(enum.StrEnum):
-    """`read` looks, `submit` starts and ends jobs, `admin` makes keys and sees every tenant's jobs."""
+    """`read` allows reading, `submit` starting and cancelling jobs, `admin` creating keys and access to every tenant's jobs."""
 
     READ = "read"
     SUBMIT = "submit"
@@ -71,7 +71,7 @@ class Keys:
     def create(
         self, *, tenant: str, scopes: Iterable[Scope | str], name: str, lifetime: datetime.timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """The key, and what its owner sends: it is told here once and cannot be had again.
+        """The key, and what its owner sends: it is returned once, and cannot be recovered later.
 
         Raises:
             RequestError: for a tenant, a scope or a lifetime that is not allowed.

@@ -1,9 +1,9 @@
-"""Who has which job: claims with a lease and a fence, and the ways out of a running state.
+"""Which process has which job: claims with a lease and a fence, and the changes out of a running state.
 
-A lease says until when nobody else may take the job. A fence is a number that rises with every change of hands; whoever comes with
-an older one is refused, however alive they think they are.
+A lease is the time until which no other process may take the job. A fence is a number that rises with every change of owner: a process
+with an older one has lost the job, even where it is still running, and is refused.
 
-Rows are locked as for updates that leave their key alone (`key_share`): writing an event looks at its job's key, and may then go on.
+Rows are locked as for updates that leave their key alone (`key_share`): writing an event reads its job's key, and need not wait for them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from autoslim.store.event_log import EventLog, write_events
 from autoslim.store.queued import RUNNING, TRANSITIONS, Claim, Failure, FailureClass, QueueState
 
 LOSSES_ALLOWED = 5
-"""A job whose driver is lost so often in a row, with no trial ended in between, is given up."""
+"""Losses of its driver in a row, with no trial ended in between, after which a job fails."""
 
+# Seconds. However often a job was delayed before, it is tried again within a minute.
 _LONGEST_DELAY = 60.0
 
 _Q = schema.queue.c
@@ -41,6 +42,7 @@ class Leases(EventLog):
             _wake(connection, now, events)
             due = sa.or_(_Q.not_before.is_(None), _Q.not_before <= clock.text(now))
             waiting = sa.select(schema.queue).where(_Q.state == QueueState.QUEUED.value, due)
+            # A row that another process has locked is being claimed or cancelled: it is skipped, not waited for.
             first = waiting.order_by(_Q.priority.desc(), _Q.id).limit(1).with_for_update(skip_locked=True, key_share=True)
             row = connection.execute(first).one_or_none()
             claim = None
@@ -53,7 +55,7 @@ class Leases(EventLog):
         return claim
 
     def reap(self) -> None:
-        """Returns lost jobs and those whose pause is over to the queue, for one who has no room to claim any."""
+        """Returns lost jobs and those whose pause is over to the queue, for a supervisor that cannot claim any now."""
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
             _reap(connection, now, events)
@@ -94,7 +96,7 @@ class Leases(EventLog):
         failure: Failure | None = None,
         result: str | None = None,
     ) -> None:
-        """Takes the job to its next state. FAILED wants a `failure`, SUCCEEDED a `result` (JSON).
+        """Takes the job to its next state. FAILED needs a `failure`, SUCCEEDED a `result` (JSON).
 
         PAUSED and QUEUED give it back: the first for a while that doubles with every pause in a row, up to a minute. A job that is
         to be cancelled is CANCELLED instead.
@@ -120,12 +122,14 @@ class Leases(EventLog):
         with self._database.writing() as connection:
             _guarded(connection, claim)
             if progress:
+                # Losses and pauses count in a row: a trial that has ended shows that the job can be driven.
                 connection.execute(schema.queue.update().where(_Q.id == claim.id).values(losses=0, pauses=0))
             write_events(connection, [(claim.id, type, data)])
 
     def lose(self, job_id: str, attempt: int) -> None:
-        """For one who knows that this attempt's driver is dead: the next claim need not wait for its lease to run out."""
+        """For a caller that knows this attempt's driver to be dead: the next claim need not wait for its lease to expire."""
         with self._database.writing() as connection:
+            # The job is not moved here: `_reap` alone decides what becomes of a lost job.
             past = clock.after(clock.now(connection), -1.0)
             this = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state.in_([state.value for state in RUNNING]))
             connection.execute(schema.queue.update().where(this).values(lease_until=past))
@@ -160,16 +164,16 @@ def move(
         raise JobError(f"job {row.id} is {row.state} and cannot become {state.value}")
     values |= {"state": state.value, "reason": reason, "updated_at": clock.text(now)}
     if not state.running:
-        # Whoever had it has it no more.
+        # The former owner has lost the lease.
         values |= {"owner": None, "lease_until": None, "fence": row.fence + 1}
     if state.ended:
         values |= {"ended_at": clock.text(now), "not_before": None}
     if failure is not None:
         values |= {"error_class": failure.failure_class.value, "error": failure.message, "next_command": failure.next}
     connection.execute(schema.queue.update().where(_Q.id == row.id).values(**values))
-    told: dict[str, Any] = {"state": state.value, "attempt": values.get("attempt", row.attempt)}
-    told |= {} if reason is None else {"reason": reason}
-    events.append((row.id, "state", told | ({} if failure is None else {"failure": failure.to_dict()})))
+    data: dict[str, Any] = {"state": state.value, "attempt": values.get("attempt", row.attempt)}
+    data |= {} if reason is None else {"reason": reason}
+    events.append((row.id, "state", data | ({} if failure is None else {"failure": failure.to_dict()})))
 
 
 def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
@@ -181,11 +185,12 @@ def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) ->
     for row in connection.execute(lost).all():
         losses = row.losses + 1
         if row.cancel_requested_at is not None:
+            # The driver that was to obey the cancellation is gone.
             move(connection, row, QueueState.CANCELLED, now, events)
         elif losses >= LOSSES_ALLOWED:
             move(connection, row, QueueState.FAILED, now, events, failure=_given_up(row.id, losses), losses=losses)
         else:
-            # A first loss may be anything; a job that kills its drivers is not to keep the queue busy.
+            # A first loss may have any cause and costs no time; a job that kills its drivers must not keep the queue busy.
             delay = 0.0 if losses == 1 else _delay(losses - 2)
             values = {"losses": losses, "not_before": clock.after(now, delay)}
             move(connection, row, QueueState.QUEUED, now, events, reason="its driver was lost", **values)
@@ -198,6 +203,7 @@ def _wake(connection: sa.Connection, now: datetime.datetime, events: _Events) ->
 
 
 def _delay(earlier: int) -> float:
+    # The exponent is bounded, since a large one would overflow.
     return float(min(_LONGEST_DELAY, 2.0 ** min(earlier, 10)))
 
 

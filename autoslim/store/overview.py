@@ -1,4 +1,4 @@
-"""How long the queue is and where in it a job stands, for those who only look."""
+"""The length of the queue and a job's position in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Q = schema.queue.c
 
 
 class Overview(EventLog):
-    """Part of `Queue`. A `tenant` of None means everybody's jobs."""
+    """Part of `Queue`. A `tenant` of None means the jobs of all tenants."""
 
     def position(self, job_id: str) -> int | None:
         """How many queued jobs are to be begun before this one; None for one that is not queued."""

@@ -1,4 +1,4 @@
-"""The nouns of the queue: a submitted job, the states it goes through, what ended it, who has it, what happened to it."""
+"""The records of the queue: a submitted job, its states, its failure, the claim of the process that has it, its events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoslim.core.record import Record
 
 
 class QueueState(enum.StrEnum):
-    """Where a submitted job stands; `TRANSITIONS` has the ways between."""
+    """The state of a submitted job; `TRANSITIONS` has the changes that are allowed."""
 
     QUEUED = "QUEUED"
     STARTING = "STARTING"
@@ -35,7 +35,7 @@ class QueueState(enum.StrEnum):
 _S = QueueState
 RUNNING = (_S.STARTING, _S.PREPARING, _S.SEARCHING, _S.FINALIZING)
 _OUT = frozenset({_S.QUEUED, _S.PAUSED, _S.FAILED, _S.CANCELLED})
-"""From every running state: handed back or lost with its driver, put off, given up, cancelled."""
+"""From every running state: returned or lost with its driver, paused, failed, cancelled."""
 
 TRANSITIONS: dict[QueueState, frozenset[QueueState]] = {
     _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED}),
@@ -74,7 +74,7 @@ class Failure(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueuedJob(Record):
-    """`spec` and `result` are JSON. `reason` tells why it is in this state, where that is not plain.
+    """`spec` and `result` are JSON. `reason` says why it is in this state, where the state alone does not.
 
     `attempt` counts the drivers it has had, `losses` those in a row that were lost with no trial ended, `pauses` likewise.
     """
@@ -114,7 +114,7 @@ class Claim(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Event(Record):
-    """`seq` rises over all jobs; a reader who has seen one goes on after it. `type` is the reader's to know, `data` plain JSON."""
+    """`seq` rises over all jobs; a reader continues after the last one it has. `data` is JSON whose fields depend on `type`."""
 
     seq: int
     job_id: str

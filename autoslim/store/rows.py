@@ -30,7 +30,7 @@ class JobState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredJob(Record):
-    """`uid` tells this job from one of the same id in another store; `chosen` maps a budget's label to a trial's number.
+    """`uid` distinguishes this job from one of the same id in another store; `chosen` maps a budget's label to a trial's number.
 
     `shared` is what was worked out once for many trials, and what that cost.
     """

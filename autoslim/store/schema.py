@@ -1,8 +1,8 @@
 """The tables.
 
 The names carry a prefix because users point several tools (Optuna, MLflow) at one database, and those have
-tables called `jobs` and `trials` too. JSON lies in Text columns: metrics may be NaN, which SQL's JSON refuses. How a database
-comes to have these tables is told by `migrations/`; a test holds the two together.
+tables called `jobs` and `trials` too. JSON is in Text columns: metrics may be NaN, which SQL's JSON refuses. `migrations/`
+creates these tables; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ VERSION_TABLE = "autoslim_alembic"
 
 metadata = sa.MetaData()
 
-# Versions of autoslim from before there were migrations look here; they refuse what is above 2.
+# Versions of autoslim from before there were migrations read this; they refuse what is above 2.
 schema_version = sa.Table("autoslim_schema", metadata, sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
 
 jobs = sa.Table(
@@ -80,7 +80,7 @@ tracking = sa.Table(
     sa.Column("logged", sa.Text, nullable=False),
 )
 
-# A job as it was submitted, and where it stands. `autoslim_jobs` has a row of the same id once its search has begun.
+# A job as it was submitted, and its state. `autoslim_jobs` has a row of the same id once its search has started.
 queue = sa.Table(
     "autoslim_queue",
     metadata,

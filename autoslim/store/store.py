@@ -1,4 +1,4 @@
-"""`Store`: what every part of a search remembers, in any database SQLAlchemy can reach."""
+"""`Store`: the jobs, trials and epochs of searches, in any database that SQLAlchemy can reach."""
 
 from __future__ import annotations
 
@@ -89,17 +89,17 @@ class Store:
         self._update_job(job_id, base=facts.to_json())
 
     def set_chosen(self, job_id: str, chosen: Mapping[str, int]) -> None:
-        """`chosen` maps a budget's label to the number of the trial that is handed over for it."""
+        """`chosen` maps a budget's label to the number of the trial whose model is delivered for it."""
         self._update_job(job_id, chosen=json.dumps(dict(chosen)))
 
-    def book_shared(self, job_id: str, costs: Sequence[SharedCost]) -> None:
-        """Books what trials share; a key that is booked already is not booked twice."""
+    def add_shared_costs(self, job_id: str, costs: Sequence[SharedCost]) -> None:
+        """Adds the costs of shared work; a key that is there already is not added twice."""
         with self._database.writing() as connection:
-            booked = _shared(self._job_row(connection, job_id))
-            known = {cost.key for cost in booked}
+            known_costs = _shared(self._job_row(connection, job_id))
+            known = {cost.key for cost in known_costs}
             fresh = [cost for cost in costs if cost.key not in known]
             if fresh:
-                text = json.dumps([cost.to_dict() for cost in (*booked, *fresh)])
+                text = json.dumps([cost.to_dict() for cost in (*known_costs, *fresh)])
                 values = {"shared": text, "updated_at": _now()}
                 connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(**values))
 
@@ -158,10 +158,11 @@ class Store:
     def unfinished(self, job_id: str) -> list[StoredTrial]:
         """Trials that an earlier attempt left running, in number order."""
         attempt = self.job(job_id).attempt
+        # A running trial of the current attempt has a worker; one of an earlier attempt has none any more.
         return [t for t in self.stored_trials(job_id) if t.result.state is TrialState.RUNNING and t.attempt < attempt]
 
     def restart_trial(self, job_id: str, number: int) -> None:
-        """Takes a running trial into the current attempt; its epochs stay, for it goes on from its checkpoint."""
+        """Takes a running trial into the current attempt; its epochs stay, because it resumes from its checkpoint."""
         with self._database.writing() as connection:
             row = self._trial_row(connection, job_id, number)
             if row.state != TrialState.RUNNING:
@@ -197,7 +198,7 @@ class Store:
                 raise JobError(f"trial {number} of job {job_id!r} has no model to measure: it is {row.state}")
             result = TrialResult.from_json(row.result).replace(latency_measured_ms=milliseconds)
             connection.execute(schema.trials.update().where(_is_trial(job_id, number)).values(result=result.to_json()))
-            # Whoever mirrors the job sees that something has changed.
+            # The sync to MLflow notices a change by this.
             connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(updated_at=_now()))
 
     def trials(self, job_id: str) -> list[TrialResult]:
@@ -223,10 +224,12 @@ class Store:
             trial = sa.and_(table.job_id == job_id, table.number == number)
             point = sa.and_(trial, table.epoch == epoch, table.phase == report.phase.value)
             known = connection.execute(sa.select(table.report).where(point)).scalar()
+            # Without a new revision, the sync to MLflow does not send the point again.
             if known == text:
                 return
             last = sa.select(sa.func.max(table.position), sa.func.max(table.revision)).where(trial)
             position, revision = connection.execute(last).one()
+            # A revision counts every change, for readers that ask what is new; a position keeps the order of first reports.
             values = {"revision": (revision or 0) + 1, "attempt": attempt, "reported_at": _now(), "report": text}
             if known is not None:
                 connection.execute(schema.epochs.update().where(point).values(**values))
@@ -252,10 +255,11 @@ class Store:
         with self._database.reading() as connection:
             return {number: revision for number, revision in connection.execute(query)}
 
-    # What was logged elsewhere
+    # Runs in MLflow
 
     def fingerprint(self, job_id: str) -> tuple[object, ...]:
         """Changes whenever the job, a trial or an epoch does; cheap to ask."""
+        # One aggregate for each way to change: a trial is added, ends, or is restarted by a later attempt.
         of_trials = (sa.func.count(), sa.func.count(schema.trials.c.ended_at), sa.func.sum(schema.trials.c.attempt))
         counted = sa.select(*of_trials).where(schema.trials.c.job_id == job_id)
         reported = sa.select(sa.func.count(), sa.func.sum(schema.epochs.c.revision)).where(schema.epochs.c.job_id == job_id)
@@ -278,12 +282,13 @@ class Store:
         here = sa.and_(table.job_id == job_id, table.destination == destination, table.entity == run.entity)
         with self._database.writing() as connection:
             self._job_row(connection, job_id)
+            # Not an upsert, which databases spell differently.
             if connection.execute(schema.tracking.update().where(here).values(**values)).rowcount == 0:
                 values |= {"job_id": job_id, "destination": destination, "entity": run.entity}
                 connection.execute(schema.tracking.insert().values(**values))
 
     def forget_tracked(self, job_id: str, destination: str) -> None:
-        """For a destination that has lost its runs: everything is to be logged again."""
+        """For a destination that has lost its runs: everything is logged again."""
         table = schema.tracking.c
         with self._database.writing() as connection:
             connection.execute(schema.tracking.delete().where(table.job_id == job_id, table.destination == destination))

@@ -13,7 +13,7 @@ from torch import Tensor
 from autoslim.core.files import previous_folder, publish_folder
 
 _FORMER_FACTS = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
-"""Names of facts before version 0.2: a checkpoint written then is resumed, too."""
+"""Names of facts before version 0.2, so that a checkpoint written then can be resumed."""
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -26,7 +26,8 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, A
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts, or None when the trial has not come as far as a first checkpoint."""
+    """Tensors and facts, or None before the trial's first checkpoint."""
+    # A process that was killed between the two renames of `move_folder` leaves only the previous checkpoint.
     for candidate in (folder, previous_folder(folder)):
         if (candidate / "facts.json").is_file():
             facts = json.loads((candidate / "facts.json").read_text())
@@ -47,4 +48,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if key.startswith("optimizer."):
             _, number, name = key.split(".", 2)
             state.setdefault(int(number), {})[name] = value
+    # Learning rates and decays are not stored: they follow from the settings and the step.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -110,6 +110,7 @@ class Trainer:
         self.student, self.objective, self.loader, self.training, self.schedule = student, objective, loader, training, schedule
         self.seed, self.device, self.bfloat16, self.frozen_models = seed, device, bfloat16, frozen_models
         self.optimizer = make_optimizer(student, training, schedule)
+        # The schedule sets the groups' rates at every step as shares of these.
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         averages = schedule.average and training.ema_decay > 0
         self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
@@ -133,6 +134,7 @@ class Trainer:
             InfeasibleError: when not even half a batch fits into the memory.
         """
         length = len(self.loader)
+        # Checkpoints are made between segments, so that a resumed run begins with a whole one.
         for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):
             metrics = self._run(index, min(length, self.schedule.steps - index * length))
             yield Segment(
@@ -144,12 +146,13 @@ class Trainer:
             )
 
     def _run(self, index: int, steps: int) -> dict[str, float]:
-        # Dropout and the methods' noise: seeded anew for each segment, so that a resumed run draws the same numbers.
+        # What the model draws (dropout) depends on the segment alone: a resumed run draws the same.
         torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))
         self.student.train()
         totals: dict[str, Tensor] = {}
         began, images, timer = time.monotonic(), 0, LoaderTimer()
         batches = self.loader.epoch(self.schedule.first_epoch + index)
+        # The last segment may end within an epoch; its loader then stops preparing batches at once.
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, labels_B in timer.timed(itertools.islice(batches, steps)):
                 batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
@@ -174,6 +177,7 @@ class Trainer:
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); targets become soft labels."""
+        # A generator for each step, so that a resumed run mixes in the same share.
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
@@ -187,8 +191,8 @@ class Trainer:
             if self.pieces > 1 or len(images_B3HW) < 2:
                 size = math.ceil(len(images_B3HW) / self.pieces)
                 raise InfeasibleError(f"{size} images at once do not fit into the memory of {self.device}: {error}") from error
-        # In halves, and no further: then the recipe counts as infeasible. This is outside the handler, whose traceback keeps the failed
-        # step's tensors alive.
+        # In halves, and no further: then the recipe counts as infeasible. Kept for the rest of the phase: the next batch is as large.
+        # Outside the handler, whose traceback keeps the failed step's tensors alive.
         self.pieces = 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -240,6 +244,7 @@ def load_named(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> No
 
 
 def segment_seed(seed: int, name: str, index: int) -> int:
+    # Not `hash`, which gives text another number in every process.
     return zlib.crc32(f"{seed}/{name}/{index}".encode())
 
 

@@ -25,6 +25,7 @@ def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget
     Raises:
         TrialError: with both numbers.
     """
+    # fvcore counts the same operations as the closed form: any difference is an error in one of them.
     if fvcore != predicted.total:
         raise TrialError(f"fvcore counts {fvcore} multiply-accumulates on the finished model, its plan says {predicted.total}")
     if held is not None and held > budget:

@@ -51,12 +51,15 @@ def _compute(folder: Path, request: SharedRequest, work: Work) -> Generator[Epoc
         except StopIteration as end:
             tensors: dict[str, Tensor] = end.value
             break
+        # The work's cost in epochs is where its last report is.
         last = max(last, report.epoch)
         yield report
     seconds = time.monotonic() - began
     with publish_shared(folder, lambda: _read(folder)) as partial:
         safetensors.torch.save_file(
-            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, partial / "result.safetensors"
+            # Copies, because safetensors refuses tensors that share memory.
+            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
+            partial / "result.safetensors",
         )
         write_cost(
             partial,
@@ -79,5 +82,6 @@ def write_cost(folder: Path, cost: SharedCost) -> None:
 
 def costs(root: Path) -> list[SharedCost]:
     """Costs of the published results in `root`, sorted by key."""
+    # A folder that is still being written may have its cost already, under a temporary name.
     paths = sorted(path for path in root.glob(f"*/{_COST}") if ".partial-" not in path.parent.name)
     return [SharedCost.from_json(path.read_text()) for path in paths]

@@ -122,9 +122,9 @@ class _Lock:
                 return
 
     def _break(self, dead: str) -> None:
-        """Removes the lock whose last heartbeat is `dead`."""
+        """Removes the lock whose last heartbeat is `dead`; a lock that another waiter has made in its place is put back."""
         grave = self.path.with_name(f"{self.path.name}.dead-{uuid.uuid4().hex}")
-        # The lock is gone if its owner has finished after all; then there is nothing to break.
+        # The lock no longer exists where the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
             # Of several waiters one rename succeeds.
             os.rename(self.path, grave)
@@ -158,6 +158,7 @@ def _is_dead(heartbeat: str) -> bool:
         os.kill(int(parts[2]), 0)
     except ProcessLookupError:
         return True
+    # The process exists, and belongs to another user.
     except PermissionError:
         return False
     return False

@@ -93,12 +93,15 @@ class _Trial:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
         # Every trial that uses shared training trains less by as much, so that all trials of a job cost the same.
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
+        # Every phase needs at least one step.
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         train_steps = split_steps(total, shares)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
+            # The time of a trial includes its earlier runs.
             self.earlier_seconds = float(saved[1]["seconds"])
         for position, step in enumerate(self.recipe.steps):
+            # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
             if saved is None or saved[1]["position"] <= position:
                 yield from self._apply(position, step, train_steps[position], saved)
                 # The checkpoint belongs to one phase; the following ones start from the model that this one leaves.
@@ -123,10 +126,11 @@ class _Trial:
             constraints=self._constraints_of(position, step),
             shared=(yield from self._shared_result(method, step)),
         )
-        # The method's new parts are initialised at random.
+        # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
         torch.manual_seed(self.recipe.seed)
         student = method.attach(self.model, step_context, self.context.calibration(self.training, seed=self.recipe.seed))
         student.to(self.context.device)
+        # A method with nothing to train is finalized at once.
         if steps and any(parameter.requires_grad for parameter in student.parameters()):
             schedule = PhaseSchedule(
                 phase=Phase.TRAIN,
@@ -144,7 +148,8 @@ class _Trial:
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         if position == len(self.recipe.steps) - 1:
-            # The model is fine-tuned with thresholds close to the final ones, which are set after it.
+            # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving
+            # average of an infinite number is not a number.
             self._calibrate(self.model.eval(), self.recipe.budget)
         self.accuracy_after_pruning = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
@@ -170,6 +175,7 @@ class _Trial:
             training=common.to_dict(),
             seed=self.recipe.seed,
         )
+        # The checkpoint is named by the request's digest: any trial that takes the work over finds it.
         root = self.context.shared or self.folder / "shared"
         shared_trainer = TrialSharedTrainer(
             self.context, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
@@ -245,7 +251,7 @@ class _Trial:
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
             self.done_steps = before + saved[1]["step"]
-            # The process may have been killed between checkpoint and report, and a pruner must not miss a report: repeat it.
+            # The earlier run may have been killed before this report arrived, and the pruner must not miss one.
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
         for segment in trainer.segments():
             self.done_steps = before + segment.steps
@@ -286,6 +292,7 @@ class _Trial:
         if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.context.device)
+        # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["trainable"])
         self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
@@ -311,6 +318,7 @@ class _Trial:
         with recording(model) as counts:
             share = accuracy(model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         if not counts:
+            # All images have the same tokens, so that the plan has their FLOPs.
             fixed = predict(self.shape, self.plan).total
             return share, fixed, fixed
         flops_B = image_flops(model, self.shape, self.plan, torch.cat(counts))
@@ -324,7 +332,7 @@ class _Trial:
             share, mean, largest = self._evaluate(model)
             if self.recipe.bound == "max" or mean <= self.recipe.budget:
                 break
-            # The mean of the training images is lower: aim below the budget by the ratio that was found.
+            # Validation images keep more tokens than the training images did: aim lower by the same ratio.
             budget = int(budget * self.recipe.budget / mean)
         return share, mean, largest
 
@@ -332,7 +340,7 @@ class _Trial:
         model = self.model.requires_grad_(False).eval()
         share, mean, largest = self._calibrate_and_evaluate(model)
         predicted = predict(self.shape, self.plan)
-        # Counters need the same operations for every image: padded to the largest number of tokens.
+        # Counted at the caps, where every image has the most tokens: this is what the plan describes.
         with padded(model):
             fvcore = count_flops(model, self.shape.image_size)
             by_torch = count_flops_torch(model, self.shape.image_size)
@@ -367,6 +375,7 @@ class _Trial:
             versions=versions(),
         )
         save(self.folder / "model", model, config)
+        # Last, because a trial that is killed before its model is saved still needs the checkpoint.
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         return Outcome(
             recipe=recipe,
@@ -391,5 +400,6 @@ def split_steps(total: int, shares: list[float]) -> list[int]:
     steps: list[int] = []
     for phases_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
         left = total - sum(steps)
+        # At least one step remains for each later phase and for the fine-tuning.
         steps.append(min(max(1, round(share * left)), left - phases_after) if share else 0)
     return steps

@@ -1,7 +1,7 @@
-"""Workers on a simulated clock: trials take the time the surrogate says, fail and are preempted, and go on from checkpoints.
+"""Workers on a simulated clock: trials take as long as the surrogate predicts, fail, are preempted, and continue from checkpoints.
 
-Whoever searches (`Search`) is asked for a trial whenever a worker is free, and told of every report, exactly as under Ray Tune: the
-coordinator that runs there runs here unchanged. It decides one thing at a time, and each decision takes a little of the clock.
+A `Search` is asked for a trial whenever a worker is free, and gets every report, as under Ray Tune: the coordinator that runs there runs
+here unchanged. It makes one decision at a time, and each takes some simulated time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport, Outcome
 
 RETRIES = 3
-"""As the search does it: a trial whose worker is lost more often has failed."""
+"""As in the search: a trial whose worker is lost more often has failed."""
 
 
 class Task(Protocol):
@@ -32,13 +32,13 @@ class Task(Protocol):
 
 
 class Search(Protocol):
-    """What a cluster works for; `workers.search.coordinator.Coordinator` is one."""
+    """What proposes trials and takes their results, such as `workers.search.coordinator.Coordinator`."""
 
     def next_trial(self) -> Task | None:
-        """None when there is nothing more to do."""
+        """The next trial to run; None when there is none."""
 
     def report(self, number: int, report: EpochReport) -> bool | None:
-        """False where the trial is to be stopped; it has ended then."""
+        """False where the trial is stopped; it has then ended."""
 
     def complete(self, number: int, outcome: Outcome) -> None: ...
 
@@ -56,7 +56,7 @@ class SimulatedTrial:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """`failing` is the share of trials that end with an error of their own; a worker is preempted `preempted` times an hour.
+    """`failing` is the share of trials that raise an error; a worker is preempted `preempted` times an hour.
 
     A preempted worker is back after `away` seconds. A trial starts `start` seconds after it was decided on, a decision takes
     `decision` seconds of the one driver. `duration_factor` multiplies every trial's time.
@@ -91,8 +91,8 @@ class Tally:
     failures: int = 0
     preemptions: int = 0
     makespan: float = 0.0
-    handed_out: float = 0.0
-    """When the last trial was begun."""
+    last_start: float = 0.0
+    """When the last trial began."""
 
 
 @dataclasses.dataclass
@@ -149,7 +149,7 @@ class Cluster:
         heapq.heappush(self._queue, (seconds, next(self._order), action))
 
     def _ask(self, worker: int) -> None:
-        """A free worker takes what a preemption has left, else a new trial."""
+        """A free worker continues a preempted trial, or begins a new one."""
         if self._again:
             run = self._again.popleft()
         else:
@@ -160,19 +160,20 @@ class Cluster:
             self.recipes[task.number] = task.recipe
             trial = self.trial_of(task.recipe)
             run = _Run(task, trial, self._failure(task, trial))
-            self.tally.handed_out = self._now
+            self.tally.last_start = self._now
         self._driver_free = max(self._driver_free, self._now) + self.conditions.decision
-        self._go_on(worker, run, self._driver_free + self.conditions.start)
+        self._continue(worker, run, self._driver_free + self.conditions.start)
 
     def _failure(self, task: Task, trial: SimulatedTrial) -> int | None:
         """Before which report this trial fails; decided by its recipe, so that it fails wherever it is run."""
         fate = random.Random(f"failure {self._seed} {task.recipe.key}")
         return fate.randrange(len(trial.reports)) if fate.random() < self.conditions.failing else None
 
-    def _go_on(self, worker: int, run: _Run, begin: float) -> None:
-        """The next report of `run`, or the preemption that comes first. Preemptions have no memory, so each stretch draws anew."""
+    def _continue(self, worker: int, run: _Run, begin: float) -> None:
+        """The next report of `run`, or the preemption that comes before it."""
         before = run.trial.seconds[run.done - 1] if run.done else 0.0
         seconds = (run.trial.seconds[run.done] - before) * self.conditions.duration_factor
+        # Preemptions are a Poisson process, which has no memory: each stretch of time draws its own.
         rate = self.conditions.preempted / 3600
         until = begin + self._random.expovariate(rate) if rate else float("inf")
         if until < begin + seconds:
@@ -194,7 +195,7 @@ class Cluster:
             Event(seconds=self._now, epochs=self._epochs, number=run.task.number, report=report, last=last and goes_on)
         )
         if goes_on and not last:
-            self._go_on(worker, run, self._now)
+            self._continue(worker, run, self._now)
             return
         if goes_on:
             self.search.complete(run.task.number, run.trial.outcome)
@@ -221,12 +222,12 @@ class Cluster:
 
     @property
     def utilisation(self) -> float:
-        """Share of the workers' time, to the end of the last trial, that went into work that was kept."""
+        """Share of the workers' time, up to the end of the last trial, that was spent on work that was kept."""
         return self.tally.useful / (self.workers * self.tally.makespan) if self.tally.makespan else 0.0
 
     @property
     def utilisation_until_last(self) -> float:
-        """The same until the last trial was begun: afterwards workers wait for others, however well the search is run."""
-        end = self.tally.handed_out
+        """The same up to the start of the last trial: after that, workers are idle in any search."""
+        end = self.tally.last_start
         useful = sum(max(0.0, min(done, end) - (done - seconds)) for done, seconds in self._useful)
         return useful / (self.workers * end) if end else 0.0

@@ -20,7 +20,7 @@ _ABSENT = -1.0
 
 
 def names(methods: tuple[str, ...], shape: ViTShape) -> list[str]:
-    """What each number of `vector` is."""
+    """The name of each entry of `vector`."""
     blocks = [f"block {index} {part}" for index in range(shape.depth) for part in ("kv", "q", "mlp", "attention", "hidden")]
     knobs = [f"{method}.{knob}" for method in methods for knob in METHODS[method].ranges]
     return [*methods, "flops", "extras", "mean tokens", "mean width", "lr", "distillation", *blocks, *knobs]

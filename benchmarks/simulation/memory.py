@@ -1,4 +1,4 @@
-"""The part of `autoslim.store.Store` that a coordinator uses, in memory: a simulated search has nothing to survive."""
+"""The part of `autoslim.store.Store` that a coordinator uses, in memory: a simulated search is never resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Kept:
 
 
 class MemoryStore:
-    """Of one job; `job_id` is not looked at. The methods are as in `Store`."""
+    """The store of one job; `job_id` is ignored. The methods are as in `Store`."""
 
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}

@@ -16,7 +16,7 @@ from workers.search.coordinator import Coordinator
 
 
 def our_search(world: World, *, trials: int, seed: int, store: Store | None = None, **settings: Any) -> Coordinator:
-    """`settings` are fields of the job that are not to be the defaults.
+    """`settings` are fields of the job that differ from the defaults.
 
     No share of the compute is kept for tuning the best recipes longer: the table knows of no longer trials.
     """

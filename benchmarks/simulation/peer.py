@@ -1,7 +1,8 @@
 """A peer as the cluster sees it.
 
-A peer draws method and knobs as they are, for none knows of a budget. A draw that cannot be built costs it nothing and is told as failed,
-where that can be told. All report what a trial showed to whoever stops it.
+Peers know nothing of budgets: they draw the method and its knobs, and these are the recipe. A draw that no model can be built from costs
+nothing, and is reported as failed to peers that take such a report. Accuracies are reported after every epoch, and the peer may stop the
+trial.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class PeerTask:
 
 
 class Peer(Protocol):
-    """An optimiser with an ask and a tell; `shares` are FLOPs over the dense model's."""
+    """An optimiser with an ask-and-tell interface; a `share` is FLOPs over the dense model's."""
 
     def ask(self, number: int) -> Suggest: ...
 
     def refuse(self, number: int) -> None:
-        """The draw cannot be built; another is asked for under the same number."""
+        """No model can be built from the draw; another one is asked for under the same number."""
 
     def should_prune(self, number: int, epoch: float, accuracy: float, share: float) -> bool:
         """Whether the trial is stopped after this report."""
@@ -96,7 +97,7 @@ class PeerSearch:
 
 
 class Blind:
-    """Random search; also the base of those that stop nothing and are told only the end."""
+    """Random search, and the base of peers that stop nothing and get only final results."""
 
     def __init__(self, seed: int) -> None:
         self._uniform = Uniform(f"blind {seed}")

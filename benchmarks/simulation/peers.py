@@ -1,4 +1,4 @@
-"""What others do with the same space, the same trials and the same cluster: accuracy up and FLOPs down are their two objectives."""
+"""Other optimisers with the same space, trials and cluster. Their two objectives are accuracy up and FLOPs down."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class _Answers:
 
 
 class RayOptuna(Blind):
-    """Ray Tune's `OptunaSearch`, told what Tune's controller would tell it, with Tune's ASHA on accuracy where `halving`.
+    """Ray Tune's `OptunaSearch`, with the calls that Tune's controller would make, and with Tune's ASHA on accuracy where `halving`.
 
-    A trial that ASHA stops is told as complete: the controller does so.
+    A trial that ASHA stops is reported as complete, as the controller does.
     """
 
     def __init__(self, world: World, seed: int, *, halving: bool) -> None:
@@ -103,7 +103,7 @@ class RayOptuna(Blind):
 
 @dataclasses.dataclass(frozen=True)
 class _RayTrial:
-    """All that ASHA looks at."""
+    """The part of a trial that ASHA reads."""
 
     trial_id: str
 
@@ -156,7 +156,7 @@ class _SyneTrial:
 
 
 def _syne_space(space: Space, depth: int) -> dict[str, Any]:
-    """Flat, as Syne Tune has them: knobs of methods that were not drawn are not looked at."""
+    """Without conditional parameters, which Syne Tune does not have; knobs of methods that were not drawn are ignored."""
     from syne_tune.config_space import choice, loguniform, randint, uniform
 
     flat: dict[str, Any] = {"method": choice(list(space.methods))}

@@ -20,9 +20,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simulation.features import vector
-from simulation.surrogate import fitted, luck, methods_of, points, with_times
+from simulation.surrogate import fitted, methods_of, points, seed_noise, with_times
 from simulation.table import Row, Trials
-from simulation.trial import Mark
+from simulation.trial import ScheduledReport
 
 FOLDS = 10
 BANDS = (0.0, 0.3, 0.45, 0.6, 0.75, 1.0)
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 class Quality:
     """Spearman's rank correlations between predicted and measured final accuracies; those of methods and bands are within each.
 
-    `repeated` is that of two trials of the same recipe with different seeds, which no surrogate can beat. `error` is the mean
+    `repeated` is that of two trials of the same recipe with different seeds, the limit of any surrogate. `error` is the mean
     absolute one, `after_cut` the rank correlation of the accuracies before any tuning.
     """
 
@@ -72,14 +72,16 @@ def quality(trials: Trials) -> Quality:
 
 
 def predicted(rows: Sequence[Row], vectors: Sequence[Array], epochs: float, *, folds: int = FOLDS) -> tuple[Array, Array]:
-    """Final accuracies and those after the cut, each by a model that has seen no trial of the recipe."""
+    """Final accuracies and those after the pruning, each by a model that has seen no trial of the recipe."""
     final, cut = np.zeros(len(rows)), np.zeros(len(rows))
     groups = [row.group for row in rows]
     for seen, unseen in GroupKFold(folds).split(rows, groups=groups):
         model = fitted(*points([rows[i] for i in seen], [vectors[i] for i in seen], epochs))
         for index in unseen:
             first, last = rows[index].curve[0], rows[index].curve[-1]
-            marks = [Mark(epoch=point.epoch, phase=point.phase, tuned=point.epoch - first.epoch) for point in (first, last)]
+            marks = [
+                ScheduledReport(epoch=point.epoch, phase=point.phase, tuned=point.epoch - first.epoch) for point in (first, last)
+            ]
             cut[index], final[index] = model.predict(with_times(vectors[index], marks, epochs))
     return final, cut
 
@@ -102,8 +104,8 @@ def main() -> None:
     trials = Trials.read(*(Path(argument) for argument in sys.argv[1:2]))
 
     def spread() -> str:
-        chance = luck(trials.rows)
-        return f"Luck: {100 * chance.curve:.2f} points a curve, {100 * chance.point:.2f} a point (standard deviations)."
+        chance = seed_noise(trials.rows)
+        return f"Noise: {100 * chance.curve:.2f} points a curve, {100 * chance.point:.2f} a point (standard deviations)."
 
     print(table(quality(trials), spread))
 

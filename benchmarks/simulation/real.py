@@ -21,9 +21,9 @@ from simulation.world import World
 
 @dataclasses.dataclass(frozen=True)
 class TrainedWorld(World):
-    """`seed` is every trial's. Trials are kept in `folder` and not trained twice, and be it that another contestant asks for them.
+    """`seed` is every trial's. Trials are stored in `folder` and trained once, whichever contestants ask for them.
 
-    The surrogate is not asked for accuracies; luck is the training's own, so that a model is worth what it showed.
+    Accuracies do not come from the surrogate; noise is that of the training, so a model is scored by its observed accuracy.
     """
 
     context: TrialContext = dataclasses.field(kw_only=True)
@@ -44,7 +44,7 @@ class TrainedWorld(World):
         final = reports[-1].metrics.get("accuracy", self.surrogate.base.chance)
         return dataclasses.replace(simulated, reports=reports, outcome=simulated.outcome.replace(accuracy=final))
 
-    def worth(self, recipe: Recipe, epoch: float | None = None) -> float:
+    def true_accuracy(self, recipe: Recipe, epoch: float | None = None) -> float:
         return [point["accuracy"] for point in self._curve(recipe) if epoch is None or point["epoch"] <= epoch + 1e-4][-1]
 
     def _curve(self, recipe: Recipe) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
-"""What a search has found by then: the hypervolume of its front, and its best accuracy within each budget.
+"""What a search has found after some epochs or seconds: the hypervolume of its front, and its best accuracy within each budget.
 
-A trial is chosen by the accuracy that was observed and scored by what it is worth without luck, as a test set would.
+A trial is chosen by its observed accuracy and scored by its accuracy without noise, as on a test set.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from autoslim.core.result import hypervolume
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """A model that a search could hand over after `at` (epochs or seconds)."""
+    """A model that a search could return after `at` (epochs or seconds)."""
 
     at: float
     flops: int
     observed: float
-    worth: float
+    true_accuracy: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Score:
 def scores(
     found: Sequence[Found], at: Sequence[float], *, budgets: Mapping[str, int], dense_flops: int, chance: float
 ) -> list[Score]:
-    """At each of `at`, which rise."""
+    """The score at each of `at`, in rising order."""
     waiting, front, answers = sorted(found, key=lambda model: model.at), list[Found](), []
     for moment in at:
         while waiting and waiting[0].at <= moment:
@@ -40,7 +40,7 @@ def scores(
         answers.append(
             Score(
                 at=moment,
-                hypervolume=hypervolume(_worth(front), dense_flops=dense_flops, chance=chance),
+                hypervolume=hypervolume(_true_points(front), dense_flops=dense_flops, chance=chance),
                 best={label: _best(front, flops) for label, flops in budgets.items()},
             )
         )
@@ -55,15 +55,15 @@ def insert(front: Sequence[Found], model: Found) -> list[Found]:
     return sorted([*kept, model], key=lambda other: other.flops)
 
 
-def _worth(front: Sequence[Found]) -> list[tuple[int, float]]:
-    """What the front's models are worth; one that turns out no better than a cheaper one adds nothing."""
+def _true_points(front: Sequence[Found]) -> list[tuple[int, float]]:
+    """FLOPs and accuracies without noise of the front's models; one that is no better than a cheaper one adds nothing."""
     points: list[tuple[int, float]] = []
     for model in front:
-        if not points or model.worth > points[-1][1]:
-            points.append((model.flops, model.worth))
+        if not points or model.true_accuracy > points[-1][1]:
+            points.append((model.flops, model.true_accuracy))
     return points
 
 
 def _best(front: Sequence[Found], flops: int) -> float:
     within = [model for model in front if model.flops <= flops]
-    return within[-1].worth if within else 0.0
+    return within[-1].true_accuracy if within else 0.0

@@ -1,7 +1,7 @@
-"""What a recipe comes to, epoch by epoch, learnt from the table of real trials.
+"""The accuracy of a recipe after each epoch, and the time it takes, learnt from the table of real trials.
 
-One regression for accuracies over recipe, plan and how long the trial has been trained, two for seconds. Luck is what two trials of the
-same recipe with different seeds differ by in the table: one draw for the whole curve, and a smaller one for every point.
+One regression predicts accuracies from the recipe, its plan and how long the trial has been trained; two predict seconds. The noise is the
+difference between two trials of a recipe with different seeds in the table: one draw for a whole curve, and a smaller one for each point.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
 from simulation.features import vector
 from simulation.table import Row, Trials
-from simulation.trial import Mark
+from simulation.trial import ScheduledReport
 
 Array = NDArray[np.float64]
 
@@ -34,8 +34,8 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Luck:
-    """Standard deviations of what a seed does to an accuracy: to the whole curve alike, and to each point by itself."""
+class SeedNoise:
+    """Standard deviations of the noise that a seed adds to accuracies: one draw for a whole curve, and one for each point."""
 
     curve: float
     point: float
@@ -47,21 +47,21 @@ class Surrogate:
         self.training: Training = trials.training
         self.steps = trials.steps
         self.base = trials.base
-        self.luck = luck(trials.rows)
+        self.noise = seed_noise(trials.rows)
         self._methods = methods_of(trials.rows)
         vectors = [self._vector(row.recipe, row.plan) for row in trials.rows]
         self._accuracy = fitted(*points(trials.rows, vectors, self.training.epochs))
         self._until_cut = fitted(np.array(vectors), np.array([row.curve[0].seconds for row in trials.rows]))
         self._epoch = fitted(np.array(vectors), np.array([_epoch_seconds(row) for row in trials.rows]))
 
-    def answer(self, recipe: Recipe, plan: Plan, marks: Sequence[Mark], *, luck: int | None) -> Answer:
-        """`luck` seeds what chance does to the curve; None: nothing."""
+    def answer(self, recipe: Recipe, plan: Plan, marks: Sequence[ScheduledReport], *, noise_seed: int | None) -> Answer:
+        """The curve of a recipe; `noise_seed` of None adds no noise."""
         x = self._vector(recipe, plan)
         judged = [index for index, mark in enumerate(marks) if mark.phase != Phase.TRAIN]
         values = self._accuracy.predict(with_times(x, [marks[index] for index in judged], self.training.epochs))
-        if luck is not None:
-            chance = np.random.default_rng(luck)
-            values = values + chance.normal(0, self.luck.curve) + chance.normal(0, self.luck.point, len(values))
+        if noise_seed is not None:
+            chance = np.random.default_rng(noise_seed)
+            values = values + chance.normal(0, self.noise.curve) + chance.normal(0, self.noise.point, len(values))
         accuracies: list[float | None] = [None] * len(marks)
         for index, value in zip(judged, values, strict=True):
             accuracies[index] = float(np.clip(value, 0.0, 1.0))
@@ -70,8 +70,8 @@ class Surrogate:
     def _vector(self, recipe: Recipe, plan: Plan) -> Array:
         return vector(recipe, plan, self._methods, self.shape)
 
-    def _seconds(self, x: Array, marks: Sequence[Mark]) -> tuple[float, ...]:
-        """A method's own training takes its share of the time until the cut."""
+    def _seconds(self, x: Array, marks: Sequence[ScheduledReport]) -> tuple[float, ...]:
+        """A method's own training takes its share of the time up to the pruning."""
         until_cut, epoch = (max(0.01, float(model.predict(x[None])[0])) for model in (self._until_cut, self._epoch))
         cut = next(mark.epoch for mark in marks if mark.phase == Phase.PRUNE)
         return tuple(
@@ -98,25 +98,25 @@ def points(rows: Sequence[Row], vectors: Sequence[Array], epochs: float) -> tupl
     return np.vstack(x), np.array([point.accuracy for row in rows for point in row.curve])
 
 
-def with_times(vector: Array, marks: Sequence[Mark], epochs: float) -> Array:
-    """One line for each mark: the recipe's numbers, and how far the trial has come."""
+def with_times(vector: Array, marks: Sequence[ScheduledReport], epochs: float) -> Array:
+    """(reports, features): the recipe's features, and how far the trial is at each report."""
     times = np.array([[mark.tuned, mark.epoch / epochs, float(mark.phase == Phase.PRUNE)] for mark in marks])
     return np.hstack([np.tile(vector, (len(marks), 1)), times])
 
 
-def _marks(row: Row) -> list[Mark]:
+def _marks(row: Row) -> list[ScheduledReport]:
     cut = row.curve[0].epoch
-    return [Mark(epoch=point.epoch, phase=point.phase, tuned=point.epoch - cut) for point in row.curve]
+    return [ScheduledReport(epoch=point.epoch, phase=point.phase, tuned=point.epoch - cut) for point in row.curve]
 
 
 def _epoch_seconds(row: Row) -> float:
-    """Of one epoch of tuning with the look at the validation images after it."""
+    """Seconds of one epoch of fine-tuning and the evaluation after it."""
     first, last = row.curve[0], row.curve[-1]
     return (last.seconds - first.seconds) / (last.epoch - first.epoch)
 
 
-def luck(rows: Sequence[Row]) -> Luck:
-    """From the trials that repeat a recipe; the points of both curves are those of the tuning, which are due at the same epochs."""
+def seed_noise(rows: Sequence[Row]) -> SeedNoise:
+    """From the trials that repeat a recipe. Their curves have the points of the fine-tuning in common, which are due at the same epochs."""
     by_number = {row.number: row for row in rows}
     pairs = [(by_number[row.repeats], row) for row in rows if row.repeats is not None and row.repeats in by_number]
     differences = [
@@ -125,4 +125,4 @@ def luck(rows: Sequence[Row]) -> Luck:
     ]
     within = float(np.mean([difference.var(ddof=1) for difference in differences if len(difference) > 1])) / 2
     between = float(np.mean([difference.mean() ** 2 - within * 2 / len(difference) for difference in differences])) / 2
-    return Luck(curve=max(0.0, between) ** 0.5, point=within**0.5)
+    return SeedNoise(curve=max(0.0, between) ** 0.5, point=within**0.5)

@@ -14,16 +14,16 @@ from autoslim.training.trial import split_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A report that is due after `epoch` epochs, of which `tuned` after the cut."""
+class ScheduledReport:
+    """A report that is due after `epoch` epochs, of which `tuned` after the pruning."""
 
     epoch: float
     phase: Phase
     tuned: float
 
 
-def schedule(recipe: Recipe, shape: ViTShape, *, steps: int) -> list[Mark]:
-    """As `training.trial` does it with `steps` steps an epoch; recipes of one step only."""
+def schedule(recipe: Recipe, shape: ViTShape, *, steps: int) -> list[ScheduledReport]:
+    """The reports that `training.trial` makes with `steps` steps an epoch; recipes of one step only."""
     (step,) = recipe.steps
     method, epochs = METHODS[step.method], recipe.training.epochs
     settings = method.shared_settings(shape, step.knobs)
@@ -31,10 +31,12 @@ def schedule(recipe: Recipe, shape: ViTShape, *, steps: int) -> list[Mark]:
     shared = max(1, round(share * epochs * steps)) / steps if share else 0.0
     total = max(2, round((epochs - shared) * steps))
     (train,) = split_steps(total, [method.train_share(step.knobs)])
-    marks = [Mark(epoch=round(shared + done / steps, 6), phase=Phase.TRAIN, tuned=0.0) for done in _segments(train, steps)]
-    marks.append(Mark(epoch=round(shared + train / steps, 6), phase=Phase.PRUNE, tuned=0.0))
+    marks = [
+        ScheduledReport(epoch=round(shared + done / steps, 6), phase=Phase.TRAIN, tuned=0.0) for done in _segments(train, steps)
+    ]
+    marks.append(ScheduledReport(epoch=round(shared + train / steps, 6), phase=Phase.PRUNE, tuned=0.0))
     for done in _segments(total - train, steps):
-        marks.append(Mark(epoch=round(shared + (train + done) / steps, 6), phase=Phase.FINETUNE, tuned=done / steps))
+        marks.append(ScheduledReport(epoch=round(shared + (train + done) / steps, 6), phase=Phase.FINETUNE, tuned=done / steps))
     return marks
 
 

@@ -23,7 +23,7 @@ BUDGETS = {"70%": 0.70, "50%": 0.50, "35%": 0.35}
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """`seed` draws the luck of a trial: the same recipe has the same in every search of this seed."""
+    """`seed` seeds the noise of trials: a recipe has the same noise in every search with this seed."""
 
     surrogate: Surrogate
     seed: int
@@ -68,13 +68,13 @@ class World:
         return predict(self.shape, self.plan(recipe)).total
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
-        """As training it once would show it, its luck included."""
+        """The trial as training the recipe once would be, with noise."""
         marks = schedule(recipe, self.shape, steps=self.surrogate.steps)
         plan = self.plan(recipe)
-        told = self.surrogate.answer(recipe, plan, marks, luck=self._luck(recipe))
+        answer = self.surrogate.answer(recipe, plan, marks, noise_seed=self._noise_seed(recipe))
         reports = tuple(
             EpochReport(epoch=mark.epoch, phase=mark.phase, metrics={} if value is None else {"accuracy": value})
-            for mark, value in zip(marks, told.accuracies, strict=True)
+            for mark, value in zip(marks, answer.accuracies, strict=True)
         )
         flops = predict(self.shape, plan).total
         cut = next(report for report in reports if report.phase == Phase.PRUNE)
@@ -88,20 +88,20 @@ class World:
             flops_max=flops,
             params=0,
             epochs=reports[-1].epoch,
-            seconds=told.seconds[-1],
+            seconds=answer.seconds[-1],
         )
-        return SimulatedTrial(reports=reports, seconds=told.seconds, outcome=outcome)
+        return SimulatedTrial(reports=reports, seconds=answer.seconds, outcome=outcome)
 
-    def worth(self, recipe: Recipe, epoch: float | None = None) -> float:
-        """What the model is worth without luck, after `epoch` epochs or at the end: what a search is scored by."""
+    def true_accuracy(self, recipe: Recipe, epoch: float | None = None) -> float:
+        """The accuracy without noise after `epoch` epochs, or at the end. Searches are scored by it."""
         marks = schedule(recipe, self.shape, steps=self.surrogate.steps)
-        told = self.surrogate.answer(recipe, self.plan(recipe), marks, luck=None)
+        answer = self.surrogate.answer(recipe, self.plan(recipe), marks, noise_seed=None)
         upto = [
             value
-            for mark, value in zip(marks, told.accuracies, strict=True)
+            for mark, value in zip(marks, answer.accuracies, strict=True)
             if value is not None and (epoch is None or mark.epoch <= epoch)
         ]
         return upto[-1]
 
-    def _luck(self, recipe: Recipe) -> int:
+    def _noise_seed(self, recipe: Recipe) -> int:
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{recipe.key}".encode()).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""A program that runs in the background, with a log, and that is found and ended by who it is and not by its name."""
+"""A program that runs in the background with a log, found and stopped by its process's identity instead of its name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from workers.service.process import Process
+import psutil
 
-_GRACE = 25.0
+from workers.service.process_identity import ProcessIdentity
+
+# Longer than PostgreSQL, Ray and the supervisor take to end in order.
+_STOP_SECONDS = 25.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """`folder` has a log and a file that says who each program is. Programs outlive whoever started them."""
+    """`folder` has a log and an identity file per program. A program outlives the process that started it."""
 
     name: str
     folder: Path
@@ -42,19 +45,19 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
-                # All that it starts is in this session, too, unless it takes care not to be.
+                # Its own session, which its children belong to as well unless they leave it.
                 start_new_session=True,
             )
-        # It is another's to collect: of a child that has ended, /proc says so as well.
+        # Keeps Popen from waiting for a child that outlives this process.
         child.returncode = 0
-        self._file.write_text(Process.of(child.pid).to_json())
+        self._file.write_text(ProcessIdentity.of(child.pid).to_json())
 
     def is_alive(self) -> bool:
         process = self._read()
         return process is not None and process.is_here() and not process.is_dead()
 
     def stop(self) -> None:
-        """Asks it to end, and after a while ends it and what is left of its session."""
+        """Sends SIGTERM, and after 25 s SIGKILL to what is left of its session."""
         process = self._read()
         if process is None or not process.is_here():
             self._file.unlink(missing_ok=True)
@@ -62,7 +65,7 @@ class Program:
         members = _session(process.pid)
         if not process.is_dead():
             _send(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _STOP_SECONDS
         while not process.is_dead() and time.monotonic() < deadline:
             time.sleep(0.1)
         for member in {*members, *_session(process.pid)}:
@@ -76,20 +79,20 @@ class Program:
         except FileNotFoundError:
             return ""
 
-    def _read(self) -> Process | None:
+    def _read(self) -> ProcessIdentity | None:
         try:
-            return Process.from_json(self._file.read_text())
+            return ProcessIdentity.from_json(self._file.read_text())
         except FileNotFoundError:
             return None
 
 
-def _session(leader: int) -> list[Process]:
-    """The processes of the session that this one began."""
+def _session(leader: int) -> list[ProcessIdentity]:
+    """The processes of the session that `leader` started."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*"):
+    for pid in psutil.pids():
         try:
-            if os.getsid(int(entry.name)) == leader:
-                found.append(Process.of(int(entry.name)))
+            if os.getsid(pid) == leader:
+                found.append(ProcessIdentity.of(pid))
         except (ProcessLookupError, PermissionError):
             continue
     return found

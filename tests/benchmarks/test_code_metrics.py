@@ -23,6 +23,7 @@ def tree(tmp_path: Path) -> Path:
         "autoslim/methods/__init__.py": "# why\nx = 1\n",
         "autoslim/search/__init__.py": "x = 1\n",
         "workers/__init__.py": "",
+        "docs/developing/one-budget.md": "`autoslim/one/a.py`, `autoslim/one/a.py`, `autoslim/two/b.py`, `autoslim/one/a.py`\n",
         "README.md": "# autoslim\n\nthree more words\n",
         "tests/test_b.py": "final_share = 1\n",
     }
@@ -44,6 +45,7 @@ def test_every_row_is_what_counting_by_hand_gives(tree: Path):
         "rooms / arrows between them": "6 / 1",
         "import circle": "none",
         "files that name the setting `final_share`": "2",
+        "walk of one budget, files / returns": "2 / 1",
     }
 
 

@@ -6,7 +6,7 @@ import cost_estimate
 import pytest
 
 LINES = [
-    cost_estimate.Line(10.0, "12:00:10 trial 0 begins: budget 50%"),
+    cost_estimate.Line(10.0, "12:00:10 trial 0 (0/4 done) sit starts: budget 50%"),
     cost_estimate.Line(
         40.0, "12:00:40 trial 0 (1/4 done) sit ends: accuracy 50.0% at 1M in 9s | best 50% 50.0% | about 1m05s left"
     ),

@@ -85,7 +85,7 @@ def test_a_recipe_has_the_same_luck_in_every_search_of_a_world_and_another_in_an
     other = World(world.surrogate, 1)
     for recipe in recipes:
         assert world.trial(recipe) == world.trial(recipe)
-        assert world.worth(recipe) == other.worth(recipe)
+        assert world.true_accuracy(recipe) == other.true_accuracy(recipe)
     assert any(world.trial(recipe).outcome.accuracy != other.trial(recipe).outcome.accuracy for recipe in recipes)
 
 
@@ -143,7 +143,7 @@ def test_a_trial_that_fails_by_itself_is_finished_and_the_search_goes_on(world: 
 def test_many_workers_share_the_work_and_wait_for_one_driver(world: World) -> None:
     few, many = (_run(world, workers=n, trials=40, conditions=Conditions(decision=0.5), scheduler="none") for n in (2, 40))
     assert many.tally.makespan < few.tally.makespan / 2
-    assert many.tally.handed_out == 0.0
+    assert many.tally.last_start == 0.0
     assert many.events[0].seconds > 0.5
     assert max(event.seconds for event in many.events) > 40 * 0.5
 
@@ -204,8 +204,8 @@ def test_peers_are_reproducible_where_they_say_so(world: World) -> None:
 # The score
 
 
-def found(at: float, flops: int, observed: float, worth: float) -> Found:
-    return Found(at=at, flops=flops, observed=observed, worth=worth)
+def found(at: float, flops: int, observed: float, true_accuracy: float) -> Found:
+    return Found(at=at, flops=flops, observed=observed, true_accuracy=true_accuracy)
 
 
 def test_models_are_chosen_by_what_was_seen_and_scored_by_what_they_are_worth() -> None:

@@ -94,7 +94,7 @@ def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_p
     assert "## Latency" in card
     assert "parameters of 40K (binding)" in err
     code, _, err = autoslim("slim", "--method", "vit_slim", *TINY, *SHORT, "--params", "30K", "--output", "out")
-    assert (code, "--params is 30000, but this model was begun with 40000" in err) == (2, True)
+    assert (code, "--params is 30000, but this model was started with 40000" in err) == (2, True)
 
 
 def test_a_latency_that_cannot_be_reached_is_told_with_the_least_that_can(monkeypatch, tmp_path):
@@ -126,7 +126,7 @@ def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeyp
         _, facts = run_to_end(slimming.adapt())
         _, outcome = run_to_end(slimming.train())
         assert 0.5 * dense < outcome.latency_ms <= limits.latency_ms
-        with pytest.raises(BudgetError, match=r"takes 99 ms here \(.* ms were predicted\), and is not handed over"):
+        with pytest.raises(BudgetError, match=r"takes 99 ms here \(.* ms were predicted\), and is not delivered"):
             slimming.finalize_models(facts, outcome)
         assert not (tmp_path / "out" / "config.json").exists()
         assert (tmp_path / "out" / "work").exists()
@@ -272,8 +272,8 @@ def test_a_folder_takes_no_second_request_and_names_the_flag_that_differs(tmp_pa
     with Slimming(tmp_path / "out", job) as slimming:
         slimming.prepare()
     for change, said in (
-        ({"budget": Budget.parse("50%")}, "--flops is '50%', but this model was begun with '60%'"),
-        ({"training": job.training.replace(batch_size=8)}, "--batch-size is 8, but this model was begun with 64"),
+        ({"budget": Budget.parse("50%")}, "--flops is '50%', but this model was started with '60%'"),
+        ({"training": job.training.replace(batch_size=8)}, "--batch-size is 8, but this model was started with 64"),
         ({"steps": (Step(method="life_regression", knobs={"drops": 1}),)}, "--method or --knob is life_regression {'drops': 1}"),
         ({"dataset": DatasetSpec(source="digits")}, "--train-limit is None"),
     ):
@@ -364,5 +364,5 @@ def test_a_folder_with_something_else_in_it_is_refused(autoslim, tmp_path):
     (tmp_path / "out" / "thesis.tex").write_text("\\section{Results}")
     code, _, err = autoslim("slim", *ENOUGH, "--output", "out")
     assert code == 2
-    assert "holds thesis.tex already" in err
+    assert "holds thesis.tex; give a new folder" in err
     assert [path.name for path in Path(tmp_path / "out").iterdir()] == ["thesis.tex"]

@@ -21,8 +21,8 @@ from autoslim.config.reference import as_markdown, reference
 from autoslim.config.schema import job_schema
 from autoslim.config.target import default_at
 from autoslim.errors import RequestError
+from autoslim.service.dry_run.client import deciding_fields
 from autoslim.service.openapi import FILE as OPENAPI
-from autoslim.service.planning.client import deciding_fields
 
 LEAST: dict[str, Any] = {"model": "deit_tiny_patch16_224", "data": "digits", "flops": ["50%"]}
 OTHER: dict[str, Any] = {
@@ -181,7 +181,7 @@ def test_the_key_of_a_plan_has_what_decides_it_and_nothing_else(name: str) -> No
     key = deciding_fields(spec_with(name))
     assert (name in key) is SETTINGS[name].rules.decides_plan
     assert (key != deciding_fields(read_mapping(least_for(name)))) is SETTINGS[name].rules.decides_plan
-    # The planning process reads a spec again from these fields alone.
+    # The dry-run process reads a spec again from these fields alone.
     assert deciding_fields(read_mapping(key)) == key
 
 

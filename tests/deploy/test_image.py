@@ -94,5 +94,5 @@ def test_all_manifests_name_one_image_of_this_version_and_this_ray(
     assert re.fullmatch(r"postgres:\d+\.\d+", compose["services"]["postgres"]["image"])
     assert {container["image"] for pod in pods.values() for container in pod["containers"]} == {image}
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray
-    for path in (DEPLOY / "Dockerfile", DEPLOY / "README.md"):
+    for path in (DEPLOY / "Dockerfile", DEPLOY.parent / "docs" / "service" / "deploy.md"):
         assert set(re.findall(r"autoslim:\d[\w.-]*", path.read_text())) == {image}, path

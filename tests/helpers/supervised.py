@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from autoslim.config import read_mapping
 from autoslim.store import Queue, QueuedJob, QueueState
 from workers.service.executor import Driver
 from workers.service.local_executor import LocalExecutor
-from workers.service.process import Process
+from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
 from workers.service.supervisor import Supervisor
 
@@ -47,7 +49,7 @@ class Site:
     def __exit__(self, *_: object) -> None:
         """No driver outlives its test."""
         for path in (self.settings.root / "drivers").glob("*.json"):
-            process = Process.from_json(path.read_text())
+            process = ProcessIdentity.from_json(path.read_text())
             if not process.is_dead():
                 os.kill(process.pid, signal.SIGKILL)
         for executor in self._executors:
@@ -68,7 +70,7 @@ class Site:
     def supervisor(self, *, grace: float = 5.0, command: tuple[str, ...] = DRIVER, jobs: int = 1) -> Supervisor:
         executor = LocalExecutor(self.settings, command=command, grace=grace)
         self._executors.append(executor)
-        return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, every=0.05)
+        return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, round_seconds=0.05)
 
     def drive(self, supervisor: Supervisor | None, until: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Rounds of the supervisor, or none where it is dead, until something is so."""
@@ -91,10 +93,30 @@ class Site:
         return lambda: sum(event.type == "trial_ended" for event in self.queue.events(job.id)) >= count
 
     def pid(self, job: QueuedJob, attempt: int = 1) -> int:
-        return Process.from_json((self.settings.root / "drivers" / f"{Driver(job.id, attempt).name}.json").read_text()).pid
+        return ProcessIdentity.from_json(
+            (self.settings.root / "drivers" / f"{Driver(job.id, attempt).name}.json").read_text()
+        ).pid
 
     def kill(self, job: QueuedJob, attempt: int = 1, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid(job, attempt), number)
+
+    def freeze(self, job: QueuedJob) -> None:
+        """Stops the driver between two transactions; within one it would keep the database's lock for as long as it is stopped."""
+        while True:
+            self.kill(job, number=signal.SIGSTOP)
+            if self._is_writable():
+                return
+            self.kill(job, number=signal.SIGCONT)
+            time.sleep(0.01)
+
+    def _is_writable(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.settings.storage.removeprefix("sqlite:///"), timeout=0.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+        return True
 
     def worked(self, job: QueuedJob) -> list[tuple[int, int]]:
         """(attempt, trial) in the order in which they were begun."""
@@ -113,7 +135,7 @@ def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterato
         "from workers.service.settings import read_driver_settings; from autoslim.store import Queue\n"
         "settings = read_driver_settings()\n"
         f"Supervisor(Queue(settings.storage), LocalExecutor(settings, command={command!r}), jobs=1,"
-        " lease_seconds=settings.lease_seconds, every=0.05).run()"
+        " lease_seconds=settings.lease_seconds, round_seconds=0.05).run()"
     )
     with _python(site, code) as process:
         yield process

@@ -61,6 +61,7 @@ def _search(job: SearchJob, store: Store, callback: SearchCallback, folder: Path
     if not store.has_job(job.id):
         store.create_job(job)
     attempt = store.begin_attempt(job.id)
+    callback.on_attempt_start(store.trials(job.id))
     store.set_base(job.id, DENSE)
     callback.on_message("dense model: epoch 1/1")
     callback.on_stage_start(SearchStage.SEARCHING)
@@ -116,5 +117,5 @@ def _misbehave(what: str) -> None:
 
 
 if __name__ == "__main__":
-    lease_keeper.GRACE = float(os.environ.get("AUTOSLIM_TEST_GRACE", lease_keeper.GRACE))
+    lease_keeper.CANCEL_GRACE = float(os.environ.get("AUTOSLIM_TEST_GRACE", lease_keeper.CANCEL_GRACE))
     sys.exit(main(sys.argv[1:], run=trivial_search))

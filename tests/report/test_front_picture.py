@@ -74,8 +74,8 @@ def test_why_a_model_was_taken_stands_there_with_the_fronts_knee_and_its_neighbo
     page = Page(render(results, **{"50%": front[1].number}))
     said = [text for text in page.texts["p"] if text.startswith(("50%", "the front bends"))]
     assert f"50%: trial {front[1].number} (" in said[0]
-    assert f"the front's next cheaper one: trial {front[0].number} (" in said[0]
-    assert f"the front's next dearer one: trial {front[2].number} (" in said[0]
+    assert f"next cheaper on the front: trial {front[0].number} (" in said[0]
+    assert f"next costlier on the front: trial {front[2].number} (" in said[0]
     assert said[1].startswith("the front bends most at trial ")
     assert len(page.of_class("why")) == 2
     assert Page(render()).of_class("why") == []
@@ -89,10 +89,10 @@ def test_front_is_drawn_in_steps_from_the_cheapest_to_the_dense_model():
     assert places == sorted(places, key=lambda place: (place[0], -place[1]))
 
 
-def test_trials_that_cannot_be_drawn_are_counted():
+def test_trials_that_cannot_be_shown_are_counted():
     caption = " ".join(Page(render()).texts["p"])
     assert "12 trials: 1 running, 8 complete, 1 stopped, 1 failed, 1 infeasible." in caption
-    assert "1 repeated an earlier recipe and is not drawn." in caption
+    assert "1 repeated an earlier recipe and is not shown." in caption
 
 
 def test_tooltip_tells_the_whole_recipe_and_result():

@@ -54,10 +54,10 @@ def test_every_proposal_is_within_its_budget_and_its_space(
         (step,) = proposal.recipe.steps
         assert space.contains(Sample(method=step.method, knobs=step.knobs, training={}), shape)
         history.append(finished(proposal))
-    told = as_trials(history, accuracy_and_flops(history), replayer(space, methods, shape), single_objective=False)
-    assert len(told) == len(history)
+    trials = as_trials(history, accuracy_and_flops(history), replayer(space, methods, shape), single_objective=False)
+    assert len(trials) == len(history)
     # Optuna checks each against its distribution.
-    build_study(told, ["maximize", "minimize"], optuna.samplers.RandomSampler(seed=0))
+    build_study(trials, ["maximize", "minimize"], optuna.samplers.RandomSampler(seed=0))
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,8 +81,8 @@ def check_real_methods(shape: ViTShape, dense: int, finished: Finish, name: str,
         assert proposal.recipe.seed == settings["seed"]
         history.append(finished(proposal))
     assert {result.recipe.method for result in history} == set(proposer.space.methods)
-    told = as_trials(history, accuracy_and_flops(history), replayer(proposer.space, METHODS, shape))
-    assert len(told) == len(history)
+    trials = as_trials(history, accuracy_and_flops(history), replayer(proposer.space, METHODS, shape))
+    assert len(trials) == len(history)
 
 
 def test_own_entry_in_the_history_changes_nothing(make: Make, finished: Finish) -> None:

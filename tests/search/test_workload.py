@@ -65,15 +65,15 @@ def test_the_most_work_of_any_number_of_trials_is_known_at_once():
 
 def test_the_end_gets_its_share_of_the_compute():
     work = expected_work(job(scheduler="none", trials=6, final_share=0.25, training=Training(epochs=2.0)))
-    assert (work.trials, work.epochs, work.finals, work.final_epochs) == (6, 12.0, 1, pytest.approx(4.0))
+    assert (work.trials, work.epochs, work.refinements, work.refinement_epochs) == (6, 12.0, 1, pytest.approx(4.0))
 
 
 def test_an_end_that_is_too_short_for_anything_is_not_counted():
     work = expected_work(job(scheduler="none", trials=2, final_share=0.25))
-    assert (work.finals, work.final_epochs) == (0, 0.0)
+    assert (work.refinements, work.refinement_epochs) == (0, 0.0)
 
 
 def test_epochs_that_are_limited_are_not_passed():
     work = expected_work(job(scheduler="none", trials=1000, max_epochs=100.0, final_share=0.25))
     assert work.trials == 8
-    assert work.epochs + work.final_epochs <= 100.0
+    assert work.epochs + work.refinement_epochs <= 100.0

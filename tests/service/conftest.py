@@ -10,7 +10,7 @@ from helpers.running_service import RunningService, running, settings_in
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One for all tests, because planning takes seconds to import; every test has a tenant of its own."""
+    """One for all tests, because a dry run takes seconds to import; every test has a tenant of its own."""
     folder = tmp_path_factory.mktemp("service")
     (folder / "data" / "flowers").mkdir(parents=True)
     settings = settings_in(folder, data_roots=[folder / "data"], datasets={"flowers": folder / "data" / "flowers"})

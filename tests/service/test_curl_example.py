@@ -1,4 +1,4 @@
-"""The README's example of the HTTP API, typed as it stands there."""
+"""The example of the HTTP API in the documents, typed as it stands there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from helpers.command_line import blocks
 from helpers.running_service import running, settings_in
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "service" / "http.md"
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    (example,) = [block for block in blocks(README.read_text(), "sh") if "$JOB:cancel" in block]
+    (example,) = [block for block in blocks(PAGE.read_text(), "sh") if "$JOB:cancel" in block]
     with running(settings_in(tmp_path)) as service:
         script = example.replace("http://127.0.0.1:8400", service.url)
         done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -82,7 +82,7 @@ def test_database_from_before_migrations_is_adopted_with_its_jobs(database_url, 
     with Store(database_url) as again:
         assert again.trials("digits-1") == make_results()
         assert again.job("digits-1").shared == ()
-        again.book_shared("digits-1", [SharedCost(key="k", method="vit_slim", settings={}, epochs=1.0, seconds=2.0)])
+        again.add_shared_costs("digits-1", [SharedCost(key="k", method="vit_slim", settings={}, epochs=1.0, seconds=2.0)])
     with Store(database_url) as once_more:
         assert len(once_more.job("digits-1").shared) == 1
 

@@ -33,13 +33,13 @@ def test_shared_work_is_booked_once_a_key(store):
     one, other = (
         SharedCost(key=key, method="vit_slim", settings={"l1": key}, epochs=0.9, seconds=30.0) for key in ("paper", "even")
     )
-    store.book_shared(job.id, [one])
+    store.add_shared_costs(job.id, [one])
     before = store.fingerprint(job.id)
-    store.book_shared(job.id, [one, other])
+    store.add_shared_costs(job.id, [one, other])
     assert store.job(job.id).shared == (one, other)
     assert store.fingerprint(job.id) != before
     after = store.fingerprint(job.id)
-    store.book_shared(job.id, [other, one])
+    store.add_shared_costs(job.id, [other, one])
     assert store.fingerprint(job.id) == after
 
 

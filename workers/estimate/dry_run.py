@@ -42,7 +42,7 @@ class _Seconds:
 
     adapting: float
     trials: float
-    finals: float
+    refinements: float
     finalizing: float
 
 
@@ -63,13 +63,13 @@ def dry_run(
         "dense model": busy.adapting,
         # Fewer trials than slots leave slots empty.
         "trials": busy.trials / min(slots, max(1, workload.trials)),
-        "refinement": busy.finals / min(slots, max(1, workload.finals)),
+        "refinement": busy.refinements / min(slots, max(1, workload.refinements)),
         "finalizing": busy.finalizing,
     }
     share = _share_within_time(job, parts)
     parts |= {name: share * parts[name] for name in ("trials", "refinement")}
     workload = _scaled(workload, share)
-    device_seconds = busy.adapting + share * (busy.trials + busy.finals) + busy.finalizing
+    device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + busy.finalizing
     estimate = _estimate(prepared, workload, adapts=adapts)
     size = _image_bytes(prepared) + estimate.disk.final
     cost = cost_of(prepared.job, seconds=sum(parts.values()), busy_seconds=device_seconds, size=size)
@@ -86,7 +86,7 @@ def _busy_seconds(prepared: PreparedSearch, throughput: Throughput, workload: Wo
     return _Seconds(
         adapting=overhead * adapting if adapts else 0.0,
         trials=workload.trials * _TRIAL_SECONDS + workload.epochs * overhead * epoch,
-        finals=workload.finals * _TRIAL_SECONDS + workload.final_epochs * overhead * epoch,
+        refinements=workload.refinements * _TRIAL_SECONDS + workload.refinement_epochs * overhead * epoch,
         finalizing=finalize_seconds(job) + evaluating,
     )
 
@@ -113,7 +113,7 @@ def _scaled(workload: Workload, share: float) -> Workload:
     if share == 1.0:
         return workload
     trials = max(1, round(share * workload.trials))
-    return workload.replace(trials=trials, epochs=share * workload.epochs, final_epochs=share * workload.final_epochs)
+    return workload.replace(trials=trials, epochs=share * workload.epochs, refinement_epochs=share * workload.refinement_epochs)
 
 
 def _estimate(prepared: PreparedSearch, workload: Workload, *, adapts: bool) -> Estimate:

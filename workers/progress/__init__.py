@@ -1,1 +1,1 @@
-"""How a search stands: console, metrics, Ray dashboard, cost."""
+"""The progress of a search: callbacks for the console, the metrics and Ray's dashboard, the time left, the cost."""

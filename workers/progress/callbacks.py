@@ -42,6 +42,9 @@ class SearchCallback:
     `target` is the label of the budget that the trial's recipe is solved for, or `Target.FREE`.
     """
 
+    def on_attempt_start(self, results: Sequence[TrialResult]) -> None:
+        """Before anything else; `results` are the trials of earlier attempts, ended or not."""
+
     def on_stage_start(self, stage: SearchStage) -> None:
         pass
 

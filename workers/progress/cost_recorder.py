@@ -28,4 +28,4 @@ class CostRecorder(SearchCallback):
         self._record()
 
     def _record(self) -> None:
-        self._store.book_shared(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
+        self._store.add_shared_costs(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])

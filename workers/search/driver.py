@@ -103,6 +103,7 @@ def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallbac
     if not resume or not store.has_job(job.id):
         store.create_job(job)
     store.begin_attempt(job.id)
+    callback.on_attempt_start(store.trials(job.id))
     sync = MlflowSync(store, job.id)
     background = BackgroundSync(sync).start()
     try:

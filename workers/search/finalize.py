@@ -16,7 +16,7 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import Asked, HoldoutResults, Origin, complete_folder
+from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from workers.ray_errors import unwrapped_task_errors
 
@@ -97,9 +97,9 @@ def finalize_models(
     dense, *verdicts = evaluate_folders(named, dataset, split="test", resources=resources, job=job.id)
     models, failed = [], []
     for selection, folder, verdict in zip(selections, folders, verdicts, strict=True):
-        judged = HoldoutResults(slimmed=verdict, dense=dense, dense_validation=facts.dense_accuracy)
+        holdout = HoldoutResults(slimmed=verdict, dense=dense, dense_validation=facts.dense_accuracy)
         try:
-            _complete(job, folder, selection, judged, base=base, dataset=dataset)
+            _complete(job, folder, selection, holdout, base=base, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
@@ -108,7 +108,7 @@ def finalize_models(
             continue
         target = output.model(selection.label)
         move_folder(folder, target)
-        models.append(_selected_model(selection, judged, target))
+        models.append(_selected_model(selection, holdout, target))
     return models, failed
 
 
@@ -122,20 +122,20 @@ def _copy(output: RunFolder, selection: Selection) -> Path:
 
 
 def _complete(
-    job: SearchJob, folder: Path, selection: Selection, judged: HoldoutResults, *, base: Path, dataset: PreparedDataset
+    job: SearchJob, folder: Path, selection: Selection, holdout: HoldoutResults, *, base: Path, dataset: PreparedDataset
 ) -> None:
     complete_folder(
         folder,
-        asked=Asked(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
-        judged=judged,
+        requested=RequestedBudget(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
+        holdout=holdout,
         dataset=dataset,
-        origin=Origin(job=job.id, trial=selection.result.number, source=job.dataset.source, reason=selection.reason),
+        provenance=Provenance(job=job.id, trial=selection.result.number, source=job.dataset.source, reason=selection.reason),
         dense=base,
         speed=job.speed,
     )
 
 
-def _selected_model(selection: Selection, judged: HoldoutResults, folder: Path) -> SelectedModel:
+def _selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) -> SelectedModel:
     result = selection.result
     assert result.flops is not None
     return SelectedModel(
@@ -146,8 +146,8 @@ def _selected_model(selection: Selection, judged: HoldoutResults, folder: Path) 
         folder=str(folder),
         trial=result.number,
         method=result.recipe.method,
-        test_accuracy=judged.slimmed.accuracy,
-        dense_test_accuracy=judged.dense.accuracy,
+        test_accuracy=holdout.slimmed.accuracy,
+        dense_test_accuracy=holdout.dense.accuracy,
         latency=selection.latency,
     )
 

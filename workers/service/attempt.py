@@ -1,7 +1,7 @@
-"""`python -m workers.service.attempt JOB ATTEMPT`: the driver of one attempt at a submitted job.
+"""`python -m workers.service.attempt JOB ATTEMPT`: the driver of one attempt of a queued job.
 
-Nothing else reaches its command line. Where the queue is and where files go stands in its environment (`DriverSettings`); what is to be
-done is read from the queue. Its log lies in the job's folder and outlives the cluster; what happens is told on stdout, as JSON lines.
+Its settings come from the environment (`DriverSettings`) and the spec from the queue, so that the command line, which other users can see,
+has neither. The log is in the job's folder and outlives the cluster; stdout has events and messages as JSON lines.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_REUSED = 50
-"""The latest so many jobs of a tenant are looked at where all are to be reused."""
+# `reuse: [all]` reads the latest jobs of the tenant only: each of them costs a query and its trials' rows.
+_MAX_REUSED = 50
 
 
 class Run(Protocol):
-    """`workers.search.driver.run_search`, or what stands in for it."""
+    """The type of `workers.search.driver.run_search`."""
 
     def __call__(self, job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback) -> Summary: ...
 
 
 def main(arguments: Sequence[str], run: Run | None = None) -> int:
-    """Returns 0 when the job was brought to a state and the state written down, whatever it is."""
+    """Runs the attempt. Returns 0 when its outcome is in the queue, whatever the outcome is."""
     _stop_on_signals()
     try:
         job_id, attempt = arguments[0], int(arguments[1])
         settings = read_driver_settings()
         with Queue(settings.storage) as queue:
             owner = f"{socket.gethostname()}:{os.getpid()}"
-            # Adopting first: whoever is not to drive this job may not even write its log.
+            # Before anything is written: a driver that does not get the lease must not write the log of the one that has it.
             claim = queue.adopt(job_id, attempt, owner, settings.lease_seconds)
             bind(job_id=job_id, attempt=attempt)
-            with _log_to(settings.log(job_id, attempt)) as lines, LeaseKeeper(queue, claim, settings.lease_seconds) as keeper:
+            with _open_log(settings.log(job_id, attempt)) as lines, LeaseKeeper(queue, claim, settings.lease_seconds) as keeper:
                 return _attempt(settings, queue, claim, keeper, lines, run)
     except AutoslimError as error:
         sys.stderr.write(f"autoslim: {error}\n")
@@ -66,21 +66,21 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
 
 def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: LeaseKeeper, lines: LogTee, run: Run | None) -> int:
     spec: JobSpec | None = None
-    _log.info("attempt %d at job %s begins", claim.attempt, claim.id)
+    _log.info("attempt %d of job %s starts", claim.attempt, claim.id)
     try:
         spec = read_json(queue.get(claim.id).spec)
         job = spec.to_job(id=claim.id, placement=settings.placement(claim.id))
         job = job.replace(reuse=reusable(queue, job))
-        # A job's folder and id are its own, so that there is nothing to be overwritten by going on where nothing has been begun.
+        # Resuming is safe in the first attempt, too: the folder belongs to this job only.
         events = JobEvents(queue, claim, lines, abandon=keeper.abandon)
-        summary = (run or _driver())(job, resume=True, storage=settings.storage, callback=events)
-        state, outcome = _ended(summary, claim, spec)
+        summary = (run or _load_driver())(job, resume=True, storage=settings.storage, callback=events)
+        state, outcome = _outcome(summary, claim, spec)
     except KeyboardInterrupt:
         state = QueueState.CANCELLED if keeper.cancelled else QueueState.QUEUED
-        outcome = {} if keeper.cancelled else {"reason": "its driver was stopped"}
+        outcome = {} if keeper.cancelled else {"reason": "the driver was stopped"}
     except LeaseLostError:
         raise
-    except Exception as error:  # noqa: BLE001 - here a job ends, and what became of it is written down
+    except Exception as error:  # noqa: BLE001 - the job ends here, and its failure is written to the queue
         _log.exception("the search ended with an error")
         from workers.service.failure import diagnose
 
@@ -90,44 +90,44 @@ def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: Lease
         else:
             state, outcome = QueueState.PAUSED, {"reason": f"{found.failure_class.value.lower()}: {found.reason}"}
     _log.info("job %s is %s now", claim.id, state.value)
-    # From here on the lease is not needed any more: who is quicker than it now, has the job.
+    # The lease need not be renewed any more. Its fencing token still guards the write: a driver that took over wins.
     keeper.close()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _write_down(queue, claim, state, outcome, patience=settings.lease_seconds)
+    _write_outcome(queue, claim, state, outcome, patience=settings.lease_seconds)
     return 0
 
 
 def reusable(queue: Queue, job: SearchJob) -> tuple[str, ...]:
-    """The ids of the jobs that are to be reused, all of them the same tenant's; no folder is looked at for a tenant.
+    """The ids of the jobs whose trials are reused, all of the same tenant. Folders are not allowed here: they have no owner.
 
     Raises:
-        RequestError: for another's job, or none.
+        RequestError: for an unknown job, or another tenant's.
     """
     if RunFolder(Path(job.output)).warm_start.is_file():
-        # An earlier attempt has written down what it took; the jobs may have been purged since.
+        # An earlier attempt has copied the trials; the jobs may have been purged since.
         return job.reuse
     tenant, ids = queue.get(job.id).tenant, list[str]()
     for source in job.reuse:
         if source == "all":
-            ids += [other.id for other in queue.list(tenant, states=[QueueState.SUCCEEDED], limit=_REUSED)]
+            ids += [other.id for other in queue.list(tenant, states=[QueueState.SUCCEEDED], limit=_MAX_REUSED)]
         else:
             ids.append(queue.get(source, tenant).id)
     return tuple(dict.fromkeys(ids))
 
 
-def _driver() -> Run:
-    """Late, so that a lease is held and a log is kept while the heavy packages load."""
+def _load_driver() -> Run:
+    """Imported late: the lease is held and the log is open while the heavy packages load."""
     from workers.search.driver import run_search
 
     return run_search
 
 
-def _ended(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState, dict[str, object]]:
+def _outcome(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState, dict[str, object]]:
     if not summary.models:
-        from workers.service.failure import nothing_within
+        from workers.service.failure import no_model_within
 
-        return QueueState.FAILED, {"failure": nothing_within(list(summary.missing), job_id=claim.id, spec=spec)}
+        return QueueState.FAILED, {"failure": no_model_within(list(summary.missing), job_id=claim.id, spec=spec)}
     result = {
         "models": [{**model.to_dict(), "folder": f"models/{model.label}"} for model in summary.models],
         "missing": list(summary.missing),
@@ -140,8 +140,13 @@ def _ended(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState, d
     return QueueState.SUCCEEDED, {"result": json.dumps(result, sort_keys=True)}
 
 
-def _write_down(queue: Queue, claim: Claim, state: QueueState, outcome: dict[str, object], *, patience: float) -> None:
-    """Tries again while the database is down, as long as the lease may hold; after that the job is taken over anyway."""
+def _write_outcome(queue: Queue, claim: Claim, state: QueueState, outcome: dict[str, object], *, patience: float) -> None:
+    """Repeats the write for `patience` seconds while the database is down; another driver takes over after that.
+
+    Raises:
+        ClusterError: when the database stays down.
+        LeaseLostError: when another driver has taken over.
+    """
     give_up = time.monotonic() + patience
     while True:
         try:
@@ -149,16 +154,16 @@ def _write_down(queue: Queue, claim: Claim, state: QueueState, outcome: dict[str
         except ClusterError as error:
             if time.monotonic() > give_up:
                 raise
-            _log.warning("%s could not be written down yet: %s", state.value, error)
+            _log.warning("the state %s could not be written yet: %s", state.value, error)
             time.sleep(1.0)
         except JobError as error:
-            # A search that ended before its time: a mistake of ours, which is to be seen as one.
+            # The queue refuses the transition: a search that ended too early is our bug, and must look like one.
             failure = Failure(failure_class=FailureClass.BUG, message=str(error), next=f"autoslim logs {claim.id}")
             state, outcome = QueueState.FAILED, {"failure": failure}
 
 
 def _stop_on_signals() -> None:
-    """The search has its own handlers while it runs, and gives these back."""
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt; the search installs its own handlers while it runs and restores these."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -168,16 +173,15 @@ def _stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[LogTee]:
-    """Everything that this process and its children say goes to the file, for people.
+def _open_log(path: Path) -> Iterator[LogTee]:
+    """Redirects stdout and stderr of this process and its children to the file.
 
-    Yields where lines of JSON go, for log collectors: what was stdout before, and a file of that name that ends in `.jsonl`. What is
-    logged goes there, too.
+    Yields the stream for JSON lines, which log records go to as well: the original stdout, and a file beside the log that ends in `.jsonl`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout, path.with_suffix(".jsonl").open("a", encoding="utf-8") as kept:
-        lines = LogTee(stdout, kept)
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout, path.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
+        lines = LogTee(stdout, file)
         with path.open("a", encoding="utf-8", buffering=1) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)

@@ -1,4 +1,4 @@
-"""Where drivers run: as processes of this machine, or as jobs of a Ray cluster."""
+"""`Executor`: where drivers run, as processes of this machine or as jobs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from typing import Protocol
 
 RESOURCE = "autoslim_driver"
-"""A Ray node takes drivers when it was started with some of this resource: `ray start --resources '{"autoslim_driver": 1}'`."""
+"""Ray runs drivers on nodes that have this resource: `ray start --resources '{"autoslim_driver": 1}'`."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Driver:
-    """The process that drives one attempt at a job."""
+    """The process that runs one attempt of a job."""
 
     job_id: str
     attempt: int
@@ -21,29 +21,30 @@ class Driver:
         return f"{self.job_id}-a{self.attempt}"
 
     @classmethod
-    def of(cls, name: str) -> Driver | None:
-        """None for what is not a driver's name."""
+    def parse(cls, name: str) -> Driver | None:
+        """The driver with this name; None where the name is not a driver's."""
+        # A job's id is a ULID, 26 characters; drivers share their list with jobs that other programs submit to Ray.
         job_id, _, attempt = name.rpartition("-a")
         return cls(job_id, int(attempt)) if len(job_id) == 26 and job_id.isalnum() and attempt.isdecimal() else None
 
 
 class Executor(Protocol):
-    """Every call returns soon. It remembers nothing that is lost with its own process.
+    """No method waits for a driver, and no state is lost with this process: a new executor finds the drivers of the last one.
 
-    All of it raises ClusterError when the cluster cannot be reached.
+    Every method raises ClusterError when the cluster cannot be reached.
     """
 
     def start(self, driver: Driver) -> None:
-        """Does nothing where it has been started already."""
+        """Does nothing for a driver that was started already."""
 
     def list_drivers(self) -> dict[Driver, bool]:
-        """Whether each driver that is known here still lives; one that was never seen is not there."""
+        """All known drivers, with whether they are alive."""
 
     def stop(self, driver: Driver) -> None:
-        """Asks it to end, and makes it when it was asked before and has had its time."""
+        """Requests that it ends. The first call asks, a call after the grace period kills."""
 
     def forget(self, driver: Driver) -> None:
-        """It has ended and its end was noted."""
+        """Drops the record of a driver that has ended."""
 
     def close(self) -> None:
-        """The supervisor ends."""
+        """Called when the supervisor ends."""

@@ -1,7 +1,7 @@
-"""What becomes of a job when its driver meets an error: the one place where exceptions are sorted.
+"""Classifies the error that ended a search: the job is paused or has failed.
 
-A job is put off for what passes by itself or by the operator's hand: a full disk, a database or a cluster that is down. It goes on from
-where it was. For everything else it fails, with a class, a sentence and a command to type next.
+A job is paused for what passes by itself or by the operator's hand: a full disk, a database or a cluster that is down. It resumes where it
+was. For everything else it fails, with a class, a sentence and the command that helps.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ from autoslim.errors import (
 from autoslim.store import Failure, FailureClass
 from workers.ray_errors import cause_chain, is_cluster_failure
 
-_STORAGE_TROUBLE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV)
+# Errors of a disk or a network file system, not of a path that is wrong.
+_STORAGE_ERRORS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV)
 
 
 @dataclasses.dataclass(frozen=True)
-class PutOff:
-    """The job is to go on later; `reason` is for people."""
+class Pause:
+    """The job is to be resumed later; `reason` is for people."""
 
     failure_class: FailureClass
     reason: str
 
 
-def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) -> Failure | PutOff:
-    """`spec` makes the next command fit; None where there is none that could be read."""
+def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) -> Failure | Pause:
+    """`spec` refines the next command; None where it could not be read."""
+    # From the most specific cause to the most general one: a full disk may end a task, a Ray job and a transaction at the same time.
     chain = list(cause_chain(error))
     if is_disk_full(error):
-        return PutOff(FailureClass.STORAGE, f"the disk is full: {_sentence(error)}")
+        return Pause(FailureClass.STORAGE, f"the disk is full: {_sentence(error)}")
     if any(isinstance(link, OutputError) or _is_storage(link) for link in chain):
-        return PutOff(FailureClass.STORAGE, _sentence(error))
+        return Pause(FailureClass.STORAGE, _sentence(error))
     if any(isinstance(link, ClusterError) for link in chain):
-        return PutOff(FailureClass.INFRA, _sentence(error))
+        return Pause(FailureClass.INFRA, _sentence(error))
     kind = _kind(chain)
     if kind is FailureClass.INFRA:
-        return PutOff(kind, f"a part of the cluster was lost: {_sentence(error)}")
+        return Pause(kind, f"part of the cluster was lost: {_sentence(error)}")
     return Failure(failure_class=kind, message=_sentence(error), next=_next(kind, job_id, spec))
 
 
-def nothing_within(budgets: list[str], *, job_id: str, spec: JobSpec) -> Failure:
-    """For a search that was carried out and has no model to hand over."""
+def no_model_within(budgets: list[str], *, job_id: str, spec: JobSpec) -> Failure:
+    """For a search that ended without a model."""
     message = f"no trial was completed within {', '.join(budgets)}"
     return Failure(failure_class=FailureClass.INFEASIBLE, message=message, next=_next(FailureClass.INFEASIBLE, job_id, spec))
 
@@ -86,7 +88,7 @@ def _next(kind: FailureClass, job_id: str, spec: JobSpec | None) -> str:
 
 
 def _is_storage(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _STORAGE_TROUBLE
+    return isinstance(error, OSError) and error.errno in _STORAGE_ERRORS
 
 
 def _sentence(error: BaseException) -> str:

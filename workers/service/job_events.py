@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from autoslim.core.result import EpochReport, Origin, TrialResult, TrialState
@@ -30,6 +30,11 @@ class JobEvents(SearchCallback):
         self._results: dict[int, TrialResult] = {}
         self._best: dict[str, int] = {}
 
+    def on_attempt_start(self, results: Sequence[TrialResult]) -> None:
+        ended = sum(result.state is not TrialState.RUNNING for result in results)
+        if results:
+            self._append("message", {"text": f"continues with {ended} trials that have ended"})
+
     def on_stage_start(self, stage: SearchStage) -> None:
         with self._lease_held():
             self._queue.advance(self._claim, _STATES[stage])
@@ -41,8 +46,6 @@ class JobEvents(SearchCallback):
     def on_search_start(self, search: SearchInfo) -> None:
         self._search = search
         self._results = {result.number: result for result in search.results if result.state is not TrialState.RUNNING}
-        if search.results:
-            self._append("message", {"text": f"continues with {len(self._results)} trials that have ended"})
         # An earlier attempt has told of the best of its own trials; of those that are reused none has.
         self._best = {label: result.number for label, result in self._best_trials().items() if result.origin is not Origin.REUSED}
         self._append_best()

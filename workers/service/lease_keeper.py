@@ -1,4 +1,4 @@
-"""Keeps a driver's lease, hears of cancellations, and ends the driver when the job is another's."""
+"""`LeaseKeeper`: renews a driver's lease, passes a cancellation on, and ends the driver when it has lost the lease."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from autoslim.store import Claim, Queue, QueueState
 
 _log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 2.0
-"""Seconds between two looks at whether the job is to be cancelled."""
-GRACE = 30.0
-"""Seconds for a search to write its checkpoints and end; after that the driver ends without it."""
+# Seconds between renewals at most, since a renewal also reads whether the job is to be cancelled.
+_POLL_SECONDS = 2.0
+CANCEL_GRACE = 30.0
+"""Seconds for a cancelled search to write its checkpoints; after that the driver exits without it."""
 
 
 class LeaseKeeper:
-    """A thread of the driver's. `cancelled` says whether a cancellation was heard of.
+    """A thread of the driver. `cancelled` is true when a cancellation was requested.
 
-    `leave` ends the process at once, whatever it is at: a driver that has lost its lease must not write anything any more.
+    `exit_process` ends the process at once, without cleaning up: a driver that has lost its lease must not write anything any more.
     """
 
-    def __init__(self, queue: Queue, claim: Claim, lease_seconds: float, *, leave: Callable[[int], object] = os._exit) -> None:
-        self._queue, self._claim, self._lease, self._leave = queue, claim, lease_seconds, leave
+    def __init__(
+        self, queue: Queue, claim: Claim, lease_seconds: float, *, exit_process: Callable[[int], object] = os._exit
+    ) -> None:
+        self._queue, self._claim, self._lease, self._exit_process = queue, claim, lease_seconds, exit_process
         self._stop = threading.Event()
         self.cancelled = False
         self._thread = threading.Thread(target=self._run, name="autoslim-lease", daemon=True)
@@ -45,41 +47,45 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         held_until = time.monotonic() + self._lease
-        asked: float | None = None
-        while not self._stop.wait(min(_LOOK_EVERY, self._lease / 4)):
-            began = time.monotonic()
+        cancelled_at: float | None = None
+        # At least four renewals per lease: three may fail before it is lost.
+        while not self._stop.wait(min(_POLL_SECONDS, self._lease / 4)):
+            # From before the request: the database may have counted from any moment until its answer.
+            started = time.monotonic()
             try:
                 cancel = self._queue.renew(self._claim, self._lease)
-                held_until = began + self._lease
+                held_until = started + self._lease
             except LeaseLostError as error:
+                # The driver gave the job back itself while this renewal was on its way.
                 if not self._stop.is_set():
                     self.abandon(str(error))
                 return
             except ClusterError as error:
-                # As long as the lease holds, nobody else may take the job.
-                _log.warning("the lease could not be prolonged: %s", error)
+                # No other driver may take the job before the lease ends, so that the search can continue until then.
+                _log.warning("the lease could not be renewed: %s", error)
                 cancel = False
                 if time.monotonic() > held_until:
                     self.abandon("the lease ran out while the database was down")
                     return
-            if cancel and asked is None:
-                self.cancelled, asked = True, time.monotonic()
-                _log.warning("the job is to be cancelled")
+            if cancel and cancelled_at is None:
+                self.cancelled, cancelled_at = True, time.monotonic()
+                _log.warning("cancellation was requested")
+                # As Ctrl-C does, so that the search ends in order.
                 os.kill(os.getpid(), signal.SIGTERM)
-            if asked is not None and time.monotonic() - asked > GRACE:
-                self._cut_off()
+            if cancelled_at is not None and time.monotonic() - cancelled_at > CANCEL_GRACE:
+                self._exit_cancelled()
                 return
 
     def abandon(self, reason: str) -> None:
-        """Ends the process at once: another driver may have the job."""
-        _log.error("%s; this driver ends", reason)
-        self._leave(1)
+        """Exits at once: another driver may have the job."""
+        _log.error("%s; this driver exits", reason)
+        self._exit_process(1)
 
-    def _cut_off(self) -> None:
-        _log.error("the search did not end within %g s of its cancellation; this driver ends", GRACE)
+    def _exit_cancelled(self) -> None:
+        _log.error("the search did not end within %g s of its cancellation; this driver exits", CANCEL_GRACE)
         try:
             self._queue.advance(self._claim, QueueState.CANCELLED)
         except (ClusterError, LeaseLostError) as error:
-            # Whoever reaps the job then cancels it.
-            _log.error("the cancellation could not be written down: %s", error)
-        self._leave(1)
+            # The supervisor cancels the job when the lease has ended.
+            _log.error("the cancellation could not be written: %s", error)
+        self._exit_process(1)

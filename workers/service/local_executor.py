@@ -1,4 +1,4 @@
-"""Drivers as processes of this machine. Each has a file that says who it is, so that the next supervisor finds those of the last."""
+"""Drivers as processes of this machine. A file per driver identifies its process, so that the next supervisor finds it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from pathlib import Path
 
 from autoslim.core.files import write_atomically
 from workers.service.executor import Driver, Executor
-from workers.service.process import Process
+from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
 
 _log = logging.getLogger(__name__)
 
-GRACE = 45.0
-"""Seconds between asking a driver to end and making it."""
-_LAST_WAIT = 10.0
+STOP_GRACE = 45.0
+"""Seconds from SIGTERM to SIGKILL: longer than the 30 s that a driver gives its search."""
+# Seconds that a supervisor waits for its drivers when it ends; they finish without it.
+_CLOSE_SECONDS = 10.0
 
 
 class LocalExecutor(Executor):
-    """`command` is what a job's id and the attempt are put behind."""
+    """`command` is run with the job's id and the attempt as arguments; `grace` is in seconds."""
 
     def __init__(
         self,
         settings: DriverSettings,
         *,
         command: Sequence[str] = (sys.executable, "-m", "workers.service.attempt"),
-        grace: float = GRACE,
+        grace: float = STOP_GRACE,
     ) -> None:
         self._settings, self._command, self._grace = settings, tuple(command), grace
         self._folder = settings.root / "drivers"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._children: dict[Driver, subprocess.Popen[bytes]] = {}
-        self._asked: dict[Driver, float] = {}
+        self._stopped_at: dict[Driver, float] = {}
 
     def start(self, driver: Driver) -> None:
         if self._file(driver).exists():
@@ -46,20 +47,20 @@ class LocalExecutor(Executor):
         log = self._settings.log(driver.job_id, driver.attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
-            child = subprocess.Popen(  # noqa: S603 - our own module, with an id that we have made
+            child = subprocess.Popen(  # noqa: S603 - our own module, with an id of our own
                 [*self._command, driver.job_id, str(driver.attempt)],
-                # A session of its own: it outlives this process, and Ctrl-C in a terminal is not meant for it.
+                # Its own session: it outlives this process, and Ctrl-C in a terminal does not reach it.
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
                 env={**os.environ, **self._settings.environment(secrets=True)},
             )
-        self._write(driver, Process.of(child.pid))
+        self._write(driver, ProcessIdentity.of(child.pid))
         self._children[driver] = child
 
     def list_drivers(self) -> dict[Driver, bool]:
-        """Of this machine, since it was booted."""
-        found = [Driver.of(path.stem) for path in self._folder.glob("*.json")]
+        """The drivers of this machine since its last boot; others may share the folder."""
+        found = [Driver.parse(path.stem) for path in self._folder.glob("*.json")]
         return {driver: not self._is_dead(driver) for driver in found if driver is not None and self._is_here(driver)}
 
     def _is_here(self, driver: Driver) -> bool:
@@ -77,45 +78,45 @@ class LocalExecutor(Executor):
         process = self._read(driver)
         if process is None or not process.is_here() or self._is_dead(driver):
             return
-        if driver not in self._asked:
-            self._asked[driver] = time.monotonic()
+        if driver not in self._stopped_at:
+            self._stopped_at[driver] = time.monotonic()
             _send(process, signal.SIGTERM)
-        elif time.monotonic() - self._asked[driver] > self._grace:
-            _log.warning("driver %s did not end when it was asked to and is killed", driver.name)
+        elif time.monotonic() - self._stopped_at[driver] > self._grace:
+            _log.warning("driver %s did not end after SIGTERM and is killed", driver.name)
             _send(process, signal.SIGKILL)
 
     def forget(self, driver: Driver) -> None:
         self._file(driver).unlink(missing_ok=True)
-        self._asked.pop(driver, None)
+        self._stopped_at.pop(driver, None)
         child = self._children.pop(driver, None)
         if child is not None:
-            # It is dead, so that this only takes its exit code off the system.
+            # Reaps the zombie; does not block, since the process has ended.
             child.wait()
 
     def close(self) -> None:
-        """Asks all drivers to end. They write their checkpoints and give their jobs back, after this process has ended if need be."""
+        """Requests that all drivers end. They write their checkpoints and requeue their jobs, if necessary after this process has ended."""
         for driver in self.list_drivers():
             self.stop(driver)
-        deadline = time.monotonic() + _LAST_WAIT
+        deadline = time.monotonic() + _CLOSE_SECONDS
         while any(self.list_drivers().values()) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _file(self, driver: Driver) -> Path:
         return self._folder / f"{driver.name}.json"
 
-    def _write(self, driver: Driver, process: Process) -> None:
+    def _write(self, driver: Driver, process: ProcessIdentity) -> None:
         write_atomically(self._file(driver), process.to_json())
 
-    def _read(self, driver: Driver) -> Process | None:
+    def _read(self, driver: Driver) -> ProcessIdentity | None:
         try:
-            return Process.from_json(self._file(driver).read_text())
+            return ProcessIdentity.from_json(self._file(driver).read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
 
 
-def _send(process: Process, number: signal.Signals) -> None:
-    """It may have ended a moment ago."""
+def _send(process: ProcessIdentity, number: signal.Signals) -> None:
+    """Does nothing for a process that has ended meanwhile."""
     try:
         os.kill(process.pid, number)
     except ProcessLookupError:
-        _log.debug("process %d has ended by itself", process.pid)
+        _log.debug("process %d has ended already", process.pid)

@@ -1,4 +1,4 @@
-"""Lines of JSON, to a log collector and into a file."""
+"""Writes JSON lines to several streams: a log collector and a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TextIO
 
 
 class LogTee:
-    """As much of a stream as logging wants. Whoever collected a stream may be gone; that costs its lines there and nothing else."""
+    """A stream for `logging.StreamHandler`. One that cannot be written to, such as a closed pipe, loses its lines; the others go on."""
 
     def __init__(self, *streams: TextIO) -> None:
         self._streams = streams

@@ -1,4 +1,4 @@
-"""Drivers as jobs of a Ray cluster, off its head. Their settings come from the environment of the nodes that carry them."""
+"""Drivers as jobs of a Ray cluster, on nodes with the resource for drivers; secrets come from those nodes' environment."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from workers.service.settings import DriverSettings
 
 _log = logging.getLogger(__name__)
 
-_SHARE = 0.01
-_STOP_WAIT = 30
-"""Seconds that Ray leaves a driver to write its checkpoints when it is stopped."""
-_LIVING = (JobStatus.PENDING, JobStatus.RUNNING)
+# Of the resource, per driver: a node with one unit runs up to a hundred drivers, which only wait for their trials.
+_RESOURCE_SHARE = 0.01
+# Seconds from SIGTERM to SIGKILL when Ray stops a job: the time for the checkpoints.
+_STOP_SECONDS = 30
+_ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
 
 class RayJobsExecutor(Executor):
-    """`dashboard` is the address of the cluster's dashboard; the token is found as Ray finds it (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
+    """`dashboard` is the URL of the cluster's dashboard; Ray finds its token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
 
-    AUTOSLIM_STORAGE has to be in the nodes' environment where it has a password in it: what is submitted can be read in the dashboard.
+    An AUTOSLIM_STORAGE with a password must be in the nodes' environment: everything that is submitted can be read in the dashboard.
     """
 
     def __init__(self, settings: DriverSettings, *, dashboard: str, python: str) -> None:
         self._settings, self._dashboard, self._python = settings, dashboard, python
         self._connected: JobSubmissionClient | None = None
-        self._asked: dict[Driver, float] = {}
+        self._stopped_at: dict[Driver, float] = {}
 
     def start(self, driver: Driver) -> None:
-        environment = self._settings.environment(secrets=False) | {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT)}
+        environment = self._settings.environment(secrets=False) | {"RAY_JOB_STOP_SECONDS_TIME_S": str(_STOP_SECONDS)}
         with self._client() as client:
             try:
                 client.submit_job(
@@ -44,36 +45,36 @@ class RayJobsExecutor(Executor):
                     submission_id=driver.name,
                     metadata={"job_name": driver.job_id, "attempt": str(driver.attempt)},
                     runtime_env={"env_vars": environment},
-                    entrypoint_resources={RESOURCE: _SHARE},
+                    entrypoint_resources={RESOURCE: _RESOURCE_SHARE},
                 )
             except RuntimeError as error:
-                # An answer may have been lost on its way; the id is taken by the driver itself then.
+                # The response to an earlier try was lost: this very driver has the id.
                 if "already exists" not in str(error):
                     raise
 
     def list_drivers(self) -> dict[Driver, bool]:
         with self._client() as client:
-            found = {Driver.of(details.submission_id or ""): details.status for details in client.list_jobs()}
-        return {driver: status in _LIVING for driver, status in found.items() if driver is not None}
+            found = {Driver.parse(details.submission_id or ""): details.status for details in client.list_jobs()}
+        return {driver: status in _ALIVE for driver, status in found.items() if driver is not None}
 
     def stop(self, driver: Driver) -> None:
-        """Ray makes it end by itself when its time is over, so that it is asked once."""
-        if time.monotonic() - self._asked.get(driver, -1e9) < 2 * _STOP_WAIT:
+        """Asks once per grace period: Ray itself kills a job that does not end in time."""
+        if time.monotonic() - self._stopped_at.get(driver, -1e9) < 2 * _STOP_SECONDS:
             return
-        self._asked[driver] = time.monotonic()
+        self._stopped_at[driver] = time.monotonic()
         with self._client() as client:
             client.stop_job(driver.name)
 
     def forget(self, driver: Driver) -> None:
-        """Ray keeps its jobs' history itself."""
-        self._asked.pop(driver, None)
+        """Ray keeps the history of its jobs."""
+        self._stopped_at.pop(driver, None)
 
     def close(self) -> None:
-        """The drivers are the cluster's and go on."""
+        """Drivers on a cluster outlive the supervisor."""
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
-        """Raises ClusterError for whatever keeps the cluster from answering."""
+        """The connection, made again after an error. Raises ClusterError when the cluster does not answer."""
         try:
             if self._connected is None:
                 self._connected = JobSubmissionClient(self._dashboard)

@@ -1,7 +1,8 @@
-"""The supervisor: takes jobs from the queue, starts their drivers, and sees to it that none has two and none is left without one.
+"""The supervisor: claims jobs from the queue and starts one driver for each.
 
-All that it must not forget is in the queue, so that it may be killed at any moment. Drivers keep their own leases and hear of
-cancellations themselves; they go on while there is no supervisor.
+It reconciles in rounds, as a Kubernetes controller does: every round compares the queue with the drivers that exist. All its lasting state
+is in the queue, so that it may be killed at any moment. Drivers renew their own leases and read cancellations themselves; they
+continue while there is no supervisor.
 """
 
 from __future__ import annotations
@@ -25,25 +26,28 @@ from workers.service.settings import DriverSettings
 
 _log = logging.getLogger(__name__)
 
-EVERY = 1.0
-"""Seconds between two rounds."""
-_LONGEST_PAUSE = 30.0
-_START_PATIENCE = 60.0
-"""Seconds for which a driver that cannot be started is tried again before its job is put off."""
-_ADOPT_PATIENCE = 300.0
-"""Seconds from a driver's start until it must have taken its job over: packages load slowly on cold disks."""
-_CANCEL_PATIENCE = 60.0
-"""Seconds for a driver to obey a cancellation by itself."""
+ROUND_SECONDS = 1.0
+"""Time between two rounds: how late a job starts at most while there is room."""
+# Between rounds while the database or the cluster is down; doubled up to this.
+_MAX_BACKOFF = 30.0
+# A driver that cannot be started for this long pauses its job: nodes of a cluster may be on their way until then.
+_START_SECONDS = 60.0
+# From a driver's start until it must have adopted its job. Importing its packages from a cold disk takes long.
+_ADOPT_SECONDS = 300.0
+# A driver reads a cancellation within 2 s and gives its search 30 s; one that has not ended by then does not work.
+_CANCEL_SECONDS = 60.0
+# More jobs than any installation runs at the same time.
+_MAX_RUNNING = 10_000
 
 
 @dataclasses.dataclass
 class _Starting:
-    """A job on its way to its driver; `trouble` is why it could not be started yet."""
+    """A claimed job whose driver has not adopted it yet; `error` is why the driver could not be started."""
 
     claim: Claim
     since: float
     started: bool = False
-    trouble: str | None = None
+    error: str | None = None
 
     @property
     def driver(self) -> Driver:
@@ -55,38 +59,52 @@ class _Starting:
 
 
 class Supervisor:
-    """`jobs` is how many are driven at a time."""
+    """Runs at most `jobs` drivers at a time. `lease_seconds` is the lease of a job until its driver adopts it."""
 
-    def __init__(self, queue: Queue, executor: Executor, *, jobs: int, lease_seconds: float, every: float = EVERY) -> None:
-        self._queue, self._executor, self._jobs, self._lease, self._every = queue, executor, jobs, lease_seconds, every
+    def __init__(
+        self, queue: Queue, executor: Executor, *, jobs: int, lease_seconds: float, round_seconds: float = ROUND_SECONDS
+    ) -> None:
+        self._queue, self._executor, self._jobs, self._lease, self._round_seconds = (
+            queue,
+            executor,
+            jobs,
+            lease_seconds,
+            round_seconds,
+        )
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._starting: dict[str, _Starting] = {}
         self._stopping = False
 
     def run(self) -> None:
-        """Until SIGINT or SIGTERM. What is down is waited for, longer and longer."""
+        """Runs rounds until SIGINT or SIGTERM, with growing pauses while the database or the cluster is down."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        pause = self._every
+        pause = self._round_seconds
         while not self._stopping:
             try:
                 self.tick()
-                pause = self._every
+                pause = self._round_seconds
             except ClusterError as error:
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, _MAX_BACKOFF)
                 _log.warning("%s; next try in %g s", error, pause)
             self._sleep(pause)
-        self._wind_up()
+        self._shut_down()
 
     def tick(self) -> None:
-        """One round. Raises ClusterError when the database or the cluster cannot be reached."""
+        """One round.
+
+        Raises:
+            ClusterError: when the database or the cluster cannot be reached.
+        """
+        # Jobs whose lease has ended are queued again first, so that this round can start them.
         self._queue.reap()
         try:
             drivers = self._executor.list_drivers()
         except ClusterError as error:
-            self._put_off(f"infra: {error}")
+            self._pause_unstarted(f"infra: {error}")
             raise
-        running = {job.id: job for job in self._queue.list(states=RUNNING, limit=10_000)}
+        running = {job.id: job for job in self._queue.list(states=RUNNING, limit=_MAX_RUNNING)}
+        # Dead and unwanted drivers before new ones: each of them may free a place.
         self._reap(drivers, running)
         self._stop_unwanted(drivers, running)
         for starting in list(self._starting.values()):
@@ -94,7 +112,7 @@ class Supervisor:
         self._claim(drivers)
 
     def _reap(self, drivers: dict[Driver, bool], running: dict[str, QueuedJob]) -> None:
-        """A driver that died without a word: its job need not wait for its lease to run out."""
+        """Requeues the jobs of drivers that died without writing an outcome, without waiting for their leases to end."""
         for driver, lives in drivers.items():
             if lives:
                 continue
@@ -106,35 +124,37 @@ class Supervisor:
             self._executor.forget(driver)
 
     def _stop_unwanted(self, drivers: dict[Driver, bool], running: dict[str, QueuedJob]) -> None:
-        """Drivers whose job has ended, is another's, or was to be cancelled long ago."""
+        """Stops drivers whose job has ended or has a newer attempt, and those that do not obey a cancellation."""
         for driver, lives in drivers.items():
             job = running.get(driver.job_id)
             if lives and (job is None or job.attempt != driver.attempt or _overdue(job)):
                 self._executor.stop(driver)
 
     def _advance_start(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
+        """Takes a claimed job one step further: cancelled, its driver started, or its start abandoned."""
         claim = starting.claim
         try:
+            # The supervisor holds the lease until the driver adopts it, which changes the owner and ends this renewal.
             cancel = self._queue.renew(claim, self._lease)
             if cancel and not starting.started:
                 self._queue.advance(claim, QueueState.CANCELLED)
             elif not starting.started:
                 self._start(starting, drivers)
                 return
-            elif starting.age > _ADOPT_PATIENCE:
-                _log.warning("driver %s has not begun within %g s", starting.driver.name, _ADOPT_PATIENCE)
+            elif starting.age > _ADOPT_SECONDS:
+                _log.warning("driver %s has not adopted its job within %g s", starting.driver.name, _ADOPT_SECONDS)
                 self._executor.stop(starting.driver)
                 self._queue.lose(claim.id, claim.attempt)
             else:
                 return
         except LeaseLostError:
-            _log.debug("job %s is its driver's now, or has ended", claim.id)
+            _log.debug("job %s was adopted by its driver, or has ended", claim.id)
         self._starting.pop(claim.id, None)
 
     def _start(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
-        """Not before the drivers of earlier attempts are gone.
+        """Starts the driver when those of earlier attempts are gone, so that two never write the same folder.
 
-        One that does not go within two leases has lost its own by then, and has ended itself as soon as it could see that.
+        An earlier driver that cannot be stopped within two leases has lost its own lease by then, and exits as soon as it notices.
         """
         earlier = [driver for driver, lives in drivers.items() if lives and driver.job_id == starting.claim.id]
         if earlier and starting.age < 2 * self._lease:
@@ -144,28 +164,32 @@ class Supervisor:
         try:
             self._executor.start(starting.driver)
             starting.started, starting.since = True, time.monotonic()
-            _log.info("driver %s is started", starting.driver.name, extra={"job_id": starting.claim.id})
+            _log.info("driver %s was started", starting.driver.name, extra={"job_id": starting.claim.id})
         except (ClusterError, OSError) as error:
-            if starting.trouble is None:
+            # Logged once, since it is tried again every round.
+            if starting.error is None:
                 _log.warning("driver %s cannot be started yet: %s", starting.driver.name, error)
-            starting.trouble = str(error)
-            if starting.age > _START_PATIENCE:
-                self._give_back(starting, QueueState.PAUSED, f"infra: {error}")
+            starting.error = str(error)
+            if starting.age > _START_SECONDS:
+                self._release(starting, QueueState.PAUSED, f"infra: {error}")
 
-    def _give_back(self, starting: _Starting, state: QueueState, reason: str) -> None:
+    def _release(self, starting: _Starting, state: QueueState, reason: str) -> None:
+        """Ends the claim and puts the job into `state`."""
         self._starting.pop(starting.claim.id, None)
         try:
             self._queue.advance(starting.claim, state, reason=reason)
         except LeaseLostError:
-            _log.debug("job %s was taken meanwhile", starting.claim.id)
+            _log.debug("job %s was claimed by another supervisor meanwhile", starting.claim.id)
 
-    def _put_off(self, reason: str) -> None:
-        """Jobs that cannot be started now must not be taken for lost."""
+    def _pause_unstarted(self, reason: str) -> None:
+        """Pauses claimed jobs: if their leases just ended, they would count as lost, and a job that is lost too often fails."""
         for starting in list(self._starting.values()):
             if not starting.started:
-                self._give_back(starting, QueueState.PAUSED, reason)
+                self._release(starting, QueueState.PAUSED, reason)
 
     def _claim(self, drivers: dict[Driver, bool]) -> None:
+        """Claims queued jobs while there is room."""
+        # Any living driver takes a place, also one whose job has ended or is another supervisor's.
         busy = {driver.job_id for driver, lives in drivers.items() if lives} | self._starting.keys()
         while len(busy) < self._jobs and not self._stopping:
             claim = self._queue.claim(self._owner, self._lease)
@@ -175,42 +199,43 @@ class Supervisor:
             starting = self._starting[claim.id] = _Starting(claim, time.monotonic())
             self._advance_start(starting, drivers)
 
-    # The end
-
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
 
     def _sleep(self, seconds: float) -> None:
-        """In short steps: a signal's handler does not wake a sleeper."""
+        """In short steps: Python resumes `time.sleep` after a signal's handler has run."""
         until = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < until:
             time.sleep(min(0.2, seconds))
 
-    def _wind_up(self) -> None:
+    def _shut_down(self) -> None:
         try:
             for starting in list(self._starting.values()):
                 if not starting.started:
-                    self._give_back(starting, QueueState.QUEUED, "the supervisor was stopped")
+                    self._release(starting, QueueState.QUEUED, "the supervisor was stopped")
         except ClusterError as error:
-            _log.warning("%s; the leases will run out", error)
+            # The jobs are queued again when their leases end.
+            _log.warning("%s; claimed jobs are queued again when their leases end", error)
         self._executor.close()
 
 
 def _overdue(job: QueuedJob) -> bool:
+    """Whether the driver has had its time to obey a cancellation."""
     if job.cancel_requested_at is None:
         return False
-    asked = datetime.datetime.fromisoformat(job.cancel_requested_at)
-    return (datetime.datetime.now(datetime.UTC) - asked).total_seconds() > _CANCEL_PATIENCE
+    requested = datetime.datetime.fromisoformat(job.cancel_requested_at)
+    return (datetime.datetime.now(datetime.UTC) - requested).total_seconds() > _CANCEL_SECONDS
 
 
 def supervise(settings: DriverSettings, *, jobs: int = 1, dashboard: str | None = None, python: str = sys.executable) -> None:
-    """Runs until SIGINT or SIGTERM.
+    """Runs the supervisor until SIGINT or SIGTERM.
 
-    Drivers are processes of this machine; or, with the address of a Ray cluster's dashboard, jobs there, run by its `python`. Stopping
-    ends those of this machine, whose jobs then go on with the next supervisor; those of a cluster go on by themselves.
+    Drivers are processes of this machine. With the URL of a Ray cluster's `dashboard` they are Ray jobs, run by the cluster's `python`.
+    Stopping the supervisor stops the drivers of this machine, whose jobs the next supervisor resumes. Drivers on a
+    cluster continue.
 
     Raises:
-        RequestError: for a storage that cannot be used.
+        RequestError: for a storage that is not valid.
         ClusterError: when the database cannot be reached at the start.
     """
     executor: Executor

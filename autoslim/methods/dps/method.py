@@ -118,6 +118,7 @@ class ImpactScorer(Scorer):
         left_N = wanted_BP.flatten().double()
         if self.mlp is not None:
             left_N = left_N - self.mlp(patches_ND.to(x_BND.dtype)).squeeze(-1).double()
+        # The second moments below are sums, not means: the ridge grows with the number of patches as they do.
         ridge_E = torch.eye(self.dim + 1, dtype=torch.float64, device=x_BND.device) * (_RIDGE * len(features_NE))
         solution_E = torch.linalg.solve(features_NE.T @ features_NE + ridge_E, features_NE.T @ left_N)
         self.linear.weight.copy_(solution_E[None, :-1])
@@ -195,6 +196,7 @@ class DPS(PatchSlimming):
         return repaired
 
     def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
+        # A selector scores the patches that enter its block, and a block that removes none has no selector.
         entering = [shape.patches, *counts[:-1]]
         return tuple(
             price_of_selector(shape.dim, knobs["selector"], block, before)
@@ -208,6 +210,7 @@ class DPS(PatchSlimming):
         tokens = measured_tokens(model, context)
         counts, _ = self.decide(model, context, tokens)
         blocks = blocks_of(model)
+        # Each image has masks of its own here: its Eq. 6 runs through the patches that it keeps in later blocks.
         chain = find_masks(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
         freeze(model)
         student = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
@@ -249,6 +252,7 @@ class DPS(PatchSlimming):
             wanted_BP = impact_targets(chain.scores[block]).gather(1, place_BP)
             errors.append((score_BP - wanted_BP).square().mean())
             kept_BK = order_by(score_BP.detach())[:, : counts[block]]
+            # The next selector sees what this one has selected, not what its targets would have.
             place_BP = place_BP.gather(1, kept_BK)
             agreements.append(chain.masks[block].gather(1, place_BP).float().mean())
         return {"loss": torch.stack(errors).mean(), "agreement": torch.stack(agreements).mean()}
@@ -264,6 +268,7 @@ class DPS(PatchSlimming):
             scorers = {block: selector.scorer for block, selector in selectors.items()}
             student = _adaptive(student, blocks_of(student), shape, counts, scorers)
         student.requires_grad_(True)
+        # No gradient of the task's loss passes through a selection: scorers stay as their own loss has left them.
         for module in student.modules():
             if isinstance(module, ImpactScorer):
                 freeze(module)
@@ -282,6 +287,7 @@ class DPS(PatchSlimming):
         mean = context.bound == "mean"
         # Front to back: each threshold decides which patches reach the later scorers.
         for _, drop in trunk.drops():
+            # With a budget for the mean, the caps include the headroom that the wanted counts do not have.
             wanted = drop.cap / HEADROOM if mean else drop.cap
             _set_threshold(drop, _threshold(_scores_of(model, drop, seen), wanted * len(seen)))
         if mean:
@@ -344,6 +350,7 @@ def _adaptive(
             continue
         # Until `calibrate`, every image keeps as many patches as the caps allow.
         drop = Drop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=scorers[number])
+        # Without attention there are no keys for which the block would have to see the removed patches.
         if isinstance(block.attn, RemovedSublayer):
             inside.append(block)
             steps[number] = drop
@@ -378,6 +385,7 @@ def _threshold(scores: Tensor, wanted: float) -> float:
     """Halfway between the `wanted`-th highest score and the next."""
     falling = scores.sort(descending=True).values
     last = min(max(int(wanted), 1), len(falling)) - 1
+    # Where all patches are wanted, any value below the lowest score will do.
     below = falling[last + 1] if last + 1 < len(falling) else falling[last] - 1
     return float((falling[last] + below) / 2)
 
@@ -401,4 +409,5 @@ def _shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor
             high = middle
         else:
             low = middle
+    # The last probe may have failed, and has left its thresholds behind: the accepted shift is set again.
     mean_flops(high)

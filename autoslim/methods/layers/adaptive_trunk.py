@@ -52,6 +52,7 @@ class Ragged(NamedTuple):
         """The additive attention mask that hides padding as keys; None where there is no padding."""
         if not self.masked:
             return None
+        # Minus infinity takes padding out of the softmax exactly, so that both forms give the same logits.
         padding_BN = self.padding_BN()
         return key_mask(torch.zeros_like(padding_BN, dtype=self.x_BND.dtype).masked_fill(padding_BN, float("-inf")))
 
@@ -91,6 +92,7 @@ class Drop(nn.Module):
         threshold: Tensor = self.threshold  # type: ignore[assignment]
         # At least one patch, so that heads that pool patches and later drops always have one.
         kept_B = (score_BP > threshold).sum(dim=1).clamp(min=1, max=self.cap)
+        # A frozen graph cannot depend on counts: it keeps the cap and, as if one image kept nothing, always masks.
         shortest, longest = 0, min(self.cap, score_BP.shape[1])
         if not ragged.padded:
             # The batch is as long as its longest image. This is the one point where the host waits for the device.
@@ -110,6 +112,7 @@ class Drop(nn.Module):
         score_BP = ragged.score_BP if self.scorer is None else self.scorer(ragged)
         assert score_BP is not None, "the first drop has a scorer"
         if ragged.masked:
+            # Padding must be behind an image's own patches, and above no threshold.
             score_BP = score_BP.masked_fill(ragged.padding_BN()[:, self.num_prefix_tokens :], float("-inf"))
         if self.scorer is None:
             return score_BP, None
@@ -135,6 +138,7 @@ class DropBlock(nn.Module):
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
     def forward(self, ragged: Ragged) -> Ragged:
+        # The mask is that of the tokens that enter, because they are the keys; the counts are of those that stay.
         rows, kept = self.drop.select(ragged)
         return kept._replace(x_BND=block_rows(self, ragged.x_BND, rows, ragged.mask_B11N()))
 
@@ -260,6 +264,7 @@ def recording(model: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def note(stage: Any, inputs: tuple[Ragged], output: Ragged) -> None:
+        # A drop inside the block leaves the keys alone; one in front removes tokens before the attention sees them.
         enter_B = inputs[0].count_B if isinstance(stage.block, DropBlock) else output.count_B
         # A class query as the last block leaves fewer tokens than the count says.
         seen.append(torch.stack((enter_B, output.count_B.clamp(max=output.x_BND.shape[1])), dim=1))

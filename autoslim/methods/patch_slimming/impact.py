@@ -48,6 +48,7 @@ _MAPS_KEPT = 2
 def attention_maps(attention: Any, normed_BND: Tensor) -> Tensor:
     """The softmax of timm's `Attention`: (B, H, N, N), rows are queries."""
     batch, tokens, _ = normed_BND.shape
+    # The steps of timm's attention one by one, because its fused kernel never holds the softmax.
     qkv_BNE = attention.qkv(normed_BND)
     q_BHNK, k_BHNK, _ = (
         qkv_BNE.reshape(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
@@ -70,6 +71,7 @@ def propagate_paths(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, re
     """
     # Tokens that the block does not put out pass nothing on: their rows and columns of G become 0.
     masked_BNN = mask_BN.unsqueeze(2) * paths_BNN * mask_BN.unsqueeze(1)
+    # Paths through different heads add up in G, so that one product a block covers all H^(L-t) of them.
     up_BNN = (maps_BHNN.transpose(-2, -1) @ (masked_BNN.unsqueeze(1) @ maps_BHNN)).mean(dim=1)
     return up_BNN + masked_BNN if residual else up_BNN
 
@@ -154,6 +156,7 @@ class Descent:
     def __init__(self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, *, paths: str, own: bool = False) -> None:
         self.prefix, self.residual, self.own = shape.prefix_tokens, paths == "residual", own
         self._left = list(zip(blocks, (torch.split(x_BND, _BATCH) for x_BND in tokens[:-1]), strict=True))
+        # G_L is diag(m_L), the same for every image until its own attention comes in.
         read_N = read_by_head(shape).to(tokens[0])
         self._paths = [torch.diag(read_N).expand(len(part), -1, -1) for part in self._left[-1][1]]
         self._maps: list[Tensor] = []
@@ -204,6 +207,7 @@ def find_masks(
     """
     descent = Descent(blocks, tokens, shape, paths=paths, own=own)
     scores, masks = [], []
+    # Last block first: the score of a block depends on the masks behind it, through G.
     for number, count in reversed(list(enumerate(counts))):
         score_BP = descent.scores()
         if shape.pool == "token" and number == shape.depth - 1:
@@ -213,10 +217,12 @@ def find_masks(
         else:
             patches_BPD = tokens[number + 1][:, shape.prefix_tokens :]
             mask = mask_of(order_of(score_BP, patches_BPD, descent.inherited, places=places), count)
+        # Averaged over the images as in the paper, except where every image has masks of its own.
         scores.append(score_BP if own else score_BP.mean(dim=0))
         masks.append(mask)
         descent.keep(mask)
     if shape.pool == "token" and len(counts) > 1:
+        # The masks still are in the order of the search: the first one is the last block's.
         masks[0] = masks[1]
     return Chain(scores=torch.stack(scores[::-1]), masks=torch.stack(masks[::-1]))
 

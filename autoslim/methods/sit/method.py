@@ -62,6 +62,7 @@ def stages(shape: ViTShape, knobs: Knobs) -> dict[int, int]:
     before = shape.patches
     for k in range(1, knobs["stages"] + 1):
         patches = _count(knobs[f"keep_ratio_{k}"], shape, before)
+        # A ratio that keeps every patch makes no stage: its module would cost FLOPs and remove nothing.
         if 0 < patches < before:
             made[knobs[f"stage_layer_{k}"]] = before = patches
     return made
@@ -82,6 +83,7 @@ def slimming_steps(shape: ViTShape, knobs: Knobs) -> dict[int, tuple[int, int]]:
     """Patches into and out of each slimming module, by the block behind it, the spare one included."""
     steps, before, made = {}, shape.patches, stages(shape, knobs)
     for block, patches in made.items():
+        # The last stage makes the fewest. Its spare patch fills what a further patch in all blocks would overshoot.
         spare = 1 if knobs["spare_until"] and patches == min(made.values()) else 0
         steps[block] = (before, patches + spare)
         before = patches
@@ -93,6 +95,7 @@ def patches_of_blocks(shape: ViTShape, knobs: Knobs) -> list[int]:
     steps, counts, current = slimming_steps(shape, knobs), [], shape.patches
     for block in range(shape.depth):
         current = steps[block][1] if block in steps else current
+        # 0 says that there is no spare patch, not that it ends at block 0.
         current -= block == knobs["spare_until"] > 0
         counts.append(current)
     return counts
@@ -139,6 +142,7 @@ class SiT(Method):
             log=True,
         ),
         "token_weight": Knob(kind="float", help="weight of the restored tokens' squared error", default=0.1, low=0.0, high=8.0),
+        # The paper's lambda and temperature of the logits.
         "logit_weight": Knob(kind="float", help="weight of the divergence from the teacher", default=2.0, low=0.0, high=8.0),
         "temperature": Knob(
             kind="float", help="temperature of the divergence from the teacher", default=1.0, low=0.5, high=8.0, log=True
@@ -146,9 +150,11 @@ class SiT(Method):
         "slimming_lr": Knob(
             kind="float", help="slimming modules' learning rate over the recipe's", default=1.0, low=0.2, high=20.0, log=True
         ),
+        # As in the released code, whose reverse modules learn five times as fast as the rest.
         "reverse_lr": Knob(
             kind="float", help="reverse modules' learning rate over the recipe's", default=5.0, low=0.2, high=20.0, log=True
         ),
+        # Recalibration leaves trained weights: a second warm-up to the full rate loses accuracy again.
         "tune_lr": Knob(
             kind="float",
             help="learning rate over the recipe's once the reverse modules are gone",
@@ -181,14 +187,17 @@ class SiT(Method):
         numbers = range(1, full["stages"] + 1)
         layers = sorted(full[f"stage_layer_{k}"] for k in numbers)
         ratios = sorted((full[f"keep_ratio_{k}"] for k in numbers), reverse=True)
+        # With layers rising and ratios falling, the dictionary keeps the smaller of two ratios on one layer.
         merged = dict(zip(layers, ratios, strict=True))
         full["stages"] = len(merged)
         for k, (layer, ratio) in enumerate(merged.items(), 1):
             full[f"stage_layer_{k}"], full[f"keep_ratio_{k}"] = layer, ratio
+        # Ratios that round to the same counts become one ratio, so that equal plans are equal recipes.
         made = stages(shape, full) or {layers[0]: shape.patches}
         full["stages"] = len(made)
         for k, (layer, patches) in enumerate(made.items(), 1):
             full[f"stage_layer_{k}"] = layer
+            # Where an image has many patches, the ratio of a few of them can be below the range.
             low = self.ranges[f"keep_ratio_{k}"].low
             assert low is not None
             full[f"keep_ratio_{k}"] = max(_ratio(patches, shape), low)
@@ -223,6 +232,7 @@ class SiT(Method):
             name, ratio = f"keep_ratio_{k}", _ratio(patches + 1, shape)
             high = ranges[name].high
             assert high is not None
+            # `_ratio` is half a patch above the exact ratio, and only the exact one has to be within the range.
             if patches + 1 < before and ratio <= high + 0.5 / shape.patches:
                 yield {**knobs, name: ratio}
         if not knobs["spare_until"]:
@@ -237,12 +247,14 @@ class SiT(Method):
         training = model.training
         model.eval()
         x_B3HW = images_B3HW[:_CALIBRATION]
+        # Before the modules go in: `_slimmed` changes this very model.
         teacher_tokens = _outputs(model, x_B3HW)
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = pre_blocks_of(student)
         for block, made in stages(shape, knobs).items():
             x_BPD = _outputs(student, x_B3HW)[block - 1][:, shape.prefix_tokens :]
             init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
+        # Without a token loss nothing would train the reverse modules.
         reverse = self._reverse(student, shape, knobs, x_B3HW, teacher_tokens) if knobs["token_weight"] else {}
         install(student, RecalibratedTrunk(blocks_of(student), pre_blocks_of(student), reverse, shape.prefix_tokens))
         return student.train(training)
@@ -254,6 +266,7 @@ class SiT(Method):
         reverse = {}
         prefix, counts = shape.prefix_tokens, patches_of_blocks(shape, knobs)
         for block, x_BND in enumerate(_outputs(student, x_B3HW)):
+            # A block that computes every patch needs no restoring: its tokens are compared as they are.
             if counts[block] < shape.patches:
                 reverse[block] = ReverseTokenSlimming(shape.dim, counts[block], shape.patches).to(x_BND)
                 init_reverse(reverse[block], x_BND[:, prefix:], teacher_tokens[block][:, prefix:])
@@ -282,10 +295,12 @@ class SiT(Method):
         # Teacher tokens first: the pass that gives them gives the teacher's logits, too.
         trunk: Any = batch.student.blocks
         teacher_tokens = batch.teacher_tokens if knobs["token_weight"] else []
+        # The student runs when its logits are first read, which has to be while its outputs are recorded.
         with record_outputs(blocks_of(batch.student)) as outputs:
             logits_BC = batch.logits_BC
         losses = {"labels": batch.label_loss}
         loss = batch.label_loss
+        # A term of weight 0 is left out, so that what only it would read of the teacher is never computed.
         if knobs["logit_weight"]:
             losses["logits"] = soft_label_loss(logits_BC, batch.teacher_logits_BC, temperature=knobs["temperature"])
             loss = loss + knobs["logit_weight"] * losses["logits"]
@@ -312,6 +327,7 @@ class SiT(Method):
             for block, (_, made) in slimming_steps(shape, knobs).items()
         }
         if knobs["spare_until"]:
+            # The spare patch is the last of its module, so that dropping it is a slice.
             steps[knobs["spare_until"]] = FirstTokens(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
         return install(model, Trunk(blocks_of(model), {**pre_blocks_of(model), **steps}))
 

@@ -29,6 +29,7 @@ class RecalibratedTrunk(Trunk):
         num_prefix_tokens: int,
     ) -> None:
         super().__init__(blocks, steps)
+        # Beside the stages, not in them: a plain trunk of the same stages is then the cut form.
         self.reverse = nn.ModuleDict({str(index): module for index, module in reverse.items()})
         self.num_prefix_tokens = num_prefix_tokens
 
@@ -39,6 +40,7 @@ class RecalibratedTrunk(Trunk):
         backward pass instead of storing their activations: with four times the patches in the middle, these take more memory than the
         blocks.
         """
+        # The paper's mean is over all blocks, so that those in front of the first module take part, too.
         losses = []
         for index, (x_BND, teacher_BND) in enumerate(zip(outputs, teacher_tokens, strict=True)):
             inputs = (index, x_BND, teacher_BND)
@@ -46,6 +48,7 @@ class RecalibratedTrunk(Trunk):
         return torch.stack(losses).mean()
 
     def _error(self, index: int, x_BND: Tensor, teacher_BND: Tensor) -> Tensor:
+        # Slimming modules mix patches alone, so that only patches have to be restored.
         x_BPD = x_BND[:, self.num_prefix_tokens :]
         if str(index) in self.reverse:
             x_BPD = self.reverse[str(index)](x_BPD)

@@ -1,4 +1,4 @@
-"""What stands at the top of a search's page in MLflow."""
+"""The descriptions of the experiment and of a search's run in MLflow."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Searches by **autoslim**: a parent run for every search, and below it a child ru
 
 * The parent's description holds the Pareto front; its artifact `front.html` shows it as a picture, `front.parquet` and
   `trials.parquet` hold the numbers.
-* `tags.pareto = 'true'` finds the trials that no other beats; `tags.chosen` names the budget a model is handed over for.
-* For a scatter plot take `gflops` as x and `final_accuracy` as y. FLOPs are multiply-accumulates per image.
-* Everything here is written from the search's own store, which stays the truth; `autoslim sync DIR` writes it again.
+* `tags.pareto = 'true'` finds the trials on the Pareto front; `tags.selected_for` names the budgets whose model a trial is.
+* For a scatter plot take `gflops` as x and `val_accuracy` as y. FLOPs are multiply-accumulates per image.
+* Everything here is written from the search's own store, which has all of it; `autoslim sync DIR` writes it again.
 """
 
 _HEAD = """\

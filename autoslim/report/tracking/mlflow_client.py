@@ -1,4 +1,4 @@
-"""`TrackingServer`: the little of MLflow that the mirror uses, with bounded waiting and one kind of error.
+"""`TrackingServer`: the calls to MLflow that the sync needs, with bounded waiting and one kind of error.
 
 Only `MlflowClient` is used, so that nothing of a user's own MLflow state (active run, tracking URI) is touched.
 """
@@ -43,7 +43,7 @@ _LIMITS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-_MOST_METRICS, _MOST_TEXTS = 1000, 100  # what MLflow takes in one batch
+_MOST_METRICS, _MOST_TEXTS = 1000, 100  # the most that MLflow accepts in one batch
 
 
 class RunGoneError(Exception):
@@ -62,10 +62,10 @@ class TrackingServer:
         self._experiment_id = ""
 
     def connect(self) -> None:
-        """Imports MLflow, which takes seconds, and finds or creates the experiment. Does nothing the second time."""
+        """Imports MLflow, which needs seconds, and finds or creates the experiment. Does nothing the second time."""
         if self._experiment_id:
             return
-        # The library reports its use to its makers unless told otherwise; whoever runs a search was not asked.
+        # MLflow sends usage data unless this is set, and the user of a search has not agreed to that.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         with self._calling():
             from mlflow import MlflowClient
@@ -77,7 +77,7 @@ class TrackingServer:
             self._experiment_id = self._find_experiment(self._client)
 
     def find_runs(self, uid: str) -> dict[str, str]:
-        """The ids of a job's runs by entity; known only by their tags when a crash came between creating and writing down."""
+        """The ids of a job's runs by entity; known only by their tags after a crash between creating and recording them."""
         found: dict[str, str] = {}
         token = None
         while True:
@@ -111,7 +111,7 @@ class TrackingServer:
         return bool(run.info.lifecycle_stage == "active" and run.info.experiment_id == self._experiment_id)
 
     def log(self, run_id: str, *, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """One request, unless there is more than MLflow takes in one."""
+        """One request, unless there is more than MLflow accepts in one."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = _batches([Metric(p.name, p.value, p.timestamp, p.step) for p in points], _MOST_METRICS - 2 * _MOST_TEXTS)
@@ -133,7 +133,7 @@ class TrackingServer:
             self._connected.log_artifacts(run_id, str(folder))
 
     def register(self, name: str, model: VersionCandidate, run_id: str) -> None:
-        """A version of the registered model `name`, and the budget's alias at it; a server without a registry is told of."""
+        """A version of the registered model `name`, and the budget's alias at it; a server without a registry is logged as a warning."""
         from mlflow.exceptions import MlflowException
 
         with self._calling(run_id):
@@ -162,7 +162,7 @@ class TrackingServer:
 
     @contextlib.contextmanager
     def _calling(self, run_id: str | None = None) -> Iterator[None]:
-        """Tells a service that cannot be reached from a mistake of ours, which is raised as it is."""
+        """Raises ClusterError where the server cannot be reached; a bug is raised as it is."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -185,7 +185,7 @@ class TrackingServer:
 
 @contextlib.contextmanager
 def bounded_requests() -> Iterator[None]:
-    """MLflow takes its limits from the environment alone and would wait many minutes; what the user has set stays."""
+    """MLflow reads its timeouts from the environment alone, and by default waits many minutes; what the user has set stays."""
     ours = [name for name in _LIMITS if name not in os.environ]
     os.environ.update({name: _LIMITS[name] for name in ours})
     try:
@@ -201,7 +201,7 @@ def default_tracking_uri(output: str | os.PathLike[str]) -> str:
 
 
 def artifacts_beside(uri: str, output: str) -> str | None:
-    """Without a server it is the client who says where files go, and MLflow's own choice would be the current directory."""
+    """Without a server the client decides where files go, and MLflow's default is the current directory."""
     if re.match(r"https?:|databricks|file:|uc:", uri):
         return None
     database = uri.partition(":///")[2].partition("?")[0] if uri.startswith("sqlite:") else ""

@@ -1,4 +1,4 @@
-"""`MlflowSync`: brings MLflow up to what the store holds, from wherever it was left."""
+"""`MlflowSync`: logs in MLflow what the store has and MLflow has not, however far an earlier sync came."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class MlflowSync:
         self._store = store
         self._job_id = job_id
         self._remote = TrackingServer(uri, experiment, artifacts=artifacts_beside(uri, job.output))
+        # What was logged is recorded for each destination: a job may be logged to another server later.
         self._destination = hashlib.sha256(f"{self._remote.uri}\n{experiment}".encode()).hexdigest()[:16]
         self._checked = False
         self._adoptable: dict[str, str] | None = None
@@ -61,13 +62,13 @@ class MlflowSync:
         fingerprint = self._store.fingerprint(self._job_id)
         if fingerprint == self._seen:
             return 0
-        # Until this has gone through, the next call looks at everything again.
+        # Until this has succeeded, the next call compares everything again.
         self._seen = None
         with bounded_requests():
             try:
                 changed = self._sync()
             except RunGoneError:
-                # The parent was deleted meanwhile. Asked to sync, we write it again.
+                # The parent was deleted meanwhile, and is written again.
                 self._checked = False
                 changed = self._sync()
         self._seen = fingerprint
@@ -88,13 +89,13 @@ class MlflowSync:
             content = trial_content(job, trial, parent=parent.run_id, pareto=number in front)
             child = tracked.get(str(number)) or self._create(str(number), content)
             changed += self._sync_trial(child, content, number, revisions.get(number, 0), find_pictures(job, number))
-        # The parent comes after them, so that it never shows a trial that has no run.
+        # The parent comes after them, so that it never lists a trial without a run.
         changed += self._sync_job(parent, summary, job, trials)
-        # Models are large, and not every server takes them: nothing waits for them.
+        # Models are large, and not every server accepts them: they come last.
         return changed + sum(self._sync_models(str(number), job, find_models(job, number)) for number in set(job.chosen.values()))
 
     def _check(self, tracked: dict[str, TrackedRun]) -> dict[str, TrackedRun]:
-        """A database that was deleted or exchanged is filled again."""
+        """Forgets what was logged if the parent run no longer exists: a server that was deleted or replaced is filled again."""
         if not self._checked and JOB in tracked and not self._remote.exists(tracked[JOB].run_id):
             self._store.forget_tracked(self._job_id, self._destination)
             tracked, self._adoptable = {}, None
@@ -102,6 +103,7 @@ class MlflowSync:
         return tracked
 
     def _create(self, entity: str, content: RunContent) -> TrackedRun:
+        # A process that was killed between making a run and recording it left one that is found by its tag.
         if self._adoptable is None:
             self._adoptable = self._remote.find_runs(content.tags["autoslim.uid"])
         run_id = self._adoptable.pop(entity, None)
@@ -111,6 +113,7 @@ class MlflowSync:
         return self._save(TrackedRun(entity=entity, run_id=run_id, logged={"tags": content.tags}))
 
     def _sync_trial(self, run: TrackedRun, content: RunContent, number: int, revision: int, pictures: list[Path]) -> bool:
+        # A trial that a user has deleted in MLflow stays deleted.
         if run.logged.get("gone"):
             return False
         try:
@@ -118,15 +121,15 @@ class MlflowSync:
             epochs = self._store.stored_epochs(self._job_id, number, since=since) if revision > since else []
             points = epoch_points(epochs, names)
             after = {"epochs": max((epoch.revision for epoch in epochs), default=since), "curves": names}
-            drawn = self._sync_pictures(run, pictures)
-            return self._bring(drawn or run, content, points, after) or drawn is not None
+            synced = self._sync_pictures(run, pictures)
+            return self._log_difference(synced or run, content, points, after) or synced is not None
         except RunGoneError:
             _log.warning("trial %d of job %s was deleted in MLflow and is not logged there any more", number, self._job_id)
             self._save(run.replace(logged={"gone": True}))
             return False
 
     def _sync_pictures(self, run: TrackedRun, pictures: list[Path]) -> TrackedRun | None:
-        """What the run has become; None where there is nothing new to see."""
+        """The run as it is recorded now; None where there are no new pictures."""
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in pictures)).hexdigest()[:16]
         if not pictures or run.logged.get("pictures") == digest:
             return None
@@ -137,7 +140,7 @@ class MlflowSync:
         return self._save(run.replace(logged=run.logged | {"pictures": digest}))
 
     def _sync_models(self, entity: str, job: StoredJob, models: list[VersionCandidate]) -> bool:
-        """Registers what trial `entity` was handed over as; what a server without a registry refuses is told once."""
+        """Registers the models of trial `entity`; a server without a registry is logged once."""
         if not models:
             return False
         run = self._store.tracked(self._job_id, self._destination)[entity]
@@ -163,19 +166,20 @@ class MlflowSync:
                 write_artifacts(Path(folder), job, trials)
                 self._remote.upload(run.run_id, Path(folder))
             run = self._save(run.replace(logged=run.logged | {"artifacts": digest}))
-            self._bring(run, content, [], {})
+            self._log_difference(run, content, [], {})
             return True
-        return self._bring(run, content, [], {})
+        return self._log_difference(run, content, [], {})
 
-    def _bring(self, run: TrackedRun, content: RunContent, points: list[Point], after: dict[str, Any]) -> bool:
-        """Sends the difference between `content` and what was logged, then writes down that it was."""
+    def _log_difference(self, run: TrackedRun, content: RunContent, points: list[Point], after: dict[str, Any]) -> bool:
+        """Logs the difference between `content` and what was logged, then records that it was."""
         logged = run.logged
         results = [[point.name, point.value, point.step] for point in content.points]
         new_points = [*points, *content.points] if results != logged.get("results") else points
+        # MLflow refuses to change a parameter, so that parameters are sent once.
         params = {} if logged.get("params") else content.params
         old_tags = logged.get("tags", {})
         tags = {name: value for name, value in content.tags.items() if old_tags.get(name) != value}
-        # Deleting a tag twice is an error in MLflow, and after a crash we would not know; this says the same.
+        # Deleting a tag twice is an error in MLflow, and after a crash it is not known whether it was deleted.
         tags |= {name: "none" for name in set(old_tags) - set(content.tags)}
         after = {**logged, **after, "results": results, "params": True, "tags": content.tags, "status": content.status}
         if after == logged:
@@ -193,14 +197,14 @@ class MlflowSync:
 
 
 def find_pictures(job: StoredJob, number: int) -> list[Path]:
-    """Those that lie with the model that trial `number` is handed over as; none before it is, or where it was taken away."""
+    """The pictures of the model that trial `number` was selected for; none before that, or where they were removed."""
     labels = [label for label, chosen in job.chosen.items() if chosen == number]
     files = [RunFolder(Path(job.job.output)).model(labels[0]) / name for name in (PAGE, PNG)] if labels else []
     return [file for file in files if file.is_file()]
 
 
 def find_models(job: StoredJob, number: int) -> list[VersionCandidate]:
-    """What trial `number` is handed over as, one for each of its budgets."""
+    """The models that trial `number` was selected for, one for each of its budgets."""
     output = RunFolder(Path(job.job.output))
     labels = [label for label, chosen in job.chosen.items() if chosen == number]
     return [model for label in labels if (model := find_candidate(output.model(label), label)) is not None]
@@ -219,7 +223,7 @@ def write_artifacts(folder: Path, job: StoredJob, trials: Sequence[StoredTrial])
 def _front_table(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, Any]:
     """In the layout that MLflow's pages show as a table."""
     targets = {trial.result.number: trial.target for trial in trials}
-    columns = ["trial", "method", "target", "accuracy", "gflops", "flops_share", "mparams", "chosen", "knobs"]
+    columns = ["trial", "method", "target", "accuracy", "gflops", "flops_share", "mparams", "selected_for", "knobs"]
     rows = []
     for result in ParetoFront.of(trial.result for trial in trials).results:
         share = None if job.base is None else (result.flops or 0) / job.base.dense_flops

@@ -1,4 +1,4 @@
-"""MLflow's model registry: a registered model for every search, a version for every model handed over, an alias for every budget.
+"""MLflow's model registry: a registered model for every search, a version for every selected model, an alias for every budget.
 
 Versions are models from code around `model.onnx`: MLflow unpickles nothing, and `mlflow.pyfunc` loads them without autoslim.
 """
@@ -28,30 +28,30 @@ _REQUIREMENTS = ["numpy", "onnxruntime"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VersionCandidate:
-    """A folder that was handed over for the budget `label`, complete."""
+    """The complete folder of the model for the budget `label`."""
 
     label: str
     folder: Path
 
     @property
     def digest(self) -> str:
-        """Of the weights: what was measured beside them makes no other model."""
+        """Of the weights: other measurements make no other model."""
         return file_digest(self.folder / "model.safetensors")[:16]
 
 
 def find_candidate(folder: Path, label: str) -> VersionCandidate | None:
-    """None before the hand-over is finished, and for a model without an ONNX form."""
+    """None before the folder is complete, and for a model without an ONNX form."""
     complete = (folder / CHECKSUMS).is_file() and (folder / FILE).is_file()
     return VersionCandidate(label=label, folder=folder) if complete else None
 
 
 def alias_of(label: str) -> str:
-    """`70%` becomes `70pct`, `2.3G` becomes `2-3G`: what MLflow takes for an alias."""
+    """`70%` becomes `70pct`, `2.3G` becomes `2-3G`: what MLflow accepts as an alias."""
     return re.sub(r"[^\w-]", "-", label.replace("%", "pct"), flags=re.ASCII)
 
 
 def register(client: MlflowClient, name: str, candidate: VersionCandidate, *, run_id: str) -> str:
-    """The version that the budget's alias stands at; the same folder is registered once, however often this is asked for."""
+    """The version that the budget's alias points to; the same folder is registered once, however often this is called."""
     version = _find(client, name, candidate, run_id) or _create(client, name, candidate, run_id)
     client.set_registered_model_alias(name, alias_of(candidate.label), version)
     return version

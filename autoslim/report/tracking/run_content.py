@@ -1,4 +1,8 @@
-"""What a run in MLflow should hold, told from the store alone; knows nothing of MLflow's client."""
+"""The content of a run in MLflow, made from the store alone, without MLflow's client.
+
+Names that a version of autoslim no longer uses stay in the runs that have them: MLflow does not rename metrics and parameters. A tag
+that is gone has the value `none`. Runs are found again by `autoslim.uid` and `autoslim.entity`, which are the same in all versions.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from autoslim.report.tracking.description import front_note
 from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial
 
 MOST_CURVES = 12
-"""Metrics per epoch; with those of the result a run stays below 25, the most that MLflow's pages show well."""
+"""Metrics per epoch; with those of the result a run has fewer than 25, the most that MLflow's pages show well."""
 
 _JOB_STATUS = {JobState.COMPLETE: "FINISHED", JobState.STOPPED: "KILLED", JobState.FAILED: "FAILED"}
 _TRIAL_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.STOPPED: "KILLED"}
@@ -68,7 +72,7 @@ def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bo
     running = result.state is TrialState.RUNNING
     status = _TRIAL_STATUS.get(result.state, "FAILED")
     if running:
-        # A driver that went away leaves trials running; in MLflow they end with the job and go on with its next attempt.
+        # A driver that was lost leaves trials running; in MLflow they end with the job, and run again in its next attempt.
         status = "KILLED" if job.state.ended else "RUNNING"
     ended = milliseconds(trial.ended_at or job.updated_at)
     return RunContent(
@@ -108,7 +112,7 @@ def _curve(name: str) -> str:
 
 
 def _points(metrics: Mapping[str, float | None], *, timestamp: int, step: int) -> tuple[Point, ...]:
-    # What is not finite has no place in a chart, and not every MLflow backend takes it; the store has it.
+    # A chart cannot show a value that is not finite, and not every MLflow backend accepts it; the store has it.
     known = {name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
     return tuple(Point(name=name, value=value, timestamp=timestamp, step=step) for name, value in known.items())
 
@@ -116,17 +120,21 @@ def _points(metrics: Mapping[str, float | None], *, timestamp: int, step: int) -
 def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, float | None]:
     base, spec = job.base, job.job
     front = ParetoFront.of(trial.result for trial in trials)
-    metrics: dict[str, float | None] = {"trials_done": sum(trial.ended_at is not None for trial in trials)}
+    metrics: dict[str, float | None] = {"trials_ended": sum(trial.ended_at is not None for trial in trials)}
     if base is None:
         return metrics
-    metrics |= {"dense_accuracy": base.dense_accuracy, "dense_gflops": base.dense_flops / 1e9, "dense_mparams": base.params / 1e6}
+    metrics |= {
+        "dense_val_accuracy": base.dense_accuracy,
+        "dense_gflops": base.dense_flops / 1e9,
+        "dense_mparams": base.params / 1e6,
+    }
     metrics["dense_latency_ms"] = base.latency_ms
     if job.shared:
         metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
         metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
     metrics["hypervolume"] = front.hypervolume(dense_flops=base.dense_flops, chance=base.chance) if front.results else 0.0
     best = best_within_budgets([trial.result for trial in trials], spec.budget_flops(base.dense_flops), spec.limits)
-    metrics |= {legal(f"best_accuracy/{label}"): result.accuracy for label, result in best.items()}
+    metrics |= {legal(f"best_val_accuracy/{label}"): result.accuracy for label, result in best.items()}
     return metrics
 
 
@@ -137,9 +145,9 @@ def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None
 
 
 def _metric(name: str) -> str:
-    """The metric of a measurement. The curve of a trial's epochs has the name `accuracy`."""
-    if name == "accuracy":
-        return "final_accuracy"
+    """The metric of a measurement: accuracies are those on the validation images. The curve over a trial's epochs is `accuracy`."""
+    if name.startswith("accuracy"):
+        return f"val_{name}"
     return f"m{name}" if name == "params" else f"g{name}" if name.startswith("flops") else name
 
 
@@ -154,7 +162,7 @@ _RESULT_METRICS = {*(_metric(name) for name in measurement_fields()), "flops_sha
 
 def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, str]:
     result = trial.result
-    chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
+    selected_for = ", ".join(label for label, number in job.chosen.items() if number == result.number)
     tags: dict[str, Any] = {
         "autoslim.uid": job.uid,
         "autoslim.entity": str(result.number),
@@ -165,9 +173,9 @@ def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, s
         "origin": result.origin,
         "state": result.state.value,
         "pareto": str(pareto).lower(),
-        "chosen": chosen or None,
+        "selected_for": selected_for or None,
         "duplicate_of": result.duplicate_of,
-        "stopped": result.stopped,
+        "stop_reason": result.stopped,
         "artifact": result.artifact,
         "error_class": result.error_class,
         "error": None if result.error is None else hide_password(result.error)[:5000],
@@ -182,7 +190,7 @@ def _trial_params(trial: StoredTrial) -> dict[str, str]:
         "method": recipe.method,
         "budget": format_flops(recipe.budget),
         "seed": recipe.seed,
-        "recipe": recipe.key,
+        "recipe_key": recipe.key,
     }
     return _texts(params | recipe.flat_knobs | _flat("training", recipe.training.to_dict()))
 
@@ -190,7 +198,7 @@ def _trial_params(trial: StoredTrial) -> dict[str, str]:
 def _job_params(job: StoredJob) -> dict[str, str]:
     spec = job.job
     params: dict[str, Any] = {"model": spec.model.name, "weights": spec.model.weights, "image_size": spec.model.image_size}
-    params |= {"data": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
+    params |= {"dataset": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
     params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "scheduler": spec.scheduler}
     params |= {"seed": spec.seed, "output": spec.output}
     params |= (

@@ -63,9 +63,13 @@ class Rung:
         if len(band) >= self.min_entries:
             # Rounded up, so that the best of the band always continues.
             last = math.ceil(self.keep * len(band))
-            return f"place {rank} of {len(band)} within {BAND:.0%} of its FLOPs, the first {last} go on" if rank > last else None
+            return (
+                f"place {rank} of {len(band)} within {BAND:.0%} of its FLOPs, only the first {last} continue"
+                if rank > last
+                else None
+            )
         # Free trials have FLOPs of their own and hardly a band. That several cheaper ones are better is reason enough.
-        return f"{ahead} trials that are no dearer are ahead of it" if ahead >= self.min_entries else None
+        return f"{ahead} trials of no more FLOPs are more accurate" if ahead >= self.min_entries else None
 
     def _up_to(self, flops: float) -> list[RungEntry]:
         end = bisect.bisect_right(self._by_flops, (flops, math.inf))

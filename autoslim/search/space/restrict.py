@@ -1,4 +1,4 @@
-"""A knob narrowed by what a space file says of it: one value, a list of values, or `{low, high, log}`."""
+"""Restricts a knob to what a space file says: one value, a list of values, or `{low, high, log}`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 4, 4
 
 
 def narrow(knob: Knob, value: Any, where: str) -> Knob:
-    """`where` is the file and key that errors name.
+    """The knob restricted to `value`; its default is moved inside. `where` is the file and key that errors name.
 
     Raises:
-        SpaceError: for anything that is not within the knob's own range.
+        SpaceError: for a value outside the knob's own range, or of another kind.
     """
     if isinstance(value, dict):
         return _narrow_range(knob, value, where)
@@ -35,12 +35,12 @@ def narrow(knob: Knob, value: Any, where: str) -> Knob:
 
 
 def short_repr(value: Any) -> str:
-    """A value for an error message; short, however deep the aliases of a file nest it."""
+    """A value for an error message; short even where aliases in a file nest it deeply."""
     return _SHORT.repr(value)
 
 
 def refuse_unknown(key: Any, allowed: Iterable[str], where: str, what: str) -> None:
-    """Raises SpaceError unless `key` is in `allowed`; a near miss is named first."""
+    """Raises SpaceError unless `key` is in `allowed`; the closest name is suggested."""
     names = list(allowed)
     if key in names:
         return
@@ -56,6 +56,7 @@ def _narrow_range(knob: Knob, value: dict[Any, Any], where: str) -> Knob:
         refuse_unknown(key, _KEYS, where, "range key")
     if not value:
         raise SpaceError(f"{where}: {{}} says nothing; write {{low: …, high: …}}, or leave the knob out for {_allowed(knob)}")
+    # An end that is not given stays the knob's own.
     low = _number(knob, value.get("low", knob.low), f"{where}.low")
     high = _number(knob, value.get("high", knob.high), f"{where}.high")
     log = value.get("log", knob.log and low > 0)
@@ -71,9 +72,10 @@ def _narrow_range(knob: Knob, value: dict[Any, Any], where: str) -> Knob:
 def _narrow_list(knob: Knob, value: list[Any], where: str) -> Knob:
     if not value:
         raise SpaceError(f"{where}: the list is empty; allowed: {_allowed(knob)}")
+    # The solver moves such knobs continuously; between the values of a list there is nothing that it could move to.
     if knob.kind == "layer" or (knob.cost_sign and knob.kind != "choice"):
         raise SpaceError(
-            f"{where}: is a list, but needs the values in between; write {{low: …, high: …}} within {_allowed(knob)}"
+            f"{where}: is a list, but the solver needs the values in between; write {{low: …, high: …}} within {_allowed(knob)}"
         )
     read = _choice if knob.kind == "choice" else _number
     chosen = [read(knob, item, where) for item in value]

@@ -1,6 +1,7 @@
-"""Search spaces as YAML: by name from `search_spaces/`, or by path. The format is told in `search_spaces/README.md`.
+"""Search spaces as YAML: by name from `search_spaces/`, or by path. `docs/search-spaces.md` describes the format.
 
-A file only narrows: a knob it does not name keeps the method's whole range; a training setting it does not name, the job's value.
+A file only restricts: a knob that it does not name keeps the method's whole range, a training setting that it does not name keeps the
+job's value.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from autoslim.search.space.restrict import narrow, refuse_unknown, short_repr
 from autoslim.search.space.space import TRAINING, Space
 
 SIZE_LIMIT = 2**20
+"""Bytes. The largest space has a few kilobytes; more is a wrong file or an attack on the parser."""
 _KEYS = ("description", "methods", "training")
 
 
 def space_names() -> list[str]:
-    """The spaces that come with autoslim."""
+    """Names of the spaces that are part of autoslim."""
     folder = importlib.resources.files("search_spaces")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_space(source: str, methods: Mapping[str, Method] = METHODS) -> Space:
-    """`source` is a name from `space_names`, a path (something with a slash or ending in `.yaml` or `.yml`), or the space itself as a
-    JSON object.
+    """The space of `source`: a name from `space_names`, a path (anything with a slash or ending in `.yaml` or `.yml`), or the space itself
+    as a JSON object.
 
     Raises:
         SpaceError: naming the file, the key and what is allowed.
@@ -48,9 +50,9 @@ def load_space(source: str, methods: Mapping[str, Method] = METHODS) -> Space:
             raw = file.read(SIZE_LIMIT + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SpaceError(f"{source}: cannot be read: {reason}; the spaces with a name are: {', '.join(space_names())}") from error
+        raise SpaceError(f"{source}: cannot be read: {reason}; named spaces are: {', '.join(space_names())}") from error
     if len(raw) > SIZE_LIMIT:
-        raise SpaceError(f"{source}: is larger than {SIZE_LIMIT} bytes, the most that a search space may have")
+        raise SpaceError(f"{source}: is larger than {SIZE_LIMIT} bytes, the limit for a search space")
     try:
         return parse_space(raw.decode("utf-8"), source=source, methods=methods)
     except UnicodeDecodeError as error:
@@ -58,7 +60,11 @@ def load_space(source: str, methods: Mapping[str, Method] = METHODS) -> Space:
 
 
 def parse_space(text: str, *, source: str, methods: Mapping[str, Method] = METHODS) -> Space:
-    """`source` stands for the file in errors, and gives the space its name."""
+    """The space that `text` describes. `source` stands for the file in errors, and gives the space its name.
+
+    Raises:
+        SpaceError: naming the file, the key and what is allowed.
+    """
     data = _read_yaml(text, source)
     if not isinstance(data, dict):
         raise SpaceError(f"{source}: must be a mapping with the keys {', '.join(_KEYS)}, not {short_repr(data)}")
@@ -81,6 +87,7 @@ def _methods(data: Any, source: str, methods: Mapping[str, Method]) -> dict[str,
         raise SpaceError(f"{source}: methods: names no method; allowed: {', '.join(methods)}")
     for name in section:
         refuse_unknown(name, methods, f"{source}: methods", "method")
+    # In the registry's order: samples must not depend on the order in the file.
     chosen = [name for name in methods if name in section]
     return {name: _narrowed(methods[name].ranges, section[name], source, f"methods.{name}") for name in chosen}
 
@@ -111,11 +118,11 @@ def _section(data: Any, source: str, key: str) -> dict[Any, Any]:
 
 def _read_yaml(text: str, source: str) -> Any:
     if len(text) > SIZE_LIMIT:
-        raise SpaceError(f"{source}: is larger than {SIZE_LIMIT} bytes, the most that a search space may have")
+        raise SpaceError(f"{source}: is larger than {SIZE_LIMIT} bytes, the limit for a search space")
     try:
         return yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader  # nosec B506
     except yaml.MarkedYAMLError as error:
-        # The text around the mark is left out: what is read here need not be the reader's own file.
+        # The text around the mark is left out: the service must not show a user the content of another's file.
         mark = error.problem_mark
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpaceError(f"{source}{at}: is not valid YAML: {error.problem or error.context}") from error

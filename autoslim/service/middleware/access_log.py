@@ -33,20 +33,20 @@ class AccessLog:
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         token, job = logs.request_id.set(request_id), logs.job_id.set(None)
-        began, status, seconds = time.perf_counter(), 500, None
+        started, status, seconds = time.perf_counter(), 500, None
 
         async def send_timed(message: Message) -> None:
             nonlocal status, seconds
             if message["type"] == "http.response.start":
-                status, seconds = message["status"], time.perf_counter() - began
+                status, seconds = message["status"], time.perf_counter() - started
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
         try:
             await self._app(scope, receive, send_timed)
         finally:
-            taken = time.perf_counter() - began if seconds is None else seconds
-            self._record(scope, status, taken)
+            # Without a response the request took until now.
+            self._record(scope, status, time.perf_counter() - started if seconds is None else seconds)
             logs.request_id.reset(token)
             logs.job_id.reset(job)
 

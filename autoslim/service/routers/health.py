@@ -13,8 +13,8 @@ from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.errors import AutoslimError
 from autoslim.service.app_state import AppState, State
 from autoslim.service.auth import Reader
+from autoslim.service.dry_run.model_arguments import RULES
 from autoslim.service.metrics import MEDIA_TYPE, render_metrics
-from autoslim.service.planning.model_arguments import RULES
 from autoslim.service.schemas import Capabilities, DependencyState, Health, MethodInfo, Readiness
 
 router = APIRouter(tags=["operation"])
@@ -26,7 +26,7 @@ _PROBE_SECONDS = 2.0
 @router.get("/v1/capabilities")
 async def capabilities(_: Reader, state: State) -> Capabilities:
     """The models, methods, spaces and data sets that a spec may name, and the limits."""
-    facts, settings = await state.planner.facts(), state.settings
+    facts, settings = await state.dry_runner.facts(), state.settings
     return Capabilities(
         version=importlib.metadata.version("autoslim"),
         models=state.catalog.allowed_models(facts["models"]),

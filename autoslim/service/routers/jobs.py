@@ -16,9 +16,9 @@ from autoslim.errors import NotFoundError
 from autoslim.service.app_state import AppState, State
 from autoslim.service.auth import Reader, Submitter
 from autoslim.service.conditional import etag_response
+from autoslim.service.dry_run.client import DryRunError
+from autoslim.service.dry_run.preflight import check
 from autoslim.service.pagination import decode_page_token, encode_page_token
-from autoslim.service.planning.client import PlannerError
-from autoslim.service.planning.preflight import check
 from autoslim.service.problems import ProblemError, problem_responses
 from autoslim.service.routers.body import SPEC_BODY, Spec
 from autoslim.service.routers.dependencies import ChangeableJob, ReadableJob
@@ -120,9 +120,9 @@ async def checked_spec(state: AppState, spec: JobSpec) -> JobSpec:
 
     Raises:
         SpecError: naming every field that is wrong.
-        PlannerError: when the planning process, which knows the names of models and spaces, does not answer.
+        DryRunError: when the dry-run process, which knows the names of models and spaces, does not answer.
     """
-    facts = await state.planner.facts()
+    facts = await state.dry_runner.facts()
     return check(spec, catalog=state.catalog, limits=state.settings.limits, models=facts["models"], spaces=facts["spaces"])
 
 
@@ -142,8 +142,8 @@ def _refuse_foreign(state: AppState, spec: JobSpec, tenant: str) -> None:
 async def _refuse_infeasible(state: AppState, spec: JobSpec) -> None:
     """A spec that cannot be planned in time is queued all the same: its driver checks everything again."""
     try:
-        plan = await state.planner.plan(spec)
-    except PlannerError as error:
+        plan = await state.dry_runner.dry_run(spec)
+    except DryRunError as error:
         _log.warning("submitted without a plan: %s", error)
         return
     issues = [_infeasible(spec, index, budget) for index, budget in enumerate(plan["budgets"]) if not budget["feasible"]]

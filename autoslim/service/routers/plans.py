@@ -17,4 +17,4 @@ router = APIRouter(tags=["plans"])
 @router.post("/v1/plans", openapi_extra=SPEC_BODY, responses=problem_responses(413, 415, 422))
 async def plan(_: Submitter, state: State, spec: Spec) -> PlanResponse:
     """The cost range of every method for this model, and the work of the search. Nothing is stored."""
-    return PlanResponse.model_validate(await state.planner.plan(await checked_spec(state, spec)))
+    return PlanResponse.model_validate(await state.dry_runner.dry_run(await checked_spec(state, spec)))

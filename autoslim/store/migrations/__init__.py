@@ -1,1 +1,1 @@
-"""How a database comes to have the tables of `schema.py`, one step a file; CONTRIBUTING.md tells how one is added."""
+"""The migrations that create the tables of `schema.py`, one step a file; `docs/developing/migrations.md` describes how to add one."""

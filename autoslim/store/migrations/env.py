@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and within the transaction that `autoslim.store.migrate` hands over."""
+"""What Alembic runs: the migrations, on the connection and within the transaction that `autoslim.store.migrate` passes on."""
 
 from alembic import context
 

@@ -62,7 +62,7 @@ def test_child_holds_the_recipe_the_curves_and_the_result(search):
     result = make_result(4)
     assert run.data.params["vit_slim.rate"] == "0.38"
     assert run.data.params["training.lr"] == str(make_recipe(4).training.lr)
-    assert run.data.metrics["final_accuracy"] == result.accuracy
+    assert run.data.metrics["val_accuracy"] == result.accuracy
     assert run.data.metrics["gflops"] == result.flops / 1e9
     curve = search[0].get_metric_history(run.info.run_id, "loss")
     assert [(m.step, m.value) for m in curve] == [(1, 1.0), (2, 2 / 3), (3, 0.5)]
@@ -103,7 +103,7 @@ def test_front_moves_as_trials_finish(store, job, client):
     parent, children = runs_of(client)
     assert [n for n, run in children.items() if run.data.tags["pareto"] == "true"] == [3]
     assert parent.data.metrics["hypervolume"] > was
-    assert parent.data.metrics["best_accuracy/50pct"] == 0.99
+    assert parent.data.metrics["best_val_accuracy/50pct"] == 0.99
     assert children[3].info.status == "FINISHED"
 
 
@@ -157,11 +157,27 @@ def test_chosen_models_are_tagged_with_their_budget(store, job, client):
     store.set_chosen(job.id, {"50%": 3, "70%": 1})
     mirror.sync()
     children = runs_of(client)[1]
-    assert {n: run.data.tags["chosen"] for n, run in children.items() if "chosen" in run.data.tags} == {
+    assert {n: run.data.tags["selected_for"] for n, run in children.items() if "selected_for" in run.data.tags} == {
         0: "none",
         1: "70%",
         3: "50%",
     }
+
+
+def test_a_run_that_an_earlier_version_logged_gets_todays_names_and_no_second_run(store, job, client):
+    mirror = MlflowSync(store, job.id)
+    mirror.sync()
+    # As version 0.1 left it: another tag, and the account of it.
+    run = store.tracked(job.id, mirror._destination)["0"]
+    client.set_tag(run.run_id, "chosen", "50%")
+    logged = {**run.logged, "tags": {**run.logged["tags"], "chosen": "50%"}, "results": [["final_accuracy", 0.5, 0]]}
+    store.set_tracked(job.id, mirror._destination, run.replace(logged=logged))
+    store.set_chosen(job.id, {"50%": 0})
+    MlflowSync(store, job.id).sync()
+    found = runs_of(client)[1][0]
+    assert found.info.run_id == run.run_id
+    assert (found.data.tags["chosen"], found.data.tags["selected_for"]) == ("none", "50%")
+    assert found.data.metrics["val_accuracy"] == store.trials(job.id)[0].accuracy
 
 
 def test_pictures_of_a_chosen_model_are_artifacts_of_its_trial(store, job, client, output):
@@ -198,7 +214,7 @@ def test_search_without_trials_or_a_measured_model_is_logged(store, output, clie
     store.create_job(make_job(str(output)))
     MlflowSync(store, "digits-1").sync()
     parent, children = runs_of(client)
-    assert (parent.data.metrics, children) == ({"trials_done": 0.0}, {})
+    assert (parent.data.metrics, children) == ({"trials_ended": 0.0}, {})
 
 
 def test_what_mlflow_missed_while_it_was_down_is_logged_later(store, job, client):

@@ -15,13 +15,12 @@ def halving(epochs: float = 9.0) -> HalvingPruner:
     return HalvingPruner(epochs=epochs, chance=0.1)
 
 
-def stopped(scheduler: Pruner, points: list[tuple[int, float]], *, epoch: float = 1.0) -> list[int]:
+def stopped(pruner: Pruner, points: list[tuple[int, float]], *, epoch: float = 1.0) -> list[int]:
     """Numbers of the trials that are stopped, when each in turn reports (flops, accuracy)."""
-    judged = [
-        scheduler.should_prune(trial(number, flops), finetuned(epoch, accuracy))
-        for number, (flops, accuracy) in enumerate(points)
+    decisions = [
+        pruner.should_prune(trial(number, flops), finetuned(epoch, accuracy)) for number, (flops, accuracy) in enumerate(points)
     ]
-    return [number for number, reason in enumerate(judged) if reason is not None]
+    return [number for number, reason in enumerate(decisions) if reason is not None]
 
 
 @pytest.mark.parametrize(
@@ -36,16 +35,16 @@ def test_the_best_third_at_equal_flops_goes_on():
     assert stopped(halving(), [(100, accuracy) for accuracy in accuracies]) == [2, 4, 6]
 
 
-def test_the_first_trials_have_nobody_to_be_held_against():
+def test_the_first_trials_have_no_others_to_be_compared_with():
     assert stopped(halving(), [(100, 0.9), (100, 0.1)]) == []
 
 
-def test_a_cheap_trial_is_never_held_against_dear_ones():
-    dear = [(1000, 0.9 + i / 1000) for i in range(20)]
-    assert stopped(halving(), [*dear, (300, 0.2)])[-1:] != [20]
+def test_a_cheap_trial_is_never_compared_with_costlier_ones():
+    costly = [(1000, 0.9 + i / 1000) for i in range(20)]
+    assert stopped(halving(), [*costly, (300, 0.2)])[-1:] != [20]
 
 
-def test_a_dear_trial_that_cheaper_ones_beat_is_stopped_without_a_band_of_its_own():
+def test_a_costly_trial_that_cheaper_ones_beat_is_stopped_without_a_band_of_its_own():
     cheap = [(100, 0.5), (200, 0.6), (300, 0.7)]
     assert stopped(halving(), [*cheap, (1000, 0.4)]) == [3]
     assert stopped(halving(), [*cheap[:2], (1000, 0.4)]) == []
@@ -53,9 +52,9 @@ def test_a_dear_trial_that_cheaper_ones_beat_is_stopped_without_a_band_of_its_ow
 
 @given(st.lists(st.tuples(st.integers(50, 200), st.integers(0, 30)), min_size=1, max_size=40))
 def test_the_rungs_own_front_goes_on(points):
-    scheduler = halving()
+    pruner = halving()
     shown = [(flops, accuracy / 30) for flops, accuracy in points]
-    for number in stopped(scheduler, shown):
+    for number in stopped(pruner, shown):
         flops, accuracy = shown[number]
         assert any(other <= flops and better > accuracy for other, better in shown[:number])
 
@@ -63,65 +62,65 @@ def test_the_rungs_own_front_goes_on(points):
 @given(st.lists(st.tuples(st.integers(50, 200), st.integers(0, 30)), min_size=3, max_size=30), st.randoms(use_true_random=False))
 def test_a_decision_depends_on_the_reports_and_not_on_their_order(points, chance):
     reports = [(trial(number, flops), finetuned(1.0, accuracy / 30)) for number, (flops, accuracy) in enumerate(points)]
-    judged = reports.pop()
+    last = reports.pop()
     decisions = set()
     for _ in range(3):
-        scheduler = halving()
+        pruner = halving()
         for one in reports:
-            scheduler.observe(*one)
-        decisions.add(scheduler.should_prune(*judged))
+            pruner.observe(*one)
+        decisions.add(pruner.should_prune(*last))
         chance.shuffle(reports)
     assert len(decisions) == 1
 
 
-def test_a_report_that_comes_again_is_judged_alike_and_counts_once():
-    scheduler = halving()
+def test_a_report_that_comes_again_is_decided_alike_and_counts_once():
+    pruner = halving()
     others = [(trial(number, 100), finetuned(1.0, 0.5 + number / 100)) for number in range(5)]
     for one in others:
-        scheduler.observe(*one)
+        pruner.observe(*one)
     worst = (trial(9, 100), finetuned(1.0, 0.3))
-    first = scheduler.should_prune(*worst)
+    first = pruner.should_prune(*worst)
     assert first is not None
     assert "place 6 of 6" in first
-    assert scheduler.should_prune(*worst) == first
-    assert all(scheduler.should_prune(*others[4]) is None for _ in range(3))
+    assert pruner.should_prune(*worst) == first
+    assert all(pruner.should_prune(*others[4]) is None for _ in range(3))
 
 
 def test_straight_after_the_cut_only_recipes_of_the_same_method_are_compared():
-    scheduler = halving()
+    pruner = halving()
     for number in range(6):
-        assert scheduler.should_prune(trial(number, 100), pruned(0.6 + number / 100)) is None
-    assert scheduler.should_prune(trial(6, 100, method="sit"), pruned(0.1)) is None
-    reason = scheduler.should_prune(trial(7, 100), pruned(0.3))
+        assert pruner.should_prune(trial(number, 100), pruned(0.6 + number / 100)) is None
+    assert pruner.should_prune(trial(6, 100, method="sit"), pruned(0.1)) is None
+    reason = pruner.should_prune(trial(7, 100), pruned(0.3))
     assert reason is not None
     assert "vit_slim" in reason
 
 
 def test_after_the_cut_only_the_last_third_is_stopped_and_nobody_near_chance():
-    scheduler = halving()
+    pruner = halving()
     accuracies = [0.4, 0.9, 0.8, 0.7, 0.5, 0.6]
-    goes_on = [scheduler.should_prune(trial(number, 100), pruned(accuracy)) is None for number, accuracy in enumerate(accuracies)]
+    goes_on = [pruner.should_prune(trial(number, 100), pruned(accuracy)) is None for number, accuracy in enumerate(accuracies)]
     assert goes_on == [True] * 6
-    assert scheduler.should_prune(trial(6, 100), pruned(0.45)) is not None
-    scheduler = halving()
-    assert all(scheduler.should_prune(trial(n, 100, method="sit"), pruned(0.19 - n / 100)) is None for n in range(10))
+    assert pruner.should_prune(trial(6, 100), pruned(0.45)) is not None
+    pruner = halving()
+    assert all(pruner.should_prune(trial(n, 100, method="sit"), pruned(0.19 - n / 100)) is None for n in range(10))
 
 
 def test_training_before_the_cut_counts_and_a_late_report_stands_at_the_last_rung_it_passed():
-    scheduler = halving()
+    pruner = halving()
     for number in range(3):
-        scheduler.observe(trial(number, 100), finetuned(1.0, 0.7 + number / 100))
-        scheduler.observe(trial(number, 100), finetuned(3.0, 0.8 + number / 100))
+        pruner.observe(trial(number, 100), finetuned(1.0, 0.7 + number / 100))
+        pruner.observe(trial(number, 100), finetuned(3.0, 0.8 + number / 100))
     late = trial(5, 100)
-    assert scheduler.should_prune(late, pruned(0.2, epoch=2.6)) is None
-    reason = scheduler.should_prune(late, finetuned(3.6, 0.75))
+    assert pruner.should_prune(late, pruned(0.2, epoch=2.6)) is None
+    reason = pruner.should_prune(late, finetuned(3.6, 0.75))
     assert reason is not None
     assert "3.6 epochs" in reason
 
 
-def test_a_rung_judges_a_trial_once():
-    scheduler = halving()
+def test_a_trial_is_compared_once_at_a_rung():
+    pruner = halving()
     for number in range(6):
-        scheduler.observe(trial(number, 100), finetuned(1.0, 0.5))
-    assert scheduler.should_prune(trial(7, 100), finetuned(1.0, 0.6)) is None
-    assert scheduler.should_prune(trial(7, 100), finetuned(2.0, 0.2)) is None
+        pruner.observe(trial(number, 100), finetuned(1.0, 0.5))
+    assert pruner.should_prune(trial(7, 100), finetuned(1.0, 0.6)) is None
+    assert pruner.should_prune(trial(7, 100), finetuned(2.0, 0.2)) is None

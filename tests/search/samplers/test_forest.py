@@ -47,7 +47,7 @@ def play(proposer: Proposer, finished: Finish, dense: int, trials: int) -> list[
 
 
 @pytest.mark.slow
-def test_it_finds_better_models_than_blind_draws(make: Make, finished: Finish, dense: int) -> None:
+def test_it_finds_better_models_than_random_draws(make: Make, finished: Finish, dense: int) -> None:
     def area(sampler: str, seed: int) -> float:
         front = ParetoFront.of(play(make(sampler=sampler, seed=seed), finished, dense, 30))
         return front.hypervolume(dense_flops=dense, chance=0.1)
@@ -136,7 +136,7 @@ def test_the_gain_of_a_front_is_how_much_its_hypervolume_grows(seed: int) -> Non
     assert got[0] / 0.9 == pytest.approx(area(grown) - area(front), abs=1e-4)
 
 
-def test_gain_at_a_budget_is_the_mean_of_what_each_tree_hopes_for() -> None:
+def test_gain_at_a_budget_is_the_mean_of_the_improvements_that_each_tree_predicts() -> None:
     finals = np.array([[0.5, 0.9], [0.7, 0.1]])
     assert acquisition.expected_improvement(finals, 0.6) == pytest.approx([0.05, 0.15])
 
@@ -157,13 +157,13 @@ def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
     assert kept > moved > 0
 
 
-def test_parents_are_ahead_of_what_is_no_dearer(point: Callable[..., TrialResult]) -> None:
+def test_parents_are_ahead_of_trials_of_no_more_flops(point: Callable[..., TrialResult]) -> None:
     results = [point(0, 10, 0.5), point(1, 20, 0.4), point(2, 30, 0.7), point(3, 40, 0.71)]
     assert [result.number for result in best_parents(results, lambda result: True)] == [0, 2, 3, 1]
     assert [result.number for result in best_parents(results, lambda result: result.number > 2)] == [3]
 
 
-def test_a_forest_is_grown_seldom_once_there_is_much() -> None:
+def test_a_forest_is_fitted_again_only_after_a_twentieth_more_results() -> None:
     assert [refit_size(count) for count in (1, 6, 19, 20)] == [1, 6, 19, 20]
     sizes = {refit_size(count) for count in range(1, 4001)}
     assert len(sizes) < 140

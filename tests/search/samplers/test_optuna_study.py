@@ -167,9 +167,9 @@ def test_a_study_has_the_best_the_running_and_the_latest_of_many_trials(make: Ma
     history = [base.replace(number=n, recipe=recipe.replace(seed=n), accuracy=(n * 37 % 1000) / 1000) for n in range(1000)]
     history[3] = history[3].replace(state=TrialState.RUNNING, accuracy=None)
     values = accuracy_at_budgets(history, proposer.budgets.values())
-    told = as_trials(history, values, replayer(proposer.space, proposer.methods, proposer.shape))
-    assert len(told) == MAX_STUDY_TRIALS
+    study_trials = as_trials(history, values, replayer(proposer.space, proposer.methods, proposer.shape))
+    assert len(study_trials) == MAX_STUDY_TRIALS
     best = sorted((value[0] for value in values.values()), reverse=True)[: MAX_STUDY_TRIALS // 4]
-    assert set(best) <= {trial.values[0] for trial in told if trial.values}
-    assert sum(trial.state is optuna.trial.TrialState.RUNNING for trial in told) == 1
-    assert told[-1].values == values[999]
+    assert set(best) <= {trial.values[0] for trial in study_trials if trial.values}
+    assert sum(trial.state is optuna.trial.TrialState.RUNNING for trial in study_trials) == 1
+    assert study_trials[-1].values == values[999]

@@ -61,12 +61,12 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_answered_with_file_key_and_what_is_allowed(methods: dict[str, Method], mistake: str) -> None:
-    text, told = MISTAKES[mistake]
+    text, expected = MISTAKES[mistake]
     with pytest.raises(SpaceError) as caught:
         parse_space(text, source="mine.yaml", methods=methods)
     message = str(caught.value)
     assert message.startswith("mine.yaml")
-    assert all(part in message for part in told), message
+    assert all(part in message for part in expected), message
     assert len(message) < 500
 
 
@@ -121,9 +121,13 @@ def test_yaml_mistake_does_not_quote_the_file(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_example_in_the_readme_loads() -> None:
-    readme = (importlib.resources.files("search_spaces") / "README.md").read_text(encoding="utf-8")
-    example = readme.split("```yaml\n")[1].split("```")[0]
-    space = parse_space(example, source="README.md")
+def test_example_in_the_documents_loads() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "search-spaces.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    space = parse_space(example, source="search-spaces.md")
     assert space.methods["life_regression"]["drops"].choices == (1, 2)
+
+
+def test_every_space_is_in_the_folders_readme() -> None:
+    readme = (importlib.resources.files("search_spaces") / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in readme for name in space_names())

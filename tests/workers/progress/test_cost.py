@@ -30,8 +30,8 @@ def test_trials_of_all_attempts_and_the_dense_model_are_counted_and_duplicates_a
         # Trials 0 to 6 are complete, 7 was stopped, 8 failed after 12 s, 10 is a duplicate, 11 is running and has reported.
         store.report(job.id, 11, make_report(4).replace(seconds=50.0))
         shared = {"settings": {}, "epochs": 1.0}
-        store.book_shared(job.id, [SharedCost(key="a", method="dense model", seconds=100.0, **shared)])
-        store.book_shared(job.id, [SharedCost(key="b", method="vit_slim", seconds=1000.0, **shared)])
+        store.add_shared_costs(job.id, [SharedCost(key="a", method="dense model", seconds=100.0, **shared)])
+        store.add_shared_costs(job.id, [SharedCost(key="b", method="vit_slim", seconds=1000.0, **shared)])
         expected = sum(61.5 + number for number in range(7)) + 20.0 + 12.0 + 50.0 + 100.0
         assert spent_seconds(store, store.job(job.id)) == pytest.approx(expected)
 

@@ -121,7 +121,7 @@ class Sinks:
             "Ray's metrics": {
                 str(label): value for (name, label), value in self.gauges.items() if name == "autoslim_best_accuracy"
             },
-            "MLflow": {labels[p.name.partition("/")[2]]: p.value for p in points if p.name.startswith("best_accuracy/")},
+            "MLflow": {labels[p.name.partition("/")[2]]: p.value for p in points if p.name.startswith("best_val_accuracy/")},
         }
 
     def close(self) -> None:

@@ -48,4 +48,4 @@ def test_a_latency_that_no_plan_reaches_is_an_error_before_anything_is_trained(t
     assert search.end() == 3, search.text
     assert "--latency 0.001ms@1: nothing in the space" in search.text
     assert "the least is" in search.text
-    assert "trial 0 begins" not in search.text
+    assert " starts: " not in search.text

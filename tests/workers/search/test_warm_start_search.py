@@ -32,7 +32,8 @@ def test_a_budget_that_an_earlier_search_has_a_model_for_needs_no_training(tmp_p
     assert second.end() == 0, second.text
     assert "50% is answered by trial" in second.text
     assert ": no trials" in second.text
-    assert "begins" not in second.text and "dense model: epoch" not in second.text
+    assert " starts: " in first.text
+    assert " starts: " not in second.text and "dense model: epoch" not in second.text
 
     (reused,) = trials_in(tmp_path / "second")
     before, now = (tmp_path / name / "models" / "50%" for name in ("first", "second"))

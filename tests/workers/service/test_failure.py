@@ -25,7 +25,7 @@ from autoslim.errors import (
     WeightsError,
 )
 from autoslim.store import Failure, FailureClass
-from workers.service.failure import PutOff, diagnose, nothing_within
+from workers.service.failure import Pause, diagnose, no_model_within
 
 C = FailureClass
 SPEC = read_mapping({"model": "deit_tiny_patch16_224", "data": "digits", "flops": "50%", "batch_size": 64, "lr": 0.001})
@@ -102,9 +102,9 @@ def test_the_job_fails(error, failure_class, next_command):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_the_job_is_put_off(error, failure_class, reason):
+def test_the_job_is_paused(error, failure_class, reason):
     found = diagnose(error, job_id="ID", spec=SPEC)
-    assert isinstance(found, PutOff)
+    assert isinstance(found, Pause)
     assert found.failure_class is failure_class
     assert reason in found.reason
 
@@ -114,5 +114,5 @@ def test_a_spec_that_could_not_be_read_has_a_next_command_too():
 
 
 def test_a_search_without_a_model_names_its_budgets():
-    found = nothing_within(["50%", "70%"], job_id="ID", spec=SPEC)
+    found = no_model_within(["50%", "70%"], job_id="ID", spec=SPEC)
     assert (found.failure_class, found.message, found.next) == (C.INFEASIBLE, "no trial was completed within 50%, 70%", PLAN)

@@ -16,7 +16,7 @@ from autoslim.core.result import TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import FailureClass, QueueState, Store, schema
 from autoslim.store.leases import LOSSES_ALLOWED
-from workers.service.process import Process
+from workers.service.process_identity import ProcessIdentity
 
 S = QueueState
 
@@ -86,7 +86,7 @@ def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     said = [event.data["text"] for event in site.queue.events(job.id) if event.type == "message"]
     assert [text.partition(" trials")[0] for text in said] == [
         "dense model: epoch 1/1",
-        "goes on with 2",
+        "continues with 2",
         "dense model: epoch 1/1",
     ]
     assert site.settings.log(job.id, 2).exists()
@@ -174,7 +174,7 @@ def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
     job, supervisor = short.submit(), short.supervisor(grace=0.5)
     short.drive(supervisor, short.has_ended_trials(job, 1))
     frozen = short.pid(job)
-    short.kill(job, number=signal.SIGSTOP)
+    short.freeze(job)
     short.drive(supervisor, short.is_ended(job))
     assert (short.state(job), short.queue.get(job.id).attempt) == (S.SUCCEEDED, 2)
     every_trial_is_counted_once(short, job)
@@ -184,7 +184,7 @@ def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
 def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(short):
     job, supervisor = short.submit(trials=20), short.supervisor()
     short.drive(supervisor, short.has_ended_trials(job, 1))
-    short.kill(job, number=signal.SIGSTOP)
+    short.freeze(job)
     # Nobody stops it: what it wrote from here on would be seen.
     short.drive(None, lambda: short.queue.get(job.id).lease_until < now())
     taken = short.queue.claim("somebody else", 600)
@@ -271,7 +271,7 @@ def test_a_database_that_goes_away_costs_no_trial(tmp_path, monkeypatch):
 
 
 def is_alive(pid):
-    return not Process.of(pid).is_dead()
+    return not ProcessIdentity.of(pid).is_dead()
 
 
 def now():

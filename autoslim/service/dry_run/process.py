@@ -1,8 +1,8 @@
-"""The planning process: `python -m autoslim.service.planning.process` reads requests and writes responses, one JSON object per line.
+"""The dry-run process: `python -m autoslim.service.dry_run.process` reads requests and writes responses, one JSON object per line.
 
 A spec of a tenant is worked on here and not in the service: it may take seconds or fail in a library. Models are built without memory for
 weights (torch's meta device), and of the data only labels are read. The process has no address of a database and no key; it may be killed
-at any time, and ends when its parent does, in the middle of a plan as well.
+at any time, and ends when its parent does, in the middle of a dry run as well.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def facts(_: Any) -> dict[str, Any]:
     }
 
 
-def plan(request: dict[str, Any]) -> dict[str, Any]:
+def dry_run(request: dict[str, Any]) -> dict[str, Any]:
     """A `PlanResponse` as a dictionary; `request` has the resolved `spec` and `parameters`, the maximum of a model."""
     spec = read_json(json.dumps(request["spec"]))
     images, classes = _data(spec)
@@ -105,7 +105,7 @@ def _dense(spec: JobSpec, classes: int) -> DenseModel:
 
 
 def _proposer(spec: JobSpec, dense: DenseModel) -> Proposer:
-    job = spec.to_job(id="plan", placement=Placement(output=os.curdir))
+    job = spec.to_job(id="dry-run", placement=Placement(output=os.curdir))
     try:
         return Proposer(
             space=load_space(job.space),
@@ -159,7 +159,7 @@ def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) ->
 
 def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[int]) -> dict[str, Any]:
     """The fields of a `WorkEstimate`: upper bounds, and no duration, which depends on the workers."""
-    job = spec.to_job(id="plan", placement=Placement(output=os.curdir))
+    job = spec.to_job(id="dry-run", placement=Placement(output=os.curdir))
     found: Estimate = estimate_work(
         job, most_work(job), train_images=images, dense_flops=dense_flops, budgets=budgets, parameters=parameters
     )
@@ -171,7 +171,7 @@ def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, bud
     }
 
 
-OPERATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {"facts": facts, "plan": plan}
+OPERATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {"facts": facts, "dry_run": dry_run}
 
 
 def respond(line: bytes) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def respond(line: bytes) -> dict[str, Any]:
 
 
 def serve(requests: BinaryIO, responses: BinaryIO) -> NoReturn:
-    """Serves until `requests` ends, which exits the process even in the middle of a plan: nobody is left to kill one that hangs."""
+    """Serves until `requests` ends, which exits the process even in the middle of a dry run: nobody is left to kill one that hangs."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, lines), daemon=True).start()
     while True:

@@ -1,4 +1,4 @@
-"""`Planner`: talks to the planning process, one request at a time, and caches its plans."""
+"""`DryRunner`: talks to the dry-run process, one request at a time, and caches its results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 # Plans in the cache, a few kB each.
 _MAX_CACHED = 256
-# Seconds until a plan is made again: the data may have changed.
+# Seconds until a dry run is repeated: the data may have changed.
 _CACHE_SECONDS = 60.0
-# Bytes of one response; a plan is far smaller, and a process that writes without end is stopped here.
+# Bytes of one response; a result is far smaller, and a process that writes without end is stopped here.
 _MAX_LINE = 2**22
 # Requests that wait for the process; more would only time out.
 _MAX_WAITING = 64
@@ -33,17 +33,17 @@ _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "
 
 
 def deciding_fields(spec: JobSpec) -> dict[str, Any]:
-    """The fields of a spec that its plan depends on: specs that differ in others share an answer."""
+    """The fields of a spec that its dry run depends on: specs that differ in others share an answer."""
     names = {setting.name for setting in settings_of(type(spec)).values() if setting.rules.decides_plan}
     fields: dict[str, Any] = json.loads(spec.model_dump_json(include=names))
     return fields
 
 
-class PlannerError(AutoslimError):
-    """No plan was made in time, or the process died; the spec may be valid."""
+class DryRunError(AutoslimError):
+    """No result came in time, or the process died; the spec may be valid."""
 
 
-class Planner:
+class DryRunner:
     """Belongs to one event loop. Starts the process when it is needed, and again after it died."""
 
     def __init__(self, limits: RequestLimits) -> None:
@@ -58,29 +58,29 @@ class Planner:
         """All `models`, `spaces` and `methods`, before the operator's rules.
 
         Raises:
-            PlannerError: when the process does not answer in time.
+            DryRunError: when the process does not answer in time.
         """
         if self._facts is None:
             self._facts = (await self._request("facts", None, _START_SECONDS))["result"]
         return self._facts
 
-    async def plan(self, spec: JobSpec) -> dict[str, Any]:
-        """A `PlanResponse` as a dictionary. Concurrent calls for the same plan share one request.
+    async def dry_run(self, spec: JobSpec) -> dict[str, Any]:
+        """A `PlanResponse` as a dictionary. Concurrent calls for the same spec share one request.
 
         Raises:
-            SpecError: naming the field that makes the plan impossible.
-            PlannerError: when the process does not answer in time.
+            SpecError: naming the field that makes the search impossible.
+            DryRunError: when the process does not answer in time.
         """
         argument = {"spec": deciding_fields(spec), "parameters": self._limits.parameters}
         key = json.dumps(argument, sort_keys=True)
         made, task = self._cache.get(key, (0.0, None))
         if task is None or time.monotonic() - made > _CACHE_SECONDS:
-            task = asyncio.create_task(self._request("plan", argument, self._limits.plan_seconds))
+            task = asyncio.create_task(self._request("dry_run", argument, self._limits.plan_seconds))
             self._store(key, task)
         try:
             # Shielded: a client that disconnects must not cancel the request for the others.
             response = await asyncio.shield(task)
-        except PlannerError:
+        except DryRunError:
             self._cache.pop(key, None)
             raise
         if "fault" in response:
@@ -103,7 +103,7 @@ class Planner:
 
     async def _request(self, operation: str, argument: Any, seconds: float) -> dict[str, Any]:
         if self._waiting >= _MAX_WAITING:
-            raise PlannerError(f"{self._waiting} plans are waiting already; try again later")
+            raise DryRunError(f"{self._waiting} plans are waiting already; try again later")
         self._waiting += 1
         try:
             async with self._lock:
@@ -123,17 +123,17 @@ class Planner:
                 response = await process.stdout.readline()
         except TimeoutError:
             await self._kill()
-            raise PlannerError(f"no plan was made within {seconds:g} seconds") from None
+            raise DryRunError(f"no plan was made within {seconds:g} seconds") from None
         except asyncio.CancelledError:
             # Its response is still to come and would be read as that of the next request.
             await self._kill()
             raise
         except (OSError, ValueError) as error:
             await self._kill()
-            raise PlannerError(f"the planning process does not communicate: {error}") from error
+            raise DryRunError(f"the dry-run process does not communicate: {error}") from error
         if not response:
             await self._kill()
-            raise PlannerError("the planning process died while it made this plan")
+            raise DryRunError("the dry-run process died while it made this plan")
         result: dict[str, Any] = json.loads(response)
         return result
 
@@ -142,13 +142,13 @@ class Planner:
             environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "autoslim.service.planning.process"),
+                *("-m", "autoslim.service.dry_run.process"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environment,
                 limit=_MAX_LINE,
             )
-            _log.info("planning process started", extra={"pid": self._process.pid})
+            _log.info("dry-run process started", extra={"pid": self._process.pid})
         return self._process
 
     async def _kill(self) -> None:

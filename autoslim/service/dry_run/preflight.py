@@ -9,7 +9,7 @@ from typing import Any
 from autoslim.config import JobSpec, SpecError
 from autoslim.config.issues import ValidationIssue, short_repr, unknown
 from autoslim.service.catalog import Catalog
-from autoslim.service.planning.model_arguments import model_argument_issues
+from autoslim.service.dry_run.model_arguments import model_argument_issues
 from autoslim.service.settings import RequestLimits
 
 _JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
