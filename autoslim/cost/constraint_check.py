@@ -64,6 +64,7 @@ def binding(shape: ViTShape, plan: Plan, budget: int, constraints: Constraints) 
 def check_not_trivial(budget: Budget, constraints: Constraints, shape: ViTShape) -> None:
     """Raises BudgetError when limits without a FLOPs budget are requested that the dense model keeps already."""
     dense, limits = Plan.dense(shape), constraints.limits
+    # Without a timer the latency limit is ignored by `fits`, so that fitting says nothing about it.
     unknown = limits.latency_ms is not None and constraints.timer is None
     if limits.given and budget == budget_of_limits(limits) and not unknown and constraints.fits(shape, dense):
         costs = " and ".join(constraints.describe(shape, dense).values())

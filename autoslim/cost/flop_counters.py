@@ -65,6 +65,7 @@ def count_flops_torch(model: nn.Module, image_size: int | tuple[int, int]) -> in
     """
     with _evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(_blank_image(model, image_size))
+    # torch counts a multiply-accumulate as two operations.
     return int(counter.get_total_flops()) // 2
 
 
@@ -74,6 +75,7 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     for extent in query[:-2]:
         batch_heads *= extent
     scores = batch_heads * query[-2] * key[-2]
+    # Per score, QK^T multiplies a key's width and AV a value's.
     return Counter({"scaled_dot_product_attention": scores * (query[-1] + value[-1])})
 
 

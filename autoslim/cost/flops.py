@@ -58,6 +58,7 @@ def predict(shape: ViTShape, plan: Plan) -> Flops:
 def block_matmuls(shape: ViTShape, block: BlockPlan) -> int:
     """The matrix products of one block; see the formula above."""
     width = block.attention_width
+    # Rectangular attention: fewer tokens may be computed than are there as keys and values.
     queries_and_projection = 2 * block.tokens_q * shape.dim * width
     keys_and_values = 2 * block.tokens_kv * shape.dim * width
     attention = 2 * block.tokens_q * block.tokens_kv * width
@@ -69,6 +70,7 @@ def block_norms(shape: ViTShape, block: BlockPlan) -> int:
     """The norms of one block; a removed sub-layer has lost its norm, too."""
     norms = 0
     if block.attention_width:
+        # All tokens that enter are keys, so that all are normalised, however few are computed.
         norms += LAYER_NORM * block.tokens_kv * shape.dim
         # Normalised queries and keys: one norm each, over all heads' widths.
         if shape.qk_norm:

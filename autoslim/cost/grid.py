@@ -38,6 +38,7 @@ class Grid(Record):
         corners = [(0, 1.0)]
         for axis, place in zip(self.axes, point, strict=True):
             low, weight = _between(axis, place)
+            # At the last entry of an axis there is no next one: corners without weight are never looked up.
             corners = [
                 (index * len(axis) + at, share * part)
                 for index, share in corners

@@ -122,6 +122,7 @@ class LatencyTable(Record):
             own: dict[float, float] = {}
             for found in self.calibrations:
                 if found.recipe == recipe:
+                    # Of two models with equal sums the slower one counts, to err on the side of the limit.
                     own[found.parts_ms] = max(own.get(found.parts_ms, 0.0), found.measured_ms)
             parts = tuple(sorted(own))
             curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).rising()
@@ -134,6 +135,7 @@ class LatencyTable(Record):
             total += self._block(block)
             extras = [extra for extra in plan.extras if extra.place == f"block {index}"]
             for extra in extras:
+                # A module in front of the block leaves it fewer keys and queries, one inside fewer queries alone.
                 left = min(block.tokens_kv, block.tokens_q) / tokens
                 grid = self.extras.get(extra.name)
                 # A module that was not measured: its multiply-accumulates at the dense model's rate.

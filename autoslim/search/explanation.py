@@ -61,17 +61,20 @@ def knee_point(front: Sequence[TrialResult]) -> TrialResult | None:
         up = (_accuracy(result) - _accuracy(first)) / (_accuracy(last) - _accuracy(first))
         return up - along
 
+    # The ends are on the line by definition.
     return max(front[1:-1], key=lambda result: (above(result), -result.number))
 
 
 def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits) -> str:
     use = f"it uses {_flops(selected) / budget:.1%} of the budget"
+    # A reused model was not compared with others here: this search ran no trials for its budget.
     if selected.origin is Origin.REUSED:
         return (
             f"{_named(selected)} comes from an earlier search, where it was {selected.reused_from}: {_accuracy(selected):.2%} on the "
             f"same validation images; nothing was trained for it; {use}"
         )
     within = [result for result in eligible(results, limits) if _flops(result) <= budget]
+    # The same recipe with another seed or more epochs is not an alternative to it.
     others = [result for result in within if result.recipe.steps != selected.recipe.steps]
     lead = "is the only complete trial within this budget"
     if len(within) > 1:
@@ -87,6 +90,7 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
 
 def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:
     text = f"its recipe was refined for {selected.recipe.training.epochs:g} epochs"
+    # Recipes that are equal except for the seed are the seeds of one refinement.
     recipe = selected.recipe.replace(seed=0)
     seeds = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
     if len(seeds) > 1:

@@ -83,7 +83,7 @@ def feasibility(
 
 @dataclasses.dataclass(frozen=True)
 class ExtremeSearch:
-    """Looks for extreme recipes of one method."""
+    """Searches for extreme recipes of one method."""
 
     space: Space
     shape: ViTShape
@@ -92,6 +92,7 @@ class ExtremeSearch:
 
     def feasibility(self, constraints: Constraints) -> Feasibility:
         # A minimum without a limit on it would be searched in vain; FLOPs always have one, the budget.
+        # Each minimum needs descents of its own, so that only those are searched that a limit asks for.
         minima: dict[str, Any] = {}
         if constraints.limits.params is not None:
             minima["min_params"] = self._minimum(lambda solved: predict_params(self.shape, solved.plan))
@@ -105,6 +106,7 @@ class ExtremeSearch:
     def _starts(self) -> list[Evaluated]:
         starts = []
         for number in range(N_RANDOM_RECIPES):
+            # Fixed seeds: a space has the same extremes in every process.
             sample = self.space.sample(Uniform(f"reach:{number}"), {self.method.name: self.method}, self.shape)
             solved = self._evaluate(sample.knobs)
             if solved is not None:
@@ -140,6 +142,7 @@ class ExtremeSearch:
             for value in _extreme_values(ranges[name], self.shape.depth):
                 knobs = {**at[1], name: value}
                 solved = self._evaluate(knobs)
+                # Only strictly lower costs, so that a descent ends.
                 if solved is not None and cost(solved) < cost(at[0]):
                     at = solved, knobs
         return at
@@ -150,7 +153,8 @@ class ExtremeSearch:
             solved = evaluate(self.method, self.shape, self.plan, self._completed(knobs))
         except UnsupportedModelError:
             return None
-        # Repairing, such as sorting drops by block, may have moved knobs out of the user's ranges: then no trial could have this recipe.
+        # Repairing, such as sorting drops by block, may have moved knobs out of the user's ranges: then no trial could have this
+        # recipe.
         inside = self.space.contains(Sample(method=self.method.name, knobs=solved.knobs, training={}), self.shape)
         return solved if inside else None
 
@@ -183,6 +187,7 @@ def describe_unreachable(
         for name, one in found.items()
         if one.cheapest is not None and one.costliest is not None
     )
+    # FLOPs first: where they are out of reach, the limits beside them do not matter.
     if not any(one.cheapest is not None and one.cheapest.flops <= flops for one in found.values()):
         return (
             f"budget {label} is {format_flops(flops)} multiply-accumulates, which nothing in the space {space_name!r} can reach; "

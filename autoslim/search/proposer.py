@@ -68,6 +68,7 @@ class Proposer:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
+        # Trials without a budget are stored under this name.
         if Target.FREE in self.budgets:
             raise RequestError(f"a budget cannot be called {Target.FREE!r}")
         for name, ranges in self.space.methods.items():
@@ -75,6 +76,7 @@ class Proposer:
                 raise SpaceError(
                     f"{self.space.name}: methods.{name} is not of this version of autoslim; read the space's file again"
                 )
+        # These checks evaluate recipes, which presumes everything that is checked above.
         if not self.feasibility:
             raise UnsupportedModelError("; ".join(self.left_out.values()))
         if not self.feasible_methods[Target.FREE]:
@@ -131,6 +133,7 @@ class Proposer:
         The proposal is infeasible, or a duplicate, only where each of `MAX_CANDIDATES` candidates is.
         """
         assignment = self._allocator.assign(number)
+        # In the order of numbers: proposals must not depend on the order in which results arrive.
         others = sorted((r for r in [*self.earlier, *history] if r.number != number), key=lambda result: result.number)
         # A control must not depend on the history, so it may be a duplicate.
         known = frozenset() if self._is_control(assignment) else frozenset(result.recipe.key for result in others)

@@ -18,6 +18,7 @@ MAX_REFINEMENT_FACTOR = 10.0
 MAX_RECIPES = 2
 """Recipes of one budget. The order of the best two at few epochs is often within the noise of the validation split; the second is trained
 too where the share is enough to double the epochs of both."""
+# Each of two recipes gets at least double its epochs; otherwise the best one gets all of them.
 MIN_FACTOR_OF_SEVERAL = 2.0
 
 
@@ -47,6 +48,7 @@ def refinement_recipes(
     recipes = []
     for label, found in best.items():
         before = found[0].recipe.training.epochs
+        # As many recipes as the share can train for long enough, and at least the best one.
         count = max(1, min(MAX_RECIPES, len(found), math.floor(each / (MIN_FACTOR_OF_SEVERAL * before))))
         longer = min(each / count, MAX_REFINEMENT_FACTOR * before)
         # Slightly longer training gains less than it costs; the model of the search is returned instead.

@@ -55,6 +55,6 @@ def most_work(job: SearchJob) -> Workload:
     if not job.budgets:
         return Workload(trials=0, epochs=0.0, refinements=0, refinement_epochs=0.0)
     limits, whole = search_limits(job), job.training.epochs
-    # The trials are counted at once: a job may ask for so many that a loop over them would not end.
+    # Computed without a loop over the trials: a job may ask for any number of them.
     trials = limits.trials if limits.epochs is None else min(limits.trials, int(limits.epochs / whole))
     return _with_finals(job, trials, trials * whole)

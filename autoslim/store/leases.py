@@ -19,8 +19,9 @@ from autoslim.store.event_log import EventLog, write_events
 from autoslim.store.queued import RUNNING, TRANSITIONS, Claim, Failure, FailureClass, QueueState
 
 LOSSES_ALLOWED = 5
-"""A job whose driver is lost so often in a row, with no trial ended in between, is given up."""
+"""Losses of its driver in a row, with no trial ended in between, after which a job fails."""
 
+# Seconds. However often a job was delayed before, it is tried again within a minute.
 _LONGEST_DELAY = 60.0
 
 _Q = schema.queue.c
@@ -41,6 +42,7 @@ class Leases(EventLog):
             _wake(connection, now, events)
             due = sa.or_(_Q.not_before.is_(None), _Q.not_before <= clock.text(now))
             waiting = sa.select(schema.queue).where(_Q.state == QueueState.QUEUED.value, due)
+            # A row that another process has locked is being claimed or cancelled: it is skipped, not waited for.
             first = waiting.order_by(_Q.priority.desc(), _Q.id).limit(1).with_for_update(skip_locked=True, key_share=True)
             row = connection.execute(first).one_or_none()
             claim = None
@@ -120,12 +122,14 @@ class Leases(EventLog):
         with self._database.writing() as connection:
             _guarded(connection, claim)
             if progress:
+                # Losses and pauses count in a row: a trial that has ended shows that the job can be driven.
                 connection.execute(schema.queue.update().where(_Q.id == claim.id).values(losses=0, pauses=0))
             write_events(connection, [(claim.id, type, data)])
 
     def lose(self, job_id: str, attempt: int) -> None:
         """For a caller that knows this attempt's driver to be dead: the next claim need not wait for its lease to expire."""
         with self._database.writing() as connection:
+            # The job is not moved here: `_reap` alone decides what becomes of a lost job.
             past = clock.after(clock.now(connection), -1.0)
             this = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state.in_([state.value for state in RUNNING]))
             connection.execute(schema.queue.update().where(this).values(lease_until=past))
@@ -181,11 +185,12 @@ def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) ->
     for row in connection.execute(lost).all():
         losses = row.losses + 1
         if row.cancel_requested_at is not None:
+            # The driver that was to obey the cancellation is gone.
             move(connection, row, QueueState.CANCELLED, now, events)
         elif losses >= LOSSES_ALLOWED:
             move(connection, row, QueueState.FAILED, now, events, failure=_given_up(row.id, losses), losses=losses)
         else:
-            # A first loss may be anything; a job that kills its drivers is not to keep the queue busy.
+            # A first loss may have any cause and costs no time; a job that kills its drivers must not keep the queue busy.
             delay = 0.0 if losses == 1 else _delay(losses - 2)
             values = {"losses": losses, "not_before": clock.after(now, delay)}
             move(connection, row, QueueState.QUEUED, now, events, reason="its driver was lost", **values)
@@ -198,6 +203,7 @@ def _wake(connection: sa.Connection, now: datetime.datetime, events: _Events) ->
 
 
 def _delay(earlier: int) -> float:
+    # The exponent is bounded, since a large one would overflow.
     return float(min(_LONGEST_DELAY, 2.0 ** min(earlier, 10)))
 
 

@@ -20,8 +20,9 @@ from autoslim.store import schema
 _ADOPTED = {1: "0001", 2: "0002"}
 """The migration after which a database equals one of this schema version."""
 
+# The bytes of "autoslim", which other programs in the same database are unlikely to use.
 _LOCK = 0x6175746F736C696D
-"""PostgreSQL's number of the lock that lets one process migrate at a time."""
+"""The number of the PostgreSQL advisory lock that lets one process migrate at a time."""
 
 
 def newest() -> str:
@@ -48,16 +49,18 @@ def upgrade(connection: sa.Connection, *, url: str) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    # Read under the lock: another process may just have migrated.
     now = current(connection) or _adopt(connection, url)
     if now == newest():
         return
+    # A revision that is unknown here was made by a newer version, whose tables this one cannot use.
     if now is not None and now not in {script.revision for script in scripts().walk_revisions()}:
         raise _newer(url, f"its migration {now} is unknown here, the newest known is {newest()}")
     command.upgrade(_config(connection), "head")
 
 
 def downgrade(connection: sa.Connection, revision: str) -> None:
-    """Back to `revision`, or `base` for no tables at all; what the later migrations' tables held is lost."""
+    """Back to `revision`, or `base` for no tables at all; the contents of later migrations' tables are lost."""
     command.downgrade(_config(connection), revision)
 
 
@@ -80,6 +83,7 @@ def _newer(url: str, how: str) -> RequestError:
 
 def _config(connection: sa.Connection | None = None) -> Config:
     config = Config()
+    # Alembic interpolates percent signs, which a folder's name may hold.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection

@@ -1,4 +1,4 @@
-"""`Queue`: the jobs that were submitted, durable, each begun by exactly one driver at a time."""
+"""`Queue`: the jobs that were submitted, durable, each driven by exactly one driver at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Queue(Leases, Overview):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Coming in
+    # Submission
 
     def submit(
         self, spec: str, *, tenant: str, name: str | None = None, priority: int = 5, idempotency_key: str | None = None
@@ -63,7 +63,7 @@ class Queue(Leases, Overview):
                     connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now))
                     write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
         except sa.exc.IntegrityError:
-            # Somebody else's request with this key was quicker by a moment.
+            # Another request with this key was inserted in between.
             with self._database.reading() as connection:
                 known = self._by_key(connection, tenant, idempotency_key)
             assert known is not None
@@ -79,7 +79,7 @@ class Queue(Leases, Overview):
         query = sa.select(schema.queue).where(_Q.tenant == tenant, _Q.idempotency_key == key)
         return connection.execute(query).one_or_none()
 
-    # Looking
+    # Reading
 
     def get(self, job_id: str, tenant: str | None = None) -> QueuedJob:
         """Raises NotFoundError, for another tenant's job as well."""
@@ -96,6 +96,7 @@ class Queue(Leases, Overview):
         before: str | None = None,
     ) -> list[QueuedJob]:
         """Newest first; `before` is the id of the last one that was seen."""
+        # Ids are ULIDs, which sort by time: the same column gives the order and the start of the next page.
         query = sa.select(schema.queue).order_by(_Q.id.desc()).limit(limit)
         if tenant is not None:
             query = query.where(_Q.tenant == tenant)
@@ -108,10 +109,10 @@ class Queue(Leases, Overview):
         with self._database.reading() as connection:
             return [_job(row) for row in connection.execute(query)]
 
-    # Going out
+    # Cancellation and removal
 
     def request_cancel(self, job_id: str, tenant: str | None = None) -> QueuedJob:
-        """Asks for an end: at once where no driver has the job, else its driver obeys within seconds. Asking again changes nothing.
+        """Cancels the job: at once where no driver has it, otherwise its driver notices within seconds. Asking again changes nothing.
 
         Raises:
             NotFoundError: for another tenant's job as well.
@@ -121,6 +122,7 @@ class Queue(Leases, Overview):
             state, now, events = QueueState(row.state), clock.now(connection), list[Any]()
             if not state.ended and row.cancel_requested_at is None:
                 requested: dict[str, Any] = {"cancel_requested_at": clock.text(now)}
+                # A driver that has the job reads the request when it renews its lease, and writes its checkpoints before it ends.
                 if state.running:
                     connection.execute(
                         schema.queue.update().where(_Q.id == job_id).values(**requested, updated_at=clock.text(now))

@@ -158,6 +158,7 @@ class Store:
     def unfinished(self, job_id: str) -> list[StoredTrial]:
         """Trials that an earlier attempt left running, in number order."""
         attempt = self.job(job_id).attempt
+        # A running trial of the current attempt has a worker; one of an earlier attempt has none any more.
         return [t for t in self.stored_trials(job_id) if t.result.state is TrialState.RUNNING and t.attempt < attempt]
 
     def restart_trial(self, job_id: str, number: int) -> None:
@@ -223,10 +224,12 @@ class Store:
             trial = sa.and_(table.job_id == job_id, table.number == number)
             point = sa.and_(trial, table.epoch == epoch, table.phase == report.phase.value)
             known = connection.execute(sa.select(table.report).where(point)).scalar()
+            # Without a new revision, the sync to MLflow does not send the point again.
             if known == text:
                 return
             last = sa.select(sa.func.max(table.position), sa.func.max(table.revision)).where(trial)
             position, revision = connection.execute(last).one()
+            # A revision counts every change, for readers that ask what is new; a position keeps the order of first reports.
             values = {"revision": (revision or 0) + 1, "attempt": attempt, "reported_at": _now(), "report": text}
             if known is not None:
                 connection.execute(schema.epochs.update().where(point).values(**values))
@@ -256,6 +259,7 @@ class Store:
 
     def fingerprint(self, job_id: str) -> tuple[object, ...]:
         """Changes whenever the job, a trial or an epoch does; cheap to ask."""
+        # One aggregate for each way to change: a trial is added, ends, or is restarted by a later attempt.
         of_trials = (sa.func.count(), sa.func.count(schema.trials.c.ended_at), sa.func.sum(schema.trials.c.attempt))
         counted = sa.select(*of_trials).where(schema.trials.c.job_id == job_id)
         reported = sa.select(sa.func.count(), sa.func.sum(schema.epochs.c.revision)).where(schema.epochs.c.job_id == job_id)
@@ -278,12 +282,13 @@ class Store:
         here = sa.and_(table.job_id == job_id, table.destination == destination, table.entity == run.entity)
         with self._database.writing() as connection:
             self._job_row(connection, job_id)
+            # Not an upsert, which databases spell differently.
             if connection.execute(schema.tracking.update().where(here).values(**values)).rowcount == 0:
                 values |= {"job_id": job_id, "destination": destination, "entity": run.entity}
                 connection.execute(schema.tracking.insert().values(**values))
 
     def forget_tracked(self, job_id: str, destination: str) -> None:
-        """For a destination that has lost its runs: everything is to be logged again."""
+        """For a destination that has lost its runs: everything is logged again."""
         table = schema.tracking.c
         with self._database.writing() as connection:
             connection.execute(schema.tracking.delete().where(table.job_id == job_id, table.destination == destination))

@@ -57,7 +57,7 @@ class PhaseSchedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
-    """The result of a segment: the model to evaluate (the moving average if there is one), mean curves, tensors to resume from."""
+    """A segment's result: the model to evaluate (the moving average if there is one), mean curves, tensors to resume from."""
 
     index: int
     steps: int
@@ -117,7 +117,7 @@ class Trainer:
         self.step = step
 
     def segments(self) -> Iterator[Segment]:
-        """Raises DivergedError for a loss that is not finite, InfeasibleError when half a batch does not fit into memory either."""
+        """Raises DivergedError for a loss that is not finite, InfeasibleError when not even half a batch fits into memory."""
         length = len(self.loader)
         # Checkpoints are made between segments, so that a resumed run begins with a whole one.
         for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):

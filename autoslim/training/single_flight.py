@@ -1,7 +1,7 @@
 """Work that is done once, by the first process that needs it, while the others wait, on any node.
 
-The result is a folder that is published by one rename. A lock beside it names its owner, and the lock's beat shows that the owner lives.
-The only thing this needs of a cluster is the storage that its nodes share anyway, so the result outlives workers and driver alike.
+The result is a folder that is published by one rename. A lock beside it names its owner; the lock's beat shows that the owner
+lives. All this needs is the storage that the nodes of a cluster share anyway, so the result outlives workers and driver.
 Clocks are never compared: a waiter times the beat with its own clock.
 """
 
@@ -119,12 +119,12 @@ class _Lock:
                 return
 
     def _break(self, dead: str) -> None:
-        """Moves the lock away whose last beat was `dead`; where another waiter was quicker and has a new lock there, it is put back."""
+        """Removes the lock whose last beat was `dead`; a lock that another waiter has made in its place is put back."""
         grave = self.path.with_name(f"{self.path.name}.dead-{uuid.uuid4().hex}")
         # The lock no longer exists where the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
             os.rename(self.path, grave)
-            # The lock may have changed hands since its beat was read, so the owner is compared once nobody else can move it.
+            # The lock may have changed hands since its beat was read: the owner is compared after no other waiter can move it.
             if _read_beat(grave).split()[:1] != dead.split()[:1]:
                 os.rename(grave, self.path)
                 return

@@ -172,7 +172,7 @@ class _Trial:
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
     def _solved(self, position: int, step: Step) -> Step:
-        """Solves the last of several steps again for the plan that the others left: where widths went decides what a drop saves."""
+        """Solves the last of several steps again, for the plan that the others left: it decides what a drop saves."""
         if position == 0 or position < len(self.recipe.steps) - 1:
             return step
         method, constraints = METHODS[step.method], self.constraints
@@ -279,7 +279,7 @@ class _Trial:
         if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.context.device)
-        # A finished step may have frozen parameters; building it anew does not.
+        # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["trainable"])
         self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]

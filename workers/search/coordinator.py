@@ -181,7 +181,7 @@ class Coordinator:
     def _prune(self, running: TrialResult, report: EpochReport, reason: str) -> None:
         reports = self.store.epochs(self.job.id, running.number)
         after_pruning = [past.metrics["accuracy"] for past in reports if past.phase == Phase.PRUNE]
-        # The model is never completed and counted, so that its plan's closed form stands for its FLOPs.
+        # The model is never completed and counted, so that its FLOPs are those of its plan's closed form.
         flops = self.proposer.flops_of(running.recipe)
         self._failed_in_a_row = 0
         self._end(
@@ -222,10 +222,11 @@ class Coordinator:
                 shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)
 
     def fail(self, number: int, error_class: str, error: str) -> None:
-        """The trial has ended with an error of its own. Enough of them end the job."""
+        """The trial has ended with an error. Enough of these in a row end the job."""
         with self._lock:
             running = self._running.pop(number)
-            # A full disk is not the recipe's fault. The search stops, and the trial stays unfinished, to be run again on `--resume`.
+            # A full disk is not the recipe's fault. The search stops, and the trial stays unfinished, to be run again on
+            # `--resume`.
             if is_disk_full(OSError(error)):
                 self.fatal = OutputError(f"the disk of {self.output.root} is full; free some space and continue with --resume")
                 return

@@ -24,6 +24,7 @@ class TrialIndex:
         for trial in store.stored_trials(job_id):
             if trial.result.error_class == ErrorClass.WORKER_LOST and trial.result.duplicate_of is None:
                 store.reopen_trial(job_id, trial.result.number)
+        # Read again: the reopened trials are running now, and have no result.
         trials = store.stored_trials(job_id)
         self.targets = {trial.result.number: trial.target for trial in trials}
         self._results = {trial.result.number: trial.result for trial in trials}
@@ -75,5 +76,6 @@ class TrialIndex:
         self._index_recipe(result)
 
     def _index_recipe(self, result: TrialResult) -> None:
+        # A running trial has no result to give, and a duplicate has that of its original.
         if result.state is not TrialState.RUNNING and result.duplicate_of is None:
             self._by_recipe.setdefault(result.recipe.key, result)

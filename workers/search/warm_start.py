@@ -115,8 +115,8 @@ def _find_model(job: SearchJob, proposer: Proposer, earlier: EarlierSearch, flop
     if earlier.stored.state is not JobState.COMPLETE or job.limits.latency_ms is not None:
         return None
     usable = [result for result in earlier.results if _is_deliverable(job, proposer, earlier.root, result)]
-    # Only where the earlier search solved recipes for this budget, or for one just below it, is its best model within the budget an
-    # answer, even a cheaper one. Else this search may find a better use of the FLOPs that are left.
+    # Only where the earlier search solved recipes for this budget, or for one just below it, is its best model within the budget
+    # an answer, even a cheaper one. Else this search may find a better use of the FLOPs that are left.
     dense_flops = predict(proposer.shape, Plan.dense(proposer.shape)).total
     alike = [budget for budget in earlier.stored.job.budget_flops(dense_flops).values() if _ALIKE * flops <= budget <= flops]
     if not any(result.recipe.budget in alike for result in usable):

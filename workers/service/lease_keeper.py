@@ -61,7 +61,7 @@ class LeaseKeeper:
                     self.abandon(str(error))
                 return
             except ClusterError as error:
-                # No other driver may take the job before the lease ends, so that the search can go on until then.
+                # No other driver may take the job before the lease ends, so that the search can continue until then.
                 _log.warning("the lease could not be renewed: %s", error)
                 cancel = False
                 if time.monotonic() > held_until:

@@ -1,8 +1,8 @@
 """The supervisor: claims jobs from the queue and starts one driver for each.
 
 It reconciles in rounds, as a Kubernetes controller does: every round compares the queue with the drivers that exist. All its lasting state
-is in the queue, so that it may be killed at any moment. Drivers renew their own leases and read cancellations themselves; they go on
-while there is no supervisor.
+is in the queue, so that it may be killed at any moment. Drivers renew their own leases and read cancellations themselves; they
+continue while there is no supervisor.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Supervisor:
                 self._executor.stop(driver)
 
     def _advance_start(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
-        """Takes a claimed job one step further: cancelled, its driver started, or given up."""
+        """Takes a claimed job one step further: cancelled, its driver started, or its start abandoned."""
         claim = starting.claim
         try:
             # The supervisor holds the lease until the driver adopts it, which changes the owner and ends this renewal.
@@ -231,7 +231,8 @@ def supervise(settings: DriverSettings, *, jobs: int = 1, dashboard: str | None 
     """Runs the supervisor until SIGINT or SIGTERM.
 
     Drivers are processes of this machine. With the URL of a Ray cluster's `dashboard` they are Ray jobs, run by the cluster's `python`.
-    Stopping the supervisor stops the drivers of this machine, whose jobs the next supervisor resumes; drivers on a cluster go on.
+    Stopping the supervisor stops the drivers of this machine, whose jobs the next supervisor resumes. Drivers on a
+    cluster continue.
 
     Raises:
         RequestError: for a storage that is not valid.

@@ -64,11 +64,13 @@ def measure(
         try:
             sizes = batches or (1, _large_batch(dense, shape, images_B3HW, device))
         except RuntimeError as error:
+            # A device that cannot run the dense model eagerly has nothing to compare with.
             left_out[device.type] = first_line(error)
             continue
         for mode in modes:
             try:
                 way = runners.BACKENDS[mode]
+                # Both are ready before either is timed, because they run in turns.
                 pair = way(dense, shape, device), way(slimmed, shape, device)
                 for batch in sizes:
                     timings.append(_timing(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
@@ -101,6 +103,7 @@ def _devices() -> Iterator[torch.device]:
 
 def _large_batch(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
     run = runners.eager(dense, shape, device)
+    # Three rounds are enough to choose between sizes that differ by a factor of two.
     (timings,) = time_interleaved([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
     return next((batch for batch in LARGE if batch * statistics.median(timings) <= _LONGEST_BATCH), LARGE[-1])
 
@@ -114,6 +117,7 @@ def _timing(
     mode: str, device: torch.device, pair: tuple[runners.Runner, runners.Runner], images_B3HW: Tensor, seconds: float
 ) -> Timing:
     dense, slimmed = time_interleaved([lambda run=run: run(images_B3HW) for run in pair], seconds=seconds)  # type: ignore[misc]
+    # The median of the rounds' ratios: what slows a whole round down does not change its ratio.
     middle, low, high = ratio(dense, slimmed)
     return Timing(
         mode=mode,

@@ -30,9 +30,11 @@ def attention(block: Any, head_width: int) -> Part:
     """Norm, attention at `head_width` and residual sum of `block`."""
     part = copy.deepcopy(block)
     if head_width != part.attn.head_dim:
+        # Untrained: the values of weights do not change the latency.
         part.attn = empty_attention(part.attn, head_width)
 
     def run(x_BND: Tensor) -> Tensor:
+        # Without drop path, which is the identity in a finished model.
         out_BND: Tensor = x_BND + part.ls1(part.attn(part.norm1(x_BND)))
         return out_BND
 
@@ -96,6 +98,7 @@ def width_axis(full: int, steps: int) -> tuple[int, ...]:
 
 
 def _rounded(width: float, full: int) -> int:
+    # A full width of 8 or less has no multiple of 8 below it.
     return full if width >= full else max(8, round(width / 8) * 8) if full > 8 else max(1, round(width))
 
 

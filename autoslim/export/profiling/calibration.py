@@ -37,6 +37,7 @@ def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_
     for name, ranges in methods.items():
         knobs = {name: knob.default for name, knob in ranges.items() if knob.kind != "layer"}
         for share in SHARES:
+            # Not every method reaches every share; beyond its measured ones a correction is constant.
             try:
                 found = solve(METHODS[name], shape, start, knobs, int(share * dense), ranges=ranges)
             except (InfeasibleError, UnsupportedModelError):

@@ -49,6 +49,7 @@ def check(
         torch.set_num_threads(threads)
     device, shape = pick_device(), load_config(folder).shape
     images = torch.randn(batch, 3, *shape.image_size)
+    # At its caps an adaptive model takes longest: the time then holds for every image.
     models = create_dense(ModelSpec(name=str(dense))).module.eval(), full(load(folder))
     runs = [runners.BACKENDS[mode](model, shape, device) for model in models]
     tries: list[TimedReport] = []
@@ -67,6 +68,7 @@ def _timed_pair(runs: list[Run], device: torch.device, *, mode: str, batch: int)
         threads=torch.get_num_threads(),
         mode=mode,
         batch=batch,
+        # The same quartile as in the latency table, so that prediction and measurement can be compared.
         ms=lower_quartile(fast),
         median_ms=statistics.median(fast),
         dense_ms=lower_quartile(slow),
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--limit-ms", type=float)
     arguments = parser.parse_args()
+    # Compilers' warnings would hide the report.
     logging.disable(logging.WARNING)
     report = check(
         arguments.folder,

@@ -60,6 +60,7 @@ def kept_table(
     folder: Path, request: LatencyRequest, measure: Callable[[LatencyRequest], LatencyTable], *, threads: int | None
 ) -> LatencyTable:
     """The table for `request`, measured once per request, machine, number of threads and torch version; kept in `folder` as JSON."""
+    # A latency depends on each of these: a table that was measured under others would be wrong.
     key = {"request": request.to_dict(), "hardware": hardware(), "threads": threads, "torch": torch.__version__}
     path = folder / f"latency-{digest_of(key)}.json"
     if path.is_file():

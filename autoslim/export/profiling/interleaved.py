@@ -29,6 +29,7 @@ def time_interleaved(
             run()
     timings: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
+    # The end is in wall time, even where `clock` measures CPU time: the caller waits in wall time.
     end = time.perf_counter() + seconds
     while len(timings[0]) < at_least or (time.perf_counter() < end and len(timings[0]) < at_most):
         for number in order:

@@ -192,6 +192,7 @@ class _Parts:
         bare = block_parts.ends(self.module)
         images = torch.randn(self.batch, 3, *self.shape.image_size)
         there = images.to(self.device, self.dtype)
+        # The whole model runs among its parts, so that sum and measurement are from the same rounds.
         self.runs += [partial(self.whole, images), self._timed(lambda: bare(there))]
         self.divisors += [1, 1]
 
@@ -204,6 +205,7 @@ class _Parts:
     def _timed(self, run: Callable[[], object]) -> Callable[[], None]:
         def timed() -> None:
             run()
+            # A GPU's kernels run on after the call has returned.
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
 
@@ -224,6 +226,7 @@ def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.devic
     """
     shape, way = table.shape, runners.BACKENDS[request.mode]
     images = torch.randn(request.batch, 3, *shape.image_size)
+    # The dense model again: only times of the same rounds can be compared.
     dense = way(_create_dense(request).module, shape, device)
     dense_ms = next(found.measured_ms for found in table.calibrations if found.recipe == DENSE)
     for candidate in request.candidates:

@@ -27,12 +27,14 @@ def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, 
     rows_HK = kept_HK + old * torch.tensor(list(heads), device=kept_HK.device)[:, None]
     rows, gate = rows_HK.flatten(), gate_HK.flatten()
     narrow = empty_attention(attention, new, heads=len(heads))
+    # timm will divide by sqrt(k) where the model has divided by sqrt(d): the queries make up for it.
     query_scale = math.sqrt(new / old)
     for part, scale in enumerate((gate * query_scale, gate, gate)):
         source, target = rows + part * inner, slice(part * len(rows), (part + 1) * len(rows))
         narrow.qkv.weight.data[target] = attention.qkv.weight.data[source] * scale[:, None]
         if attention.qkv.bias is not None:
             narrow.qkv.bias.data[target] = attention.qkv.bias.data[source] * scale
+    # No gate on the projection: that of the values is in their rows, and only sums of values come here.
     narrow.proj.weight.data.copy_(attention.proj.weight.data[:, rows])
     if attention.proj.bias is not None:
         narrow.proj.bias.data.copy_(attention.proj.bias.data)
@@ -45,6 +47,7 @@ def narrow_mlp(mlp: Mlp, kept_F: Tensor, gate_F: Tensor) -> Mlp:
     narrow.fc1.weight.data.copy_(mlp.fc1.weight.data[kept_F])
     if mlp.fc1.bias is not None:
         narrow.fc1.bias.data.copy_(mlp.fc1.bias.data[kept_F])
+    # The gate is behind the activation, so that only the columns of fc2 can take it.
     narrow.fc2.weight.data.copy_(mlp.fc2.weight.data[:, kept_F] * gate_F)
     if mlp.fc2.bias is not None:
         narrow.fc2.bias.data.copy_(mlp.fc2.bias.data)
@@ -64,6 +67,7 @@ def empty_attention(like: Attention, head_width: int, *, heads: int | None = Non
         device=like.qkv.weight.device,
         dtype=like.qkv.weight.dtype,
     )
+    # timm sets it from a global switch when it makes the layer; the model's own setting counts.
     narrow.fused_attn = like.fused_attn
     return narrow.train(like.training)
 
@@ -79,5 +83,6 @@ def empty_mlp(like: Mlp, hidden: int) -> Mlp:
         device=like.fc1.weight.device,
         dtype=like.fc1.weight.dtype,
     )
+    # timm's default is GELU, which need not be the model's.
     narrow.act = like.act
     return narrow.train(like.training)

@@ -41,6 +41,7 @@ class RectangularBlock(StoredNames):
 def block_rows(block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None) -> Tensor:
     """The tokens `rows` (B, Q, D) of a timm block's output; `block` has timm's parts under timm's names."""
     normed_BND = block.norm1(x_BND)
+    # Every token that enters is a key, so that all are normalised; the queries are rows of the same result.
     attended_BQD = rectangular_attention(block.attn, gather_tokens(normed_BND, rows), normed_BND, mask_B11N)
     x_BQD = gather_tokens(x_BND, rows) + block.drop_path1(block.ls1(attended_BQD))
     out: Tensor = x_BQD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BQD))))
@@ -64,6 +65,7 @@ def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, ma
     q_BHQK, k_BHNK = attention.q_norm(q_BHQK), attention.k_norm(k_BHNK)
     dropout = attention.attn_drop.p if attention.training else 0.0
     if attention.fused_attn:
+        # The fused kernel takes fewer queries than keys as they are; its default scale is timm's.
         out_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=mask_B11N, dropout_p=dropout)
     else:
         score_BHQN = q_BHQK * attention.scale @ k_BHNK.transpose(-2, -1)
@@ -81,5 +83,6 @@ def class_query_last(model: nn.Module, prefix_tokens: int) -> nn.Module:
         trunk = Trunk(blocks_of(model), {})
         install(model, trunk)
     last: Any = trunk.stages[-1]
+    # The block alone is replaced: a step in front of it stays.
     last.block = RectangularBlock(last.block, FirstTokens(prefix_tokens))
     return model

@@ -42,6 +42,7 @@ class TokenSelector(nn.Module, abc.ABC):
     def token_map(self, x_BND: Tensor) -> Tensor:
         """Which entering tokens each token that stays is made of: (B, K, N), rows that sum to 1."""
         batch, tokens, _ = x_BND.shape
+        # What a selection does to the identity is its map, whichever form its indices have.
         identity_BNN = torch.eye(tokens, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
         return gather_tokens(identity_BNN, self.rows(x_BND))
 

@@ -82,6 +82,7 @@ def pre_blocks_of(model: nn.Module) -> dict[int, nn.Module]:
 def install(model: nn.Module, trunk: nn.Module) -> nn.Module:
     """Replaces the model's blocks by `trunk` and refuses the calls that a slimmed model cannot answer."""
     model.blocks = trunk
+    # On the instance: timm's class, which other models share, stays as it is.
     model.forward_intermediates = _refuse_intermediates  # type: ignore[assignment]
     model.get_intermediate_layers = _refuse_intermediates  # type: ignore[assignment]
     return model

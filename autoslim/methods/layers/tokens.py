@@ -26,6 +26,7 @@ def order_by(score_BP: Tensor) -> Tensor:
 def standardise(score_BP: Tensor, *, mean: float | Tensor, std: float | Tensor) -> Tensor:
     """The scores of each image, shifted and scaled to the mean `mean` and the sample standard deviation `std`."""
     centred_BP = score_BP - score_BP.mean(dim=1, keepdim=True)
+    # 1e-8 as in the code of life regression: equal scores have no deviation to divide by.
     return centred_BP / (score_BP.std(dim=1, keepdim=True) + 1e-8) * std + mean
 
 

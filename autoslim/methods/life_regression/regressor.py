@@ -57,6 +57,7 @@ class LifeRegressor(nn.Module):
         x_BND = self.norm(x_BND)
         patches_BPD = x_BND[:, self.num_prefix_tokens :]
         class_BD = x_BND[:, 0] if self.num_prefix_tokens else patches_BPD.mean(dim=1)
+        # W c first: D^2 products once per image, not once per patch.
         return torch.matmul(patches_BPD, nn.functional.linear(class_BD, self.weight).unsqueeze(-1)).squeeze(-1)
 
 
@@ -121,6 +122,7 @@ def patch_lives(model: nn.Module, images_B3HW: Tensor) -> Tensor:
         model(images_B3HW)
     finally:
         hook.remove()
+    # `KeepLongestLived` sorts by the logits as they are, so that its lives have to be standardised here.
     return holder.standardise(logits_BP[0])
 
 
@@ -191,6 +193,7 @@ class SoftLifeTrunk(nn.Module):
         x_BND, life_BP = tokens_and_lives
         # log sigmoid in one function: the log of a weight that has underflowed to 0 would have the gradient 0 / 0.
         weight_BP = functional.logsigmoid(self.temperature * (life_BP - self.ends.of(index, life_BP)))
+        # Prefix tokens have the log weight 0. In the released code the class token fades as well, in training alone.
         prefix = weight_BP.new_zeros(len(weight_BP), self.regressor.num_prefix_tokens)
         mask_B11N = key_mask(torch.cat((prefix, weight_BP), dim=1)).to(x_BND.dtype)
         return self.blocks[index](x_BND, attn_mask=mask_B11N), life_BP

@@ -71,6 +71,7 @@ class Passes:
         # At most: every block tries one count per epsilon, and on the way from few to all patches `_STEPS_TO_ALL` more.
         candidates = chosen_blocks(shape) * (len(EPSILONS) + _STEPS_TO_ALL)
         a_candidate = image_passes / 2 / candidates * shape.depth / 2
+        # A forward pass is a third of a tuning pass, so that the other half measures three times the images.
         measured = min(images, max(_LEAST_IMAGES, int(3 * a_candidate)))
         return cls(measured=measured, tuned=min(_CANDIDATE_EPOCHS * measured, int(a_candidate)))
 
@@ -131,6 +132,7 @@ class _Search:
         counts, errors, raw = [0] * shape.depth, [0.0] * shape.depth, [0.0] * shape.depth
         behind = None
         for number in reversed(range(shape.depth)):
+            # With pooling `token` nothing reads the last block's patches, so that it has no count to find.
             if number >= chosen_blocks(shape):
                 mask_P = descent.inherited
             else:
@@ -139,6 +141,7 @@ class _Search:
                     order_P = order_of(descent.scores(), patches_BPD, descent.inherited, places=self.places)
                 # Candidates: r' patches more at a time, in the order of the scores, until the error is small enough.
                 start = max(least[number], int(descent.inherited.sum()))
+                # All patches are the last candidate: the next block's rows are then exact, so that every epsilon is reached.
                 for count in [*range(start, shape.patches, self.step), shape.patches]:
                     mask_P = mask_of(order_P, count)
                     errors[number], raw[number] = self._error(number, mask_P, behind, epsilon)
@@ -179,6 +182,7 @@ class _Search:
     ) -> tuple[Tensor, Tensor]:
         """|difference|^2 and |Z|^2 of the next block's output."""
         rows_K, rows_next, within = rows
+        # Input and target are the dense model's, as in the paper: the error is that of this block's patches alone.
         x_BKD = block_rows(block, self.tokens[number][part], rows_K)
         out_BKD = block_rows(self.blocks[number + 1], x_BKD, within)
         target_BKD = self.tokens[number + 2][part].index_select(1, rows_next)
@@ -195,6 +199,7 @@ class _Search:
     @torch.enable_grad()
     def _tuned(self, number: int, *rows: Tensor) -> nn.Module:
         """A copy of the block, fine-tuned for these patches with the next block frozen."""
+        # A copy, so that a candidate's error does not depend on the candidates before it.
         block = copy.deepcopy(self.blocks[number]).requires_grad_(True)
         optimizer = torch.optim.AdamW(block.parameters(), lr=_LEARNING_RATE)
         for part in self._batches():
@@ -205,6 +210,7 @@ class _Search:
         return block.requires_grad_(False)
 
     def _batches(self) -> Iterator[Tensor]:
+        # The same order for every candidate: two candidates differ by their patches alone.
         left, generator = self.passes.tuned, torch.Generator().manual_seed(0)
         while left > 0:
             for part in torch.split(torch.randperm(len(self.tokens[0]), generator=generator), _BATCH):

@@ -127,6 +127,7 @@ class PatchSlimming(Method):
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
         if knobs["counts"] == "epsilon":
+            # All that Algorithm 1 depends on: trials that differ in other knobs share its result.
             return {name: knobs[name] for name in ("search_share", "paths", "places") if name in knobs}
         return {}
 
@@ -161,12 +162,14 @@ class PatchSlimming(Method):
         """The counts within the budget, and masks with these counts; `tokens` are `measured_tokens`."""
         assert context.shared is not None
         shape, knobs = context.shape, context.knobs
+        # DPS has no knob `places`: an image's own patches are chosen by score.
         find = functools.partial(
             find_masks, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
         )
         price = price_of(shape, context.plan, functools.partial(self.extras, shape, knobs))
         counts = pyramid(shape, knobs)
         if knobs["counts"] == "epsilon":
+            # Algorithm 1 has run for a few epsilons only; the counts that fill the budget are between two of them.
             counts, _ = interpolate_ladder(shape, context.shared["counts"], price, context.budget)
         chain = find(counts)
         # Better counts change the masks, and these the scores that the counts follow from.
@@ -206,8 +209,10 @@ def install_selectors(model: nn.Module, shape: ViTShape, counts: Counts, selecto
     steps: dict[int, nn.Module] = {}
     before = shape.patches
     for number, (block, count, selector) in enumerate(zip(blocks_of(model), counts, selectors, strict=True)):
+        # A block that removes nothing stays timm's own.
         if count == before:
             blocks.append(block)
+        # Without attention there are no keys for which the block would have to see the removed patches.
         elif isinstance(block.attn, RemovedSublayer):
             blocks.append(block)
             steps[number] = selector

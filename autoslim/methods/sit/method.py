@@ -252,7 +252,6 @@ class SiT(Method):
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = pre_blocks_of(student)
         for block, made in stages(shape, knobs).items():
-            # A pass per module, because its inputs depend on how the modules before it were initialised.
             x_BPD = _outputs(student, x_B3HW)[block - 1][:, shape.prefix_tokens :]
             init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
         # Without a token loss nothing would train the reverse modules.

@@ -63,11 +63,13 @@ def cut_to_budget(
 
     def fits(layers: Sequence[Layer]) -> bool:
         made = plan_of(plan, layers, shape)
+        # Closed forms equal the counts of the finished model, so that no model is built to try a cut.
         return predict(shape, made).total <= budget and constraints.fits(shape, made)
 
     dense = _dense_layers(shape)
     if fits(dense):
         return dense, plan_of(plan, dense, shape)
+    # The bisection needs an end that fits: the model that has lost the whole ranking.
     _check_feasible(shape, plan_of(plan, _applied(dense, ranking), shape), budget, constraints)
     removed = ranking[: _fewest_removals(dense, ranking, fits)]
     layers = _restored(_applied(dense, removed), removed, fits)
@@ -147,6 +149,7 @@ def _applied(dense: Sequence[Layer], steps: Sequence[Removal]) -> list[Layer]:
 def _undo(layer: Layer, step: Removal) -> Layer:
     if step.patch is not None:
         return dataclasses.replace(layer, patches=layer.patches | {step.patch})
+    # Whole fields are set back, which is right only while no later step of the chain is in force.
     return dataclasses.replace(layer, **step.before)
 
 

@@ -39,6 +39,7 @@ class Moments:
 
     @classmethod
     def none(cls, layer: nn.Linear) -> Moments:
+        # float64, because the covariance is a difference of large sums.
         like = layer.weight.new_zeros(layer.in_features, dtype=torch.float64)
         return cls(count=0, sum_F=like, products_FF=torch.outer(like, like))
 
@@ -87,10 +88,12 @@ def refit(layer: nn.Linear, kept_K: Tensor, moments: Moments) -> tuple[Tensor, T
     # At least a tiny ridge: inputs that are always 0 (a dead ReLU layer) have no moments at all.
     ridge = (RIDGE * own_KK.diagonal().mean()).clamp_min(1e-12)
     own_KK = own_KK + ridge * torch.eye(len(kept_K), dtype=own_KK.dtype, device=own_KK.device)
+    # C_kept,kept^-1 C_kept,lost: what the kept inputs tell about the lost ones moves into their weights.
     explained_KL = torch.linalg.solve(own_KK, products_FF[kept_K][:, lost_L])
     weight_DK = weight_DF[:, kept_K] + weight_DF[:, lost_L] @ explained_KL.T
     if not centred:
         return weight_DK.to(layer.weight.dtype), None
+    # W m - W' m_kept: the mean of the output stays what it was.
     shift_D = weight_DF @ moments.mean_F - weight_DK @ moments.mean_F[kept_K]
     return weight_DK.to(layer.weight.dtype), (layer.bias.detach().double() + shift_D).to(layer.bias.dtype)
 

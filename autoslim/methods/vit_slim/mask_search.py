@@ -65,6 +65,7 @@ class PatchGate(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, x_BND: Tensor) -> Tensor:
+        # Prefix tokens are never removed, so that they have no mask.
         mask_N = torch.cat((self.zeta.new_ones(self.num_prefix_tokens), self.zeta.tanh()))
         out: Tensor = self.norm(x_BND) * mask_N[:, None]
         return out
@@ -77,8 +78,10 @@ def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
     zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
     zeta_F = nn.Parameter(like.new_ones(mlp.fc1.out_features))
     zeta_P = nn.Parameter(like.new_full((patches,), PATCH_START))
+    # One parameter in three places: queries, keys and values of a dimension stay or go together.
     attention.q_norm, attention.k_norm, attention.norm = HeadGate(zeta_HK), HeadGate(zeta_HK), OutputGate(zeta_HK)
     mlp.norm = OutputGate(zeta_F)
+    # One parameter for both norms: a patch is masked for attention and MLP alike.
     block.norm1 = PatchGate(block.norm1, zeta_P, num_prefix_tokens=num_prefix_tokens)
     block.norm2 = PatchGate(block.norm2, zeta_P, num_prefix_tokens=num_prefix_tokens)
     return Masks(head_HK=zeta_HK, hidden_F=zeta_F, patch_P=zeta_P)

@@ -118,6 +118,7 @@ class ViTSlim(Method):
         """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
         full = super().repair(shape, knobs)
         if full["keep"] < 1:
+            # Every `keep` in the intersection of the parts' intervals gives all of them the same counts.
             spans = [part.span(full["keep"]) for part in _parts(shape, full)]
             low, high = max(low for low, _ in spans), min(high for _, high in spans)
             full["keep"] = (max(low, _NARROWEST) + min(high, 1.0)) / 2
@@ -143,6 +144,7 @@ class ViTSlim(Method):
 
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """The mask search; returns its weights and masks by parameter name."""
+        # Eq. 1 trains the weights along with the masks.
         student = _gated(shared_trainer.student(), shared_trainer.shape).requires_grad_(True)
         epochs = SEARCH_SHARE * shared_trainer.training.epochs
         yield from shared_trainer.train(
@@ -157,6 +159,7 @@ class ViTSlim(Method):
         own = dict(student.named_parameters())
         assert own.keys() == context.shared.keys()
         for name, parameter in own.items():
+            # The masks always are the search's. Its weights are not wanted by default: a short search only ranks.
             if name.endswith("zeta") or context.knobs["start"] != "dense":
                 parameter.data.copy_(context.shared[name])
         if context.knobs["refit"]:
@@ -168,6 +171,7 @@ class ViTSlim(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Eq. 1 of the paper; the mask search minimises it."""
         w1, w2, w3 = L1_WEIGHTS[knobs["l1"]]
+        # Sums over all masks of the model, not means, as in Eq. 1: w1 to w3 refer to them.
         attention, mlp, patches = l1_norms(blocks_of(batch.student))
         loss = batch.task_loss + w1 * attention + w2 * mlp + w3 * patches
         return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
@@ -177,6 +181,7 @@ class ViTSlim(Method):
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
         options = _terms(knobs)
         aim = self._aim(context)
+        # The masks rank, the budget decides how far: one search serves every budget.
         layers, finished = cut_to_budget(
             shape, plan, rank_removals(masks, shape, plan, plan, options, aim), context.budget, context.constraints
         )
@@ -213,6 +218,7 @@ class ViTSlim(Method):
                 part.mlp = empty_mlp(part.mlp, own.hidden)
             else:
                 drop_mlp(part)
+            # Where patches stay, a step behind this one has cut the tokens and installs its own selection.
             if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
                 steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv
@@ -240,6 +246,8 @@ def _at_rest(masks: Masks) -> Masks:
 
 def _terms(knobs: Knobs) -> RankingOptions:
     patch_share = knobs.get("patch_share", 0.0)
+    # Under `fall` all patches may go, and `patch_share` is their least part of the savings; under `value` it is what they give
+    # in proportion to the other parts.
     patch_give = 0.0 if knobs["patches"] == "stay" else 1.0 if knobs["rule"] == "fall" else patch_share
     return RankingOptions(
         rule=knobs["rule"],
@@ -259,11 +267,13 @@ def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
     if layer.heads:
         like = block.attn.qkv.weight
         zeta_HK = masks.head_HK[list(layer.heads)].to(like.device)
+        # The ranking has decided how many dimensions stay; in each head those with the largest signed masks, as in the paper.
         kept_HK = zeta_HK.sort(dim=1, descending=True, stable=True).indices[:, : layer.head_width].sort(dim=1).values
         gate_HK = zeta_HK.gather(1, kept_HK) if fold else torch.ones_like(kept_HK, dtype=like.dtype)
         whole = block.attn
         block.attn = narrow_attention(whole, kept_HK, gate_HK, heads=layer.heads)
         rows_HK = kept_HK + whole.head_dim * torch.tensor(layer.heads, device=like.device)[:, None]
+        # No gate: it is in the rows of the values already, so that the projection's inputs have it as measured.
         refit_reader(block.attn.proj, whole.proj, rows_HK.flatten())
     else:
         drop_attention(block)
@@ -274,6 +284,7 @@ def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
         gate_F = zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype)
         whole = block.mlp
         block.mlp = narrow_mlp(whole, kept_F, gate_F)
+        # The gate is behind the activation, so that it cannot move into fc1: the columns of fc2 take it.
         refit_reader(block.mlp.fc2, whole.fc2, kept_F, gate_K=gate_F)
     else:
         drop_mlp(block)
@@ -303,6 +314,7 @@ class _Part:
 
     def kept(self, keep: float) -> int:
         count = int(self.size * max(self.slope * keep + (1 - self.slope), self.floor))
+        # Never 0: whole heads and sub-layers go by the ranking alone.
         return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
 
     def span(self, keep: float) -> tuple[float, float]:

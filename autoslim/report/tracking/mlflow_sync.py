@@ -42,6 +42,7 @@ class MlflowSync:
         self._store = store
         self._job_id = job_id
         self._remote = TrackingServer(uri, experiment, artifacts=artifacts_beside(uri, job.output))
+        # What was logged is recorded for each destination: a job may be logged to another server later.
         self._destination = hashlib.sha256(f"{self._remote.uri}\n{experiment}".encode()).hexdigest()[:16]
         self._checked = False
         self._adoptable: dict[str, str] | None = None
@@ -94,7 +95,7 @@ class MlflowSync:
         return changed + sum(self._sync_models(str(number), job, find_models(job, number)) for number in set(job.chosen.values()))
 
     def _check(self, tracked: dict[str, TrackedRun]) -> dict[str, TrackedRun]:
-        """A database that was deleted or exchanged is filled again."""
+        """Forgets what was logged if the parent run no longer exists: a server that was deleted or replaced is filled again."""
         if not self._checked and JOB in tracked and not self._remote.exists(tracked[JOB].run_id):
             self._store.forget_tracked(self._job_id, self._destination)
             tracked, self._adoptable = {}, None
@@ -102,6 +103,7 @@ class MlflowSync:
         return tracked
 
     def _create(self, entity: str, content: RunContent) -> TrackedRun:
+        # A process that was killed between making a run and recording it left one that is found by its tag.
         if self._adoptable is None:
             self._adoptable = self._remote.find_runs(content.tags["autoslim.uid"])
         run_id = self._adoptable.pop(entity, None)
@@ -111,6 +113,7 @@ class MlflowSync:
         return self._save(TrackedRun(entity=entity, run_id=run_id, logged={"tags": content.tags}))
 
     def _sync_trial(self, run: TrackedRun, content: RunContent, number: int, revision: int, pictures: list[Path]) -> bool:
+        # A trial that a user has deleted in MLflow stays deleted.
         if run.logged.get("gone"):
             return False
         try:
@@ -126,7 +129,7 @@ class MlflowSync:
             return False
 
     def _sync_pictures(self, run: TrackedRun, pictures: list[Path]) -> TrackedRun | None:
-        """What the run has become; None where there is nothing new to see."""
+        """The run as it is recorded now; None where there are no new pictures."""
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in pictures)).hexdigest()[:16]
         if not pictures or run.logged.get("pictures") == digest:
             return None
@@ -172,6 +175,7 @@ class MlflowSync:
         logged = run.logged
         results = [[point.name, point.value, point.step] for point in content.points]
         new_points = [*points, *content.points] if results != logged.get("results") else points
+        # MLflow refuses to change a parameter, so that parameters are sent once.
         params = {} if logged.get("params") else content.params
         old_tags = logged.get("tags", {})
         tags = {name: value for name, value in content.tags.items() if old_tags.get(name) != value}

@@ -16,7 +16,8 @@ from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH
 from autoslim.search.pruners.rung import Rung, RungEntry
 
 REDUCTION_FACTOR = 3
-"""One trial in so many continues past a rung, and rungs are apart by this factor; 3 or 4 are what Hyperband (Li et al., 2018) advises."""
+"""One trial in three continues past a rung, and each rung has three times the epochs of the one below it.
+Hyperband (Li et al., 2018) advises 3 or 4."""
 N_RUNGS = 2
 """With two rungs a bad trial costs a ninth of a good one. A third would be at 1/27 of the epochs, within the first epoch of most trials."""
 MIN_LEAD_OVER_CHANCE = 2
@@ -75,7 +76,8 @@ class HalvingPruner:
         if rung is None or accuracy is None or not math.isfinite(accuracy):
             return None
         before = rung.entry_of(trial.number)
-        # A trial is compared once at a rung, by its first report there; later ones have had more training than the others' entries.
+        # A trial is compared once at a rung, by its first report there; later ones have had more training than the others'
+        # entries.
         if before is not None and report.epoch > before.epoch + SAME_EPOCH:
             return None
         rung.add(RungEntry(number=trial.number, flops=trial.recipe.budget, accuracy=accuracy, epoch=report.epoch))

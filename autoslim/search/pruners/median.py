@@ -50,9 +50,9 @@ class MedianPruner:
         )
 
     def expected_epochs(self, position: int) -> float:
-        # A finished trial was above the median of those before it, so the median rises: above that of f finished trials, which began
-        # with 3, the next one is with a probability of about 3 / 2f. Then f grows as the root of 3 positions, and 3 / 2f becomes
-        # half the root of 3 / position.
+        # A finished trial was above the median of those before it, so the median rises: above that of f finished trials, which
+        # began with 3, the next one is with a probability of about 3 / 2f. Then f grows as the root of 3 positions, and 3 / 2f
+        # becomes half the root of 3 / position.
         if position <= MIN_FINISHED:
             return self.epochs
         continuing = 0.5 * math.sqrt(MIN_FINISHED / position)

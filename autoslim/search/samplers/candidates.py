@@ -45,6 +45,7 @@ def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialRe
     """
     # From the cheapest trial up, so that `best_so_far` is the best of no more FLOPs.
     leads, best_so_far = [], 0.0
+    # In the order of FLOPs, `best_so_far` is the best accuracy of no more FLOPs than the current trial's.
     for result in sorted(results, key=lambda result: (result.flops or 0, result.number)):
         accuracy = result.accuracy or 0.0
         if is_candidate(result):

@@ -46,6 +46,7 @@ class Encoder:
         # In the registry's order: a space that was read back from JSON has another one.
         for name in (name for name in self.methods if name in self.space.methods):
             chosen, ranges = name == step.method, self.space.methods[name]
+            # No tree can split on a constant, so that fixed knobs are left out.
             varying = [knob for knob in self.methods[name].ranges if _varies(ranges[knob])]
             values = [_number(ranges[knob], step.knobs.get(knob)) if chosen else _ABSENT for knob in varying]
             parts.append(np.array([float(chosen), *values]))

@@ -63,6 +63,7 @@ def replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: V
     except KeyError:
         # The space asks for a knob that the recipe does not have.
         return None
+    # A recipe with knobs that the space does not ask for was made for another space.
     return replayed if sample.knobs.keys() == step.knobs.keys() else None
 
 

@@ -67,6 +67,7 @@ class OptunaSampler(abc.ABC):
             single_objective=not free,
             system_attributes=self.system_attributes,
         )
+        # A seed of the trial's own, of the 32 bits that NumPy takes.
         digest = hashlib.sha256(f"{self._builder.seed}:{request.number}".encode()).digest()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

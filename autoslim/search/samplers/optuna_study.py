@@ -75,6 +75,7 @@ def accuracy_at_budgets(history: Sequence[TrialResult], budgets: Collection[int]
     groups: dict[int, dict[int, float]] = {}
     for result in history:
         # A free trial with the FLOPs of a budget says as much about it as one that was solved onto it.
+        # A free trial is solved onto no budget, but its FLOPs may be near one.
         nearest = min(budgets, key=lambda flops: abs(flops - result.recipe.budget), default=None)
         accuracy = final_accuracy(result)
         if nearest is not None and accuracy is not None and abs(result.recipe.budget - nearest) <= _NEAR_BUDGET * nearest:
@@ -108,7 +109,8 @@ def as_trials(
 ) -> list[FrozenTrial]:
     """At most `MAX_STUDY_TRIALS` Optuna trials, in the order of `history`. A complete trial without `values` is left out.
 
-    `replayed` gives a recipe's parameters, or None. `system_attributes` gives what a complete trial stores after so many others.
+    `replayed` gives a recipe's parameters, or None. `system_attributes` gives what a complete trial stores, by the number
+    of complete trials before it.
     """
     medians = _stopped_medians(history)
     rows = []
@@ -122,6 +124,7 @@ def as_trials(
     # Attributes such as a generation count the complete trials of the study, not those of the history.
     for facts, replay in _most_informative(rows):
         if "values" in facts:
+            # Only complete trials are counted: generations consist of these.
             facts["system_attrs"] = system_attributes(complete)
             complete += 1
         trials.append(_trial(replay, facts))
@@ -133,6 +136,7 @@ def _most_informative(rows: list[tuple[dict[str, Any], Replay]]) -> list[tuple[d
     if len(rows) <= MAX_STUDY_TRIALS:
         return rows
     complete = [index for index, (facts, _) in enumerate(rows) if "values" in facts]
+    # Accuracy is the first objective in both kinds of study.
     best = sorted(complete, key=lambda index: rows[index][0]["values"][0], reverse=True)
     kept = set(best[: int(MAX_STUDY_TRIALS * BEST_SHARE)])
     # Without a running trial the sampler would propose its recipe again.
@@ -148,6 +152,7 @@ def _trial(replay: Replay, facts: dict[str, Any]) -> FrozenTrial:
     state: optuna.trial.TrialState = facts["state"]
     constraints: dict[str, float] = facts.get("constraints", {})
     trial = SharedTrial(
+        # The study numbers its trials when they are added.
         number=-1,
         trial_id=-1,
         state=state,
