@@ -1,1 +1,1 @@
-"""A whole installation on this machine's loopback: PostgreSQL, MLflow, two Ray nodes, the API and its supervisor."""
+"""A complete installation on this machine's loopback: PostgreSQL, MLflow, two Ray nodes, the API and a supervisor."""

@@ -11,7 +11,8 @@ from types import FrameType
 
 from loopback.installation import Installation
 
-_LOOK_EVERY = 5.0
+# Each check asks every process and PostgreSQL.
+_POLL_SECONDS = 5.0
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
         arguments.folder.absolute(), port=arguments.port, artifacts=arguments.artifacts, jobs=arguments.jobs, say=_say
     )
     if arguments.command == "stop":
-        _say("stopping; jobs go on with the next start ..." if installation.running() else "nothing runs")
+        _say("stopping; the next start resumes the jobs ..." if installation.running() else "nothing runs")
         installation.stop()
         return 0
     if arguments.command == "status":
@@ -30,7 +31,7 @@ def main() -> int:
 
 
 def _up(installation: Installation) -> int:
-    """In the foreground until Ctrl-C, SIGTERM, or `stop` from elsewhere; then everything is stopped."""
+    """Runs in the foreground until Ctrl-C, SIGTERM, or `stop` from another process; then stops everything."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -38,7 +39,7 @@ def _up(installation: Installation) -> int:
         print(_addresses(installation, key), flush=True)
         _watch(installation)
     except KeyboardInterrupt:
-        _say("stopping; jobs go on with the next start ...")
+        _say("stopping; the next start resumes the jobs ...")
     except RuntimeError as error:
         _say(str(error))
         return 1
@@ -50,13 +51,13 @@ def _up(installation: Installation) -> int:
 
 
 def _watch(installation: Installation) -> None:
-    """Says what has ended, and ends itself when nothing is left."""
+    """Reports programs that have exited; returns when none is left."""
     known = set(installation.running())
     while known:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
         running = set(installation.running())
         for name in sorted(known - running):
-            _say(f"{name} has ended; its log is in {installation.folder / 'programs'}")
+            _say(f"{name} has exited; its log is in {installation.folder / 'programs'}")
         known = running
 
 
@@ -72,7 +73,7 @@ def _addresses(installation: Installation, key: str | None) -> str:
         f"export AUTOSLIM_URL={installation.api}",
     ]
     if key is None:
-        lines.append("an API key was made at the first start; another one:")
+        lines.append("the first start created an API key; to create another one:")
         lines.append(f"{installation.for_operators()} autoslim keys create --tenant local --scope read --scope submit --name me")
     else:
         lines.append(f"export AUTOSLIM_KEY={key}    # shown this once")
@@ -82,10 +83,10 @@ def _addresses(installation: Installation, key: str | None) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="loopback", description=__doc__)
     parser.add_argument("command", choices=("up", "stop", "status"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/cluster"), help="where everything is kept")
-    parser.add_argument("--port", type=int, default=8400, help="the API's port; the fourteen after it are taken, too")
+    parser.add_argument("--folder", type=Path, default=Path("runs/cluster"), help="folder of the installation")
+    parser.add_argument("--port", type=int, default=8400, help="port of the API; the next fourteen ports are used as well")
     parser.add_argument("--artifacts", help="MLflow's artifact store: a folder or s3://bucket/path; default in --folder")
-    parser.add_argument("--jobs", type=int, default=1, help="jobs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="number of jobs that run at the same time")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""`Installation`: what runs, in which order it starts, where it keeps things, and how it is known to be well."""
+"""`Installation`: its programs, the order in which they start, their files, and how each is checked."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from loopback.program import Program
 from loopback.ray_nodes import RayNodes, cpus
 from workers.service.settings import DriverSettings
 
-_PATIENCE = 240.0
-"""Seconds for a part to answer: on a busy machine Ray alone takes one minute."""
+# For a program to answer: on a busy machine Ray alone takes one minute.
+_START_SECONDS = 240.0
 _MLFLOW = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -33,9 +33,9 @@ _MLFLOW = {
 
 @dataclasses.dataclass(frozen=True)
 class Installation:
-    """`folder` keeps everything from one start to the next. `port` is the API's; the fourteen after it are taken, too.
+    """`folder` keeps all data between starts. `port` is the API's; the next fourteen ports are used as well.
 
-    `artifacts` is where MLflow keeps files: a folder, or an S3 address whose credentials and endpoint stand in the environment
+    `artifacts` is MLflow's artifact store: a folder, or an S3 address with credentials and endpoint in the environment
     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, MLFLOW_S3_ENDPOINT_URL).
     """
 
@@ -44,8 +44,6 @@ class Installation:
     artifacts: str | None = None
     jobs: int = 1
     say: Callable[[str], None] = print
-
-    # Addresses and places
 
     @property
     def api(self) -> str:
@@ -83,7 +81,7 @@ class Installation:
         return Program(name, self._programs)
 
     def _database_folder(self) -> Path:
-        """Root's database belongs to another user, to whom root's own folders are closed as a rule."""
+        """As root the database belongs to another user, who usually cannot enter root's folders; it is in /var/tmp then."""
         folder = self.folder / "postgres"
         user = unprivileged_user()
         if user is None or _may_enter(user, self.folder):
@@ -94,13 +92,11 @@ class Installation:
             elsewhere.write_text(tempfile.mkdtemp(prefix="autoslim-postgres-", dir="/var/tmp"))
         return Path(elsewhere.read_text())
 
-    # Up
-
     def start(self) -> str | None:
-        """One part after the other, each when the one before it answers. A new API key where there was none before.
+        """Starts one program after the other, each when the one before it answers. Returns a new API key where there was none.
 
         Raises:
-            RuntimeError: with the end of the log of the part that does not answer.
+            RuntimeError: with the end of the log of the program that does not answer.
         """
         if running := self.running():
             raise RuntimeError(f"this installation runs already ({', '.join(running)}); stop it first")
@@ -146,31 +142,29 @@ class Installation:
         api.start([*command, "serve", "--no-supervisor", f"--port={self.port}"], everyone)
         self._await(api, lambda: _answers(f"{self.api}/healthz"))
         supervisor = self._program("supervisor")
-        words = ["supervise", f"--dashboard={self.ray.dashboard}", f"--jobs={self.jobs}", "--address=auto"]
-        supervisor.start([*command, *words], everyone)
-        # It has nothing to answer with; one that cannot work ends at once.
+        options = ["supervise", f"--dashboard={self.ray.dashboard}", f"--jobs={self.jobs}", "--address=auto"]
+        supervisor.start([*command, *options], everyone)
+        # It has no port to probe; a supervisor that cannot work exits within a moment.
         time.sleep(3.0)
         self._await(supervisor, lambda: True)
 
-    def _await(self, program: Program, is_well: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE
+    def _await(self, program: Program, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
         while True:
             if not program.is_alive():
-                raise RuntimeError(f"{program.name} has ended; the end of {program.log}:\n{program.tail()}")
-            if is_well():
+                raise RuntimeError(f"{program.name} has exited; the end of {program.log}:\n{program.tail()}")
+            if is_ready():
                 return
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{program.name} does not answer; the end of {program.log}:\n{program.tail()}")
             time.sleep(0.5)
-
-    # Down
 
     def running(self) -> list[str]:
         found = [program.name for program in self._all() if program.is_alive()]
         return found + (["postgres"] if self.postgres.is_running() else [])
 
     def stop(self) -> None:
-        """In the other order: the supervisor first, so that no job takes the rest for lost, and the database last."""
+        """In reverse order: the supervisor first, so that it does not count jobs as lost, and the database last."""
         for program in self._all():
             program.stop()
         self.ray.stop()
@@ -179,8 +173,6 @@ class Installation:
     def _all(self) -> list[Program]:
         names = ("supervisor", "api", "ray-worker", "ray-head", "mlflow")
         return [self._program(name) for name in names]
-
-    # Secrets and settings
 
     def _make_secrets(self) -> None:
         folder = self.folder / "secrets"
@@ -192,11 +184,11 @@ class Installation:
         _write_secret(self._secret("pgpass"), f"127.0.0.1:{self.port + 2}:*:{USER}:{password}\n")
 
     def _passwords(self) -> dict[str, str]:
-        """The database's addresses have no password in them; libpq finds it here."""
+        """The database's URLs have no password; libpq finds it in this file."""
         return {"PGPASSFILE": str(self._secret("pgpass"))}
 
     def for_operators(self) -> str:
-        """What `autoslim keys` needs in its environment, as words of a shell."""
+        """The environment of `autoslim keys`, as assignments for a shell."""
         variables = {**self._passwords(), "AUTOSLIM_STORAGE": self.settings.storage}
         return " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
 
@@ -226,11 +218,13 @@ class Installation:
                     probe.bind(("127.0.0.1", port))
                 except OSError:
                     last = self.port + 14
-                    raise RuntimeError(f"port {port} is taken; give another first one of {last - self.port + 1}") from None
+                    raise RuntimeError(
+                        f"port {port} is in use; choose another --port with {last - self.port + 1} free ports"
+                    ) from None
 
 
 def _write_secret(path: Path, text: str) -> None:
-    """Nobody else can read it, from its first moment on."""
+    """Created with mode 600, so that no other user can read it at any time."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own from the binaries of the system's package, on loopback, with a password."""
+"""A private PostgreSQL server from the system package's binaries, on loopback, with a password."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USER = "autoslim"
 
 
 def find_binaries() -> Path | None:
-    """The folder of the newest server's programs, or None where no server is installed."""
+    """The folder with the programs of the newest server; None where no server is installed."""
     on_path = shutil.which("initdb")
     if on_path is not None:
         return Path(on_path).resolve().parent
@@ -23,7 +23,7 @@ def find_binaries() -> Path | None:
 
 
 class Postgres:
-    """`folder` is the server's alone. As root the server runs as the user `postgres`, or `nobody`, for it refuses root."""
+    """`folder` belongs to the server. As root it runs as the user `postgres` or `nobody`, since PostgreSQL refuses root."""
 
     def __init__(self, folder: Path, *, port: int, binaries: Path) -> None:
         self.folder, self.port, self._binaries = folder, port, binaries
@@ -36,32 +36,32 @@ class Postgres:
         return f"postgresql+psycopg://{login}@127.0.0.1:{self.port}/{database}"
 
     def start(self, *, password: str, settings: Mapping[str, str] | None = None) -> None:
-        """Makes the cluster's files where there are none and returns when the server answers.
+        """Initialises the folder where it is empty, and returns when the server answers.
 
         Raises:
-            RuntimeError: with what the server said, when it does not come up.
+            RuntimeError: with the server's output, when it does not start.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user is not None:
             shutil.chown(self.folder, self._user, pwd.getpwnam(self._user).pw_gid)
         if not (self._data / "PG_VERSION").exists():
             self._initialise(password)
-        # No socket in the file system, whose path might be too long for one.
+        # No Unix socket: the folder's path may be longer than a socket's may be.
         options = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
-        words = " ".join(f"-c {name}={value}" for name, value in {**options, **(settings or {})}.items())
-        self._run(["pg_ctl", "start", "-w", "-t", "60", "-D", str(self._data), "-l", str(self.folder / "log"), "-o", words])
+        arguments = " ".join(f"-c {name}={value}" for name, value in {**options, **(settings or {})}.items())
+        self._run(["pg_ctl", "start", "-w", "-t", "60", "-D", str(self._data), "-l", str(self.folder / "log"), "-o", arguments])
 
     def stop(self, mode: str = "fast") -> None:
-        """`immediate` is a crash; `fast` breaks off connections and shuts down in order. A server that is down stays down."""
+        """`fast` closes connections and shuts down; `immediate` is like a crash. Does nothing for a stopped server."""
         if self.is_running():
             self._run(["pg_ctl", "stop", "-w", "-m", mode, "-D", str(self._data)])
 
     def is_running(self) -> bool:
-        """Whether it says so itself; a server that crashed is not asked."""
+        """Whether `pg_ctl` reports it as running."""
         return (self._data / "postmaster.pid").exists() and self._ask("pg_ctl", "status", "-D", str(self._data))
 
     def create_database(self, name: str, *, password: str) -> None:
-        """Does nothing where it is there."""
+        """Does nothing for a database that exists."""
         try:
             self._run(["createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name], PGPASSWORD=password)
         except RuntimeError as error:
@@ -90,7 +90,7 @@ class Postgres:
     def _run(self, command: Sequence[str], **environment: str) -> str:
         program = str(self._binaries / command[0])
         group = None if self._user is None else pwd.getpwnam(self._user).pw_gid
-        # The server inherits the streams; a pipe that it held would never end.
+        # A file and no pipe: the server inherits the stream, and a pipe would not close as long as it runs.
         output = self.folder / f".{command[0]}.out"
         with output.open("w+") as stream:
             done = subprocess.run(
@@ -105,16 +105,16 @@ class Postgres:
                 extra_groups=None if self._user is None else [],
             )
             stream.seek(0)
-            said = stream.read()
+            text = stream.read()
         if done.returncode != 0:
             log = self.folder / "log"
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-            raise RuntimeError(f"{command[0]} of {self._binaries} ended with {done.returncode}: {said.strip()}\n{tail}")
-        return said
+            raise RuntimeError(f"{command[0]} of {self._binaries} ended with {done.returncode}: {text.strip()}\n{tail}")
+        return text
 
 
 def unprivileged_user() -> str | None:
-    """Whom the server runs as; None for whoever asks, who is not root."""
+    """The user that the server runs as; None for the current one, where that is not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -122,4 +122,6 @@ def unprivileged_user() -> str | None:
             return pwd.getpwnam(name).pw_name
         except KeyError:
             continue
-    raise RuntimeError("PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
+    raise RuntimeError(
+        "PostgreSQL does not run as root, and there is no user postgres or nobody; create one, or use another account"
+    )

@@ -1,4 +1,4 @@
-"""Two Ray nodes on one machine: a head that runs nothing, and a worker that runs trials and their drivers. Token authentication is on."""
+"""Two Ray nodes on one machine, with token authentication: a head without work, and a worker for drivers and trials."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from pathlib import Path
 from loopback.program import Program
 from workers.service.executor import RESOURCE
 
+# Not 127.0.0.1, which Ray replaces by the machine's external address.
 _HEAD, _WORKER = "127.0.0.2", "127.0.0.3"
-"""Ray takes 127.0.0.1 for the machine's outer address."""
+# Bytes: images are read from memory-mapped files, so that the object store has messages only.
 _OBJECT_STORE = 100 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class RayNodes:
-    """`port` is the head's, and the nine after it are taken, too: the dashboard's is the next one. `token` is a file."""
+    """`port` is the head's, the next one the dashboard's; nine ports after the head's are used. `token` is a file."""
 
     folder: Path
     port: int
@@ -43,29 +44,29 @@ class RayNodes:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For everybody who talks to this cluster."""
+        """The environment of every process that connects to this cluster."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
 
     def start_head(self) -> None:
-        # Sockets lie in it, whose paths may have 107 characters.
+        # Short, since Ray creates sockets in it: a socket's path has at most 107 characters.
         scratch = tempfile.mkdtemp(prefix="asr-", dir="/tmp")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "scratch").write_text(scratch)
-        words = ["--head", f"--node-ip-address={_HEAD}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
-        words += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
-        # Nothing runs beside what the cluster hangs on.
-        words += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
-        self.head.start(self._command(words), self.environment)
+        options = ["--head", f"--node-ip-address={_HEAD}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
+        options += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
+        # No trial on the head: one that exhausts the memory would take the whole cluster down.
+        options += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
+        self.head.start(self._command(options), self.environment)
 
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
-        """Only when the head answers: two at once run into Ray's own limit of 30 s. `environment` reaches drivers and trials."""
-        words = [f"--address={_HEAD}:{self.port}", f"--node-ip-address={_WORKER}", f"--num-cpus={cpus}"]
-        words += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
+        """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`."""
+        options = [f"--address={_HEAD}:{self.port}", f"--node-ip-address={_WORKER}", f"--num-cpus={cpus}"]
+        options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
         own = {"AUTOSLIM_NODE_IP": _WORKER}
-        self.worker.start(self._command(words), {**environment, **self.environment, **own})
+        self.worker.start(self._command(options), {**environment, **self.environment, **own})
 
     def nodes(self) -> int:
-        """How many are alive; 0 where nobody answers."""
+        """The number of nodes that are alive; 0 where the dashboard does not answer."""
         request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")  # noqa: S310 - http, of our own address
         request.add_header("Authorization", f"Bearer {self.token.read_text().strip()}")
         try:
@@ -83,14 +84,14 @@ class RayNodes:
             shutil.rmtree(scratch.read_text(), ignore_errors=True)
             scratch.unlink()
 
-    def _command(self, words: list[str]) -> list[str]:
+    def _command(self, options: list[str]) -> list[str]:
         ray = Path(self.python).with_name("ray")
-        # Ray's own range of workers' ports may have one of ours in it; none of it means any that is free.
+        # Ray's default range of worker ports may contain one of ours; 0 means any free port.
         ports = ["--min-worker-port=0", "--max-worker-port=0"]
-        return [str(ray), "start", "--block", f"--object-store-memory={_OBJECT_STORE}", "--disable-usage-stats", *ports, *words]
+        return [str(ray), "start", "--block", f"--object-store-memory={_OBJECT_STORE}", "--disable-usage-stats", *ports, *options]
 
     def _agent(self, port: int) -> list[str]:
-        """Each node's own; the defaults are the same for all."""
+        """The ports of a node's agent; two nodes on one machine cannot both have the defaults."""
         return [
             f"--dashboard-agent-listen-port={port}",
             f"--dashboard-agent-grpc-port={port + 1}",
