@@ -124,7 +124,7 @@ def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, S
     assert len(runs) == 6
     assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"front.html", "front.parquet"}
     assert any(run.data.tags.get("pareto") == "true" for run in runs)
-    delivered = [run for run in runs if "chosen" in run.data.tags]
+    delivered = [run for run in runs if "selected_for" in run.data.tags]
     assert delivered
     for run in delivered:
         model, *pictures = [file.path for file in client.list_artifacts(run.info.run_id)]
