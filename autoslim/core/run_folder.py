@@ -79,7 +79,7 @@ class RunFolder:
             OutputError: when it cannot be written, has too little room, or holds another search already.
         """
         if not resume and self.job_file.exists():
-            raise OutputError(f"{self.root} holds a search already; go on with it by --resume, or give another --output")
+            raise OutputError(f"{self.root} already holds a search; continue it with --resume, or choose another --output")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / _PROBE

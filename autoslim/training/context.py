@@ -25,10 +25,10 @@ _CALIBRATION_IMAGES = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """Nothing on the bench is changed by a trial: the teacher is frozen and students are copies, so a process may be used again.
+    """A trial changes nothing here: the teacher is frozen and students are copies, so a process may be used again.
 
     Work that trials share lies in `shared`, and is done with the settings `common`; without them each trial keeps it in its own
-    folder, with its own settings. `latency` tells what a plan takes, where that is limited.
+    folder, with its own settings. `latency` predicts what a plan takes, where that is limited.
 
     `base_digest` and `dataset_digest` name what the results depend on.
     """

@@ -1,4 +1,4 @@
-"""Where work that trials share is done: the bench's dense model and images, in settings that are the job's and no single trial's."""
+"""Training that trials share: the context's dense model and images, with the settings of the job, not of a trial."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _FIRST_EPOCH = 500_000
 
 
 class TrialSharedTrainer:
-    """`methods.SharedTrainer` on a bench; `checkpoint` is where unfinished training is kept, and found again."""
+    """`methods.SharedTrainer` in a `TrialContext`; `checkpoint` is where unfinished training is kept, and found again."""
 
     def __init__(self, context: TrialContext, training: Training, *, seed: int, checkpoint: Path) -> None:
-        self._bench, self._seed, self._checkpoint = context, seed, checkpoint
+        self._context, self._seed, self._checkpoint = context, seed, checkpoint
         self.shape, self.training, self.teacher = context.dense.shape, training, context.teacher
         self.epoch_images = len(context.splits.train)
 
     def student(self) -> nn.Module:
-        return self._bench.student()
+        return self._context.student()
 
     def images(self, count: int) -> Iterator[Tensor]:
-        return self._bench.plain_images(count, self.training, seed=self._seed)
+        return self._context.plain_images(count, self.training, seed=self._seed)
 
     def train(
         self,
@@ -43,11 +43,11 @@ class TrialSharedTrainer:
         epochs: float,
         learning_rates: dict[str, float] | None = None,
     ) -> Generator[EpochReport]:
-        loader = self._bench.loader(self._bench.splits.train, self.training, seed=self._seed, train=True)
-        student.to(self._bench.device)
+        loader = self._context.loader(self._context.splits.train, self.training, seed=self._seed, train=True)
+        student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            context = self._bench
+            context = self._context
             return loss(
                 LazyDistillationBatch(
                     student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
@@ -68,8 +68,8 @@ class TrialSharedTrainer:
                 average=False,
             ),
             seed=self._seed,
-            device=self._bench.device,
-            bfloat16=uses_bfloat16(self.training.precision, self._bench.device),
+            device=self._context.device,
+            bfloat16=uses_bfloat16(self.training.precision, self._context.device),
             companions=(self.teacher,),
         )
         saved = load_checkpoint(self._checkpoint)
