@@ -1,25 +1,25 @@
-"""Everything autoslim raises on purpose.
+"""All exceptions that autoslim raises by design.
 
 AutoslimError
-├── RequestError (ValueError)      the user can fix it: what was wrong, the value, what is allowed
+├── RequestError (ValueError)      the user can correct it: what was wrong, the value, what is allowed
 │   ├── BudgetError                nothing in this space meets the budget; names the cheapest reachable
 │   ├── UnsupportedModelError      says which part cannot be slimmed
-│   ├── WeightsError               weights that cannot be had or must not be read
+│   ├── WeightsError               weights that cannot be found or must not be read
 │   ├── DatasetError               file, row, what was expected
 │   ├── SpaceError                 file, key, what is allowed
 │   ├── OutputError                the output folder cannot be written
 │   ├── SpecError                  `autoslim.config`: every field of a request that is wrong
 │   ├── NotFoundError              nothing of this id, or nothing that this tenant may see
 │   └── IdempotencyError           a key that was used for another request
-├── TrialError                     this recipe went wrong; the search goes on
+├── TrialError                     one recipe failed; the search continues
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
 ├── MissingExtraError (ImportError) an optional dependency is not installed; names the command that installs it
-├── ExportError                    a form that this model cannot be handed over in
+├── ExportError                    a form that this model cannot be exported to
 ├── ClusterError                   Ray or the database cannot be reached
-├── LeaseLostError                 the job is another driver's now
+├── LeaseLostError                 another driver has taken over the job
 └── JobError                       the job as a whole failed; carries the remote traceback
-    └── TrialsFailedError          because its first trials all did
+    └── TrialsFailedError          because all of its first trials failed
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class AutoslimError(Exception):
 
 
 class RequestError(AutoslimError, ValueError):
-    """A request that cannot be carried out as it stands; the user can fix it."""
+    """A request that cannot be carried out; the user can correct it."""
 
     exit_code = 2
 
@@ -48,7 +48,7 @@ class UnsupportedModelError(RequestError):
 
 
 class WeightsError(RequestError):
-    """Weights that cannot be had, do not fit the model, or come in a form that may run code."""
+    """Weights that cannot be found, do not fit the model, or are in a format that may run code."""
 
 
 class DatasetError(RequestError):
@@ -72,7 +72,7 @@ class IdempotencyError(RequestError):
 
 
 class TrialError(AutoslimError):
-    """One recipe went wrong; the search goes on."""
+    """One recipe failed; the search continues."""
 
 
 class DivergedError(TrialError):
@@ -80,7 +80,7 @@ class DivergedError(TrialError):
 
 
 class InfeasibleError(TrialError):
-    """The recipe cannot be run: it does not fit into memory, or cannot be solved onto its budget."""
+    """The recipe cannot be run: it does not fit into memory, or no values of its knobs meet its budget."""
 
 
 class MissingExtraError(AutoslimError, ImportError):
@@ -94,7 +94,7 @@ class MissingExtraError(AutoslimError, ImportError):
 
 
 class ExportError(AutoslimError):
-    """A form that a model cannot be handed over in, and why."""
+    """A form that a model cannot be exported to, and why."""
 
 
 class ClusterError(AutoslimError):
@@ -104,7 +104,7 @@ class ClusterError(AutoslimError):
 
 
 class LeaseLostError(AutoslimError):
-    """The job is another driver's now, or nobody's: whoever sees this ends without touching it."""
+    """Another driver has taken over the job, or none has: the process that sees this ends without touching the job."""
 
 
 class JobError(AutoslimError):
@@ -112,7 +112,7 @@ class JobError(AutoslimError):
 
 
 class TrialsFailedError(JobError):
-    """The first trials all failed; `error_class` names the last one's error."""
+    """All of the first trials failed; `error_class` is the class of the last one's error."""
 
     def __init__(self, message: str, error_class: str) -> None:
         super().__init__(message)
@@ -120,7 +120,7 @@ class TrialsFailedError(JobError):
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong in one line; of an error that is not ours, its kind as well."""
+    """The error's first line, at most 300 characters; with its class, unless it is an AutoslimError."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0][:300] if lines else "no reason given"
     return text if isinstance(error, AutoslimError) else f"{type(error).__name__}: {text}"

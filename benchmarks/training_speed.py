@@ -31,7 +31,7 @@ from autoslim.export.profiling.benchmark import hardware
 from autoslim.export.profiling.interleaved import ratio
 from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext
-from autoslim.training.device import computing, uses_bfloat16
+from autoslim.training.device import autocast, uses_bfloat16
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 
@@ -56,7 +56,7 @@ def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float
         seed=0,
         device=context.device,
         bfloat16=bfloat16,
-        companions=(context.teacher,),
+        frozen_models=(context.teacher,),
     )
     for segment in trainer.segments():
         yield segment.metrics["images_per_second"]
@@ -72,7 +72,7 @@ def plain(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[floa
         for images, labels in batches:
             images, labels = images.to(context.device), labels.to(context.device)
             optimizer.zero_grad(set_to_none=True)
-            with computing(model, context.teacher, device=context.device, bfloat16=bfloat16):
+            with autocast(model, context.teacher, device=context.device, bfloat16=bfloat16):
                 loss = task_loss(model, context.teacher, images, labels, TRAINING)
             loss.backward()
             optimizer.step()

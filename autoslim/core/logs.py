@@ -1,4 +1,4 @@
-"""Structured logs: a line of JSON each, with the ids of request, job and trial, and no secret in it."""
+"""Structured logs: one line of JSON for each record, with the ids of request, job and trial, and without secrets."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _OWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskNam
 
 
 def redact(text: str) -> str:
-    """`text` without keys, bearer tokens and passwords of addresses."""
+    """`text` with API keys, bearer tokens and passwords in URLs replaced by `***`."""
     return hide_password(_BEARER.sub(r"\1***", _KEY.sub(r"\1***", text)))
 
 
 def bind(**fields: Any) -> None:
-    """Every line of this process has these from now on, whichever thread writes it; None takes one away again."""
+    """Adds `fields` to every later line of this process, in all threads; None removes a field."""
     _process.update(fields)
 
 
 class JsonFormatter(logging.Formatter):
-    """What is given as `extra` becomes a field."""
+    """Formats a record as JSON; entries of `extra` become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -70,7 +70,7 @@ def json_handler(stream: Stream) -> logging.Handler:
 
 
 def log_json(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
-    """Makes the process log like this and in no other way."""
+    """Makes the process log JSON only, to `stream` or stderr."""
     handler = json_handler(stream or sys.stderr)
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -1,10 +1,10 @@
-"""The output folder: what lies where, and whether it can be used.
+"""The output folder: its layout, and whether a search can use it.
 
 job.json, autoslim.db, mlflow.db     the job, its store and its local MLflow
-models/<budget>/                     what is handed over
+models/<budget>/                     the finished models
 trials.parquet, front.parquet        one row a trial; rebuilt from the store
-earlier.json                         what was taken from earlier searches
-cache/                               prepared images, the adapted dense model, work that trials share
+earlier.json                         what is reused from earlier searches
+cache/                               prepared images, the adapted dense model, results that trials share
 trials/<recipe key>/                 checkpoint and model of each trial
 """
 
@@ -40,12 +40,12 @@ class RunFolder:
 
     @property
     def shared(self) -> Path:
-        """What trials have worked out for one another."""
+        """Results that trials share."""
         return self.cache / "shared"
 
     @property
     def latency(self) -> Path:
-        """The table that the job's latencies are told from."""
+        """The table that the job's latencies are predicted from."""
         return self.cache / "latency.json"
 
     def write_latency(self, table: Record) -> None:
@@ -60,11 +60,11 @@ class RunFolder:
         return self.root / "trials" / key
 
     def model(self, label: str) -> Path:
-        """`label` is a parsed budget's, which holds digits, a unit and nothing that could leave the folder."""
+        """`label` is that of a parsed budget: digits and a unit, which cannot lead out of the folder."""
         return self.root / "models" / label
 
     def read_job(self) -> SearchJob:
-        """Raises OutputError when no search was begun here."""
+        """Raises OutputError when the folder holds no search."""
         if not self.job_file.is_file():
             raise OutputError(f"{self.root} holds no search: {self.job_file} does not exist")
         return SearchJob.from_json(self.job_file.read_text())
@@ -73,13 +73,13 @@ class RunFolder:
         write_atomically(self.job_file, job.to_json(indent=1) + "\n")
 
     def claim(self, *, need: int, resume: bool) -> None:
-        """Makes the folder ready for a search that writes about `need` bytes.
+        """Creates the folder for a search that writes about `need` bytes.
 
         Raises:
-            OutputError: when it cannot be written, has too little room, or holds another search already.
+            OutputError: when the folder cannot be written, has too little space, or holds another search already.
         """
         if not resume and self.job_file.exists():
-            raise OutputError(f"{self.root} already holds a search; continue it with --resume, or choose another --output")
+            raise OutputError(f"{self.root} holds a search already; add --resume to continue it, or choose another --output")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / _PROBE

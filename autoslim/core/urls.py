@@ -18,7 +18,7 @@ def hide_password(text: str) -> str:
 
 
 def default_url(output: str | os.PathLike[str]) -> str:
-    """The store of a job whose `storage` is None."""
+    """URL of the store of a job whose `storage` is None: SQLite in the output folder."""
     return f"sqlite:///{Path(output).absolute() / 'autoslim.db'}"
 
 

@@ -1,4 +1,4 @@
-"""What happens to a training batch. Pure functions of the batch and a generator: uint8 (B, H, W, 3) in, smaller uint8 out.
+"""Augmentation of training batches: functions of the batch and a generator, uint8 (B, H, W, 3) in, uint8 (B, h, w, 3) out.
 
 B images of a batch, H and W pixels as stored, h and w pixels as the model takes them.
 """
@@ -21,16 +21,20 @@ from autoslim.errors import RequestError
 
 Pixels = NDArray[np.uint8]
 
-SMALL = 64
-"""Up to this side (pixels) `light` shifts the image, as is usual for small ones, instead of rescaling a part of it."""
+MAX_SHIFTED_SIDE = 64
+"""Side in pixels up to which `light` shifts the image instead of rescaling a part of it, as is usual for images of CIFAR's size."""
 
 _LIGHT_SCALE = (0.6, 1.0)
 _STRONG_SCALE = (0.35, 1.0)
-# Drawn uniformly in the logarithm, so that an aspect and its inverse are equally likely.
+"""Shares of the image's area that a crop may have."""
+
 _LOG_ASPECT = math.log(4 / 3)
+"""Crops have aspect ratios of 3/4 to 4/3, as timm's."""
+
 _RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 _ERASE_SHARE = 0.25
 _JITTER = 0.4
+"""RandAugment's policy and the share of images with an erased rectangle are those of DeiT's recipe; the jitter is timm's default."""
 
 
 def check_augmentation(name: str) -> None:
@@ -44,29 +48,29 @@ def centre_crop(images_BHW3: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def light(images_BHW3: Pixels, size: tuple[int, int], flip: bool, generator: np.random.Generator) -> Pixels:
-    """A random shift of small images, a random part of larger ones; mirrored half the time where `flip`."""
-    if max(size) <= SMALL:
+    """A random shift of small images, a random crop of larger ones; with `flip`, half of the images are mirrored."""
+    if max(size) <= MAX_SHIFTED_SIDE:
         crops_Bhw3 = shift_crop(images_BHW3, size, generator)
     else:
         crops_Bhw3 = resized_crop(images_BHW3, size, _LIGHT_SCALE, generator)
-    return _mirrored(crops_Bhw3, generator) if flip else crops_Bhw3
+    return _flip_half(crops_Bhw3, generator) if flip else crops_Bhw3
 
 
-def _mirrored(images_Bhw3: Pixels, generator: np.random.Generator) -> Pixels:
+def _flip_half(images_Bhw3: Pixels, generator: np.random.Generator) -> Pixels:
     chosen_B = generator.random(len(images_Bhw3)) < 0.5
     images_Bhw3[chosen_B] = images_Bhw3[chosen_B, :, ::-1]
     return images_Bhw3
 
 
 def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.Generator) -> Pixels:
-    """The centre crop moved by up to an eighth of its side in either direction; beyond its border the image is mirrored."""
+    """The centre crop, shifted by up to an eighth of its side in each direction; pixels outside the image are reflected at its border."""
     row_Bh = _shifted(images_BHW3.shape[1], size[0], len(images_BHW3), generator)
     column_Bw = _shifted(images_BHW3.shape[2], size[1], len(images_BHW3), generator)
     return images_BHW3[np.arange(len(images_BHW3))[:, None, None], row_Bh[:, :, None], column_Bw[:, None, :]]
 
 
 def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Which stored rows (or columns) each crop takes, (batch, want)."""
+    """The stored rows (or columns) that each crop takes, (batch, want)."""
     start = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
     # Mirrored at the first row here, and at the last one below.
     index = np.abs(start[:, None] + np.arange(want))
@@ -78,13 +82,15 @@ def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -
 def resized_crop(
     images_BHW3: Pixels, size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator
 ) -> Pixels:
-    """Random-resized-crop: a part of `scale` of the area at an aspect of 3/4 to 4/3, bicubic; a side is cut at the image's.
+    """Random resized crop (Szegedy et al., 2015): a part of the image with `scale` of its area, resized to `size` by bicubic interpolation.
 
-    As timm's, which draws from Python's global generator and so cannot run beside the training loop.
+    It is timm's transform with a generator of its own: timm's draws from Python's global one, and so cannot run in threads.
     """
     batch, height, width = images_BHW3.shape[:3]
     area_B = generator.uniform(scale[0], scale[1], batch) * height * width
+    # Uniform in the logarithm: 3/4 and 4/3 are equally likely.
     aspect_B = np.exp(generator.uniform(-_LOG_ASPECT, _LOG_ASPECT, batch))
+    # timm draws again for a box that does not fit; cutting it needs a known number of draws.
     w_B = np.minimum(np.sqrt(area_B * aspect_B), width)
     h_B = np.minimum(np.sqrt(area_B / aspect_B), height)
     left_B, top_B = generator.random(batch) * (width - w_B), generator.random(batch) * (height - h_B)
@@ -97,9 +103,9 @@ def resized_crop(
 
 
 class Strong:
-    """Crop of 0.35 to 1, flip, timm's RandAugment, colour jitter; `erase` is timm's random erasing, for normalised images.
+    """Random resized crop, flip, timm's RandAugment, colour jitter; `erase` is timm's random erasing, for normalised images.
 
-    timm and torchvision draw from the process's global generators: call both methods inside `global_draws`.
+    timm and torchvision draw from the process's global generators: call both methods inside `seeded_globals`.
     """
 
     def __init__(self, size: tuple[int, int], flip: bool, mean: tuple[float, ...]) -> None:
@@ -123,7 +129,7 @@ class Strong:
     def __call__(self, images_BHW3: Pixels, generator: np.random.Generator) -> Pixels:
         crops_Bhw3 = resized_crop(images_BHW3, self._size, _STRONG_SCALE, generator)
         if self._flip:
-            _mirrored(crops_Bhw3, generator)
+            _flip_half(crops_Bhw3, generator)
         for crop in crops_Bhw3:
             image = Image.fromarray(crop)
             for step in self._steps:
@@ -132,14 +138,14 @@ class Strong:
         return crops_Bhw3
 
     def erase(self, x_B3hw: torch.Tensor) -> torch.Tensor:
-        """Replaces a rectangle of a quarter of the images by noise, in place."""
+        """Replaces a rectangle of a quarter of the images (B, 3, h, w) by noise, in place."""
         self._erasing(x_B3hw)
         return x_B3hw
 
 
 @contextlib.contextmanager
-def global_draws(seed: int) -> Iterator[None]:
-    """Seeds the three global generators timm draws from, and puts back what they were. Not for threads beside the caller's."""
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seeds the three global generators that timm draws from, and restores their states. Not for use beside other threads."""
     python, numpy_, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

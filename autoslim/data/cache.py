@@ -1,6 +1,6 @@
-"""The Arrow IPC files of a prepared data set, memory-mapped when read, and published whole or not at all.
+"""The Arrow IPC files of a prepared data set: published as a whole, and memory-mapped for reading.
 
-Maps of one file share the node's page cache: any number of trial processes hold the images once, and no shared memory is needed.
+Maps of one file share the node's page cache, so that all trial processes together hold the images once, without shared memory.
 N images, H and W pixels.
 """
 
@@ -24,18 +24,20 @@ from autoslim.errors import OutputError
 T = TypeVar("T")
 
 EncodedRow = tuple[bytes, int, str]
-"""Encoded image, label, and the name of the image in reports."""
+"""Encoded image, label, and the image's name in reports."""
 
 # A writer holds one batch in memory.
 _BATCH_BYTES = 32 * 2**20
+"""Size of an Arrow record batch: the most that writing holds in memory."""
+
 _ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa.string())])
 
 
 @contextlib.contextmanager
-def published(target: Path) -> Iterator[Path | None]:
-    """An empty folder that becomes `target` when the block ends well; None where `target` is there already.
+def publish_once(target: Path) -> Iterator[Path | None]:
+    """Yields an empty folder that becomes `target` when the block ends without an error, or None if `target` exists.
 
-    One process at a time, on any node; those after it find the work done.
+    One process works at a time, on any node; the others wait and find `target`.
     """
     if target.is_dir():
         yield None
@@ -91,7 +93,7 @@ class EncodedFile:
 
 
 def write_pixels(path: Path, images: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> None:
-    """Images (H, W, 3) of one size as fixed-size binaries; all batches but the last have the same number of rows."""
+    """Writes images (H, W, 3) of one size as fixed-size binaries; all batches but the last have the same number of rows."""
     width = size[0] * size[1] * 3
     schema = pa.schema([("pixels", pa.binary(width))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -109,7 +111,7 @@ class PixelFile:
         self._chunks = [_pixels(batch.column("pixels"), size) for batch in _read_batches(path)]
 
     def images(self, indices: Indices) -> NDArray[np.uint8]:
-        """A copy (N, H, W, 3); the map itself is never handed out."""
+        """A copy (N, H, W, 3), which the caller may change; the map is read-only."""
         if len(self._chunks) == 1:
             return self._chunks[0][indices]
         out = np.empty((len(indices), *self._size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""A prepared data set: cheap to open in any process, and its images at one size. N images, H and W pixels."""
+"""A prepared data set, which any process opens at little cost, and its images at one size. N images, H and W pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autoslim.data.cache import EncodedFile, PixelFile, grouped, published, write_pixels
+from autoslim.data.cache import EncodedFile, PixelFile, grouped, publish_once, write_pixels
 from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
@@ -31,13 +31,13 @@ class ImageSplit:
         return len(self.labels)
 
     def images(self, indices: Indices) -> NDArray[np.uint8]:
-        """The images of these numbers, uint8 RGB (N, H, W, 3); a fresh array that the caller may change."""
+        """The images at `indices`, uint8 RGB (N, H, W, 3); a new array that the caller may change."""
         return self._read(np.asarray(indices, np.int64))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The three splits at one storage size; `decoded` says whether they are read from the map or decoded on access."""
+    """The three splits at one storage size; `decoded` if they are read from the map, else they are decoded on access."""
 
     train: ImageSplit
     validation: ImageSplit
@@ -46,7 +46,7 @@ class Splits:
 
 
 class PreparedDataset:
-    """`path` is all that another process needs (`open_dataset`). `digest` names the content: images, labels, classes and cuts."""
+    """Another process opens it by `path` (`open_dataset`). `digest` identifies its content: images, labels, classes and splits."""
 
     def __init__(self, path: Path, report: DatasetReport) -> None:
         self.path, self.report = path, report
@@ -60,9 +60,8 @@ class PreparedDataset:
         return self.report.digest_of_images
 
     def at(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> Splits:
-        """The splits at the storage size of `image_size` (H, W); decodes them once a cache where `decoded_limit` allows it.
-
-        Read from the map or decoded on access, an image is the same to the last bit.
+        """The splits at the storage size of `image_size` (H, W). They are decoded once into the cache if that takes at most
+        `decoded_limit` bytes, else on access; the pixels are the same.
         """
         size = storage_size(image_size, crop_pct)
         total = self.report.train.images + self.report.validation.images + self.report.test.images
@@ -88,7 +87,7 @@ class PreparedDataset:
 
     def _decode(self, size: tuple[int, int]) -> Path:
         target = self.path / f"decoded-{size[0]}x{size[1]}"
-        with published(target) as folder:
+        with publish_once(target) as folder:
             for split in SPLITS if folder is not None else ():
                 assert folder is not None
                 write_pixels(folder / f"{split}.arrow", _images(self._encoded(split), size), size)
@@ -107,7 +106,7 @@ def _image(file: EncodedFile, index: int, size: tuple[int, int]) -> NDArray[np.u
 
 
 def open_dataset(path: Path) -> PreparedDataset:
-    """Opens what `prepare_dataset` left at `PreparedDataset.path`; reads one small file."""
+    """Opens the data set that `prepare_dataset` wrote to `path`; reads one small file. Raises DatasetError if it is not there."""
     try:
         return PreparedDataset(path, DatasetReport.from_json((path / MANIFEST).read_text()))
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Bounded decoding of one image to RGB, and the resize that every image goes through.
+"""Bounded decoding of one image to RGB, and the resize to the storage size. H and W are pixels.
 
-Transparency is laid over white; 16-bit grey keeps its upper eight bits; of an animation the first frame counts. EXIF rotation is
-not applied (timm's readers do not either). H and W are pixels.
+Transparent images get a white background; 16-bit grey keeps its upper eight bits; an animation gives its first frame. EXIF rotation is
+not applied, as in timm's readers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from autoslim.errors import DatasetError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
+"""Bounds of one image, against files that decode to far more than their size."""
 
 # What Pillow's decoders have been seen to raise on damaged files; OSError covers truncated and unidentified ones.
 _DAMAGED = (
@@ -40,7 +41,7 @@ _DAMAGED = (
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """Raises DatasetError saying why the image cannot be used."""
+    """The image in RGB. Raises DatasetError with the reason why it cannot be used."""
     if not data:
         raise DatasetError("there are no bytes, or they cannot be read")
     if len(data) > MAX_BYTES:
@@ -62,13 +63,13 @@ def storage_size(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int
     """(H, W) at which images are stored: large enough that a centre crop of `crop_pct` has `image_size`."""
     if not 0.0 < crop_pct <= 1.0:
         raise DatasetError(f"crop_pct is {crop_pct}; allowed: above 0 and at most 1")
-    # The small number keeps 27 / 0.9 from becoming 31.
+    # Without the subtraction the rounding error of 27 / 0.9 would give 31.
     height, width = (math.ceil(side / crop_pct - 1e-6) for side in image_size)
     return height, width
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bicubic, antialiased: scaled until the shorter side fits `size` (H, W), the centre cut out; (H, W, 3)."""
+    """Resizes the image until it just covers `size` (H, W), by antialiased bicubic interpolation, and crops its centre; (H, W, 3)."""
     height, width = size
     scale = min(image.width / width, image.height / height)
     left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2

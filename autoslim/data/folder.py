@@ -1,4 +1,4 @@
-"""Folders of image files: `root/<split>/<class>/*` or `root/<class>/*`. Links that lead out of the root are refused."""
+"""Folders of image files: `root/<split>/<class>/*` or `root/<class>/*`. Links to files outside the root are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VALIDATION_NAMES = ("validation", "val")
 
 
 def read_image_folder(root: Path) -> Source:
-    """Class names are the folders' names in alphabetical order."""
+    """Reads the tree at `root`; classes are its folders in alphabetical order. Raises DatasetError with the folder that is wrong."""
     splits = _split_folders(root)
     listed = {split: _list_classes(root, folder) for split, folder in splits.items()}
     classes = tuple(listed["train"])
@@ -93,7 +93,7 @@ def _rows(root: Path, images: list[Path], wanted: Indices) -> Iterator[Row]:
 
 
 def _read(path: Path) -> bytes:
-    """One byte more than is allowed at most, so that the decoder sees that a file is too large."""
+    """Up to one byte more than is allowed, by which the decoder recognizes a file that is too large."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)

@@ -1,7 +1,7 @@
 """Batches for training and evaluation.
 
-Every draw comes from (seed, epoch, step): an epoch is the same in every process and after any other, and the
-caller's global generators are left as they were. B images of a batch, h and w pixels as the model takes them.
+Every random number derives from (seed, epoch, step): an epoch is the same whenever and wherever it is run, and the caller's global
+generators keep their states. B images of a batch, h and w pixels as the model takes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from autoslim.core.recipe import Training
-from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, global_draws, light
+from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, light, seeded_globals
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.table import Indices
 from autoslim.errors import RequestError
@@ -24,14 +24,18 @@ from autoslim.errors import RequestError
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Normalised images float32 (B, 3, h, w) and labels int64 (B,)."""
 
-_MOST_THREADS = 4
+_MAX_THREADS = 4
+"""Trials share a machine, so that each takes no more than these."""
 
 
 class Loader:
-    """`train` shuffles, augments and drops the last partial batch unless it is the only one; else all images in order, cropped.
+    """Batches of a split.
 
-    Batches are prepared ahead in background threads, as many as PyTorch may use in this process, four at most. Only `strong`
-    is prepared in the caller's thread, because timm draws from the process's global generators.
+    With `train` the images are shuffled and augmented, and a last partial batch is dropped unless it is the only one; without, all images
+    come in order, centre-cropped.
+
+    Batches are prepared ahead in background threads: as many as PyTorch may use in this process, at most four. Only `strong` is prepared in
+    the caller's thread, because timm draws from the process's global generators.
     """
 
     def __init__(
@@ -50,19 +54,19 @@ class Loader:
         self._split, self._size, self._seed, self._train = split, image_size, seed, train
         self._batch_size, self._flip = training.batch_size, training.flip
         self._augmentation = training.augmentation if train else "none"
-        # (byte / 255 - mean) / std as one multiplication and one addition.
+        # (byte / 255 - mean) / std as one product and one sum.
         self._scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
         self._shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
         self._strong = Strong(image_size, training.flip, mean) if self._augmentation == "strong" else None
 
     def __len__(self) -> int:
-        """Steps of one epoch."""
+        """Number of batches in an epoch."""
         if self._train:
             return max(1, len(self._split) // self._batch_size)
         return math.ceil(len(self._split) / self._batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of epoch number `epoch` (0 and up; of no meaning in evaluation)."""
+        """The batches of epoch `epoch`, which is 0 or higher and makes no difference without `train`."""
         order = self._order(epoch)
         # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
         steps = [order[step * self._batch_size : (step + 1) * self._batch_size] for step in range(len(self))]
@@ -70,19 +74,20 @@ class Loader:
             for step, indices in enumerate(steps):
                 yield self._strong_batch(indices, [self._seed, epoch, step + 1])
             return
-        yield from self._ahead(epoch, steps)
+        yield from self._prefetch(epoch, steps)
 
     def _order(self, epoch: int) -> Indices:
         if not self._train:
             return np.arange(len(self._split))
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
 
-    def _ahead(self, epoch: int, steps: list[Indices]) -> Iterator[Batch]:
-        threads = min(_MOST_THREADS, torch.get_num_threads())
+    def _prefetch(self, epoch: int, steps: list[Indices]) -> Iterator[Batch]:
+        threads = min(_MAX_THREADS, torch.get_num_threads())
         pending: deque[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="autoslim-loader")
         try:
             for step, indices in enumerate(steps):
+                # One batch more than there are threads: none of them is idle while the caller trains on a batch.
                 pending.append(pool.submit(self._batch, indices, [self._seed, epoch, step + 1]))
                 # At most one batch a thread is ahead, so that memory does not grow where training is slower than loading.
                 if len(pending) > threads:
@@ -104,14 +109,14 @@ class Loader:
     def _strong_batch(self, indices: Indices, seeds: list[int]) -> Batch:
         assert self._strong is not None
         images_BHW3 = self._split.images(indices)
-        with global_draws(int(np.random.SeedSequence(seeds).generate_state(1)[0])):
+        with seeded_globals(int(np.random.SeedSequence(seeds).generate_state(1)[0])):
             images_Bhw3 = self._strong(images_BHW3, np.random.default_rng(seeds))
             x_B3hw = self._strong.erase(torch.from_numpy(normalise(images_Bhw3, self._scale_3, self._shift_3)))
         return x_B3hw, torch.from_numpy(self._split.labels[indices])
 
 
 def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bytes times `scale` plus `shift`, (B, 3, h, w). NumPy: PyTorch would start more threads in each background thread."""
+    """Pixels times `scale` plus `shift`, (B, 3, h, w). In NumPy, since PyTorch would start more threads in each background thread."""
     batch, height, width, _ = images_Bhw3.shape
     # Written channel by channel into its final layout: nothing is transposed afterwards.
     x_B3hw = np.empty((batch, 3, height, width), np.float32)

@@ -16,16 +16,20 @@ from autoslim.errors import DatasetError
 
 EXPECTED = "expected the columns image: struct<bytes: binary, path: string> and label: int64"
 MAX_ROWS = 50_000_000
-"""Labels compress so well that a small file may claim any number of rows."""
+"""Bound against a small file with billions of rows: labels compress that well."""
+
 MAX_EXPANSION = 200
-"""Images are compressed already; what a file says that it unpacks to may be so many times its size, and a little more."""
+"""Bound on the unpacked size as a multiple of the file's: images are compressed already."""
 
 _BATCH_ROWS = 16
-_LITTLE = 64 * 2**20
+"""Rows that are in memory at once: an image may have 64 MiB."""
+
+_ALLOWED_ANYWAY = 64 * 2**20
+"""Bytes that any file may unpack to, so that small files of labels pass."""
 
 
 def read_file(path: Path) -> Source:
-    """A single file: every other split is cut from it."""
+    """A source of one file, from which the other splits are cut."""
     names = _class_names(path)
     train = _table(path)
     return Source(name=str(path), classes=names or _numbered(train), train=train, files=(path,)).check()
@@ -89,7 +93,7 @@ def _check_size(path: Path, metadata: Any) -> None:
         sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)),
         path.stat().st_size,
     )
-    if unpacked > MAX_EXPANSION * size + _LITTLE:
+    if unpacked > MAX_EXPANSION * size + _ALLOWED_ANYWAY:
         raise DatasetError(f"{path} has {size:,} bytes and unpacks to {unpacked:,}; allowed: {MAX_EXPANSION} times its size")
 
 
@@ -145,8 +149,9 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 
 def _numbered(table: Table) -> tuple[str, ...]:
-    """Label numbers as names; one number past the rows is enough to show that a class is empty."""
+    """Labels as names, for a file without class names."""
     top = int(table.labels.max(initial=-1)) + 1
+    # A label beyond the number of rows leaves some class empty, and a name for each would need too much memory.
     if top > len(table.labels) + 1:
         raise DatasetError(
             f"{table.name} has {len(table.labels)} rows but labels up to {top - 1}; without class names in the metadata "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data.cache import EncodedRow, grouped, published, write_encoded
+from autoslim.data.cache import EncodedRow, grouped, publish_once, write_encoded
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import decode_rgb
 from autoslim.data.report import DatasetReport, SplitReport
@@ -22,11 +22,11 @@ from autoslim.data.splits import cut_share, keep_count
 from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
-NAMED = 50
+MAX_NAMED = 50
 """Unreadable images that are listed by name, at most."""
 
 _LAYOUT = 1
-"""Raise when the cache's files change, so that older ones are not read."""
+"""Version of the cache's layout, part of its key: a cache of another version is not read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,16 +39,20 @@ class Part:
 
 
 def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset:
-    """Raises DatasetError where the source is at fault, OutputError where the cache is.
+    """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
-    May be called by many processes and nodes at once, and again: the cache is keyed by `spec`, `seed` and the sizes and times of
-    the source's files. Splits are cut before unreadable images are dropped, so `train_limit` counts the dropped ones too.
+    Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
+    Splits are cut before unreadable images are dropped, so that `train_limit` counts the dropped ones, too.
+
+    Raises:
+        DatasetError: for a source that cannot be read or used.
+        OutputError: for a cache that cannot be written.
     """
     if not 0.0 <= spec.unreadable_share <= 1.0:
         raise DatasetError(f"unreadable_share is {spec.unreadable_share}; allowed: 0 to 1")
     source = open_source(spec.source, seed=seed)
     path = cache_dir / _key(spec, source, seed)
-    with published(path) as folder:
+    with publish_once(path) as folder:
         if folder is not None:
             _write(folder, spec, source, seed)
     return open_dataset(path)
@@ -78,7 +82,7 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
 
 
 def cut_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
-    """Splits the source brings stay whole; missing ones are cut from train, test first, `validation_share` each."""
+    """The rows of each split. Splits of the source stay whole; missing ones take `validation_share` of train each, the test split first."""
     left: Indices = np.arange(len(source.train.labels))
     parts = {}
     for split, table in (("test", source.test), ("validation", source.validation)):
@@ -118,11 +122,11 @@ class _SplitWriter:
 
     def _readable(self) -> Iterator[EncodedRow]:
         labels = self._part.table.labels
-        # Pillow decodes without the interpreter's lock. Groups are small because an encoded image may take 64 MiB.
+        # Threads, since Pillow decodes without the interpreter's lock. Groups are small because an encoded image may have 64 MiB.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
                 # `map` keeps the order, so that neither the file nor the digest depends on the threads.
-                for (row, data, name), issue in zip(group, pool.map(_fault, group), strict=True):
+                for (row, data, name), issue in zip(group, pool.map(_unreadable_reason, group), strict=True):
                     if issue is not None:
                         self._drop(f"{name}: {issue}")
                         continue
@@ -135,7 +139,7 @@ class _SplitWriter:
 
     def _drop(self, line: str) -> None:
         self._unreadable += 1
-        if len(self._named) < NAMED:
+        if len(self._named) < MAX_NAMED:
             self._named.append(line)
 
     def _check(self, split: str) -> None:
@@ -150,7 +154,7 @@ class _SplitWriter:
             raise DatasetError(f"class {self._source.classes[empty[0]]!r} has no readable image in the {split} split")
 
 
-def _fault(row: Row) -> str | None:
+def _unreadable_reason(row: Row) -> str | None:
     try:
         decode_rgb(row[1])
     except DatasetError as error:

@@ -1,4 +1,4 @@
-"""What a model card says about the data: how many images, of which class, and which could not be read."""
+"""What a model card states about the data: the number of images by class, and which images could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few images to look at: as the model sees them, but as bytes, and without preparing the whole data set.
+"""A few images for a picture: cropped as for the model, as bytes, without preparing the whole data set.
 
 N images, H and W pixels as stored, h and w pixels as the model takes them, P pixels of one channel.
 """
@@ -32,14 +32,14 @@ class Sample:
     classes: tuple[str, ...]
 
     def tensor(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-        """What the model takes: (N, 3, h, w), the very numbers that `Loader` makes of these images."""
+        """The model's input (N, 3, h, w), equal to the batch that `Loader` makes of these images."""
         scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
         shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
         return torch.from_numpy(normalise(self.pixels, scale_3, shift_3))
 
 
 def sample_split(split: ImageSplit, classes: tuple[str, ...], image_size: tuple[int, int], count: int) -> Sample:
-    """`count` images of a prepared split (all, where it has fewer), spread over its classes; always the same ones."""
+    """Up to `count` images of a prepared split, spread over its classes; always the same ones."""
     chosen = spread(split.labels, count)
     return Sample(pixels=centre_crop(split.images(chosen), image_size), labels=split.labels[chosen], classes=classes)
 
@@ -47,7 +47,7 @@ def sample_split(split: ImageSplit, classes: tuple[str, ...], image_size: tuple[
 def sample_source(
     spec: DatasetSpec, split: str, image_size: tuple[int, int], crop_pct: float, count: int, *, seed: int
 ) -> Sample:
-    """The same straight from the source, which is cut as `prepare_dataset` cuts it; only the images that are shown are read.
+    """As `sample_split`, from a source that is split as `prepare_dataset` does; only the images that are shown are read.
 
     Raises:
         DatasetError: for a source that cannot be read, or a split without a readable image.
@@ -57,6 +57,7 @@ def sample_source(
     part = cut_splits(spec, source, seed)[split]
     labels, size = part.table.labels[part.rows], storage_size(image_size, crop_pct)
     left: Indices = np.arange(len(labels))
+    # Draws again without the unreadable images until all that are drawn can be read.
     while len(left):
         chosen = left[spread(labels[left], count)]
         images = _readable(part.table.rows(np.sort(part.rows[chosen])), size)
@@ -74,15 +75,16 @@ def _readable(rows: Iterator[Row], size: tuple[int, int]) -> dict[int, NDArray[n
         try:
             images[int(row)] = fit(decode_rgb(data), size)
         except DatasetError:
-            # Damaged images are left out of a prepared data set, too; another one of the class takes its place.
+            # Another image of the class takes its place, since a prepared data set leaves damaged images out, too.
             continue
     return images
 
 
 def spread(labels: Labels, count: int) -> Indices:
-    """Numbers of `count` images, as many of each class as comes out even, the classes spread evenly where they are more."""
+    """Indices of `count` images with equal numbers of each class, or of evenly spaced classes where these are more than `count`."""
     order = np.argsort(labels, kind="stable")
     present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    # The position of an image within its class; sorted by it, the first of every class come first, then the second ones, and so on.
     turn = np.empty(len(labels), np.int64)
     turn[order] = np.arange(len(labels)) - np.repeat(starts, counts)
     numbers = np.lexsort((labels, turn))

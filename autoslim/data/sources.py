@@ -20,7 +20,7 @@ _DIGITS_TEST = 360
 
 
 def open_source(source: str, *, seed: int) -> Source:
-    """The name of a built-in set wins over a folder of that name; write `./digits` for the folder."""
+    """Opens a source by its name or path; `./digits` is a folder of that name, `digits` the built-in data set."""
     if source in BUILTIN:
         return _read_digits(seed)
     path = Path(source).expanduser()

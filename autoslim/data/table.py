@@ -1,4 +1,4 @@
-"""What every kind of source is read into: labels at once, encoded images as a stream. N counts images."""
+"""The common form of all sources: labels in memory, encoded images as a stream. N images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from autoslim.errors import DatasetError
 
 Labels = NDArray[np.int64]
-"""Class numbers (N,)."""
+"""Class indices (N,)."""
 
 Indices = NDArray[np.int64]
-"""Numbers of images within a table or split (N,)."""
+"""Indices of images within a table or split (N,)."""
 
 Row = tuple[int, bytes, str]
-"""Row number, the encoded image, and what the image is called in reports."""
+"""Row index, the encoded image, and its name in reports."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """One split as the source has it; `rows` streams the rows of the given ascending numbers, an absent image as b""."""
+    """One split of a source; `rows` streams the rows at the given ascending indices, a missing image as b""."""
 
     name: str
     labels: Labels
@@ -32,7 +32,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """The splits a source brings; None where one has to be cut from `train`. `files` tell a changed source apart."""
+    """The splits of a source; one that is None is cut from `train`. From `files` a changed source is recognized."""
 
     name: str
     classes: tuple[str, ...]
@@ -45,7 +45,7 @@ class Source:
         return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Path, bytes and modification time (ns) of every file; empty for a built-in set."""
+        """Path, size (bytes) and modification time (ns) of every file; empty for a built-in data set."""
         stats = [(str(path), path.stat()) for path in self.files]
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 

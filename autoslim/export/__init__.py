@@ -1,4 +1,4 @@
-"""The forms in which a slimmed model leaves, each read back by a process that has never heard of autoslim."""
+"""The forms of a slimmed model: weights, ONNX, torch.export, timm. Each is read back by a process that cannot import autoslim."""
 
 from autoslim.export.folder import export_folder, write_checksums
 

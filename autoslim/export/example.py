@@ -1,4 +1,4 @@
-"""What exporters trace with."""
+"""The inputs that exporters trace a model with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autoslim.core.shape import ViTShape
 
 
 def example_images(shape: ViTShape) -> Tensor:
-    """(2, 3, height, width): a batch of one would be taken for a constant."""
+    """Zeros (2, 3, height, width); exporters take a batch size of one for a constant."""
     return torch.zeros(2, 3, *shape.image_size)
 
 

@@ -1,4 +1,4 @@
-"""Everything that an engineer deploys, beside the weights: ONNX, torch.export's program, timm's folder where it can be said, `load.py`."""
+"""The deployable forms beside the weights: ONNX, torch.export's program, timm's format if it can express the model, and `load.py`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from autoslim.models.weights import file_digest
 CHECKSUMS = "SHA256SUMS"
 LOAD_SCRIPT = "load.py"
 
-ALIKE_WITHIN = 1e-3
-"""Of the logits' spread. A form that is right differs by far less, but in a single image a near tie between two patches may be settled
-the other way by another runtime's rounding."""
+LOGIT_TOLERANCE = 1e-3
+"""Largest difference of a logit, as a share of the logits' standard deviation. A correct form differs by far less, unless another
+runtime's rounding resolves a near tie between two patches the other way."""
 
-ALIKE_IMAGES = 7 / 8
-"""The share of the images that must be alike; the largest difference of all is told."""
+MATCHING_SHARE = 7 / 8
+"""Share of the images whose logits must match, because of such ties; the report has the largest difference of all images."""
 
 Write = Callable[[nn.Module, SlimConfig, Path], None]
 FORMS: dict[str, tuple[str, Write]] = {
@@ -39,9 +39,9 @@ FORMS: dict[str, tuple[str, Write]] = {
 
 
 def export_folder(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
-    """Writes every form of the model in `folder` beside it, and `load.py`; compares each with the model on real images.
+    """Writes every form of the model in `folder`, and `load.py`, and compares their logits with the model's on `images_B3HW`.
 
-    A form that cannot be made, or does not say what the model says, is not left behind; its report gives the reason.
+    A form that cannot be made, or whose logits differ, is removed; its report has the reason.
 
     Raises:
         OSError: when the disk is full.
@@ -49,23 +49,25 @@ def export_folder(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
     model, config = load(folder), load_config(folder)
     with torch.no_grad():
         expected_BC = model(images_B3HW)
-    reports = tuple(_form(name, folder, model, config, images_B3HW, expected_BC) for name in FORMS)
+    reports = tuple(_export_form(name, folder, model, config, images_B3HW, expected_BC) for name in FORMS)
     _remove(folder / LOAD_SCRIPT)
     if (folder / onnx_form.FILE).is_file():
         shutil.copyfile(Path(__file__).parent / "standalone" / LOAD_SCRIPT, folder / LOAD_SCRIPT)
     return reports
 
 
-def _form(name: str, folder: Path, model: nn.Module, config: SlimConfig, images_B3HW: Tensor, expected_BC: Tensor) -> FormReport:
+def _export_form(
+    name: str, folder: Path, model: nn.Module, config: SlimConfig, images_B3HW: Tensor, expected_BC: Tensor
+) -> FormReport:
     file, write = FORMS[name]
     path = folder / file
     _remove(path)
     try:
-        with _quietly():
+        with _silenced():
             write(model, config, path)
         difference = _difference(name, path, images_B3HW, expected_BC)
     except Exception as error:
-        # Exporters raise whatever they come across; the reason is told, and the form is not there.
+        # Exporters raise errors of any kind; the report has the reason, and the form is removed.
         _remove(path)
         if is_disk_full(error):
             raise
@@ -75,29 +77,30 @@ def _form(name: str, folder: Path, model: nn.Module, config: SlimConfig, images_
 
 
 def _counted(report: FormReport, path: Path, image_13HW: Tensor) -> FormReport:
-    """A graph that is right is handed over even where it cannot be counted."""
+    """The report with the graph's FLOPs; a correct graph that cannot be counted is kept, and the report says why."""
     try:
         return report.replace(flops=count_onnx_flops(path, image_13HW))
-    except Exception as error:  # noqa: BLE001 - a graph that ONNX Runtime has just run; the reason is told
+    except Exception as error:  # noqa: BLE001 - a graph that ONNX Runtime has just run; the report has the reason
         return report.replace(reason=first_line(error))
 
 
 def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
-    """The largest one of any logit, at batch 1 and of the whole batch.
+    """The largest difference of any logit, image by image and for the whole batch.
 
     Raises:
-        ExportError: when the form says something else than the model.
+        ExportError: when too many images differ.
     """
     largest = 0.0
     for found_BC in logits_in_subprocess(name, path, images_B3HW):
-        apart_B = (found_BC - expected_BC).abs().amax(dim=1)
+        difference_B = (found_BC - expected_BC).abs().amax(dim=1)
         spread = float(expected_BC.std()) or 1.0
-        alike = int((apart_B <= ALIKE_WITHIN * spread).sum())
-        if alike < ALIKE_IMAGES * len(apart_B):
+        matching = int((difference_B <= LOGIT_TOLERANCE * spread).sum())
+        if matching < MATCHING_SHARE * len(difference_B):
             raise ExportError(
-                f"its logits are the model's in {alike} of {len(apart_B)} images; they differ by up to {float(apart_B.max()):.2g}"
+                f"its logits match the model's in {matching} of {len(difference_B)} images; the largest difference is "
+                f"{float(difference_B.max()):.2g}"
             )
-        largest = max(largest, float(apart_B.max()))
+        largest = max(largest, float(difference_B.max()))
     return largest
 
 
@@ -109,8 +112,8 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Exporters warn of what concerns their makers."""
+def _silenced() -> Iterator[None]:
+    """Silences the exporters' warnings, which concern their own internals."""
     level = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

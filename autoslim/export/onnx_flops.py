@@ -1,6 +1,6 @@
-"""FLOPs of an ONNX graph: multiply-accumulates of one image, counted from the shapes that ONNX Runtime really meets.
+"""FLOPs of an ONNX graph: multiply-accumulates of one image, counted from the shapes that occur in ONNX Runtime.
 
-It shares no code with the plan's closed form, nor with fvcore's count of the module, but the price of a LayerNorm.
+An independent check: it shares nothing with the plan's closed form or with fvcore's count but the price of a LayerNorm.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _PRICED = ("MatMul", "Gemm", "Conv", "LayerNormalization")
 
 
 def count_onnx_flops(path: Path, image_13HW: Tensor) -> int:
-    """Runs one image with every priced operator's operands as outputs.
+    """Runs one image (1, 3, H, W) and sums the prices of matrix products, convolutions and LayerNorms.
 
     Raises:
-        ExportError: for an operator that no price is known for.
+        ExportError: for an operator without a known price.
     """
     import onnx
     import onnxruntime
@@ -39,10 +39,12 @@ def count_onnx_flops(path: Path, image_13HW: Tensor) -> int:
         raise ExportError(f"FLOPs of the ONNX graph cannot be counted: no price is known for {', '.join(unknown)}")
     nodes = [node for node in model.graph.node if node.op_type in _PRICED]
     shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+    # Only an output's shape is known after a run, so every operand of a priced operator becomes one.
     own = {value.name for value in (*model.graph.input, *model.graph.output)}
     asked = {name for node in nodes for name in (*node.input[:2], node.output[0])} - shapes.keys() - own
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in sorted(asked))
     options = onnxruntime.SessionOptions()
+    # An optimizer would fuse operators, and the outputs would be gone.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: image_13HW.numpy()}

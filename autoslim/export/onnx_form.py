@@ -18,7 +18,7 @@ OPSET = 20
 """The exporter's own. Later ones have an attention operator whose masks ONNX Runtime 1.31 does not broadcast, and which is no faster."""
 
 FORBIDDEN = ("NonZero", "Compress", "ScatterND", "ScatterElements", "Scatter", "Loop", "If", "Scan")
-"""Shapes that depend on the data, scatters, control flow: what accelerators' runtimes refuse or run on the CPU."""
+"""Shapes that depend on the data, scatters, control flow: runtimes of accelerators refuse them or fall back to the CPU."""
 
 
 def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
@@ -26,7 +26,7 @@ def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
 
 
 def write_onnx(model: nn.Module, shape: ViTShape, path: Path) -> None:
-    """Raises ExportError where the graph needs an operator that is forbidden."""
+    """Raises ExportError if the graph needs a forbidden operator."""
     program = torch.onnx.export(
         model,
         (example_images(shape),),

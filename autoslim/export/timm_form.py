@@ -1,7 +1,7 @@
-"""`timm/`: the model in timm's own hub format, where timm's constructor can say it; it then loads with timm alone.
+"""`timm/`: the model in timm's hub format, if timm's constructor can express it; timm alone then loads it.
 
 timm's `VisionTransformer` has one number of heads, one head width and one MLP ratio for all blocks, and computes every token in every
-block. That leaves the models that ViT-Slim cuts evenly through the MLPs, and those that were not cut.
+block. It expresses models whose MLPs ViT-Slim has narrowed to one width, and models that were not slimmed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ FOLDER = "timm"
 
 
 def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
-    """Raises ExportError saying what timm cannot say."""
-    architecture = expressed(config)
+    """Raises ExportError with what timm cannot express."""
+    architecture = timm_architecture(config)
     plain: Any = copy.deepcopy(model)
     plain.blocks = nn.Sequential(*blocks_of(plain))
-    # Strictly: what timm builds from these arguments has these very weights.
+    # Strict: the model that timm builds from these arguments has exactly these weights.
     twin = architecture.build()
     twin.load_state_dict(plain.state_dict(), strict=True)
     write_folder(path, twin, architecture, preprocessing=config.preprocessing, classes=config.classes)
 
 
-def expressed(config: SlimConfig) -> Architecture:
+def timm_architecture(config: SlimConfig) -> Architecture:
+    """The constructor's arguments for `config`'s plan. Raises ExportError if there are none."""
     shape, plan = config.shape, config.plan
     first = plan.blocks[0]
     if plan.extras:
@@ -50,5 +51,5 @@ def expressed(config: SlimConfig) -> Architecture:
 
 
 def _ratio(hidden: int, dim: int) -> float:
-    """int(dim * ratio) is `hidden` for every float of this form."""
+    """A ratio for which timm's int(dim * ratio) is `hidden`: the half keeps it off the rounding error."""
     return (hidden + 0.5) / dim

@@ -30,7 +30,7 @@ from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget
 from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
 from autoslim.training.holdout import evaluate_in_subprocess
-from autoslim.training.single_flight import drop_leftovers
+from autoslim.training.single_flight import remove_leftovers
 
 T = TypeVar("T")
 
@@ -119,8 +119,8 @@ class Slimming:
         RunFolder(self.folder).claim(need=20 * weights, resume=True)
         write_atomically(self.folder / "slim.json", self.job.to_json(indent=1) + "\n")
         # The lock excludes other processes.
-        drop_leftovers(self._work)
-        drop_leftovers(self._trial(prepared) / "shared")
+        remove_leftovers(self._work)
+        remove_leftovers(self._trial(prepared) / "shared")
         self._prepared = prepared
         return prepared
 

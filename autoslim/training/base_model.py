@@ -1,4 +1,4 @@
-"""The dense model a job starts from: adapted to the user's data once, then every trial's start and teacher."""
+"""The dense model of a job: adapted to the user's data once, then every trial's start and teacher."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from autoslim.training.evaluate import accuracy
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 from autoslim.training.shared_results import write_cost
-from autoslim.training.single_flight import publishing, single_flight
+from autoslim.training.single_flight import publish_shared, single_flight
 
 _FACTS = "facts.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseRequest(Record):
-    """What decides the adapted model; its digest names the folder, so that it is trained once."""
+    """Everything that decides the adapted model; its digest names the folder, so that the model is trained once."""
 
     model: ModelSpec
     weights_digest: str
@@ -46,7 +46,7 @@ class BaseRequest(Record):
 
 
 def weights_digest(model: ModelSpec) -> str:
-    """Of the file the weights come from, so that other weights at the same place are another model; empty for timm's own."""
+    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm."""
     files = (Path(model.weights), Path(model.name) / "model.safetensors")
     return "".join(file_digest(file) for file in files if file.is_file())
 
@@ -54,10 +54,10 @@ def weights_digest(model: ModelSpec) -> str:
 def prepare_base(
     folder: Path, request: BaseRequest, dataset: PreparedDataset, *, device: torch.device | None = None
 ) -> Generator[EpochReport, None, BaseFacts]:
-    """Writes the adapted model into `folder` in timm's hub format, reporting epoch by epoch; at once where it lies there already.
+    """Writes the adapted model into `folder` in timm's hub format, or reads it if it is there; yields a report after every epoch.
 
-    A model that is trained, for these classes and this image size, is taken as it is. Of several processes that want the same folder
-    one works, and the others wait.
+    A model that is trained for these classes and this image size is not trained further. Of several processes that need the same
+    folder one trains, and the others wait.
     """
     return (yield from single_flight(folder, lambda: _read(folder), lambda: _prepare(folder, request, dataset, device)))
 
@@ -95,7 +95,7 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
         params=sum(p.numel() for p in module.parameters()),
         chance=float(np.bincount(splits.validation.labels).max() / len(splits.validation)),
     )
-    with publishing(folder, lambda: _read(folder)) as partial:
+    with publish_shared(folder, lambda: _read(folder)) as partial:
         write_folder(partial, module, dense.architecture, preprocessing=dense.preprocessing, classes=dataset.classes)
         (partial / _FACTS).write_text(json.dumps(facts.to_dict()))
         if epochs:

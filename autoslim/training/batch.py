@@ -1,4 +1,4 @@
-"""One batch as a method's loss sees it: the student's and the teacher's passes, each made when first asked for."""
+"""One batch as a method's loss sees it; the passes of student and teacher are computed on first use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from autoslim.training.losses import label_loss, weigh
 
 
 class LazyDistillationBatch:
-    """`methods.DistillationBatch` for images (B, 3, h, w) and targets, labels (B,) or soft labels (B, classes).
+    """`methods.DistillationBatch` for images (B, 3, h, w) and targets: labels (B,) or soft labels (B, C).
 
-    `teacher_logits` gives the teacher's logits, where they are to be had for less than a pass of `teacher`.
+    `teacher_logits` computes the teacher's logits where a cache makes that cheaper than a pass of `teacher`.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class LazyDistillationBatch:
             targets,
             training,
         )
-        self._teacher_logits = teacher_logits
+        self._compute_teacher_logits = teacher_logits
+        # Set by whichever comes first, the logits alone or the tokens: one pass gives both.
         self._teacher_logits_BC: Tensor | None = None
 
     @functools.cached_property
@@ -47,8 +48,8 @@ class LazyDistillationBatch:
 
     @functools.cached_property
     def teacher_logits_BC(self) -> Tensor:
-        if self._teacher_logits_BC is None and self._teacher_logits is not None:
-            self._teacher_logits_BC = self._teacher_logits(self.images_B3HW)
+        if self._teacher_logits_BC is None and self._compute_teacher_logits is not None:
+            self._teacher_logits_BC = self._compute_teacher_logits(self.images_B3HW)
         elif self._teacher_logits_BC is None:
             with torch.no_grad():
                 self._teacher_logits_BC = logits_of(self.teacher(self.images_B3HW)).float()
@@ -56,13 +57,14 @@ class LazyDistillationBatch:
 
     @functools.cached_property
     def teacher_tokens(self) -> list[Tensor]:
+        """Tokens (B, N, D) behind each of the teacher's blocks."""
         tokens: list[Tensor] = []
 
-        def note(block: nn.Module, inputs: Any, output: Tensor) -> None:
+        def collect(block: nn.Module, inputs: Any, output: Tensor) -> None:
             tokens.append(output)
 
         blocks: Any = self.teacher.blocks
-        hooks = [block.register_forward_hook(note) for block in blocks]
+        hooks = [block.register_forward_hook(collect) for block in blocks]
         try:
             with torch.no_grad():
                 self._teacher_logits_BC = logits_of(self.teacher(self.images_B3HW)).float()
@@ -77,7 +79,7 @@ class LazyDistillationBatch:
 
     @functools.cached_property
     def task_loss(self) -> Tensor:
-        """As `objective.task_loss`."""
+        """As `losses.task_loss`."""
         if self.training.distillation == 0:
             return self.label_loss
         soft = soft_label_loss(self.logits_BC, self.teacher_logits_BC, temperature=self.training.temperature)

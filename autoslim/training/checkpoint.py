@@ -1,4 +1,4 @@
-"""A trial's state on disk as safetensors and JSON, so that it resumes after a crash; never a pickle."""
+"""A trial's state on disk, from which it resumes after a crash: safetensors and JSON, never a pickle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMER_FACTS = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Replaces the checkpoint in `folder` as a whole: either the old one or the new one is found there, never half of each."""
+    """Replaces the checkpoint in `folder`: after a crash either the old one or the new one is found, never half of each."""
     # Copies, because safetensors refuses tensors that share memory (a mask that several modules hold).
     copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     with publish_folder(folder) as partial:

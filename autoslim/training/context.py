@@ -1,4 +1,4 @@
-"""`TrialContext`: what all trials of a job share in one process: the dense model, as start and teacher, and the images."""
+"""`TrialContext`: the dense model and the images, which all trials of a job share in one process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from autoslim.models.weights import file_digest
 from autoslim.training.device import pick_device
 
 _CALIBRATION_IMAGES = 256
+"""Training images that `Method.attach` measures on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """A trial changes nothing here: the teacher is frozen and students are copies, so a process may be used again.
+    """No trial changes it: the teacher is frozen and students are copies, so a process may run one trial after another.
 
-    Work that trials share lies in `shared`, and is done with the settings `common`; without them each trial keeps it in its own
-    folder, with its own settings. `latency` predicts what a plan takes, where that is limited.
-
-    `base_digest` and `dataset_digest` name what the results depend on.
+    Attributes:
+        dense: The dense model: every student's start, and the teacher.
+        base_digest: Digest of the dense model's weights; with `dataset_digest` it keys results that trials share.
+        shared: Folder of the results that trials share; None keeps them in each trial's own folder.
+        common: Settings of the shared training; None takes each trial's own.
+        latency: Predicts a plan's latency; needed where the recipe limits it.
     """
 
     dense: DenseModel
@@ -88,11 +91,11 @@ class TrialContext:
         return make_loader(self.dense, split, training, seed=seed, train=train)
 
     def calibration(self, training: Training, *, seed: int) -> Tensor:
-        """A few hundred training images (B, 3, h, w; all, where there are fewer) to measure on, not augmented."""
+        """Up to 256 training images (B, 3, h, w) without augmentation, always the same ones."""
         return torch.cat(list(self.plain_images(_CALIBRATION_IMAGES, training, seed=seed)))
 
     def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
-        """Batches (B, 3, h, w) of `count` training images (all, where there are fewer), not augmented; always the same ones."""
+        """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
         left = count
         batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)
@@ -105,7 +108,7 @@ class TrialContext:
 
 
 def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
-    """Batches as `dense` expects its images."""
+    """Batches with the image size and the normalisation of `dense`."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(
         split, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=seed, train=train

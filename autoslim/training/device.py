@@ -1,4 +1,4 @@
-"""Where a model runs and in which precision."""
+"""The device that a model runs on, and its precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pick_device() -> torch.device:
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """`auto` means bfloat16 where the device computes in it and does not only emulate it."""
+    """Whether to compute in bfloat16; `auto` does where the device has instructions for it, since emulation is slower than float32."""
     if precision not in PRECISIONS:
         raise RequestError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     if precision != "auto":
@@ -29,8 +29,8 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def computing(*models: nn.Module, device: torch.device, bfloat16: bool) -> Iterator[None]:
-    """Autocast; on a CPU in bfloat16 also timm's plain attention, which trains twice as fast there as the fused kernel."""
+def autocast(*models: nn.Module, device: torch.device, bfloat16: bool) -> Iterator[None]:
+    """Autocast of `models` to bfloat16; on a CPU with timm's unfused attention, which trains twice as fast there as the fused kernel."""
     plain = device.type == "cpu" and bfloat16
     switched = [m for model in models for m in model.modules() if plain and getattr(m, "fused_attn", False)]
     for module in switched:

@@ -7,7 +7,7 @@ from torch import nn
 
 from autoslim.data import Loader
 from autoslim.methods.base import logits_of
-from autoslim.training.device import computing
+from autoslim.training.device import autocast
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def accuracy(model: nn.Module, loader: Loader, *, device: torch.device, bfloat16
     model.eval()
     right = torch.zeros((), dtype=torch.long, device=device)
     images = 0
-    with computing(model, device=device, bfloat16=bfloat16):
+    with autocast(model, device=device, bfloat16=bfloat16):
         for images_B3HW, labels_B in loader.epoch(0):
             logits_BC = logits_of(model(images_B3HW.to(device, non_blocking=True)))
             right += (logits_BC.argmax(dim=1) == labels_B.to(device)).sum()

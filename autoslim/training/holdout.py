@@ -1,6 +1,6 @@
-"""Judges a folder as its user will find it: `python -m autoslim.training.holdout FOLDER DATASET --split test`.
+"""Evaluates a model's folder as its user will load it: `python -m autoslim.training.holdout FOLDER DATASET --split test`.
 
-Run as a process of its own it proves that the folder loads without the search's packages; the last line is JSON.
+In a subprocess this proves that the folder loads without the packages of the search. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HoldoutResult(Record):
-    """`accuracy` is top-1 in float32; `search_packages` those of Ray, Optuna and MLflow that were imported (none should be)."""
+    """`accuracy` is top-1 in float32, a share of `images`; `search_packages` are those that the process had imported."""
 
     accuracy: float
     images: int
@@ -52,19 +52,19 @@ def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int 
 
 
 def evaluate_in_subprocess(folder: Path, dataset: Path, split: str) -> HoldoutResult:
-    """The same in a process that has imported nothing yet: what a user will find, not what its maker believes.
+    """As `evaluate_folder`, in a new process that has imported nothing yet.
 
     Raises:
-        JobError: when the folder does not load, or loads only with the search's packages.
+        JobError: when the folder does not load, or imports a package of the search.
     """
     command = [sys.executable, "-m", "autoslim.training.holdout", str(folder), str(dataset), "--split", split]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if run.returncode != 0:
-        raise JobError(f"{folder} could not be judged:\n{run.stderr[-4000:]}")
-    verdict = HoldoutResult.from_json(run.stdout.strip().splitlines()[-1])
-    if verdict.search_packages:
-        raise JobError(f"{folder} loads only with {', '.join(verdict.search_packages)} installed")
-    return verdict
+        raise JobError(f"{folder} could not be evaluated:\n{run.stderr[-4000:]}")
+    result = HoldoutResult.from_json(run.stdout.strip().splitlines()[-1])
+    if result.search_packages:
+        raise JobError(f"{folder} loads only with {', '.join(result.search_packages)} installed")
+    return result
 
 
 def _open(folder: Path) -> tuple[nn.Module, Preprocessing, tuple[int, int]]:
@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, help="a prepared data set's folder")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     arguments = parser.parse_args()
-    verdict = evaluate_folder(arguments.folder, arguments.dataset, arguments.split)
-    sys.stdout.write(json.dumps(verdict.to_dict()) + "\n")
+    result = evaluate_folder(arguments.folder, arguments.dataset, arguments.split)
+    sys.stdout.write(json.dumps(result.to_dict()) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The training loop: one, for the dense model, for a method's own parts and for fine-tuning a pruned model.
 
-It trains exactly the parameters that ask for a gradient, in segments of at most one epoch, and yields after each, so that the
-caller can evaluate, report, checkpoint, or stop. All randomness comes from (seed, phase, segment): a run that resumes from a
-checkpoint repeats what the undisturbed run would have done.
+It trains the parameters that require a gradient, in segments of at most one epoch, and yields after each, so that the caller can
+evaluate, report, checkpoint, or stop. All randomness derives from (seed, phase, segment): a run that resumes from a checkpoint repeats
+the uninterrupted run to the bit.
 """
 
 from __future__ import annotations
@@ -26,24 +26,30 @@ from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
-from autoslim.training.device import computing
+from autoslim.training.device import autocast
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Images (B, 3, h, w) and targets to curves by name; `loss` is minimised."""
+"""Images (B, 3, h, w) and targets to scalars by name; `loss` is minimised, the others become curves."""
 
-# Steps between two checks of the loss: each check waits for the device to catch up.
-_FINITE_EVERY = 20
-_FLOOR = 0.01
-"""The cosine ends at this share of the peak learning rate."""
+_CHECK_FINITE_EVERY = 20
+"""Steps. Each check waits for the GPU to finish its queue, so that one a step would slow down the training."""
+
+_FINAL_RATE = 0.01
+"""The cosine ends at this share of the peak learning rate, so that the last steps still move the weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseSchedule:
-    """A stretch of training with its own schedule.
+    """One phase of training and its learning-rate schedule.
 
-    `seed_name` enters every random seed: with another one, a run that resumes from a checkpoint sees other augmentations.
-    `first_epoch` says where in the stream of augmented epochs it starts; `rate` is its peak learning rate over the training's, and
-    `learning_rates` what single parameters have over that, by the ends of their names.
+    Args:
+        phase: For reports.
+        seed_name: Enters every random seed: with another one, a run that resumes from a checkpoint sees other augmentations.
+        steps: Optimizer steps of the phase.
+        first_epoch: Number of the loader's epoch that the phase starts with, so that two phases see different augmentations.
+        rate: Factor on the training's peak learning rate.
+        learning_rates: Further factors of single parameters, by the suffix of their name.
+        average: Whether a moving average of the weights is kept, if the training has one.
     """
 
     phase: Phase
@@ -57,7 +63,7 @@ class PhaseSchedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A segment's result: the model to evaluate (the moving average if there is one), mean curves, tensors to resume from."""
+    """The result of one segment: the model to evaluate (the moving average if there is one), mean curves, tensors to resume from."""
 
     index: int
     steps: int
@@ -66,8 +72,8 @@ class Segment:
     state: Callable[[], dict[str, Tensor]]
 
 
-class Waits:
-    """How long the training waited for its loader."""
+class LoaderTimer:
+    """Measures how long the training waits for its loader."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -83,7 +89,10 @@ class Waits:
 
 
 class Trainer:
-    """Trains `student` through one phase; iterate over `segments()`."""
+    """Trains `student` through one phase; iterate over `segments()`.
+
+    `frozen_models` are the models that `objective` runs beside the student, such as the teacher: they compute in the same precision.
+    """
 
     def __init__(
         self,
@@ -96,16 +105,17 @@ class Trainer:
         seed: int,
         device: torch.device,
         bfloat16: bool,
-        companions: tuple[nn.Module, ...] = (),
+        frozen_models: tuple[nn.Module, ...] = (),
     ) -> None:
         self.student, self.objective, self.loader, self.training, self.schedule = student, objective, loader, training, schedule
-        self.seed, self.device, self.bfloat16, self.companions = seed, device, bfloat16, companions
+        self.seed, self.device, self.bfloat16, self.frozen_models = seed, device, bfloat16, frozen_models
         self.optimizer = make_optimizer(student, training, schedule)
         # The schedule sets the groups' rates at every step as shares of these.
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         averages = schedule.average and training.ema_decay > 0
         self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
-        self.parts = 1
+        # Pieces that a batch is split into, with accumulated gradients; raised when the memory is too small for a whole batch.
+        self.pieces = 1
         self.step = 0
 
     def restore(self, tensors: dict[str, Tensor], *, step: int) -> None:
@@ -117,7 +127,12 @@ class Trainer:
         self.step = step
 
     def segments(self) -> Iterator[Segment]:
-        """Raises DivergedError for a loss that is not finite, InfeasibleError when not even half a batch fits into memory."""
+        """The segments that are left.
+
+        Raises:
+            DivergedError: when the loss or a weight is not finite.
+            InfeasibleError: when not even half a batch fits into the memory.
+        """
         length = len(self.loader)
         # Checkpoints are made between segments, so that a resumed run begins with a whole one.
         for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):
@@ -135,11 +150,11 @@ class Trainer:
         torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))
         self.student.train()
         totals: dict[str, Tensor] = {}
-        began, images, waits = time.monotonic(), 0, Waits()
+        began, images, timer = time.monotonic(), 0, LoaderTimer()
         batches = self.loader.epoch(self.schedule.first_epoch + index)
         # The last segment may end within an epoch; its loader then stops preparing batches at once.
         with contextlib.closing(batches):  # type: ignore[type-var]
-            for images_B3HW, labels_B in waits.timed(itertools.islice(batches, steps)):
+            for images_B3HW, labels_B in timer.timed(itertools.islice(batches, steps)):
                 batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
                 if self.training.mixup > 0:
                     batch, targets = self._mix(batch, targets)
@@ -150,18 +165,18 @@ class Trainer:
                 if self.average is not None:
                     self.average.update(self.student, self.step)
                 for name, value in curves.items():
-                    # Summed on the device: reading a number at every step would wait for it.
+                    # Summed on the device: reading a value would wait for it.
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
-                if self.step % _FINITE_EVERY == 0:
+                if self.step % _CHECK_FINITE_EVERY == 0:
                     self._check_finite(totals)
         self._check_finite(totals)
         self._check_weights()
         seconds = time.monotonic() - began
-        speed = {"images_per_second": images / seconds, "loader_wait": waits.seconds / seconds}
+        speed = {"images_per_second": images / seconds, "loader_wait": timer.seconds / seconds}
         return {name: float(total) / steps for name, total in totals.items()} | speed
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup of each image with its opposite number, in a share drawn from Beta(alpha, alpha); targets become soft labels."""
+        """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); targets become soft labels."""
         # A generator for each step, so that a resumed run mixes in the same share.
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
@@ -173,12 +188,12 @@ class Trainer:
         try:
             return self._accumulate(images_B3HW, targets)
         except torch.OutOfMemoryError as error:
-            if self.parts > 1 or len(images_B3HW) < 2:
-                size = math.ceil(len(images_B3HW) / self.parts)
+            if self.pieces > 1 or len(images_B3HW) < 2:
+                size = math.ceil(len(images_B3HW) / self.pieces)
                 raise InfeasibleError(f"{size} images at once do not fit into the memory of {self.device}: {error}") from error
+        # In halves, and no further: then the recipe counts as infeasible. Kept for the rest of the phase: the next batch is as large.
         # Outside the handler, whose traceback keeps the failed step's tensors alive.
-        # Kept for the rest of the phase: the next batch is as large as this one.
-        self.parts = 2
+        self.pieces = 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return self._update(images_B3HW, targets)
@@ -186,11 +201,11 @@ class Trainer:
     def _accumulate(self, images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         curves: dict[str, Tensor] = {}
-        pieces = zip(images_B3HW.chunk(self.parts), targets.chunk(self.parts), strict=True)
+        pieces = zip(images_B3HW.chunk(self.pieces), targets.chunk(self.pieces), strict=True)
         for images, labels in pieces:
-            # Weighted by its part of the batch, so that the gradients add up to those of the whole batch's mean loss.
+            # The sum of the pieces' gradients is then that of the whole batch's mean loss.
             share = len(images) / len(images_B3HW)
-            with computing(self.student, *self.companions, device=self.device, bfloat16=self.bfloat16):
+            with autocast(self.student, *self.frozen_models, device=self.device, bfloat16=self.bfloat16):
                 losses = self.objective(images, labels)
             (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
@@ -210,7 +225,7 @@ class Trainer:
             raise DivergedError(f"the loss is {float(totals['loss'])} at step {self.step} of the {self.schedule.phase} phase")
 
     def _check_weights(self) -> None:
-        """The last step's weights have gone into no loss yet."""
+        """Checks what the check of the loss cannot see: no loss has been computed from the last step's weights yet."""
         for name, parameter in self.student.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise DivergedError(f"{name} is not finite after step {self.step} of the {self.schedule.phase} phase")
@@ -234,16 +249,20 @@ def segment_seed(seed: int, name: str, index: int) -> int:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 %."""
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 % (SGDR without restarts; Loshchilov, 2017)."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(1, steps - rising)
-    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def make_optimizer(student: nn.Module, training: Training, schedule: PhaseSchedule) -> torch.optim.AdamW:
-    """AdamW over what asks for a gradient; vectors are not decayed, nor are parameters with their own learning rate."""
+    """AdamW over the parameters that require a gradient.
+
+    As in timm, biases, norms, position embeddings and tokens have no weight decay. Nor have parameters with a learning rate of their own,
+    such as masks, which decay would pull to zero.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:

@@ -12,9 +12,9 @@ from autoslim.methods.losses import soft_label_loss
 
 
 def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor, targets: Tensor, training: Training) -> Tensor:
-    """(1 - d) cross entropy + d T^2 KL(teacher || student) at temperature T, d = `training.distillation`.
+    """(1 - d) cross entropy + d T^2 KL(teacher || student) at temperature T, d = `training.distillation` (Hinton et al., 2015).
 
-    `targets` are labels (B,) or soft labels (B, classes). The teacher sees the very images the student sees.
+    `targets` are labels (B,) or soft labels (B, C). The teacher sees the same augmented images as the student.
     """
     logits_BC = logits_of(student(images_B3HW)).float()
     loss = label_loss(logits_BC, targets, training)
@@ -30,5 +30,5 @@ def weigh(labels: Tensor, soft_labels: Tensor, training: Training) -> Tensor:
 
 
 def label_loss(logits_BC: Tensor, targets: Tensor, training: Training) -> Tensor:
-    """Cross entropy; `targets` are labels (B,), which are smoothed, or soft labels (B, classes), which are so already."""
+    """Cross entropy. Labels (B,) are smoothed here; soft labels (B, C) come from mixup, which has smoothed them."""
     return functional.cross_entropy(logits_BC, targets, label_smoothing=training.label_smoothing if targets.ndim == 1 else 0.0)

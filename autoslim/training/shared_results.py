@@ -1,6 +1,6 @@
-"""Work that trials share, done once: by the first trial that needs it, while the others wait, on any node (`single_flight`).
+"""Results that trials share: the first trial that needs one computes it, the others wait for it (`single_flight`).
 
-The result is in a folder named by the digest of everything that decides it, together with what it cost.
+A result and its cost are in a folder named by the digest of everything that decides the result.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from autoslim.core.files import is_unfinished
 from autoslim.core.record import Record
 from autoslim.core.result import EpochReport, SharedCost
-from autoslim.training.single_flight import publishing, single_flight
+from autoslim.training.single_flight import publish_shared, single_flight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedRequest(Record):
-    """Everything that decides a shared result; its digest is its key."""
+    """Everything that decides a shared result; its digest is the result's key."""
 
     method: str
     settings: dict[str, Any]
@@ -35,16 +35,16 @@ class SharedRequest(Record):
 Work = Generator[EpochReport, None, dict[str, Tensor]]
 
 
-def once(root: Path, request: SharedRequest, work: Work) -> Work:
-    """The result of `work`, which runs only where `root` does not have it yet; otherwise `work` is closed unrun."""
+def compute_once(root: Path, request: SharedRequest, work: Work) -> Work:
+    """The result of `work`: read from `root` if it is there, else computed. `work` is closed in either case."""
     folder = root / request.digest()
     try:
-        return (yield from single_flight(folder, lambda: _read(folder), lambda: _do(folder, request, work)))
+        return (yield from single_flight(folder, lambda: _read(folder), lambda: _compute(folder, request, work)))
     finally:
         work.close()
 
 
-def _do(folder: Path, request: SharedRequest, work: Work) -> Generator[EpochReport]:
+def _compute(folder: Path, request: SharedRequest, work: Work) -> Generator[EpochReport]:
     began, last = time.monotonic(), 0.0
     while True:
         try:
@@ -56,7 +56,7 @@ def _do(folder: Path, request: SharedRequest, work: Work) -> Generator[EpochRepo
         last = max(last, report.epoch)
         yield report
     seconds = time.monotonic() - began
-    with publishing(folder, lambda: _read(folder)) as partial:
+    with publish_shared(folder, lambda: _read(folder)) as partial:
         safetensors.torch.save_file(
             # Copies, because safetensors refuses tensors that share memory.
             {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
@@ -82,7 +82,7 @@ def write_cost(folder: Path, cost: SharedCost) -> None:
 
 
 def costs(root: Path) -> list[SharedCost]:
-    """What the shared work in `root` has cost, by key; work that is not published yet is left out."""
+    """Costs of the published results in `root`, sorted by key."""
     # A folder that is still being written may have its cost already, under a temporary name.
     paths = sorted(path for path in root.glob(f"*/{_COST}") if not is_unfinished(path.parent.name))
     return [SharedCost.from_json(path.read_text()) for path in paths]

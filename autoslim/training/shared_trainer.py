@@ -1,4 +1,4 @@
-"""Training that trials share: the context's dense model and images, with the settings of the job, not of a trial."""
+"""Training whose result all trials of a job share, such as a mask search: with the job's settings, not with those of a single trial."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from autoslim.training.device import uses_bfloat16
 from autoslim.training.loop import PhaseSchedule, Trainer
 
 _FIRST_EPOCH = 500_000
-"""Where shared training stands in the stream of augmented epochs, far from any trial's."""
+"""Number of the first epoch of augmented images: beyond every trial's, so that no trial sees the same augmentations again."""
 
 
 class TrialSharedTrainer:
-    """`methods.SharedTrainer` in a `TrialContext`; `checkpoint` is where unfinished training is kept, and found again."""
+    """`methods.SharedTrainer` for a `TrialContext`; unfinished training is resumed from the folder `checkpoint`."""
 
     def __init__(self, context: TrialContext, training: Training, *, seed: int, checkpoint: Path) -> None:
         self._context, self._seed, self._checkpoint = context, seed, checkpoint
@@ -47,12 +47,10 @@ class TrialSharedTrainer:
         student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
-            context = self._context
-            return loss(
-                LazyDistillationBatch(
-                    student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
-                )
+            batch = LazyDistillationBatch(
+                student, self.teacher, images_B3HW, targets, self.training, teacher_logits=self._context.teacher_logits
             )
+            return loss(batch)
 
         trainer = Trainer(
             student,
@@ -70,7 +68,7 @@ class TrialSharedTrainer:
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),
-            companions=(self.teacher,),
+            frozen_models=(self.teacher,),
         )
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:

@@ -1,8 +1,8 @@
-"""Work that is done once, by the first process that needs it, while the others wait, on any node.
+"""Single flight: the first process that needs a result computes it, on any node; the others wait for it and read it.
 
-The result is a folder that is published by one rename. A lock beside it names its owner; the lock's beat shows that the owner
-lives. All this needs is the storage that the nodes of a cluster share anyway, so the result outlives workers and driver.
-Clocks are never compared: a waiter times the beat with its own clock.
+The result is a folder that one rename publishes. A lock beside it names the process at work, and a heartbeat shows that it is alive.
+Nothing but the storage that the nodes share is needed, so a result outlives the workers and the driver. Clocks of two nodes are never
+compared: a waiter measures with its own clock how long the heartbeat has not changed.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from autoslim.core.files import publish_folder
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.result import EpochReport
 
-# A dozen beats fit into `DEAD_AFTER`, so that a few failed writes do not cost the owner its lock.
-BEAT_EVERY = 5.0
-DEAD_AFTER = 60.0
-"""Seconds without a beat after which a waiter takes the work over. A dead process of the waiter's own host is noticed at once."""
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 60.0
+"""Seconds without a heartbeat after which a waiter takes over the work: twelve in a row missed, more than a slow network file system delays
+one. A dead process on the waiter's own machine is noticed at once."""
 
-_POLL = 0.5
+_POLL_SECONDS = 0.5
 
 Result = TypeVar("Result")
 Reports = Generator[EpochReport, None, Result]
 
 
 def single_flight(folder: Path, read: Callable[[], Result | None], work: Callable[[], Reports[None]]) -> Reports[Result]:
-    """What `read` finds in `folder`, after `work` has published it there if it was not there yet."""
+    """Returns what `read` finds in `folder`. If it finds nothing (None), one process runs `work`, which publishes `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         found = read()
         if found is not None:
             return found
         lock = _Lock(folder.with_name(folder.name + ".lock"))
-        if lock.take():
-            with lock.held():
-                # Read again under the lock: its last owner may have published in between.
+        if lock.acquire():
+            with lock.kept_alive():
+                # Another process may have published between the read and the lock.
                 if read() is None:
                     yield from work()
         else:
@@ -50,105 +50,108 @@ def single_flight(folder: Path, read: Callable[[], Result | None], work: Callabl
 
 
 @contextlib.contextmanager
-def publishing(folder: Path, read: Callable[[], object | None]) -> Iterator[Path]:
-    """A folder to write into; it becomes `folder`, unless a waiter that took this process for dead was quicker."""
+def publish_shared(folder: Path, read: Callable[[], object | None]) -> Iterator[Path]:
+    """Yields a folder to write to. It becomes `folder`, unless a process that took over this work has published first."""
     try:
         with publish_folder(folder, contested=True) as partial:
             yield partial
     except OSError:
-        # Both have computed the same result, so that either will do.
+        # The work is deterministic: the result of the other process is the same.
         if read() is None:
             raise
 
 
-def drop_leftovers(folder: Path) -> None:
-    """Deletes what killed processes left in `folder`. Only for a caller that knows that no other process is at work there."""
+def remove_leftovers(folder: Path) -> None:
+    """Removes locks and partial results of killed processes; call it only where no other process works in `folder`."""
     for left in (*folder.glob("*.lock"), *folder.glob("*.partial-*")):
         shutil.rmtree(left, ignore_errors=True)
 
 
 class _Lock:
-    """A folder, because making one is atomic on every file system; its file `beat` changes while the owner lives."""
+    """A folder, since creating one is atomic on every file system. Its file `heartbeat` changes while the owner is alive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # The random part makes each acquisition unique: a process may acquire the same lock twice.
         self.owner = f"{uuid.uuid4().hex} {pid_namespace() or 'unknown'} {os.getpid()}"
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         try:
             self.path.mkdir()
         except FileExistsError:
             return False
-        self._beat(0)
+        self._write_heartbeat(0)
         return True
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def kept_alive(self) -> Iterator[None]:
+        """Writes heartbeats until the block ends, then releases the lock."""
         stop = threading.Event()
 
-        def beat() -> None:
+        def keep_alive() -> None:
             count = 0
-            while not stop.wait(BEAT_EVERY):
+            while not stop.wait(HEARTBEAT_SECONDS):
                 count += 1
-                # A beat that storage refuses is only a missed one; after a dozen in a row a waiter rightly takes the work over.
+                # A heartbeat that the storage refuses is one missed; after a dozen a waiter rightly takes over.
                 with contextlib.suppress(OSError):
-                    if not self._last().startswith(self.owner):
+                    if not self._is_ours():
                         return
-                    self._beat(count)
+                    self._write_heartbeat(count)
 
-        thread = threading.Thread(target=beat, daemon=True)
+        thread = threading.Thread(target=keep_alive, daemon=True)
         thread.start()
         try:
             yield
         finally:
             stop.set()
             thread.join()
-            if self._last().startswith(self.owner):
+            # A lock that was broken and acquired by another process is that process's to release.
+            if self._is_ours():
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def wait(self, *, until: Callable[[], bool]) -> None:
-        """Returns when the result is there, the lock is free, or its owner was found dead and the lock broken."""
-        seen, since = self._last(), time.monotonic()
+        """Returns when `until` is true, the lock is free, or the owner is dead and the lock is broken."""
+        seen, since = _read_heartbeat(self.path), time.monotonic()
         while self.path.exists() and not until():
-            time.sleep(_POLL)
-            now = self._last()
+            time.sleep(_POLL_SECONDS)
+            now = _read_heartbeat(self.path)
             if now != seen:
                 seen, since = now, time.monotonic()
-            if _is_dead(now) or time.monotonic() - since > DEAD_AFTER:
+            if _is_dead(now) or time.monotonic() - since > DEAD_AFTER_SECONDS:
                 self._break(now)
                 return
 
     def _break(self, dead: str) -> None:
-        """Removes the lock whose last beat was `dead`; a lock that another waiter has made in its place is put back."""
+        """Removes the lock whose last heartbeat is `dead`; a lock that another waiter has made in its place is put back."""
         grave = self.path.with_name(f"{self.path.name}.dead-{uuid.uuid4().hex}")
         # The lock no longer exists where the owner has finished after all; then there is nothing to break.
         with contextlib.suppress(OSError):
+            # Of several waiters one rename succeeds.
             os.rename(self.path, grave)
-            # The lock may have changed hands since its beat was read: the owner is compared after no other waiter can move it.
-            if _read_beat(grave).split()[:1] != dead.split()[:1]:
+            if _read_heartbeat(grave).split()[:1] != dead.split()[:1]:
+                # Another waiter has broken the lock and acquired it anew since `dead` was read.
                 os.rename(grave, self.path)
                 return
             shutil.rmtree(grave, ignore_errors=True)
 
-    def _beat(self, count: int) -> None:
-        (self.path / "beat").write_text(f"{self.owner} {count}")
+    def _write_heartbeat(self, count: int) -> None:
+        (self.path / "heartbeat").write_text(f"{self.owner} {count}")
 
-    def _last(self) -> str:
-        """Empty where the owner has not written its first beat yet, or has just removed the lock."""
-        return _read_beat(self.path)
+    def _is_ours(self) -> bool:
+        return _read_heartbeat(self.path).startswith(self.owner)
 
 
-def _read_beat(lock: Path) -> str:
-    """Empty for every OSError: network storage reports a deleted file by more than one error."""
+def _read_heartbeat(lock: Path) -> str:
+    """Empty if the owner has not written one yet, or has released the lock; network storage reports that by several kinds of error."""
     try:
-        return (lock / "beat").read_text()
+        return (lock / "heartbeat").read_text()
     except OSError:
         return ""
 
 
-def _is_dead(beat: str) -> bool:
-    """Whether the beat is that of a process which is known to be gone, because it would be seen from here."""
-    parts = beat.split()
+def _is_dead(heartbeat: str) -> bool:
+    """Whether the owner is known to have ended, which only a process in the same PID namespace can tell."""
+    parts = heartbeat.split()
     if len(parts) != 4 or parts[1] != pid_namespace():
         return False
     try:

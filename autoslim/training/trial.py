@@ -1,4 +1,4 @@
-"""One trial in four phases: attach, train, finalize, fine-tune; then the accuracy and the FLOPs of the finished model."""
+"""One trial: each step of its recipe is attached, trained and finalized, then the pruned model is fine-tuned, measured and saved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
-from autoslim.cost import COUNTERS_AGREE_WITHIN, Flops, LatencyTable, count_flops, count_flops_torch, predict, predict_params
-from autoslim.errors import TrialError
+from autoslim.cost import count_flops, count_flops_torch, predict, predict_params
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.methods import METHODS, Constraints, solve
 from autoslim.methods.base import Method, StepContext, Tensors
@@ -31,21 +29,36 @@ from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.evaluate import accuracy
 from autoslim.training.loop import PhaseSchedule, Trainer
-from autoslim.training.shared_results import SharedRequest, once
+from autoslim.training.model_checks import check_flops, check_limits, constraints_of
+from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
 
 _CALIBRATION_IMAGES = 1024
-_TIGHTENINGS = 4
-"""Times that thresholds are set at most: again while the validation images' mean FLOPs are above a budget for the mean."""
+"""Training images that thresholds are set on."""
+
+_MAX_CALIBRATIONS = 4
+"""Times that thresholds are set, each for a lower budget, while the validation images' mean FLOPs exceed a budget for the mean."""
+
+_PHASE_EPOCHS = 1000
+"""Distance between the first epochs of two train phases in the loader's numbering: more than any phase has, so that none sees the
+augmentations of another."""
+
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+"""A checkpoint: tensors by name, and facts as JSON values."""
 
 Reports = Generator[EpochReport, None, Outcome]
 
 
 def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_label: str = "") -> Reports:
-    """Runs `recipe`, reporting after every epoch and after pruning; resumes from the checkpoint in `folder` if there is one.
+    """Runs `recipe` and saves the model in `folder`/model; resumes from a checkpoint in `folder`.
+
+    Yields:
+        A report after every epoch and after pruning.
 
     Raises:
-        TrialError: DivergedError or InfeasibleError, or when the model's FLOPs are not what its plan says.
+        DivergedError: when the loss or a weight is not finite.
+        InfeasibleError: when the recipe does not fit into the memory or onto its budget.
+        TrialError: when the finished model's costs are not those of its plan.
     """
     return _Trial(recipe, context, folder, budget_label).run()
 
@@ -64,7 +77,7 @@ class _Trial:
         self.finished: list[Step] = []
         self.done_steps = 0
         self.accuracy_after_pruning = 0.0
-        self.began, self.earlier = time.monotonic(), 0.0
+        self.began, self.earlier_seconds = time.monotonic(), 0.0
 
     def run(self) -> Reports:
         reports = self._run()
@@ -78,31 +91,31 @@ class _Trial:
 
     def _run(self) -> Reports:
         shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
+        # Every trial that uses shared training trains less by as much, so that all trials of a job cost the same.
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
-        # Shared work counts towards the trial's epochs. Every phase needs at least one step.
+        # Every phase needs at least one step.
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         train_steps = split_steps(total, shares)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             # The time of a trial includes its earlier runs.
-            self.earlier = float(saved[1]["seconds"])
+            self.earlier_seconds = float(saved[1]["seconds"])
         for position, step in enumerate(self.recipe.steps):
             # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
             if saved is None or saved[1]["position"] <= position:
-                yield from self._slim(position, step, train_steps[position], saved)
-                # Only the interrupted phase resumes; those after it start from their beginning.
+                yield from self._apply(position, step, train_steps[position], saved)
+                # The checkpoint belongs to one phase; the following ones start from the model that this one leaves.
                 saved = None
         if saved is not None:
             self._restore_pruned(saved)
-        yield from self._tune(total - sum(train_steps), saved)
+        yield from self._finetune(total - sum(train_steps), saved)
         return self._finalize_model()
 
-    def _slim(
-        self, position: int, step: Step, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
-    ) -> Generator[EpochReport]:
+    def _apply(self, position: int, step: Step, steps: int, saved: Saved | None) -> Generator[EpochReport]:
+        """Slims the model by one step of the recipe, after `steps` training steps of the method's parts."""
         if saved is not None:
             self._restore_pruned(saved)
-        step = self._solved(position, step)
+        step = self._solve_again(position, step)
         method = METHODS[step.method]
         step_context = StepContext(
             shape=self.shape,
@@ -111,7 +124,7 @@ class _Trial:
             budget=self._budget_of(position, step),
             bound=self.recipe.bound,
             constraints=self._constraints_of(position, step),
-            shared=(yield from self._shared(method, step)),
+            shared=(yield from self._shared_result(method, step)),
         )
         # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
         torch.manual_seed(self.recipe.seed)
@@ -123,8 +136,7 @@ class _Trial:
                 phase=Phase.TRAIN,
                 seed_name=f"train {position}",
                 steps=steps,
-                # Each phase has its own stretch of augmented epochs, far from that of the fine-tuning, which begins at 0.
-                first_epoch=1000 * (position + 1),
+                first_epoch=_PHASE_EPOCHS * (position + 1),
                 learning_rates=method.learning_rates(student, step.knobs),
                 average=False,
             )
@@ -143,14 +155,14 @@ class _Trial:
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
     def _shared_epochs(self, step: Step) -> float:
-        """Rounded to whole steps, like the shared training itself."""
+        """Epochs of the step's shared training, rounded to whole optimizer steps as that training is."""
         settings = METHODS[step.method].shared_settings(self.shape, step.knobs)
         share = 0.0 if settings is None else METHODS[step.method].shared_share(settings)
         length = len(self.train_images)
         return max(1, round(share * self.training.epochs * length)) / length if share else 0.0
 
-    def _shared(self, method: Method, step: Step) -> Generator[EpochReport, None, Tensors | None]:
-        """What the method's trials share; the first trial that needs it computes it."""
+    def _shared_result(self, method: Method, step: Step) -> Generator[EpochReport, None, Tensors | None]:
+        """The result that trials of this method share, computed here unless another trial has done so; None if there is none."""
         settings = method.shared_settings(self.shape, step.knobs)
         if settings is None:
             return None
@@ -168,11 +180,14 @@ class _Trial:
         shared_trainer = TrialSharedTrainer(
             self.context, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
         )
-        shared = yield from once(root, request, method.prepare(shared_trainer, settings))
+        shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
-    def _solved(self, position: int, step: Step) -> Step:
-        """Solves the last of several steps again, for the plan that the others left: it decides what a drop saves."""
+    def _solve_again(self, position: int, step: Step) -> Step:
+        """The step with knobs that meet the budget on the model as it is now.
+
+        Only the last of several steps changes: what dropping a token saves depends on the widths that the earlier steps really left.
+        """
         if position == 0 or position < len(self.recipe.steps) - 1:
             return step
         method, constraints = METHODS[step.method], self.constraints
@@ -181,13 +196,13 @@ class _Trial:
         )
 
     def _budget_of(self, position: int, step: Step) -> int:
-        """Only the last step is solved onto the recipe's budget; an earlier one aims at its own plan."""
+        """The FLOPs that this step may leave: the recipe's budget for the last one, those of its own plan for an earlier one."""
         if position == len(self.recipe.steps) - 1:
             return self.recipe.budget
         return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
 
     def _constraints_of(self, position: int, step: Step) -> Constraints:
-        """An earlier step keeps to the parameters of its own plan: the steps after it may be unable to remove any."""
+        """The limits that this step keeps to. An earlier step keeps to its own plan's parameters: the steps after it may remove none."""
         if position == len(self.recipe.steps) - 1:
             return self.constraints
         if self.recipe.limits.params is None:
@@ -195,7 +210,7 @@ class _Trial:
         left = predict_params(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs))
         return Constraints(limits=CostLimits(params=left))
 
-    def _tune(self, steps: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Generator[EpochReport]:
+    def _finetune(self, steps: int, saved: Saved | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
         # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
         rate = METHODS[last.method].tune_rate(last.knobs)
@@ -227,13 +242,11 @@ class _Trial:
             seed=self.recipe.seed,
             device=self.context.device,
             bfloat16=self.bfloat16,
-            companions=(self.context.teacher,),
+            frozen_models=(self.context.teacher,),
         )
 
-    def _train(
-        self, trainer: Trainer, position: int, saved: tuple[dict[str, Tensor], dict[str, Any]] | None
-    ) -> Generator[EpochReport]:
-        """Yields a report only once it is in the checkpoint: a trial that is killed repeatedly gets further each time."""
+    def _train(self, trainer: Trainer, position: int, saved: Saved | None) -> Generator[EpochReport]:
+        """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""
         before = self.done_steps
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
@@ -249,7 +262,7 @@ class _Trial:
     def _epochs(self) -> float:
         return round(self.shared_epochs + self.done_steps / len(self.train_images), 6)
 
-    # Checkpoint: the phase's position, its step, and the plan and knobs of every step pruned before it.
+    # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step finalized before it.
 
     @property
     def _checkpoint(self) -> Path:
@@ -269,8 +282,8 @@ class _Trial:
         }
         save_checkpoint(self._checkpoint, tensors, facts)
 
-    def _restore_pruned(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
-        """Builds what was pruned before the checkpoint's phase; the weights follow when its trainer is restored."""
+    def _restore_pruned(self, saved: Saved) -> None:
+        """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
         facts = saved[1]
         self.plan = Plan.from_dict(facts["plan"])
         self.finished = [Step.from_dict(step) for step in facts["steps"]]
@@ -285,11 +298,12 @@ class _Trial:
         self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
 
     def _seconds(self) -> float:
-        return self.earlier + time.monotonic() - self.began
+        return self.earlier_seconds + time.monotonic() - self.began
 
-    # The end: everything about the model is measured on the model itself.
+    # Measurements of the finished model: on the model itself, not on its plan.
 
     def _calibrate(self, model: nn.Module, budget: int) -> None:
+        """Sets what depends on the trained weights, such as thresholds, so that training images keep to `budget`."""
         step = self.finished[-1]
         step_context = StepContext(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=budget, bound=self.recipe.bound)
 
@@ -300,7 +314,7 @@ class _Trial:
             METHODS[step.method].calibrate(model, step_context, images)
 
     def _evaluate(self, model: nn.Module) -> tuple[float, int, int]:
-        """Validation accuracy, and the mean (rounded up) and the largest FLOPs of a validation image."""
+        """Validation accuracy, and the FLOPs of a validation image: the mean, rounded up, and the largest."""
         with recording(model) as counts:
             share = accuracy(model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
         if not counts:
@@ -311,9 +325,9 @@ class _Trial:
         return share, math.ceil(flops_B.double().mean()), int(flops_B.max())
 
     def _calibrate_and_evaluate(self, model: nn.Module) -> tuple[float, int, int]:
-        """Thresholds are set on training images; a budget for the mean must hold on the validation images, too."""
+        """Calibrates until the budget holds on the validation images, too; returns what `_evaluate` does."""
         budget = self.recipe.budget
-        for _ in range(_TIGHTENINGS):
+        for _ in range(_MAX_CALIBRATIONS):
             self._calibrate(model, budget)
             share, mean, largest = self._evaluate(model)
             if self.recipe.bound == "max" or mean <= self.recipe.budget:
@@ -379,9 +393,9 @@ class _Trial:
 
 
 def split_steps(total: int, shares: list[float]) -> list[int]:
-    """Training steps of each train phase: its share of what earlier phases have left.
+    """Optimizer steps of each train phase: its share of the steps that earlier phases have left.
 
-    Every phase of a share above 0, and the fine-tuning, gets at least one.
+    Every phase with a share above 0, and the fine-tuning, gets at least one step.
     """
     steps: list[int] = []
     for phases_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
@@ -389,36 +403,3 @@ def split_steps(total: int, shares: list[float]) -> list[int]:
         # At least one step remains for each later phase and for the fine-tuning.
         steps.append(min(max(1, round(share * left)), left - phases_after) if share else 0)
     return steps
-
-
-def check_flops(predicted: Flops, plan: Plan, *, fvcore: int, torch: int, budget: int, held: int | None = None) -> None:
-    """Raises TrialError unless the counters agree and the budget is met; torch's, which counts no norms, with ours without them.
-
-    `held` is the images' mean where that is compared with the budget instead of the model's own count.
-    """
-    # fvcore counts the same operations as the closed form: any difference is an error in one of them.
-    if fvcore != predicted.total:
-        raise TrialError(f"fvcore counts {fvcore} multiply-accumulates on the finished model, its plan says {predicted.total}")
-    if held is not None and held > budget:
-        raise TrialError(f"the validation images have {held} multiply-accumulates on average, above the budget of {budget}")
-    if held is None and fvcore > budget:
-        raise TrialError(f"the finished model has {fvcore} multiply-accumulates, above the budget of {budget}")
-    expected = predicted.total - predicted.norms - sum(extra.norms for extra in plan.extras)
-    if abs(torch - expected) > COUNTERS_AGREE_WITHIN * expected:
-        raise TrialError(f"torch counts {torch} multiply-accumulates without norms, ours are {expected}: more than 0.6 % apart")
-
-
-def constraints_of(recipe: Recipe, latency: LatencyTable | None) -> Constraints:
-    """Raises TrialError for a limit on the latency where there is no table that predicts it."""
-    if recipe.limits.latency_ms is not None and latency is None:
-        raise TrialError("the recipe limits the latency, and there is no table to tell it by")
-    return Constraints(limits=recipe.limits, timer=None if latency is None else partial(latency, recipe=recipe.method))
-
-
-def check_limits(shape: ViTShape, plan: Plan, constraints: Constraints, *, params: int) -> None:
-    """Raises TrialError unless the finished model has the parameters that its plan says, and the plan keeps to the limits."""
-    expected = predict_params(shape, plan)
-    if params != expected:
-        raise TrialError(f"the finished model has {params} parameters, its plan says {expected}")
-    if excess := constraints.excess(shape, plan):
-        raise TrialError(f"the finished model takes {excess}")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -150,16 +149,17 @@ def test_strong_erases_some_images():
 
 def test_next_batches_are_prepared_while_the_caller_works():
     asked: list[int] = []
+    ahead = threading.Event()
 
     def read(indices):
         asked.append(len(indices))
+        if len(asked) > 1:
+            ahead.set()
         return np.zeros((len(indices), 16, 16, 3), np.uint8)
 
     batches = loader_of(ImageSplit(np.zeros(800, np.int64), (16, 16), read)).epoch(0)
     next(batches)
-    deadline = time.monotonic() + 5
-    while len(asked) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    ahead.wait()
     assert 2 <= len(asked) <= 6
     batches.close()
 

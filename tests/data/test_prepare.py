@@ -8,7 +8,7 @@ import pytest
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
-from autoslim.data.cache import PixelFile, published, write_pixels
+from autoslim.data.cache import PixelFile, publish_once, write_pixels
 from autoslim.data.decode import decode_rgb
 from autoslim.errors import DatasetError, OutputError
 
@@ -145,7 +145,7 @@ def test_processes_that_prepare_at_once_agree(one_file, tmp_path):
 
 def test_nothing_is_left_of_work_that_failed(tmp_path):
     def fail() -> None:
-        with published(tmp_path / "thing") as folder:
+        with publish_once(tmp_path / "thing") as folder:
             (folder / "half").write_text("half")
             raise ZeroDivisionError
 
@@ -156,7 +156,7 @@ def test_nothing_is_left_of_work_that_failed(tmp_path):
 
 def test_remains_of_killed_work_are_cleared(tmp_path):
     (tmp_path / "thing.partial").mkdir()
-    with published(tmp_path / "thing") as folder:
+    with publish_once(tmp_path / "thing") as folder:
         (folder / "whole").write_text("whole")
     assert (tmp_path / "thing" / "whole").is_file()
     assert not (tmp_path / "thing.partial").exists()

@@ -29,7 +29,7 @@ from autoslim.export.artifact import FormReport, SlimConfig, load, load_config, 
 from autoslim.export.in_subprocess import logits_in_subprocess
 from autoslim.export.onnx_flops import count_onnx_flops
 from autoslim.export.onnx_form import FORBIDDEN
-from autoslim.export.timm_form import expressed
+from autoslim.export.timm_form import timm_architecture
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -170,7 +170,7 @@ def test_what_timm_cannot_say_is_told(change: Callable, reason: str, tmp_path: P
     blocks = [*config.plan.blocks]
     blocks[2] = change(blocks[2])
     with pytest.raises(ExportError, match=reason):
-        expressed(config.replace(plan=config.plan.replace(blocks=tuple(blocks))))
+        timm_architecture(config.replace(plan=config.plan.replace(blocks=tuple(blocks))))
 
 
 # What goes wrong.
@@ -202,7 +202,7 @@ def test_a_form_that_says_something_else_is_not_handed_over(tmp_path: Path, monk
     folder = made(tmp_path, "vit_slim")
     writing(monkeypatch, another)
     (form,) = export_folder(folder, images(2))
-    assert "its logits are the model's in 0 of 2 images; they differ by up to 1" in form.reason
+    assert "its logits match the model's in 0 of 2 images; the largest difference is 1" in form.reason
     assert not (folder / "model.pt2").exists()
 
 
@@ -211,15 +211,15 @@ def test_a_form_that_cannot_be_read_is_told_with_what_the_process_said(tmp_path:
         logits_in_subprocess("timm", tmp_path / "nothing", images(2))
 
 
-@pytest.mark.parametrize("barred", ["autoslim", "timm", "torchvision", "workers"])
-def test_the_clean_process_bars_what_a_form_must_do_without(barred: str, tmp_path: Path):
+@pytest.mark.parametrize("blocked", ["autoslim", "timm", "torchvision", "workers"])
+def test_the_clean_process_bars_what_a_form_must_do_without(blocked: str, tmp_path: Path):
     import autoslim.export
 
     script = Path(autoslim.export.__file__).parent / "standalone" / "read_back.py"
     spy = tmp_path / "spy.py"
-    spy.write_text(script.read_text().replace("import numpy as np", f"import {barred}\nimport numpy as np", 1))
+    spy.write_text(script.read_text().replace("import numpy as np", f"import {blocked}\nimport numpy as np", 1))
     run = subprocess.run([sys.executable, "-P", spy, "pt2", "a", "b", "c"], capture_output=True, text=True, check=False)
-    assert f"ImportError: {barred} is barred: the form pt2 must do without it" in run.stderr
+    assert f"ImportError: {blocked} is blocked: the form pt2 must load without it" in run.stderr
 
 
 def test_an_operator_without_a_price_is_refused(tmp_path: Path):

@@ -51,13 +51,13 @@ def base(tmp_path_factory: pytest.TempPathFactory, digits: PreparedDataset, requ
 
 
 @pytest.fixture
-def open_bench(base: Path, digits: PreparedDataset) -> Callable[[], TrialContext]:
+def open_context(base: Path, digits: PreparedDataset) -> Callable[[], TrialContext]:
     return lambda: TrialContext.open(base=base, dataset=digits.path, device=CPU)
 
 
 @pytest.fixture
-def context(open_bench: Callable[[], TrialContext]) -> TrialContext:
-    return open_bench()
+def context(open_context: Callable[[], TrialContext]) -> TrialContext:
+    return open_context()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from autoslim.methods.layers.adaptive_trunk import image_flops, token_counts
 from autoslim.report.card import render_card
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.checkpoint import load_checkpoint
-from autoslim.training.trial import check_flops
+from autoslim.training.model_checks import check_flops
 
 MakeRecipe = Callable[..., Recipe]
 THRESHOLD = {"mode": "threshold"}
@@ -89,15 +89,15 @@ def test_a_budget_for_the_mean_holds_on_the_validation_images(
 
 
 def test_a_trial_for_the_mean_goes_on_to_the_same_model(
-    open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
+    open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     made = make_recipe("life_regression", share=0.5, knobs=THRESHOLD, epochs=2.6).replace(bound="mean")
-    reports, outcome = drain(run_trial(made, open_bench(), tmp_path / "undisturbed"))
-    stopped = run_trial(made, open_bench(), tmp_path / "stopped")
+    reports, outcome = drain(run_trial(made, open_context(), tmp_path / "undisturbed"))
+    stopped = run_trial(made, open_context(), tmp_path / "stopped")
     for _ in range(len(reports) - 1):
         next(stopped)
     stopped.close()
-    _, resumed = drain(run_trial(made, open_bench(), tmp_path / "stopped"))
+    _, resumed = drain(run_trial(made, open_context(), tmp_path / "stopped"))
     assert resumed.replace(seconds=0.0) == outcome.replace(seconds=0.0)
 
 

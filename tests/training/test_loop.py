@@ -190,7 +190,7 @@ def test_a_batch_that_does_not_fit_is_accumulated_to_the_same_gradient(
 
         trainer = make_trainer(student, objective, steps=1, clip_norm=0.0, lr=0.0, ema_decay=0.0)
         (segment,) = trainer.segments()
-        assert trainer.parts == (1 if limit is None else 2)
+        assert trainer.pieces == (1 if limit is None else 2)
         gradients.append(_gradients(student))
         curves.append(segment.metrics)
     assert curves[0]["loss"] == pytest.approx(curves[1]["loss"], rel=1e-5)

@@ -22,7 +22,8 @@ from autoslim.export.artifact import load, load_config
 from autoslim.methods import METHODS
 from autoslim.training import TrialContext, run_trial, trial
 from autoslim.training.loop import Trainer
-from autoslim.training.trial import check_flops, split_steps
+from autoslim.training.model_checks import check_flops
+from autoslim.training.trial import split_steps
 
 COMPOSED = ("vit_slim", "life_regression")
 RECIPES = {**{name: (name,) for name in METHODS}, "both": COMPOSED}
@@ -97,11 +98,11 @@ def test_a_very_narrow_model_agrees_with_torchs_counter(
 
 @each_recipe
 def test_a_trial_goes_on_after_any_report_to_the_same_model(
-    recipe: str, open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
+    recipe: str, open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     # Phases that do not end with an epoch: the last segment of each is a short one.
     made = make_recipe(*RECIPES[recipe], epochs=2.6)
-    context = open_bench()
+    context = open_context()
     reports, outcome = drain(run_trial(made, context, tmp_path / "undisturbed"))
     for stop in range(1, len(reports) + 1):
         folder = tmp_path / f"stopped after {stop}"
@@ -109,7 +110,7 @@ def test_a_trial_goes_on_after_any_report_to_the_same_model(
         for _ in range(stop):
             next(run)
         run.close()
-        rest, resumed = drain(run_trial(made, open_bench(), folder))
+        rest, resumed = drain(run_trial(made, open_context(), folder))
         assert_same_model(folder, tmp_path / "undisturbed")
         assert (resumed.accuracy, resumed.accuracy_after_pruning) == (outcome.accuracy, outcome.accuracy_after_pruning)
         assert resumed.epochs == outcome.epochs
@@ -173,14 +174,14 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
 
 
 def test_trials_that_share_a_bench_give_what_they_give_alone(
-    open_bench: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
+    open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     recipes = [make_recipe(*RECIPES[name], epochs=1.5) for name in RECIPES]
-    shared = open_bench()
+    shared = open_context()
     before = copy.deepcopy(shared.teacher.state_dict())
     for number, recipe in enumerate(recipes):
         drain(run_trial(recipe, shared, tmp_path / f"shared {number}"))
-        drain(run_trial(recipe, open_bench(), tmp_path / f"alone {number}"))
+        drain(run_trial(recipe, open_context(), tmp_path / f"alone {number}"))
         assert_same_model(tmp_path / f"shared {number}", tmp_path / f"alone {number}")
     assert all(torch.equal(value, before[name]) for name, value in shared.teacher.state_dict().items())
     assert not shared.teacher.training

@@ -16,7 +16,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import Phase
 from autoslim.models import DenseModel
-from autoslim.training.device import computing, pick_device, uses_bfloat16
+from autoslim.training.device import autocast, pick_device, uses_bfloat16
 from autoslim.training.loop import PhaseSchedule, make_optimizer
 from autoslim.training.losses import task_loss
 
@@ -62,7 +62,7 @@ def _measure(job: SearchJob, dense: DenseModel, kept: float) -> Throughput:
 
     def forward(images_B3HW: Tensor) -> None:
         bfloat16 = uses_bfloat16(job.training.precision, device)
-        with torch.no_grad(), computing(student, device=device, bfloat16=bfloat16):
+        with torch.no_grad(), autocast(student, device=device, bfloat16=bfloat16):
             student(images_B3HW)
 
     size = _batch_size(job.training.batch_size, lambda count: _time(lambda: step(_images(dense, count, device), teacher), device))
@@ -89,7 +89,7 @@ def _stepper(
         student.train()
         targets_B = torch.zeros(len(images_B3HW), dtype=torch.long, device=device)
         optimizer.zero_grad(set_to_none=True)
-        with computing(student, *(() if teacher is None else (teacher,)), device=device, bfloat16=bfloat16):
+        with autocast(student, *(() if teacher is None else (teacher,)), device=device, bfloat16=bfloat16):
             loss = task_loss(student, teacher, images_B3HW, targets_B, training)
         loss.backward()  # type: ignore[no-untyped-call]
         if training.clip_norm > 0:

@@ -1,7 +1,4 @@
-"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy LOGITS.npz`.
-
-A script that knows nothing of the package it lies in.
-"""
+"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy LOGITS.npz`."""
 
 import importlib.abc
 import sys
@@ -10,26 +7,26 @@ import warnings
 warnings.simplefilter("ignore")
 
 FORM, PATH, IMAGES, LOGITS = sys.argv[1:]
-BARRED = {
+BLOCKED = {
     "onnx": ("autoslim", "workers", "search_spaces", "timm", "torch", "torchvision"),
     "pt2": ("autoslim", "workers", "search_spaces", "timm", "torchvision"),
     "timm": ("autoslim", "workers", "search_spaces"),
 }[FORM]
 
 
-class Barred(importlib.abc.MetaPathFinder):
+class BlockingFinder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in BARRED:
-            raise ImportError(f"{name} is barred: the form {FORM} must do without it")
+        if name.partition(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked: the form {FORM} must load without it")
         return None
 
 
-sys.meta_path.insert(0, Barred())
+sys.meta_path.insert(0, BlockingFinder())
 
-import numpy as np  # noqa: E402 - after the bar
+import numpy as np  # noqa: E402 - after the finder
 
 
-def opened():
+def load_classifier():
     """A function from images (B, 3, H, W) to logits (B, C), both numpy's."""
     if FORM == "onnx":
         import onnxruntime
@@ -52,7 +49,7 @@ def opened():
     return run
 
 
-classify = opened()
+classify = load_classifier()
 images = np.load(IMAGES)
 single = np.concatenate([classify(images[number : number + 1]) for number in range(len(images))])
 np.savez(LOGITS, single=single, batch=classify(images))
