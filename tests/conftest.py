@@ -11,11 +11,16 @@ torch.set_num_threads(1)
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from helpers.databases import fresh_postgres, postgres_server
 from loopback.postgres import Postgres
 
 from autoslim.core.urls import default_url
+
+# Examples are no slower to make on a busy machine for a reason that a test could find.
+hypothesis.settings.register_profile("autoslim", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("autoslim")
 
 
 @pytest.fixture(scope="session")

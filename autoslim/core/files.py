@@ -68,6 +68,11 @@ def previous_folder(target: Path) -> Path:
     return target.with_name(target.name + ".old")
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file or folder of this name is being written or replaced, or was left so by a killed process."""
+    return name.endswith((".partial", ".old")) or ".partial-" in name
+
+
 def move_folder(folder: Path, target: Path, *, replace: bool = True) -> None:
     """Renames `folder` to `target`, which is on the same file system.
 
@@ -80,7 +85,13 @@ def move_folder(folder: Path, target: Path, *, replace: bool = True) -> None:
     if replace and target.exists():
         shutil.rmtree(previous, ignore_errors=True)
         target.rename(previous)
-    folder.rename(target)
+    try:
+        folder.rename(target)
+    except OSError:
+        # Readers must not lose the old folder to a rename that failed.
+        if replace and previous.exists() and not target.exists():
+            previous.rename(target)
+        raise
     if replace:
         shutil.rmtree(previous, ignore_errors=True)
 

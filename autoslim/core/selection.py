@@ -57,9 +57,15 @@ def _seeds_left_out(results: Sequence[TrialResult]) -> set[int]:
         # One seed alone has no mean that could be compared; it counts as any other trial.
         several = [seeds for seeds in recipes.values() if len(seeds) > 1]
         if several:
-            best = max(several, key=lambda seeds: statistics.fmean(seed.accuracy or 0.0 for seed in seeds))
+            best = max(several, key=_rank_over_seeds)
             left_out |= {seed.number for seeds in several if seeds is not best for seed in seeds}
     return left_out
+
+
+def _rank_over_seeds(seeds: Sequence[TrialResult]) -> tuple[float, int, int]:
+    """The mean accuracy; of equal ones the cheaper recipe, then the earlier one, whatever order the trials ended in."""
+    mean = statistics.fmean(seed.accuracy or 0.0 for seed in seeds)
+    return mean, -min(seed.flops or 0 for seed in seeds), -min(seed.number for seed in seeds)
 
 
 def _refined_recipes(results: Sequence[TrialResult]) -> dict[int, dict[str, list[TrialResult]]]:

@@ -223,7 +223,7 @@ class Method(abc.ABC):
         """Removes what only training needs and cuts for good, within the budget; `requires_grad` selects what is fine-tuned."""
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
-        """Sets what depends on the fine-tuned weights, such as thresholds, in place. Called once, after fine-tuning.
+        """Sets what depends on the fine-tuned weights, such as thresholds, in place. Called before fine-tuning, and after it.
 
         `images` returns batches (B, 3, h, w) of training images without augmentation.
         """

@@ -31,6 +31,9 @@ class Knob(Record):
     cost_sign: int = 0
     searched: bool = True
 
+    def __post_init__(self) -> None:
+        assert not self.cost_sign or self.kind == "float", f"a knob with a cost sign is a float, not {self.kind}"
+
     def check(self, value: Any, name: str, *, depth: int) -> None:
         """Raises SpaceError when `value` is not allowed for this knob in a recipe for a model of `depth` blocks."""
         if self.kind == "choice":

@@ -40,6 +40,8 @@ def against_control(
 ) -> AgainstControl | None:
     """The search's best trial within a budget beside the random control that was solved for it; None where one of them is missing.
 
+    Where the best trial is itself a control, also one of a smaller budget, it is the control that nothing has beaten.
+
     Trials of the refinement are left out, so that both had equally many epochs.
 
     The chosen one is the best of many on the validation split, the control a single one: the margin says what a search gives over
@@ -53,6 +55,6 @@ def against_control(
     ]
     if chosen is None or not controls:
         return None
-    control = min(controls, key=lambda result: result.number)
+    control = chosen if chosen.origin is Origin.CONTROL else min(controls, key=lambda result: result.number)
     margin = (chosen.accuracy or 0.0) - (control.accuracy or 0.0)
     return AgainstControl(chosen=chosen.number, control=control.number, margin=margin)

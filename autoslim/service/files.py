@@ -15,6 +15,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoslim.core.files import is_unfinished
+
 _TOP = ("front.html", "front.parquet", "trials.parquet")
 _TREES = ("models",)
 _LOG = re.compile(r"attempt-([0-9]{1,6})\.log")
@@ -130,7 +132,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
     except OSError:
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.endswith((".partial", ".old")) or not entry.name.isprintable():
+        if entry.name.startswith(".") or is_unfinished(entry.name) or not entry.name.isprintable():
             continue
         if entry.is_file(follow_symlinks=False):
             yield f"{prefix}/{entry.name}"

@@ -86,7 +86,7 @@ def _candidates(connection: sa.Connection, job: SearchJob) -> list[int]:
     for number, origin, _, accuracy in connection.execute(query.order_by(table.flops, table.accuracy.desc(), table.number)):
         if origin == Origin.REFINEMENT or job.limits.latency_ms is not None:
             numbers.append(number)
-        elif accuracy > highest:
+        elif accuracy is not None and accuracy > highest:
             numbers.append(number)
             highest = accuracy
     return numbers
@@ -105,6 +105,6 @@ def _hypervolume(connection: sa.Connection, job_id: str, base: BaseFacts | None)
     query = sa.select(table.flops, table.accuracy).where(table.job_id == job_id, table.state == TrialState.COMPLETE.value)
     front: list[tuple[int, float]] = []
     for flops, accuracy in connection.execute(query.order_by(table.flops, table.accuracy.desc())):
-        if not front or accuracy > front[-1][1]:
+        if accuracy is not None and (not front or accuracy > front[-1][1]):
             front.append((flops, accuracy))
     return hypervolume(front, dense_flops=base.dense_flops, chance=base.chance)

@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from autoslim.core.files import is_unfinished
 from autoslim.core.record import Record
 from autoslim.core.result import EpochReport, SharedCost
 from autoslim.training.single_flight import publish_shared, single_flight
@@ -83,5 +84,5 @@ def write_cost(folder: Path, cost: SharedCost) -> None:
 def costs(root: Path) -> list[SharedCost]:
     """Costs of the published results in `root`, sorted by key."""
     # A folder that is still being written may have its cost already, under a temporary name.
-    paths = sorted(path for path in root.glob(f"*/{_COST}") if ".partial-" not in path.parent.name)
+    paths = sorted(path for path in root.glob(f"*/{_COST}") if not is_unfinished(path.parent.name))
     return [SharedCost.from_json(path.read_text()) for path in paths]

@@ -23,7 +23,7 @@ class LargestNorm(Method):
     name = "largest_norm"
     paper = "none: an example"
     # `cost_sign` 1: FLOPs rise with the knob, so the solver moves it until the budget is met.
-    ranges = {"keep": Knob(kind="float", help="share of the patches kept", default=0.5, low=0.02, high=1.0, cost_sign=1)}  # noqa: RUF012
+    ranges = {"keep": Knob(kind="float", help="share of the patches kept", default=0.5, low=0.0, high=1.0, cost_sign=1)}  # noqa: RUF012
 
     def repair(self, shape, knobs):
         # Knobs that select as many patches must be equal: equal recipes are trained once.

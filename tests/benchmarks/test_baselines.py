@@ -24,7 +24,7 @@ from baselines.smaller_image import grid_within
 from baselines.tome import match, merge, proportional_attention
 from baselines.width_pruning import taylor_scores
 from cached_teacher import CachedTeacher
-from helpers.tiny import TinyWorkshop, images, make_dense, share_of_dense
+from helpers.tiny import TinySharedTrainer, images, make_dense, share_of_dense
 from methods_report import Results, table
 from methods_runs import Facts, Run, Settings, estimated_minutes, planned
 from torch import nn
@@ -57,7 +57,7 @@ def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = N
     method, plan, budget = BASELINES[name], Plan.dense(dense.shape), share_of_dense(dense.shape, share)
     solved = solve(method, dense.shape, plan, knobs or {}, budget).knobs
     settings = method.shared_settings(dense.shape, solved)
-    shared = None if settings is None else drained(method.prepare(TinyWorkshop(dense), settings))
+    shared = None if settings is None else drained(method.prepare(TinySharedTrainer(dense), settings))
     context = StepContext(shape=dense.shape, plan=plan, knobs=solved, budget=budget, shared=shared)
     student = method.attach(copy.deepcopy(dense.module), context, images(size=dense.shape.image_size))
     with torch.no_grad():

@@ -78,7 +78,7 @@ def test_a_taken_port_is_named_before_anything_is_started(installation):
 
     with (
         socket.create_server(("127.0.0.1", installation.port + 3)),
-        pytest.raises(RuntimeError, match=f"port {installation.port + 3} is taken"),
+        pytest.raises(RuntimeError, match=f"port {installation.port + 3} is in use"),
     ):
         installation.start()
     assert installation.running() == []
@@ -88,7 +88,7 @@ def test_a_taken_port_is_named_before_anything_is_started(installation):
 def test_a_program_that_ends_at_once_is_told_with_its_last_words(installation, tmp_path):
     program = Program("short", tmp_path / "programs")
     program.start(["sh", "-c", "echo no such thing >&2; exit 3"], os.environ)
-    with pytest.raises(RuntimeError, match=r"short has ended(?s:.*)no such thing"):
+    with pytest.raises(RuntimeError, match=r"short has exited(?s:.*)no such thing"):
         installation._await(program, lambda: False)
     program.stop()
 

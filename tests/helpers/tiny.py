@@ -107,7 +107,7 @@ def context_of(
     return StepContext(shape=shape, plan=plan, knobs=knobs, budget=budget, bound=bound, shared=shared)
 
 
-class TinyWorkshop:
+class TinySharedTrainer:
     """Shared work on a few generated images, in the dense model's own precision."""
 
     training = Training(epochs=1.0, batch_size=8, distillation=0.5)
@@ -150,7 +150,7 @@ def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
     settings = method_of(method).shared_settings(dense.shape, knobs)
     if settings is None:
         return None
-    work = method_of(method).prepare(TinyWorkshop(dense), settings)
+    work = method_of(method).prepare(TinySharedTrainer(dense), settings)
     while True:
         try:
             next(work)

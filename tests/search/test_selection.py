@@ -23,6 +23,14 @@ def test_control_that_is_itself_chosen_is_not_beaten(point: Point) -> None:
     assert against.margin == 0
 
 
+def test_a_control_of_a_smaller_budget_is_not_credited_to_the_search(point: Point) -> None:
+    results = [point(0, 69, 0.6, origin=Origin.CONTROL, budget=70), point(1, 49, 0.9, origin=Origin.CONTROL, budget=50)]
+    results.append(point(2, 65, 0.75, budget=70))
+    against = against_control(results, {"some": 70}, "some")
+    assert against is not None
+    assert (against.chosen, against.control, against.margin) == (1, 1, 0.0)
+
+
 def test_without_a_complete_control_there_is_nothing_to_compare(point: Point) -> None:
     failed = point(0, 69, 0.8, origin=Origin.CONTROL, budget=70).replace(state=TrialState.FAILED)
     assert against_control([failed, point(1, 65, 0.75)], {"some": 70}, "some") is None

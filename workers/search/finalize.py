@@ -105,6 +105,7 @@ def finalize_models(
                 raise
             # One model that cannot be completed must not cost the user the others.
             failed.append(f"{selection.label} (trial {selection.result.number}): {error}")
+            shutil.rmtree(folder, ignore_errors=True)
             continue
         target = output.model(selection.label)
         move_folder(folder, target)

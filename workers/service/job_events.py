@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from autoslim.core.result import EpochReport, Origin, TrialResult, TrialState
+from autoslim.core.result import EpochReport, TrialResult, TrialState
 from autoslim.core.selection import best_within_budgets
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
@@ -46,8 +46,8 @@ class JobEvents(SearchCallback):
     def on_search_start(self, search: SearchInfo) -> None:
         self._search = search
         self._results = {result.number: result for result in search.results if result.state is not TrialState.RUNNING}
-        # An earlier attempt has told of the best of its own trials; of those that are reused none has.
-        self._best = {label: result.number for label, result in self._best_trials().items() if result.origin is not Origin.REUSED}
+        # What an earlier attempt has announced is not announced again.
+        self._best = self._announced_best() if self._claim.attempt > 1 else {}
         self._append_best()
 
     def on_trial_start(self, result: TrialResult, target: str) -> None:
@@ -79,6 +79,15 @@ class JobEvents(SearchCallback):
         if self._search is None:
             return {}
         return best_within_budgets(self._results.values(), self._search.budgets, self._search.job.limits)
+
+    def _announced_best(self) -> dict[str, int]:
+        """The trial of each budget's last `best` event."""
+        announced: dict[str, int] = {}
+        after = 0
+        while page := self._queue.events(self._claim.id, after=after):
+            announced |= {str(event.data["label"]): int(event.data["trial"]) for event in page if event.type == "best"}
+            after = page[-1].seq
+        return announced
 
     def _append_best(self) -> None:
         """An event for each budget whose best trial is another one now."""

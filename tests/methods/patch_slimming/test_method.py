@@ -14,7 +14,7 @@ from helpers.cifar10_vit import accuracy, real_model
 from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import (
     MODELS,
-    TinyWorkshop,
+    TinySharedTrainer,
     attach,
     attached,
     context_of,
@@ -288,7 +288,7 @@ def test_widths_of_an_earlier_step_stay():
 
 def ladder_of(model: str = "vit", share: float = 0.4) -> tuple[Any, dict[str, Tensor], list[Any]]:
     dense = make_dense(model)
-    work = METHOD.prepare(TinyWorkshop(dense), {"search_share": share, "paths": "residual", "places": "cover"})
+    work = METHOD.prepare(TinySharedTrainer(dense), {"search_share": share, "paths": "residual", "places": "cover"})
     reports = []
     while True:
         try:
@@ -307,7 +307,7 @@ def test_smaller_epsilons_keep_more_and_every_error_is_below_its_epsilon(model: 
     for epsilon, counts, errors in zip(EPSILONS, shared["counts"], shared["errors"], strict=True):
         for block in range(chosen):
             assert errors[block] <= epsilon or counts[block] == dense.shape.patches
-    assert reports[-1].epoch == pytest.approx(0.4 * TinyWorkshop.training.epochs)
+    assert reports[-1].epoch == pytest.approx(0.4 * TinySharedTrainer.training.epochs)
     assert {"epsilon", "patches 0", "error 0", "raw error 0"} <= reports[0].metrics.keys()
 
 
@@ -350,7 +350,7 @@ def test_tuning_a_block_lowers_its_error_and_leaves_the_model_alone():
 
 
 def test_passes_stay_within_their_share():
-    shared_trainer = TinyWorkshop(make_dense("vit"))
+    shared_trainer = TinySharedTrainer(make_dense("vit"))
     for share in (0.1, 0.4):
         passes = Passes.within(share, shared_trainer, 512)
         candidates = 3 * (len(EPSILONS) + 16)

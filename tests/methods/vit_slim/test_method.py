@@ -18,7 +18,7 @@ import timm
 import torch
 from helpers.tiny import (
     MODELS,
-    TinyWorkshop,
+    TinySharedTrainer,
     attach,
     attached,
     config_of,
@@ -231,7 +231,7 @@ def test_loss_is_equation_one():
 # The mask search: shared, and no more than three of them.
 
 
-class Watched(TinyWorkshop):
+class Watched(TinySharedTrainer):
     """Notes what it is asked to train."""
 
     def train(self, student: nn.Module, loss: Any, *, epochs: float, learning_rates: dict[str, float] | None = None) -> Any:
