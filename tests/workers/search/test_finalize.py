@@ -44,8 +44,8 @@ def complete(folder: Path, **_: Any) -> None:
     (folder / "card").write_text("complete")
 
 
-def complete_but_50(folder: Path, *, asked: finalize.Asked, **_: Any) -> None:
-    if asked.label == "50%":
+def complete_but_50(folder: Path, *, requested: finalize.RequestedBudget, **_: Any) -> None:
+    if requested.label == "50%":
         raise JobError("the card cannot be written")
     complete(folder)
 
