@@ -283,7 +283,7 @@ def test_a_folder_takes_no_second_request_and_names_the_flag_that_differs(tmp_pa
 
 def test_two_at_once_in_one_folder_are_refused(tmp_path):
     job = job_of("life_regression")
-    with Slimming(tmp_path / "out", job), pytest.raises(OutputError, match="another autoslim slim is at work"):
+    with Slimming(tmp_path / "out", job), pytest.raises(OutputError, match="another autoslim slim is running there"):
         Slimming(tmp_path / "out", job).__enter__()
 
 
