@@ -87,7 +87,7 @@ def serve(
         host=host,
         port=port,
         insecure=insecure,
-        command=[sys.executable, "-m", "autoslim.cli", "supervise"] if supervisor else None,
+        command=[sys.executable, "-m", "autoslim.cli", "supervise", "--until-stdin-ends"] if supervisor else None,
         ready=lambda address: _print_address(address, settings),
     )
 
@@ -108,8 +108,16 @@ def supervise(
     jobs: Jobs = 1,
     dashboard: Dashboard = None,
     lease_seconds: Lease = None,
+    until_stdin_ends: Annotated[
+        bool,
+        typer.Option(
+            "--until-stdin-ends", help="Also stop when standard input ends, as it does with the process at its other end."
+        ),
+    ] = False,
 ) -> None:
     """Run queued jobs, without the API. Ctrl-C stops it; the next supervisor continues the jobs.
+
+    Of several supervisors of one root folder on a machine one runs the jobs; the others wait until it has ended.
 
     Example: autoslim supervise --jobs 2
 
@@ -117,6 +125,7 @@ def supervise(
     """
     from autoslim.core.logs import log_json
     from workers.service.settings import DriverSettings
+    from workers.service.supervisor import choose_executor
     from workers.service.supervisor import supervise as run
 
     settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
@@ -124,4 +133,5 @@ def supervise(
     service = {"storage": settings.storage, "root": settings.root.absolute(), "tracking_uri": settings.tracking_uri}
     driver = placed(DriverSettings, CliInput.of(context), **service, **more)
     log_json()
-    run(driver, jobs=jobs, dashboard=dashboard)
+    parent = sys.stdin.fileno() if until_stdin_ends else None
+    run(driver, choose_executor(driver, dashboard=dashboard), jobs=jobs, parent=parent)

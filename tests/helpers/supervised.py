@@ -127,15 +127,30 @@ class Site:
         return "\n".join(f"== {path}\n{path.read_text()}" for path in sorted(self.settings.root.glob("jobs/*/logs/*")))
 
 
+def supervisor_code(command: tuple[str, ...] = DRIVER, *, parent: int | None = None) -> str:
+    """A Python program: the supervisor, with drivers of this command."""
+    return (
+        "from workers.service.supervisor import supervise; from workers.service.local_executor import LocalExecutor\n"
+        "from workers.service.settings import read_driver_settings; from autoslim.core.logs import log_json\n"
+        "settings = read_driver_settings(); log_json()\n"
+        f"supervise(settings, LocalExecutor(settings, command={command!r}), round_seconds=0.05, parent={parent})"
+    )
+
+
 @contextmanager
 def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterator[subprocess.Popen[bytes]]:
     """A supervisor that can be killed."""
+    with _python(site, supervisor_code(command)) as process:
+        yield process
+
+
+@contextmanager
+def service_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+    """An API with its supervisor, as `autoslim serve` runs them; the drivers are trivial."""
     code = (
-        "from workers.service.supervisor import Supervisor; from workers.service.local_executor import LocalExecutor\n"
-        "from workers.service.settings import read_driver_settings; from autoslim.store import Queue\n"
-        "settings = read_driver_settings()\n"
-        f"Supervisor(Queue(settings.storage), LocalExecutor(settings, command={command!r}), jobs=1,"
-        " lease_seconds=settings.lease_seconds, round_seconds=0.05).run()"
+        "import sys; from autoslim.service import serve; from autoslim.service.settings import ServiceSettings\n"
+        f"settings = ServiceSettings(storage={site.settings.storage!r}, root={str(site.settings.root)!r})\n"
+        f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(parent=0)!r}])"
     )
     with _python(site, code) as process:
         yield process
@@ -145,9 +160,11 @@ def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterato
 def ray_supervisor_process(site: Site, dashboard: str) -> Iterator[subprocess.Popen[bytes]]:
     """The same for a Ray cluster; Ray reads how it is to log in when it is imported, so that this cannot be the test's own process."""
     code = (
-        "import logging; from workers.service.supervisor import supervise; from workers.service.settings import read_driver_settings\n"
+        "import logging; from workers.service.supervisor import choose_executor, supervise\n"
+        "from workers.service.settings import read_driver_settings\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        f"supervise(read_driver_settings(), dashboard={dashboard!r})"
+        "settings = read_driver_settings()\n"
+        f"supervise(settings, choose_executor(settings, dashboard={dashboard!r}))"
     )
     with _python(site, code) as process:
         yield process

@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 STOP_GRACE = 45.0
 """Seconds from SIGTERM to SIGKILL: longer than the 30 s that a driver gives its search."""
-# Seconds that a supervisor waits for its drivers when it ends; they finish without it.
-_CLOSE_SECONDS = 10.0
+# Seconds from SIGKILL until the system has removed a process.
+_KILL_SECONDS = 5.0
 
 
 class LocalExecutor(Executor):
@@ -94,11 +94,11 @@ class LocalExecutor(Executor):
             child.wait()
 
     def close(self) -> None:
-        """Requests that all drivers end. They write their checkpoints and requeue their jobs, if necessary after this process has ended."""
-        for driver in self.list_drivers():
-            self.stop(driver)
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        while any(self.list_drivers().values()) and time.monotonic() < deadline:
+        """Ends all drivers of this machine: they write their checkpoints and requeue their jobs, or are killed after the grace period."""
+        deadline = time.monotonic() + self._grace + _KILL_SECONDS
+        while (alive := [driver for driver, lives in self.list_drivers().items() if lives]) and time.monotonic() < deadline:
+            for driver in alive:
+                self.stop(driver)
             time.sleep(0.1)
 
     def _file(self, driver: Driver) -> Path:

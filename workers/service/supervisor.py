@@ -11,11 +11,9 @@ import dataclasses
 import datetime
 import logging
 import os
-import signal
 import socket
 import sys
 import time
-from types import FrameType
 
 from autoslim.errors import ClusterError, LeaseLostError
 from autoslim.store import Claim, Queue, QueuedJob, QueueState
@@ -23,6 +21,8 @@ from autoslim.store.queued import RUNNING
 from workers.service.executor import Driver, Executor
 from workers.service.local_executor import LocalExecutor
 from workers.service.settings import DriverSettings
+from workers.service.stop_request import StopRequest
+from workers.service.supervisor_lock import SupervisorLock
 
 _log = logging.getLogger(__name__)
 
@@ -62,32 +62,32 @@ class Supervisor:
     """Runs at most `jobs` drivers at a time. `lease_seconds` is the lease of a job until its driver adopts it."""
 
     def __init__(
-        self, queue: Queue, executor: Executor, *, jobs: int, lease_seconds: float, round_seconds: float = ROUND_SECONDS
+        self,
+        queue: Queue,
+        executor: Executor,
+        *,
+        jobs: int,
+        lease_seconds: float,
+        round_seconds: float = ROUND_SECONDS,
+        stop: StopRequest | None = None,
     ) -> None:
-        self._queue, self._executor, self._jobs, self._lease, self._round_seconds = (
-            queue,
-            executor,
-            jobs,
-            lease_seconds,
-            round_seconds,
-        )
+        self._queue, self._executor, self._jobs = queue, executor, jobs
+        self._lease, self._round_seconds = lease_seconds, round_seconds
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._starting: dict[str, _Starting] = {}
-        self._stopping = False
+        self._stop = stop or StopRequest()
 
     def run(self) -> None:
-        """Runs rounds until SIGINT or SIGTERM, with growing pauses while the database or the cluster is down."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        """Runs rounds until it is asked to stop, with growing pauses while the database or the cluster is down."""
         pause = self._round_seconds
-        while not self._stopping:
+        while not self._stop.requested:
             try:
                 self.tick()
                 pause = self._round_seconds
             except ClusterError as error:
                 pause = min(2 * pause, _MAX_BACKOFF)
                 _log.warning("%s; next try in %g s", error, pause)
-            self._sleep(pause)
+            self._stop.sleep(pause)
         self._shut_down()
 
     def tick(self) -> None:
@@ -191,22 +191,13 @@ class Supervisor:
         """Claims queued jobs while there is room."""
         # Any living driver takes a place, also one whose job has ended or is another supervisor's.
         busy = {driver.job_id for driver, lives in drivers.items() if lives} | self._starting.keys()
-        while len(busy) < self._jobs and not self._stopping:
+        while len(busy) < self._jobs and not self._stop.requested:
             claim = self._queue.claim(self._owner, self._lease)
             if claim is None:
                 return
             busy.add(claim.id)
             starting = self._starting[claim.id] = _Starting(claim, time.monotonic())
             self._advance_start(starting, drivers)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
-
-    def _sleep(self, seconds: float) -> None:
-        """In short steps: Python resumes `time.sleep` after a signal's handler has run."""
-        until = time.monotonic() + seconds
-        while not self._stopping and time.monotonic() < until:
-            time.sleep(min(0.2, seconds))
 
     def _shut_down(self) -> None:
         try:
@@ -227,23 +218,39 @@ def _overdue(job: QueuedJob) -> bool:
     return (datetime.datetime.now(datetime.UTC) - requested).total_seconds() > _CANCEL_SECONDS
 
 
-def supervise(settings: DriverSettings, *, jobs: int = 1, dashboard: str | None = None, python: str = sys.executable) -> None:
-    """Runs the supervisor until SIGINT or SIGTERM.
+def supervise(
+    settings: DriverSettings,
+    executor: Executor,
+    *,
+    jobs: int = 1,
+    round_seconds: float = ROUND_SECONDS,
+    parent: int | None = None,
+) -> None:
+    """Runs the supervisor until SIGINT or SIGTERM, or until the stream of the descriptor `parent` ends.
 
-    Drivers are processes of this machine. With the URL of a Ray cluster's `dashboard` they are Ray jobs, run by the cluster's `python`.
-    Stopping the supervisor stops the drivers of this machine, whose jobs the next supervisor resumes. Drivers on a
-    cluster continue.
+    Stopping it stops the drivers of this machine, whose jobs the next supervisor resumes; drivers on a cluster continue. While
+    another supervisor of this machine runs the jobs of the same root, this one waits.
 
     Raises:
         RequestError: for a storage that is not valid.
+        OutputError: for a root that cannot be written or locked.
         ClusterError: when the database cannot be reached at the start.
     """
-    executor: Executor
-    if dashboard is None:
-        executor = LocalExecutor(settings)
-    else:
-        from workers.service.ray_executor import RayJobsExecutor
+    stop, lock = StopRequest(), SupervisorLock(settings.root)
+    stop.on_signals()
+    if parent is not None:
+        stop.on_end_of(parent)
+    if not lock.acquire(stop, os.getpid()):
+        return
+    with lock, Queue(settings.storage) as queue:
+        lease = settings.lease_seconds
+        Supervisor(queue, executor, jobs=jobs, lease_seconds=lease, round_seconds=round_seconds, stop=stop).run()
 
-        executor = RayJobsExecutor(settings, dashboard=dashboard, python=python)
-    with Queue(settings.storage) as queue:
-        Supervisor(queue, executor, jobs=jobs, lease_seconds=settings.lease_seconds).run()
+
+def choose_executor(settings: DriverSettings, *, dashboard: str | None = None, python: str = sys.executable) -> Executor:
+    """Drivers as processes of this machine or, with the URL of a Ray cluster's `dashboard`, as its jobs, run by the cluster's `python`."""
+    if dashboard is None:
+        return LocalExecutor(settings)
+    from workers.service.ray_executor import RayJobsExecutor
+
+    return RayJobsExecutor(settings, dashboard=dashboard, python=python)
