@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from autoslim.core.urls import hide_password
 from autoslim.errors import AutoslimError, ClusterError, RequestError
-from autoslim.store import migrate
+from autoslim.store import clock, migrate
 
 
 class Database:
@@ -49,10 +49,11 @@ class Database:
 
     def _prepare(self) -> None:
         with self.reading() as connection:
-            if migrate.current(connection) == migrate.newest():
+            if migrate.current(connection) == migrate.newest() and clock.steady_is_anchored(connection):
                 return
         with self.writing() as connection:
             migrate.upgrade(connection, url=self.url)
+            clock.anchor(connection)
 
 
 def _open_engine(url: str) -> sa.Engine:
