@@ -12,6 +12,7 @@ import typer
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, placed
 from autoslim.config import TrialPlacement
+from autoslim.core.folder_lock import claim_for_service
 
 if TYPE_CHECKING:
     from autoslim.service import ServiceSettings
@@ -44,6 +45,7 @@ def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
 
     settings = read_settings(config, flags=flags)
     settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    claim_for_service(settings.root)
     return settings
 
 
@@ -125,8 +127,8 @@ def supervise(
     """
     from autoslim.core.logs import log_json
     from workers.service.settings import DriverSettings
-    from workers.service.supervisor import choose_executor
-    from workers.service.supervisor import supervise as run
+    from workers.service.supervise import choose_executor
+    from workers.service.supervise import supervise as run
 
     settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
     more = {} if lease_seconds is None else {"lease_seconds": lease_seconds}

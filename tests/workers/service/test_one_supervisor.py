@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 
 import psutil
@@ -35,7 +36,7 @@ def supervisors(site):
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.environ().get("AUTOSLIM_ROOT") == str(site.settings.root) and any(
-                argument.startswith("from workers.service.supervisor") for argument in process.cmdline()
+                argument.startswith("from workers.service.supervise ") for argument in process.cmdline()
             ):
                 found.append(process)
     return sorted(found, key=psutil.Process.create_time)
@@ -60,7 +61,12 @@ def is_free_of_losses(site, job):
     return site.queue.get(job.id).losses == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+SLOW = [pytest.mark.slow, pytest.mark.short]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW), pytest.param(signal.SIGKILL, marks=SLOW)]
+)
 def test_however_the_api_ends_its_supervisor_and_drivers_end_in_order(site, number):
     with searching(site) as (api, supervisor, driver, job):
         api.send_signal(number)
@@ -72,6 +78,8 @@ def test_however_the_api_ends_its_supervisor_and_drivers_end_in_order(site, numb
         assert supervisors(site) == []
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_second_signal_does_not_cut_the_orderly_end_short(site):
     with searching(site) as (api, supervisor, driver, job):
         for _ in range(3):
@@ -82,7 +90,9 @@ def test_a_second_signal_does_not_cut_the_orderly_end_short(site):
         assert (site.state(job), is_free_of_losses(site, job)) == (S.QUEUED, True)
 
 
-def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site):
     with searching(site) as (_, supervisor, driver, job):
         supervisor.kill()
         site.drive(None, lambda: len(supervisors(site)) == 1 and supervisors(site)[0].pid != supervisor.pid)
@@ -92,6 +102,8 @@ def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site, mo
         site.drive(None, gone(driver))
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_driver(site):
     with searching(site) as (api, supervisor, driver, job):
         for process in (supervisor, api):
@@ -100,6 +112,7 @@ def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_dr
         site.drive(None, gone(supervisor))
         assert not gone(driver)()
         with service_process(site):
+            site.drive(None, lambda: len(supervisors(site)) == 1)
             site.mischief(None)
             site.drive(None, site.is_ended(job))
             assert (site.state(job), site.queue.get(job.id).attempt) == (S.SUCCEEDED, 1)
@@ -108,14 +121,16 @@ def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_dr
 
 def test_a_second_supervisor_waits_takes_over_at_once_and_ends_when_it_is_asked_to(site, capfd):
     with supervisor_process(site) as first:
-        holder = site.settings.root.glob("supervisor-*.json")
-        site.drive(None, lambda: next(holder, None) is not None)
+        site.drive(None, lambda: any(site.settings.root.glob("supervisor-*.json")))
         with supervisor_process(site) as second, supervisor_process(site) as third:
-            told = lambda: capfd.readouterr().err.count(f"another supervisor, process {first.pid}, runs the jobs of")  # noqa: E731
-            waiting = 0
-            while waiting < 2:
-                waiting += told()
+            said = []
+
+            def both_wait():
+                said.append(capfd.readouterr().err)
                 assert first.poll() is second.poll() is third.poll() is None
+                return "".join(said).count(f"another supervisor, process {first.pid}, runs the jobs of") == 2
+
+            site.drive(None, both_wait)
             third.send_signal(signal.SIGTERM)
             assert third.wait(10) == 0
             first.kill()
@@ -146,8 +161,6 @@ def test_a_supervisor_whose_parent_is_gone_ends_even_where_it_hangs():
         "print('ready', flush=True)\n"
         "while True: time.sleep(60)"
     )
-    import sys
-
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         process.stdin.close()
