@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
-from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse
+from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse, refuse_other_use
 from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
@@ -77,6 +77,7 @@ class Slimming:
     def __enter__(self) -> Slimming:
         """Raises OutputError when the folder cannot be written, holds something else, or is being worked in."""
         # Before the lock, which is a file: a folder that is somebody else's is left as it is.
+        refuse_other_use(self.folder, FolderUse.SLIM)
         self._refuse_others()
         self._lock.__enter__()
         try:
