@@ -13,7 +13,7 @@ from autoslim.core.plan import Plan
 from autoslim.cost import predict, predict_params
 from autoslim.errors import InfeasibleError
 from autoslim.methods import METHODS, Constraints, StepContext, binding, narrowing, narrows, solve
-from autoslim.methods.vit_slim.budget_cut import cut_to_budget
+from autoslim.methods.unit_removal.budget_cut import cut_to_budget
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks
 
