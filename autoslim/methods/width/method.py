@@ -85,7 +85,7 @@ class Width(Method):
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """Returns `N.attention` (H, K) and `N.mlp` (F,), the worths of block N's units."""
         images_B3HW = torch.cat(list(shared_trainer.images(PASSES * PASS_IMAGES)))
-        worths = gradient_rms(shared_trainer.student(), images_B3HW.split(PASS_IMAGES))
+        worths = gradient_rms(shared_trainer.student(), torch.split(images_B3HW, PASS_IMAGES))
         # No epochs: all trials of a search share less than a thousand images.
         yield EpochReport(epoch=0.0, phase=Phase.SHARED, metrics={"images": float(len(images_B3HW))})
         return {
