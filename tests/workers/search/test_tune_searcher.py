@@ -70,6 +70,7 @@ def lose_worker(folder, error: RayError):
         searcher.on_trial_complete("tune", error=True)
         LostWorkerCallback(searcher).on_trial_error(1, [], SimpleNamespace(trial_id="tune", get_error=lambda: text))
         (result,) = [trial for trial in store.trials(job.id) if trial.number == number]
+        store.begin_attempt(job.id)
         again = [trial.result.number for trial in TrialIndex(store, job.id).unfinished]
         return result, again == [number]
 
