@@ -51,8 +51,8 @@ test-models: $(STAMP)
 test-rest: $(STAMP)
 	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' $(MODEL_TESTS:%=--ignore=%)
 
-test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too
-	$(BIN)/python -m pytest
+test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every example of the properties
+	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest
 
 lint: style types layers unused insecure ## everything that reads the code: the five targets below, and the hooks of pre-commit
 
