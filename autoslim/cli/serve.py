@@ -64,7 +64,10 @@ def serve(
     supervisor: Annotated[
         bool, typer.Option("--supervisor/--no-supervisor", help="Also run the jobs, unless another process does.")
     ] = True,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow any address without API keys.")] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let an open service be used from other machines and through proxies, without API keys."),
+    ] = False,
 ) -> None:
     """Run the service: the API, and the supervisor that runs the jobs.
 
@@ -88,12 +91,12 @@ def serve(
         port=port,
         insecure=insecure,
         command=[sys.executable, "-m", "autoslim.cli", "supervise"] if supervisor else None,
-        ready=lambda address: _print_address(address, settings),
+        ready=lambda address, access: _print_address(address, access, settings),
     )
 
 
-def _print_address(address: str, settings: ServiceSettings) -> None:
-    sys.stderr.write(f"autoslim is at {address}; its jobs are in {settings.root}\n")
+def _print_address(address: str, access: str, settings: ServiceSettings) -> None:
+    sys.stderr.write(f"autoslim is at {address}; its jobs are in {settings.root}\nIt is {access}\n")
     sys.stdout.write(f"{address}\n")
     sys.stdout.flush()
 

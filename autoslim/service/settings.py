@@ -60,7 +60,8 @@ class ServiceSettings(BaseModel):
     """`root` has a folder per job; `datasets` are paths by name. Paths in a spec must be under `data_roots` or `model_roots`.
 
     `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are the addresses that users open; readiness probes them, too.
-    With `keys_required` every request needs a key; without it a service that has no key yet is open.
+    With `keys_required` every request needs a key; without it, a service that has never had a key is open to this machine. `trust_network`
+    opens it to whoever reaches it, through proxies, too.
 
     By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`.
     """
@@ -78,6 +79,7 @@ class ServiceSettings(BaseModel):
     mlflow_url: str | None = None
     ray_dashboard_url: str | None = None
     keys_required: bool = False
+    trust_network: bool = False
     allowed_hosts: Names = LOOPBACK
     limits: RequestLimits = RequestLimits()
 

@@ -214,6 +214,28 @@ def test_keys_are_made_listed_and_revoked(autoslim: Command, tmp_path: Path):
         assert (code, said in err) == (2, True), err
 
 
+def test_the_service_is_opened_and_closed_by_commands_that_say_what_they_do(autoslim: Command, tmp_path: Path):
+    here = ("--root", str(tmp_path / "root"))
+    assert autoslim("admin", "access", *here)[1].startswith("open: whoever is on this machine needs no API key")
+    key = autoslim("keys", "create", *here)[1].strip()
+    assert autoslim("admin", "access", *here)[1] == "closed: every request needs an API key\n"
+    code, _, err = autoslim("admin", "open", "--yes", *here)
+    assert (code, "while 1 of its keys may be used" in err) == (2, True), err
+    assert "No key is left that may be used, and the service stays closed" in autoslim("keys", "revoke", key, *here)[2]
+    assert json.loads(autoslim("admin", "access", "--json", *here)[1]) == {"access": "closed", "usable_keys": 0}
+    code, _, err = autoslim("admin", "open", *here)
+    assert (code, "delete jobs of the tenant 'local' without a key (0 now). To do that: autoslim admin open --yes" in err) == (
+        2,
+        True,
+    ), err
+    assert json.loads(autoslim("admin", "access", "--json", *here)[1])["access"] == "closed"
+    code, _, err = autoslim("admin", "open", "--yes", *here)
+    assert (code, "the service is open" in err) == (0, True), err
+    assert json.loads(autoslim("admin", "access", "--json", *here)[1])["access"] == "open"
+    code, _, err = autoslim("admin", "close", *here)
+    assert (code, "is closed: every request needs an API key; no key may be used now" in err) == (0, True), err
+
+
 def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")],
@@ -232,4 +254,5 @@ def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     _, err = process.communicate(timeout=60)
     assert process.returncode in (0, 130), err
     assert f"autoslim is at {url}" in err
+    assert "It is open: whoever is on this machine needs no API key" in err
     assert "Traceback" not in err

@@ -167,9 +167,14 @@ def test_another_address_than_loopback_needs_a_key_first(tmp_path: Path) -> None
         assert secure_settings(settings, host=host, insecure=True).keys_required is False
     with Keys(settings.storage) as keys:
         keys.create(tenant="t", scopes=["read"], name="n")
+        revoked = keys.list()[0].id
     opened = secure_settings(settings, host="192.168.1.5", insecure=False)
     assert opened.keys_required
     assert "192.168.1.5" in opened.allowed_hosts
+    with Keys(settings.storage) as keys:
+        keys.revoke(revoked)
+    # It may start without a usable key: it is closed.
+    assert secure_settings(settings, host="192.168.1.5", insecure=False).keys_required
 
 
 def test_a_request_has_an_id_that_the_client_may_give(client: httpx.Client) -> None:
