@@ -79,9 +79,8 @@ def _is_local(request: Request, address: str) -> bool:
 
 
 async def _by_key(state: AppState, token: str, address: str) -> Identity:
-    # Checked before the database is: an address that guesses keys must not load it.
-    if state.failed_login_rate.is_exhausted(address):
-        raise _too_many_requests(state.failed_login_rate.acquire(address))
+    # Looked up from every address, also after many failures: others behind the same proxy, or on the same machine, must not be able to
+    # lock the key's owner out. It is one read by the primary key.
     key = await state.run_sync(state.keys.find, token)
     if key is None:
         raise _unauthenticated(state, address, "the key is unknown, revoked or expired", ', error="invalid_token"')

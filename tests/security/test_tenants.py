@@ -142,6 +142,13 @@ def test_whoever_guesses_is_slowed_down(fresh: RunningService) -> None:
         assert int(guesser.get("/v1/jobs").headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer autoslim_0123456789abcdef_" + "b" * 43}])
+def test_whoever_guesses_does_not_lock_out_a_key_at_the_same_address(fresh: RunningService, headers: dict[str, str]) -> None:
+    with fresh.client("read") as owner, fresh.anybody(headers=headers) as guesser:
+        assert [guesser.get("/v1/jobs").status_code for _ in range(60)][-1] == 429
+        assert owner.get("/v1/jobs").status_code == 200
+
+
 def test_whoever_asks_too_often_is_slowed_down_and_nobody_else(tmp_path: Path) -> None:
     with (
         running(settings_in(tmp_path, limits=RequestLimits(requests_per_second=1, burst=20))) as small,
