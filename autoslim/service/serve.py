@@ -15,14 +15,13 @@ from autoslim.errors import RequestError
 from autoslim.service.app import create_app
 from autoslim.service.auth import LOCAL_TENANT
 from autoslim.service.child_process import child_process
-from autoslim.service.settings import ServiceSettings
+from autoslim.service.connections import BACKLOG, BoundedProtocol, ConnectionTable, fit_open_files
+from autoslim.service.settings import RequestLimits, ServiceSettings
 from autoslim.store import Access, Keys
 
 PORT = 8400
 # Seconds for open requests at shutdown; event streams are ended before.
 _SHUTDOWN_SECONDS = 10
-# Above the 500 event streams of the default limits, below the usual limit of open files.
-_MAX_CONNECTIONS = 2000
 
 
 def serve(
@@ -89,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1024)
+        listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
         raise RequestError(f"cannot listen on {host}:{port}: {error}") from error
@@ -99,9 +98,12 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Ends the event streams at shutdown; uvicorn would otherwise wait for them until its timeout."""
 
-    def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, ready: Callable[[], None], limits: RequestLimits) -> None:
         config = uvicorn.Config(
             app,
+            http=BoundedProtocol,
+            # A WebSocket would leave the bounded protocol, and no route has any.
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -109,9 +111,10 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-            limit_concurrency=_MAX_CONNECTIONS,
+            backlog=BACKLOG,
         )
         super().__init__(config)
+        self.server_state = ConnectionTable(limits)
         self._app, self._ready = app, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -127,6 +130,6 @@ class _Server(uvicorn.Server):
 async def _serve(
     settings: ServiceSettings, listener: socket.socket, command: Sequence[str] | None, ready: Callable[[], None]
 ) -> None:
-    server = _Server(create_app(settings), ready)
+    server = _Server(create_app(settings), ready, fit_open_files(settings.limits))
     async with child_process(command):
         await server.serve(sockets=[listener])

@@ -51,6 +51,11 @@ class RequestLimits(BaseModel):
     parameters: int = Field(default=2 * 10**9, ge=1)
     queued: int = Field(default=5000, ge=1, description="unfinished jobs of a tenant")
     streams: int = Field(default=500, ge=1, description="event streams at a time")
+    connections: int = Field(default=2000, ge=1, description="open connections")
+    connections_per_address: int = Field(
+        default=1000, ge=1, description="of a client address; behind a proxy all clients have the proxy's"
+    )
+    header_seconds: float = Field(default=10.0, gt=0, description="time for a request's headers")
     requests_per_second: float = Field(default=100.0, gt=0)
     burst: int = Field(default=300, ge=1)
     plan_seconds: float = Field(default=60.0, gt=0)
