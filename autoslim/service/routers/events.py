@@ -54,7 +54,9 @@ async def events(
     if "text/event-stream" in request.headers.get("accept", ""):
         return await _stream(state, identity, job, _resume_after(last_event_id, after))
     found = await state.run_sync(state.queue.events, job.id, after=after, limit=limit)
-    page = EventPage(events=[event_response(event) for event in found], next_after=found[-1].seq if found else after)
+    page = EventPage(
+        events=[event_response(event, state.public_text) for event in found], next_after=found[-1].seq if found else after
+    )
     return Response(page.model_dump_json(), media_type="application/json")
 
 
@@ -102,4 +104,5 @@ async def _lines(state: AppState, identity: Identity, job_id: str, after: int) -
         if event is None:
             yield KEEPALIVE_COMMENT
         else:
-            yield format_sse_event(id=str(event.seq), event=event.type, data_str=json.dumps({"at": event.at, **event.data}))
+            data = {"at": event.at, **state.public_text.within(event.data)}
+            yield format_sse_event(id=str(event.seq), event=event.type, data_str=json.dumps(data))
