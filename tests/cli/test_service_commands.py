@@ -236,6 +236,23 @@ def test_the_service_is_opened_and_closed_by_commands_that_say_what_they_do(auto
     assert (code, "is closed: every request needs an API key; no key may be used now" in err) == (0, True), err
 
 
+def test_the_files_of_the_service_are_its_owners_alone(autoslim: Command, tmp_path: Path):
+    root = tmp_path / "root"
+    # As an earlier version left it, in a process that is open to others.
+    (root / "jobs").mkdir(parents=True)
+    for folder in (root, root / "jobs"):
+        folder.chmod(0o755)
+    assert autoslim("keys", "create", "--root", str(root))[0] == 0
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(oct(os.umask(0)))"], capture_output=True, text=True, check=True
+    )
+    assert child.stdout.strip() == "0o77"
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in (root, *root.rglob("*"))}
+    assert modes["root"] == modes["root/jobs"] == 0o700
+    assert modes["root/autoslim.db"] == 0o600
+    assert {mode & 0o077 for mode in modes.values()} == {0}
+
+
 def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")],
