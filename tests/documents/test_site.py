@@ -18,6 +18,7 @@ from autoslim.errors import AutoslimError
 from autoslim.methods import METHODS, Method
 
 pytest.importorskip("mkdocs")
+pytestmark = [pytest.mark.slow, pytest.mark.short]
 
 
 @pytest.fixture(scope="module")
