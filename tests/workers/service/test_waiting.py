@@ -166,7 +166,7 @@ def test_starting_says_that_the_disk_is_full_and_is_put_off_for_it(site, monkeyp
 
 
 def test_a_driver_that_cannot_be_registered_is_not_left_running(site, monkeypatch):
-    executor = LocalExecutor(site.settings, command=("sleep", "600"))
+    executor = LocalExecutor(site.settings, command=("sh", "-c", "sleep 600"))
     children = []
 
     def full(driver, process):
