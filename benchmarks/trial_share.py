@@ -46,7 +46,7 @@ class TimedTrial(TrialTrainable):
         # Through the module: Ray copies what a script's class refers to by name, and the copy would be patched.
         for method in methods.METHODS.values():
             method.prepare = self._timed_steps("training", method.prepare)
-            for name in ("attach", "finalize", "calibrate"):
+            for name in ("attach", "prune", "calibrate"):
                 setattr(method, name, self._timed("fit", getattr(method, name)))
         super().setup(config)
 

@@ -121,8 +121,8 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at "
         f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
         + ("; is adapted to the data first" if facts["adapts_dense_model"] else ""),
-        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.origin}), "
-        f"{report.test.images} test ({report.test.origin}); {facts['unreadable']} unreadable",
+        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
+        f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
     ]
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")

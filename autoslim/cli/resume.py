@@ -7,8 +7,8 @@ from typing import Any
 
 from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
 from autoslim.config import JobSpec, Placement, read_mapping, settings_of
+from autoslim.config.job_field import replaced
 from autoslim.config.mapping import written_by
-from autoslim.config.target import replaced
 from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
 

@@ -14,7 +14,7 @@ import typer
 from autoslim.cli import flags
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.table import columns
-from autoslim.config import Scope
+from autoslim.config import Commands
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import Knobs, Step, Training
@@ -49,7 +49,7 @@ Distillation = Annotated[
 _DEFAULT_OUTPUT = Path("runs/slim")
 
 
-@flags.with_flags(flags.job_flags(Scope.SLIM))
+@flags.with_flags(flags.job_flags(Commands.SLIM))
 def slim(
     context: typer.Context,
     method: Methods = None,

@@ -16,7 +16,7 @@ from autoslim.cli import job_table, watch
 from autoslim.cli.parsing import CliInput, fields_of, spec_of
 from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
-from autoslim.config import JobSpec, Scope, settings_of
+from autoslim.config import Commands, JobSpec, settings_of
 from autoslim.core.budget import format_flops
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@flag.with_flags(flag.job_flags(Scope.SUBMIT))
+@flag.with_flags(flag.job_flags(Commands.SUBMIT))
 def submit(
     context: typer.Context,
     file: flag.JobFile = None,

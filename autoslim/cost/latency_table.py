@@ -3,7 +3,7 @@
 The parts are attention and MLP with their norms and residual sums, over tokens and widths; attention that computes some of its tokens
 only; tokens dropped in front of a block or in its middle; the methods' own modules; and the ends, which are all that is not a block.
 Between the points that were measured, latency is interpolated linearly. The sum of the parts is not the latency of the whole: caches
-and launches are shared. So whole models, dense and cut, are measured, too, and correct the sum.
+and launches are shared. So whole models, dense and slimmed, are measured, too, and correct the sum.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DENSE = "dense"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(Record):
-    """A cut model to measure as a whole: methods with solved knobs, and their plan."""
+    """A slimmed model to measure as a whole: methods with solved knobs, and their plan."""
 
     steps: tuple[Step, ...]
     plan: Plan
@@ -36,9 +36,9 @@ class Candidate(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyRequest(Record):
-    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and cut models for the correction.
+    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and slimmed models for the correction.
 
-    `class_query` says, as in `Recipe`, how the cut models end.
+    `class_query` says, as in `Recipe`, how the slimmed models end.
     """
 
     name: str

@@ -145,7 +145,7 @@ def _draw(folder: Path, dataset: PreparedDataset) -> bool:
 def _about(dataset: PreparedDataset) -> str:
     report = dataset.report
     return (
-        f"{report.train.images} training, {report.validation.images} validation ({report.validation.origin}) and "
-        f"{report.test.images} test images ({report.test.origin}); "
+        f"{report.train.images} training, {report.validation.images} validation ({report.validation.how_obtained}) and "
+        f"{report.test.images} test images ({report.test.how_obtained}); "
         f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
     )

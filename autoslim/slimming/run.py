@@ -240,7 +240,7 @@ def _flag(path: str) -> str:
     """The flags that set a part of the request."""
     if path in _OWN_FLAGS:
         return _OWN_FLAGS[path]
-    by_path = {target.path: setting for setting in settings_of(JobSpec).values() for target in setting.rules.job}
+    by_path = {field.path: setting for setting in settings_of(JobSpec).values() for field in setting.rules.job}
     setting = by_path.get(path)
     if setting is None:
         return path

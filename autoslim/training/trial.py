@@ -1,4 +1,4 @@
-"""One trial: each step of its recipe is attached, trained and finalized, then the pruned model is fine-tuned, measured and saved."""
+"""One trial: each step of its recipe is attached, trained and pruned, then the slimmed model is fine-tuned, measured and saved."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class _Trial:
         torch.manual_seed(self.recipe.seed)
         student = method.attach(self.model, step_context, self.context.calibration(self.training, seed=self.recipe.seed))
         student.to(self.context.device)
-        # A method with nothing to train is finalized at once.
+        # A method with nothing to train prunes at once.
         if steps and any(parameter.requires_grad for parameter in student.parameters()):
             schedule = PhaseSchedule(
                 phase=Phase.TRAIN,
@@ -142,7 +142,7 @@ class _Trial:
             )
             yield from self._train(self._trainer(student, schedule, method, step), position, saved)
         with torch.no_grad():
-            finished = method.finalize(student, step_context)
+            finished = method.prune(student, step_context)
         self.model, self.plan = finished.model.to(self.context.device), finished.plan
         self.finished.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
@@ -213,7 +213,7 @@ class _Trial:
     def _finetune(self, steps: int, saved: Saved | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
         # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
-        rate = METHODS[last.method].tune_rate(last.knobs)
+        rate = METHODS[last.method].finetune_rate(last.knobs)
         schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=steps, rate=rate)
         trainer = self._trainer(self.model, schedule, None, None)
         for report in self._train(trainer, len(self.recipe.steps), saved):
@@ -262,7 +262,7 @@ class _Trial:
     def _epochs(self) -> float:
         return round(self.shared_epochs + self.done_steps / len(self.train_images), 6)
 
-    # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step finalized before it.
+    # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step pruned before it.
 
     @property
     def _checkpoint(self) -> Path:

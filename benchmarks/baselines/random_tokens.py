@@ -64,7 +64,7 @@ class RandomTokens(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         model = self.build(student, context.shape, context.plan, context.knobs).requires_grad_(True)
         return SlimmedModel(model=model, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)
 

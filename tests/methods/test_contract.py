@@ -17,13 +17,13 @@ from helpers.tiny import (
     attach,
     attached,
     config_of,
-    finalize,
     images,
     logits,
     loss_of,
     make_dense,
     method_of,
     method_tests,
+    prune,
     share_of_dense,
     slim,
     slimmed,
@@ -71,7 +71,7 @@ def test_keeping_everything_leaves_the_logits_as_they_were(method: str, model: s
     student = attach(method, dense, knobs, share=2.0)
     extras = method_of(method).expect(dense.shape, Plan.dense(dense.shape), knobs).extras
     share = 1 + sum(e.matmuls + e.norms for e in extras) / predict(dense.shape, Plan.dense(dense.shape)).total + 1e-9
-    finished = finalize(method, student, dense.shape, knobs, share)
+    finished = prune(method, student, dense.shape, knobs, share)
     assert finished.plan.blocks == Plan.dense(dense.shape).blocks
     torch.testing.assert_close(logits(finished.model, images()), logits(dense.module, images()), rtol=1e-5, atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_priced_modules_are_those_of_the_plan(method: str, model: str):
 @each_case
 def test_masked_training_form_and_cut_form_agree(method: str, model: str):
     name, _, variant = method.partition(":")
-    method_tests(name).check_training_form_is_cut_form(model, *([variant] if variant else []))
+    method_tests(name).check_training_form_is_pruned_form(model, *([variant] if variant else []))
 
 
 @each_case
@@ -141,7 +141,7 @@ def test_gradients_reach_every_trainable_part(method: str, model: str):
     knobs = solved_knobs(method, dense.shape)
     student = attach(method, dense, knobs)
     _assert_all_learn(method, dense, student, knobs)
-    finished = finalize(method, student, dense.shape, knobs)
+    finished = prune(method, student, dense.shape, knobs)
     x = images(4)
     logits_of(finished.model.train()(x)).square().sum().backward()
     _assert_gradients(finished.model)
@@ -354,7 +354,7 @@ def test_gradient_checkpointing_changes_nothing(method: str, model: str, form: s
         student.train()
         out = logits_of(student(images()))
         if not out.requires_grad:
-            pytest.skip("before the cut nothing is trained through the logits")
+            pytest.skip("before pruning nothing is trained through the logits")
         out.square().sum().backward()
         results.append((out.detach(), {name: p.grad for name, p in student.named_parameters() if p.requires_grad}))
     (logits_plain, grads_plain), (logits_saving, grads_saving) = results

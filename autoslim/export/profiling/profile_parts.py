@@ -220,7 +220,7 @@ def _transposed(grid: Grid) -> Grid:
 
 
 def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.device) -> Iterator[Calibration]:
-    """Times each cut model in turns with the dense one.
+    """Times each slimmed model in turns with the dense one.
 
     Its latency is the dense model's in the table over the speed-up in these rounds: the machine may be faster or slower by now.
     """

@@ -257,7 +257,7 @@ class DPS(PatchSlimming):
             agreements.append(chain.masks[block].gather(1, place_BP).float().mean())
         return {"loss": torch.stack(errors).mean(), "agreement": torch.stack(agreements).mean()}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs
         selectors = selectors_by_block(student)
         counts = counts_left(shape, {block: selector.patches for block, selector in selectors.items()})

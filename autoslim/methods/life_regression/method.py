@@ -3,7 +3,7 @@
 Equations and schedule follow the paper and its public code. Ours, and different from it:
 
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
-- With `ends` `drops` (the default) lives end softly where the cut form's drops end them. With the paper's ends, `blocks`, lives of the
+- With `ends` `drops` (the default) lives end softly where the pruned form's drops end them. With the paper's ends, `blocks`, lives of the
   schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns for a model that is never run.
 - W starts at the class token's own attention instead of uniform noise.
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
@@ -130,7 +130,7 @@ def _soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
     blocks = range(layers[0], shape.depth)
     if knobs["ends"] == "blocks":
         return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
-    # In a block behind several drops only patches that outlive the latest of them are left in the cut form.
+    # In a block behind several drops only patches that outlive the latest of them are left in the pruned form.
     last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
     patches = tuple(tokens - shape.prefix_tokens for tokens in _tokens_per_block(shape, layers, kept)[layers[0] :])
     return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
@@ -200,7 +200,7 @@ class LifeRegression(Method):
         ),
         "ends": Knob(
             kind="choice",
-            help="where lives end softly: at every block (paper) or where the cut form's do, at the drops",
+            help="where lives end softly: at every block (paper) or where the pruned form's do, at the drops",
             default="drops",
             choices=("drops", "blocks"),
         ),
@@ -307,7 +307,7 @@ class LifeRegression(Method):
         """The task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs
         trunk: Any = student.blocks
         finished = self.expect(shape, context.plan, knobs)
@@ -315,7 +315,7 @@ class LifeRegression(Method):
             layers, kept = schedule(shape, knobs)
             caps = [min(shape.patches, math.ceil(HEADROOM * patches)) for patches in kept]
             finished = context.plan.with_tokens(_tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
-        model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
+        model = self._with_drops(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
         model.requires_grad_(True)
         if knobs["tune"] == "blocks":
             freeze(model, but=tuple(blocks_of(model)[knobs["drop_layer_1"] :]))
@@ -343,9 +343,9 @@ class LifeRegression(Method):
         mean += low
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        return self._cut(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
+        return self._with_drops(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
 
-    def _cut(
+    def _with_drops(
         self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
     ) -> nn.Module:
         """Installs the drops: where is up to the knobs, how many patches they leave up to the plan."""

@@ -3,8 +3,8 @@
 A token slimming module (TSM) in front of a block mixes all patches into fewer, with weights that it computes from them. Feature
 recalibration distillation (FRD) trains everything: the labels' loss, plus `token_weight` times the mean over the blocks of the squared
 error between the teacher's patches and those that a reverse module (RTSM) restores behind each slimmed block, plus `logit_weight`
-times KL(teacher || student). The teacher is the dense model. The training form and the cut form give the same logits, bit by bit: the
-reverse modules run beside the trunk, and removing them is all that the cut does.
+times KL(teacher || student). The teacher is the dense model. The training form and the pruned form give the same logits, bit by bit: the
+reverse modules run beside the trunk, and removing them is all that pruning does.
 
 Ours, and different from the paper and its code:
 
@@ -215,9 +215,9 @@ class SiT(Method):
         return max(made) < until < shape.depth and min(made.values()) + 1 < before
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """Raises UnsupportedModelError where an earlier step has cut tokens: the teacher's could not be restored from the rest."""
+        """Raises UnsupportedModelError where an earlier step has pruned tokens: the teacher's could not be restored from the rest."""
         if any(block.tokens_kv < shape.tokens for block in plan.blocks):
-            raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has cut some")
+            raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has pruned some")
         prices = [
             TokenSlimming.price(dim=shape.dim, patches=patches, made=made, block=block)
             for block, (patches, made) in slimming_steps(shape, knobs).items()
@@ -272,7 +272,7 @@ class SiT(Method):
                 init_reverse(reverse[block], x_BND[:, prefix:], teacher_tokens[block][:, prefix:])
         return reverse
 
-    def tune_rate(self, knobs: Knobs) -> float:
+    def finetune_rate(self, knobs: Knobs) -> float:
         return float(knobs["tune_lr"])
 
     def priced_modules(self) -> dict[str, ModuleFactory]:
@@ -310,7 +310,7 @@ class SiT(Method):
             loss = loss + knobs["token_weight"] * losses["tokens"]
         return {"loss": loss, **losses}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """Removes the reverse modules; all other parameters are fine-tuned."""
         install(student, Trunk(blocks_of(student), pre_blocks_of(student)))
         student.requires_grad_(True)

@@ -1,6 +1,6 @@
 """From ViT-Slim's trained masks (arXiv 2201.00814) to a ranking of everything that may be removed, the least valuable first.
 
-`rank_removals` makes the ranking, `budget_cut.cut_to_budget` decides how much of it a budget takes. Two rules order it.
+`rank_removals` makes the ranking, `budget_pruning.prune_to_budget` decides how much of it a budget takes. Two rules order it.
 
 `fall` (ours): one ranking over attention, MLP and patches. A mask under the l1 pull w falls the less, the more the task depends on it.
 At rest it is at 1 - w / h for a curvature h of the loss; on the way there, under Adam, it moves by w over the root mean square of the
@@ -29,7 +29,7 @@ from torch import Tensor
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import block_matmuls, block_norms, predict
-from autoslim.methods.vit_slim.budget_cut import Removal, with_tokens
+from autoslim.methods.vit_slim.budget_pruning import Removal, with_tokens
 from autoslim.methods.vit_slim.mask_search import Masks
 
 RULES = ("fall", "value")

@@ -97,7 +97,7 @@ def _all(masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ungate_patches(block: Any) -> None:
-    """Removes the patches' masks, in place; those of the widths go with the layers that the cut replaces."""
+    """Removes the patches' masks, in place; those of the widths go with the layers that pruning replaces."""
     block.norm1, block.norm2 = block.norm1.norm, block.norm2.norm
 
 

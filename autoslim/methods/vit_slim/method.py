@@ -8,12 +8,12 @@ Ours, and different from the paper and its code:
 - Units are removed, not multiplied by zero.
 - One ranking over all parts (`mask_ranking`), cut at the FLOPs budget, replaces the separate budgets b of attention, MLP and patches.
   Those are there, too: rule `value`.
-- The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go.
-- The search is short and only ranks. The weights that are cut are the dense model's, and the layers that read removed units are
-  refitted to the remaining ones (`least_squares`). Knobs give the paper's way, searched weights cut as they are, and the same with the
+- The heads of a layer keep equally many dimensions, so that a pruned layer is a plain timm `Attention`; whole heads and sub-layers may go.
+- The search is short and only ranks. The weights that are pruned are the dense model's, and the layers that read removed units are
+  refitted to the remaining ones (`least_squares`). Knobs give the paper's way, searched weights pruned as they are, and the same with the
   masks' values folded in.
 
-For widths, the masked form and the cut form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
+For widths, the masked form and the pruned form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
 zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
 
 Shapes: H heads, K head width, F hidden units, P patches.
@@ -42,7 +42,7 @@ from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_at
 from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.vit_slim.budget_cut import Layer, cut_to_budget
+from autoslim.methods.vit_slim.budget_pruning import Layer, prune_to_budget
 from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
 from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
@@ -125,10 +125,10 @@ class ViTSlim(Method):
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The same share of every layer, a stand-in for the ranking that only the masks give; `finalize` fills the budget with that.
+        """The same share of every layer, a stand-in for the ranking that only the masks give; `prune` fills the budget with that.
 
         Raises:
-            UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
+            UnsupportedModelError: when an earlier step has pruned the model, because the masks are searched on the whole one.
         """
         _check_first(shape, plan)
         head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
@@ -163,7 +163,7 @@ class ViTSlim(Method):
             if name.endswith("zeta") or context.knobs["start"] != "dense":
                 parameter.data.copy_(context.shared[name])
         if context.knobs["refit"]:
-            # Moments of the form that will be cut: with the masks where they are folded in, without them where they only rank.
+            # Moments of the form that will be pruned: with the masks where they are folded in, without them where they only rank.
             with contextlib.nullcontext() if context.knobs["start"] == "folded" else unmasked(blocks_of(student)):
                 measure_readers(student, images_B3HW)
         return student.requires_grad_(False)
@@ -176,23 +176,23 @@ class ViTSlim(Method):
         loss = batch.task_loss + w1 * attention + w2 * mlp + w3 * patches
         return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
         options = _terms(knobs)
         aim = self._aim(context)
         # The masks rank, the budget decides how far: one search serves every budget.
-        layers, finished = cut_to_budget(
+        layers, finished = prune_to_budget(
             shape, plan, rank_removals(masks, shape, plan, plan, options, aim), context.budget, context.constraints
         )
         if knobs["patches"] != "stay":
             # With fewer tokens a width unit costs less, and with fewer widths a token does: the second ranking takes the prices of the
             # first one's result.
-            layers, finished = cut_to_budget(
+            layers, finished = prune_to_budget(
                 shape, plan, rank_removals(masks, shape, plan, finished, options, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
-            _cut(block, layer, mask, fold=knobs["start"] == "folded")
+            _prune_block(block, layer, mask, fold=knobs["start"] == "folded")
         steps = _patch_steps(layers, shape)
         if not steps:
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
@@ -200,7 +200,10 @@ class ViTSlim(Method):
         return SlimmedModel(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
     def _aim(self, context: StepContext) -> int:
-        """Multiply-accumulates that the cut will have; below the budget where another limit binds. `patch_share` refers to them."""
+        """Multiply-accumulates that the pruned model will have; below the budget where another limit binds.
+
+        `patch_share` is a share of them.
+        """
         if not context.constraints.limits.given:
             return context.budget
         return min(context.budget, predict(context.shape, self.expect(context.shape, context.plan, context.knobs)).total)
@@ -218,7 +221,7 @@ class ViTSlim(Method):
                 part.mlp = empty_mlp(part.mlp, own.hidden)
             else:
                 drop_mlp(part)
-            # Where patches stay, a step behind this one has cut the tokens and installs its own selection.
+            # Where patches stay, a later step has pruned the tokens and installs its own selection.
             if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
                 steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv
@@ -261,7 +264,7 @@ def _terms(knobs: Knobs) -> RankingOptions:
     )
 
 
-def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
+def _prune_block(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
     """Cuts a block to `layer`, in place; `fold` multiplies the masks into the weights. Readers are refitted where moments were measured."""
     ungate_patches(block)
     if layer.heads:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.cifar10_vit import accuracy, real_images, real_model
 from helpers.selected_rows import check_rows_are_the_whole_blocks
-from helpers.tiny import attach, attached, batch_of, context_of, finalize, images, logits, make_dense, slim, solved_knobs
+from helpers.tiny import attach, attached, batch_of, context_of, images, logits, make_dense, prune, slim, solved_knobs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,12 +37,12 @@ METHOD = METHODS["dps"]
 KEEP_ALL = {"keep": 1.0}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("dps", dense.shape)
     student = attached("dps", dense, knobs).double().eval()
-    cut = finalize("dps", copy.deepcopy(student), dense.shape, knobs).model
+    cut = prune("dps", copy.deepcopy(student), dense.shape, knobs).model
     x = images(dtype=torch.float64)
     torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
     check_rows_are_the_whole_blocks(cut, dense.module)
@@ -144,7 +144,7 @@ def test_only_selectors_learn_before_the_cut_and_never_after():
     assert trained
     assert all(".scorer." in name for name in trained)
     assert all(any(name.endswith(end) for end in METHOD.learning_rates(student, knobs)) for name in trained)
-    finished = finalize("dps", student, dense.shape, knobs)
+    finished = prune("dps", student, dense.shape, knobs)
     tuned = [name for name, p in finished.model.named_parameters() if p.requires_grad]
     assert tuned
     assert not any("scorer" in name for name in tuned)
@@ -160,7 +160,7 @@ def adaptive(model: str = "vit", bound: str = "max", share: float = 0.6) -> tupl
     student = attach("dps", dense, knobs, share=share)
     context = context_of(dense.shape, knobs, share, bound=bound)
     with torch.no_grad():
-        finished = METHOD.finalize(student, context)
+        finished = METHOD.prune(student, context)
         finished.model.eval()
         context = dataclasses.replace(context, plan=finished.plan)
         METHOD.calibrate(finished.model, context, lambda: iter([images(64, seed=5), images(64, seed=6)]))
@@ -228,7 +228,7 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
         ].backward()
         optimizer.step()
     with torch.no_grad():
-        return dense, METHOD.finalize(student, context).model.eval(), x, labels
+        return dense, METHOD.prune(student, context).model.eval(), x, labels
 
 
 class Shuffled(nn.Module):

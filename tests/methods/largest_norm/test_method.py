@@ -29,8 +29,8 @@ NAME = "largest_norm"
 KEEP_ALL = {"keep": 1.0}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
-    """Nothing is trained before the cut: the only form is the cut one, in which the patches of the largest norm stay."""
+def check_training_form_is_pruned_form(model: str) -> None:
+    """Nothing is trained before pruning: the only form is the cut one, in which the patches of the largest norm stay."""
     dense, finished = slimmed(NAME, model)
     prefix, first = dense.shape.prefix_tokens, dense.shape.depth // 3
     seen = []

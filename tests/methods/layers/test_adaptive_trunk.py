@@ -236,7 +236,7 @@ def threshold_model(
     context = context_of(dense.shape, knobs, share, bound=bound)
     student = attached_student("life_regression", dense, knobs, share=share)
     with torch.no_grad():
-        finished = LIFE.finalize(student, context)
+        finished = LIFE.prune(student, context)
     finished.model.eval()
     return dense, finished, context
 
@@ -289,7 +289,7 @@ def test_fixed_counts_are_the_same_under_either_bound():
     dense = make_dense()
     knobs = solved_knobs("life_regression", dense.shape)
     one, other = (
-        LIFE.finalize(attached_student("life_regression", dense, knobs), context_of(dense.shape, knobs, bound=bound))
+        LIFE.prune(attached_student("life_regression", dense, knobs), context_of(dense.shape, knobs, bound=bound))
         for bound in ("max", "mean")
     )
     assert one.plan == other.plan

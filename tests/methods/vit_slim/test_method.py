@@ -23,10 +23,10 @@ from helpers.tiny import (
     attached,
     config_of,
     context_of,
-    finalize,
     images,
     logits,
     make_dense,
+    prune,
     share_of_dense,
     shared_of,
     slim,
@@ -49,7 +49,7 @@ from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.vit_slim.budget_cut import Removal, cut_to_budget, plan_of
+from autoslim.methods.vit_slim.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, nested, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
 from autoslim.methods.vit_slim.method import L1_WEIGHTS, MASK_LR, SEARCH_SHARE
@@ -62,7 +62,7 @@ METHOD = METHODS["vit_slim"]
 KEEP_ALL = {"keep": 1.0, "start": "dense"}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     """Of the widths: gates of what the cut removes set to 0, the others anywhere; patches all there.
 
     Masked patches are exempt: their zeroed norms still make the keys and values of the biases and stay in every softmax, while cut
@@ -75,7 +75,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     for block in blocks_of(student):
         # tanh(40) is 1 to the last digit.
         masks_of(block).patch_P.data.fill_(40.0)
-    finished = finalize("vit_slim", copy.deepcopy(student), dense.shape, knobs)
+    finished = prune("vit_slim", copy.deepcopy(student), dense.shape, knobs)
     for block, plan in zip(blocks_of(student), finished.plan.blocks, strict=True):
         for zeta, count in ((block.attn.norm.zeta, plan.head_width), (block.mlp.norm.zeta, plan.hidden)):
             gone = zeta.data.sort(dim=-1, descending=True).indices[..., count:]
@@ -293,7 +293,7 @@ def test_starts_are_folded_plain_and_dense():
             for block in blocks_of(student):
                 masks_of(block).patch_P.data.fill_(40.0)
             masked = logits(student.eval(), images())
-        models[start] = finalize("vit_slim", student, dense.shape, knobs, 2.0).model
+        models[start] = prune("vit_slim", student, dense.shape, knobs, 2.0).model
     torch.testing.assert_close(logits(models["folded"], images()), masked, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits(models["dense"], images()), logits(dense.module, images()), rtol=1e-5, atol=1e-5)
     searched = models["searched"].state_dict()
@@ -408,7 +408,7 @@ def test_sublayers_go_last_of_their_chain_and_only_where_they_may():
     shape = blocks_shape()
     for whole, least in (("none", (2, 1, 1)), ("heads", (1, 1, 1)), ("sublayers", (0, 0, 0))):
         row = row_of(random_masks(shape), shape, terms(whole=whole))
-        plan = cut_to_budget(shape, Plan.dense(shape), row, _least(shape, row))[1]
+        plan = prune_to_budget(shape, Plan.dense(shape), row, _least(shape, row))[1]
         assert {(b.heads, b.head_width, b.hidden) for b in plan.blocks} == {least}
 
 
@@ -418,7 +418,7 @@ def _least(shape: ViTShape, row: list[Removal]) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            cut_to_budget(shape, Plan.dense(shape), row, middle)
+            prune_to_budget(shape, Plan.dense(shape), row, middle)
             high = middle
         except InfeasibleError:
             low = middle
@@ -459,7 +459,7 @@ def test_patches_never_come_back_and_one_always_stays(rule: str, nesting: str):
     own = terms(rule=rule, cost_power=0.5, nesting=nesting, removable=(1.0, 1.0, 1.0), patch_share=0.6)
     for seed in range(5):
         row = row_of(random_masks(shape, seed), shape, own, 0.3)
-        layers, plan = cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
+        layers, plan = prune_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
         for before, after in itertools.pairwise(layers):
             assert after.patches <= before.patches
         assert layers[-1].patches
@@ -475,7 +475,7 @@ def test_patches_bear_their_share_of_the_reduction():
     saved = []
     for share in (0.0, 0.2, 0.4):
         own = terms(rule="fall", cost_power=0.5, removable=(1.0, 1.0, 1.0), patch_share=share, l1=(1.0, 1.0, 1e6))
-        plan = cut_to_budget(shape, dense, rank_removals(masks, shape, dense, dense, own, budget), budget)[1]
+        plan = prune_to_budget(shape, dense, rank_removals(masks, shape, dense, dense, own, budget), budget)[1]
         tokens = dense.with_tokens(tuple(block.tokens_kv for block in plan.blocks))
         saved.append((predict(shape, dense).total - predict(shape, tokens).total) / (predict(shape, dense).total - budget))
     assert saved == pytest.approx([0.0, 0.2, 0.4], abs=0.03)
@@ -487,7 +487,7 @@ def test_a_part_gives_no_more_than_it_may_unless_the_budget_demands_it():
     own = terms(rule="fall", cost_power=0.5, removable=(0.25, 1.0, 0.0))
     row = row_of(random_masks(shape), shape, own)
     for share, more in ((0.6, False), (0.2, True)):
-        plan = cut_to_budget(shape, dense, row, share_of_dense(shape, share))[1]
+        plan = prune_to_budget(shape, dense, row, share_of_dense(shape, share))[1]
         gone = 1 - sum(block.attention_width for block in plan.blocks) / (shape.depth * shape.heads * shape.head_width)
         assert (gone > 0.25) == more
 
@@ -496,7 +496,7 @@ def test_a_budget_below_the_narrowest_model_is_infeasible():
     shape = make_dense("vit").shape
     row = row_of(random_masks(shape), shape, terms())
     with pytest.raises(InfeasibleError, match="the narrowest model"):
-        cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.01))
+        prune_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.01))
 
 
 @functools.cache
@@ -529,7 +529,7 @@ def test_whatever_the_masks_the_budget_is_used_up_and_widths_are_round(
     )
     row = rank_removals(random_masks(shape, seed), shape, dense, dense, own, budget)
     try:
-        plan = cut_to_budget(shape, dense, row, budget)[1]
+        plan = prune_to_budget(shape, dense, row, budget)[1]
     except InfeasibleError:
         assume(False)
     # A step of 16 hidden units is 0.2 % of the small model, and 1.4 % of what 15 % of it may cost.
@@ -550,7 +550,7 @@ def test_heads_of_a_layer_are_equally_wide_and_keep_their_own_best():
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": "searched", "refit": False})
     student = attached("vit_slim", dense, knobs)
     before = copy.deepcopy(student)
-    finished = finalize("vit_slim", student, dense.shape, knobs)
+    finished = prune("vit_slim", student, dense.shape, knobs)
     for was, now, plan in zip(blocks_of(before), blocks_of(finished.model), finished.plan.blocks, strict=True):
         assert (now.attn.num_heads, now.attn.head_dim) == (3, plan.head_width)
         assert now.attn.qkv.weight.shape == (3 * 3 * plan.head_width, 48)
@@ -574,7 +574,7 @@ def test_what_reads_the_units_that_are_left_is_refitted_in_the_form_that_is_cut(
         with contextlib.nullcontext() if start == "folded" else unmasked(blocks_of(student)):
             whole = first_block(student, x)
         distances[refitted] = float(
-            (first_block(finalize("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
+            (first_block(prune("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
         )
     assert distances[True] < 0.9 * distances[False]
 
@@ -606,7 +606,7 @@ def whittled(dense: Any, knobs: dict[str, Any], share: float, *, weak: dict[int,
                 (masks.head_HK if part == "attention" else masks.hidden_F).data.zero_()
     for block in blocks_of(student):
         masks_of(block).patch_P.data.fill_(40.0)
-    return student, finalize("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
+    return student, prune("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
 
 
 @pytest.mark.parametrize("model", ["vit", "distilled", "average without class token", "registers"])
@@ -645,19 +645,19 @@ def test_a_model_without_sublayers_loads_exports_and_composes(model: str, tmp_pa
     budget = int(0.8 * predict(dense.shape, finished.plan).total)
     solved = solve(token_method, dense.shape, finished.plan, {}, budget)
     context = StepContext(shape=dense.shape, plan=finished.plan, knobs=solved.knobs, budget=budget)
-    both = token_method.finalize(token_method.attach(finished.model, context, images()), context)
+    both = token_method.prune(token_method.attach(finished.model, context, images()), context)
     assert count_flops(both.model.eval(), 32) == predict(dense.shape, both.plan).total <= budget
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("nesting", ["down", "up"])
 def test_cut_patches_are_gone_as_if_they_were_no_keys(model: str, nesting: str):
-    """What holds for patches in the place of masked form == cut form: with the gone keys masked out of every softmax, what stays is
+    """What holds for patches in the place of masked form == pruned form: with the gone keys masked out of every softmax, what stays is
     computed alike."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": nesting, "patch_share": 0.4, "start": "dense"})
-    finished = finalize("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
+    finished = prune("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
     widths = METHOD.build(copy.deepcopy(dense.module), dense.shape, finished.plan, {"patches": "stay"}).double()
     widths.load_state_dict({name: v for name, v in finished.model.state_dict().items() if not name.endswith("index")})
     steps = pre_blocks_of(finished.model)
@@ -763,7 +763,7 @@ def check_random_recipe(model: str, seed: int, share: float) -> None:
         if name.endswith("zeta")
     }
     context = StepContext(shape=dense.shape, plan=plan, knobs=solved.knobs, budget=budget, shared=shared)
-    finished = METHOD.finalize(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
+    finished = METHOD.prune(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
     cut = class_query_last(finished.model, dense.shape.prefix_tokens) if query else finished.model
     assert count_flops(cut, 32) == predict(dense.shape, finished.plan).total <= budget
     finished.plan.check(dense.shape)
@@ -825,7 +825,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
         knobs = solved_knobs("vit_slim", shape, 0.5, {"start": "searched", "patches": "stay"})
         context = dataclasses.replace(context_of(shape, knobs, 0.5), shared=shared)
         with torch.no_grad():
-            finished = METHOD.finalize(METHOD.attach(context.student(), context, images()), context)
+            finished = METHOD.prune(METHOD.attach(context.student(), context, images()), context)
         right[name] = accuracy(finished.model, validation, device=context.device, bfloat16=False)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are the same.
     assert right["masks"] > right["shuffled"] + 0.03

@@ -61,7 +61,7 @@ def request_of(number: int, history: list[TrialResult], target: str = "80%", met
 
 
 def test_the_registry_has_the_names_that_a_job_may_have() -> None:
-    assert tuple(SAMPLERS) == job.SAMPLERS
+    assert tuple(SAMPLERS) == job.SAMPLER_NAMES
 
 
 @pytest.mark.parametrize("target", TARGETS)
