@@ -158,7 +158,8 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
 
 def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[str]:
     done = work.estimate.workload
-    early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
+    # What the job's pruner is expected to save; for one that stops nothing, or trials too short to be stopped, that is nothing.
+    early = f", some {done.epochs:.3g} epochs with early stops" if done.epochs < done.trials * job.training.epochs else ""
     at_most = "at most " if job.plateau is not None else ""
     end = f"; the best {done.refinements} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)

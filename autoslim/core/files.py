@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoslim.errors import OutputError
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces the file at `path` by `content` (text as UTF-8), which is on the disk before the old file goes."""
@@ -94,6 +96,11 @@ def move_folder(folder: Path, target: Path, *, replace: bool = True) -> None:
         raise
     if replace:
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def disk_full_error(folder: Path, then: str) -> OutputError:
+    """That the disk of `folder` is full; `then` is what the user does after making space."""
+    return OutputError(f"the disk of {folder} is full; free some space and {then}")
 
 
 def is_disk_full(error: BaseException) -> bool:

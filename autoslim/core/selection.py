@@ -38,10 +38,14 @@ def best_within_budgets(
 
 def eligible(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
     """The trials that the best one within any budget is chosen from: complete, no duplicates, within `limits`, no seed left out."""
-    # A duplicate is no other model: the trial that it repeats is among the results, too.
-    kept = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.keeps_to(limits)]
-    lost = _seeds_left_out(kept)
-    return [result for result in kept if result.number not in lost]
+    kept = within_limits(results, limits)
+    left_out = _seeds_left_out(kept)
+    return [result for result in kept if result.number not in left_out]
+
+
+def within_limits(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
+    """The complete trials within `limits`, duplicates left out: the trial that one repeats is among the results, too."""
+    return [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.keeps_to(limits)]
 
 
 def _best(candidates: Sequence[TrialResult], flops: int) -> TrialResult | None:

@@ -20,7 +20,7 @@ import filelock
 
 from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
-from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
+from autoslim.core.files import disk_full_error, is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
@@ -146,7 +146,7 @@ class Slimming:
             return (yield from reports)
         except OSError as error:
             if is_disk_full(error):
-                raise OutputError(f"the disk of {self.folder} is full; free some space and repeat the command") from error
+                raise disk_full_error(self.folder, "repeat the command") from error
             raise
 
     def finalize_models(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
