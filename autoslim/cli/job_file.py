@@ -43,7 +43,7 @@ def commented_file(model: type[JobSpec] = JobSpec) -> str:
     """Settings with an example are set to it; all others are commented out and show their default."""
     lines = [
         f"# yaml-language-server: $schema={SCHEMA.as_uri()}",
-        "# A job of autoslim. A line that is commented out shows the default.",
+        "# A job file of autoslim. Lines that are commented out show the defaults.",
         "",
     ]
     settings = [setting for setting in settings_of(model).values() if setting.rules.commands is not Commands.NONE]

@@ -72,7 +72,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "methods": {
             name: {
                 "cheapest": None if found.cheapest is None else found.cheapest.flops,
-                "dearest": None if found.costliest is None else found.costliest.flops,
+                "costliest": None if found.costliest is None else found.costliest.flops,
                 "least_params": found.min_params,
                 "least_ms": found.min_latency_ms,
             }
@@ -134,7 +134,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
     heads = "".join(f"{'least ' + name:>14}" for name in columns)
-    lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}{heads}   reaches"]
+    lines += ["", f"{'Method':18}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
     for name, found in prepared.proposer.feasibility.items():
         low = None if found.cheapest is None else found.cheapest.flops
         high = None if found.costliest is None else found.costliest.flops

@@ -58,4 +58,4 @@ def _placed(job: SearchJob, flags: CliInput, output: Path) -> dict[str, Any]:
 
 
 def _kept(name: str, asked: Any, started: Any) -> RequestError:
-    return RequestError(f"{name} is {asked!r}, but this search was begun with {started!r}; a resumed search keeps it")
+    return RequestError(f"{name} is {asked!r}, but this search started with {started!r}, and a resumed search cannot change it")

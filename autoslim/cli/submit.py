@@ -94,7 +94,7 @@ def _line(pointer: str, detail: str, cli_input: CliInput, file: Path | None) -> 
 
 def _render(plan: dict[str, Any]) -> str:
     """A line for each budget and method: some methods may not reach a budget."""
-    rows = [("budget", "multiply-accumulates", "method", "cheapest", "dearest", "")]
+    rows = [("budget", "multiply-accumulates", "method", "cheapest", "costliest", "")]
     for budget in plan["budgets"]:
         label, flops = budget["label"], f"{budget['flops']:,}"
         for method in budget["methods"]:

@@ -84,7 +84,7 @@ class JobSpec(BaseModel):
     )
     model_args: dict[ArgumentName, ArgumentValue] = setting(
         "Arguments of timm.create_model.",
-        _MODEL(job=(job_fields.MODEL_ARGS,), flag_help="Written as depth=6,mlp_ratio=3.", parse=parse_pairs),
+        _MODEL(job=(job_fields.MODEL_ARGS,), flag_help="Example: depth=6,mlp_ratio=3.", parse=parse_pairs),
         max_length=64,
     )
     image_size: int | None = setting(
@@ -100,11 +100,11 @@ class JobSpec(BaseModel):
         ge=1,
     )
     params: ParamsText | None = setting(
-        "Upper limit on the number of parameters, as 12M; in addition to `flops` or instead of it.",
+        "Upper limit on the number of parameters, such as 12M; in addition to `flops` or instead of it.",
         _BUDGET(job=(job_fields.PARAMS,)),
     )
     latency: LatencyText | None = setting(
-        "Upper limit on the time of a batch, as 5ms@1 (5 ms at batch size 1); in addition to `flops` or instead of it.",
+        "Upper limit on the time of a batch, such as 5ms@1 (5 ms at batch size 1); in addition to `flops` or instead of it.",
         _BUDGET(job=(job_fields.LATENCY_MS, job_fields.LATENCY_BATCH)),
     )
     latency_mode: SpeedMode | None = setting(
@@ -113,7 +113,7 @@ class JobSpec(BaseModel):
         default=None,
     )
     flops: Budgets = setting(
-        "Budget in multiply-accumulates per image, as 2.3G or 850M, or as 50% of the dense model.",
+        "Budget in multiply-accumulates per image, such as 2.3G or 850M, or a share of the dense model's, such as 50%.",
         _BUDGET(job=(job_fields.BUDGETS,), example=["50%"]),
         default=(),
         validate_default=True,
@@ -132,10 +132,11 @@ class JobSpec(BaseModel):
         ge=1,
     )
     time: Duration | None = setting(
-        "Wall time of the trials, as 2h or 90m. A trial that would exceed it does not start.", _END(job=(job_fields.MAX_SECONDS,))
+        "Wall time of the trials, such as 2h or 90m. A trial that would exceed it does not start.",
+        _END(job=(job_fields.MAX_SECONDS,)),
     )
     max_epochs: float | None = setting(
-        "Maximum number of epochs of all trials together, including those of `final_share`.",
+        "Maximum number of epochs of all trials together, including those of the refinement.",
         _END(job=(JobField("max_epochs"),)),
         gt=0,
     )
@@ -143,13 +144,13 @@ class JobSpec(BaseModel):
         "Stop after this many trials without an increase of the front's hypervolume.", _END(job=(JobField("plateau"),)), ge=1
     )
     final_share: float = setting(
-        "Share of the compute that trains the best recipes for longer at the end; 0 disables this.",
+        "Share of the epochs that refines the best recipes at the end, which is to train them for longer; 0 disables this.",
         _END(job=(JobField("final_share"),)),
         ge=0,
         le=0.9,
     )
     final_seeds: int = setting(
-        "Number of seeds with which each of the best recipes is trained at the end.",
+        "Number of seeds with which each of the best recipes is refined.",
         _END(job=(JobField("final_seeds"),)),
         ge=1,
         le=100,
@@ -226,7 +227,7 @@ class JobSpec(BaseModel):
         max_length=8,
     )
     name: Label | None = setting(
-        "Label of the job, by which commands find it: lower-case letters, digits and hyphens. Need not be unique.",
+        "Name of the job, by which commands find it: lower-case letters, digits and hyphens. Several jobs may share one.",
         Rules(group=Group.JOB, resumable=True, decides_plan=False),
         default=None,
     )
@@ -242,21 +243,21 @@ class JobSpec(BaseModel):
     @classmethod
     def _mode_of_a_latency(cls, mode: str | None, info: ValidationInfo) -> str | None:
         if mode is not None and info.data.get("latency", "") is None:
-            raise ValueError(f"is {short_repr(mode)}, but there is no latency to measure so")
+            raise ValueError(f"is {short_repr(mode)}, but no latency is limited; allowed with a latency only")
         return mode
 
     @field_validator("flops")
     @classmethod
     def _something_to_keep_to(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
-            raise ValueError("is needed, or latency, or params")
+            raise ValueError("is needed, unless latency or params is given")
         return flops
 
     @field_validator("bound")
     @classmethod
     def _bound_of_a_latency(cls, bound: str, info: ValidationInfo) -> str:
         if bound == "mean" and info.data.get("latency") is not None:
-            raise ValueError("is 'mean'; beside a latency, which holds for every image, allowed: max")
+            raise ValueError("is 'mean', but a latency holds for every image; allowed with a latency: max")
         return bound
 
     @property

@@ -15,13 +15,13 @@ def cut_share(labels: Labels, share: float, *, seed: int, purpose: str, classes:
 
     Args:
         labels: Class indices (N,).
-        purpose: What the images are for; two purposes draw independently from the same seed.
+        purpose: The name of the split, such as `test`. Draws for two purposes are independent, although the seed is the same.
 
     Returns:
         Indices of the images that stay and of those split off, both ascending; every class is in both.
 
     Raises:
-        DatasetError: for a share outside of 0 to 1, or a class with fewer than two images.
+        DatasetError: for a share that is not between 0 and 1, or a class with fewer than two images.
     """
     if not 0.0 < share < 1.0:
         raise DatasetError(f"validation_share is {share}; allowed: above 0 and below 1")

@@ -73,13 +73,13 @@ class Store:
             return _job(self._job_row(connection, job_id))
 
     def find_job(self, job_id: str) -> StoredJob | None:
-        """None for a job that has not begun."""
+        """None for a job whose search has not started."""
         with self._database.reading() as connection:
             row = connection.execute(sa.select(schema.jobs).where(schema.jobs.c.id == job_id)).one_or_none()
         return None if row is None else _job(row)
 
     def progress(self, job_ids: Collection[str]) -> dict[str, Progress]:
-        """Of those of the jobs that have begun."""
+        """By id, of those of the jobs whose search has started."""
         if not job_ids:
             return {}
         with self._database.reading() as connection:

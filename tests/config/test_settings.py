@@ -172,7 +172,9 @@ def test_a_resumed_search_takes_what_may_change_and_refuses_the_rest(name: str) 
         assert again == spec_with(name).to_job(id="j", placement=HERE).replace(trials=again.trials)
     else:
         flag = SETTINGS[name].flag.partition("/")[0]
-        with pytest.raises(RequestError, match=rf"^{flag} is .*but this search was begun with .*a resumed search keeps it$"):
+        with pytest.raises(
+            RequestError, match=rf"^{flag} is .*but this search started with .*a resumed search cannot change it$"
+        ):
             resumed_job(job, read(*arguments_of(name)), None, Path("/o"))
 
 
