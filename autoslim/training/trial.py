@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
-from autoslim.cost import count_flops, count_flops_torch, predict, predict_params
-from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
-from autoslim.methods import METHODS, Constraints, solve
+from autoslim.methods import METHODS
 from autoslim.methods.base import Method, StepContext, Tensors
-from autoslim.methods.layers.adaptive_trunk import image_flops, padded, recording
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
-from autoslim.training.evaluate import accuracy
+from autoslim.training.finished_model import save_finished_model
 from autoslim.training.loop import PhaseSchedule, Trainer
-from autoslim.training.model_checks import check_flops, check_limits, constraints_of
+from autoslim.training.measure import Measurer
+from autoslim.training.model_checks import constraints_of
 from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
-
-_CALIBRATION_IMAGES = 1024
-"""Training images that thresholds are set on."""
-
-_MAX_CALIBRATIONS = 4
-"""Times that thresholds are set, each for a lower budget, while the validation images' mean FLOPs exceed a budget for the mean."""
+from autoslim.training.step_limits import StepLimits
 
 _PHASE_EPOCHS = 1000
 """Distance between the first epochs of two train phases in the loader's numbering: more than any phase has, so that none sees the
@@ -69,9 +60,9 @@ class _Trial:
         self.training = recipe.training
         self.shape: ViTShape = context.dense.shape
         self.bfloat16 = uses_bfloat16(self.training.precision, context.device)
+        self.measurer = Measurer(recipe, context)
         self.train_images = context.loader(context.splits.train, self.training, seed=recipe.seed, train=True)
-        self.validation = context.loader(context.splits.validation, self.training, seed=recipe.seed, train=False)
-        self.constraints = constraints_of(recipe, context.latency)
+        self.limits = StepLimits(recipe=recipe, shape=self.shape, constraints=constraints_of(recipe, context.latency))
         self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), context.student()
         self.shared_epochs = 0.0
         self.finished: list[Step] = []
@@ -109,21 +100,21 @@ class _Trial:
         if saved is not None:
             self._restore_pruned(saved)
         yield from self._finetune(total - sum(train_steps), saved)
-        return self._finalize_model()
+        return self._finish()
 
     def _apply(self, position: int, step: Step, steps: int, saved: Saved | None) -> Generator[EpochReport]:
         """Slims the model by one step of the recipe, after `steps` training steps of the method's parts."""
         if saved is not None:
             self._restore_pruned(saved)
-        step = self._solve_again(position, step)
+        step = self.limits.solved(position, step, self.plan)
         method = METHODS[step.method]
         step_context = StepContext(
             shape=self.shape,
             plan=self.plan,
             knobs=step.knobs,
-            budget=self._budget_of(position, step),
+            budget=self.limits.flops(position, step, self.plan),
             bound=self.recipe.bound,
-            constraints=self._constraints_of(position, step),
+            constraints=self.limits.beside_flops(position, step, self.plan),
             shared=(yield from self._shared_result(method, step)),
         )
         # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
@@ -150,8 +141,8 @@ class _Trial:
         if position == len(self.recipe.steps) - 1:
             # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving
             # average of an infinite number is not a number.
-            self._calibrate(self.model.eval(), self.recipe.budget)
-        self.accuracy_after_pruning = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
+            self.measurer.calibrate(self.model.eval(), self.plan, self.finished[-1])
+        self.accuracy_after_pruning = self.measurer.accuracy(self.model)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
     def _shared_epochs(self, step: Step) -> float:
@@ -183,33 +174,6 @@ class _Trial:
         shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
-    def _solve_again(self, position: int, step: Step) -> Step:
-        """The step with knobs that meet the budget on the model as it is now.
-
-        Only the last of several steps changes: what dropping a token saves depends on the widths that the earlier steps really left.
-        """
-        if position == 0 or position < len(self.recipe.steps) - 1:
-            return step
-        method, constraints = METHODS[step.method], self.constraints
-        return step.replace(
-            knobs=solve(method, self.shape, self.plan, step.knobs, self.recipe.budget, constraints=constraints).knobs
-        )
-
-    def _budget_of(self, position: int, step: Step) -> int:
-        """The FLOPs that this step may leave: the recipe's budget for the last one, those of its own plan for an earlier one."""
-        if position == len(self.recipe.steps) - 1:
-            return self.recipe.budget
-        return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
-
-    def _constraints_of(self, position: int, step: Step) -> Constraints:
-        """The limits that this step keeps to. An earlier step keeps to its own plan's parameters: the steps after it may remove none."""
-        if position == len(self.recipe.steps) - 1:
-            return self.constraints
-        if self.recipe.limits.params is None:
-            return Constraints()
-        left = predict_params(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs))
-        return Constraints(limits=CostLimits(params=left))
-
     def _finetune(self, steps: int, saved: Saved | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
         # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
@@ -217,7 +181,7 @@ class _Trial:
         schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=steps, rate=rate)
         trainer = self._trainer(self.model, schedule, None, None)
         for report in self._train(trainer, len(self.recipe.steps), saved):
-            share = accuracy(self._evaluated(trainer), self.validation, device=self.context.device, bfloat16=self.bfloat16)
+            share = self.measurer.accuracy(self._evaluated(trainer))
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         self.model = self._evaluated(trainer)
 
@@ -300,92 +264,32 @@ class _Trial:
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.began
 
-    # Measurements of the finished model: on the model itself, not on its plan.
-
-    def _calibrate(self, model: nn.Module, budget: int) -> None:
-        """Sets what depends on the trained weights, such as thresholds, so that training images keep to `budget`."""
-        step = self.finished[-1]
-        step_context = StepContext(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=budget, bound=self.recipe.bound)
-
-        def images() -> Iterator[Tensor]:
-            return self.context.plain_images(_CALIBRATION_IMAGES, self.training, seed=self.recipe.seed)
-
-        with torch.no_grad():
-            METHODS[step.method].calibrate(model, step_context, images)
-
-    def _evaluate(self, model: nn.Module) -> tuple[float, int, int]:
-        """Validation accuracy, and the FLOPs of a validation image: the mean, rounded up, and the largest."""
-        with recording(model) as counts:
-            share = accuracy(model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
-        if not counts:
-            # All images have the same tokens, so that the plan has their FLOPs.
-            fixed = predict(self.shape, self.plan).total
-            return share, fixed, fixed
-        flops_B = image_flops(model, self.shape, self.plan, torch.cat(counts))
-        return share, math.ceil(flops_B.double().mean()), int(flops_B.max())
-
-    def _calibrate_and_evaluate(self, model: nn.Module) -> tuple[float, int, int]:
-        """Calibrates until the budget holds on the validation images, too; returns what `_evaluate` does."""
-        budget = self.recipe.budget
-        for _ in range(_MAX_CALIBRATIONS):
-            self._calibrate(model, budget)
-            share, mean, largest = self._evaluate(model)
-            if self.recipe.bound == "max" or mean <= self.recipe.budget:
-                break
-            # Validation images keep more tokens than the training images did: aim lower by the same ratio.
-            budget = int(budget * self.recipe.budget / mean)
-        return share, mean, largest
-
-    def _finalize_model(self) -> Outcome:
+    def _finish(self) -> Outcome:
+        """Measures and saves the fine-tuned model."""
         model = self.model.requires_grad_(False).eval()
-        share, mean, largest = self._calibrate_and_evaluate(model)
-        predicted = predict(self.shape, self.plan)
-        # Counted at the caps, where every image has the most tokens: this is what the plan describes.
-        with padded(model):
-            fvcore = count_flops(model, self.shape.image_size)
-            by_torch = count_flops_torch(model, self.shape.image_size)
-        held = mean if self.recipe.bound == "mean" else None
-        check_flops(predicted, self.plan, fvcore=fvcore, torch=by_torch, budget=self.recipe.budget, held=held)
+        measured = self.measurer.calibrate_and_measure(model, self.plan, self.finished[-1])
         recipe = self.recipe.replace(steps=tuple(self.finished))
-        params = sum(p.numel() for p in model.parameters())
-        check_limits(self.shape, self.plan, self.constraints, params=params)
-        dense = predict(self.shape, Plan.dense(self.shape)).total
-        config = SlimConfig(
-            format=FORMAT,
-            architecture=self.context.dense.architecture,
-            shape=self.shape,
-            preprocessing=self.context.dense.preprocessing,
-            classes=self.context.classes,
+        config = save_finished_model(
+            self.folder / "model",
+            model,
+            self.context,
             recipe=recipe,
             plan=self.plan,
-            flops=FlopsReport(
-                predicted=predicted.total,
-                fvcore=fvcore,
-                torch=by_torch,
-                dense=dense,
-                budget=self.recipe.budget,
-                budget_label=self.budget_label,
-                mean=mean,
-                max=largest,
-                bound=self.recipe.bound,
-            ),
-            params=params,
-            accuracy={"validation/slimmed": share},
-            images={"validation": len(self.context.splits.validation), "train": len(self.context.splits.train)},
-            versions=versions(),
+            constraints=self.limits.constraints,
+            measured=measured,
+            budget_label=self.budget_label,
         )
-        save(self.folder / "model", model, config)
         # Last, because a trial that is killed before its model is saved still needs the checkpoint.
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         return Outcome(
             recipe=recipe,
-            accuracy=share,
+            accuracy=measured.accuracy,
             accuracy_after_pruning=self.accuracy_after_pruning,
-            flops=fvcore if held is None else held,
-            flops_predicted=predicted.total,
-            flops_mean=mean,
-            flops_max=largest,
-            params=params,
+            flops=config.flops.held,
+            flops_predicted=config.flops.predicted,
+            flops_mean=measured.flops_mean,
+            flops_max=measured.flops_max,
+            params=config.params,
             latency_ms=None if self.context.latency is None else self.context.latency(self.plan, recipe.method),
             epochs=self._epochs(),
             seconds=self._seconds(),

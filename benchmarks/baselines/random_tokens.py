@@ -19,7 +19,8 @@ from autoslim.methods.knob import Ranges
 from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.layers.tokens import behind_prefix
-from autoslim.methods.life_regression.method import LifeRegression, schedule
+from autoslim.methods.life_regression.method import LifeRegression
+from autoslim.methods.life_regression.schedule import schedule
 
 
 class KeepRandom(TokenSelector):

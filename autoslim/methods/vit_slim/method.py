@@ -22,8 +22,6 @@ Shapes: H heads, K head width, F hidden units, P patches.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 from collections.abc import Generator
 from typing import Any, ClassVar
 
@@ -43,13 +41,11 @@ from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.vit_slim.budget_pruning import Layer, prune_to_budget
+from autoslim.methods.vit_slim.even_shares import parts_of
 from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
-from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, RankingOptions, rank_removals
+from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
-
-L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
-"""w1 (attention), w2 (MLP) and w3 (patches). `paper` is the paper's optimum for DeiT-S over 50 epochs (its Tables 3 and 5). The others are
-ours, for short searches and a ranking across the parts."""
+from autoslim.methods.vit_slim.ranking_options import L1_WEIGHTS, ranking_options
 
 SEARCH_SHARE = 0.1
 """Share of a trial's epochs that the mask search takes. Ours: the paper searches for 50 epochs and retrains for 300."""
@@ -119,7 +115,7 @@ class ViTSlim(Method):
         full = super().repair(shape, knobs)
         if full["keep"] < 1:
             # Every `keep` in the intersection of the parts' intervals gives all of them the same counts.
-            spans = [part.span(full["keep"]) for part in _parts(shape, full)]
+            spans = [part.span(full["keep"]) for part in parts_of(shape, full)]
             low, high = max(low for low, _ in spans), min(high for _, high in spans)
             full["keep"] = (max(low, _NARROWEST) + min(high, 1.0)) / 2
         return full
@@ -131,7 +127,7 @@ class ViTSlim(Method):
             UnsupportedModelError: when an earlier step has pruned the model, because the masks are searched on the whole one.
         """
         _check_first(shape, plan)
-        head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
+        head_width, hidden, patches = (part.kept(knobs["keep"]) for part in parts_of(shape, knobs))
         narrowed = (block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks)
         return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
@@ -179,7 +175,7 @@ class ViTSlim(Method):
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
-        options = _terms(knobs)
+        options = ranking_options(knobs)
         aim = self._aim(context)
         # The masks rank, the budget decides how far: one search serves every budget.
         layers, finished = prune_to_budget(
@@ -247,23 +243,6 @@ def _at_rest(masks: Masks) -> Masks:
     )
 
 
-def _terms(knobs: Knobs) -> RankingOptions:
-    patch_share = knobs.get("patch_share", 0.0)
-    # Under `fall` all patches may go, and `patch_share` is their least part of the savings; under `value` it is what they give
-    # in proportion to the other parts.
-    patch_give = 0.0 if knobs["patches"] == "stay" else 1.0 if knobs["rule"] == "fall" else patch_share
-    return RankingOptions(
-        rule=knobs["rule"],
-        l1=L1_WEIGHTS[knobs["l1"]],
-        cost_power=knobs.get("cost_power", 0.0),
-        width_multiple=knobs["width_multiple"],
-        whole=knobs["whole"],
-        nesting=knobs["patches"],
-        removable=(knobs["attention_give"], knobs["mlp_give"], patch_give),
-        patch_share=patch_share if knobs["rule"] == "fall" else 0.0,
-    )
-
-
 def _prune_block(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
     """Cuts a block to `layer`, in place; `fold` multiplies the masks into the weights. Readers are refitted where moments were measured."""
     ungate_patches(block)
@@ -304,48 +283,3 @@ def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
             steps[index] = FixedTokens(torch.tensor([*range(shape.prefix_tokens), *behind]))
         there = [there[place] for place in places]
     return steps
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
-    """One part's share as a function of `keep`, the same in every layer: slope * keep + 1 - slope, but at least `floor`."""
-
-    size: int
-    multiple: int
-    slope: float
-    floor: float
-
-    def kept(self, keep: float) -> int:
-        count = int(self.size * max(self.slope * keep + (1 - self.slope), self.floor))
-        # Never 0: whole heads and sub-layers go by the ranking alone.
-        return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
-
-    def span(self, keep: float) -> tuple[float, float]:
-        """The interval of `keep` in which the count is the same as at `keep`."""
-        count = self.kept(keep)
-        low = -math.inf if count == self.kept(0.0) else self._keep_at(count)
-        high = (
-            math.inf
-            if count == self.size
-            else self._keep_at(min(count // self.multiple * self.multiple + self.multiple, self.size))
-        )
-        return low, high
-
-    def _keep_at(self, count: int) -> float:
-        return (count / self.size - (1 - self.slope)) / self.slope if self.slope else math.inf
-
-
-def _parts(shape: ViTShape, knobs: Knobs) -> tuple[_Part, _Part, _Part]:
-    """The parts: head width, hidden units, patches."""
-    options = _terms(knobs)
-    if options.rule == "fall":
-        slopes = (1 - options.patch_share, 1 - options.patch_share, options.patch_share)
-        floors = (1 - options.removable[0], 1 - options.removable[1], 0.0)
-    else:
-        slopes, floors = options.removable, (0.0, 0.0, 0.0)
-    multiple = options.width_multiple
-    return (
-        _Part(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
-        _Part(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
-        _Part(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
-    )

@@ -20,9 +20,11 @@ from autoslim.core.recipe import Training
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
-from autoslim.methods.dps.method import ImpactScorer, KeepSelected, impact_targets, selectors_by_block, tokens_entering
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock, image_flops, token_counts
+from autoslim.methods.dps.method import selectors_by_block, tokens_entering
+from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, impact_targets
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.token_counts import image_flops, token_counts
 from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks

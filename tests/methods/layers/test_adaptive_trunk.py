@@ -19,20 +19,9 @@ from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, SlimmedModel, StepContext
-from autoslim.methods.layers.adaptive_trunk import (
-    AdaptiveTrunk,
-    Drop,
-    DropBlock,
-    Ragged,
-    Scorer,
-    image_flops,
-    padded,
-    plan_of_image,
-    ragged,
-    recording,
-    token_counts,
-)
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, DropBlock, Ragged, Scorer, padded, ragged
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.token_counts import image_flops, plan_of_image, recording, token_counts
 from autoslim.methods.layers.token_trunk import blocks_of, install
 from autoslim.methods.life_regression.regressor import patch_lives
 from autoslim.models import DenseModel

@@ -30,8 +30,8 @@ from autoslim.data import prepare_dataset
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.sit.method import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.recalibration import RecalibratedTrunk
+from autoslim.methods.sit.stages import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, init_reverse, init_slimming, prototypes
 from autoslim.models import read_shape
 from autoslim.training.context import TrialContext

@@ -52,7 +52,8 @@ from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.vit_slim.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, nested, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
-from autoslim.methods.vit_slim.method import L1_WEIGHTS, MASK_LR, SEARCH_SHARE
+from autoslim.methods.vit_slim.method import MASK_LR, SEARCH_SHARE
+from autoslim.methods.vit_slim.ranking_options import L1_WEIGHTS
 from autoslim.models import read_shape
 
 METHOD = METHODS["vit_slim"]
