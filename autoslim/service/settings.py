@@ -37,49 +37,54 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
+def _setting(description: str, **more: Any) -> Any:
+    """A field with its row in the reference."""
+    return Field(description=description, **more)
+
+
 class RequestLimits(BaseModel):
-    """The maximum of one request or tenant; `plan_seconds` is the time for making a plan."""
+    """The maximum of one request, or of one tenant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    body_bytes: int = Field(default=2**20, ge=1024)
-    budgets: int = Field(default=16, ge=1)
-    trials: int = Field(default=1000, ge=1)
-    epochs: float = Field(default=1000.0, gt=0)
-    batch_size: int = Field(default=4096, ge=1)
-    image_size: int = Field(default=1024, ge=1)
-    parameters: int = Field(default=2 * 10**9, ge=1)
-    queued: int = Field(default=5000, ge=1, description="unfinished jobs of a tenant")
-    streams: int = Field(default=500, ge=1, description="event streams at a time")
-    requests_per_second: float = Field(default=100.0, gt=0)
-    burst: int = Field(default=300, ge=1)
-    plan_seconds: float = Field(default=60.0, gt=0)
+    body_bytes: int = _setting("Bytes of a request's body.", default=2**20, ge=1024)
+    budgets: int = _setting("FLOPs budgets of a job.", default=16, ge=1)
+    trials: int = _setting("Trials of a job.", default=1000, ge=1)
+    epochs: float = _setting("Epochs of a trial, and of the dense model.", default=1000.0, gt=0)
+    batch_size: int = _setting("Images per training step.", default=4096, ge=1)
+    image_size: int = _setting("Side of a job's images, in pixels.", default=1024, ge=1)
+    parameters: int = _setting("Parameters of a job's dense model.", default=2 * 10**9, ge=1)
+    queued: int = _setting("Unfinished jobs of a tenant.", default=5000, ge=1)
+    streams: int = _setting("Event streams of the service at a time.", default=500, ge=1)
+    requests_per_second: float = _setting("Requests a second of a client, on average.", default=100.0, gt=0)
+    burst: int = _setting("Requests that a client may send at once, after a pause.", default=300, ge=1)
+    plan_seconds: float = _setting("Seconds for one plan; a longer one is refused.", default=60.0, gt=0)
 
 
 class ServiceSettings(BaseModel):
-    """`root` has a folder per job; `datasets` are paths by name. Paths in a spec must be under `data_roots` or `model_roots`.
-
-    `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are the addresses that users open; readiness probes them, too.
-    With `keys_required` every request needs a key; without it a service that has no key yet is open.
-
-    By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`.
-    """
+    """By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    storage: str = Field(repr=False)
-    root: Path
-    datasets: dict[Label, Path] = Field(default_factory=dict)
-    data_roots: Paths = ()
-    model_roots: Paths = ()
-    models: Names = ("*",)
-    pretrained: bool = True
-    tracking_uri: str | None = Field(default=None, repr=False)
-    mlflow_url: str | None = None
-    ray_dashboard_url: str | None = None
-    keys_required: bool = False
-    allowed_hosts: Names = LOOPBACK
-    limits: RequestLimits = RequestLimits()
+    storage: str = _setting("SQLAlchemy URL of the store; without one, SQLite in `root`.", repr=False)
+    root: Path = _setting("Folder with a folder for each job; without one, in the user's data folder (XDG_DATA_HOME).")
+    datasets: dict[Label, Path] = _setting("Data sets that a job may name, as a mapping of names to paths.", default_factory=dict)
+    data_roots: Paths = _setting("Folders that the data set of a job must be under, if it is given as a path.", default=())
+    model_roots: Paths = _setting(
+        "Folders that the model and the weights of a job must be under, if they are given as paths.", default=()
+    )
+    models: Names = _setting("Patterns of the timm names that a job may ask for.", default=("*",))
+    pretrained: bool = _setting("Whether a job may ask for pretrained weights, which timm downloads.", default=True)
+    tracking_uri: str | None = _setting("URI of the MLflow server that jobs are logged to.", default=None, repr=False)
+    mlflow_url: str | None = _setting("Address of MLflow for links and for readiness, as users open it.", default=None)
+    ray_dashboard_url: str | None = _setting(
+        "Address of Ray's dashboard for links and for readiness, as users open it.", default=None
+    )
+    keys_required: bool = _setting("Whether every request needs a key, also before the first one is created.", default=False)
+    allowed_hosts: Names = _setting(
+        "Hosts that the service is reached as. Requests from a page of any other host are refused.", default=LOOPBACK
+    )
+    limits: RequestLimits = _setting("Limits on requests: see below.", default=RequestLimits())
 
     @model_validator(mode="before")
     @classmethod
