@@ -84,7 +84,7 @@ def page(job: JobReply) -> list[str]:
 
 
 def result(found: Result) -> list[str]:
-    """The dense model, the final models, and the budgets without a model."""
+    """The dense model, the chosen models, and the budgets without a model."""
     rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
     if found.dense is not None:
         test = f"{found.models[0].dense_test_accuracy:.2%}" if found.models else ""

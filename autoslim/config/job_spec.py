@@ -214,7 +214,7 @@ class JobSpec(BaseModel):
         _BUDGET(job=(JobField("bound"),)),
     )
     speed: SpeedModes = setting(
-        "How the speed of the final models is measured; `none` skips the measurement.",
+        "How the speed of the chosen models is measured; `none` skips the measurement.",
         Rules(
             group=Group.RESULT,
             commands=Commands.SLIM,

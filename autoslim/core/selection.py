@@ -1,4 +1,4 @@
-"""Which model is the best within a budget: the one rule of the final selection, the console, the events, the metrics and the reports.
+"""Which model is the best within a budget: the one rule of the selection, the console, the events, the metrics and the reports.
 
 The best within a budget is the most accurate on the validation images of all complete trials that keep to the budget and to the limits
 beside it, and of equally accurate ones the cheaper. A recipe is solved so that it fills its budget, but a model that was solved for

@@ -58,16 +58,16 @@ def _draw(labels: Labels, given: Indices, seed: int, purpose: str) -> Indices:
 
 def _allocate(counts: Indices, total: int, *, spare: int) -> Indices:
     """Images to draw of each class (C,): proportional to `counts`, at least 1, at most all but `spare`; the sum is `total` if possible."""
-    target = counts * (total / counts.sum())
+    wanted = counts * (total / counts.sum())
     upper = counts - spare
     # Rounded down, but at least one image of each class, and no more than the class can spare.
-    given: Indices = np.clip(np.floor(target).astype(np.int64), 1, np.maximum(upper, 1))
+    given: Indices = np.clip(np.floor(wanted).astype(np.int64), 1, np.maximum(upper, 1))
     while (short := total - int(given.sum())) != 0:
         # The lower bound of 1 may have given out too many: then one is taken back.
         step = 1 if short > 0 else -1
         room = given < upper if step > 0 else given > 1
         if not room.any():
             break
-        # One image at a time to the class that is farthest below its target, or from the one that is farthest above it.
-        given[np.argmax(np.where(room, step * (target - given), -np.inf))] += step
+        # One image at a time to the class that is farthest below its share, or from the one that is farthest above it.
+        given[np.argmax(np.where(room, step * (wanted - given), -np.inf))] += step
     return given

@@ -153,8 +153,8 @@ class Method(abc.ABC):
     is met. `repair` rounds the knob to the share of the count that it selects, so that equal counts are equal recipes. Where one
     count more moves several blocks at once, `costlier` offers finer steps.
 
-    *Where a step on the tokens goes.* In front of a block: `Trunk(blocks, {index: step})`. Between attention and MLP: `MidBlock`.
-    For the queries of a block alone: `RectangularBlock`. A step is usually a `TokenSelector`; any other has a `token_map`.
+    *Where a module on the tokens goes.* In front of a block: `Trunk(blocks, {index: pre_block})`. Between attention and MLP: `MidBlock`.
+    For the queries of a block alone: `RectangularBlock`. It is usually a `TokenSelector`; any other has a `token_map`.
     """
 
     name: ClassVar[str]

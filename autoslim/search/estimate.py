@@ -37,7 +37,7 @@ class DiskUse(Record):
     """Bytes in the output folder besides the images: the most while the search runs, and what stays when it has ended."""
 
     peak: int
-    final: int
+    kept: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,4 +87,4 @@ def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_shar
     # Methods that narrow the model leave about the square root of the FLOPs' share of its weights, those that drop tokens all of them.
     slimmed = dense * (1 + math.sqrt(min(1.0, budget_share))) / 2
     models = min(workload.trials, _FRONT + budgets) + _DELIVERED * budgets
-    return DiskUse(peak=peak, final=round(dense + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))
+    return DiskUse(peak=peak, kept=round(dense + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))

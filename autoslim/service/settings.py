@@ -37,28 +37,23 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
-def _setting(description: str, **more: Any) -> Any:
-    """A field with its row in the reference."""
-    return Field(description=description, **more)
-
-
 class RequestLimits(BaseModel):
-    """The maximum of one request, or of one tenant."""
+    """The maximum of one request, tenant or client."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    body_bytes: int = _setting("Bytes of a request's body.", default=2**20, ge=1024)
-    budgets: int = _setting("FLOPs budgets of a job.", default=16, ge=1)
-    trials: int = _setting("Trials of a job.", default=1000, ge=1)
-    epochs: float = _setting("Epochs of a trial, and of the dense model.", default=1000.0, gt=0)
-    batch_size: int = _setting("Images per training step.", default=4096, ge=1)
-    image_size: int = _setting("Side of a job's images, in pixels.", default=1024, ge=1)
-    parameters: int = _setting("Parameters of a job's dense model.", default=2 * 10**9, ge=1)
-    queued: int = _setting("Unfinished jobs of a tenant.", default=5000, ge=1)
-    streams: int = _setting("Event streams of the service at a time.", default=500, ge=1)
-    requests_per_second: float = _setting("Requests a second of a client, on average.", default=100.0, gt=0)
-    burst: int = _setting("Requests that a client may send at once, after a pause.", default=300, ge=1)
-    plan_seconds: float = _setting("Seconds for one plan; a longer one is refused.", default=60.0, gt=0)
+    body_bytes: int = Field(description="Bytes of a request's body.", default=2**20, ge=1024)
+    budgets: int = Field(description="FLOPs budgets of a job.", default=16, ge=1)
+    trials: int = Field(description="Trials of a job.", default=1000, ge=1)
+    epochs: float = Field(description="Epochs of a trial, and of the dense model.", default=1000.0, gt=0)
+    batch_size: int = Field(description="Images per training step.", default=4096, ge=1)
+    image_size: int = Field(description="Side of a job's images, in pixels.", default=1024, ge=1)
+    parameters: int = Field(description="Parameters of a job's dense model.", default=2 * 10**9, ge=1)
+    queued: int = Field(description="Unfinished jobs of a tenant.", default=5000, ge=1)
+    streams: int = Field(description="Event streams of the service at a time.", default=500, ge=1)
+    requests_per_second: float = Field(description="Requests a second of a client, on average.", default=100.0, gt=0)
+    burst: int = Field(description="Requests that a client may send at once, after a pause.", default=300, ge=1)
+    plan_seconds: float = Field(description="Seconds for one plan; a longer one is refused.", default=60.0, gt=0)
 
 
 class ServiceSettings(BaseModel):
@@ -66,25 +61,32 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    storage: str = _setting("SQLAlchemy URL of the store; without one, SQLite in `root`.", repr=False)
-    root: Path = _setting("Folder with a folder for each job; without one, in the user's data folder (XDG_DATA_HOME).")
-    datasets: dict[Label, Path] = _setting("Data sets that a job may name, as a mapping of names to paths.", default_factory=dict)
-    data_roots: Paths = _setting("Folders that the data set of a job must be under, if it is given as a path.", default=())
-    model_roots: Paths = _setting(
-        "Folders that the model and the weights of a job must be under, if they are given as paths.", default=()
+    storage: str = Field(description="SQLAlchemy URL of the store; without one, SQLite in `root`.", repr=False)
+    root: Path = Field(description="Folder with a folder for each job; without one, in the user's data folder (XDG_DATA_HOME).")
+    datasets: dict[Label, Path] = Field(
+        description="Data sets that a job may name, as a mapping of names to paths.", default_factory=dict
     )
-    models: Names = _setting("Patterns of the timm names that a job may ask for.", default=("*",))
-    pretrained: bool = _setting("Whether a job may ask for pretrained weights, which timm downloads.", default=True)
-    tracking_uri: str | None = _setting("URI of the MLflow server that jobs are logged to.", default=None, repr=False)
-    mlflow_url: str | None = _setting("Address of MLflow for links and for readiness, as users open it.", default=None)
-    ray_dashboard_url: str | None = _setting(
-        "Address of Ray's dashboard for links and for readiness, as users open it.", default=None
+    data_roots: Paths = Field(
+        description="Folders that the data set of a job must be under, if it is given as a path.", default=()
     )
-    keys_required: bool = _setting("Whether every request needs a key, also before the first one is created.", default=False)
-    allowed_hosts: Names = _setting(
-        "Hosts that the service is reached as. Requests from a page of any other host are refused.", default=LOOPBACK
+    model_roots: Paths = Field(
+        description="Folders that the model and the weights of a job must be under, if they are given as paths.", default=()
     )
-    limits: RequestLimits = _setting("Limits on requests: see below.", default=RequestLimits())
+    models: Names = Field(description="Patterns of the timm names that a job may ask for.", default=("*",))
+    pretrained: bool = Field(description="Whether a job may ask for pretrained weights, which timm downloads.", default=True)
+    tracking_uri: str | None = Field(description="URI of the MLflow server that jobs are logged to.", default=None, repr=False)
+    mlflow_url: str | None = Field(description="Address of MLflow for links and for readiness, as users open it.", default=None)
+    ray_dashboard_url: str | None = Field(
+        description="Address of Ray's dashboard for links and for readiness, as users open it.", default=None
+    )
+    keys_required: bool = Field(
+        description="Whether every request needs a key, also before the first one is created.", default=False
+    )
+    allowed_hosts: Names = Field(
+        description="Host names of the service. Requests to another name, or from a page of another host, are refused.",
+        default=LOOPBACK,
+    )
+    limits: RequestLimits = Field(description="Limits on requests: see below.", default=RequestLimits())
 
     @model_validator(mode="before")
     @classmethod

@@ -178,21 +178,21 @@ def _check_steps(job: SlimJob, shape: ViTShape) -> None:
 
 
 def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None = None) -> tuple[tuple[Step, ...], Plan]:
-    """Every step solved onto its own target, on the plan that those before it aim at; `timer` predicts the latency of a plan.
+    """Every step solved onto its own budget, on the plan that those before it aim at; `timer` predicts the latency of a plan.
 
     Raises:
-        BudgetError: when a step cannot be solved onto its target; names the cheapest it can be.
+        BudgetError: when a step cannot be solved onto its budget; names the cheapest it can be.
     """
     plan = Plan.dense(shape, class_query=job.class_query)
     steps: list[Step] = []
     all_constraints = _all_constraints(job, shape, timer)
-    for step, target, constraints in zip(job.steps, targets(job, shape, budget), all_constraints, strict=True):
+    for step, step_budget, constraints in zip(job.steps, step_budgets(job, shape, budget), all_constraints, strict=True):
         method = METHODS[step.method]
         if len(steps) < len(job.steps) - 1 and not narrows(method, shape, plan):
-            # What it cannot take is left to those behind it.
+            # What it cannot remove is left to the steps after it.
             constraints = dataclasses.replace(constraints, limits=constraints.limits.replace(params=None))
         try:
-            solved = solve(method, shape, plan, step.knobs, target, constraints=constraints)
+            solved = solve(method, shape, plan, step.knobs, step_budget, constraints=constraints)
         except InfeasibleError as error:
             raise BudgetError(f"{job.request_flags}: {error}{_advice(method, shape, plan, constraints)}") from error
         steps.append(Step(method=step.method, knobs=solved.knobs))
@@ -201,7 +201,7 @@ def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None 
 
 
 def _all_constraints(job: SlimJob, shape: ViTShape, timer: Timer | None) -> list[Constraints]:
-    """What each step is held to beside its target: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
+    """What each step is held to beside its budget: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
     limit, count = job.limits.latency_ms, len(job.steps)
     if limit is None or timer is None:
         return [Constraints(limits=job.limits)] * count
@@ -224,7 +224,7 @@ def _advice(method: Method, shape: ViTShape, plan: Plan, constraints: Constraint
     return f"; {method.name} removes no parameters, which {' and '.join(narrowing(shape))} can do"
 
 
-def targets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
+def step_budgets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
     """What each step may leave, in multiply-accumulates; those that are not given are even in the logarithm."""
     given: list[int] = []
     dense = predict(shape, Plan.dense(shape)).total

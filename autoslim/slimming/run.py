@@ -129,10 +129,10 @@ class Slimming:
         kept = self._work / f"table-{prepared.recipe.key}.json"
         if kept.is_file():
             return solved(dataclasses.replace(prepared, table=LatencyTable.from_json(kept.read_text())))
-        final = tightened(prepared)
-        assert final.table is not None
-        write_atomically(kept, final.table.to_json())
-        return final
+        corrected = tightened(prepared)
+        assert corrected.table is not None
+        write_atomically(kept, corrected.table.to_json())
+        return corrected
 
     def adapt(self) -> Generator[EpochReport, None, BaseFacts]:
         """The dense model, trained first where that is needed."""
@@ -261,10 +261,10 @@ def _short_repr(value: Any) -> str:
     return repr(value)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, destination: Path) -> None:
     if source.is_dir():
-        with publish_folder(target) as partial_folder:
+        with publish_folder(destination) as partial_folder:
             shutil.copytree(source, partial_folder, dirs_exist_ok=True)
     else:
-        with replacing_file(target) as partial_file:
+        with replacing_file(destination) as partial_file:
             shutil.copyfile(source, partial_file)

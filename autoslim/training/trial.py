@@ -190,10 +190,10 @@ class _Trial:
         return trainer.student if trainer.average is None else trainer.average.module
 
     def _trainer(self, student: nn.Module, schedule: PhaseSchedule, method: Method | None, step: Step | None) -> Trainer:
-        def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
+        def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
             batch = LazyDistillationBatch(
-                student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
+                student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
             )
             return {"loss": batch.task_loss} if method is None or step is None else method.loss(step.knobs, batch)
 

@@ -52,5 +52,5 @@ class LargestNorm(Method):
         # Loading a stored model starts here: the structure, before its weights are read.
         first = shape.depth // 3
         patches = plan.blocks[first].tokens_kv - shape.prefix_tokens
-        steps = {first: LargestPatches(patches, shape.prefix_tokens)} if patches < shape.patches else {}
-        return install(model, Trunk(blocks_of(model), steps))
+        pre_blocks = {first: LargestPatches(patches, shape.prefix_tokens)} if patches < shape.patches else {}
+        return install(model, Trunk(blocks_of(model), pre_blocks))

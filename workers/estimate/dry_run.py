@@ -71,7 +71,7 @@ def dry_run(
     workload = _scaled(workload, share)
     device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + busy.finalizing
     estimate = _estimate(prepared, workload, adapts=adapts)
-    size = _image_bytes(prepared) + estimate.disk.final
+    size = _image_bytes(prepared) + estimate.disk.kept
     cost = cost_of(prepared.job, seconds=sum(parts.values()), busy_seconds=device_seconds, size=size)
     return DryRun(estimate=estimate, cost=cost, parts=parts)
 

@@ -255,7 +255,7 @@ class Coordinator:
         for callback in self.callbacks:
             callback.on_trial_end(result, self._index.targets[result.number])
 
-    def _notify_search_ended(self, finals: int) -> None:
+    def _notify_search_ended(self, refinements: int) -> None:
         reason = self._stop_reason() or ""
         for callback in self.callbacks:
-            callback.on_search_end(reason, finals)
+            callback.on_search_end(reason, refinements)

@@ -212,12 +212,12 @@ def _read_or_find(job: SearchJob, store: Store, proposer: Proposer, output: RunF
 
 
 def _copy_dense_model(warm_start: WarmStart, output: RunFolder, base: str) -> None:
-    target = output.cache / base
-    if warm_start.base is None or target.exists():
+    destination = output.cache / base
+    if warm_start.base is None or destination.exists():
         return
     source = RunFolder(Path(warm_start.base)).cache / base
     if source.is_dir():
-        with publish_folder(target) as partial:
+        with publish_folder(destination) as partial:
             # Without its cost, which the earlier search has paid.
             shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"), dirs_exist_ok=True)
 
@@ -227,12 +227,12 @@ def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: in
     trial, source = reused.trial, _model_folder(Path(reused.root), reused.trial)
     if source is None:
         raise TrialError(f"the model of {name}, which is to be reused, no longer exists; start the search in another --output")
-    target = output.trial(trial.recipe.key) / "model"
-    with publish_folder(target) as partial:
+    destination = output.trial(trial.recipe.key) / "model"
+    with publish_folder(destination) as partial:
         for file in _MODEL_FILES:
             shutil.copyfile(source / file, partial / file)
         _check_model(partial, trial, name)
-    artifact = str(target.relative_to(output.root))
+    artifact = str(destination.relative_to(output.root))
     # No seconds and no epochs: this search has spent none on it.
     return trial.replace(
         number=number, origin=Origin.REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None

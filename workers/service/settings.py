@@ -29,7 +29,7 @@ class DriverSettings(TrialPlacement):
         default=60.0,
         ge=1.0,
         le=3600.0,
-        description="Seconds without a sign of its driver after which another driver takes a job over. A driver renews its lease four times in them.",
+        description="Seconds after which a lease that is not renewed expires and another driver takes over; four renewals fit into them.",
     )
 
     @field_validator("tracking_uri")

@@ -29,7 +29,7 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import DistillationBatch, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
-from autoslim.methods.dps.scorer import SELECTOR, ImpactScorer, KeepSelected, SelectedRows, impact_targets, price_of_selector
+from autoslim.methods.dps.scorer import SELECTOR, ImpactScorer, KeepSelected, SelectedRows, log_impact, price_of_selector
 from autoslim.methods.dps.thresholds import (
     CALIBRATION_BATCHES,
     HEADROOM,
@@ -109,7 +109,7 @@ class DPS(PatchSlimming):
         freeze(model)
         student = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
         for block, selector in selectors_by_block(student).items():
-            selector.scorer.to(tokens[block]).start_from(tokens[block], impact_targets(chain.scores[block]))
+            selector.scorer.to(tokens[block]).start_from(tokens[block], log_impact(chain.scores[block]))
         return student
 
     @staticmethod
@@ -129,7 +129,7 @@ class DPS(PatchSlimming):
         return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """The mean squared error of `impact_targets`, over the patches that reach each selector.
+        """The mean squared error of `log_impact`, over the patches that reach each selector.
 
         `agreement` is the share of the selected patches that the image's own scores select, too.
         """
@@ -139,14 +139,14 @@ class DPS(PatchSlimming):
         tokens = tokens_between_blocks(batch.teacher, batch.images_B3HW)
         chain = find_masks(blocks_of(batch.teacher), tokens, shape, counts, paths=knobs["paths"], own=True)
         place_BP = torch.arange(shape.patches, device=chain.scores.device).expand(len(tokens[0]), -1)
-        # Patches that have reached a block, by their place in the image: the targets are those of the dense model, for all places.
+        # Patches that have reached a block, by their place in the image: what the scorers learn is that of the dense model, for all places.
         errors, agreements = [], []
         for block, x_BND in tokens_entering(batch.student, batch.images_B3HW, list(selectors)).items():
             score_BP = selectors[block].scorer.of_tokens(x_BND).float()
-            wanted_BP = impact_targets(chain.scores[block]).gather(1, place_BP)
+            wanted_BP = log_impact(chain.scores[block]).gather(1, place_BP)
             errors.append((score_BP - wanted_BP).square().mean())
             kept_BK = order_by(score_BP.detach())[:, : counts[block]]
-            # The next selector sees what this one has selected, not what its targets would have.
+            # The next selector sees what this one has selected, not what the dense model's impact would have.
             place_BP = place_BP.gather(1, kept_BK)
             agreements.append(chain.masks[block].gather(1, place_BP).float().mean())
         return {"loss": torch.stack(errors).mean(), "agreement": torch.stack(agreements).mean()}

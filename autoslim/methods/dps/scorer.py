@@ -104,8 +104,8 @@ class KeepSelected(TokenSelector):
         return behind_prefix(kept_BK, num_prefix_tokens=self.scorer.num_prefix_tokens)
 
 
-def impact_targets(score_BP: Tensor) -> Tensor:
-    """The scorers' targets (B, P) from impact scores s (B, P): log s, centred per image, in standard deviations over all images.
+def log_impact(score_BP: Tensor) -> Tensor:
+    """What scorers predict, (B, P), from impact scores s (B, P): log s, centred per image, in standard deviations over all images.
 
     Images whose impact is concentrated on few patches keep a wider spread than others; adaptive counts depend on it.
     """

@@ -170,18 +170,18 @@ class AdaptiveStage(Stage):
 class AdaptiveTrunk(Trunk):
     """A trunk with drops in front of or inside its blocks. `form` is the form that `padded` or `ragged` has set, or empty."""
 
-    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, Drop]) -> None:
-        super().__init__(blocks, steps)
-        self.stages = nn.ModuleList(AdaptiveStage(block, steps.get(index)) for index, block in enumerate(blocks))
+    def __init__(self, blocks: list[nn.Module], pre_blocks: Mapping[int, Drop]) -> None:
+        super().__init__(blocks, pre_blocks)
+        self.stages = nn.ModuleList(AdaptiveStage(block, pre_blocks.get(index)) for index, block in enumerate(blocks))
         self.form = ""
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        for step in self:
-            x_BND = step(x_BND)
+        for part in self:
+            x_BND = part(x_BND)
         return x_BND
 
     def __iter__(self) -> Iterator[Any]:
-        """A flat sequence of steps, as timm's gradient checkpointing needs; the counts go along with the tokens from end to end."""
+        """A flat sequence of modules, as timm's gradient checkpointing needs; the counts go along with the tokens from end to end."""
         yield self._enter
         yield from self.stages
         yield _tokens_alone

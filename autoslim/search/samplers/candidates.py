@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from autoslim.core.result import TrialResult
 from autoslim.search.samplers.mutation import Mutation, values_of
-from autoslim.search.samplers.optuna_study import final_accuracy
+from autoslim.search.samplers.optuna_study import accuracy_at_end
 from autoslim.search.space.space import Space, Suggest, Uniform
 
 POOL_SIZE = 96
@@ -56,4 +56,4 @@ def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialRe
 
 
 def _is_comparable(result: TrialResult) -> bool:
-    return final_accuracy(result) is not None and result.duplicate_of is None and len(result.recipe.steps) == 1
+    return accuracy_at_end(result) is not None and result.duplicate_of is None and len(result.recipe.steps) == 1

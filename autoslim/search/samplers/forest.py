@@ -27,7 +27,7 @@ from autoslim.search.samplers import acquisition
 from autoslim.search.samplers.base import N_STARTUP_TRIALS, SamplerContext, SamplingRequest
 from autoslim.search.samplers.candidates import POOL_LIFETIME, mutation_draws, pool_draws
 from autoslim.search.samplers.features import Encoder, Vector
-from autoslim.search.samplers.optuna_study import final_accuracy
+from autoslim.search.samplers.optuna_study import accuracy_at_end
 from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.samplers.surrogate import N_TREES, Surrogate
 from autoslim.search.space.space import Suggest
@@ -143,7 +143,7 @@ def is_observation(result: TrialResult) -> bool:
     if result.error_class == ErrorClass.DIVERGED:
         return True
     stopped = result.state is TrialState.STOPPED and result.accuracy is not None and result.epochs is not None
-    return stopped or final_accuracy(result) is not None
+    return stopped or accuracy_at_end(result) is not None
 
 
 def refit_size(count: int) -> int:

@@ -21,7 +21,7 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
 from autoslim.methods.dps.method import selectors_by_block, tokens_entering
-from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, impact_targets
+from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, log_impact
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, token_counts
@@ -91,7 +91,7 @@ def test_least_squares_find_what_is_linear():
 
 def test_what_is_told_keeps_the_order_and_the_spread_of_concentrated_images():
     score_BP = torch.stack((torch.linspace(1, 2, 50), torch.linspace(1, 2, 50) ** 8))
-    told_BP = impact_targets(score_BP)
+    told_BP = log_impact(score_BP)
     assert (told_BP.diff(dim=1) > 0).all()
     torch.testing.assert_close(told_BP.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-5)
     assert told_BP[1].std() > 4 * told_BP[0].std()
@@ -131,7 +131,7 @@ def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_ther
             if number in selectors_by_block(student):
                 selector = selectors_by_block(student)[number]
                 told_BP = selector.scorer.of_tokens(x_BND)
-                errors.append((told_BP - impact_targets(chain.scores[number]).gather(1, place_BP)).square().mean())
+                errors.append((told_BP - log_impact(chain.scores[number]).gather(1, place_BP)).square().mean())
                 place_BP = place_BP.gather(1, selector.rows(x_BND)[:, 1:] - 1)
             x_BND = block(x_BND)
     assert found["loss"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
