@@ -100,7 +100,7 @@ def _hypervolume(connection: sa.Connection, job_id: str, base: BaseFacts | None)
     return hypervolume([_point(row) for row in front], dense_flops=base.dense_flops, chance=base.chance)
 
 
-def _complete_trials(connection: sa.Connection, job_id: str) -> Sequence[sa.Row[Any]]:
+def _complete_trials(connection: sa.Connection, job_id: str) -> Sequence[sa.Row[*tuple[Any, ...]]]:
     """In the order of their numbers."""
     table = schema.trials.c
     query = sa.select(table.number, table.origin, table.flops, table.params, table.accuracy).where(
@@ -109,5 +109,5 @@ def _complete_trials(connection: sa.Connection, job_id: str) -> Sequence[sa.Row[
     return connection.execute(query.order_by(table.number)).all()
 
 
-def _point(row: sa.Row[Any]) -> tuple[int, float]:
+def _point(row: sa.Row[*tuple[Any, ...]]) -> tuple[int, float]:
     return row.flops or 0, row.accuracy
