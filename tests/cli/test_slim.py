@@ -258,7 +258,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
     lines += list(process.stderr)
     process.stderr.close()
     assert process.wait(timeout=60) == 130, "".join(lines)
-    assert "The same command goes on" in lines[-1]
+    assert "Repeat the command to continue" in lines[-1]
     assert not (tmp_path / "out" / "config.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert again.returncode == 0, again.stderr
