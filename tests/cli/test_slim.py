@@ -89,7 +89,7 @@ def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_p
     assert (config.latency.timed.batch, config.latency.timed.mode) == (2, "eager")
     assert config.latency.predicted_ms > 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "of the 40K that were allowed" in card
+    assert "of the limit of 40K." in card
     assert f"{config.latency.timed.ms:.4g} ms at batch 2 (eager)" in card
     assert "## Latency" in card
     assert "parameters of 40K (binding)" in err
