@@ -28,7 +28,7 @@ patch without weight is."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenView:
-    """`pixels` (N, h, w, 3) as the model takes them, `captions` what stands below each image; `head_reads_patches` as the pool says."""
+    """`pixels` (N, h, w, 3) as the model takes them, `captions` the text below each image; `head_reads_patches` as the pool says."""
 
     pixels: NDArray[np.uint8]
     captions: tuple[str, ...]
