@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 JobName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[JOB]", help="Id of the job, the beginning of it, or its name. Default: the newest job.", show_default=False
+        metavar="[JOB]",
+        help="Id of the job, the start of the id, or the job's name. Default: the newest job.",
+        show_default=False,
     ),
 ]
 Url = Annotated[

@@ -39,7 +39,7 @@ _TRIALS = int(default_at("trials"))
 _UNLIMITED_TRIALS = 1000
 """Where time, epochs or a plateau end a search, the number of trials only guards against a search that never ends."""
 
-_SOMETHING_SAID: list[JsonValue] = [
+_AT_LEAST_ONE_LIMIT: list[JsonValue] = [
     {"required": ["flops"]},
     {"required": ["latency"], "properties": {"latency": {"type": "string"}}},
     {"required": ["params"], "properties": {"params": {"type": ["string", "integer"]}}},
@@ -63,7 +63,7 @@ class JobSpec(BaseModel):
         allow_inf_nan=False,
         title="autoslim job",
         protected_namespaces=(),
-        json_schema_extra={"anyOf": _SOMETHING_SAID},
+        json_schema_extra={"anyOf": _AT_LEAST_ONE_LIMIT},
     )
     job_type: ClassVar[type[SearchJob]] = SearchJob
 
@@ -248,7 +248,7 @@ class JobSpec(BaseModel):
 
     @field_validator("flops")
     @classmethod
-    def _something_to_keep_to(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _at_least_one_limit(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
             raise ValueError("is needed, unless latency or params is given")
         return flops

@@ -125,7 +125,7 @@ class LatencyTable(Record):
                     # Of two models with equal sums the slower one counts, to err on the side of the limit.
                     own[found.parts_ms] = max(own.get(found.parts_ms, 0.0), found.measured_ms)
             parts = tuple(sorted(own))
-            curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).rising()
+            curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).non_decreasing()
         return curves
 
     def parts(self, plan: Plan) -> float:

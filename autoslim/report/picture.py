@@ -24,14 +24,14 @@ PNG, PAGE = "picture.png", "picture.html"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """`png` and `html` as they go to a file; the page asks nothing of a network."""
+    """`png` and `html` as they go to a file; the page needs no network."""
 
     png: bytes
     html: str
 
 
 def picture_of(folder: Path, sample: Sample) -> Picture:
-    """`folder` holds a slimmed model, `sample` is cut to its image size.
+    """`folder` holds a slimmed model, `sample` is cropped to its image size.
 
     Raises:
         WeightsError: when the folder holds no slimmed model.

@@ -1,4 +1,4 @@
-"""`Workload`: how many epochs a search is going to train, before it has begun, with what the pruner saves and the refinement adds."""
+"""`Workload`: how many epochs a search is expected to train, with what the pruner saves and the refinement adds."""
 
 from __future__ import annotations
 

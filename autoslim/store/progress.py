@@ -1,4 +1,4 @@
-"""The progress of searches, from the columns as far as they go: pages of jobs are requested often, and results in JSON are large."""
+"""The progress of searches, from the columns where possible: pages of jobs are requested often, and results in JSON are large."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _PHASE_EPOCHS = 1000
 """Distance between the first epochs of two train phases in the loader's numbering: more than any phase has, so that none sees the
 augmentations of another."""
 
-Saved = tuple[dict[str, Tensor], dict[str, Any]]
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """A checkpoint: tensors by name, and facts as JSON values."""
 
 Reports = Generator[EpochReport, None, Outcome]
@@ -65,8 +65,8 @@ class _Trial:
         self.limits = StepLimits(recipe=recipe, shape=self.shape, constraints=constraints_of(recipe, context.latency))
         self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), context.student()
         self.shared_epochs = 0.0
-        self.finished: list[Step] = []
-        self.done_steps = 0
+        self.finished_steps: list[Step] = []
+        self.optimizer_steps = 0
         self.accuracy_after_pruning = 0.0
         self.began, self.earlier_seconds = time.monotonic(), 0.0
 
@@ -94,7 +94,7 @@ class _Trial:
         for position, step in enumerate(self.recipe.steps):
             # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
             if saved is None or saved[1]["position"] <= position:
-                yield from self._apply(position, step, train_steps[position], saved)
+                yield from self._slim(position, step, train_steps[position], saved)
                 # The checkpoint belongs to one phase; the following ones start from the model that this one leaves.
                 saved = None
         if saved is not None:
@@ -102,7 +102,7 @@ class _Trial:
         yield from self._finetune(total - sum(train_steps), saved)
         return self._finish()
 
-    def _apply(self, position: int, step: Step, steps: int, saved: Saved | None) -> Generator[EpochReport]:
+    def _slim(self, position: int, step: Step, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Slims the model by one step of the recipe, after `steps` training steps of the method's parts."""
         if saved is not None:
             self._restore_pruned(saved)
@@ -135,13 +135,13 @@ class _Trial:
         with torch.no_grad():
             finished = method.prune(student, step_context)
         self.model, self.plan = finished.model.to(self.context.device), finished.plan
-        self.finished.append(Step(method=step.method, knobs=finished.knobs))
+        self.finished_steps.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         if position == len(self.recipe.steps) - 1:
             # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving
             # average of an infinite number is not a number.
-            self.measurer.calibrate(self.model.eval(), self.plan, self.finished[-1])
+            self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
         self.accuracy_after_pruning = self.measurer.accuracy(self.model)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
@@ -174,7 +174,7 @@ class _Trial:
         shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
-    def _finetune(self, steps: int, saved: Saved | None) -> Generator[EpochReport]:
+    def _finetune(self, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
         # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
         rate = METHODS[last.method].finetune_rate(last.knobs)
@@ -209,22 +209,22 @@ class _Trial:
             frozen_models=(self.context.teacher,),
         )
 
-    def _train(self, trainer: Trainer, position: int, saved: Saved | None) -> Generator[EpochReport]:
+    def _train(self, trainer: Trainer, position: int, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""
-        before = self.done_steps
+        before = self.optimizer_steps
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
-            self.done_steps = before + saved[1]["step"]
+            self.optimizer_steps = before + saved[1]["step"]
             # The earlier run may have been killed before this report arrived, and the pruner must not miss one.
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
         for segment in trainer.segments():
-            self.done_steps = before + segment.steps
+            self.optimizer_steps = before + segment.steps
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=segment.metrics)
-        self.done_steps = before + trainer.schedule.steps
+        self.optimizer_steps = before + trainer.schedule.steps
 
     def _epochs(self) -> float:
-        return round(self.shared_epochs + self.done_steps / len(self.train_images), 6)
+        return round(self.shared_epochs + self.optimizer_steps / len(self.train_images), 6)
 
     # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step pruned before it.
 
@@ -239,27 +239,27 @@ class _Trial:
             "before": before,
             "metrics": metrics,
             "plan": self.plan.to_dict(),
-            "steps": [finished.to_dict() for finished in self.finished],
+            "steps": [finished.to_dict() for finished in self.finished_steps],
             "accuracy_after_pruning": self.accuracy_after_pruning,
             "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "seconds": self._seconds(),
         }
         save_checkpoint(self._checkpoint, tensors, facts)
 
-    def _restore_pruned(self, saved: Saved) -> None:
+    def _restore_pruned(self, saved: Checkpoint) -> None:
         """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
         facts = saved[1]
         self.plan = Plan.from_dict(facts["plan"])
-        self.finished = [Step.from_dict(step) for step in facts["steps"]]
-        for step in self.finished:
+        self.finished_steps = [Step.from_dict(step) for step in facts["steps"]]
+        for step in self.finished_steps:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
-        if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
+        if self.recipe.class_query and len(self.finished_steps) == len(self.recipe.steps):
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.context.device)
         # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["trainable"])
-        self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
+        self.optimizer_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.began
@@ -267,8 +267,8 @@ class _Trial:
     def _finish(self) -> Outcome:
         """Measures and saves the fine-tuned model."""
         model = self.model.requires_grad_(False).eval()
-        measured = self.measurer.calibrate_and_measure(model, self.plan, self.finished[-1])
-        recipe = self.recipe.replace(steps=tuple(self.finished))
+        measured = self.measurer.calibrate_and_measure(model, self.plan, self.finished_steps[-1])
+        recipe = self.recipe.replace(steps=tuple(self.finished_steps))
         config = save_finished_model(
             self.folder / "model",
             model,

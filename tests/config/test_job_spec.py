@@ -217,7 +217,7 @@ def test_flags_replace_the_files_fields() -> None:
     [
         (YAML + "trials: 0\n", "job.yaml, line 8: trials is 0; allowed: 1 and more"),
         (YAML.replace("50%", "\n  - 50%\n  - much"), "job.yaml, line 6: flops[1]: budget 'much' is not valid"),
-        (YAML + "lr: 1\n", "job.yaml, line 8: the spec is not valid YAML: the key 'lr' stands twice"),
+        (YAML + "lr: 1\n", "job.yaml, line 8: the spec is not valid YAML: the key 'lr' is given twice"),
         (YAML + "name: &a x\nspace: *a\n", "job.yaml, line 9: the spec is not valid YAML: the alias *a is not read"),
         ("model: m\ndata: d\n", "job.yaml: flops is needed"),
         ("model: [\n", "job.yaml, line 2: the spec is not valid YAML"),

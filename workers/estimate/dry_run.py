@@ -1,6 +1,6 @@
 """`DryRun`: what a search is going to take on this machine, before anything is trained: `autoslim plan`.
 
-The work comes from the job (`autoslim.search.estimate`), its pace from some training steps on this machine (`throughput`). The constants
+The work comes from the job (`autoslim.search.estimate`), its speed from some training steps on this machine (`throughput`). The constants
 are fitted to searches on two CPU cores; `benchmarks/cost_estimate.py` compares estimates with the searches that follow.
 """
 

@@ -302,7 +302,7 @@ def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[Sel
 
 
 def _write_tables(prepared: PreparedSearch, store: Store) -> None:
-    """`trials.parquet`, `front.parquet` and `front.html`, made anew from the store."""
+    """`trials.parquet`, `front.parquet` and `front.html`, rebuilt from the store."""
     stored, trials = store.job(prepared.job.id), store.stored_trials(prepared.job.id)
     root = prepared.output.root
     write_trials_parquet(root / "trials.parquet", stored, trials)

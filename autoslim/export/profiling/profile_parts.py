@@ -162,11 +162,11 @@ class _Parts:
             torch=torch.__version__,
             rounds=rounds,
             ends_ms=next(times),
-            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).rising(),
-            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).rising(),
-            mlp=_transposed(grid(self.hidden, self.tokens)).rising(),
-            drop=grid(self.few).rising(),
-            extras={name: grid(self.few, _LEFT).rising() for name in block_parts.extra_modules()},
+            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).non_decreasing(),
+            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).non_decreasing(),
+            mlp=_transposed(grid(self.hidden, self.tokens)).non_decreasing(),
+            drop=grid(self.few).non_decreasing(),
+            extras={name: grid(self.few, _LEFT).non_decreasing() for name in block_parts.extra_modules()},
         )
 
     def _own(self) -> list[nn.Module]:

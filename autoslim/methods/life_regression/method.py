@@ -243,7 +243,7 @@ class LifeRegression(Method):
         trunk: Any = model.blocks
         lives: Lives = trunk.stages[context.knobs["drop_layer_1"]].pre_block.scorer
         life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
-        # The regressor stands in front of every drop, so that counts at any shift follow from its lives without another pass. More life is
+        # The regressor is in front of every drop, so that counts at any shift follow from its lives without another pass. More life is
         # more FLOPs: bisect the shift; `low` is always within the budget.
         low, high = -float(context.shape.depth), float(context.shape.depth)
         for _ in range(_BISECTIONS):

@@ -203,7 +203,7 @@ class SiT(Method):
         training = model.training
         model.eval()
         x_B3HW = images_B3HW[:_CALIBRATION]
-        # Before the modules go in: `_slimmed` changes this very model.
+        # Before the modules are installed: `_slimmed` changes this model in place.
         teacher_tokens = _outputs(model, x_B3HW)
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = pre_blocks_of(student)
