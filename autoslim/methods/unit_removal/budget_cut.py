@@ -1,6 +1,4 @@
-"""The pruning of ViT-Slim: as few removals, in the order of the ranking, as bring the plan under the budget.
-
-Ours: the released code thresholds the masks and never removes a unit.
+"""As few removals, in the order of a ranking, as bring the plan under the budget.
 
 Shapes: L layers, P patches.
 """
@@ -49,7 +47,7 @@ Fits = Callable[[Sequence[Layer]], bool]
 """Whether the model with these layers keeps to the budget and to all other limits."""
 
 
-def prune_to_budget(
+def cut_to_budget(
     shape: ViTShape, plan: Plan, ranking: Sequence[Removal], budget: int, constraints: Constraints | None = None
 ) -> tuple[list[Layer], Plan]:
     """The layers that stay, and their plan, after as few steps of `ranking` as the budget and the constraints allow.
@@ -63,7 +61,7 @@ def prune_to_budget(
 
     def fits(layers: Sequence[Layer]) -> bool:
         made = plan_of(plan, layers, shape)
-        # Closed forms equal the counts of the finished model, so that no model is built to try one.
+        # Closed forms equal the counts of the finished model, so that no model is built to try a cut.
         return predict(shape, made).total <= budget and constraints.fits(shape, made)
 
     dense = _dense_layers(shape)
@@ -79,9 +77,9 @@ def prune_to_budget(
 def _check_feasible(shape: ViTShape, narrowest: Plan, budget: int, constraints: Constraints) -> None:
     least = predict(shape, narrowest).total
     if least > budget:
-        raise InfeasibleError(f"ViT-Slim: the narrowest model has {least} multiply-accumulates, above the budget of {budget}")
+        raise InfeasibleError(f"the narrowest model has {least} multiply-accumulates, above the budget of {budget}")
     if excess := constraints.excess(shape, narrowest):
-        raise InfeasibleError(f"ViT-Slim: the narrowest model takes {excess}")
+        raise InfeasibleError(f"the narrowest model takes {excess}")
 
 
 def _fewest_removals(dense: Sequence[Layer], ranking: Sequence[Removal], fits: Fits) -> int:

@@ -1,17 +1,20 @@
-"""The plan before there is a ranking: every layer keeps the same share of each part, as a function of the knob `keep`."""
+"""The knob `keep`: the same share of every layer, a stand-in for a ranking that is only known once it is measured.
+
+The solver moves `keep` onto the budget; the finished cut fills the same budget in the order of the ranking.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
-from autoslim.core.recipe import Knobs
-from autoslim.core.shape import ViTShape
-from autoslim.methods.vit_slim.ranking_options import ranking_options
+NARROWEST = 0.02
+"""The least `keep`: below a fiftieth of the widths no model is of use."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PartShare:
+class KeptShare:
     """One part's share as a function of `keep`, the same in every layer: slope * keep + 1 - slope, but at least `floor`."""
 
     size: int
@@ -39,17 +42,11 @@ class PartShare:
         return (count / self.size - (1 - self.slope)) / self.slope if self.slope else math.inf
 
 
-def parts_of(shape: ViTShape, knobs: Knobs) -> tuple[PartShare, PartShare, PartShare]:
-    """The parts: head width, hidden units, patches."""
-    options = ranking_options(knobs)
-    if options.rule == "fall":
-        slopes = (1 - options.patch_share, 1 - options.patch_share, options.patch_share)
-        floors = (1 - options.removable[0], 1 - options.removable[1], 0.0)
-    else:
-        slopes, floors = options.removable, (0.0, 0.0, 0.0)
-    multiple = options.width_multiple
-    return (
-        PartShare(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
-        PartShare(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
-        PartShare(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
-    )
+def canonical_share(parts: Sequence[KeptShare], keep: float) -> float:
+    """The middle of the shares that give all `parts` the same counts, so that equal plans are equal recipes."""
+    if keep >= 1:
+        return keep
+    # Every `keep` in the intersection of the parts' intervals gives all of them the same counts.
+    spans = [part.span(keep) for part in parts]
+    low, high = max(low for low, _ in spans), min(high for _, high in spans)
+    return (max(low, NARROWEST) + min(high, 1.0)) / 2
