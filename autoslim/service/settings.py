@@ -51,6 +51,11 @@ class RequestLimits(BaseModel):
     parameters: int = Field(description="Parameters of a job's dense model.", default=2 * 10**9, ge=1)
     queued: int = Field(description="Unfinished jobs of a tenant.", default=5000, ge=1)
     streams: int = Field(description="Event streams of the service at a time.", default=500, ge=1)
+    connections: int = Field(description="Open connections of the service.", default=2000, ge=1)
+    connections_per_address: int = Field(
+        description="Open connections of a client's address; behind a proxy all clients have the proxy's.", default=1000, ge=1
+    )
+    header_seconds: float = Field(description="Seconds within which the headers of a request must arrive.", default=10.0, gt=0)
     requests_per_second: float = Field(description="Requests a second of a client, on average.", default=100.0, gt=0)
     burst: int = Field(description="Requests that a client may send at once, after a pause.", default=300, ge=1)
     plan_seconds: float = Field(description="Seconds for one plan; a longer one is refused.", default=60.0, gt=0)
@@ -80,7 +85,12 @@ class ServiceSettings(BaseModel):
         description="Address of Ray's dashboard for links and for readiness, as users open it.", default=None
     )
     keys_required: bool = Field(
-        description="Whether every request needs a key, also before the first one is created.", default=False
+        description="Whether every request needs a key. Without it, a service that has never had a key is open to its machine.",
+        default=False,
+    )
+    trust_network: bool = Field(
+        description="Whether a service that has never had a key is open to everyone who reaches it, through proxies, too.",
+        default=False,
     )
     allowed_hosts: Names = Field(
         description="Host names of the service. Requests to another name, or from a page of another host, are refused.",

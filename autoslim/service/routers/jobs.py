@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import StringConstraints
@@ -51,8 +52,7 @@ async def submit(
     if await state.run_sync(state.queue.unfinished, identity.tenant) >= state.settings.limits.queued:
         detail = f"{state.settings.limits.queued} jobs of this tenant are queued or running, the maximum"
         raise ProblemError(429, "queue-full", detail, headers={"Retry-After": "60"})
-    checked = await checked_spec(state, spec)
-    await state.run_sync(_refuse_foreign, state, checked, identity.tenant)
+    checked = await checked_spec(state, spec, identity.tenant)
     await _refuse_infeasible(state, checked)
     job, created = await state.run_sync(
         state.queue.submit,
@@ -115,15 +115,31 @@ async def purge(job: ChangeableJob, state: State) -> Response:
     return Response(status_code=204)
 
 
-async def checked_spec(state: AppState, spec: JobSpec) -> JobSpec:
-    """The spec with resolved names and paths.
+async def checked_spec(state: AppState, spec: JobSpec, tenant: str) -> JobSpec:
+    """The spec with resolved names and paths; the jobs that it reuses are the tenant's.
 
     Raises:
         SpecError: naming every field that is wrong.
         DryRunError: when the dry-run process, which knows the names of models and spaces, does not answer.
     """
     facts = await state.dry_runner.facts()
-    return check(spec, catalog=state.catalog, limits=state.settings.limits, models=facts["models"], spaces=facts["spaces"])
+    checked = check(spec, catalog=state.catalog, limits=state.settings.limits, models=facts["models"], spaces=facts["spaces"])
+    await state.run_sync(_refuse_foreign, state, checked, tenant)
+    return checked
+
+
+async def make_plan(state: AppState, spec: JobSpec) -> dict[str, Any]:
+    """The plan of a checked spec.
+
+    Raises:
+        SpecError: naming the field that makes the search impossible, and none of the operator's paths.
+        DryRunError: when the dry-run process does not answer in time.
+    """
+    try:
+        return await state.dry_runner.dry_run(spec)
+    except SpecError as error:
+        issues = [dataclasses.replace(issue, problem=state.public_text.of(issue.problem)) for issue in error.issues]
+        raise type(error)(issues) from error
 
 
 def _refuse_foreign(state: AppState, spec: JobSpec, tenant: str) -> None:
@@ -142,7 +158,7 @@ def _refuse_foreign(state: AppState, spec: JobSpec, tenant: str) -> None:
 async def _refuse_infeasible(state: AppState, spec: JobSpec) -> None:
     """A spec that cannot be planned in time is queued all the same: its driver checks everything again."""
     try:
-        plan = await state.dry_runner.dry_run(spec)
+        plan = await make_plan(state, spec)
     except DryRunError as error:
         _log.warning("submitted without a plan: %s", error)
         return
@@ -194,6 +210,7 @@ def _responses(state: AppState, jobs: list[QueuedJob]) -> list[JobResponse]:
             queue_position=positions.get(job.id),
             spec=state.catalog.public_spec(json.loads(job.spec)),
             settings=state.settings,
+            public=state.public_text,
         )
         for job in jobs
     ]
