@@ -48,6 +48,9 @@ def handles(method: str, model: str) -> bool:
 
 CASES = [(method, model) for method in NAMES for model in MODELS if handles(method, model)]
 each_case = pytest.mark.parametrize(("method", "model"), CASES)
+# Compilers and exporters are slow; what differs between kinds of models are prefix and pooling: one kind a method is enough each time.
+EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" else pytest.mark.slow) for m, k in CASES]
+each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 each_method = pytest.mark.parametrize("method", NAMES)
 
 
@@ -133,7 +136,7 @@ def test_runs_on_a_gpu(method: str, model: str):
     torch.testing.assert_close(there, here, rtol=1e-8, atol=1e-8)
 
 
-@each_case
+@each_export
 @pytest.mark.parametrize("batch", [1, 3])
 def test_compiles_into_one_graph(method: str, model: str, batch: int):
     finished = slimmed(method, model)[1]
@@ -143,9 +146,6 @@ def test_compiles_into_one_graph(method: str, model: str, batch: int):
     torch.testing.assert_close(logits(compiled, x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
 
 
-# The exporters are slow; what differs between kinds of models are prefix and pooling, so that one kind a method is enough each time.
-EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" else pytest.mark.slow) for m, k in CASES]
-each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 third_party_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 

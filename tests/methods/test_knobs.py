@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.examples import examples
 from helpers.tiny import attach, attached, context_of, images, loss_of, make_dense, share_of_dense
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -130,7 +131,10 @@ def vit_cifar10() -> ViTShape:
 PROMISED = {"deit_small": (deit_small, 0.995), "vit_cifar10": (vit_cifar10, 0.98)}
 each_promise = pytest.mark.parametrize("model", PROMISED)
 examples = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+    max_examples=examples(60),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 
 

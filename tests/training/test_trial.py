@@ -96,7 +96,9 @@ def test_a_very_narrow_model_agrees_with_torchs_counter(
     assert outcome.flops <= made.budget
 
 
-@each_recipe
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=() if name in {"both", "sit"} else pytest.mark.slow) for name in RECIPES]
+)
 def test_a_trial_goes_on_after_any_report_to_the_same_model(
     recipe: str, open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from helpers.cifar10_vit import accuracy, real_model
+from helpers.examples import examples
 from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import (
     MODELS,
@@ -124,7 +125,7 @@ def test_equal_counts_are_equal_recipes():
         assert (one == other) == (pyramid(shape, one) == pyramid(shape, other))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 def test_counts_by_score_or_error_use_the_budget_up(seed: int, share: float):
     shape = make_shape("vit")
@@ -167,7 +168,7 @@ def test_between_rungs_the_dearest_that_fits_is_found():
 
 
 @pytest.mark.parametrize("method", ["patch_slimming", "dps"])
-@settings(max_examples=34, deadline=None, derandomize=True)
+@settings(max_examples=examples(34), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 @pytest.mark.parametrize("model", ["vit", "deit", "distilled"])
 def test_random_recipes_measure_what_their_plans_say(model: str, method: str, seed: int, share: float):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from helpers.examples import examples
 from helpers.tiny import attached, batch_of, context_of, images, logits, make_dense, prune, share_of_dense, slim, solved_knobs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -258,7 +259,7 @@ def draw(shape: ViTShape, seed: int) -> Knobs:
     return knobs
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 def test_deit_small_is_filled_to_99_5_percent_of_any_budget(seed: int, share: float):
     shape = shape_of("deit_small_patch16_224")
@@ -271,7 +272,7 @@ def test_deit_small_is_filled_to_99_5_percent_of_any_budget(seed: int, share: fl
     assert solve(METHOD, shape, Plan.dense(shape), solved.knobs, budget) == solved
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9), model=st.sampled_from(["vit", "deit", "distilled"]))
 def test_fvcore_counts_what_the_plan_says(seed: int, share: float, model: str):
     dense = tiny_dense(model)
