@@ -134,7 +134,9 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
     heads = "".join(f"{'least ' + name:>14}" for name in columns)
-    lines += ["", f"{'Method':18}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
+    # Wide enough for the longest chain.
+    wide = max([18, *(len(name) + 2 for name in (*prepared.proposer.feasibility, *prepared.proposer.left_out))])
+    lines += ["", f"{'Method':{wide}}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
     for name, found in prepared.proposer.feasibility.items():
         low = None if found.cheapest is None else found.cheapest.flops
         high = None if found.costliest is None else found.costliest.flops
@@ -149,9 +151,9 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
             "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
         }
         shown += "".join(f"{least[column]:>14}" for column in columns)
-        lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
+        lines.append(f"{name:{wide}}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
-        lines.append(f"{name:18}cannot slim this model: {reason}")
+        lines.append(f"{name:{wide}}cannot slim this model: {reason}")
     lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 

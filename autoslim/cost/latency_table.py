@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.recipe import Step
@@ -103,16 +104,26 @@ class LatencyTable(Record):
     def correction(self, recipe: str, parts_ms: float) -> float:
         """The latency of a whole model over the sum of its parts, `parts_ms`.
 
-        It is interpolated between the measured models of the same methods, and constant beyond them. Without any it is the largest
-        that was measured of other methods, to err on the side of the limit.
+        It is interpolated between the measured models of the same methods, and constant beyond them. A chain of which no model was
+        measured has its first method's correction times what the others' largest ones are above the dense model's. A method without any has
+        the largest that was measured of others, to err on the side of the limit.
         """
         curve = self._curves.get(recipe)
+        if curve is None and "+" in recipe:
+            first, *others = recipe.split("+")
+            # Constant factors: interpolating both could predict a smaller plan to be slower.
+            return self.correction(first, parts_ms) * math.prod(self._largest(name) / self._largest(DENSE) for name in others)
         if curve is None:
             return max([found.correction for found in self.calibrations], default=1.0)
         low, high = curve.axes[0][0], curve.axes[0][-1]
         # Interpolating times, not ratios, keeps the prediction rising with the parts.
         known = min(max(parts_ms, low), high)
         return curve(known) / known
+
+    def _largest(self, recipe: str) -> float:
+        """The largest measured correction of this recipe, or where there is none, of any."""
+        own = [found.correction for found in self.calibrations if found.recipe == recipe]
+        return max(own or [found.correction for found in self.calibrations], default=1.0)
 
     @functools.cached_property
     def _curves(self) -> dict[str, Grid]:

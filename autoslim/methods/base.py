@@ -92,7 +92,8 @@ class StepContext:
 
     `plan` is what earlier steps of the recipe have left of the dense model. `budget` (multiply-accumulates an image) and `constraints`
     limit the finished model; `bound` says whether the budget holds for every image (`max`) or for their mean, as in `Recipe`. `shared`
-    is the result of `prepare`. Only `attach` gets it, and stores in the student what `prune` needs of it.
+    is the result of `prepare`. Only `attach` gets it, and stores in the student what `prune` needs of it. `dense` is the dense model
+    where an earlier step has cut the student; see `to_measure`.
     """
 
     shape: ViTShape
@@ -102,6 +103,11 @@ class StepContext:
     bound: str = "max"
     constraints: Constraints = dataclasses.field(default_factory=Constraints)
     shared: Tensors | None = None
+    dense: nn.Module | None = None
+
+    def to_measure(self, model: nn.Module) -> nn.Module:
+        """What decides which tokens go: the dense model, where `model` has been cut by an earlier step and not trained since."""
+        return model if self.dense is None else self.dense
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +135,7 @@ class Method(abc.ABC):
     `loss`                obligatory   the train phase's loss, and further values to plot
     `prune`               obligatory   removes what the plan leaves out; `requires_grad` selects what is fine-tuned
     `build`               obligatory   the finished structure without trained weights, for loading
+    `before_others`       none         knobs that must have these values where a search puts another step behind this one
     `check`               accepts      refuses a model, naming the part that the method cannot handle
     `is_active`           always       whether a knob has an effect, given those before it
     `repair`              fills in     completes knobs; overridden where different knobs give the same model
@@ -160,6 +167,7 @@ class Method(abc.ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     ranges: ClassVar[Ranges]
+    before_others: ClassVar[Knobs] = {}
 
     def check(self, shape: ViTShape) -> None:
         """Raises UnsupportedModelError naming the part of the model that this method cannot handle."""

@@ -34,6 +34,15 @@ _PHASE_EPOCHS = 1000
 """Distance between the first epochs of two train phases in the loader's numbering: more than any phase has, so that none sees the
 augmentations of another."""
 
+REST_SHARE = 0.1
+"""Share of the steps left that a model is fine-tuned for between two steps of a recipe, where the second one trains parts on it."""
+
+_BEFORE = 0.5
+"""A checkpoint names its phase by the recipe's step; the rest in front of step n is at n - 0.5."""
+
+_RESTS_FROM = 100
+"""Rests are numbered from here in the loader's epochs, behind the train phases of any recipe."""
+
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """A checkpoint: tensors by name, and facts as JSON values."""
 
@@ -81,26 +90,59 @@ class _Trial:
             yield report.replace(seconds=self._seconds())
 
     def _run(self) -> Reports:
-        shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
         # Every trial that uses shared training trains less by as much, so that all trials of a job cost the same.
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
+        shares = [share for position in range(len(self.recipe.steps)) for share in self._phase_shares(position)]
         # Every phase needs at least one step.
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
-        train_steps = split_steps(total, shares)
+        phase_steps = split_steps(total, shares)
+        left = iter(phase_steps)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             # The time of a trial includes its earlier runs.
             self.earlier_seconds = float(saved[1]["seconds"])
         for position, step in enumerate(self.recipe.steps):
+            rest_steps = next(left) if self._rests_before(position) else 0
+            train_steps = next(left)
             # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
-            if saved is None or saved[1]["position"] <= position:
-                yield from self._slim(position, step, train_steps[position], saved)
+            if rest_steps and (saved is None or saved[1]["position"] <= position - _BEFORE):
+                yield from self._rest(position, rest_steps, saved)
                 # The checkpoint belongs to one phase; the following ones start from the model that this one leaves.
+                saved = None
+            if saved is None or saved[1]["position"] <= position:
+                yield from self._slim(position, step, train_steps, saved)
                 saved = None
         if saved is not None:
             self._restore_pruned(saved)
-        yield from self._finetune(total - sum(train_steps), saved)
+        yield from self._finetune(total - sum(phase_steps), saved)
         return self._finish()
+
+    def _phase_shares(self, position: int) -> list[float]:
+        """Shares of the rest in front of a step, where there is one, and of its train phase; each of the steps that are left then."""
+        step = self.recipe.steps[position]
+        train = METHODS[step.method].train_share(step.knobs)
+        return [REST_SHARE, train] if self._rests_before(position) else [train]
+
+    def _rests_before(self, position: int) -> bool:
+        """Whether the model is fine-tuned between the cut before this step and the step.
+
+        A step that trains parts would train them on a model that has not recovered from the cut. A step without training decides on the
+        dense model instead (`StepContext.dense`), and both cuts are made at once.
+        """
+        step = self.recipe.steps[position]
+        return position > 0 and METHODS[step.method].train_share(step.knobs) > 0
+
+    def _rest(self, position: int, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
+        """Fine-tunes the model that earlier steps have cut, before step `position` is attached."""
+        if saved is not None:
+            self._restore_pruned(saved)
+        first_epoch = _PHASE_EPOCHS * (_RESTS_FROM + position)
+        schedule = PhaseSchedule(
+            phase=Phase.TRAIN, seed_name=f"rest {position}", steps=steps, first_epoch=first_epoch, average=False
+        )
+        trainer = self._trainer(self.model, schedule, None, None)
+        yield from self._train(trainer, position - _BEFORE, saved)
+        self.model = trainer.student
 
     def _slim(self, position: int, step: Step, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Slims the model by one step of the recipe, after `steps` training steps of the method's parts."""
@@ -116,6 +158,7 @@ class _Trial:
             bound=self.recipe.bound,
             constraints=self.limits.beside_flops(position, step, self.plan),
             shared=(yield from self._shared_result(method, step)),
+            dense=self.context.teacher if position and not self._rests_before(position) else None,
         )
         # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
         torch.manual_seed(self.recipe.seed)
@@ -138,10 +181,12 @@ class _Trial:
         self.finished_steps.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
-        if position == len(self.recipe.steps) - 1:
-            # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving
-            # average of an infinite number is not a number.
-            self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
+        if position < len(self.recipe.steps) - 1:
+            return
+        # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving average of an
+        # infinite number is not a number.
+        self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
+        # After the last cut alone: only this accuracy can be compared between trials.
         self.accuracy_after_pruning = self.measurer.accuracy(self.model)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
@@ -209,7 +254,7 @@ class _Trial:
             frozen_models=(self.context.teacher,),
         )
 
-    def _train(self, trainer: Trainer, position: int, saved: Checkpoint | None) -> Generator[EpochReport]:
+    def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""
         before = self.optimizer_steps
         if saved is not None:
@@ -232,7 +277,7 @@ class _Trial:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
-    def _save(self, position: int, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
+    def _save(self, position: float, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
         facts = {
             "position": position,
             "step": step,

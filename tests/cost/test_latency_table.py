@@ -93,6 +93,18 @@ def test_a_recipe_that_was_not_measured_is_corrected_by_the_worst():
     assert make_table().correction("vit_slim", 3.0) == 1.0
 
 
+def test_a_chain_that_was_not_measured_is_corrected_for_both_methods():
+    """By the first method's whole models, and by how much the second one's are above the dense model's."""
+    table = calibrated(("dense", 4.0, 4.4), ("width", 2.0, 2.4), ("width", 1.0, 1.3), ("sit", 2.0, 2.6), ("sit", 1.0, 1.5))
+    assert table.correction("width+sit", 2.0) == pytest.approx(1.2 * 1.5 / 1.1)
+    assert table.correction("width+sit", 1.0) == pytest.approx(1.3 * 1.5 / 1.1)
+    # A second method that was never measured counts as the worst.
+    assert table.correction("width+dps", 2.0) == pytest.approx(1.2 * 1.5 / 1.1)
+    assert make_table().correction("width+sit", 3.0) == 1.0
+    told = [parts * table.correction("width+sit", parts) for parts in (0.5, 0.9, 1.0, 1.7, 2.0, 5.0)]
+    assert told == sorted(told)
+
+
 def test_a_model_that_was_measured_again_counts_as_the_slower_of_the_two():
     table = calibrated(("dense", 4.0, 4.4), ("sit", 2.0, 2.6), ("sit", 2.0, 2.9))
     assert 2.0 * table.correction("sit", 2.0) == pytest.approx(2.9)

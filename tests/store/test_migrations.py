@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -222,6 +224,24 @@ def test_many_who_open_an_empty_database_at_once_all_find_its_tables(database_ur
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_opening_waits_for_another_connection_that_holds_a_new_database(tmp_path):
+    file = tmp_path / "autoslim.db"
+    first = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    # Not in WAL mode yet, and locked: SQLite refuses the change at once.
+    first.execute("BEGIN EXCLUSIVE")
+    with (
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+        contextlib.closing(sqlite3.connect(file, timeout=0.1)) as second,
+    ):
+        second.execute("PRAGMA journal_mode = WAL")
+    releasing = threading.Timer(0.3, lambda: first.execute("COMMIT"))
+    releasing.start()
+    with Store(f"sqlite:///{file}") as store:
+        assert store.jobs() == []
+    releasing.join()
+    first.close()
 
 
 def test_the_migrations_are_one_line_in_the_order_of_their_numbers():

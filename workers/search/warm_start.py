@@ -164,8 +164,8 @@ def _is_comparable(job: SearchJob, proposer: Proposer, result: TrialResult) -> b
 
 
 def _in_space(proposer: Proposer, result: TrialResult) -> bool:
-    methods = {name: proposer.methods[name] for name in proposer.feasibility}
-    return replay(result.recipe, proposer.space, methods, proposer.shape) is not None
+    units = list(proposer.feasibility)
+    return replay(result.recipe, proposer.space, proposer.methods, proposer.shape, units=units) is not None
 
 
 def _model_folder(root: Path, result: TrialResult) -> Path | None:

@@ -153,7 +153,8 @@ class PatchSlimming(Method):
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """Prunes at once, as nothing is trained before pruning. Scores are measured on the shared images, not on `images_B3HW`."""
-        counts, chain = self.decide(model, context, measured_tokens(model, context))
+        # A model whose widths were pruned and not trained since would mislead the scores; places commute with widths.
+        counts, chain = self.decide(context.to_measure(model), context, measured_tokens(model, context))
         freeze(model)
         rows = nested_rows(chain.masks, context.shape.prefix_tokens)
         return install_selectors(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
@@ -195,8 +196,9 @@ class PatchSlimming(Method):
 
 @torch.no_grad()
 def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
-    """`tokens_between_blocks` of the shared images; the model's training mode is left as it was."""
+    """`tokens_between_blocks` of the shared images in the model to measure; its training mode is left as it was."""
     assert context.shared is not None
+    model = context.to_measure(model)
     training, dtype = model.training, next(model.parameters()).dtype
     tokens = tokens_between_blocks(model.eval(), context.shared["images"].to(dtype))
     model.train(training)

@@ -99,6 +99,8 @@ class ViTSlim(Method):
         ),
     }
 
+    before_others: ClassVar[Knobs] = {"patches": "stay"}
+
     def check(self, shape: ViTShape) -> None:
         check_gates_fit(shape, "ViT-Slim")
 

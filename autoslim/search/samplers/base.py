@@ -17,7 +17,7 @@ from autoslim.search.recipe_builder import RecipeBuilder
 
 N_STARTUP_TRIALS = 6
 """Results before a model of them is fitted; until then recipes are drawn at random. Optuna's default of 10 is a large part of a short
-search, and after six trials the opening of `BudgetAllocator` has tried each of the five methods."""
+search, and by then the opening of `BudgetAllocator` has tried most methods."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,9 +61,7 @@ class ForestSampler:
             return None
         methods = set(request.assignment.methods)
         seed, number = self._builder.seed, request.number
-        mutations = mutation_draws(
-            seed, number, request.history, self._builder.space, lambda result: result.recipe.method in methods
-        )
+        mutations = mutation_draws(self._builder, number, request.history, lambda result: result.recipe.method in methods)
         encoded = [*self._encoded(number, request.assignment, mutations), *self._pool(number, request.assignment)]
         # The pool has all methods of the target; an opening trial is for one of them.
         fresh = [pair for pair in encoded if pair[0].recipe.method in methods and pair[0].recipe.key not in request.known]
@@ -138,7 +136,7 @@ def incumbent_accuracy(history: Sequence[TrialResult], budget: int, limits: Cost
 
 def is_observation(result: TrialResult) -> bool:
     """Whether the surrogate learns from this trial: it is complete, stopped with an accuracy, or has diverged."""
-    if result.duplicate_of is not None or len(result.recipe.steps) != 1:
+    if result.duplicate_of is not None:
         return False
     if result.error_class == ErrorClass.DIVERGED:
         return True

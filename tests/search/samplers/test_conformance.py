@@ -77,7 +77,7 @@ def test_candidates_are_inside_the_space_and_the_budget(
         assert candidate.plan is not None
         (step,) = candidate.recipe.steps
         training = {key: getattr(candidate.recipe.training, key) for key in proposer.space.training}
-        assert proposer.space.contains(Sample(method=step.method, knobs=step.knobs, training=training), shape)
+        assert proposer.space.contains(Sample(steps=(step,), training=training), shape)
         assert candidate.flops == predict(shape, candidate.plan).total <= candidate.recipe.budget
         assert candidate.recipe.budget == proposer.budgets.get(target, candidate.flops)
         assert (candidate.number, candidate.target, candidate.origin) == (13, target, Origin.SAMPLER)

@@ -153,7 +153,11 @@ def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
         draw = whole.sample(Mutation(values, f"{place}"), methods, shape)
         assert draw.method == step.method
         assert whole.contains(draw, shape)
-        same = [draw.knobs.get(name) == value for name, value in step.knobs.items() if methods[step.method].ranges[name].searched]
+        same = [
+            draw.steps[0].knobs.get(name) == value
+            for name, value in step.knobs.items()
+            if methods[step.method].ranges[name].searched
+        ]
         kept, moved = kept + sum(same), moved + len(same) - sum(same)
     assert kept > moved > 0
 
