@@ -155,11 +155,24 @@ def test_the_names_go_back_to_those_of_version_0_1_and_nothing_else_changes(form
             assert sorted(map(str, found)) == sorted(map(str, rows)), table
 
 
-def test_a_database_with_more_rows_than_a_portion_is_renamed_whole(former, monkeypatch):
+@pytest.mark.parametrize("portion", [1, 2, 5])
+def test_a_database_with_more_rows_than_a_portion_is_renamed_whole(former, monkeypatch, portion):
+    """Rows are found again by a key of one column (events), of two (trials) and of three (epochs)."""
     migration = migrate.scripts().get_revision("0004").module
-    monkeypatch.setattr(migration, "PORTION", 5)
-    with Store(former) as store:
-        assert {report.phase for number in range(6) for report in store.epochs("digits-1", number)} < set(Phase)
+    monkeypatch.setattr(migration, "PORTION", portion)
+    migrated = Database(former)
+    with migrated.reading() as connection:
+        texts = {
+            column: list(connection.execute(sa.select(column).where(column.is_not(None))).scalars())
+            for column in (schema.trials.c.result, schema.epochs.c.report, schema.events.c.data)
+        }
+    migrated.close()
+    assert min(map(len, texts.values())) > portion
+    for column, found in texts.items():
+        names = [name for text in found for name in json.loads(text)]
+        values = [value for text in found for value in json.loads(text).values() if isinstance(value, str)]
+        assert not {"beat", "accuracy_after_cut"} & {*names}, column
+        assert not {"cut", "tune", "random", "final"} & {*values}, column
 
 
 def test_database_of_a_newer_autoslim_is_refused(database_url, database):
