@@ -3,7 +3,7 @@
 The parts are attention and MLP with their norms and residual sums, over tokens and widths; attention that computes some of its tokens
 only; tokens dropped in front of a block or in its middle; the methods' own modules; and the ends, which are all that is not a block.
 Between the points that were measured, latency is interpolated linearly. The sum of the parts is not the latency of the whole: caches
-and launches are shared. So whole models, dense and cut, are measured, too, and correct the sum.
+and launches are shared. So whole models, dense and slimmed, are measured, too, and correct the sum.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DENSE = "dense"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(Record):
-    """A cut model to measure as a whole: methods with solved knobs, and their plan."""
+    """A slimmed model to measure as a whole: methods with solved knobs, and their plan."""
 
     steps: tuple[Step, ...]
     plan: Plan
@@ -37,9 +37,9 @@ class Candidate(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyRequest(Record):
-    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and cut models for the correction.
+    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and slimmed models for the correction.
 
-    `class_query` says, as in `Recipe`, how the cut models end.
+    `class_query` says, as in `Recipe`, how the slimmed models end.
     """
 
     name: str
@@ -136,7 +136,7 @@ class LatencyTable(Record):
                     # Of two models with equal sums the slower one counts, to err on the side of the limit.
                     own[found.parts_ms] = max(own.get(found.parts_ms, 0.0), found.measured_ms)
             parts = tuple(sorted(own))
-            curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).rising()
+            curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).non_decreasing()
         return curves
 
     def parts(self, plan: Plan) -> float:

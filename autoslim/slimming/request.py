@@ -179,16 +179,16 @@ def _check_steps(job: SlimJob, shape: ViTShape) -> None:
 
 
 def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None = None) -> tuple[tuple[Step, ...], Plan]:
-    """Every step solved onto its own target, on the plan that those before it aim at; `timer` predicts the latency of a plan.
+    """Every step solved onto its own budget, on the plan that those before it aim at; `timer` predicts the latency of a plan.
 
     Raises:
-        BudgetError: when a step cannot be solved onto its target; names the cheapest it can be.
+        BudgetError: when a step cannot be solved onto its budget; names the cheapest it can be.
     """
     start = Plan.dense(shape, class_query=job.class_query)
     constraints = _all_constraints(job, start, timer)
     solved: list[Solved] = []
     try:
-        for found in solve_each(METHODS, shape, start, job.steps, targets(job, shape, budget), constraints=constraints):
+        for found in solve_each(METHODS, shape, start, job.steps, step_budgets(job, shape, budget), constraints=constraints):
             solved.append(found)
     except InfeasibleError as error:
         position = len(solved)
@@ -204,7 +204,7 @@ def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None 
 
 
 def _all_constraints(job: SlimJob, start: Plan, timer: Timer | None) -> list[Constraints]:
-    """What each step is held to beside its target: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
+    """What each step is held to beside its budget: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
     first = 1 if job.first is not None else 0
     left = len(job.steps) - first
     ends: list[float | None] = [*[None] * first, *(number / left for number in range(1, left + 1))]
@@ -221,7 +221,7 @@ def _advice(method: Method, shape: ViTShape, plan: Plan, constraints: Constraint
     return f"; {method.name} removes no parameters, which {' and '.join(narrowing(shape))} can do"
 
 
-def targets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
+def step_budgets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
     """What each step may leave, in multiply-accumulates; those that are not given are even in the logarithm."""
     given: list[int] = []
     dense = predict(shape, Plan.dense(shape)).total

@@ -18,7 +18,7 @@ class Overview(EventLog):
     """Part of `Queue`. A `tenant` of None means the jobs of all tenants."""
 
     def position(self, job_id: str) -> int | None:
-        """How many queued jobs are to be begun before this one; None for one that is not queued."""
+        """How many queued jobs start before this one; None for one that is not queued."""
         return self.positions([job_id]).get(job_id)
 
     def positions(self, job_ids: Collection[str]) -> dict[str, int]:

@@ -80,11 +80,11 @@ class World:
             for mark, value in zip(marks, answer.accuracies, strict=True)
         )
         flops = predict(self.shape, plan).total
-        cut = next(report for report in reports if report.phase == Phase.PRUNE)
+        pruned = next(report for report in reports if report.phase == Phase.PRUNE)
         outcome = Outcome(
             recipe=recipe,
             accuracy=reports[-1].metrics["accuracy"],
-            accuracy_after_pruning=cut.metrics["accuracy"],
+            accuracy_after_pruning=pruned.metrics["accuracy"],
             flops=flops,
             flops_predicted=flops,
             flops_mean=flops,

@@ -61,7 +61,7 @@ def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = N
     context = StepContext(shape=dense.shape, plan=plan, knobs=solved, budget=budget, shared=shared)
     student = method.attach(copy.deepcopy(dense.module), context, images(size=dense.shape.image_size))
     with torch.no_grad():
-        found = method.finalize(student, context)
+        found = method.prune(student, context)
     found.model.eval()
     return found
 

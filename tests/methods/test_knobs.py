@@ -36,14 +36,14 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
     student = attached(method_name, dense, expected.knobs)
     torch.manual_seed(0)
     loss = float(loss_of(method_name, dense, student, expected.knobs).detach())
-    finished = method.finalize(copy.deepcopy(student), context_of(dense.shape, expected.knobs))
+    finished = method.prune(copy.deepcopy(student), context_of(dense.shape, expected.knobs))
     shared = method.shared_settings(dense.shape, expected.knobs)
     return {
         "plan": expected.plan,
         "train share": method.train_share(expected.knobs),
         "shared share": None if shared is None else method.shared_share(shared),
         "learning rates": method.learning_rates(student, expected.knobs),
-        "tune rate": method.tune_rate(expected.knobs),
+        "finetune rate": method.finetune_rate(expected.knobs),
         "trained": [name for name, p in student.named_parameters() if p.requires_grad],
         "loss": loss,
         "finished plan": finished.plan,

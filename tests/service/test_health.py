@@ -17,7 +17,7 @@ import httpx
 import pytest
 from helpers.running_service import RunningService, running, settings_in
 
-from autoslim.core.job import SAMPLERS
+from autoslim.core.job import SAMPLER_NAMES
 from autoslim.core.logs import JsonFormatter, job_id, redact, request_id
 from autoslim.errors import RequestError
 from autoslim.service import read_settings
@@ -96,7 +96,7 @@ def test_capabilities_are_what_a_spec_may_ask_for(client: httpx.Client) -> None:
     assert {"default", "smoke"} <= set(told["spaces"])
     assert told["datasets"] == ["digits", "flowers"]
     assert told["limits"]["trials"] == 1000
-    assert told["samplers"] == list(SAMPLERS)
+    assert told["samplers"] == list(SAMPLER_NAMES)
     assert told["paths"] is True
 
 

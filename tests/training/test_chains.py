@@ -116,7 +116,7 @@ def cut(dense: DenseModel, steps: tuple[Step, ...], budget: int, *, query: bool)
             shape=shape, plan=plan, knobs=knobs, budget=target, shared=shared(dense, method.name, json.dumps(knobs))
         )
         with torch.no_grad():
-            finished = method.finalize(method.attach(model, context, images()), context)
+            finished = method.prune(method.attach(model, context, images()), context)
         model, plan = finished.model, finished.plan
         done.append(Step(method=method.name, knobs=finished.knobs))
     return model, done, plan

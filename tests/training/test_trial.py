@@ -20,7 +20,7 @@ from autoslim.cost import Flops, count_flops, predict
 from autoslim.errors import DivergedError, TrialError
 from autoslim.export.artifact import load, load_config
 from autoslim.methods import METHODS
-from autoslim.training import TrialContext, run_trial, trial
+from autoslim.training import TrialContext, measure, run_trial
 from autoslim.training.loop import Trainer
 from autoslim.training.model_checks import check_flops
 from autoslim.training.trial import split_steps
@@ -155,16 +155,16 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
 ):
     made = make_recipe("life_regression", epochs=3.0)
     expected, _ = drain(run_trial(made, context, tmp_path / "undisturbed"))
-    judge, killed, arrived = trial.accuracy, set(), {}
+    evaluate, killed, arrived = measure.accuracy, set(), {}
 
     def killing(*arguments, **options) -> float:
         """Once at every evaluation, which comes after the checkpoint and before the report."""
         if len(arrived) not in killed:
             killed.add(len(arrived))
             raise KeyboardInterrupt
-        return judge(*arguments, **options)
+        return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(trial, "accuracy", killing)
+    monkeypatch.setattr(measure, "accuracy", killing)
     while not (tmp_path / "killed" / "model").exists():
         with contextlib.suppress(KeyboardInterrupt):
             for report in run_trial(made, context, tmp_path / "killed"):

@@ -1,6 +1,6 @@
 """`DryRun`: what a search is going to take on this machine, before anything is trained: `autoslim plan`.
 
-The work comes from the job (`autoslim.search.estimate`), its pace from some training steps on this machine (`throughput`). The constants
+The work comes from the job (`autoslim.search.estimate`), its speed from some training steps on this machine (`throughput`). The constants
 are fitted to searches on two CPU cores; `benchmarks/cost_estimate.py` compares estimates with the searches that follow.
 """
 
@@ -73,7 +73,7 @@ def dry_run(
     workload = _scaled(workload, share)
     device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + busy.finalizing
     estimate = _estimate(prepared, workload, adapts=adapts)
-    size = _image_bytes(prepared) + estimate.disk.final
+    size = _image_bytes(prepared) + estimate.disk.kept
     cost = cost_of(prepared.job, seconds=sum(parts.values()), busy_seconds=device_seconds, size=size)
     return DryRun(estimate=estimate, cost=cost, parts=parts)
 

@@ -152,8 +152,8 @@ class PatchSlimming(Method):
         return shared
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Cuts at once, as nothing is trained before the cut. Scores are measured on the shared images, not on `images_B3HW`."""
-        # A model whose widths were cut and not trained since would mislead the scores; places commute with widths.
+        """Prunes at once, as nothing is trained before pruning. Scores are measured on the shared images, not on `images_B3HW`."""
+        # A model whose widths were pruned and not trained since would mislead the scores; places commute with widths.
         counts, chain = self.decide(context.to_measure(model), context, measured_tokens(model, context))
         freeze(model)
         rows = nested_rows(chain.masks, context.shape.prefix_tokens)
@@ -180,10 +180,10 @@ class PatchSlimming(Method):
         return counts, chain
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Unused: nothing is trained before the cut."""
+        """Unused: nothing is trained before pruning."""
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         counts = counts_in(student, context.shape)
         plan = rectangular(context.shape, context.plan, counts, self.extras(context.shape, context.knobs, counts))
         student.requires_grad_(True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from autoslim.core.result import TrialResult
 from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers.mutation import Mutation, values_of
-from autoslim.search.samplers.optuna_study import final_accuracy
+from autoslim.search.samplers.optuna_study import accuracy_at_end
 from autoslim.search.space.space import Suggest, Uniform
 
 POOL_SIZE = 96
@@ -61,4 +61,4 @@ def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialRe
 
 
 def _is_comparable(result: TrialResult) -> bool:
-    return final_accuracy(result) is not None and result.duplicate_of is None
+    return accuracy_at_end(result) is not None and result.duplicate_of is None

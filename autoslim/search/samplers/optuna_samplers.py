@@ -29,9 +29,10 @@ POPULATION_SIZE = 12
 
 
 class OptunaSampler(abc.ABC):
-    """The common part: a subclass names Optuna's sampler and how a recipe becomes a trial of the study."""
+    """The common part: a subclass names Optuna's sampler and how a recipe becomes a trial of the study.
 
-    learns_from_stopped: ClassVar[bool] = False
+    Of Optuna's samplers only TPE learns from stopped trials.
+    """
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
@@ -84,8 +85,6 @@ class OptunaSampler(abc.ABC):
 
 class TPE(OptunaSampler):
     """Tree-structured Parzen estimator (Bergstra et al., 2011); multi-objective for free trials (Ozaki et al., 2022)."""
-
-    learns_from_stopped: ClassVar[bool] = True
 
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return MethodFirstTPE(seed=seed, methods=methods)
