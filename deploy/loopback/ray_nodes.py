@@ -92,10 +92,11 @@ class RayNodes:
             scratch.unlink()
 
     def _command(self, options: list[str]) -> list[str]:
-        ray = Path(self.python).with_name("ray")
+        # The same as Ray's own command, for both nodes (`ray_start`).
+        start = [self.python, str(Path(__file__).with_name("ray_start.py"))]
         # Ray's default range of worker ports may contain one of ours; 0 means any free port.
         ports = ["--min-worker-port=0", "--max-worker-port=0"]
-        return [str(ray), "start", "--block", f"--object-store-memory={_OBJECT_STORE}", "--disable-usage-stats", *ports, *options]
+        return [*start, "--block", f"--object-store-memory={_OBJECT_STORE}", "--disable-usage-stats", *ports, *options]
 
     def _agent(self, port: int) -> list[str]:
         """The ports of a node's agent; two nodes on one machine cannot both have the defaults."""
