@@ -95,9 +95,7 @@ def test_a_very_narrow_model_agrees_with_torchs_counter(
     assert outcome.flops <= made.budget
 
 
-@pytest.mark.parametrize(
-    "recipe", [pytest.param(name, marks=() if name in {"both", "sit"} else pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=() if name == "both" else pytest.mark.slow) for name in RECIPES])
 def test_a_trial_goes_on_after_any_report_to_the_same_model(
     recipe: str, open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
@@ -174,6 +172,8 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
     assert_same_model(tmp_path / "killed", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_trials_that_share_a_bench_give_what_they_give_alone(
     open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
