@@ -199,7 +199,7 @@ class JobSpec(BaseModel):
     )
     seed: int = setting(
         "Seed of the splits, the recipes and the training.",
-        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("seed"),)),
+        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("seed"),), decides_plan=False),
         ge=0,
         le=2**32 - 1,
     )

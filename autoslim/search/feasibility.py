@@ -167,6 +167,11 @@ class ExtremeSearch:
         return full
 
 
+def recipes_per_sweep(space: Space, shape: ViTShape) -> int:
+    """How many recipes one sweep over the knobs of every method evaluates; a feasibility takes some dozens of sweeps."""
+    return sum(len(_extreme_values(knob, shape.depth)) for ranges in space.methods.values() for knob in ranges.values())
+
+
 def _extreme_values(knob: Knob, depth: int) -> list[Any]:
     """Values of a knob at which a cost may be extreme."""
     if not knob.searched:

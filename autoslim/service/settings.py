@@ -38,22 +38,45 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class RequestLimits(BaseModel):
-    """The maximum of one request or tenant; `plan_seconds` is the time for making a plan."""
+    """The maximum of one request or tenant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    body_bytes: int = Field(default=2**20, ge=1024)
-    budgets: int = Field(default=16, ge=1)
-    trials: int = Field(default=1000, ge=1)
-    epochs: float = Field(default=1000.0, gt=0)
-    batch_size: int = Field(default=4096, ge=1)
-    image_size: int = Field(default=1024, ge=1)
-    parameters: int = Field(default=2 * 10**9, ge=1)
+    body_bytes: int = Field(default=2**20, ge=1024, description="bytes of a request's body")
+    budgets: int = Field(default=16, ge=1, description="budgets of a job")
+    trials: int = Field(default=1000, ge=1, description="trials of a job")
+    epochs: float = Field(default=1000.0, gt=0, description="epochs of a trial")
+    batch_size: int = Field(default=4096, ge=1, description="images of a training step")
+    image_size: int = Field(default=1024, ge=1, description="pixels of an image's side")
+    parameters: int = Field(default=2 * 10**9, ge=1, description="parameters of the dense model")
+    # A ViT with patches of 8 at 1024 pixels and 24 blocks has 6.4e9; it takes less than a second to plan.
+    attention: float = Field(default=1e10, gt=0, description="blocks times squared tokens of the dense model")
+    images: int = Field(default=5_000_000, ge=1, description="images of a data set: rows of Parquet files, files in a folder")
+    recipes: int = Field(
+        default=50_000,
+        ge=1,
+        description="values of a search space's knobs, times the blocks of the model; they are tried for a plan",
+    )
+    plan_seconds: float = Field(default=60.0, gt=0, description="seconds of making one plan, from its begin")
+    plan_processes: int = Field(
+        default=2, ge=1, description="plans made at a time; of two or more, one is always left to the other tenants"
+    )
+    plans: int = Field(default=8, ge=1, description="plans of a tenant that are made or wait; more are answered with 429")
+    submit_seconds: float = Field(
+        default=1.5,
+        ge=0,
+        description="seconds for which a submit waits for its plan; after that the job is queued and planned later",
+    )
+    priority: int = Field(default=9, ge=0, le=9, description="highest priority of a job")
+    work: float = Field(
+        default=1e21,
+        gt=0,
+        description="multiply-accumulates that the unfinished jobs of a tenant compute at most: FLOPs x images x epochs x trials",
+    )
     queued: int = Field(default=5000, ge=1, description="unfinished jobs of a tenant")
     streams: int = Field(default=500, ge=1, description="event streams at a time")
-    requests_per_second: float = Field(default=100.0, gt=0)
-    burst: int = Field(default=300, ge=1)
-    plan_seconds: float = Field(default=60.0, gt=0)
+    requests_per_second: float = Field(default=100.0, gt=0, description="requests of a key in the long run")
+    burst: int = Field(default=300, ge=1, description="requests of a key at once")
 
 
 class ServiceSettings(BaseModel):
