@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from autoslim.store import clock, schema
 from autoslim.store.event_log import EventLog
 from autoslim.store.queued import QueueState
+from autoslim.store.turns import ranked_jobs
 
 _Q = schema.queue.c
 
@@ -25,9 +26,7 @@ class Overview(EventLog):
         """The same for several, by id; those that are not queued are left out."""
         if not job_ids:
             return {}
-        order = [_Q.priority.desc(), _Q.id]
-        ranked = sa.select(_Q.id, (sa.func.row_number().over(order_by=order) - 1).label("position"))
-        ranks = ranked.where(_Q.state == QueueState.QUEUED.value).subquery()
+        ranks = ranked_jobs()
         query = sa.select(ranks.c.id, ranks.c.position).where(ranks.c.id.in_(job_ids))
         with self._database.reading() as connection:
             return {job_id: position for job_id, position in connection.execute(query)}

@@ -15,9 +15,13 @@ from autoslim.store import clock, schema
 from autoslim.store.event_log import write_events
 from autoslim.store.leases import Leases, move
 from autoslim.store.overview import Overview
-from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState
+from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState, Quota
+from autoslim.store.quotas import check_quota, check_work
 
 _Q = schema.queue.c
+
+UNPLANNED = "its plan is being made"
+"""The reason of a queued job whose plan is not at hand."""
 
 
 class Queue(Leases, Overview):
@@ -38,12 +42,25 @@ class Queue(Leases, Overview):
     # Submission
 
     def submit(
-        self, spec: str, *, tenant: str, name: str | None = None, priority: int = 5, idempotency_key: str | None = None
+        self,
+        spec: str,
+        *,
+        tenant: str,
+        name: str | None = None,
+        priority: int = 5,
+        idempotency_key: str | None = None,
+        work: float | None = None,
+        quota: Quota | None = None,
+        unplanned_seconds: float = 0.0,
     ) -> tuple[QueuedJob, bool]:
         """The job, and whether it is new: the same key with the same request gives the job that was made of it before.
 
+        `work` are the multiply-accumulates that the job computes at most. A job whose plan is not at hand is not claimed for
+        `unplanned_seconds`, unless `set_planned` says before that it has one.
+
         Raises:
             IdempotencyError: when the key was used with another request.
+            QuotaError: when the tenant's unfinished jobs would pass the `quota`.
         """
         digest = _digest(spec, name, priority)
         row: dict[str, Any] = {
@@ -54,13 +71,17 @@ class Queue(Leases, Overview):
             "spec": spec,
         }
         row |= {"name": name, "priority": priority, "state": QueueState.QUEUED.value}
-        row |= {"attempt": 0, "fence": 0, "losses": 0, "pauses": 0}
+        row |= {"attempt": 0, "fence": 0, "losses": 0, "pauses": 0, "work": work}
+        row |= {"reason": UNPLANNED} if unplanned_seconds > 0 else {}
         try:
             with self._database.writing() as connection:
                 known = self._by_key(connection, tenant, idempotency_key)
                 if known is None:
-                    now = clock.text(clock.now(connection))
-                    connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now))
+                    if quota is not None:
+                        check_quota(connection, tenant, quota, work or 0.0)
+                    moment = clock.now(connection)
+                    now, held = clock.text(moment), clock.after(moment, unplanned_seconds) if unplanned_seconds > 0 else None
+                    connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now, not_before=held))
                     write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
         except sa.exc.IntegrityError:
             # Another request with this key was inserted in between.
@@ -72,6 +93,36 @@ class Queue(Leases, Overview):
         if known.body_digest != digest:
             raise IdempotencyError(f"the idempotency key {idempotency_key!r} was used for another request, job {known.id}")
         return _job(known), False
+
+    def find(self, tenant: str, idempotency_key: str | None) -> bool:
+        """Whether the key has made a job of the tenant: then `submit` makes none."""
+        with self._database.reading() as connection:
+            return self._by_key(connection, tenant, idempotency_key) is not None
+
+    def set_planned(self, job_id: str, work: float | None, quota: Quota | None = None) -> None:
+        """The job's plan has come, or will not come (None): the job may be claimed.
+
+        Raises:
+            QuotaError: when the tenant's unfinished jobs pass the `quota` with this work.
+        """
+        ready = {"not_before": None, "reason": None}
+        # A job that was claimed meanwhile has a reason and a pause of its own.
+        first = sa.and_(_Q.id == job_id, _Q.state == QueueState.QUEUED.value, _Q.attempt == 0)
+        with self._database.writing() as connection:
+            if quota is not None and work is not None:
+                check_work(connection, self._row(connection, job_id, None).tenant, quota, work)
+            connection.execute(schema.queue.update().where(first).values(**ready))
+            connection.execute(schema.queue.update().where(_Q.id == job_id).values(work=work))
+
+    def refuse(self, job_id: str, failure: Failure) -> bool:
+        """Fails a job whose plan shows that it cannot be done; False for one that is queued no longer, whose driver finds the same."""
+        with self._database.writing() as connection:
+            row, events = self._row(connection, job_id, None, lock=True), list[Any]()
+            if row.state != QueueState.QUEUED.value:
+                return False
+            move(connection, row, QueueState.FAILED, clock.now(connection), events, failure=failure)
+            write_events(connection, events)
+        return True
 
     def _by_key(self, connection: sa.Connection, tenant: str, key: str | None) -> sa.Row[Any] | None:
         if key is None:

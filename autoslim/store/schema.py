@@ -101,6 +101,8 @@ queue = sa.Table(
     sa.Column("lease_until", sa.String(32)),
     sa.Column("cancel_requested_at", sa.String(32)),
     sa.Column("not_before", sa.String(32)),
+    # Multiply-accumulates that the job computes at most; unknown until it is planned.
+    sa.Column("work", sa.Double),
     sa.Column("error_class", sa.String(16)),
     sa.Column("error", sa.Text),
     sa.Column("next_command", sa.Text),
@@ -112,6 +114,14 @@ queue = sa.Table(
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("autoslim_queue_by_state", "state", "priority", "id"),
     sa.Index("autoslim_queue_by_tenant", "tenant", "id"),
+)
+
+# The number of each tenant's last claim: whose number is lowest is next. A number and not a time, since clocks are set back.
+turns = sa.Table(
+    "autoslim_turns",
+    metadata,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("turn", sa.BigInteger, nullable=False),
 )
 
 events = sa.Table(
