@@ -16,7 +16,7 @@ import httpx
 from autoslim.config import read_mapping
 from autoslim.service.app import create_app
 from autoslim.service.serve import _listen, _Server
-from autoslim.service.settings import ServiceSettings
+from autoslim.service.settings import RequestLimits, ServiceSettings
 from autoslim.store import Keys, Queue, QueuedJob, Store
 
 _numbers = itertools.count()
@@ -76,4 +76,6 @@ def running(settings: ServiceSettings) -> Iterator[RunningService]:
 
 
 def settings_in(folder: Path, **changes: Any) -> ServiceSettings:
+    # A submit of a test waits for its plan however busy the machine is.
+    changes = {"limits": RequestLimits(submit_seconds=60), **changes}
     return ServiceSettings(storage=f"sqlite:///{folder / 'service.db'}", root=folder / "root", **changes)
