@@ -52,6 +52,7 @@ class RequestLimits(BaseModel):
     # A ViT with patches of 8 at 1024 pixels and 24 blocks has 6.4e9; it takes less than a second to plan.
     attention: float = Field(default=1e10, gt=0, description="blocks times squared tokens of the dense model")
     images: int = Field(default=5_000_000, ge=1, description="images of a data set: rows of Parquet files, files in a folder")
+    # Some seven seconds on one core; the built-in spaces have 2,100 for 12 blocks (half a second) and 35,000 for 64.
     recipes: int = Field(
         default=50_000,
         ge=1,

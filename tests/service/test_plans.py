@@ -69,7 +69,9 @@ def test_rows_of_parquet_files_are_counted_before_a_label_is_read(planned: Runni
     folder.mkdir()
     for split, rows in (("train", 600), ("test", 500)):
         image = pa.array([None] * rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-        pq.write_table(pa.table({"image": image, "label": pa.array([0] * rows)}), folder / f"{split}.parquet")
+        pq.write_table(
+            pa.table({"image": image, "label": pa.array([row % 2 for row in range(rows)])}), folder / f"{split}.parquet"
+        )
     expected = "more than 1,000 images; allowed: at most 1,000 (limits.images); name a smaller data set, or ask the operator"
     pointer, told = refusal(asker, data=str(folder))
     assert (pointer, expected in told) == ("/data", True)

@@ -22,8 +22,10 @@ _MAX_LINE = 2**23
 _START_WAIT = 20.0
 # The environment of the process: neither addresses nor keys.
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME")
-# A process with threads cannot be forked safely, and numpy's libraries start some when they are imported.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# A process with threads cannot be forked safely, and the libraries of numpy and of pyarrow (jemalloc) start some when they are imported.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false"
+}
 
 
 class PlanningProcess:
@@ -90,7 +92,7 @@ class PlanningProcess:
             with contextlib.suppress(OSError):
                 # A process that has ended is noticed by the reader, which fails the request.
                 await process.stdin.drain()
-            answer = await future
+            answer: dict[str, Any] = await future
         finally:
             self._answers.pop(number, None)
         if answer.get("overdue"):
