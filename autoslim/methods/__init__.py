@@ -12,6 +12,7 @@ from autoslim.methods.patch_slimming.method import PatchSlimming
 from autoslim.methods.sit.method import SiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
 from autoslim.methods.vit_slim.method import ViTSlim
+from autoslim.methods.width.method import Width
 
 _CLASSES: tuple[type[Method], ...] = (
     LifeRegression,
@@ -19,6 +20,7 @@ _CLASSES: tuple[type[Method], ...] = (
     DPS,
     SiT,
     ViTSlim,
+    Width,
 )
 
 METHODS: dict[str, Method] = {method.name: method() for method in _CLASSES}

@@ -37,7 +37,7 @@ from autoslim.methods.base import SharedTrainer, SlimmedModel, StepContext, Tens
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
+from autoslim.methods.unit_removal.least_squares import measure_readers, refit_reader
 from baselines.dense import CutAndTune
 
 SCORE_IMAGES = 1024

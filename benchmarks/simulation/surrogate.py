@@ -48,7 +48,7 @@ class Surrogate:
         self.steps = trials.steps
         self.base = trials.base
         self.noise = seed_noise(trials.rows)
-        self._methods = methods_of(trials.rows)
+        self.methods = methods_of(trials.rows)
         vectors = [self._vector(row.recipe, row.plan) for row in trials.rows]
         self._accuracy = fitted(*points(trials.rows, vectors, self.training.epochs))
         self._until_cut = fitted(np.array(vectors), np.array([row.curve[0].seconds for row in trials.rows]))
@@ -68,7 +68,7 @@ class Surrogate:
         return Answer(accuracies=tuple(accuracies), seconds=self._seconds(x, marks))
 
     def _vector(self, recipe: Recipe, plan: Plan) -> Array:
-        return vector(recipe, plan, self._methods, self.shape)
+        return vector(recipe, plan, self.methods, self.shape)
 
     def _seconds(self, x: Array, marks: Sequence[ScheduledReport]) -> tuple[float, ...]:
         """A method's own training takes its share of the time up to the pruning."""

@@ -31,7 +31,10 @@ class World:
 
     @functools.cached_property
     def space(self) -> Space:
-        return load_space(self.space_name)
+        """The space with the methods that the table of real trials has: of others the surrogate knows nothing."""
+        space = load_space(self.space_name)
+        known = self.surrogate.methods
+        return space.replace(methods={name: ranges for name, ranges in space.methods.items() if name in known})
 
     @functools.cached_property
     def methods(self) -> dict[str, Method]:

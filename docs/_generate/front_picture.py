@@ -12,7 +12,14 @@ from method_pictures import INK, LINE, SOFT, text
 TARGET = Path(__file__).parents[1] / "assets" / "front.svg"
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 20, 52
-COLORS = {"patch_slimming": "#1f5fa8", "dps": "#d9722e", "life_regression": "#2f8f5b", "sit": "#8a56ac", "vit_slim": "#b8860b"}
+COLORS = {
+    "patch_slimming": "#1f5fa8",
+    "dps": "#d9722e",
+    "life_regression": "#2f8f5b",
+    "sit": "#8a56ac",
+    "vit_slim": "#b8860b",
+    "width": "#00798c",
+}
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

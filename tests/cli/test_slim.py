@@ -136,7 +136,7 @@ def test_parameters_that_a_method_cannot_take_are_told_before_anything_is_traine
     code, _, err = autoslim("slim", "--method", "sit", *TINY, *SHORT, "--params", "40K", "--output", "out")
     assert code == 3
     assert "--params 40K: sit" in err
-    assert "sit removes no parameters, which vit_slim can do" in err
+    assert "sit removes no parameters, which vit_slim and width can do" in err
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, StepContext, solve
 from autoslim.models import DenseModel
 
-TOKENS = [name for name in METHODS if name != "vit_slim"]
+WIDTHS = ("vit_slim", "width")
+TOKENS = [name for name in METHODS if name not in WIDTHS]
 
 
-def compose(second: str, dense: DenseModel) -> tuple[nn.Module, list[Step], StepContext]:
-    """ViT-Slim's widths onto 80 %, then `second` onto 50 % of the dense model."""
-    first = slim("vit_slim", dense, share=0.8, steps=1)
+def compose(first_name: str, second: str, dense: DenseModel) -> tuple[nn.Module, list[Step], StepContext]:
+    """Widths onto 80 %, then `second` onto 50 % of the dense model."""
+    first = slim(first_name, dense, share=0.8, steps=1)
     budget = share_of_dense(dense.shape, 0.5)
     solved = solve(METHODS[second], dense.shape, first.plan, {}, budget)
     context = StepContext(
@@ -31,15 +32,15 @@ def compose(second: str, dense: DenseModel) -> tuple[nn.Module, list[Step], Step
     train(second, dense, student, solved.knobs, steps=1)
     with torch.no_grad():
         finished = METHODS[second].finalize(student, context)
-    steps = [Step(method="vit_slim", knobs=first.knobs), Step(method=second, knobs=finished.knobs)]
+    steps = [Step(method=first_name, knobs=first.knobs), Step(method=second, knobs=finished.knobs)]
     return finished.model.eval(), steps, StepContext(shape=dense.shape, plan=finished.plan, knobs={}, budget=budget)
 
 
 @pytest.mark.parametrize("second", TOKENS)
-@pytest.mark.parametrize("model", ["deit", "distilled"])
-def test_tokens_after_width(second: str, model: str, tmp_path: Path):
+@pytest.mark.parametrize(("first", "model"), [("vit_slim", "deit"), ("vit_slim", "distilled"), ("width", "deit")])
+def test_tokens_after_width(first: str, second: str, model: str, tmp_path: Path):
     dense = make_dense(model)
-    composed, steps, context = compose(second, dense)
+    composed, steps, context = compose(first, second, dense)
     predicted = predict(dense.shape, context.plan).total
     assert 0.9 * context.budget < predicted <= context.budget
     assert count_flops(composed, 32) == predicted
@@ -56,6 +57,6 @@ def test_tokens_after_width(second: str, model: str, tmp_path: Path):
 def test_a_width_that_was_cut_is_felt_by_what_follows():
     dense = make_dense("deit")
     assert attach("life_regression", dense, METHODS["life_regression"].repair(dense.shape, {})) is not None
-    composed, _, _ = compose("life_regression", dense)
+    composed, _, _ = compose("vit_slim", "life_regression", dense)
     alone = slim("life_regression", dense, share=0.5).model
     assert sum(p.numel() for p in composed.parameters()) < sum(p.numel() for p in alone.parameters())

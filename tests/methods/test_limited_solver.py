@@ -13,7 +13,7 @@ from autoslim.core.plan import Plan
 from autoslim.cost import predict, predict_params
 from autoslim.errors import InfeasibleError
 from autoslim.methods import METHODS, Constraints, StepContext, binding, narrowing, narrows, solve
-from autoslim.methods.vit_slim.budget_cut import cut_to_budget
+from autoslim.methods.unit_removal.budget_cut import cut_to_budget
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks
 
@@ -49,15 +49,19 @@ def test_what_is_solved_keeps_every_limit_and_fills_one(method: str, share: floa
     assert max(shares.values()) > 0.9 or solved.plan.blocks == PLAN.blocks
 
 
+NARROWING = ("vit_slim", "width")
+
+
+@pytest.mark.parametrize("method", NARROWING)
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
-def test_parameters_are_filled_by_the_method_that_can_take_them(share: float):
+def test_parameters_are_filled_by_the_method_that_can_take_them(method: str, share: float):
     constraints = Constraints(limits=CostLimits(params=int(share * PARAMS)))
-    solved = solve(METHODS["vit_slim"], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), constraints=constraints)
+    solved = solve(METHODS[method], SHAPE, PLAN, {}, share_of_dense(SHAPE, 1.0), constraints=constraints)
     assert 0.97 * share * PARAMS < predict_params(SHAPE, solved.plan) <= share * PARAMS
     assert binding(SHAPE, solved.plan, share_of_dense(SHAPE, 1.0), constraints) == "params"
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "vit_slim"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in NARROWING])
 def test_a_method_that_takes_tokens_away_cannot_keep_a_limit_on_parameters(method: str):
     with pytest.raises(InfeasibleError, match=rf"{method}: this recipe's cheapest form takes too much: .* parameters of"):
         solve(
@@ -72,7 +76,7 @@ def test_a_method_that_takes_tokens_away_cannot_keep_a_limit_on_parameters(metho
 
 
 def test_the_methods_that_can_take_parameters_are_known():
-    assert narrowing(SHAPE) == ["vit_slim"]
+    assert narrowing(SHAPE) == list(NARROWING)
 
 
 @pytest.mark.parametrize("limits", [CostLimits(params=int(0.55 * PARAMS)), CostLimits(latency_ms=0.6 * FULL)])

@@ -1,4 +1,4 @@
-"""ViT-Slim's masks while they are trained: multipliers in a timm block's own norm slots, and their l1 norms.
+"""ViT-Slim's masks while they are trained, and their l1 norms.
 
 arXiv 2201.00814, section 3: one mask value per head dimension, shared by queries, keys and values; one per hidden unit, behind the
 activation; one per patch and layer, tanh(zeta), on what leaves norm1 and norm2. The residual stream carries no mask. Ours: prefix
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.methods.unit_removal.gates import gate_widths
+
 PATCH_START = 3.0
 """zeta of a patch at the start, as in the paper: tanh(3) = 0.995."""
 
@@ -28,31 +30,6 @@ class Masks:
     head_HK: Tensor
     hidden_F: Tensor
     patch_P: Tensor
-
-
-class HeadGate(nn.Module):
-    """Multiplies queries or keys (B, H, N, K) by one value per head and dimension."""
-
-    def __init__(self, zeta_HK: nn.Parameter) -> None:
-        super().__init__()
-        self.zeta = zeta_HK
-
-    def forward(self, x_BHNK: Tensor) -> Tensor:
-        return x_BHNK * self.zeta[:, None, :]
-
-
-class OutputGate(nn.Module):
-    """Multiplies concatenated heads or hidden units (B, N, width) by one value each.
-
-    Behind the attention this is the values' mask: sum_j p_j (v_j * zeta) = (sum_j p_j v_j) * zeta.
-    """
-
-    def __init__(self, zeta: nn.Parameter) -> None:
-        super().__init__()
-        self.zeta = zeta
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.zeta.flatten()
 
 
 class PatchGate(nn.Module):
@@ -73,14 +50,8 @@ class PatchGate(nn.Module):
 
 def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
     """Adds masks to a timm block, in place, at their start values: ones, and `PATCH_START` for patches."""
-    attention, mlp = block.attn, block.mlp
-    like = attention.qkv.weight
-    zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
-    zeta_F = nn.Parameter(like.new_ones(mlp.fc1.out_features))
-    zeta_P = nn.Parameter(like.new_full((patches,), PATCH_START))
-    # One parameter in three places: queries, keys and values of a dimension stay or go together.
-    attention.q_norm, attention.k_norm, attention.norm = HeadGate(zeta_HK), HeadGate(zeta_HK), OutputGate(zeta_HK)
-    mlp.norm = OutputGate(zeta_F)
+    zeta_HK, zeta_F = gate_widths(block)
+    zeta_P = nn.Parameter(zeta_F.new_full((patches,), PATCH_START))
     # One parameter for both norms: a patch is masked for attention and MLP alike.
     block.norm1 = PatchGate(block.norm1, zeta_P, num_prefix_tokens=num_prefix_tokens)
     block.norm2 = PatchGate(block.norm2, zeta_P, num_prefix_tokens=num_prefix_tokens)

@@ -10,7 +10,7 @@ Ours, and different from the paper and its code:
   Those are there, too: rule `value`.
 - The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go.
 - The search is short and only ranks. The weights that are cut are the dense model's, and the layers that read removed units are
-  refitted to the remaining ones (`least_squares`). Knobs give the paper's way, searched weights cut as they are, and the same with the
+  refitted to the remaining ones (`unit_removal`). Knobs give the paper's way, searched weights cut as they are, and the same with the
   masks' values folded in.
 
 For widths, the masked form and the cut form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
@@ -22,10 +22,8 @@ Shapes: H heads, K head width, F hidden units, P patches.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 from collections.abc import Generator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +33,17 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
-from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
-from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.vit_slim.budget_cut import Layer, cut_to_budget
-from autoslim.methods.vit_slim.least_squares import measure_readers, refit_reader
-from autoslim.methods.vit_slim.mask_ranking import NESTINGS, RULES, WHOLES, RankingOptions, rank_removals
+from autoslim.methods.unit_removal.budget_cut import Layer, cut_to_budget
+from autoslim.methods.unit_removal.cut import check_first, cut_widths, empty_widths
+from autoslim.methods.unit_removal.gates import check_gates_fit
+from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
+from autoslim.methods.unit_removal.least_squares import measure_readers
+from autoslim.methods.unit_removal.ranking import NESTINGS, WHOLES
+from autoslim.methods.vit_slim.mask_ranking import RULES, RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 
 L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
@@ -59,9 +58,6 @@ MASK_LR = 100.0
 
 STARTS = ("folded", "searched", "dense")
 
-_NARROWEST = 0.02
-"""The least `keep`: below a fiftieth of the widths no model is of use."""
-
 
 class ViTSlim(Method):
     """The solver sets the knob `keep`, the share kept of every part; the masks decide which units stay."""
@@ -69,7 +65,7 @@ class ViTSlim(Method):
     name = "vit_slim"
     paper = "https://arxiv.org/abs/2201.00814"
     ranges: ClassVar[Ranges] = {
-        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=_NARROWEST, high=1.0, cost_sign=1),
+        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=NARROWEST, high=1.0, cost_sign=1),
         "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="even", choices=tuple(L1_WEIGHTS)),
         "start": Knob(
             kind="choice",
@@ -104,8 +100,7 @@ class ViTSlim(Method):
     }
 
     def check(self, shape: ViTShape) -> None:
-        if shape.qk_norm:
-            raise UnsupportedModelError("attn.q_norm: ViT-Slim cannot narrow heads whose queries and keys are normalised")
+        check_gates_fit(shape, "ViT-Slim")
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         if knob == "cost_power":
@@ -117,11 +112,7 @@ class ViTSlim(Method):
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
         full = super().repair(shape, knobs)
-        if full["keep"] < 1:
-            # Every `keep` in the intersection of the parts' intervals gives all of them the same counts.
-            spans = [part.span(full["keep"]) for part in _parts(shape, full)]
-            low, high = max(low for low, _ in spans), min(high for _, high in spans)
-            full["keep"] = (max(low, _NARROWEST) + min(high, 1.0)) / 2
+        full["keep"] = canonical_share(_parts(shape, full), full["keep"])
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
@@ -130,7 +121,7 @@ class ViTSlim(Method):
         Raises:
             UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
         """
-        _check_first(shape, plan)
+        check_first(shape, plan, "ViT-Slim", "its masks are searched on the whole model")
         head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
         narrowed = (block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks)
         return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
@@ -153,7 +144,7 @@ class ViTSlim(Method):
         return {name: parameter.detach() for name, parameter in student.named_parameters()}
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        _check_first(context.shape, context.plan)
+        check_first(context.shape, context.plan, "ViT-Slim", "its masks are searched on the whole model")
         assert context.shared is not None
         student = _gated(model, context.shape)
         own = dict(student.named_parameters())
@@ -192,7 +183,9 @@ class ViTSlim(Method):
                 shape, plan, rank_removals(masks, shape, plan, finished, options, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
-            _cut(block, layer, mask, fold=knobs["start"] == "folded")
+            ungate_patches(block)
+            # In each head the dimensions with the largest signed masks stay, as in the paper.
+            cut_widths(block, layer, mask.head_HK, mask.hidden_F, fold=knobs["start"] == "folded")
         steps = _patch_steps(layers, shape)
         if not steps:
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
@@ -209,26 +202,12 @@ class ViTSlim(Method):
         steps: dict[int, nn.Module] = {}
         tokens = shape.tokens
         for index, (block, own) in enumerate(zip(blocks_of(model), plan.blocks, strict=True)):
-            part: Any = block
-            if own.heads:
-                part.attn = empty_attention(part.attn, own.head_width, heads=own.heads)
-            else:
-                drop_attention(part)
-            if own.hidden:
-                part.mlp = empty_mlp(part.mlp, own.hidden)
-            else:
-                drop_mlp(part)
+            empty_widths(block, own)
             # Where patches stay, a step behind this one has cut the tokens and installs its own selection.
             if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
                 steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv
         return install(model, Trunk(blocks_of(model), steps))
-
-
-def _check_first(shape: ViTShape, plan: Plan) -> None:
-    dense = Plan.dense(shape).blocks
-    if plan.extras or plan.blocks[:-1] != dense[:-1] or plan.blocks[-1].tokens_kv != shape.tokens:
-        raise UnsupportedModelError("ViT-Slim must be a recipe's first step: its masks are searched on the whole model")
 
 
 def _gated(model: nn.Module, shape: ViTShape) -> nn.Module:
@@ -261,35 +240,6 @@ def _terms(knobs: Knobs) -> RankingOptions:
     )
 
 
-def _cut(block: Any, layer: Layer, masks: Masks, *, fold: bool) -> None:
-    """Cuts a block to `layer`, in place; `fold` multiplies the masks into the weights. Readers are refitted where moments were measured."""
-    ungate_patches(block)
-    if layer.heads:
-        like = block.attn.qkv.weight
-        zeta_HK = masks.head_HK[list(layer.heads)].to(like.device)
-        # The ranking has decided how many dimensions stay; in each head those with the largest signed masks, as in the paper.
-        kept_HK = zeta_HK.sort(dim=1, descending=True, stable=True).indices[:, : layer.head_width].sort(dim=1).values
-        gate_HK = zeta_HK.gather(1, kept_HK) if fold else torch.ones_like(kept_HK, dtype=like.dtype)
-        whole = block.attn
-        block.attn = narrow_attention(whole, kept_HK, gate_HK, heads=layer.heads)
-        rows_HK = kept_HK + whole.head_dim * torch.tensor(layer.heads, device=like.device)[:, None]
-        # No gate: it is in the rows of the values already, so that the projection's inputs have it as measured.
-        refit_reader(block.attn.proj, whole.proj, rows_HK.flatten())
-    else:
-        drop_attention(block)
-    if layer.hidden:
-        like = block.mlp.fc1.weight
-        zeta_F = masks.hidden_F.to(like.device)
-        kept_F = zeta_F.sort(descending=True, stable=True).indices[: layer.hidden].sort().values
-        gate_F = zeta_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype)
-        whole = block.mlp
-        block.mlp = narrow_mlp(whole, kept_F, gate_F)
-        # The gate is behind the activation, so that it cannot move into fc1: the columns of fc2 take it.
-        refit_reader(block.mlp.fc2, whole.fc2, kept_F, gate_K=gate_F)
-    else:
-        drop_mlp(block)
-
-
 def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
     """The selection in front of each block that keeps fewer patches than enter it, as indices among those that enter."""
     steps: dict[int, nn.Module] = {}
@@ -303,36 +253,7 @@ def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
     return steps
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
-    """One part's share as a function of `keep`, the same in every layer: slope * keep + 1 - slope, but at least `floor`."""
-
-    size: int
-    multiple: int
-    slope: float
-    floor: float
-
-    def kept(self, keep: float) -> int:
-        count = int(self.size * max(self.slope * keep + (1 - self.slope), self.floor))
-        # Never 0: whole heads and sub-layers go by the ranking alone.
-        return self.size if count >= self.size else max(count // self.multiple * self.multiple, min(self.multiple, self.size))
-
-    def span(self, keep: float) -> tuple[float, float]:
-        """The interval of `keep` in which the count is the same as at `keep`."""
-        count = self.kept(keep)
-        low = -math.inf if count == self.kept(0.0) else self._keep_at(count)
-        high = (
-            math.inf
-            if count == self.size
-            else self._keep_at(min(count // self.multiple * self.multiple + self.multiple, self.size))
-        )
-        return low, high
-
-    def _keep_at(self, count: int) -> float:
-        return (count / self.size - (1 - self.slope)) / self.slope if self.slope else math.inf
-
-
-def _parts(shape: ViTShape, knobs: Knobs) -> tuple[_Part, _Part, _Part]:
+def _parts(shape: ViTShape, knobs: Knobs) -> tuple[KeptShare, KeptShare, KeptShare]:
     """The parts: head width, hidden units, patches."""
     options = _terms(knobs)
     if options.rule == "fall":
@@ -342,7 +263,7 @@ def _parts(shape: ViTShape, knobs: Knobs) -> tuple[_Part, _Part, _Part]:
         slopes, floors = options.removable, (0.0, 0.0, 0.0)
     multiple = options.width_multiple
     return (
-        _Part(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
-        _Part(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
-        _Part(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
+        KeptShare(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
+        KeptShare(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
+        KeptShare(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
     )

@@ -49,8 +49,9 @@ from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.vit_slim.budget_cut import Removal, cut_to_budget, plan_of
-from autoslim.methods.vit_slim.mask_ranking import RankingOptions, nested, rank_removals
+from autoslim.methods.unit_removal.budget_cut import Removal, cut_to_budget, plan_of
+from autoslim.methods.unit_removal.ranking import nested
+from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
 from autoslim.methods.vit_slim.method import L1_WEIGHTS, MASK_LR, SEARCH_SHARE
 from autoslim.models import read_shape

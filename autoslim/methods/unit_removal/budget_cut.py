@@ -1,6 +1,4 @@
-"""The cut of ViT-Slim: as few removals, in the order of the ranking, as bring the plan under the budget.
-
-Ours: the released code thresholds the masks and never removes a unit.
+"""As few removals, in the order of a ranking, as bring the plan under the budget.
 
 Shapes: L layers, P patches.
 """
@@ -79,9 +77,9 @@ def cut_to_budget(
 def _check_feasible(shape: ViTShape, narrowest: Plan, budget: int, constraints: Constraints) -> None:
     least = predict(shape, narrowest).total
     if least > budget:
-        raise InfeasibleError(f"ViT-Slim: the narrowest model has {least} multiply-accumulates, above the budget of {budget}")
+        raise InfeasibleError(f"the narrowest model has {least} multiply-accumulates, above the budget of {budget}")
     if excess := constraints.excess(shape, narrowest):
-        raise InfeasibleError(f"ViT-Slim: the narrowest model takes {excess}")
+        raise InfeasibleError(f"the narrowest model takes {excess}")
 
 
 def _fewest_removals(dense: Sequence[Layer], ranking: Sequence[Removal], fits: Fits) -> int:

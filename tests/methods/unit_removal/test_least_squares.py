@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoslim.methods.vit_slim.least_squares import measuring, refit
+from autoslim.methods.unit_removal.least_squares import measuring, refit
 
 KEPT_K = torch.tensor([0, 2, 3, 6, 7])
 

@@ -1,6 +1,6 @@
 """Least squares after a cut of widths: the linear layer that reads the cut units is refitted to the remaining ones.
 
-Ours, not ViT-Slim's: units are correlated, so that the remaining ones carry a part of what the removed ones did (ThiNet, Luo et al.,
+Units are correlated, so that the remaining ones carry a part of what the removed ones did (ThiNet, Luo et al.,
 arXiv 1707.06342, refits convolutions this way). For inputs x with mean m and covariance C, the weights W' and the bias b'
 that approximate W x + b best in the mean square from the kept inputs alone are
 

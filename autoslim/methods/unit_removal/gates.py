@@ -1,0 +1,60 @@
+"""Gates on the widths of timm's own blocks: one factor for each head dimension and hidden unit, in the slots of the block's norms.
+
+As in ViT-Slim (arXiv 2201.00814, section 3) queries, keys and values of a dimension share one factor, and that of a hidden unit is behind
+the activation. A gate of 0 computes what the block without the unit computes.
+
+Shapes: B batch, N tokens, H heads, K head width, F hidden units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from autoslim.core.shape import ViTShape
+from autoslim.errors import UnsupportedModelError
+
+
+def check_gates_fit(shape: ViTShape, method: str) -> None:
+    """Raises UnsupportedModelError where queries and keys are normalised: their norms are in the gates' places, and mix a head's
+    dimensions, so that none can be removed exactly."""
+    if shape.qk_norm:
+        raise UnsupportedModelError(f"attn.q_norm: {method} cannot narrow heads whose queries and keys are normalised")
+
+
+class HeadGate(nn.Module):
+    """Multiplies queries or keys (B, H, N, K) by one value per head and dimension."""
+
+    def __init__(self, zeta_HK: nn.Parameter) -> None:
+        super().__init__()
+        self.zeta = zeta_HK
+
+    def forward(self, x_BHNK: Tensor) -> Tensor:
+        return x_BHNK * self.zeta[:, None, :]
+
+
+class OutputGate(nn.Module):
+    """Multiplies concatenated heads or hidden units (B, N, width) by one value each.
+
+    Behind the attention this is the values' mask: sum_j p_j (v_j * zeta) = (sum_j p_j v_j) * zeta.
+    """
+
+    def __init__(self, zeta: nn.Parameter) -> None:
+        super().__init__()
+        self.zeta = zeta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.zeta.flatten()
+
+
+def gate_widths(block: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    """Adds gates of 1 to a timm block, in place: those of its head dimensions (H, K) and of its hidden units (F,)."""
+    attention, mlp = block.attn, block.mlp
+    like = attention.qkv.weight
+    zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
+    zeta_F = nn.Parameter(like.new_ones(mlp.fc1.out_features))
+    # One parameter in three places: queries, keys and values of a dimension stay or go together.
+    attention.q_norm, attention.k_norm, attention.norm = HeadGate(zeta_HK), HeadGate(zeta_HK), OutputGate(zeta_HK)
+    mlp.norm = OutputGate(zeta_F)
+    return zeta_HK, zeta_F

@@ -1,0 +1,1 @@
+"""Width: units of heads and MLPs, ranked by the gradient of their gates."""
