@@ -117,7 +117,7 @@ def sync(
 
 
 def _register() -> None:
-    from autoslim.cli import config, job_file, jobs, keys, serve
+    from autoslim.cli import admin, config, job_file, jobs, keys, serve
     from autoslim.cli.search import plan, search
     from autoslim.cli.slim import slim
     from autoslim.cli.submit import submit
@@ -138,6 +138,7 @@ def _register() -> None:
             needed = command if extra is None else needs_extra(extra, f"autoslim {command.__name__}")(command)
             app.command(rich_help_panel=panel)(needed)
     app.add_typer(keys.app, name="keys", rich_help_panel="Running the service")
+    app.add_typer(admin.app, name="admin", rich_help_panel="Running the service")
     app.add_typer(config.app, name="config", rich_help_panel="Help")
 
 

@@ -41,6 +41,8 @@ def create(
 ) -> None:
     """Create a key and print it. It is shown only once: the database holds a digest.
 
+    From the first key on, every request needs one.
+
     Example: autoslim keys create --tenant vision --scope read --scope submit --expires 90d
     """
     from autoslim.store import Keys
@@ -102,8 +104,13 @@ def revoke(
 
     match = re.fullmatch(r"autoslim_([0-9a-f]+)_.*", key)
     with Keys(settings_of(config, root=root, storage=storage).storage) as keys:
-        revoked = keys.revoke(match[1] if match else key)
+        revoked, usable = keys.revoke(match[1] if match else key), keys.usable()
     sys.stderr.write(f"key {revoked.id} of tenant {revoked.tenant} is revoked\n")
+    if not usable:
+        sys.stderr.write(
+            "No key is left that may be used, and the service stays closed: create one with `autoslim keys create`, or open the service "
+            "with `autoslim admin open`\n"
+        )
 
 
 def _lifetime(text: str | None) -> datetime.timedelta | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,12 +40,25 @@ Lease = Annotated[
 
 
 def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
-    """The service's settings. Creates its folder if it does not exist."""
+    """The service's settings. Creates its folder if it does not exist; what this process and its children write is their user's alone."""
     from autoslim.service import read_settings
 
     settings = read_settings(config, flags=flags)
-    settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.umask(0o077)
+    # Also the folders of an earlier version, which were open to other users. `jobs` is closed by itself for drivers on other nodes, whose
+    # umask is their own.
+    for folder in (settings.root, settings.root / "jobs"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
     return settings
+
+
+def make_private(folder: Path) -> None:
+    """Takes the rights of group and others, where the folder is this user's. A volume that an orchestrator mounts is not."""
+    found = folder.stat()
+    # A folder with the sticky bit is everybody's, such as /tmp, and others need it.
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
+        folder.chmod(0o700)
 
 
 def serve(
@@ -64,7 +78,10 @@ def serve(
     supervisor: Annotated[
         bool, typer.Option("--supervisor/--no-supervisor", help="Also run the jobs, unless another process does.")
     ] = True,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow any address without API keys.")] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let an open service be used from other machines and through proxies, without API keys."),
+    ] = False,
 ) -> None:
     """Run the service: the API, and the supervisor that runs the jobs.
 
@@ -88,12 +105,12 @@ def serve(
         port=port,
         insecure=insecure,
         command=[sys.executable, "-m", "autoslim.cli", "supervise"] if supervisor else None,
-        ready=lambda address: _print_address(address, settings),
+        ready=lambda address, access: _print_address(address, access, settings),
     )
 
 
-def _print_address(address: str, settings: ServiceSettings) -> None:
-    sys.stderr.write(f"autoslim is at {address}; its jobs are in {settings.root}\n")
+def _print_address(address: str, access: str, settings: ServiceSettings) -> None:
+    sys.stderr.write(f"autoslim is at {address}; its jobs are in {settings.root}\nIt is {access}\n")
     sys.stdout.write(f"{address}\n")
     sys.stdout.flush()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,10 +32,33 @@ def read_mapping(values: Mapping[str, Any]) -> JobSpec:
 
 
 def read_json(text: str | bytes) -> JobSpec:
-    """Raises SpecError, also for text that is not JSON."""
+    """Raises SpecError, also for text that is not JSON, and for a field that is given twice."""
     if len(text) > SIZE_LIMIT:
         raise SpecError([_too_large()])
-    return validated(JobSpec, lambda: JobSpec.model_validate_json(text))
+    spec = validated(JobSpec, lambda: JobSpec.model_validate_json(text))
+    # Programs differ in which of two values they take; what one has checked, another would run. Pydantic takes the last without a word.
+    # Only text that pydantic has accepted comes here, which bounds the nesting.
+    if issues := list(_repeated(json.loads(text, object_pairs_hook=_Object), ())):
+        raise SpecError(issues)
+    return spec
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers the keys that it has twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = collections.Counter(name for name, _ in pairs)
+        self.repeated = [name for name, count in counts.items() if count > 1]
+
+
+def _repeated(value: Any, place: Place) -> Iterator[ValidationIssue]:
+    if isinstance(value, _Object):
+        for name in value.repeated:
+            yield ValidationIssue(place=(*place, name), problem="is given twice; allowed: once")
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for entry, each in entries:
+        yield from _repeated(each, (*place, entry))
 
 
 def read_yaml(path: Path) -> JobSpec:

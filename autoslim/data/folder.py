@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from autoslim.data.decode import MAX_BYTES
+from autoslim.data.links import check_inside
 from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
@@ -54,7 +55,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
-    _check_inside(root, folder)
+    check_inside(root, folder)
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = {path.name: _list_images(root, path) for path in classes}
     if not found:
@@ -66,18 +67,13 @@ def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
 
 
 def _list_images(root: Path, folder: Path) -> list[Path]:
-    _check_inside(root, folder)
+    check_inside(root, folder)
     images: list[Path] = []
     for parent, _, names in os.walk(folder, followlinks=False):
         images += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     for path in images:
-        _check_inside(root, path)
+        check_inside(root, path)
     return sorted(images)
-
-
-def _check_inside(root: Path, path: Path) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise DatasetError(f"{path} is a link that leads out of {root}; copy the images into the folder")
 
 
 def _table(root: Path, folder: Path, images: list[list[Path]]) -> Table:

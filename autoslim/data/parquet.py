@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from autoslim.data.links import check_inside
 from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
@@ -36,11 +37,13 @@ def read_file(path: Path) -> Source:
 
 
 def read_folder(root: Path) -> Source:
-    """`train.parquet`, `test.parquet` and `validation.parquet`; the last two may be absent."""
+    """`train.parquet`, `test.parquet` and `validation.parquet`; the last two may be absent. Links to files outside the root are refused."""
     paths = {split: root / f"{split}.parquet" for split in ("train", "validation", "test")}
     present = {split: path for split, path in paths.items() if path.is_file()}
     if "train" not in present:
         raise DatasetError(f"{root} has {', '.join(path.name for path in present.values())} but no train.parquet")
+    for path in present.values():
+        check_inside(root, path)
     tables = {split: _table(path) for split, path in present.items()}
     names = _class_names(present["train"])
     for path in present.values():

@@ -71,7 +71,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            statuses = (401, 403, 421, 422, 429, 503) if "security" in operation else (403, 421)
+            statuses = (400, 401, 403, 421, 422, 429, 503) if "security" in operation else (400, 403, 421)
             for status, response in problems.problem_responses(*statuses).items():
                 if status == 422 or str(status) not in operation["responses"]:
                     operation["responses"][str(status)] = response

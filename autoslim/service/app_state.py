@@ -15,6 +15,7 @@ from autoslim.service.catalog import Catalog
 from autoslim.service.dry_run.client import DryRunner
 from autoslim.service.event_stream import EventBroadcaster
 from autoslim.service.metrics import RequestMetrics
+from autoslim.service.public_text import PublicText
 from autoslim.service.rate_limit import RateLimit
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Keys, Queue, Store
@@ -34,7 +35,7 @@ class AppState:
     def __init__(self, settings: ServiceSettings, metrics: RequestMetrics) -> None:
         """Raises RequestError or ClusterError when the store cannot be opened."""
         self.settings, self.metrics, limits = settings, metrics, settings.limits
-        self.catalog = Catalog(settings)
+        self.catalog, self.public_text = Catalog(settings), PublicText(settings)
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)
         self.dry_runner = DryRunner(limits)
         self.background = Background()

@@ -15,10 +15,14 @@ from typing import Any
 
 from autoslim.config import JobSpec
 from autoslim.config.issues import ValidationIssue, short_repr, unknown
+from autoslim.core.confine import confined
 from autoslim.service.settings import ServiceSettings
 
 BUILTIN = ("digits",)
 """Data sets that need no files."""
+
+MODEL_FILES = ("config.json", "model.safetensors")
+"""What is read of a model's folder."""
 
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 _TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
@@ -77,8 +81,9 @@ class Catalog:
     def _model(self, text: str, models: Sequence[str] | None) -> str:
         if "/" in text or text.startswith("."):
             folder = _under(text, self._model_roots, "allowed: a timm name" + self._or_root())
-            if not Path(folder, "config.json").is_file():
+            if not _is(Path.is_file, Path(folder, "config.json")):
                 raise NotAllowedError(f"is {short_repr(text)}; allowed: a folder in timm's hub format, which has a config.json")
+            self._refuse_links(folder, text)
             return folder
         if not _TIMM_NAME.fullmatch(text):
             raise NotAllowedError(f"is {short_repr(text)}; allowed: a timm name" + self._or_root())
@@ -96,9 +101,17 @@ class Catalog:
                 raise NotAllowedError("is 'pretrained'; allowed: scratch" + self._or_root())
             return text
         path = _under(text, self._model_roots, "allowed: pretrained, scratch" + self._or_root())
-        if not Path(path).is_file() or not path.endswith(WEIGHTS):
+        if not _is(Path.is_file, Path(path)) or not path.endswith(WEIGHTS):
             raise NotAllowedError(f"is {short_repr(text)}; allowed: a file that ends in {', '.join(WEIGHTS)}")
         return path
+
+    def _refuse_links(self, folder: str, text: str) -> None:
+        """A link of a model hub's cache leads to another folder beneath the root; none may leave the roots."""
+        for file in (Path(folder, name) for name in MODEL_FILES):
+            if all(confined(file, root) is None for root in self._model_roots):
+                raise NotAllowedError(
+                    f"is {short_repr(text)}, whose {file.name} is a link that leads out of the model roots; copy the file"
+                )
 
     def _or_root(self) -> str:
         return ", or a path under a model root" if self._model_roots else ""
@@ -106,18 +119,18 @@ class Catalog:
 
 def _under(text: str, roots: Sequence[Path], hint: str) -> str:
     """A relative path is tried under each root in turn; the first that exists wins."""
-    inside = [path for root in roots if (path := _joined(root, text)) is not None]
+    inside = [path for root in roots if (path := confined(root / text, root)) is not None and path != root]
     if not inside:
         raise NotAllowedError(f"is {short_repr(text)}; {hint}")
-    found = next((path for path in inside if path.exists()), None)
+    found = next((path for path in inside if _is(Path.exists, path)), None)
     if found is None:
         raise NotAllowedError(f"is {short_repr(text)}, which does not exist; {hint}")
     return str(found)
 
 
-def _joined(root: Path, text: str) -> Path | None:
+def _is(check: Callable[[Path], bool], path: Path) -> bool:
+    """False also for what the file system refuses, such as names that are too long for it or folders that may not be entered."""
     try:
-        path = (root / text).resolve()
-    except (OSError, ValueError, RuntimeError):
-        return None
-    return path if path.is_relative_to(root) and path != root else None
+        return check(path)
+    except OSError:
+        return False

@@ -31,10 +31,6 @@ class RateLimit:
         # Rounded up: a client that waits exactly as long as it is told must succeed.
         return 0 if allowed else max(1, math.ceil((1 - tokens) / self._rate))
 
-    def is_exhausted(self, client: str) -> bool:
-        """Whether no token is left; takes none."""
-        return self._tokens(client) < 1
-
     def _tokens(self, client: str) -> float:
         # Refilled on reading, so that no timer runs for idle clients.
         tokens, then = self._buckets.get(client, (float(self._burst), 0.0))

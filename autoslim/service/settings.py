@@ -76,6 +76,11 @@ class RequestLimits(BaseModel):
     )
     queued: int = Field(default=5000, ge=1, description="unfinished jobs of a tenant")
     streams: int = Field(default=500, ge=1, description="event streams at a time")
+    connections: int = Field(default=2000, ge=1, description="open connections")
+    connections_per_address: int = Field(
+        default=1000, ge=1, description="of a client address; behind a proxy all clients have the proxy's"
+    )
+    header_seconds: float = Field(default=10.0, gt=0, description="time for a request's headers")
     requests_per_second: float = Field(default=100.0, gt=0, description="requests of a key in the long run")
     burst: int = Field(default=300, ge=1, description="requests of a key at once")
 
@@ -84,7 +89,8 @@ class ServiceSettings(BaseModel):
     """`root` has a folder per job; `datasets` are paths by name. Paths in a spec must be under `data_roots` or `model_roots`.
 
     `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are the addresses that users open; readiness probes them, too.
-    With `keys_required` every request needs a key; without it a service that has no key yet is open.
+    With `keys_required` every request needs a key; without it, a service that has never had a key is open to this machine. `trust_network`
+    opens it to whoever reaches it, through proxies, too.
 
     By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`.
     """
@@ -102,6 +108,7 @@ class ServiceSettings(BaseModel):
     mlflow_url: str | None = None
     ray_dashboard_url: str | None = None
     keys_required: bool = False
+    trust_network: bool = False
     allowed_hosts: Names = LOOPBACK
     limits: RequestLimits = RequestLimits()
 

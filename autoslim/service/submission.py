@@ -8,6 +8,7 @@ until its plan has come; if the plan shows that it cannot be done, the job fails
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
@@ -43,9 +44,8 @@ async def submit_job(
     facts: Mapping[str, Any] | None = state.dry_runner.process.facts_at_hand
     if facts is None:
         facts = await _until(deadline, state.dry_runner.facts())
-    checked = _check(state, spec, facts)
-    await state.run_sync(_refuse_foreign, state, checked, tenant)
-    plan = None if known else await _until(deadline, state.dry_runner.dry_run(checked, tenant=tenant))
+    checked = await _check(state, spec, facts, tenant)
+    plan = None if known else await _until(deadline, make_plan(state, checked, tenant))
     if plan is not None:
         _refuse_by_plan(state, checked, plan)
     job, created = await state.run_sync(
@@ -64,19 +64,35 @@ async def submit_job(
     return job, created
 
 
-async def checked_spec(state: AppState, spec: JobSpec) -> JobSpec:
-    """The spec with resolved names and paths.
+async def checked_spec(state: AppState, spec: JobSpec, tenant: str) -> JobSpec:
+    """The spec with resolved names and paths; the jobs that it reuses are the tenant's.
 
     Raises:
         SpecError: naming every field that is wrong.
         DryRunError: when the planner, which knows the names of models and spaces, has not started.
     """
-    return _check(state, spec, await state.dry_runner.facts())
+    return await _check(state, spec, await state.dry_runner.facts(), tenant)
 
 
-def _check(state: AppState, spec: JobSpec, facts: Mapping[str, Any] | None) -> JobSpec:
+async def make_plan(state: AppState, spec: JobSpec, tenant: str) -> dict[str, Any]:
+    """The plan of a checked spec.
+
+    Raises:
+        SpecError: naming the field that makes the search impossible, and none of the operator's paths.
+        DryRunError: when there is no plan in time.
+    """
+    try:
+        return await state.dry_runner.dry_run(spec, tenant=tenant)
+    except SpecError as error:
+        issues = [dataclasses.replace(issue, problem=state.public_text.of(issue.problem)) for issue in error.issues]
+        raise type(error)(issues) from error
+
+
+async def _check(state: AppState, spec: JobSpec, facts: Mapping[str, Any] | None, tenant: str) -> JobSpec:
     names = {"models": None, "spaces": None} if facts is None else {name: facts[name] for name in ("models", "spaces")}
-    return check(spec, catalog=state.catalog, limits=state.settings.limits, **names)
+    checked = check(spec, catalog=state.catalog, limits=state.settings.limits, **names)
+    await state.run_sync(_refuse_foreign, state, checked, tenant)
+    return checked
 
 
 async def _until(deadline: float, answer: Awaitable[T]) -> T | None:
@@ -108,8 +124,8 @@ async def _follow(state: AppState, job_id: str, spec: JobSpec, tenant: str) -> N
 async def _plan_at_last(state: AppState, spec: JobSpec, tenant: str) -> tuple[JobSpec, dict[str, Any]]:
     while True:
         try:
-            checked = await checked_spec(state, spec)
-            return checked, await state.dry_runner.dry_run(checked, tenant=tenant)
+            checked = await checked_spec(state, spec, tenant)
+            return checked, await make_plan(state, checked, tenant)
         except PlanQueueFullError as full:
             await asyncio.sleep(full.retry_after)
         except PlannerStartingError:

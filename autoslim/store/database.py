@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from autoslim.core.urls import hide_password
 from autoslim.errors import AutoslimError, ClusterError, RequestError
-from autoslim.store import migrate
+from autoslim.store import migrate, schema
+
+# The largest body of a request, so that one of them still fits.
+_PROBE_BYTES = 2**20
 
 
 class Database:
@@ -34,6 +39,18 @@ class Database:
 
     def writing(self) -> contextlib.AbstractContextManager[sa.Connection]:
         return self._transaction(self._writer)
+
+    def check_writable(self) -> None:
+        """Writes without changing anything. Raises ClusterError when a transaction of usual size could not be stored."""
+        with self.writing() as connection:
+            connection.execute(schema.access.update().values(id=schema.access.c.id))
+        if self._engine.dialect.name == "sqlite":
+            # SQLite may have room left in a file that it has reserved before, while the disk is full.
+            try:
+                with tempfile.TemporaryFile(dir=Path(str(self._engine.url.database)).absolute().parent) as probe:
+                    probe.write(bytes(_PROBE_BYTES))
+            except OSError as error:
+                raise ClusterError(f"the database {self.url} cannot be written: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:

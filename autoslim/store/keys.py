@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from autoslim.core.record import Record
 from autoslim.errors import NotFoundError, RequestError
-from autoslim.store import clock, schema
+from autoslim.store import access, clock, schema
+from autoslim.store.access import Access
 from autoslim.store.database import Database
 
 _TOKEN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -71,7 +72,7 @@ class Keys:
     def create(
         self, *, tenant: str, scopes: Iterable[Scope | str], name: str, lifetime: datetime.timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """The key, and what its owner sends: it is returned once, and cannot be recovered later.
+        """The key, and what its owner sends: it is returned once, and cannot be recovered later. Closes the service.
 
         Raises:
             RequestError: for a tenant, a scope or a lifetime that is not allowed.
@@ -86,6 +87,10 @@ class Keys:
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         row = {"id": key_id, "tenant": tenant, "name": name, "digest": _digest(secret), "scopes": " ".join(chosen)}
         with self._database.writing() as connection:
+            # Locked first, also where it is closed already: of a key that is created and a service that is opened at the same time, the
+            # second has to see the first.
+            access.read(connection, lock=True)
+            access.write(connection, Access.CLOSED)
             now = clock.now(connection)
             expires = None if lifetime is None else clock.text(now + lifetime)
             connection.execute(schema.keys.insert().values(**row, created_at=clock.text(now), expires_at=expires))
@@ -123,12 +128,35 @@ class Keys:
             rows = connection.execute(query if tenant is None else query.where(_K.tenant == tenant)).all()
         return [_key(row) for row in rows]
 
-    def exist(self) -> bool:
-        """Whether there is any key that may be used now."""
+    def usable(self) -> int:
+        """The number of keys that may be used now."""
         with self._database.reading() as connection:
-            now = clock.text(clock.now(connection))
-            usable = sa.and_(_K.revoked_at.is_(None), sa.or_(_K.expires_at.is_(None), _K.expires_at > now))
-            return connection.execute(sa.select(_K.id).where(usable).limit(1)).first() is not None
+            return _usable(connection)
+
+    def is_usable(self, key_id: str) -> bool:
+        """Whether this key may be used now."""
+        with self._database.reading() as connection:
+            return _usable(connection, key_id) == 1
+
+    def access(self) -> Access:
+        """Whether requests need a key. A new database is open; the first key closes it, and revoked or expired keys do not open it."""
+        with self._database.reading() as connection:
+            return access.read(connection)
+
+    def set_access(self, state: Access) -> None:
+        """Opens the service to callers without a key, or closes it.
+
+        Raises:
+            RequestError: for opening while there are keys that may be used.
+        """
+        with self._database.writing() as connection:
+            access.read(connection, lock=True)
+            if state is Access.OPEN and (number := _usable(connection)):
+                raise RequestError(
+                    f"the service is not opened while {number} of its keys may be used; list them with `autoslim keys list`, and revoke "
+                    "them with `autoslim keys revoke ID` first"
+                )
+            access.write(connection, state)
 
     def revoke(self, key_id: str) -> ApiKey:
         """From now on it is refused; a second time changes nothing. Raises NotFoundError."""
@@ -145,6 +173,13 @@ def _scopes(scopes: Iterable[Scope | str]) -> list[str]:
     if not names or names - set(allowed):
         raise RequestError(f"scopes {sorted(names)} are not allowed: one or more of {', '.join(allowed)}")
     return [scope for scope in allowed if scope in names]
+
+
+def _usable(connection: sa.Connection, key_id: str | None = None) -> int:
+    now = clock.text(clock.now(connection))
+    usable = sa.select(sa.func.count()).where(_K.revoked_at.is_(None), sa.or_(_K.expires_at.is_(None), _K.expires_at > now))
+    number: int = connection.execute(usable if key_id is None else usable.where(_K.id == key_id)).scalar_one()
+    return number
 
 
 def _digest(secret: str) -> str:

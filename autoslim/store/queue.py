@@ -39,6 +39,10 @@ class Queue(Leases, Overview):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def check_writable(self) -> None:
+        """Raises ClusterError when nothing can be stored, as on a full disk."""
+        self._database.check_writable()
+
     # Submission
 
     def submit(

@@ -151,3 +151,12 @@ keys = sa.Table(
     sa.Column("last_used_at", sa.String(32)),
     sa.Column("revoked_at", sa.String(32)),
 )
+
+# One row. It is apart from the keys, because the service stays closed when no key is left.
+access = sa.Table(
+    "autoslim_access",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("changed_at", sa.String(32), nullable=False),
+)

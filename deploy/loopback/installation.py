@@ -206,7 +206,7 @@ class Installation:
         os.environ.update(self._passwords())
         self.settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with Keys(self.settings.storage) as keys:
-            if keys.exist():
+            if keys.usable():
                 return None
             return keys.create(tenant="local", scopes=list(Scope), name="the installation's first key")[1]
 

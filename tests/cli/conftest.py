@@ -14,6 +14,15 @@ def _no_settings_of_whoever_tests(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _umask_of_whoever_tests():
+    """Commands of the service's operator set their own."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
+
+
 @pytest.fixture
 def autoslim(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line in `tmp_path`: exit code, stdout, stderr."""

@@ -214,6 +214,45 @@ def test_keys_are_made_listed_and_revoked(autoslim: Command, tmp_path: Path):
         assert (code, said in err) == (2, True), err
 
 
+def test_the_service_is_opened_and_closed_by_commands_that_say_what_they_do(autoslim: Command, tmp_path: Path):
+    here = ("--root", str(tmp_path / "root"))
+    assert autoslim("admin", "access", *here)[1].startswith("open: whoever is on this machine needs no API key")
+    key = autoslim("keys", "create", *here)[1].strip()
+    assert autoslim("admin", "access", *here)[1] == "closed: every request needs an API key\n"
+    code, _, err = autoslim("admin", "open", "--yes", *here)
+    assert (code, "while 1 of its keys may be used" in err) == (2, True), err
+    assert "No key is left that may be used, and the service stays closed" in autoslim("keys", "revoke", key, *here)[2]
+    assert json.loads(autoslim("admin", "access", "--json", *here)[1]) == {"access": "closed", "usable_keys": 0}
+    code, _, err = autoslim("admin", "open", *here)
+    assert (code, "delete jobs of the tenant 'local' without a key (0 now). To do that: autoslim admin open --yes" in err) == (
+        2,
+        True,
+    ), err
+    assert json.loads(autoslim("admin", "access", "--json", *here)[1])["access"] == "closed"
+    code, _, err = autoslim("admin", "open", "--yes", *here)
+    assert (code, "the service is open" in err) == (0, True), err
+    assert json.loads(autoslim("admin", "access", "--json", *here)[1])["access"] == "open"
+    code, _, err = autoslim("admin", "close", *here)
+    assert (code, "is closed: every request needs an API key; no key may be used now" in err) == (0, True), err
+
+
+def test_the_files_of_the_service_are_its_owners_alone(autoslim: Command, tmp_path: Path):
+    root = tmp_path / "root"
+    # As an earlier version left it, in a process that is open to others.
+    (root / "jobs").mkdir(parents=True)
+    for folder in (root, root / "jobs"):
+        folder.chmod(0o755)
+    assert autoslim("keys", "create", "--root", str(root))[0] == 0
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(oct(os.umask(0)))"], capture_output=True, text=True, check=True
+    )
+    assert child.stdout.strip() == "0o77"
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in (root, *root.rglob("*"))}
+    assert modes["root"] == modes["root/jobs"] == 0o700
+    assert modes["root/autoslim.db"] == 0o600
+    assert {mode & 0o077 for mode in modes.values()} == {0}
+
+
 def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")],
@@ -232,4 +271,5 @@ def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     _, err = process.communicate(timeout=60)
     assert process.returncode in (0, 130), err
     assert f"autoslim is at {url}" in err
+    assert "It is open: whoever is on this machine needs no API key" in err
     assert "Traceback" not in err

@@ -14,8 +14,10 @@ from autoslim.client.replies import SelectedModel as ClientModel
 from autoslim.client.replies import Trial
 from autoslim.core.result import Measurements, Outcome, TrialResult, measurement_fields
 from autoslim.report.tracking.run_content import trial_content
+from autoslim.service.public_text import PublicText
 from autoslim.service.schemas.job import JobResult
 from autoslim.service.schemas.trial import trial_response
+from autoslim.service.settings import ServiceSettings
 from autoslim.slimming.run import Slimmed
 from autoslim.store import Store
 from autoslim.store.export import write_trials_parquet
@@ -43,7 +45,7 @@ def test_the_api_the_parquet_file_and_mlflow_have_all_measurements(tmp_path):
         (trial,) = store.stored_trials("digits-1")
         job = store.job("digits-1")
     assert trial.result.measurements() == measured.measurements() == dict.fromkeys(NAMES, 7)
-    response = json.loads(trial_response(trial).model_dump_json())
+    response = json.loads(trial_response(trial, PublicText(ServiceSettings(root=tmp_path))).model_dump_json())
     assert {name: response[name] for name in NAMES} == dict.fromkeys(NAMES, 7)
     write_trials_parquet(tmp_path / "trials.parquet", job, [trial])
     (row,) = pq.read_table(tmp_path / "trials.parquet").to_pylist()

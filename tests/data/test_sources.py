@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,25 @@ def test_links_out_of_an_image_folder_are_refused(write_images, tmp_path, linked
     (root / linked).symlink_to(outside / "secret.png" if linked.endswith("png") else outside)
     with pytest.raises(DatasetError, match="leads out of"):
         open_at(root)
+
+
+@pytest.mark.parametrize("split", ["train", "test", "validation"])
+def test_links_out_of_a_folder_of_parquet_files_are_refused(write_parquet, tmp_path, split):
+    root = tmp_path / "set"
+    root.mkdir()
+    file = write_parquet("outside", [0, 1, 0, 1])
+    for name in {"train", split}:
+        (root / f"{name}.parquet").symlink_to(file) if name == split else shutil.copy(file, root / f"{name}.parquet")
+    with pytest.raises(DatasetError, match=f"{split}.parquet is a link that leads out of"):
+        open_at(root)
+
+
+def test_links_within_a_folder_of_parquet_files_are_followed(write_parquet, tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    write_parquet("outside", [0, 1, 0, 1]).rename(root / "all.bin")
+    (root / "train.parquet").symlink_to("all.bin")
+    assert len(open_at(root).train.labels) == 4
 
 
 def test_digits_are_the_same_for_the_same_seed_and_split_evenly():

@@ -61,7 +61,7 @@ class RunningService:
 def running(settings: ServiceSettings) -> Iterator[RunningService]:
     started = threading.Event()
     with _listen("127.0.0.1", 0) as listener:
-        server = _Server(create_app(settings, warm=False), started.set)
+        server = _Server(create_app(settings, warm=False), started.set, settings.limits)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()
         assert started.wait(60)

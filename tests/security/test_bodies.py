@@ -109,6 +109,39 @@ def test_a_length_that_is_none_ends_the_request(service: RunningService, length:
     assert answer.split(b" ")[1] in (b"400", b"413")
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans", "/healthz"])
+@pytest.mark.parametrize("length", [0, 5, 2])
+def test_two_lengths_of_one_body_are_refused_and_end_the_connection(service: RunningService, path: str, length: int) -> None:
+    address = urlsplit(service.url)
+    request = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+    request += "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(request.encode())
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 400")
+    assert b"ambiguous-length" in received
+    # What follows is not read as another request.
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        (json.dumps(SPEC)[:-1] + ', "trials": 3, "trials": 4}', ["/trials"]),
+        (json.dumps(SPEC)[:-1] + ', "flops": ["70%"]}', ["/flops"]),
+        (json.dumps(SPEC)[:-1] + ', "space": {"methods": {"sit": {}, "sit": {}, "dps": {}}}}', ["/space/methods/sit"]),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans"])
+def test_a_field_that_is_given_twice_is_refused(client: httpx.Client, path: str, body: str, pointers: list[str]) -> None:
+    answer = client.post(path, content=body.encode(), headers=JSON)
+    refused(answer, 422, "invalid-spec")
+    assert [error["pointer"] for error in answer.json()["errors"]] == pointers
+    assert "is given twice" in answer.text
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 201, "\x7f", "é"])
 def test_an_idempotency_key_is_printable_and_short(client: httpx.Client, key: str) -> None:
     headers = [("Idempotency-Key", key.encode("latin-1"))]

@@ -40,6 +40,15 @@ def test_another_name_for_the_service_is_refused(open_service: RunningService, h
     assert answer.status_code in (400, 421)
 
 
+@pytest.mark.parametrize(
+    "host", ["user@127.0.0.1", "user:secret@localhost:8400", "evil.example@localhost", "127.0.0.1:x", "127.0.0.1/", ""]
+)
+def test_a_host_header_is_a_host_and_a_port_and_nothing_else(open_service: RunningService, host: str) -> None:
+    with open_service.anybody() as client:
+        answer = client.get("/v1/jobs", headers={"Host": host})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-host")
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8400"])
 def test_its_own_names_are_known(open_service: RunningService, host: str) -> None:
     with open_service.anybody() as client:

@@ -8,8 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.running_service import SPEC, RunningService
+
+from autoslim.service.catalog import Catalog
 
 SECRET = b"canary-of-the-file-outside"
 
@@ -151,3 +155,91 @@ def test_a_spec_names_nothing_outside_the_roots(
 def test_what_is_outside_is_told_alike_whether_it_exists_or_not(client: httpx.Client) -> None:
     told = [client.post("/v1/jobs", json=SPEC | {"data": path}).json()["errors"][0]["detail"] for path in ("/etc", "/etd")]
     assert told[0].replace("/etc", "/etd") == told[1]
+
+
+LONG = [
+    "x" * 256,
+    "x" * 5000,
+    "/".join(["x" * 200] * 30),
+    "é" * 200,
+    "a/" * 3000 + "a",
+]
+
+
+@pytest.mark.parametrize("name", LONG, ids=lambda name: str(len(name)))
+@pytest.mark.parametrize("field", ["data", "weights", "model"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans"])
+def test_a_name_that_is_too_long_for_the_file_system_is_refused(client: httpx.Client, path: str, field: str, name: str) -> None:
+    for text in (f"./{name}", name):
+        answer = client.post(path, json=SPEC | {field: text})
+        assert answer.status_code == 422, answer.text[:300]
+        assert [error["pointer"] for error in answer.json()["errors"]] == [f"/{field}"]
+
+
+def test_links_in_a_circle_are_refused(service: RunningService, client: httpx.Client) -> None:
+    (root,) = service.settings.data_roots
+    for name, other in (("here", "there"), ("there", "here")):
+        if not (root / name).is_symlink():
+            os.symlink(root / other, root / name)
+    answer = client.post("/v1/jobs", json=SPEC | {"data": "./here"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/data")
+
+
+@pytest.mark.parametrize("layout", ["parquet", "images"])
+def test_a_data_set_with_a_link_out_of_its_folder_is_refused_in_every_layout(
+    service: RunningService, client: httpx.Client, outside: Path, layout: str
+) -> None:
+    (root,) = service.settings.data_roots
+    folder = root / f"linked-{layout}"
+    if layout == "parquet":
+        _write_parquet(outside / "train.parquet")
+        folder.mkdir(exist_ok=True)
+        link, target = folder / "train.parquet", outside / "train.parquet"
+    else:
+        for name in ("cat", "dog"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "0.png").write_bytes(b"\x89PNG")
+        link, target = folder / "cat" / "1.png", outside / "secret.png"
+        target.write_bytes(SECRET)
+    if not link.is_symlink():
+        os.symlink(target, link)
+    for path in ("/v1/plans", "/v1/jobs"):
+        answer = client.post(path, json=SPEC | {"data": f"./{folder.name}"})
+        (error,) = answer.json()["errors"]
+        assert (answer.status_code, error["pointer"]) == (422, "/data")
+        assert "is a link that leads out of" in error["detail"]
+        assert str(root) not in answer.text
+
+
+def _write_parquet(path: Path) -> None:
+    image = pa.array([{"bytes": b"x", "path": "x"}] * 4, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": image, "label": pa.array([0, 1, 0, 1])}), path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_models_folder_with_a_link_out_of_the_roots_is_refused(
+    service: RunningService, client: httpx.Client, outside: Path, name: str
+) -> None:
+    (root,) = service.settings.model_roots
+    folder = root / f"linked-{name}"
+    folder.mkdir(exist_ok=True)
+    (outside / "config.json").write_text('{"architecture": "deit_tiny_patch16_224"}')
+    (outside / "model.safetensors").write_bytes(SECRET)
+    (folder / "config.json").write_text((outside / "config.json").read_text())
+    (folder / name).unlink(missing_ok=True)
+    os.symlink(outside / name, folder / name)
+    answer = client.post("/v1/jobs", json=SPEC | {"model": f"./{folder.name}"})
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"]) == (422, "/model")
+    assert f"whose {name} is a link that leads out of the model roots" in error["detail"]
+
+
+def test_a_link_within_the_roots_is_followed_as_in_the_cache_of_a_model_hub(service: RunningService) -> None:
+    (root,) = service.settings.model_roots
+    (root / "blobs").mkdir(exist_ok=True)
+    (root / "blobs" / "1").write_text("{}")
+    snapshot = root / "snapshot"
+    snapshot.mkdir(exist_ok=True)
+    if not (snapshot / "config.json").is_symlink():
+        os.symlink("../blobs/1", snapshot / "config.json")
+    assert Catalog(service.settings)._model("./snapshot", ()) == str(snapshot.resolve())

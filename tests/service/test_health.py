@@ -6,7 +6,10 @@ import http.server
 import io
 import json
 import logging
+import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -65,6 +68,25 @@ def _engine_that_fails(folder: Path):  # type: ignore[no-untyped-def]
     import sqlalchemy as sa
 
     return sa.create_engine(f"sqlite:///{folder / 'no' / 'such' / 'folder.db'}")
+
+
+def test_a_service_that_cannot_write_is_not_ready_and_is_again_when_it_can(tmp_path: Path) -> None:
+    """A limit of file sizes of 0 refuses every write, as a full disk does."""
+    command = [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        try:
+            assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+            no_limit = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, no_limit[1]))
+            full = httpx.get(f"{url}/readyz", trust_env=False, timeout=30)
+            assert (full.status_code, full.json()["ready"]) == (503, False)
+            assert full.json()["dependencies"]["store"] == "not writable"
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, no_limit)
+            assert httpx.get(f"{url}/readyz", trust_env=False, timeout=30).status_code == 200
+        finally:
+            process.terminate()
 
 
 def test_capabilities_are_what_a_spec_may_ask_for(client: httpx.Client) -> None:
@@ -167,9 +189,14 @@ def test_another_address_than_loopback_needs_a_key_first(tmp_path: Path) -> None
         assert secure_settings(settings, host=host, insecure=True).keys_required is False
     with Keys(settings.storage) as keys:
         keys.create(tenant="t", scopes=["read"], name="n")
+        revoked = keys.list()[0].id
     opened = secure_settings(settings, host="192.168.1.5", insecure=False)
     assert opened.keys_required
     assert "192.168.1.5" in opened.allowed_hosts
+    with Keys(settings.storage) as keys:
+        keys.revoke(revoked)
+    # It may start without a usable key: it is closed.
+    assert secure_settings(settings, host="192.168.1.5", insecure=False).keys_required
 
 
 def test_a_request_has_an_id_that_the_client_may_give(client: httpx.Client) -> None:

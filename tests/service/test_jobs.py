@@ -298,7 +298,8 @@ def test_a_job_may_reuse_its_own_tenants_jobs_and_no_others(service: RunningServ
     mine, theirs = service.put(tenant).id, service.put("somebody-else").id
     assert client.post("/v1/jobs", json=SPEC | {"reuse": [mine, "all"]}).status_code == 201
     for foreign in (theirs, "01M7ZSE4WFXSFJAXPYQNWVP7NM"):
-        refused = client.post("/v1/jobs", json=SPEC | {"reuse": [mine, foreign]})
+        refused, plan = (client.post(path, json=SPEC | {"reuse": [mine, foreign]}) for path in ("/v1/jobs", "/v1/plans"))
+        assert (plan.status_code, plan.json()["errors"]) == (refused.status_code, refused.json()["errors"])
         assert refused.status_code == 422
         (error,) = refused.json()["errors"]
         assert error["pointer"] == "/reuse/1"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import threading
 
 import pytest
 import sqlalchemy as sa
 
 from autoslim.errors import NotFoundError, RequestError
-from autoslim.store import Keys, Scope, schema
+from autoslim.store import Access, Keys, Scope, schema
 
 
 @pytest.fixture
@@ -45,9 +46,10 @@ def test_the_secret_is_nowhere_in_the_database(keys):
 
 
 def test_revoked_and_expired_keys_are_refused(keys):
-    assert not keys.exist()
+    assert keys.usable() == 0
     first, token = make(keys, lifetime=datetime.timedelta(hours=1))
-    assert keys.exist()
+    assert keys.usable() == 1
+    assert keys.is_usable(first.id)
     revoked = keys.revoke(first.id)
     assert keys.find(token) is None
     assert keys.revoke(first.id) == revoked
@@ -55,11 +57,63 @@ def test_revoked_and_expired_keys_are_refused(keys):
     with keys._database.writing() as connection:
         connection.execute(schema.keys.update().values(expires_at=first.created_at))
     assert keys.find(token) is None
-    assert not keys.exist()
+    assert keys.usable() == 0
+    assert not keys.is_usable(second.id)
     assert [key.id for key in keys.list("me")] == [first.id, second.id]
     assert keys.list("you") == []
     with pytest.raises(NotFoundError, match="there is no key 'nothing'"):
         keys.revoke("nothing")
+
+
+def test_a_database_without_keys_is_open_and_the_first_key_closes_it_for_good(keys, database_url):
+    assert keys.access() is Access.OPEN
+    key, _ = make(keys)
+    assert keys.access() is Access.CLOSED
+    keys.revoke(key.id)
+    assert keys.access() is Access.CLOSED
+    make(keys, lifetime=datetime.timedelta(milliseconds=1))
+    with Keys(database_url) as reopened:
+        assert reopened.access() is Access.CLOSED
+
+
+def test_opening_needs_that_no_key_may_be_used(keys):
+    key, _ = make(keys)
+    with pytest.raises(RequestError, match=r"not opened while 1 of its keys may be used.*autoslim keys revoke"):
+        keys.set_access(Access.OPEN)
+    keys.revoke(key.id)
+    keys.set_access(Access.OPEN)
+    assert keys.access() is Access.OPEN
+    keys.set_access(Access.CLOSED)
+    assert keys.access() is Access.CLOSED
+
+
+def test_a_lost_or_unknown_state_is_closed(keys):
+    with keys._database.writing() as connection:
+        connection.execute(schema.access.update().values(state="ajar"))
+    assert keys.access() is Access.CLOSED
+    with keys._database.writing() as connection:
+        connection.execute(schema.access.delete())
+    assert keys.access() is Access.CLOSED
+
+
+def test_a_key_that_is_created_while_the_service_is_opened_leaves_it_closed(keys):
+    for _ in range(20):
+        together = threading.Barrier(2)
+
+        def open_it(together=together):
+            together.wait()
+            try:
+                keys.set_access(Access.OPEN)
+            except RequestError as error:
+                assert "may be used" in str(error)
+
+        opening = threading.Thread(target=open_it)
+        opening.start()
+        together.wait()
+        key, _ = make(keys)
+        opening.join()
+        assert keys.access() is Access.CLOSED
+        keys.revoke(key.id)
 
 
 def test_the_last_use_is_written_down_and_not_at_every_request(keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from helpers.sample_search import fill, make_job, make_result, make_results
 
 from autoslim.core.result import Origin, Phase, SharedCost
 from autoslim.errors import ClusterError, RequestError
-from autoslim.store import Queue, Store, migrate, schema
+from autoslim.store import Access, Keys, Queue, Store, migrate, schema
 from autoslim.store.database import Database
 
 STORE_0003 = json.loads((Path(__file__).parents[1] / "artifacts" / "store-0003.json").read_text())
@@ -124,6 +125,22 @@ def test_events_of_version_0_1_are_told_under_todays_names(former):
     reported = [event.data["phase"] for event in events.values() if event.type == "trial_reported"]
     began = [event.data["origin"] for event in events.values() if event.type == "trial_began"]
     assert (reported, began) == (["prune", "finetune"], ["control", "refinement"])
+
+
+@pytest.mark.parametrize(
+    ("had", "access"), [("no key", Access.OPEN), ("a revoked key", Access.CLOSED), ("an expired key", Access.CLOSED)]
+)
+def test_a_store_that_ever_had_a_key_is_closed_when_it_is_migrated(database_url, database, had, access):
+    with Keys(database_url) as keys:
+        if had != "no key":
+            lifetime = datetime.timedelta(milliseconds=1) if had == "an expired key" else None
+            key, _ = keys.create(tenant="t", scopes=["read"], name="n", lifetime=lifetime)
+            if lifetime is None:
+                keys.revoke(key.id)
+    with database.writing() as connection:
+        migrate.downgrade(connection, "0004")
+    with Keys(database_url) as keys:
+        assert keys.access() is access
 
 
 def test_the_names_go_back_to_those_of_version_0_1_and_nothing_else_changes(former, database):

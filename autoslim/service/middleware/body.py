@@ -1,4 +1,4 @@
-"""Limits the size of a body, both as declared by Content-Length and as received."""
+"""Refuses a body with two lengths, and limits its size, both as declared by Content-Length and as received."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy that believes the other length takes a part of this body for the next request (RFC 9112, section 6.1).
+            await self._refuse(
+                400, "ambiguous-length", "the request has both Content-Length and Transfer-Encoding", scope, receive, send
+            )
+            return
         detail = f"the body is larger than {self._limit} bytes"
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self._limit:
             await _drain(receive, _DRAIN_FACTOR * self._limit)
-            request_id = scope["state"].get("request_id")
-            response = problem_response(request_id, 413, "content-too-large", detail, headers={"Connection": "close"})
-            await response(scope, receive, send)
+            await self._refuse(413, "content-too-large", detail, scope, receive, send)
             return
         read = 0
 
@@ -44,6 +49,11 @@ class BodyLimit:
             return message
 
         await self._app(scope, limited, send)
+
+    @staticmethod
+    async def _refuse(status: int, code: str, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = scope["state"].get("request_id")
+        await problem_response(request_id, status, code, detail, headers={"Connection": "close"})(scope, receive, send)
 
 
 async def _drain(receive: Receive, most: int) -> None:

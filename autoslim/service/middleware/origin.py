@@ -1,7 +1,8 @@
-"""Refuses requests with a foreign Host (DNS rebinding) and requests that a browser sends for another site's page."""
+"""Refuses requests with a Host that is malformed or foreign (DNS rebinding), and what a browser sends for another site's page."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -9,6 +10,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autoslim.service.problems import problem_response
+
+# RFC 9110, section 7.2. User information (`name@host`) is not part of it: another program may take what is before the @ for the host.
+_HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class SameOrigin:
@@ -23,7 +27,9 @@ class SameOrigin:
             return
         headers = Headers(scope=scope)
         refusal = None
-        if "*" not in self._hosts and _host("//" + headers.get("host", "")) not in self._hosts:
+        if not _HOST.fullmatch(headers.get("host", "")):
+            refusal = (400, "invalid-host", "the Host header is not a name or an address with an optional port")
+        elif "*" not in self._hosts and _host("//" + headers.get("host", "")) not in self._hosts:
             refusal = (421, "unknown-host", "the service does not serve the name in the Host header")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or not self._is_same_origin(
             headers.get("origin")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import logging
 
 import httpx
 from fastapi import APIRouter, Response
@@ -17,6 +18,7 @@ from autoslim.service.dry_run.model_arguments import RULES
 from autoslim.service.metrics import MEDIA_TYPE, render_metrics
 from autoslim.service.schemas import Capabilities, DependencyState, Health, MethodInfo, Readiness
 
+_log = logging.getLogger(__name__)
 router = APIRouter(tags=["operation"])
 
 # Seconds: a load balancer or Kubernetes gives up on a probe after a few seconds.
@@ -50,7 +52,7 @@ async def healthz() -> Health:
 
 @router.get(
     "/readyz",
-    responses={503: {"model": Readiness, "description": "The store cannot be reached, or the service is shutting down."}},
+    responses={503: {"model": Readiness, "description": "The store cannot be read or written, or the service is shutting down."}},
 )
 async def readyz(state: State, response: Response) -> Readiness:
     """Readiness: whether jobs can be submitted. Ray and MLflow may be down for a while; jobs wait for them."""
@@ -84,6 +86,12 @@ async def _probe_store(state: AppState) -> DependencyState:
             await state.run_sync(state.queue.last_seq)
     except (AutoslimError, TimeoutError):
         return DependencyState.UNREACHABLE
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            await state.run_sync(state.queue.check_writable)
+    except (AutoslimError, TimeoutError) as error:
+        _log.warning("the store cannot be written: %s", error)
+        return DependencyState.NOT_WRITABLE
     return DependencyState.OK
 
 

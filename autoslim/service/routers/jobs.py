@@ -122,6 +122,7 @@ def _responses(state: AppState, jobs: list[QueuedJob]) -> list[JobResponse]:
             queue_position=positions.get(job.id),
             spec=state.catalog.public_spec(json.loads(job.spec)),
             settings=state.settings,
+            public=state.public_text,
         )
         for job in jobs
     ]

@@ -26,7 +26,7 @@ async def trials(
     cursor = decode_page_token(page_token, digits=True)
     after = -1 if cursor is None else int(cursor)
     found = await state.run_sync(state.store.stored_trials, job.id, after=after, limit=page_size + 1)
-    page = [trial_response(trial) for trial in found[:page_size]]
+    page = [trial_response(trial, state.public_text) for trial in found[:page_size]]
     return TrialPage(trials=page, next_page_token=encode_page_token(str(page[-1].number)) if len(found) > page_size else None)
 
 
@@ -37,4 +37,4 @@ async def front(job: ReadableJob, state: State) -> FrontResponse:
 
 
 def _front(state: AppState, job_id: str) -> FrontResponse:
-    return front_response(state.store.find_job(job_id), state.store.stored_trials(job_id))
+    return front_response(state.store.find_job(job_id), state.store.stored_trials(job_id), state.public_text)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from autoslim.service.public_text import PublicText
 from autoslim.store import Event
 
 
@@ -25,5 +26,5 @@ class EventPage(BaseModel):
     next_after: int
 
 
-def event_response(event: Event) -> EventResponse:
-    return EventResponse(seq=event.seq, at=event.at, type=event.type, data=event.data)
+def event_response(event: Event, public: PublicText) -> EventResponse:
+    return EventResponse(seq=event.seq, at=event.at, type=event.type, data=public.within(event.data))

@@ -8,10 +8,11 @@ from pydantic import BaseModel
 
 
 class DependencyState(enum.StrEnum):
-    """Whether a service that this one needs answers."""
+    """Whether a service that this one needs answers; a store that can be read only, such as one on a full disk, is `not writable`."""
 
     OK = "ok"
     UNREACHABLE = "unreachable"
+    NOT_WRITABLE = "not writable"
     NOT_CONFIGURED = "not configured"
 
 
@@ -45,7 +46,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """States by dependency. Only the store is needed for `ready`."""
+    """States by dependency. `ready` needs the store only: it has to be writable."""
 
     ready: bool
     dependencies: dict[str, DependencyState]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoslim.config import read_json
 from autoslim.core.result import with_current_names
+from autoslim.service.public_text import PublicText
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import FailureClass, QueuedJob, QueueState
 from autoslim.store.progress import Progress
@@ -59,9 +60,11 @@ class JobResult(BaseModel):
     cost: dict[str, Any] | None = None
 
     @classmethod
-    def stored(cls, text: str) -> JobResult:
+    def stored(cls, text: str, public: PublicText | None = None) -> JobResult:
         """The result that a driver stored as JSON. A driver of version 0.1 used former names, and did not state `budget_share`."""
         data = json.loads(text)
+        if public is not None:
+            data = public.within(data)
         models = [with_current_names(model) for model in data.get("models", [])]
         for model in models:
             if "budget_share" not in model and model.get("budget") and model.get("flops"):
@@ -115,17 +118,24 @@ class JobPage(BaseModel):
 
 # Fields that a job of the queue and its response have in common.
 _SAME = (
-    "id", "tenant", "name", "state", "reason", "priority", "created_at", "updated_at", "started_at", "ended_at", "cancel_requested_at",
+    "id", "tenant", "name", "state", "priority", "created_at", "updated_at", "started_at", "ended_at", "cancel_requested_at",
     "attempt",
 )  # fmt: skip
 
 
 def job_response(
-    job: QueuedJob, progress: Progress | None, *, queue_position: int | None, spec: dict[str, Any], settings: ServiceSettings
+    job: QueuedJob,
+    progress: Progress | None,
+    *,
+    queue_position: int | None,
+    spec: dict[str, Any],
+    settings: ServiceSettings,
+    public: PublicText,
 ) -> JobResponse:
     """`spec` is the one to show, with the operator's paths replaced by names; `progress` is None before the first attempt."""
     return JobResponse(
         **{field: getattr(job, field) for field in _SAME},
+        reason=_reason(job, public),
         queue_position=queue_position,
         spec=spec,
         progress=JobProgress(
@@ -133,10 +143,20 @@ def job_response(
             trials_total=read_json(job.spec).most_trials,
             best=_best(progress) if progress else {},
         ),
-        failure=None if job.failure is None else JobFailure(**job.failure.to_dict()),
-        result=None if job.result is None else JobResult.stored(job.result),
+        failure=None if job.failure is None else JobFailure(**public.within(job.failure.to_dict())),
+        result=None if job.result is None else JobResult.stored(job.result, public),
         links=_links(job, progress, settings),
     )
+
+
+def _reason(job: QueuedJob, public: PublicText) -> str | None:
+    """With what the user can do about it. A full disk or a lost cluster is the operator's to mend."""
+    if job.reason is None:
+        return None
+    told = public.of(job.reason)
+    if job.state is QueueState.PAUSED:
+        return f"{told}; the job resumes by itself when this is over, `autoslim cancel {job.id}` gives it up"
+    return told
 
 
 def _best(progress: Progress) -> dict[str, BestTrial]:

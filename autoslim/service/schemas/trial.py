@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model
 
 from autoslim.core.result import ParetoFront, TrialResult, measurement_fields
+from autoslim.service.public_text import PublicText
 from autoslim.store import StoredJob, StoredTrial
 
 
@@ -70,7 +71,7 @@ class FrontResponse(BaseModel):
     hypervolume: float | None
 
 
-def trial_response(trial: StoredTrial) -> TrialResponse:
+def trial_response(trial: StoredTrial, public: PublicText) -> TrialResponse:
     result = trial.result
     return TrialResponse(
         **result.measurements(),
@@ -78,7 +79,7 @@ def trial_response(trial: StoredTrial) -> TrialResponse:
         origin=result.origin.value,
         duplicate_of=result.duplicate_of,
         error_class=result.error_class,
-        error=result.error,
+        error=None if result.error is None else public.of(result.error),
         state=result.state.value,
         method=result.recipe.method,
         steps=[RecipeStep(method=step.method, knobs=step.knobs) for step in result.recipe.steps],
@@ -90,7 +91,7 @@ def trial_response(trial: StoredTrial) -> TrialResponse:
     )
 
 
-def front_response(job: StoredJob | None, trials: Sequence[StoredTrial]) -> FrontResponse:
+def front_response(job: StoredJob | None, trials: Sequence[StoredTrial], public: PublicText) -> FrontResponse:
     """`job` is None for one that has not started."""
     by_number: dict[int, StoredTrial] = {trial.result.number: trial for trial in trials}
     results: list[TrialResult] = [trial.result for trial in trials]
@@ -100,7 +101,7 @@ def front_response(job: StoredJob | None, trials: Sequence[StoredTrial]) -> Fron
         dense=None
         if base is None
         else DenseBaseline(flops=base.dense_flops, accuracy=base.dense_accuracy, params=base.params, chance=base.chance),
-        front=[trial_response(by_number[result.number]) for result in front.results],
+        front=[trial_response(by_number[result.number], public) for result in front.results],
         selected=job.chosen if job else {},
         hypervolume=None if base is None else front.hypervolume(dense_flops=base.dense_flops, chance=base.chance),
     )

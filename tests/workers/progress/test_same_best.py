@@ -20,6 +20,7 @@ from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import default_url
 from autoslim.report import render_front
 from autoslim.report.tracking.run_content import job_content
+from autoslim.service.public_text import PublicText
 from autoslim.service.schemas import job_response
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Queue, QueueState, Store
@@ -101,7 +102,8 @@ class Sinks:
         """The trial's number by the budget's label, as each of them says it."""
         progress = self.store.progress([self.job.id])[self.job.id]
         settings = ServiceSettings(storage=self.url)
-        view = job_response(self.queue.get(self.job.id), progress, queue_position=None, spec={}, settings=settings)
+        told = {"spec": {}, "settings": settings, "public": PublicText(settings)}
+        view = job_response(self.queue.get(self.job.id), progress, queue_position=None, **told)
         events = [event.data for event in self.queue.events(self.job.id) if event.type == "best"]
         prepared: Any = dataclasses.replace(_PREPARED, job=self.job, output=RunFolder(root), budgets=BUDGETS)
         selected, _ = select_within_latency(prepared, self.store, base=root, console=Console(self.job, stream=io.StringIO()))
