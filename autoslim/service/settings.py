@@ -59,6 +59,9 @@ class RequestLimits(BaseModel):
         description="values of a search space's knobs, times the blocks of the model; they are tried for a plan",
     )
     plan_seconds: float = Field(default=60.0, gt=0, description="seconds of making one plan, from its begin")
+    planner_start_seconds: float = Field(
+        default=20.0, ge=0, description="seconds for which a plan waits for the planner to start; the start goes on after that"
+    )
     plan_processes: int = Field(
         default=2, ge=1, description="plans made at a time; of two or more, one is always left to the other tenants"
     )

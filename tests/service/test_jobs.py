@@ -11,9 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers.running_service import SPEC, RunningService, running, settings_in
+from helpers.running_service import SPEC, RunningService, patient, running, settings_in
 
-from autoslim.service.settings import RequestLimits
 from autoslim.store import Failure, FailureClass, QueueState
 
 
@@ -172,7 +171,7 @@ def test_a_spec_that_cannot_be_carried_out_is_refused_with_a_pointer(
 
 
 def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
-    with running(settings_in(tmp_path, limits=RequestLimits(queued=2))) as small, small.anybody() as client:
+    with running(settings_in(tmp_path, limits=patient(queued=2))) as small, small.anybody() as client:
         jobs = [small.put("local") for _ in range(2)]
         refused = client.post("/v1/jobs", json=SPEC)
         assert (refused.status_code, refused.json()["code"]) == (429, "queue-full")
@@ -181,7 +180,7 @@ def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
 
 
 def test_a_submit_is_answered_before_its_plan_which_follows(tmp_path: Path) -> None:
-    with running(settings_in(tmp_path, limits=RequestLimits(submit_seconds=0))) as hasty, hasty.anybody() as client:
+    with running(settings_in(tmp_path, limits=patient(submit_seconds=0))) as hasty, hasty.anybody() as client:
         answers = [
             client.post("/v1/jobs", json=SPEC | fields)
             for fields in ({}, {"flops": ["1%"]}, {"space": "nowhere"}, {"model": "vit_nothing_patch16"})
@@ -211,7 +210,7 @@ def until(client: httpx.Client, job_id: str, done: Callable[[dict[str, Any]], bo
 
 
 def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(tmp_path: Path) -> None:
-    limits = RequestLimits(queued=1, submit_seconds=60)
+    limits = patient(queued=1)
     with running(settings_in(tmp_path, limits=limits)) as small, small.anybody() as client:
         first, again = (client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k"}) for _ in range(2))
         assert (first.status_code, again.status_code) == (201, 200)
@@ -220,7 +219,7 @@ def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(tmp_p
 
 
 def test_the_operator_bounds_priority_and_work(tmp_path: Path) -> None:
-    limits = RequestLimits(submit_seconds=60, priority=6, work=1e12)
+    limits = patient(priority=6, work=1e12)
     with running(settings_in(tmp_path, limits=limits)) as small, small.anybody() as client:
         refused = client.post("/v1/jobs", json=SPEC | {"priority": 7})
         assert "priority is 7; allowed: at most 6" in refused.json()["errors"][0]["detail"]

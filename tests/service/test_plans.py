@@ -15,13 +15,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.running_service import SPEC, RunningService, running, settings_in
-
-from autoslim.service.settings import RequestLimits
+from helpers.running_service import SPEC, RunningService, patient, running, settings_in
 
 # Takes the planner seconds: nearly every number of a plan is worked out once for each block.
 DEAR: dict[str, Any] = SPEC | {"model_args": {"patch_size": 4, "embed_dim": 32, "depth": 64, "num_heads": 2}}
-LIMITS = RequestLimits(submit_seconds=60, images=1000, plans=3, recipes=10**9)
+LIMITS = patient(images=1000, plans=3, recipes=10**9)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class DryRunner:
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
-        self.process = PlanningProcess()
+        self.process = PlanningProcess(start_seconds=limits.planner_start_seconds)
         self._turns = FairTurns(at_once=limits.plan_processes, queue=limits.plans)
         self._cache: collections.OrderedDict[str, tuple[float, _Answer]] = collections.OrderedDict()
         # By tenant, too: a tenant must not wait in another's queue for a plan that both have asked for.

@@ -17,9 +17,6 @@ _log = logging.getLogger(__name__)
 
 # Bytes of one line; a plan is far smaller.
 _MAX_LINE = 2**23
-# Seconds that one request waits for the process to start. The start itself has no limit: on a busy machine torch takes minutes to
-# import, and a start that is given up and begun again never ends.
-_START_WAIT = 20.0
 # The environment of the process: neither addresses nor keys.
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME")
 # A process with threads cannot be forked safely, and the libraries of numpy and of pyarrow (jemalloc) start some when they are imported.
@@ -29,9 +26,14 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 class PlanningProcess:
-    """Starts the process when it is needed, and again after it died. Belongs to one event loop."""
+    """Starts the process when it is needed, and again after it died. Belongs to one event loop.
 
-    def __init__(self) -> None:
+    A request waits for a start for `start_seconds`. The start itself has no limit: on a busy machine torch takes minutes to import, and a
+    start that is given up and begun again never ends.
+    """
+
+    def __init__(self, *, start_seconds: float) -> None:
+        self._start_seconds = start_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[dict[str, Any]] | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -65,7 +67,7 @@ class PlanningProcess:
         self.start()
         assert self._starting is not None
         try:
-            async with asyncio.timeout(_START_WAIT):
+            async with asyncio.timeout(self._start_seconds):
                 # Shielded: a request that gives up must not end the start that others wait for.
                 facts: dict[str, Any] = await asyncio.shield(self._starting)
                 return facts

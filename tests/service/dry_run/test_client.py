@@ -16,11 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.running_service import SPEC
+from helpers.running_service import SPEC, patient
 from PIL import Image
 
 from autoslim.config import JobSpec, SpecError, read_mapping, settings_of
-from autoslim.service.dry_run import planning_process
 from autoslim.service.dry_run.client import DryRunner
 from autoslim.service.dry_run.errors import DryRunError, PlannerStartingError
 from autoslim.service.settings import RequestLimits
@@ -34,7 +33,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture(scope="module")
 def dry_runner(runner: asyncio.Runner) -> Iterator[DryRunner]:
-    dry_runner = DryRunner(RequestLimits())
+    dry_runner = DryRunner(patient())
     yield dry_runner
     runner.run(dry_runner.close())
 
@@ -132,21 +131,19 @@ def test_a_plan_is_made_again_when_its_data_has_changed(
     assert (sum(before["images"].values()), sum(after["images"].values())) == (40, counts[change])
 
 
-def test_a_request_that_does_not_wait_for_the_start_leaves_it_to_go_on(
-    runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    impatient = DryRunner(RequestLimits(plan_seconds=20))
+def test_a_request_that_does_not_wait_for_the_start_leaves_it_to_go_on(runner: asyncio.Runner) -> None:
+    impatient = DryRunner(RequestLimits(planner_start_seconds=0))
 
     async def ask() -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(planning_process, "_START_WAIT", 0.0)
-            for _ in range(3):
-                with pytest.raises(PlannerStartingError, match="still starting"):
-                    await impatient.dry_run(read_mapping(SPEC), tenant="t")
-        # Only now does a process exist, or the first of the requests has begun it: there is one start for all.
-        starting = impatient.process._starting
+        starts = set()
+        for _ in range(3):
+            with pytest.raises(PlannerStartingError, match="still starting"):
+                await impatient.dry_run(read_mapping(SPEC), tenant="t")
+            starts.add(impatient.process._starting)
+        (start,) = starts
+        assert start is not None
+        await start
         assert (await impatient.dry_run(read_mapping(SPEC), tenant="t"))["classes"] == 10
-        assert impatient.process._starting is starting
 
     runner.run(ask())
     runner.run(impatient.close())
