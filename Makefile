@@ -8,7 +8,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo cluster cluster-stop test test-models test-rest test-all lint style types layers unused insecure docs clean
+.PHONY: help install client demo cluster cluster-stop test test-all lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,20 +39,12 @@ cluster: $(STAMP) ## the service, PostgreSQL, MLflow and two Ray nodes on this m
 cluster-stop: $(STAMP) ## end what `make cluster` started
 	@$(CLUSTER) stop
 
-# Two processes for two cores: the models on one side, the service and the search on the other.
-MODEL_TESTS := $(addprefix tests/,benchmarks core cost data export methods models report training)
-
+# A file's tests stay in one of the two processes, so that what they share is made once.
 test: $(STAMP) ## the tests, at most eight minutes on two cores
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-models test-rest
+	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' --numprocesses 2 --dist loadfile
 
-test-models: $(STAMP)
-	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' $(MODEL_TESTS)
-
-test-rest: $(STAMP)
-	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' $(MODEL_TESTS:%=--ignore=%)
-
-test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too
-	$(BIN)/python -m pytest
+test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every example of the properties
+	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest
 
 lint: style types layers unused insecure ## everything that reads the code: the five targets below, and the hooks of pre-commit
 

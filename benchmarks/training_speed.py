@@ -43,8 +43,8 @@ def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float
     loader = context.loader(context.splits.train, TRAINING, seed=0, train=True)
     bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
 
-    def objective(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": task_loss(model, context.teacher, images, targets, TRAINING)}
+    def objective(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss": task_loss(model, context.teacher, images, labels, TRAINING)}
 
     schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=rounds * len(loader))
     trainer = Trainer(

@@ -28,7 +28,7 @@ from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.recipe import Training
 from autoslim.core.urls import default_url
 from autoslim.store import Store
-from autoslim.training import loop, trial
+from autoslim.training import loop, measure
 from workers.search import driver
 from workers.search.tune_trainable import TrialTrainable
 
@@ -41,12 +41,12 @@ class TimedTrial(TrialTrainable):
     def setup(self, config: dict[str, Any]) -> None:
         self._watching = False
         self._spent = {"training": 0.0, "fit": 0.0, "evaluation": 0.0}
-        trial.accuracy = self._timed("evaluation", trial.accuracy)
+        measure.accuracy = self._timed("evaluation", measure.accuracy)
         loop.Trainer._run = self._timed("training", loop.Trainer._run)
         # Through the module: Ray copies what a script's class refers to by name, and the copy would be patched.
         for method in methods.METHODS.values():
             method.prepare = self._timed_steps("training", method.prepare)
-            for name in ("attach", "finalize", "calibrate"):
+            for name in ("attach", "prune", "calibrate"):
                 setattr(method, name, self._timed("fit", getattr(method, name)))
         super().setup(config)
 

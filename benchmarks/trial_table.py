@@ -29,14 +29,14 @@ from cached_teacher import SharedLogitsContext
 from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Training
 from autoslim.core.result import BaseFacts, Outcome, Phase, Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import AutoslimError, InfeasibleError, TrialError
 from autoslim.methods import METHODS
-from autoslim.methods.solver import evaluate, solve
+from autoslim.methods.chain import evaluate_chain, solve_chain
 from autoslim.search import load_space
 from autoslim.search.space.space import Sample, Space, Uniform
 from autoslim.training import BaseRequest, TrialContext, prepare_base, run_trial
@@ -96,20 +96,20 @@ def drawn(number: int, space: Space, shape: ViTShape) -> Task:
 
 def _solved(number: int, sample: Sample, space: Space, shape: ViTShape, share: float | None) -> Task | None:
     """None for a draw that cannot be solved onto the budget, or leaves the space when it is."""
-    method, dense = METHODS[sample.method], Plan.dense(shape)
+    dense = Plan.dense(shape)
     try:
         if share is None:
-            solved = evaluate(method, shape, dense, sample.knobs)
+            solved = evaluate_chain(METHODS, shape, dense, sample.steps)
             budget = solved.flops
         else:
             budget = int(share * predict(shape, dense).total)
-            solved = solve(method, shape, dense, sample.knobs, budget, ranges=space.methods[sample.method])
+            solved = solve_chain(METHODS, shape, dense, sample.steps, [budget], ranges=space.methods)
     except AutoslimError:
         return None
-    if not space.contains(dataclasses.replace(sample, knobs=solved.knobs), shape):
+    if not space.contains(dataclasses.replace(sample, steps=solved.steps), shape):
         return None
     recipe = Recipe(
-        steps=(Step(method=sample.method, knobs=solved.knobs),),
+        steps=solved.steps,
         budget=budget,
         training=TRAINING.replace(**sample.training),
         seed=0,

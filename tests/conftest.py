@@ -18,6 +18,9 @@ from loopback.postgres import Postgres
 
 from autoslim.core.urls import default_url
 
+# Its asserts are shown with their values, as those of a test file are.
+pytest.register_assert_rewrite("helpers.method_contract")
+
 # Examples are no slower to make on a busy machine for a reason that a test could find.
 hypothesis.settings.register_profile("autoslim", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("autoslim")

@@ -44,6 +44,7 @@ def run_base(*commands: list[str]) -> list[tuple[int, str, str]]:
     return [tuple(found) for found in json.loads(done.stdout.splitlines()[-1])]
 
 
+@pytest.mark.slow
 def test_the_base_install_slims_counts_evaluates_and_draws(tmp_path):
     for code, _, errors in run_base(*base_commands(tmp_path / "model")):
         assert (code, "Traceback" in errors) == (0, False), errors

@@ -45,9 +45,13 @@ def checkout(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("place", [".", "..", "/"])
 def test_the_clone_is_imported_from_any_folder(checkout, place):
-    code = "import autoslim, workers, search_spaces; print(autoslim.load.__name__, autoslim.__file__)"
+    code = "import autoslim, workers, search_spaces; print('load' in dir(autoslim), autoslim.__file__)"
     printed = run(checkout.parent / "environment/bin/python", "-c", code, cwd=checkout / place)
-    assert printed == f"load {checkout / 'autoslim' / '__init__.py'}"
+    assert printed == f"True {checkout / 'autoslim' / '__init__.py'}"
+
+
+def test_public_names_are_there_in_the_folder_that_holds_the_clone(checkout):
+    assert run(checkout.parent / "environment/bin/python", "-c", "import autoslim; autoslim.load", cwd=checkout.parent) == ""
 
 
 @pytest.mark.parametrize("command", [["environment/bin/autoslim"], ["environment/bin/python", "-m", "autoslim.cli"]])

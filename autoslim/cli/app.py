@@ -124,11 +124,11 @@ def _register() -> None:
 
     client = (submit, jobs.jobs, jobs.show, jobs.attach, jobs.logs, jobs.cancel, jobs.pull)
     commands: tuple[tuple[str, Extra | None, tuple[Callable[..., None], ...]], ...] = (
-        ("Here", None, (job_file.init,)),
-        ("Here", "search", (plan, search)),
-        ("Here", None, (slim,)),
-        ("At the service", "client", client),
-        ("Running the service", "service", (serve.serve, serve.supervise)),
+        ("On this machine", None, (job_file.init,)),
+        ("On this machine", "search", (plan, search)),
+        ("On this machine", None, (slim,)),
+        ("On a service", "client", client),
+        ("Operating a service", "service", (serve.serve, serve.supervise)),
         ("Models", None, (flops, evaluate, visualize)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
@@ -137,8 +137,8 @@ def _register() -> None:
         for command in group:
             needed = command if extra is None else needs_extra(extra, f"autoslim {command.__name__}")(command)
             app.command(rich_help_panel=panel)(needed)
-    app.add_typer(keys.app, name="keys", rich_help_panel="Running the service")
-    app.add_typer(admin.app, name="admin", rich_help_panel="Running the service")
+    app.add_typer(keys.app, name="keys", rich_help_panel="Operating a service")
+    app.add_typer(admin.app, name="admin", rich_help_panel="Operating a service")
     app.add_typer(config.app, name="config", rich_help_panel="Help")
 
 

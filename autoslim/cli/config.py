@@ -12,7 +12,7 @@ import typer
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
 from autoslim.cli.table import columns, styled
-from autoslim.config import PREFIX, JobSpec, Placement, Scope, Setting, read_plain, settings_of
+from autoslim.config import PREFIX, Commands, JobSpec, Placement, Setting, read_plain, settings_of
 from autoslim.core.extras import needs_extra
 
 app = typer.Typer(help="Show the settings that a command would use.", no_args_is_help=True)
@@ -23,7 +23,7 @@ Row = tuple[str, Any, str]
 
 @app.command()
 @needs_extra("client", "autoslim config show")
-@flag.with_flags(flag.job_flags(Scope.SUBMIT), flag.placement_flags())
+@flag.with_flags(flag.job_flags(Commands.SUBMIT), flag.placement_flags())
 def show(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -38,14 +38,14 @@ def show(
 
     rows = _spec(CliInput.of(context), file) + _placement(CliInput.of(context))
     address = find_address()
-    rows.append(("url", address.url, _plain(address.origin[0])))
-    rows.append(("key", None if address.key is None else "set, not shown", _plain(address.origin[1])))
+    rows.append(("url", address.url, _plain(address.sources[0])))
+    rows.append(("key", None if address.key is None else "set, not shown", _plain(address.sources[1])))
     if not resolved:
         rows = [row for row in rows if row[2] != "default"]
     if json:
-        sys.stdout.write(json_format.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}) + "\n")
+        sys.stdout.write(json_format.dumps({name: {"value": value, "from": source} for name, value, source in rows}) + "\n")
         return
-    table = [(name, "-" if value is None else _text(value), styled(f"# {origin}", "dim")) for name, value, origin in rows]
+    table = [(name, "-" if value is None else _text(value), styled(f"# {source}", "dim")) for name, value, source in rows]
     sys.stdout.write("\n".join(columns(table)) + "\n")
 
 
@@ -74,7 +74,7 @@ def _placement(cli_input: CliInput) -> list[Row]:
     placement = placement_of(cli_input, Path())
     rows: list[Row] = []
     for setting in settings_of(Placement).values():
-        if setting.rules.scope is not Scope.NONE:
+        if setting.rules.commands is not Commands.NONE:
             value = getattr(placement, setting.name)
             shown = value if value is None or isinstance(value, int) else hide_password(str(value))
             rows.append((setting.name, shown, _source(setting, cli_input)))
@@ -88,8 +88,8 @@ def _source(setting: Setting, cli_input: CliInput) -> str:
     return "environment" if parameter in cli_input.environment else "default"
 
 
-def _plain(origin: str) -> str:
-    return "environment" if origin.startswith(PREFIX) else "default" if origin == "none" else origin
+def _plain(source: str) -> str:
+    return "environment" if source.startswith(PREFIX) else "default" if source == "none" else source
 
 
 def _text(value: Any) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from autoslim.config import Group, JobSpec, Placement, Scope, Setting, TrialPlacement, settings_of, variable_name
+from autoslim.config import Commands, Group, JobSpec, Placement, Setting, TrialPlacement, settings_of, variable_name
 
 JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.YAML", help="A job file; flags replace its fields.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-_SCOPES = tuple(Scope)
+_COMMANDS = tuple(Commands)
 
 
 def flag(name: str, help: str, **more: Any) -> Any:
@@ -35,13 +35,13 @@ def option_of(setting: Setting, *, once: bool = False, **more: Any) -> Any:
     return flag(setting.flag, " ".join(filter(None, sentences)), **more)
 
 
-def job_flags(scope: Scope, model: type[JobSpec] = JobSpec) -> list[inspect.Parameter]:
-    """Of the settings that a command with this scope has, each under the heading of its group."""
-    return _parameters(setting for setting in settings_of(model).values() if _within(setting, scope))
+def job_flags(commands: Commands, model: type[JobSpec] = JobSpec) -> list[inspect.Parameter]:
+    """Of the settings that these commands have, each under the heading of its group."""
+    return _parameters(setting for setting in settings_of(model).values() if _within(setting, commands))
 
 
 def placement_flags(model: type[TrialPlacement] = Placement) -> list[inspect.Parameter]:
-    return _parameters(setting for setting in settings_of(model).values() if setting.rules.scope is not Scope.NONE)
+    return _parameters(setting for setting in settings_of(model).values() if setting.rules.commands is not Commands.NONE)
 
 
 def with_flags(*flags: list[inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -69,8 +69,8 @@ def with_flags(*flags: list[inspect.Parameter]) -> Callable[[Callable[..., None]
     return give
 
 
-def _within(setting: Setting, scope: Scope) -> bool:
-    return Scope.NONE is not setting.rules.scope and _SCOPES.index(setting.rules.scope) <= _SCOPES.index(scope)
+def _within(setting: Setting, commands: Commands) -> bool:
+    return Commands.NONE is not setting.rules.commands and _COMMANDS.index(setting.rules.commands) <= _COMMANDS.index(commands)
 
 
 def _parameters(settings: Iterable[Setting]) -> list[inspect.Parameter]:

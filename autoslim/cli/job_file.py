@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from autoslim.config import Group, JobSpec, Scope, Setting, settings_of
+from autoslim.config import Commands, Group, JobSpec, Setting, settings_of
 from autoslim.config.schema import FILE as SCHEMA
 from autoslim.errors import OutputError, RequestError
 
@@ -43,10 +43,10 @@ def commented_file(model: type[JobSpec] = JobSpec) -> str:
     """Settings with an example are set to it; all others are commented out and show their default."""
     lines = [
         f"# yaml-language-server: $schema={SCHEMA.as_uri()}",
-        "# A job of autoslim. A line that is commented out shows the default.",
+        "# A job file of autoslim. Lines that are commented out show the defaults.",
         "",
     ]
-    settings = [setting for setting in settings_of(model).values() if setting.rules.scope is not Scope.NONE]
+    settings = [setting for setting in settings_of(model).values() if setting.rules.commands is not Commands.NONE]
     for group in Group:
         members = [setting for setting in settings if setting.rules.group is group]
         lines += [f"# --- {group} ---", ""] if members else []

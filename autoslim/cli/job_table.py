@@ -29,14 +29,14 @@ def best(job: JobReply) -> str:
 
 
 def state(job: JobReply) -> str:
-    """`QUEUED (2 ahead)`, `SEARCHING, begun 3m02s ago, attempt 2`, `SUCCEEDED in 1h02m`."""
+    """`QUEUED (2 ahead)`, `SEARCHING, started 3m02s ago, attempt 2`, `SUCCEEDED in 1h02m`."""
     if job.queue_position:
         return f"{job.state} ({job.queue_position} ahead)"
     parts = job.state
     if job.ended and job.ended_at and job.started_at:
         parts += f" in {format_duration((job.ended_at - job.started_at).total_seconds())}"
     elif job.started_at and not job.ended:
-        parts += f", begun {format_duration((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())} ago"
+        parts += f", started {format_duration((datetime.datetime.now(datetime.UTC) - job.started_at).total_seconds())} ago"
     if job.attempt > 1:
         parts += f", attempt {job.attempt}"
     return parts + (f": {job.reason}" if job.reason else "")
@@ -84,7 +84,7 @@ def page(job: JobReply) -> list[str]:
 
 
 def result(found: Result) -> list[str]:
-    """The dense model, the final models, and the budgets without a model."""
+    """The dense model, the chosen models, and the budgets without a model."""
     rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
     if found.dense is not None:
         test = f"{found.models[0].dense_test_accuracy:.2%}" if found.models else ""

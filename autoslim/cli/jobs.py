@@ -41,7 +41,7 @@ def jobs(
     elif found:
         sys.stdout.write("\n".join(job_table.table(found)) + "\n")
     else:
-        sys.stderr.write("no jobs; begin one with: autoslim submit job.yaml\n")
+        sys.stderr.write("no jobs; submit one with: autoslim submit job.yaml\n")
 
 
 def show(
@@ -106,12 +106,12 @@ def logs(
             which = "a log yet" if attempt is None else f"an attempt {attempt} with a log"
             raise RequestError(f"job {found.id} does not have {which}; it is {found.state}") from None
         except KeyboardInterrupt:
-            sys.stderr.write(f"\nDetached; the job goes on.  {job_table.next_commands(found.info)}\n")
+            sys.stderr.write(f"\nDetached; the job continues.  {job_table.next_commands(found.info)}\n")
             raise typer.Exit(watch.EXIT_INTERRUPTED) from None
 
 
 def cancel(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, the beginning of it, or its name.")],
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, the start of the id, or the job's name.")],
     url: Url = None,
     json: Json = False,
 ) -> None:
@@ -126,7 +126,7 @@ def cancel(
     if ended:
         sys.stderr.write(f"Job {found.id} had ended already\n")
     elif not found.info.ended:
-        sys.stderr.write(f"Job {found.id} is asked to stop; see how it ends: autoslim attach {found.id}\n")
+        sys.stderr.write(f"Job {found.id} is stopping; follow it with: autoslim attach {found.id}\n")
     sys.stdout.write((found.info.model_dump_json(by_alias=True) if json else f"{found.id} {found.state}") + "\n")
 
 

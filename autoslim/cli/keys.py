@@ -32,7 +32,7 @@ def create(
     ] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
     expires: Annotated[
-        str | None, typer.Option(help="Lifetime of the key, as 12h, 90d or 4w. Default: no expiry.", show_default=False)
+        str | None, typer.Option(help="Lifetime of the key, such as 12h, 90d or 4w. Default: no expiry.", show_default=False)
     ] = None,
     config: ConfigFile = None,
     root: Root = None,

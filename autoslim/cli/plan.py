@@ -72,7 +72,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "methods": {
             name: {
                 "cheapest": None if found.cheapest is None else found.cheapest.flops,
-                "dearest": None if found.costliest is None else found.costliest.flops,
+                "costliest": None if found.costliest is None else found.costliest.flops,
                 "least_params": found.min_params,
                 "least_ms": found.min_latency_ms,
             }
@@ -121,8 +121,8 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at "
         f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
         + ("; is adapted to the data first" if facts["adapts_dense_model"] else ""),
-        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.origin}), "
-        f"{report.test.images} test ({report.test.origin}); {facts['unreadable']} unreadable",
+        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
+        f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
     ]
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
@@ -134,7 +134,9 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
     heads = "".join(f"{'least ' + name:>14}" for name in columns)
-    lines += ["", f"{'Method':18}{'cheapest':>12}{'dearest':>12}{heads}   reaches"]
+    # Wide enough for the longest chain.
+    wide = max([18, *(len(name) + 2 for name in (*prepared.proposer.feasibility, *prepared.proposer.left_out))])
+    lines += ["", f"{'Method':{wide}}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
     for name, found in prepared.proposer.feasibility.items():
         low = None if found.cheapest is None else found.cheapest.flops
         high = None if found.costliest is None else found.costliest.flops
@@ -149,16 +151,17 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
             "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
         }
         shown += "".join(f"{least[column]:>14}" for column in columns)
-        lines.append(f"{name:18}{shown}   {', '.join(reached) or 'none of the budgets'}")
+        lines.append(f"{name:{wide}}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
-        lines.append(f"{name:18}cannot slim this model: {reason}")
+        lines.append(f"{name:{wide}}cannot slim this model: {reason}")
     lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 
 
 def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[str]:
     done = work.estimate.workload
-    early = "" if job.scheduler == "none" else f", some {done.epochs:.3g} epochs with early stops"
+    # What the job's pruner is expected to save; for one that stops nothing, or trials too short to be stopped, that is nothing.
+    early = f", some {done.epochs:.3g} epochs with early stops" if done.epochs < done.trials * job.training.epochs else ""
     at_most = "at most " if job.plateau is not None else ""
     end = f"; the best {done.refinements} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 JobName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[JOB]", help="Id of the job, the beginning of it, or its name. Default: the newest job.", show_default=False
+        metavar="[JOB]",
+        help="Id of the job, the start of the id, or the job's name. Default: the newest job.",
+        show_default=False,
     ),
 ]
 Url = Annotated[
@@ -46,16 +48,16 @@ def find_job(client: Client, text: str | None) -> Job:
     if text is None:
         newest = next(client.jobs(page_size=1), None)
         if newest is None:
-            raise RequestError(f"there are no jobs at {client.address.url} yet; begin one with: autoslim submit job.yaml")
+            raise RequestError(f"there are no jobs at {client.address.url} yet; submit one with: autoslim submit job.yaml")
         return newest
     if re.fullmatch(r"[a-z0-9-]{1,63}", text) and (named := next(client.jobs(label=text, page_size=1), None)) is not None:
         return named
     recent = list(itertools.islice(client.jobs(page_size=_RECENT), _RECENT))
-    begun = [job for job in recent if job.id.startswith(text.upper())]
-    if len(begun) == 1:
-        return begun[0]
-    if begun:
-        raise RequestError(f"{len(begun)} jobs begin with {text!r}: {', '.join(job.id for job in begun[:5])}")
+    matching = [job for job in recent if job.id.startswith(text.upper())]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise RequestError(f"{len(matching)} job ids start with {text!r}: {', '.join(job.id for job in matching[:5])}")
     raise RequestError(_unknown(text, recent))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from autoslim.cli.parsing import CliInput, fields_of, placement_of, spec_of
 from autoslim.config import JobSpec, Placement, read_mapping, settings_of
+from autoslim.config.job_field import replaced
 from autoslim.config.mapping import written_by
-from autoslim.config.target import replaced
 from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
 
@@ -58,4 +58,4 @@ def _placed(job: SearchJob, flags: CliInput, output: Path) -> dict[str, Any]:
 
 
 def _kept(name: str, asked: Any, started: Any) -> RequestError:
-    return RequestError(f"{name} is {asked!r}, but this search was begun with {started!r}; a resumed search keeps it")
+    return RequestError(f"{name} is {asked!r}, but this search started with {started!r}, and a resumed search cannot change it")

@@ -12,7 +12,7 @@ import typer
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.resume import resumed_job
-from autoslim.config import Scope
+from autoslim.config import Commands
 from autoslim.core.run_folder import RunFolder
 
 Resume = Annotated[
@@ -22,7 +22,7 @@ Resume = Annotated[
 _DEFAULT_OUTPUT = Path("runs/search")
 
 
-@flag.with_flags(flag.job_flags(Scope.SEARCH), flag.placement_flags())
+@flag.with_flags(flag.job_flags(Commands.SEARCH), flag.placement_flags())
 def search(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -56,7 +56,7 @@ def search(
     raise typer.Exit(exit_code(summary))
 
 
-@flag.with_flags(flag.job_flags(Scope.SEARCH), flag.placement_flags())
+@flag.with_flags(flag.job_flags(Commands.SEARCH), flag.placement_flags())
 def plan(
     context: typer.Context,
     file: flag.JobFile = None,

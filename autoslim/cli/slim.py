@@ -14,7 +14,7 @@ import typer
 from autoslim.cli import flags
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.table import columns
-from autoslim.config import Scope
+from autoslim.config import Commands
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import Knobs, Step, Training
@@ -40,7 +40,7 @@ KnobValues = Annotated[
 ]
 First = Annotated[
     str | None,
-    typer.Option(help="FLOPs after the first of several methods, as 75% or 3.4G. Default: an even split in log FLOPs."),
+    typer.Option(help="FLOPs after the first of several methods, such as 75% or 3.4G. Default: an even split in log FLOPs."),
 ]
 Distillation = Annotated[
     float | None, typer.Option(help=f"Weight of the dense teacher's soft labels, 0 to 1. Default: {Training().distillation}.")
@@ -49,7 +49,7 @@ Distillation = Annotated[
 _DEFAULT_OUTPUT = Path("runs/slim")
 
 
-@flags.with_flags(flags.job_flags(Scope.SLIM))
+@flags.with_flags(flags.job_flags(Commands.SLIM))
 def slim(
     context: typer.Context,
     method: Methods = None,
@@ -69,7 +69,7 @@ def slim(
         with GracefulShutdown():
             slimmed = _run(job, output.absolute())
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; what was trained is kept. The same command goes on with it\n")
+        sys.stderr.write("stopped; finished epochs are kept. Repeat the command to continue\n")
         raise typer.Exit(130) from None
     sys.stdout.write((slimmed.to_json(indent=1) if json else _render(slimmed)) + "\n")
 
@@ -92,7 +92,9 @@ def slim_job(
     if distillation is not None and not 0 <= distillation <= 1:
         raise RequestError(f"--distillation is {distillation}; allowed: 0 to 1")
     if first is not None and len(methods) < 2:
-        raise RequestError(f"--first is {first!r}, but there is only one --method; it says what the first of several leaves")
+        raise RequestError(
+            f"--first is {first!r}, but there is only one --method; --first sets the FLOPs after the first of several"
+        )
     searched = new_job(cli_input, None, Path())
     by_method = parse_knobs(knobs, methods)
     return SlimJob(
@@ -162,7 +164,7 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         _print(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
         outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs)
         _print(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops or 0)}")
-        _print(f"judging it and the dense model on {prepared.dataset.report.test.images} test images, once")
+        _print(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
         return slimming.finalize_models(facts, outcome)
 
 
@@ -172,11 +174,9 @@ def _print_request(prepared: PreparedSlim) -> None:
         _print(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
         for name in asked.knobs:
             if name not in solved.knobs:
-                _print(f"{solved.method}: {name} has no effect with these knobs and is left out")
-    target = format_flops(recipe.budget)
-    _print(
-        f"budget {target}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {format_flops(prepared.dense_flops)}"
-    )
+                _print(f"{solved.method}: {name} has no effect with these knobs and is ignored")
+    budget, dense = format_flops(recipe.budget), format_flops(prepared.dense_flops)
+    _print(f"budget {budget}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {dense}")
     for name, usage in prepared.filled.items():
         _print(f"{name}: {usage}{' (binding)' if name == prepared.binding else ''}")
     if prepared.adapts:

@@ -16,7 +16,7 @@ from autoslim.cli import job_table, watch
 from autoslim.cli.parsing import CliInput, fields_of, spec_of
 from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
-from autoslim.config import JobSpec, Scope, settings_of
+from autoslim.config import Commands, JobSpec, settings_of
 from autoslim.core.budget import format_flops
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@flag.with_flags(flag.job_flags(Scope.SUBMIT))
+@flag.with_flags(flag.job_flags(Commands.SUBMIT))
 def submit(
     context: typer.Context,
     file: flag.JobFile = None,
@@ -94,7 +94,7 @@ def _line(pointer: str, detail: str, cli_input: CliInput, file: Path | None) -> 
 
 def _render(plan: dict[str, Any]) -> str:
     """A line for each budget and method: some methods may not reach a budget."""
-    rows = [("budget", "multiply-accumulates", "method", "cheapest", "dearest", "")]
+    rows = [("budget", "multiply-accumulates", "method", "cheapest", "costliest", "")]
     for budget in plan["budgets"]:
         label, flops = budget["label"], f"{budget['flops']:,}"
         for method in budget["methods"]:

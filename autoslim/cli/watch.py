@@ -30,7 +30,7 @@ def follow(job: Job) -> JobReply:
         _follow(job)
         return job.refresh().info
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nDetached; the job goes on.  {job_table.next_commands(job.info)}\n")
+        sys.stderr.write(f"\nDetached; the job continues.  {job_table.next_commands(job.info)}\n")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

@@ -23,11 +23,11 @@ DEFAULT_URL = "http://127.0.0.1:8400"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Address:
-    """`key` is a secret and not in the representation. `origin` says where the URL and the key come from."""
+    """`key` is a secret and not in the representation. `sources` are where the URL and the key come from, in this order."""
 
     url: str
     key: str | None = dataclasses.field(default=None, repr=False)
-    origin: tuple[str, str] = ("default", "none")
+    sources: tuple[str, str] = ("default", "none")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,11 +42,11 @@ def find_address(url: str | None = None, key: str | None = None) -> Address:
     """
     file = config_file()
     settings = _read(file) if file.exists() else {}
-    url, url_origin = _first((url, "given"), (os.environ.get("AUTOSLIM_URL"), "AUTOSLIM_URL"), (settings.get("url"), str(file)))
-    key, key_origin = _first((key, "given"), (os.environ.get("AUTOSLIM_KEY"), "AUTOSLIM_KEY"), (settings.get("key"), str(file)))
+    url, url_source = _first((url, "given"), (os.environ.get("AUTOSLIM_URL"), "AUTOSLIM_URL"), (settings.get("url"), str(file)))
+    key, key_source = _first((key, "given"), (os.environ.get("AUTOSLIM_KEY"), "AUTOSLIM_KEY"), (settings.get("key"), str(file)))
     insecure = os.environ.get("AUTOSLIM_INSECURE") == "1" or settings.get("insecure") is True
-    url = _validated(url or DEFAULT_URL, url_origin, secret=key is not None and not insecure)
-    return Address(url=url, key=key, origin=(url_origin or "default", key_origin or "none"))
+    url = _validated(url or DEFAULT_URL, url_source, secret=key is not None and not insecure)
+    return Address(url=url, key=key, sources=(url_source or "default", key_source or "none"))
 
 
 def config_file() -> Path:
@@ -56,7 +56,7 @@ def config_file() -> Path:
 
 
 def _first(*choices: tuple[str | None, str]) -> tuple[str | None, str | None]:
-    return next(((value, origin) for value, origin in choices if value), (None, None))
+    return next(((value, source) for value, source in choices if value), (None, None))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -75,15 +75,15 @@ def _read(file: Path) -> dict[str, Any]:
     return settings
 
 
-def _validated(url: str, origin: str | None, *, secret: bool) -> str:
+def _validated(url: str, source: str | None, *, secret: bool) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise RequestError(f"the service's address {url!r} ({origin}) is not valid: {error}") from error
+        raise RequestError(f"the service's address {url!r} ({source}) is not valid: {error}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
         # Not the text itself, which may contain a password.
         raise RequestError(
-            f"the service's address is {parsed!r} ({origin}); allowed: http://HOST:PORT or https://HOST[:PORT][/PATH]"
+            f"the service's address is {parsed!r} ({source}); allowed: http://HOST:PORT or https://HOST[:PORT][/PATH]"
         )
     if secret and parsed.scheme == "http" and not is_loopback(parsed.host):
         raise RequestError(

@@ -134,7 +134,7 @@ class AsyncClient:
                     async for text in response.aiter_text():
                         for event in source.feed(text):
                             yield event
-                # A service that shuts down ends its streams although the job goes on.
+                # A service that shuts down ends its streams although the job continues.
                 if source.ended or (await self.call(calls.job(job_id))).ended:
                     return
                 delay = source.reconnect_delay(None)

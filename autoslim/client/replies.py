@@ -56,7 +56,7 @@ else:
 
 
 class SelectedModel(MeasuredReply):  # type: ignore[misc]
-    """The final model of one budget, with its trial's measurements. Accuracies are top-1 shares, `budget_share` is flops / budget."""
+    """The chosen model of one budget, with its trial's measurements. Accuracies are top-1 shares, `budget_share` is flops / budget."""
 
     label: str
     budget: int

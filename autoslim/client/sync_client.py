@@ -130,7 +130,7 @@ class Client:
                     for text in response.iter_text():
                         for event in source.feed(text):
                             yield event
-                # A service that shuts down ends its streams although the job goes on.
+                # A service that shuts down ends its streams although the job continues.
                 if source.ended or (self.call(calls.job(job_id))).ended:
                     return
                 delay = source.reconnect_delay(None)

@@ -4,15 +4,15 @@ from autoslim.config.issues import InfeasibleSpecError, SpecError, ValidationIss
 from autoslim.config.job_spec import JobSpec
 from autoslim.config.placement import Placement, TrialPlacement
 from autoslim.config.reading import parse_yaml, read_json, read_mapping, read_plain, read_text, read_yaml, validated
-from autoslim.config.setting import PREFIX, Group, Scope, Setting, flag_name, settings_of, variable_name
+from autoslim.config.setting import PREFIX, Commands, Group, Setting, flag_name, settings_of, variable_name
 
 __all__ = [
     "PREFIX",
+    "Commands",
     "Group",
     "InfeasibleSpecError",
     "JobSpec",
     "Placement",
-    "Scope",
     "Setting",
     "SpecError",
     "TrialPlacement",

@@ -11,13 +11,13 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
 
-from autoslim.config import job_targets as targets
+from autoslim.config import job_fields
 from autoslim.config.issues import short_repr
+from autoslim.config.job_field import JobField, default_at
 from autoslim.config.mapping import job_of, part_of, spec_of_job
 from autoslim.config.pairs import parse_pairs
 from autoslim.config.placement import Placement
-from autoslim.config.setting import Group, Rules, Scope, Shortcut, setting
-from autoslim.config.target import Target, default_at
+from autoslim.config.setting import Commands, Group, Rules, Shortcut, setting
 from autoslim.config.value_types import (
     ArgumentName,
     ArgumentValue,
@@ -32,26 +32,26 @@ from autoslim.config.value_types import (
 )
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
-from autoslim.core.job import DatasetSpec, ModelSpec, Sampler, Scheduler, SearchJob, SpeedMode
+from autoslim.core.job import DatasetSpec, ModelSpec, PrunerName, SamplerName, SearchJob, SpeedMode
 from autoslim.core.recipe import Augmentation, Bound
 
 _TRIALS = int(default_at("trials"))
 _UNLIMITED_TRIALS = 1000
 """Where time, epochs or a plateau end a search, the number of trials only guards against a search that never ends."""
 
-_SOMETHING_SAID: list[JsonValue] = [
+_AT_LEAST_ONE_LIMIT: list[JsonValue] = [
     {"required": ["flops"]},
     {"required": ["latency"], "properties": {"latency": {"type": "string"}}},
     {"required": ["params"], "properties": {"params": {"type": ["string", "integer"]}}},
 ]
 """At least one limit has to be given."""
 
-_MODEL = functools.partial(Rules, group=Group.MODEL, scope=Scope.SLIM)
-_DATA = functools.partial(Rules, group=Group.DATA, scope=Scope.SLIM)
-_BUDGET = functools.partial(Rules, group=Group.BUDGET, scope=Scope.SLIM)
+_MODEL = functools.partial(Rules, group=Group.MODEL, commands=Commands.SLIM)
+_DATA = functools.partial(Rules, group=Group.DATA, commands=Commands.SLIM)
+_BUDGET = functools.partial(Rules, group=Group.BUDGET, commands=Commands.SLIM)
 _SEARCH = functools.partial(Rules, group=Group.SEARCH)
 _END = functools.partial(Rules, group=Group.SEARCH, resumable=True)
-_TRAINING = functools.partial(Rules, group=Group.TRAINING, scope=Scope.SLIM, decides_plan=False)
+_TRAINING = functools.partial(Rules, group=Group.TRAINING, commands=Commands.SLIM, decides_plan=False)
 
 
 class JobSpec(BaseModel):
@@ -63,159 +63,162 @@ class JobSpec(BaseModel):
         allow_inf_nan=False,
         title="autoslim job",
         protected_namespaces=(),
-        json_schema_extra={"anyOf": _SOMETHING_SAID},
+        json_schema_extra={"anyOf": _AT_LEAST_ONE_LIMIT},
     )
     job_type: ClassVar[type[SearchJob]] = SearchJob
 
     schema_version: Literal[1] = setting(
-        "Version of this format.", Rules(group=Group.JOB, scope=Scope.NONE, resumable=True, decides_plan=False), default=1
+        "Version of this format.", Rules(group=Group.JOB, commands=Commands.NONE, resumable=True, decides_plan=False), default=1
     )
     model: Text = setting(
         "timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it).",
-        _MODEL(job=(Target("model.name"),), example="deit_small_patch16_224"),
+        _MODEL(job=(JobField("model.name"),), example="deit_small_patch16_224"),
     )
     weights: Text = setting(
         "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file.",
         _MODEL(
-            job=(targets.WEIGHTS,),
+            job=(job_fields.WEIGHTS,),
             decides_plan=False,
             shortcuts=(Shortcut(name="from_scratch", value="scratch", help="Short for --weights scratch."),),
         ),
     )
     model_args: dict[ArgumentName, ArgumentValue] = setting(
         "Arguments of timm.create_model.",
-        _MODEL(job=(targets.MODEL_ARGS,), flag_help="Written as depth=6,mlp_ratio=3.", parse=parse_pairs),
+        _MODEL(job=(job_fields.MODEL_ARGS,), flag_help="Example: depth=6,mlp_ratio=3.", parse=parse_pairs),
         max_length=64,
     )
     image_size: int | None = setting(
-        "Side of the square images, in pixels.", _MODEL(job=(targets.IMAGE_SIZE,), shown_default="the model's own"), ge=1
+        "Side of the square images, in pixels.", _MODEL(job=(job_fields.IMAGE_SIZE,), shown_default="the model's own"), ge=1
     )
     data: Text = setting(
         "Parquet file, folder (Parquet splits or ImageFolder), or the name of a data set, such as `digits`.",
-        _DATA(job=(Target("dataset.source"),), example="./flowers"),
+        _DATA(job=(JobField("dataset.source"),), example="./flowers"),
     )
     train_limit: int | None = setting(
         "Use at most this many training images, stratified by class.",
-        _DATA(job=(Target("dataset.train_limit"),), shown_default="all"),
+        _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
         ge=1,
     )
     params: ParamsText | None = setting(
-        "Upper limit on the number of parameters, as 12M; in addition to `flops` or instead of it.",
-        _BUDGET(job=(targets.PARAMS,)),
+        "Upper limit on the number of parameters, such as 12M; in addition to `flops` or instead of it.",
+        _BUDGET(job=(job_fields.PARAMS,)),
     )
     latency: LatencyText | None = setting(
-        "Upper limit on the time of a batch, as 5ms@1 (5 ms at batch size 1); in addition to `flops` or instead of it.",
-        _BUDGET(job=(targets.LATENCY_MS, targets.LATENCY_BATCH)),
+        "Upper limit on the time of a batch, such as 5ms@1 (5 ms at batch size 1); in addition to `flops` or instead of it.",
+        _BUDGET(job=(job_fields.LATENCY_MS, job_fields.LATENCY_BATCH)),
     )
     latency_mode: SpeedMode | None = setting(
         "How a model is run when its latency is limited.",
-        _BUDGET(job=(targets.LATENCY_MODE,), shown_default=CostLimits().mode),
+        _BUDGET(job=(job_fields.LATENCY_MODE,), shown_default=CostLimits().mode),
         default=None,
     )
     flops: Budgets = setting(
-        "Budget in multiply-accumulates per image, as 2.3G or 850M, or as 50% of the dense model.",
-        _BUDGET(job=(targets.BUDGETS,), example=["50%"]),
+        "Budget in multiply-accumulates per image, such as 2.3G or 850M, or a share of the dense model's, such as 50%.",
+        _BUDGET(job=(job_fields.BUDGETS,), example=["50%"]),
         default=(),
         validate_default=True,
         max_length=64,
     )
     space: Text | dict[str, JsonValue] = setting(
-        "Search space: a name, a YAML file, or the mapping that such a file holds.", _SEARCH(job=(targets.SPACE,))
+        "Search space: a name, a YAML file, or the mapping that such a file holds.", _SEARCH(job=(job_fields.SPACE,))
     )
     trials: int | None = setting(
         "Maximum number of recipes to try.",
         _END(
-            job=(targets.TRIALS,),
+            job=(job_fields.TRIALS,),
             shown_default=f"{_TRIALS}, or {_UNLIMITED_TRIALS} if `time`, `max_epochs` or `plateau` is given",
         ),
         default=None,
         ge=1,
     )
     time: Duration | None = setting(
-        "Wall time of the trials, as 2h or 90m. A trial that would exceed it does not start.", _END(job=(targets.MAX_SECONDS,))
+        "Wall time of the trials, such as 2h or 90m. A trial that would exceed it does not start.",
+        _END(job=(job_fields.MAX_SECONDS,)),
     )
     max_epochs: float | None = setting(
-        "Maximum number of epochs of all trials together, including those of `final_share`.",
-        _END(job=(Target("max_epochs"),)),
+        "Maximum number of epochs of all trials together, including those of the refinement.",
+        _END(job=(JobField("max_epochs"),)),
         gt=0,
     )
     plateau: int | None = setting(
-        "Stop after this many trials without an increase of the front's hypervolume.", _END(job=(Target("plateau"),)), ge=1
+        "Stop after this many trials without an increase of the front's hypervolume.", _END(job=(JobField("plateau"),)), ge=1
     )
     final_share: float = setting(
-        "Share of the compute that trains the best recipes for longer at the end; 0 disables this.",
-        _END(job=(Target("final_share"),)),
+        "Share of the epochs that refines the best recipes at the end, which is to train them for longer; 0 disables this.",
+        _END(job=(JobField("final_share"),)),
         ge=0,
         le=0.9,
     )
     final_seeds: int = setting(
-        "Number of seeds with which each of the best recipes is trained at the end.",
-        _END(job=(Target("final_seeds"),)),
+        "Number of seeds with which each of the best recipes is refined.",
+        _END(job=(JobField("final_seeds"),)),
         ge=1,
         le=100,
     )
     price_per_hour: float | None = setting(
         "Price of one device (a GPU, or a CPU where there is none), to report the cost in money.",
-        _END(job=(Target("price_per_hour"),), decides_plan=False),
+        _END(job=(JobField("price_per_hour"),), decides_plan=False),
         ge=0,
     )
     reuse: Texts = setting(
         "Earlier search whose models may meet a budget and whose trials inform the sampler: its folder (with a / in it), its id in the "
         "same store, or `all` of that store.",
-        _SEARCH(job=(targets.REUSE,), decides_plan=False),
+        _SEARCH(job=(job_fields.REUSE,), decides_plan=False),
         max_length=16,
     )
     epochs: float = setting(
         "Epochs of a trial, including the method's own training.",
-        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("training.epochs"),)),
+        Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("training.epochs"),)),
         gt=0,
     )
     batch_size: int = setting(
-        "Images per training step.", _TRAINING(job=(Target("training.batch_size"), Target("base.batch_size"))), ge=1
+        "Images per training step.", _TRAINING(job=(JobField("training.batch_size"), JobField("base.batch_size"))), ge=1
     )
-    lr: float = setting("Peak learning rate, unless the search space includes it.", _TRAINING(job=(Target("training.lr"),)), gt=0)
+    lr: float = setting(
+        "Peak learning rate, unless the search space includes it.", _TRAINING(job=(JobField("training.lr"),)), gt=0
+    )
     augmentation: Augmentation = setting(
-        "Augmentation of the training images.", _TRAINING(job=(Target("training.augmentation"), Target("base.augmentation")))
+        "Augmentation of the training images.", _TRAINING(job=(JobField("training.augmentation"), JobField("base.augmentation")))
     )
     flip: bool | None = setting(
         "Mirror training images at random.",
-        _TRAINING(job=(targets.FLIP, targets.BASE_FLIP), shown_default="yes, except for `digits`"),
+        _TRAINING(job=(job_fields.FLIP, job_fields.BASE_FLIP), shown_default="yes, except for `digits`"),
         default=None,
     )
     base_epochs: float = setting(
         "Epochs of training the dense model first, where it does not fit the data set's classes or has random weights.",
-        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("base.epochs"),)),
+        Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("base.epochs"),)),
         gt=0,
     )
     base_lr: float | None = setting(
         "Peak learning rate of training the dense model first.",
-        _TRAINING(job=(targets.BASE_LR,), shown_default="that of `lr`"),
+        _TRAINING(job=(job_fields.BASE_LR,), shown_default="that of `lr`"),
         default=None,
         gt=0,
     )
-    sampler: Sampler = setting("Sampler that proposes recipes.", _SEARCH(job=(Target("sampler"),)))
-    scheduler: Scheduler = setting(
-        "Pruner that stops unpromising trials early.", _SEARCH(job=(Target("scheduler"),), decides_plan=False)
+    sampler: SamplerName = setting("Sampler that proposes recipes.", _SEARCH(job=(JobField("sampler"),)))
+    scheduler: PrunerName = setting(
+        "Pruner that stops unpromising trials early.", _SEARCH(job=(JobField("scheduler"),), decides_plan=False)
     )
     seed: int = setting(
         "Seed of the splits, the recipes and the training.",
-        Rules(group=Group.TRAINING, scope=Scope.SLIM, job=(Target("seed"),), decides_plan=False),
+        Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("seed"),), decides_plan=False),
         ge=0,
         le=2**32 - 1,
     )
     class_query: bool = setting(
-        "Compute only the prefix tokens in the last block; the logits stay the same.", _MODEL(job=(Target("class_query"),))
+        "Compute only the prefix tokens in the last block; the logits stay the same.", _MODEL(job=(JobField("class_query"),))
     )
     bound: Bound = setting(
         "Where the number of tokens varies from image to image, the budget holds for every image (max) or for the mean (mean).",
-        _BUDGET(job=(Target("bound"),)),
+        _BUDGET(job=(JobField("bound"),)),
     )
     speed: SpeedModes = setting(
-        "How the speed of the final models is measured; `none` skips the measurement.",
+        "How the speed of the chosen models is measured; `none` skips the measurement.",
         Rules(
             group=Group.RESULT,
-            scope=Scope.SLIM,
-            job=(Target("speed", write=lambda modes, _: tuple(modes)),),
+            commands=Commands.SLIM,
+            job=(JobField("speed", write=lambda modes, _: tuple(modes)),),
             resumable=True,
             decides_plan=False,
             flag_type=str,
@@ -224,13 +227,13 @@ class JobSpec(BaseModel):
         max_length=8,
     )
     name: Label | None = setting(
-        "Label of the job, by which commands find it: lower-case letters, digits and hyphens. Need not be unique.",
+        "Name of the job, by which commands find it: lower-case letters, digits and hyphens. Several jobs may share one.",
         Rules(group=Group.JOB, resumable=True, decides_plan=False),
         default=None,
     )
     priority: int = setting(
         "Of the queued jobs, the one with the highest priority starts first.",
-        Rules(group=Group.JOB, scope=Scope.SUBMIT, resumable=True, decides_plan=False),
+        Rules(group=Group.JOB, commands=Commands.SUBMIT, resumable=True, decides_plan=False),
         default=5,
         ge=0,
         le=9,
@@ -240,21 +243,21 @@ class JobSpec(BaseModel):
     @classmethod
     def _mode_of_a_latency(cls, mode: str | None, info: ValidationInfo) -> str | None:
         if mode is not None and info.data.get("latency", "") is None:
-            raise ValueError(f"is {short_repr(mode)}, but there is no latency to measure so")
+            raise ValueError(f"is {short_repr(mode)}, but no latency is limited; allowed with a latency only")
         return mode
 
     @field_validator("flops")
     @classmethod
-    def _something_to_keep_to(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _at_least_one_limit(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
-            raise ValueError("is needed, or latency, or params")
+            raise ValueError("is needed, unless latency or params is given")
         return flops
 
     @field_validator("bound")
     @classmethod
     def _bound_of_a_latency(cls, bound: str, info: ValidationInfo) -> str:
         if bound == "mean" and info.data.get("latency") is not None:
-            raise ValueError("is 'mean'; beside a latency, which holds for every image, allowed: max")
+            raise ValueError("is 'mean', but a latency holds for every image; allowed with a latency: max")
         return bound
 
     @property

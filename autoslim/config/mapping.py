@@ -1,4 +1,4 @@
-"""From a spec to the job that carries it out, and back, by the targets of the settings."""
+"""From a spec to the job that carries it out, and back, through the `JobField`s of the settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from autoslim.config.job_field import JobField, build
 from autoslim.config.placement import Placement
 from autoslim.config.setting import Setting, settings_of
-from autoslim.config.target import Target, build
 from autoslim.core.job import SearchJob
 
 R = TypeVar("R")
@@ -24,12 +24,12 @@ def job_of(spec: BaseModel, job_type: type[SearchJob], *, id: str, placement: Pl
 def part_of(spec: BaseModel, head: str, record: type[R]) -> R:
     """One of the records in the job, such as its `limits`."""
     written = (
-        (target, getattr(spec, setting.name))
+        (field, getattr(spec, setting.name))
         for setting in settings_of(type(spec)).values()
-        for target in setting.rules.job
-        if target.path.startswith(head + ".")
+        for field in setting.rules.job
+        if field.path.startswith(head + ".")
     )
-    return build(record, {target.path.removeprefix(head + "."): target.write(value, spec) for target, value in written})
+    return build(record, {field.path.removeprefix(head + "."): field.write(value, spec) for field, value in written})
 
 
 def spec_of_job(model: type[S], job: SearchJob) -> S:
@@ -43,8 +43,8 @@ def written_by(spec: BaseModel, setting: Setting) -> dict[str, Any]:
 
 
 def _written(spec: BaseModel, settings: Iterable[Setting]) -> dict[str, Any]:
-    return {target.path: target.write(getattr(spec, setting.name), spec) for setting in settings for target in setting.rules.job}
+    return {field.path: field.write(getattr(spec, setting.name), spec) for setting in settings for field in setting.rules.job}
 
 
-def _read(target: Target, job: SearchJob) -> Any:
-    return target.read(target.value_in(job), job)
+def _read(field: JobField, job: SearchJob) -> Any:
+    return field.read(field.value_in(job), job)

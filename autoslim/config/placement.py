@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from autoslim.config.setting import Group, Rules, Scope, setting
-from autoslim.config.target import Target
+from autoslim.config.job_field import JobField
+from autoslim.config.setting import Commands, Group, Rules, setting
 from autoslim.core.job import Resources
 
 
@@ -16,7 +16,7 @@ def _resources(value: Any) -> Any:
 
 
 def _rules(path: str, **rules: Any) -> Rules:
-    return Rules(group=Group.PLACEMENT, job=(Target(path),), decides_plan=False, **rules)
+    return Rules(group=Group.PLACEMENT, job=(JobField(path),), decides_plan=False, **rules)
 
 
 class TrialPlacement(BaseModel):
@@ -25,7 +25,7 @@ class TrialPlacement(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     resources: Annotated[Resources | None, BeforeValidator(_resources)] = setting(
-        "What one trial takes, as gpu=1,cpu=4; a fraction shares a device.",
+        "Devices that a trial reserves, such as gpu=1,cpu=4; trials with a fraction share a device.",
         _rules("resources", resumable=True, flag_type=str, shown_default="one GPU, or one CPU where there is none"),
     )
     concurrency: int | None = setting(
@@ -43,7 +43,7 @@ class Placement(TrialPlacement):
     """`output` is the job's folder."""
 
     storage: str | None = setting("SQLAlchemy URL of the store.", _rules("storage", shown_default="SQLite in the output folder"))
-    output: str = setting("Folder of all files of the job.", _rules("output", scope=Scope.NONE, resumable=True))
+    output: str = setting("Folder of all files of the job.", _rules("output", commands=Commands.NONE, resumable=True))
 
     def in_job(self) -> dict[str, Any]:
         """The fields of `SearchJob` with the same names."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from autoslim.config.job_spec import JobSpec
 from autoslim.config.placement import Placement
-from autoslim.config.setting import Scope, Setting, settings_of
+from autoslim.config.setting import Commands, Setting, settings_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def as_markdown(rows: list[Row]) -> str:
 
 
 def _row(setting: Setting) -> Row:
-    typed = setting.rules.scope is not Scope.NONE
+    typed = setting.rules.commands is not Commands.NONE
     flags = [setting.flag, *(shortcut.flag for shortcut in setting.rules.shortcuts)]
     return Row(
         name=setting.name,

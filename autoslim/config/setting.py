@@ -17,12 +17,12 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from autoslim.config.issues import allowed_range
-from autoslim.config.target import MISSING, Target, default_at
+from autoslim.config.job_field import MISSING, JobField, default_at
 from autoslim.core.job import SearchJob
 
 PREFIX = "AUTOSLIM_"
 _OF_THE_JOB: Any = object()
-"""The default is that of `SearchJob` at the setting's first target."""
+"""The default is that of `SearchJob` at the setting's first field."""
 
 
 class Group(enum.StrEnum):
@@ -38,8 +38,8 @@ class Group(enum.StrEnum):
     PLACEMENT = "Where it runs"
 
 
-class Scope(enum.StrEnum):
-    """The commands that have a flag for a setting; each scope includes the one before."""
+class Commands(enum.StrEnum):
+    """The commands that have a flag for a setting; each member includes the ones before."""
 
     NONE = "none"
     SLIM = "slim"
@@ -76,8 +76,8 @@ class Rules:
     """
 
     group: Group
-    scope: Scope = Scope.SEARCH
-    job: tuple[Target, ...] = ()
+    commands: Commands = Commands.SEARCH
+    job: tuple[JobField, ...] = ()
     resumable: bool = False
     decides_plan: bool = True
     shown_default: str | None = None
@@ -107,7 +107,7 @@ class Setting:
 
     def values_in(self, job: SearchJob) -> list[Any]:
         """What the job holds of it, in the order of `rules.job`."""
-        return [target.value_in(job) for target in self.rules.job]
+        return [field.value_in(job) for field in self.rules.job]
 
     @property
     def help(self) -> str:

@@ -16,7 +16,7 @@ class StrictLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {key.value[:100]!r} stands twice"
+                problem = f"the key {key.value[:100]!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return node

@@ -52,7 +52,9 @@ class Budget(Record):
             if flops <= 0:
                 raise RequestError(f"budget {label!r}: FLOPs must be above zero")
             return cls(label=label, flops=flops)
-        raise RequestError(f"budget {label!r} is not understood; write multiply-accumulates as 2.3G or 850M, or a share as 50%")
+        raise RequestError(
+            f"budget {label!r} is not valid; allowed: multiply-accumulates such as 2.3G or 850M, or a share such as 50%"
+        )
 
     def resolve(self, dense_flops: int) -> int:
         """The budget in multiply-accumulates, given those of the dense model.

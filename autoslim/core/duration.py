@@ -21,7 +21,7 @@ def parse_duration(text: str) -> float:
         sum(float(part) * unit for part, unit in zip(found.groups(), _UNITS.values(), strict=True) if part) if found else 0.0
     )
     if not seconds:
-        raise ValueError(f"is {text[:40]!r}; allowed: weeks, days, hours, minutes and seconds, as 2h, 90m, 1h30m or 45s")
+        raise ValueError(f"is {text[:40]!r}; allowed: weeks, days, hours, minutes and seconds, such as 2h, 90m, 1h30m or 45s")
     return seconds
 
 

@@ -1,7 +1,7 @@
 """Files and folders that a reader finds complete or not at all.
 
-Everything is written under a temporary name beside its target and renamed: a rename within one file system is atomic. A process that is
-killed leaves a name that ends in `.partial` (or holds `.partial-`), which no reader takes for a result.
+Everything is written under a temporary name beside its destination and renamed: a rename within one file system is atomic. A process
+that is killed leaves a name that ends in `.partial` (or holds `.partial-`), which no reader takes for a result.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from autoslim.errors import OutputError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -37,35 +39,37 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def publish_folder(target: Path, *, contested: bool = False) -> Iterator[Path]:
-    """Yields an empty folder; it becomes `target` when the block ends without an error, and is deleted otherwise.
+def publish_folder(destination: Path, *, contested: bool = False) -> Iterator[Path]:
+    """Yields an empty folder; it becomes `destination` when the block ends without an error, and is deleted otherwise.
 
     Args:
-        target: An existing folder there is replaced, unless `contested`.
-        contested: Several processes may publish `target` at once. Each writes to a folder of its own; the first one wins.
+        destination: An existing folder there is replaced, unless `contested`.
+        contested: Several processes may publish `destination` at once. Each writes to a folder of its own; the first one wins.
 
     Raises:
-        OSError: if the folder cannot be written or renamed; when `contested`, also if `target` exists by then.
+        OSError: if the folder cannot be written or renamed; when `contested`, also if `destination` exists by then.
     """
-    partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex}") if contested else partial_folder(target)
+    partial = (
+        destination.with_name(f"{destination.name}.partial-{uuid.uuid4().hex}") if contested else partial_folder(destination)
+    )
     # One that a killed process left, where there is only one writer.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        move_folder(partial, target, replace=not contested)
+        move_folder(partial, destination, replace=not contested)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def partial_folder(target: Path) -> Path:
-    """Where the only writer of `target` gathers its content, in more than one step if need be, until `move_folder`."""
-    return target.with_name(target.name + ".partial")
+def partial_folder(destination: Path) -> Path:
+    """Where the only writer of `destination` gathers its content, in more than one step if need be, until `move_folder`."""
+    return destination.with_name(destination.name + ".partial")
 
 
-def previous_folder(target: Path) -> Path:
-    """Where `target` is found if a process was killed between the two renames of `move_folder`."""
-    return target.with_name(target.name + ".old")
+def previous_folder(destination: Path) -> Path:
+    """Where `destination` is found if a process was killed between the two renames of `move_folder`."""
+    return destination.with_name(destination.name + ".old")
 
 
 def is_unfinished(name: str) -> bool:
@@ -73,27 +77,32 @@ def is_unfinished(name: str) -> bool:
     return name.endswith((".partial", ".old")) or ".partial-" in name
 
 
-def move_folder(folder: Path, target: Path, *, replace: bool = True) -> None:
-    """Renames `folder` to `target`, which is on the same file system.
+def move_folder(folder: Path, destination: Path, *, replace: bool = True) -> None:
+    """Renames `folder` to `destination`, which is on the same file system.
 
     A folder that is replaced is moved to `previous_folder` first, since a rename cannot replace a folder that holds something.
 
     Raises:
-        OSError: if the rename fails, or `replace` is false and `target` holds something.
+        OSError: if the rename fails, or `replace` is false and `destination` holds something.
     """
-    previous = previous_folder(target)
-    if replace and target.exists():
+    previous = previous_folder(destination)
+    if replace and destination.exists():
         shutil.rmtree(previous, ignore_errors=True)
-        target.rename(previous)
+        destination.rename(previous)
     try:
-        folder.rename(target)
+        folder.rename(destination)
     except OSError:
         # Readers must not lose the old folder to a rename that failed.
-        if replace and previous.exists() and not target.exists():
-            previous.rename(target)
+        if replace and previous.exists() and not destination.exists():
+            previous.rename(destination)
         raise
     if replace:
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def disk_full_error(folder: Path, then: str) -> OutputError:
+    """That the disk of `folder` is full; `then` is what the user does after making space."""
+    return OutputError(f"the disk of {folder} is full; free some space and {then}")
 
 
 def is_disk_full(error: BaseException) -> bool:

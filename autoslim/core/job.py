@@ -73,12 +73,12 @@ class Resources(Record):
         return f"cpu={self.cpu:.12g},gpu={self.gpu:.12g}"
 
 
-Sampler = Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"]
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+SamplerName = Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"]
+SAMPLER_NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 """Samplers, which propose recipes."""
 
-Scheduler = Literal["halving", "median", "none"]
-SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
+PrunerName = Literal["halving", "median", "none"]
+PRUNER_NAMES: tuple[PrunerName, ...] = get_args(PrunerName)
 """Pruners, which stop unpromising trials early; `none` stops no trial."""
 
 SpeedMode = Literal["eager", "compiled", "onnxruntime"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from autoslim.core.constraints import CostLimits
@@ -85,12 +86,17 @@ class Recipe(Record):
 
     @property
     def flat_knobs(self) -> dict[str, Any]:
-        """`{"vit_slim.depth": 9}`; a method that comes twice is `vit_slim` and `vit_slim@2`."""
-        flat: dict[str, Any] = {}
-        seen: list[str] = []
-        for step in self.steps:
-            seen.append(step.method)
-            times = seen.count(step.method)
-            method = step.method if times == 1 else f"{step.method}@{times}"
-            flat |= {f"{method}.{name}": value for name, value in step.knobs.items()}
-        return flat
+        """As `flat_knobs`."""
+        return flat_knobs(self.steps)
+
+
+def flat_knobs(steps: Sequence[Step]) -> dict[str, Any]:
+    """`{"vit_slim.depth": 9}`; a method that comes twice is `vit_slim` and `vit_slim@2`."""
+    flat: dict[str, Any] = {}
+    seen: list[str] = []
+    for step in steps:
+        seen.append(step.method)
+        times = seen.count(step.method)
+        method = step.method if times == 1 else f"{step.method}@{times}"
+        flat |= {f"{method}.{name}": value for name, value in step.knobs.items()}
+    return flat

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Sequence
-from typing import Any, Self, get_args, get_type_hints
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
+
+T = TypeVar("T")
 
 
 class TrialState(enum.StrEnum):
@@ -190,16 +193,24 @@ class ParetoFront(Record):
         done = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None]
         if cost == "latency_ms":
             done = [r for r in done if r.latency_ms is not None]
-        done.sort(key=lambda r: (getattr(r, cost) or 0, -(r.accuracy or 0.0), r.number))
-        front: list[TrialResult] = []
-        for result in done:
-            if not front or (result.accuracy or 0.0) > (front[-1].accuracy or 0.0):
-                front.append(result)
-        return cls(results=tuple(front))
+        done.sort(key=lambda r: r.number)
+        return cls(results=non_dominated(done, lambda r: (getattr(r, cost) or 0, r.accuracy or 0.0)))
 
     def hypervolume(self, *, dense_flops: int, chance: float) -> float:
         """Area above `chance` accuracy and left of the dense model's FLOPs that the front covers, as a share of the whole."""
         return hypervolume([(r.flops or 0, r.accuracy or 0.0) for r in self.results], dense_flops=dense_flops, chance=chance)
+
+
+def non_dominated(items: Iterable[T], point: Callable[[T], tuple[float, float]]) -> tuple[T, ...]:
+    """The Pareto front of `items`, cheapest first; `point` returns the cost and the accuracy of one. Of equal points the first stays."""
+    front: list[T] = []
+    highest = -math.inf
+    # From the cheapest up, an item is on the front where it is more accurate than all before it.
+    for item in sorted(items, key=lambda item: (point(item)[0], -point(item)[1])):
+        if point(item)[1] > highest:
+            front.append(item)
+            highest = point(item)[1]
+    return tuple(front)
 
 
 def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance: float) -> float:

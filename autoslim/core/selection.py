@@ -1,4 +1,4 @@
-"""Which model is the best within a budget: the one rule of the final selection, the console, the events, the metrics and the reports.
+"""Which model is the best within a budget: the one rule of the selection, the console, the events, the metrics and the reports.
 
 The best within a budget is the most accurate on the validation images of all complete trials that keep to the budget and to the limits
 beside it, and of equally accurate ones the cheaper. A recipe is solved so that it fills its budget, but a model that was solved for
@@ -38,10 +38,14 @@ def best_within_budgets(
 
 def eligible(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
     """The trials that the best one within any budget is chosen from: complete, no duplicates, within `limits`, no seed left out."""
-    # A duplicate is no other model: the trial that it repeats is among the results, too.
-    kept = [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.keeps_to(limits)]
-    lost = _seeds_left_out(kept)
-    return [result for result in kept if result.number not in lost]
+    kept = within_limits(results, limits)
+    left_out = _seeds_left_out(kept)
+    return [result for result in kept if result.number not in left_out]
+
+
+def within_limits(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
+    """The complete trials within `limits`, duplicates left out: the trial that one repeats is among the results, too."""
+    return [r for r in results if r.state is TrialState.COMPLETE and r.duplicate_of is None and r.keeps_to(limits)]
 
 
 def _best(candidates: Sequence[TrialResult], flops: int) -> TrialResult | None:

@@ -1,4 +1,4 @@
-"""The limits on a plan besides its FLOPs: one check for the solver, for a method's final cut and for the finished model."""
+"""The limits on a plan besides its FLOPs: one check for the solver, for a method's pruning and for the finished model."""
 
 from __future__ import annotations
 

@@ -36,20 +36,20 @@ class Grid(Record):
         """The value at `point`, one coordinate per axis: linear in every axis between its entries, constant beyond its ends."""
         # The corners of the cell that holds the point, as flat indices with their weights; each axis splits every corner in two.
         corners = [(0, 1.0)]
-        for axis, place in zip(self.axes, point, strict=True):
-            low, weight = _between(axis, place)
+        for axis, coordinate in zip(self.axes, point, strict=True):
+            low, fraction = _interval(axis, coordinate)
             # At the last entry of an axis there is no next one: corners without weight are never looked up.
             corners = [
-                (index * len(axis) + at, share * part)
-                for index, share in corners
-                for at, part in ((low, 1 - weight), (low + 1, weight))
+                (index * len(axis) + entry, weight * part)
+                for index, weight in corners
+                for entry, part in ((low, 1 - fraction), (low + 1, fraction))
                 if part > 0
             ]
-        return sum(self.values[index] * share for index, share in corners)
+        return sum(self.values[index] * weight for index, weight in corners)
 
-    def rising(self) -> Grid:
-        """The least grid above this one that never falls along an axis: noise must not make a larger part cheaper, or bisection fails."""
-        # A running maximum along one axis after the other; `stride` is the distance of neighbours along the axis in `values`.
+    def non_decreasing(self) -> Grid:
+        """The least grid above this one that falls along no axis: noise must not make a larger part cheaper, or bisection fails."""
+        # A running maximum along one axis after the other; `stride` is how far neighbours along the axis are apart in `values`.
         values = list(self.values)
         stride = 1
         for axis in reversed(self.axes):
@@ -60,11 +60,11 @@ class Grid(Record):
         return self.replace(values=tuple(values))
 
 
-def _between(axis: Sequence[float], place: float) -> tuple[int, float]:
-    """The index of the entry at or below `place`, and how far `place` is from it to the next one, from 0 to 1."""
-    if place <= axis[0]:
+def _interval(axis: Sequence[float], coordinate: float) -> tuple[int, float]:
+    """The index of the entry at or below `coordinate`, and how far it is from there to the next entry, from 0 to 1."""
+    if coordinate <= axis[0]:
         return 0, 0.0
-    if place >= axis[-1]:
+    if coordinate >= axis[-1]:
         return len(axis) - 1, 0.0
-    low = bisect.bisect_right(axis, place) - 1
-    return low, (place - axis[low]) / (axis[low + 1] - axis[low])
+    low = bisect.bisect_right(axis, coordinate) - 1
+    return low, (coordinate - axis[low]) / (axis[low + 1] - axis[low])

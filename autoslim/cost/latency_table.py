@@ -3,13 +3,14 @@
 The parts are attention and MLP with their norms and residual sums, over tokens and widths; attention that computes some of its tokens
 only; tokens dropped in front of a block or in its middle; the methods' own modules; and the ends, which are all that is not a block.
 Between the points that were measured, latency is interpolated linearly. The sum of the parts is not the latency of the whole: caches
-and launches are shared. So whole models, dense and cut, are measured, too, and correct the sum.
+and launches are shared. So whole models, dense and slimmed, are measured, too, and correct the sum.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.recipe import Step
@@ -24,7 +25,7 @@ DENSE = "dense"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate(Record):
-    """A cut model to measure as a whole: methods with solved knobs, and their plan."""
+    """A slimmed model to measure as a whole: methods with solved knobs, and their plan."""
 
     steps: tuple[Step, ...]
     plan: Plan
@@ -36,9 +37,9 @@ class Candidate(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyRequest(Record):
-    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and cut models for the correction.
+    """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and slimmed models for the correction.
 
-    `class_query` says, as in `Recipe`, how the cut models end.
+    `class_query` says, as in `Recipe`, how the slimmed models end.
     """
 
     name: str
@@ -103,16 +104,26 @@ class LatencyTable(Record):
     def correction(self, recipe: str, parts_ms: float) -> float:
         """The latency of a whole model over the sum of its parts, `parts_ms`.
 
-        It is interpolated between the measured models of the same methods, and constant beyond them. Without any it is the largest
-        that was measured of other methods, to err on the side of the limit.
+        It is interpolated between the measured models of the same methods, and constant beyond them. A chain of which no model was
+        measured has its first method's correction times what the others' largest ones are above the dense model's. A method without any has
+        the largest that was measured of others, to err on the side of the limit.
         """
         curve = self._curves.get(recipe)
+        if curve is None and "+" in recipe:
+            first, *others = recipe.split("+")
+            # Constant factors: interpolating both could predict a smaller plan to be slower.
+            return self.correction(first, parts_ms) * math.prod(self._largest(name) / self._largest(DENSE) for name in others)
         if curve is None:
             return max([found.correction for found in self.calibrations], default=1.0)
         low, high = curve.axes[0][0], curve.axes[0][-1]
         # Interpolating times, not ratios, keeps the prediction rising with the parts.
         known = min(max(parts_ms, low), high)
         return curve(known) / known
+
+    def _largest(self, recipe: str) -> float:
+        """The largest measured correction of this recipe, or where there is none, of any."""
+        own = [found.correction for found in self.calibrations if found.recipe == recipe]
+        return max(own or [found.correction for found in self.calibrations], default=1.0)
 
     @functools.cached_property
     def _curves(self) -> dict[str, Grid]:
@@ -125,7 +136,7 @@ class LatencyTable(Record):
                     # Of two models with equal sums the slower one counts, to err on the side of the limit.
                     own[found.parts_ms] = max(own.get(found.parts_ms, 0.0), found.measured_ms)
             parts = tuple(sorted(own))
-            curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).rising()
+            curves[recipe] = Grid(axes=(parts,), values=tuple(own[part] for part in parts)).non_decreasing()
         return curves
 
     def parts(self, plan: Plan) -> float:

@@ -31,11 +31,11 @@ _LAYOUT = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """The rows of a table that make up a split."""
+    """The rows of a table that make up a split; `drawn_from` as in `SplitReport`."""
 
     table: Table
     rows: Indices
-    origin: str
+    drawn_from: str | None = None
 
 
 def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset:
@@ -87,15 +87,15 @@ def cut_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
     parts = {}
     for split, table in (("test", source.test), ("validation", source.validation)):
         if table is not None:
-            parts[split] = Part(table=table, rows=np.arange(len(table.labels)), origin="given")
+            parts[split] = Part(table=table, rows=np.arange(len(table.labels)))
             continue
         kept, cut = cut_share(source.train.labels[left], spec.validation_share, seed=seed, purpose=split, classes=source.classes)
-        parts[split] = Part(table=source.train, rows=left[cut], origin="cut from train")
+        parts[split] = Part(table=source.train, rows=left[cut], drawn_from="train")
         # The next cut takes from the rest only, so that no image is in two splits.
         left = left[kept]
     if spec.train_limit is not None:
         left = left[keep_count(source.train.labels[left], spec.train_limit, seed=seed, classes=source.classes)]
-    parts["train"] = Part(table=source.train, rows=left, origin="given")
+    parts["train"] = Part(table=source.train, rows=left)
     return parts
 
 
@@ -117,7 +117,7 @@ class _SplitWriter:
             per_class=tuple(self._counts.tolist()),
             unreadable=self._unreadable,
             named=tuple(self._named),
-            origin=self._part.origin,
+            drawn_from=self._part.drawn_from,
         )
 
     def _readable(self) -> Iterator[EncodedRow]:

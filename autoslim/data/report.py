@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Self
 
 from autoslim.core.record import Record
 
@@ -11,19 +12,33 @@ from autoslim.core.record import Record
 class SplitReport(Record):
     """`per_class` counts the readable images of each class; `unreadable` counts those dropped, `named` lists the first 50.
 
-    `origin` is `given` where the source brings the split and `cut from train` where it does not.
+    `drawn_from` names the split that the images were drawn from; None where the source has a split of its own.
     """
 
     images: int
     per_class: tuple[int, ...]
     unreadable: int
     named: tuple[str, ...]
-    origin: str
+    drawn_from: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Reads the report of a cache of version 0.1, too, which had `origin` in the place of `drawn_from`."""
+        if isinstance(data, dict) and "origin" in data:
+            origin = data["origin"]
+            data = {name: value for name, value in data.items() if name != "origin"}
+            data["drawn_from"] = None if origin == "given" else "train"
+        return super().from_dict(data)
+
+    @property
+    def how_obtained(self) -> str:
+        """In words, for people."""
+        return "given" if self.drawn_from is None else f"drawn from {self.drawn_from}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetReport(Record):
-    """`digest_of_images` changes with any image byte, label, class name or cut; `seed` is that of the cuts."""
+    """`digest_of_images` changes with any image byte, label, class name or split; `seed` is that of the drawn splits."""
 
     source: str
     classes: tuple[str, ...]

@@ -15,13 +15,13 @@ def cut_share(labels: Labels, share: float, *, seed: int, purpose: str, classes:
 
     Args:
         labels: Class indices (N,).
-        purpose: What the images are for; two purposes draw independently from the same seed.
+        purpose: The name of the split, such as `test`. Draws for two purposes are independent, although the seed is the same.
 
     Returns:
         Indices of the images that stay and of those split off, both ascending; every class is in both.
 
     Raises:
-        DatasetError: for a share outside of 0 to 1, or a class with fewer than two images.
+        DatasetError: for a share that is not between 0 and 1, or a class with fewer than two images.
     """
     given = share_counts(np.bincount(labels, minlength=len(classes)), share, purpose=purpose, classes=classes)
     chosen = _draw(labels, given, seed, purpose)
@@ -44,9 +44,9 @@ def share_counts(counts: Indices, share: float, *, purpose: str, classes: tuple[
 
 def cut_count(labels: Labels, count: int, *, seed: int, purpose: str) -> tuple[Indices, Indices]:
     """As `cut_share`, for `count` images, or as many as are needed for every class to be in both parts."""
-    given = _allocate(np.bincount(labels), count, spare=1)
-    chosen = _draw(labels, given, seed, purpose)
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+    allocated = _allocate(np.bincount(labels), count, spare=1)
+    drawn_rows = _draw(labels, allocated, seed, purpose)
+    return np.setdiff1d(np.arange(len(labels)), drawn_rows), drawn_rows
 
 
 def keep_count(labels: Labels, count: int, *, seed: int, classes: tuple[str, ...]) -> Indices:
@@ -58,26 +58,26 @@ def keep_count(labels: Labels, count: int, *, seed: int, classes: tuple[str, ...
     return _draw(labels, _allocate(np.bincount(labels), count, spare=0), seed, "train limit")
 
 
-def _draw(labels: Labels, given: Indices, seed: int, purpose: str) -> Indices:
+def _draw(labels: Labels, allocated: Indices, seed: int, purpose: str) -> Indices:
     # The purpose makes the draws of one job independent: the test images do not decide the validation images.
     generator = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-    drawn = [generator.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(given)]
-    chosen: Indices = np.sort(np.concatenate(drawn))
-    return chosen
+    drawn = [generator.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(allocated)]
+    drawn_rows: Indices = np.sort(np.concatenate(drawn))
+    return drawn_rows
 
 
 def _allocate(counts: Indices, total: int, *, spare: int) -> Indices:
     """Images to draw of each class (C,): proportional to `counts`, at least 1, at most all but `spare`; the sum is `total` if possible."""
-    target = counts * (total / counts.sum())
+    wanted = counts * (total / counts.sum())
     upper = counts - spare
     # Rounded down, but at least one image of each class, and no more than the class can spare.
-    given: Indices = np.clip(np.floor(target).astype(np.int64), 1, np.maximum(upper, 1))
-    while (short := total - int(given.sum())) != 0:
+    allocated: Indices = np.clip(np.floor(wanted).astype(np.int64), 1, np.maximum(upper, 1))
+    while (short := total - int(allocated.sum())) != 0:
         # The lower bound of 1 may have given out too many: then one is taken back.
         step = 1 if short > 0 else -1
-        room = given < upper if step > 0 else given > 1
+        room = allocated < upper if step > 0 else allocated > 1
         if not room.any():
             break
-        # One image at a time to the class that is farthest below its target, or from the one that is farthest above it.
-        given[np.argmax(np.where(room, step * (target - given), -np.inf))] += step
-    return given
+        # One image at a time to the class that is farthest below its share, or from the one that is farthest above it.
+        allocated[np.argmax(np.where(room, step * (wanted - allocated), -np.inf))] += step
+    return allocated

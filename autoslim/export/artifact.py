@@ -139,7 +139,7 @@ class LatencyReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimConfig(Record):
-    """Everything about a slimmed model but its weights. `recipe` has the knobs after `finalize`.
+    """Everything about a slimmed model but its weights. `recipe` has the knobs after `prune`.
 
     `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, `images` a split to its
     size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited.

@@ -1,8 +1,8 @@
-"""The protocol of a slimming method: expect, prepare, attach, loss, finalize, calibrate, build.
+"""The protocol of a slimming method: expect, prepare, attach, loss, prune, calibrate, build.
 
-A trial runs a method in four phases: *attach* adds the method's own parts to the dense model, *train* trains them, *finalize* removes
-what only training needs and cuts for good, *fine-tune* trains the cut model. The training loop updates exactly the parameters that
-require a gradient. Work that many trials have in common (scores, a mask search) is *prepared* once and shared.
+A trial runs a method in four phases: *attach* adds the method's own parts to the dense model, *train* trains them, *prune* removes
+what only training needs and what the plan leaves out, *fine-tune* trains the slimmed model. The training loop updates exactly the
+parameters that require a gradient. Work that many trials have in common (scores, a mask search) is *prepared* once and shared.
 
 Shapes: B batch, N tokens (prefix included), P patches, D width, C classes.
 """
@@ -92,7 +92,8 @@ class StepContext:
 
     `plan` is what earlier steps of the recipe have left of the dense model. `budget` (multiply-accumulates an image) and `constraints`
     limit the finished model; `bound` says whether the budget holds for every image (`max`) or for their mean, as in `Recipe`. `shared`
-    is the result of `prepare`. Only `attach` gets it, and stores in the student what `finalize` needs of it.
+    is the result of `prepare`. Only `attach` gets it, and stores in the student what `prune` needs of it. `dense` is the dense model
+    where an earlier step has cut the student; see `to_measure`.
     """
 
     shape: ViTShape
@@ -102,11 +103,16 @@ class StepContext:
     bound: str = "max"
     constraints: Constraints = dataclasses.field(default_factory=Constraints)
     shared: Tensors | None = None
+    dense: nn.Module | None = None
+
+    def to_measure(self, model: nn.Module) -> nn.Module:
+        """What decides which tokens go: the dense model, where `model` has been cut by an earlier step and not trained since."""
+        return model if self.dense is None else self.dense
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimmedModel:
-    """What `finalize` returns: the model, its plan, and its knobs where the final ranking changed them."""
+    """What `prune` returns: the model, its plan, and its knobs where the final ranking changed them."""
 
     model: nn.Module
     plan: Plan
@@ -127,8 +133,9 @@ class Method(abc.ABC):
     `expect`              obligatory   the plan that knobs aim at, from the shape alone
     `attach`              obligatory   adds the method's parts to the model; `requires_grad` selects what the train phase trains
     `loss`                obligatory   the train phase's loss, and further values to plot
-    `finalize`            obligatory   cuts for good; `requires_grad` selects what is fine-tuned
+    `prune`               obligatory   removes what the plan leaves out; `requires_grad` selects what is fine-tuned
     `build`               obligatory   the finished structure without trained weights, for loading
+    `before_others`       none         knobs that must have these values where a search puts another step behind this one
     `check`               accepts      refuses a model, naming the part that the method cannot handle
     `is_active`           always       whether a knob has an effect, given those before it
     `repair`              fills in     completes knobs; overridden where different knobs give the same model
@@ -140,10 +147,10 @@ class Method(abc.ABC):
     `calibrate`           nothing      sets thresholds and the like to the fine-tuned weights
     `priced_modules`      none         the modules that the method adds, for the latency table
     `learning_rates`      none         multiples of the recipe's learning rate in the train phase, by parameter-name suffix
-    `tune_rate`           1            multiple of the recipe's learning rate in the fine-tune phase
+    `finetune_rate`       1            multiple of the recipe's learning rate in the fine-tune phase
     ====================  ===========  =======================================================================================
 
-    *How a part gets its price.* `expect` and `finalize` describe every block by its tokens and widths (`BlockPlan`); their FLOPs and
+    *How a part gets its price.* `expect` and `prune` describe every block by its tokens and widths (`BlockPlan`); their FLOPs and
     parameters follow. A module that the dense model does not have is an `Extra` of the plan with its own multiply-accumulates, norms
     and parameters; `priced_modules` makes it under the same name, so that its latency is measured. The contract suite compares both
     with what fvcore counts.
@@ -153,13 +160,14 @@ class Method(abc.ABC):
     is met. `repair` rounds the knob to the share of the count that it selects, so that equal counts are equal recipes. Where one
     count more moves several blocks at once, `costlier` offers finer steps.
 
-    *Where a step on the tokens goes.* In front of a block: `Trunk(blocks, {index: step})`. Between attention and MLP: `MidBlock`.
-    For the queries of a block alone: `RectangularBlock`. A step is usually a `TokenSelector`; any other has a `token_map`.
+    *Where a module on the tokens goes.* In front of a block: `Trunk(blocks, {index: pre_block})`. Between attention and MLP: `MidBlock`.
+    For the queries of a block alone: `RectangularBlock`. It is usually a `TokenSelector`; any other has a `token_map`.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     ranges: ClassVar[Ranges]
+    before_others: ClassVar[Knobs] = {}
 
     def check(self, shape: ViTShape) -> None:
         """Raises UnsupportedModelError naming the part of the model that this method cannot handle."""
@@ -219,8 +227,11 @@ class Method(abc.ABC):
         """Scalars by name: `loss` is minimised in the train phase, the others are plotted."""
 
     @abc.abstractmethod
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
-        """Removes what only training needs and cuts for good, within the budget; `requires_grad` selects what is fine-tuned."""
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+        """Removes for good what only training needs and what the plan leaves out, within the budget.
+
+        `requires_grad` of the returned model selects what is fine-tuned.
+        """
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
         """Sets what depends on the fine-tuned weights, such as thresholds, in place. Called before fine-tuning, and after it.
@@ -244,7 +255,7 @@ class Method(abc.ABC):
         """Multiples of the recipe's learning rate in the train phase, by suffix of the parameter's name."""
         return {}
 
-    def tune_rate(self, knobs: Knobs) -> float:
+    def finetune_rate(self, knobs: Knobs) -> float:
         """Multiple of the recipe's learning rate in the fine-tune phase; below 1 where the train phase has trained the weights already."""
         return 1.0
 

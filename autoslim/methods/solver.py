@@ -81,9 +81,15 @@ def solve(
     return _fill_budget(method, shape, plan, best, fits, ranges)
 
 
+def cheapest_form(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, ranges: Ranges | None = None) -> Solved:
+    """The cheap end of the line through `knobs`; `ranges` may narrow the method's own."""
+    pressed = _interpolate(method.repair(shape, knobs), method.ranges if ranges is None else ranges, 1.0)
+    return evaluate(method, shape, plan, pressed)
+
+
 def narrows(method: Method, shape: ViTShape, plan: Plan) -> bool:
     """Whether the method can remove parameters from what `plan` leaves."""
-    cheapest = evaluate(method, shape, plan, _interpolate(method.repair(shape, {}), method.ranges, 1.0))
+    cheapest = cheapest_form(method, shape, plan, {})
     return predict_params(shape, cheapest.plan) < predict_params(shape, plan)
 
 

@@ -201,9 +201,9 @@ def _counted_graph(config: SlimConfig) -> str:
 
 def _choice(trial: int | None, reason: str) -> str:
     if trial is None:
-        return "The slimmed model is the only one that was made; the test images were looked at once, when it was finished."
+        return "No other model was made to choose from; the test images were used once, after the training."
     why = f"\n{reason[:1].upper()}{reason[1:]}." if reason else ""
-    return f"The slimmed model was chosen by the validation images; the test images were looked at once, after the choice.{why}"
+    return f"The slimmed model was chosen by its accuracy on the validation images; the test images were used once, after the choice.{why}"
 
 
 def _maker(job: str | None, trial: int | None) -> str:

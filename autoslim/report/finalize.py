@@ -20,10 +20,10 @@ from autoslim.training.holdout import HoldoutResult
 
 _log = logging.getLogger(__name__)
 
-IMAGES = 8
+PICTURED_IMAGES = 8
 """The number of test images in the pictures."""
 
-COMPARED = 16
+COMPARED_IMAGES = 16
 """The number of test images on which the exported forms are compared with the model."""
 
 
@@ -71,7 +71,7 @@ def complete_folder(
     dense: Path,
     speed: tuple[str, ...],
 ) -> None:
-    """`dense` is the dense model's folder, `speed` the modes that are measured."""
+    """`folder` has the model and its configuration. `dense` is the dense model's folder, `speed` the modes to measure."""
     config = load_config(folder)
     config = config.replace(
         flops=config.flops.replace(budget=requested.budget, budget_label=requested.label),
@@ -86,20 +86,20 @@ def complete_folder(
         latency=requested.latency,
     )
     write_config(folder, config)
-    images_B3HW = _some_images(config, dataset)
+    images_B3HW = _sample_images(config, dataset)
     config = config.replace(
-        forms=_export(folder, images_B3HW),
-        speed=_measure(folder, dense, images_B3HW, speed) if speed else None,
+        forms=_export_forms(folder, images_B3HW),
+        speed=_measure_speed(folder, dense, images_B3HW, speed) if speed else None,
         images={**config.images, "compared": len(images_B3HW)},
     )
     write_config(folder, config)
-    has_pictures = _draw(folder, dataset)
+    has_pictures = _draw_pictures(folder, dataset)
     card = render_card(
         config,
         job=provenance.job,
         trial=provenance.trial,
         source=provenance.source,
-        report=_about(dataset),
+        report=_describe_data(dataset),
         has_pictures=has_pictures,
         reason=provenance.reason,
     )
@@ -107,13 +107,13 @@ def complete_folder(
     write_checksums(folder)
 
 
-def _some_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
+def _sample_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
     size, preprocessing = config.shape.image_size, config.preprocessing
-    sample = sample_split(dataset.at(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED)
+    sample = sample_split(dataset.at(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED_IMAGES)
     return sample.tensor(mean=preprocessing.mean, std=preprocessing.std)
 
 
-def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
+def _export_forms(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
     forms = export_folder(folder, images_B3HW)
     for form in forms:
         if form.reason:
@@ -121,7 +121,7 @@ def _export(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
     return forms
 
 
-def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:
+def _measure_speed(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:
     """A model whose speed cannot be measured is delivered nevertheless, and its card says why."""
     try:
         return measure_in_subprocess(folder, dense, images_B3HW, modes=modes)
@@ -130,22 +130,22 @@ def _measure(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, .
         return SpeedReport(hardware=hardware(), threads=0, timings=(), left_out={", ".join(modes): str(error)})
 
 
-def _draw(folder: Path, dataset: PreparedDataset) -> bool:
-    """Whether there are pictures; a model that cannot be drawn is delivered without."""
+def _draw_pictures(folder: Path, dataset: PreparedDataset) -> bool:
+    """Returns whether there are pictures; a model that cannot be drawn is delivered without them."""
     config = load_config(folder)
     test = dataset.at(config.shape.image_size, config.preprocessing.crop_pct).test
     try:
-        write_pictures(folder, sample_split(test, dataset.classes, config.shape.image_size, IMAGES))
+        write_pictures(folder, sample_split(test, dataset.classes, config.shape.image_size, PICTURED_IMAGES))
     except UnsupportedModelError as error:
         _log.warning("no picture of %s: %s", folder, error)
         return False
     return True
 
 
-def _about(dataset: PreparedDataset) -> str:
+def _describe_data(dataset: PreparedDataset) -> str:
     report = dataset.report
     return (
-        f"{report.train.images} training, {report.validation.images} validation ({report.validation.origin}) and "
-        f"{report.test.images} test images ({report.test.origin}); "
+        f"{report.train.images} training, {report.validation.images} validation ({report.validation.how_obtained}) and "
+        f"{report.test.images} test images ({report.test.how_obtained}); "
         f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
     )

@@ -1,4 +1,4 @@
-"""The front as one HTML file: accuracy over FLOPs with every trial, a table of them, the models' speed. It asks nothing of a network."""
+"""The front as one HTML file: accuracy over FLOPs with every trial, a table of them, the models' speed. It needs no network."""
 
 from __future__ import annotations
 

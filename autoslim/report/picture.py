@@ -24,14 +24,14 @@ PNG, PAGE = "picture.png", "picture.html"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """`png` and `html` as they go to a file; the page asks nothing of a network."""
+    """`png` and `html` as they go to a file; the page needs no network."""
 
     png: bytes
     html: str
 
 
 def picture_of(folder: Path, sample: Sample) -> Picture:
-    """`folder` holds a slimmed model, `sample` is cut to its image size.
+    """`folder` holds a slimmed model, `sample` is cropped to its image size.
 
     Raises:
         WeightsError: when the folder holds no slimmed model.
@@ -68,8 +68,8 @@ def cost_of(config: SlimConfig) -> str:
     bound = f" {'on average' if flops.bound == 'mean' else 'at most'}" if _varies(config) else ""
     share = f"{flops.held / flops.dense:.1%} of the dense {format_flops(flops.dense)}"
     accuracy = config.accuracy.get("test/slimmed")
-    judged = "" if accuracy is None else f"; top-1 {accuracy:.2%} on the test images"
-    return f"{format_flops(flops.held)} multiply-accumulates per image{bound}, {share}, budget {flops.budget_label}{judged}"
+    measured = "" if accuracy is None else f"; top-1 {accuracy:.2%} on the test images"
+    return f"{format_flops(flops.held)} multiply-accumulates per image{bound}, {share}, budget {flops.budget_label}{measured}"
 
 
 def _varies(config: SlimConfig) -> bool:
@@ -79,7 +79,11 @@ def _varies(config: SlimConfig) -> bool:
 
 def _head(config: SlimConfig, view: TokenView) -> Image.Image:
     head = Image.new("RGB", (1240, 72), PAPER)
-    for top, text, size, colour in ((0, title_of(config), 20, INK), (30, cost_of(config), 14, SOFT), (50, _told(view), 14, SOFT)):
+    for top, text, size, colour in (
+        (0, title_of(config), 20, INK),
+        (30, cost_of(config), 14, SOFT),
+        (50, _caption(view), 14, SOFT),
+    ):
         write(head, (0, top), text, size=size, colour=colour)
     return head
 
@@ -98,7 +102,7 @@ def _patches_go(view: TokenView) -> bool:
     return len(view.columns()) > 1
 
 
-def _told(view: TokenView) -> str:
+def _caption(view: TokenView) -> str:
     if not _patches_go(view):
         return "All patches of every image take part in all blocks."
     if view.survival.mixed:
@@ -117,7 +121,7 @@ def _page(config: SlimConfig, view: TokenView, png: bytes) -> str:
     policy = f"default-src 'none'; style-src {policy_source(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     title = title_of(config)
     data = base64.b64encode(png).decode()
-    described = f"{_told(view)} The table below holds the numbers of each block."
+    described = f"{_caption(view)} The table below holds the numbers of each block."
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -130,7 +134,7 @@ def _page(config: SlimConfig, view: TokenView, png: bytes) -> str:
 <body>
 <h1>{escape(title)}</h1>
 <p>{escape(cost_of(config))}</p>
-<p>{escape(_told(view))}</p>
+<p>{escape(_caption(view))}</p>
 <div class="plot"><img src="data:image/png;base64,{data}" alt="{escape(described)}"></div>
 {_table(config, view)}
 </body>

@@ -20,7 +20,7 @@ from autoslim.report.token_survival import Survival
 _TOTAL, _WIDEST, _NARROWEST = 1240, 200, 72
 _GAP, _HEAD, _CAPTION, _LEGEND = 8, 40, 22, 34
 _CLEAR = 10
-"""A patch is at least so many pixels wide where two images stand side by side."""
+"""The least width of a patch in pixels where two images are side by side."""
 _VEIL, _GHOST, _DIM = np.array((190.0, 195.0, 201.0)), 0.2, 0.12
 """The grey that a dropped patch becomes and how much of its own brightness is left, enough to see what was dropped; how bright a
 patch without weight is."""
@@ -28,7 +28,7 @@ patch without weight is."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenView:
-    """`pixels` (N, h, w, 3) as the model takes them, `captions` what stands below each image; `head_reads_patches` as the pool says."""
+    """`pixels` (N, h, w, 3) as the model takes them, `captions` the text below each image; `head_reads_patches` as the pool says."""
 
     pixels: NDArray[np.uint8]
     captions: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`Estimate`: what a search is going to compute and to write, whatever machine it runs on. Nothing is trained for it.
+"""`Estimate`: what a search computes and writes, on any machine. Nothing is trained for it.
 
 The command line adds the time on its machine (`workers.estimate`); the service's `POST /v1/plans` shows a part of this record.
 """
@@ -29,7 +29,7 @@ _ASSUMED_SLOTS = 2
 _TABLES = 3 * 2**20
 """Bytes of the store, the tables and MLflow's rows of a search of some dozens of trials."""
 _MARGIN = 50 * 2**20
-"""Bytes that are required beyond the peak: logs, the store's journal, and whatever else the file system is used for."""
+"""Bytes that are required beyond the peak: logs, the store's journal, and other uses of the file system."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class DiskUse(Record):
     """Bytes in the output folder besides the images: the most while the search runs, and what stays when it has ended."""
 
     peak: int
-    final: int
+    kept: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,4 +87,4 @@ def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_shar
     # Methods that narrow the model leave about the square root of the FLOPs' share of its weights, those that drop tokens all of them.
     slimmed = dense * (1 + math.sqrt(min(1.0, budget_share))) / 2
     models = min(workload.trials, _FRONT + budgets) + _DELIVERED * budgets
-    return DiskUse(peak=peak, final=round(dense + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))
+    return DiskUse(peak=peak, kept=round(dense + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))

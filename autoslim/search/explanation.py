@@ -10,7 +10,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
 from autoslim.core.result import Origin, ParetoFront, TrialResult
-from autoslim.core.selection import NO_LIMITS, eligible
+from autoslim.core.selection import NO_LIMITS, eligible, within_limits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,7 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
     within = [result for result in eligible(results, limits) if _flops(result) <= budget]
     # The same recipe with another seed or more epochs is not an alternative to it.
     others = [result for result in within if result.recipe.steps != selected.recipe.steps]
-    lead = "is the only complete trial within this budget"
-    if len(within) > 1:
-        lead = f"is the most accurate of the {len(within)} complete trials within this budget"
+    lead = _lead(results, len(within), budget, limits)
     sentence = f"{_named(selected)} {lead}, {_accuracy(selected):.2%} on the validation images; {use}"
     if selected.origin is Origin.REFINEMENT:
         sentence += f"; {_refinement(within, selected)}"
@@ -86,6 +84,15 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
         rival = max(others, key=_accuracy)
         sentence += f"; the best other recipe, {_named(rival)}, has {_accuracy(rival):.2%}"
     return sentence
+
+
+def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: CostLimits) -> str:
+    """How many trials the selected one was compared with, and how many complete ones it was not compared with."""
+    seeds = sum(_flops(result) <= budget for result in within_limits(results, limits)) - compared
+    besides = f" besides {seeds} seed{'' if seeds == 1 else 's'} of less accurate refined recipes" if seeds else ""
+    if compared == 1:
+        return f"is the only complete trial within this budget{besides}"
+    return f"is the most accurate of the {compared} complete trials within this budget{besides}"
 
 
 def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:

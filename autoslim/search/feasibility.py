@@ -1,4 +1,4 @@
-"""What the recipes of a space can cost, per method, before anything is trained: the least and the most FLOPs, the fewest parameters and the
+"""What the recipes of a space can cost, per chain, before anything is trained: the least and the most FLOPs, the fewest parameters and the
 lowest latency.
 
 A space has too many recipes to try them all. The extremes are found by coordinate descent: from the best of a few random recipes, one
@@ -16,30 +16,31 @@ from typing import Any
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits, format_params
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs
+from autoslim.core.recipe import Step, flat_knobs
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict_params
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS, Constraints
 from autoslim.methods.base import Method
+from autoslim.methods.chain import SolvedChain, chain_label, evaluate_chain
 from autoslim.methods.knob import Knob, layer_index
-from autoslim.methods.solver import Solved, evaluate
-from autoslim.search.space.space import Sample, Space, Uniform, bounds
+from autoslim.search.space.space import Chain, Sample, Space, Uniform, bounds
 
 N_RANDOM_RECIPES = 24
 """Starting points that are drawn: enough to begin with each value of the choices that switch other knobs on (such as a number of drops)."""
 N_DESCENTS = 3
 """Descents, from the best starting points: one alone may end where two knobs would have to change at once."""
 
-Cost = Callable[[Solved], float]
-Evaluated = tuple[Solved, Knobs]
-"""A recipe with the knobs that it was evaluated from, before the method repaired them."""
+Steps = tuple[Step, ...]
+Cost = Callable[[SolvedChain], float]
+Evaluated = tuple[SolvedChain, Steps]
+"""A recipe with the steps that it was evaluated from, before the methods repaired their knobs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CostExtreme(Record):
-    """The cheapest or the costliest recipe: its multiply-accumulates and its knobs."""
+    """The cheapest or the costliest recipe: its multiply-accumulates and its knobs; those of a chain as in `Recipe.flat_knobs`."""
 
     flops: int
     knobs: dict[str, Any]
@@ -47,7 +48,7 @@ class CostExtreme(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feasibility(Record):
-    """What the recipes of one method can cost. `cheapest` and `costliest` are None where the space holds no recipe of the method.
+    """What the recipes of one chain can cost. `cheapest` and `costliest` are None where the space holds no recipe of it.
 
     `min_params` and `min_latency_ms` (predicted) are known only where there is such a limit.
     """
@@ -73,22 +74,24 @@ def feasibility(
     methods: Mapping[str, Method] = METHODS,
     constraints: Mapping[str, Constraints] | None = None,
 ) -> dict[str, Feasibility]:
-    """By name of each of `methods` that the space uses. `plan` is what recipes start from; `constraints` are by method."""
-    return {
-        name: ExtremeSearch(space, shape, plan, method).feasibility((constraints or {}).get(name, Constraints()))
-        for name, method in methods.items()
-        if name in space.methods
-    }
+    """By label of each chain of the space that `constraints` names; without them, of each chain of these `methods`.
+
+    `plan` is what recipes start from.
+    """
+    units = space.units_of(methods)
+    wanted = dict.fromkeys(units, Constraints()) if constraints is None else constraints
+    return {label: ExtremeSearch(space, shape, plan, methods, units[label]).feasibility(own) for label, own in wanted.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class ExtremeSearch:
-    """Searches for extreme recipes of one method."""
+    """Searches for extreme recipes of one chain."""
 
     space: Space
     shape: ViTShape
     plan: Plan
-    method: Method
+    methods: Mapping[str, Method]
+    chain: Chain
 
     def feasibility(self, constraints: Constraints) -> Feasibility:
         # A minimum without a limit on it would be searched in vain; FLOPs always have one, the budget.
@@ -107,10 +110,10 @@ class ExtremeSearch:
         starts = []
         for number in range(N_RANDOM_RECIPES):
             # Fixed seeds: a space has the same extremes in every process.
-            sample = self.space.sample(Uniform(f"reach:{number}"), {self.method.name: self.method}, self.shape)
-            solved = self._evaluate(sample.knobs)
+            sample = self.space.sample(Uniform(f"reach:{number}"), self.methods, self.shape, units=[chain_label(self.chain)])
+            solved = self._evaluate(sample.steps)
             if solved is not None:
-                starts.append((solved, sample.knobs))
+                starts.append((solved, sample.steps))
         return starts
 
     def _minimum(self, cost: Cost) -> Any:
@@ -119,7 +122,11 @@ class ExtremeSearch:
 
     def _extreme(self, cost: Cost) -> CostExtreme | None:
         found = self._descend(cost)
-        return None if found is None else CostExtreme(flops=found[0].flops, knobs=self.method.repair(self.shape, found[1]))
+        if found is None:
+            return None
+        solved = found[0]
+        knobs = solved.steps[0].knobs if len(solved.steps) == 1 else flat_knobs(solved.steps)
+        return CostExtreme(flops=solved.flops, knobs=knobs)
 
     def _descend(self, cost: Cost) -> Evaluated | None:
         """Where `cost` is lowest; None without a starting point."""
@@ -136,35 +143,45 @@ class ExtremeSearch:
 
     def _sweep(self, at: Evaluated, cost: Cost) -> Evaluated:
         """Moves each knob in turn to where `cost` is lowest."""
-        ranges = self.space.methods[self.method.name]
-        for name in self.method.ranges:
-            # Greedy: the next knob starts from the best value of this one.
-            for value in _extreme_values(ranges[name], self.shape.depth):
-                knobs = {**at[1], name: value}
-                solved = self._evaluate(knobs)
-                # Only strictly lower costs, so that a descent ends.
-                if solved is not None and cost(solved) < cost(at[0]):
-                    at = solved, knobs
+        for position, name in enumerate(self.chain):
+            for knob in self._free_knobs(position):
+                # Greedy: the next knob starts from the best value of this one.
+                for value in _extreme_values(self.space.methods[name][knob], self.shape.depth):
+                    steps = _with_knob(at[1], position, knob, value)
+                    solved = self._evaluate(steps)
+                    # Only strictly lower costs, so that a descent ends.
+                    if solved is not None and cost(solved) < cost(at[0]):
+                        at = solved, steps
         return at
 
-    def _evaluate(self, knobs: Knobs) -> Solved | None:
+    def _free_knobs(self, position: int) -> list[str]:
+        """The step's knobs that the steps behind it leave free."""
+        method = self.methods[self.chain[position]]
+        is_last = position == len(self.chain) - 1
+        return [knob for knob in method.ranges if is_last or knob not in method.before_others]
+
+    def _evaluate(self, steps: Steps) -> SolvedChain | None:
         """None where the repaired knobs are outside the space, or a knob does not fit this model."""
         try:
-            solved = evaluate(self.method, self.shape, self.plan, self._completed(knobs))
+            solved = evaluate_chain(self.methods, self.shape, self.plan, tuple(map(self._completed, steps)))
         except UnsupportedModelError:
             return None
         # Repairing, such as sorting drops by block, may have moved knobs out of the user's ranges: then no trial could have this
         # recipe.
-        inside = self.space.contains(Sample(method=self.method.name, knobs=solved.knobs, training={}), self.shape)
-        return solved if inside else None
+        return solved if self.space.contains(Sample(steps=solved.steps, training={}), self.shape) else None
 
-    def _completed(self, knobs: Knobs) -> Knobs:
+    def _completed(self, step: Step) -> Step:
         """A knob that a move has switched on starts from its default within the space; the method's own may be outside."""
-        full = dict(knobs)
-        for name, knob in self.space.methods[self.method.name].items():
+        full = dict(step.knobs)
+        for name, knob in self.space.methods[step.method].items():
             if name not in full:
                 full[name] = layer_index(knob.default, self.shape.depth) if knob.kind == "layer" else knob.default
-        return full
+        return step.replace(knobs=full)
+
+
+def _with_knob(steps: Steps, position: int, knob: str, value: Any) -> Steps:
+    changed = steps[position].replace(knobs={**steps[position].knobs, knob: value})
+    return (*steps[:position], changed, *steps[position + 1 :])
 
 
 def recipes_per_sweep(space: Space, shape: ViTShape) -> int:

@@ -17,20 +17,21 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import Origin, Target, TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, RequestError, SpaceError, UnsupportedModelError
 from autoslim.methods import METHODS, narrowing
 from autoslim.methods.base import Method
+from autoslim.methods.chain import evaluate_chain
 from autoslim.search.budget_allocation import Assignment, BudgetAllocator
 from autoslim.search.feasibility import Feasibility, describe_unreachable, feasibility
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers import SAMPLERS, Sampler, SamplerContext, SamplingRequest
 from autoslim.search.samplers.random_sampler import RandomSampler
-from autoslim.search.space.space import Space
+from autoslim.search.space.space import Chain, Space
 
 MAX_CANDIDATES = 16
 """Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
@@ -93,25 +94,35 @@ class Proposer:
 
     @functools.cached_property
     def left_out(self) -> dict[str, str]:
-        """Methods of the space that cannot slim this model, each with the reason."""
+        """Chains of the space, by label, that cannot slim this model, each with the reason."""
         reasons = {}
-        for name in self.space.methods:
+        for label, chain in self.space.units_of(self.methods).items():
             try:
-                self.methods[name].check(self.shape)
+                self._check_chain(chain)
             except UnsupportedModelError as error:
-                reasons[name] = str(error)
+                reasons[label] = str(error)
         return reasons
+
+    def _check_chain(self, chain: Chain) -> None:
+        for name in chain:
+            self.methods[name].check(self.shape)
+        if len(chain) > 1:
+            # Whether a step can follow another one is known to its plan alone.
+            usual = [Step(method=name, knobs=self.methods[name].before_others) for name in chain[:-1]]
+            usual.append(Step(method=chain[-1], knobs={}))
+            evaluate_chain(self.methods, self.shape, self.builder.dense_plan, usual)
 
     @functools.cached_property
     def feasibility(self) -> dict[str, Feasibility]:
-        """By method: what its cheapest and its costliest recipe cost."""
-        usable = {name: method for name, method in self.methods.items() if name not in self.left_out}
-        constraints = {name: self.builder.constraints(name) for name in usable}
-        return feasibility(self.space, self.shape, self.builder.dense_plan, usable, constraints)
+        """By the label of a chain: what its cheapest and its costliest recipe cost."""
+        constraints = {
+            label: self.builder.constraints(label) for label in self.space.units_of(self.methods) if label not in self.left_out
+        }
+        return feasibility(self.space, self.shape, self.builder.dense_plan, self.methods, constraints)
 
     @functools.cached_property
     def feasible_methods(self) -> dict[str, list[str]]:
-        """The methods that can be solved onto each budget, in the registry's order; `free` is last."""
+        """The labels of the chains that can be solved onto each budget, methods alone in the registry's order first; `free` is last."""
         # A method without any recipe in the space would only give infeasible trials.
         drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
         return {

@@ -1,7 +1,7 @@
 """`RecipeBuilder`: from a point of the search space to a recipe that keeps to its budget.
 
-The solver (`methods.solver`) moves the point onto the budget before anything is trained, so that the model of every trial can be returned
-for it. All trials at a budget then have nearly the same FLOPs, and accuracy is the only objective left there.
+The solver (`methods.solver`, `methods.chain`) moves the point onto the budget before anything is trained, so that the model of every trial
+can be returned for it. All trials at a budget then have nearly the same FLOPs, and accuracy is the only objective left there.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.result import Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import Constraints
 from autoslim.methods.base import Method
-from autoslim.methods.solver import Solved, evaluate, solve
+from autoslim.methods.chain import SolvedChain, chain_constraints, chain_targets, evaluate_chain, solve_chain, split_of_recipe
 from autoslim.search.budget_allocation import Assignment
 from autoslim.search.proposal import Proposal
 from autoslim.search.space.space import Sample, Space, Suggest
@@ -47,24 +47,33 @@ class RecipeBuilder:
         """The plan that every recipe starts from."""
         return Plan.dense(self.shape, class_query=self.class_query)
 
-    def constraints(self, method: str) -> Constraints:
+    @functools.cached_property
+    def _start_flops(self) -> int:
+        return predict(self.shape, self.dense_plan).total
+
+    def constraints(self, unit: str) -> Constraints:
+        """What recipes of a chain with this label are held to besides their budget."""
         timer = self.timer
-        return Constraints(limits=self.limits, timer=None if timer is None else functools.partial(timer, recipe=method))
+        return Constraints(limits=self.limits, timer=None if timer is None else functools.partial(timer, recipe=unit))
 
     def plan_of(self, recipe: Recipe) -> Plan:
         """The plan that the recipe's steps aim at, one after another."""
-        plan = self.dense_plan
-        for step in recipe.steps:
-            plan = self.methods[step.method].expect(self.shape, plan, step.knobs)
-        return plan
+        return self._evaluated(recipe.steps).plan
 
     def flops_of(self, recipe: Recipe) -> int:
         """Multiply-accumulates of the recipe's plan, before anything is trained."""
-        return predict(self.shape, self.plan_of(recipe)).total
+        return self._evaluated(recipe.steps).flops
 
-    def sample(self, suggest: Suggest, names: Sequence[str]) -> Sample:
-        """A point of the space; `names` are the methods that it is chosen from."""
-        return self.space.sample(suggest, {name: self.methods[name] for name in names}, self.shape)
+    def split_of(self, recipe: Recipe) -> float | None:
+        """As `chain.split_of_recipe`."""
+        return split_of_recipe(recipe, self.methods, self.shape)
+
+    def _evaluated(self, steps: Sequence[Step]) -> SolvedChain:
+        return evaluate_chain(self.methods, self.shape, self.dense_plan, steps)
+
+    def sample(self, suggest: Suggest, units: Sequence[str]) -> Sample:
+        """A point of the space; `units` are the labels of the chains that it is chosen from."""
+        return self.space.sample(suggest, self.methods, self.shape, units=units)
 
     def build(self, number: int, assignment: Assignment, sample: Sample) -> Proposal:
         """The proposal of trial `number` from a point of the space; infeasible where the point cannot be solved within the space."""
@@ -74,14 +83,14 @@ class RecipeBuilder:
             solved = self._solve(assignment, sample)
             # A free trial is its own budget: there is nothing that it is solved onto.
             budget = solved.flops if assignment.target == Target.FREE else budget
-            self._check_in_space(dataclasses.replace(sample, knobs=solved.knobs))
+            self._check_in_space(dataclasses.replace(sample, steps=solved.steps))
         except (InfeasibleError, UnsupportedModelError) as error:
             # Unsupported here: single knobs that do not fit every model, such as token counts that differ from image to image.
-            recipe = self._recipe(assignment, sample.method, sample.knobs, budget, training)
+            recipe = self._recipe(assignment, sample.steps, budget, training)
             return Proposal(
                 number=number, recipe=recipe, target=assignment.target, origin=assignment.origin, infeasible=str(error)
             )
-        recipe = self._recipe(assignment, sample.method, solved.knobs, budget, training)
+        recipe = self._recipe(assignment, solved.steps, budget, training)
         return Proposal(
             number=number,
             recipe=recipe,
@@ -91,18 +100,25 @@ class RecipeBuilder:
             flops=solved.flops,
         )
 
-    def _solve(self, assignment: Assignment, sample: Sample) -> Solved:
-        method = self.methods[sample.method]
-        if assignment.target == Target.FREE:
-            return evaluate(method, self.shape, self.dense_plan, sample.knobs)
-        return solve(
-            method,
+    def _solve(self, assignment: Assignment, sample: Sample) -> SolvedChain:
+        if assignment.target != Target.FREE:
+            return self._solve_onto(sample, self.budgets[assignment.target], self.constraints(sample.method))
+        drawn = self._evaluated(sample.steps)
+        if sample.split is None:
+            return drawn
+        # A free trial keeps the FLOPs that it was drawn with; how they are split is drawn, too.
+        return self._solve_onto(sample, drawn.flops, Constraints())
+
+    def _solve_onto(self, sample: Sample, budget: int, constraints: Constraints) -> SolvedChain:
+        split, count = sample.split or 1.0, len(sample.steps)
+        return solve_chain(
+            self.methods,
             self.shape,
             self.dense_plan,
-            sample.knobs,
-            self.budgets[assignment.target],
-            ranges=self.space.methods[sample.method],
-            constraints=self.constraints(sample.method),
+            sample.steps,
+            chain_targets(self._start_flops, budget, split, count),
+            ranges=self.space.methods,
+            constraints=chain_constraints(constraints, self.dense_plan, [1.0] if count == 1 else [split, 1.0]),
         )
 
     def _check_in_space(self, repaired: Sample) -> None:
@@ -110,9 +126,9 @@ class RecipeBuilder:
         if not self.space.contains(repaired, self.shape):
             raise InfeasibleError(f"{repaired.method}: the repaired knobs are outside the space {self.space.name!r}")
 
-    def _recipe(self, assignment: Assignment, method: str, knobs: Knobs, budget: int, training: Training) -> Recipe:
+    def _recipe(self, assignment: Assignment, steps: tuple[Step, ...], budget: int, training: Training) -> Recipe:
         return Recipe(
-            steps=(Step(method=method, knobs=knobs),),
+            steps=steps,
             budget=budget,
             training=training,
             seed=self.seed,

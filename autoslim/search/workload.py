@@ -1,4 +1,4 @@
-"""`Workload`: how many epochs a search is going to train, before it has begun, with what the pruner saves and the refinement adds."""
+"""`Workload`: how many epochs a search is expected to train, with what the pruner saves and the refinement adds."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def expected_work(job: SearchJob) -> Workload:
             # A control is never stopped, and a free trial has few others of its FLOPs to be compared with.
             epochs += whole if trials < budgets or is_free_turn(trials) else stopped
         trials += block
-    return _with_finals(job, trials, epochs)
+    return _with_refinement(job, trials, epochs)
 
 
 def _block_after(trials: int) -> int:
@@ -55,7 +55,7 @@ def _block_after(trials: int) -> int:
     return 1 if trials < _EXACT_TRIALS else trials // _BLOCKS
 
 
-def _with_finals(job: SearchJob, trials: int, epochs: float) -> Workload:
+def _with_refinement(job: SearchJob, trials: int, epochs: float) -> Workload:
     """The work of the trials, and that of training the best of each budget for longer."""
     whole, refinements = job.training.epochs, len(job.budgets) * job.final_seeds
     each = min(epochs * job.final_share / (1 - job.final_share) / refinements, MAX_REFINEMENT_FACTOR * whole)
@@ -71,4 +71,4 @@ def most_work(job: SearchJob) -> Workload:
     limits, whole = search_limits(job), job.training.epochs
     # Computed without a loop over the trials: a job may ask for any number of them.
     trials = limits.trials if limits.epochs is None else min(limits.trials, int(limits.epochs / whole))
-    return _with_finals(job, trials, trials * whole)
+    return _with_refinement(job, trials, trials * whole)

@@ -38,82 +38,90 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class RequestLimits(BaseModel):
-    """The maximum of one request or tenant."""
+    """The maximum of one request, tenant or client."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    body_bytes: int = Field(default=2**20, ge=1024, description="bytes of a request's body")
-    budgets: int = Field(default=16, ge=1, description="budgets of a job")
-    trials: int = Field(default=1000, ge=1, description="trials of a job")
-    epochs: float = Field(default=1000.0, gt=0, description="epochs of a trial")
-    batch_size: int = Field(default=4096, ge=1, description="images of a training step")
-    image_size: int = Field(default=1024, ge=1, description="pixels of an image's side")
-    parameters: int = Field(default=2 * 10**9, ge=1, description="parameters of the dense model")
+    body_bytes: int = Field(description="Bytes of a request's body.", default=2**20, ge=1024)
+    budgets: int = Field(description="FLOPs budgets of a job.", default=16, ge=1)
+    trials: int = Field(description="Trials of a job.", default=1000, ge=1)
+    epochs: float = Field(description="Epochs of a trial, and of the dense model.", default=1000.0, gt=0)
+    batch_size: int = Field(description="Images per training step.", default=4096, ge=1)
+    image_size: int = Field(description="Side of a job's images, in pixels.", default=1024, ge=1)
+    parameters: int = Field(description="Parameters of a job's dense model.", default=2 * 10**9, ge=1)
     # A ViT with patches of 8 at 1024 pixels and 24 blocks has 6.4e9; it takes less than a second to plan.
-    attention: float = Field(default=1e10, gt=0, description="blocks times squared tokens of the dense model")
-    images: int = Field(default=5_000_000, ge=1, description="images of a data set: rows of Parquet files, files in a folder")
+    attention: float = Field(description="Blocks of a job's dense model times its squared tokens.", default=1e10, gt=0)
+    images: int = Field(description="Images of a data set: rows of Parquet files, files in a folder.", default=5_000_000, ge=1)
     # Some seven seconds on one core; the built-in spaces have 2,100 for 12 blocks (half a second) and 35,000 for 64.
     recipes: int = Field(
-        default=50_000,
-        ge=1,
-        description="values of a search space's knobs, times the blocks of the model; they are tried for a plan",
+        description="Values of a search space's knobs times blocks of the model, which a plan has to try.", default=50_000, ge=1
     )
-    plan_seconds: float = Field(default=60.0, gt=0, description="seconds of making one plan, from its begin")
+    plan_seconds: float = Field(description="Seconds for making one plan; a longer one is refused.", default=60.0, gt=0)
     planner_start_seconds: float = Field(
-        default=20.0, ge=0, description="seconds for which a plan waits for the planner to start; the start goes on after that"
+        description="Seconds for which a plan waits for the planner to start; the start goes on after that.", default=20.0, ge=0
     )
     plan_processes: int = Field(
-        default=2, ge=1, description="plans made at a time; of two or more, one is always left to the other tenants"
+        description="Plans made at a time; of two or more, one is always left to the other tenants.", default=2, ge=1
     )
-    plans: int = Field(default=8, ge=1, description="plans of a tenant that are made or wait; more are answered with 429")
+    plans: int = Field(description="Plans of a tenant that are made or wait; more are answered with 429.", default=8, ge=1)
     submit_seconds: float = Field(
+        description="Seconds for which a submit waits for its plan; after that the job is queued and planned later.",
         default=1.5,
         ge=0,
-        description="seconds for which a submit waits for its plan; after that the job is queued and planned later",
     )
-    priority: int = Field(default=9, ge=0, le=9, description="highest priority of a job")
+    priority: int = Field(description="Highest priority of a job.", default=9, ge=0, le=9)
     work: float = Field(
+        description="Multiply-accumulates that the unfinished jobs of a tenant compute at most: FLOPs x images x epochs x trials.",
         default=1e21,
         gt=0,
-        description="multiply-accumulates that the unfinished jobs of a tenant compute at most: FLOPs x images x epochs x trials",
     )
-    queued: int = Field(default=5000, ge=1, description="unfinished jobs of a tenant")
-    streams: int = Field(default=500, ge=1, description="event streams at a time")
-    connections: int = Field(default=2000, ge=1, description="open connections")
+    queued: int = Field(description="Unfinished jobs of a tenant.", default=5000, ge=1)
+    streams: int = Field(description="Event streams of the service at a time.", default=500, ge=1)
+    connections: int = Field(description="Open connections of the service.", default=2000, ge=1)
     connections_per_address: int = Field(
-        default=1000, ge=1, description="of a client address; behind a proxy all clients have the proxy's"
+        description="Open connections of a client's address; behind a proxy all clients have the proxy's.", default=1000, ge=1
     )
-    header_seconds: float = Field(default=10.0, gt=0, description="time for a request's headers")
-    requests_per_second: float = Field(default=100.0, gt=0, description="requests of a key in the long run")
-    burst: int = Field(default=300, ge=1, description="requests of a key at once")
+    header_seconds: float = Field(description="Seconds within which the headers of a request must arrive.", default=10.0, gt=0)
+    requests_per_second: float = Field(description="Requests a second of a client, on average.", default=100.0, gt=0)
+    burst: int = Field(description="Requests that a client may send at once, after a pause.", default=300, ge=1)
 
 
 class ServiceSettings(BaseModel):
-    """`root` has a folder per job; `datasets` are paths by name. Paths in a spec must be under `data_roots` or `model_roots`.
-
-    `models` are patterns of timm names. `mlflow_url` and `ray_dashboard_url` are the addresses that users open; readiness probes them, too.
-    With `keys_required` every request needs a key; without it, a service that has never had a key is open to this machine. `trust_network`
-    opens it to whoever reaches it, through proxies, too.
-
-    By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`.
-    """
+    """By default `root` is in the user's data folder (XDG_DATA_HOME), and `storage` is SQLite in `root`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    storage: str = Field(repr=False)
-    root: Path
-    datasets: dict[Label, Path] = Field(default_factory=dict)
-    data_roots: Paths = ()
-    model_roots: Paths = ()
-    models: Names = ("*",)
-    pretrained: bool = True
-    tracking_uri: str | None = Field(default=None, repr=False)
-    mlflow_url: str | None = None
-    ray_dashboard_url: str | None = None
-    keys_required: bool = False
-    trust_network: bool = False
-    allowed_hosts: Names = LOOPBACK
-    limits: RequestLimits = RequestLimits()
+    storage: str = Field(description="SQLAlchemy URL of the store; without one, SQLite in `root`.", repr=False)
+    root: Path = Field(description="Folder with a folder for each job; without one, in the user's data folder (XDG_DATA_HOME).")
+    datasets: dict[Label, Path] = Field(
+        description="Data sets that a job may name, as a mapping of names to paths.", default_factory=dict
+    )
+    data_roots: Paths = Field(
+        description="Folders that the data set of a job must be under, if it is given as a path.", default=()
+    )
+    model_roots: Paths = Field(
+        description="Folders that the model and the weights of a job must be under, if they are given as paths.", default=()
+    )
+    models: Names = Field(description="Patterns of the timm names that a job may ask for.", default=("*",))
+    pretrained: bool = Field(description="Whether a job may ask for pretrained weights, which timm downloads.", default=True)
+    tracking_uri: str | None = Field(description="URI of the MLflow server that jobs are logged to.", default=None, repr=False)
+    mlflow_url: str | None = Field(description="Address of MLflow for links and for readiness, as users open it.", default=None)
+    ray_dashboard_url: str | None = Field(
+        description="Address of Ray's dashboard for links and for readiness, as users open it.", default=None
+    )
+    keys_required: bool = Field(
+        description="Whether every request needs a key. Without it, a service that has never had a key is open to its machine.",
+        default=False,
+    )
+    trust_network: bool = Field(
+        description="Whether a service that has never had a key is open to everyone who reaches it, through proxies, too.",
+        default=False,
+    )
+    allowed_hosts: Names = Field(
+        description="Host names of the service. Requests to another name, or from a page of another host, are refused.",
+        default=LOOPBACK,
+    )
+    limits: RequestLimits = Field(description="Limits on requests: see below.", default=RequestLimits())
 
     @model_validator(mode="before")
     @classmethod

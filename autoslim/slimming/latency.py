@@ -52,8 +52,8 @@ def measure_job(job: SlimJob, dense: DenseModel, folder: Path) -> LatencyTable:
 
 
 def tightened(prepared: PreparedSlim) -> PreparedSlim:
-    """The model that the request comes to, measured whole before it is trained; where it is above the limit the table is corrected by it
-    and the request solved again.
+    """Measures the model that the request is solved for as a whole, before it is trained. Where it is above the limit, the measurement
+    corrects the table and the request is solved again.
 
     Raises:
         BudgetError: where the corrected table leaves nothing within the limit.

@@ -24,7 +24,8 @@ from autoslim.cost.constraint_check import Timer
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
-from autoslim.methods import METHODS, Constraints, Method, binding, check_not_trivial, narrowing, narrows, solve
+from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_not_trivial, narrowing, narrows
+from autoslim.methods.chain import chain_constraints, solve_each
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
 from autoslim.training.context import TrialContext
@@ -178,40 +179,36 @@ def _check_steps(job: SlimJob, shape: ViTShape) -> None:
 
 
 def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None = None) -> tuple[tuple[Step, ...], Plan]:
-    """Every step solved onto its own target, on the plan that those before it aim at; `timer` predicts the latency of a plan.
+    """Every step solved onto its own budget, on the plan that those before it aim at; `timer` predicts the latency of a plan.
 
     Raises:
-        BudgetError: when a step cannot be solved onto its target; names the cheapest it can be.
+        BudgetError: when a step cannot be solved onto its budget; names the cheapest it can be.
     """
-    plan = Plan.dense(shape, class_query=job.class_query)
-    steps: list[Step] = []
-    all_constraints = _all_constraints(job, shape, timer)
-    for step, target, constraints in zip(job.steps, targets(job, shape, budget), all_constraints, strict=True):
-        method = METHODS[step.method]
-        if len(steps) < len(job.steps) - 1 and not narrows(method, shape, plan):
-            # What it cannot take is left to those behind it.
-            constraints = dataclasses.replace(constraints, limits=constraints.limits.replace(params=None))
-        try:
-            solved = solve(method, shape, plan, step.knobs, target, constraints=constraints)
-        except InfeasibleError as error:
-            raise BudgetError(f"{job.request_flags}: {error}{_advice(method, shape, plan, constraints)}") from error
-        steps.append(Step(method=step.method, knobs=solved.knobs))
-        plan = solved.plan
-    return tuple(steps), plan
+    start = Plan.dense(shape, class_query=job.class_query)
+    constraints = _all_constraints(job, start, timer)
+    solved: list[Solved] = []
+    try:
+        for found in solve_each(METHODS, shape, start, job.steps, step_budgets(job, shape, budget), constraints=constraints):
+            solved.append(found)
+    except InfeasibleError as error:
+        position = len(solved)
+        plan = solved[-1].plan if solved else start
+        own = constraints[position]
+        if position < len(job.steps) - 1:
+            # Parameters are the last step's to meet.
+            own = dataclasses.replace(own, limits=own.limits.replace(params=None))
+        advice = _advice(METHODS[job.steps[position].method], shape, plan, own)
+        raise BudgetError(f"{job.request_flags}: {error}{advice}") from error
+    steps = tuple(step.replace(knobs=found.knobs) for step, found in zip(job.steps, solved, strict=True))
+    return steps, solved[-1].plan
 
 
-def _all_constraints(job: SlimJob, shape: ViTShape, timer: Timer | None) -> list[Constraints]:
-    """What each step is held to beside its target: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
-    limit, count = job.limits.latency_ms, len(job.steps)
-    if limit is None or timer is None:
-        return [Constraints(limits=job.limits)] * count
-    start = timer(Plan.dense(shape, class_query=job.class_query))
+def _all_constraints(job: SlimJob, start: Plan, timer: Timer | None) -> list[Constraints]:
+    """What each step is held to beside its budget: all the parameters' limit, and of the latency an even factor, as of the FLOPs."""
     first = 1 if job.first is not None else 0
-    even = [start * min(1.0, limit / start) ** (number / (count - first)) for number in range(1, count - first)]
-    return [
-        Constraints(limits=job.limits.replace(latency_ms=milliseconds), timer=timer)
-        for milliseconds in [*[None] * first, *even, limit]
-    ]
+    left = len(job.steps) - first
+    ends: list[float | None] = [*[None] * first, *(number / left for number in range(1, left + 1))]
+    return chain_constraints(Constraints(limits=job.limits, timer=timer), start, ends)
 
 
 def _advice(method: Method, shape: ViTShape, plan: Plan, constraints: Constraints) -> str:
@@ -224,7 +221,7 @@ def _advice(method: Method, shape: ViTShape, plan: Plan, constraints: Constraint
     return f"; {method.name} removes no parameters, which {' and '.join(narrowing(shape))} can do"
 
 
-def targets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
+def step_budgets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:
     """What each step may leave, in multiply-accumulates; those that are not given are even in the logarithm."""
     given: list[int] = []
     dense = predict(shape, Plan.dense(shape)).total

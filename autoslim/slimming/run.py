@@ -20,7 +20,7 @@ import filelock
 
 from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
-from autoslim.core.files import is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
+from autoslim.core.files import disk_full_error, is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
@@ -129,10 +129,10 @@ class Slimming:
         kept = self._work / f"table-{prepared.recipe.key}.json"
         if kept.is_file():
             return solved(dataclasses.replace(prepared, table=LatencyTable.from_json(kept.read_text())))
-        final = tightened(prepared)
-        assert final.table is not None
-        write_atomically(kept, final.table.to_json())
-        return final
+        corrected = tightened(prepared)
+        assert corrected.table is not None
+        write_atomically(kept, corrected.table.to_json())
+        return corrected
 
     def adapt(self) -> Generator[EpochReport, None, BaseFacts]:
         """The dense model, trained first where that is needed."""
@@ -146,7 +146,7 @@ class Slimming:
             return (yield from reports)
         except OSError as error:
             if is_disk_full(error):
-                raise OutputError(f"the disk of {self.folder} is full; free some space and repeat the command") from error
+                raise disk_full_error(self.folder, "repeat the command") from error
             raise
 
     def finalize_models(self, facts: BaseFacts, outcome: Outcome) -> Slimmed:
@@ -240,7 +240,7 @@ def _flag(path: str) -> str:
     """The flags that set a part of the request."""
     if path in _OWN_FLAGS:
         return _OWN_FLAGS[path]
-    by_path = {target.path: setting for setting in settings_of(JobSpec).values() for target in setting.rules.job}
+    by_path = {field.path: setting for setting in settings_of(JobSpec).values() for field in setting.rules.job}
     setting = by_path.get(path)
     if setting is None:
         return path
@@ -261,10 +261,10 @@ def _short_repr(value: Any) -> str:
     return repr(value)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, destination: Path) -> None:
     if source.is_dir():
-        with publish_folder(target) as partial_folder:
+        with publish_folder(destination) as partial_folder:
             shutil.copytree(source, partial_folder, dirs_exist_ok=True)
     else:
-        with replacing_file(target) as partial_file:
+        with replacing_file(destination) as partial_file:
             shutil.copyfile(source, partial_file)

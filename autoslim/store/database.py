@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from autoslim.store import migrate, schema
 
 # The largest body of a request, so that one of them still fits.
 _PROBE_BYTES = 2**20
+# Seconds that SQLite waits for another writer.
+_BUSY_SECONDS = 30
 
 
 class Database:
@@ -93,8 +97,22 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # Without an isolation level the driver begins nothing by itself, and `_begin_sqlite` decides.
     connection.isolation_level = None
     # NORMAL with WAL: a power cut may undo the last transactions, no more; trials then resume from checkpoints.
-    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    for pragma in (f"busy_timeout = {_BUSY_SECONDS * 1000}", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _use_wal(connection)
+
+
+def _use_wal(connection: Any) -> None:
+    """Waits here, because SQLite does not: the change to WAL fails at once, busy timeout or not, while another connection makes it."""
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

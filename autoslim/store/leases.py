@@ -24,7 +24,7 @@ LOSSES_ALLOWED = 5
 # Seconds. However often a job was delayed before, it is tried again within a minute.
 _LONGEST_DELAY = 60.0
 
-_Q = schema.queue.c
+_queue = schema.queue.c
 _Events = list[tuple[str, str, dict[str, Any]]]
 
 
@@ -39,15 +39,15 @@ class Leases(EventLog):
         """
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
-            _reap(connection, now, events)
-            _wake(connection, now, events)
-            due = sa.or_(_Q.not_before.is_(None), _Q.not_before <= clock.text(now))
+            _requeue_lost(connection, now, events)
+            _requeue_paused(connection, now, events)
+            due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= clock.text(now))
             row = connection.execute(turns.next_job(due)).one_or_none()
             claim = None
             if row is not None:
                 claim = Claim(id=row.id, attempt=row.attempt + 1, fence=row.fence + 1, owner=owner)
                 values: dict[str, Any] = {"attempt": claim.attempt, "not_before": None}
-                values |= _held(claim, now, lease_seconds) | {"started_at": row.started_at or clock.text(now)}
+                values |= _ownership(claim, now, lease_seconds) | {"started_at": row.started_at or clock.text(now)}
                 move(connection, row, QueueState.STARTING, now, events, **values)
                 turns.take_turn(connection, row.tenant)
             write_events(connection, events)
@@ -57,8 +57,8 @@ class Leases(EventLog):
         """Returns lost jobs and those whose pause is over to the queue, for a supervisor that cannot claim any now."""
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
-            _reap(connection, now, events)
-            _wake(connection, now, events)
+            _requeue_lost(connection, now, events)
+            _requeue_paused(connection, now, events)
             write_events(connection, events)
 
     def adopt(self, job_id: str, attempt: int, owner: str, lease_seconds: float) -> Claim:
@@ -69,21 +69,25 @@ class Leases(EventLog):
         """
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
-            current = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state == QueueState.STARTING.value)
+            current = sa.and_(_queue.id == job_id, _queue.attempt == attempt, _queue.state == QueueState.STARTING.value)
             row = connection.execute(sa.select(schema.queue).where(current).with_for_update(key_share=True)).one_or_none()
             if row is None:
                 raise LeaseLostError(f"attempt {attempt} of job {job_id} is not to be started; another driver may have it")
             claim = Claim(id=job_id, attempt=attempt, fence=row.fence + 1, owner=owner)
-            move(connection, row, QueueState.PREPARING, now, events, **_held(claim, now, lease_seconds))
+            move(connection, row, QueueState.PREPARING, now, events, **_ownership(claim, now, lease_seconds))
             write_events(connection, events)
         return claim
 
     def renew(self, claim: Claim, lease_seconds: float) -> bool:
-        """Prolongs the lease and returns whether the job is to be cancelled. Raises LeaseLostError."""
+        """Extends the lease by `lease_seconds` from now. Returns whether a user has asked to cancel the job.
+
+        Raises:
+            LeaseLostError: when the job is no longer this claim's.
+        """
         with self._database.writing() as connection:
-            row = _guarded(connection, claim)
+            row = _claimed_row(connection, claim)
             until = clock.after(clock.now(connection), lease_seconds)
-            connection.execute(schema.queue.update().where(_Q.id == claim.id).values(lease_until=until))
+            connection.execute(schema.queue.update().where(_queue.id == claim.id).values(lease_until=until))
         return row.cancel_requested_at is not None
 
     def advance(
@@ -97,8 +101,8 @@ class Leases(EventLog):
     ) -> None:
         """Takes the job to its next state. FAILED needs a `failure`, SUCCEEDED a `result` (JSON).
 
-        PAUSED and QUEUED give it back: the first for a while that doubles with every pause in a row, up to a minute. A job that is
-        to be cancelled is CANCELLED instead.
+        PAUSED and QUEUED give the job back; a paused one is due again after a delay that doubles with every pause in a row, up to a minute.
+        Where a user has asked to cancel the job, it becomes CANCELLED instead.
 
         Raises:
             LeaseLostError: when the job is no longer this claim's.
@@ -107,7 +111,7 @@ class Leases(EventLog):
         assert (state is QueueState.FAILED) <= (failure is not None), "a job fails of something"
         with self._database.writing() as connection:
             now, events = clock.now(connection), list[Any]()
-            row = _guarded(connection, claim)
+            row = _claimed_row(connection, claim)
             if row.cancel_requested_at is not None and state in (QueueState.QUEUED, QueueState.PAUSED):
                 state, reason = QueueState.CANCELLED, None
             values: dict[str, Any] = {} if result is None else {"result": result}
@@ -119,29 +123,31 @@ class Leases(EventLog):
     def record(self, claim: Claim, type: str, data: dict[str, Any], *, progress: bool = False) -> None:
         """An event of the claim's driver. `progress` forgives the losses and pauses before it. Raises LeaseLostError."""
         with self._database.writing() as connection:
-            _guarded(connection, claim)
+            _claimed_row(connection, claim)
             if progress:
                 # Losses and pauses count in a row: a trial that has ended shows that the job can be driven.
-                connection.execute(schema.queue.update().where(_Q.id == claim.id).values(losses=0, pauses=0))
+                connection.execute(schema.queue.update().where(_queue.id == claim.id).values(losses=0, pauses=0))
             write_events(connection, [(claim.id, type, data)])
 
     def lose(self, job_id: str, attempt: int) -> None:
         """For a caller that knows this attempt's driver to be dead: the next claim need not wait for its lease to expire."""
         with self._database.writing() as connection:
-            # The job is not moved here: `_reap` alone decides what becomes of a lost job.
-            past = clock.after(clock.now(connection), -1.0)
-            this = sa.and_(_Q.id == job_id, _Q.attempt == attempt, _Q.state.in_([state.value for state in RUNNING]))
-            connection.execute(schema.queue.update().where(this).values(lease_until=past))
+            # The job is not moved here: `_requeue_lost` alone decides what becomes of a lost job.
+            expired = clock.after(clock.now(connection), -1.0)
+            attempt_running = sa.and_(
+                _queue.id == job_id, _queue.attempt == attempt, _queue.state.in_([state.value for state in RUNNING])
+            )
+            connection.execute(schema.queue.update().where(attempt_running).values(lease_until=expired))
 
 
-def _held(claim: Claim, now: datetime.datetime, seconds: float) -> dict[str, Any]:
+def _ownership(claim: Claim, now: datetime.datetime, seconds: float) -> dict[str, Any]:
     return {"fence": claim.fence, "owner": claim.owner, "lease_until": clock.after(now, seconds)}
 
 
-def _guarded(connection: sa.Connection, claim: Claim) -> sa.Row[Any]:
-    """The claim's row, locked."""
-    theirs = sa.and_(_Q.id == claim.id, _Q.fence == claim.fence, _Q.state.in_([state.value for state in RUNNING]))
-    row = connection.execute(sa.select(schema.queue).where(theirs).with_for_update(key_share=True)).one_or_none()
+def _claimed_row(connection: sa.Connection, claim: Claim) -> sa.Row[Any]:
+    """The row of the claim's job, locked. Raises LeaseLostError when another process has the job."""
+    still_held = sa.and_(_queue.id == claim.id, _queue.fence == claim.fence, _queue.state.in_([state.value for state in RUNNING]))
+    row = connection.execute(sa.select(schema.queue).where(still_held).with_for_update(key_share=True)).one_or_none()
     if row is None:
         raise LeaseLostError(f"job {claim.id} is no longer held by {claim.owner} (attempt {claim.attempt})")
     return row
@@ -169,17 +175,19 @@ def move(
         values |= {"ended_at": clock.text(now), "not_before": None}
     if failure is not None:
         values |= {"error_class": failure.failure_class.value, "error": failure.message, "next_command": failure.next}
-    connection.execute(schema.queue.update().where(_Q.id == row.id).values(**values))
+    connection.execute(schema.queue.update().where(_queue.id == row.id).values(**values))
     data: dict[str, Any] = {"state": state.value, "attempt": values.get("attempt", row.attempt)}
     data |= {} if reason is None else {"reason": reason}
     events.append((row.id, "state", data | ({} if failure is None else {"failure": failure.to_dict()})))
 
 
-def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
+def _requeue_lost(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
     """Running jobs whose lease ran out: their drivers are dead, or are refused from now on."""
-    running = _Q.state.in_([state.value for state in RUNNING])
+    running = _queue.state.in_([state.value for state in RUNNING])
     lost = (
-        sa.select(schema.queue).where(running, _Q.lease_until < clock.text(now)).with_for_update(skip_locked=True, key_share=True)
+        sa.select(schema.queue)
+        .where(running, _queue.lease_until < clock.text(now))
+        .with_for_update(skip_locked=True, key_share=True)
     )
     for row in connection.execute(lost).all():
         losses = row.losses + 1
@@ -187,7 +195,7 @@ def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) ->
             # The driver that was to obey the cancellation is gone.
             move(connection, row, QueueState.CANCELLED, now, events)
         elif losses >= LOSSES_ALLOWED:
-            move(connection, row, QueueState.FAILED, now, events, failure=_given_up(row.id, losses), losses=losses)
+            move(connection, row, QueueState.FAILED, now, events, failure=_lost_too_often(row.id, losses), losses=losses)
         else:
             # A first loss may have any cause and costs no time; a job that kills its drivers must not keep the queue busy.
             delay = 0.0 if losses == 1 else _delay(losses - 2)
@@ -195,8 +203,8 @@ def _reap(connection: sa.Connection, now: datetime.datetime, events: _Events) ->
             move(connection, row, QueueState.QUEUED, now, events, reason="its driver was lost", **values)
 
 
-def _wake(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
-    over = sa.and_(_Q.state == QueueState.PAUSED.value, _Q.not_before <= clock.text(now))
+def _requeue_paused(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
+    over = sa.and_(_queue.state == QueueState.PAUSED.value, _queue.not_before <= clock.text(now))
     for row in connection.execute(sa.select(schema.queue).where(over).with_for_update(skip_locked=True, key_share=True)).all():
         move(connection, row, QueueState.QUEUED, now, events)
 
@@ -206,7 +214,7 @@ def _delay(earlier: int) -> float:
     return float(min(_LONGEST_DELAY, 2.0 ** min(earlier, 10)))
 
 
-def _given_up(job_id: str, losses: int) -> Failure:
+def _lost_too_often(job_id: str, losses: int) -> Failure:
     return Failure(
         failure_class=FailureClass.INFRA,
         message=f"the search's driver was lost {losses} times in a row, with no trial ended in between",

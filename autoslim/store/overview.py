@@ -12,14 +12,14 @@ from autoslim.store.event_log import EventLog
 from autoslim.store.queued import QueueState
 from autoslim.store.turns import ranked_jobs
 
-_Q = schema.queue.c
+_queue = schema.queue.c
 
 
 class Overview(EventLog):
     """Part of `Queue`. A `tenant` of None means the jobs of all tenants."""
 
     def position(self, job_id: str) -> int | None:
-        """How many queued jobs are to be begun before this one; None for one that is not queued."""
+        """How many queued jobs start before this one; None for one that is not queued."""
         return self.positions([job_id]).get(job_id)
 
     def positions(self, job_ids: Collection[str]) -> dict[str, int]:
@@ -33,7 +33,7 @@ class Overview(EventLog):
 
     def counts(self, tenant: str | None = None) -> dict[QueueState, int]:
         """Jobs by state; every state is there."""
-        query = sa.select(_Q.state, sa.func.count()).where(_of(tenant)).group_by(_Q.state)
+        query = sa.select(_queue.state, sa.func.count()).where(_of(tenant)).group_by(_queue.state)
         with self._database.reading() as connection:
             found = {state: count for state, count in connection.execute(query)}
         return {state: found.get(state.value, 0) for state in QueueState}
@@ -44,11 +44,11 @@ class Overview(EventLog):
 
     def oldest_queued_seconds(self, tenant: str | None = None) -> float | None:
         """For how long the oldest queued job has existed; None where none is queued."""
-        query = sa.select(sa.func.min(_Q.created_at)).where(_Q.state == QueueState.QUEUED.value, _of(tenant))
+        query = sa.select(sa.func.min(_queue.created_at)).where(_queue.state == QueueState.QUEUED.value, _of(tenant))
         with self._database.reading() as connection:
             oldest, now = connection.execute(query).scalar(), clock.now(connection)
         return None if oldest is None else max(0.0, (now - datetime.datetime.fromisoformat(oldest)).total_seconds())
 
 
 def _of(tenant: str | None) -> sa.ColumnElement[bool]:
-    return sa.true() if tenant is None else _Q.tenant == tenant
+    return sa.true() if tenant is None else _queue.tenant == tenant

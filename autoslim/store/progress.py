@@ -1,15 +1,16 @@
-"""The progress of searches, from the columns as far as they go: pages of jobs are requested often, and results in JSON are large."""
+"""The progress of searches, from the columns where possible: pages of jobs are requested often, and results in JSON are large."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, Origin, TrialResult, TrialState, hypervolume
+from autoslim.core.result import BaseFacts, Origin, TrialResult, TrialState, hypervolume, non_dominated
 from autoslim.core.selection import best_within_budgets
 from autoslim.store import schema
 
@@ -76,20 +77,14 @@ def _candidates(connection: sa.Connection, job: SearchJob) -> list[int]:
     Those are the front of the search's own trials within the limit on parameters, and all trials of the refinement, because which of
     its seeds count is in the recipes. A latency is in the results alone: where it is limited, every trial is a candidate.
     """
-    table = schema.trials.c
-    query = sa.select(table.number, table.origin, table.flops, table.accuracy).where(
-        table.job_id == job.id, table.state == TrialState.COMPLETE.value
-    )
+    found = _complete_trials(connection, job.id)
     if job.limits.params is not None:
-        query = query.where(table.params <= job.limits.params)
-    numbers, highest = [], -1.0
-    for number, origin, _, accuracy in connection.execute(query.order_by(table.flops, table.accuracy.desc(), table.number)):
-        if origin == Origin.REFINEMENT or job.limits.latency_ms is not None:
-            numbers.append(number)
-        elif accuracy is not None and accuracy > highest:
-            numbers.append(number)
-            highest = accuracy
-    return numbers
+        found = [row for row in found if row.params is not None and row.params <= job.limits.params]
+    if job.limits.latency_ms is not None:
+        return [row.number for row in found]
+    searched = [row for row in found if row.origin != Origin.REFINEMENT]
+    refined = [row.number for row in found if row.origin == Origin.REFINEMENT]
+    return [row.number for row in non_dominated(searched, _point)] + refined
 
 
 def _runs(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, str]:
@@ -101,10 +96,18 @@ def _runs(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, str]
 def _hypervolume(connection: sa.Connection, job_id: str, base: BaseFacts | None) -> float | None:
     if base is None:
         return None
+    front = non_dominated(_complete_trials(connection, job_id), _point)
+    return hypervolume([_point(row) for row in front], dense_flops=base.dense_flops, chance=base.chance)
+
+
+def _complete_trials(connection: sa.Connection, job_id: str) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+    """In the order of their numbers."""
     table = schema.trials.c
-    query = sa.select(table.flops, table.accuracy).where(table.job_id == job_id, table.state == TrialState.COMPLETE.value)
-    front: list[tuple[int, float]] = []
-    for flops, accuracy in connection.execute(query.order_by(table.flops, table.accuracy.desc())):
-        if accuracy is not None and (not front or accuracy > front[-1][1]):
-            front.append((flops, accuracy))
-    return hypervolume(front, dense_flops=base.dense_flops, chance=base.chance)
+    query = sa.select(table.number, table.origin, table.flops, table.params, table.accuracy).where(
+        table.job_id == job_id, table.state == TrialState.COMPLETE.value, table.accuracy.is_not(None)
+    )
+    return connection.execute(query.order_by(table.number)).all()
+
+
+def _point(row: sa.Row[*tuple[Any, ...]]) -> tuple[int, float]:
+    return row.flops or 0, row.accuracy

@@ -18,7 +18,7 @@ from autoslim.store.overview import Overview
 from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState, Quota
 from autoslim.store.quotas import check_quota, check_work
 
-_Q = schema.queue.c
+_queue = schema.queue.c
 
 UNPLANNED = "its plan is being made"
 """The reason of a queued job whose plan is not at hand."""
@@ -111,12 +111,12 @@ class Queue(Leases, Overview):
         """
         ready = {"not_before": None, "reason": None}
         # A job that was claimed meanwhile has a reason and a pause of its own.
-        first = sa.and_(_Q.id == job_id, _Q.state == QueueState.QUEUED.value, _Q.attempt == 0)
+        first = sa.and_(_queue.id == job_id, _queue.state == QueueState.QUEUED.value, _queue.attempt == 0)
         with self._database.writing() as connection:
             if quota is not None and work is not None:
                 check_work(connection, self._row(connection, job_id, None).tenant, quota, work)
             connection.execute(schema.queue.update().where(first).values(**ready))
-            connection.execute(schema.queue.update().where(_Q.id == job_id).values(work=work))
+            connection.execute(schema.queue.update().where(_queue.id == job_id).values(work=work))
 
     def refuse(self, job_id: str, failure: Failure) -> bool:
         """Fails a job whose plan shows that it cannot be done; False for one that is queued no longer, whose driver finds the same."""
@@ -131,7 +131,7 @@ class Queue(Leases, Overview):
     def _by_key(self, connection: sa.Connection, tenant: str, key: str | None) -> sa.Row[Any] | None:
         if key is None:
             return None
-        query = sa.select(schema.queue).where(_Q.tenant == tenant, _Q.idempotency_key == key)
+        query = sa.select(schema.queue).where(_queue.tenant == tenant, _queue.idempotency_key == key)
         return connection.execute(query).one_or_none()
 
     # Reading
@@ -152,15 +152,15 @@ class Queue(Leases, Overview):
     ) -> list[QueuedJob]:
         """Newest first; `before` is the id of the last one that was seen."""
         # Ids are ULIDs, which sort by time: the same column gives the order and the start of the next page.
-        query = sa.select(schema.queue).order_by(_Q.id.desc()).limit(limit)
+        query = sa.select(schema.queue).order_by(_queue.id.desc()).limit(limit)
         if tenant is not None:
-            query = query.where(_Q.tenant == tenant)
+            query = query.where(_queue.tenant == tenant)
         if states is not None:
-            query = query.where(_Q.state.in_([state.value for state in states]))
+            query = query.where(_queue.state.in_([state.value for state in states]))
         if name is not None:
-            query = query.where(_Q.name == name)
+            query = query.where(_queue.name == name)
         if before is not None:
-            query = query.where(_Q.id < before)
+            query = query.where(_queue.id < before)
         with self._database.reading() as connection:
             return [_job(row) for row in connection.execute(query)]
 
@@ -180,7 +180,7 @@ class Queue(Leases, Overview):
                 # A driver that has the job reads the request when it renews its lease, and writes its checkpoints before it ends.
                 if state.running:
                     connection.execute(
-                        schema.queue.update().where(_Q.id == job_id).values(**requested, updated_at=clock.text(now))
+                        schema.queue.update().where(_queue.id == job_id).values(**requested, updated_at=clock.text(now))
                     )
                     events.append((job_id, "message", {"text": "a cancellation was requested"}))
                 else:
@@ -199,13 +199,13 @@ class Queue(Leases, Overview):
             row = self._row(connection, job_id, tenant, lock=True)
             if not QueueState(row.state).ended:
                 raise RequestError(f"job {job_id} is {row.state}; only an ended job can be removed, so cancel it first")
-            connection.execute(schema.queue.delete().where(_Q.id == job_id))
+            connection.execute(schema.queue.delete().where(_queue.id == job_id))
             connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
 
     def _row(self, connection: sa.Connection, job_id: str, tenant: str | None, *, lock: bool = False) -> sa.Row[Any]:
-        query = sa.select(schema.queue).where(_Q.id == job_id)
+        query = sa.select(schema.queue).where(_queue.id == job_id)
         if tenant is not None:
-            query = query.where(_Q.tenant == tenant)
+            query = query.where(_queue.tenant == tenant)
         row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
         if row is None:
             raise NotFoundError(f"there is no job {job_id!r}")

@@ -8,7 +8,7 @@ from autoslim.errors import QuotaError
 from autoslim.store import schema
 from autoslim.store.queued import QueueState, Quota
 
-_Q = schema.queue.c
+_queue = schema.queue.c
 
 
 def check_quota(connection: sa.Connection, tenant: str, quota: Quota, work: float) -> None:
@@ -31,7 +31,7 @@ def check_quota(connection: sa.Connection, tenant: str, quota: Quota, work: floa
 
 def check_work(connection: sa.Connection, tenant: str, quota: Quota, work: float) -> None:
     """Raises QuotaError when `work` is too much beside that of the tenant's unfinished jobs."""
-    other = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(_Q.work), 0.0)).where(_unfinished(tenant))).scalar_one()
+    other = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(_queue.work), 0.0)).where(_unfinished(tenant))).scalar_one()
     if other + work > quota.work:
         raise QuotaError(
             f"this job computes up to {work:.2g} multiply-accumulates and the other unfinished jobs of this tenant {other:.2g}; allowed: "
@@ -40,4 +40,4 @@ def check_work(connection: sa.Connection, tenant: str, quota: Quota, work: float
 
 
 def _unfinished(tenant: str) -> sa.ColumnElement[bool]:
-    return sa.and_(_Q.tenant == tenant, _Q.state.in_([state.value for state in QueueState if not state.ended]))
+    return sa.and_(_queue.tenant == tenant, _queue.state.in_([state.value for state in QueueState if not state.ended]))

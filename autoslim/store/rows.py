@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 from typing import Any
 
+import sqlalchemy as sa
+
 from autoslim.core.job import SearchJob
+from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
-from autoslim.core.result import BaseFacts, EpochReport, SharedCost, TrialResult
+from autoslim.core.result import BaseFacts, EpochReport, Origin, SharedCost, TrialResult, TrialState
 
 
 class JobState(enum.StrEnum):
@@ -75,3 +79,36 @@ class TrackedRun(Record):
     entity: str
     run_id: str
     logged: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def job_of_row(row: sa.Row[Any]) -> StoredJob:
+    return StoredJob(
+        job=SearchJob.from_json(row.spec),
+        uid=row.uid,
+        state=JobState(row.state),
+        attempt=row.attempt,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        base=None if row.base is None else BaseFacts.from_json(row.base),
+        chosen=json.loads(row.chosen),
+        shared=shared_of_row(row),
+        error=row.error,
+    )
+
+
+def shared_of_row(row: sa.Row[Any]) -> tuple[SharedCost, ...]:
+    return tuple(SharedCost.from_dict(cost) for cost in json.loads(row.shared))
+
+
+def trial_of_row(row: sa.Row[Any]) -> StoredTrial:
+    if row.result is None:
+        recipe = Recipe.from_json(row.recipe)
+        result = TrialResult(number=row.number, recipe=recipe, origin=Origin(row.origin), state=TrialState(row.state))
+    else:
+        result = TrialResult.from_json(row.result)
+    return StoredTrial(result=result, target=row.target, attempt=row.attempt, started_at=row.started_at, ended_at=row.ended_at)
+
+
+def epoch_of_row(row: sa.Row[Any]) -> StoredEpoch:
+    report = EpochReport.from_json(row.report)
+    return StoredEpoch(position=row.position, revision=row.revision, reported_at=row.reported_at, report=report)

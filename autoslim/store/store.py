@@ -15,34 +15,25 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import JobError, RequestError
 from autoslim.store import schema
-from autoslim.store.database import Database
 from autoslim.store.progress import Progress, read_progress
-from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
+from autoslim.store.rows import (
+    JobState,
+    StoredEpoch,
+    StoredJob,
+    StoredTrial,
+    epoch_of_row,
+    job_of_row,
+    shared_of_row,
+    trial_of_row,
+)
+from autoslim.store.tracked_runs import TrackedRuns
 
 
-class Store:
+class Store(TrackedRuns):
     """Threads of one process may share a store; every call is one transaction.
 
     Every method raises ClusterError, naming the URL, when the database cannot be reached.
     """
-
-    def __init__(self, url: str) -> None:
-        """Creates the tables where there are none.
-
-        Raises:
-            RequestError: for a URL that cannot be used, or a database that a newer autoslim has written.
-        """
-        self._database = Database(url)
-        self.url = self._database.url
-
-    def close(self) -> None:
-        self._database.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # Jobs
 
@@ -61,7 +52,7 @@ class Store:
         """All jobs, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(schema.jobs).order_by(schema.jobs.c.created_at, schema.jobs.c.id))
-            return [_job(row) for row in rows]
+            return [job_of_row(row) for row in rows]
 
     def has_job(self, job_id: str) -> bool:
         with self._database.reading() as connection:
@@ -70,16 +61,16 @@ class Store:
     def job(self, job_id: str) -> StoredJob:
         """Raises RequestError naming the jobs there are, when this is none of them."""
         with self._database.reading() as connection:
-            return _job(self._job_row(connection, job_id))
+            return job_of_row(self._job_row(connection, job_id))
 
     def find_job(self, job_id: str) -> StoredJob | None:
-        """None for a job that has not begun."""
+        """None for a job whose search has not started."""
         with self._database.reading() as connection:
             row = connection.execute(sa.select(schema.jobs).where(schema.jobs.c.id == job_id)).one_or_none()
-        return None if row is None else _job(row)
+        return None if row is None else job_of_row(row)
 
     def progress(self, job_ids: Collection[str]) -> dict[str, Progress]:
-        """Of those of the jobs that have begun."""
+        """By id, of those of the jobs whose search has started."""
         if not job_ids:
             return {}
         with self._database.reading() as connection:
@@ -95,7 +86,7 @@ class Store:
     def add_shared_costs(self, job_id: str, costs: Sequence[SharedCost]) -> None:
         """Adds the costs of shared work; a key that is there already is not added twice."""
         with self._database.writing() as connection:
-            known_costs = _shared(self._job_row(connection, job_id))
+            known_costs = shared_of_row(self._job_row(connection, job_id))
             known = {cost.key for cost in known_costs}
             fresh = [cost for cost in costs if cost.key not in known]
             if fresh:
@@ -210,7 +201,7 @@ class Store:
         table = schema.trials.c
         query = sa.select(schema.trials).where(table.job_id == job_id, table.number > after).order_by(table.number).limit(limit)
         with self._database.reading() as connection:
-            return [_trial(row) for row in connection.execute(query)]
+            return [trial_of_row(row) for row in connection.execute(query)]
 
     # Epochs
 
@@ -246,7 +237,7 @@ class Store:
         table = schema.epochs.c
         query = sa.select(schema.epochs).where(table.job_id == job_id, table.number == number, table.revision > since)
         with self._database.reading() as connection:
-            return [_epoch(row) for row in connection.execute(query.order_by(table.position))]
+            return [epoch_of_row(row) for row in connection.execute(query.order_by(table.position))]
 
     def revisions(self, job_id: str) -> dict[int, int]:
         """The last revision of every trial that has reported."""
@@ -255,7 +246,7 @@ class Store:
         with self._database.reading() as connection:
             return {number: revision for number, revision in connection.execute(query)}
 
-    # Runs in MLflow
+    # Changes
 
     def fingerprint(self, job_id: str) -> tuple[object, ...]:
         """Changes whenever the job, a trial or an epoch does; cheap to ask."""
@@ -268,40 +259,7 @@ class Store:
             trials, epochs = connection.execute(counted).one(), connection.execute(reported).one()
         return (*job, *trials, *epochs)
 
-    def tracked(self, job_id: str, destination: str) -> dict[str, TrackedRun]:
-        """The runs at `destination` (up to 16 characters, the mirror's choice), by entity."""
-        table = schema.tracking.c
-        query = sa.select(schema.tracking).where(table.job_id == job_id, table.destination == destination)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        return {row.entity: TrackedRun(entity=row.entity, run_id=row.run_id, logged=json.loads(row.logged)) for row in rows}
-
-    def set_tracked(self, job_id: str, destination: str, run: TrackedRun) -> None:
-        table = schema.tracking.c
-        values = {"run_id": run.run_id, "logged": json.dumps(run.logged, sort_keys=True)}
-        here = sa.and_(table.job_id == job_id, table.destination == destination, table.entity == run.entity)
-        with self._database.writing() as connection:
-            self._job_row(connection, job_id)
-            # Not an upsert, which databases spell differently.
-            if connection.execute(schema.tracking.update().where(here).values(**values)).rowcount == 0:
-                values |= {"job_id": job_id, "destination": destination, "entity": run.entity}
-                connection.execute(schema.tracking.insert().values(**values))
-
-    def forget_tracked(self, job_id: str, destination: str) -> None:
-        """For a destination that has lost its runs: everything is logged again."""
-        table = schema.tracking.c
-        with self._database.writing() as connection:
-            connection.execute(schema.tracking.delete().where(table.job_id == job_id, table.destination == destination))
-
     # Rows
-
-    def _job_row(self, connection: sa.Connection, job_id: str) -> sa.Row[Any]:
-        row = connection.execute(sa.select(schema.jobs).where(schema.jobs.c.id == job_id)).one_or_none()
-        if row is None:
-            newest = sa.select(schema.jobs.c.id).order_by(schema.jobs.c.created_at.desc()).limit(10)
-            ids = ", ".join(connection.execute(newest).scalars())
-            raise RequestError(f"there is no job {job_id!r} in {self.url}; there are: {ids or 'none'}")
-        return row
 
     def _trial_row(self, connection: sa.Connection, job_id: str, number: int) -> sa.Row[Any]:
         row = connection.execute(sa.select(schema.trials).where(_is_trial(job_id, number))).one_or_none()
@@ -321,36 +279,3 @@ def _now() -> str:
 
 def _is_trial(job_id: str, number: int) -> sa.ColumnElement[bool]:
     return sa.and_(schema.trials.c.job_id == job_id, schema.trials.c.number == number)
-
-
-def _job(row: sa.Row[Any]) -> StoredJob:
-    return StoredJob(
-        job=SearchJob.from_json(row.spec),
-        uid=row.uid,
-        state=JobState(row.state),
-        attempt=row.attempt,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        base=None if row.base is None else BaseFacts.from_json(row.base),
-        chosen=json.loads(row.chosen),
-        shared=_shared(row),
-        error=row.error,
-    )
-
-
-def _shared(row: sa.Row[Any]) -> tuple[SharedCost, ...]:
-    return tuple(SharedCost.from_dict(cost) for cost in json.loads(row.shared))
-
-
-def _trial(row: sa.Row[Any]) -> StoredTrial:
-    if row.result is None:
-        recipe = Recipe.from_json(row.recipe)
-        result = TrialResult(number=row.number, recipe=recipe, origin=Origin(row.origin), state=TrialState(row.state))
-    else:
-        result = TrialResult.from_json(row.result)
-    return StoredTrial(result=result, target=row.target, attempt=row.attempt, started_at=row.started_at, ended_at=row.ended_at)
-
-
-def _epoch(row: sa.Row[Any]) -> StoredEpoch:
-    report = EpochReport.from_json(row.report)
-    return StoredEpoch(position=row.position, revision=row.revision, reported_at=row.reported_at, report=report)

@@ -88,10 +88,10 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
             share = accuracy(model, validation, device=device, bfloat16=bfloat16)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         module, epochs = module if trainer.average is None else trainer.average.module, trainer.step / len(train)
-    final = accuracy(module, validation, device=device, bfloat16=bfloat16)
+    share = accuracy(module, validation, device=device, bfloat16=bfloat16)
     facts = BaseFacts(
         dense_flops=count_flops(module, dense.shape.image_size),
-        dense_accuracy=final,
+        dense_accuracy=share,
         params=sum(p.numel() for p in module.parameters()),
         chance=float(np.bincount(splits.validation.labels).max() / len(splits.validation)),
     )
@@ -113,7 +113,7 @@ def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.d
     steps = max(1, round(training.epochs * len(loader)))
     return Trainer(
         module,
-        lambda images, targets: {"loss": task_loss(module, None, images, targets, training)},
+        lambda images, labels: {"loss": task_loss(module, None, images, labels, training)},
         loader,
         training,
         PhaseSchedule(phase=Phase.ADAPT, seed_name="adapt", steps=steps),

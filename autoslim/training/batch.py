@@ -16,7 +16,7 @@ from autoslim.training.losses import label_loss, weigh
 
 
 class LazyDistillationBatch:
-    """`methods.DistillationBatch` for images (B, 3, h, w) and targets: labels (B,) or soft labels (B, C).
+    """`methods.DistillationBatch` for images (B, 3, h, w) and their labels, (B,) or soft (B, C).
 
     `teacher_logits` computes the teacher's logits where a cache makes that cheaper than a pass of `teacher`.
     """
@@ -26,16 +26,16 @@ class LazyDistillationBatch:
         student: nn.Module,
         teacher: nn.Module,
         images_B3HW: Tensor,
-        targets: Tensor,
+        labels: Tensor,
         training: Training,
         *,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.student, self.teacher, self.images_B3HW, self.targets, self.training = (
+        self.student, self.teacher, self.images_B3HW, self.labels, self.training = (
             student,
             teacher,
             images_B3HW,
-            targets,
+            labels,
             training,
         )
         self._compute_teacher_logits = teacher_logits
@@ -75,7 +75,7 @@ class LazyDistillationBatch:
 
     @functools.cached_property
     def label_loss(self) -> Tensor:
-        return label_loss(self.logits_BC, self.targets, self.training)
+        return label_loss(self.logits_BC, self.labels, self.training)
 
     @functools.cached_property
     def task_loss(self) -> Tensor:

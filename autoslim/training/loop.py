@@ -29,7 +29,7 @@ from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.device import autocast
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Images (B, 3, h, w) and targets to scalars by name; `loss` is minimised, the others become curves."""
+"""Images (B, 3, h, w) and their labels to scalars by name; `loss` is minimised, the others become curves."""
 
 _CHECK_FINITE_EVERY = 20
 """Steps. Each check waits for the GPU to finish its queue, so that one a step would slow down the training."""
@@ -155,11 +155,11 @@ class Trainer:
         # The last segment may end within an epoch; its loader then stops preparing batches at once.
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, labels_B in timer.timed(itertools.islice(batches, steps)):
-                batch, targets = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
+                batch, labels = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
                 if self.training.mixup > 0:
-                    batch, targets = self._mix(batch, targets)
+                    batch, labels = self._mix(batch, labels)
                 self._set_learning_rate()
-                curves = self._update(batch, targets)
+                curves = self._update(batch, labels)
                 self.step += 1
                 images += len(labels_B)
                 if self.average is not None:
@@ -176,7 +176,7 @@ class Trainer:
         return {name: float(total) / steps for name, total in totals.items()} | speed
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); targets become soft labels."""
+        """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); labels become soft labels."""
         # A generator for each step, so that a resumed run mixes in the same share.
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
@@ -184,9 +184,9 @@ class Trainer:
         targets_BC = mixup_target(labels_B, classes, share, self.training.label_smoothing)
         return torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share), targets_BC
 
-    def _update(self, images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def _update(self, images_B3HW: Tensor, labels: Tensor) -> dict[str, Tensor]:
         try:
-            return self._accumulate(images_B3HW, targets)
+            return self._accumulate(images_B3HW, labels)
         except torch.OutOfMemoryError as error:
             if self.pieces > 1 or len(images_B3HW) < 2:
                 size = math.ceil(len(images_B3HW) / self.pieces)
@@ -196,12 +196,12 @@ class Trainer:
         self.pieces = 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self._update(images_B3HW, targets)
+        return self._update(images_B3HW, labels)
 
-    def _accumulate(self, images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def _accumulate(self, images_B3HW: Tensor, labels: Tensor) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         curves: dict[str, Tensor] = {}
-        pieces = zip(images_B3HW.chunk(self.pieces), targets.chunk(self.pieces), strict=True)
+        pieces = zip(images_B3HW.chunk(self.pieces), labels.chunk(self.pieces), strict=True)
         for images, labels in pieces:
             # The sum of the pieces' gradients is then that of the whole batch's mean loss.
             share = len(images) / len(images_B3HW)

@@ -11,13 +11,13 @@ from autoslim.methods.base import logits_of
 from autoslim.methods.losses import soft_label_loss
 
 
-def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor, targets: Tensor, training: Training) -> Tensor:
+def task_loss(student: nn.Module, teacher: nn.Module | None, images_B3HW: Tensor, labels: Tensor, training: Training) -> Tensor:
     """(1 - d) cross entropy + d T^2 KL(teacher || student) at temperature T, d = `training.distillation` (Hinton et al., 2015).
 
-    `targets` are labels (B,) or soft labels (B, C). The teacher sees the same augmented images as the student.
+    `labels` are class indices (B,) or soft labels (B, C). The teacher sees the same augmented images as the student.
     """
     logits_BC = logits_of(student(images_B3HW)).float()
-    loss = label_loss(logits_BC, targets, training)
+    loss = label_loss(logits_BC, labels, training)
     if teacher is None or training.distillation == 0:
         return loss
     with torch.no_grad():
@@ -29,6 +29,6 @@ def weigh(labels: Tensor, soft_labels: Tensor, training: Training) -> Tensor:
     return (1 - training.distillation) * labels + training.distillation * soft_labels
 
 
-def label_loss(logits_BC: Tensor, targets: Tensor, training: Training) -> Tensor:
+def label_loss(logits_BC: Tensor, labels: Tensor, training: Training) -> Tensor:
     """Cross entropy. Labels (B,) are smoothed here; soft labels (B, C) come from mixup, which has smoothed them."""
-    return functional.cross_entropy(logits_BC, targets, label_smoothing=training.label_smoothing if targets.ndim == 1 else 0.0)
+    return functional.cross_entropy(logits_BC, labels, label_smoothing=training.label_smoothing if labels.ndim == 1 else 0.0)

@@ -46,9 +46,9 @@ class TrialSharedTrainer:
         loader = self._context.loader(self._context.splits.train, self.training, seed=self._seed, train=True)
         student.to(self._context.device)
 
-        def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
+        def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             batch = LazyDistillationBatch(
-                student, self.teacher, images_B3HW, targets, self.training, teacher_logits=self._context.teacher_logits
+                student, self.teacher, images_B3HW, labels, self.training, teacher_logits=self._context.teacher_logits
             )
             return loss(batch)
 

@@ -1,49 +1,49 @@
-"""One trial: each step of its recipe is attached, trained and finalized, then the pruned model is fine-tuned, measured and saved."""
+"""One trial: each step of its recipe is attached, trained and pruned, then the slimmed model is fine-tuned, measured and saved."""
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
-from autoslim.cost import count_flops, count_flops_torch, predict, predict_params
-from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
-from autoslim.methods import METHODS, Constraints, solve
+from autoslim.methods import METHODS
 from autoslim.methods.base import Method, StepContext, Tensors
-from autoslim.methods.layers.adaptive_trunk import image_flops, padded, recording
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
-from autoslim.training.evaluate import accuracy
+from autoslim.training.finished_model import save_finished_model
 from autoslim.training.loop import PhaseSchedule, Trainer
-from autoslim.training.model_checks import check_flops, check_limits, constraints_of
+from autoslim.training.measure import Measurer
+from autoslim.training.model_checks import constraints_of
 from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
-
-_CALIBRATION_IMAGES = 1024
-"""Training images that thresholds are set on."""
-
-_MAX_CALIBRATIONS = 4
-"""Times that thresholds are set, each for a lower budget, while the validation images' mean FLOPs exceed a budget for the mean."""
+from autoslim.training.step_limits import StepLimits
 
 _PHASE_EPOCHS = 1000
 """Distance between the first epochs of two train phases in the loader's numbering: more than any phase has, so that none sees the
 augmentations of another."""
 
-Saved = tuple[dict[str, Tensor], dict[str, Any]]
+REST_SHARE = 0.1
+"""Share of the steps left that a model is fine-tuned for between two steps of a recipe, where the second one trains parts on it."""
+
+_BEFORE = 0.5
+"""A checkpoint names its phase by the recipe's step; the rest in front of step n is at n - 0.5."""
+
+_RESTS_FROM = 100
+"""Rests are numbered from here in the loader's epochs, behind the train phases of any recipe."""
+
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """A checkpoint: tensors by name, and facts as JSON values."""
 
 Reports = Generator[EpochReport, None, Outcome]
@@ -69,13 +69,13 @@ class _Trial:
         self.training = recipe.training
         self.shape: ViTShape = context.dense.shape
         self.bfloat16 = uses_bfloat16(self.training.precision, context.device)
+        self.measurer = Measurer(recipe, context)
         self.train_images = context.loader(context.splits.train, self.training, seed=recipe.seed, train=True)
-        self.validation = context.loader(context.splits.validation, self.training, seed=recipe.seed, train=False)
-        self.constraints = constraints_of(recipe, context.latency)
+        self.limits = StepLimits(recipe=recipe, shape=self.shape, constraints=constraints_of(recipe, context.latency))
         self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), context.student()
         self.shared_epochs = 0.0
-        self.finished: list[Step] = []
-        self.done_steps = 0
+        self.finished_steps: list[Step] = []
+        self.optimizer_steps = 0
         self.accuracy_after_pruning = 0.0
         self.began, self.earlier_seconds = time.monotonic(), 0.0
 
@@ -90,47 +90,81 @@ class _Trial:
             yield report.replace(seconds=self._seconds())
 
     def _run(self) -> Reports:
-        shares = [METHODS[step.method].train_share(step.knobs) for step in self.recipe.steps]
         # Every trial that uses shared training trains less by as much, so that all trials of a job cost the same.
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
+        shares = [share for position in range(len(self.recipe.steps)) for share in self._phase_shares(position)]
         # Every phase needs at least one step.
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
-        train_steps = split_steps(total, shares)
+        phase_steps = split_steps(total, shares)
+        left = iter(phase_steps)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             # The time of a trial includes its earlier runs.
             self.earlier_seconds = float(saved[1]["seconds"])
         for position, step in enumerate(self.recipe.steps):
+            rest_steps = next(left) if self._rests_before(position) else 0
+            train_steps = next(left)
             # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
-            if saved is None or saved[1]["position"] <= position:
-                yield from self._apply(position, step, train_steps[position], saved)
+            if rest_steps and (saved is None or saved[1]["position"] <= position - _BEFORE):
+                yield from self._rest(position, rest_steps, saved)
                 # The checkpoint belongs to one phase; the following ones start from the model that this one leaves.
+                saved = None
+            if saved is None or saved[1]["position"] <= position:
+                yield from self._slim(position, step, train_steps, saved)
                 saved = None
         if saved is not None:
             self._restore_pruned(saved)
-        yield from self._finetune(total - sum(train_steps), saved)
-        return self._finalize_model()
+        yield from self._finetune(total - sum(phase_steps), saved)
+        return self._finish()
 
-    def _apply(self, position: int, step: Step, steps: int, saved: Saved | None) -> Generator[EpochReport]:
+    def _phase_shares(self, position: int) -> list[float]:
+        """Shares of the rest in front of a step, where there is one, and of its train phase; each of the steps that are left then."""
+        step = self.recipe.steps[position]
+        train = METHODS[step.method].train_share(step.knobs)
+        return [REST_SHARE, train] if self._rests_before(position) else [train]
+
+    def _rests_before(self, position: int) -> bool:
+        """Whether the model is fine-tuned between the cut before this step and the step.
+
+        A step that trains parts would train them on a model that has not recovered from the cut. A step without training decides on the
+        dense model instead (`StepContext.dense`), and both cuts are made at once.
+        """
+        step = self.recipe.steps[position]
+        return position > 0 and METHODS[step.method].train_share(step.knobs) > 0
+
+    def _rest(self, position: int, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
+        """Fine-tunes the model that earlier steps have cut, before step `position` is attached."""
+        if saved is not None:
+            self._restore_pruned(saved)
+        first_epoch = _PHASE_EPOCHS * (_RESTS_FROM + position)
+        schedule = PhaseSchedule(
+            phase=Phase.TRAIN, seed_name=f"rest {position}", steps=steps, first_epoch=first_epoch, average=False
+        )
+        trainer = self._trainer(self.model, schedule, None, None)
+        yield from self._train(trainer, position - _BEFORE, saved)
+        self.model = trainer.student
+
+    def _slim(self, position: int, step: Step, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Slims the model by one step of the recipe, after `steps` training steps of the method's parts."""
         if saved is not None:
             self._restore_pruned(saved)
-        step = self._solve_again(position, step)
+        step = self.limits.solved(position, step, self.plan)
         method = METHODS[step.method]
         step_context = StepContext(
             shape=self.shape,
             plan=self.plan,
             knobs=step.knobs,
-            budget=self._budget_of(position, step),
+            budget=self.limits.flops(position, step, self.plan),
             bound=self.recipe.bound,
-            constraints=self._constraints_of(position, step),
+            constraints=self.limits.beside_flops(position, step, self.plan),
             shared=(yield from self._shared_result(method, step)),
+            dense=self.context.teacher if position and not self._rests_before(position) else None,
         )
         # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
         torch.manual_seed(self.recipe.seed)
         student = method.attach(self.model, step_context, self.context.calibration(self.training, seed=self.recipe.seed))
         student.to(self.context.device)
-        # A method with nothing to train is finalized at once.
+        # A method with nothing to train prunes at once.
         if steps and any(parameter.requires_grad for parameter in student.parameters()):
             schedule = PhaseSchedule(
                 phase=Phase.TRAIN,
@@ -142,16 +176,18 @@ class _Trial:
             )
             yield from self._train(self._trainer(student, schedule, method, step), position, saved)
         with torch.no_grad():
-            finished = method.finalize(student, step_context)
+            finished = method.prune(student, step_context)
         self.model, self.plan = finished.model.to(self.context.device), finished.plan
-        self.finished.append(Step(method=step.method, knobs=finished.knobs))
+        self.finished_steps.append(Step(method=step.method, knobs=finished.knobs))
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
-        if position == len(self.recipe.steps) - 1:
-            # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving
-            # average of an infinite number is not a number.
-            self._calibrate(self.model.eval(), self.recipe.budget)
-        self.accuracy_after_pruning = accuracy(self.model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
+        if position < len(self.recipe.steps) - 1:
+            return
+        # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving average of an
+        # infinite number is not a number.
+        self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
+        # After the last cut alone: only this accuracy can be compared between trials.
+        self.accuracy_after_pruning = self.measurer.accuracy(self.model)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
     def _shared_epochs(self, step: Step) -> float:
@@ -183,41 +219,14 @@ class _Trial:
         shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
-    def _solve_again(self, position: int, step: Step) -> Step:
-        """The step with knobs that meet the budget on the model as it is now.
-
-        Only the last of several steps changes: what dropping a token saves depends on the widths that the earlier steps really left.
-        """
-        if position == 0 or position < len(self.recipe.steps) - 1:
-            return step
-        method, constraints = METHODS[step.method], self.constraints
-        return step.replace(
-            knobs=solve(method, self.shape, self.plan, step.knobs, self.recipe.budget, constraints=constraints).knobs
-        )
-
-    def _budget_of(self, position: int, step: Step) -> int:
-        """The FLOPs that this step may leave: the recipe's budget for the last one, those of its own plan for an earlier one."""
-        if position == len(self.recipe.steps) - 1:
-            return self.recipe.budget
-        return predict(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs)).total
-
-    def _constraints_of(self, position: int, step: Step) -> Constraints:
-        """The limits that this step keeps to. An earlier step keeps to its own plan's parameters: the steps after it may remove none."""
-        if position == len(self.recipe.steps) - 1:
-            return self.constraints
-        if self.recipe.limits.params is None:
-            return Constraints()
-        left = predict_params(self.shape, METHODS[step.method].expect(self.shape, self.plan, step.knobs))
-        return Constraints(limits=CostLimits(params=left))
-
-    def _finetune(self, steps: int, saved: Saved | None) -> Generator[EpochReport]:
+    def _finetune(self, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
         last = self.recipe.steps[-1]
         # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
-        rate = METHODS[last.method].tune_rate(last.knobs)
+        rate = METHODS[last.method].finetune_rate(last.knobs)
         schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=steps, rate=rate)
         trainer = self._trainer(self.model, schedule, None, None)
         for report in self._train(trainer, len(self.recipe.steps), saved):
-            share = accuracy(self._evaluated(trainer), self.validation, device=self.context.device, bfloat16=self.bfloat16)
+            share = self.measurer.accuracy(self._evaluated(trainer))
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         self.model = self._evaluated(trainer)
 
@@ -226,10 +235,10 @@ class _Trial:
         return trainer.student if trainer.average is None else trainer.average.module
 
     def _trainer(self, student: nn.Module, schedule: PhaseSchedule, method: Method | None, step: Step | None) -> Trainer:
-        def objective(images_B3HW: Tensor, targets: Tensor) -> Tensors:
+        def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
             batch = LazyDistillationBatch(
-                student, context.teacher, images_B3HW, targets, self.training, teacher_logits=context.teacher_logits
+                student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
             )
             return {"loss": batch.task_loss} if method is None or step is None else method.loss(step.knobs, batch)
 
@@ -245,147 +254,87 @@ class _Trial:
             frozen_models=(self.context.teacher,),
         )
 
-    def _train(self, trainer: Trainer, position: int, saved: Saved | None) -> Generator[EpochReport]:
+    def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""
-        before = self.done_steps
+        before = self.optimizer_steps
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
-            self.done_steps = before + saved[1]["step"]
+            self.optimizer_steps = before + saved[1]["step"]
             # The earlier run may have been killed before this report arrived, and the pruner must not miss one.
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
         for segment in trainer.segments():
-            self.done_steps = before + segment.steps
+            self.optimizer_steps = before + segment.steps
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=segment.metrics)
-        self.done_steps = before + trainer.schedule.steps
+        self.optimizer_steps = before + trainer.schedule.steps
 
     def _epochs(self) -> float:
-        return round(self.shared_epochs + self.done_steps / len(self.train_images), 6)
+        return round(self.shared_epochs + self.optimizer_steps / len(self.train_images), 6)
 
-    # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step finalized before it.
+    # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step pruned before it.
 
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
-    def _save(self, position: int, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
+    def _save(self, position: float, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
         facts = {
             "position": position,
             "step": step,
             "before": before,
             "metrics": metrics,
             "plan": self.plan.to_dict(),
-            "steps": [finished.to_dict() for finished in self.finished],
+            "steps": [finished.to_dict() for finished in self.finished_steps],
             "accuracy_after_pruning": self.accuracy_after_pruning,
             "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "seconds": self._seconds(),
         }
         save_checkpoint(self._checkpoint, tensors, facts)
 
-    def _restore_pruned(self, saved: Saved) -> None:
+    def _restore_pruned(self, saved: Checkpoint) -> None:
         """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
         facts = saved[1]
         self.plan = Plan.from_dict(facts["plan"])
-        self.finished = [Step.from_dict(step) for step in facts["steps"]]
-        for step in self.finished:
+        self.finished_steps = [Step.from_dict(step) for step in facts["steps"]]
+        for step in self.finished_steps:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
-        if self.recipe.class_query and len(self.finished) == len(self.recipe.steps):
+        if self.recipe.class_query and len(self.finished_steps) == len(self.recipe.steps):
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         self.model.to(self.context.device)
         # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in facts["trainable"])
-        self.done_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
+        self.optimizer_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.began
 
-    # Measurements of the finished model: on the model itself, not on its plan.
-
-    def _calibrate(self, model: nn.Module, budget: int) -> None:
-        """Sets what depends on the trained weights, such as thresholds, so that training images keep to `budget`."""
-        step = self.finished[-1]
-        step_context = StepContext(shape=self.shape, plan=self.plan, knobs=step.knobs, budget=budget, bound=self.recipe.bound)
-
-        def images() -> Iterator[Tensor]:
-            return self.context.plain_images(_CALIBRATION_IMAGES, self.training, seed=self.recipe.seed)
-
-        with torch.no_grad():
-            METHODS[step.method].calibrate(model, step_context, images)
-
-    def _evaluate(self, model: nn.Module) -> tuple[float, int, int]:
-        """Validation accuracy, and the FLOPs of a validation image: the mean, rounded up, and the largest."""
-        with recording(model) as counts:
-            share = accuracy(model, self.validation, device=self.context.device, bfloat16=self.bfloat16)
-        if not counts:
-            # All images have the same tokens, so that the plan has their FLOPs.
-            fixed = predict(self.shape, self.plan).total
-            return share, fixed, fixed
-        flops_B = image_flops(model, self.shape, self.plan, torch.cat(counts))
-        return share, math.ceil(flops_B.double().mean()), int(flops_B.max())
-
-    def _calibrate_and_evaluate(self, model: nn.Module) -> tuple[float, int, int]:
-        """Calibrates until the budget holds on the validation images, too; returns what `_evaluate` does."""
-        budget = self.recipe.budget
-        for _ in range(_MAX_CALIBRATIONS):
-            self._calibrate(model, budget)
-            share, mean, largest = self._evaluate(model)
-            if self.recipe.bound == "max" or mean <= self.recipe.budget:
-                break
-            # Validation images keep more tokens than the training images did: aim lower by the same ratio.
-            budget = int(budget * self.recipe.budget / mean)
-        return share, mean, largest
-
-    def _finalize_model(self) -> Outcome:
+    def _finish(self) -> Outcome:
+        """Measures and saves the fine-tuned model."""
         model = self.model.requires_grad_(False).eval()
-        share, mean, largest = self._calibrate_and_evaluate(model)
-        predicted = predict(self.shape, self.plan)
-        # Counted at the caps, where every image has the most tokens: this is what the plan describes.
-        with padded(model):
-            fvcore = count_flops(model, self.shape.image_size)
-            by_torch = count_flops_torch(model, self.shape.image_size)
-        held = mean if self.recipe.bound == "mean" else None
-        check_flops(predicted, self.plan, fvcore=fvcore, torch=by_torch, budget=self.recipe.budget, held=held)
-        recipe = self.recipe.replace(steps=tuple(self.finished))
-        params = sum(p.numel() for p in model.parameters())
-        check_limits(self.shape, self.plan, self.constraints, params=params)
-        dense = predict(self.shape, Plan.dense(self.shape)).total
-        config = SlimConfig(
-            format=FORMAT,
-            architecture=self.context.dense.architecture,
-            shape=self.shape,
-            preprocessing=self.context.dense.preprocessing,
-            classes=self.context.classes,
+        measured = self.measurer.calibrate_and_measure(model, self.plan, self.finished_steps[-1])
+        recipe = self.recipe.replace(steps=tuple(self.finished_steps))
+        config = save_finished_model(
+            self.folder / "model",
+            model,
+            self.context,
             recipe=recipe,
             plan=self.plan,
-            flops=FlopsReport(
-                predicted=predicted.total,
-                fvcore=fvcore,
-                torch=by_torch,
-                dense=dense,
-                budget=self.recipe.budget,
-                budget_label=self.budget_label,
-                mean=mean,
-                max=largest,
-                bound=self.recipe.bound,
-            ),
-            params=params,
-            accuracy={"validation/slimmed": share},
-            images={"validation": len(self.context.splits.validation), "train": len(self.context.splits.train)},
-            versions=versions(),
+            constraints=self.limits.constraints,
+            measured=measured,
+            budget_label=self.budget_label,
         )
-        save(self.folder / "model", model, config)
         # Last, because a trial that is killed before its model is saved still needs the checkpoint.
         shutil.rmtree(self._checkpoint, ignore_errors=True)
         return Outcome(
             recipe=recipe,
-            accuracy=share,
+            accuracy=measured.accuracy,
             accuracy_after_pruning=self.accuracy_after_pruning,
-            flops=fvcore if held is None else held,
-            flops_predicted=predicted.total,
-            flops_mean=mean,
-            flops_max=largest,
-            params=params,
+            flops=config.flops.held,
+            flops_predicted=config.flops.predicted,
+            flops_mean=measured.flops_mean,
+            flops_max=measured.flops_max,
+            params=config.params,
             latency_ms=None if self.context.latency is None else self.context.latency(self.plan, recipe.method),
             epochs=self._epochs(),
             seconds=self._seconds(),

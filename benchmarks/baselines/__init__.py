@@ -4,7 +4,7 @@ budgets; none is registered in the package.
 
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
-from baselines.dense import DenseTuned
+from baselines.dense import DenseFinetuned
 from baselines.evit import ClassAttentionTopK
 from baselines.random_tokens import RandomTokens
 from baselines.smaller_image import SmallerImage
@@ -14,7 +14,7 @@ from baselines.width_pruning import L2Width, TaylorWidth
 BASELINES: dict[str, Method] = {
     baseline.name: baseline
     for baseline in (
-        DenseTuned(),
+        DenseFinetuned(),
         RandomTokens(),
         ClassAttentionTopK(),
         TokenMerging(),

@@ -13,7 +13,7 @@ from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepC
 from autoslim.methods.knob import Ranges
 
 
-class CutAndTune(Method):
+class PruneThenFinetune(Method):
     """A baseline without a train phase: `build` makes the structure out of the dense weights, and all epochs go into tuning."""
 
     paper = "none: a baseline"
@@ -24,13 +24,13 @@ class CutAndTune(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         plan = self.expect(context.shape, context.plan, context.knobs)
         model = self.build(student, context.shape, plan, context.knobs).requires_grad_(True)
         return SlimmedModel(model=model, plan=plan, knobs=context.knobs)
 
 
-class DenseTuned(CutAndTune):
+class DenseFinetuned(PruneThenFinetune):
     name = "dense"
     ranges: ClassVar[Ranges] = {}
 

@@ -26,7 +26,7 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, order_by
-from baselines.dense import CutAndTune
+from baselines.dense import PruneThenFinetune
 
 STAGES = 3
 
@@ -77,7 +77,7 @@ def attention_with_class_row(attention: Any, x_BND: Tensor, num_prefix_tokens: i
     return attention.proj_drop(attention.proj(attention.norm(out_BNE))), class_BP
 
 
-class ClassAttentionTopK(CutAndTune):
+class ClassAttentionTopK(PruneThenFinetune):
     """Knobs: in block `layer_k` the share `keep_k` of the patches that come in stays."""
 
     name = "evit"

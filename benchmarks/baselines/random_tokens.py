@@ -19,7 +19,8 @@ from autoslim.methods.knob import Ranges
 from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.layers.tokens import behind_prefix
-from autoslim.methods.life_regression.method import LifeRegression, schedule
+from autoslim.methods.life_regression.method import LifeRegression
+from autoslim.methods.life_regression.schedule import schedule
 
 
 class KeepRandom(TokenSelector):
@@ -64,7 +65,7 @@ class RandomTokens(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         model = self.build(student, context.shape, context.plan, context.knobs).requires_grad_(True)
         return SlimmedModel(model=model, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)
 

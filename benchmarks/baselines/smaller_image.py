@@ -20,7 +20,7 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.knob import Knob, Ranges
-from baselines.dense import CutAndTune
+from baselines.dense import PruneThenFinetune
 
 _MOST_SQUEEZED = 4 / 3
 """How much more one side may be shrunk than the other, to use more of the budget."""
@@ -54,7 +54,7 @@ def resizing(size: int, new: int) -> Tensor:
     return functional.interpolate(identity, size=(new, size), mode="bicubic", antialias=True)[0, 0]
 
 
-class SmallerImage(CutAndTune):
+class SmallerImage(PruneThenFinetune):
     """Knob `keep`, the share of the patches, is solved onto the budget."""
 
     name = "smaller_image"

@@ -24,7 +24,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.token_trunk import blocks_of, install
-from baselines.dense import CutAndTune
+from baselines.dense import PruneThenFinetune
 
 _LEAST = 1e-12
 """Keeps the length of a key of zeros above 0."""
@@ -122,7 +122,7 @@ def _rows(x_BND: Tensor, index_BK: Tensor) -> Tensor:
     return x_BND.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, x_BND.shape[-1]))
 
 
-class TokenMerging(CutAndTune):
+class TokenMerging(PruneThenFinetune):
     """Knob `rate`, the mean share of the image's patches that a block merges, is solved onto the budget."""
 
     name = "tome"

@@ -1,4 +1,4 @@
-"""Pruning widths by magnitude, and by a Taylor expansion of the loss: one cut, then tuning.
+"""Pruning widths by magnitude, and by a Taylor expansion of the loss: pruned once, then fine-tuned.
 
 A unit is a hidden unit of an MLP, or one dimension of a head (its rows of query, key and value and its column of the projection).
 
@@ -38,7 +38,7 @@ from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.unit_removal.least_squares import measure_readers, refit_reader
-from baselines.dense import CutAndTune
+from baselines.dense import PruneThenFinetune
 
 SCORE_IMAGES = 1024
 COMPARE = ("score", "layer", "rank")
@@ -55,7 +55,7 @@ class Unit:
     score: float
 
 
-class WidthPruning(CutAndTune):
+class WidthPruning(PruneThenFinetune):
     """Knob `keep`, the share of every width, is solved onto the budget; the ranking says where the widths really go."""
 
     def check(self, shape: ViTShape) -> None:
@@ -78,11 +78,11 @@ class WidthPruning(CutAndTune):
             measure_readers(model, images_B3HW)
         return super().attach(model, context, images_B3HW)
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         scores = self.scores(student, context)
         plan = widths_within(context.shape, context.plan, scores, context.knobs, context.budget)
         for module, block, (heads_HK, hidden_F) in zip(blocks_of(student), plan.blocks, scores, strict=True):
-            cut(module, block, heads_HK, hidden_F)
+            prune_block(module, block, heads_HK, hidden_F)
         return SlimmedModel(model=student.requires_grad_(True), plan=plan, knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
@@ -142,7 +142,7 @@ def _narrowed(plan: Plan, counts: list[dict[str, int]]) -> Plan:
     return plan.replace(blocks=tuple(blocks))
 
 
-def cut(block: Any, plan: BlockPlan, heads_HK: Tensor, hidden_F: Tensor) -> None:
+def prune_block(block: Any, plan: BlockPlan, heads_HK: Tensor, hidden_F: Tensor) -> None:
     kept_HK = heads_HK.sort(dim=1, descending=True, stable=True).indices[:, : plan.head_width].sort(dim=1).values
     kept_F = hidden_F.sort(descending=True, stable=True).indices[: plan.hidden].sort().values
     attention, mlp = block.attn, block.mlp
@@ -261,7 +261,7 @@ class _Gate:
 
 
 def _gate(block: Any, attention: _Gate, mlp: _Gate) -> list[Any]:
-    """Queries, keys and values of a head dimension share a gate, as they are cut together."""
+    """Queries, keys and values of a head dimension share a gate, as they are pruned together."""
 
     def gate_qkv(module: nn.Module, inputs: Any, output_BNE: Tensor) -> Tensor:
         return output_BNE * attention.of(output_BNE).flatten(1).repeat(1, 3).unsqueeze(1)

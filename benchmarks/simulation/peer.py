@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from autoslim.core.recipe import Recipe, Step
+from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport, Outcome
 from autoslim.errors import AutoslimError
 from autoslim.methods import METHODS
-from autoslim.methods.solver import evaluate
+from autoslim.methods.chain import evaluate_chain
 from autoslim.search.space.space import Suggest, Uniform
 from simulation.world import World
 
@@ -67,13 +67,13 @@ class PeerSearch:
         world = self.world
         sample = world.space.sample(suggest, world.methods, world.shape)
         try:
-            solved = evaluate(METHODS[sample.method], world.shape, world.dense, sample.knobs)
+            solved = evaluate_chain(METHODS, world.shape, world.dense, sample.steps)
         except AutoslimError:
             return None
-        if not world.space.contains(dataclasses.replace(sample, knobs=solved.knobs), world.shape):
+        if not world.space.contains(dataclasses.replace(sample, steps=solved.steps), world.shape):
             return None
         return Recipe(
-            steps=(Step(method=sample.method, knobs=solved.knobs),),
+            steps=solved.steps,
             budget=solved.flops,
             training=world.training.replace(**sample.training),
             seed=0,

@@ -159,7 +159,7 @@ def _syne_space(space: Space, depth: int) -> dict[str, Any]:
     """Without conditional parameters, which Syne Tune does not have; knobs of methods that were not drawn are ignored."""
     from syne_tune.config_space import choice, loguniform, randint, uniform
 
-    flat: dict[str, Any] = {"method": choice(list(space.methods))}
+    flat: dict[str, Any] = {"method": choice(list(space.units))}
     ranges = {f"{method}.{name}": knob for method, knobs in space.methods.items() for name, knob in knobs.items()}
     ranges |= {f"training.{key}": space.training[key] for key in TRAINING if key in space.training}
     for name, knob in ranges.items():

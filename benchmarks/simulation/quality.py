@@ -36,13 +36,13 @@ class Quality:
     """Spearman's rank correlations between predicted and measured final accuracies; those of methods and bands are within each.
 
     `repeated` is that of two trials of the same recipe with different seeds, the limit of any surrogate. `error` is the mean
-    absolute one, `after_cut` the rank correlation of the accuracies before any tuning.
+    absolute one, `after_pruning` the rank correlation of the accuracies before any fine-tuning.
     """
 
     trials: int
     overall: float
     repeated: float
-    after_cut: float
+    after_pruning: float
     error: float
     methods: dict[str, tuple[int, float]]
     bands: dict[str, tuple[int, float]]
@@ -52,7 +52,7 @@ def quality(trials: Trials) -> Quality:
     rows = trials.rows
     methods = methods_of(rows)
     vectors = [vector(row.recipe, row.plan, methods, trials.shape) for row in rows]
-    final, cut = predicted(rows, vectors, trials.training.epochs)
+    final, pruned = predicted(rows, vectors, trials.training.epochs)
     measured = np.array([row.curve[-1].accuracy for row in rows])
     shares = np.array([row.flops for row in rows]) / trials.base.dense_flops
     names = np.array([row.recipe.method for row in rows])
@@ -64,7 +64,7 @@ def quality(trials: Trials) -> Quality:
         trials=len(rows),
         overall=within(np.ones(len(rows), bool))[1],
         repeated=_repeated(rows),
-        after_cut=float(spearmanr(cut, [row.curve[0].accuracy for row in rows]).statistic),
+        after_pruning=float(spearmanr(pruned, [row.curve[0].accuracy for row in rows]).statistic),
         error=float(np.abs(final - measured).mean()),
         methods={name: within(names == name) for name in methods},
         bands={f"{low:.0%} to {high:.0%}": within((shares > low) & (shares <= high)) for low, high in itertools.pairwise(BANDS)},
@@ -73,7 +73,7 @@ def quality(trials: Trials) -> Quality:
 
 def predicted(rows: Sequence[Row], vectors: Sequence[Array], epochs: float, *, folds: int = FOLDS) -> tuple[Array, Array]:
     """Final accuracies and those after the pruning, each by a model that has seen no trial of the recipe."""
-    final, cut = np.zeros(len(rows)), np.zeros(len(rows))
+    final, pruned = np.zeros(len(rows)), np.zeros(len(rows))
     groups = [row.group for row in rows]
     for seen, unseen in GroupKFold(folds).split(rows, groups=groups):
         model = fitted(*points([rows[i] for i in seen], [vectors[i] for i in seen], epochs))
@@ -82,8 +82,8 @@ def predicted(rows: Sequence[Row], vectors: Sequence[Array], epochs: float, *, f
             marks = [
                 ScheduledReport(epoch=point.epoch, phase=point.phase, tuned=point.epoch - first.epoch) for point in (first, last)
             ]
-            cut[index], final[index] = model.predict(with_times(vectors[index], marks, epochs))
-    return final, cut
+            pruned[index], final[index] = model.predict(with_times(vectors[index], marks, epochs))
+    return final, pruned
 
 
 def _repeated(rows: Sequence[Row]) -> float:
@@ -95,7 +95,7 @@ def _repeated(rows: Sequence[Row]) -> float:
 def table(found: Quality, spread: Callable[[], str]) -> str:
     lines = ["| trials | | Spearman |", "|---|---|---|", f"| all | {found.trials} | {found.overall:.3f} |"]
     lines += [f"| {name} | {count} | {value:.3f} |" for name, (count, value) in (found.methods | found.bands).items()]
-    lines += [f"| straight after the cut | {found.trials} | {found.after_cut:.3f} |"]
+    lines += [f"| straight after pruning | {found.trials} | {found.after_pruning:.3f} |"]
     lines += [f"| the same recipe with two seeds | | {found.repeated:.3f} |"]
     return "\n".join([*lines, "", f"Mean absolute error {100 * found.error:.2f} points. {spread()}"])
 

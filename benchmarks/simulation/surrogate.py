@@ -51,7 +51,7 @@ class Surrogate:
         self.methods = methods_of(trials.rows)
         vectors = [self._vector(row.recipe, row.plan) for row in trials.rows]
         self._accuracy = fitted(*points(trials.rows, vectors, self.training.epochs))
-        self._until_cut = fitted(np.array(vectors), np.array([row.curve[0].seconds for row in trials.rows]))
+        self._until_pruning = fitted(np.array(vectors), np.array([row.curve[0].seconds for row in trials.rows]))
         self._epoch = fitted(np.array(vectors), np.array([_epoch_seconds(row) for row in trials.rows]))
 
     def answer(self, recipe: Recipe, plan: Plan, marks: Sequence[ScheduledReport], *, noise_seed: int | None) -> Answer:
@@ -72,10 +72,10 @@ class Surrogate:
 
     def _seconds(self, x: Array, marks: Sequence[ScheduledReport]) -> tuple[float, ...]:
         """A method's own training takes its share of the time up to the pruning."""
-        until_cut, epoch = (max(0.01, float(model.predict(x[None])[0])) for model in (self._until_cut, self._epoch))
-        cut = next(mark.epoch for mark in marks if mark.phase == Phase.PRUNE)
+        until_pruning, epoch = (max(0.01, float(model.predict(x[None])[0])) for model in (self._until_pruning, self._epoch))
+        pruned = next(mark.epoch for mark in marks if mark.phase == Phase.PRUNE)
         return tuple(
-            until_cut * (mark.epoch / (cut + 1)) if mark.phase == Phase.TRAIN else until_cut + epoch * mark.tuned
+            until_pruning * (mark.epoch / (pruned + 1)) if mark.phase == Phase.TRAIN else until_pruning + epoch * mark.tuned
             for mark in marks
         )
 
@@ -105,8 +105,8 @@ def with_times(vector: Array, marks: Sequence[ScheduledReport], epochs: float) -
 
 
 def _marks(row: Row) -> list[ScheduledReport]:
-    cut = row.curve[0].epoch
-    return [ScheduledReport(epoch=point.epoch, phase=point.phase, tuned=point.epoch - cut) for point in row.curve]
+    pruned = row.curve[0].epoch
+    return [ScheduledReport(epoch=point.epoch, phase=point.phase, tuned=point.epoch - pruned) for point in row.curve]
 
 
 def _epoch_seconds(row: Row) -> float:

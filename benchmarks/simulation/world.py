@@ -31,10 +31,10 @@ class World:
 
     @functools.cached_property
     def space(self) -> Space:
-        """The space with the methods that the table of real trials has: of others the surrogate knows nothing."""
-        space = load_space(self.space_name)
-        known = self.surrogate.methods
-        return space.replace(methods={name: ranges for name, ranges in space.methods.items() if name in known})
+        """The space with the methods that the table of real trials has, each alone: of others the surrogate knows nothing."""
+        space, known = load_space(self.space_name), self.surrogate.methods
+        methods = {name: ranges for name, ranges in space.methods.items() if name in known}
+        return space.replace(methods=methods, chains=())
 
     @functools.cached_property
     def methods(self) -> dict[str, Method]:
@@ -80,11 +80,11 @@ class World:
             for mark, value in zip(marks, answer.accuracies, strict=True)
         )
         flops = predict(self.shape, plan).total
-        cut = next(report for report in reports if report.phase == Phase.PRUNE)
+        pruned = next(report for report in reports if report.phase == Phase.PRUNE)
         outcome = Outcome(
             recipe=recipe,
             accuracy=reports[-1].metrics["accuracy"],
-            accuracy_after_pruning=cut.metrics["accuracy"],
+            accuracy_after_pruning=pruned.metrics["accuracy"],
             flops=flops,
             flops_predicted=flops,
             flops_mean=flops,

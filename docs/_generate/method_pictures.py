@@ -161,7 +161,7 @@ def vit_slim() -> None:
     parts = []
     heads = [4, 5, 3]  # the heads of one block keep equally many dimensions
     hidden = [9, 7, 10]
-    for index, (name, x) in enumerate((("dense, with masks", 60), ("ranked", 280), ("cut", 500))):
+    for index, (name, x) in enumerate((("dense, with masks", 60), ("ranked", 280), ("pruned", 500))):
         parts.append(text(x + 75, 28, name, color=SOFT))
         if index:
             parts.append(arrow(x - 58, 130, x - 14, 130))

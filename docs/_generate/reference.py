@@ -346,8 +346,14 @@ def service_settings() -> str:
     """The fields of the service's configuration file and of its `limits`."""
     from autoslim.service import settings
 
-    bounds = next(kind for name, kind in vars(settings).items() if name in ("RequestLimits", "Limits"))
-    return f"{_fields(settings.ServiceSettings)}\n### limits\n\n{_fields(bounds)}"
+    return f"{_fields(settings.ServiceSettings)}\n### limits\n\n{_fields(settings.RequestLimits)}"
+
+
+def driver_settings() -> str:
+    """The settings of a driver; each is an environment variable."""
+    from workers.service.settings import DriverSettings
+
+    return _fields(DriverSettings)
 
 
 def _fields(model: Any) -> str:
@@ -426,7 +432,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(cli, job_spec, field, resumable, config_json, exit_codes),
         *(knobs, training_settings, spaces, measured, method_members, smallest_method),
-        *(routes, service_settings, problem_codes, replies, client_errors),
+        *(routes, service_settings, driver_settings, problem_codes, replies, client_errors),
     )
 }
 """What a marker may name."""

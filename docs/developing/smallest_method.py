@@ -35,14 +35,14 @@ class LargestNorm(Method):
         return plan.with_tokens((shape.tokens,) * first + (left,) * (shape.depth - first))
 
     def attach(self, model, context, images_B3HW):
-        # Nothing is learned before the cut, so no weight asks for a gradient. All epochs go into fine-tuning.
+        # Nothing is learned before pruning, so no weight asks for a gradient. All epochs go into fine-tuning.
         freeze(model)
         return self.build(model, context.shape, self.expect(context.shape, context.plan, context.knobs), context.knobs)
 
     def loss(self, knobs, batch):
         return {"loss": batch.task_loss}
 
-    def finalize(self, student, context):
+    def prune(self, student, context):
         # Says what is fine-tuned, and returns the plan of the model as it is.
         student.requires_grad_(True)
         plan = self.expect(context.shape, context.plan, context.knobs)
@@ -52,5 +52,5 @@ class LargestNorm(Method):
         # Loading a stored model starts here: the structure, before its weights are read.
         first = shape.depth // 3
         patches = plan.blocks[first].tokens_kv - shape.prefix_tokens
-        steps = {first: LargestPatches(patches, shape.prefix_tokens)} if patches < shape.patches else {}
-        return install(model, Trunk(blocks_of(model), steps))
+        pre_blocks = {first: LargestPatches(patches, shape.prefix_tokens)} if patches < shape.patches else {}
+        return install(model, Trunk(blocks_of(model), pre_blocks))

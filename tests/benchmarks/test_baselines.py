@@ -61,7 +61,7 @@ def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = N
     context = StepContext(shape=dense.shape, plan=plan, knobs=solved, budget=budget, shared=shared)
     student = method.attach(copy.deepcopy(dense.module), context, images(size=dense.shape.image_size))
     with torch.no_grad():
-        found = method.finalize(student, context)
+        found = method.prune(student, context)
     found.model.eval()
     return found
 
@@ -299,6 +299,7 @@ def test_a_pass_that_is_watched_is_made(tmp_path: Path):
     assert model.calls == 2 and torch.equal(seen[0], out)
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_logits(tmp_path: Path):
     folder = Path(methods_runs.__file__).parent
     code = (
@@ -387,6 +388,7 @@ def test_methods_in_a_row_share_what_is_to_be_saved():
     assert 0.47 <= predict(dense.shape, both).total / share_of_dense(dense.shape, 1.0) <= 0.49
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tried(tmp_path: Path):
     settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
     runs = [Run(name="tome", budget=budget, seed=0) for budget in ("50%", "35%")]

@@ -160,7 +160,8 @@ def test_the_search_in_memory_is_the_search_in_the_store(world: World, tmp_path:
         assert played(store) == played(None)
 
 
-def test_a_thousand_workers_are_replayed_in_seconds(world: World) -> None:
+@pytest.mark.slow
+def test_a_thousand_workers_are_replayed(world: World) -> None:
     cluster = _run(
         world,
         workers=1000,

@@ -92,7 +92,7 @@ def test_a_job_is_found_by_id_beginning_name_or_for_being_the_newest(autoslim: C
         ("rosse", "did you mean roses?"),
         (ids[0][:-1] + ("0" if ids[0][-1] != "0" else "1"), f"did you mean {ids[0]}"),
         ("zzz", "the newest are: tulips, roses"),
-        (ids[0][:6], "2 jobs begin with"),
+        (ids[0][:6], "2 job ids start with"),
     ):
         code, _, err = autoslim("show", text)
         assert (code, said in err) == (2, True), err
@@ -168,7 +168,7 @@ def test_ctrl_c_detaches_and_the_job_goes_on(service: RunningService, tenant: st
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"Detached; the job goes on.  autoslim attach {job.id} | autoslim logs -f {job.id} | autoslim cancel {job.id}" in err
+    assert f"Detached; the job continues.  autoslim attach {job.id} | autoslim logs -f {job.id} | autoslim cancel {job.id}" in err
     assert service.queue.get(job.id).state == "SEARCHING"
 
 
@@ -180,7 +180,7 @@ def test_logs_cancel_and_pull(autoslim: Command, service: RunningService, tenant
     assert autoslim("logs", "flowers", "--json") == (0, '{"message": "a line"}\n', "")
     assert "does not have an attempt 7" in autoslim("logs", "flowers", "--attempt", "7")[2]
     code, out, err = autoslim("cancel", "flowers")
-    assert (code, out, "is asked to stop" in err) == (0, f"{job.id} STARTING\n", True)
+    assert (code, out, "is stopping" in err) == (0, f"{job.id} STARTING\n", True)
     assert service.queue.get(job.id).cancel_requested_at is not None
     job.finalize_models({"README.md": b"# card\n"})
     code, out, err = autoslim("pull", "flowers", "--budget", "50%", "-o", "mine")

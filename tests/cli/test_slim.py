@@ -20,7 +20,7 @@ from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.export.artifact import LatencyReport, TimedReport, load, load_config
 from autoslim.methods import METHODS
 from autoslim.models import create_dense
-from autoslim.slimming.request import SlimJob, solve_steps, targets
+from autoslim.slimming.request import SlimJob, solve_steps, step_budgets
 from autoslim.slimming.run import Slimming
 
 MODEL = ["--model", "deit_tiny_patch16_224", "--image-size", "16"]
@@ -89,7 +89,7 @@ def test_a_model_within_limits_on_its_latency_and_its_parameters(autoslim, tmp_p
     assert (config.latency.timed.batch, config.latency.timed.mode) == (2, "eager")
     assert config.latency.predicted_ms > 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "of the 40K that were allowed" in card
+    assert "of the limit of 40K." in card
     assert f"{config.latency.timed.ms:.4g} ms at batch 2 (eager)" in card
     assert "## Latency" in card
     assert "parameters of 40K (binding)" in err
@@ -258,7 +258,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
     lines += list(process.stderr)
     process.stderr.close()
     assert process.wait(timeout=60) == 130, "".join(lines)
-    assert "The same command goes on" in lines[-1]
+    assert "Repeat the command to continue" in lines[-1]
     assert not (tmp_path / "out" / "config.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert again.returncode == 0, again.stderr
@@ -292,13 +292,13 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path):
 
 def test_the_reduction_is_split_evenly_in_the_logarithm_or_as_it_is_said():
     total = predict(shape(), Plan.dense(shape())).total
-    even = targets(job_of("vit_slim", "life_regression"), shape(), total // 4)
+    even = step_budgets(job_of("vit_slim", "life_regression"), shape(), total // 4)
     assert even == [pytest.approx(total / 2, rel=1e-5), total // 4]
-    said = targets(job_of("vit_slim", "life_regression", first=Budget.parse("80%")), shape(), total // 2)
+    said = step_budgets(job_of("vit_slim", "life_regression", first=Budget.parse("80%")), shape(), total // 2)
     assert said == [int(0.8 * total), total // 2]
-    assert targets(job_of("vit_slim"), shape(), 1234) == [1234]
+    assert step_budgets(job_of("vit_slim"), shape(), 1234) == [1234]
     with pytest.raises(RequestError, match=r"--first is 30%.*allowed: at least"):
-        targets(job_of("vit_slim", "life_regression", first=Budget.parse("30%")), shape(), total // 2)
+        step_budgets(job_of("vit_slim", "life_regression", first=Budget.parse("30%")), shape(), total // 2)
 
 
 def test_every_step_is_solved_onto_its_own_target():

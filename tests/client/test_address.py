@@ -29,7 +29,7 @@ def test_arguments_are_over_the_environment_and_that_over_the_file(kept: Path, m
     assert find_address().headers == {"Authorization": "Bearer autoslim_kept"}
     monkeypatch.setenv("AUTOSLIM_URL", "https://environment.example/autoslim/")
     assert find_address().url == "https://environment.example/autoslim"
-    assert find_address().origin == ("AUTOSLIM_URL", str(kept))
+    assert find_address().sources == ("AUTOSLIM_URL", str(kept))
     assert find_address("https://given.example", "autoslim_given").key == "autoslim_given"
 
 

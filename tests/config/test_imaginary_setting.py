@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FIELD = """
     patience: int = setting(
-        "Trials to wait for.", Rules(group=Group.SEARCH, job=(Target("patience"),), resumable=True), ge=1
+        "Trials to wait for.", Rules(group=Group.SEARCH, job=(JobField("patience"),), resumable=True), ge=1
     )
 """
 ATTRIBUTE = "\n    patience: int = 3"
@@ -63,7 +63,7 @@ json.dump({
 def test_a_new_field_of_the_spec_is_everywhere_without_another_edit(tmp_path: Path) -> None:
     for package in ("autoslim", "workers", "search_spaces"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    _insert(tmp_path / "autoslim/config/job_spec.py", before="    scheduler: Scheduler = ", text=FIELD.lstrip("\n"))
+    _insert(tmp_path / "autoslim/config/job_spec.py", before="    scheduler: PrunerName = ", text=FIELD.lstrip("\n"))
     _insert(tmp_path / "autoslim/core/job.py", before="\n    seed: int = 0", text=ATTRIBUTE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AUTOSLIM_")}
     done = subprocess.run(

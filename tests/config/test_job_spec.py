@@ -118,12 +118,20 @@ def test_the_placement_is_the_operators() -> None:
         ({"priority": 10}, "/priority", "is 10; allowed: 0 to 9"),
         ({"sampler": "genetic"}, "/sampler", "is 'genetic'; allowed: forest, tpe, nsga2, nsga3, gp, random"),
         ({"speed": "eager,fast"}, "/speed/1", "is 'fast'; allowed: eager, compiled, onnxruntime"),
-        ({"flops": []}, "/flops", "is needed, or latency, or params"),
+        ({"flops": []}, "/flops", "is needed, unless latency or params is given"),
         ({"latency": "5"}, "/latency", "is '5'; allowed: a time and a batch size such as 5ms@1, 0.8s@8 or 5ms (batch 1)"),
         ({"latency": "5ms@0"}, "/latency", "is '5ms@0'; allowed: a batch of 1 to 1024 images"),
         ({"params": "12 Mio"}, "/params", "is '12 Mio'; allowed: a number of parameters such as 12M, 850K or 1300000"),
-        ({"latency_mode": "compiled"}, "/latency_mode", "is 'compiled', but there is no latency to measure so"),
-        ({"latency": "5ms", "bound": "mean"}, "/bound", "is 'mean'; beside a latency, which holds for every image, allowed: max"),
+        (
+            {"latency_mode": "compiled"},
+            "/latency_mode",
+            "is 'compiled', but no latency is limited; allowed with a latency only",
+        ),
+        (
+            {"latency": "5ms", "bound": "mean"},
+            "/bound",
+            "is 'mean', but a latency holds for every image; allowed with a latency: max",
+        ),
         ({"flops": ["50%", "0"]}, "/flops/1", "budget '0': FLOPs must be above zero"),
         ({"flops": ["120%"]}, "/flops/0", "budget '120%': a share must be above 0 % and at most 100 %"),
         ({"space": 3}, "/space", "is 3; allowed: a name, a file, or a mapping"),
@@ -152,7 +160,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_what_is_missing_is_told_by_flag_on_the_command_line() -> None:
     with pytest.raises(SpecError) as raised:
         read_mapping({"model": "m"})
-    assert str(raised.value.named(flag_of)) == "--data is needed\n--flops is needed, or latency, or params"
+    assert str(raised.value.named(flag_of)) == "--data is needed\n--flops is needed, unless latency or params is given"
     assert raised.value.exit_code == 2
 
 
@@ -208,8 +216,8 @@ def test_flags_replace_the_files_fields() -> None:
     ("text", "told"),
     [
         (YAML + "trials: 0\n", "job.yaml, line 8: trials is 0; allowed: 1 and more"),
-        (YAML.replace("50%", "\n  - 50%\n  - much"), "job.yaml, line 6: flops[1]: budget 'much' is not understood"),
-        (YAML + "lr: 1\n", "job.yaml, line 8: the spec is not valid YAML: the key 'lr' stands twice"),
+        (YAML.replace("50%", "\n  - 50%\n  - much"), "job.yaml, line 6: flops[1]: budget 'much' is not valid"),
+        (YAML + "lr: 1\n", "job.yaml, line 8: the spec is not valid YAML: the key 'lr' is given twice"),
         (YAML + "name: &a x\nspace: *a\n", "job.yaml, line 9: the spec is not valid YAML: the alias *a is not read"),
         ("model: m\ndata: d\n", "job.yaml: flops is needed"),
         ("model: [\n", "job.yaml, line 2: the spec is not valid YAML"),

@@ -16,10 +16,10 @@ from autoslim.cli.flags import job_flags, with_flags
 from autoslim.cli.job_file import commented_file
 from autoslim.cli.parsing import CliInput, fields_of
 from autoslim.cli.resume import resumed_job
-from autoslim.config import JobSpec, Placement, Scope, parse_yaml, read_json, read_mapping, settings_of
+from autoslim.config import Commands, JobSpec, Placement, parse_yaml, read_json, read_mapping, settings_of
+from autoslim.config.job_field import default_at
 from autoslim.config.reference import as_markdown, reference
 from autoslim.config.schema import job_schema
-from autoslim.config.target import default_at
 from autoslim.errors import RequestError
 from autoslim.service.dry_run.client import deciding_fields
 from autoslim.service.openapi import FILE as OPENAPI
@@ -76,7 +76,7 @@ IN_THE_ENVIRONMENT = {"model_args": "depth=6", "speed": "eager,compiled", "flops
 HERE = Placement(output="/o")
 SETTINGS = settings_of(JobSpec)
 each_setting = pytest.mark.parametrize("name", SETTINGS)
-each_flag = pytest.mark.parametrize("name", [name for name, one in SETTINGS.items() if one.rules.scope is not Scope.NONE])
+each_flag = pytest.mark.parametrize("name", [name for name, one in SETTINGS.items() if one.rules.commands is not Commands.NONE])
 
 
 def least_for(name: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def read(*arguments: str) -> CliInput:
     """What a command with the flags of all settings reads from its command line."""
     seen: list[CliInput] = []
 
-    @with_flags(job_flags(Scope.SUBMIT))
+    @with_flags(job_flags(Commands.SUBMIT))
     def command(context: typer.Context) -> None:
         seen.append(CliInput.of(context))
 
@@ -172,7 +172,9 @@ def test_a_resumed_search_takes_what_may_change_and_refuses_the_rest(name: str) 
         assert again == spec_with(name).to_job(id="j", placement=HERE).replace(trials=again.trials)
     else:
         flag = SETTINGS[name].flag.partition("/")[0]
-        with pytest.raises(RequestError, match=rf"^{flag} is .*but this search was begun with .*a resumed search keeps it$"):
+        with pytest.raises(
+            RequestError, match=rf"^{flag} is .*but this search started with .*a resumed search cannot change it$"
+        ):
             resumed_job(job, read(*arguments_of(name)), None, Path("/o"))
 
 
@@ -195,7 +197,7 @@ def test_every_setting_is_in_the_job_file_and_on_the_reference_page(name: str) -
         described.rules.decides_plan,
     )
     assert f"\n| `{name}` | " in as_markdown([row])
-    if described.rules.scope is not Scope.NONE:
+    if described.rules.commands is not Commands.NONE:
         assert (row.flag or "").split(", ")[0] == described.flag
         assert row.variable == f"AUTOSLIM_{name.upper()}"
         assert re.search(rf"^(# )?{name}: ", commented_file(), re.MULTILINE)
@@ -207,13 +209,14 @@ def test_the_help_of_a_setting_is_made_of_sentences(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "scope"), [("slim", Scope.SLIM), ("search", Scope.SEARCH), ("plan", Scope.SEARCH), ("submit", Scope.SUBMIT)]
+    ("command", "commands"),
+    [("slim", Commands.SLIM), ("search", Commands.SEARCH), ("plan", Commands.SEARCH), ("submit", Commands.SUBMIT)],
 )
-def test_a_command_has_the_flags_of_its_scope(command: str, scope: Scope) -> None:
-    order = list(Scope)
+def test_a_command_has_the_flags_of_its_settings(command: str, commands: Commands) -> None:
+    order = list(Commands)
     for described in SETTINGS.values():
         flags = {*described.flag.split("/"), *(shortcut.flag for shortcut in described.rules.shortcuts)}
-        wanted = described.rules.scope is not Scope.NONE and order.index(described.rules.scope) <= order.index(scope)
+        wanted = described.rules.commands is not Commands.NONE and order.index(described.rules.commands) <= order.index(commands)
         assert (flags <= flags_of(command)) is wanted, described.name
 
 
@@ -223,7 +226,7 @@ def test_every_field_of_the_placement_has_a_flag_a_row_and_its_place_in_the_job(
     assert described.flag in flags_of("search")
     assert [row.help for row in reference() if row.name == name] == [described.help]
     assert name not in SETTINGS
-    assert [target.path for target in described.rules.job] == [name]
+    assert [field.path for field in described.rules.job] == [name]
     assert described.needed or default_at(name) is described.default
 
 

@@ -18,7 +18,7 @@ def test_a_duration_is_read_in_any_of_its_units(text: str, seconds: float):
 
 @pytest.mark.parametrize("text", ["", "soon", "0s", "5", "1m1h", "-1h", "1e3s"])
 def test_anything_else_is_refused_with_its_value_and_what_is_allowed(text: str):
-    with pytest.raises(ValueError, match=rf"^is '{text}'; allowed: .* as 2h"):
+    with pytest.raises(ValueError, match=rf"^is '{text}'; allowed: .* such as 2h"):
         parse_duration(text)
 
 

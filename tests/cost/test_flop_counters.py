@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from helpers.examples import examples
 from helpers.tiny import MODELS, make_dense
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -73,7 +74,7 @@ def test_prediction_for_a_dense_model_is_what_fvcore_counts(name: str):
     assert abs(count_flops_torch(dense.module, shape.image_size) - flops.matmuls) <= COUNTERS_AGREE_WITHIN * flops.matmuls
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(model=st.sampled_from(list(MODELS)), drops=st.integers(1, 4), data=st.data())
 def test_prediction_for_any_life_regression_is_what_fvcore_counts(model: str, drops: int, data: st.DataObject):
     dense = make_dense(model)
@@ -87,7 +88,7 @@ def test_prediction_for_any_life_regression_is_what_fvcore_counts(model: str, dr
     assert count_flops(model_cut, 32) == solved.flops
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(model=st.sampled_from(["vit", "deit", "distilled"]), share=st.floats(0.35, 0.9), class_query=st.booleans(), data=st.data())
 def test_life_regression_on_any_budget_costs_what_fvcore_counts(model: str, share: float, class_query: bool, data: st.DataObject):
     """In both modes, whose worst case is the same."""
@@ -108,7 +109,7 @@ def test_life_regression_on_any_budget_costs_what_fvcore_counts(model: str, shar
     assert count_flops(cut, 32) == solved.flops == predict(dense.shape, solved.plan).total <= budget
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(model=st.sampled_from(list(MODELS)), data=st.data())
 def test_prediction_for_any_widths_is_what_fvcore_counts(model: str, data: st.DataObject):
     dense = make_dense(model)

@@ -25,7 +25,7 @@ def test_a_grid_says_at_its_points_what_was_measured():
 
 @given(st.lists(st.floats(0, 100), min_size=12, max_size=12), st.data())
 def test_a_rising_grid_never_says_that_what_is_larger_takes_less(values: list[float], data: st.DataObject):
-    grid = Grid(axes=((1.0, 2.0, 5.0, 9.0), (0.0, 1.0, 4.0)), values=tuple(values)).rising()
+    grid = Grid(axes=((1.0, 2.0, 5.0, 9.0), (0.0, 1.0, 4.0)), values=tuple(values)).non_decreasing()
     low = (data.draw(st.floats(0, 10)), data.draw(st.floats(-1, 5)))
     high = (low[0] + data.draw(st.floats(0, 5)), low[1] + data.draw(st.floats(0, 5)))
     assert grid(*low) <= grid(*high) + 1e-9
@@ -91,6 +91,18 @@ def test_a_recipe_that_was_not_measured_is_corrected_by_the_worst():
     table = calibrated(("dense", 4.0, 4.4), ("sit", 2.0, 2.6))
     assert table.correction("vit_slim", 3.0) == pytest.approx(1.3)
     assert make_table().correction("vit_slim", 3.0) == 1.0
+
+
+def test_a_chain_that_was_not_measured_is_corrected_for_both_methods():
+    """By the first method's whole models, and by how much the second one's are above the dense model's."""
+    table = calibrated(("dense", 4.0, 4.4), ("width", 2.0, 2.4), ("width", 1.0, 1.3), ("sit", 2.0, 2.6), ("sit", 1.0, 1.5))
+    assert table.correction("width+sit", 2.0) == pytest.approx(1.2 * 1.5 / 1.1)
+    assert table.correction("width+sit", 1.0) == pytest.approx(1.3 * 1.5 / 1.1)
+    # A second method that was never measured counts as the worst.
+    assert table.correction("width+dps", 2.0) == pytest.approx(1.2 * 1.5 / 1.1)
+    assert make_table().correction("width+sit", 3.0) == 1.0
+    told = [parts * table.correction("width+sit", parts) for parts in (0.5, 0.9, 1.0, 1.7, 2.0, 5.0)]
+    assert told == sorted(told)
 
 
 def test_a_model_that_was_measured_again_counts_as_the_slower_of_the_two():

@@ -31,7 +31,7 @@ def test_single_file_is_cut_into_three_disjoint_splits(one_file, tmp_path):
     splits = dataset.at((12, 12))
     parts = [pixel_rows(split) for split in (splits.train, splits.validation, splits.test)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == 60
-    assert dataset.report.test.origin == dataset.report.validation.origin == "cut from train"
+    assert dataset.report.test.drawn_from == dataset.report.validation.drawn_from == "train"
     assert all(min(report.per_class) > 0 for report in (dataset.report.train, dataset.report.validation, dataset.report.test))
 
 
@@ -40,7 +40,7 @@ def test_splits_of_the_source_stay_whole(write_parquet, tmp_path):
     path = write_parquet("test.parquet", [1, 0] * 5, first=100)
     dataset = prepare_dataset(spec_of(path.parent, validation_share=0.25), tmp_path / "cache", seed=0)
     assert [report.images for report in (dataset.report.train, dataset.report.validation, dataset.report.test)] == [30, 10, 10]
-    assert dataset.report.test.origin == "given"
+    assert dataset.report.test.drawn_from is None
     assert dataset.at((12, 12)).test.labels.tolist() == [1, 0] * 5
 
 

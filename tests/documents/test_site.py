@@ -16,8 +16,11 @@ from helpers.documents import ROOT
 from autoslim.config import JobSpec
 from autoslim.errors import AutoslimError
 from autoslim.methods import METHODS, Method
+from autoslim.service.settings import RequestLimits, ServiceSettings
+from workers.service.settings import DriverSettings
 
 pytest.importorskip("mkdocs")
+pytestmark = [pytest.mark.slow, pytest.mark.short]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,14 @@ def test_every_exit_code_is_in_the_reference(site: Path) -> None:
 def test_every_field_of_a_job_is_in_the_reference(site: Path) -> None:
     page = (site / "reference" / "job-spec.html").read_text()
     assert [name for name in JobSpec.model_fields if f"<td><code>{name}</code></td>" not in page] == []
+
+
+def test_every_setting_of_service_and_drivers_is_described_where_they_are_operated(site: Path) -> None:
+    page = (site / "service" / "operate.html").read_text()
+    for model in (ServiceSettings, RequestLimits, DriverSettings):
+        for name, field in model.model_fields.items():
+            assert re.fullmatch(r"[A-Z].*\.", field.description or ""), f"{model.__name__}.{name}"
+            assert f"<td><code>{name}</code></td>" in page, f"{model.__name__}.{name}"
 
 
 def test_every_knob_is_on_its_methods_page(site: Path) -> None:

@@ -81,8 +81,8 @@ def variant_knobs(case: str) -> Knobs:
 def method_tests(method: str) -> ModuleType:
     """`tests/methods/<method>/test_method.py`, which tells the contract suite what it cannot know:
 
-    - `KEEP_ALL`: knobs that cut nothing;
-    - `check_training_form_is_cut_form(model)`: asserts that the model computes the same before and after its cut;
+    - `KEEP_ALL`: knobs that remove nothing;
+    - `check_training_form_is_pruned_form(model)`: asserts that the model computes the same before and after pruning;
     - `VARIANTS` (optional): knobs under which the method works otherwise, by name. The suite runs with them, too, as `method:variant`, and
       passes the name to the check as its second argument.
     """
@@ -212,14 +212,14 @@ def slim(
     student = attached(method, dense, solved, share=share, class_query=class_query)
     if steps:
         train(method, dense, student, solved, steps=steps)
-    return finalize(method, student, dense.shape, solved, share, class_query=class_query)
+    return prune(method, student, dense.shape, solved, share, class_query=class_query)
 
 
-def finalize(
+def prune(
     method: str, student: nn.Module, shape: ViTShape, knobs: Knobs, share: float = 0.6, *, class_query: bool = False
 ) -> SlimmedModel:
     with torch.no_grad():
-        finished = method_of(method).finalize(student, context_of(shape, knobs, share, class_query=class_query))
+        finished = method_of(method).prune(student, context_of(shape, knobs, share, class_query=class_query))
     finished.model.eval()
     return finished
 

@@ -31,7 +31,7 @@ def compose(first_name: str, second: str, dense: DenseModel) -> tuple[nn.Module,
     student = METHODS[second].attach(copy.deepcopy(first.model), context, images())
     train(second, dense, student, solved.knobs, steps=1)
     with torch.no_grad():
-        finished = METHODS[second].finalize(student, context)
+        finished = METHODS[second].prune(student, context)
     steps = [Step(method=first_name, knobs=first.knobs), Step(method=second, knobs=finished.knobs)]
     return finished.model.eval(), steps, StepContext(shape=dense.shape, plan=finished.plan, knobs={}, budget=budget)
 

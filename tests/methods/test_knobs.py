@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.examples import examples
 from helpers.tiny import attach, attached, context_of, images, loss_of, make_dense, share_of_dense
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -35,14 +36,14 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
     student = attached(method_name, dense, expected.knobs)
     torch.manual_seed(0)
     loss = float(loss_of(method_name, dense, student, expected.knobs).detach())
-    finished = method.finalize(copy.deepcopy(student), context_of(dense.shape, expected.knobs))
+    finished = method.prune(copy.deepcopy(student), context_of(dense.shape, expected.knobs))
     shared = method.shared_settings(dense.shape, expected.knobs)
     return {
         "plan": expected.plan,
         "train share": method.train_share(expected.knobs),
         "shared share": None if shared is None else method.shared_share(shared),
         "learning rates": method.learning_rates(student, expected.knobs),
-        "tune rate": method.tune_rate(expected.knobs),
+        "finetune rate": method.finetune_rate(expected.knobs),
         "trained": [name for name, p in student.named_parameters() if p.requires_grad],
         "loss": loss,
         "finished plan": finished.plan,
@@ -130,7 +131,10 @@ def vit_cifar10() -> ViTShape:
 PROMISED = {"deit_small": (deit_small, 0.995), "vit_cifar10": (vit_cifar10, 0.98)}
 each_promise = pytest.mark.parametrize("model", PROMISED)
 examples = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+    max_examples=examples(60),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 
 

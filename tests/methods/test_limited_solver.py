@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.examples import examples
 from helpers.tiny import make_dense, share_of_dense, slim
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def rise(plan: Plan) -> float:
 FULL = rise(PLAN)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     method=st.sampled_from(list(METHODS)),
     share=st.floats(0.5, 1.0),

@@ -12,7 +12,7 @@ from autoslim.data.sample import spread
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.life_regression.method import schedule
+from autoslim.methods.life_regression.schedule import schedule
 from autoslim.report.token_picture import TokenView, dimmed, draw_tokens, patch_map
 from autoslim.report.token_survival import Survival, follow
 from autoslim.report.width_picture import attention_bars, draw_widths, hidden_bars, token_bars

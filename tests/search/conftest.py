@@ -31,7 +31,7 @@ class Toy(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         raise AssertionError("the search trained something")
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         raise AssertionError("the search trained something")
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoslim.core.constraints import CostLimits
+from autoslim.core.recipe import Step
 from autoslim.core.result import Origin
 from autoslim.search import explain, knee_point
 
@@ -50,3 +51,16 @@ def test_a_refined_model_says_for_how_many_epochs_and_how_its_seeds_did(point):
     finals = [r.replace(recipe=r.recipe.replace(seed=r.number, training=r.recipe.training.replace(epochs=9.0))) for r in finals]
     assert "with 3 seeds, 71.00% on average" in explain(finals, finals[2], 50).sentence
     assert "its recipe was refined for 9 epochs" in explain(finals[:1], finals[0], 50).sentence
+
+
+def test_seeds_of_a_less_accurate_refined_recipe_are_not_counted_among_the_trials_compared(point):
+    def refined(number: int, accuracy: float, keep: float):
+        result = point(number, 50, accuracy, origin=Origin.REFINEMENT)
+        return result.replace(recipe=result.recipe.replace(seed=number, steps=(Step(method="width", knobs={"keep": keep}),)))
+
+    results = [refined(0, 0.70, 0.5), refined(1, 0.72, 0.5), refined(2, 0.60, 0.6), refined(3, 0.75, 0.6), point(4, 40, 0.5)]
+    sentence = explain(results, results[1], 50).sentence
+    assert (
+        "the most accurate of the 3 complete trials within this budget besides 2 seeds of less accurate refined recipes"
+        in sentence
+    )

@@ -7,7 +7,7 @@ import pytest
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs
+from autoslim.core.recipe import Knobs, Step
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.methods import METHODS
@@ -29,7 +29,7 @@ def test_the_extremes_are_those_that_trying_everything_finds(methods: dict[str, 
     for cuts, layer_1, layer_2, gone_1, gone_2 in corners:
         knobs = {"cuts": cuts, "layer_1": layer_1, "layer_2": layer_2, "gone_1": gone_1, "gone_2": gone_2}
         solved = evaluate(tokens, shape, dense, knobs if cuts == 2 else {k: v for k, v in knobs.items() if not k.endswith("_2")})
-        if space.contains(Sample(method="tokens", knobs=solved.knobs, training={}), shape):
+        if space.contains(Sample(steps=(Step(method="tokens", knobs=solved.knobs),), training={}), shape):
             found.append(solved.flops)
     extremes = feasibility(space, shape, dense, methods)["tokens"]
     assert extremes.cheapest is not None

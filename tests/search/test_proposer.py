@@ -52,7 +52,7 @@ def test_every_proposal_is_within_its_budget_and_its_space(
         assert proposal.flops <= proposal.recipe.budget
         assert proposal.recipe.budget == proposer.budgets.get(proposal.target, proposal.flops)
         (step,) = proposal.recipe.steps
-        assert space.contains(Sample(method=step.method, knobs=step.knobs, training={}), shape)
+        assert space.contains(Sample(steps=(step,), training={}), shape)
         history.append(finished(proposal))
     trials = as_trials(history, accuracy_and_flops(history), replayer(space, methods, shape), single_objective=False)
     assert len(trials) == len(history)
@@ -80,7 +80,7 @@ def check_real_methods(shape: ViTShape, dense: int, finished: Finish, name: str,
         assert proposal.target == Target.FREE or 0.95 * budgets[proposal.target] < proposal.flops <= budgets[proposal.target]
         assert proposal.recipe.seed == settings["seed"]
         history.append(finished(proposal))
-    assert {result.recipe.method for result in history} == set(proposer.space.methods)
+    assert {result.recipe.method for result in history} == set(proposer.space.units)
     trials = as_trials(history, accuracy_and_flops(history), replayer(proposer.space, METHODS, shape))
     assert len(trials) == len(history)
 
@@ -215,7 +215,9 @@ def test_space_stored_by_another_version_is_refused(make: Make, whole: Space) ->
 def test_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: int) -> None:
     normed = shape.replace(qk_norm=True)
     proposer = Proposer(space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=Training(), seed=0)
-    assert list(proposer.left_out) == ["vit_slim", "width"]
+    assert list(proposer.left_out) == [
+        label for label, chain in proposer.space.units_of(METHODS).items() if {"vit_slim", "width"} & set(chain)
+    ]
     others = [name for name in METHODS if name not in ("vit_slim", "width")]
     assert proposer.feasible_methods == {"a": others, Target.FREE: others}
     with pytest.raises(UnsupportedModelError, match="q_norm"):

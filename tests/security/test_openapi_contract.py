@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import schemathesis
+from helpers.examples import examples
 from helpers.running_service import RunningService, patient, running, settings_in
 from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
@@ -29,7 +30,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSe
 
 @schema.parametrize()
 @hypothesis.settings(
-    max_examples=15,
+    max_examples=examples(15),
     derandomize=True,
     database=None,
     deadline=None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -153,11 +155,24 @@ def test_the_names_go_back_to_those_of_version_0_1_and_nothing_else_changes(form
             assert sorted(map(str, found)) == sorted(map(str, rows)), table
 
 
-def test_a_database_with_more_rows_than_a_portion_is_renamed_whole(former, monkeypatch):
+@pytest.mark.parametrize("portion", [1, 2, 5])
+def test_a_database_with_more_rows_than_a_portion_is_renamed_whole(former, monkeypatch, portion):
+    """Rows are found again by a key of one column (events), of two (trials) and of three (epochs)."""
     migration = migrate.scripts().get_revision("0004").module
-    monkeypatch.setattr(migration, "PORTION", 5)
-    with Store(former) as store:
-        assert {report.phase for number in range(6) for report in store.epochs("digits-1", number)} < set(Phase)
+    monkeypatch.setattr(migration, "PORTION", portion)
+    migrated = Database(former)
+    with migrated.reading() as connection:
+        texts = {
+            column: list(connection.execute(sa.select(column).where(column.is_not(None))).scalars())
+            for column in (schema.trials.c.result, schema.epochs.c.report, schema.events.c.data)
+        }
+    migrated.close()
+    assert min(map(len, texts.values())) > portion
+    for column, found in texts.items():
+        names = [name for text in found for name in json.loads(text)]
+        values = [value for text in found for value in json.loads(text).values() if isinstance(value, str)]
+        assert not {"beat", "accuracy_after_cut"} & {*names}, column
+        assert not {"cut", "tune", "random", "final"} & {*values}, column
 
 
 def test_database_of_a_newer_autoslim_is_refused(database_url, database):
@@ -209,6 +224,24 @@ def test_many_who_open_an_empty_database_at_once_all_find_its_tables(database_ur
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_opening_waits_for_another_connection_that_holds_a_new_database(tmp_path):
+    file = tmp_path / "autoslim.db"
+    first = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    # Not in WAL mode yet, and locked: SQLite refuses the change at once.
+    first.execute("BEGIN EXCLUSIVE")
+    with (
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+        contextlib.closing(sqlite3.connect(file, timeout=0.1)) as second,
+    ):
+        second.execute("PRAGMA journal_mode = WAL")
+    releasing = threading.Timer(0.3, lambda: first.execute("COMMIT"))
+    releasing.start()
+    with Store(f"sqlite:///{file}") as store:
+        assert store.jobs() == []
+    releasing.join()
+    first.close()
 
 
 def test_the_migrations_are_one_line_in_the_order_of_their_numbers():

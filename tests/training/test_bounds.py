@@ -15,7 +15,7 @@ from autoslim.core.result import Outcome, Phase
 from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
 from autoslim.export.artifact import SlimConfig, load, load_config
-from autoslim.methods.layers.adaptive_trunk import image_flops, token_counts
+from autoslim.methods.layers.token_counts import image_flops, token_counts
 from autoslim.report.card import render_card
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.checkpoint import load_checkpoint

@@ -1,19 +1,21 @@
 """`DryRun`: what a search is going to take on this machine, before anything is trained: `autoslim plan`.
 
-The work comes from the job (`autoslim.search.estimate`), its pace from some training steps on this machine (`throughput`). The constants
+The work comes from the job (`autoslim.search.estimate`), its speed from some training steps on this machine (`throughput`). The constants
 are fitted to searches on two CPU cores; `benchmarks/cost_estimate.py` compares estimates with the searches that follow.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
+from autoslim.core.shape import ViTShape
 from autoslim.data.decode import storage_size
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, Method
 from autoslim.search import Estimate, Workload, estimate_work, expected_work
 from workers.estimate.throughput import Throughput
 from workers.progress.cost import Cost, cost_of, finalize_seconds, folder_size
@@ -71,7 +73,7 @@ def dry_run(
     workload = _scaled(workload, share)
     device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + busy.finalizing
     estimate = _estimate(prepared, workload, adapts=adapts)
-    size = _image_bytes(prepared) + estimate.disk.final
+    size = _image_bytes(prepared) + estimate.disk.kept
     cost = cost_of(prepared.job, seconds=sum(parts.values()), busy_seconds=device_seconds, size=size)
     return DryRun(estimate=estimate, cost=cost, parts=parts)
 
@@ -92,15 +94,20 @@ def _busy_seconds(prepared: PreparedSearch, throughput: Throughput, workload: Wo
 
 
 def _epoch_seconds(prepared: PreparedSearch, throughput: Throughput) -> float:
-    """Of a trial, on average over the methods: first the method's own training of the whole model, then finetuning of the pruned one."""
+    """Of a trial, on average over the chains: first the method's own training of the whole model, then finetuning of the pruned one."""
     report = prepared.dataset.report
-    methods = [METHODS[name] for name in prepared.proposer.feasibility]
-    shares = [method.train_share(method.repair(prepared.dense.shape, {})) for method in methods]
+    shape, units = prepared.dense.shape, prepared.proposer.space.units
+    shares = [_own_share([METHODS[name] for name in units[label]], shape) for label in prepared.proposer.feasibility]
     own = statistics.fmean(shares) if shares else 0.0
     train = report.train.images * (own * throughput.train + (1 - own) * throughput.finetune)
     # Every epoch of finetuning is evaluated, and each trial once after pruning and once at its end.
     evaluations = 1 - own + 2 / prepared.job.training.epochs
     return train + evaluations * report.validation.images * throughput.evaluate
+
+
+def _own_share(chain: Sequence[Method], shape: ViTShape) -> float:
+    """The share of a trial's epochs before its last cut: each step trains its share of what the steps before it have left."""
+    return 1 - math.prod(1 - method.train_share(method.repair(shape, {})) for method in chain)
 
 
 def _share_within_time(job: SearchJob, parts: dict[str, float]) -> float:

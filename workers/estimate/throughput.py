@@ -87,10 +87,10 @@ def _stepper(
 
     def step(images_B3HW: Tensor, teacher: nn.Module | None) -> None:
         student.train()
-        targets_B = torch.zeros(len(images_B3HW), dtype=torch.long, device=device)
+        labels_B = torch.zeros(len(images_B3HW), dtype=torch.long, device=device)
         optimizer.zero_grad(set_to_none=True)
         with autocast(student, *(() if teacher is None else (teacher,)), device=device, bfloat16=bfloat16):
-            loss = task_loss(student, teacher, images_B3HW, targets_B, training)
+            loss = task_loss(student, teacher, images_B3HW, labels_B, training)
         loss.backward()  # type: ignore[no-untyped-call]
         if training.clip_norm > 0:
             nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)

@@ -58,7 +58,7 @@ class Console(SearchCallback):
         self.write(f"{self._name(result)} {_outcome(result)}{self._status()}")
 
     def on_search_end(self, reason: str, refinements: int) -> None:
-        more = "no recipe is refined: the share of the epochs that is kept for it is too small"
+        more = "no recipe is refined: too few epochs are left for it (--final-share)"
         if refinements:
             more = f"{refinements} trials refine the best recipes"
         self._trials = len(self._results) - self._reused + len(self._running) + refinements

@@ -29,28 +29,28 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Description and tags by name. The service exposes some of them from the store, under the same names without `ray_`."""
 
-Record = Callable[[str, float, Mapping[str, str]], None]
+SetGauge = Callable[[str, float, Mapping[str, str]], None]
 
 
-def ray_gauges() -> Record:
-    """Records into Ray's metrics. A value that Ray refuses is logged; the search does not fail for it."""
+def ray_gauges() -> SetGauge:
+    """Sets Ray's metrics. A value that Ray refuses is logged; the search does not fail for it."""
     from ray.util.metrics import Gauge
 
     gauges = {name: Gauge(name, description=text, tag_keys=tags) for name, (text, tags) in GAUGES.items()}
 
-    def record(name: str, value: float, tags: Mapping[str, str]) -> None:
+    def set_gauge(name: str, value: float, tags: Mapping[str, str]) -> None:
         try:
             gauges[name].set(value, tags=dict(tags))
         except (ValueError, TypeError, RuntimeError) as error:
-            _log.warning("the metric %s was not recorded: %s", name, error)
+            _log.warning("the metric %s was not set: %s", name, error)
 
-    return record
+    return set_gauge
 
 
 class SearchMetrics(SearchCallback):
-    def __init__(self, record: Record) -> None:
-        """`record` takes a metric's name, value and tags."""
-        self._record = record
+    def __init__(self, set_gauge: SetGauge) -> None:
+        """`set_gauge` takes a metric's name, value and tags."""
+        self._set_gauge = set_gauge
         self._search: SearchInfo | None = None
         self._results: dict[int, TrialResult] = {}
         self._running: set[int] = set()
@@ -115,7 +115,7 @@ class SearchMetrics(SearchCallback):
 
     def _put(self, name: str, value: float, **tags: str) -> None:
         if math.isfinite(value) and self._search is not None:
-            self._record(name, float(value), {"job": self._search.job.id, **tags})
+            self._set_gauge(name, float(value), {"job": self._search.job.id, **tags})
 
 
 def _tags(result: TrialResult) -> dict[str, str]:

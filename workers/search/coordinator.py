@@ -11,12 +11,12 @@ import shutil
 import threading
 import time
 
-from autoslim.core.files import is_disk_full
+from autoslim.core.files import disk_full_error, is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Outcome, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
-from autoslim.errors import AutoslimError, OutputError, TrialsFailedError
+from autoslim.errors import AutoslimError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
 from workers.progress.callbacks import SearchCallback
@@ -228,7 +228,7 @@ class Coordinator:
             # A full disk is not the recipe's fault. The search stops, and the trial stays unfinished, to be run again on
             # `--resume`.
             if is_disk_full(OSError(error)):
-                self.fatal = OutputError(f"the disk of {self.output.root} is full; free some space and continue with --resume")
+                self.fatal = disk_full_error(self.output.root, "continue with --resume")
                 return
             infeasible = error_class == ErrorClass.INFEASIBLE
             state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
@@ -255,7 +255,7 @@ class Coordinator:
         for callback in self.callbacks:
             callback.on_trial_end(result, self._index.targets[result.number])
 
-    def _notify_search_ended(self, finals: int) -> None:
+    def _notify_search_ended(self, refinements: int) -> None:
         reason = self._stop_reason() or ""
         for callback in self.callbacks:
-            callback.on_search_end(reason, finals)
+            callback.on_search_end(reason, refinements)

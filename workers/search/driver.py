@@ -11,13 +11,13 @@ import signal
 import time
 from pathlib import Path
 
-from autoslim.core.files import is_disk_full, write_atomically
+from autoslim.core.files import disk_full_error, is_disk_full, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.result import BaseFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
-from autoslim.errors import AutoslimError, JobError, OutputError
+from autoslim.errors import AutoslimError, JobError
 from autoslim.report import render_front
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
@@ -87,7 +87,7 @@ def run_search(
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
         if is_disk_full(error):
-            raise OutputError(f"the disk of {output.root} is full; free some space and continue with --resume") from error
+            raise disk_full_error(output.root, "continue with --resume") from error
         raise
 
 
@@ -302,7 +302,7 @@ def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[Sel
 
 
 def _write_tables(prepared: PreparedSearch, store: Store) -> None:
-    """`trials.parquet`, `front.parquet` and `front.html`, made anew from the store."""
+    """`trials.parquet`, `front.parquet` and `front.html`, rebuilt from the store."""
     stored, trials = store.job(prepared.job.id), store.stored_trials(prepared.job.id)
     root = prepared.output.root
     write_trials_parquet(root / "trials.parquet", stored, trials)

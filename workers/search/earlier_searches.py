@@ -47,7 +47,7 @@ def _in_folder(source: str, job: SearchJob, store: Store | None) -> Iterator[Ear
     except OutputError as error:
         raise RequestError(f"--reuse {source}: {error}") from error
     if found.storage is not None:
-        # The folder comes from someone else, perhaps: it must not decide to which database this process connects.
+        # The folder may come from someone else: it must not decide to which database this process connects.
         if store is None or found.storage != job.storage:
             raise RequestError(
                 f"--reuse {source}: its trials are in another store than this search's; allowed: the same --storage for both"

@@ -107,9 +107,9 @@ def finalize_models(
             failed.append(f"{selection.label} (trial {selection.result.number}): {error}")
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        target = output.model(selection.label)
-        move_folder(folder, target)
-        models.append(_selected_model(selection, holdout, target))
+        destination = output.model(selection.label)
+        move_folder(folder, destination)
+        models.append(_selected_model(selection, holdout, destination))
     return models, failed
 
 

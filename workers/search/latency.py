@@ -38,7 +38,9 @@ def _measure_model(folder: str, dense: str, table: dict[str, Any], limit_ms: flo
 
 def search_request(job: SearchJob, dense: DenseModel, proposer: Proposer) -> LatencyRequest:
     """What the table must be able to predict: the parts of every plan that the search space can draw."""
-    methods = {name: ranges for name, ranges in proposer.space.methods.items() if name in proposer.feasibility}
+    # Chains are predicted from their methods' corrections, so that no chain has to be measured.
+    used = {name for label in proposer.feasibility for name in proposer.space.units[label]}
+    methods = {name: ranges for name, ranges in proposer.space.methods.items() if name in used}
     candidates = candidates_of_methods(methods, dense.shape, class_query=job.class_query)
     return request_of(dense, job.limits, candidates, class_query=job.class_query)
 

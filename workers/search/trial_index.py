@@ -40,7 +40,7 @@ class TrialIndex:
 
     @property
     def searched(self) -> list[TrialResult]:
-        """The search's own trials, numbered in the order of their proposals; the store may have final or reused trials between them.
+        """The search's own trials, numbered in the order of their proposals; the store may have refinement or reused trials between them.
 
         The proposer sees only these numbers, so that a job that is given more trials later continues as if it had had them at once.
         """

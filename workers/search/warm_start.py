@@ -49,7 +49,7 @@ class ReusedModel(Record):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStart(Record):
     """`models` by the budget's label; `history` for the sampler, numbered below zero; `base`, the output folder whose dense model is
-    taken, or None; `skipped` says of each search that has nothing to offer why.
+    taken, or None; `skipped` has a line for each search that cannot be reused, with the reason.
     """
 
     models: dict[str, ReusedModel] = dataclasses.field(default_factory=dict)
@@ -66,12 +66,12 @@ class WarmStart(Record):
     def describe(self) -> list[str]:
         """One line for each budget that needs no search, one for the history, one for each search that is skipped."""
         lines = [
-            f"{label} is answered by trial {reused.trial.number} ({reused.trial.recipe.method}) of {reused.job}, "
+            f"{label} takes the model of trial {reused.trial.number} ({reused.trial.recipe.method}) of {reused.job}, "
             f"{reused.trial.accuracy or 0.0:.2%} on the validation images"
             for label, reused in self.models.items()
         ]
-        lines += [f"the sampler starts with {len(self.history)} trials of earlier searches"] if self.history else []
-        return [*lines, *(f"nothing is reused of {reason}" for reason in self.skipped)]
+        lines += [f"the sampler learns from {len(self.history)} trials of earlier searches"] if self.history else []
+        return [*lines, *self.skipped]
 
 
 # What there is to reuse
@@ -90,7 +90,7 @@ def find_warm_start(job: SearchJob, store: Store | None, proposer: Proposer, *, 
             usable.append(earlier)
         else:
             skipped.append(
-                f"{earlier.stored.job.id}: its model, its data, its seed, or how its model was adapted are not the same"
+                f"{earlier.stored.job.id} is not reused: its model, its data, its seed or the training of its dense model differs"
             )
     return WarmStart(
         models=_find_models(job, proposer, usable),
@@ -116,7 +116,7 @@ def _find_model(job: SearchJob, proposer: Proposer, earlier: EarlierSearch, flop
         return None
     usable = [result for result in earlier.results if _is_deliverable(job, proposer, earlier.root, result)]
     # Only where the earlier search solved recipes for this budget, or for one just below it, is its best model within the budget
-    # an answer, even a cheaper one. Else this search may find a better use of the FLOPs that are left.
+    # taken, even a cheaper one. Else this search may find a better use of the FLOPs that are left.
     dense_flops = predict(proposer.shape, Plan.dense(proposer.shape)).total
     alike = [budget for budget in earlier.stored.job.budget_flops(dense_flops).values() if _ALIKE * flops <= budget <= flops]
     if not any(result.recipe.budget in alike for result in usable):
@@ -164,8 +164,8 @@ def _is_comparable(job: SearchJob, proposer: Proposer, result: TrialResult) -> b
 
 
 def _in_space(proposer: Proposer, result: TrialResult) -> bool:
-    methods = {name: proposer.methods[name] for name in proposer.feasibility}
-    return replay(result.recipe, proposer.space, methods, proposer.shape) is not None
+    units = list(proposer.feasibility)
+    return replay(result.recipe, proposer.space, proposer.methods, proposer.shape, units=units) is not None
 
 
 def _model_folder(root: Path, result: TrialResult) -> Path | None:
@@ -212,12 +212,12 @@ def _read_or_find(job: SearchJob, store: Store, proposer: Proposer, output: RunF
 
 
 def _copy_dense_model(warm_start: WarmStart, output: RunFolder, base: str) -> None:
-    target = output.cache / base
-    if warm_start.base is None or target.exists():
+    destination = output.cache / base
+    if warm_start.base is None or destination.exists():
         return
     source = RunFolder(Path(warm_start.base)).cache / base
     if source.is_dir():
-        with publish_folder(target) as partial:
+        with publish_folder(destination) as partial:
             # Without its cost, which the earlier search has paid.
             shutil.copytree(source, partial, ignore=shutil.ignore_patterns("cost.json"), dirs_exist_ok=True)
 
@@ -227,12 +227,12 @@ def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: in
     trial, source = reused.trial, _model_folder(Path(reused.root), reused.trial)
     if source is None:
         raise TrialError(f"the model of {name}, which is to be reused, no longer exists; start the search in another --output")
-    target = output.trial(trial.recipe.key) / "model"
-    with publish_folder(target) as partial:
+    destination = output.trial(trial.recipe.key) / "model"
+    with publish_folder(destination) as partial:
         for file in _MODEL_FILES:
             shutil.copyfile(source / file, partial / file)
         _check_model(partial, trial, name)
-    artifact = str(target.relative_to(output.root))
+    artifact = str(destination.relative_to(output.root))
     # No seconds and no epochs: this search has spent none on it.
     return trial.replace(
         number=number, origin=Origin.REUSED, reused_from=name, artifact=artifact, seconds=0.0, epochs=0.0, duplicate_of=None

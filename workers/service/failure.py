@@ -1,7 +1,7 @@
 """Classifies the error that ended a search: the job is paused or has failed.
 
-A job is paused for what passes by itself or by the operator's hand: a full disk, a database or a cluster that is down. It resumes where it
-was. For everything else it fails, with a class, a sentence and the command that helps.
+A job is paused for a cause that ends by itself or that the operator removes: a full disk, a database or a cluster that is down. It
+resumes where it was. For everything else it fails, with a class, a sentence and the command that helps.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class RayJobsExecutor(Executor):
                     entrypoint_resources={RESOURCE: _RESOURCE_SHARE},
                 )
             except RuntimeError as error:
-                # The response to an earlier try was lost: this very driver has the id.
+                # The response to an earlier try was lost: this driver has the id.
                 if "already exists" not in str(error):
                     raise
 

@@ -23,9 +23,14 @@ class DriverSettings(TrialPlacement):
     # The text of a pydantic error quotes its input, which has the database's password in it.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    storage: str = Field(repr=False)
-    root: Path
-    lease_seconds: float = Field(default=60.0, ge=1.0, le=3600.0)
+    storage: str = Field(repr=False, description="SQLAlchemy URL of the store; may hold a password.")
+    root: Path = Field(description="Folder with a folder for each job, on a file system that all nodes share.")
+    lease_seconds: float = Field(
+        default=60.0,
+        ge=1.0,
+        le=3600.0,
+        description="Seconds after which a lease that is not renewed expires and another driver takes over; four renewals fit into them.",
+    )
 
     @field_validator("tracking_uri")
     @classmethod

@@ -1,4 +1,4 @@
-"""The cut models that correct a latency table, and the report of a prediction beside the measurement."""
+"""The slimmed models that correct a latency table, and the report of a prediction beside the measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoslim.methods import METHODS, Ranges, solve
 from autoslim.models import DenseModel
 
 SHARES = (0.9, 0.7, 0.5, 0.35)
-"""Shares of the dense model's FLOPs at which each method's cut model is measured whole, to correct the sum of its parts."""
+"""Shares of the dense model's FLOPs at which each method's slimmed model is measured whole, to correct the sum of its parts."""
 
 
 def request_of(dense: DenseModel, limits: CostLimits, candidates: Iterable[Candidate], *, class_query: bool) -> LatencyRequest:
@@ -31,7 +31,7 @@ def request_of(dense: DenseModel, limits: CostLimits, candidates: Iterable[Candi
 
 
 def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_query: bool) -> Iterator[Candidate]:
-    """Each method's cut models at `SHARES`, with the space's default knobs, as far as the method reaches these shares."""
+    """Each method's slimmed models at `SHARES`, with the space's default knobs, as far as the method reaches these shares."""
     start = Plan.dense(shape, class_query=class_query)
     dense = predict(shape, Plan.dense(shape)).total
     for name, ranges in methods.items():

@@ -162,11 +162,11 @@ class _Parts:
             torch=torch.__version__,
             rounds=rounds,
             ends_ms=next(times),
-            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).rising(),
-            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).rising(),
-            mlp=_transposed(grid(self.hidden, self.tokens)).rising(),
-            drop=grid(self.few).rising(),
-            extras={name: grid(self.few, _LEFT).rising() for name in block_parts.extra_modules()},
+            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).non_decreasing(),
+            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).non_decreasing(),
+            mlp=_transposed(grid(self.hidden, self.tokens)).non_decreasing(),
+            drop=grid(self.few).non_decreasing(),
+            extras={name: grid(self.few, _LEFT).non_decreasing() for name in block_parts.extra_modules()},
         )
 
     def _own(self) -> list[nn.Module]:
@@ -220,7 +220,7 @@ def _transposed(grid: Grid) -> Grid:
 
 
 def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.device) -> Iterator[Calibration]:
-    """Times each cut model in turns with the dense one.
+    """Times each slimmed model in turns with the dense one.
 
     Its latency is the dense model's in the table over the speed-up in these rounds: the machine may be faster or slower by now.
     """

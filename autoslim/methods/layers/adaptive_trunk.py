@@ -8,7 +8,7 @@ nothing reads its residuals. One model has two forms with the same logits:
 - *padded*, wherever a graph is frozen (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop leaves
   `cap` patches and a mask, so that shapes are static. The FLOPs counted are those of the caps, as in the plan.
 
-Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width, L blocks, U distinct counts.
+Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.plan import Extra, Plan
+from autoslim.core.plan import Extra
 from autoslim.core.shape import ViTShape
-from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.token_selector import TokenIndices, gather_tokens
@@ -171,18 +170,18 @@ class AdaptiveStage(Stage):
 class AdaptiveTrunk(Trunk):
     """A trunk with drops in front of or inside its blocks. `form` is the form that `padded` or `ragged` has set, or empty."""
 
-    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, Drop]) -> None:
-        super().__init__(blocks, steps)
-        self.stages = nn.ModuleList(AdaptiveStage(block, steps.get(index)) for index, block in enumerate(blocks))
+    def __init__(self, blocks: list[nn.Module], pre_blocks: Mapping[int, Drop]) -> None:
+        super().__init__(blocks, pre_blocks)
+        self.stages = nn.ModuleList(AdaptiveStage(block, pre_blocks.get(index)) for index, block in enumerate(blocks))
         self.form = ""
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        for step in self:
-            x_BND = step(x_BND)
+        for part in self:
+            x_BND = part(x_BND)
         return x_BND
 
     def __iter__(self) -> Iterator[Any]:
-        """A flat sequence of steps, as timm's gradient checkpointing needs; the counts go along with the tokens from end to end."""
+        """A flat sequence of modules, as timm's gradient checkpointing needs; the counts go along with the tokens from end to end."""
         yield self._enter
         yield from self.stages
         yield _tokens_alone
@@ -248,68 +247,3 @@ def _in_form(model: nn.Module, form: str) -> Iterator[None]:
         yield
     finally:
         trunk.form = before
-
-
-@contextlib.contextmanager
-def recording(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that grows by a tensor (B, L, 2) for every batch: the tokens that enter and leave each block's attention, on the CPU.
-
-    It stays empty where the counts are fixed.
-    """
-    batches: list[Tensor] = []
-    trunk = model.blocks
-    if not isinstance(trunk, AdaptiveTrunk):
-        yield batches
-        return
-    seen: list[Tensor] = []
-
-    def note(stage: Any, inputs: tuple[Ragged], output: Ragged) -> None:
-        # A drop inside the block leaves the keys alone; one in front removes tokens before the attention sees them.
-        enter_B = inputs[0].count_B if isinstance(stage.block, DropBlock) else output.count_B
-        # A class query as the last block leaves fewer tokens than the count says.
-        seen.append(torch.stack((enter_B, output.count_B.clamp(max=output.x_BND.shape[1])), dim=1))
-        if len(seen) == len(trunk):
-            batches.append(torch.stack(seen, dim=1).cpu())
-            seen.clear()
-
-    hooks = [stage.register_forward_hook(note) for stage in trunk.stages]
-    try:
-        yield batches
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def token_counts(model: nn.Module, images_B3HW: Tensor) -> Tensor:
-    """Tokens, prefix included, that enter and leave each block's attention in an adaptive model, per image: (B, L, 2)."""
-    assert isinstance(model.blocks, AdaptiveTrunk)
-    with recording(model) as batches:
-        model(images_B3HW)
-    return batches[0]
-
-
-def plan_of_image(model: nn.Module, shape: ViTShape, plan: Plan, count_L2: Tensor) -> Plan:
-    """What an adaptive model of `plan` computes for an image with the counts (L, 2) of `token_counts`."""
-    trunk = model.blocks
-    assert isinstance(trunk, AdaptiveTrunk)
-    blocks = tuple(
-        block.replace(tokens_kv=enter, tokens_q=leave, tokens_mlp=leave)
-        for block, (enter, leave) in zip(plan.blocks, count_L2.tolist(), strict=True)
-    )
-    # A scorer costs as much as the tokens that reach it.
-    prices = {}
-    for index, drop in trunk.drops():
-        if drop.scorer is not None:
-            before = shape.tokens if index == 0 else blocks[index - 1].tokens_mlp
-            extra = drop.scorer.price(index, before)
-            prices[extra.name, extra.place] = extra
-    return plan.replace(blocks=blocks, extras=tuple(prices.get((extra.name, extra.place), extra) for extra in plan.extras))
-
-
-def image_flops(model: nn.Module, shape: ViTShape, plan: Plan, count_BL2: Tensor) -> Tensor:
-    """Multiply-accumulates per image, int64 (B,): `predict` of its own counts, equal to what fvcore counts at batch 1."""
-    # Many images have equal counts: each distinct row is priced once.
-    distinct_UL2, place_B = torch.unique(count_BL2, dim=0, return_inverse=True)
-    totals = [predict(shape, plan_of_image(model, shape, plan, count_L2)).total for count_L2 in distinct_UL2]
-    return torch.tensor(totals)[place_B]

@@ -1,4 +1,4 @@
-"""Which tokens stay: the interface of every selecting method, so that all are cut, drawn and composed alike.
+"""Which tokens stay: the interface of every selecting method, so that all are pruned, drawn in pictures and composed alike.
 
 A `TokenSelector` may be in front of a block (`token_trunk.Stage`), where removed tokens are gone; between attention and MLP
 (`mid_block.MidBlock`); or inside a block (`rectangular_block.RectangularBlock`), where removed tokens still are keys and values.

@@ -1,11 +1,11 @@
-"""What replaces timm's `model.blocks` in a slimmed model: a plain loop with room for a step in front of each block.
+"""What replaces timm's `model.blocks` in a slimmed model: a plain loop with room for a module in front of each block.
 
 timm's `forward_features` calls `self.blocks(x)` and nothing else of it. So no timm code is copied and no class is swapped, and the
 model pickles, exports and traces as before.
 
-Where a step on the tokens goes:
+Where a module on the tokens goes:
 
-- in front of a block: `Trunk(blocks, {index: step})`; what the step removes is gone for the attention, too;
+- in front of a block: `Trunk(blocks, {index: pre_block})`; what it removes is gone for the attention, too;
 - between a block's attention and its MLP: `mid_block.MidBlock`, installed in the place of the block;
 - inside a block, for its queries alone: `rectangular_block.RectangularBlock`; removed tokens stay keys and values of this block.
 
@@ -24,7 +24,7 @@ from autoslim.methods.layers.stored_names import StoredNames
 
 
 class Stage(StoredNames):
-    """One block and `pre_block`, the step on the tokens in front of it (None: the tokens pass unchanged)."""
+    """One block and `pre_block`, the module on the tokens in front of it (None: the tokens pass unchanged)."""
 
     stored_names: ClassVar[dict[str, str]] = {"pre_block": "step"}
 
@@ -42,14 +42,14 @@ class Stage(StoredNames):
 
 
 class Trunk(nn.Module):
-    """Stages in sequence; `steps` maps a block's index to the step in front of it.
+    """Stages in sequence; `pre_blocks` maps a block's index to the module in front of it.
 
     Iterable, so that timm's gradient checkpointing works on it as on a `Sequential`.
     """
 
-    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, nn.Module]) -> None:
+    def __init__(self, blocks: list[nn.Module], pre_blocks: Mapping[int, nn.Module]) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(Stage(block, steps.get(index)) for index, block in enumerate(blocks))
+        self.stages = nn.ModuleList(Stage(block, pre_blocks.get(index)) for index, block in enumerate(blocks))
 
     def forward(self, x_BND: Tensor) -> Tensor:
         for stage in self.stages:
@@ -64,7 +64,7 @@ class Trunk(nn.Module):
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a dense or a slimmed model, without the steps in front of them."""
+    """The transformer blocks of a dense or a slimmed model, without the modules in front of them."""
     trunk: Any = model.blocks
     if isinstance(trunk, Trunk):
         return [stage.block for stage in trunk.stages]  # type: ignore[misc]
@@ -72,7 +72,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def pre_blocks_of(model: nn.Module) -> dict[int, nn.Module]:
-    """The token steps of a slimmed model by the index of the block they precede."""
+    """The pre-blocks of a slimmed model by the index of the block they precede."""
     trunk: Any = model.blocks
     if not isinstance(trunk, Trunk):
         return {}

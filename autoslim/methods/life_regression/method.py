@@ -3,7 +3,7 @@
 Equations and schedule follow the paper and its public code. Ours, and different from it:
 
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
-- With `ends` `drops` (the default) lives end softly where the cut form's drops end them. With the paper's ends, `blocks`, lives of the
+- With `ends` `drops` (the default) lives end softly where the pruned form's drops end them. With the paper's ends, `blocks`, lives of the
   schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns for a model that is never run.
 - W starts at the class token's own attention instead of uniform noise.
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
@@ -22,9 +22,7 @@ The modules are in `regressor`. Shapes: B batch, P patches, D width, L blocks.
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -37,8 +35,9 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, image_flops, refuse_pooling
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
 from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.life_regression.regressor import (
@@ -46,10 +45,17 @@ from autoslim.methods.life_regression.regressor import (
     KeepLongestLived,
     LifeRegressor,
     Lives,
-    SoftEnds,
     SoftLifeTrunk,
     patch_lives,
     regressor_price,
+)
+from autoslim.methods.life_regression.schedule import (
+    has_spare,
+    moments,
+    patches_above,
+    schedule,
+    soft_ends,
+    tokens_per_block,
 )
 
 MAX_DROPS = 4
@@ -66,98 +72,6 @@ _MARGIN = 0.005
 
 _BISECTIONS = 30
 """Steps over an interval of twice the depth: down to 2^-30 of it, below any difference of two lives."""
-
-
-def life_moments(
-    drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int
-) -> tuple[float, float]:
-    """Mean and sample standard deviation, in blocks, of the lives that a schedule implies.
-
-    As in the code: a token that drop k removes has lived until its block, one that no drop removes until the end; prefix tokens count.
-    """
-    # Between two successive counts lies the number of tokens whose life ends at that drop; the last interval are the survivors.
-    counts = [patches + prefix, *(kept + prefix for kept in patches_kept), 0]
-    ends = [*drop_layers, depth]
-    lives = [
-        float(end) for end, (before, after) in zip(ends, itertools.pairwise(counts), strict=True) for _ in range(before - after)
-    ]
-    return statistics.fmean(lives), statistics.stdev(lives)
-
-
-def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
-    """The drop layers and the patches kept at each: the share above the threshold's quantile of life, at least one patch."""
-    drops = range(1, knobs["drops"] + 1)
-    layers = [knobs[f"drop_layer_{k}"] for k in drops]
-    kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in drops]
-    # The spare patch is dropped by a drop of its own, some blocks behind the last one.
-    if knobs["spare_until"]:
-        return [*layers, knobs["spare_until"]], [*kept[:-1], kept[-1] + 1, kept[-1]]
-    return layers, kept
-
-
-def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
-    """Mean and deviation, in blocks, of normally distributed lives of which a share `shares_kept[k]` exceeds `drop_layers[k]`.
-
-    Ours. With more than two drops it is the least-squares fit of both moments; with one drop `deviation` is taken as it is.
-    """
-    # For normal lives, the share s exceeds mean - deviation * quantile(s): a line in the quantile, with slope -deviation.
-    normal = statistics.NormalDist()
-    quantiles = [normal.inv_cdf(share) for share in shares_kept]
-    if len(quantiles) > 1:
-        slope, mean = statistics.linear_regression(quantiles, drop_layers)
-        return mean, -slope
-    return drop_layers[0] + deviation * quantiles[0], deviation
-
-
-def _moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
-    """The moments that lives are standardised to, in blocks."""
-    layers, kept = schedule(shape, knobs)
-    mean, deviation = life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth)
-    # Fixed counts use only the order of the lives, so the paper's moments serve. Thresholds compare lives with block indices: there the
-    # moments are such that the schedule's share of the patches exceeds each.
-    if knobs["mode"] == "fixed" or knobs["ends"] == "blocks" or deviation == 0:
-        return mean, deviation
-    drops = range(1, knobs["drops"] + 1)
-    # A share of 1 would have an infinite quantile: half a patch less.
-    half = 0.5 / shape.patches
-    shares = [min(_patches_above(knobs[f"life_threshold_{k}"], shape) / shape.patches, 1 - half) for k in drops]
-    return fitted_moments([knobs[f"drop_layer_{k}"] for k in drops], shares, deviation=deviation)
-
-
-def _soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
-    """Where lives end in each block of the soft stage, as the knob `ends` says."""
-    layers, kept = schedule(shape, knobs)
-    blocks = range(layers[0], shape.depth)
-    if knobs["ends"] == "blocks":
-        return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
-    # In a block behind several drops only patches that outlive the latest of them are left in the cut form.
-    last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
-    patches = tuple(tokens - shape.prefix_tokens for tokens in _tokens_per_block(shape, layers, kept)[layers[0] :])
-    return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
-
-
-def _tokens_per_block(shape: ViTShape, layers: list[int], kept: list[int]) -> tuple[int, ...]:
-    tokens, current = [], shape.tokens
-    for index in range(shape.depth):
-        if index in layers:
-            current = min(current, kept[layers.index(index)] + shape.prefix_tokens)
-        tokens.append(current)
-    return tuple(tokens)
-
-
-def _has_spare(shape: ViTShape, knobs: Knobs) -> bool:
-    last = knobs["drops"]
-    before = _patches_above(knobs[f"life_threshold_{last - 1}"], shape) if last > 1 else shape.patches
-    return _patches_above(knobs[f"life_threshold_{last}"], shape) < before
-
-
-def _patches_above(threshold: float, shape: ViTShape) -> int:
-    return max(1, round(shape.patches * (1 - threshold)))
-
-
-def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:
-    assert knob.low is not None and knob.high is not None
-    return knob.low - tolerance <= value <= knob.high + tolerance
 
 
 class LifeRegression(Method):
@@ -200,7 +114,7 @@ class LifeRegression(Method):
         ),
         "ends": Knob(
             kind="choice",
-            help="where lives end softly: at every block (paper) or where the cut form's do, at the drops",
+            help="where lives end softly: at every block (paper) or where the pruned form's do, at the drops",
             default="drops",
             choices=("drops", "blocks"),
         ),
@@ -242,7 +156,7 @@ class LifeRegression(Method):
         layers = sorted(full[f"drop_layer_{k}"] for k in drops)
         thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
         merged = dict(zip(layers, thresholds, strict=True))
-        kept = {layer: _patches_above(threshold, shape) for layer, threshold in merged.items()}
+        kept = {layer: patches_above(threshold, shape) for layer, threshold in merged.items()}
         # The first drop stays even if it removes nothing, because it is where the regressor runs.
         real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
         full["drops"] = len(real)
@@ -250,7 +164,7 @@ class LifeRegression(Method):
             full[f"drop_layer_{k}"] = layer
             # The threshold that corresponds exactly to its count, so that equal counts are equal recipes.
             full[f"life_threshold_{k}"] = min(1 - kept[layer] / shape.patches, _LONGEST)
-        if not full[f"drop_layer_{full['drops']}"] < full["spare_until"] < shape.depth or not _has_spare(shape, full):
+        if not full[f"drop_layer_{full['drops']}"] < full["spare_until"] < shape.depth or not has_spare(shape, full):
             full["spare_until"] = 0
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}
 
@@ -259,11 +173,11 @@ class LifeRegression(Method):
             raise UnsupportedModelError("life regression needs all the patches, and an earlier step has dropped some")
         layers, kept = schedule(shape, knobs)
         regressor = regressor_price(layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
-        return plan.with_tokens(_tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
+        return plan.with_tokens(tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one drop, or one patch that outlives the last drop by some blocks."""
-        kept = [_patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, knobs["drops"] + 1)]
+        kept = [patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, knobs["drops"] + 1)]
         for k, patches in enumerate(kept, 1):
             name = f"life_threshold_{k}"
             threshold = min(1 - (patches + 1) / shape.patches, _LONGEST)
@@ -285,8 +199,8 @@ class LifeRegression(Method):
         trunk = SoftLifeTrunk(
             blocks,
             regressor,
-            ends=_soft_ends(shape, knobs),
-            life=_moments(shape, knobs),
+            ends=soft_ends(shape, knobs),
+            life=moments(shape, knobs),
             temperature=knobs["temperature"],
         )
         freeze(model)
@@ -307,15 +221,15 @@ class LifeRegression(Method):
         """The task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs
         trunk: Any = student.blocks
         finished = self.expect(shape, context.plan, knobs)
         if knobs["mode"] == "threshold" and context.bound == "mean":
             layers, kept = schedule(shape, knobs)
             caps = [min(shape.patches, math.ceil(HEADROOM * patches)) for patches in kept]
-            finished = context.plan.with_tokens(_tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
-        model = self._cut(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
+            finished = context.plan.with_tokens(tokens_per_block(shape, layers, caps)).replace(extras=finished.extras)
+        model = self._with_drops(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
         model.requires_grad_(True)
         if knobs["tune"] == "blocks":
             freeze(model, but=tuple(blocks_of(model)[knobs["drop_layer_1"] :]))
@@ -329,7 +243,7 @@ class LifeRegression(Method):
         trunk: Any = model.blocks
         lives: Lives = trunk.stages[context.knobs["drop_layer_1"]].pre_block.scorer
         life_BP = torch.cat([patch_lives(model, images_B3HW).cpu() for images_B3HW in images()])
-        # The regressor stands in front of every drop, so that counts at any shift follow from its lives without another pass. More life is
+        # The regressor is in front of every drop, so that counts at any shift follow from its lives without another pass. More life is
         # more FLOPs: bisect the shift; `low` is always within the budget.
         low, high = -float(context.shape.depth), float(context.shape.depth)
         for _ in range(_BISECTIONS):
@@ -343,16 +257,16 @@ class LifeRegression(Method):
         mean += low
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        return self._cut(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
+        return self._with_drops(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
 
-    def _cut(
+    def _with_drops(
         self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
     ) -> nn.Module:
         """Installs the drops: where is up to the knobs, how many patches they leave up to the plan."""
         (first, *later), _ = schedule(shape, knobs)
         left = {layer: plan.blocks[layer].tokens_kv for layer in (first, *later)}
         if knobs["mode"] == "threshold":
-            lives = Lives(regressor, _moments(shape, knobs))
+            lives = Lives(regressor, moments(shape, knobs))
             drops = {
                 layer: Drop(
                     cap=tokens - shape.prefix_tokens,
@@ -364,7 +278,7 @@ class LifeRegression(Method):
             }
             return install(model, AdaptiveTrunk(blocks, drops))
         steps: dict[int, nn.Module] = {layer: FirstTokens(left[layer]) for layer in later}
-        steps[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, _moments(shape, knobs))
+        steps[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, moments(shape, knobs))
         return install(model, Trunk(blocks, steps))
 
 
@@ -378,3 +292,8 @@ def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tens
             tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + context.shape.prefix_tokens
         counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
     return torch.stack(counts, dim=1)
+
+
+def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:
+    assert knob.low is not None and knob.high is not None
+    return knob.low - tolerance <= value <= knob.high + tolerance

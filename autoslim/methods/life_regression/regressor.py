@@ -131,7 +131,7 @@ class SoftEnds:
     """Where lives end in the soft stage, per block from the first drop on: e_a of `SoftLifeTrunk`.
 
     `indices[i]` is the life, in blocks, at which block `first` + i ends it. Where `kept` is given, `kept[i]` is the number of patches
-    that the cut form leaves there, and the end is halfway between the life of the last of them and the next.
+    that the pruned form leaves there, and the end is halfway between the life of the last of them and the next.
     """
 
     first: int

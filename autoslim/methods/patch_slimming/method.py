@@ -152,8 +152,9 @@ class PatchSlimming(Method):
         return shared
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Cuts at once, as nothing is trained before the cut. Scores are measured on the shared images, not on `images_B3HW`."""
-        counts, chain = self.decide(model, context, measured_tokens(model, context))
+        """Prunes at once, as nothing is trained before pruning. Scores are measured on the shared images, not on `images_B3HW`."""
+        # A model whose widths were pruned and not trained since would mislead the scores; places commute with widths.
+        counts, chain = self.decide(context.to_measure(model), context, measured_tokens(model, context))
         freeze(model)
         rows = nested_rows(chain.masks, context.shape.prefix_tokens)
         return install_selectors(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
@@ -179,10 +180,10 @@ class PatchSlimming(Method):
         return counts, chain
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Unused: nothing is trained before the cut."""
+        """Unused: nothing is trained before pruning."""
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         counts = counts_in(student, context.shape)
         plan = rectangular(context.shape, context.plan, counts, self.extras(context.shape, context.knobs, counts))
         student.requires_grad_(True)
@@ -195,8 +196,9 @@ class PatchSlimming(Method):
 
 @torch.no_grad()
 def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
-    """`tokens_between_blocks` of the shared images; the model's training mode is left as it was."""
+    """`tokens_between_blocks` of the shared images in the model to measure; its training mode is left as it was."""
     assert context.shared is not None
+    model = context.to_measure(model)
     training, dtype = model.training, next(model.parameters()).dtype
     tokens = tokens_between_blocks(model.eval(), context.shared["images"].to(dtype))
     model.train(training)

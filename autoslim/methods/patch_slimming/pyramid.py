@@ -124,11 +124,11 @@ def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra
     """`plan` with blocks that compute `counts` patches of those that the block before puts out; widths and a class query stay.
 
     Raises:
-        UnsupportedModelError: when an earlier step has cut the tokens already.
+        UnsupportedModelError: when an earlier step has pruned the tokens already.
     """
     dense = [block.tokens_kv for block in plan.blocks] + [block.tokens_mlp for block in plan.blocks[:-1]]
     if any(tokens != shape.tokens for tokens in dense):
-        raise UnsupportedModelError("tokens: an earlier step of this recipe has cut them already; only one method may")
+        raise UnsupportedModelError("tokens: an earlier step of this recipe has pruned them already; only one method may")
     blocks = []
     for block, before, count in zip(plan.blocks, [shape.patches, *counts[:-1]], counts, strict=True):
         left = count + shape.prefix_tokens

@@ -3,8 +3,8 @@
 A token slimming module (TSM) in front of a block mixes all patches into fewer, with weights that it computes from them. Feature
 recalibration distillation (FRD) trains everything: the labels' loss, plus `token_weight` times the mean over the blocks of the squared
 error between the teacher's patches and those that a reverse module (RTSM) restores behind each slimmed block, plus `logit_weight`
-times KL(teacher || student). The teacher is the dense model. The training form and the cut form give the same logits, bit by bit: the
-reverse modules run beside the trunk, and removing them is all that the cut does.
+times KL(teacher || student). The teacher is the dense model. The training form and the pruned form give the same logits, bit by bit: the
+reverse modules run beside the trunk, and removing them is all that pruning does.
 
 Ours, and different from the paper and its code:
 
@@ -38,6 +38,7 @@ from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
 from autoslim.methods.losses import soft_label_loss
 from autoslim.methods.sit.recalibration import RecalibratedTrunk, record_outputs
+from autoslim.methods.sit.stages import patches_of_blocks, ratio_of, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import (
     TOKEN_SLIMMING,
     ReverseTokenSlimming,
@@ -54,51 +55,6 @@ _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight"}
 
 _CALIBRATION = 64
 """Images that the modules are initialised on."""
-
-
-def stages(shape: ViTShape, knobs: Knobs) -> dict[int, int]:
-    """The patches that each slimming module makes, by the block behind it; a stage that slims nothing is left out."""
-    made: dict[int, int] = {}
-    before = shape.patches
-    for k in range(1, knobs["stages"] + 1):
-        patches = _count(knobs[f"keep_ratio_{k}"], shape, before)
-        # A ratio that keeps every patch makes no stage: its module would cost FLOPs and remove nothing.
-        if 0 < patches < before:
-            made[knobs[f"stage_layer_{k}"]] = before = patches
-    return made
-
-
-def _count(ratio: float, shape: ViTShape, before: int) -> int:
-    """int(patches * ratio), as in the code, but at least one, and fewer than `before` unless the ratio keeps every patch."""
-    patches = max(1, int(shape.patches * ratio))
-    return patches if patches == shape.patches else min(patches, before - 1)
-
-
-def _ratio(patches: int, shape: ViTShape) -> float:
-    """The ratio in the middle of those that `_count` rounds to `patches`."""
-    return min((patches + 0.5) / shape.patches, 1.0)
-
-
-def slimming_steps(shape: ViTShape, knobs: Knobs) -> dict[int, tuple[int, int]]:
-    """Patches into and out of each slimming module, by the block behind it, the spare one included."""
-    steps, before, made = {}, shape.patches, stages(shape, knobs)
-    for block, patches in made.items():
-        # The last stage makes the fewest. Its spare patch fills what a further patch in all blocks would overshoot.
-        spare = 1 if knobs["spare_until"] and patches == min(made.values()) else 0
-        steps[block] = (before, patches + spare)
-        before = patches
-    return steps
-
-
-def patches_of_blocks(shape: ViTShape, knobs: Knobs) -> list[int]:
-    """Patches that each block computes."""
-    steps, counts, current = slimming_steps(shape, knobs), [], shape.patches
-    for block in range(shape.depth):
-        current = steps[block][1] if block in steps else current
-        # 0 says that there is no spare patch, not that it ends at block 0.
-        current -= block == knobs["spare_until"] > 0
-        counts.append(current)
-    return counts
 
 
 class SiT(Method):
@@ -200,7 +156,7 @@ class SiT(Method):
             # Where an image has many patches, the ratio of a few of them can be below the range.
             low = self.ranges[f"keep_ratio_{k}"].low
             assert low is not None
-            full[f"keep_ratio_{k}"] = max(_ratio(patches, shape), low)
+            full[f"keep_ratio_{k}"] = max(ratio_of(patches, shape), low)
         if not self._may_spare(shape, full, full["spare_until"]):
             full["spare_until"] = 0
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}
@@ -215,9 +171,9 @@ class SiT(Method):
         return max(made) < until < shape.depth and min(made.values()) + 1 < before
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """Raises UnsupportedModelError where an earlier step has cut tokens: the teacher's could not be restored from the rest."""
+        """Raises UnsupportedModelError where an earlier step has pruned tokens: the teacher's could not be restored from the rest."""
         if any(block.tokens_kv < shape.tokens for block in plan.blocks):
-            raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has cut some")
+            raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has pruned some")
         prices = [
             TokenSlimming.price(dim=shape.dim, patches=patches, made=made, block=block)
             for block, (patches, made) in slimming_steps(shape, knobs).items()
@@ -229,10 +185,10 @@ class SiT(Method):
         """One patch more at one stage, or one that the last stage makes for some blocks only."""
         made = list(stages(shape, knobs).values())
         for k, (before, patches) in enumerate(zip([shape.patches, *made], made, strict=False), 1):
-            name, ratio = f"keep_ratio_{k}", _ratio(patches + 1, shape)
+            name, ratio = f"keep_ratio_{k}", ratio_of(patches + 1, shape)
             high = ranges[name].high
             assert high is not None
-            # `_ratio` is half a patch above the exact ratio, and only the exact one has to be within the range.
+            # `ratio_of` is half a patch above the exact ratio, and only the exact one has to be within the range.
             if patches + 1 < before and ratio <= high + 0.5 / shape.patches:
                 yield {**knobs, name: ratio}
         if not knobs["spare_until"]:
@@ -247,7 +203,7 @@ class SiT(Method):
         training = model.training
         model.eval()
         x_B3HW = images_B3HW[:_CALIBRATION]
-        # Before the modules go in: `_slimmed` changes this very model.
+        # Before the modules are installed: `_slimmed` changes this model in place.
         teacher_tokens = _outputs(model, x_B3HW)
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = pre_blocks_of(student)
@@ -272,7 +228,7 @@ class SiT(Method):
                 init_reverse(reverse[block], x_BND[:, prefix:], teacher_tokens[block][:, prefix:])
         return reverse
 
-    def tune_rate(self, knobs: Knobs) -> float:
+    def finetune_rate(self, knobs: Knobs) -> float:
         return float(knobs["tune_lr"])
 
     def priced_modules(self) -> dict[str, ModuleFactory]:
@@ -310,7 +266,7 @@ class SiT(Method):
             loss = loss + knobs["token_weight"] * losses["tokens"]
         return {"loss": loss, **losses}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """Removes the reverse modules; all other parameters are fine-tuned."""
         install(student, Trunk(blocks_of(student), pre_blocks_of(student)))
         student.requires_grad_(True)

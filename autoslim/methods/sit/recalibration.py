@@ -29,7 +29,7 @@ class RecalibratedTrunk(Trunk):
         num_prefix_tokens: int,
     ) -> None:
         super().__init__(blocks, steps)
-        # Beside the stages, not in them: a plain trunk of the same stages is then the cut form.
+        # Beside the stages, not in them: a plain trunk of the same stages is then the pruned form.
         self.reverse = nn.ModuleDict({str(index): module for index, module in reverse.items()})
         self.num_prefix_tokens = num_prefix_tokens
 

@@ -13,7 +13,7 @@ Ours, and different from the paper and its code:
   refitted to the remaining ones (`unit_removal`). Knobs give the paper's way, searched weights cut as they are, and the same with the
   masks' values folded in.
 
-For widths, the masked form and the cut form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
+For widths, the masked form and the pruned form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
 zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
 
 Shapes: H heads, K head width, F hidden units, P patches.
@@ -99,6 +99,8 @@ class ViTSlim(Method):
         ),
     }
 
+    before_others: ClassVar[Knobs] = {"patches": "stay"}
+
     def check(self, shape: ViTShape) -> None:
         check_gates_fit(shape, "ViT-Slim")
 
@@ -116,7 +118,7 @@ class ViTSlim(Method):
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The same share of every layer, a stand-in for the ranking that only the masks give; `finalize` fills the budget with that.
+        """The same share of every layer, a stand-in for the ranking that only the masks give; `prune` fills the budget with that.
 
         Raises:
             UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
@@ -167,7 +169,7 @@ class ViTSlim(Method):
         loss = batch.task_loss + w1 * attention + w2 * mlp + w3 * patches
         return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
         masks = [_at_rest(masks_of(block)) for block in blocks_of(student)]
         options = _terms(knobs)

@@ -69,7 +69,7 @@ class Width(Method):
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
-        """The same share of every layer, a stand-in for the ranking; `finalize` fills the budget with that.
+        """The same share of every layer, a stand-in for the ranking; `prune` fills the budget with that.
 
         Raises:
             UnsupportedModelError: when an earlier step has cut the model.
@@ -99,7 +99,7 @@ class Width(Method):
         assert context.shared is not None
         blocks: list[Any] = blocks_of(model)
         for number, block in enumerate(blocks):
-            # Buffers, so that `finalize` finds them in the student wherever it is moved.
+            # Buffers, so that `prune` finds them in the student wherever it is moved.
             block.register_buffer("worth_HK", context.shared[f"{number}.attention"])
             block.register_buffer("worth_F", context.shared[f"{number}.mlp"])
         if context.knobs["refit"]:
@@ -111,7 +111,7 @@ class Width(Method):
         """Unused: nothing is trained before the cut."""
         return {"loss": batch.task_loss}
 
-    def finalize(self, student: nn.Module, context: StepContext) -> SlimmedModel:
+    def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, context.knobs
         blocks: list[Any] = blocks_of(student)
         # On the CPU, so that equal worths are ranked equally whichever device measured them.

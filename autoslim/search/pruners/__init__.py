@@ -12,7 +12,7 @@ from autoslim.search.pruners.median import MedianPruner
 from autoslim.search.pruners.nop import NopPruner
 
 PRUNERS: dict[str, type[Pruner]] = {"halving": HalvingPruner, "median": MedianPruner, "none": NopPruner}
-"""By the names of `core.job.SCHEDULERS`, in its order."""
+"""By the names of `core.job.PRUNER_NAMES`, in its order."""
 
 
 def make_pruner(name: str, *, epochs: float, chance: float) -> Pruner:

@@ -56,18 +56,21 @@ class HalvingPruner:
         return None if reason is None else f"accuracy {report.metrics['accuracy']:.1%} {where}: {reason}"
 
     def expected_epochs(self, position: int) -> float:
-        epochs, continuing, before = 0.0, 1.0, 0.0
-        for level in rung_epochs(self.epochs, factor=self.factor):
-            # Those that continue past the rung below are trained up to this one, and compared with as many as came this far.
-            epochs += continuing * (level - before)
-            continuing *= self._share_continuing(max(1, round(continuing * position)))
-            before = level
-        return epochs + continuing * (self.epochs - before)
+        expected, reaching, trained = 0.0, 1.0, 0.0
+        for rung in rung_epochs(self.epochs, factor=self.factor):
+            # The share of the trials that reach this rung are trained from the rung below up to it, and compared there with as many.
+            expected += reaching * (rung - trained)
+            reaching *= self._share_promoted(max(1, round(reaching * position)))
+            trained = rung
+        return expected + reaching * (self.epochs - trained)
 
-    def _share_continuing(self, position: int) -> float:
-        """Half way between a trial that is as likely as any before it to be among the best, and one that a trained sampler proposed, which
-        is the best so far."""
-        return 1.0 if position < self.factor else (1 + math.ceil(position / self.factor) / position) / 2
+    def _share_promoted(self, entries: int) -> float:
+        """The probability that a trial continues past a rung at which it is one of `entries`.
+
+        Half way between that of a trial which is as likely as any to be among the best, and that of one which a trained sampler proposed
+        and which is the best so far. Below `factor` entries none is stopped.
+        """
+        return 1.0 if entries < self.factor else (1 + math.ceil(entries / self.factor) / entries) / 2
 
     def _enter(self, trial: TrialResult, report: EpochReport) -> Rung | None:
         """Adds the report to its rung. None where it belongs to no rung, or the trial has an earlier entry there."""

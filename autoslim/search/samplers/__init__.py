@@ -21,6 +21,6 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "gp": GaussianProcess,
     "random": RandomSampler,
 }
-"""By the names of `core.job.SAMPLERS`, in its order."""
+"""By the names of `core.job.SAMPLER_NAMES`, in its order."""
 
 __all__ = ["SAMPLERS", "Sampler", "SamplerContext", "SamplingRequest"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from autoslim.core.result import TrialResult
 from autoslim.search.budget_allocation import Assignment
@@ -17,7 +17,7 @@ from autoslim.search.recipe_builder import RecipeBuilder
 
 N_STARTUP_TRIALS = 6
 """Results before a model of them is fitted; until then recipes are drawn at random. Optuna's default of 10 is a large part of a short
-search, and after six trials the opening of `BudgetAllocator` has tried each of the five methods."""
+search, and by then the opening of `BudgetAllocator` has tried most methods."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,9 @@ class Sampler(Protocol):
       budget; otherwise it says in `infeasible` why no model can be built from it.
     - **Progress.** With no history at all there are candidates, and there is no end to them.
     - **Parallel trials.** A running trial has no accuracy, and a proposal made beside it is another recipe wherever the space has one.
-    - **Stopped trials.** Where `learns_from_stopped`, trials that a pruner stopped influence later proposals; where not, they count as
-      duplicates only.
+    - **Lost trials.** A trial that failed or lost its worker says nothing about its recipe: it is known, and otherwise ignored. Trials
+      that a pruner stopped may be learned from or be ignored in the same way; each sampler says which.
     """
-
-    learns_from_stopped: ClassVar[bool]
 
     def __init__(self, context: SamplerContext) -> None: ...
 

@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from autoslim.core.result import TrialResult
+from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers.mutation import Mutation, values_of
-from autoslim.search.samplers.optuna_study import final_accuracy
-from autoslim.search.space.space import Space, Suggest, Uniform
+from autoslim.search.samplers.optuna_study import accuracy_at_end
+from autoslim.search.space.space import Suggest, Uniform
 
 POOL_SIZE = 96
 """Draws from the whole space in a pool."""
@@ -26,16 +27,20 @@ def pool_draws(seed: int, target: str, number: int) -> list[Suggest]:
 
 
 def mutation_draws(
-    seed: int, number: int, history: Sequence[TrialResult], space: Space, is_candidate: Callable[[TrialResult], bool]
+    builder: RecipeBuilder, number: int, history: Sequence[TrialResult], is_candidate: Callable[[TrialResult], bool]
 ) -> list[Suggest]:
     """Mutations of the best recipes among those that `is_candidate`; none where no such trial is complete."""
+    seed = builder.seed
     parents = best_parents([result for result in history if _is_comparable(result)], is_candidate)
     if not parents:
         return []
     choice = random.Random(f"{seed}:{number}:parents")  # noqa: S311 - nothing secret
-    return [
-        Mutation(values_of(choice.choice(parents).recipe, space), f"{seed}:{number}:near:{place}") for place in range(N_MUTATIONS)
-    ]
+    draws: list[Suggest] = []
+    for place in range(N_MUTATIONS):
+        recipe = choice.choice(parents).recipe
+        values = values_of(recipe, builder.space, builder.split_of(recipe))
+        draws.append(Mutation(values, f"{seed}:{number}:near:{place}"))
+    return draws
 
 
 def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialResult], bool]) -> list[TrialResult]:
@@ -56,4 +61,4 @@ def best_parents(results: Sequence[TrialResult], is_candidate: Callable[[TrialRe
 
 
 def _is_comparable(result: TrialResult) -> bool:
-    return final_accuracy(result) is not None and result.duplicate_of is None and len(result.recipe.steps) == 1
+    return accuracy_at_end(result) is not None and result.duplicate_of is None

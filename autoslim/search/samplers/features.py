@@ -19,6 +19,7 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods.base import Method
+from autoslim.methods.chain import split_of_recipe
 from autoslim.methods.knob import Knob
 from autoslim.search.space.space import TRAINING, Space, is_same_value
 
@@ -40,19 +41,26 @@ class Encoder:
     dense_plan: Plan
 
     def encode(self, recipe: Recipe, plan: Plan) -> Vector:
-        """One vector; `recipe` has a single step."""
-        (step,) = recipe.steps
+        """One vector. Methods are flags, so that trials of a method alone tell about the chains with it."""
+        knobs_of = {step.method: step.knobs for step in recipe.steps}
         parts = [self._of_plan(plan)]
+        if self.space.composes:
+            parts.append(np.array([self._split(recipe)]))
         # In the registry's order: a space that was read back from JSON has another one.
         for name in (name for name in self.methods if name in self.space.methods):
-            chosen, ranges = name == step.method, self.space.methods[name]
+            chosen, ranges = name in knobs_of, self.space.methods[name]
             # No tree can split on a constant, so that fixed knobs are left out.
             varying = [knob for knob in self.methods[name].ranges if _varies(ranges[knob])]
-            values = [_number(ranges[knob], step.knobs.get(knob)) if chosen else _ABSENT for knob in varying]
+            values = [_number(ranges[knob], knobs_of[name].get(knob)) if chosen else _ABSENT for knob in varying]
             parts.append(np.array([float(chosen), *values]))
         settings = [key for key in TRAINING if key in self.space.training]
         training = [_number(self.space.training[key], getattr(recipe.training, key)) for key in settings]
         return np.concatenate([*parts, np.array(training)])
+
+    def _split(self, recipe: Recipe) -> float:
+        """The share of the reduction that the first step bears; 1 for a method alone."""
+        split = split_of_recipe(recipe, self.methods, self.shape)
+        return 1.0 if split is None else split
 
     def _of_plan(self, plan: Plan) -> Vector:
         shape = self.shape

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import numpy as np
 
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import ErrorClass, ParetoFront, TrialResult, TrialState
+from autoslim.core.selection import best_within
 from autoslim.cost import predict
 from autoslim.search.budget_allocation import Assignment
 from autoslim.search.proposal import Proposal
@@ -26,7 +27,7 @@ from autoslim.search.samplers import acquisition
 from autoslim.search.samplers.base import N_STARTUP_TRIALS, SamplerContext, SamplingRequest
 from autoslim.search.samplers.candidates import POOL_LIFETIME, mutation_draws, pool_draws
 from autoslim.search.samplers.features import Encoder, Vector
-from autoslim.search.samplers.optuna_study import final_accuracy
+from autoslim.search.samplers.optuna_study import accuracy_at_end
 from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.samplers.surrogate import N_TREES, Surrogate
 from autoslim.search.space.space import Suggest
@@ -36,8 +37,6 @@ EncodedProposal = tuple[Proposal, Vector]
 
 class ForestSampler:
     """Learns from complete and stopped trials. A trial whose loss diverged counts as accurate as the worst."""
-
-    learns_from_stopped: ClassVar[bool] = True
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
@@ -62,9 +61,7 @@ class ForestSampler:
             return None
         methods = set(request.assignment.methods)
         seed, number = self._builder.seed, request.number
-        mutations = mutation_draws(
-            seed, number, request.history, self._builder.space, lambda result: result.recipe.method in methods
-        )
+        mutations = mutation_draws(self._builder, number, request.history, lambda result: result.recipe.method in methods)
         encoded = [*self._encoded(number, request.assignment, mutations), *self._pool(number, request.assignment)]
         # The pool has all methods of the target; an opening trial is for one of them.
         fresh = [pair for pair in encoded if pair[0].recipe.method in methods and pair[0].recipe.key not in request.known]
@@ -92,13 +89,13 @@ class ForestSampler:
 
     def _gains(self, predictions: acquisition.Array, request: SamplingRequest, vectors: Sequence[Vector]) -> acquisition.Array:
         """(candidates,). The acquisition function; where no tree expects an improvement, what comes closest to one."""
-        front = ParetoFront.of(request.history).results
         budget = self._builder.budgets.get(request.assignment.target)
         if budget is not None:
-            within = [result.accuracy or 0.0 for result in front if (result.flops or 0) <= budget]
-            gains = acquisition.expected_improvement(predictions, max(within, default=0.0))
+            best = incumbent_accuracy(request.history, budget, self._builder.limits)
+            gains = acquisition.expected_improvement(predictions, best)
             # Without any improvement in sight, the best prediction.
             return gains if gains.max() > 0 else predictions.mean(0)
+        front = ParetoFront.of(request.history).results
         steps = [((result.flops or 0) / self._dense_flops, result.accuracy or 0.0) for result in front]
         flops = np.array([vector[0] for vector in vectors])
         chance = 1 / self._builder.shape.classes
@@ -131,14 +128,20 @@ class ForestSampler:
         return known[1]
 
 
+def incumbent_accuracy(history: Sequence[TrialResult], budget: int, limits: CostLimits) -> float:
+    """The accuracy of the trial that would be selected now; 0 before there is one. A trial above a limit is no model to improve on."""
+    incumbent = best_within(history, budget, limits)
+    return 0.0 if incumbent is None else incumbent.accuracy or 0.0
+
+
 def is_observation(result: TrialResult) -> bool:
     """Whether the surrogate learns from this trial: it is complete, stopped with an accuracy, or has diverged."""
-    if result.duplicate_of is not None or len(result.recipe.steps) != 1:
+    if result.duplicate_of is not None:
         return False
     if result.error_class == ErrorClass.DIVERGED:
         return True
     stopped = result.state is TrialState.STOPPED and result.accuracy is not None and result.epochs is not None
-    return stopped or final_accuracy(result) is not None
+    return stopped or accuracy_at_end(result) is not None
 
 
 def refit_size(count: int) -> int:

@@ -16,11 +16,12 @@ _STEP = 0.15
 """Standard deviation of a move, as a share of the range (of its logarithm where the knob is logarithmic)."""
 
 
-def values_of(recipe: Recipe, space: Space) -> dict[str, Any]:
-    """A recipe's settings under the names that a space asks a `Suggest` for."""
-    (step,) = recipe.steps
-    knobs = {f"{step.method}.{name}": value for name, value in step.knobs.items()}
-    return {"method": step.method, **knobs, **{f"training.{name}": getattr(recipe.training, name) for name in space.training}}
+def values_of(recipe: Recipe, space: Space, split: float | None = None) -> dict[str, Any]:
+    """A recipe's settings under the names that a space asks a `Suggest` for; `split` is that of a recipe with several steps."""
+    values: dict[str, Any] = {"method": recipe.method, **recipe.flat_knobs}
+    if split is not None:
+        values["split"] = split
+    return values | {f"training.{name}": getattr(recipe.training, name) for name in space.training}
 
 
 class Mutation:

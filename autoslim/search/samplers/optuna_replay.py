@@ -9,8 +9,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.shape import ViTShape
+from autoslim.errors import SpaceError, UnsupportedModelError
 from autoslim.methods.base import Method
+from autoslim.methods.chain import split_of_recipe
 from autoslim.methods.knob import Knob, layer_index
+from autoslim.search.samplers.mutation import values_of
 from autoslim.search.space.space import Sample, Space, Uniform, is_same_value, sample_knob
 
 
@@ -44,42 +47,60 @@ class Replay:
         return value
 
 
-def replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape) -> Replay | None:
-    """The recipe in a study that chooses from `methods`.
+def replay(
+    recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape, *, units: Sequence[str] | None = None
+) -> Replay | None:
+    """The recipe in a study that chooses from the chains with the labels `units`; None: from all chains of these `methods`.
 
-    None for a recipe that is no point of this space: it has several steps, another method or values outside the ranges, or it was made
-    for a space with other knobs.
+    None for a recipe that is no point of this space: it has another chain or values outside the ranges, or it was made for a space with
+    other knobs.
     """
-    if len(recipe.steps) != 1 or recipe.steps[0].method not in methods:
+    units = list(space.units_of(methods)) if units is None else units
+    if recipe.method not in units:
         return None
-    (step,) = recipe.steps
     settings = {key: getattr(recipe.training, key) for key in space.training}
-    if not space.contains(Sample(method=step.method, knobs=step.knobs, training=settings), shape):
-        return None
-    values = {f"{step.method}.{knob}": value for knob, value in step.knobs.items()}
-    replayed = Replay({"method": step.method, **values, **{f"training.{key}": value for key, value in settings.items()}})
     try:
-        sample = space.sample(replayed, methods, shape)
+        split = split_of_recipe(recipe, methods, shape)
+    except (SpaceError, UnsupportedModelError):
+        # Its methods do not have these knobs any more, or it was infeasible.
+        return None
+    if not space.contains(Sample(steps=recipe.steps, training=settings, split=split), shape):
+        return None
+    replayed = Replay(values_of(recipe, space, split))
+    try:
+        sample = space.sample(replayed, methods, shape, units=units)
     except KeyError:
         # The space asks for a knob that the recipe does not have.
         return None
     # A recipe with knobs that the space does not ask for was made for another space.
-    return replayed if sample.knobs.keys() == step.knobs.keys() else None
+    same = all(one.knobs.keys() == other.knobs.keys() for one, other in zip(sample.steps, recipe.steps, strict=True))
+    return replayed if same else None
 
 
-def flat_replay(recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape, *, constant: bool) -> Replay | None:
+def flat_replay(
+    recipe: Recipe,
+    space: Space,
+    methods: Mapping[str, Method],
+    shape: ViTShape,
+    *,
+    constant: bool,
+    units: Sequence[str] | None = None,
+) -> Replay | None:
     """Like `replay`, with the knobs of all methods, for samplers without conditional parameters.
 
     Knobs that the recipe does not have did not influence its result. They get their defaults where `constant`, otherwise random values
     seeded with the recipe's key, so that the same recipe always gets the same ones.
     """
-    replayed = replay(recipe, space, methods, shape)
+    replayed = replay(recipe, space, methods, shape, units=units)
     if replayed is None:
         return None
     random = None if constant else Uniform(recipe.key)
-    for method in methods:
+    chains = [space.units[unit] for unit in (space.units_of(methods) if units is None else units)]
+    for method in (name for name in methods if any(name in chain for chain in chains)):
         for name in methods[method].ranges:
             knob, full = space.methods[method][name], f"{method}.{name}"
             if knob.searched and full not in replayed.params:
                 replayed.fill(full, knob, shape.depth, random)
+    if any(len(chain) > 1 for chain in chains) and "split" not in replayed.params:
+        replayed.fill("split", space.split, shape.depth, random)
     return replayed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import optuna
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import Target
-from autoslim.methods.base import Method
+from autoslim.methods.chain import chain_of
 from autoslim.search.proposal import Proposal
 from autoslim.search.samplers.base import N_STARTUP_TRIALS, SamplerContext, SamplingRequest
 from autoslim.search.samplers.optuna_replay import Replay, flat_replay, replay
@@ -29,9 +29,10 @@ POPULATION_SIZE = 12
 
 
 class OptunaSampler(abc.ABC):
-    """The common part: a subclass names Optuna's sampler and how a recipe becomes a trial of the study."""
+    """The common part: a subclass names Optuna's sampler and how a recipe becomes a trial of the study.
 
-    learns_from_stopped: ClassVar[bool] = False
+    Of Optuna's samplers only TPE learns from stopped trials.
+    """
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
@@ -46,11 +47,11 @@ class OptunaSampler(abc.ABC):
 
     @abc.abstractmethod
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler for one proposal of one of `methods`."""
+        """Optuna's sampler for one proposal of one of the chains with the labels `methods`."""
 
-    def replay(self, recipe: Recipe, methods: Mapping[str, Method]) -> Replay | None:
-        """The recipe as parameters of a study that chooses from `methods`; None where it is no point of the space."""
-        return replay(recipe, self._builder.space, methods, self._builder.shape)
+    def replay(self, recipe: Recipe, units: Sequence[str]) -> Replay | None:
+        """The recipe as parameters of a study that chooses from the chains `units`; None where it is no point of the space."""
+        return replay(recipe, self._builder.space, self._builder.methods, self._builder.shape, units=units)
 
     def system_attributes(self, complete: int) -> dict[str, Any]:
         """What Optuna's sampler stores with a complete trial that comes after `complete` others."""
@@ -78,27 +79,25 @@ class OptunaSampler(abc.ABC):
         """Each recipe is replayed once: a study is made for every proposal, but a recipe is the same in all of them."""
         place = (recipe.key, names)
         if place not in self._replays:
-            self._replays[place] = self.replay(recipe, {name: self._builder.methods[name] for name in names})
+            self._replays[place] = self.replay(recipe, names)
         return self._replays[place]
 
 
 class TPE(OptunaSampler):
     """Tree-structured Parzen estimator (Bergstra et al., 2011); multi-objective for free trials (Ozaki et al., 2022)."""
 
-    learns_from_stopped: ClassVar[bool] = True
-
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return MethodFirstTPE(seed=seed, methods=methods)
 
 
 class MethodFirstTPE(optuna.samplers.TPESampler):
-    """Samples the method, then the knobs of that method only: values for the other methods' knobs would never be used.
+    """Samples the chain, then the knobs of its methods only: values for the other methods' knobs would never be used.
 
     `group` models the knobs of a method jointly, although trials of other methods do not have them.
     """
 
     def __init__(self, *, seed: int, methods: Sequence[str]) -> None:
-        """`methods` are those that the proposal is chosen from."""
+        """`methods` are the labels of the chains that the proposal is chosen from."""
         super().__init__(seed=seed, multivariate=True, group=True, n_startup_trials=N_STARTUP_TRIALS)
         self._methods = tuple(methods)
 
@@ -107,9 +106,12 @@ class MethodFirstTPE(optuna.samplers.TPESampler):
     ) -> dict[str, Any]:
         common = {name: space for name, space in search_space.items() if name == "method" or name.startswith("training.")}
         sampled = super().sample_relative(study, trial, common)
-        # With a single method there is no parameter for it (`Space.sample`).
-        method = self._methods[0] if len(self._methods) == 1 else sampled.get("method")
-        own = {name: space for name, space in search_space.items() if name.startswith(f"{method}.")}
+        # With a single chain there is no parameter for it (`Space.sample`).
+        label = self._methods[0] if len(self._methods) == 1 else sampled.get("method")
+        steps = chain_of(label) if label is not None else ()
+        own = {name: space for name, space in search_space.items() if name.partition(".")[0] in steps}
+        if len(steps) > 1 and "split" in search_space:
+            own["split"] = search_space["split"]
         return sampled | super().sample_relative(study, trial, own)
 
 
@@ -121,9 +123,10 @@ class GeneticSampler(OptunaSampler):
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return self.optuna_class(seed=seed, population_size=POPULATION_SIZE)
 
-    def replay(self, recipe: Recipe, methods: Mapping[str, Method]) -> Replay | None:
+    def replay(self, recipe: Recipe, units: Sequence[str]) -> Replay | None:
         # Knobs that the recipe lacks have random values: with constant ones crossing could never vary them.
-        return flat_replay(recipe, self._builder.space, methods, self._builder.shape, constant=False)
+        builder = self._builder
+        return flat_replay(recipe, builder.space, builder.methods, builder.shape, constant=False, units=units)
 
     def system_attributes(self, complete: int) -> dict[str, Any]:
         """The generation. Optuna stores it in the study; it follows from the order of the complete trials, so a new study has the same."""
@@ -148,6 +151,7 @@ class GaussianProcess(OptunaSampler):
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS)
 
-    def replay(self, recipe: Recipe, methods: Mapping[str, Method]) -> Replay | None:
+    def replay(self, recipe: Recipe, units: Sequence[str]) -> Replay | None:
         # Knobs that the recipe lacks have their defaults: a kernel of distances then sees no difference in them.
-        return flat_replay(recipe, self._builder.space, methods, self._builder.shape, constant=True)
+        builder = self._builder
+        return flat_replay(recipe, builder.space, builder.methods, builder.shape, constant=True, units=units)

@@ -60,7 +60,7 @@ def accuracy_and_flops(history: Sequence[TrialResult]) -> Values:
     """The two objectives of a free trial, those of the Pareto front."""
     values = {}
     for result in history:
-        accuracy = final_accuracy(result)
+        accuracy = accuracy_at_end(result)
         if accuracy is not None:
             values[result.number] = [accuracy, float(result.flops or result.flops_predicted or result.recipe.budget)]
     return values
@@ -77,7 +77,7 @@ def accuracy_at_budgets(history: Sequence[TrialResult], budgets: Collection[int]
         # A free trial with the FLOPs of a budget says as much about it as one that was solved onto it.
         # A free trial is solved onto no budget, but its FLOPs may be near one.
         nearest = min(budgets, key=lambda flops: abs(flops - result.recipe.budget), default=None)
-        accuracy = final_accuracy(result)
+        accuracy = accuracy_at_end(result)
         if nearest is not None and accuracy is not None and abs(result.recipe.budget - nearest) <= _NEAR_BUDGET * nearest:
             groups.setdefault(nearest, {})[result.number] = accuracy
     return {
@@ -85,7 +85,7 @@ def accuracy_at_budgets(history: Sequence[TrialResult], budgets: Collection[int]
     }
 
 
-def final_accuracy(result: TrialResult) -> float | None:
+def accuracy_at_end(result: TrialResult) -> float | None:
     """The accuracy of a complete trial; None for all others."""
     if result.state is not TrialState.COMPLETE or result.accuracy is None or not math.isfinite(result.accuracy):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from autoslim.search.proposal import Proposal
 from autoslim.search.samplers.base import SamplerContext, SamplingRequest
@@ -12,8 +11,6 @@ from autoslim.search.space.space import Uniform
 
 class RandomSampler:
     """Random search. Controls are drawn with it whatever the search's sampler is."""
-
-    learns_from_stopped: ClassVar[bool] = False
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder = context.builder

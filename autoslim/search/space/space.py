@@ -1,4 +1,4 @@
-"""`Space`: the methods that a search may use, the range of each of their knobs, and the training settings that vary.
+"""`Space`: the chains of methods that a search may use, the range of each of their knobs, and the training settings that vary.
 
 A resolved space names every knob of its methods: its JSON says what was searched, even after a method's own ranges have changed.
 """
@@ -10,10 +10,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from autoslim.core.recipe import Knobs, Training
+from autoslim.core.recipe import Knobs, Step, Training
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method
+from autoslim.methods.chain import chain_label
 from autoslim.methods.knob import Knob, Ranges, layer_index
 
 _DEFAULTS = Training()
@@ -65,55 +66,123 @@ class Uniform:
         return choices[self._random.randrange(len(choices))]
 
 
+SPLIT = Knob(kind="float", help="share of log(dense / budget) that a chain's first step bears", default=0.5, low=0.2, high=0.8)
+"""The range in a space that does not say another. Near 0 or 1 a chain is one of its methods alone, which has trials of its own."""
+
+SPLIT_LIMITS = SPLIT.replace(low=0.05, high=0.95)
+"""What a space's own range must be within."""
+
+SPLIT_TOLERANCE = 0.1
+"""How far the split of a solved chain may be outside of the range: a first step keeps whole units and so bears a little more than asked."""
+
+Chain = tuple[str, ...]
+"""Names of methods in the order in which they slim the model."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One point of a space. `knobs` are the active ones of `method`; `training` has the settings that replace the job's."""
+    """One point of a space. `steps` have the active knobs of each method of the chain; `training` has the settings that replace the job's.
 
-    method: str
-    knobs: Knobs
+    `split` is the share of log(dense / budget) that the first step bears; None for a method alone.
+    """
+
+    steps: tuple[Step, ...]
     training: dict[str, Any]
+    split: float | None = None
+
+    @property
+    def method(self) -> str:
+        """The chain's label, as in `Recipe.method`."""
+        return chain_label([step.method for step in self.steps])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Space(Record):
     """`methods` holds every knob of each method in its narrowed range; a fixed knob has one value. `training` holds the settings that are
     searched.
+
+    `chains` are the units that a recipe is chosen from; a method alone is a chain of one. Empty, as in spaces stored by earlier
+    versions, is every method alone. `split` is the range of a chain's split.
     """
 
     name: str
     description: str
     methods: dict[str, Ranges]
     training: Ranges
+    chains: tuple[Chain, ...] = ()
+    split: Knob = SPLIT
 
-    def sample(self, suggest: Suggest, methods: Mapping[str, Method], shape: ViTShape) -> Sample:
-        """Asks `suggest` for one of `methods`, then for its active knobs, then for the training settings.
+    @property
+    def units(self) -> dict[str, Chain]:
+        """The chains by label, in any order."""
+        chains = self.chains or tuple((name,) for name in self.methods)
+        return {chain_label(chain): chain for chain in chains}
 
-        The order is that of `methods`, of their `ranges` and of `TRAINING`, never that of a file, so that a seed always gives the same
-        point. With one method there is no parameter `method`.
+    def units_of(self, methods: Mapping[str, Method]) -> dict[str, Chain]:
+        """The chains of these `methods` alone, by label: single methods first, and within both groups in the order of `methods`."""
+        places = {name: place for place, name in enumerate(methods)}
+        chains = [chain for chain in self.units.values() if set(chain) <= set(places)]
+        # A space that was read back from JSON has lost the order of its methods.
+        ordered = sorted(chains, key=lambda chain: (len(chain), [places[name] for name in chain]))
+        return {chain_label(chain): chain for chain in ordered}
+
+    @property
+    def composes(self) -> bool:
+        """Whether there is a chain of several steps."""
+        return any(len(chain) > 1 for chain in self.chains)
+
+    def sample(
+        self, suggest: Suggest, methods: Mapping[str, Method], shape: ViTShape, *, units: Sequence[str] | None = None
+    ) -> Sample:
+        """Asks `suggest` for one of `units`, then for the active knobs of its steps and its split, then for the training settings.
+
+        `units` are labels of the space's chains; None: all chains of these `methods`. The order is that of `units`, of the methods'
+        `ranges` and of `TRAINING`, never that of a file, so that a seed always gives the same point. With one unit there is no parameter
+        `method`.
         """
-        names = tuple(methods)
-        name = names[0] if len(names) == 1 else suggest.suggest_categorical("method", names)
-        knobs: Knobs = {}
-        for knob in methods[name].ranges:
-            # Whether a knob is active depends on those before it, such as the second drop on the number of drops.
-            if methods[name].is_active(knob, knobs):
-                own = self.methods[name][knob]
-                knobs[knob] = sample_knob(suggest, f"{name}.{knob}", own, shape.depth) if own.searched else own.default
+        labels = tuple(self.units_of(methods) if units is None else units)
+        label = labels[0] if len(labels) == 1 else suggest.suggest_categorical("method", labels)
+        chain = self.units[label]
+        steps = [
+            Step(method=name, knobs=self._sample_knobs(suggest, methods[name], shape, is_last=position == len(chain)))
+            for position, name in enumerate(chain, 1)
+        ]
+        split = sample_knob(suggest, "split", self.split, shape.depth) if len(chain) > 1 else None
         settings = [key for key in TRAINING if key in self.training]
         training = {key: sample_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
-        return Sample(method=name, knobs=knobs, training=training)
+        return Sample(steps=tuple(steps), training=training, split=split)
+
+    def _sample_knobs(self, suggest: Suggest, method: Method, shape: ViTShape, *, is_last: bool) -> Knobs:
+        knobs: Knobs = {}
+        fixed = {} if is_last else method.before_others
+        for knob in method.ranges:
+            # Whether a knob is active depends on those before it, such as the second drop on the number of drops.
+            if knob in fixed:
+                knobs[knob] = fixed[knob]
+            elif method.is_active(knob, knobs):
+                own = self.methods[method.name][knob]
+                knobs[knob] = sample_knob(suggest, f"{method.name}.{knob}", own, shape.depth) if own.searched else own.default
+        return knobs
 
     def contains(self, sample: Sample, shape: ViTShape) -> bool:
-        """Whether all values are in their ranges.
+        """Whether its chain is one of the space's and all values are in their ranges.
 
         A priced knob may be half a patch outside: methods round it to a whole number of patches.
         """
-        ranges = self.methods.get(sample.method, {})
+        return (
+            sample.method in self.units
+            and all(self._contains_step(step, shape) for step in sample.steps)
+            and (sample.split is None or is_inside(self.split, sample.split, shape.depth, tolerance=SPLIT_TOLERANCE))
+            and all(is_inside(self.training[key], value, shape.depth) for key, value in sample.training.items())
+        )
+
+    def _contains_step(self, step: Step, shape: ViTShape) -> bool:
+        ranges = self.methods.get(step.method, {})
         half = 0.5 / shape.patches + 1e-9
         return all(
             name in ranges and is_inside(ranges[name], value, shape.depth, tolerance=half if ranges[name].cost_sign else 0.0)
-            for name, value in sample.knobs.items()
-        ) and all(is_inside(self.training[key], value, shape.depth) for key, value in sample.training.items())
+            for name, value in step.knobs.items()
+        )
 
 
 def bounds(knob: Knob, depth: int) -> tuple[float, float]:

@@ -18,12 +18,13 @@ from autoslim.errors import SpaceError
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.knob import Ranges
+from autoslim.search.space.chains import read_chains
 from autoslim.search.space.restrict import narrow, refuse_unknown, short_repr
-from autoslim.search.space.space import TRAINING, Space
+from autoslim.search.space.space import SPLIT, SPLIT_LIMITS, TRAINING, Space
 
 SIZE_LIMIT = 2**20
 """Bytes. The largest space has a few kilobytes; more is a wrong file or an attack on the parser."""
-_KEYS = ("description", "methods", "training")
+_KEYS = ("description", "methods", "chains", "split", "training")
 
 
 def space_names() -> list[str]:
@@ -73,11 +74,20 @@ def parse_space(text: str, *, source: str, methods: Mapping[str, Method] = METHO
     description = data.get("description", "")
     if not isinstance(description, str):
         raise SpaceError(f"{source}: description is {short_repr(description)}; allowed: a line of text")
+    narrowed = _methods(data.get("methods"), source, methods)
+    chains = read_chains(data["chains"], narrowed, methods, source) if "chains" in data else ()
+    split = SPLIT
+    if "split" in data:
+        if not any(len(chain) > 1 for chain in chains):
+            raise SpaceError(f"{source}: split has no effect: no chain has two methods; add one to chains, or remove split")
+        split = narrow(SPLIT_LIMITS, data["split"], f"{source}: split")
     return Space(
         name=Path(source).stem,
         description=description.strip(),
-        methods=_methods(data.get("methods"), source, methods),
+        methods=narrowed,
         training=_training(data.get("training"), source),
+        chains=chains,
+        split=split,
     )
 
 

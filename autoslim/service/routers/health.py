@@ -9,7 +9,7 @@ import logging
 import httpx
 from fastapi import APIRouter, Response
 
-from autoslim.core.job import SAMPLERS
+from autoslim.core.job import SAMPLER_NAMES
 from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.errors import AutoslimError
 from autoslim.service.app_state import AppState, State
@@ -38,7 +38,7 @@ async def capabilities(_: Reader, state: State) -> Capabilities:
         datasets=state.catalog.datasets(),
         paths=bool(settings.data_roots),
         pretrained=settings.pretrained,
-        samplers=list(SAMPLERS),
+        samplers=list(SAMPLER_NAMES),
         augmentations=list(AUGMENTATIONS),
         limits=settings.limits.model_dump(),
     )

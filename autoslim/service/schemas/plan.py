@@ -38,7 +38,7 @@ class WorkEstimate(BaseModel):
 
 
 class PlanResponse(BaseModel):
-    """`images` are counts by split; `excluded_methods` are reasons by the name of a method that does not apply to the model."""
+    """`images` are counts by split; `excluded_methods` are reasons by method, or chain as `a+b`, that does not apply to the model."""
 
     dense_flops: int
     params: int

@@ -60,7 +60,7 @@ class DenseBaseline(BaseModel):
 
 
 class FrontResponse(BaseModel):
-    """Complete trials that no other trial dominates, cheapest first; `selected` are the final models' trials by budget label.
+    """Complete trials that no other trial dominates, cheapest first; `selected` has the chosen models' trials by budget label.
 
     `hypervolume` is the share of the area between chance at no FLOPs and a perfect model at the dense FLOPs that the front dominates.
     """

@@ -83,6 +83,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "slim", tmp_path / "dense"
 
 
+@pytest.mark.slow
 def test_it_is_measured_in_a_process_of_its_own(folders: tuple[Path, Path]):
     report = measure_in_subprocess(*folders, images(4), modes=("eager", "onnxruntime"), threads=1)
     cpu = [timing for timing in report.timings if timing.device == "cpu"]

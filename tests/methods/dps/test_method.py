@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.cifar10_vit import accuracy, real_images, real_model
 from helpers.selected_rows import check_rows_are_the_whole_blocks
-from helpers.tiny import attach, attached, batch_of, context_of, finalize, images, logits, make_dense, slim, solved_knobs
+from helpers.tiny import attach, attached, batch_of, context_of, images, logits, make_dense, prune, slim, solved_knobs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,9 +20,11 @@ from autoslim.core.recipe import Training
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
-from autoslim.methods.dps.method import ImpactScorer, KeepSelected, impact_targets, selectors_by_block, tokens_entering
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock, image_flops, token_counts
+from autoslim.methods.dps.method import selectors_by_block, tokens_entering
+from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, log_impact
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.token_counts import image_flops, token_counts
 from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
@@ -37,12 +39,12 @@ METHOD = METHODS["dps"]
 KEEP_ALL = {"keep": 1.0}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("dps", dense.shape)
     student = attached("dps", dense, knobs).double().eval()
-    cut = finalize("dps", copy.deepcopy(student), dense.shape, knobs).model
+    cut = prune("dps", copy.deepcopy(student), dense.shape, knobs).model
     x = images(dtype=torch.float64)
     torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
     check_rows_are_the_whole_blocks(cut, dense.module)
@@ -89,7 +91,7 @@ def test_least_squares_find_what_is_linear():
 
 def test_what_is_told_keeps_the_order_and_the_spread_of_concentrated_images():
     score_BP = torch.stack((torch.linspace(1, 2, 50), torch.linspace(1, 2, 50) ** 8))
-    told_BP = impact_targets(score_BP)
+    told_BP = log_impact(score_BP)
     assert (told_BP.diff(dim=1) > 0).all()
     torch.testing.assert_close(told_BP.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-5)
     assert told_BP[1].std() > 4 * told_BP[0].std()
@@ -129,7 +131,7 @@ def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_ther
             if number in selectors_by_block(student):
                 selector = selectors_by_block(student)[number]
                 told_BP = selector.scorer.of_tokens(x_BND)
-                errors.append((told_BP - impact_targets(chain.scores[number]).gather(1, place_BP)).square().mean())
+                errors.append((told_BP - log_impact(chain.scores[number]).gather(1, place_BP)).square().mean())
                 place_BP = place_BP.gather(1, selector.rows(x_BND)[:, 1:] - 1)
             x_BND = block(x_BND)
     assert found["loss"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
@@ -144,7 +146,7 @@ def test_only_selectors_learn_before_the_cut_and_never_after():
     assert trained
     assert all(".scorer." in name for name in trained)
     assert all(any(name.endswith(end) for end in METHOD.learning_rates(student, knobs)) for name in trained)
-    finished = finalize("dps", student, dense.shape, knobs)
+    finished = prune("dps", student, dense.shape, knobs)
     tuned = [name for name, p in finished.model.named_parameters() if p.requires_grad]
     assert tuned
     assert not any("scorer" in name for name in tuned)
@@ -160,7 +162,7 @@ def adaptive(model: str = "vit", bound: str = "max", share: float = 0.6) -> tupl
     student = attach("dps", dense, knobs, share=share)
     context = context_of(dense.shape, knobs, share, bound=bound)
     with torch.no_grad():
-        finished = METHOD.finalize(student, context)
+        finished = METHOD.prune(student, context)
         finished.model.eval()
         context = dataclasses.replace(context, plan=finished.plan)
         METHOD.calibrate(finished.model, context, lambda: iter([images(64, seed=5), images(64, seed=6)]))
@@ -228,7 +230,7 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
         ].backward()
         optimizer.step()
     with torch.no_grad():
-        return dense, METHOD.finalize(student, context).model.eval(), x, labels
+        return dense, METHOD.prune(student, context).model.eval(), x, labels
 
 
 class Shuffled(nn.Module):

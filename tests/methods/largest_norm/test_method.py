@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from helpers.method_contract import OF_A_METHOD, OF_A_MODEL, exports_with_a_dynamic_batch
 from helpers.tiny import config_of, images, logits, make_dense, share_of_dense, slim, slimmed
-from methods import test_contract as contract
 
 from autoslim.core.plan import Plan
 from autoslim.cost import count_flops, predict
@@ -29,8 +28,8 @@ NAME = "largest_norm"
 KEEP_ALL = {"keep": 1.0}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
-    """Nothing is trained before the cut: the only form is the cut one, in which the patches of the largest norm stay."""
+def check_training_form_is_pruned_form(model: str) -> None:
+    """Nothing is trained before pruning: the only form is the pruned one, in which the patches of the largest norm stay."""
     dense, finished = slimmed(NAME, model)
     prefix, first = dense.shape.prefix_tokens, dense.shape.depth // 3
     seen = []
@@ -61,46 +60,21 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "smallest_method", smallest_method())
 
 
-def runs_here(check: Callable[..., None]) -> bool:
-    """Not the slow ones, and none whose condition for being skipped holds."""
-    marks = getattr(check, "pytestmark", [])
-    return not any(mark.name == "slow" or (mark.name == "skipif" and mark.args[0]) for mark in marks)
+@pytest.mark.parametrize("model", ["deit", "distilled", "average without class token"])
+@pytest.mark.parametrize("promise", OF_A_MODEL, ids=lambda promise: promise.__name__)
+def test_it_keeps_what_is_promised_of_a_model(promise: Callable[[str, str], None], model: str):
+    promise(NAME, model)
 
 
-def arguments(check: Callable[..., None]) -> set[str]:
-    return set(inspect.signature(check).parameters)
-
-
-PROMISES = {
-    name: check
-    for name, check in vars(contract).items()
-    if name.startswith("test_") and arguments(check) in ({"method"}, {"method", "model"}) and runs_here(check)
-}
-OF_A_MODEL = [name for name, check in PROMISES.items() if "model" in arguments(check)]
+@pytest.mark.parametrize("promise", OF_A_METHOD, ids=lambda promise: promise.__name__)
+def test_it_keeps_what_is_promised_of_a_method(promise: Callable[[str], None]):
+    promise(NAME)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("model", ["deit", "distilled", "average without class token"])
-@pytest.mark.parametrize("promise", OF_A_MODEL)
-def test_it_keeps_what_is_promised_of_a_model(promise: str, model: str):
-    PROMISES[promise](NAME, model)
-
-
-@pytest.mark.parametrize("promise", [name for name in PROMISES if name not in OF_A_MODEL])
-def test_it_keeps_what_is_promised_of_a_method(promise: str):
-    PROMISES[promise](NAME)
-
-
-def test_the_contract_has_not_lost_its_promises():
-    wanted = {
-        "test_keeping_everything_leaves_the_logits_as_they_were",
-        "test_flops_measured_are_those_predicted_and_within_the_budget",
-        "test_parameters_are_those_of_the_plan",
-        "test_masked_training_form_and_cut_form_agree",
-        "test_gradients_reach_every_trainable_part",
-        "test_exports_with_a_dynamic_batch",
-    }
-    assert wanted <= PROMISES.keys()
+def test_it_is_exported(model: str):
+    exports_with_a_dynamic_batch(NAME, model)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.75, 0.9, 1.0])

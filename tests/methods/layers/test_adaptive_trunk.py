@@ -19,20 +19,9 @@ from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, SlimmedModel, StepContext
-from autoslim.methods.layers.adaptive_trunk import (
-    AdaptiveTrunk,
-    Drop,
-    DropBlock,
-    Ragged,
-    Scorer,
-    image_flops,
-    padded,
-    plan_of_image,
-    ragged,
-    recording,
-    token_counts,
-)
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, DropBlock, Ragged, Scorer, padded, ragged
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.token_counts import image_flops, plan_of_image, recording, token_counts
 from autoslim.methods.layers.token_trunk import blocks_of, install
 from autoslim.methods.life_regression.regressor import patch_lives
 from autoslim.models import DenseModel
@@ -236,7 +225,7 @@ def threshold_model(
     context = context_of(dense.shape, knobs, share, bound=bound)
     student = attached_student("life_regression", dense, knobs, share=share)
     with torch.no_grad():
-        finished = LIFE.finalize(student, context)
+        finished = LIFE.prune(student, context)
     finished.model.eval()
     return dense, finished, context
 
@@ -289,7 +278,7 @@ def test_fixed_counts_are_the_same_under_either_bound():
     dense = make_dense()
     knobs = solved_knobs("life_regression", dense.shape)
     one, other = (
-        LIFE.finalize(attached_student("life_regression", dense, knobs), context_of(dense.shape, knobs, bound=bound))
+        LIFE.prune(attached_student("life_regression", dense, knobs), context_of(dense.shape, knobs, bound=bound))
         for bound in ("max", "mean")
     )
     assert one.plan == other.plan

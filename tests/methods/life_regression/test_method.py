@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers.tiny import attached, context_of, finalize, images, logits, logits_of, make_dense, slim, solved_knobs
+from helpers.tiny import attached, context_of, images, logits, logits_of, make_dense, prune, slim, solved_knobs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,12 +23,12 @@ from autoslim.core.recipe import Knobs, Training
 from autoslim.core.shape import ViTShape
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS
-from autoslim.methods.layers.adaptive_trunk import token_counts
+from autoslim.methods.layers.token_counts import token_counts
 from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
 from autoslim.methods.layers.token_trunk import pre_blocks_of
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
-from autoslim.methods.life_regression.method import fitted_moments, life_moments, schedule
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor, patch_lives
+from autoslim.methods.life_regression.schedule import fitted_moments, life_moments, schedule
 from autoslim.models import read_shape
 from autoslim.training import TrialContext
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -41,8 +41,8 @@ KEEP_ALL = {f"life_threshold_{k}": 0.0 for k in range(1, 5)}
 VARIANTS = {"threshold": {"mode": "threshold"}}
 
 
-def check_training_form_is_cut_form(model: str, variant: str = "") -> None:
-    """The soft form with lives that end exactly where the cut form drops, against the tokens that the cut form leaves."""
+def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
+    """The soft form with lives that end exactly where the pruned form drops, against the tokens that the pruned form leaves."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs(f"life_regression:{variant}" if variant else "life_regression", dense.shape) | {"temperature": 16.0}
@@ -68,7 +68,7 @@ def check_training_form_is_cut_form(model: str, variant: str = "") -> None:
     x = images(dtype=torch.float64)
     with torch.no_grad():
         soft_BND = student.forward_features(x)
-        finished = finalize("life_regression", copy.deepcopy(student), dense.shape, knobs).model.double()
+        finished = prune("life_regression", copy.deepcopy(student), dense.shape, knobs).model.double()
         hard_BND = finished.forward_features(x)
     prefix, kept_B = dense.shape.prefix_tokens, kept[0]
     if variant:
@@ -277,7 +277,7 @@ def test_only_the_regressor_learns_before_the_cut_and_never_after():
     knobs = solved_knobs("life_regression", dense.shape)
     student = attached("life_regression", dense, knobs)
     assert [name for name, p in student.named_parameters() if p.requires_grad] == ["blocks.regressor.weight"]
-    finished = finalize("life_regression", student, dense.shape, knobs)
+    finished = prune("life_regression", student, dense.shape, knobs)
     assert not any(p.requires_grad for name, p in finished.model.named_parameters() if "regressor" in name)
 
 
@@ -417,7 +417,7 @@ def test_lives_rank_patches_as_leaving_one_out_does_better_than_chance(learned: 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, capsys: pytest.CaptureFixture[str]):
-    cut = METHOD.finalize(copy.deepcopy(learned.student), context_of(learned.shape, learned.knobs, 0.5)).model.eval()
+    cut = METHOD.prune(copy.deepcopy(learned.student), context_of(learned.shape, learned.knobs, 0.5)).model.eval()
 
     def right_B() -> Tensor:
         chunks = zip(learned.images_B3HW.split(256), learned.labels_B.split(256), strict=True)

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from helpers.cifar10_vit import accuracy, real_model
+from helpers.examples import examples
 from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import (
     MODELS,
@@ -18,10 +19,10 @@ from helpers.tiny import (
     attach,
     attached,
     context_of,
-    finalize,
     images,
     logits,
     make_dense,
+    prune,
     share_of_dense,
     shared_of,
     slim,
@@ -61,13 +62,13 @@ METHOD = METHODS["patch_slimming"]
 KEEP_ALL = {"keep": 1.0}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("patch_slimming", dense.shape)
     student = attached("patch_slimming", dense, knobs).eval()
     assert not any(parameter.requires_grad for parameter in student.parameters())
-    cut = finalize("patch_slimming", student, dense.shape, knobs).model
+    cut = prune("patch_slimming", student, dense.shape, knobs).model
     check_rows_are_the_whole_blocks(cut, dense.module)
 
 
@@ -124,7 +125,7 @@ def test_equal_counts_are_equal_recipes():
         assert (one == other) == (pyramid(shape, one) == pyramid(shape, other))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 def test_counts_by_score_or_error_use_the_budget_up(seed: int, share: float):
     shape = make_shape("vit")
@@ -167,7 +168,7 @@ def test_between_rungs_the_dearest_that_fits_is_found():
 
 
 @pytest.mark.parametrize("method", ["patch_slimming", "dps"])
-@settings(max_examples=34, deadline=None, derandomize=True)
+@settings(max_examples=examples(34), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 @pytest.mark.parametrize("model", ["vit", "deit", "distilled"])
 def test_random_recipes_measure_what_their_plans_say(model: str, method: str, seed: int, share: float):
@@ -278,7 +279,7 @@ def test_widths_of_an_earlier_step_stay():
     knobs = solve(METHOD, dense.shape, narrow.plan, {}, share_of_dense(dense.shape, 0.5)).knobs
     context = context_of(dense.shape, knobs, 0.5, shared=shared_of("patch_slimming", dense, knobs))
     context = context.__class__(**{**vars(context), "plan": narrow.plan})
-    finished = METHOD.finalize(METHOD.attach(copy.deepcopy(narrow.model), context, images()), context)
+    finished = METHOD.prune(METHOD.attach(copy.deepcopy(narrow.model), context, images()), context)
     assert [(b.head_width, b.hidden) for b in finished.plan.blocks] == [(b.head_width, b.hidden) for b in narrow.plan.blocks]
     assert count_flops(finished.model, 32) == predict(dense.shape, finished.plan).total <= share_of_dense(dense.shape, 0.5)
 
@@ -386,7 +387,7 @@ def test_patches_that_were_chosen_are_worth_more_than_others_on_the_trained_mode
     shape = read_shape(dense)
     knobs = solved_knobs("patch_slimming", shape, share)
     context = context_of(shape, knobs, share, shared=shared)
-    cut = METHOD.finalize(METHOD.attach(copy.deepcopy(dense), context, x[:1]), context).model.eval()
+    cut = METHOD.prune(METHOD.attach(copy.deepcopy(dense), context, x[:1]), context).model.eval()
     chosen = accuracy(cut, x, labels)
     dealt = [accuracy(with_random_places(dense, shape, pyramid(shape, knobs), seed), x, labels) for seed in range(3)]
     print(f"test top-1 straight after the cut to {share:.0%}: chosen {chosen:.4f}, dealt at random {dealt}")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from helpers.tiny import attached, batch_of, context_of, finalize, images, logits, make_dense, share_of_dense, slim, solved_knobs
+from helpers.examples import examples
+from helpers.tiny import attached, batch_of, context_of, images, logits, make_dense, prune, share_of_dense, slim, solved_knobs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ from autoslim.data import prepare_dataset
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.sit.method import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.recalibration import RecalibratedTrunk
+from autoslim.methods.sit.stages import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, init_reverse, init_slimming, prototypes
 from autoslim.models import read_shape
 from autoslim.training.context import TrialContext
@@ -44,7 +45,7 @@ METHOD = METHODS["sit"]
 KEEP_ALL = {f"keep_ratio_{k}": 1.0 for k in range(1, 4)}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     """No mask has to be told apart from a cut here: what only training needs stands beside the trunk."""
     dense = make_dense(model)
     dense.module.double()
@@ -52,7 +53,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     student = attached("sit", dense, knobs).eval()
     assert isinstance(student.blocks, RecalibratedTrunk)
     assert len(student.blocks.reverse) > 0
-    finished = finalize("sit", copy.deepcopy(student), dense.shape, knobs)
+    finished = prune("sit", copy.deepcopy(student), dense.shape, knobs)
     assert not isinstance(finished.model.blocks, RecalibratedTrunk)
     x = images(dtype=torch.float64)
     with torch.no_grad():
@@ -258,7 +259,7 @@ def draw(shape: ViTShape, seed: int) -> Knobs:
     return knobs
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 def test_deit_small_is_filled_to_99_5_percent_of_any_budget(seed: int, share: float):
     shape = shape_of("deit_small_patch16_224")
@@ -271,7 +272,7 @@ def test_deit_small_is_filled_to_99_5_percent_of_any_budget(seed: int, share: fl
     assert solve(METHOD, shape, Plan.dense(shape), solved.knobs, budget) == solved
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9), model=st.sampled_from(["vit", "deit", "distilled"]))
 def test_fvcore_counts_what_the_plan_says(seed: int, share: float, model: str):
     dense = tiny_dense(model)
@@ -468,12 +469,12 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     shape, training = trial_context.dense.shape, Training(epochs=1.0, precision="float32")
     context = context_of(shape, solved_knobs("sit", shape, 0.5), 0.5)
     student = METHOD.attach(trial_context.student(), context, trial_context.calibration(training, seed=0))
-    untrained = METHOD.finalize(copy.deepcopy(student), context).model.eval()
+    untrained = METHOD.prune(copy.deepcopy(student), context).model.eval()
     shared_trainer = TrialSharedTrainer(trial_context, training, seed=0, checkpoint=root / "checkpoint")
     rates = METHOD.learning_rates(student, context.knobs)
     for _ in shared_trainer.train(student, lambda batch: METHOD.loss(context.knobs, batch), epochs=1.0, learning_rates=rates):
         pass
-    trained = METHOD.finalize(student, context).model.eval()
+    trained = METHOD.prune(student, context).model.eval()
     batches = itertools.islice(trial_context.loader(trial_context.splits.test, training, seed=0, train=False).epoch(0), 16)
     images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Learned(dense=trial_context.teacher, untrained=untrained, trained=trained, images_B3HW=images_B3HW, labels_B=labels_B)

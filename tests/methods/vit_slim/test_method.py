@@ -23,10 +23,10 @@ from helpers.tiny import (
     attached,
     config_of,
     context_of,
-    finalize,
     images,
     logits,
     make_dense,
+    prune,
     share_of_dense,
     shared_of,
     slim,
@@ -63,7 +63,7 @@ METHOD = METHODS["vit_slim"]
 KEEP_ALL = {"keep": 1.0, "start": "dense"}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     """Of the widths: gates of what the cut removes set to 0, the others anywhere; patches all there.
 
     Masked patches are exempt: their zeroed norms still make the keys and values of the biases and stay in every softmax, while cut
@@ -76,7 +76,7 @@ def check_training_form_is_cut_form(model: str) -> None:
     for block in blocks_of(student):
         # tanh(40) is 1 to the last digit.
         masks_of(block).patch_P.data.fill_(40.0)
-    finished = finalize("vit_slim", copy.deepcopy(student), dense.shape, knobs)
+    finished = prune("vit_slim", copy.deepcopy(student), dense.shape, knobs)
     for block, plan in zip(blocks_of(student), finished.plan.blocks, strict=True):
         for zeta, count in ((block.attn.norm.zeta, plan.head_width), (block.mlp.norm.zeta, plan.hidden)):
             gone = zeta.data.sort(dim=-1, descending=True).indices[..., count:]
@@ -294,7 +294,7 @@ def test_starts_are_folded_plain_and_dense():
             for block in blocks_of(student):
                 masks_of(block).patch_P.data.fill_(40.0)
             masked = logits(student.eval(), images())
-        models[start] = finalize("vit_slim", student, dense.shape, knobs, 2.0).model
+        models[start] = prune("vit_slim", student, dense.shape, knobs, 2.0).model
     torch.testing.assert_close(logits(models["folded"], images()), masked, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits(models["dense"], images()), logits(dense.module, images()), rtol=1e-5, atol=1e-5)
     searched = models["searched"].state_dict()
@@ -551,7 +551,7 @@ def test_heads_of_a_layer_are_equally_wide_and_keep_their_own_best():
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": "searched", "refit": False})
     student = attached("vit_slim", dense, knobs)
     before = copy.deepcopy(student)
-    finished = finalize("vit_slim", student, dense.shape, knobs)
+    finished = prune("vit_slim", student, dense.shape, knobs)
     for was, now, plan in zip(blocks_of(before), blocks_of(finished.model), finished.plan.blocks, strict=True):
         assert (now.attn.num_heads, now.attn.head_dim) == (3, plan.head_width)
         assert now.attn.qkv.weight.shape == (3 * 3 * plan.head_width, 48)
@@ -575,7 +575,7 @@ def test_what_reads_the_units_that_are_left_is_refitted_in_the_form_that_is_cut(
         with contextlib.nullcontext() if start == "folded" else unmasked(blocks_of(student)):
             whole = first_block(student, x)
         distances[refitted] = float(
-            (first_block(finalize("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
+            (first_block(prune("vit_slim", student, dense.shape, knobs).model, x) - whole).square().mean()
         )
     assert distances[True] < 0.9 * distances[False]
 
@@ -607,7 +607,7 @@ def whittled(dense: Any, knobs: dict[str, Any], share: float, *, weak: dict[int,
                 (masks.head_HK if part == "attention" else masks.hidden_F).data.zero_()
     for block in blocks_of(student):
         masks_of(block).patch_P.data.fill_(40.0)
-    return student, finalize("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
+    return student, prune("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
 
 
 @pytest.mark.parametrize("model", ["vit", "distilled", "average without class token", "registers"])
@@ -646,19 +646,19 @@ def test_a_model_without_sublayers_loads_exports_and_composes(model: str, tmp_pa
     budget = int(0.8 * predict(dense.shape, finished.plan).total)
     solved = solve(token_method, dense.shape, finished.plan, {}, budget)
     context = StepContext(shape=dense.shape, plan=finished.plan, knobs=solved.knobs, budget=budget)
-    both = token_method.finalize(token_method.attach(finished.model, context, images()), context)
+    both = token_method.prune(token_method.attach(finished.model, context, images()), context)
     assert count_flops(both.model.eval(), 32) == predict(dense.shape, both.plan).total <= budget
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("nesting", ["down", "up"])
 def test_cut_patches_are_gone_as_if_they_were_no_keys(model: str, nesting: str):
-    """What holds for patches in the place of masked form == cut form: with the gone keys masked out of every softmax, what stays is
+    """What holds for patches in the place of masked form == pruned form: with the gone keys masked out of every softmax, what stays is
     computed alike."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": nesting, "patch_share": 0.4, "start": "dense"})
-    finished = finalize("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
+    finished = prune("vit_slim", attached("vit_slim", dense, knobs), dense.shape, knobs)
     widths = METHOD.build(copy.deepcopy(dense.module), dense.shape, finished.plan, {"patches": "stay"}).double()
     widths.load_state_dict({name: v for name, v in finished.model.state_dict().items() if not name.endswith("index")})
     steps = pre_blocks_of(finished.model)
@@ -764,7 +764,7 @@ def check_random_recipe(model: str, seed: int, share: float) -> None:
         if name.endswith("zeta")
     }
     context = StepContext(shape=dense.shape, plan=plan, knobs=solved.knobs, budget=budget, shared=shared)
-    finished = METHOD.finalize(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
+    finished = METHOD.prune(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
     cut = class_query_last(finished.model, dense.shape.prefix_tokens) if query else finished.model
     assert count_flops(cut, 32) == predict(dense.shape, finished.plan).total <= budget
     finished.plan.check(dense.shape)
@@ -826,7 +826,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
         knobs = solved_knobs("vit_slim", shape, 0.5, {"start": "searched", "patches": "stay"})
         context = dataclasses.replace(context_of(shape, knobs, 0.5), shared=shared)
         with torch.no_grad():
-            finished = METHOD.finalize(METHOD.attach(context.student(), context, images()), context)
+            finished = METHOD.prune(METHOD.attach(context.student(), context, images()), context)
         right[name] = accuracy(finished.model, validation, device=context.device, bfloat16=False)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are the same.
     assert right["masks"] > right["shuffled"] + 0.03

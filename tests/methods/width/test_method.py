@@ -16,10 +16,10 @@ from helpers.tiny import (
     TinySharedTrainer,
     attached,
     context_of,
-    finalize,
     images,
     logits,
     make_dense,
+    prune,
     share_of_dense,
     shared_of,
     slim,
@@ -47,14 +47,14 @@ METHOD = METHODS["width"]
 KEEP_ALL = {"keep": 1.0}
 
 
-def check_training_form_is_cut_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str) -> None:
     """Nothing is trained before the cut. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("width", dense.shape, knobs={"refit": False})
     student = attached("width", dense, knobs)
     worths = [(block.worth_HK.clone(), block.worth_F.clone()) for block in blocks_of(student)]
-    finished = finalize("width", student, dense.shape, knobs)
+    finished = prune("width", student, dense.shape, knobs)
     masked = copy.deepcopy(dense.module)
     for block, plan, worth in zip(blocks_of(masked), finished.plan.blocks, worths, strict=True):
         for zeta, own, count in zip(gate_widths(block), worth, (plan.head_width, plan.hidden), strict=True):
@@ -174,7 +174,7 @@ def test_units_of_less_worth_go_first():
     for block in blocks_of(student):
         block.worth_F[:100] = 0.0  # type: ignore[index]
     fc1 = [block.mlp.fc1.weight.clone() for block in blocks_of(student)]
-    finished = finalize("width", student, dense.shape, knobs)
+    finished = prune("width", student, dense.shape, knobs)
     for block, plan, rows in zip(blocks_of(finished.model), finished.plan.blocks, fc1, strict=True):
         kept = {tuple(row.tolist()) for row in block.mlp.fc1.weight}
         worthless = [tuple(row.tolist()) in kept for row in rows[:100]]
@@ -202,7 +202,7 @@ def test_the_refit_does_not_worsen_the_first_block(share: float):
         knobs = solved_knobs("width", dense.shape, share, {"refit": refit})
         context = context_of(dense.shape, knobs, share, shared=shared_of("width", dense, knobs))
         student = METHOD.attach(copy.deepcopy(dense.module), context, x)
-        finished = finalize("width", student, dense.shape, knobs, share)
+        finished = prune("width", student, dense.shape, knobs, share)
         error[refit] = float((first_block(finished.model, x) - first_block(dense.module, x)).square().mean())
     assert error[True] < error[False]
 
@@ -265,7 +265,7 @@ def check_random_recipe(model: str, seed: int, share: float) -> None:
     shared = {name: torch.rand(worth.shape, generator=generator) for name, worth in _shared(model).items()}
     context = context_of(dense.shape, solved.knobs, share, shared=shared, class_query=query)
     with torch.no_grad():
-        finished = METHOD.finalize(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
+        finished = METHOD.prune(METHOD.attach(copy.deepcopy(dense.module), context, images()), context)
     cut = class_query_last(finished.model, dense.shape.prefix_tokens) if query else finished.model
     assert count_flops(cut, 32) == predict(dense.shape, finished.plan).total <= budget
     finished.plan.check(dense.shape)
@@ -320,7 +320,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
         context = context_of(shape, knobs, 0.35, shared=shared)
         with torch.no_grad():
             student: nn.Module = METHOD.attach(trial.student(), context, trial.calibration(training, seed=0))
-            finished = METHOD.finalize(student, context)
+            finished = METHOD.prune(student, context)
         right[name] = accuracy(finished.model, validation, device=trial.device, bfloat16=False)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are nearly the same.
     assert right["measured"] > right["shuffled"] + 0.03

@@ -44,7 +44,7 @@ def observed(name: str, reports: Reports) -> Pruner:
 
 
 def test_the_registry_has_the_names_that_a_job_may_have() -> None:
-    assert tuple(PRUNERS) == job.SCHEDULERS
+    assert tuple(PRUNERS) == job.PRUNER_NAMES
 
 
 def test_a_name_that_there_is_not_is_refused_with_those_that_there_are() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Training
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState, hypervolume
@@ -18,7 +19,7 @@ from autoslim.search import Proposal, Proposer, Space
 from autoslim.search.samplers import acquisition
 from autoslim.search.samplers.candidates import best_parents
 from autoslim.search.samplers.features import Encoder
-from autoslim.search.samplers.forest import is_observation, refit_size
+from autoslim.search.samplers.forest import incumbent_accuracy, is_observation, refit_size
 from autoslim.search.samplers.mutation import Mutation, values_of
 from autoslim.search.samplers.surrogate import Surrogate
 
@@ -152,9 +153,20 @@ def test_draws_near_a_recipe_keep_its_method_and_most_of_its_values(
         draw = whole.sample(Mutation(values, f"{place}"), methods, shape)
         assert draw.method == step.method
         assert whole.contains(draw, shape)
-        same = [draw.knobs.get(name) == value for name, value in step.knobs.items() if methods[step.method].ranges[name].searched]
+        same = [
+            draw.steps[0].knobs.get(name) == value
+            for name, value in step.knobs.items()
+            if methods[step.method].ranges[name].searched
+        ]
         kept, moved = kept + sum(same), moved + len(same) - sum(same)
     assert kept > moved > 0
+
+
+def test_a_trial_above_a_limit_is_not_what_a_candidate_has_to_improve_on(point: Callable[..., TrialResult]) -> None:
+    history = [point(0, 40, 0.6).replace(params=10), point(1, 50, 0.9).replace(params=30), point(2, 90, 0.95).replace(params=10)]
+    assert incumbent_accuracy(history, 50, CostLimits(params=20)) == 0.6
+    assert incumbent_accuracy(history, 50, CostLimits()) == 0.9
+    assert incumbent_accuracy(history, 30, CostLimits()) == 0.0
 
 
 def test_parents_are_ahead_of_trials_of_no_more_flops(point: Callable[..., TrialResult]) -> None:

@@ -38,8 +38,10 @@ def test_single_value_fixes_a_knob_and_a_list_chooses(methods: dict[str, Method]
     text = "methods: {tokens: {cuts: 1, layer_1: 0.5, rate: [1, 2.5], calls: [2]}}\ntraining: {flip: false, lr: 1e-4}"
     space = parse_space(text, source="s.yaml", methods=methods)
     draws = [space.sample(Uniform(str(n)), {"tokens": methods["tokens"]}, shape) for n in range(20)]
-    assert {(draw.knobs["cuts"], draw.knobs["layer_1"], draw.knobs["calls"]) for draw in draws} == {(1, 4, 2)}
-    assert {draw.knobs["rate"] for draw in draws} == {1.0, 2.5}
+    assert {(draw.steps[0].knobs["cuts"], draw.steps[0].knobs["layer_1"], draw.steps[0].knobs["calls"]) for draw in draws} == {
+        (1, 4, 2)
+    }
+    assert {draw.steps[0].knobs["rate"] for draw in draws} == {1.0, 2.5}
     assert all(draw.training == {"flip": False, "lr": 1e-4} for draw in draws)
 
 
@@ -61,8 +63,8 @@ def test_space_read_back_from_json_draws_the_same(whole: Space, methods: dict[st
 def test_every_draw_lies_inside_its_space(whole: Space, methods: dict[str, Method], shape: ViTShape, seed: str) -> None:
     draw = whole.sample(Uniform(seed), methods, shape)
     assert whole.contains(draw, shape)
-    assert methods[draw.method].repair(shape, draw.knobs)
-    assert ("layer_2" in draw.knobs) == (draw.knobs.get("cuts") == 2)
+    assert methods[draw.method].repair(shape, draw.steps[0].knobs)
+    assert ("layer_2" in draw.steps[0].knobs) == (draw.steps[0].knobs.get("cuts") == 2)
 
 
 def test_optuna_trial_can_draw(whole: Space, methods: dict[str, Method], shape: ViTShape) -> None:

@@ -20,7 +20,7 @@ MISTAKES = {
     "an impossible date": ("methods: 2020-13-45", ["not valid YAML"]),
     "a number without end": ("methods: " + "9" * 5000, ["not valid YAML"]),
     "nesting without end": ("[" * 5000, ["nested too deeply"]),
-    "the same key twice": ("methods: {width: , width: }", ["'width' stands twice", "line 1"]),
+    "the same key twice": ("methods: {width: , width: }", ["'width' is given twice", "line 1"]),
     "unknown section": ("method: {width: }", ["no key 'method'", "did you mean 'methods'", "training"]),
     "description that is none": ("description: [1]\nmethods: {width: }", ["description", "line of text"]),
     "no method": ("training: {lr: 0.1}", ["names no method", "tokens, width"]),

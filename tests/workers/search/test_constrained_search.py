@@ -40,7 +40,7 @@ def test_a_delivered_model_keeps_to_the_latency_and_the_parameters(tmp_path: Pat
     assert table(Plan.dense(config.shape)) > 0
     again = Search("--resume", "--output", str(output), "--latency", "20s@2", "--json")
     assert again.end() == 2
-    assert "--latency is '20000ms@2', but this search was begun with '30000ms@2'" in again.text
+    assert "--latency is '20000ms@2', but this search started with '30000ms@2'" in again.text
 
 
 def test_a_latency_that_no_plan_reaches_is_an_error_before_anything_is_trained(tmp_path: Path) -> None:

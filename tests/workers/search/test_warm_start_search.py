@@ -30,7 +30,7 @@ def test_a_budget_that_an_earlier_search_has_a_model_for_needs_no_training(tmp_p
     assert first.end() == 0, first.text
     second = Search(*ONE_BUDGET, *QUICK, "--reuse", str(tmp_path / "first"), "--output", str(tmp_path / "second"))
     assert second.end() == 0, second.text
-    assert "50% is answered by trial" in second.text
+    assert "50% takes the model of trial" in second.text
     assert ": no trials" in second.text
     assert " starts: " in first.text
     assert " starts: " not in second.text and "dense model: epoch" not in second.text

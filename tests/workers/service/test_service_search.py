@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,8 @@ def test_cancelling_a_running_search_ends_it_and_all_its_processes(tmp_path, mon
         with supervisor_process(site, REAL):
             site.drive(None, site.has_ended_trials(job, 1), seconds=MINUTES)
             driver = site.pid(job)
-            asked = time.monotonic()
             site.queue.request_cancel(job.id)
-            site.drive(None, site.is_ended(job), seconds=60)
-            assert time.monotonic() - asked < 45
+            site.drive(None, site.is_ended(job), seconds=45)
             assert site.state(job) is S.CANCELLED
             site.drive(None, lambda: not (site.settings.root / "drivers" / f"{job.id}-a1.json").exists())
             assert not Path(f"/proc/{driver}").exists()

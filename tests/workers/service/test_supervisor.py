@@ -111,9 +111,9 @@ def test_when_supervisor_and_driver_are_killed_the_next_supervisor_goes_on_at_on
         site.drive(None, site.has_ended_trials(job, 1))
         first.kill()
         site.kill(job)
-    began = time.monotonic()
-    site.drive(site.supervisor(), site.is_ended(job))
-    assert time.monotonic() - began < site.settings.lease_seconds
+    # The lease of the killed driver would outlast the wait.
+    assert site.settings.lease_seconds >= 30
+    site.drive(site.supervisor(), site.is_ended(job), seconds=site.settings.lease_seconds)
     assert (site.state(job), site.queue.get(job.id).attempt) == (S.SUCCEEDED, 2)
     every_trial_is_counted_once(site, job)
 
@@ -136,9 +136,7 @@ def test_cancelling_a_running_job_ends_it_within_seconds(site):
     job, supervisor = site.submit(), site.supervisor()
     site.drive(supervisor, lambda: site.state(job) is S.SEARCHING)
     site.queue.request_cancel(job.id)
-    began = time.monotonic()
-    site.drive(supervisor, site.is_ended(job))
-    assert time.monotonic() - began < 8
+    site.drive(supervisor, site.is_ended(job), seconds=8)
     assert site.state(job) is S.CANCELLED
     site.drive(supervisor, lambda: not any(supervisor._executor.list_drivers().values()))
 

@@ -1,4 +1,4 @@
-"""The targets of settings that a job holds in another form than the spec."""
+"""The `JobField`s of settings that a job holds in another form than the spec."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autoslim.config.target import Target
+from autoslim.config.job_field import JobField
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
 from autoslim.core.duration import exact_duration, parse_duration
@@ -37,34 +37,34 @@ def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
     return () if budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in budgets)
 
 
-WEIGHTS = Target("model.weights", write=_absolute_weights)
-MODEL_ARGS = Target("model.args", write=lambda arguments, _: dict(arguments))
-IMAGE_SIZE = Target(
+WEIGHTS = JobField("model.weights", write=_absolute_weights)
+MODEL_ARGS = JobField("model.args", write=lambda arguments, _: dict(arguments))
+IMAGE_SIZE = JobField(
     "model.image_size",
     write=lambda side, _: None if side is None else (side, side),
     read=lambda size, _: None if size is None else size[0],
 )
-PARAMS = Target(
+PARAMS = JobField(
     "limits.params",
     write=lambda params, _: None if params is None else parse_params(params),
     read=lambda params, _: None if params is None else str(params),
 )
-LATENCY_MS = Target("limits.latency_ms", write=_milliseconds, read=lambda _, job: job.limits.latency)
-LATENCY_BATCH = Target("limits.batch", write=_batch)
-LATENCY_MODE = Target("limits.mode", write=lambda mode, _: mode or CostLimits().mode, read=_mode)
-BUDGETS = Target("budgets", write=lambda _, spec: spec.budgets, read=_labels)
-SPACE = Target(
+LATENCY_MS = JobField("limits.latency_ms", write=_milliseconds, read=lambda _, job: job.limits.latency)
+LATENCY_BATCH = JobField("limits.batch", write=_batch)
+LATENCY_MODE = JobField("limits.mode", write=lambda mode, _: mode or CostLimits().mode, read=_mode)
+BUDGETS = JobField("budgets", write=lambda _, spec: spec.budgets, read=_labels)
+SPACE = JobField(
     "space",
     write=lambda space, _: space if isinstance(space, str) else json.dumps(space, sort_keys=True),
     read=lambda text, _: json.loads(text) if text.lstrip().startswith("{") else text,
 )
-TRIALS = Target("trials", write=lambda _, spec: spec.most_trials)
-MAX_SECONDS = Target(
+TRIALS = JobField("trials", write=lambda _, spec: spec.most_trials)
+MAX_SECONDS = JobField(
     "max_seconds",
     write=lambda time, _: None if time is None else parse_duration(time),
     read=lambda seconds, _: None if seconds is None else exact_duration(seconds),
 )
-REUSE = Target("reuse", write=_absolute_folders)
-FLIP = Target("training.flip", write=lambda _, spec: spec.mirrors)
-BASE_FLIP = Target("base.flip", write=lambda _, spec: spec.mirrors)
-BASE_LR = Target("base.lr", write=lambda lr, spec: lr or spec.lr)
+REUSE = JobField("reuse", write=_absolute_folders)
+FLIP = JobField("training.flip", write=lambda _, spec: spec.mirrors)
+BASE_FLIP = JobField("base.flip", write=lambda _, spec: spec.mirrors)
+BASE_LR = JobField("base.lr", write=lambda lr, spec: lr or spec.lr)

@@ -1,4 +1,4 @@
-"""`Target`: where `SearchJob` holds a setting, and how the value is written there and read back."""
+"""`JobField`: where `SearchJob` holds a setting, and how the value is written there and read back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _unchanged(value: Any, _: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class JobField:
     """`path` is an attribute of the job, or one of a record in it: `trials`, `training.lr`.
 
     `write` takes the setting's value and the whole spec, on which a default may depend; `read` takes what is at `path` and the whole job.

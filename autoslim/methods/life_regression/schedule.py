@@ -1,0 +1,102 @@
+"""The schedule of the drops: which block drops how many patches, and the moments that the lives of the patches have by it.
+
+P patches, L blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+from autoslim.core.recipe import Knobs
+from autoslim.core.shape import ViTShape
+from autoslim.methods.life_regression.regressor import (
+    SoftEnds,
+)
+
+
+def life_moments(
+    drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int
+) -> tuple[float, float]:
+    """Mean and sample standard deviation, in blocks, of the lives that a schedule implies.
+
+    As in the code: a token that drop k removes has lived until its block, one that no drop removes until the end; prefix tokens count.
+    """
+    # Between two successive counts lies the number of tokens whose life ends at that drop; the last interval are the survivors.
+    counts = [patches + prefix, *(kept + prefix for kept in patches_kept), 0]
+    ends = [*drop_layers, depth]
+    lives = [
+        float(end) for end, (before, after) in zip(ends, itertools.pairwise(counts), strict=True) for _ in range(before - after)
+    ]
+    return statistics.fmean(lives), statistics.stdev(lives)
+
+
+def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
+    """The drop layers and the patches kept at each: the share above the threshold's quantile of life, at least one patch."""
+    drops = range(1, knobs["drops"] + 1)
+    layers = [knobs[f"drop_layer_{k}"] for k in drops]
+    kept = [patches_above(knobs[f"life_threshold_{k}"], shape) for k in drops]
+    # The spare patch is dropped by a drop of its own, some blocks behind the last one.
+    if knobs["spare_until"]:
+        return [*layers, knobs["spare_until"]], [*kept[:-1], kept[-1] + 1, kept[-1]]
+    return layers, kept
+
+
+def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
+    """Mean and deviation, in blocks, of normally distributed lives of which a share `shares_kept[k]` exceeds `drop_layers[k]`.
+
+    Ours. With more than two drops it is the least-squares fit of both moments; with one drop `deviation` is taken as it is.
+    """
+    # For normal lives, the share s exceeds mean - deviation * quantile(s): a line in the quantile, with slope -deviation.
+    normal = statistics.NormalDist()
+    quantiles = [normal.inv_cdf(share) for share in shares_kept]
+    if len(quantiles) > 1:
+        slope, mean = statistics.linear_regression(quantiles, drop_layers)
+        return mean, -slope
+    return drop_layers[0] + deviation * quantiles[0], deviation
+
+
+def moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
+    """The moments that lives are standardised to, in blocks."""
+    layers, kept = schedule(shape, knobs)
+    mean, deviation = life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth)
+    # Fixed counts use only the order of the lives, so the paper's moments serve. Thresholds compare lives with block indices: there the
+    # moments are such that the schedule's share of the patches exceeds each.
+    if knobs["mode"] == "fixed" or knobs["ends"] == "blocks" or deviation == 0:
+        return mean, deviation
+    drops = range(1, knobs["drops"] + 1)
+    # A share of 1 would have an infinite quantile: half a patch less.
+    half = 0.5 / shape.patches
+    shares = [min(patches_above(knobs[f"life_threshold_{k}"], shape) / shape.patches, 1 - half) for k in drops]
+    return fitted_moments([knobs[f"drop_layer_{k}"] for k in drops], shares, deviation=deviation)
+
+
+def soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
+    """Where lives end in each block of the soft stage, as the knob `ends` says."""
+    layers, kept = schedule(shape, knobs)
+    blocks = range(layers[0], shape.depth)
+    if knobs["ends"] == "blocks":
+        return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
+    # In a block behind several drops only patches that outlive the latest of them are left in the pruned form.
+    last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
+    patches = tuple(tokens - shape.prefix_tokens for tokens in tokens_per_block(shape, layers, kept)[layers[0] :])
+    return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
+
+
+def tokens_per_block(shape: ViTShape, layers: list[int], kept: list[int]) -> tuple[int, ...]:
+    tokens, current = [], shape.tokens
+    for index in range(shape.depth):
+        if index in layers:
+            current = min(current, kept[layers.index(index)] + shape.prefix_tokens)
+        tokens.append(current)
+    return tuple(tokens)
+
+
+def has_spare(shape: ViTShape, knobs: Knobs) -> bool:
+    last = knobs["drops"]
+    before = patches_above(knobs[f"life_threshold_{last - 1}"], shape) if last > 1 else shape.patches
+    return patches_above(knobs[f"life_threshold_{last}"], shape) < before
+
+
+def patches_above(threshold: float, shape: ViTShape) -> int:
+    return max(1, round(shape.patches * (1 - threshold)))
