@@ -38,10 +38,6 @@ class Overview(EventLog):
             found = {state: count for state, count in connection.execute(query)}
         return {state: found.get(state.value, 0) for state in QueueState}
 
-    def unfinished(self, tenant: str) -> int:
-        """Jobs that have not ended."""
-        return sum(count for state, count in self.counts(tenant).items() if not state.ended)
-
     def oldest_queued_seconds(self, tenant: str | None = None) -> float | None:
         """For how long the oldest queued job has existed; None where none is queued."""
         query = sa.select(sa.func.min(_queue.created_at)).where(_queue.state == QueueState.QUEUED.value, _of(tenant))
