@@ -32,7 +32,7 @@ from autoslim.training import TrialContext, run_trial
 TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
 """Used by every run; selected on validation images with random tokens, ViT-Slim and the dense model (docs/benchmarks/settings.md)."""
 
-OURS = ("patch_slimming", "dps", "life_regression", "sit", "vit_slim")
+OURS = ("patch_slimming", "dps", "life_regression", "sit", "vit_slim", "width")
 BASELINES = tuple(baselines.BASELINES)
 BUDGETS = ("70%", "50%", "35%")
 DENSE, RANDOM = "dense", "random_tokens"

@@ -98,7 +98,8 @@ def _ray(address: str | None) -> str:
     from workers.search.cluster import connect
 
     with connect(address, name="autoslim doctor") as cluster:
-        return f"{'cluster at ' + cluster.address if address else 'a local cluster starts'}: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs"
+        what = f"cluster at {cluster.address}" if address else "a local cluster starts"
+        return f"{what}: {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs; {cluster.exposure}"
 
 
 def _flops() -> str:

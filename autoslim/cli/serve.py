@@ -13,6 +13,7 @@ import typer
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, placed
 from autoslim.config import TrialPlacement
+from autoslim.core.folder_lock import claim_for_service
 
 if TYPE_CHECKING:
     from autoslim.service import ServiceSettings
@@ -45,6 +46,8 @@ def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
 
     settings = read_settings(config, flags=flags)
     os.umask(0o077)
+    settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    claim_for_service(settings.root)
     # Also the folders of an earlier version, which were open to other users. `jobs` is closed by itself for drivers on other nodes, whose
     # umask is their own.
     for folder in (settings.root, settings.root / "jobs"):
@@ -104,7 +107,7 @@ def serve(
         host=host,
         port=port,
         insecure=insecure,
-        command=[sys.executable, "-m", "autoslim.cli", "supervise"] if supervisor else None,
+        command=[sys.executable, "-m", "autoslim.cli", "supervise", "--until-stdin-ends"] if supervisor else None,
         ready=lambda address, access: _print_address(address, access, settings),
     )
 
@@ -125,8 +128,16 @@ def supervise(
     jobs: Jobs = 1,
     dashboard: Dashboard = None,
     lease_seconds: Lease = None,
+    until_stdin_ends: Annotated[
+        bool,
+        typer.Option(
+            "--until-stdin-ends", help="Also stop when standard input ends, as it does with the process at its other end."
+        ),
+    ] = False,
 ) -> None:
     """Run queued jobs, without the API. Ctrl-C stops it; the next supervisor continues the jobs.
+
+    Of several supervisors of one root folder on a machine one runs the jobs; the others wait until it has ended.
 
     Example: autoslim supervise --jobs 2
 
@@ -134,11 +145,13 @@ def supervise(
     """
     from autoslim.core.logs import log_json
     from workers.service.settings import DriverSettings
-    from workers.service.supervisor import supervise as run
+    from workers.service.supervise import choose_executor
+    from workers.service.supervise import supervise as run
 
     settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
     more = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
     service = {"storage": settings.storage, "root": settings.root.absolute(), "tracking_uri": settings.tracking_uri}
     driver = placed(DriverSettings, CliInput.of(context), **service, **more)
     log_json()
-    run(driver, jobs=jobs, dashboard=dashboard)
+    parent = sys.stdin.fileno() if until_stdin_ends else None
+    run(driver, choose_executor(driver, dashboard=dashboard), jobs=jobs, parent=parent)

@@ -65,6 +65,8 @@ class ErrorClass(enum.StrEnum):
     INFEASIBLE = "InfeasibleError"
     # The worker of the trial was lost more often than a trial is retried.
     WORKER_LOST = "WorkerLostError"
+    # The same for want of memory: torch's for a device's, and Ray's, which ends a worker before its node has none left.
+    OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 FORMER_FIELDS = {"beat": "phase", "accuracy_after_cut": "accuracy_after_pruning", "validation_accuracy": "accuracy"}

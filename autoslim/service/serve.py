@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -33,7 +34,8 @@ def serve(
     command: Sequence[str] | None = None,
     ready: Callable[[str, str], None] = lambda address, access: None,
 ) -> None:
-    """Runs until SIGINT or SIGTERM. `command` is a process that runs as long as the service, such as the supervisor.
+    """Runs until SIGINT or SIGTERM. `command` is a process that runs as long as the service, such as the supervisor; it has to end when its
+    standard input does (see `child_process`).
 
     `port` 0 takes a free one. `ready` is called before the first request, with the URL and with who needs a key. `insecure` lets an open
     service listen on any address, and behind a proxy.
@@ -131,5 +133,9 @@ async def _serve(
     settings: ServiceSettings, listener: socket.socket, command: Sequence[str] | None, ready: Callable[[], None]
 ) -> None:
     server = _Server(create_app(settings), ready, fit_open_files(settings.limits))
+    # uvicorn restores the handlers that it finds and raises its signals again when it has stopped. The default handlers would end this
+    # process, or cancel this task, before the child process has ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
     async with child_process(command):
         await server.serve(sockets=[listener])

@@ -16,15 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import filelock
-
 from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import disk_full_error, is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
+from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse, refuse_other_use
 from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
-from autoslim.errors import BudgetError, OutputError
+from autoslim.errors import AutoslimError, BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.slimming.latency import measure_job, tightened, timed_here
@@ -72,22 +71,25 @@ class Slimming:
     def __init__(self, folder: Path, job: SlimJob) -> None:
         self.folder, self.job = folder, job
         self._work = folder / "work"
-        self._lock = filelock.FileLock(folder / ".lock")
+        self._lock = FolderLock(folder, FolderUse.SLIM)
         self._prepared: PreparedSlim | None = None
 
     def __enter__(self) -> Slimming:
         """Raises OutputError when the folder cannot be written, holds something else, or is being worked in."""
+        # Before the lock, which is a file: a folder that is somebody else's is left as it is.
+        refuse_other_use(self.folder, FolderUse.SLIM)
         self._refuse_others()
-        RunFolder(self.folder).claim(need=0, resume=True)
+        self._lock.__enter__()
         try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise OutputError(f"--output {self.folder}: another autoslim slim is running there") from error
+            self._refuse_others()
+            RunFolder(self.folder).claim(need=0, resume=True)
+        except AutoslimError:
+            self._lock.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
-        (self.folder / ".lock").unlink(missing_ok=True)
+        self._lock.__exit__()
 
     @property
     def finished(self) -> Slimmed | None:
@@ -106,7 +108,7 @@ class Slimming:
                     f"{difference}; --output {self.folder} continues with the same request only; give another folder"
                 )
             return
-        others = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in ("work", ".lock"))
+        others = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in ("work", LOCK))
         if others:
             raise OutputError(f"--output {self.folder} holds {others[0]}; give a new folder")
 

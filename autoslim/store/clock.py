@@ -1,18 +1,100 @@
-"""The one clock of all processes that share a database: the database's own. Dates are ISO 8601 in UTC and sort as text."""
+"""The clocks of all processes that share a database. Dates are ISO 8601 in UTC and sort as text.
+
+`now` is the time of day, for people. `steady` is what leases and pauses are counted in: nobody sets it. In PostgreSQL both are the server's
+clock. The users of a SQLite file are on one machine; their steady clock is the time since its boot, from a moment that the file records.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import functools
+import os
+import time
 
 import sqlalchemy as sa
 
+from autoslim.core.pid_namespace import pid_namespace
+from autoslim.store import schema
+
+_C = schema.clock.c
+
+
+@dataclasses.dataclass(frozen=True)
+class Instant:
+    """The same moment on both clocks."""
+
+    now: datetime.datetime
+    steady: datetime.datetime
+
+    @property
+    def text(self) -> str:
+        """The time of day."""
+        return text(self.now)
+
+    def after(self, seconds: float) -> str:
+        """On the steady clock."""
+        return after(self.steady, seconds)
+
+
+def instant(connection: sa.Connection) -> Instant:
+    moment = steady(connection)
+    return Instant(wall() if connection.dialect.name == "sqlite" else moment, moment)
+
 
 def now(connection: sa.Connection) -> datetime.datetime:
-    """A SQLite file's users are on one machine, whose clock it is."""
-    if connection.dialect.name == "sqlite":
-        return datetime.datetime.now(datetime.UTC)
+    return wall() if connection.dialect.name == "sqlite" else _server(connection)
+
+
+def steady(connection: sa.Connection) -> datetime.datetime:
+    """Advances a second a second, also where the time of day is set back or forth."""
+    if connection.dialect.name != "sqlite":
+        return _server(connection)
+    zero = connection.execute(sa.select(_C.zero).where(_C.boot == _boot())).scalar_one_or_none()
+    # None where the file came from another machine while it was open.
+    return wall() if zero is None else _moment(zero + uptime())
+
+
+def anchor(connection: sa.Connection) -> None:
+    """Records where the steady clock of this boot starts: at the time of day, or later if what the file says was later."""
+    if connection.dialect.name != "sqlite" or steady_is_anchored(connection):
+        return
+    last = connection.execute(sa.select(sa.func.max(schema.queue.c.updated_at))).scalar()
+    begun = max(wall(), datetime.datetime.fromisoformat(last)) if last else wall()
+    connection.execute(schema.clock.insert().values(boot=_boot(), zero=begun.timestamp() - uptime()))
+
+
+def steady_is_anchored(connection: sa.Connection) -> bool:
+    query = sa.select(_C.boot).where(_C.boot == _boot())
+    return connection.dialect.name != "sqlite" or connection.execute(query).one_or_none() is not None
+
+
+def wall() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def uptime() -> float:
+    """Seconds since the boot, the same for all processes; on Linux those in which the machine slept count, too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@functools.cache
+def _boot() -> str:
+    """Identifies what `uptime` counts from: the boot and the time namespace. A system without /proc has one clock."""
+    boot = pid_namespace().partition("/")[0]
+    try:
+        return f"{boot}/{os.stat('/proc/self/ns/time').st_ino}"
+    except OSError:
+        return boot
+
+
+def _server(connection: sa.Connection) -> datetime.datetime:
     moment: datetime.datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
     return moment.astimezone(datetime.UTC)
+
+
+def _moment(timestamp: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
 
 
 def text(moment: datetime.datetime) -> str:

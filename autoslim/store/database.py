@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from autoslim.core.urls import hide_password
 from autoslim.errors import AutoslimError, ClusterError, RequestError
-from autoslim.store import migrate, schema
+from autoslim.store import clock, migrate, schema
 
 # The largest body of a request, so that one of them still fits.
 _PROBE_BYTES = 2**20
@@ -70,10 +70,11 @@ class Database:
 
     def _prepare(self) -> None:
         with self.reading() as connection:
-            if migrate.current(connection) == migrate.newest():
+            if migrate.current(connection) == migrate.newest() and clock.steady_is_anchored(connection):
                 return
         with self.writing() as connection:
             migrate.upgrade(connection, url=self.url)
+            clock.anchor(connection)
 
 
 def _open_engine(url: str) -> sa.Engine:

@@ -8,7 +8,6 @@ Rows are locked as for updates that leave their key alone (`key_share`): writing
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,16 +37,16 @@ class Leases(EventLog):
         Jobs whose lease ran out and pauses that are over return to the queue first.
         """
         with self._database.writing() as connection:
-            now, events = clock.now(connection), list[Any]()
+            now, events = clock.instant(connection), list[Any]()
             _requeue_lost(connection, now, events)
             _requeue_paused(connection, now, events)
-            due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= clock.text(now))
+            due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= now.after(0.0))
             row = connection.execute(turns.next_job(due)).one_or_none()
             claim = None
             if row is not None:
                 claim = Claim(id=row.id, attempt=row.attempt + 1, fence=row.fence + 1, owner=owner)
                 values: dict[str, Any] = {"attempt": claim.attempt, "not_before": None}
-                values |= _ownership(claim, now, lease_seconds) | {"started_at": row.started_at or clock.text(now)}
+                values |= _ownership(claim, now, lease_seconds) | {"started_at": row.started_at or now.text}
                 move(connection, row, QueueState.STARTING, now, events, **values)
                 turns.take_turn(connection, row.tenant)
             write_events(connection, events)
@@ -56,7 +55,7 @@ class Leases(EventLog):
     def reap(self) -> None:
         """Returns lost jobs and those whose pause is over to the queue, for a supervisor that cannot claim any now."""
         with self._database.writing() as connection:
-            now, events = clock.now(connection), list[Any]()
+            now, events = clock.instant(connection), list[Any]()
             _requeue_lost(connection, now, events)
             _requeue_paused(connection, now, events)
             write_events(connection, events)
@@ -65,16 +64,15 @@ class Leases(EventLog):
         """Hands a claimed job over to its driver, for which it is PREPARING; the claim it was started by ends here.
 
         Raises:
-            LeaseLostError: when the job is not STARTING in this attempt, or another process has adopted it.
+            LeaseLostError: when the job is neither STARTING nor PAUSED in this attempt, or another process has adopted it.
         """
         with self._database.writing() as connection:
-            now, events = clock.now(connection), list[Any]()
-            current = sa.and_(_queue.id == job_id, _queue.attempt == attempt, _queue.state == QueueState.STARTING.value)
-            row = connection.execute(sa.select(schema.queue).where(current).with_for_update(key_share=True)).one_or_none()
+            now, events = clock.instant(connection), list[Any]()
+            row = _unadopted(connection, job_id, attempt)
             if row is None:
                 raise LeaseLostError(f"attempt {attempt} of job {job_id} is not to be started; another driver may have it")
             claim = Claim(id=job_id, attempt=attempt, fence=row.fence + 1, owner=owner)
-            move(connection, row, QueueState.PREPARING, now, events, **_ownership(claim, now, lease_seconds))
+            move(connection, row, QueueState.PREPARING, now, events, not_before=None, **_ownership(claim, now, lease_seconds))
             write_events(connection, events)
         return claim
 
@@ -86,7 +84,7 @@ class Leases(EventLog):
         """
         with self._database.writing() as connection:
             row = _claimed_row(connection, claim)
-            until = clock.after(clock.now(connection), lease_seconds)
+            until = clock.instant(connection).after(lease_seconds)
             connection.execute(schema.queue.update().where(_queue.id == claim.id).values(lease_until=until))
         return row.cancel_requested_at is not None
 
@@ -110,13 +108,13 @@ class Leases(EventLog):
         """
         assert (state is QueueState.FAILED) <= (failure is not None), "a job fails of something"
         with self._database.writing() as connection:
-            now, events = clock.now(connection), list[Any]()
+            now, events = clock.instant(connection), list[Any]()
             row = _claimed_row(connection, claim)
             if row.cancel_requested_at is not None and state in (QueueState.QUEUED, QueueState.PAUSED):
                 state, reason = QueueState.CANCELLED, None
             values: dict[str, Any] = {} if result is None else {"result": result}
             if state is QueueState.PAUSED:
-                values |= {"pauses": row.pauses + 1, "not_before": clock.after(now, _delay(row.pauses))}
+                values |= {"pauses": row.pauses + 1, "not_before": now.after(_delay(row.pauses))}
             move(connection, row, state, now, events, reason=reason, failure=failure, **values)
             write_events(connection, events)
 
@@ -133,15 +131,57 @@ class Leases(EventLog):
         """For a caller that knows this attempt's driver to be dead: the next claim need not wait for its lease to expire."""
         with self._database.writing() as connection:
             # The job is not moved here: `_requeue_lost` alone decides what becomes of a lost job.
-            expired = clock.after(clock.now(connection), -1.0)
-            attempt_running = sa.and_(
-                _queue.id == job_id, _queue.attempt == attempt, _queue.state.in_([state.value for state in RUNNING])
+            past = clock.instant(connection).after(-1.0)
+            this = sa.and_(_queue.id == job_id, _queue.attempt == attempt, _queue.state.in_([state.value for state in RUNNING]))
+            connection.execute(schema.queue.update().where(this).values(lease_until=past))
+
+    def put_off(self, job_id: str, attempt: int, reason: str, seconds: float) -> None:
+        """For a caller that knows this attempt's driver to wait for its place: no loss, since nothing of it has run.
+
+        The job is PAUSED and its driver may adopt it at any time; after `seconds` without another call it is queued again. Does nothing
+        for a job that is not STARTING or PAUSED in this attempt.
+        """
+        with self._database.writing() as connection:
+            row = _unadopted(connection, job_id, attempt)
+            if row is None:
+                return
+            now, events = clock.instant(connection), list[Any]()
+            not_before = now.after(seconds)
+            if row.cancel_requested_at is not None:
+                move(connection, row, QueueState.CANCELLED, now, events)
+            elif row.state == QueueState.STARTING.value:
+                move(connection, row, QueueState.PAUSED, now, events, reason=reason, not_before=not_before)
+            else:
+                connection.execute(schema.queue.update().where(_queue.id == job_id).values(not_before=not_before, reason=reason))
+            write_events(connection, events)
+
+    def explain(self, claim: Claim, reason: str | None) -> None:
+        """Why the job stands still in its state; None when it does no longer. A new reason is an event. Raises LeaseLostError."""
+        with self._database.writing() as connection:
+            if _claimed_row(connection, claim).reason == reason:
+                return
+            connection.execute(schema.queue.update().where(_queue.id == claim.id).values(reason=reason))
+            if reason is not None:
+                write_events(connection, [(claim.id, "message", {"text": reason})])
+
+    def explain_running(self, reason: str | None, *, instead_of: str | None = None) -> None:
+        """The same for all running jobs whose reason is `instead_of`, without an event: whatever they wait for concerns them all."""
+        running = _queue.state.in_([state.value for state in RUNNING])
+        with self._database.writing() as connection:
+            connection.execute(
+                schema.queue.update().where(running, _queue.reason.is_not_distinct_from(instead_of)).values(reason=reason)
             )
-            connection.execute(schema.queue.update().where(attempt_running).values(lease_until=expired))
 
 
-def _ownership(claim: Claim, now: datetime.datetime, seconds: float) -> dict[str, Any]:
-    return {"fence": claim.fence, "owner": claim.owner, "lease_until": clock.after(now, seconds)}
+def _unadopted(connection: sa.Connection, job_id: str, attempt: int) -> sa.Row[Any] | None:
+    """The row, locked, of a job that the driver of this attempt may still adopt."""
+    states = [QueueState.STARTING.value, QueueState.PAUSED.value]
+    current = sa.and_(_queue.id == job_id, _queue.attempt == attempt, _queue.state.in_(states))
+    return connection.execute(sa.select(schema.queue).where(current).with_for_update(key_share=True)).one_or_none()
+
+
+def _ownership(claim: Claim, now: clock.Instant, seconds: float) -> dict[str, Any]:
+    return {"fence": claim.fence, "owner": claim.owner, "lease_until": now.after(seconds)}
 
 
 def _claimed_row(connection: sa.Connection, claim: Claim) -> sa.Row[Any]:
@@ -157,7 +197,7 @@ def move(
     connection: sa.Connection,
     row: sa.Row[Any],
     state: QueueState,
-    now: datetime.datetime,
+    now: clock.Instant,
     events: _Events,
     *,
     reason: str | None = None,
@@ -167,12 +207,12 @@ def move(
     """The one place where a state changes. `row` is locked by the caller."""
     if state not in TRANSITIONS[QueueState(row.state)]:
         raise JobError(f"job {row.id} is {row.state} and cannot become {state.value}")
-    values |= {"state": state.value, "reason": reason, "updated_at": clock.text(now)}
+    values |= {"state": state.value, "reason": reason, "updated_at": now.text}
     if not state.running:
         # The former owner has lost the lease.
         values |= {"owner": None, "lease_until": None, "fence": row.fence + 1}
     if state.ended:
-        values |= {"ended_at": clock.text(now), "not_before": None}
+        values |= {"ended_at": now.text, "not_before": None}
     if failure is not None:
         values |= {"error_class": failure.failure_class.value, "error": failure.message, "next_command": failure.next}
     connection.execute(schema.queue.update().where(_queue.id == row.id).values(**values))
@@ -181,14 +221,11 @@ def move(
     events.append((row.id, "state", data | ({} if failure is None else {"failure": failure.to_dict()})))
 
 
-def _requeue_lost(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
+def _requeue_lost(connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
     """Running jobs whose lease ran out: their drivers are dead, or are refused from now on."""
     running = _queue.state.in_([state.value for state in RUNNING])
-    lost = (
-        sa.select(schema.queue)
-        .where(running, _queue.lease_until < clock.text(now))
-        .with_for_update(skip_locked=True, key_share=True)
-    )
+    over = _queue.lease_until < now.after(0.0)
+    lost = sa.select(schema.queue).where(running, over).with_for_update(skip_locked=True, key_share=True)
     for row in connection.execute(lost).all():
         losses = row.losses + 1
         if row.cancel_requested_at is not None:
@@ -199,12 +236,12 @@ def _requeue_lost(connection: sa.Connection, now: datetime.datetime, events: _Ev
         else:
             # A first loss may have any cause and costs no time; a job that kills its drivers must not keep the queue busy.
             delay = 0.0 if losses == 1 else _delay(losses - 2)
-            values = {"losses": losses, "not_before": clock.after(now, delay)}
+            values = {"losses": losses, "not_before": now.after(delay)}
             move(connection, row, QueueState.QUEUED, now, events, reason="its driver was lost", **values)
 
 
-def _requeue_paused(connection: sa.Connection, now: datetime.datetime, events: _Events) -> None:
-    over = sa.and_(_queue.state == QueueState.PAUSED.value, _queue.not_before <= clock.text(now))
+def _requeue_paused(connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
+    over = sa.and_(_queue.state == QueueState.PAUSED.value, _queue.not_before <= now.after(0.0))
     for row in connection.execute(sa.select(schema.queue).where(over).with_for_update(skip_locked=True, key_share=True)).all():
         move(connection, row, QueueState.QUEUED, now, events)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Collection
@@ -83,8 +84,8 @@ class Queue(Leases, Overview):
                 if known is None:
                     if quota is not None:
                         check_quota(connection, tenant, quota, work or 0.0)
-                    moment = clock.now(connection)
-                    now, held = clock.text(moment), clock.after(moment, unplanned_seconds) if unplanned_seconds > 0 else None
+                    moment = clock.instant(connection)
+                    now, held = moment.text, moment.after(unplanned_seconds) if unplanned_seconds > 0 else None
                     connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now, not_before=held))
                     write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
         except sa.exc.IntegrityError:
@@ -96,7 +97,7 @@ class Queue(Leases, Overview):
             return self.get(row["id"]), True
         if known.body_digest != digest:
             raise IdempotencyError(f"the idempotency key {idempotency_key!r} was used for another request, job {known.id}")
-        return _job(known), False
+        return self.get(known.id), False
 
     def find(self, tenant: str, idempotency_key: str | None) -> bool:
         """Whether the key has made a job of the tenant: then `submit` makes none."""
@@ -124,7 +125,7 @@ class Queue(Leases, Overview):
             row, events = self._row(connection, job_id, None, lock=True), list[Any]()
             if row.state != QueueState.QUEUED.value:
                 return False
-            move(connection, row, QueueState.FAILED, clock.now(connection), events, failure=failure)
+            move(connection, row, QueueState.FAILED, clock.instant(connection), events, failure=failure)
             write_events(connection, events)
         return True
 
@@ -139,7 +140,7 @@ class Queue(Leases, Overview):
     def get(self, job_id: str, tenant: str | None = None) -> QueuedJob:
         """Raises NotFoundError, for another tenant's job as well."""
         with self._database.reading() as connection:
-            return _job(self._row(connection, job_id, tenant))
+            return _job(self._row(connection, job_id, tenant), clock.steady(connection))
 
     def list(
         self,
@@ -162,7 +163,8 @@ class Queue(Leases, Overview):
         if before is not None:
             query = query.where(_queue.id < before)
         with self._database.reading() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            now = clock.steady(connection)
+            return [_job(row, now) for row in connection.execute(query)]
 
     # Cancellation and removal
 
@@ -174,14 +176,12 @@ class Queue(Leases, Overview):
         """
         with self._database.writing() as connection:
             row = self._row(connection, job_id, tenant, lock=True)
-            state, now, events = QueueState(row.state), clock.now(connection), list[Any]()
+            state, now, events = QueueState(row.state), clock.instant(connection), list[Any]()
             if not state.ended and row.cancel_requested_at is None:
-                requested: dict[str, Any] = {"cancel_requested_at": clock.text(now)}
+                requested: dict[str, Any] = {"cancel_requested_at": now.text}
                 # A driver that has the job reads the request when it renews its lease, and writes its checkpoints before it ends.
                 if state.running:
-                    connection.execute(
-                        schema.queue.update().where(_queue.id == job_id).values(**requested, updated_at=clock.text(now))
-                    )
+                    connection.execute(schema.queue.update().where(_queue.id == job_id).values(**requested, updated_at=now.text))
                     events.append((job_id, "message", {"text": "a cancellation was requested"}))
                 else:
                     move(connection, row, QueueState.CANCELLED, now, events, **requested)
@@ -218,8 +218,14 @@ def _digest(spec: str, name: str | None, priority: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _job(row: sa.Row[Any]) -> QueuedJob:
+def _job(row: sa.Row[Any], now: datetime.datetime) -> QueuedJob:
+    """`now` is of the steady clock, which leases are counted in."""
     fields = {field: getattr(row, field) for field in QueuedJob.__dataclass_fields__ if field not in ("state", "failure")}
+    if row.reason is None and row.lease_until is not None and row.lease_until < clock.text(now):
+        # Nobody can write a reason where the database's disk is full, and nobody does where the supervisor is gone, too.
+        fields["reason"] = (
+            f"its driver has given no sign of life until {row.lease_until}: its node, the disk or the cluster may be away"
+        )
     failure = None
     if row.error_class is not None:
         failure = Failure(failure_class=FailureClass(row.error_class), message=row.error, next=row.next_command)

@@ -44,7 +44,8 @@ TRANSITIONS: dict[QueueState, frozenset[QueueState]] = {
     _S.PREPARING: _OUT | {_S.SEARCHING},
     _S.SEARCHING: _OUT | {_S.FINALIZING},
     _S.FINALIZING: _OUT | {_S.SUCCEEDED},
-    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
+    # PREPARING: its driver was put off while it waited for a node, and has found one.
+    _S.PAUSED: frozenset({_S.QUEUED, _S.PREPARING, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),

@@ -80,6 +80,14 @@ tracking = sa.Table(
     sa.Column("logged", sa.Text, nullable=False),
 )
 
+# For a SQLite file: when, in seconds since 1970, the clock of this boot of this machine was zero. Leases and pauses are counted in it.
+clock = sa.Table(
+    "autoslim_clock",
+    metadata,
+    sa.Column("boot", sa.String(80), primary_key=True),
+    sa.Column("zero", sa.Float, nullable=False),
+)
+
 # A job as it was submitted, and its state. `autoslim_jobs` has a row of the same id once its search has started.
 queue = sa.Table(
     "autoslim_queue",

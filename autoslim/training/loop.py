@@ -27,6 +27,7 @@ from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.device import autocast
+from autoslim.training.divergence import DivergenceWatch
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Images (B, 3, h, w) and their labels to scalars by name; `loss` is minimised, the others become curves."""
@@ -114,6 +115,7 @@ class Trainer:
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         averages = schedule.average and training.ema_decay > 0
         self.average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if averages else None
+        self._divergence = DivergenceWatch(device)
         # Pieces that a batch is split into, with accumulated gradients; raised when the memory is too small for a whole batch.
         self.pieces = 1
         self.step = 0
@@ -161,6 +163,7 @@ class Trainer:
                 self._set_learning_rate()
                 curves = self._update(batch, labels)
                 self.step += 1
+                self._divergence.observe(curves, self.step)
                 images += len(labels_B)
                 if self.average is not None:
                     self.average.update(self.student, self.step)
@@ -221,14 +224,21 @@ class Trainer:
             group["lr"] = peak * factor
 
     def _check_finite(self, totals: dict[str, Tensor]) -> None:
-        if not torch.isfinite(totals["loss"]):
-            raise DivergedError(f"the loss is {float(totals['loss'])} at step {self.step} of the {self.schedule.phase} phase")
+        if torch.isfinite(totals["loss"]):
+            return
+        raise DivergedError(f"the loss is {float(totals['loss'])} at {self._place}; {self._divergence.describe()}")
 
     def _check_weights(self) -> None:
         """Checks what the check of the loss cannot see: no loss has been computed from the last step's weights yet."""
         for name, parameter in self.student.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise DivergedError(f"{name} is not finite after step {self.step} of the {self.schedule.phase} phase")
+                raise DivergedError(f"the parameter {name} is not finite after {self._place}")
+
+    @property
+    def _place(self) -> str:
+        """The last step, for an error."""
+        epoch, rate = math.ceil(self.step / len(self.loader)), max(group["lr"] for group in self.optimizer.param_groups)
+        return f"step {self.step} of the {self.schedule.phase} phase (epoch {epoch}, learning rate {rate:.3g})"
 
     def _state(self) -> dict[str, Tensor]:
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}

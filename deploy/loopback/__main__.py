@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from loopback.installation import Installation
+from loopback.revivals import Revivals
 
 # Each check asks every process and PostgreSQL.
 _POLL_SECONDS = 5.0
@@ -46,26 +47,36 @@ def _up(installation: Installation) -> int:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        installation.stop()
+        if not installation.replaced:
+            installation.stop()
     return 0
 
 
 def _watch(installation: Installation) -> None:
-    """Reports programs that have exited; returns when none is left."""
-    known = set(installation.running())
-    while known:
-        time.sleep(_POLL_SECONDS)
-        running = set(installation.running())
-        for name in sorted(known - running):
-            _say(f"{name} has exited; its log is in {installation.folder / 'programs'}")
-        known = running
+    """Starts programs again that have exited; returns when the installation is stopped from elsewhere."""
+    revivals = Revivals()
+    while installation.wanted:
+        name = revivals.due(installation.running(), time.monotonic())
+        if name is None:
+            time.sleep(_POLL_SECONDS)
+        elif installation.wanted:
+            # Asked once more, because a `stop` from elsewhere says so before it ends the first program.
+            _revive(installation, name)
+
+
+def _revive(installation: Installation, name: str) -> None:
+    _say(f"{name} has exited and is started again; its log is in {installation.folder / 'programs'}")
+    try:
+        installation.revive(name)
+    except RuntimeError as error:
+        _say(f"{name} could not be started again: {error}")
 
 
 def _addresses(installation: Installation, key: str | None) -> str:
     secrets = installation.folder / "secrets"
     lines = [
         f"API            {installation.api}",
-        f"MLflow         {installation.mlflow}",
+        f"MLflow         {installation.mlflow} (no login: every user of this machine can read and write it)",
         f"Ray dashboard  {installation.ray.dashboard} (log in with the token in {secrets / 'ray_token'})",
         f"PostgreSQL     127.0.0.1:{installation.postgres.port} (password in {secrets / 'postgres_password'})",
         f"logs           {installation.folder / 'programs'}",

@@ -22,6 +22,7 @@ from loopback.program import Program
 from loopback.ray_nodes import RayNodes, cpus
 from workers.service.settings import DriverSettings
 
+_AUTOSLIM = (sys.executable, "-m", "autoslim.cli")
 # For a program to answer: on a busy machine Ray alone takes one minute.
 _START_SECONDS = 240.0
 _MLFLOW = {
@@ -44,6 +45,7 @@ class Installation:
     artifacts: str | None = None
     jobs: int = 1
     say: Callable[[str], None] = print
+    _token: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def api(self) -> str:
@@ -102,13 +104,51 @@ class Installation:
             raise RuntimeError(f"this installation runs already ({', '.join(running)}); stop it first")
         self._refuse_taken_ports()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._wanted.write_text(self._token)
         self._make_secrets()
         self._start_postgres()
         self._start_mlflow()
         self._start_ray()
         key = self._make_key()
-        self._start_service()
+        self._start_api()
+        self._start_supervisor()
         return key
+
+    def revive(self, name: str) -> None:
+        """Starts a program again that has exited, and what cannot live without it: a Ray worker ends with its head.
+
+        Raises:
+            RuntimeError: as `start` does.
+        """
+        starts = {
+            "postgres": self._start_postgres,
+            "mlflow": self._start_mlflow,
+            "ray-head": self._start_ray,
+            "ray-worker": self._start_worker,
+            "api": self._start_api,
+            "supervisor": self._start_supervisor,
+        }
+        if name == "ray-head":
+            self.ray.stop()
+        elif name != "postgres":
+            # What is left of its session, such as trials without their node.
+            self._program(name).stop()
+        starts[name]()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether nobody has stopped the installation since this process started it."""
+        return self._wanted.exists() and not self.replaced
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another process has started the installation since this one did."""
+        return self._wanted.exists() and self._wanted.read_text() != self._token
+
+    @property
+    def _wanted(self) -> Path:
+        """A file with the token of the process that has started the installation; `stop` removes it."""
+        return self.folder / "wanted"
 
     def _start_postgres(self) -> None:
         password = self._secret("postgres_password").read_text().strip()
@@ -130,20 +170,24 @@ class Installation:
         self.say("Ray, head ...")
         self.ray.start_head()
         self._await(self.ray.head, lambda: self.ray.nodes() == 1)
+        self._start_worker()
+
+    def _start_worker(self) -> None:
         self.say("Ray, worker ...")
         self.ray.start_worker(self._driver_environment(), cpus=cpus())
         self._await(self.ray.worker, lambda: self.ray.nodes() == 2)
 
-    def _start_service(self) -> None:
-        self.say("API and supervisor ...")
-        command = [sys.executable, "-m", "autoslim.cli"]
-        everyone = {**self._driver_environment(), **self.ray.environment, **self._service_environment()}
+    def _start_api(self) -> None:
+        self.say("API ...")
         api = self._program("api")
-        api.start([*command, "serve", "--no-supervisor", f"--port={self.port}"], everyone)
+        api.start([*_AUTOSLIM, "serve", "--no-supervisor", f"--port={self.port}"], self._service_environment())
         self._await(api, lambda: _answers(f"{self.api}/healthz"))
+
+    def _start_supervisor(self) -> None:
+        self.say("supervisor ...")
         supervisor = self._program("supervisor")
         options = ["supervise", f"--dashboard={self.ray.dashboard}", f"--jobs={self.jobs}", "--address=auto"]
-        supervisor.start([*command, *options], everyone)
+        supervisor.start([*_AUTOSLIM, *options], self._service_environment())
         # It has no port to probe; a supervisor that cannot work exits within a moment.
         time.sleep(3.0)
         self._await(supervisor, lambda: True)
@@ -165,6 +209,8 @@ class Installation:
 
     def stop(self) -> None:
         """In reverse order: the supervisor first, so that it does not count jobs as lost, and the database last."""
+        # Before anything ends: the process in the foreground must not start it again.
+        self._wanted.unlink(missing_ok=True)
         for program in self._all():
             program.stop()
         self.ray.stop()
@@ -196,7 +242,10 @@ class Installation:
         return {**self.settings.environment(secrets=True), **self._passwords()}
 
     def _service_environment(self) -> dict[str, str]:
+        """Of the API and the supervisor."""
         return {
+            **self._driver_environment(),
+            **self.ray.environment,
             "AUTOSLIM_MLFLOW_URL": self.mlflow,
             "AUTOSLIM_RAY_DASHBOARD_URL": self.ray.dashboard,
             "AUTOSLIM_KEYS_REQUIRED": "true",

@@ -11,12 +11,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from loopback.program import Program
+from workers.search.cluster import ONE_MACHINE
 from workers.service.executor import RESOURCE
 
-# Not 127.0.0.1, which Ray replaces by the machine's external address.
-_HEAD, _WORKER = "127.0.0.2", "127.0.0.3"
+# Of both nodes. On any other address Ray's processes listen on every interface, and its metrics answer without a token.
+_ADDRESS = "127.0.0.1"
 # Bytes: images are read from memory-mapped files, so that the object store has messages only.
 _OBJECT_STORE = 100 * 2**20
 
@@ -45,14 +47,16 @@ class RayNodes:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of every process that connects to this cluster."""
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
+        login = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
+        # Without the second one, Ray replaces the loopback address by the machine's external one.
+        return {**login, ONE_MACHINE: "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
     def start_head(self) -> None:
         # Short, since Ray creates sockets in it: a socket's path has at most 107 characters.
         scratch = tempfile.mkdtemp(prefix="asr-", dir="/tmp")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "scratch").write_text(scratch)
-        options = ["--head", f"--node-ip-address={_HEAD}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
+        options = ["--head", f"--node-ip-address={_ADDRESS}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
         options += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
         # No trial on the head: one that exhausts the memory would take the whole cluster down.
         options += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
@@ -60,21 +64,24 @@ class RayNodes:
 
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
         """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`."""
-        options = [f"--address={_HEAD}:{self.port}", f"--node-ip-address={_WORKER}", f"--num-cpus={cpus}"]
+        options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
         options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
-        own = {"AUTOSLIM_NODE_IP": _WORKER}
-        self.worker.start(self._command(options), {**environment, **self.environment, **own})
+        self.worker.start(self._command(options), {**environment, **self.environment})
 
     def nodes(self) -> int:
         """The number of nodes that are alive; 0 where the dashboard does not answer."""
+        return len(self.alive())
+
+    def alive(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as Ray's API describes them; none where the dashboard does not answer."""
         request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")  # noqa: S310 - http, of our own address
         request.add_header("Authorization", f"Bearer {self.token.read_text().strip()}")
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
                 found = json.load(reply)["data"]["result"]["result"]
         except (urllib.error.URLError, TimeoutError, ConnectionError, KeyError, TypeError, json.JSONDecodeError):
-            return 0
-        return sum(node["state"] == "ALIVE" for node in found)
+            return []
+        return [node for node in found if node["state"] == "ALIVE"]
 
     def stop(self) -> None:
         self.worker.stop()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers.databases import free_ports
 from loopback.installation import Installation
@@ -71,6 +76,41 @@ def test_an_installation_comes_up_whole_keeps_its_secrets_and_comes_back(install
 
     assert installation.start() is None, "the first start's key is still the one"
     assert get(installation, "/v1/jobs", key) == {"jobs": [], "next_page_token": None}
+
+
+@pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
+def test_a_dead_node_is_started_again_and_the_service_works_on(installation, name):
+    up = [sys.executable, "-m", "loopback", "--folder", str(installation.folder), "--port", str(installation.port), "up"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "deploy"))}
+    with subprocess.Popen(up, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as foreground:
+        said = iter(foreground.stdout.readline, "")
+        assert any("no login" in line for line in said if line.startswith("MLflow"))
+        next(line for line in said if line.startswith("export AUTOSLIM_URL"))
+        before = installation._program(name)._read()
+        os.killpg(before.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 300
+        while not (installation._program(name).is_alive() and installation.ray.nodes() == 2):
+            assert time.monotonic() < deadline, installation._program(name).tail()
+            time.sleep(1)
+        assert installation._program(name)._read() != before
+        assert installation.running()
+        foreground.send_signal(signal.SIGTERM)
+        _, errors = foreground.communicate(timeout=120)
+    assert f"{name} has exited and is started again" in errors
+    assert installation.running() == []
+
+
+def test_nothing_listens_anywhere_but_on_loopback(installation):
+    installation.start()
+    listening = {}
+    for name in ("ray-head", "ray-worker", "mlflow", "api"):
+        leader = psutil.Process(installation._program(name)._read().pid)
+        for process in (leader, *leader.children(recursive=True)):
+            listening[process.name()] = [each.laddr.ip for each in process.net_connections("inet") if each.status == "LISTEN"]
+    assert {"gcs_server", "raylet"} <= listening.keys()
+    assert {address for addresses in listening.values() for address in addresses} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, (
+        listening
+    )
 
 
 def test_a_taken_port_is_named_before_anything_is_started(installation):

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from autoslim.config import read_mapping
+from autoslim.errors import ClusterError
 from autoslim.store import Queue, QueuedJob, QueueState
-from workers.service.executor import Driver
+from workers.service.executor import Driver, DriverState
 from workers.service.local_executor import LocalExecutor
 from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
@@ -67,8 +68,10 @@ class Site:
         else:
             self._mischief.write_text(what)
 
-    def supervisor(self, *, grace: float = 5.0, command: tuple[str, ...] = DRIVER, jobs: int = 1) -> Supervisor:
-        executor = LocalExecutor(self.settings, command=command, grace=grace)
+    def supervisor(
+        self, *, grace: float = 5.0, command: tuple[str, ...] = DRIVER, jobs: int = 1, executor: LocalExecutor | None = None
+    ) -> Supervisor:
+        executor = executor or LocalExecutor(self.settings, command=command, grace=grace)
         self._executors.append(executor)
         return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, round_seconds=0.05)
 
@@ -127,15 +130,30 @@ class Site:
         return "\n".join(f"== {path}\n{path.read_text()}" for path in sorted(self.settings.root.glob("jobs/*/logs/*")))
 
 
+def supervisor_code(command: tuple[str, ...] = DRIVER, *, parent: int | None = None) -> str:
+    """A Python program: the supervisor, with drivers of this command."""
+    return (
+        "from workers.service.supervise import supervise; from workers.service.local_executor import LocalExecutor\n"
+        "from workers.service.settings import read_driver_settings; from autoslim.core.logs import log_json\n"
+        "settings = read_driver_settings(); log_json()\n"
+        f"supervise(settings, LocalExecutor(settings, command={command!r}), round_seconds=0.05, parent={parent})"
+    )
+
+
 @contextmanager
 def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterator[subprocess.Popen[bytes]]:
     """A supervisor that can be killed."""
+    with _python(site, supervisor_code(command)) as process:
+        yield process
+
+
+@contextmanager
+def service_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+    """An API with its supervisor, as `autoslim serve` runs them; the drivers are trivial."""
     code = (
-        "from workers.service.supervisor import Supervisor; from workers.service.local_executor import LocalExecutor\n"
-        "from workers.service.settings import read_driver_settings; from autoslim.store import Queue\n"
-        "settings = read_driver_settings()\n"
-        f"Supervisor(Queue(settings.storage), LocalExecutor(settings, command={command!r}), jobs=1,"
-        " lease_seconds=settings.lease_seconds, round_seconds=0.05).run()"
+        "import sys; from autoslim.service import serve; from autoslim.service.settings import ServiceSettings\n"
+        f"settings = ServiceSettings(storage={site.settings.storage!r}, root={str(site.settings.root)!r})\n"
+        f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(parent=0)!r}])"
     )
     with _python(site, code) as process:
         yield process
@@ -145,9 +163,11 @@ def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterato
 def ray_supervisor_process(site: Site, dashboard: str) -> Iterator[subprocess.Popen[bytes]]:
     """The same for a Ray cluster; Ray reads how it is to log in when it is imported, so that this cannot be the test's own process."""
     code = (
-        "import logging; from workers.service.supervisor import supervise; from workers.service.settings import read_driver_settings\n"
+        "import logging; from workers.service.supervise import choose_executor, supervise\n"
+        "from workers.service.settings import read_driver_settings\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        f"supervise(read_driver_settings(), dashboard={dashboard!r})"
+        "settings = read_driver_settings()\n"
+        f"supervise(settings, choose_executor(settings, dashboard={dashboard!r}))"
     )
     with _python(site, code) as process:
         yield process
@@ -162,3 +182,44 @@ def _python(site: Site, code: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.kill()
         process.wait()
+
+
+class PlacingExecutor(LocalExecutor):
+    """Like a Ray cluster: a driver waits until a node has room for it, and is given up after a while. `nodes` is set by the test."""
+
+    unreachable = "the cluster cannot be reached"
+
+    def __init__(self, settings: DriverSettings, *, nodes: bool, command: tuple[str, ...] = DRIVER) -> None:
+        super().__init__(settings, command=command, grace=5.0)
+        self.nodes, self.reachable = nodes, True
+        self.waiting: dict[Driver, DriverState] = {}
+
+    def start(self, driver: Driver) -> None:
+        self._reach()
+        self.waiting.setdefault(driver, DriverState.WAITING)
+
+    def list_drivers(self) -> dict[Driver, DriverState]:
+        self._reach()
+        if self.nodes:
+            for driver in [driver for driver, state in self.waiting.items() if state is DriverState.WAITING]:
+                del self.waiting[driver]
+                super().start(driver)
+        return super().list_drivers() | self.waiting
+
+    def give_up(self) -> None:
+        """Of the drivers that wait, as Ray does after fifteen minutes."""
+        self.waiting = dict.fromkeys(self.waiting, DriverState.UNPLACED)
+
+    def stop(self, driver: Driver) -> None:
+        if driver in self.waiting:
+            self.waiting[driver] = DriverState.UNPLACED
+        else:
+            super().stop(driver)
+
+    def forget(self, driver: Driver) -> None:
+        self.waiting.pop(driver, None)
+        super().forget(driver)
+
+    def _reach(self) -> None:
+        if not self.reachable:
+            raise ClusterError("Ray at http://10.0.0.7:8265 cannot be used: refused")

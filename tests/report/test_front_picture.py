@@ -52,6 +52,14 @@ def test_every_measured_trial_is_a_point_and_every_trial_a_row():
     assert sorted(int(a["data-trial"]) for tag, a in page.elements if tag == "tr" and "data-trial" in a) == list(range(12))
 
 
+def test_a_chain_has_a_look_of_its_own():
+    results = [make_result(0), make_result(1).replace(recipe=make_recipe(1, "vit_slim+life_regression"))]
+    page = Page(render(results))
+    assert len({(point["class"].split()[1], point["d"]) for point in page.of_class("point")}) == 2
+    assert any("vit_slim+life_regression" in (point["aria-label"]) for point in page.of_class("point"))
+    assert any("vit_slim+life_regression" in text for texts in page.texts.values() for text in texts)
+
+
 def test_methods_differ_in_colour_and_in_shape():
     page = Page(render())
     looks = {(point["data-method"], point["class"].split()[1], point["d"]) for point in page.of_class("point")}

@@ -63,6 +63,16 @@ def test_knobs_of_a_method_that_comes_twice_are_kept_apart():
     assert recipe.flat_knobs == {"sit.rate": 1, "sit@2.rate": 2}
 
 
+def test_a_chain_is_a_method_with_the_knobs_of_both(tmp_path, store):
+    chain = make_result(0).replace(recipe=make_recipe(0, "width+patch_slimming"))
+    fill(store, make_job(), [chain, make_result(1)])
+    write_trials_parquet(tmp_path / "trials.parquet", store.job("digits-1"), store.stored_trials("digits-1"))
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [row["method"] for row in rows] == ["width+patch_slimming", "life_regression"]
+    assert rows[0]["knob.width.rate"] == rows[0]["knob.patch_slimming.rate"] == 0.3
+    assert rows[1]["knob.width.rate"] is None
+
+
 def test_file_that_cannot_be_replaced_stays_and_leaves_no_scraps(tmp_path, store):
     stored = store.create_job(make_job())
     (tmp_path / "trials.parquet").mkdir()

@@ -359,6 +359,62 @@ def test_adopting_hands_the_job_to_its_driver_once(queue):
         queue.renew(claim, 60)
 
 
+def test_a_job_whose_driver_waits_is_put_off_without_a_loss_and_adopted_when_the_driver_runs(queue):
+    job = submit(queue)
+    claim = queue.claim("supervisor", 60)
+    queue.put_off(job.id, 7, "of another attempt", 60)
+    assert queue.get(job.id).state is S.STARTING
+    queue.put_off(job.id, 1, "waiting for a node", 60)
+    with pytest.raises(LeaseLostError):
+        queue.renew(claim, 60)
+    found = queue.get(job.id)
+    assert (found.state, found.reason, found.losses, found.pauses, found.owner) == (S.PAUSED, "waiting for a node", 0, 0, None)
+    assert wait_of(queue, job.id) == pytest.approx(60, abs=0.01)
+    queue.put_off(job.id, 1, "waiting for a node", 90)
+    assert states(queue, job.id) == ["QUEUED", "STARTING", "PAUSED"], "only the first time is an event"
+    driver = queue.adopt(job.id, 1, "driver", 60)
+    assert queue.renew(driver, 60) is False
+    queue.put_off(job.id, 1, "waiting for a node", 60)
+    found = queue.get(job.id)
+    assert (found.state, found.reason, found.not_before) == (S.PREPARING, None, None)
+
+
+def test_a_job_that_was_to_be_cancelled_is_cancelled_and_not_put_off(queue):
+    job = submit(queue)
+    queue.claim("supervisor", 60)
+    queue.request_cancel(job.id)
+    queue.put_off(job.id, 1, "waiting for a node", 60)
+    assert queue.get(job.id).state is S.CANCELLED
+
+
+def test_a_job_says_why_it_stands_still_and_stops_saying_so(queue):
+    job = submit(queue)
+    claim = queue.claim("a", 60)
+    for _ in range(3):
+        queue.explain(claim, "the disk is full")
+    assert queue.get(job.id).reason == "the disk is full"
+    queue.explain_running("the cluster is away")
+    assert queue.get(job.id).reason == "the disk is full", "its own reason is not replaced"
+    queue.explain(claim, None)
+    assert queue.get(job.id).reason is None
+    queue.explain_running("the cluster is away")
+    assert queue.get(job.id).reason == "the cluster is away"
+    queue.explain_running(None, instead_of="the cluster is away")
+    assert queue.get(job.id).reason is None
+    assert [event.data["text"] for event in queue.events(job.id) if event.type == "message"] == ["the disk is full"]
+    queue.advance(claim, S.CANCELLED)
+    with pytest.raises(LeaseLostError):
+        queue.explain(claim, "too late")
+
+
+def test_a_job_whose_lease_has_ended_says_so_until_it_is_taken_back(queue):
+    job = submit(queue)
+    queue.claim("a", -1)
+    found = queue.get(job.id)
+    assert found.reason.startswith(f"its driver has given no sign of life until {found.lease_until}")
+    assert queue.list()[0].reason == found.reason
+
+
 def test_renewing_keeps_the_job_from_others(queue):
     submit(queue)
     claim = queue.claim("a", 0.0)

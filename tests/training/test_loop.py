@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -154,7 +156,21 @@ def test_a_loss_that_is_not_a_number_ends_the_trial(make_trainer: MakeTrainer, c
     def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"loss": student(images_B3HW).sum() * float("nan")}
 
-    with pytest.raises(DivergedError, match="the loss is nan at step 6 of the finetune phase"):
+    with pytest.raises(DivergedError, match="the loss is nan at step 6 of the finetune phase") as found:
+        list(make_trainer(student, objective).segments())
+    assert re.search(r"\(epoch 1, learning rate [\d.e-]+\); first not finite: loss, at step 1$", str(found.value))
+
+
+def test_the_part_of_the_loss_that_diverged_is_named_with_the_step_it_did(make_trainer: MakeTrainer, context: TrialContext):
+    student, calls = context.student(), itertools.count(1)
+
+    def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        labels = student(images_B3HW).sum()
+        # It takes the weights along, and with them the other part, at the next step.
+        teacher = labels * (float("inf") if next(calls) == 3 else 1.0)
+        return {"loss": labels + teacher, "labels": labels, "teacher": teacher}
+
+    with pytest.raises(DivergedError, match=r"at step 6 of the finetune phase .*; first not finite: teacher, at step 3$"):
         list(make_trainer(student, objective).segments())
 
 
@@ -167,7 +183,10 @@ def test_weights_that_are_not_numbers_end_the_trial_though_no_loss_has_seen_them
         # Finite itself, but with a gradient of infinity.
         return {"loss": student(images_B3HW).sum() * 0 + (student.head.bias - student.head.bias.detach()).abs().sqrt().sum()}
 
-    with pytest.raises(DivergedError, match="is not finite after step 1 of the finetune phase"):
+    with pytest.raises(
+        DivergedError,
+        match=r"the parameter \w+ is not finite after step 1 of the finetune phase \(epoch 1, learning rate 0\.0005\)",
+    ):
         list(make_trainer(student, objective, steps=1).segments())
 
 

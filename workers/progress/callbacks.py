@@ -51,6 +51,9 @@ class SearchCallback:
     def on_message(self, text: str) -> None:
         """What happens outside of trials: the dense model's epochs, measurements, exports."""
 
+    def on_wait(self, reason: str | None) -> None:
+        """The trials stand still, because of what the cluster lacks; None when they continue."""
+
     def on_search_start(self, search: SearchInfo) -> None:
         """Once in each attempt, before its first trial."""
 

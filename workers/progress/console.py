@@ -39,6 +39,9 @@ class Console(SearchCallback):
         if self._forward is not None:
             self._forward(text)
 
+    def on_wait(self, reason: str | None) -> None:
+        self.write(reason or "trials run again")
+
     def write(self, text: str) -> None:
         """A line on the stream alone."""
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")

@@ -8,16 +8,22 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray.job_config import JobConfig
 
 from autoslim.core.job import Resources
 from autoslim.errors import ClusterError
 from workers.search.resources import concurrent_trials
 
+ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""With the value 0, Ray's address is the loopback address."""
+_LOOPBACK = ("127.0.0.1", "::1")
+"""The addresses at which Ray's processes bind to loopback. At any other, 127.0.0.2 included, they listen on every interface."""
+_NO_LOGIN = "no login"
 _CONNECT_SECONDS = 8.0
 """For a TCP connection to a cluster's head: long enough for one in another region, short enough to wait for a mistyped address."""
 _OBJECT_STORE = 100 * 2**20
@@ -26,13 +32,29 @@ _OBJECT_STORE = 100 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """`dashboard` is its URL, or None where it has none; `login` says how to log in there."""
+    """`dashboard` is its URL, or None where it has none; `login` says how to log in there.
+
+    `nodes` are the addresses of its nodes, each with the port of the node's metrics.
+    """
 
     address: str
     dashboard: str | None
     login: str
     cpus: float
     gpus: float
+    nodes: Sequence[tuple[str, int]] = ()
+
+    @property
+    def exposure(self) -> str:
+        """Who can reach its ports, for `autoslim doctor`."""
+        exposed = [f"{address}:{port}" for address, port in self.nodes if address not in _LOOPBACK]
+        if not exposed:
+            return "listens on this machine's loopback only"
+        guard = "the token guards the others" if self.login != _NO_LOGIN else "nothing guards any"
+        return (
+            f"its nodes listen on every interface: metrics answer everyone without a token ({', '.join(exposed)}), {guard}; "
+            "close the ports to other machines"
+        )
 
     def slots(self, resources: Resources) -> int:
         """How many trials of these `resources` run at a time.
@@ -64,8 +86,11 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
     local = address in (None, "local")
     try:
         config = JobConfig(metadata={"job_name": name})
-        options = _local_options() if local else _joining_options()
-        context = ray.init(address="local" if local else address, job_config=config, **options)
+        if local:
+            with _bound_to_loopback():
+                context = ray.init(address="local", job_config=config, **_local_options())
+        else:
+            context = ray.init(address=address, job_config=config, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         where = "start a local Ray" if local else f"reach Ray at {address}"
         raise ClusterError(f"cannot {where}: {error}") from error
@@ -77,6 +102,7 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
             login=_login(),
             cpus=resources.get("CPU", 0.0),
             gpus=resources.get("GPU", 0.0),
+            nodes=[(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]],
         )
     finally:
         ray.shutdown()
@@ -108,12 +134,23 @@ def _local_options() -> dict[str, object]:
     return options
 
 
-def _joining_options() -> dict[str, object]:
-    """AUTOSLIM_NODE_IP names the driver's node. Where one machine has several nodes, Ray would otherwise take the head."""
-    options: dict[str, object] = {"log_to_driver": False}
-    if own := os.environ.get("AUTOSLIM_NODE_IP"):
-        options["_node_ip_address"] = own
-    return options
+@contextlib.contextmanager
+def _bound_to_loopback() -> Iterator[None]:
+    """A Ray that is started within has this machine's loopback as its address, and listens nowhere else.
+
+    Otherwise its store of the cluster's state (GCS), its raylet and its metrics listen on every interface, the metrics without a token. The
+    switch is the one that Ray has for systems on which it supports no clusters. It is read when Ray is imported, by each of its processes.
+    """
+    before, enabled = os.environ.get(ONE_MACHINE), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ONE_MACHINE], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        if before is None:
+            del os.environ[ONE_MACHINE]
+        else:
+            os.environ[ONE_MACHINE] = before
 
 
 def _silence_ray() -> None:
@@ -133,5 +170,5 @@ def _silence_ray() -> None:
 
 def _login() -> str:
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        return "no login"
+        return _NO_LOGIN
     return "log in with the token that `ray get-auth-token` prints"

@@ -163,6 +163,11 @@ class Coordinator:
             callback.on_trial_start(result, target)
         return TrialAssignment(number=result.number, recipe=result.recipe, target=target)
 
+    def wait(self, reason: str | None) -> None:
+        """No trial runs, for this reason; None when one does again."""
+        for callback in self.callbacks:
+            callback.on_wait(reason)
+
     # What became of a trial
 
     def report(self, number: int, report: EpochReport) -> bool:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from autoslim.core.files import disk_full_error, is_disk_full, write_atomically
+from autoslim.core.folder_lock import FolderLock, FolderUse
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.result import BaseFacts
@@ -74,6 +75,12 @@ def run_search(
     Raises:
         AutoslimError: with the `exit_code` of what went wrong; finished trials stay in the store, and `resume` continues from them.
     """
+    # No other process may begin or resume a search in this folder meanwhile.
+    with FolderLock(Path(job.output), FolderUse.SEARCH):
+        return _run_locked(job, resume=resume, storage=storage, callback=callback or SearchCallback())
+
+
+def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: SearchCallback) -> Summary:
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
     output.claim(need=0, resume=resume)
@@ -82,7 +89,7 @@ def run_search(
     output.write_job(job)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
-            summary = _run_attempt(prepared, store, callback or SearchCallback(), resume=resume)
+            summary = _run_attempt(prepared, store, callback, resume=resume)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:

@@ -20,9 +20,11 @@ class TrialIndex:
 
     def __init__(self, store: Store, job_id: str) -> None:
         self._store, self._job_id = store, job_id
-        # A lost worker says nothing about the recipe, so that a new attempt runs it again; a trial's own error would come again.
+        # A lost worker says nothing about the recipe, so that a new attempt runs it again, as it does where the memory was too small: the
+        # attempt may have more. A trial's own error would come again.
         for trial in store.stored_trials(job_id):
-            if trial.result.error_class == ErrorClass.WORKER_LOST and trial.result.duplicate_of is None:
+            lost = trial.result.error_class in (ErrorClass.WORKER_LOST, ErrorClass.OUT_OF_MEMORY)
+            if lost and trial.result.duplicate_of is None:
                 store.reopen_trial(job_id, trial.result.number)
         # Read again: the reopened trials are running now, and have no result.
         trials = store.stored_trials(job_id)

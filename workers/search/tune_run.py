@@ -8,7 +8,7 @@ import tempfile
 from ray import tune
 
 from autoslim.core.job import Resources
-from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback
+from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
 
 RETRIES = 3
 """How often a trial whose worker was lost (a node died, the system ran out of memory) is run again, from its checkpoint."""
@@ -44,7 +44,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 # A trial writes its own checkpoints, every epoch (`autoslim.training.checkpoint`).
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[LostWorkerCallback(searcher)],
+                callbacks=[LostWorkerCallback(searcher), StandstillCallback(searcher, resources)],
             ),
         )
         with shutdown:

@@ -7,20 +7,33 @@ exactly once, in the state that it ended in.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ray.exceptions import OutOfMemoryError as RayOutOfMemory
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from autoslim.core.job import Resources
 from autoslim.core.result import EpochReport, ErrorClass, Outcome
 from autoslim.errors import AutoslimError
 from workers.search.coordinator import Coordinator
 from workers.search.tune_trainable import trial_config
 
 T = TypeVar("T")
+
+RAY_OUT_OF_MEMORY = f"{RayOutOfMemory.__module__}.{RayOutOfMemory.__qualname__}"
+"""In the traceback that Tune keeps of a trial whose worker Ray has ended for memory."""
+# The last line of an error is what tables and events show.
+_ENDED_FOR_MEMORY = (
+    "the trial was ended for memory, in every try: its node had too little left. A smaller batch size or fewer trials at a time "
+    "(--batch-size, --concurrency) need less"
+)
+# Longer than a new worker takes to import PyTorch, so that a trial that merely starts is none that waits.
+_STANDSTILL_SECONDS = 45.0
 
 
 class CoordinatorSearcher(Searcher):  # type: ignore[misc]
@@ -82,8 +95,15 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         """Tune has given the trial up, because its worker was lost more often than `tune_run.RETRIES`."""
         number = self._numbers.pop(trial_id, None)
         if self._coordinator is not None and number is not None:
+            coordinator, kind = self._coordinator, ErrorClass.WORKER_LOST
+            if RAY_OUT_OF_MEMORY in error:
+                kind, error = ErrorClass.OUT_OF_MEMORY, f"{error.rstrip()}\n{_ENDED_FOR_MEMORY}"
+            self._guard(lambda: coordinator.fail(number, kind, error))
+
+    def waits(self, reason: str | None) -> None:
+        if self._coordinator is not None:
             coordinator = self._coordinator
-            self._guard(lambda: coordinator.fail(number, ErrorClass.WORKER_LOST, error))
+            self._guard(lambda: coordinator.wait(reason))
 
     def _guard(self, action: Callable[[], T]) -> T | None:
         """Runs `action`. An exception would end Tune's event loop half-way; as `fatal` it ends the search in order."""
@@ -134,3 +154,29 @@ class LostWorkerCallback(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._searcher.worker_lost(trial.trial_id, str(trial.get_error() or "Ray gives no reason"))
+
+
+class StandstillCallback(Callback):  # type: ignore[misc]
+    """Says so where trials wait for a place and none runs: the nodes that they fit on are gone, or are full of other jobs.
+
+    `clock` is in seconds.
+    """
+
+    def __init__(
+        self, searcher: CoordinatorSearcher, resources: Resources, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._searcher, self._clock = searcher, clock
+        self._reason = f"waiting for a node: no trial runs, each takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs"
+        self._since: float | None = None
+        self._told = False
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        states = {trial.status for trial in trials}
+        if "PENDING" not in states or "RUNNING" in states:
+            self._since = None
+        elif self._since is None:
+            self._since = self._clock()
+        stands_still = self._since is not None and self._clock() - self._since > _STANDSTILL_SECONDS
+        if stands_still is not self._told:
+            self._told = stands_still
+            self._searcher.waits(self._reason if stands_still else None)

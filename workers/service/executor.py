@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Protocol
 
 RESOURCE = "autoslim_driver"
 """Ray runs drivers on nodes that have this resource: `ray start --resources '{"autoslim_driver": 1}'`."""
+
+WAITS_FOR_NODE = f"waiting for a node with {RESOURCE}"
+"""The reason of a job whose driver has no place yet."""
+
+
+class DriverState(enum.Enum):
+    """WAITING has no place yet, and UNPLACED never got one: nothing of such a driver has run. ENDED is any other end."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    ENDED = enum.auto()
+    UNPLACED = enum.auto()
+
+    @property
+    def alive(self) -> bool:
+        return self in (DriverState.WAITING, DriverState.RUNNING)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -34,11 +51,14 @@ class Executor(Protocol):
     Every method raises ClusterError when the cluster cannot be reached.
     """
 
+    unreachable: str
+    """The reason of jobs that stand still while it cannot be: for their tenants, without addresses."""
+
     def start(self, driver: Driver) -> None:
         """Does nothing for a driver that was started already."""
 
-    def list_drivers(self) -> dict[Driver, bool]:
-        """All known drivers, with whether they are alive."""
+    def list_drivers(self) -> dict[Driver, DriverState]:
+        """All known drivers."""
 
     def stop(self, driver: Driver) -> None:
         """Requests that it ends. The first call asks, a call after the grace period kills."""

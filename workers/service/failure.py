@@ -11,6 +11,7 @@ import errno
 
 from autoslim.config import JobSpec
 from autoslim.core.files import is_disk_full
+from autoslim.core.result import ErrorClass, Phase
 from autoslim.errors import (
     BudgetError,
     ClusterError,
@@ -50,7 +51,9 @@ def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) 
     kind = _kind(chain)
     if kind is FailureClass.INFRA:
         return Pause(kind, f"part of the cluster was lost: {_sentence(error)}")
-    return Failure(failure_class=kind, message=_sentence(error), next=_next(kind, job_id, spec))
+    message = _sentence(error)
+    dense = f"the {Phase.ADAPT} phase" in message
+    return Failure(failure_class=kind, message=message, next=_next(kind, job_id, spec, dense=dense))
 
 
 def no_model_within(budgets: list[str], *, job_id: str, spec: JobSpec) -> Failure:
@@ -62,9 +65,9 @@ def no_model_within(budgets: list[str], *, job_id: str, spec: JobSpec) -> Failur
 def _kind(chain: list[BaseException]) -> FailureClass:
     for link in chain:
         name = link.error_class if isinstance(link, TrialsFailedError) else type(link).__name__
-        if name in ("OutOfMemoryError", "MemoryError"):
+        if name in (ErrorClass.OUT_OF_MEMORY, "MemoryError"):
             return FailureClass.OOM
-        if isinstance(link, DivergedError) or name == "DivergedError":
+        if isinstance(link, DivergedError) or name == ErrorClass.DIVERGED:
             return FailureClass.DIVERGED
         if isinstance(link, BudgetError | InfeasibleError):
             return FailureClass.INFEASIBLE
@@ -72,15 +75,18 @@ def _kind(chain: list[BaseException]) -> FailureClass:
             return FailureClass.DATA
         if isinstance(link, RequestError):
             return FailureClass.REQUEST
-        if is_cluster_failure(link) or name == "WorkerLostError":
+        if is_cluster_failure(link) or name == ErrorClass.WORKER_LOST:
             return FailureClass.INFRA
     return FailureClass.BUG
 
 
-def _next(kind: FailureClass, job_id: str, spec: JobSpec | None) -> str:
+def _next(kind: FailureClass, job_id: str, spec: JobSpec | None, *, dense: bool = False) -> str:
+    """`dense` says that the error is of the dense model's training, which has a learning rate of its own."""
     if spec is not None and kind is FailureClass.OOM:
         return f"autoslim submit job.yaml --batch-size {max(1, spec.batch_size // 2)}"
     if spec is not None and kind is FailureClass.DIVERGED:
+        if dense:
+            return f"autoslim submit job.yaml --base-lr {(spec.base_lr or spec.lr) / 10:g}"
         return f"autoslim submit job.yaml --lr {spec.lr / 10:g}"
     if kind in (FailureClass.REQUEST, FailureClass.INFEASIBLE):
         return "autoslim plan job.yaml"

@@ -43,6 +43,10 @@ class JobEvents(SearchCallback):
     def on_message(self, text: str) -> None:
         self._append("message", {"text": text})
 
+    def on_wait(self, reason: str | None) -> None:
+        with self._lease_held():
+            self._queue.explain(self._claim, reason)
+
     def on_search_start(self, search: SearchInfo) -> None:
         self._search = search
         self._results = {result.number: result for result in search.results if result.state is not TrialState.RUNNING}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoslim.core.files import write_atomically
-from workers.service.executor import Driver, Executor
+from workers.service.executor import Driver, DriverState, Executor
 from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
 
@@ -21,12 +21,14 @@ _log = logging.getLogger(__name__)
 
 STOP_GRACE = 45.0
 """Seconds from SIGTERM to SIGKILL: longer than the 30 s that a driver gives its search."""
-# Seconds that a supervisor waits for its drivers when it ends; they finish without it.
-_CLOSE_SECONDS = 10.0
+# Seconds from SIGKILL until the system has removed a process.
+_KILL_SECONDS = 5.0
 
 
 class LocalExecutor(Executor):
     """`command` is run with the job's id and the attempt as arguments; `grace` is in seconds."""
+
+    unreachable = "drivers cannot be started on the service's machine"
 
     def __init__(
         self,
@@ -55,13 +57,24 @@ class LocalExecutor(Executor):
                 stderr=errors,
                 env={**os.environ, **self._settings.environment(secrets=True)},
             )
-        self._write(driver, ProcessIdentity.of(child.pid))
         self._children[driver] = child
+        try:
+            self._write(driver, ProcessIdentity.of(child.pid))
+        except OSError:
+            # Such as a full disk. Without the file no later supervisor would find the process.
+            child.kill()
+            child.wait()
+            del self._children[driver]
+            raise
 
-    def list_drivers(self) -> dict[Driver, bool]:
+    def list_drivers(self) -> dict[Driver, DriverState]:
         """The drivers of this machine since its last boot; others may share the folder."""
         found = [Driver.parse(path.stem) for path in self._folder.glob("*.json")]
-        return {driver: not self._is_dead(driver) for driver in found if driver is not None and self._is_here(driver)}
+        return {
+            driver: DriverState.ENDED if self._is_dead(driver) else DriverState.RUNNING
+            for driver in found
+            if driver is not None and self._is_here(driver)
+        }
 
     def _is_here(self, driver: Driver) -> bool:
         process = self._read(driver)
@@ -94,11 +107,14 @@ class LocalExecutor(Executor):
             child.wait()
 
     def close(self) -> None:
-        """Requests that all drivers end. They write their checkpoints and requeue their jobs, if necessary after this process has ended."""
-        for driver in self.list_drivers():
-            self.stop(driver)
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        while any(self.list_drivers().values()) and time.monotonic() < deadline:
+        """Ends all drivers of this machine: they write their checkpoints and requeue their jobs, or are killed after the grace period."""
+        deadline = time.monotonic() + self._grace + _KILL_SECONDS
+        while time.monotonic() < deadline:
+            alive = [driver for driver, state in self.list_drivers().items() if state.alive]
+            if not alive:
+                return
+            for driver in alive:
+                self.stop(driver)
             time.sleep(0.1)
 
     def _file(self, driver: Driver) -> Path:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobErrorType, JobStatus, JobSubmissionClient
 
 from autoslim.errors import ClusterError
-from workers.service.executor import RESOURCE, Driver, Executor
+from workers.service.executor import RESOURCE, Driver, DriverState, Executor
 from workers.service.settings import DriverSettings
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 _RESOURCE_SHARE = 0.01
 # Seconds from SIGTERM to SIGKILL when Ray stops a job: the time for the checkpoints.
 _STOP_SECONDS = 30
-_ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
+# Ray gives a job up that has no place after 15 minutes (RAY_JOB_START_TIMEOUT_SECONDS on the head).
+_UNPLACED = (JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE)
 
 
 class RayJobsExecutor(Executor):
@@ -31,10 +32,13 @@ class RayJobsExecutor(Executor):
     An AUTOSLIM_STORAGE with a password must be in the nodes' environment: everything that is submitted can be read in the dashboard.
     """
 
+    unreachable = "the Ray cluster cannot be reached"
+
     def __init__(self, settings: DriverSettings, *, dashboard: str, python: str) -> None:
         self._settings, self._dashboard, self._python = settings, dashboard, python
         self._connected: JobSubmissionClient | None = None
         self._stopped_at: dict[Driver, float] = {}
+        self._unplaced: set[Driver] = set()
 
     def start(self, driver: Driver) -> None:
         environment = self._settings.environment(secrets=False) | {"RAY_JOB_STOP_SECONDS_TIME_S": str(_STOP_SECONDS)}
@@ -52,10 +56,12 @@ class RayJobsExecutor(Executor):
                 if "already exists" not in str(error):
                     raise
 
-    def list_drivers(self) -> dict[Driver, bool]:
+    def list_drivers(self) -> dict[Driver, DriverState]:
         with self._client() as client:
-            found = {Driver.parse(details.submission_id or ""): details.status for details in client.list_jobs()}
-        return {driver: status in _ALIVE for driver, status in found.items() if driver is not None}
+            found = {Driver.parse(details.submission_id or ""): driver_state(details) for details in client.list_jobs()}
+        states = {driver: state for driver, state in found.items() if driver is not None}
+        self._unplaced = {driver for driver, state in states.items() if state is DriverState.UNPLACED}
+        return states
 
     def stop(self, driver: Driver) -> None:
         """Asks once per grace period: Ray itself kills a job that does not end in time."""
@@ -66,8 +72,12 @@ class RayJobsExecutor(Executor):
             client.stop_job(driver.name)
 
     def forget(self, driver: Driver) -> None:
-        """Ray keeps the history of its jobs."""
+        """Ray keeps the history of its jobs, except those that never ran: a job may wait for a node for days."""
         self._stopped_at.pop(driver, None)
+        if driver in self._unplaced:
+            self._unplaced.discard(driver)
+            with self._client() as client:
+                client.delete_job(driver.name)
 
     def close(self) -> None:
         """Drivers on a cluster outlive the supervisor."""
@@ -82,3 +92,15 @@ class RayJobsExecutor(Executor):
         except (RuntimeError, OSError, RayError) as error:
             self._connected = None
             raise ClusterError(f"Ray at {self._dashboard} cannot be used: {str(error).strip()[:500]}") from error
+
+
+def driver_state(details: JobDetails) -> DriverState:
+    if details.status is JobStatus.PENDING:
+        return DriverState.WAITING
+    if details.status is JobStatus.RUNNING:
+        return DriverState.RUNNING
+    # The node is kept after the driver's end: without one there was none. It is missing after other errors, too, such as a broken runtime
+    # environment, which no node would mend.
+    placed = details.driver_node_id is not None
+    unplaced = details.status is JobStatus.STOPPED or details.error_type in [kind.value for kind in _UNPLACED]
+    return DriverState.UNPLACED if unplaced and not placed else DriverState.ENDED

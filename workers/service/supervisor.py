@@ -8,21 +8,17 @@ continue while there is no supervisor.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import logging
 import os
-import signal
 import socket
-import sys
 import time
-from types import FrameType
 
+from autoslim.core.files import is_disk_full
 from autoslim.errors import ClusterError, LeaseLostError
 from autoslim.store import Claim, Queue, QueuedJob, QueueState
 from autoslim.store.queued import RUNNING
-from workers.service.executor import Driver, Executor
-from workers.service.local_executor import LocalExecutor
-from workers.service.settings import DriverSettings
+from workers.service.executor import WAITS_FOR_NODE, Driver, DriverState, Executor
+from workers.service.stop_request import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +26,11 @@ ROUND_SECONDS = 1.0
 """Time between two rounds: how late a job starts at most while there is room."""
 # Between rounds while the database or the cluster is down; doubled up to this.
 _MAX_BACKOFF = 30.0
-# A driver that cannot be started for this long pauses its job: nodes of a cluster may be on their way until then.
+# A driver that cannot be started, or placed, for this long pauses its job: nodes of a cluster may be on their way until then.
 _START_SECONDS = 60.0
+# A job whose driver waits for a place stays paused for this long without a supervisor; the next one repeats it in time.
+_PUT_OFF_SECONDS = 60.0
+_PUT_OFF_AGAIN_SECONDS = 15.0
 # From a driver's start until it must have adopted its job. Importing its packages from a cold disk takes long.
 _ADOPT_SECONDS = 300.0
 # A driver reads a cancellation within 2 s and gives its search 30 s; one that has not ended by then does not work.
@@ -42,12 +41,12 @@ _MAX_RUNNING = 10_000
 
 @dataclasses.dataclass
 class _Starting:
-    """A claimed job whose driver has not adopted it yet; `error` is why the driver could not be started."""
+    """A claimed job whose driver has not adopted it yet; `failed` says that starting it has failed at least once."""
 
     claim: Claim
     since: float
     started: bool = False
-    error: str | None = None
+    failed: bool = False
 
     @property
     def driver(self) -> Driver:
@@ -62,32 +61,36 @@ class Supervisor:
     """Runs at most `jobs` drivers at a time. `lease_seconds` is the lease of a job until its driver adopts it."""
 
     def __init__(
-        self, queue: Queue, executor: Executor, *, jobs: int, lease_seconds: float, round_seconds: float = ROUND_SECONDS
+        self,
+        queue: Queue,
+        executor: Executor,
+        *,
+        jobs: int,
+        lease_seconds: float,
+        round_seconds: float = ROUND_SECONDS,
+        stop: StopRequest | None = None,
     ) -> None:
-        self._queue, self._executor, self._jobs, self._lease, self._round_seconds = (
-            queue,
-            executor,
-            jobs,
-            lease_seconds,
-            round_seconds,
-        )
+        self._queue, self._executor, self._jobs = queue, executor, jobs
+        self._lease, self._round_seconds = lease_seconds, round_seconds
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._starting: dict[str, _Starting] = {}
-        self._stopping = False
+        self._put_off_at: dict[Driver, float] = {}
+        self._cancelled_at: dict[str, float] = {}
+        # An earlier supervisor may have ended while the cluster was away.
+        self._unreachable = True
+        self._stop = stop or StopRequest()
 
     def run(self) -> None:
-        """Runs rounds until SIGINT or SIGTERM, with growing pauses while the database or the cluster is down."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        """Runs rounds until it is asked to stop, with growing pauses while the database or the cluster is down."""
         pause = self._round_seconds
-        while not self._stopping:
+        while not self._stop.requested:
             try:
                 self.tick()
                 pause = self._round_seconds
-            except ClusterError as error:
+            except (ClusterError, OSError) as error:
                 pause = min(2 * pause, _MAX_BACKOFF)
                 _log.warning("%s; next try in %g s", error, pause)
-            self._sleep(pause)
+            self._stop.sleep(pause)
         self._shut_down()
 
     def tick(self) -> None:
@@ -96,50 +99,97 @@ class Supervisor:
         Raises:
             ClusterError: when the database or the cluster cannot be reached.
         """
-        # Jobs whose lease has ended are queued again first, so that this round can start them.
+        drivers = self._list_drivers()
+        # Before their leases end: a job whose driver waits for a place has lost nothing.
+        self._put_off_waiting(drivers)
+        # Jobs whose lease has ended are queued again, so that this round can start them.
         self._queue.reap()
-        try:
-            drivers = self._executor.list_drivers()
-        except ClusterError as error:
-            self._pause_unstarted(f"infra: {error}")
-            raise
-        running = {job.id: job for job in self._queue.list(states=RUNNING, limit=_MAX_RUNNING)}
+        held = {job.id: job for job in self._queue.list(states=(*RUNNING, QueueState.PAUSED), limit=_MAX_RUNNING)}
         # Dead and unwanted drivers before new ones: each of them may free a place.
-        self._reap(drivers, running)
-        self._stop_unwanted(drivers, running)
+        self._reap(drivers, held)
+        self._stop_unwanted(drivers, held)
         for starting in list(self._starting.values()):
             self._advance_start(starting, drivers)
         self._claim(drivers)
 
-    def _reap(self, drivers: dict[Driver, bool], running: dict[str, QueuedJob]) -> None:
+    def _list_drivers(self) -> dict[Driver, DriverState]:
+        """Where the cluster cannot be reached, all jobs that have a driver or wait for one say so before the error is raised."""
+        try:
+            drivers = self._executor.list_drivers()
+        except ClusterError:
+            reason = self._executor.unreachable
+            for starting in list(self._starting.values()):
+                # If their leases just ended, they would count as lost, and a job that is lost too often fails. A driver that was
+                # started meanwhile may still adopt its job.
+                self._release(starting, QueueState.PAUSED, reason)
+            self._queue.reap()
+            self._queue.explain_running(reason)
+            self._unreachable = True
+            raise
+        if self._unreachable:
+            self._queue.explain_running(None, instead_of=self._executor.unreachable)
+            self._unreachable = False
+        return drivers
+
+    def _put_off_waiting(self, drivers: dict[Driver, DriverState]) -> None:
+        """Pauses the jobs whose drivers wait for a place, also those of an earlier supervisor, for as long as they wait."""
+        self._put_off_at = {driver: at for driver, at in self._put_off_at.items() if drivers.get(driver) is DriverState.WAITING}
+        for driver, state in drivers.items():
+            starting = self._starting.get(driver.job_id)
+            patient = starting is not None and starting.driver == driver and starting.age < _START_SECONDS
+            again = time.monotonic() - self._put_off_at.get(driver, -_PUT_OFF_AGAIN_SECONDS) >= _PUT_OFF_AGAIN_SECONDS
+            if state is DriverState.WAITING and not patient and again:
+                self._put_off_at[driver] = time.monotonic()
+                self._put_off(driver)
+
+    def _put_off(self, driver: Driver) -> None:
+        self._queue.put_off(driver.job_id, driver.attempt, WAITS_FOR_NODE, _PUT_OFF_SECONDS)
+        starting = self._starting.get(driver.job_id)
+        if starting is not None and starting.driver == driver:
+            del self._starting[driver.job_id]
+
+    def _reap(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
         """Requeues the jobs of drivers that died without writing an outcome, without waiting for their leases to end."""
-        for driver, lives in drivers.items():
-            if lives:
+        for driver, state in drivers.items():
+            if state.alive:
                 continue
-            job = running.get(driver.job_id)
-            if job is not None and job.attempt == driver.attempt:
-                _log.warning("driver %s has died", driver.name, extra={"job_id": driver.job_id})
-                self._queue.lose(driver.job_id, driver.attempt)
-                self._starting.pop(driver.job_id, None)
+            job = held.get(driver.job_id)
+            if job is not None and job.state.running and job.attempt == driver.attempt:
+                if state is DriverState.UNPLACED:
+                    self._put_off(driver)
+                else:
+                    _log.warning("driver %s has died", driver.name, extra={"job_id": driver.job_id})
+                    self._queue.lose(driver.job_id, driver.attempt)
+                    self._starting.pop(driver.job_id, None)
             self._executor.forget(driver)
 
-    def _stop_unwanted(self, drivers: dict[Driver, bool], running: dict[str, QueuedJob]) -> None:
+    def _stop_unwanted(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
         """Stops drivers whose job has ended or has a newer attempt, and those that do not obey a cancellation."""
-        for driver, lives in drivers.items():
-            job = running.get(driver.job_id)
-            if lives and (job is None or job.attempt != driver.attempt or _overdue(job)):
+        self._cancelled_at = {job_id: at for job_id, at in self._cancelled_at.items() if job_id in held}
+        for driver, state in drivers.items():
+            job = held.get(driver.job_id)
+            if state.alive and (job is None or job.attempt != driver.attempt or self._overdue(job)):
                 self._executor.stop(driver)
 
-    def _advance_start(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
+    def _overdue(self, job: QueuedJob) -> bool:
+        """Whether the driver has had its time to obey a cancellation, since this supervisor has seen it: a time of day may be set."""
+        if job.cancel_requested_at is None:
+            return False
+        return time.monotonic() - self._cancelled_at.setdefault(job.id, time.monotonic()) > _CANCEL_SECONDS
+
+    def _advance_start(self, starting: _Starting, drivers: dict[Driver, DriverState]) -> None:
         """Takes a claimed job one step further: cancelled, its driver started, or its start abandoned."""
-        claim = starting.claim
+        claim, waits = starting.claim, drivers.get(starting.driver) is DriverState.WAITING
         try:
             # The supervisor holds the lease until the driver adopts it, which changes the owner and ends this renewal.
             cancel = self._queue.renew(claim, self._lease)
-            if cancel and not starting.started:
+            if cancel and (waits or not starting.started):
                 self._queue.advance(claim, QueueState.CANCELLED)
             elif not starting.started:
                 self._start(starting, drivers)
+                return
+            elif waits:
+                self._queue.explain(claim, WAITS_FOR_NODE)
                 return
             elif starting.age > _ADOPT_SECONDS:
                 _log.warning("driver %s has not adopted its job within %g s", starting.driver.name, _ADOPT_SECONDS)
@@ -151,27 +201,36 @@ class Supervisor:
             _log.debug("job %s was adopted by its driver, or has ended", claim.id)
         self._starting.pop(claim.id, None)
 
-    def _start(self, starting: _Starting, drivers: dict[Driver, bool]) -> None:
+    def _start(self, starting: _Starting, drivers: dict[Driver, DriverState]) -> None:
         """Starts the driver when those of earlier attempts are gone, so that two never write the same folder.
 
         An earlier driver that cannot be stopped within two leases has lost its own lease by then, and exits as soon as it notices.
         """
-        earlier = [driver for driver, lives in drivers.items() if lives and driver.job_id == starting.claim.id]
+        earlier = [driver for driver, state in drivers.items() if state.alive and driver.job_id == starting.claim.id]
         if earlier and starting.age < 2 * self._lease:
             for driver in earlier:
                 self._executor.stop(driver)
+            self._queue.explain(starting.claim, "its earlier driver is being stopped")
             return
         try:
             self._executor.start(starting.driver)
-            starting.started, starting.since = True, time.monotonic()
-            _log.info("driver %s was started", starting.driver.name, extra={"job_id": starting.claim.id})
         except (ClusterError, OSError) as error:
-            # Logged once, since it is tried again every round.
-            if starting.error is None:
-                _log.warning("driver %s cannot be started yet: %s", starting.driver.name, error)
-            starting.error = str(error)
-            if starting.age > _START_SECONDS:
-                self._release(starting, QueueState.PAUSED, f"infra: {error}")
+            self._note_failed_start(starting, error)
+            return
+        starting.started, starting.since = True, time.monotonic()
+        _log.info("driver %s was started", starting.driver.name, extra={"job_id": starting.claim.id})
+        self._queue.explain(starting.claim, None)
+
+    def _note_failed_start(self, starting: _Starting, error: Exception) -> None:
+        # Logged once, since it is tried again every round.
+        if not starting.failed:
+            _log.warning("driver %s cannot be started yet: %s", starting.driver.name, error)
+        starting.failed = True
+        reason = "the disk is full" if is_disk_full(error) else self._executor.unreachable
+        if starting.age > _START_SECONDS:
+            self._release(starting, QueueState.PAUSED, reason)
+        else:
+            self._queue.explain(starting.claim, reason)
 
     def _release(self, starting: _Starting, state: QueueState, reason: str) -> None:
         """Ends the claim and puts the job into `state`."""
@@ -181,32 +240,17 @@ class Supervisor:
         except LeaseLostError:
             _log.debug("job %s was claimed by another supervisor meanwhile", starting.claim.id)
 
-    def _pause_unstarted(self, reason: str) -> None:
-        """Pauses claimed jobs: if their leases just ended, they would count as lost, and a job that is lost too often fails."""
-        for starting in list(self._starting.values()):
-            if not starting.started:
-                self._release(starting, QueueState.PAUSED, reason)
-
-    def _claim(self, drivers: dict[Driver, bool]) -> None:
+    def _claim(self, drivers: dict[Driver, DriverState]) -> None:
         """Claims queued jobs while there is room."""
         # Any living driver takes a place, also one whose job has ended or is another supervisor's.
-        busy = {driver.job_id for driver, lives in drivers.items() if lives} | self._starting.keys()
-        while len(busy) < self._jobs and not self._stopping:
+        busy = {driver.job_id for driver, state in drivers.items() if state.alive} | self._starting.keys()
+        while len(busy) < self._jobs and not self._stop.requested:
             claim = self._queue.claim(self._owner, self._lease)
             if claim is None:
                 return
             busy.add(claim.id)
             starting = self._starting[claim.id] = _Starting(claim, time.monotonic())
             self._advance_start(starting, drivers)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
-
-    def _sleep(self, seconds: float) -> None:
-        """In short steps: Python resumes `time.sleep` after a signal's handler has run."""
-        until = time.monotonic() + seconds
-        while not self._stopping and time.monotonic() < until:
-            time.sleep(min(0.2, seconds))
 
     def _shut_down(self) -> None:
         try:
@@ -217,33 +261,3 @@ class Supervisor:
             # The jobs are queued again when their leases end.
             _log.warning("%s; claimed jobs are queued again when their leases end", error)
         self._executor.close()
-
-
-def _overdue(job: QueuedJob) -> bool:
-    """Whether the driver has had its time to obey a cancellation."""
-    if job.cancel_requested_at is None:
-        return False
-    requested = datetime.datetime.fromisoformat(job.cancel_requested_at)
-    return (datetime.datetime.now(datetime.UTC) - requested).total_seconds() > _CANCEL_SECONDS
-
-
-def supervise(settings: DriverSettings, *, jobs: int = 1, dashboard: str | None = None, python: str = sys.executable) -> None:
-    """Runs the supervisor until SIGINT or SIGTERM.
-
-    Drivers are processes of this machine. With the URL of a Ray cluster's `dashboard` they are Ray jobs, run by the cluster's `python`.
-    Stopping the supervisor stops the drivers of this machine, whose jobs the next supervisor resumes. Drivers on a
-    cluster continue.
-
-    Raises:
-        RequestError: for a storage that is not valid.
-        ClusterError: when the database cannot be reached at the start.
-    """
-    executor: Executor
-    if dashboard is None:
-        executor = LocalExecutor(settings)
-    else:
-        from workers.service.ray_executor import RayJobsExecutor
-
-        executor = RayJobsExecutor(settings, dashboard=dashboard, python=python)
-    with Queue(settings.storage) as queue:
-        Supervisor(queue, executor, jobs=jobs, lease_seconds=settings.lease_seconds).run()

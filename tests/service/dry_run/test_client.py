@@ -48,6 +48,18 @@ def test_whoever_asks_the_same_meanwhile_gets_the_same_answer(runner: asyncio.Ru
     assert all(plan is plans[0] for plan in plans)
 
 
+def test_a_plan_says_what_a_chain_reaches_and_which_cannot_slim_the_model(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
+    """A chain is told like a method, under its label; one in an order that its methods refuse, with the reason."""
+    chains = [["width"], ["width", "patch_slimming"], ["patch_slimming", "width"]]
+    space = {"methods": {"width": {}, "patch_slimming": {}}, "chains": chains}
+    plan = runner.run(dry_runner.dry_run(read_mapping(SPEC | {"space": space})))
+    (budget, *_) = plan["budgets"]
+    reached = {method["name"]: method["min_flops"] for method in budget["methods"]}
+    assert list(reached) == ["width", "width+patch_slimming"]
+    assert reached["width+patch_slimming"] < reached["width"]
+    assert "first step" in plan["excluded_methods"]["patch_slimming+width"]
+
+
 def test_what_cannot_be_carried_out_is_told_by_field(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     with pytest.raises(SpecError, match="within it already"):
         runner.run(dry_runner.dry_run(read_mapping(SPEC | {"flops": ["90G"]}), tenant="t"))

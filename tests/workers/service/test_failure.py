@@ -109,6 +109,20 @@ def test_the_job_is_paused(error, failure_class, reason):
     assert reason in found.reason
 
 
+def test_a_failure_by_divergence_says_what_diverged_and_advises_a_tenth_of_that_rate():
+    said = "the loss is nan at step 40 of the {} phase (epoch 2, learning rate 0.001); its part teacher is not finite"
+    trials = TrialsFailedError(
+        f"the first 5 trials all failed; the last one with DivergedError: {said.format('train')}", "DivergedError"
+    )
+    found = diagnose(trials, job_id="ID", spec=SPEC)
+    assert said.format("train") in found.message
+    assert found.next == "autoslim submit job.yaml --lr 0.0001"
+    dense = DivergedError(said.format("adapt"))
+    assert diagnose(dense, job_id="ID", spec=SPEC).next == "autoslim submit job.yaml --base-lr 0.0001"
+    spec = SPEC.model_copy(update={"base_lr": 3e-3})
+    assert diagnose(dense, job_id="ID", spec=spec).next == "autoslim submit job.yaml --base-lr 0.0003"
+
+
 def test_a_spec_that_could_not_be_read_has_a_next_command_too():
     assert diagnose(MemoryError(), job_id="ID").next == LOGS
 

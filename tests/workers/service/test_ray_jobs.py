@@ -31,7 +31,8 @@ def site(postgres, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def ray_nodes(site, tmp_path, monkeypatch):
+def ray_head(site, tmp_path, monkeypatch):
+    """A cluster whose head runs no drivers."""
     token = tmp_path / "token"
     token.write_text("canary-token-" + "0" * 32)
     token.chmod(0o600)
@@ -41,12 +42,21 @@ def ray_nodes(site, tmp_path, monkeypatch):
     try:
         nodes.start_head()
         until(lambda: nodes.nodes() == 1, nodes.head)
-        # The only way of the password to the driver.
-        nodes.start_worker({"AUTOSLIM_STORAGE": site.settings.storage}, cpus=2)
-        until(lambda: nodes.nodes() == 2, nodes.worker)
         yield nodes
     finally:
         nodes.stop()
+
+
+@pytest.fixture
+def ray_nodes(site, ray_head):
+    start_worker(site, ray_head)
+    return ray_head
+
+
+def start_worker(site, nodes):
+    # The only way of the password to the driver.
+    nodes.start_worker({"AUTOSLIM_STORAGE": site.settings.storage}, cpus=2)
+    until(lambda: nodes.nodes() == 2, nodes.worker)
 
 
 def until(is_so, program):
@@ -61,8 +71,9 @@ def test_a_driver_runs_off_the_head_survives_its_supervisor_is_replaced_when_kil
     with ray_supervisor_process(site, ray_nodes.dashboard):
         site.drive(None, site.has_ended_trials(job, 1), seconds=MINUTES)
         (begun,) = submissions(ray_nodes)
+        (worker,) = [node for node in ray_nodes.alive() if not node["is_head_node"]]
     assert begun["submission_id"] == f"{job.id}-a1"
-    assert begun["driver_info"]["node_ip_address"] == "127.0.0.3", "no driver sits on the head"
+    assert begun["driver_node_id"] == worker["node_id"], "no driver sits on the head"
     assert begun["entrypoint"].endswith(f"-m workers.service.attempt {job.id} 1")
     assert PASSWORD not in json.dumps(begun)
 
@@ -93,6 +104,25 @@ def test_a_driver_runs_off_the_head_survives_its_supervisor_is_replaced_when_kil
     assert "evaluating 2 models" in site.settings.log(job.id, 2).read_text()
     for secret in (PASSWORD, "canary-token"):
         assert not leaks(site.settings.root, secret)
+
+
+def test_a_job_waits_for_the_node_of_its_driver_without_a_loss_and_runs_when_it_comes(site, ray_head):
+    job = site.submit(**{**TINY, "trials": 2})
+    with ray_supervisor_process(site, ray_head.dashboard):
+        site.drive(None, lambda: site.queue.get(job.id).reason is not None, seconds=60)
+        assert (site.state(job), site.queue.get(job.id).reason) == (S.STARTING, "waiting for a node with autoslim_driver")
+        site.drive(None, lambda: site.state(job) is S.PAUSED, seconds=120)
+    # The next supervisor finds it waiting, for longer than a pause would last.
+    with ray_supervisor_process(site, ray_head.dashboard):
+        until_later = time.monotonic() + 75
+        while time.monotonic() < until_later:
+            found = site.queue.get(job.id)
+            assert (found.state, found.reason) == (S.PAUSED, "waiting for a node with autoslim_driver")
+            time.sleep(1.0)
+        start_worker(site, ray_head)
+        site.drive(None, site.is_ended(job), seconds=MINUTES)
+    found = site.queue.get(job.id)
+    assert (found.state, found.attempt, found.losses) == (S.SUCCEEDED, 1, 0), (found.failure, site.logs())
 
 
 def submissions(nodes):

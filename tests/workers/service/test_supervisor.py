@@ -138,7 +138,7 @@ def test_cancelling_a_running_job_ends_it_within_seconds(site):
     site.queue.request_cancel(job.id)
     site.drive(supervisor, site.is_ended(job), seconds=8)
     assert site.state(job) is S.CANCELLED
-    site.drive(supervisor, lambda: not any(supervisor._executor.list_drivers().values()))
+    site.drive(supervisor, lambda: not any(state.alive for state in supervisor._executor.list_drivers().values()))
 
 
 def test_cancelling_works_before_the_driver_has_begun_and_while_it_is_put_off(site):

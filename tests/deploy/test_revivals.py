@@ -1,0 +1,66 @@
+"""`make cluster` starts what has exited again: at once, one at a time, and not in a tight loop."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from loopback.installation import Installation
+from loopback.revivals import Revivals
+
+ALL = ("postgres", "mlflow", "ray-head", "ray-worker", "api", "supervisor")
+
+
+def without(*names):
+    return [name for name in ALL if name not in names]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_program_that_exits_is_started_again_at_once(name):
+    assert Revivals().due(without(name), 0.0) == name
+    assert Revivals().due(ALL, 0.0) is None
+
+
+def test_what_others_need_comes_first_and_they_wait_for_it():
+    revivals = Revivals()
+    assert revivals.due([], 0.0) == "postgres"
+    # It did not start: nothing that needs it is tried.
+    assert revivals.due([], 1.0) == "ray-head"
+    assert revivals.due([], 2.0) is None
+    assert revivals.due(["postgres", "ray-head"], 3.0) == "mlflow"
+    assert revivals.due(["postgres", "mlflow", "ray-head"], 4.0) == "ray-worker"
+
+
+def test_one_that_exits_again_and_again_waits_longer_each_time_until_it_has_been_well():
+    revivals, starts, now = Revivals(), [], 0.0
+    while now < 2000:
+        if revivals.due(without("api"), now) is not None:
+            starts.append(now)
+        now += 1.0
+    assert [after - before for before, after in itertools.pairwise(starts)] == [
+        5,
+        10,
+        20,
+        40,
+        80,
+        160,
+        300,
+        300,
+        300,
+        300,
+        300,
+    ]
+    assert revivals.due(ALL, now) is None
+    # It ran for an hour.
+    assert revivals.due(without("api"), now + 3600) == "api"
+    assert revivals.due(without("api"), now + 3606) == "api"
+
+
+def test_an_installation_is_wanted_until_it_is_stopped_or_started_by_another_process(tmp_path):
+    mine, other = Installation(tmp_path), Installation(tmp_path)
+    assert (mine.wanted, mine.replaced) == (False, False)
+    mine._wanted.write_text(mine._token)
+    assert (mine.wanted, mine.replaced) == (True, False)
+    assert (other.wanted, other.replaced) == (False, True)
+    mine._wanted.unlink()
+    assert (mine.wanted, other.replaced) == (False, False)

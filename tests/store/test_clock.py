@@ -1,0 +1,98 @@
+"""Leases and pauses last as long as they are said to, whatever becomes of the time of day meanwhile."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+
+import pytest
+
+from autoslim.errors import LeaseLostError
+from autoslim.store import Queue, QueueState, clock
+
+S = QueueState
+SPEC = json.dumps({"model": "deit_tiny_patch16_224", "flops": ["50%"]})
+HOURS = [-1, 1]
+
+
+@pytest.fixture
+def queue(database_url):
+    with Queue(database_url) as queue:
+        queue.submit(SPEC, tenant="me")
+        yield queue
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    def set_by(hours):
+        real = clock.wall
+        monkeypatch.setattr(clock, "wall", lambda: real() + datetime.timedelta(hours=hours))
+
+    return set_by
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_a_lease_that_is_held_stays_held_when_the_clock_is_set(queue, set_clock, hours):
+    claim = queue.claim("a", 60)
+    set_clock(hours)
+    queue.reap()
+    assert queue.claim("b", 60) is None
+    assert queue.renew(claim, 60) is False
+    assert queue.get(claim.id).reason is None
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_a_lease_that_is_not_renewed_ends_in_time_when_the_clock_is_set(queue, set_clock, hours):
+    first = queue.claim("a", 0.05)
+    set_clock(hours)
+    time.sleep(0.1)
+    assert queue.claim("b", 60).attempt == 2
+    with pytest.raises(LeaseLostError):
+        queue.renew(first, 60)
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_a_pause_is_as_long_as_it_was_meant_to_be(queue, set_clock, hours):
+    claim = queue.claim("a", 60)
+    queue.put_off(claim.id, 1, "waiting for a node", 0.3)
+    set_clock(hours)
+    queue.reap()
+    assert queue.get(claim.id).state is S.PAUSED
+    time.sleep(0.4)
+    queue.reap()
+    assert queue.get(claim.id).state is S.QUEUED
+    assert queue.claim("b", 60).attempt == 2
+
+
+def test_processes_that_open_the_file_after_the_clock_was_set_agree_with_those_before(tmp_path, set_clock):
+    url = f"sqlite:///{tmp_path / 'q.db'}"
+    with Queue(url) as before:
+        before.submit(SPEC, tenant="me")
+        claim = before.claim("a", 60)
+        set_clock(1)
+        with Queue(url) as after:
+            assert after.claim("b", 60) is None
+            assert after.renew(claim, 60) is False
+
+
+def test_after_a_boot_with_a_clock_that_is_behind_no_lease_holds_longer_than_it_was_given_for(tmp_path, set_clock, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'q.db'}"
+    with Queue(url) as queue:
+        queue.submit(SPEC, tenant="me")
+        queue.claim("a", 0.05)
+    time.sleep(0.1)
+    monkeypatch.setattr(clock, "_boot", lambda: "the next boot")
+    monkeypatch.setattr(clock, "uptime", lambda: 7.0)
+    set_clock(-5)
+    with Queue(url) as queue:
+        monkeypatch.setattr(clock, "uptime", lambda: 8.0)
+        assert queue.claim("b", 60).attempt == 2
+
+
+def test_the_time_of_day_is_what_people_see(queue, set_clock):
+    set_clock(-1)
+    claim = queue.claim("a", 60)
+    if queue._database._engine.dialect.name == "sqlite":
+        shown = datetime.datetime.fromisoformat(queue.get(claim.id).started_at)
+        assert abs((shown - clock.wall()).total_seconds()) < 60

@@ -1,0 +1,52 @@
+"""`supervise`: a supervisor as a process, the only one of its root folder on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from autoslim.store import Queue
+from workers.service.executor import Executor
+from workers.service.local_executor import LocalExecutor
+from workers.service.settings import DriverSettings
+from workers.service.stop_request import StopRequest
+from workers.service.supervisor import ROUND_SECONDS, Supervisor
+from workers.service.supervisor_lock import SupervisorLock
+
+
+def supervise(
+    settings: DriverSettings,
+    executor: Executor,
+    *,
+    jobs: int = 1,
+    round_seconds: float = ROUND_SECONDS,
+    parent: int | None = None,
+) -> None:
+    """Runs the supervisor until SIGINT or SIGTERM, or until the stream of the descriptor `parent` ends.
+
+    Stopping it stops the drivers of this machine, whose jobs the next supervisor resumes; drivers on a cluster continue. While
+    another supervisor of this machine runs the jobs of the same root, this one waits.
+
+    Raises:
+        RequestError: for a storage that is not valid.
+        OutputError: for a root that cannot be written or locked.
+        ClusterError: when the database cannot be reached at the start.
+    """
+    stop, lock = StopRequest(), SupervisorLock(settings.root)
+    stop.on_signals()
+    if parent is not None:
+        stop.on_end_of(parent)
+    if not lock.acquire(stop, os.getpid()):
+        return
+    with lock, Queue(settings.storage) as queue:
+        lease = settings.lease_seconds
+        Supervisor(queue, executor, jobs=jobs, lease_seconds=lease, round_seconds=round_seconds, stop=stop).run()
+
+
+def choose_executor(settings: DriverSettings, *, dashboard: str | None = None, python: str = sys.executable) -> Executor:
+    """Drivers as processes of this machine or, with the URL of a Ray cluster's `dashboard`, as its jobs, run by the cluster's `python`."""
+    if dashboard is None:
+        return LocalExecutor(settings)
+    from workers.service.ray_executor import RayJobsExecutor
+
+    return RayJobsExecutor(settings, dashboard=dashboard, python=python)
