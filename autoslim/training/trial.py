@@ -26,6 +26,7 @@ from autoslim.training.finished_model import save_finished_model
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.measure import Measurer
 from autoslim.training.model_checks import constraints_of
+from autoslim.training.phase_steps import phase_shares, rests_before, split_steps
 from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
 from autoslim.training.step_limits import StepLimits
@@ -33,9 +34,6 @@ from autoslim.training.step_limits import StepLimits
 _PHASE_EPOCHS = 1000
 """Distance between the first epochs of two train phases in the loader's numbering: more than any phase has, so that none sees the
 augmentations of another."""
-
-REST_SHARE = 0.1
-"""Share of the steps left that a model is fine-tuned for between two steps of a recipe, where the second one trains parts on it."""
 
 _BEFORE = 0.5
 """A checkpoint names its phase by the recipe's step; the rest in front of step n is at n - 0.5."""
@@ -92,7 +90,7 @@ class _Trial:
     def _run(self) -> Reports:
         # Every trial that uses shared training trains less by as much, so that all trials of a job cost the same.
         self.shared_epochs = sum(self._shared_epochs(step) for step in self.recipe.steps)
-        shares = [share for position in range(len(self.recipe.steps)) for share in self._phase_shares(position)]
+        shares = phase_shares(self.recipe)
         # Every phase needs at least one step.
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         phase_steps = split_steps(total, shares)
@@ -102,7 +100,7 @@ class _Trial:
             # The time of a trial includes its earlier runs.
             self.earlier_seconds = float(saved[1]["seconds"])
         for position, step in enumerate(self.recipe.steps):
-            rest_steps = next(left) if self._rests_before(position) else 0
+            rest_steps = next(left) if rests_before(self.recipe, position) else 0
             train_steps = next(left)
             # Phases before the checkpoint's are not repeated: the checkpoint has their plan and knobs.
             if rest_steps and (saved is None or saved[1]["position"] <= position - _BEFORE):
@@ -117,23 +115,8 @@ class _Trial:
         yield from self._finetune(total - sum(phase_steps), saved)
         return self._finish()
 
-    def _phase_shares(self, position: int) -> list[float]:
-        """Shares of the rest in front of a step, where there is one, and of its train phase; each of the steps that are left then."""
-        step = self.recipe.steps[position]
-        train = METHODS[step.method].train_share(step.knobs)
-        return [REST_SHARE, train] if self._rests_before(position) else [train]
-
-    def _rests_before(self, position: int) -> bool:
-        """Whether the model is fine-tuned between the cut before this step and the step.
-
-        A step that trains parts would train them on a model that has not recovered from the cut. A step without training decides on the
-        dense model instead (`StepContext.dense`), and both cuts are made at once.
-        """
-        step = self.recipe.steps[position]
-        return position > 0 and METHODS[step.method].train_share(step.knobs) > 0
-
     def _rest(self, position: int, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
-        """Fine-tunes the model that earlier steps have cut, before step `position` is attached."""
+        """Fine-tunes the model that earlier steps have pruned, before step `position` is attached."""
         if saved is not None:
             self._restore_pruned(saved)
         first_epoch = _PHASE_EPOCHS * (_RESTS_FROM + position)
@@ -158,7 +141,7 @@ class _Trial:
             bound=self.recipe.bound,
             constraints=self.limits.beside_flops(position, step, self.plan),
             shared=(yield from self._shared_result(method, step)),
-            dense=self.context.teacher if position and not self._rests_before(position) else None,
+            dense=self.context.teacher if position and not rests_before(self.recipe, position) else None,
         )
         # What `attach` draws depends on the recipe's seed alone, not on what this process ran before.
         torch.manual_seed(self.recipe.seed)
@@ -339,16 +322,3 @@ class _Trial:
             epochs=self._epochs(),
             seconds=self._seconds(),
         )
-
-
-def split_steps(total: int, shares: list[float]) -> list[int]:
-    """Optimizer steps of each train phase: its share of the steps that earlier phases have left.
-
-    Every phase with a share above 0, and the fine-tuning, gets at least one step.
-    """
-    steps: list[int] = []
-    for phases_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
-        left = total - sum(steps)
-        # At least one step remains for each later phase and for the fine-tuning.
-        steps.append(min(max(1, round(share * left)), left - phases_after) if share else 0)
-    return steps

@@ -10,7 +10,7 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
-from autoslim.training.trial import split_steps
+from autoslim.training.phase_steps import split_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

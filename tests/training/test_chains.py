@@ -27,7 +27,7 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel
 from autoslim.search import parse_space
 from autoslim.search.space.space import Space, Uniform
-from autoslim.training import TrialContext, run_trial, trial
+from autoslim.training import TrialContext, phase_steps, run_trial, trial
 from autoslim.training.loop import Trainer
 
 WIDTHS = ("width", "vit_slim")
@@ -178,7 +178,7 @@ def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
     reports, _ = drain(run_trial(make_recipe("width", "life_regression", epochs=4.0), context, tmp_path / "one"))
     assert [name for name, _ in began] == ["rest 1", "train 1", "tune"]
     total = sum(steps for _, steps in began)
-    assert began[0][1] == pytest.approx(trial.REST_SHARE * total, abs=1)
+    assert began[0][1] == pytest.approx(phase_steps.REST_SHARE * total, abs=1)
     assert [report.phase for report in reports].count(Phase.PRUNE) == 1
     assert measured == {"width": None, "life_regression": None}
     began.clear()

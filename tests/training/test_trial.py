@@ -23,7 +23,7 @@ from autoslim.methods import METHODS
 from autoslim.training import TrialContext, measure, run_trial
 from autoslim.training.loop import Trainer
 from autoslim.training.model_checks import check_flops
-from autoslim.training.trial import split_steps
+from autoslim.training.phase_steps import split_steps
 
 COMPOSED = ("vit_slim", "life_regression")
 RECIPES = {**{name: (name,) for name in METHODS}, "both": COMPOSED}

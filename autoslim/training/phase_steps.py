@@ -1,0 +1,44 @@
+"""How a trial's optimizer steps are divided between its phases.
+
+A recipe's step has a train phase where its method trains parts, and in front of it a *rest* where an earlier step has pruned the model.
+"""
+
+from __future__ import annotations
+
+from autoslim.core.recipe import Recipe
+from autoslim.methods import METHODS
+
+REST_SHARE = 0.1
+"""Share of the steps left that a model is fine-tuned for between two steps of a recipe, where the second one trains parts on it."""
+
+
+def rests_before(recipe: Recipe, position: int) -> bool:
+    """Whether the model is fine-tuned between the pruning before this step and the step.
+
+    A step that trains parts would train them on a model that has not recovered from the pruning. A step without training decides on the
+    dense model instead (`StepContext.dense`), and both prune at once.
+    """
+    step = recipe.steps[position]
+    return position > 0 and METHODS[step.method].train_share(step.knobs) > 0
+
+
+def phase_shares(recipe: Recipe) -> list[float]:
+    """For each step the share of its rest, where there is one, and of its train phase; each of the steps that are left then."""
+    shares = []
+    for position, step in enumerate(recipe.steps):
+        shares += [REST_SHARE] if rests_before(recipe, position) else []
+        shares.append(METHODS[step.method].train_share(step.knobs))
+    return shares
+
+
+def split_steps(total: int, shares: list[float]) -> list[int]:
+    """Optimizer steps of each train phase: its share of the steps that earlier phases have left.
+
+    Every phase with a share above 0, and the fine-tuning, gets at least one step.
+    """
+    steps: list[int] = []
+    for phases_after, share in zip(range(len(shares), 0, -1), shares, strict=True):
+        left = total - sum(steps)
+        # At least one step remains for each later phase and for the fine-tuning.
+        steps.append(min(max(1, round(share * left)), left - phases_after) if share else 0)
+    return steps
