@@ -185,8 +185,9 @@ def _with_knob(steps: Steps, position: int, knob: str, value: Any) -> Steps:
 
 
 def recipes_per_sweep(space: Space, shape: ViTShape) -> int:
-    """How many recipes one sweep over the knobs of every method evaluates; a feasibility takes some dozens of sweeps."""
-    return sum(len(_extreme_values(knob, shape.depth)) for ranges in space.methods.values() for knob in ranges.values())
+    """How many recipes one sweep over the knobs of every chain evaluates; a feasibility takes some dozens of sweeps."""
+    ranges = [space.methods[name] for chain in space.units.values() for name in chain]
+    return sum(len(_extreme_values(knob, shape.depth)) for knobs in ranges for knob in knobs.values())
 
 
 def _extreme_values(knob: Knob, depth: int) -> list[Any]:

@@ -52,7 +52,7 @@ class RequestLimits(BaseModel):
     # A ViT with patches of 8 at 1024 pixels and 24 blocks has 6.4e9; it takes less than a second to plan.
     attention: float = Field(description="Blocks of a job's dense model times its squared tokens.", default=1e10, gt=0)
     images: int = Field(description="Images of a data set: rows of Parquet files, files in a folder.", default=5_000_000, ge=1)
-    # Some seven seconds on one core; the built-in spaces have 2,100 for 12 blocks (half a second) and 35,000 for 64.
+    # Some seven seconds on one core; the built-in spaces have 2,500 for 12 blocks (half a second) and 37,000 for 64.
     recipes: int = Field(
         description="Values of a search space's knobs times blocks of the model, which a plan has to try.", default=50_000, ge=1
     )

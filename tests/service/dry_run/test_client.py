@@ -52,7 +52,7 @@ def test_a_plan_says_what_a_chain_reaches_and_which_cannot_slim_the_model(runner
     """A chain is told like a method, under its label; one in an order that its methods refuse, with the reason."""
     chains = [["width"], ["width", "patch_slimming"], ["patch_slimming", "width"]]
     space = {"methods": {"width": {}, "patch_slimming": {}}, "chains": chains}
-    plan = runner.run(dry_runner.dry_run(read_mapping(SPEC | {"space": space})))
+    plan = runner.run(dry_runner.dry_run(read_mapping(SPEC | {"space": space}), tenant="t"))
     (budget, *_) = plan["budgets"]
     reached = {method["name"]: method["min_flops"] for method in budget["methods"]}
     assert list(reached) == ["width", "width+patch_slimming"]
