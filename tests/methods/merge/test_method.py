@@ -269,7 +269,7 @@ def test_a_class_query_goes_with_it(places: str, share: float):
 def test_what_an_earlier_step_has_cut_is_refused():
     shape = make_dense("vit").shape
     cut = METHOD.expect(shape, Plan.dense(shape), METHOD.repair(shape, {}))
-    with pytest.raises(UnsupportedModelError, match="an earlier step of this recipe has cut them already"):
+    with pytest.raises(UnsupportedModelError, match="an earlier step of this recipe has pruned them already"):
         METHOD.expect(shape, cut, METHOD.repair(shape, {}))
     assert context_of(shape, {}).plan == Plan.dense(shape)
 
