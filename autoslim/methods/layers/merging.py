@@ -75,7 +75,7 @@ class Groups:
         self.rows, self.prefix = rows, num_prefix_tokens
         self.goes = indices_left_out(rows, x_BND)
         # A selector that only sorts leaves out nothing.
-        self.joins_BSG = self._nearest(x_BND.detach()) if self.goes.numel() else None
+        self.joins_BSG = self._nearest(x_BND.detach()) if self.goes.shape[-1] else None
 
     def _nearest(self, x_BND: Tensor) -> Tensor:
         """(B, S, G), 1 where patch g, which goes, joins patch s, and 0 elsewhere."""
@@ -120,8 +120,10 @@ def indices_left_out(rows: TokenIndices, x_BND: Tensor) -> Tensor:
 
 def unit_length(x_BND: Tensor) -> Tensor:
     """Each token centred, as LayerNorm without parameters does, and of length 1, so that products are cosines."""
-    centred_BND = x_BND - x_BND.mean(dim=-1, keepdim=True)
-    return centred_BND * ((centred_BND * centred_BND).sum(dim=-1, keepdim=True) + _LEAST).rsqrt()
+    # The square of a large token's length is beyond half precision.
+    single_BND = x_BND.to(torch.promote_types(x_BND.dtype, torch.float32))
+    centred_BND = single_BND - single_BND.mean(dim=-1, keepdim=True)
+    return (centred_BND * (centred_BND.square().sum(dim=-1, keepdim=True) + _LEAST).rsqrt()).to(x_BND.dtype)
 
 
 def merging_prices(shape: ViTShape, removals: Mapping[int, tuple[int, int]]) -> tuple[Extra, ...]:

@@ -35,7 +35,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
-from autoslim.methods.layers.merging import MergingBlock, SizedTokens
+from autoslim.methods.layers.merging import MergingBlock, SizedTokens, unit_length
 from autoslim.methods.layers.rectangular_block import block_rows, class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.merge.counts import KEEP, patch_counts, quarter_ends
@@ -129,6 +129,13 @@ def test_a_head_that_adds_a_maximum_to_the_mean_is_refused():
         UnsupportedModelError, match="merge: merged tokens need pooling 'token', 'avg' or 'max'; this model's is 'avgmax'"
     ):
         METHOD.check(shape)
+
+
+def test_tokens_of_any_length_are_compared_in_half_precision():
+    x_BND = torch.randn(1, 5, 8) * torch.tensor([0.0, 1e-3, 1.0, 100.0, 1000.0])[:, None]
+    unit_BND = unit_length(x_BND.half())
+    torch.testing.assert_close(unit_BND[:, 2:].norm(dim=-1), torch.ones(1, 3, dtype=torch.float16), rtol=0.01, atol=0)
+    assert torch.isfinite(unit_BND).all()
 
 
 # What stays.
