@@ -68,26 +68,15 @@ class Queue(Leases, Overview):
             QuotaError: when the tenant's unfinished jobs would pass the `quota`.
         """
         digest = _digest(spec, name, priority)
-        row: dict[str, Any] = {
-            "id": str(ULID()),
-            "tenant": tenant,
-            "idempotency_key": idempotency_key,
-            "body_digest": digest,
-            "spec": spec,
-        }
-        row |= {"name": name, "priority": priority, "state": QueueState.QUEUED.value}
-        row |= {"attempt": 0, "fence": 0, "losses": 0, "pauses": 0, "work": work}
-        row |= {"reason": UNPLANNED} if unplanned_seconds > 0 else {}
+        row: dict[str, Any] = {"id": str(ULID()), "tenant": tenant, "idempotency_key": idempotency_key, "body_digest": digest}
+        row |= {"spec": spec, "name": name, "priority": priority, "work": work}
         try:
             with self._database.writing() as connection:
                 known = self._by_key(connection, tenant, idempotency_key)
                 if known is None:
                     if quota is not None:
                         check_quota(connection, tenant, quota, work or 0.0)
-                    moment = clock.instant(connection)
-                    now, held = moment.text, moment.after(unplanned_seconds) if unplanned_seconds > 0 else None
-                    connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now, not_before=held))
-                    write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
+                    _insert(connection, row, unplanned_seconds)
         except sa.exc.IntegrityError:
             # Another request with this key was inserted in between.
             with self._database.reading() as connection:
@@ -210,6 +199,16 @@ class Queue(Leases, Overview):
         if row is None:
             raise NotFoundError(f"there is no job {job_id!r}")
         return row
+
+
+def _insert(connection: sa.Connection, row: dict[str, Any], unplanned_seconds: float) -> None:
+    moment = clock.instant(connection)
+    row |= {"state": QueueState.QUEUED.value, "attempt": 0, "fence": 0, "losses": 0, "pauses": 0}
+    row |= {"created_at": moment.text, "updated_at": moment.text}
+    if unplanned_seconds > 0:
+        row |= {"reason": UNPLANNED, "not_before": moment.after(unplanned_seconds)}
+    connection.execute(schema.queue.insert().values(**row))
+    write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
 
 
 def _digest(spec: str, name: str | None, priority: int) -> str:
