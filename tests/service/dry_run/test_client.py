@@ -143,6 +143,29 @@ def test_a_plan_is_made_again_when_its_data_has_changed(
     assert (sum(before["images"].values()), sum(after["images"].values())) == (40, counts[change])
 
 
+def test_a_plan_is_made_again_when_its_model_or_its_weights_have_changed(
+    runner: asyncio.Runner, dry_runner: DryRunner, tmp_path: Path
+) -> None:
+    config, weights = tmp_path / "config.json", tmp_path / "weights.safetensors"
+    shape = {"patch_size": 4, "embed_dim": 32, "num_heads": 2}
+
+    def write(depth: int) -> None:
+        folder = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}, "model_args": shape | {"depth": depth}}
+        config.write_text(json.dumps(folder))
+
+    write(2)
+    weights.touch()
+    spec = read_mapping(SPEC | {"model": str(tmp_path), "model_args": {}, "weights": str(weights)})
+    shallow = runner.run(dry_runner.dry_run(spec, tenant="t"))
+    assert runner.run(dry_runner.dry_run(spec, tenant="t")) is shallow
+    write(4)
+    deep = runner.run(dry_runner.dry_run(spec, tenant="t"))
+    assert deep["dense_flops"] > 1.5 * shallow["dense_flops"]
+    weights.write_bytes(b"other")
+    again = runner.run(dry_runner.dry_run(spec, tenant="t"))
+    assert (again, again is deep) == (deep, False)
+
+
 def test_a_request_that_does_not_wait_for_the_start_leaves_it_to_go_on(runner: asyncio.Runner) -> None:
     impatient = DryRunner(RequestLimits(planner_start_seconds=0))
 
