@@ -139,11 +139,8 @@ def test_parameters_that_a_method_cannot_take_are_told_before_anything_is_traine
     assert "sit removes no parameters, which vit_slim and width can do" in err
 
 
-SHORT_TOO = {"life_regression": (pytest.mark.short,)}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [pytest.param(name, marks=SHORT_TOO.get(name, ())) for name in METHODS])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_a_model_within_the_budget(autoslim, tmp_path, method):
     arguments = ["slim", "--method", method, *TINY, *SHORT, "--flops", "65%", "--output", "out", "--json"]
     code, out, err = autoslim(*arguments)

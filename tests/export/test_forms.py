@@ -46,13 +46,6 @@ METHODS = {
 FAMILIES = ("vit", "distilled", "registers", "average without class token")
 MATRIX = [(case, family) for case in METHODS for family in FAMILIES if not (family.startswith("average") and "," in case)]
 FAST = (("vit_slim", "vit"),)
-SHORT = (("dps, adaptive", "distilled"),)
-
-
-def marks_of(case: tuple[str, str]) -> tuple[pytest.MarkDecorator, ...]:
-    if case in FAST:
-        return ()
-    return (pytest.mark.slow, pytest.mark.short) if case in SHORT else (pytest.mark.slow,)
 
 
 def made(tmp_path: Path, case: str, family: str = "vit") -> Path:
@@ -80,7 +73,9 @@ def in_all_forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
     return of
 
 
-@pytest.mark.parametrize(("case", "family"), [pytest.param(*one, marks=marks_of(one)) for one in MATRIX])
+@pytest.mark.parametrize(
+    ("case", "family"), [pytest.param(*one, marks=() if one in FAST else pytest.mark.slow) for one in MATRIX]
+)
 def test_every_form_says_what_the_model_says(case: str, family: str, in_all_forms: Callable):
     folder, forms = in_all_forms(case, family)
     assert forms["onnx"].file == "model.onnx" and forms["pt2"].file == "model.pt2"

@@ -219,7 +219,6 @@ def test_the_opening_tries_every_chain_once(make: Make, chained: Space, finished
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @each_sampler
 def test_a_resumed_search_proposes_the_same_chains(make: Make, chained: Space, finished: Finish, sampler: str) -> None:
     one = make(space=chained, sampler=sampler)
@@ -230,7 +229,6 @@ def test_a_resumed_search_proposes_the_same_chains(make: Make, chained: Space, f
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @each_sampler
 def test_every_sampler_proposes_chains_where_it_is_asked_to(
     make: Make, chained: Space, shape: ViTShape, finished: Finish, sampler: str

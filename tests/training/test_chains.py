@@ -188,7 +188,6 @@ def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @pytest.mark.parametrize("stop_after", range(1, 6))
 def test_a_chain_resumes_from_every_phase(
     open_context: Callable[[], TrialContext], make_recipe: Callable[..., Recipe], drain, tmp_path: Path, stop_after: int

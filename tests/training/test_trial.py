@@ -175,7 +175,6 @@ def test_a_trial_killed_between_a_checkpoint_and_its_report_reports_it_when_it_g
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_trials_that_share_a_bench_give_what_they_give_alone(
     open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):

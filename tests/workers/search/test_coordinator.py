@@ -76,7 +76,6 @@ def test_without_a_pruner_every_trial_runs_to_its_end(undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @pytest.mark.parametrize("scheduler", ["halving", "median"])
 def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_one(tmp_path, undisturbed, scheduler):
     expected = undisturbed(scheduler)

@@ -105,7 +105,6 @@ def test_earlier_trials_are_the_samplers_history_and_are_not_proposed_again(earl
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @pytest.mark.parametrize(
     ("changes", "reused"),
     [
