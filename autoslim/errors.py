@@ -10,7 +10,8 @@ AutoslimError
 │   ├── OutputError                the output folder cannot be written
 │   ├── SpecError                  `autoslim.config`: every field of a request that is wrong
 │   ├── NotFoundError              nothing of this id, or nothing that this tenant may see
-│   └── IdempotencyError           a key that was used for another request
+│   ├── IdempotencyError           a key that was used for another request
+│   └── QuotaError                 a tenant has as much in the queue as it may
 ├── TrialError                     one recipe failed; the search continues
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
@@ -69,6 +70,10 @@ class NotFoundError(RequestError):
 
 class IdempotencyError(RequestError):
     """An idempotency key that was used for another request."""
+
+
+class QuotaError(RequestError):
+    """A tenant has as many jobs, or as much work, in the queue as the operator allows."""
 
 
 class TrialError(AutoslimError):

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import baselines
 import torch
 from methods_runs import DESIGN, TRAINING, Run, Settings, make_recipe
 
@@ -46,7 +47,9 @@ def open_context(data: Path, work: Path, images: int) -> TrialContext:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(NAMES), help="methods and chains, separated by commas")
+    parser.add_argument(
+        "--only", default=",".join(NAMES), help="methods, their variants, baselines and chains, separated by commas"
+    )
     parser.add_argument("--budgets", default="70%,50%,35%")
     parser.add_argument("--knobs", type=json.loads, default={}, help='other knobs by method, as {"width": {"refit": false}}')
     parser.add_argument("--images", type=int, default=1000, help="held-out training images")
@@ -54,6 +57,7 @@ def main() -> None:
     if "AUTOSLIM_DATA" not in os.environ:
         sys.exit("AUTOSLIM_DATA must name a folder with cifar10 and vit-cifar10")
     torch.set_num_threads(1)
+    baselines.register()
     budgets = options.budgets.split(",")
     DESIGN.update({name: {"": knobs} for name, knobs in options.knobs.items()})
     settings = Settings(images=TRAIN_IMAGES, epochs=EPOCHS, training=TRAINING)

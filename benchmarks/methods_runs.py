@@ -32,7 +32,12 @@ from autoslim.training import TrialContext, run_trial
 TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
 """Used by every run; selected on validation images with random tokens, ViT-Slim and the dense model (docs/benchmarks/settings.md)."""
 
-OURS = ("patch_slimming", "dps", "life_regression", "sit", "vit_slim", "width")
+OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width")
+VARIANTS: dict[str, tuple[str, Knobs]] = {
+    f"{name}_merging": (name, {"dead": "merge"}) for name in ("patch_slimming", "dps", "life_regression")
+}
+"""Further rows, on request: a method with knobs other than its defaults."""
+
 BASELINES = tuple(baselines.BASELINES)
 BUDGETS = ("70%", "50%", "35%")
 DENSE, RANDOM = "dense", "random_tokens"
@@ -142,10 +147,11 @@ def make_recipe(run: Run, context: TrialContext, settings: Settings) -> Recipe:
     shape, share, steps = context.dense.shape, _share(run.budget), []
     plan = Plan.dense(shape)
     dense, names = predict(shape, plan).total, run.name.split("+")
-    for position, name in enumerate(names, 1):
+    for position, row in enumerate(names, 1):
+        name, own = VARIANTS.get(row, (row, {}))
         method, design = METHODS[name], DESIGN.get(name, {})
         method.check(shape)
-        knobs = design.get(run.budget, design.get("", {}))
+        knobs = {**design.get(run.budget, design.get("", {})), **own}
         solved = solve(method, shape, plan, knobs, int(share ** (position / len(names)) * dense))
         steps.append(Step(method=name, knobs=solved.knobs))
         plan = solved.plan

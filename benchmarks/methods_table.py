@@ -22,6 +22,7 @@ from methods_runs import (
     BUDGETS,
     OURS,
     TRAINING,
+    VARIANTS,
     Settings,
     carry_out,
     estimated_minutes,
@@ -47,8 +48,8 @@ def parse() -> argparse.Namespace:
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
     arguments.only = tuple(arguments.only.split(","))
-    if unknown := [name for name in arguments.only if name not in BASELINES and not set(name.split("+")) <= set(OURS)]:
-        allowed = f"{', '.join((*OURS, *BASELINES))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}"
+    if unknown := [name for name in arguments.only if name not in BASELINES and not set(name.split("+")) <= {*OURS, *VARIANTS}]:
+        allowed = f"{', '.join((*OURS, *VARIANTS, *BASELINES))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}"
         parser.error(f"--only names {unknown[0]!r}; allowed: {allowed}")
     arguments.budgets = tuple(arguments.budgets.split(","))
     arguments.seeds = tuple(int(seed) for seed in arguments.seeds.split(","))

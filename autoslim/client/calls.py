@@ -27,7 +27,8 @@ R = TypeVar("R", bound=Reply)
 class Call(Generic[T]):
     """A request; `read` parses a 2xx or 304 response.
 
-    Every call may be repeated: one that changes something has an idempotency key, or leads to the same state.
+    Every call may be repeated: one that changes something has an idempotency key, or leads to the same state. `in_doubt` says what may
+    have happened where no response to it has arrived.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Call(Generic[T]):
     query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     body: bytes | None = None
+    in_doubt: str | None = None
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         headers = {"Accept": "application/json", **self.headers}
@@ -84,8 +86,20 @@ def resolve_local_files(spec: JobSpec) -> JobSpec:
 
 def submit(spec: JobSpec, idempotency_key: str | None) -> Call[JobReply]:
     """Has a new idempotency key by default, so that a repeated request does not queue two jobs."""
-    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-    return Call(method="POST", path="/v1/jobs", read=_parse_as(JobReply), headers=headers, body=_body(spec))
+    key = idempotency_key or str(uuid.uuid4())
+    found = f"autoslim jobs --name {spec.name}" if spec.name else "autoslim jobs"
+    in_doubt = (
+        f"The job may have been queued: `{found}` lists it. Submitting the same again with the idempotency key {key!r} is safe: it gives "
+        "that job, or queues it once"
+    )
+    return Call(
+        method="POST",
+        path="/v1/jobs",
+        read=_parse_as(JobReply),
+        headers={"Idempotency-Key": key},
+        body=_body(spec),
+        in_doubt=in_doubt,
+    )
 
 
 def plan(spec: JobSpec) -> Call[dict[str, Any]]:

@@ -93,7 +93,7 @@ class ForbiddenError(UnreachableError):
 
 
 class TooManyRequestsError(UnreachableError):
-    """Above the rate limit, or the limit of queued jobs."""
+    """Above the rate limit, or the limit of queued jobs or plans."""
 
 
 class UnexpectedReplyError(UnreachableError):

@@ -23,6 +23,7 @@ CODES: dict[str, type[ServiceError]] = {
     "forbidden": errors.ForbiddenError,
     "too-many-requests": errors.TooManyRequestsError,
     "queue-full": errors.TooManyRequestsError,
+    "too-many-plans": errors.TooManyRequestsError,
     "too-many-streams": errors.UnreachableError,
     "store-unavailable": errors.UnreachableError,
     "plan-unavailable": errors.UnreachableError,

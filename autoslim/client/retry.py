@@ -22,10 +22,14 @@ _FIRST_DELAY, _MAX_DELAY = 0.5, 30.0
 
 
 class Backoff:
-    """Counts the tries of one call. A pause doubles with every try and varies by half."""
+    """Counts the tries of one call. A pause doubles with every try and varies by half.
 
-    def __init__(self, max_tries: int = 4) -> None:
+    `in_doubt` says what a try may have done that got no response; the error of the last try says it where there was one.
+    """
+
+    def __init__(self, max_tries: int = 4, *, in_doubt: str | None = None) -> None:
         self._tries_left, self._delay = max_tries, _FIRST_DELAY
+        self._in_doubt, self._sent = in_doubt, False
 
     def next_delay(self, error: httpx.TransportError | ServiceError, *, retry_after: float | None = None) -> float:
         """Seconds to wait before the next try, at least `retry_after` but never above 30.
@@ -34,7 +38,10 @@ class Backoff:
             ServiceError: `error`, where no try is left or another one would not help.
         """
         self._tries_left -= 1
-        reported = unreachable_error(error) if isinstance(error, httpx.TransportError) else error
+        # One try that may have arrived is enough, whatever became of the later ones.
+        self._sent = self._sent or _may_have_arrived(error)
+        in_doubt = self._in_doubt if self._sent else None
+        reported = unreachable_error(error, in_doubt=in_doubt) if isinstance(error, httpx.TransportError) else error
         if self._tries_left <= 0 or not (reported.status in RETRYABLE_STATUSES or reported.code == UNREACHABLE):
             raise reported from (error if reported is not error else None)
         delay, self._delay = self._delay, min(2 * self._delay, _MAX_DELAY)
@@ -49,15 +56,20 @@ def retry_after(response: httpx.Response) -> float | None:
     return float(text) if text.isdigit() else None
 
 
-def unreachable_error(error: httpx.TransportError) -> UnreachableError:
-    """The transport's error with the address of the service and what to check."""
+def _may_have_arrived(error: httpx.TransportError | ServiceError) -> bool:
+    if isinstance(error, ServiceError):
+        # Behind a gateway that has lost its service, or waited for it for too long.
+        return error.status in (502, 504)
+    return not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+
+
+def unreachable_error(error: httpx.TransportError, *, in_doubt: str | None = None) -> UnreachableError:
+    """The transport's error with the address of the service, and what to check; with `in_doubt` what the request may have done."""
     where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}" if _has_request(error) else "the service"
     kind = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
     reason = str(error).strip()
-    return UnreachableError(
-        f"{where} {kind}{f': {reason}' if reason else ''}. Is it running (autoslim serve), and is AUTOSLIM_URL right?",
-        code=UNREACHABLE,
-    )
+    advice = in_doubt or "Is it running (autoslim serve), and is AUTOSLIM_URL right?"
+    return UnreachableError(f"{where} {kind}{f': {reason}' if reason else ''}. {advice}", code=UNREACHABLE)
 
 
 def _has_request(error: httpx.TransportError) -> bool:

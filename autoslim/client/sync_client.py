@@ -64,10 +64,14 @@ class Client:
     def submit(self, spec: JobSpec | str | Path | None = None, *, idempotency_key: str | None = None, **fields: Any) -> Job:
         """Queues a job; `spec` is a `JobSpec` or the path of a YAML file, and `fields` of the spec override it.
 
-        The same `idempotency_key` with the same spec gives the same job, also from another process.
+        The same `idempotency_key` with the same spec gives the same job, also from another process; by default every call has a new one.
+        The service answers within seconds. A job whose plan takes longer is queued without it, and fails where the plan shows that it
+        cannot be done.
 
         Raises:
             InvalidSpecError: with all fields that are wrong; `InfeasibleBudgetError` for a budget that no method meets.
+            UnreachableError: without a response. The message has the idempotency key with which the call may be repeated: the job may have
+                been queued all the same.
         """
         spec = calls.resolve_local_files(calls.build_spec(spec, fields))
         return Job(self, self.call(calls.submit(spec, idempotency_key)))
@@ -101,7 +105,7 @@ class Client:
 
     def call(self, call: Call[T]) -> T:
         """Sends one request, and repeats it where that can help."""
-        backoff = Backoff()
+        backoff = Backoff(in_doubt=call.in_doubt)
         while True:
             try:
                 response = self._http.send(call.request(self._http))

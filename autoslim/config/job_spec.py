@@ -202,7 +202,7 @@ class JobSpec(BaseModel):
     )
     seed: int = setting(
         "Seed of the splits, the recipes and the training.",
-        Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("seed"),)),
+        Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("seed"),), decides_plan=False),
         ge=0,
         le=2**32 - 1,
     )

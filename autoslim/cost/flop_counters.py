@@ -30,8 +30,8 @@ with warnings.catch_warnings():
 
 _FREE_OPERATORS = """
     add add_ sub sub_ rsub mul mul_ div div_ neg pow square sqrt rsqrt exp log tanh sigmoid softmax log_softmax gelu gelu_ relu silu
-    rand mean sum std var linalg_vector_norm max min amax clamp abs sort argsort topk gather index_select index expand expand_as repeat
-    masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange
+    rand mean sum std var linalg_vector_norm max min amax argmax clamp abs sort argsort topk gather index_select index expand expand_as
+    repeat masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange
     stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh
 """
 _FREE = frozenset(_FREE_OPERATORS.split())

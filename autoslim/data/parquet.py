@@ -59,6 +59,13 @@ def read_folder(root: Path) -> Source:
     ).check()
 
 
+def row_count(path: Path) -> int:
+    """From the file's footer alone. Raises DatasetError for a file that is not Parquet."""
+    with _open(path) as file:
+        rows: int = file.metadata.num_rows
+    return rows
+
+
 def _check_same_classes(path: Path, names: tuple[str, ...], wanted: tuple[str, ...], train: Path) -> None:
     if names and wanted and names != wanted:
         odd = sorted(set(names) ^ set(wanted)) or ["the same names in another order"]

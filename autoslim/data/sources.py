@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from autoslim.data.folder import read_image_folder
-from autoslim.data.parquet import read_file, read_folder
+from autoslim.data.parquet import read_file, read_folder, row_count
 from autoslim.data.splits import cut_count
 from autoslim.data.table import Indices, Labels, Row, Source, Table
 from autoslim.errors import DatasetError
@@ -34,6 +35,27 @@ def open_source(source: str, *, seed: int) -> Source:
     if any(path.glob("*.parquet")):
         return read_folder(path)
     return read_image_folder(path)
+
+
+def count_images(source: str, *, most: int) -> int:
+    """How many images `open_source` would have to list, without reading a label; counting ends above `most`. 0 for a built-in set.
+
+    Raises:
+        DatasetError: for a Parquet file that cannot be read.
+    """
+    path = Path(source).expanduser()
+    if source in BUILTIN or not path.exists():
+        return 0
+    if path.is_file():
+        return row_count(path)
+    if files := list(path.glob("*.parquet")):
+        return sum(row_count(file) for file in files)
+    found = 0
+    for _, _, names in os.walk(path, followlinks=False):
+        found += len(names)
+        if found > most:
+            break
+    return found
 
 
 def _read_digits(seed: int) -> Source:

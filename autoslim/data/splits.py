@@ -23,13 +23,23 @@ def cut_share(labels: Labels, share: float, *, seed: int, purpose: str, classes:
     Raises:
         DatasetError: for a share that is not between 0 and 1, or a class with fewer than two images.
     """
+    given = share_counts(np.bincount(labels, minlength=len(classes)), share, purpose=purpose, classes=classes)
+    chosen = _draw(labels, given, seed, purpose)
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def share_counts(counts: Indices, share: float, *, purpose: str, classes: tuple[str, ...]) -> Indices:
+    """How many images of each class (C,) `cut_share` splits off, from the `counts` (C,) that there are; the seed does not matter.
+
+    Raises:
+        DatasetError: as `cut_share`.
+    """
     if not 0.0 < share < 1.0:
         raise DatasetError(f"validation_share is {share}; allowed: above 0 and below 1")
-    counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
         name = classes[int(counts.argmin())]
         raise DatasetError(f"class {name!r} has {counts.min()} image left to cut {purpose} from; needed: at least 2")
-    return cut_count(labels, round(share * len(labels)), seed=seed, purpose=purpose)
+    return _allocate(counts, round(share * int(counts.sum())), spare=1)
 
 
 def cut_count(labels: Labels, count: int, *, seed: int, purpose: str) -> tuple[Indices, Indices]:

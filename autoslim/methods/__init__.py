@@ -8,6 +8,7 @@ from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, Slim
 from autoslim.methods.dps.method import DPS
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.life_regression.method import LifeRegression
+from autoslim.methods.merge.method import Merge
 from autoslim.methods.patch_slimming.method import PatchSlimming
 from autoslim.methods.sit.method import SiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
@@ -19,6 +20,7 @@ _CLASSES: tuple[type[Method], ...] = (
     PatchSlimming,
     DPS,
     SiT,
+    Merge,
     ViTSlim,
     Width,
 )

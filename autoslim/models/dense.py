@@ -27,6 +27,9 @@ _HUB_DEADLINE = 8.0
 
 _SCRATCH_SEED = 0
 
+_MAX_CONFIG = 2**20
+"""Bytes of a config.json. timm's have a few kilobytes, and a thousand class names some tens."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseModel:
@@ -60,8 +63,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
     """
     module = _build(spec, classes)
     shape = read_shape(module)
-    config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
-    labels = config.get("label_names")
+    labels = _labels(spec, module)
     trained, head_fits, resampled = True, True, False
     if spec.weights == "scratch":
         trained = False
@@ -69,24 +71,45 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         state = _weights_of(spec, module)
         resampled = is_resampled(module, state)
         head_fits = load_weights(module, state, source=spec.name)
-    data = resolve_model_data_config(module)
+    preprocessing = _preprocessing(spec, module)
     return DenseModel(
         module=module.eval(),
         architecture=_architecture(spec, shape),
         shape=shape,
-        preprocessing=Preprocessing(mean=tuple(data["mean"]), std=tuple(data["std"]), crop_pct=float(data["crop_pct"])),
+        preprocessing=preprocessing,
         trained=trained,
         head_fits=head_fits,
         resampled=resampled,
-        labels=tuple(labels) if labels else None,
+        labels=labels,
     )
+
+
+def _labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
+    config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
+    labels = config.get("label_names")
+    if labels is not None and not isinstance(labels, list | tuple):
+        raise RequestError(f"model {spec.name}: label_names in config.json is {labels!r:.100}; allowed: a list of names")
+    return tuple(labels) if labels else None
+
+
+def _preprocessing(spec: ModelSpec, module: nn.Module) -> Preprocessing:
+    try:
+        data = resolve_model_data_config(module)
+        (red, green, blue), std = map(float, data["mean"]), tuple(map(float, data["std"]))
+        return Preprocessing(mean=(red, green, blue), std=(std[0], std[1], std[2]), crop_pct=float(data["crop_pct"]))
+    # The values are those of the folder's config.json, of any type, and timm computes with them before it looks at them.
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError) as error:
+        raise RequestError(
+            f"the preprocessing of model {spec.name} cannot be read: {type(error).__name__}: {error}; "
+            "expected input_size, mean, std and crop_pct as numbers in the pretrained_cfg of config.json"
+        ) from error
 
 
 def _architecture(spec: ModelSpec, shape: ViTShape) -> Architecture:
     """The architecture as data, without a reference to the folder that it may come from."""
     name, args = spec.name, dict(spec.args)
     if _is_folder(spec):
-        config = _read_config(Path(spec.name))
+        config = read_config(Path(spec.name))
         name, args = config["architecture"], {**config.get("model_args", {}), **args}
     return Architecture(name=name, args={**args, "img_size": list(shape.image_size), "num_classes": shape.classes})
 
@@ -95,7 +118,7 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
     folder = Path(spec.name)
     name = spec.name
     if _is_folder(spec):
-        _read_config(folder)
+        read_config(folder)
         name = f"local-dir:{folder}"
     elif not timm.is_model(name.split(".")[0]):
         raise RequestError(_unknown_model(name))
@@ -108,8 +131,11 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
         torch.manual_seed(_SCRATCH_SEED)
         try:
             module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-            raise RequestError(f"model {spec.name} cannot be made with {arguments}: {error}") from error
+        # Arguments, also those in a folder's config.json, reach timm's and torch's code unchecked: a text where a class is
+        # wanted fails as an AttributeError, a KeyError, or whatever the line that it reaches raises.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RequestError(f"model {spec.name} cannot be made with {arguments}: {reason}") from error
     _check_image_size(spec, module)
     return module
 
@@ -127,17 +153,22 @@ def _is_folder(spec: ModelSpec) -> bool:
     return "/" in spec.name or spec.name.startswith(".") or Path(spec.name).is_dir()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder in timm's hub format. Raises RequestError with what is wrong."""
     expected = "expected timm's hub format (config.json and model.safetensors)"
     path = folder / "config.json"
     if not path.is_file():
         raise RequestError(f"model folder {folder} has no config.json; {expected}")
+    if path.stat().st_size > _MAX_CONFIG:
+        raise RequestError(f"{path} has {path.stat().st_size:,} bytes; allowed: at most {_MAX_CONFIG:,}; {expected}")
     try:
         config = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not valid JSON: {error}; {expected}") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise RequestError(f"{path} names no architecture; {expected}")
+    if not isinstance(config.get("model_args", {}), dict):
+        raise RequestError(f"{path}: model_args is {config['model_args']!r:.100}; allowed: a JSON object; {expected}")
     return config
 
 

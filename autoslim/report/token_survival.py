@@ -20,6 +20,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import logits_of
 from autoslim.methods.layers.adaptive_trunk import Ragged
+from autoslim.methods.layers.merging import SizedTokens
 from autoslim.methods.layers.token_trunk import blocks_of
 
 _WHOLE = 1e-4
@@ -106,8 +107,8 @@ class _Follower:
     def _end(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self.maps.append(self._map_of(output, module))
 
-    def _map_of(self, x: Tensor | Ragged, module: nn.Module) -> Tensor:
-        batch, tokens, _ = (x.x_BND if isinstance(x, Ragged) else x).shape
+    def _map_of(self, x: Tensor | Ragged | SizedTokens, module: nn.Module) -> Tensor:
+        batch, tokens, _ = (x if isinstance(x, Tensor) else x.x_BND).shape
         if self._now is None:
             self._now = torch.eye(tokens).expand(batch, -1, -1)
         if self._now.shape[1] != tokens:

@@ -184,6 +184,12 @@ def _with_knob(steps: Steps, position: int, knob: str, value: Any) -> Steps:
     return (*steps[:position], changed, *steps[position + 1 :])
 
 
+def recipes_per_sweep(space: Space, shape: ViTShape) -> int:
+    """How many recipes one sweep over the knobs of every chain evaluates; a feasibility takes some dozens of sweeps."""
+    ranges = [space.methods[name] for chain in space.units.values() for name in chain]
+    return sum(len(_extreme_values(knob, shape.depth)) for knobs in ranges for knob in knobs.values())
+
+
 def _extreme_values(knob: Knob, depth: int) -> list[Any]:
     """Values of a knob at which a cost may be extreme."""
     if not knob.searched:

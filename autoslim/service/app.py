@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.metadata
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +11,6 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from autoslim.config import JobSpec
-from autoslim.errors import AutoslimError
 from autoslim.service import problems
 from autoslim.service.app_state import AppState
 from autoslim.service.metrics import RequestMetrics
@@ -21,8 +18,6 @@ from autoslim.service.middleware import AccessLog, BodyLimit, SameOrigin, Securi
 from autoslim.service.routers import artifacts, events, health, jobs, plans, trials
 from autoslim.service.routers.query_parameters import refuse_unknown_parameters
 from autoslim.service.settings import ServiceSettings
-
-_log = logging.getLogger(__name__)
 
 _DESCRIPTION = """Slims vision transformers to a FLOPs budget. Jobs are queued and run by workers; clients follow and cancel them, and
 download the models.
@@ -39,14 +34,11 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.autoslim = state = AppState(settings, metrics)
         # The first plan would otherwise wait for the dry-run process to import its packages.
-        warming = asyncio.create_task(_warm(state)) if warm else None
+        if warm:
+            state.dry_runner.process.start()
         try:
             yield
         finally:
-            if warming is not None:
-                warming.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await warming
             await state.close()
 
     # FastAPI's documentation pages load scripts from another site.
@@ -63,13 +55,6 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
     app.add_middleware(AccessLog, latency=metrics.latency)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-async def _warm(state: AppState) -> None:
-    try:
-        await state.dry_runner.facts()
-    except AutoslimError as error:
-        _log.warning("the dry-run process did not start: %s", error)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

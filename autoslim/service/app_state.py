@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 from fastapi import Depends, Request
 
+from autoslim.service.background import Background
 from autoslim.service.catalog import Catalog
 from autoslim.service.dry_run.client import DryRunner
 from autoslim.service.event_stream import EventBroadcaster
@@ -37,6 +38,7 @@ class AppState:
         self.catalog, self.public_text = Catalog(settings), PublicText(settings)
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)
         self.dry_runner = DryRunner(limits)
+        self.background = Background()
         self.events = EventBroadcaster(self.queue, self.run_sync, max_streams=limits.streams)
         self.request_rate = RateLimit(limits.requests_per_second, limits.burst)
         self.failed_login_rate = RateLimit(_FAILED_LOGINS_PER_SECOND, _FAILED_LOGIN_BURST)
@@ -51,6 +53,7 @@ class AppState:
 
     async def close(self) -> None:
         await self.events.close()
+        await self.background.close()
         await self.dry_runner.close()
         for resource in (self.queue, self.keys, self.store):
             resource.close()

@@ -48,8 +48,10 @@ class Catalog:
         """The timm names among `names` that match one of the operator's patterns."""
         return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)]
 
-    def resolve(self, spec: JobSpec, models: Sequence[str]) -> tuple[JobSpec, list[ValidationIssue]]:
-        """The spec with absolute paths, and its issues; `models` are all timm names."""
+    def resolve(self, spec: JobSpec, models: Sequence[str] | None) -> tuple[JobSpec, list[ValidationIssue]]:
+        """The spec with absolute paths, and its issues; `models` are all timm names. Where they are not known (None), any word that
+        matches the operator's patterns will do.
+        """
         finders: dict[str, Callable[[str], str]] = {"data": self._data, "weights": self._weights}
         finders["model"] = functools.partial(self._model, models=models)
         changes: dict[str, str] = {}
@@ -76,7 +78,7 @@ class Catalog:
         hint = f"allowed: {', '.join(self.datasets())}" + (", or a path under a data root" if self._data_roots else "")
         return _under(text, self._data_roots, hint)
 
-    def _model(self, text: str, models: Sequence[str]) -> str:
+    def _model(self, text: str, models: Sequence[str] | None) -> str:
         if "/" in text or text.startswith("."):
             folder = _under(text, self._model_roots, "allowed: a timm name" + self._or_root())
             if not _is(Path.is_file, Path(folder, "config.json")):
@@ -85,11 +87,10 @@ class Catalog:
             return folder
         if not _TIMM_NAME.fullmatch(text):
             raise NotAllowedError(f"is {short_repr(text)}; allowed: a timm name" + self._or_root())
-        allowed = self.allowed_models(models)
-        if text.partition(".")[0] not in allowed:
-            raise NotAllowedError(
-                unknown(text.partition(".")[0], allowed, among="a name from /v1/capabilities" + self._or_root())
-            )
+        name = text.partition(".")[0]
+        allowed = self.allowed_models([name] if models is None else models)
+        if name not in allowed:
+            raise NotAllowedError(unknown(name, allowed, among="a name from /v1/capabilities" + self._or_root()))
         return text
 
     def _weights(self, text: str) -> str:

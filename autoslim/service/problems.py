@@ -16,8 +16,8 @@ from starlette.routing import Match
 
 from autoslim.config import SpecError
 from autoslim.config.issues import short_repr
-from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, RequestError
-from autoslim.service.dry_run.client import DryRunError
+from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, QuotaError, RequestError
+from autoslim.service.dry_run.errors import DryRunError, PlanCrashedError, PlanQueueFullError
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ MEDIA_TYPE = "application/problem+json"
 _TYPE = "urn:autoslim:problem:"
 # Seconds: a short outage is over by then, and clients lengthen the pause themselves.
 _RETRY = {"Retry-After": "5"}
+# Seconds: jobs end in minutes at the soonest.
+_QUEUE_RETRY = {"Retry-After": "60"}
 
 
 class FieldError(BaseModel):
@@ -142,9 +144,15 @@ async def _autoslim_error(request: Request, error: Exception) -> Response:
             return _respond(request, 422, "infeasible-budget", str(error))
         case IdempotencyError():
             return _respond(request, 422, "idempotency-key-reused", str(error))
+        case QuotaError():
+            return _respond(request, 429, "queue-full", str(error), headers=_QUEUE_RETRY)
         case NotFoundError():
             missing = not_found()
             return _respond(request, missing.status, missing.code, missing.detail)
+        case PlanQueueFullError():
+            return _respond(request, 429, "too-many-plans", str(error), headers={"Retry-After": str(error.retry_after)})
+        case PlanCrashedError():
+            return internal_error(getattr(request.state, "request_id", None), error)
         case DryRunError():
             return _respond(request, 503, "plan-unavailable", str(error), headers=_RETRY)
         case ClusterError():

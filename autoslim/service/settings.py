@@ -49,6 +49,32 @@ class RequestLimits(BaseModel):
     batch_size: int = Field(description="Images per training step.", default=4096, ge=1)
     image_size: int = Field(description="Side of a job's images, in pixels.", default=1024, ge=1)
     parameters: int = Field(description="Parameters of a job's dense model.", default=2 * 10**9, ge=1)
+    # A ViT with patches of 8 at 1024 pixels and 24 blocks has 6.4e9; it takes less than a second to plan.
+    attention: float = Field(description="Blocks of a job's dense model times its squared tokens.", default=1e10, gt=0)
+    images: int = Field(description="Images of a data set: rows of Parquet files, files in a folder.", default=5_000_000, ge=1)
+    # Some seven seconds on one core; the built-in spaces have 2,500 for 12 blocks (half a second) and 37,000 for 64.
+    recipes: int = Field(
+        description="Values of a search space's knobs times blocks of the model, which a plan has to try.", default=50_000, ge=1
+    )
+    plan_seconds: float = Field(description="Seconds for making one plan; a longer one is refused.", default=60.0, gt=0)
+    planner_start_seconds: float = Field(
+        description="Seconds for which a plan waits for the planner to start; the start goes on after that.", default=20.0, ge=0
+    )
+    plan_processes: int = Field(
+        description="Plans made at a time; of two or more, one is always left to the other tenants.", default=2, ge=1
+    )
+    plans: int = Field(description="Plans of a tenant that are made or wait; more are answered with 429.", default=8, ge=1)
+    submit_seconds: float = Field(
+        description="Seconds for which a submit waits for its plan; after that the job is queued and planned later.",
+        default=1.5,
+        ge=0,
+    )
+    priority: int = Field(description="Highest priority of a job.", default=9, ge=0, le=9)
+    work: float = Field(
+        description="Multiply-accumulates that the unfinished jobs of a tenant compute at most: FLOPs x images x epochs x trials.",
+        default=1e21,
+        gt=0,
+    )
     queued: int = Field(description="Unfinished jobs of a tenant.", default=5000, ge=1)
     streams: int = Field(description="Event streams of the service at a time.", default=500, ge=1)
     connections: int = Field(description="Open connections of the service.", default=2000, ge=1)
@@ -58,7 +84,6 @@ class RequestLimits(BaseModel):
     header_seconds: float = Field(description="Seconds within which the headers of a request must arrive.", default=10.0, gt=0)
     requests_per_second: float = Field(description="Requests a second of a client, on average.", default=100.0, gt=0)
     burst: int = Field(description="Requests that a client may send at once, after a pause.", default=300, ge=1)
-    plan_seconds: float = Field(description="Seconds for one plan; a longer one is refused.", default=60.0, gt=0)
 
 
 class ServiceSettings(BaseModel):

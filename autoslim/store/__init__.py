@@ -3,7 +3,7 @@
 from autoslim.store.access import Access
 from autoslim.store.keys import ApiKey, Keys, Scope
 from autoslim.store.queue import Queue
-from autoslim.store.queued import Claim, Event, Failure, FailureClass, QueuedJob, QueueState
+from autoslim.store.queued import Claim, Event, Failure, FailureClass, QueuedJob, QueueState, Quota
 from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
 from autoslim.store.store import Store
 
@@ -19,6 +19,7 @@ __all__ = [
     "Queue",
     "QueueState",
     "QueuedJob",
+    "Quota",
     "Scope",
     "Store",
     "StoredEpoch",

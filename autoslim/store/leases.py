@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from autoslim.errors import JobError, LeaseLostError
-from autoslim.store import clock, schema
+from autoslim.store import clock, schema, turns
 from autoslim.store.event_log import EventLog, write_events
 from autoslim.store.queued import RUNNING, TRANSITIONS, Claim, Failure, FailureClass, QueueState
 
@@ -31,7 +31,8 @@ class Leases(EventLog):
     """Part of `Queue`. Every call is one transaction."""
 
     def claim(self, owner: str, lease_seconds: float) -> Claim | None:
-        """Takes the next job: the highest priority, then the oldest. None when there is none to take.
+        """Takes the next job: tenants take turns, and of a tenant's jobs the one with the highest priority is first, then the oldest
+        (`turns`). None when there is none to take.
 
         Jobs whose lease ran out and pauses that are over return to the queue first.
         """
@@ -40,16 +41,14 @@ class Leases(EventLog):
             _requeue_lost(connection, now, events)
             _requeue_paused(connection, now, events)
             due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= now.after(0.0))
-            queued = sa.select(schema.queue).where(_queue.state == QueueState.QUEUED.value, due)
-            # A row that another process has locked is being claimed or cancelled: it is skipped, not waited for.
-            first = queued.order_by(_queue.priority.desc(), _queue.id).limit(1).with_for_update(skip_locked=True, key_share=True)
-            row = connection.execute(first).one_or_none()
+            row = connection.execute(turns.next_job(due)).one_or_none()
             claim = None
             if row is not None:
                 claim = Claim(id=row.id, attempt=row.attempt + 1, fence=row.fence + 1, owner=owner)
                 values: dict[str, Any] = {"attempt": claim.attempt, "not_before": None}
                 values |= _ownership(claim, now, lease_seconds) | {"started_at": row.started_at or now.text}
                 move(connection, row, QueueState.STARTING, now, events, **values)
+                turns.take_turn(connection, row.tenant)
             write_events(connection, events)
         return claim
 

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from autoslim.store import clock, schema
 from autoslim.store.event_log import EventLog
 from autoslim.store.queued import QueueState
+from autoslim.store.turns import ranked_jobs
 
-_Q = schema.queue.c
+_queue = schema.queue.c
 
 
 class Overview(EventLog):
@@ -25,31 +26,25 @@ class Overview(EventLog):
         """The same for several, by id; those that are not queued are left out."""
         if not job_ids:
             return {}
-        order = [_Q.priority.desc(), _Q.id]
-        ranked = sa.select(_Q.id, (sa.func.row_number().over(order_by=order) - 1).label("position"))
-        ranks = ranked.where(_Q.state == QueueState.QUEUED.value).subquery()
+        ranks = ranked_jobs()
         query = sa.select(ranks.c.id, ranks.c.position).where(ranks.c.id.in_(job_ids))
         with self._database.reading() as connection:
             return {job_id: position for job_id, position in connection.execute(query)}
 
     def counts(self, tenant: str | None = None) -> dict[QueueState, int]:
         """Jobs by state; every state is there."""
-        query = sa.select(_Q.state, sa.func.count()).where(_of(tenant)).group_by(_Q.state)
+        query = sa.select(_queue.state, sa.func.count()).where(_of(tenant)).group_by(_queue.state)
         with self._database.reading() as connection:
             found = {state: count for state, count in connection.execute(query)}
         return {state: found.get(state.value, 0) for state in QueueState}
 
-    def unfinished(self, tenant: str) -> int:
-        """Jobs that have not ended."""
-        return sum(count for state, count in self.counts(tenant).items() if not state.ended)
-
     def oldest_queued_seconds(self, tenant: str | None = None) -> float | None:
         """For how long the oldest queued job has existed; None where none is queued."""
-        query = sa.select(sa.func.min(_Q.created_at)).where(_Q.state == QueueState.QUEUED.value, _of(tenant))
+        query = sa.select(sa.func.min(_queue.created_at)).where(_queue.state == QueueState.QUEUED.value, _of(tenant))
         with self._database.reading() as connection:
             oldest, now = connection.execute(query).scalar(), clock.now(connection)
         return None if oldest is None else max(0.0, (now - datetime.datetime.fromisoformat(oldest)).total_seconds())
 
 
 def _of(tenant: str | None) -> sa.ColumnElement[bool]:
-    return sa.true() if tenant is None else _Q.tenant == tenant
+    return sa.true() if tenant is None else _queue.tenant == tenant

@@ -16,9 +16,13 @@ from autoslim.store import clock, schema
 from autoslim.store.event_log import write_events
 from autoslim.store.leases import Leases, move
 from autoslim.store.overview import Overview
-from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState
+from autoslim.store.queued import Failure, FailureClass, QueuedJob, QueueState, Quota
+from autoslim.store.quotas import check_quota, check_work
 
-_Q = schema.queue.c
+_queue = schema.queue.c
+
+UNPLANNED = "its plan is being made"
+"""The reason of a queued job whose plan is not at hand."""
 
 
 class Queue(Leases, Overview):
@@ -43,30 +47,36 @@ class Queue(Leases, Overview):
     # Submission
 
     def submit(
-        self, spec: str, *, tenant: str, name: str | None = None, priority: int = 5, idempotency_key: str | None = None
+        self,
+        spec: str,
+        *,
+        tenant: str,
+        name: str | None = None,
+        priority: int = 5,
+        idempotency_key: str | None = None,
+        work: float | None = None,
+        quota: Quota | None = None,
+        unplanned_seconds: float = 0.0,
     ) -> tuple[QueuedJob, bool]:
         """The job, and whether it is new: the same key with the same request gives the job that was made of it before.
 
+        `work` are the multiply-accumulates that the job computes at most. A job whose plan is not at hand is not claimed for
+        `unplanned_seconds`, unless `set_planned` says before that it has one.
+
         Raises:
             IdempotencyError: when the key was used with another request.
+            QuotaError: when the tenant's unfinished jobs would pass the `quota`.
         """
         digest = _digest(spec, name, priority)
-        row: dict[str, Any] = {
-            "id": str(ULID()),
-            "tenant": tenant,
-            "idempotency_key": idempotency_key,
-            "body_digest": digest,
-            "spec": spec,
-        }
-        row |= {"name": name, "priority": priority, "state": QueueState.QUEUED.value}
-        row |= {"attempt": 0, "fence": 0, "losses": 0, "pauses": 0}
+        row: dict[str, Any] = {"id": str(ULID()), "tenant": tenant, "idempotency_key": idempotency_key, "body_digest": digest}
+        row |= {"spec": spec, "name": name, "priority": priority, "work": work}
         try:
             with self._database.writing() as connection:
                 known = self._by_key(connection, tenant, idempotency_key)
                 if known is None:
-                    now = clock.text(clock.now(connection))
-                    connection.execute(schema.queue.insert().values(**row, created_at=now, updated_at=now))
-                    write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
+                    if quota is not None:
+                        check_quota(connection, tenant, quota, work or 0.0)
+                    _insert(connection, row, unplanned_seconds)
         except sa.exc.IntegrityError:
             # Another request with this key was inserted in between.
             with self._database.reading() as connection:
@@ -78,10 +88,40 @@ class Queue(Leases, Overview):
             raise IdempotencyError(f"the idempotency key {idempotency_key!r} was used for another request, job {known.id}")
         return self.get(known.id), False
 
+    def find(self, tenant: str, idempotency_key: str | None) -> bool:
+        """Whether the key has made a job of the tenant: then `submit` makes none."""
+        with self._database.reading() as connection:
+            return self._by_key(connection, tenant, idempotency_key) is not None
+
+    def set_planned(self, job_id: str, work: float | None, quota: Quota | None = None) -> None:
+        """The job's plan has come, or will not come (None): the job may be claimed.
+
+        Raises:
+            QuotaError: when the tenant's unfinished jobs pass the `quota` with this work.
+        """
+        ready = {"not_before": None, "reason": None}
+        # A job that was claimed meanwhile has a reason and a pause of its own.
+        first = sa.and_(_queue.id == job_id, _queue.state == QueueState.QUEUED.value, _queue.attempt == 0)
+        with self._database.writing() as connection:
+            if quota is not None and work is not None:
+                check_work(connection, self._row(connection, job_id, None).tenant, quota, work)
+            connection.execute(schema.queue.update().where(first).values(**ready))
+            connection.execute(schema.queue.update().where(_queue.id == job_id).values(work=work))
+
+    def refuse(self, job_id: str, failure: Failure) -> bool:
+        """Fails a job whose plan shows that it cannot be done; False for one that is queued no longer, whose driver finds the same."""
+        with self._database.writing() as connection:
+            row, events = self._row(connection, job_id, None, lock=True), list[Any]()
+            if row.state != QueueState.QUEUED.value:
+                return False
+            move(connection, row, QueueState.FAILED, clock.instant(connection), events, failure=failure)
+            write_events(connection, events)
+        return True
+
     def _by_key(self, connection: sa.Connection, tenant: str, key: str | None) -> sa.Row[Any] | None:
         if key is None:
             return None
-        query = sa.select(schema.queue).where(_Q.tenant == tenant, _Q.idempotency_key == key)
+        query = sa.select(schema.queue).where(_queue.tenant == tenant, _queue.idempotency_key == key)
         return connection.execute(query).one_or_none()
 
     # Reading
@@ -102,15 +142,15 @@ class Queue(Leases, Overview):
     ) -> list[QueuedJob]:
         """Newest first; `before` is the id of the last one that was seen."""
         # Ids are ULIDs, which sort by time: the same column gives the order and the start of the next page.
-        query = sa.select(schema.queue).order_by(_Q.id.desc()).limit(limit)
+        query = sa.select(schema.queue).order_by(_queue.id.desc()).limit(limit)
         if tenant is not None:
-            query = query.where(_Q.tenant == tenant)
+            query = query.where(_queue.tenant == tenant)
         if states is not None:
-            query = query.where(_Q.state.in_([state.value for state in states]))
+            query = query.where(_queue.state.in_([state.value for state in states]))
         if name is not None:
-            query = query.where(_Q.name == name)
+            query = query.where(_queue.name == name)
         if before is not None:
-            query = query.where(_Q.id < before)
+            query = query.where(_queue.id < before)
         with self._database.reading() as connection:
             now = clock.steady(connection)
             return [_job(row, now) for row in connection.execute(query)]
@@ -130,7 +170,7 @@ class Queue(Leases, Overview):
                 requested: dict[str, Any] = {"cancel_requested_at": now.text}
                 # A driver that has the job reads the request when it renews its lease, and writes its checkpoints before it ends.
                 if state.running:
-                    connection.execute(schema.queue.update().where(_Q.id == job_id).values(**requested, updated_at=now.text))
+                    connection.execute(schema.queue.update().where(_queue.id == job_id).values(**requested, updated_at=now.text))
                     events.append((job_id, "message", {"text": "a cancellation was requested"}))
                 else:
                     move(connection, row, QueueState.CANCELLED, now, events, **requested)
@@ -148,17 +188,27 @@ class Queue(Leases, Overview):
             row = self._row(connection, job_id, tenant, lock=True)
             if not QueueState(row.state).ended:
                 raise RequestError(f"job {job_id} is {row.state}; only an ended job can be removed, so cancel it first")
-            connection.execute(schema.queue.delete().where(_Q.id == job_id))
+            connection.execute(schema.queue.delete().where(_queue.id == job_id))
             connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
 
     def _row(self, connection: sa.Connection, job_id: str, tenant: str | None, *, lock: bool = False) -> sa.Row[Any]:
-        query = sa.select(schema.queue).where(_Q.id == job_id)
+        query = sa.select(schema.queue).where(_queue.id == job_id)
         if tenant is not None:
-            query = query.where(_Q.tenant == tenant)
+            query = query.where(_queue.tenant == tenant)
         row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
         if row is None:
             raise NotFoundError(f"there is no job {job_id!r}")
         return row
+
+
+def _insert(connection: sa.Connection, row: dict[str, Any], unplanned_seconds: float) -> None:
+    moment = clock.instant(connection)
+    row |= {"state": QueueState.QUEUED.value, "attempt": 0, "fence": 0, "losses": 0, "pauses": 0}
+    row |= {"created_at": moment.text, "updated_at": moment.text}
+    if unplanned_seconds > 0:
+        row |= {"reason": UNPLANNED, "not_before": moment.after(unplanned_seconds)}
+    connection.execute(schema.queue.insert().values(**row))
+    write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
 
 
 def _digest(spec: str, name: str | None, priority: int) -> str:

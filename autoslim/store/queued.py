@@ -38,7 +38,8 @@ _OUT = frozenset({_S.QUEUED, _S.PAUSED, _S.FAILED, _S.CANCELLED})
 """From every running state: returned or lost with its driver, paused, failed, cancelled."""
 
 TRANSITIONS: dict[QueueState, frozenset[QueueState]] = {
-    _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED}),
+    # FAILED: its plan, which came after it, shows that it cannot be done.
+    _S.QUEUED: frozenset({_S.STARTING, _S.FAILED, _S.CANCELLED}),
     _S.STARTING: _OUT | {_S.PREPARING},
     _S.PREPARING: _OUT | {_S.SEARCHING},
     _S.SEARCHING: _OUT | {_S.FINALIZING},
@@ -101,6 +102,14 @@ class QueuedJob(Record):
     updated_at: str
     started_at: str | None = None
     ended_at: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quota(Record):
+    """What a tenant's unfinished jobs may be together: their number, and the multiply-accumulates that they compute at most."""
+
+    jobs: int
+    work: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

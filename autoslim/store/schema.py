@@ -80,7 +80,6 @@ tracking = sa.Table(
     sa.Column("logged", sa.Text, nullable=False),
 )
 
-# A job as it was submitted, and its state. `autoslim_jobs` has a row of the same id once its search has started.
 # For a SQLite file: when, in seconds since 1970, the clock of this boot of this machine was zero. Leases and pauses are counted in it.
 clock = sa.Table(
     "autoslim_clock",
@@ -89,6 +88,7 @@ clock = sa.Table(
     sa.Column("zero", sa.Float, nullable=False),
 )
 
+# A job as it was submitted, and its state. `autoslim_jobs` has a row of the same id once its search has started.
 queue = sa.Table(
     "autoslim_queue",
     metadata,
@@ -109,6 +109,8 @@ queue = sa.Table(
     sa.Column("lease_until", sa.String(32)),
     sa.Column("cancel_requested_at", sa.String(32)),
     sa.Column("not_before", sa.String(32)),
+    # Multiply-accumulates that the job computes at most; unknown until it is planned.
+    sa.Column("work", sa.Double),
     sa.Column("error_class", sa.String(16)),
     sa.Column("error", sa.Text),
     sa.Column("next_command", sa.Text),
@@ -120,6 +122,14 @@ queue = sa.Table(
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("autoslim_queue_by_state", "state", "priority", "id"),
     sa.Index("autoslim_queue_by_tenant", "tenant", "id"),
+)
+
+# The number of each tenant's last claim: whose number is lowest is next. A number and not a time, since clocks are set back.
+turns = sa.Table(
+    "autoslim_turns",
+    metadata,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("turn", sa.BigInteger, nullable=False),
 )
 
 events = sa.Table(

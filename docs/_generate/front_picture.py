@@ -17,6 +17,7 @@ COLORS = {
     "dps": "#d9722e",
     "life_regression": "#2f8f5b",
     "sit": "#8a56ac",
+    "merge": "#7a8699",
     "vit_slim": "#b8860b",
     "width": "#00798c",
 }

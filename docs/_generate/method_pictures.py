@@ -157,6 +157,33 @@ def sit() -> None:
     page("sit", 690, 252, "SiT mixes patches into fewer tokens and restores them in training", *parts)
 
 
+def merge() -> None:
+    # Groups of an image with a light corner, a dark one and something in the middle: (cells, size) from block to block.
+    stages = [
+        ("all patches", [[patch] for patch in range(16)]),
+        ("block 2", [[0, 1, 4], [2], [3], [5], [6], [7], [8, 12], [9], [10], [11], [13], [14, 15]]),
+        ("block 3", [[0, 1, 4], [2, 3, 7], [5], [6], [8, 12, 13], [9], [10], [11, 14, 15]]),
+        ("block 4", [[0, 1, 4, 2, 3, 7], [5, 6], [9, 10], [8, 12, 13, 11, 14, 15]]),
+    ]
+    shades = (*KEPT, WARM, "#eab08a", "#7a8699", "#b5bfce", "#f0c9ad")
+    parts = []
+    for column, (name, groups) in enumerate(stages):
+        x, y = 60 + column * 155, 40
+        parts.append(text(x + GRID / 2, 24, name, color=SOFT))
+        if column:
+            parts.append(arrow(x - 66, y + GRID / 2, x - 12, y + GRID / 2))
+        for number, group in enumerate(groups):
+            for place, patch in enumerate(group):
+                row, line = divmod(patch, SIDE)
+                left, top = x + line * (CELL + GAP), y + row * (CELL + GAP)
+                # The first patch of a group stays in its place and stands for all of it.
+                parts.append(box(left, top, CELL, CELL, shades[number % len(shades)] if len(group) > 1 or column else KEPT[0]))
+                if not place and len(group) > 1:
+                    parts.append(text(left + CELL / 2, top + CELL - 4, str(len(group)), size=11, color="#fff", weight="bold"))
+    parts.append(text(60, 140, "patches of one color are one token; the number is its size", anchor="start", size=12, color=SOFT))
+    page("merge", 690, 160, "Merging joins similar patches into fewer tokens that carry their sizes", *parts)
+
+
 def vit_slim() -> None:
     parts = []
     heads = [4, 5, 3]  # the heads of one block keep equally many dimensions
@@ -209,5 +236,5 @@ def vit_slim() -> None:
 
 
 if __name__ == "__main__":
-    for draw in (patch_slimming, dps, life_regression, sit, vit_slim):
+    for draw in (patch_slimming, dps, life_regression, sit, merge, vit_slim):
         draw()

@@ -139,9 +139,8 @@ def test_parameters_that_a_method_cannot_take_are_told_before_anything_is_traine
     assert "sit removes no parameters, which vit_slim and width can do" in err
 
 
-@pytest.mark.parametrize(
-    "method", [name if name == "life_regression" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_a_model_within_the_budget(autoslim, tmp_path, method):
     arguments = ["slim", "--method", method, *TINY, *SHORT, "--flops", "65%", "--output", "out", "--json"]
     code, out, err = autoslim(*arguments)

@@ -181,6 +181,38 @@ def test_all_that_is_wrong_with_a_spec_is_told_with_its_places():
     assert told.value.errors == (("/trials", errors[0]["detail"]), ("/data", errors[1]["detail"]))
 
 
+def test_a_submit_that_times_out_is_told_as_what_it_is_with_the_key_to_repeat_it():
+    script = Script(*[httpx.ReadTimeout("timed out")] * 3, httpx.ConnectError("refused"))
+    with pytest.raises(UnreachableError) as told:
+        script.client.submit(**SPEC, name="tulips")
+    (key,) = {request.headers["Idempotency-Key"] for request in script.asked}
+    assert "The job may have been queued: `autoslim jobs --name tulips` lists it" in str(told.value)
+    assert f"again with the idempotency key {key!r} is safe" in str(told.value)
+    assert "Is it running" not in str(told.value)
+    repeated = Script(job())
+    repeated.client.submit(**SPEC, name="tulips", idempotency_key=key)
+    assert repeated.asked[0].headers["Idempotency-Key"] == key
+    assert repeated.asked[0].content == script.asked[0].content
+
+
+def test_a_submit_that_never_arrived_and_a_request_that_changes_nothing_leave_no_doubt():
+    for script in (Script(*[httpx.ConnectError("refused")] * 4), Script(*[httpx.ConnectTimeout("")] * 4)):
+        with pytest.raises(UnreachableError, match="Is it running") as told:
+            script.client.submit(**SPEC)
+        assert "may have been queued" not in str(told.value)
+    with pytest.raises(UnreachableError, match=r"did not answer in time: timed out\. Is it running"):
+        Script(*[httpx.ReadTimeout("timed out")] * 4).client.job("x")
+
+
+def test_every_submit_has_a_key_of_its_own():
+    script = Script(job(), job())
+    for _ in range(2):
+        script.client.submit(**SPEC)
+    first, second = (request.headers["Idempotency-Key"] for request in script.asked)
+    assert len(first) == len(second) == 36
+    assert first != second
+
+
 def test_a_pause_that_the_service_asks_for_is_kept(monkeypatch: pytest.MonkeyPatch):
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)

@@ -20,7 +20,7 @@ from autoslim.service.settings import RequestLimits, ServiceSettings
 from workers.service.settings import DriverSettings
 
 pytest.importorskip("mkdocs")
-pytestmark = [pytest.mark.slow, pytest.mark.short]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -88,16 +88,16 @@ def parameters_are_those_of_the_plan(method: str, model: str) -> None:
 
 def priced_modules_are_those_of_the_plan(method: str, model: str) -> None:
     """What the latency table measures has the FLOPs and the parameters that the plan prices."""
-    dense, finished = slimmed(method, model)
+    dense, pruned = slimmed(method, model)
     shape, tokens = dense.shape, dense.shape.tokens
-    priced = {int(extra.place.removeprefix("block ")): extra for extra in finished.plan.extras if extra.place != "head"}
-    for index, block in enumerate(finished.plan.blocks):
-        if index in priced:
+    for index, block in enumerate(pruned.plan.blocks):
+        # A block may have several, such as a choice and the merging of what it leaves out.
+        for extra in (extra for extra in pruned.plan.extras if extra.place == f"block {index}"):
             left = min(block.tokens_kv, block.tokens_q)
-            module = method_of(method).priced_modules()[priced[index].name](shape, tokens, left)
+            module = method_of(method).priced_modules()[extra.name](shape, tokens, left)
             x_1ND = torch.randn(1, tokens, shape.dim)
-            assert count_flops(module, 32, x_1ND) == priced[index].matmuls + priced[index].norms
-            assert sum(p.numel() for p in module.parameters()) == priced[index].params
+            assert count_flops(module, 32, x_1ND) == extra.matmuls + extra.norms
+            assert sum(p.numel() for p in module.parameters()) == extra.params
         tokens = block.tokens_mlp
 
 

@@ -16,7 +16,7 @@ import httpx
 from autoslim.config import read_mapping
 from autoslim.service.app import create_app
 from autoslim.service.serve import _listen, _Server
-from autoslim.service.settings import ServiceSettings
+from autoslim.service.settings import RequestLimits, ServiceSettings
 from autoslim.store import Keys, Queue, QueuedJob, Store
 
 _numbers = itertools.count()
@@ -49,7 +49,7 @@ class RunningService:
         return self.anybody(headers={"Authorization": f"Bearer {self.key(*scopes, tenant=tenant)}"})
 
     def anybody(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=280, trust_env=False, **options)
 
     def put(self, tenant: str, **fields: Any) -> QueuedJob:
         """A job that nobody has to plan first."""
@@ -75,5 +75,11 @@ def running(settings: ServiceSettings) -> Iterator[RunningService]:
             assert not thread.is_alive()
 
 
+def patient(**limits: Any) -> RequestLimits:
+    """Requests wait for their plan, and for the planner, however busy the machine is."""
+    return RequestLimits(**{"submit_seconds": 250.0, "planner_start_seconds": 250.0, **limits})
+
+
 def settings_in(folder: Path, **changes: Any) -> ServiceSettings:
+    changes = {"limits": patient(), **changes}
     return ServiceSettings(storage=f"sqlite:///{folder / 'service.db'}", root=folder / "root", **changes)

@@ -166,13 +166,16 @@ def attach(
 
 
 def attached(method: str, dense: DenseModel, knobs: Knobs, *, share: float = 0.6, class_query: bool = False) -> nn.Module:
-    """The training form, with masks away from 1 so that they are felt."""
+    """The training form, with masks away from 1 so that they are felt, and heads that differ, as a trained model's do."""
     dtype = next(dense.module.parameters()).dtype
     student = attach(method, dense, knobs, images(size=dense.shape.image_size, dtype=dtype), share=share, class_query=class_query)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in student.named_parameters():
         if name.endswith("zeta"):
             parameter.data.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
+    for name, worth_HK in student.named_buffers():
+        if name.endswith("worth_HK"):
+            worth_HK.mul_(torch.logspace(-3, 0, len(worth_HK))[:, None])
     return student
 
 

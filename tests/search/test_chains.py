@@ -218,6 +218,7 @@ def test_the_opening_tries_every_chain_once(make: Make, chained: Space, finished
     assert sorted(opening) == ["tokens", "width", CHAIN]
 
 
+@pytest.mark.slow
 @each_sampler
 def test_a_resumed_search_proposes_the_same_chains(make: Make, chained: Space, finished: Finish, sampler: str) -> None:
     one = make(space=chained, sampler=sampler)
@@ -227,6 +228,7 @@ def test_a_resumed_search_proposes_the_same_chains(make: Make, chained: Space, f
         assert make(space=chained, sampler=sampler).propose(proposal.number, stored) == proposal
 
 
+@pytest.mark.slow
 @each_sampler
 def test_every_sampler_proposes_chains_where_it_is_asked_to(
     make: Make, chained: Space, shape: ViTShape, finished: Finish, sampler: str

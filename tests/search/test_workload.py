@@ -12,7 +12,9 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Training
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
-from autoslim.search import expected_work, make_pruner
+from autoslim.search import expected_work, make_pruner, workload
+from autoslim.search.pruners import PRUNERS
+from autoslim.search.pruners.nop import NopPruner
 from autoslim.search.workload import most_work
 
 
@@ -61,6 +63,31 @@ def test_the_most_work_is_that_without_early_stops(changes: dict[str, float]):
 
 def test_the_most_work_of_any_number_of_trials_is_known_at_once():
     assert most_work(job(trials=10**12)).epochs == 9e12
+
+
+@pytest.mark.parametrize("scheduler", ["halving", "median", "none"])
+@pytest.mark.parametrize("changes", [{"trials": 50_000}, {"trials": 10**6, "max_epochs": 2e5}])
+def test_late_trials_are_counted_in_blocks_and_their_sum_is_that_of_each(
+    scheduler: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    found = expected_work(job(scheduler=scheduler, **changes))
+    monkeypatch.setattr(workload, "_EXACT_TRIALS", 10**9)
+    each = expected_work(job(scheduler=scheduler, **changes))
+    assert (found.trials, found.epochs) == (pytest.approx(each.trials, rel=1e-3), pytest.approx(each.epochs, rel=1e-3))
+
+
+def test_the_expected_work_of_any_number_of_trials_is_known_soon(monkeypatch: pytest.MonkeyPatch):
+    asked = 0
+
+    class Counting(NopPruner):
+        def expected_epochs(self, position: int) -> float:
+            nonlocal asked
+            asked += 1
+            return super().expected_epochs(position)
+
+    monkeypatch.setitem(PRUNERS, "none", Counting)
+    assert expected_work(job(scheduler="none", trials=10**12)).epochs == pytest.approx(9e12)
+    assert asked < 20_000
 
 
 def test_the_end_gets_its_share_of_the_compute():

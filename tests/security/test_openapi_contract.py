@@ -9,12 +9,11 @@ import hypothesis
 import pytest
 import schemathesis
 from helpers.examples import examples
-from helpers.running_service import RunningService, running, settings_in
+from helpers.running_service import RunningService, patient, running, settings_in
 from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 
 from autoslim.service.openapi import FILE
-from autoslim.service.settings import RequestLimits
 
 # What the schema cannot say (which models and data there are) is refused, too; and a key that is missing is another test's business.
 _LEFT_OUT = ("positive_data_acceptance", "ignored_auth", "missing_required_header", "unsupported_method")
@@ -24,7 +23,7 @@ schema = schemathesis.openapi.from_dict(json.loads(FILE.read_text()), config=Sch
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningService, str]]:
-    limits = RequestLimits(requests_per_second=1e6, burst=10**6)
+    limits = patient(requests_per_second=1e6, burst=10**6)
     with running(settings_in(tmp_path_factory.mktemp("contract"), limits=limits)) as service:
         yield service, service.key("read", "submit", tenant="t")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from helpers.running_service import SPEC, RunningService, running, settings_in
+from helpers.running_service import SPEC, RunningService, patient, running, settings_in
 
-from autoslim.service.settings import RequestLimits
 from autoslim.store import Failure, FailureClass, QueueState
 
 
@@ -169,12 +171,69 @@ def test_a_spec_that_cannot_be_carried_out_is_refused_with_a_pointer(
 
 
 def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
-    with running(settings_in(tmp_path, limits=RequestLimits(queued=2))) as small, small.anybody() as client:
+    with running(settings_in(tmp_path, limits=patient(queued=2))) as small, small.anybody() as client:
         jobs = [small.put("local") for _ in range(2)]
         refused = client.post("/v1/jobs", json=SPEC)
         assert (refused.status_code, refused.json()["code"]) == (429, "queue-full")
         assert int(refused.headers["retry-after"]) > 0
         assert [job["id"] for job in client.get("/v1/jobs").json()["jobs"]] == [job.id for job in reversed(jobs)]
+
+
+def test_a_submit_is_answered_before_its_plan_which_follows(tmp_path: Path) -> None:
+    with running(settings_in(tmp_path, limits=patient(submit_seconds=0))) as hasty, hasty.anybody() as client:
+        answers = [
+            client.post("/v1/jobs", json=SPEC | fields)
+            for fields in ({}, {"flops": ["1%"]}, {"space": "nowhere"}, {"model": "vit_nothing_patch16"})
+        ]
+        assert [answer.status_code for answer in answers] == [201] * 4
+        good, *bad = (answer.json() for answer in answers)
+        assert (good["state"], good["reason"]) == ("QUEUED", "its plan is being made")
+        assert until(client, good["id"], lambda job: job["reason"] is None)["state"] == "QUEUED"
+        infeasible, space, model = (until(client, job["id"], lambda job: job["state"] == "FAILED")["failure"] for job in bad)
+        assert infeasible["failure_class"] == "INFEASIBLE"
+        assert "flops[0] is '1%'" in infeasible["message"] and "which nothing in the space reaches" in infeasible["message"]
+        assert infeasible["next"] == "autoslim plan job.yaml"
+        assert space["failure_class"] == model["failure_class"] == "REQUEST"
+        assert "space is 'nowhere'" in space["message"]
+        assert "model is 'vit_nothing_patch16'" in model["message"]
+        # What needs no plan is refused at once, and so is a path for the name of a space.
+        for fields in ({"trials": 10**9}, {"space": "../secret.yaml"}, {"model": "a b"}):
+            assert client.post("/v1/jobs", json=SPEC | fields).status_code == 422
+
+
+def until(client: httpx.Client, job_id: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while not done(job := client.get(f"/v1/jobs/{job_id}").json()):
+        assert time.monotonic() < deadline, job
+        time.sleep(0.05)
+    return dict(job)
+
+
+def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(tmp_path: Path) -> None:
+    limits = patient(queued=1)
+    with running(settings_in(tmp_path, limits=limits)) as small, small.anybody() as client:
+        first, again = (client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k"}) for _ in range(2))
+        assert (first.status_code, again.status_code) == (201, 200)
+        assert again.json()["id"] == first.json()["id"]
+        assert client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "l"}).status_code == 429
+
+
+def test_the_operator_bounds_priority_and_work(tmp_path: Path) -> None:
+    limits = patient(priority=6, work=1e12)
+    with running(settings_in(tmp_path, limits=limits)) as small, small.anybody() as client:
+        refused = client.post("/v1/jobs", json=SPEC | {"priority": 7})
+        assert "priority is 7; allowed: at most 6" in refused.json()["errors"][0]["detail"]
+        work = client.post("/v1/plans", json=SPEC).json()["estimate"]["multiply_accumulates"]
+        assert 0.2e12 < work < 0.5e12
+        dear = client.post("/v1/jobs", json=SPEC | {"trials": 1000})
+        assert (dear.status_code, dear.json()["errors"][0]["pointer"]) == (422, "/trials")
+        assert "allowed: at most 1e+12 (limits.work)" in dear.json()["errors"][0]["detail"]
+        taken = int(1e12 // work)
+        for _ in range(taken):
+            assert client.post("/v1/jobs", json=SPEC).status_code == 201
+        full = client.post("/v1/jobs", json=SPEC)
+        assert (full.status_code, full.json()["code"]) == (429, "queue-full")
+        assert "together (limits.work)" in full.json()["detail"]
 
 
 def test_a_failure_is_one_class_one_sentence_and_one_command(service: RunningService, client: httpx.Client, tenant: str) -> None:

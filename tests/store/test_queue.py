@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from autoslim.errors import IdempotencyError, JobError, LeaseLostError, NotFoundError, RequestError
-from autoslim.store import Failure, FailureClass, Queue, QueueState, schema
+from autoslim.errors import IdempotencyError, JobError, LeaseLostError, NotFoundError, QuotaError, RequestError
+from autoslim.store import Failure, FailureClass, Queue, QueueState, Quota, schema
 from autoslim.store.leases import LOSSES_ALLOWED
 from autoslim.store.queued import RUNNING, TRANSITIONS
 
@@ -133,6 +133,116 @@ def test_position_counts_the_jobs_that_are_begun_before(queue):
     assert [queue.position(job.id) for job in (urgent, high, low)] == [None, 0, 1]
     assert [queue.claim("s", 60).id for _ in range(2)] == [high.id, low.id]
     assert queue.claim("s", 60) is None
+
+
+def test_claims_go_round_by_tenant_and_by_priority_within_one(queue):
+    many = [submit(queue, tenant="many", priority=9) for _ in range(5)]
+    first, urgent = submit(queue, tenant="few", priority=0), submit(queue, tenant="few", priority=1)
+    late = submit(queue, tenant="late")
+    expected = [many[0], urgent, late, many[1], first, *many[2:]]
+    assert [queue.position(job.id) for job in expected] == list(range(8))
+    claims = [queue.claim("s", 60) for _ in range(8)]
+    assert [claim.id for claim in claims] == [job.id for job in expected]
+
+
+def test_the_tenant_with_the_fewest_running_jobs_is_next_then_the_one_that_was_served_longest_ago(queue):
+    def take():
+        return queue.get(queue.claim("s", 60).id)
+
+    def end(job):
+        queue.request_cancel(job.id)
+        queue.lose(job.id, job.attempt)
+        queue.reap()
+
+    for tenant in "aaab":
+        submit(queue, tenant=tenant)
+    running = [take() for _ in range(3)]
+    assert [job.tenant for job in running] == ["a", "b", "a"]
+    end(running[1])
+    submit(queue, tenant="b")
+    # b has none running.
+    assert take().tenant == "b"
+    for job in queue.list(states=RUNNING):
+        end(job)
+    submit(queue, tenant="b")
+    # Nobody has any: b was served last, and gains nothing by removing its ended jobs.
+    for job in queue.list("b", states=[S.CANCELLED]):
+        queue.purge(job.id)
+    assert [take().tenant, take().tenant] == ["a", "b"]
+
+
+def test_a_tenants_jobs_are_kept_within_its_quota_and_no_other_tenants(queue):
+    quota = Quota(jobs=2, work=1e6)
+    one, _ = queue.submit(SPEC, tenant="me", work=6e5, quota=quota)
+    with pytest.raises(QuotaError, match=r"up to 5e\+05 .* jobs of this tenant 6e\+05; allowed: at most 1e\+06 together"):
+        queue.submit(SPEC, tenant="me", work=5e5, quota=quota)
+    queue.submit(SPEC, tenant="you", work=1e6, quota=quota)
+    queue.submit(SPEC, tenant="me", work=4e5, quota=quota)
+    with pytest.raises(QuotaError, match="2 jobs of this tenant are queued or running; allowed: at most 2"):
+        queue.submit(SPEC, tenant="me", quota=quota)
+    queue.request_cancel(one.id)
+    assert queue.submit(SPEC, tenant="me", work=6e5, quota=quota)[1]
+
+
+def test_a_quota_holds_for_submits_at_the_same_time(database_url, queue):
+    together, taken, refused = threading.Barrier(8), [], []
+
+    def work():
+        with Queue(database_url) as own:
+            together.wait()
+            for _ in range(5):
+                try:
+                    taken.append(own.submit(SPEC, tenant="me", work=1.0, quota=Quota(jobs=100, work=7.0)))
+                except QuotaError as error:
+                    refused.append(error)
+
+    run_all(work for _ in range(8))
+    assert (len(taken), len(refused), len(queue.list("me"))) == (7, 33, 7)
+
+
+def test_a_job_without_a_plan_waits_for_it_and_is_started_without_it_after_a_while(queue):
+    waiting, _ = queue.submit(SPEC, tenant="me", unplanned_seconds=60)
+    assert waiting.reason == "its plan is being made"
+    assert queue.claim("s", 60) is None
+    queue.set_planned(waiting.id, 5.0, Quota(jobs=1, work=5.0))
+    assert queue.get(waiting.id).reason is None
+    assert queue.claim("s", 60).id == waiting.id
+    late, _ = queue.submit(SPEC, tenant="you", unplanned_seconds=60)
+    skip_waits(queue)
+    assert queue.claim("s", 60).id == late.id
+    queue.set_planned(late.id, None)
+    assert queue.get(late.id).state is S.STARTING
+
+
+def test_a_plan_that_comes_later_counts_towards_the_quota(queue):
+    quota = Quota(jobs=5, work=10.0)
+    queue.submit(SPEC, tenant="me", work=8.0, quota=quota)
+    late, _ = queue.submit(SPEC, tenant="me", quota=quota, unplanned_seconds=60)
+    with pytest.raises(QuotaError):
+        queue.set_planned(late.id, 3.0, quota)
+    queue.set_planned(late.id, 2.0, quota)
+    with pytest.raises(QuotaError):
+        queue.submit(SPEC, tenant="me", work=1.0, quota=quota)
+
+
+def test_a_queued_job_is_refused_by_its_plan_and_one_that_was_claimed_is_its_drivers(queue):
+    job, _ = queue.submit(SPEC, tenant="me", unplanned_seconds=60)
+    assert queue.refuse(job.id, BROKEN) is True
+    after = queue.get(job.id)
+    assert (after.state, after.failure, after.reason) == (S.FAILED, BROKEN, None)
+    assert states(queue, job.id) == ["QUEUED", "FAILED"]
+    for state in (S.STARTING, S.CANCELLED, S.FAILED):
+        job, _ = bring_to(queue, state)
+        before = queue.get(job.id)
+        assert queue.refuse(job.id, BROKEN) is False
+        assert queue.get(job.id) == before
+
+
+def test_a_key_that_has_made_a_job_is_found(queue):
+    assert not queue.find("me", None)
+    submit(queue, idempotency_key="k")
+    assert queue.find("me", "k")
+    assert not queue.find("you", "k")
 
 
 def test_age_of_the_oldest_queued_job_is_told(queue):

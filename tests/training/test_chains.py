@@ -187,6 +187,7 @@ def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
     assert measured["patch_slimming"] is context.teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", range(1, 6))
 def test_a_chain_resumes_from_every_phase(
     open_context: Callable[[], TrialContext], make_recipe: Callable[..., Recipe], drain, tmp_path: Path, stop_after: int

@@ -45,6 +45,7 @@ from autoslim.methods.layers.adaptive_trunk import (
     DropBlock,
     refuse_pooling,
 )
+from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of, install
@@ -57,7 +58,7 @@ from autoslim.methods.patch_slimming.method import (
     measured_tokens,
     token_selectors,
 )
-from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectangular
+from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectangular, removals
 from autoslim.models import read_shape
 
 KINDS = ("linear", "mlp")
@@ -69,11 +70,12 @@ class DPS(PatchSlimming):
     name = "dps"
     paper = "https://arxiv.org/abs/2106.02852"
     ranges: ClassVar[Ranges] = {
-        **{name: knob for name, knob in PatchSlimming.ranges.items() if name != "places"},
+        **{name: knob for name, knob in PatchSlimming.ranges.items() if name not in ("places", "dead")},
         "selector": Knob(
             kind="choice", help="patches are scored by a linear map, or with a small MLP added", default="linear", choices=KINDS
         ),
         "adaptive": Knob(kind="choice", help="counts that differ from image to image", default=False, choices=(False, True)),
+        "dead": DEAD,
         "train_share": Knob(
             kind="float", help="share of the epochs spent on the selectors alone", default=0.2, low=0.02, high=0.6
         ),
@@ -81,6 +83,10 @@ class DPS(PatchSlimming):
             kind="float", help="selectors' learning rate over the recipe's", default=4.0, low=0.5, high=50.0, log=True
         ),
     }
+
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        # Merging has a static number of patches that go.
+        return super().is_active(knob, chosen) and not (knob == "dead" and chosen["adaptive"])
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Raises UnsupportedModelError for adaptive counts where the head reads patches."""
@@ -91,12 +97,11 @@ class DPS(PatchSlimming):
 
     def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
         # A selector scores the patches that enter its block, and a block that removes none has no selector.
-        entering = [shape.patches, *counts[:-1]]
-        return tuple(
+        prices = tuple(
             price_of_selector(shape.dim, knobs["selector"], block, before)
-            for block, (before, count) in enumerate(zip(entering, counts, strict=True))
-            if count < before
+            for block, (before, _) in removals(shape, counts).items()
         )
+        return prices + super().extras(shape, knobs, counts)
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """The finished form with fixed counts, its scorers fitted to the shared images by least squares."""
@@ -107,7 +112,7 @@ class DPS(PatchSlimming):
         # Each image has masks of its own here: its Eq. 6 runs through the patches that it keeps in later blocks.
         chain = find_masks(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
         freeze(model)
-        student = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
+        student = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
         for block, selector in selectors_by_block(student).items():
             selector.scorer.to(tokens[block]).start_from(tokens[block], log_impact(chain.scores[block]))
         return student
@@ -122,7 +127,7 @@ class DPS(PatchSlimming):
             scorer = ImpactScorer(shape.dim, shape.prefix_tokens, "linear")
             return SelectedRows(KeepSelected(scorer, left - shape.prefix_tokens))
 
-        return {SELECTOR: selector}
+        return {SELECTOR: selector, **super().priced_modules()}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         trained = (name.rpartition("scorer.")[2] for name, p in student.named_parameters() if p.requires_grad)
@@ -190,11 +195,10 @@ class DPS(PatchSlimming):
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
         if knobs["adaptive"]:
-            before = [shape.patches, *counts[:-1]]
-            dropping = [block for block, count in enumerate(counts) if count < before[block]]
+            dropping = removals(shape, counts)
             scorers = {block: ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
             return _adaptive(model, blocks_of(model), shape, counts, scorers)
-        return install_selectors(model, shape, counts, self._selectors(shape, counts, knobs))
+        return install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
 
 
 def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:
@@ -206,8 +210,9 @@ def tokens_entering(student: nn.Module, images_B3HW: Tensor, blocks: list[int]) 
     """The tokens (B, N, D) that enter the given blocks, in the student's own pass."""
     seen: dict[int, Tensor] = {}
 
-    def note(block: int, stage: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen[block] = args[0]
+    def note(block: int, stage: nn.Module, args: tuple[Tensor | SizedTokens, ...]) -> None:
+        # Where patches merge, their sizes enter along with them.
+        seen[block] = args[0] if isinstance(args[0], Tensor) else args[0].x_BND
 
     stages: Any = student.blocks
     hooks = [stages.stages[block].register_forward_pre_hook(functools.partial(note, block)) for block in blocks]

@@ -38,12 +38,18 @@ class RectangularBlock(StoredNames):
         return self.selector.token_map(x_BND)
 
 
-def block_rows(block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None) -> Tensor:
-    """The tokens `rows` (B, Q, D) of a timm block's output; `block` has timm's parts under timm's names."""
+def block_rows(
+    block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None, residual_BQD: Tensor | None = None
+) -> Tensor:
+    """The tokens `rows` (B, Q, D) of a timm block's output; `block` has timm's parts under timm's names.
+
+    `residual_BQD` takes the place of these tokens in the block's residual sum.
+    """
     normed_BND = block.norm1(x_BND)
     # Every token that enters is a key, so that all are normalised; the queries are rows of the same result.
     attended_BQD = rectangular_attention(block.attn, gather_tokens(normed_BND, rows), normed_BND, mask_B11N)
-    x_BQD = gather_tokens(x_BND, rows) + block.drop_path1(block.ls1(attended_BQD))
+    residual_BQD = gather_tokens(x_BND, rows) if residual_BQD is None else residual_BQD
+    x_BQD = residual_BQD + block.drop_path1(block.ls1(attended_BQD))
     out: Tensor = x_BQD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BQD))))
     return out
 

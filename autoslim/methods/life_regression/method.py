@@ -9,6 +9,7 @@ Equations and schedule follow the paper and its public code. Ours, and different
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
 - Counts come from life thresholds, so that any budget can be met, not only those of three keep rates.
 - Both phases minimise the task's loss with the teacher's soft labels; the code uses labels alone.
+- With `dead` `merge` the patches that a drop removes join the most similar of those that stay (`layers.merging`); the paper drops them.
 - By default all blocks are fine-tuned; the paper tunes those from the first drop on (`tune` `blocks`).
 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
@@ -29,16 +30,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.plan import Plan
+from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
+from autoslim.methods.layers.merging import DEAD, MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_counts import image_flops
-from autoslim.methods.layers.token_selector import FirstTokens
+from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.life_regression.regressor import (
     REGRESSOR,
@@ -112,6 +114,7 @@ class LifeRegression(Method):
             high=1000,
             searched=False,
         ),
+        "dead": DEAD,
         "ends": Knob(
             kind="choice",
             help="where lives end softly: at every block (paper) or where the pruned form's do, at the drops",
@@ -140,6 +143,9 @@ class LifeRegression(Method):
             raise UnsupportedModelError(f"life regression needs at least 2 blocks, the model has {shape.depth}")
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
+        # Merging has a static number of patches that go.
+        if knob == "dead":
+            return bool(chosen["mode"] == "fixed")
         number = knob.rpartition("_")[2]
         return not number.isdigit() or int(number) <= chosen["drops"]
 
@@ -147,11 +153,13 @@ class LifeRegression(Method):
         """Layers and thresholds in rising order; of two drops on one block the harder one stays, and one that removes nothing is left out.
 
         Raises:
-            UnsupportedModelError: for threshold mode where the head reads patches.
+            UnsupportedModelError: for threshold mode where the head reads patches, and for `dead` `merge` where it cannot weight them.
         """
         full = complete(self.ranges, knobs, depth=shape.depth)
         if full["mode"] == "threshold":
             refuse_pooling("life regression in threshold mode", shape)
+        elif merges(full):
+            check_pooling("life_regression with dead 'merge'", shape)
         drops = range(1, full["drops"] + 1)
         layers = sorted(full[f"drop_layer_{k}"] for k in drops)
         thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
@@ -173,7 +181,12 @@ class LifeRegression(Method):
             raise UnsupportedModelError("life regression needs all the patches, and an earlier step has dropped some")
         layers, kept = schedule(shape, knobs)
         regressor = regressor_price(layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
-        return plan.with_tokens(tokens_per_block(shape, layers, kept)).replace(extras=(*plan.extras, regressor))
+        tokens = tokens_per_block(shape, layers, kept)
+        merging: tuple[Extra, ...] = ()
+        if merges(knobs):
+            patches = {layer: (tokens[layer - 1] - shape.prefix_tokens, tokens[layer] - shape.prefix_tokens) for layer in layers}
+            merging = merging_prices(shape, {layer: pair for layer, pair in patches.items() if pair[1] < pair[0]})
+        return plan.with_tokens(tokens).replace(extras=(*plan.extras, regressor, *merging))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one drop, or one patch that outlives the last drop by some blocks."""
@@ -212,7 +225,7 @@ class LifeRegression(Method):
             # The moments leave the time as it is: the finished model does not standardise.
             return KeepLongestLived(LifeRegressor(shape.dim, shape.prefix_tokens), left - shape.prefix_tokens, (0.0, 1.0))
 
-        return {REGRESSOR: first_drop}
+        return {REGRESSOR: first_drop, MERGING: lambda shape, tokens, left: MergeTokens(left, shape.prefix_tokens)}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         return {"regressor.weight": knobs["regressor_lr"]}
@@ -277,9 +290,11 @@ class LifeRegression(Method):
                 for layer, tokens in left.items()
             }
             return install(model, AdaptiveTrunk(blocks, drops))
-        steps: dict[int, nn.Module] = {layer: FirstTokens(left[layer]) for layer in later}
-        steps[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, moments(shape, knobs))
-        return install(model, Trunk(blocks, steps))
+        selectors: dict[int, TokenSelector] = {layer: FirstTokens(left[layer]) for layer in later}
+        selectors[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, moments(shape, knobs))
+        if merges(knobs):
+            return install_merging(model, shape, blocks, selectors, inside=False)
+        return install(model, Trunk(blocks, selectors))
 
 
 def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ Ours, not the paper's:
   being the best by score.
 - The counts of `pyramid` and `score`.
 - With `paths` `residual` (the default) the score's paths may go around a block; the paper's paths see only what attention passes on.
+- With `dead` `merge` the patches that a block removes join the most similar of those that stay (`layers.merging`); the paper drops
+  them.
 - With average pooling the recursion of the scores starts from all patches.
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width.
@@ -33,8 +35,28 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import (
+    DistillationBatch,
+    Method,
+    ModuleFactory,
+    SharedTrainer,
+    SlimmedModel,
+    StepContext,
+    Tensors,
+    freeze,
+)
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.merging import (
+    DEAD,
+    MERGING,
+    MergeInto,
+    MergeTokens,
+    MergingBlock,
+    check_pooling,
+    install_merging,
+    merges,
+    merging_prices,
+)
 from autoslim.methods.layers.rectangular_block import RectangularBlock
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
@@ -53,6 +75,7 @@ from autoslim.methods.patch_slimming.pyramid import (
     price_of,
     pyramid,
     rectangular,
+    removals,
     with_last_block,
 )
 
@@ -93,6 +116,7 @@ class PatchSlimming(Method):
         "search_share": Knob(
             kind="choice", help="share of the epochs for Algorithm 1, once for all trials", default=0.2, choices=(0.1, 0.2, 0.4)
         ),
+        "dead": DEAD,
         "spare": Knob(
             kind="int",
             help="blocks that keep one patch more, as bits, block 0 lowest; the solver's",
@@ -111,7 +135,11 @@ class PatchSlimming(Method):
         return knob != "search_share" or chosen["counts"] == "epsilon"
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        return canonical_knobs(shape, super().repair(shape, knobs))
+        """Raises UnsupportedModelError for `dead` `merge` where the head's pooling cannot weight merged patches."""
+        repaired = canonical_knobs(shape, super().repair(shape, knobs))
+        if merges(repaired):
+            check_pooling(f"{self.name} with dead 'merge'", shape)
+        return repaired
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """The counts of the knobs; `score` and `epsilon` find others later that fill the same budget up to one patch."""
@@ -122,8 +150,11 @@ class PatchSlimming(Method):
         return iter(add_one_patch(shape, knobs))
 
     def extras(self, shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
-        """The price of selecting patches at run time: none, as the static form has fixed them."""
-        return ()
+        """The price of what happens to patches at run time: of merging them; selecting has none, as the static form has fixed them."""
+        return merging_prices(shape, removals(shape, counts)) if merges(knobs) else ()
+
+    def priced_modules(self) -> dict[str, ModuleFactory]:
+        return {MERGING: lambda shape, tokens, left: MergeTokens(left, shape.prefix_tokens)}
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs | None:
         if knobs["counts"] == "epsilon":
@@ -157,7 +188,8 @@ class PatchSlimming(Method):
         counts, chain = self.decide(context.to_measure(model), context, measured_tokens(model, context))
         freeze(model)
         rows = nested_rows(chain.masks, context.shape.prefix_tokens)
-        return install_selectors(model, context.shape, counts, [FixedTokens(index_K) for index_K in rows])
+        selectors: list[TokenSelector] = [FixedTokens(index_K) for index_K in rows]
+        return install_selectors(model, context.shape, counts, selectors, merge=merges(context.knobs))
 
     def decide(self, model: nn.Module, context: StepContext, tokens: list[Tensor]) -> tuple[Counts, Chain]:
         """The counts within the budget, and masks with these counts; `tokens` are `measured_tokens`."""
@@ -191,7 +223,8 @@ class PatchSlimming(Method):
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
-        return install_selectors(model, shape, counts, [FixedTokens.empty(count + shape.prefix_tokens) for count in counts])
+        selectors: list[TokenSelector] = [FixedTokens.empty(count + shape.prefix_tokens) for count in counts]
+        return install_selectors(model, shape, counts, selectors, merge=merges(knobs))
 
 
 @torch.no_grad()
@@ -205,8 +238,16 @@ def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
     return tokens
 
 
-def install_selectors(model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
-    """Gives every block that computes fewer patches than enter it its selector: inside, or in front of a block without attention."""
+def install_selectors(
+    model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector], *, merge: bool = False
+) -> nn.Module:
+    """Gives every block that computes fewer patches than enter it its selector: inside, or in front of a block without attention.
+
+    With `merge`, the patches that are not selected join those that are.
+    """
+    if merge:
+        merging = {block: selectors[block] for block in removals(shape, counts)}
+        return install_merging(model, shape, blocks_of(model), merging, inside=True)
     blocks: list[nn.Module] = []
     steps: dict[int, nn.Module] = {}
     before = shape.patches
@@ -229,7 +270,12 @@ def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:
     found: dict[int, TokenSelector] = {}
     trunk: Any = model.blocks
     for number, stage in enumerate(trunk.stages):
-        selector = stage.block.selector if isinstance(stage.block, RectangularBlock) else stage.pre_block
+        part = stage.pre_block
+        if isinstance(stage.block, RectangularBlock):
+            part = stage.block.selector
+        elif isinstance(stage.block, MergingBlock):
+            part = stage.block.merge
+        selector = part.selector if isinstance(part, MergeInto) else part
         if isinstance(selector, TokenSelector):
             found[number] = selector
     return found

@@ -120,6 +120,13 @@ def counts_left(shape: ViTShape, kept: Mapping[int, int]) -> Counts:
     return counts
 
 
+def removals(shape: ViTShape, counts: Counts) -> dict[int, tuple[int, int]]:
+    """The blocks that remove patches, each with the patches that enter it and those that it leaves."""
+    entering = [shape.patches, *counts[:-1]]
+    pairs = enumerate(zip(entering, counts, strict=True))
+    return {block: (before, count) for block, (before, count) in pairs if count < before}
+
+
 def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra, ...] = ()) -> Plan:
     """`plan` with blocks that compute `counts` patches of those that the block before puts out; widths and a class query stay.
 

@@ -13,13 +13,17 @@ from autoslim.service.dry_run.model_arguments import model_argument_issues
 from autoslim.service.settings import RequestLimits
 
 _JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # Bounds of a search space in the request; the built-in spaces are far smaller.
 _SPACE_DEPTH = 8
 _SPACE_NODES = 2000
 
 
-def check(spec: JobSpec, *, catalog: Catalog, limits: RequestLimits, models: Sequence[str], spaces: Sequence[str]) -> JobSpec:
-    """The spec with resolved paths; `models` and `spaces` are all names that there are.
+def check(
+    spec: JobSpec, *, catalog: Catalog, limits: RequestLimits, models: Sequence[str] | None, spaces: Sequence[str] | None
+) -> JobSpec:
+    """The spec with resolved paths; `models` and `spaces` are all names that there are. While they are not known (None), any word will
+    do for a name, and the plan finds one that does not exist.
 
     Raises:
         SpecError: naming every field that is wrong.
@@ -39,6 +43,7 @@ def _bounds(spec: JobSpec, limits: RequestLimits) -> Iterator[ValidationIssue]:
         ("base_epochs", spec.base_epochs, limits.epochs),
         ("batch_size", spec.batch_size, limits.batch_size),
         ("image_size", spec.image_size or 0, limits.image_size),
+        ("priority", spec.priority, limits.priority),
     ):
         if value > most:
             yield ValidationIssue(place=(field,), problem=f"is {short_repr(value)}; allowed: at most {most:g}")
@@ -56,9 +61,14 @@ def _reuse(spec: JobSpec) -> Iterator[ValidationIssue]:
             yield ValidationIssue(place=("reuse", index), problem=f"is {short_repr(source)}; allowed: the id of a job, or all")
 
 
-def _space(space: str | dict[str, Any], names: Sequence[str]) -> Iterator[ValidationIssue]:
+def _space(space: str | dict[str, Any], names: Sequence[str] | None) -> Iterator[ValidationIssue]:
     if isinstance(space, str):
-        if space not in names:
+        # A word names no file: a path has a slash or a suffix.
+        if names is None and not _WORD.fullmatch(space):
+            yield ValidationIssue(
+                place=("space",), problem=f"is {short_repr(space)}; allowed: a name from /v1/capabilities, or a mapping"
+            )
+        elif names is not None and space not in names:
             yield ValidationIssue(place=("space",), problem=unknown(space, names) + ", or a mapping")
     elif not _is_small(space):
         yield ValidationIssue(place=("space",), problem=f"is too large; allowed: {_SPACE_NODES} entries, {_SPACE_DEPTH} deep")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.cifar10_vit import accuracy, real_images, real_model
+from helpers.merged_tokens import check_merging
 from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import attach, attached, batch_of, context_of, images, logits, make_dense, prune, slim, solved_knobs
 from torch import Tensor, nn
@@ -37,17 +38,22 @@ METHOD = METHODS["dps"]
 # For the contract suite.
 
 KEEP_ALL = {"keep": 1.0}
+VARIANTS = {"merge": {"dead": "merge"}}
 
 
-def check_training_form_is_pruned_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     dense = make_dense(model)
     dense.module.double()
-    knobs = solved_knobs("dps", dense.shape)
-    student = attached("dps", dense, knobs).double().eval()
-    cut = prune("dps", copy.deepcopy(student), dense.shape, knobs).model
+    case = f"dps:{variant}" if variant else "dps"
+    knobs = solved_knobs(case, dense.shape)
+    student = attached(case, dense, knobs).double().eval()
+    cut = prune(case, copy.deepcopy(student), dense.shape, knobs).model
     x = images(dtype=torch.float64)
     torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
-    check_rows_are_the_whole_blocks(cut, dense.module)
+    if variant:
+        check_merging(cut, dense.module)
+    else:
+        check_rows_are_the_whole_blocks(cut, dense.module)
 
 
 def selector_of(seed: int = 0, kind: str = "mlp", dim: int = 6, prefix: int = 2) -> ImpactScorer:

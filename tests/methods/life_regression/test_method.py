@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers.merged_tokens import check_merging, passes
 from helpers.tiny import attached, context_of, images, logits, logits_of, make_dense, prune, slim, solved_knobs
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,7 @@ from autoslim.core.recipe import Knobs, Training
 from autoslim.core.shape import ViTShape
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS
+from autoslim.methods.layers.merging import MergeInto
 from autoslim.methods.layers.token_counts import token_counts
 from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
 from autoslim.methods.layers.token_trunk import pre_blocks_of
@@ -38,11 +40,30 @@ METHOD = METHODS["life_regression"]
 # For the contract suite.
 
 KEEP_ALL = {f"life_threshold_{k}": 0.0 for k in range(1, 5)}
-VARIANTS = {"threshold": {"mode": "threshold"}}
+VARIANTS = {"threshold": {"mode": "threshold"}, "merge": {"dead": "merge"}}
+
+
+def check_the_longest_lived_are_joined(model: str) -> None:
+    """Where patches merge, the soft form has no equal: the pruned form's drops are compared with merging written out."""
+    case = "life_regression:merge"
+    dense = make_dense(model)
+    dense.module.double()
+    knobs = solved_knobs(case, dense.shape)
+    cut = prune(case, attached(case, dense, knobs).double().eval(), dense.shape, knobs).model
+    check_merging(cut, dense.module)
+    prefix = dense.shape.prefix_tokens
+    seen = passes(cut, images(dtype=torch.float64), MergeInto)
+    first, entered, left = seen[0]
+    life_BP = first.selector.regressor(entered.x_BND)
+    shortest = left.x_BND.shape[1] - prefix
+    assert torch.equal(first.selector.rows(entered.x_BND)[:, prefix:] - prefix, order_by(life_BP)[:, :shortest])
 
 
 def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     """The soft form with lives that end exactly where the pruned form drops, against the tokens that the pruned form leaves."""
+    if variant == "merge":
+        check_the_longest_lived_are_joined(model)
+        return
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs(f"life_regression:{variant}" if variant else "life_regression", dense.shape) | {"temperature": 16.0}

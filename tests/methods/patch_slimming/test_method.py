@@ -12,6 +12,7 @@ import timm
 import torch
 from helpers.cifar10_vit import accuracy, real_model
 from helpers.examples import examples
+from helpers.merged_tokens import check_merging
 from helpers.selected_rows import check_rows_are_the_whole_blocks
 from helpers.tiny import (
     MODELS,
@@ -37,6 +38,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, solve
+from autoslim.methods.layers.merging import MERGING
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.methods.layers.token_selector import FixedTokens
@@ -60,16 +62,21 @@ METHOD = METHODS["patch_slimming"]
 # For the contract suite.
 
 KEEP_ALL = {"keep": 1.0}
+VARIANTS = {"merge": {"dead": "merge"}}
 
 
-def check_training_form_is_pruned_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     dense = make_dense(model)
     dense.module.double()
-    knobs = solved_knobs("patch_slimming", dense.shape)
-    student = attached("patch_slimming", dense, knobs).eval()
+    case = f"patch_slimming:{variant}" if variant else "patch_slimming"
+    knobs = solved_knobs(case, dense.shape)
+    student = attached(case, dense, knobs).eval()
     assert not any(parameter.requires_grad for parameter in student.parameters())
-    cut = prune("patch_slimming", student, dense.shape, knobs).model
-    check_rows_are_the_whole_blocks(cut, dense.module)
+    cut = prune(case, student, dense.shape, knobs).model
+    if variant:
+        check_merging(cut, dense.module)
+    else:
+        check_rows_are_the_whole_blocks(cut, dense.module)
 
 
 def deit_small() -> ViTShape:
@@ -79,6 +86,56 @@ def deit_small() -> ViTShape:
 
 def free_price(shape: ViTShape):
     return price_of(shape, Plan.dense(shape), lambda counts: ())
+
+
+# What happens to the patches that go.
+
+
+@pytest.mark.parametrize("method", ["patch_slimming", "dps", "life_regression"])
+def test_the_dead_are_dropped_unless_they_are_to_merge(method: str):
+    shape = make_dense("vit").shape
+    knobs = METHODS[method].repair(shape, {})
+    assert knobs["dead"] == "drop"
+    dropped = METHODS[method].expect(shape, Plan.dense(shape), knobs)
+    merged = METHODS[method].expect(shape, Plan.dense(shape), {**knobs, "dead": "merge"})
+    assert dropped.blocks == merged.blocks
+    # A recipe that is older than the knob drops, too.
+    assert METHODS[method].expect(shape, Plan.dense(shape), {k: v for k, v in knobs.items() if k != "dead"}) == dropped
+    prices = [extra for extra in merged.extras if extra.name == MERGING]
+    assert prices and set(merged.extras) - set(dropped.extras) == set(prices)
+    left = {int(extra.place.removeprefix("block ")) for extra in prices}
+    before, priced = shape.patches, set()
+    for number, block in enumerate(merged.blocks):
+        count = block.tokens_mlp - shape.prefix_tokens
+        if count < before:
+            priced.add(number)
+        before = count
+    assert left == priced
+
+
+@pytest.mark.parametrize("method", ["patch_slimming", "dps", "life_regression"])
+def test_merging_keeps_what_dropping_loses_of_equal_patches(method: str):
+    """All patches of an image are equal: merged, nothing is lost; dropped, the class token attends to fewer of them."""
+    dense = make_dense("vit")
+    dense.module.double().pos_embed.data[:, dense.shape.prefix_tokens :] = 0
+    x = images(3, size=4, dtype=torch.float64).repeat(1, 1, 8, 8)
+    merged, dropped = (slim(method, dense, knobs={"dead": dead}).model.double() for dead in ("merge", "drop"))
+    torch.testing.assert_close(logits(merged, x), logits(dense.module, x), rtol=0, atol=1e-9)
+    assert (logits(dropped, x) - logits(dense.module, x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["patch_slimming", "dps", "life_regression"])
+def test_merging_is_refused_where_the_head_cannot_weight(method: str):
+    shape = make_dense("average").shape.replace(pool="avgmax")
+    METHODS[method].repair(shape, {})
+    with pytest.raises(UnsupportedModelError, match=rf"{method} with dead 'merge': merged tokens need pooling"):
+        METHODS[method].repair(shape, {"dead": "merge"})
+
+
+@pytest.mark.parametrize(("method", "knobs"), [("dps", {"adaptive": True}), ("life_regression", {"mode": "threshold"})])
+def test_counts_that_vary_from_image_to_image_drop(method: str, knobs: dict[str, Any]):
+    shape = make_dense("vit").shape
+    assert METHODS[method].repair(shape, {**knobs, "dead": "merge"}) == METHODS[method].repair(shape, knobs)
 
 
 # Counts.

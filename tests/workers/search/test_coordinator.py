@@ -75,7 +75,8 @@ def test_without_a_pruner_every_trial_runs_to_its_end(undisturbed):
     assert {result.state for result in results} <= {TrialState.COMPLETE, TrialState.INFEASIBLE}
 
 
-@pytest.mark.parametrize("scheduler", ["halving", pytest.param("median", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["halving", "median"])
 def test_killed_at_random_moments_a_resumed_search_decides_as_the_undisturbed_one(tmp_path, undisturbed, scheduler):
     expected = undisturbed(scheduler)
     root = tmp_path / "killed"

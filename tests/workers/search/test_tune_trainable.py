@@ -101,6 +101,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
         assert all(torch.equal(state[name], other[name]) for name in state), f"trial {number}"
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: dict[str, Any], tmp_path: Path) -> None:
     recipe = _recipes()[0]
     recipe = recipe.replace(training=recipe.training.replace(lr=1e30))

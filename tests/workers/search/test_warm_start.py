@@ -104,6 +104,7 @@ def test_earlier_trials_are_the_samplers_history_and_are_not_proposed_again(earl
     assert [plain.propose(number, []) for number in range(8)] != [with_history.propose(number, []) for number in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reused"),
     [

@@ -1,0 +1,195 @@
+"""What a spec asks for, worked out without training: `dry_run`, and `facts` for what a spec may name.
+
+Models are built without memory for weights (torch's meta device), and of the data only labels are read. What a plan costs is checked
+before it is begun (`bounds`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from autoslim.config import JobSpec, Placement, read_json
+from autoslim.core.budget import Budget
+from autoslim.core.job import SearchJob
+from autoslim.core.plan import Plan
+from autoslim.cost import predict
+from autoslim.data.sources import open_source
+from autoslim.data.splits import share_counts
+from autoslim.data.table import Source
+from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
+from autoslim.methods import METHODS, Constraints, check_not_trivial
+from autoslim.models import DenseModel, create_dense
+from autoslim.search import Estimate, Proposer, Space, estimate_work, load_space, most_work
+from autoslim.search.space.yaml_file import space_names
+from autoslim.service.dry_run import bounds
+from autoslim.service.dry_run.faults import SpecFault
+
+_FAMILIES = ("vision_transformer", "deit")
+
+
+def facts(_: Any) -> dict[str, Any]:
+    """The models, spaces and methods that a spec may name."""
+    return {
+        "models": sorted(name for family in _FAMILIES for name in timm.list_models(module=family)),
+        "spaces": space_names(),
+        "methods": [{"name": name, "paper": method.paper} for name, method in METHODS.items()],
+    }
+
+
+def dry_run(request: dict[str, Any]) -> dict[str, Any]:
+    """A `PlanResponse` as a dictionary; `request` has the resolved `spec` and the operator's `limits`.
+
+    Raises:
+        SpecFault: naming the field that makes the search impossible, or its plan dearer than the operator allows.
+        AutoslimError: for whatever else is wrong with the spec.
+    """
+    spec, limits = read_json(json.dumps(request["spec"])), request["limits"]
+    bounds.check_model_folder(spec)
+    bounds.check_images(spec, limits["images"])
+    images, classes = _data(spec)
+    dense = _dense(spec, classes)
+    parameters = sum(p.numel() for p in dense.module.parameters())
+    if parameters > limits["parameters"]:
+        raise SpecFault(("model",), f"has {parameters:,} parameters; allowed: at most {limits['parameters']:,}")
+    bounds.check_attention(spec, dense.shape, limits["attention"])
+    space = _space(spec)
+    bounds.check_recipes(spec, space, dense.shape, limits["recipes"])
+    flops = predict(dense.shape, Plan.dense(dense.shape)).total
+    proposer = _proposer(spec, space, dense)
+    _check_limits(spec, proposer)
+    budgets = [_budget(index, budget, flops, proposer) for index, budget in enumerate(spec.budgets)]
+    return {
+        "dense_flops": flops,
+        "params": parameters,
+        "classes": classes,
+        "images": images,
+        "budgets": budgets,
+        "excluded_methods": proposer.left_out,
+        "trials": spec.most_trials,
+        "epochs": spec.epochs,
+        "estimate": _estimate(spec, images["train"], parameters, flops, [budget["flops"] for budget in budgets]),
+    }
+
+
+def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
+    """Images by split, split as `prepare_dataset` does but before unreadable ones are removed, and the number of classes.
+
+    Only counted: drawing the images of each split takes a pass over all labels for every class, and no number depends on which are drawn.
+    """
+    try:
+        source = open_source(spec.dataset_spec.source, seed=spec.seed)
+        counts = _counts(spec, source)
+    except DatasetError as error:
+        raise SpecFault(("data",), str(error)) from None
+    limit = spec.dataset_spec.train_limit
+    train = counts["train"] if limit is None else min(counts["train"], limit)
+    return {"train": train, "validation": counts["validation"], "test": counts["test"]}, len(source.classes)
+
+
+def _counts(spec: JobSpec, source: Source) -> dict[str, int]:
+    left_C, counts = np.bincount(source.train.labels, minlength=len(source.classes)), {}
+    for split, table in (("test", source.test), ("validation", source.validation)):
+        if table is not None:
+            counts[split] = len(table.labels)
+            continue
+        share = spec.dataset_spec.validation_share
+        cut_C = share_counts(left_C, share, purpose=split, classes=source.classes)
+        left_C, counts[split] = left_C - cut_C, int(cut_C.sum())
+    return {"train": int(left_C.sum()), **counts}
+
+
+def _dense(spec: JobSpec, classes: int) -> DenseModel:
+    try:
+        with torch.device("meta"):
+            return create_dense(spec.model_spec.replace(weights="scratch"), classes=classes)
+    except AutoslimError as error:
+        place = "image_size" if "image size" in str(error) and spec.image_size is not None else "model"
+        raise SpecFault((place,), str(error)) from None
+
+
+def _space(spec: JobSpec) -> Space:
+    try:
+        return load_space(_job(spec).space)
+    except SpaceError as error:
+        raise SpecFault(("space",), str(error)) from None
+
+
+def _job(spec: JobSpec) -> SearchJob:
+    return spec.to_job(id="dry-run", placement=Placement(output=os.curdir))
+
+
+def _proposer(spec: JobSpec, space: Space, dense: DenseModel) -> Proposer:
+    job = _job(spec)
+    try:
+        return Proposer(
+            space=space,
+            shape=dense.shape,
+            budgets={},
+            training=job.training,
+            seed=job.seed,
+            sampler=job.sampler,
+            class_query=job.class_query,
+            bound=job.bound,
+            limits=job.limits,
+        )
+    except SpaceError as error:
+        raise SpecFault(("space",), str(error)) from None
+    except AutoslimError as error:
+        raise SpecFault(("class_query",) if spec.class_query else ("model",), str(error)) from None
+
+
+def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
+    """Refuses a limit on the parameters that every model meets, or none. A latency is unknown here: it is measured where trials run."""
+    try:
+        for budget in spec.budgets:
+            check_not_trivial(budget, Constraints(limits=proposer.limits), proposer.shape)
+    except BudgetError as error:
+        raise SpecFault(("params",), str(error), infeasible=True) from None
+    limit = proposer.limits.params
+    least = {name: found.min_params for name, found in proposer.feasibility.items() if found.min_params is not None}
+    if limit is not None and least and min(least.values()) > limit:
+        reached = ", ".join(f"{name} {params:,} and more" for name, params in least.items())
+        raise SpecFault(
+            ("params",), f"is {spec.params!r}, which nothing in the space reaches; allowed: {reached}", infeasible=True
+        )
+
+
+def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) -> dict[str, Any]:
+    try:
+        flops = budget.resolve(dense_flops)
+    except BudgetError as error:
+        raise SpecFault(("flops", index), str(error), infeasible=True) from None
+    methods = []
+    for name, found in proposer.feasibility.items():
+        min_flops = None if found.cheapest is None else found.cheapest.flops
+        max_flops = None if found.costliest is None else found.costliest.flops
+        # The latency is not known here; the search measures it before its first trial.
+        feasible = found.reaches(flops, proposer.limits)
+        flops_range = {"min_flops": min_flops, "max_flops": max_flops}
+        methods.append({"name": name, **flops_range, "min_params": found.min_params, "feasible": feasible})
+    feasible = any(method["feasible"] for method in methods)
+    return {"label": budget.label, "flops": flops, "feasible": feasible, "methods": methods}
+
+
+def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[int]) -> dict[str, Any]:
+    """The fields of a `WorkEstimate`: upper bounds, and no duration, which depends on the workers."""
+    job = _job(spec)
+    found: Estimate = estimate_work(
+        job, most_work(job), train_images=images, dense_flops=dense_flops, budgets=budgets, parameters=parameters
+    )
+    return {
+        "training_images": found.training_images,
+        "base_training_images": found.base_training_images,
+        "multiply_accumulates": found.multiply_accumulates,
+        "disk_bytes": found.disk.peak,
+    }
+
+
+OPERATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {"facts": facts, "dry_run": dry_run}
