@@ -100,12 +100,22 @@ def placement_of(cli_input: CliInput, output: Path) -> Placement:
 
 
 def placed(model: type[P], cli_input: CliInput, **more: Any) -> P:
-    """A placement from flags, variables and `more`."""
-    values, settings = {**fields_of(cli_input, model), **more}, settings_of(model)
+    """A placement from flags, variables and `more`, which has the fields that a subclass adds.
+
+    Raises:
+        RequestError: names the flag or the variable, the value and what is allowed.
+    """
+    declared = Placement if issubclass(model, Placement) else TrialPlacement
+    values, settings = {**fields_of(cli_input, declared), **more}, settings_of(declared)
     try:
         return validated(model, lambda: model.model_validate(values))
     except SpecError as error:
-        raise error.named(lambda issue: cli_input.name(settings[str(issue.place[0])])) from None
+
+        def name(issue: ValidationIssue) -> str:
+            field = str(issue.place[0])
+            return cli_input.name(settings[field]) if field in settings else flag_name(field)
+
+        raise error.named(name) from None
 
 
 def new_job(cli_input: CliInput, file: Path | None, output: Path) -> SearchJob:

@@ -253,6 +253,24 @@ def test_the_files_of_the_service_are_its_owners_alone(autoslim: Command, tmp_pa
     assert {mode & 0o077 for mode in modes.values()} == {0}
 
 
+def supervise(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "autoslim.cli", "supervise", "--until-stdin-ends", "--root", str(root), *options]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+
+
+def test_a_supervisor_runs_as_a_process_until_its_standard_input_ends(tmp_path: Path):
+    ended = supervise(tmp_path / "root", "--concurrency", "2", "--resources", "cpu=1", "--lease-seconds", "30")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+    assert (tmp_path / "root").is_dir()
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--concurrency", "0"), ("--lease-seconds", "0")])
+def test_a_mistake_in_a_supervisors_settings_names_the_flag(tmp_path: Path, flag: str, value: str):
+    refused = supervise(tmp_path / "root", flag, value)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"autoslim: {flag} is {value}"), refused.stderr
+
+
 def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")],
