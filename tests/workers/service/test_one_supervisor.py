@@ -42,6 +42,14 @@ def supervisors(site):
     return sorted(found, key=psutil.Process.create_time)
 
 
+def has_only_another_supervisor(site, former):
+    def is_so():
+        pids = [each.pid for each in supervisors(site)]
+        return len(pids) == 1 and pids != [former.pid]
+
+    return is_so
+
+
 def gone(*processes):
     return lambda: all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in processes)
 
@@ -95,7 +103,7 @@ def test_a_second_signal_does_not_cut_the_orderly_end_short(site):
 def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site):
     with searching(site) as (_, supervisor, driver, job):
         supervisor.kill()
-        site.drive(None, lambda: len(supervisors(site)) == 1 and supervisors(site)[0].pid != supervisor.pid)
+        site.drive(None, has_only_another_supervisor(site, supervisor))
         site.mischief(None)
         site.drive(None, site.is_ended(job))
         assert (site.state(job), site.queue.get(job.id).attempt) == (S.SUCCEEDED, 1)
