@@ -31,7 +31,9 @@ def blocks(knobs: dict) -> list[int]:
     return sorted(value for name, value in knobs.items() if "_layer_" in name)
 
 
-@pytest.mark.parametrize(("depth", "quarters"), [(6, [2, 3, 5]), (10, [3, 5, 8]), (12, [3, 6, 9]), (14, [4, 7, 11]), (18, [5, 9, 14])])
+@pytest.mark.parametrize(
+    ("depth", "quarters"), [(6, [2, 3, 5]), (10, [3, 5, 8]), (12, [3, 6, 9]), (14, [4, 7, 11]), (18, [5, 9, 14])]
+)
 def test_half_a_block_rounds_the_same_way_at_every_depth(depth: int, quarters: list[int]):
     assert [layer_index(share, depth) for share in (0.25, 0.5, 0.75)] == quarters
 
