@@ -37,7 +37,7 @@ METHOD = METHODS["dps"]
 
 # For the contract suite.
 
-KEEP_ALL = {"keep": 1.0}
+KEEP_ALL = {"keep": 1.0, "class_query": False}
 VARIANTS = {"merge": {"dead": "merge"}}
 
 

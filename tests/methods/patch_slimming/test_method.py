@@ -34,6 +34,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
@@ -61,8 +62,11 @@ METHOD = METHODS["patch_slimming"]
 
 # For the contract suite.
 
-KEEP_ALL = {"keep": 1.0}
-VARIANTS = {"merge": {"dead": "merge"}}
+KEEP_ALL = {"keep": 1.0, "class_query": False}
+VARIANTS = {"merge": {"dead": "merge"}, "pyramid": {"counts": "pyramid"}}
+
+EARLIER: Knobs = {"counts": "pyramid", "paths": "residual", "places": "cover", "class_query": False}
+"""The defaults of version 0.1.0."""
 
 
 def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
@@ -73,10 +77,18 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     student = attached(case, dense, knobs).eval()
     assert not any(parameter.requires_grad for parameter in student.parameters())
     cut = prune(case, student, dense.shape, knobs).model
-    if variant:
-        check_merging(cut, dense.module)
+    whole = copy.deepcopy(dense.module)
+    if variant == "merge":
+        check_merging(cut, with_weights_of(cut, whole))
     else:
-        check_rows_are_the_whole_blocks(cut, dense.module)
+        check_rows_are_the_whole_blocks(cut, with_weights_of(cut, whole))
+
+
+def with_weights_of(cut: nn.Module, whole: nn.Module) -> nn.Module:
+    """The dense model with the blocks that Algorithm 1 has tuned."""
+    for own, block in zip(blocks_of(whole), blocks_of(cut), strict=True):
+        own.load_state_dict({name: value for name, value in block.state_dict().items() if name in own.state_dict()})
+    return whole
 
 
 def deit_small() -> ViTShape:
