@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, placed
 from autoslim.config import TrialPlacement
 from autoslim.core.folder_lock import claim_for_service
+from autoslim.core.private_files import make_private, write_privately
 
 if TYPE_CHECKING:
     from autoslim.service import ServiceSettings
@@ -45,23 +45,15 @@ def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
     from autoslim.service import read_settings
 
     settings = read_settings(config, flags=flags)
-    os.umask(0o077)
+    write_privately()
     settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     claim_for_service(settings.root)
-    # Also the folders of an earlier version, which were open to other users. `jobs` is closed by itself for drivers on other nodes, whose
-    # umask is their own.
+    # Also the folders of an earlier version, which were open to other users. `jobs` is closed by itself for the trials on other nodes,
+    # whose umask is their own.
     for folder in (settings.root, settings.root / "jobs"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_private(folder)
     return settings
-
-
-def make_private(folder: Path) -> None:
-    """Takes the rights of group and others, where the folder is this user's. A volume that an orchestrator mounts is not."""
-    found = folder.stat()
-    # A folder with the sticky bit is everybody's, such as /tmp, and others need it.
-    if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
-        folder.chmod(0o700)
 
 
 def serve(

@@ -67,7 +67,7 @@ def unreachable_error(error: httpx.TransportError, *, in_doubt: str | None = Non
     """The transport's error with the address of the service, and what to check; with `in_doubt` what the request may have done."""
     where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}" if _has_request(error) else "the service"
     kind = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
-    reason = str(error).strip()
+    reason = str(error).strip().rstrip(".")
     advice = in_doubt or "Is it running (autoslim serve), and is AUTOSLIM_URL right?"
     return UnreachableError(f"{where} {kind}{f': {reason}' if reason else ''}. {advice}", code=UNREACHABLE)
 

@@ -73,7 +73,9 @@ def solve_chain(
     """
     solved = list(solve_each(methods, shape, plan, steps, targets, ranges=ranges, constraints=constraints))
     if len(steps) > 1:
-        _check_room(methods[steps[-1].method], shape, solved[-2].plan, steps[-1], targets[-1], ranges)
+        # What the step leaves open, such as its blocks, is as the solver has chosen it for this budget.
+        last = steps[-1].replace(knobs={**solved[-1].knobs, **steps[-1].knobs})
+        _check_room(methods[last.method], shape, solved[-2].plan, last, targets[-1], ranges)
     done = tuple(step.replace(knobs=found.knobs) for step, found in zip(steps, solved, strict=True))
     return SolvedChain(steps=done, plan=solved[-1].plan, flops=solved[-1].flops)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from autoslim.core.recipe import Knobs
@@ -18,7 +19,8 @@ class Knob(Record):
     models of every depth. `cost_sign` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver moves it; 0 where
     they do not depend on it, or the solver must leave it alone. A knob with a cost sign is a `float`. `searched` is False where only
     the solver sets the knob (through `Method.costlier`): no space names it and no sampler draws it. `log` asks samplers for a
-    logarithmic scale.
+    logarithmic scale. `allowed` are the ends of what a recipe or a search space may set, where that is more than `low` to `high`, in
+    which a search draws.
     """
 
     kind: str
@@ -30,9 +32,16 @@ class Knob(Record):
     choices: tuple[Any, ...] | None = None
     cost_sign: int = 0
     searched: bool = True
+    allowed: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         assert not self.cost_sign or self.kind == "float", f"a knob with a cost sign is a float, not {self.kind}"
+
+    @property
+    def widest(self) -> tuple[float, float]:
+        """The ends of what may be set: `allowed`, or the searched range."""
+        assert self.low is not None and self.high is not None
+        return (self.low, self.high) if self.allowed is None else self.allowed
 
     def check(self, value: Any, name: str, *, depth: int) -> None:
         """Raises SpaceError when `value` is not allowed for this knob in a recipe for a model of `depth` blocks."""
@@ -41,8 +50,7 @@ class Knob(Record):
             if value not in self.choices:
                 raise SpaceError(f"{name} is {value!r}; allowed: {', '.join(map(repr, self.choices))}")
             return
-        assert self.low is not None and self.high is not None
-        low, high = (1, depth - 1) if self.kind == "layer" else (self.low, self.high)
+        low, high = (1, depth - 1) if self.kind == "layer" else self.widest
         whole = self.kind != "float"
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
             raise SpaceError(f"{name} is {value!r}; allowed: {'a whole number ' if whole else ''}from {low:g} to {high:g}")
@@ -54,7 +62,9 @@ Ranges = dict[str, Knob]
 
 def layer_index(share: float, depth: int) -> int:
     """The block index at `share` of the depth; at least 1, because no block has seen the tokens in front of block 0."""
-    return min(max(round(share * depth), 1), depth - 1)
+    # Half a block always rounds up, as `round` does not: it goes to the even block, a quarter of 6 up and a quarter of 10 down.
+    # The 1e-9 is for shares such as 1/6, which floats hold a little too small.
+    return min(max(math.floor(share * depth + 0.5 + 1e-9), 1), depth - 1)
 
 
 def complete(ranges: Ranges, knobs: Knobs, *, depth: int) -> Knobs:

@@ -4,6 +4,9 @@ A method names the knobs in which its FLOPs are monotone (`Knob.cost_sign`). The
 pressure 0 every such knob is at the expensive end of its range, at 1/2 where the recipe proposed it, at 1 at the cheap end. It
 bisects the pressure, and spends what is left of the budget on single counts (`Method.costlier`). All other limits (`Constraints`) are
 checked at every step, so that whichever limit binds decides.
+
+Blocks are not moved, unless the recipe leaves them to the defaults: those come forward, all by the same factor, until the budget is
+within reach (`with_default_layers`).
 """
 
 from __future__ import annotations
@@ -21,10 +24,17 @@ from autoslim.cost.flops import predict
 from autoslim.cost.params import predict_params
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods.base import Method
-from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.knob import Knob, Ranges, layer_index
 
 _BISECTIONS = 40
 """2^-40 of a knob's range is far below the share of one token or one width unit."""
+
+_WITHIN_REACH = 0.75
+"""The pressure at which a recipe with default blocks must fit: half-way from its proposal to the cheapest form. At 1 nearly all tokens
+would have to go at one place, where going earlier keeps more of them."""
+
+_FORWARD = tuple(1 - number / 24 for number in range(24))
+"""Factors on the default blocks; the smallest one moves the last block of 24 to the first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +72,7 @@ def solve(
     """
     ranges = method.ranges if ranges is None else ranges
     constraints = Constraints() if constraints is None else constraints
-    knobs = method.repair(shape, knobs)
+    knobs = method.repair(shape, with_default_layers(method, shape, plan, knobs, budget, ranges=ranges, constraints=constraints))
 
     def at(pressure: float) -> Solved:
         return evaluate(method, shape, plan, _interpolate(knobs, ranges, pressure))
@@ -80,6 +90,32 @@ def solve(
     best = _bisect(at, fits, cheapest)
     # 3. One step of the pressure moves all knobs at once; single counts use what that leaves of the budget.
     return _fill_budget(method, shape, plan, best, fits, ranges)
+
+
+def with_default_layers(
+    method: Method,
+    shape: ViTShape,
+    plan: Plan,
+    knobs: Knobs,
+    budget: int,
+    *,
+    ranges: Ranges,
+    constraints: Constraints,
+) -> Knobs:
+    """`knobs` with a block for each `layer` that they leave out: the default, as far forward as the limits need.
+
+    Without such knobs it returns `knobs` themselves.
+    """
+    shares = {name: knob.default for name, knob in method.ranges.items() if knob.kind == "layer" and name not in knobs}
+    if not shares:
+        return knobs
+    for factor in _FORWARD:
+        moved = {**knobs, **{name: layer_index(factor * share, shape.depth) for name, share in shares.items()}}
+        found = evaluate(method, shape, plan, _interpolate(method.repair(shape, moved), ranges, _WITHIN_REACH))
+        if found.flops <= budget and constraints.fits(shape, found.plan):
+            return moved
+    # Nothing reaches the limits with room to spare. At the front it may still be possible; where it is not, the solver says so.
+    return moved
 
 
 def cheapest_form(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, ranges: Ranges | None = None) -> Solved:

@@ -36,8 +36,8 @@ class ConnectionTable(ServerState):
     """uvicorn's state of a server, with the connections by address and those that wait for a request.
 
     Where a limit is reached, a new connection takes the place of the one that has waited longest for a request. A client sends its headers
-    within milliseconds, so that connections without a request, however many, keep nobody out. A new connection is refused only when
-    all others are in the middle of a request.
+    and its body within milliseconds, so that connections without a whole request, however many, keep nobody out. A new one is refused
+    only when all others have a request that is being answered.
     """
 
     def __init__(self, limits: RequestLimits) -> None:
@@ -58,11 +58,11 @@ class ConnectionTable(ServerState):
         return self._open.total() <= self._total or self._evict(None)
 
     def wait(self, connection: BoundedProtocol) -> None:
-        """From now on the connection may be closed in favour of another."""
+        """From now on, or from the earlier call on, the connection may be closed in favour of another."""
         self._waiting.setdefault(connection.address, {}).setdefault(connection, time.monotonic())
 
     def work(self, connection: BoundedProtocol) -> None:
-        """The connection has a request."""
+        """The connection has a whole request."""
         waiting = self._waiting.get(connection.address, {})
         waiting.pop(connection, None)
         if not waiting:
@@ -91,7 +91,7 @@ class ConnectionTable(ServerState):
     def _warn(self, address: str | None) -> None:
         if (now := time.monotonic()) - self._warned >= _WARN_SECONDS:
             self._warned = now
-            _log.warning("too many connections; those without a request are closed", extra={"address": address or "all"})
+            _log.warning("too many connections; those without a whole request are closed", extra={"address": address or "all"})
 
 
 class BoundedProtocol(H11Protocol):
@@ -132,7 +132,7 @@ class BoundedProtocol(H11Protocol):
         self._note_progress(began=bool(self.conn.trailing_data[0]))
 
     def close(self) -> None:
-        """Of a connection that waits for a request."""
+        """Of a connection that waits for a request, or for the rest of one."""
         self.server_state.leave(self)
         self._forget_deadline()
         self.transport.close()
@@ -142,7 +142,8 @@ class BoundedProtocol(H11Protocol):
             return
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget_deadline()
-            self.server_state.work(self)
+            # Until its body is there, a request is only half sent, and what reads the body has a time for it.
+            (self.server_state.wait if self.cycle.more_body else self.server_state.work)(self)
             return
         # Not restarted by further bytes: one byte a second must not keep the connection. The rest of a body whose request was answered
         # early counts as a request that has begun, too.

@@ -26,7 +26,7 @@ from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
 from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
-from autoslim.methods.solver import cheaper_knobs
+from autoslim.methods.solver import cheaper_knobs, with_default_layers
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
 from autoslim.training.context import TrialContext
@@ -223,6 +223,8 @@ def _advice(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, constrain
 
 
 def _lower_with(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> str:
+    # Blocks that are left to the defaults come forward by themselves: for a budget of 0 as far as they can.
+    knobs = with_default_layers(method, shape, plan, knobs, 0, ranges=method.ranges, constraints=Constraints())
     cheaper, flops = cheaper_knobs(method, shape, plan, knobs)
     if not cheaper:
         return "; no other knobs reach lower"

@@ -100,6 +100,14 @@ def test_it_gives_up_after_some_tries_and_says_where_it_looked():
     assert len(script.asked) == 4
 
 
+def test_a_reason_that_is_a_sentence_does_not_end_twice():
+    script = Script(*[httpx.RemoteProtocolError("Server disconnected without sending a response.") for _ in range(4)])
+    with pytest.raises(
+        UnreachableError, match=r"without sending a response\. The job may have been queued: `autoslim jobs` lists it"
+    ):
+        script.client.submit(**SPEC)
+
+
 def test_what_is_refused_is_not_asked_for_again():
     script = Script(problem(422, "invalid-request"))
     with pytest.raises(RefusedError, match="what was wrong"):

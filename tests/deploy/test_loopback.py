@@ -79,12 +79,16 @@ def test_an_installation_comes_up_whole_keeps_its_secrets_and_comes_back(install
 
 
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
-def test_a_dead_node_is_started_again_and_the_service_works_on(installation, name):
+def test_a_dead_node_is_started_again_and_the_service_works_on(installation, name, tmp_path):
     up = [sys.executable, "-m", "loopback", "--folder", str(installation.folder), "--port", str(installation.port), "up"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "deploy"))}
-    with subprocess.Popen(up, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as foreground:
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stream,
+        subprocess.Popen(up, stdout=subprocess.PIPE, stderr=stream, text=True, env=environment) as foreground,
+    ):
         said = iter(foreground.stdout.readline, "")
-        assert any("no login" in line for line in said if line.startswith("MLflow"))
+        assert any("no login" in line for line in said if line.startswith("MLflow")), errors.read_text()
         next(line for line in said if line.startswith("export AUTOSLIM_URL"))
         before = installation._program(name)._read()
         os.killpg(before.pid, signal.SIGKILL)
@@ -95,8 +99,8 @@ def test_a_dead_node_is_started_again_and_the_service_works_on(installation, nam
         assert installation._program(name)._read() != before
         assert installation.running()
         foreground.send_signal(signal.SIGTERM)
-        _, errors = foreground.communicate(timeout=120)
-    assert f"{name} has exited and is started again" in errors
+        foreground.wait(timeout=120)
+    assert f"{name} has exited and is started again" in errors.read_text()
     assert installation.running() == []
 
 

@@ -75,6 +75,25 @@ def test_hundreds_of_half_sent_requests_shut_nobody_out(tmp_path: Path, source: 
         assert service.server.server_state._open[source] <= 41
 
 
+POST = b"POST /v1/plans HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{"
+
+
+@pytest.mark.parametrize("length", [1000, 10**9], ids=["a body that may be sent", "one that is too large"])
+def test_hundreds_of_half_sent_bodies_shut_nobody_out_and_are_no_error(
+    tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        serving(tmp_path, connections=60, connections_per_address=60) as service,
+        service.anybody(headers={"Connection": "close"}) as client,
+    ):
+        with connections(service.url, 300, sent=POST % length):
+            for _ in range(5):
+                assert client.get("/v1/jobs").status_code == 200
+        # Those that are still open are ended by their clients.
+        assert client.get("/v1/jobs").status_code == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_the_limit_in_all_holds_across_addresses(tmp_path: Path) -> None:
     with serving(tmp_path, connections=20, connections_per_address=20) as service, contextlib.ExitStack() as stack:
         for number in range(2, 12):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from autoslim.core.confine import confined
 from autoslim.core.files import publish_folder, write_atomically
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
@@ -172,9 +173,8 @@ def _model_folder(root: Path, result: TrialResult) -> Path | None:
     """The model's folder, or None where a file is missing. A path that leaves the search's own folder is never followed."""
     if result.artifact is None:
         return None
-    folder = (root / result.artifact).resolve()
-    inside = folder.is_relative_to(root.resolve())
-    return folder if inside and all((folder / name).is_file() for name in _MODEL_FILES) else None
+    folder = confined(root / result.artifact, root)
+    return folder if folder is not None and all((folder / name).is_file() for name in _MODEL_FILES) else None
 
 
 # How it is reused

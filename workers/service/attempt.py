@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from autoslim.config import JobSpec, read_json
 from autoslim.core.job import SearchJob
 from autoslim.core.logs import bind, json_handler
+from autoslim.core.private_files import write_privately
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, ClusterError, JobError, LeaseLostError
 from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
@@ -49,6 +50,8 @@ class Run(Protocol):
 def main(arguments: Sequence[str], run: Run | None = None) -> int:
     """Runs the attempt. Returns 0 when its outcome is in the queue, whatever the outcome is."""
     _stop_on_signals()
+    # Here, too: a driver on a node of a cluster is no child of the supervisor.
+    write_privately()
     try:
         job_id, attempt = arguments[0], int(arguments[1])
         settings = read_driver_settings()

@@ -97,11 +97,10 @@ def _choice(knob: Knob, value: Any, where: str) -> Any:
 
 
 def _number(knob: Knob, value: Any, where: str) -> float:
-    assert knob.low is not None
-    assert knob.high is not None
+    low, high = knob.widest
     number = _read_number(value)
     whole = knob.kind == "int"
-    if number is None or not knob.low <= number <= knob.high or (whole and number != int(number)):
+    if number is None or not low <= number <= high or (whole and number != int(number)):
         raise SpaceError(f"{where} is {short_repr(value)}; allowed: {_allowed(knob)}")
     return int(number) if whole else float(number)
 
@@ -125,4 +124,5 @@ def _allowed(knob: Knob) -> str:
         assert knob.choices is not None
         return ", ".join("true" if c is True else "false" if c is False else str(c) for c in knob.choices)
     unit = {"layer": " (share of the depth)", "int": " (whole numbers)", "float": ""}[knob.kind]
-    return f"{knob.low:g} to {knob.high:g}{unit}"
+    low, high = knob.widest
+    return f"{low:g} to {high:g}{unit}"

@@ -191,8 +191,13 @@ def main() -> NoReturn:
         dry_run({"spec": read_mapping(_WARM_UP).model_dump(mode="json"), "limits": _NO_LIMITS})
         # Objects that a collection does not touch stay in memory that all forks share.
         gc.freeze()
-        responses.write(_line(READY, respond({"operation": "facts"})))
-        responses.flush()
+        ready = _line(READY, respond({"operation": "facts"}))
+        try:
+            responses.write(ready)
+            responses.flush()
+        except BrokenPipeError:
+            # Whoever started this process is gone. Without the usual exit, which would try to write again.
+            os._exit(0)
         ForkServer(sys.stdin.buffer, responses).serve()
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from starlette.requests import ClientDisconnect
 
 from autoslim.config import JobSpec, read_json
 from autoslim.service.problems import ProblemError
@@ -23,7 +24,7 @@ async def read_spec(request: Request) -> JobSpec:
 
     Raises:
         SpecError: naming every field that is wrong.
-        ProblemError: 415 for any media type but JSON, 408 for a body that does not arrive in time.
+        ProblemError: 415 for any media type but JSON, 408 for a body that does not arrive in time, 400 for one that is broken off.
     """
     # Another site's page can only send "simple" media types without asking the service first; JSON is none of them.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -33,6 +34,9 @@ async def read_spec(request: Request) -> JobSpec:
             body = await request.body()
     except TimeoutError:
         raise ProblemError(408, "request-timeout", f"the body did not arrive within {_BODY_SECONDS:g} seconds") from None
+    except ClientDisconnect:
+        # Nobody reads this; without it the log would have a traceback for every client that goes away.
+        raise ProblemError(400, "incomplete-body", "the connection ended before the body") from None
     return read_json(body)
 
 

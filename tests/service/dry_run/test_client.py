@@ -330,3 +330,16 @@ def test_a_plan_that_hangs_ends_with_the_planner(server: subprocess.Popen[bytes]
     pid = hanging(server)
     server.kill()
     assert gone(pid)
+
+
+def test_a_planner_whose_service_is_gone_when_it_has_started_ends_in_silence() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "autoslim.service.dry_run.process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.wait(timeout=280), process.stderr.read()) == (0, b"")

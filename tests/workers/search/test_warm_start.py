@@ -157,6 +157,8 @@ def test_a_model_that_is_deleted_or_outside_its_folder_is_not_reused(earlier: Pa
         outside = template.replace(number=99, artifact="../outside", accuracy=1.0)
         store.add_ended_trial("earlier", outside, target="50%")
         write_model(earlier, outside)
+        (earlier / "link").symlink_to(earlier.parent / "outside")
+        store.add_ended_trial("earlier", outside.replace(number=100, artifact="link"), target="50%")
     assert find_in(earlier, "50%", "70%").models == {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import signal
 import sys
 import time
@@ -70,6 +71,19 @@ def test_a_job_goes_from_the_queue_to_its_result_and_leaves_events_and_a_log(sit
     assert {(line["job_id"], line["attempt"]) for line in lines} == {(job.id, 1)}
     assert [line["trial"] for line in lines if line.get("event") == "trial_ended"] == [0, 1, 2, 3]
     assert f"job {job.id} is SUCCEEDED now" in [line.get("message") for line in lines]
+
+
+def test_what_a_driver_writes_is_its_users_alone(site):
+    """Also on a node of a cluster, where no supervisor started it, and whatever the node's umask is."""
+    before = os.umask(0o022)
+    try:
+        job = site.submit()
+        site.drive(site.supervisor(), site.is_ended(job))
+    finally:
+        os.umask(before)
+    written = [path for path in site.settings.folder(job.id).rglob("*") if path.suffix != ".log" and path.is_file()]
+    assert {path.name for path in written} >= {"worked", "attempt-1.jsonl"}
+    assert {path.name: path.stat().st_mode & 0o077 for path in written} == dict.fromkeys((path.name for path in written), 0)
 
 
 def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
