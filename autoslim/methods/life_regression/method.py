@@ -70,6 +70,9 @@ MAX_DROPS = 4
 _LAYERS = (4, 7, 10, 11)
 """The code's three drop layers in a model of 12 blocks, and one more; in other models at the same shares of the depth."""
 
+_EARLIER: Knobs = {"start": "attention", "loss": "recipe"}
+"""What recipes do that are older than these knobs."""
+
 _LONGEST = 0.98
 """The largest threshold: at least a fiftieth of the patches outlives every drop."""
 
@@ -184,6 +187,9 @@ class LifeRegression(Method):
         Raises:
             UnsupportedModelError: for threshold mode where the head reads patches, and for `dead` `merge` where it cannot weight them.
         """
+        if "spare_until" in knobs:
+            # Only complete knobs have it: what is missing then is younger than the recipe.
+            knobs = {**_EARLIER, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
         if full["mode"] == "threshold":
             refuse_pooling("life regression in threshold mode", shape)
@@ -225,8 +231,7 @@ class LifeRegression(Method):
         shape, knobs = context.shape, context.knobs
         regressor = LifeRegressor.of_shape(shape)
         blocks = blocks_of(model)
-        # Recipes that are older than the knob start from attention.
-        if knobs.get("start", "attention") == "attention":
+        if knobs.get("start", _EARLIER["start"]) == "attention":
             regressor.init_from_attention(blocks[knobs["drop_layer_1"]])
         trunk = SoftLifeTrunk(
             blocks,
@@ -254,8 +259,7 @@ class LifeRegression(Method):
         return {"loss": self.finetune_loss(knobs, batch)}
 
     def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensor:
-        # Recipes that are older than the knob train with the recipe's loss.
-        return batch.label_loss if knobs.get("loss", "recipe") == "labels" else batch.task_loss
+        return batch.label_loss if knobs.get("loss", _EARLIER["loss"]) == "labels" else batch.task_loss
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs

@@ -147,6 +147,9 @@ class PatchSlimming(Method):
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Raises UnsupportedModelError for `dead` `merge` where the head's pooling cannot weight merged patches."""
+        if "spare" in knobs:
+            # Only complete knobs have it: without `class_query` they are older than that knob, and leave the last block whole.
+            knobs = {"class_query": False, **knobs}
         repaired = canonical_knobs(shape, super().repair(shape, knobs))
         if shape.pool != "token":
             del repaired["class_query"]

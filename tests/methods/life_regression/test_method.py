@@ -237,6 +237,7 @@ def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():
     dense = make_dense("vit")
     knobs = solved_knobs("life_regression", dense.shape, knobs=EARLIER)
     older = {name: value for name, value in knobs.items() if name not in ("start", "loss", "dead")}
+    assert METHOD.repair(dense.shape, older) == knobs
     now, then = (attach("life_regression", dense, own) for own in (knobs, older))
     assert torch.equal(now.blocks.regressor.weight, then.blocks.regressor.weight)
     batch = batch_of(then, copy.deepcopy(dense.module), dense.shape, distillation=0.5)

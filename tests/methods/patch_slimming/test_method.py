@@ -203,6 +203,7 @@ def test_recipes_of_earlier_versions_leave_the_last_block_whole(method: str):
     plan = METHODS[method].expect(dense.shape, Plan.dense(dense.shape), older)
     assert plan == METHODS[method].expect(dense.shape, Plan.dense(dense.shape), knobs)
     assert plan.blocks[-1].tokens_q == plan.blocks[-1].tokens_kv
+    assert METHODS[method].repair(dense.shape, older) == knobs
     built = METHODS[method].build(copy.deepcopy(dense.module), dense.shape, plan, older)
     assert count_flops(built, 32) == predict(dense.shape, plan).total
 
