@@ -144,6 +144,7 @@ class Method(abc.ABC):
     `shared_settings`     None         the knobs that `prepare` depends on; None: the method shares no work
     `shared_share`        0            share of a trial's epochs that `prepare` takes
     `prepare`             asserts      the shared work; obligatory where `shared_settings` returns knobs
+    `finetune_loss`       the task's   the fine-tune phase's loss
     `calibrate`           nothing      sets thresholds and the like to the fine-tuned weights
     `priced_modules`      none         the modules that the method adds, for the latency table
     `learning_rates`      none         multiples of the recipe's learning rate in the train phase, by parameter-name suffix
@@ -232,6 +233,10 @@ class Method(abc.ABC):
 
         `requires_grad` of the returned model selects what is fine-tuned.
         """
+
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensor:
+        """The loss of the fine-tune phase; of several steps, the last one's method decides."""
+        return batch.task_loss
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
         """Sets what depends on the fine-tuned weights, such as thresholds, in place. Called before fine-tuning, and after it.

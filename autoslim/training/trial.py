@@ -207,7 +207,7 @@ class _Trial:
         # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
         rate = METHODS[last.method].finetune_rate(last.knobs)
         schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=steps, rate=rate)
-        trainer = self._trainer(self.model, schedule, None, None)
+        trainer = self._trainer(self.model, schedule, METHODS[last.method], last)
         for report in self._train(trainer, len(self.recipe.steps), saved):
             share = self.measurer.accuracy(self._evaluated(trainer))
             yield report.replace(metrics={**report.metrics, "accuracy": share})
@@ -223,7 +223,11 @@ class _Trial:
             batch = LazyDistillationBatch(
                 student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
             )
-            return {"loss": batch.task_loss} if method is None or step is None else method.loss(step.knobs, batch)
+            if method is None or step is None:
+                return {"loss": batch.task_loss}
+            if schedule.phase == Phase.FINETUNE:
+                return {"loss": method.finetune_loss(step.knobs, batch)}
+            return method.loss(step.knobs, batch)
 
         return Trainer(
             student,

@@ -37,7 +37,7 @@ METHOD = METHODS["dps"]
 
 # For the contract suite.
 
-KEEP_ALL = {"keep": 1.0}
+KEEP_ALL = {"keep": 1.0, "class_query": False}
 VARIANTS = {"merge": {"dead": "merge"}}
 
 
@@ -123,7 +123,7 @@ def test_selectors_are_priced_where_patches_are_left_out_and_nowhere_else():
 def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_there():
     """The loss against its parts written out."""
     dense = make_dense("vit")
-    knobs = solved_knobs("dps", dense.shape)
+    knobs = solved_knobs("dps", dense.shape, knobs={"counts": "pyramid"})
     student = attach("dps", dense, knobs)
     teacher = copy.deepcopy(dense.module).eval()
     batch = batch_of(student, teacher, dense.shape)
@@ -223,7 +223,8 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
     """The dense model, the model cut to half of its FLOPs with trained selectors, test images and labels."""
     dense, x, labels, shared = real_model()
     shape = read_shape(dense)
-    knobs = solved_knobs("dps", shape, 0.5)
+    # The defaults of version 0.1.0.
+    knobs = solved_knobs("dps", shape, 0.5, {"counts": "pyramid", "paths": "residual", "class_query": False})
     context = context_of(shape, knobs, 0.5, shared=shared)
     torch.manual_seed(0)
     student = METHOD.attach(copy.deepcopy(dense), context, x[:1])
