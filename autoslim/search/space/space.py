@@ -148,9 +148,14 @@ class Space(Record):
             for position, name in enumerate(chain, 1)
         ]
         split = sample_knob(suggest, "split", self.split, shape.depth) if len(chain) > 1 else None
-        settings = [key for key in TRAINING if key in self.training]
+        settings = self.settings_of(steps, methods)
         training = {key: sample_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
         return Sample(steps=tuple(steps), training=training, split=split)
+
+    def settings_of(self, steps: Sequence[Step], methods: Mapping[str, Method]) -> list[str]:
+        """The searched training settings that have an effect on a recipe with these steps."""
+        replaced = methods[steps[-1].method].replaced_settings(steps[-1].knobs)
+        return [key for key in TRAINING if key in self.training and key not in replaced]
 
     def _sample_knobs(self, suggest: Suggest, method: Method, shape: ViTShape, *, is_last: bool) -> Knobs:
         knobs: Knobs = {}
