@@ -127,3 +127,13 @@ def test_a_file_may_set_what_is_not_drawn() -> None:
     assert (knobs["logit_weight"].low, knobs["logit_weight"].high, knobs["logit_weight"].log) == (0.5, 8, True)
     with pytest.raises(SpaceError, match="allowed: 0 to 8"):
         parse_space("methods: {sit: {token_weight: 9}}", source="s.yaml")
+
+
+def test_shared_work_has_the_settings_that_a_space_fixes(methods: dict[str, Method]) -> None:
+    """A mask search is trained as the trials are, in all that does not differ between them."""
+    text = "methods: {tokens: }\ntraining: {mixup: 0.8, flip: false, batch_size: 32, lr: {low: 1e-4, high: 1e-3}, distillation: [0.0, 1.0]}"
+    space = parse_space(text, source="s.yaml", methods=methods)
+    fixed = Training(mixup=0.8, flip=False, batch_size=32)
+    for one in (space, Space.from_json(space.to_json())):
+        assert one.with_fixed(Training()) == fixed
+        assert isinstance(one.with_fixed(Training()).batch_size, int)
