@@ -14,7 +14,8 @@ class ViTShape(Record):
     `image_size` is (height, width) in pixels, `grid` in patches. `patch_inputs` is channels x patch height x patch width. `dim` is the
     model's width, `hidden` that of its MLPs. `classifiers` is 2 for a distilled DeiT. `pool` is timm's `global_pool`. The four norm flags
     say which LayerNorms there are besides the two in each block. `params` counts the dense model's parameters (0 in shapes stored by
-    older versions); the two bias flags say which biases a width unit has.
+    older versions); the two bias flags say which biases a width unit has. `class_token` says whether the first prefix token, if there is
+    one, is a class token; False where all of them are registers.
     """
 
     image_size: tuple[int, int]
@@ -36,6 +37,7 @@ class ViTShape(Record):
     params: int = 0
     qkv_bias: bool = True
     mlp_bias: bool = True
+    class_token: bool = True
 
     @property
     def patches(self) -> int:

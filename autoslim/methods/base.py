@@ -26,6 +26,9 @@ from autoslim.methods.knob import Ranges, complete
 
 Tensors = dict[str, Tensor]
 
+DISTILLATION = frozenset({"distillation", "temperature"})
+"""The settings of a recipe's training that `DistillationBatch.task_loss` reads beside the labels' own."""
+
 ModuleFactory = Callable[[ViTShape, int, int], nn.Module]
 """Makes a module from the shape, the tokens that enter it and the tokens that it leaves, prefix tokens included in both."""
 
@@ -273,7 +276,10 @@ class Method(abc.ABC):
         return 1.0
 
     def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Scalars by name: `loss` is minimised in the fine-tune phase, the others are plotted."""
+        """Scalars by name: `loss` is minimised in the fine-tune phase, the others are plotted.
+
+        Of several steps, the last one's method decides.
+        """
         return {"loss": batch.task_loss}
 
     def finetune_learning_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:

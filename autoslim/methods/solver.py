@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from autoslim.core.budget import format_flops
 from autoslim.core.plan import Plan
@@ -21,9 +22,9 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost.constraint_check import Constraints
 from autoslim.cost.flops import predict
 from autoslim.cost.params import predict_params
-from autoslim.errors import InfeasibleError
+from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods.base import Method
-from autoslim.methods.knob import Ranges, layer_index
+from autoslim.methods.knob import Knob, Ranges, layer_index
 
 _BISECTIONS = 40
 """2^-40 of a knob's range is far below the share of one token or one width unit."""
@@ -121,6 +122,36 @@ def cheapest_form(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, ran
     """The cheap end of the line through `knobs`; `ranges` may narrow the method's own."""
     pressed = _interpolate(method.repair(shape, knobs), method.ranges if ranges is None else ranges, 1.0)
     return evaluate(method, shape, plan, pressed)
+
+
+def cheaper_knobs(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> tuple[Knobs, int]:
+    """Knobs that the solver leaves alone, with other values than in `knobs`, under which the cheapest form costs less, and what it costs.
+
+    Without such knobs the first is empty.
+    """
+    changed: Knobs = {}
+    least = cheapest_form(method, shape, plan, knobs).flops
+    for name, knob in method.ranges.items():
+        if knob.cost_sign or not knob.searched:
+            continue
+        # Greedy, one knob after another: it tells the user a way down, not the lowest cost of all.
+        for value in _other_values(knob, shape):
+            try:
+                found = cheapest_form(method, shape, plan, {**knobs, **changed, name: value}).flops
+            except UnsupportedModelError:
+                continue
+            if found < least:
+                changed, least = {**changed, name: value}, found
+    return changed, least
+
+
+def _other_values(knob: Knob, shape: ViTShape) -> list[Any]:
+    if knob.kind == "choice":
+        return list(knob.choices or ())
+    if knob.kind == "layer":
+        return list(range(1, shape.depth))
+    assert knob.low is not None and knob.high is not None
+    return [knob.low, knob.high] if knob.kind == "float" else [int(knob.low), int(knob.high)]
 
 
 def narrows(method: Method, shape: ViTShape, plan: Plan) -> bool:

@@ -47,6 +47,8 @@ def read_shape(model: nn.Module) -> ViTShape:
         params=sum(parameter.numel() for parameter in model.parameters()),
         qkv_bias=first.attn.qkv.bias is not None,
         mlp_bias=first.mlp.fc1.bias is not None,
+        # Without any prefix token there is nothing to tell apart.
+        class_token=vit.num_prefix_tokens == 0 or vit.cls_token is not None,
     )
 
 

@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from autoslim.config import JobSpec
-from autoslim.service import problems
+from autoslim.service import late_plans, problems
 from autoslim.service.app_state import AppState
 from autoslim.service.metrics import RequestMetrics
 from autoslim.service.middleware import AccessLog, BodyLimit, SameOrigin, SecurityHeaders, UnexpectedErrors
@@ -33,6 +33,7 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.autoslim = state = AppState(settings, metrics)
+        state.background.begin(late_plans.keep(state))
         # The first plan would otherwise wait for the dry-run process to import its packages.
         if warm:
             state.dry_runner.process.start()

@@ -39,6 +39,8 @@ class AppState:
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)
         self.dry_runner = DryRunner(limits)
         self.background = Background()
+        self.late_jobs: set[str] = set()
+        """Queued jobs whose plans are being made."""
         self.events = EventBroadcaster(self.queue, self.run_sync, max_streams=limits.streams)
         self.request_rate = RateLimit(limits.requests_per_second, limits.burst)
         self.failed_login_rate = RateLimit(_FAILED_LOGINS_PER_SECOND, _FAILED_LOGIN_BURST)

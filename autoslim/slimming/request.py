@@ -15,7 +15,7 @@ from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.files import write_atomically
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, Training
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Outcome
 from autoslim.core.shape import ViTShape
@@ -26,6 +26,7 @@ from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
 from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
+from autoslim.methods.solver import cheaper_knobs, with_default_layers
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
 from autoslim.training.context import TrialContext
@@ -197,7 +198,7 @@ def solve_steps(job: SlimJob, shape: ViTShape, budget: int, timer: Timer | None 
         if position < len(job.steps) - 1:
             # Parameters are the last step's to meet.
             own = dataclasses.replace(own, limits=own.limits.replace(params=None))
-        advice = _advice(METHODS[job.steps[position].method], shape, plan, own)
+        advice = _advice(METHODS[job.steps[position].method], shape, plan, job.steps[position].knobs, own)
         raise BudgetError(f"{job.request_flags}: {error}{advice}") from error
     steps = tuple(step.replace(knobs=found.knobs) for step, found in zip(job.steps, solved, strict=True))
     return steps, solved[-1].plan
@@ -211,14 +212,24 @@ def _all_constraints(job: SlimJob, start: Plan, timer: Timer | None) -> list[Con
     return chain_constraints(Constraints(limits=job.limits, timer=timer), start, ends)
 
 
-def _advice(method: Method, shape: ViTShape, plan: Plan, constraints: Constraints) -> str:
+def _advice(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, constraints: Constraints) -> str:
     if (
         constraints.limits.params is None
         or constraints.limits.params >= predict_params(shape, plan)
         or narrows(method, shape, plan)
     ):
-        return "; other knobs may reach lower"
+        return _lower_with(method, shape, plan, knobs)
     return f"; {method.name} removes no parameters, which {' and '.join(narrowing(shape))} can do"
+
+
+def _lower_with(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs) -> str:
+    # Blocks that are left to the defaults come forward by themselves: for a budget of 0 as far as they can.
+    knobs = with_default_layers(method, shape, plan, knobs, 0, ranges=method.ranges, constraints=Constraints())
+    cheaper, flops = cheaper_knobs(method, shape, plan, knobs)
+    if not cheaper:
+        return "; no other knobs reach lower"
+    flags = " ".join(f"--knob {name}={value}" for name, value in cheaper.items())
+    return f"; other knobs may reach lower: {format_flops(flops)} with {flags}"
 
 
 def step_budgets(job: SlimJob, shape: ViTShape, budget: int) -> list[int]:

@@ -84,8 +84,8 @@ class Leases(EventLog):
         """
         with self._database.writing() as connection:
             row = _claimed_row(connection, claim)
-            until = clock.instant(connection).after(lease_seconds)
-            connection.execute(schema.queue.update().where(_queue.id == claim.id).values(lease_until=until))
+            lease = _lease(clock.instant(connection), lease_seconds)
+            connection.execute(schema.queue.update().where(_queue.id == claim.id).values(**lease))
         return row.cancel_requested_at is not None
 
     def advance(
@@ -181,7 +181,11 @@ def _unadopted(connection: sa.Connection, job_id: str, attempt: int) -> sa.Row[A
 
 
 def _ownership(claim: Claim, now: clock.Instant, seconds: float) -> dict[str, Any]:
-    return {"fence": claim.fence, "owner": claim.owner, "lease_until": now.after(seconds)}
+    return {"fence": claim.fence, "owner": claim.owner, **_lease(now, seconds)}
+
+
+def _lease(now: clock.Instant, seconds: float) -> dict[str, str]:
+    return {"lease_until": now.after(seconds), "renewed_at": now.after(0.0)}
 
 
 def _claimed_row(connection: sa.Connection, claim: Claim) -> sa.Row[Any]:

@@ -24,6 +24,12 @@ _queue = schema.queue.c
 UNPLANNED = "its plan is being made"
 """The reason of a queued job whose plan is not at hand."""
 
+SILENT = "its driver gives no sign of life: its node, the disk or the cluster may be away"
+"""The reason of a running job whose lease is not renewed."""
+
+SILENT_SECONDS = 15.0
+"""Whoever has a job renews its lease every two seconds; a busy machine or a database that is slow may take several times as long."""
+
 
 class Queue(Leases, Overview):
     """Threads of one process may share a queue; every call is one transaction.
@@ -107,6 +113,14 @@ class Queue(Leases, Overview):
                 check_work(connection, self._row(connection, job_id, None).tenant, quota, work)
             connection.execute(schema.queue.update().where(first).values(**ready))
             connection.execute(schema.queue.update().where(_queue.id == job_id).values(work=work))
+
+    def hold_unplanned(self, seconds: float) -> list[QueuedJob]:
+        """All jobs that wait for their plans, which are not claimed for so long from now."""
+        waiting = sa.and_(_queue.state == QueueState.QUEUED.value, _queue.attempt == 0, _queue.reason == UNPLANNED)
+        with self._database.writing() as connection:
+            moment = clock.instant(connection)
+            connection.execute(schema.queue.update().where(waiting).values(not_before=moment.after(seconds)))
+            return [_job(row, moment.steady) for row in connection.execute(sa.select(schema.queue).where(waiting))]
 
     def refuse(self, job_id: str, failure: Failure) -> bool:
         """Fails a job whose plan shows that it cannot be done; False for one that is queued no longer, whose driver finds the same."""
@@ -220,12 +234,16 @@ def _digest(spec: str, name: str | None, priority: int) -> str:
 def _job(row: sa.Row[Any], now: datetime.datetime) -> QueuedJob:
     """`now` is of the steady clock, which leases are counted in."""
     fields = {field: getattr(row, field) for field in QueuedJob.__dataclass_fields__ if field not in ("state", "failure")}
-    if row.reason is None and row.lease_until is not None and row.lease_until < clock.text(now):
+    if row.reason is None and QueueState(row.state).running and _is_silent(row, now):
         # Nobody can write a reason where the database's disk is full, and nobody does where the supervisor is gone, too.
-        fields["reason"] = (
-            f"its driver has given no sign of life until {row.lease_until}: its node, the disk or the cluster may be away"
-        )
+        fields["reason"] = SILENT
     failure = None
     if row.error_class is not None:
         failure = Failure(failure_class=FailureClass(row.error_class), message=row.error, next=row.next_command)
     return QueuedJob(**fields, state=QueueState(row.state), failure=failure)
+
+
+def _is_silent(row: sa.Row[Any], now: datetime.datetime) -> bool:
+    # A claim of an earlier version has no time of its renewal.
+    silent = row.renewed_at is not None and row.renewed_at < clock.after(now, -SILENT_SECONDS)
+    return silent or (row.lease_until is not None and row.lease_until < clock.text(now))

@@ -107,6 +107,8 @@ queue = sa.Table(
     sa.Column("pauses", sa.Integer, nullable=False),
     sa.Column("owner", sa.String(200)),
     sa.Column("lease_until", sa.String(32)),
+    # Of the lease; on the steady clock, like it.
+    sa.Column("renewed_at", sa.String(32)),
     sa.Column("cancel_requested_at", sa.String(32)),
     sa.Column("not_before", sa.String(32)),
     # Multiply-accumulates that the job computes at most; unknown until it is planned.

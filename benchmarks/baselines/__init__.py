@@ -6,6 +6,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from baselines.dense import DenseFinetuned
 from baselines.evit import ClassAttentionTopK
+from baselines.random_places import RandomPlaces
 from baselines.random_tokens import RandomTokens
 from baselines.smaller_image import SmallerImage
 from baselines.tome import TokenMerging
@@ -16,6 +17,7 @@ BASELINES: dict[str, Method] = {
     for baseline in (
         DenseFinetuned(),
         RandomTokens(),
+        RandomPlaces(),
         ClassAttentionTopK(),
         TokenMerging(),
         SmallerImage(),

@@ -42,7 +42,7 @@ class RandomTokens(Method):
     ranges: ClassVar[Ranges] = {
         name: knob
         for name, knob in LifeRegression.ranges.items()
-        if name not in ("mode", "ends", "temperature", "train_share", "regressor_lr")
+        if name not in ("mode", "dead", "start", "ends", "temperature", "loss", "train_share", "regressor_lr", "tune")
     }
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:

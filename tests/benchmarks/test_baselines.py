@@ -24,7 +24,7 @@ from baselines.smaller_image import grid_within
 from baselines.tome import match, merge, proportional_attention
 from baselines.width_pruning import taylor_scores
 from cached_teacher import CachedTeacher
-from helpers.tiny import TinySharedTrainer, images, make_dense, share_of_dense
+from helpers.tiny import TinySharedTrainer, images, make_dense, share_of_dense, slim
 from methods_report import Results, table
 from methods_runs import Facts, Run, Settings, estimated_minutes, planned
 from torch import nn
@@ -36,6 +36,8 @@ from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch,
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS, SlimmedModel, StepContext, solve
 from autoslim.methods.base import logits_of
+from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.patch_slimming.method import token_selectors
 from autoslim.models import DenseModel
 
 MODELS = ("vit", "deit", "distilled", "registers")
@@ -43,6 +45,7 @@ CUTTING = tuple(name for name in BASELINES if name != "dense")
 KEEP_ALL: dict[str, Knobs] = {
     "dense": {},
     "random_tokens": {f"life_threshold_{k}": 0.0 for k in range(1, 4)},
+    "random_places": {"keep": 1.0, "class_query": False},
     "evit": {f"keep_{k}": 1.0 for k in range(1, 4)},
     "tome": {"rate": 0.0},
     "smaller_image": {"keep": 1.0},
@@ -64,6 +67,22 @@ def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = N
         found = method.prune(student, context)
     found.model.eval()
     return found
+
+
+def test_random_places_are_those_of_the_seed_and_only_the_places_are_random():
+    dense = make_dense("vit")
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(finished("random_places", dense, 0.6))
+    rows = [{block: selector.index for block, selector in token_selectors(one.model).items()} for one in found]
+    assert rows[0].keys() == rows[1].keys() == rows[2].keys()
+    assert all(torch.equal(rows[0][block], rows[1][block]) for block in rows[0])
+    assert not all(torch.equal(rows[0][block], rows[2][block]) for block in rows[0])
+    # The counts are Patch Slimming's own; the weights are the dense model's.
+    assert found[0].plan == slim("patch_slimming", dense, share=0.6).plan
+    for block, whole in zip(blocks_of(found[0].model), blocks_of(dense.module), strict=True):
+        assert torch.equal(block.mlp.fc1.weight, whole.mlp.fc1.weight)
 
 
 def drained(work: Any) -> Any:

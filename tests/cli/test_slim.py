@@ -344,6 +344,7 @@ ENOUGH = ["--method", "life_regression", *TINY, "--data", "digits", "--flops", "
         ([*ENOUGH, "--train-limit", "0"], 2, "--train-limit is 0; allowed: 1 and more"),
         ([*ENOUGH, "--bound", "median"], 2, "--bound is 'median'; allowed: max, mean"),
         (["--method", "life_regression", *TINY, "--data", "digits", "--flops", "3%"], 3, "cheapest form has .* above the budget"),
+        ([*ENOUGH[:-1], "10%", "--knob", "drop_layer_1=3"], 3, "other knobs may reach lower: .* with --knob drop_layer_1=1"),
         (["--method", "life_regression", *TINY, "--data", "digits", "--flops", "90G"], 3, "is within it already"),
         (["--method", "life_regression", *TINY, "--data", "nowhere", "--flops", "60%"], 2, "'nowhere' does not exist"),
         (["--method", "life_regression", *MODEL, "--weights", "w", "--data", "digits", "--flops", "60%"], 2, "w does not exist"),

@@ -170,6 +170,8 @@ def attach(
     method: str, dense: DenseModel, knobs: Knobs, x: Tensor | None = None, *, share: float = 0.6, class_query: bool = False
 ) -> nn.Module:
     context = context_of(dense.shape, knobs, share, shared=shared_of(method, dense, knobs), class_query=class_query)
+    # As in a trial: what a method draws depends on the recipe's seed alone.
+    torch.manual_seed(0)
     return method_of(method).attach(copy.deepcopy(dense.module), context, images(size=dense.shape.image_size) if x is None else x)
 
 
@@ -202,15 +204,19 @@ def train(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, s
     student.eval()
 
 
-def batch_of(student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0) -> LazyDistillationBatch:
+def batch_of(
+    student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0, distillation: float = 0.0
+) -> LazyDistillationBatch:
     x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
-    training = Training(label_smoothing=0.0, distillation=0.0)
+    training = Training(label_smoothing=0.0, distillation=distillation)
     return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training)
 
 
-def loss_of(method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, seed: int = 0) -> Tensor:
+def loss_of(
+    method: str, dense: DenseModel, student: nn.Module, knobs: Knobs, *, seed: int = 0, distillation: float = 0.0
+) -> Tensor:
     teacher = copy.deepcopy(dense.module).to(next(student.parameters()).dtype).requires_grad_(False).eval()
-    return method_of(method).loss(knobs, batch_of(student, teacher, dense.shape, seed=seed))["loss"]
+    return method_of(method).loss(knobs, batch_of(student, teacher, dense.shape, seed=seed, distillation=distillation))["loss"]
 
 
 def slim(

@@ -35,7 +35,7 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
     expected = evaluate(method, dense.shape, Plan.dense(dense.shape), knobs)
     student = attached(method_name, dense, expected.knobs)
     torch.manual_seed(0)
-    loss = float(loss_of(method_name, dense, student, expected.knobs).detach())
+    loss = float(loss_of(method_name, dense, student, expected.knobs, distillation=0.5).detach())
     finished = method.prune(copy.deepcopy(student), context_of(dense.shape, expected.knobs))
     shared = method.shared_settings(dense.shape, expected.knobs)
     return {

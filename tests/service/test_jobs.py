@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -177,36 +174,6 @@ def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["code"]) == (429, "queue-full")
         assert int(refused.headers["retry-after"]) > 0
         assert [job["id"] for job in client.get("/v1/jobs").json()["jobs"]] == [job.id for job in reversed(jobs)]
-
-
-def test_a_submit_is_answered_before_its_plan_which_follows(tmp_path: Path) -> None:
-    with running(settings_in(tmp_path, limits=patient(submit_seconds=0))) as hasty, hasty.anybody() as client:
-        answers = [
-            client.post("/v1/jobs", json=SPEC | fields)
-            for fields in ({}, {"flops": ["1%"]}, {"space": "nowhere"}, {"model": "vit_nothing_patch16"})
-        ]
-        assert [answer.status_code for answer in answers] == [201] * 4
-        good, *bad = (answer.json() for answer in answers)
-        assert (good["state"], good["reason"]) == ("QUEUED", "its plan is being made")
-        assert until(client, good["id"], lambda job: job["reason"] is None)["state"] == "QUEUED"
-        infeasible, space, model = (until(client, job["id"], lambda job: job["state"] == "FAILED")["failure"] for job in bad)
-        assert infeasible["failure_class"] == "INFEASIBLE"
-        assert "flops[0] is '1%'" in infeasible["message"] and "which nothing in the space reaches" in infeasible["message"]
-        assert infeasible["next"] == "autoslim plan job.yaml"
-        assert space["failure_class"] == model["failure_class"] == "REQUEST"
-        assert "space is 'nowhere'" in space["message"]
-        assert "model is 'vit_nothing_patch16'" in model["message"]
-        # What needs no plan is refused at once, and so is a path for the name of a space.
-        for fields in ({"trials": 10**9}, {"space": "../secret.yaml"}, {"model": "a b"}):
-            assert client.post("/v1/jobs", json=SPEC | fields).status_code == 422
-
-
-def until(client: httpx.Client, job_id: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while not done(job := client.get(f"/v1/jobs/{job_id}").json()):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.05)
-    return dict(job)
 
 
 def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from autoslim.errors import IdempotencyError, JobError, LeaseLostError, NotFoundError, QuotaError, RequestError
-from autoslim.store import Failure, FailureClass, Queue, QueueState, Quota, schema
+from autoslim.store import Failure, FailureClass, Queue, QueueState, Quota, clock, schema
 from autoslim.store.leases import LOSSES_ALLOWED
+from autoslim.store.queue import SILENT, SILENT_SECONDS
 from autoslim.store.queued import RUNNING, TRANSITIONS
 
 S = QueueState
@@ -214,6 +215,19 @@ def test_a_job_without_a_plan_waits_for_it_and_is_started_without_it_after_a_whi
     assert queue.get(late.id).state is S.STARTING
 
 
+def test_jobs_without_a_plan_are_held_for_as_long_as_somebody_makes_plans(queue):
+    waiting, _ = queue.submit(SPEC, tenant="me", unplanned_seconds=60)
+    planned, other = submit(queue), submit(queue, tenant="you")
+    queue.claim("s", 60)
+    skip_waits(queue)
+    assert [job.id for job in queue.hold_unplanned(60)] == [waiting.id]
+    assert queue.claim("s", 60).id in (planned.id, other.id)
+    assert queue.claim("s", 60) is None
+    skip_waits(queue)
+    assert queue.claim("s", 60).id == waiting.id
+    assert queue.hold_unplanned(60) == []
+
+
 def test_a_plan_that_comes_later_counts_towards_the_quota(queue):
     quota = Quota(jobs=5, work=10.0)
     queue.submit(SPEC, tenant="me", work=8.0, quota=quota)
@@ -410,9 +424,30 @@ def test_a_job_says_why_it_stands_still_and_stops_saying_so(queue):
 def test_a_job_whose_lease_has_ended_says_so_until_it_is_taken_back(queue):
     job = submit(queue)
     queue.claim("a", -1)
-    found = queue.get(job.id)
-    assert found.reason.startswith(f"its driver has given no sign of life until {found.lease_until}")
-    assert queue.list()[0].reason == found.reason
+    assert queue.get(job.id).reason == queue.list()[0].reason == SILENT
+
+
+def pass_in_silence(queue, seconds):
+    """As if the lease had last been renewed so long ago."""
+    with queue._database.writing() as connection:
+        then = clock.after(clock.steady(connection), -seconds)
+        connection.execute(schema.queue.update().values(renewed_at=then))
+
+
+def test_a_job_whose_lease_is_not_renewed_says_so_long_before_the_lease_ends(queue):
+    job = submit(queue)
+    claim = queue.claim("a", 3600)
+    pass_in_silence(queue, SILENT_SECONDS / 2)
+    assert queue.get(job.id).reason is None
+    pass_in_silence(queue, SILENT_SECONDS + 1)
+    assert queue.get(job.id).reason == queue.list()[0].reason == SILENT
+    queue.renew(claim, 3600)
+    assert queue.get(job.id).reason is None
+    pass_in_silence(queue, SILENT_SECONDS + 1)
+    queue.explain(claim, "the disk is full")
+    assert queue.get(job.id).reason == "the disk is full", "what is known is told"
+    queue.advance(claim, S.PAUSED)
+    assert queue.get(job.id).reason is None, "nobody has to renew a pause"
 
 
 def test_renewing_keeps_the_job_from_others(queue):

@@ -305,3 +305,19 @@ def test_counts_that_agree_within_the_budget_pass():
 def test_counts_that_disagree_fail_the_trial(counts: dict[str, int], message: str):
     with pytest.raises(TrialError, match=message):
         check_flops(FLOPS, PLAN, **counts)
+
+
+def test_fine_tuning_minimises_the_methods_own_loss(
+    open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    """Life regression's is that of the labels alone, in which the teacher has no part."""
+    for loss in ("labels", "recipe"):
+        for distillation in (0.0, 0.9):
+            made = make_recipe("life_regression", knobs={"loss": loss}, distillation=distillation)
+            drain(run_trial(made, open_context(), tmp_path / f"{loss} {distillation}"))
+    weights = {folder.name: weights_in(folder) for folder in tmp_path.iterdir()}
+    same, other = (
+        all(torch.equal(value, weights[f"{loss} 0.9"][name]) for name, value in weights[f"{loss} 0.0"].items())
+        for loss in ("labels", "recipe")
+    )
+    assert (same, other) == (True, False)

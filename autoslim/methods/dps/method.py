@@ -1,11 +1,13 @@
 """DPS, the dynamic form of Patch Slimming (CVPR 2022, arXiv 2106.02852): every image has its own removed patches in a block.
 
-The paper's text on its dynamic form could not be verified, and there is no public code. How patches are selected is therefore ours: in
-every block that removes some, a small scorer on the tokens that enter it, LayerNorm and a linear map to one number (`linear`), with a
-small MLP added (`mlp`), predicts log s up to scale, s being the image's own impact score (Eq. 6) in the dense model. The scorer starts
-from least squares on some images, and is trained in the slimmed model itself, on the tokens that it will select from. The patches with
-the highest predictions are computed, as many in every image as in the static form; keys and values are those of all that enter. The
-scorers are priced in the plan and stay frozen while the blocks are fine-tuned.
+All that is known of the paper's text on its dynamic form is that patches are removed depending on the input, and there is no public code.
+What it leaves open is as in the static form where that decides it: the counts of Algorithm 1, Eq. 6 along the paper's paths, rectangular
+blocks, and a last block that computes the class token alone. How patches are selected is ours: in every block that removes some, a small
+scorer on the tokens that enter it, LayerNorm and a linear map to one number (`linear`), with a small MLP added (`mlp`), predicts log s up
+to scale, s being the image's own impact score (Eq. 6) in the dense model. The scorer starts from least squares on some images, and is
+trained in the slimmed model itself, on the tokens that it will select from. The patches with the highest predictions are computed, as
+many in every image as in the static form; keys and values are those of all that enter. The scorers are priced in the plan and stay
+frozen while the blocks are fine-tuned. Blocks start from the dense model's weights: Algorithm 1 tunes them for fixed places.
 
 With `adaptive`, counts differ from image to image, too (`layers.adaptive_trunk`): a block computes the patches whose prediction is above
 its threshold. Where the budget holds for every image, the count of the fixed form is the cap, and most images cost less; where it
@@ -46,6 +48,7 @@ from autoslim.methods.layers.adaptive_trunk import (
     refuse_pooling,
 )
 from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
+from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of, install
@@ -58,7 +61,7 @@ from autoslim.methods.patch_slimming.method import (
     measured_tokens,
     token_selectors,
 )
-from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, rectangular, removals
+from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, has_class_query, removals
 from autoslim.models import read_shape
 
 KINDS = ("linear", "mlp")
@@ -107,7 +110,7 @@ class DPS(PatchSlimming):
         """The finished form with fixed counts, its scorers fitted to the shared images by least squares."""
         shape, knobs = context.shape, context.knobs
         tokens = measured_tokens(model, context)
-        counts, _ = self.decide(model, context, tokens)
+        counts = self.decide(model, context, tokens).counts
         blocks = blocks_of(model)
         # Each image has masks of its own here: its Eq. 6 runs through the patches that it keeps in later blocks.
         chain = find_masks(blocks, tokens, shape, counts, paths=knobs["paths"], own=True)
@@ -115,7 +118,7 @@ class DPS(PatchSlimming):
         student = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
         for block, selector in selectors_by_block(student).items():
             selector.scorer.to(tokens[block]).start_from(tokens[block], log_impact(chain.scores[block]))
-        return student
+        return class_query_last(student, shape.prefix_tokens) if knobs.get("class_query", False) else student
 
     @staticmethod
     def _selectors(shape: ViTShape, counts: Counts, knobs: Knobs) -> list[TokenSelector]:
@@ -162,7 +165,7 @@ class DPS(PatchSlimming):
         counts = counts_left(shape, {block: selector.patches for block, selector in selectors.items()})
         if knobs["adaptive"] and context.bound == "mean":
             counts = [min(shape.patches, math.ceil(HEADROOM * count)) for count in counts]
-        plan = rectangular(shape, context.plan, counts, self.extras(shape, knobs, counts))
+        plan = self.plan_of(shape, context.plan, knobs, counts)
         if knobs["adaptive"]:
             scorers = {block: selector.scorer for block, selector in selectors.items()}
             student = _adaptive(student, blocks_of(student), shape, counts, scorers)
@@ -197,8 +200,10 @@ class DPS(PatchSlimming):
         if knobs["adaptive"]:
             dropping = removals(shape, counts)
             scorers = {block: ImpactScorer(shape.dim, shape.prefix_tokens, knobs["selector"]) for block in dropping}
-            return _adaptive(model, blocks_of(model), shape, counts, scorers)
-        return install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
+            built = _adaptive(model, blocks_of(model), shape, counts, scorers)
+        else:
+            built = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
+        return class_query_last(built, shape.prefix_tokens) if has_class_query(shape, plan) else built
 
 
 def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:

@@ -1,16 +1,19 @@
 """Life regression (arXiv 2304.04926): one regressor, in front of the first drop, predicts how many blocks each patch lives.
 
-Equations and schedule follow the paper and its public code. Ours, and different from it:
+The defaults are the paper's method, where its text leaves something open that of its public code: W starts uniform; lives end softly at
+every block from the first drop on; the regressor is trained alone, then stays frozen while the blocks from the first drop on are tuned,
+for as many epochs; both phases minimise the cross entropy of the labels, smoothed; three drops at equal distances.
 
+Different from it, in the defaults too:
+
+- Counts come from life thresholds and the default layers from the budget, so that any budget can be met; the code has three keep rates.
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
-- With `ends` `drops` (the default) lives end softly where the pruned form's drops end them. With the paper's ends, `blocks`, lives of the
-  schedule's moments keep far more patches at a drop than the schedule, so that the regressor learns for a model that is never run.
-- W starts at the class token's own attention instead of uniform noise.
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
-- Counts come from life thresholds, so that any budget can be met, not only those of three keep rates.
-- Both phases minimise the task's loss with the teacher's soft labels; the code uses labels alone.
-- With `dead` `merge` the patches that a drop removes join the most similar of those that stay (`layers.merging`); the paper drops them.
-- By default all blocks are fine-tuned; the paper tunes those from the first drop on (`tune` `blocks`).
+- W is trained without weight decay: lives are standardised, so that its scale has no effect. Rates, schedule and epochs are the trial's.
+
+Ours, as other values of knobs: `ends` `drops`, soft ends where the pruned form's are; `start` `attention`, W from the class token's own
+attention; `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `dead` `merge`, patches that a drop removes join the
+most similar of those that stay (`layers.merging`).
 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
 is longer than the index of the block that it enters, as the code does when it evaluates its weights at 1/2. Ours is that such patches
@@ -23,6 +26,7 @@ The modules are in `regressor`. Shapes: B batch, P patches, D width, L blocks.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -34,11 +38,19 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import (
+    DISTILLATION,
+    DistillationBatch,
+    Method,
+    ModuleFactory,
+    SlimmedModel,
+    StepContext,
+    Tensors,
+    freeze,
+)
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
 from autoslim.methods.layers.merging import DEAD, MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
-from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
@@ -52,16 +64,23 @@ from autoslim.methods.life_regression.regressor import (
     regressor_price,
 )
 from autoslim.methods.life_regression.schedule import (
-    has_spare,
+    EVERY,
     moments,
     patches_above,
     schedule,
     soft_ends,
+    spare_until,
     tokens_per_block,
 )
 
 MAX_DROPS = 4
-"""The paper's schedule has three; each has knobs of its own, which a search has to explore."""
+"""Drops with knobs of their own, which a search has to explore; the code has three. `drops` `every` has no limit."""
+
+_LAYERS = (4, 7, 10, 11)
+"""The code's three drop layers in a model of 12 blocks, and one more; in other models at the same shares of the depth."""
+
+_EARLIER: Knobs = {"start": "attention", "loss": "recipe"}
+"""What recipes do that are older than these knobs."""
 
 _LONGEST = 0.98
 """The largest threshold: at least a fiftieth of the patches outlives every drop."""
@@ -77,7 +96,7 @@ _BISECTIONS = 30
 
 
 class LifeRegression(Method):
-    """Up to four drops, each in front of block `drop_layer_k`, where the share `life_threshold_k` of all lives has ended."""
+    """Drops in front of blocks `drop_layer_k`, where the share `life_threshold_k` of all lives has ended, or in front of every block."""
 
     name = "life_regression"
     paper = "https://arxiv.org/abs/2304.04926"
@@ -88,52 +107,69 @@ class LifeRegression(Method):
             default="fixed",
             choices=("fixed", "threshold"),
         ),
-        "drops": Knob(kind="choice", help="how often tokens are dropped", default=3, choices=tuple(range(1, MAX_DROPS + 1))),
+        "drops": Knob(
+            kind="choice",
+            help="how often tokens are dropped, or in front of every block from the first drop on",
+            default=3,
+            choices=(*range(1, MAX_DROPS + 1), EVERY),
+        ),
         **{
             f"drop_layer_{k}": Knob(
-                kind="layer", help=f"block in front of which drop {k} happens", default=k / (MAX_DROPS + 0.0), low=0.0, high=1.0
+                kind="layer", help=f"block in front of which drop {k} happens", default=layer / 12, low=0.0, high=1.0
             )
-            for k in range(1, MAX_DROPS + 1)
+            for k, layer in enumerate(_LAYERS, 1)
         },
         **{
             f"life_threshold_{k}": Knob(
                 kind="float",
-                help=f"share of the patches whose life has ended by drop {k}",
+                help=f"share of the patches whose life has ended by drop {k}{every}",
                 default=round(1 - 0.7**k, 3),
                 low=0.0,
                 high=_LONGEST,
                 cost_sign=-1,
             )
-            for k in range(1, MAX_DROPS + 1)
+            for k, every in enumerate(("", ", or by the last block", "", ""), 1)
         },
         "spare_until": Knob(
             kind="int",
-            help="block up to which the last drop keeps one patch more (0: none); the solver's",
+            help="block up to which the last drop, or every drop, keeps one patch more (0: none); the solver's",
             default=0,
             low=0,
             high=1000,
             searched=False,
         ),
         "dead": DEAD,
+        "start": Knob(
+            kind="choice",
+            help="what W starts from: uniform noise (paper) or the class token's attention",
+            default="uniform",
+            choices=("uniform", "attention"),
+        ),
         "ends": Knob(
             kind="choice",
             help="where lives end softly: at every block (paper) or where the pruned form's do, at the drops",
-            default="drops",
-            choices=("drops", "blocks"),
+            default="blocks",
+            choices=("blocks", "drops"),
         ),
         "temperature": Knob(
-            kind="float", help="steepness T of the soft end of a life, per block", default=4.0, low=0.5, high=16.0, log=True
+            kind="float", help="steepness T of the soft end of a life, per block", default=1.0, low=0.5, high=16.0, log=True
+        ),
+        "loss": Knob(
+            kind="choice",
+            help="what both phases minimise: the labels' loss (paper), or the recipe's with the teacher's soft labels",
+            default="labels",
+            choices=("labels", "recipe"),
         ),
         "train_share": Knob(
-            kind="float", help="share of the epochs spent on the regressor alone", default=0.2, low=0.02, high=0.6
+            kind="float", help="share of the epochs spent on the regressor alone", default=0.5, low=0.02, high=0.6
         ),
         "regressor_lr": Knob(
-            kind="float", help="regressor's learning rate over the recipe's", default=20.0, low=1.0, high=100.0, log=True
+            kind="float", help="regressor's learning rate over the recipe's", default=100.0, low=1.0, high=100.0, log=True
         ),
         "tune": Knob(
             kind="choice",
             help="what is tuned: blocks from the first drop on (paper) or all",
-            default="all",
+            default="blocks",
             choices=("blocks", "all"),
         ),
     }
@@ -146,8 +182,13 @@ class LifeRegression(Method):
         # Merging has a static number of patches that go.
         if knob == "dead":
             return bool(chosen["mode"] == "fixed")
-        number = knob.rpartition("_")[2]
-        return not number.isdigit() or int(number) <= chosen["drops"]
+        kind, _, number = knob.rpartition("_")
+        if not number.isdigit():
+            return True
+        if chosen["drops"] == EVERY:
+            # Counts fall on a line from the first of these blocks to the last.
+            return int(number) <= (1 if kind == "drop_layer" else 2)
+        return bool(int(number) <= chosen["drops"])
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Layers and thresholds in rising order; of two drops on one block the harder one stays, and one that removes nothing is left out.
@@ -155,25 +196,16 @@ class LifeRegression(Method):
         Raises:
             UnsupportedModelError: for threshold mode where the head reads patches, and for `dead` `merge` where it cannot weight them.
         """
+        if "spare_until" in knobs:
+            # Only complete knobs have it: what is missing then is younger than the recipe.
+            knobs = {**_EARLIER, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
         if full["mode"] == "threshold":
             refuse_pooling("life regression in threshold mode", shape)
         elif merges(full):
             check_pooling("life_regression with dead 'merge'", shape)
-        drops = range(1, full["drops"] + 1)
-        layers = sorted(full[f"drop_layer_{k}"] for k in drops)
-        thresholds = sorted(full[f"life_threshold_{k}"] for k in drops)
-        merged = dict(zip(layers, thresholds, strict=True))
-        kept = {layer: patches_above(threshold, shape) for layer, threshold in merged.items()}
-        # The first drop stays even if it removes nothing, because it is where the regressor runs.
-        real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
-        full["drops"] = len(real)
-        for k, layer in enumerate(real, 1):
-            full[f"drop_layer_{k}"] = layer
-            # The threshold that corresponds exactly to its count, so that equal counts are equal recipes.
-            full[f"life_threshold_{k}"] = min(1 - kept[layer] / shape.patches, _LONGEST)
-        if not full[f"drop_layer_{full['drops']}"] < full["spare_until"] < shape.depth or not has_spare(shape, full):
-            full["spare_until"] = 0
+        full |= _one_line(shape, full) if full["drops"] == EVERY else _real_drops(shape, full)
+        full["spare_until"] = spare_until(shape, full)
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
@@ -190,7 +222,8 @@ class LifeRegression(Method):
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one drop, or one patch that outlives the last drop by some blocks."""
-        kept = [patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, knobs["drops"] + 1)]
+        drops = 2 if knobs["drops"] == EVERY else knobs["drops"]
+        kept = [patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, drops + 1)]
         for k, patches in enumerate(kept, 1):
             name = f"life_threshold_{k}"
             threshold = min(1 - (patches + 1) / shape.patches, _LONGEST)
@@ -199,16 +232,16 @@ class LifeRegression(Method):
                 yield {**knobs, name: threshold}
         if not knobs["spare_until"]:
             # A patch more at the last drop runs through all blocks behind it; one that lives for some of them fills the budget more finely.
-            for block in range(knobs[f"drop_layer_{knobs['drops']}"] + 1, shape.depth):
+            last = 1 if knobs["drops"] == EVERY else drops
+            for block in range(knobs[f"drop_layer_{last}"] + 1, shape.depth):
                 yield {**knobs, "spare_until": block}
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         shape, knobs = context.shape, context.knobs
-        regressor = LifeRegressor(shape.dim, shape.prefix_tokens)
+        regressor = LifeRegressor.of_shape(shape)
         blocks = blocks_of(model)
-        first: Any = blocks[knobs["drop_layer_1"]]
-        if not isinstance(first.attn, RemovedSublayer):
-            regressor.init_from_attention(first)
+        if knobs.get("start", _EARLIER["start"]) == "attention":
+            regressor.init_from_attention(blocks[knobs["drop_layer_1"]])
         trunk = SoftLifeTrunk(
             blocks,
             regressor,
@@ -223,7 +256,7 @@ class LifeRegression(Method):
     def priced_modules(self) -> dict[str, ModuleFactory]:
         def first_drop(shape: ViTShape, tokens: int, left: int) -> nn.Module:
             # The moments leave the time as it is: the finished model does not standardise.
-            return KeepLongestLived(LifeRegressor(shape.dim, shape.prefix_tokens), left - shape.prefix_tokens, (0.0, 1.0))
+            return KeepLongestLived(LifeRegressor.of_shape(shape), left - shape.prefix_tokens, (0.0, 1.0))
 
         return {REGRESSOR: first_drop, MERGING: lambda shape, tokens, left: MergeTokens(left, shape.prefix_tokens)}
 
@@ -231,8 +264,15 @@ class LifeRegression(Method):
         return {"regressor.weight": knobs["regressor_lr"]}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """The task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
-        return {"loss": batch.task_loss}
+        """The labels' or the task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
+        return self.finetune_loss(knobs, batch)
+
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        return {"loss": batch.label_loss if _ignores_teacher(knobs) else batch.task_loss}
+
+    def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
+        """The recipe's distillation, where the labels' loss alone is minimised."""
+        return DISTILLATION if _ignores_teacher(knobs) else frozenset()
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs
@@ -270,7 +310,7 @@ class LifeRegression(Method):
         mean += low
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        return self._with_drops(model, blocks_of(model), LifeRegressor(shape.dim, shape.prefix_tokens), shape, plan, knobs)
+        return self._with_drops(model, blocks_of(model), LifeRegressor.of_shape(shape), shape, plan, knobs)
 
     def _with_drops(
         self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
@@ -290,11 +330,44 @@ class LifeRegression(Method):
                 for layer, tokens in left.items()
             }
             return install(model, AdaptiveTrunk(blocks, drops))
-        selectors: dict[int, TokenSelector] = {layer: FirstTokens(left[layer]) for layer in later}
+        # With a drop in front of every block, some have nothing to remove.
+        pairs = itertools.pairwise((first, *later))
+        selectors: dict[int, TokenSelector] = {
+            layer: FirstTokens(left[layer]) for before, layer in pairs if left[layer] < left[before]
+        }
         selectors[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, moments(shape, knobs))
         if merges(knobs):
             return install_merging(model, shape, blocks, selectors, inside=False)
         return install(model, Trunk(blocks, selectors))
+
+
+def _real_drops(shape: ViTShape, knobs: Knobs) -> Knobs:
+    """Layers and thresholds in rising order, without drops that remove nothing."""
+    drops = range(1, knobs["drops"] + 1)
+    layers = sorted(knobs[f"drop_layer_{k}"] for k in drops)
+    thresholds = sorted(knobs[f"life_threshold_{k}"] for k in drops)
+    merged = dict(zip(layers, thresholds, strict=True))
+    kept = {layer: patches_above(threshold, shape) for layer, threshold in merged.items()}
+    # The first drop stays even if it removes nothing, because it is where the regressor runs.
+    real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
+    repaired: Knobs = {"drops": len(real)}
+    for k, layer in enumerate(real, 1):
+        repaired[f"drop_layer_{k}"] = layer
+        repaired[f"life_threshold_{k}"] = _threshold_of(kept[layer], shape)
+    return repaired
+
+
+def _one_line(shape: ViTShape, knobs: Knobs) -> Knobs:
+    """Both thresholds in rising order; with a drop in front of the last block alone, they are equal."""
+    ends = sorted(knobs[f"life_threshold_{end}"] for end in (1, 2))
+    if knobs["drop_layer_1"] == shape.depth - 1:
+        ends = [ends[0]] * 2
+    return {f"life_threshold_{end}": _threshold_of(patches_above(value, shape), shape) for end, value in enumerate(ends, 1)}
+
+
+def _threshold_of(patches: int, shape: ViTShape) -> float:
+    """The threshold that corresponds exactly to a count, so that equal counts are equal recipes."""
+    return min(1 - patches / shape.patches, _LONGEST)
 
 
 def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tensor:
@@ -307,6 +380,10 @@ def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tens
             tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + context.shape.prefix_tokens
         counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
     return torch.stack(counts, dim=1)
+
+
+def _ignores_teacher(knobs: Knobs) -> bool:
+    return bool(knobs.get("loss", _EARLIER["loss"]) == "labels")
 
 
 def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.plan import Extra
+from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import Ragged, Scorer
+from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
@@ -26,21 +27,34 @@ REGRESSOR = "life regressor"
 """The regressor's name in a plan and in a latency table."""
 
 _START = 0.1
-"""Root mean square of W at the start; ours. It only sets how far one optimiser step turns W."""
+"""Root mean square of W where it starts at attention; ours. It only sets how far one optimiser step turns W."""
 
 
 class LifeRegressor(nn.Module):
-    """logit_j = p_j^T W c on normalised tokens: (B, N, D) -> (B, P). c is the first prefix token, or the mean patch where there is none."""
+    """logit_j = p_j^T W c on normalised tokens: (B, N, D) -> (B, P). c is the class token, or the mean patch where there is none.
 
-    def __init__(self, dim: int, num_prefix_tokens: int) -> None:
+    W starts uniform between 0 and 1, as in the code, from torch's global generator. The tokens are normalised, so that their elements
+    sum to 0 and W counts without its mean.
+    """
+
+    def __init__(self, dim: int, num_prefix_tokens: int, *, class_token: bool = True) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
+        self.class_token = class_token and num_prefix_tokens > 0
         self.norm = nn.LayerNorm(dim)
-        self.weight = nn.Parameter(torch.eye(dim) / math.sqrt(dim))
+        self.weight = nn.Parameter(torch.rand(dim, dim))
+
+    @classmethod
+    def of_shape(cls, shape: ViTShape) -> LifeRegressor:
+        return cls(shape.dim, shape.prefix_tokens, class_token=shape.class_token)
 
     @torch.no_grad()
     def init_from_attention(self, block: Any) -> None:
         """W = sum_h W_k^T W_q: the class token's attention logits in `block`, summed over the heads, without biases (ours)."""
+        if isinstance(block.attn, RemovedSublayer):
+            # An earlier step has removed the attention: a scaled identity, the patches' likeness to the class token.
+            self.weight.copy_(torch.eye(len(self.weight)) / len(self.weight) ** 0.5)
+            return
         # norm1's scale is folded in, because the regressor's own norm starts without one.
         inner = block.attn.qkv.out_features // 3
         scale_D = block.norm1.weight
@@ -56,7 +70,7 @@ class LifeRegressor(nn.Module):
     def forward(self, x_BND: Tensor) -> Tensor:
         x_BND = self.norm(x_BND)
         patches_BPD = x_BND[:, self.num_prefix_tokens :]
-        class_BD = x_BND[:, 0] if self.num_prefix_tokens else patches_BPD.mean(dim=1)
+        class_BD = x_BND[:, 0] if self.class_token else patches_BPD.mean(dim=1)
         # W c first: D^2 products once per image, not once per patch.
         return torch.matmul(patches_BPD, nn.functional.linear(class_BD, self.weight).unsqueeze(-1)).squeeze(-1)
 

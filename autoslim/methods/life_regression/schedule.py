@@ -10,9 +10,10 @@ import statistics
 
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.methods.life_regression.regressor import (
-    SoftEnds,
-)
+from autoslim.methods.life_regression.regressor import SoftEnds
+
+EVERY = "every"
+"""The choice of the knob `drops` under which lives end in front of every block from the first drop on."""
 
 
 def life_moments(
@@ -32,14 +33,27 @@ def life_moments(
 
 
 def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
-    """The drop layers and the patches kept at each: the share above the threshold's quantile of life, at least one patch."""
-    drops = range(1, knobs["drops"] + 1)
-    layers = [knobs[f"drop_layer_{k}"] for k in drops]
-    kept = [patches_above(knobs[f"life_threshold_{k}"], shape) for k in drops]
+    """The drop layers and the patches kept at each, at least one; the solver's spare patch included."""
+    layers, kept = drops_of(shape, knobs)
+    until = knobs["spare_until"]
+    if not until:
+        return layers, kept
+    if knobs["drops"] == EVERY:
+        return layers, [min(patches + (layer < until), shape.patches) for layer, patches in zip(layers, kept, strict=True)]
     # The spare patch is dropped by a drop of its own, some blocks behind the last one.
-    if knobs["spare_until"]:
-        return [*layers, knobs["spare_until"]], [*kept[:-1], kept[-1] + 1, kept[-1]]
-    return layers, kept
+    return [*layers, until], [*kept[:-1], kept[-1] + 1, kept[-1]]
+
+
+def drops_of(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
+    """The drop layers of the knobs and the patches that are kept at each: the share above the threshold's quantile of life."""
+    if knobs["drops"] == EVERY:
+        layers = list(range(knobs["drop_layer_1"], shape.depth))
+        first, last = (patches_above(knobs[f"life_threshold_{end}"], shape) for end in (1, 2))
+        # On a line from the first of these blocks to the last.
+        steps = max(len(layers) - 1, 1)
+        return layers, [int(first + (last - first) * step / steps + 0.5) for step in range(len(layers))]
+    drops = range(1, knobs["drops"] + 1)
+    return [knobs[f"drop_layer_{k}"] for k in drops], [patches_above(knobs[f"life_threshold_{k}"], shape) for k in drops]
 
 
 def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
@@ -60,15 +74,14 @@ def moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
     """The moments that lives are standardised to, in blocks."""
     layers, kept = schedule(shape, knobs)
     mean, deviation = life_moments(layers, kept, patches=shape.patches, prefix=shape.prefix_tokens, depth=shape.depth)
-    # Fixed counts use only the order of the lives, so the paper's moments serve. Thresholds compare lives with block indices: there the
-    # moments are such that the schedule's share of the patches exceeds each.
+    # Fixed counts use only the order of the lives, so the paper's moments serve. Thresholds compare lives with block indices: with ends at
+    # the drops the moments are such that the schedule's share of the patches exceeds each.
     if knobs["mode"] == "fixed" or knobs["ends"] == "blocks" or deviation == 0:
         return mean, deviation
-    drops = range(1, knobs["drops"] + 1)
+    layers, kept = drops_of(shape, knobs)
     # A share of 1 would have an infinite quantile: half a patch less.
     half = 0.5 / shape.patches
-    shares = [min(patches_above(knobs[f"life_threshold_{k}"], shape) / shape.patches, 1 - half) for k in drops]
-    return fitted_moments([knobs[f"drop_layer_{k}"] for k in drops], shares, deviation=deviation)
+    return fitted_moments(layers, [min(patches / shape.patches, 1 - half) for patches in kept], deviation=deviation)
 
 
 def soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
@@ -92,10 +105,16 @@ def tokens_per_block(shape: ViTShape, layers: list[int], kept: list[int]) -> tup
     return tuple(tokens)
 
 
-def has_spare(shape: ViTShape, knobs: Knobs) -> bool:
-    last = knobs["drops"]
-    before = patches_above(knobs[f"life_threshold_{last - 1}"], shape) if last > 1 else shape.patches
-    return patches_above(knobs[f"life_threshold_{last}"], shape) < before
+def spare_until(shape: ViTShape, knobs: Knobs) -> int:
+    """The knob `spare_until` where a patch more is possible up to that block, else 0."""
+    until = knobs["spare_until"]
+    layers, kept = drops_of(shape, knobs)
+    if knobs["drops"] == EVERY:
+        # Blocks that keep all their patches have none to spare.
+        able = [layer for layer, patches in zip(layers, kept, strict=True) if patches < shape.patches]
+        return until if able and able[0] < until < shape.depth else 0
+    before = kept[-2] if len(kept) > 1 else shape.patches
+    return until if layers[-1] < until < shape.depth and kept[-1] < before else 0
 
 
 def patches_above(threshold: float, shape: ViTShape) -> int:

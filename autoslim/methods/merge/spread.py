@@ -22,8 +22,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.merging import unit_length
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
-from autoslim.methods.patch_slimming.coverage import coverage_order
-from autoslim.methods.patch_slimming.impact import mask_of
+from autoslim.methods.patch_slimming.impact import order_of
 from autoslim.methods.patch_slimming.pyramid import Counts, chosen_blocks
 
 CHOICE = "token choice"
@@ -96,8 +95,8 @@ def covering_masks(tokens: list[Tensor], shape: ViTShape, counts: Counts) -> Ten
     masks = []
     for block in reversed(range(chosen)):
         patches_BPD = tokens[block + 1][:, shape.prefix_tokens :]
-        order_P = coverage_order(torch.ones_like(patches_BPD[..., 0]), patches_BPD, inherited_P)
-        inherited_P = mask_of(order_P, counts[block])
+        order = order_of(torch.ones_like(patches_BPD[..., 0]), patches_BPD, inherited_P, places="cover")
+        inherited_P = order.mask(counts[block])
         masks.append(inherited_P)
     # A last block whose count is not chosen computes what enters it.
     return torch.stack([*reversed(masks), *masks[:1] * (shape.depth - chosen)])

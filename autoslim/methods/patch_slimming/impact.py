@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,13 +34,16 @@ from torch import Tensor, nn
 from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.patch_slimming.coverage import coverage_order
+from autoslim.methods.patch_slimming.coverage import CoverageOrder
 
 CACHE_BYTES = 2**30
-"""Memory for the cached inputs of all blocks, 1 GiB; it decides how many images the scores are measured on."""
+"""Memory for the cached inputs of all blocks and the paths G, 1 GiB; it decides how many images the scores are measured on."""
 
 _BATCH = 32
-"""Images whose attention maps, (B, H, N, N) in float32, are in memory at once."""
+"""Images in a pass where memory allows it."""
+
+MAP_BYTES = 2**28
+"""Memory for the attention maps (B, H, N, N) of a batch, 256 MiB in float32. A step of the recursion has three times as much."""
 
 _MAPS_KEPT = 2
 """Batches whose attention maps are kept from `scores` to `keep`; those of further batches are computed twice, to bound memory."""
@@ -87,6 +91,11 @@ def read_by_head(shape: ViTShape) -> Tensor:
     return read_N
 
 
+def batch_of_maps(heads: int, tokens: int) -> int:
+    """How many images' attention maps are in memory at once."""
+    return max(1, min(_BATCH, MAP_BYTES // (4 * heads * tokens**2)))
+
+
 @torch.no_grad()
 def tokens_between_blocks(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
     """The tokens (B, N, D) that enter each block of a dense model, and last those that leave it: depth + 1 of them."""
@@ -115,11 +124,12 @@ def _trace(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
 
 
 def images_to_measure(shape: ViTShape) -> int:
-    """How many images' tokens between all blocks, in float32, fit into `CACHE_BYTES`; at most 512.
+    """How many images' tokens between all blocks and paths (N, N), in float32, fit into `CACHE_BYTES`; at most 512.
 
     The paper averages over a random subset of the training images and does not state its size.
     """
-    return max(1, min(512, CACHE_BYTES // (4 * (shape.depth + 1) * shape.tokens * shape.dim)))
+    elements = (shape.depth + 1) * shape.tokens * shape.dim + shape.tokens**2
+    return max(1, min(512, CACHE_BYTES // (4 * elements)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +165,8 @@ class Descent:
 
     def __init__(self, blocks: list[nn.Module], tokens: list[Tensor], shape: ViTShape, *, paths: str, own: bool = False) -> None:
         self.prefix, self.residual, self.own = shape.prefix_tokens, paths == "residual", own
-        self._left = list(zip(blocks, (torch.split(x_BND, _BATCH) for x_BND in tokens[:-1]), strict=True))
+        self._batch = batch_of_maps(shape.heads, shape.tokens)
+        self._left = list(zip(blocks, (torch.split(x_BND, self._batch) for x_BND in tokens[:-1]), strict=True))
         # G_L is diag(m_L), the same for every image until its own attention comes in.
         read_N = read_by_head(shape).to(tokens[0])
         self._paths = [torch.diag(read_N).expand(len(part), -1, -1) for part in self._left[-1][1]]
@@ -180,7 +191,7 @@ class Descent:
         self.inherited = mask
         block, parts = self._left.pop()
         images = sum(len(x_BND) for x_BND in parts)
-        masks = torch.split(_with_prefix(mask, self.prefix, dtype=parts[0].dtype).expand(images, -1), _BATCH)
+        masks = torch.split(_with_prefix(mask, self.prefix, dtype=parts[0].dtype).expand(images, -1), self._batch)
         # Maps that `scores` has kept come first, the others are computed again.
         maps, self._maps = itertools.chain(self._maps, (maps_of(block, x_BND) for x_BND in parts[len(self._maps) :])), []
         self._paths = [
@@ -216,7 +227,7 @@ def find_masks(
             mask = best_mask(score_BP, descent.inherited, count)
         else:
             patches_BPD = tokens[number + 1][:, shape.prefix_tokens :]
-            mask = mask_of(order_of(score_BP, patches_BPD, descent.inherited, places=places), count)
+            mask = order_of(score_BP, patches_BPD, descent.inherited, places=places).mask(count)
         # Averaged over the images as in the paper, except where every image has masks of its own.
         scores.append(score_BP if own else score_BP.mean(dim=0))
         masks.append(mask)
@@ -227,16 +238,25 @@ def find_masks(
     return Chain(scores=torch.stack(scores[::-1]), masks=torch.stack(masks[::-1]))
 
 
-def order_of(score_BP: Tensor, patches_BPD: Tensor, inherited_P: Tensor, *, places: str) -> Tensor:
-    """The order (P,) in which a block's patches are kept, inherited ones first: `score`, by mean score, or `cover`, by `coverage_order`."""
+class PatchOrder:
+    """The order in which a block's patches are kept, inherited ones first. `first` tells the first patches of it, as far as asked."""
+
+    def __init__(self, first: Callable[[int], list[int]], inherited_P: Tensor) -> None:
+        self._first, self._inherited_P = first, inherited_P
+
+    def mask(self, count: int) -> Tensor:
+        """The mask (P,) of the first `count` patches."""
+        index = torch.tensor(self._first(count), dtype=torch.long, device=self._inherited_P.device)
+        return torch.zeros_like(self._inherited_P).index_fill(0, index, True)
+
+
+def order_of(score_BP: Tensor, patches_BPD: Tensor, inherited_P: Tensor, *, places: str) -> PatchOrder:
+    """The order in which a block's patches are kept: `score`, by mean score, or `cover`, by `CoverageOrder`."""
     if places == "cover":
-        return coverage_order(score_BP, patches_BPD, inherited_P)
-    return (inherited_P.to(score_BP) * 2 + _rank01(score_BP.mean(dim=0))).argsort(descending=True, stable=True)
-
-
-def mask_of(order_P: Tensor, count: int) -> Tensor:
-    """The mask (P,) of the first `count` patches of an order."""
-    return torch.zeros(len(order_P), dtype=torch.bool, device=order_P.device).index_fill(0, order_P[:count], True)
+        return PatchOrder(CoverageOrder(score_BP, patches_BPD, inherited_P).first, inherited_P)
+    ranked_P = (inherited_P.to(score_BP) * 2 + _rank01(score_BP.mean(dim=0))).argsort(descending=True, stable=True)
+    ranked: list[int] = ranked_P.tolist()
+    return PatchOrder(lambda count: ranked[:count], inherited_P)
 
 
 def score(maps_BHNN: Tensor, x_BND: Tensor, paths_BNN: Tensor) -> Tensor:

@@ -1,28 +1,31 @@
 """Patch Slimming, the static form (CVPR 2022, arXiv 2106.02852): every block removes the same patches for all images.
 
 Masks are found from the last block's class token to the first block, each a superset of the next one, by the impact score (`impact`).
-A block computes queries, residual and MLP of its own patches and takes keys and values of all that enter (`RectangularBlock`), as in
-the paper. There is no public code.
+A block computes queries, residual and MLP of its own patches and takes keys and values of all that enter (`RectangularBlock`); the last
+block computes the class token alone. How many patches a block keeps is found by Algorithm 1 (`block_tuning`), which tunes each block for
+its patches; then the whole model is fine-tuned. There is no public code.
 
-How many patches a block keeps is decided by `counts`: `pyramid` takes those of the knobs; `score` solves them onto the budget by the
-share of impact per multiply-accumulate; `epsilon` is the paper's Algorithm 1 (`block_tuning`), its epsilon solved onto the budget.
-That epsilon is a relative error and does not match the paper's, whose normalisation is unknown.
+Different from the paper, in the defaults too:
 
-Ours, not the paper's:
+- The epsilon of Algorithm 1 is solved onto the budget. It is a relative error and does not match the paper's, whose normalisation is
+  unknown. Counts between two measured epsilons reach none of their own.
+- With average pooling the recursion of the scores starts from all patches, and the last block computes those that stay.
+- The fine-tuning of the whole model is the recipe's.
 
-- With `places` `cover` (the default) the patches that stay represent the others best, weighted by their scores (`coverage`), instead of
-  being the best by score.
-- The counts of `pyramid` and `score`.
-- With `paths` `residual` (the default) the score's paths may go around a block; the paper's paths see only what attention passes on.
-- With `dead` `merge` the patches that a block removes join the most similar of those that stay (`layers.merging`); the paper drops
-  them.
-- With average pooling the recursion of the scores starts from all patches.
+Ours, as other values of knobs:
+
+- `counts` `pyramid`: those of two knobs; `score`: those with the most impact per multiply-accumulate. No block is tuned alone then.
+- `places` `cover`: the patches that stay represent the others best, weighted by their scores (`coverage`), instead of being the best by
+  score.
+- `paths` `residual`: the score's paths may go around a block; the paper's see only what attention passes on.
+- `dead` `merge`: the patches that a block removes join the most similar of those that stay (`layers.merging`).
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Generator, Iterator
 from typing import Any, ClassVar
@@ -30,7 +33,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.plan import Extra, Plan
+from autoslim.core.plan import BlockPlan, Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
@@ -57,11 +60,11 @@ from autoslim.methods.layers.merging import (
     merges,
     merging_prices,
 )
-from autoslim.methods.layers.rectangular_block import RectangularBlock
+from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.sublayer import RemovedSublayer
-from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
+from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.patch_slimming.block_tuning import ladder
+from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
 from autoslim.methods.patch_slimming.impact import Chain, find_masks, images_to_measure, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import (
     MAX_DEPTH,
@@ -70,12 +73,14 @@ from autoslim.methods.patch_slimming.pyramid import (
     allocate_by_score,
     canonical_knobs,
     counts_left,
+    has_class_query,
     interpolate_ladder,
     nested_rows,
     price_of,
     pyramid,
     rectangular,
     removals,
+    with_class_query,
     with_last_block,
 )
 
@@ -97,24 +102,30 @@ class PatchSlimming(Method):
         ),
         "counts": Knob(
             kind="choice",
-            help="what decides the patches per block: the two knobs above, scores, or errors",
-            default="pyramid",
-            choices=("pyramid", "score", "epsilon"),
+            help="what decides the patches per block: Algorithm 1 (paper), the two knobs above, or scores",
+            default="epsilon",
+            choices=("epsilon", "pyramid", "score"),
         ),
         "paths": Knob(
             kind="choice",
             help="paths of the score: the paper's, or with residuals",
-            default="residual",
+            default="paper",
             choices=("paper", "residual"),
         ),
         "places": Knob(
             kind="choice",
-            help="which patches stay: the best by score, or those that cover best what matters",
-            default="cover",
+            help="which patches stay: the best by score (paper), or those that cover best what matters",
+            default="score",
             choices=("score", "cover"),
         ),
         "search_share": Knob(
             kind="choice", help="share of the epochs for Algorithm 1, once for all trials", default=0.2, choices=(0.1, 0.2, 0.4)
+        ),
+        "class_query": Knob(
+            kind="choice",
+            help="the last block computes the class token alone (paper), where nothing else is read",
+            default=True,
+            choices=(True, False),
         ),
         "dead": DEAD,
         "spare": Knob(
@@ -136,14 +147,25 @@ class PatchSlimming(Method):
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Raises UnsupportedModelError for `dead` `merge` where the head's pooling cannot weight merged patches."""
+        if "spare" in knobs:
+            # Only complete knobs have it: without `class_query` they are older than that knob, and leave the last block whole.
+            knobs = {"class_query": False, **knobs}
         repaired = canonical_knobs(shape, super().repair(shape, knobs))
+        if shape.pool != "token":
+            del repaired["class_query"]
         if merges(repaired):
             check_pooling(f"{self.name} with dead 'merge'", shape)
         return repaired
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """The counts of the knobs; `score` and `epsilon` find others later that fill the same budget up to one patch."""
-        counts = pyramid(shape, knobs)
+        return self.plan_of(shape, plan, knobs, pyramid(shape, knobs))
+
+    def plan_of(self, shape: ViTShape, plan: Plan, knobs: Knobs, counts: Counts) -> Plan:
+        """What a model with these counts computes; `plan` is what earlier steps have left."""
+        # Recipes that are older than the knob leave the last block to their own `class_query`.
+        if knobs.get("class_query", False):
+            plan = with_class_query(shape, plan)
         return rectangular(shape, plan, counts, self.extras(shape, knobs, counts))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
@@ -185,13 +207,18 @@ class PatchSlimming(Method):
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """Prunes at once, as nothing is trained before pruning. Scores are measured on the shared images, not on `images_B3HW`."""
         # A model whose widths were pruned and not trained since would mislead the scores; places commute with widths.
-        counts, chain = self.decide(context.to_measure(model), context, measured_tokens(model, context))
+        shape, knobs = context.shape, context.knobs
+        found = self.decide(context.to_measure(model), context, measured_tokens(model, context))
+        if found.place is not None and _has_dense_widths(shape, context.plan):
+            assert context.shared is not None
+            restore_blocks(blocks_of(model), context.shared, found.place, found.counts, shape.patches)
         freeze(model)
-        rows = nested_rows(chain.masks, context.shape.prefix_tokens)
+        rows = nested_rows(found.chain.masks, shape.prefix_tokens)
         selectors: list[TokenSelector] = [FixedTokens(index_K) for index_K in rows]
-        return install_selectors(model, context.shape, counts, selectors, merge=merges(context.knobs))
+        student = install_selectors(model, shape, found.counts, selectors, merge=merges(knobs))
+        return class_query_last(student, shape.prefix_tokens) if knobs.get("class_query", False) else student
 
-    def decide(self, model: nn.Module, context: StepContext, tokens: list[Tensor]) -> tuple[Counts, Chain]:
+    def decide(self, model: nn.Module, context: StepContext, tokens: list[Tensor]) -> Decision:
         """The counts within the budget, and masks with these counts; `tokens` are `measured_tokens`."""
         assert context.shared is not None
         shape, knobs = context.shape, context.knobs
@@ -199,17 +226,18 @@ class PatchSlimming(Method):
         find = functools.partial(
             find_masks, blocks_of(model), tokens, shape, paths=knobs["paths"], places=knobs.get("places", "score")
         )
-        price = price_of(shape, context.plan, functools.partial(self.extras, shape, knobs))
-        counts = pyramid(shape, knobs)
+        plan_of = functools.partial(self.plan_of, shape, context.plan, knobs)
+        price = price_of(shape, plan_of, functools.partial(context.constraints.fits, shape))
+        counts, place = pyramid(shape, knobs), None
         if knobs["counts"] == "epsilon":
             # Algorithm 1 has run for a few epsilons only; the counts that fill the budget are between two of them.
-            counts, _ = interpolate_ladder(shape, context.shared["counts"], price, context.budget)
+            counts, place = interpolate_ladder(shape, context.shared["counts"], price, context.budget)
         chain = find(counts)
         # Better counts change the masks, and these the scores that the counts follow from.
         for _ in range(_ROUNDS if knobs["counts"] == "score" else 0):
             counts = allocate_by_score(shape, chain.scores, price, context.budget)
             chain = find(counts)
-        return counts, chain
+        return Decision(counts=counts, chain=chain, place=place)
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Unused: nothing is trained before pruning."""
@@ -217,14 +245,30 @@ class PatchSlimming(Method):
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         counts = counts_in(student, context.shape)
-        plan = rectangular(context.shape, context.plan, counts, self.extras(context.shape, context.knobs, counts))
+        plan = self.plan_of(context.shape, context.plan, context.knobs, counts)
         student.requires_grad_(True)
         return SlimmedModel(model=student, plan=plan, knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
         selectors: list[TokenSelector] = [FixedTokens.empty(count + shape.prefix_tokens) for count in counts]
-        return install_selectors(model, shape, counts, selectors, merge=merges(knobs))
+        built = install_selectors(model, shape, counts, selectors, merge=merges(knobs))
+        return class_query_last(built, shape.prefix_tokens) if has_class_query(shape, plan) else built
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How many patches each block keeps, and which. `place` is where in Algorithm 1's ladder the counts are; None: it has not run."""
+
+    counts: Counts
+    chain: Chain
+    place: float | None
+
+
+def _has_dense_widths(shape: ViTShape, plan: Plan) -> bool:
+    """Whether blocks that Algorithm 1 has tuned in the dense model fit this one."""
+    dense = BlockPlan.dense(shape)
+    return all((own.heads, own.head_width, own.hidden) == (dense.heads, dense.head_width, dense.hidden) for own in plan.blocks)
 
 
 @torch.no_grad()
@@ -276,7 +320,8 @@ def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:
         elif isinstance(stage.block, MergingBlock):
             part = stage.block.merge
         selector = part.selector if isinstance(part, MergeInto) else part
-        if isinstance(selector, TokenSelector):
+        # A class query in the last block is no selection of patches.
+        if isinstance(selector, TokenSelector) and not isinstance(selector, FirstTokens):
             found[number] = selector
     return found
 

@@ -1,8 +1,7 @@
 """Falling token counts for blocks that compute some of their tokens only: from two knobs, from scores, or from errors.
 
 Block l reads the n_(l-1) patches that block l-1 puts out as keys and values, and computes n_l of them. With pooling `token` the count
-of the last block is not chosen here: the recipe's `class_query` decides it, so that all methods are compared alike, and the block
-computes what enters it.
+of the last block is not chosen here: it computes the prefix tokens alone, or, without a class query, what enters it.
 
 Everything here is ours: of the paper's counts only the totals are published.
 
@@ -28,6 +27,9 @@ MAX_DEPTH = 52
 
 _BISECTIONS = 40
 """2^-40 of a ladder's length is far below one patch."""
+
+_UNBOUNDED = 2**62
+"""Above every budget."""
 
 Counts = list[int]
 """Patches that each block puts out, falling from block to block."""
@@ -125,6 +127,17 @@ def removals(shape: ViTShape, counts: Counts) -> dict[int, tuple[int, int]]:
     entering = [shape.patches, *counts[:-1]]
     pairs = enumerate(zip(entering, counts, strict=True))
     return {block: (before, count) for block, (before, count) in pairs if count < before}
+
+
+def with_class_query(shape: ViTShape, plan: Plan) -> Plan:
+    """`plan` with a last block that computes the prefix tokens alone: the paper's m_L, and without loss, as the head reads nothing else."""
+    last = plan.blocks[-1].replace(tokens_q=shape.prefix_tokens, tokens_mlp=shape.prefix_tokens)
+    return plan.replace(blocks=(*plan.blocks[:-1], last))
+
+
+def has_class_query(shape: ViTShape, plan: Plan) -> bool:
+    """Whether the last block computes the prefix tokens alone; every other one keeps a patch at least."""
+    return shape.pool == "token" and plan.blocks[-1].tokens_q == shape.prefix_tokens
 
 
 def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra, ...] = ()) -> Plan:
@@ -230,11 +243,12 @@ def interpolate_ladder(shape: ViTShape, ladder_KL: Tensor, price: Price, budget:
     return fill_budget(shape, at(low), price, budget), low - 1
 
 
-def price_of(shape: ViTShape, plan: Plan, extras: Callable[[Counts], tuple[Extra, ...]]) -> Price:
-    """The exact price of counts, in the widths of `plan`, with the modules that `extras` names for them."""
+def price_of(shape: ViTShape, plan_of: Callable[[Counts], Plan], fits: Callable[[Plan], bool] = lambda plan: True) -> Price:
+    """The exact price of counts, whose plan `plan_of` makes; without bound where it breaks another limit, which `fits` checks."""
 
     def price(counts: Counts) -> int:
-        return predict(shape, rectangular(shape, plan, counts, extras(counts))).total
+        plan = plan_of(counts)
+        return predict(shape, plan).total if fits(plan) else _UNBOUNDED
 
     return price
 

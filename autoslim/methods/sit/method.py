@@ -39,7 +39,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import DISTILLATION, DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
 from autoslim.methods.knob import Ranges, complete
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
@@ -61,8 +61,8 @@ _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "tok
 _RECALIBRATED_FIRST = ("train_share", "tune_lr")
 """Knobs of the option to fine-tune without reverse modules."""
 
-_REPLACED = frozenset({"distillation", "temperature"})
-"""Settings of the recipe in whose place FRD has its own."""
+_EARLIER: Knobs = {"recalibrate": "first", "token_error": "plain"}
+"""What recipes do that are older than these knobs."""
 
 _CALIBRATION = 64
 """Images that the modules are initialised on."""
@@ -92,6 +92,9 @@ class SiT(Method):
 
         Each stage makes fewer patches than the one before. Where none slims, one that keeps all is left, and has no module.
         """
+        if "spare_until" in knobs:
+            # Only complete knobs have it: what is missing then is younger than the recipe.
+            knobs = {**_EARLIER, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
         numbers = range(1, full["stages"] + 1)
         layers = sorted(full[f"stage_layer_{k}"] for k in numbers)
@@ -179,8 +182,7 @@ class SiT(Method):
             last_alone = block == shape.depth - 1 and plan.blocks[block].tokens_q < plan.blocks[block].tokens_kv
             if knobs["token_weight"] and patches < shape.patches and not last_alone:
                 made[block] = ReverseTokenSlimming(shape.dim, patches, shape.patches)
-        # A recipe of an earlier version has the plain error.
-        normalised = knobs.get("token_error", "plain") == "relative"
+        normalised = knobs.get("token_error", _EARLIER["token_error"]) == "relative"
         return ReverseModules(made, num_prefix_tokens=shape.prefix_tokens, normalised=normalised)
 
     def companion(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module | None:
@@ -196,7 +198,7 @@ class SiT(Method):
 
     def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
         """The recipe's distillation, where FRD's own takes its place to the end."""
-        return _REPLACED if _accompanies(knobs) else frozenset()
+        return DISTILLATION if _accompanies(knobs) else frozenset()
 
     def finetune_rate(self, knobs: Knobs) -> float:
         return 1.0 if _accompanies(knobs) else float(knobs["tune_lr"])
@@ -278,7 +280,7 @@ class SiT(Method):
 
 def _accompanies(knobs: Knobs) -> bool:
     """Whether FRD lasts to the end; a recipe of an earlier version says nothing and ends it after `train_share`."""
-    return bool(knobs.get("recalibrate", "first") == "throughout")
+    return bool(knobs.get("recalibrate", _EARLIER["recalibrate"]) == "throughout")
 
 
 def _behind(reverse: ReverseModules, outputs: list[Tensor]) -> Iterator[tuple[tuple[int, Any], Tensor]]:

@@ -60,6 +60,9 @@ SEARCH_SHARE = 0.143
 SEARCH_DECAY = 1e-3
 """Weight decay of the mask search, as in the released code; the fine-tuning has the recipe's."""
 
+_EARLIER: Knobs = {"search_share": 0.1, "mask_lr": 100.0}
+"""What recipes do that are older than these knobs."""
+
 STARTS = ("folded", "searched", "dense")
 
 
@@ -123,6 +126,9 @@ class ViTSlim(Method):
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
+        if {"l1", "start", "refit", "rule", "whole", "mlp_give"} <= knobs.keys():
+            # Complete knobs: what is missing then is younger than the recipe.
+            knobs = {**_EARLIER, **knobs}
         full = super().repair(shape, knobs)
         full["keep"] = canonical_share(_parts(shape, full), full["keep"])
         return full

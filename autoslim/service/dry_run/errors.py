@@ -9,6 +9,14 @@ class DryRunError(AutoslimError):
     """No plan came in time; the spec may be valid."""
 
 
+class PlanOverdueError(DryRunError):
+    """The plan took longer than the operator allows."""
+
+
+class PlannerEndedError(DryRunError):
+    """The planner ended before it had made the plan; the next request starts it again."""
+
+
 class PlanCrashedError(DryRunError):
     """The planner failed in a way that no error of autoslim explains. The message is a traceback, for the log only."""
 

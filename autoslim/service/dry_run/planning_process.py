@@ -11,7 +11,13 @@ import os
 import sys
 from typing import Any
 
-from autoslim.service.dry_run.errors import DryRunError, PlanCrashedError, PlannerStartingError
+from autoslim.service.dry_run.errors import (
+    DryRunError,
+    PlanCrashedError,
+    PlannerEndedError,
+    PlannerStartingError,
+    PlanOverdueError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +92,7 @@ class PlanningProcess:
         await self.facts()
         process, number = self._process, next(self._numbers)
         if process is None or process.stdin is None:
-            raise DryRunError("the planner ended while the request waited for it; repeat the request")
+            raise PlannerEndedError("the planner ended while the request waited for it; repeat the request")
         self._answers[number] = future = asyncio.get_running_loop().create_future()
         request = {"id": number, "operation": operation, "argument": argument, "seconds": seconds}
         try:
@@ -98,7 +104,7 @@ class PlanningProcess:
         finally:
             self._answers.pop(number, None)
         if answer.get("overdue"):
-            raise DryRunError(f"no plan was made within {seconds:g} seconds (limits.plan_seconds)")
+            raise PlanOverdueError(f"no plan was made within {seconds:g} seconds (limits.plan_seconds)")
         if "crash" in answer:
             raise PlanCrashedError(answer["crash"])
         return answer
@@ -148,7 +154,7 @@ class PlanningProcess:
         _log.error("the planner ended and is started again at the next request", extra={"code": process.returncode})
         for future in self._answers.values():
             if not future.done():
-                future.set_exception(DryRunError("the planner ended while it made this plan; repeat the request"))
+                future.set_exception(PlannerEndedError("the planner ended while it made this plan; repeat the request"))
 
     async def _kill(self) -> None:
         process, self._process = self._process, None

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 
 from autoslim.service.app_state import State
 from autoslim.service.auth import Submitter
+from autoslim.service.planning import checked_spec, make_plan
 from autoslim.service.problems import problem_responses
 from autoslim.service.routers.body import SPEC_BODY, Spec
 from autoslim.service.schemas import PlanResponse
-from autoslim.service.submission import checked_spec, make_plan
 
 router = APIRouter(tags=["plans"])
 

@@ -14,7 +14,19 @@ import pytest
 import timm
 import torch
 from helpers.merged_tokens import check_merging, passes
-from helpers.tiny import attached, context_of, images, logits, logits_of, make_dense, prune, slim, solved_knobs
+from helpers.tiny import (
+    attach,
+    attached,
+    batch_of,
+    context_of,
+    images,
+    logits,
+    logits_of,
+    make_dense,
+    prune,
+    slim,
+    solved_knobs,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,8 +34,10 @@ from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Training
 from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
 from autoslim.data import prepare_dataset
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, solve
+from autoslim.methods.base import DISTILLATION
 from autoslim.methods.layers.merging import MergeInto
 from autoslim.methods.layers.token_counts import token_counts
 from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
@@ -40,7 +54,18 @@ METHOD = METHODS["life_regression"]
 # For the contract suite.
 
 KEEP_ALL = {f"life_threshold_{k}": 0.0 for k in range(1, 5)}
-VARIANTS = {"threshold": {"mode": "threshold"}, "merge": {"dead": "merge"}}
+VARIANTS = {"threshold": {"mode": "threshold"}, "merge": {"dead": "merge"}, "every": {"drops": "every"}}
+
+EARLIER: Knobs = {
+    "start": "attention",
+    "ends": "drops",
+    "temperature": 4.0,
+    "loss": "recipe",
+    "train_share": 0.2,
+    "regressor_lr": 20.0,
+    "tune": "all",
+}
+"""The defaults of version 0.1.0."""
 
 
 def check_the_longest_lived_are_joined(model: str) -> None:
@@ -79,7 +104,8 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
         rank_end_BP = torch.full(life_BP.shape, float(dense.shape.depth), dtype=torch.float64)
         rank_P = torch.arange(dense.shape.patches)
         for layer, cap in reversed(list(zip(layers, caps, strict=True))):
-            longer_B = (life_BP > layer).sum(dim=1) if variant else torch.full((len(life_BP),), cap)
+            threshold = knobs["mode"] == "threshold"
+            longer_B = (life_BP > layer).sum(dim=1) if threshold else torch.full((len(life_BP),), cap)
             kept.append(longer_B.clamp(min=1, max=cap))
             rank_end_BP[rank_P >= kept[-1][:, None]] = layer
         return torch.empty_like(rank_end_BP).scatter(1, orders[0], rank_end_BP) - 0.5
@@ -92,7 +118,7 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
         finished = prune("life_regression", copy.deepcopy(student), dense.shape, knobs).model.double()
         hard_BND = finished.forward_features(x)
     prefix, kept_B = dense.shape.prefix_tokens, kept[0]
-    if variant:
+    if knobs["mode"] == "threshold":
         assert torch.equal(token_counts(finished, x)[:, -1, 1], kept_B + prefix)
     for image, patches in enumerate(kept_B.tolist()):
         rows_K = torch.cat((torch.arange(prefix), orders[0][image, :patches] + prefix))
@@ -122,6 +148,120 @@ def test_the_codes_schedules_are_life_thresholds_of_ours(keep: float):
     plan = METHOD.expect(shape, Plan.dense(shape), METHOD.repair(shape, knobs))
     first, second, third = SCHEDULES[keep]
     assert [block.tokens_kv for block in plan.blocks] == [197] * 4 + [first] * 3 + [second] * 3 + [third] * 2
+
+
+# Matrix products of the code's three schedules, in units of 1e9: DeiT-Ti, DeiT-S and DeiT-B.
+FLOPS = {
+    ("tiny", 0.7): 0.858,
+    ("small", 0.7): 3.177,
+    ("small", 0.8): 3.586,
+    ("small", 0.9): 4.080,
+    ("base", 0.7): 12.200,
+    ("base", 0.8): 13.761,
+    ("base", 0.9): 15.627,
+}
+# The same in fvcore's count, with norms and with the code's regressor, which multiplies every patch with W.
+WITH_REGRESSOR = {0.7: 3.213, 0.8: 3.622, 0.9: 4.117}
+
+
+def deit(size: str) -> ViTShape:
+    with torch.device("meta"):
+        return read_shape(timm.create_model(f"deit_{size}_patch16_224"))
+
+
+def codes_schedule(keep: float) -> Knobs:
+    layers = {f"drop_layer_{k}": layer for k, layer in enumerate((4, 7, 10), 1)}
+    return layers | {f"life_threshold_{k}": 1 - (tokens - 1) / 196 for k, tokens in enumerate(SCHEDULES[keep], 1)}
+
+
+@pytest.mark.parametrize(("size", "keep"), FLOPS)
+def test_the_codes_schedules_cost_what_they_cost_there(size: str, keep: float):
+    shape = deit(size)
+    plan = METHOD.expect(shape, Plan.dense(shape), METHOD.repair(shape, codes_schedule(keep)))
+    cost = predict(shape, plan)
+    assert cost.matmuls / 1e9 == pytest.approx(FLOPS[size, keep], abs=5e-4)
+    if size == "small":
+        (ours,) = plan.extras
+        theirs = shape.patches * (shape.dim**2 + shape.dim)
+        assert (cost.total - ours.matmuls + theirs) / 1e9 == pytest.approx(WITH_REGRESSOR[keep], abs=5e-4)
+
+
+@pytest.mark.parametrize("keep", SCHEDULES)
+def test_the_default_layers_are_the_codes_at_its_budgets(keep: float):
+    shape = deit("small")
+    start = Plan.dense(shape)
+    budget = predict(shape, METHOD.expect(shape, start, METHOD.repair(shape, codes_schedule(keep)))).total
+    solved = solve(METHOD, shape, start, {}, budget)
+    assert [solved.knobs[f"drop_layer_{k}"] for k in (1, 2, 3)] == [4, 7, 10]
+    assert 0.995 * budget <= solved.flops <= budget
+
+
+def test_the_defaults_are_the_papers_method():
+    dense = make_dense("vit", depth=6)
+    knobs = METHOD.repair(dense.shape, {})
+    assert (knobs["mode"], knobs["drops"], knobs["dead"]) == ("fixed", 3, "drop")
+    assert (knobs["start"], knobs["ends"], knobs["temperature"]) == ("uniform", "blocks", 1.0)
+    assert (knobs["loss"], knobs["tune"]) == ("labels", "blocks")
+    # As many epochs for the regressor as for the blocks, at 1e-3 and 1e-5.
+    assert (METHOD.train_share(knobs), METHOD.finetune_rate(knobs)) == (0.5, 1.0)
+    assert knobs["regressor_lr"] == 100
+    ends = attach("life_regression", dense, knobs).blocks.ends
+    assert [ends.of(block, torch.zeros(1, 64)) for block in range(ends.first, 6)] == list(range(ends.first, 6))
+
+
+def test_w_starts_uniform_between_0_and_1_and_follows_the_seed():
+    dense = make_dense("vit")
+    knobs = METHOD.repair(dense.shape, {})
+    starts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        starts.append(
+            METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs), images()).blocks.regressor.weight
+        )
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+    assert starts[0].min() >= 0 and starts[0].max() <= 1
+    assert starts[0].mean().item() == pytest.approx(0.5, abs=0.03)
+    assert starts[0].std().item() == pytest.approx(12**-0.5, abs=0.01)
+
+
+def test_both_phases_minimise_the_labels_loss_unless_the_recipes_is_asked_for():
+    dense = make_dense("vit")
+    for loss, wanted in (("labels", "label_loss"), ("recipe", "task_loss")):
+        knobs = solved_knobs("life_regression", dense.shape, knobs={"loss": loss})
+        batch = batch_of(attach("life_regression", dense, knobs), copy.deepcopy(dense.module), dense.shape, distillation=0.5)
+        assert batch.label_loss != batch.task_loss
+        assert METHOD.loss(knobs, batch)["loss"] == METHOD.finetune_loss(knobs, batch)["loss"] == getattr(batch, wanted)
+        assert METHOD.replaced_settings(knobs) == (DISTILLATION if wanted == "label_loss" else frozenset())
+
+
+def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():
+    dense = make_dense("vit")
+    knobs = solved_knobs("life_regression", dense.shape, knobs=EARLIER)
+    older = {name: value for name, value in knobs.items() if name not in ("start", "loss", "dead")}
+    assert METHOD.repair(dense.shape, older) == knobs
+    now, then = (attach("life_regression", dense, own) for own in (knobs, older))
+    assert torch.equal(now.blocks.regressor.weight, then.blocks.regressor.weight)
+    batch = batch_of(then, copy.deepcopy(dense.module), dense.shape, distillation=0.5)
+    assert METHOD.loss(older, batch)["loss"] == batch.task_loss
+
+
+def test_lives_may_end_before_any_block():
+    shape = make_dense("vit", depth=6).shape
+    knobs = {"drops": "every", "drop_layer_1": 1, "life_threshold_1": 0.25, "life_threshold_2": 0.875}
+    repaired = METHOD.repair(shape, knobs)
+    assert schedule(shape, repaired) == ([1, 2, 3, 4, 5], [48, 38, 28, 18, 8])
+    assert [b.tokens_kv for b in METHOD.expect(shape, Plan.dense(shape), repaired).blocks] == [65, 49, 39, 29, 19, 9]
+    spare = METHOD.repair(shape, {**repaired, "spare_until": 3})
+    assert schedule(shape, spare) == ([1, 2, 3, 4, 5], [49, 39, 28, 18, 8])
+
+
+def test_a_deep_model_drops_in_front_of_each_of_its_blocks():
+    shape = make_dense("vit", depth=24).shape
+    knobs = METHOD.repair(shape, {"drops": "every", "drop_layer_1": 1, "life_threshold_1": 0.0, "life_threshold_2": 0.98})
+    counts = [block.tokens_kv for block in METHOD.expect(shape, Plan.dense(shape), knobs).blocks]
+    assert counts == sorted(set(counts), reverse=True) or counts[:2] == [65, 65]
+    assert len(set(counts)) == 23
 
 
 def test_lives_have_the_schedules_moments_in_every_image():
@@ -194,7 +334,8 @@ def test_patches_weigh_the_sigmoid_of_their_life_and_prefix_tokens_one(model: st
 @pytest.mark.parametrize("model", ["deit", "distilled", "average without class token"])
 def test_soft_lives_end_between_the_last_patch_that_is_kept_and_the_next(model: str):
     dense = make_dense(model)
-    knobs = METHOD.repair(dense.shape, {"drops": 2, "drop_layer_1": 1, "drop_layer_2": 3, "life_threshold_2": 0.7})
+    knobs = {"ends": "drops", "drops": 2, "drop_layer_1": 1, "drop_layer_2": 3, "life_threshold_2": 0.7}
+    knobs = METHOD.repair(dense.shape, knobs)
     trunk = attached("life_regression", dense, knobs).blocks
     _, (first, second) = schedule(dense.shape, knobs)
     life_BP = torch.randn(5, dense.shape.patches)
@@ -204,7 +345,7 @@ def test_soft_lives_end_between_the_last_patch_that_is_kept_and_the_next(model: 
 
 def test_in_threshold_mode_soft_lives_end_at_the_last_drop():
     dense = make_dense(depth=6)
-    knobs = {"mode": "threshold", "drops": 2, "drop_layer_1": 2, "drop_layer_2": 4}
+    knobs = {"mode": "threshold", "ends": "drops", "drops": 2, "drop_layer_1": 2, "drop_layer_2": 4}
     ends = attached("life_regression", dense, METHOD.repair(dense.shape, knobs)).blocks.ends
     assert [ends.of(block, torch.zeros(1, 16)) for block in range(2, 6)] == [2, 2, 4, 4]
     paper = attached("life_regression", dense, METHOD.repair(dense.shape, {**knobs, "ends": "blocks"})).blocks.ends
@@ -218,9 +359,9 @@ def test_fitted_lives_keep_as_many_at_each_drop_as_the_schedule():
     assert (1 - normal.cdf(3), normal.stdev) == (pytest.approx(0.4), 2.0)
 
 
-def test_the_regressor_starts_at_the_attention_of_the_class_token():
+def test_the_regressor_may_start_at_the_attention_of_the_class_token():
     dense = make_dense("vit")
-    knobs = solved_knobs("life_regression", dense.shape)
+    knobs = solved_knobs("life_regression", dense.shape, knobs={"start": "attention"})
     trunk = attached("life_regression", dense, knobs).blocks
     block: Any = trunk.blocks[trunk.first]
     block.attn.qkv.bias.data.zero_()
@@ -252,6 +393,21 @@ def test_without_a_class_token_the_mean_patch_stands_in():
     normal_BND = functional.layer_norm(x_BND, (6,))
     expected_BP = torch.einsum("bpd,de,be->bp", normal_BND, regressor.weight, normal_BND.mean(1))
     torch.testing.assert_close(regressor(x_BND), expected_BP, rtol=1e-4, atol=1e-5)
+
+
+def test_a_register_is_not_taken_for_the_class_token():
+    dense = make_dense("average without class token", reg_tokens=3)
+    assert (dense.shape.prefix_tokens, dense.shape.class_token) == (3, False)
+    regressor = LifeRegressor.of_shape(dense.shape)
+    x_BND = torch.randn(2, dense.shape.tokens, 48)
+    normal_BND = functional.layer_norm(x_BND, (48,))
+    expected_BP = torch.einsum("bpd,de,be->bp", normal_BND[:, 3:], regressor.weight, normal_BND[:, 3:].mean(1))
+    torch.testing.assert_close(regressor(x_BND), expected_BP, rtol=1e-3, atol=1e-3)
+    with_class = make_dense("registers").shape
+    assert with_class.class_token
+    # A folder of an earlier version does not tell; its regressor was trained with the first prefix token.
+    stored = {name: value for name, value in dense.shape.to_dict().items() if name != "class_token"}
+    assert LifeRegressor.of_shape(ViTShape.from_dict(stored)).class_token
 
 
 def test_tokens_are_sorted_once_and_then_sliced():
@@ -387,7 +543,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=4000), root, seed=0)
     context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
     shape, training = context.dense.shape, Training(epochs=3.0, precision="float32")
-    knobs = solved_knobs("life_regression", shape, 0.5)
+    knobs = solved_knobs("life_regression", shape, 0.5, EARLIER)
     student = METHOD.attach(context.student(), context_of(shape, knobs, 0.5), context.calibration(training, seed=0))
     shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=root / "checkpoint")
     rates = METHOD.learning_rates(student, knobs)

@@ -1,0 +1,59 @@
+"""Processes of the service that are killed or asked to end in the middle of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from functools import partial
+
+import psutil
+
+from faults.case import Case, Stage
+
+_NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def _api(stage: Stage, *, number: signal.Signals) -> str:
+    """Started again at its end, as a service manager does."""
+    stage.service.api.send_signal(number)
+    stage.service.end()
+    stage.service.start()
+    return ""
+
+
+def _supervisor(stage: Stage, *, number: signal.Signals) -> str:
+    stage.service.supervisor().send_signal(number)
+    return ""
+
+
+def _driver(stage: Stage, *, number: signal.Signals) -> str:
+    stage.service.driver().send_signal(number)
+    return ""
+
+
+def _trial(stage: Stage, *, number: signal.Signals) -> str:
+    stage.service.trial().send_signal(number)
+    return ""
+
+
+def _everything(stage: Stage) -> str:
+    for process in stage.service.everything():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    stage.service.end()
+    stage.service.start()
+    return ""
+
+
+def _three(name: str, strike: Callable[..., str]) -> list[Case]:
+    return [Case(f"{name}: {number.name}", partial(strike, number=number)) for number in _NUMBERS]
+
+
+CASES = [
+    *_three("API, then started again", _api),
+    *_three("supervisor", _supervisor),
+    *_three("driver", _driver),
+    Case("process of a trial: SIGKILL", partial(_trial, number=signal.SIGKILL)),
+    Case("every process at once: SIGKILL, then started again", _everything),
+]

@@ -1,0 +1,140 @@
+"""`Service`: the API and its supervisor as an operator runs them, and the processes of it that a fault may hit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+_AUTOSLIM = (sys.executable, "-m", "autoslim.cli")
+# For anything of the service to happen, on a busy machine.
+_PATIENCE = 240.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def until(found: Callable[[], T | None], what: str, *, seconds: float = _PATIENCE) -> T:
+    """What `found` gives as soon as it gives anything."""
+    deadline = time.monotonic() + seconds
+    while (answer := found()) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"in vain for {seconds:.0f} s: {what}")
+        time.sleep(0.1)
+    return answer
+
+
+class Service:
+    """`wrapper` is a command in front of `autoslim serve`, `more` are commands of autoslim that run beside it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+        more: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.root, self.port = folder / "root", free_port()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "service.log"
+        words = ("serve", "--root", str(self.root), "--port", str(self.port), *options)
+        self._commands = [(*wrapper, *_AUTOSLIM, *words), *((*_AUTOSLIM, *command) for command in more)]
+        self._environment = {**os.environ, **(environment or {})}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api(self) -> psutil.Process:
+        return psutil.Process(self._processes[0].pid)
+
+    def supervisor(self) -> psutil.Process:
+        """The one that the API has started, once it has the folder's lock."""
+
+        def found() -> psutil.Process | None:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):
+                (holder,) = self.root.glob("supervisor-*.json")
+                process = psutil.Process(json.loads(holder.read_text())["pid"])
+                return process if process.ppid() == self._processes[0].pid else None
+            return None
+
+        return until(found, "a supervisor")
+
+    def driver(self) -> psutil.Process:
+        """Of the only job."""
+
+        def found() -> psutil.Process | None:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):
+                return psutil.Process(json.loads(max((self.root / "drivers").glob("*.json")).read_text())["pid"])
+            return None
+
+        return until(found, "a driver")
+
+    def trial(self) -> psutil.Process:
+        """A process that runs trials; Ray names them after the class that `tune.with_resources` makes of the trainable."""
+
+        def found() -> psutil.Process | None:
+            for process in self.driver().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable"):
+                        return process
+            return None
+
+        return until(found, "a trial's process")
+
+    def everything(self) -> list[psutil.Process]:
+        """All processes: the API, the supervisor, the driver, Ray's and the trials'. Drivers are in sessions of their own."""
+        own = [self.api, self.driver()]
+        return [process for each in own for process in (each, *each.children(recursive=True))]
+
+    def start(self) -> None:
+        """As a service manager does, also after an end."""
+        with self._log.open("ab") as log:
+            self._processes = [
+                subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, start_new_session=True)
+                for command in self._commands
+            ]
+
+    def end(self) -> None:
+        """Waits for the API's end, which is asked for already, and ends what runs beside it."""
+        self._processes[0].wait(_PATIENCE)
+        for process in self._processes[1:]:
+            process.terminate()
+            process.wait(_PATIENCE)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Service]:
+        self.start()
+        try:
+            yield self
+        finally:
+            for process in self._processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            self.end()
+
+    def autoslim(self, *words: str) -> str:
+        """Stdout of a command of the operator."""
+        command = [*_AUTOSLIM, *words, "--root", str(self.root)]
+        return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def new_key(self, tenant: str) -> str:
+        return self.autoslim("keys", "create", "--tenant", tenant, "--scope", "read", "--scope", "submit").split()[-1]

@@ -1,0 +1,162 @@
+"""`User`: submits one job, watches it through everything, and judges what has become of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from typing import Any
+
+import httpx
+
+from faults.service import until
+
+SPEC: dict[str, Any] = {
+    "name": "mine",
+    "model": "deit_tiny_patch16_224",
+    "weights": "scratch",
+    "model_args": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
+    "image_size": 16,
+    "data": "digits",
+    "flops": ["50%"],
+    "space": "smoke",
+    "trials": 6,
+    "epochs": 2.0,
+    "base_epochs": 1.0,
+    "batch_size": 64,
+    "final_share": 0.0,
+    "speed": "none",
+}
+"""A real search that takes less than a minute."""
+
+# Between two looks at the job.
+_LOOK_SECONDS = 0.25
+_LONGEST_JOB = 900.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """`seconds` from submitting to the end; `doubled` are jobs for one submit beyond the first, and trials that ended twice."""
+
+    state: str
+    attempts: int
+    lost: int
+    doubled: int
+    seconds: float
+    told: list[str]
+
+
+class User:
+    """`key` is an API key; `told` are the reasons, failures and refusals in the order in which they were seen first."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
+        self.told: dict[str, None] = {}
+        self.job: dict[str, Any] = {}
+        self.later: list[str] = []
+        """Jobs of others, which are to be cancelled when the fault is over."""
+        self._headers = {"Idempotency-Key": str(uuid.uuid4())}
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._began = 0.0
+
+    def submit(self) -> None:
+        """Again until there is an answer, and under the same idempotency key, as the client does."""
+        until(self._ready, "a planner")
+        self._began = time.monotonic()
+        self.job = until(self._submitted, "an answer to the submit")
+        self._watcher.start()
+
+    def until_trials(self, count: int) -> None:
+        until(
+            lambda: self.job["progress"]["trials_ended"] >= count or self._ended or None, f"{count} trials", seconds=_LONGEST_JOB
+        )
+
+    def cancel_later(self) -> None:
+        for job_id in self.later:
+            until(lambda job_id=job_id: self._cancelled(job_id), "a cancellation")
+
+    def verdict(self) -> Verdict:
+        """When the job has ended."""
+        until(lambda: self._ended or None, "the job's end", seconds=_LONGEST_JOB)
+        seconds = time.monotonic() - self._began
+        self._stop.set()
+        self._watcher.join()
+        again = until(self._submitted, "an answer to the same submit")
+        jobs = self._get(f"/v1/jobs?label={SPEC['name']}")["jobs"]
+        ended = Counter(event["data"]["trial"] for event in self._events() if event["type"] == "trial_ended")
+        kept = {
+            trial["number"] for trial in self._get(f"/v1/jobs/{self.job['id']}/trials")["trials"] if trial["state"] != "running"
+        }
+        whole = self.job["state"] == "SUCCEEDED" and len(self.job["result"]["models"]) == len(SPEC["flops"])
+        return Verdict(
+            state=self.job["state"],
+            attempts=self.job["attempt"],
+            lost=int(not whole) + len(ended.keys() - kept),
+            doubled=len(jobs) - 1 + int(again["id"] != self.job["id"]) + sum(ended.values()) - len(ended),
+            seconds=round(seconds, 1),
+            told=list(self.told),
+        )
+
+    @property
+    def _ended(self) -> bool:
+        return self.job["state"] in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+    def _ready(self) -> bool | None:
+        try:
+            return self.http.post("/v1/plans", json=SPEC).status_code != 503 or None
+        except httpx.HTTPError:
+            return None
+
+    def _submitted(self) -> dict[str, Any] | None:
+        try:
+            answer = self.http.post("/v1/jobs", json=SPEC, headers=self._headers)
+        except httpx.HTTPError:
+            return None
+        found: dict[str, Any] | None = answer.json() if answer.is_success else None
+        return found
+
+    def _cancelled(self, job_id: str) -> bool | None:
+        try:
+            return self.http.post(f"/v1/jobs/{job_id}:cancel").is_success or None
+        except httpx.HTTPError:
+            return None
+
+    def _get(self, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.http.get(path).raise_for_status().json()
+        return answer
+
+    def _events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while page := self._get(f"/v1/jobs/{self.job['id']}/events?limit=1000&after={found[-1]['seq'] if found else 0}")[
+            "events"
+        ]:
+            found += page
+        return found
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            answer = self.http.get(f"/v1/jobs/{self.job['id']}")
+        except httpx.HTTPError as error:
+            self._note(f"no answer ({type(error).__name__})")
+            return
+        if not answer.is_success:
+            self._note(f"{answer.status_code}: {answer.json()['detail']}")
+            return
+        self.job = answer.json()
+        if self.job["failure"] is not None:
+            self._note(f"{self.job['state']}: {self.job['failure']['message']}; next: {self.job['failure']['next']}")
+        elif self.job["reason"] is not None:
+            self._note(f"{self.job['state']}: {self.job['reason']}")
+
+    def _note(self, text: str) -> None:
+        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "TIME", text.replace(self.job["id"], "ID"))
+        self.told.setdefault(text)

@@ -1,0 +1,45 @@
+"""The table of faults, and that the clock of a process can be set back without the machine's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from service_faults import CASES, UNDISTURBED, table
+
+
+def row(case: str, seconds: float, **changes: object) -> dict[str, object]:
+    nothing = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "told": [], "others": "", "lasted": 0.0}
+    return nothing | {"case": case, "seconds": seconds} | changes
+
+
+def test_a_time_is_told_over_the_mean_of_the_undisturbed_ones() -> None:
+    first, second = (case.name for case in UNDISTURBED)
+    told = ["PAUSED: the disk is full", "503: a | b"]
+    lines = table([row(first, 40.0), row(second, 50.0), row("a fault", 65.0, attempts=2, told=told)]).splitlines()
+    assert lines[2] == "| none | SUCCEEDED | 1 | 0 | 0 | 40 | -5 | nothing |  |"
+    assert lines[4] == r"| a fault | SUCCEEDED | 2 | 0 | 0 | 65 | +20 | PAUSED: the disk is full<br>503: a \| b |  |"
+
+
+def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+def test_a_process_has_a_time_of_day_of_its_own_and_the_machines_steady_clock(tmp_path: Path) -> None:
+    library, offset = tmp_path / "set_back.so", tmp_path / "clock"
+    source = Path(__file__).parents[2] / "benchmarks" / "faults" / "set_back.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    offset.write_bytes(struct.pack("q", -3600))
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAULTS_CLOCK": str(offset)}
+    code = "import time; print(time.time(), time.monotonic())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    seen, steady = map(float, done.stdout.split())
+    assert seen - time.time() == pytest.approx(-3600, abs=60)
+    assert steady == pytest.approx(time.monotonic(), abs=60)
