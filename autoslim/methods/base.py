@@ -160,10 +160,11 @@ class Method(abc.ABC):
     `priced_modules`      none         the modules that the method adds, for the latency table
     `learning_rates`      none         multiples of the recipe's learning rate in the train phase, by parameter-name suffix
     `finetune_rate`       1            multiple of the recipe's learning rate in the fine-tune phase
-    `finetune_loss`       the recipe's the fine-tune phase's loss, and further values to plot
+    `finetune_rates`      none         multiples of that rate, by parameter-name suffix
+    `finetune_loss`       the task's   the fine-tune phase's loss, and further values to plot
     `companion`           none         the untrained companion of `prune`, with which an interrupted fine-tuning resumes
     `replaced_settings`   none         settings of the recipe's training that have no effect, because the method has its own
-    `needs_rest`          if it trains whether a model that an earlier step has pruned is fine-tuned before `attach`
+    `needs_rest`          if trained   whether a model that an earlier step has pruned is fine-tuned before `attach`
     ====================  ===========  =======================================================================================
 
     *How a part gets its price.* `expect` and `prune` describe every block by its tokens and widths (`BlockPlan`); their FLOPs and
@@ -282,7 +283,7 @@ class Method(abc.ABC):
         """
         return {"loss": batch.task_loss}
 
-    def finetune_learning_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
+    def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
         """Multiples of the fine-tune phase's learning rate, by suffix of the parameter's name."""
         return {}
 

@@ -221,7 +221,7 @@ class _Trial:
             seed_name="tune",
             steps=steps,
             rate=method.finetune_rate(last.knobs),
-            learning_rates=method.finetune_learning_rates(self.model, last.knobs),
+            learning_rates=method.finetune_rates(self.model, last.knobs),
         )
         trainer = self._trainer(self.model, schedule, functools.partial(method.finetune_loss, last.knobs))
         for report in self._train(trainer, len(self.recipe.steps), saved):

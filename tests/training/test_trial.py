@@ -55,8 +55,8 @@ def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
     assert phases.count(Phase.PRUNE) == 1
     prune = phases.index(Phase.PRUNE)
     assert set(phases[:prune]) <= {Phase.TRAIN, Phase.SHARED}
-    # `merge` alone neither trains nor measures anything before the cut.
-    assert (prune == 0) == (recipe == "merge")
+    # `merge` neither trains nor measures anything before the cut, and `sit` trains all parts with the pruned model.
+    assert (prune == 0) == (recipe in ("merge", "sit"))
     epochs = [report.epoch for report in reports]
     assert epochs == sorted(epochs)
     assert epochs[-1] == pytest.approx(outcome.epochs)

@@ -203,7 +203,7 @@ class SiT(Method):
     def finetune_rate(self, knobs: Knobs) -> float:
         return 1.0 if _accompanies(knobs) else float(knobs["tune_lr"])
 
-    def finetune_learning_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
+    def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
         return self.learning_rates(model, knobs) if _accompanies(knobs) else {}
 
     def priced_modules(self) -> dict[str, ModuleFactory]:

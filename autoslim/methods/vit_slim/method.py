@@ -101,8 +101,11 @@ class ViTSlim(Method):
             default="stay",
             choices=("stay", *NESTINGS),
         ),
-        "attention_give": Knob(kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0),
-        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0),
+        # The paper prunes attention or MLPs alone, too: then the other part gives nothing.
+        "attention_give": Knob(
+            kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0, allowed=(0.0, 1.0)
+        ),
+        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0, allowed=(0.0, 1.0)),
         "patch_share": Knob(
             kind="float",
             help="share of the reduction that patches bear at least; under the rule `value` what they give beside the others",

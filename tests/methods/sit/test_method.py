@@ -472,7 +472,7 @@ def test_the_fine_tuning_has_the_same_loss_and_rates_as_the_training_form():
     assert {name: float(value.detach()) for name, value in after.items()} == {
         name: float(value.detach()) for name, value in before.items()
     }
-    rates = METHOD.finetune_learning_rates(finished.model, knobs)
+    rates = METHOD.finetune_rates(finished.model, knobs)
     assert {name.partition(".")[0]: rate for name, rate in rates.items()} == {"blocks": 3.0, "companion": 5.0}
     empty = METHOD.companion(dense.shape, finished.plan, knobs)
     assert empty.state_dict().keys() == finished.companion.state_dict().keys()

@@ -270,6 +270,18 @@ def test_the_default_is_the_papers_method():
     assert METHOD.ranges["search_share"].high >= 0.3
 
 
+@pytest.mark.parametrize(("still", "part"), [("mlp_give", "hidden"), ("attention_give", "head_width")])
+def test_one_part_alone_may_be_pruned(still: str, part: str):
+    """The paper's Table 2."""
+    dense = make_dense()
+    finished = slim("vit_slim", dense, share=0.8, knobs={still: 0.0})
+    whole = Plan.dense(dense.shape).blocks[0]
+    assert {getattr(block, part) for block in finished.plan.blocks} == {getattr(whole, part)}
+    other = "head_width" if part == "hidden" else "hidden"
+    assert any(getattr(block, other) < getattr(whole, other) for block in finished.plan.blocks)
+    assert predict(dense.shape, finished.plan).total <= share_of_dense(dense.shape, 0.8)
+
+
 def test_where_patches_stay_nothing_pulls_them():
     dense = make_dense()
     for patches, pulled in (("stay", False), ("down", True), ("up", True)):
