@@ -38,7 +38,16 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import (
+    DISTILLATION,
+    DistillationBatch,
+    Method,
+    ModuleFactory,
+    SlimmedModel,
+    StepContext,
+    Tensors,
+    freeze,
+)
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
 from autoslim.methods.layers.merging import DEAD, MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
@@ -256,10 +265,14 @@ class LifeRegression(Method):
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The labels' or the task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
-        return {"loss": self.finetune_loss(knobs, batch)}
+        return self.finetune_loss(knobs, batch)
 
-    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensor:
-        return batch.label_loss if knobs.get("loss", _EARLIER["loss"]) == "labels" else batch.task_loss
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        return {"loss": batch.label_loss if _ignores_teacher(knobs) else batch.task_loss}
+
+    def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
+        """The recipe's distillation, where the labels' loss alone is minimised."""
+        return DISTILLATION if _ignores_teacher(knobs) else frozenset()
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs
@@ -367,6 +380,10 @@ def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tens
             tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + context.shape.prefix_tokens
         counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
     return torch.stack(counts, dim=1)
+
+
+def _ignores_teacher(knobs: Knobs) -> bool:
+    return bool(knobs.get("loss", _EARLIER["loss"]) == "labels")
 
 
 def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:
