@@ -26,8 +26,8 @@ _LEAST_SHARE = 1e-6
 class SeededSlimming(nn.Module):
     """X^ = A^T X with A_nk = p_nk / sum_n p_nk and p_nk = softmax over k of s (Wq LN(x_seed(k))) . (Wk LN(x_n)) / D.
 
-    (B, N, D) -> (B, prefix + K, D). Patch n is shared out between the made tokens by p_nk. Prefix tokens pass unchanged and are part of no
-    mixture. s is a learned scalar.
+    (B, N, D) -> (B, prefix + K, D). Patch n is shared out by p_nk between the made tokens and a slot with the logit 0, which is not made.
+    Prefix tokens pass unchanged and are part of no mixture. s is a learned scalar.
     """
 
     def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
@@ -45,7 +45,8 @@ class SeededSlimming(nn.Module):
         normal_BPD = self.norm(x_BPD)
         query_BKD = self.query(normal_BPD.index_select(1, seed_K))
         logits_BKP = torch.matmul(query_BKD, self.key(normal_BPD).transpose(1, 2)) * (self.scale / x_BPD.shape[2])
-        share_BKP = logits_BKP.softmax(dim=1)
+        # One more slot with the logit 0 takes what is unlike every seed. With a single seed, only it lets the shares differ at all.
+        share_BKP = functional.pad(logits_BKP, (0, 0, 0, 1)).softmax(dim=1)[:, :-1]
         return share_BKP / (share_BKP.sum(dim=2, keepdim=True) + _LEAST_SHARE)
 
     def forward(self, x_BND: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ def test_a_seeded_token_is_what_the_seeds_share_of_the_patches_weighs(prefix: in
     patches = x_BND[:, prefix:]
     normal = functional.layer_norm(patches, (12,), module.norm.weight, module.norm.bias)
     query, key = normal[:, [4, 0, 7]] @ module.query.weight.T, normal @ module.key.weight.T
-    share_BKP = (module.scale * (query @ key.mT) / 12).softmax(dim=1)
+    logits_BKP = module.scale * (query @ key.mT) / 12
+    share_BKP = logits_BKP.exp() / (1 + logits_BKP.exp().sum(dim=1, keepdim=True))
     weights_BKP = share_BKP / share_BKP.sum(dim=2, keepdim=True)
     torch.testing.assert_close(module(x_BND)[:, prefix:], weights_BKP @ patches, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(module.token_map(x_BND) @ x_BND, module(x_BND), rtol=0, atol=1e-12)
