@@ -270,6 +270,17 @@ def test_the_default_is_the_papers_method():
     assert METHOD.ranges["search_share"].high >= 0.3
 
 
+def test_a_recipe_of_an_earlier_version_is_searched_as_it_was():
+    """It does not say how long the search was, nor how fast its masks."""
+    shape = make_dense().shape
+    knobs = METHOD.repair(shape, {"l1": "even", "start": "dense", "rule": "fall", "refit": True})
+    old = {name: value for name, value in knobs.items() if name not in ("search_share", "mask_lr")}
+    for read in (old, METHOD.repair(shape, old)):
+        settings = METHOD.shared_settings(shape, read)
+        assert settings == {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "patches": False}
+        assert METHOD.shared_share(settings) == 0.1
+
+
 @pytest.mark.parametrize(("still", "part"), [("mlp_give", "hidden"), ("attention_give", "head_width")])
 def test_one_part_alone_may_be_pruned(still: str, part: str):
     """The paper's Table 2."""
