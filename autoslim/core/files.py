@@ -102,7 +102,7 @@ def move_folder(folder: Path, destination: Path, *, replace: bool = True) -> Non
 
 def disk_full_error(folder: Path, then: str) -> OutputError:
     """That the disk of `folder` is full; `then` is what the user does after making space."""
-    return OutputError(f"the disk of {folder} is full; free some space and {then}")
+    return OutputError(f"the disk is full at {folder}; free some space and {then}")
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -111,7 +111,7 @@ def is_disk_full(error: BaseException) -> bool:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        # SQLite and PyTorch report a full disk as text only.
+        # SQLite, PyTorch and `disk_full_error` report a full disk as text only.
         if "disk is full" in str(seen) or "No space left" in str(seen):
             return True
         seen = seen.__cause__ or seen.__context__

@@ -43,7 +43,8 @@ def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) 
     # From the most specific cause to the most general one: a full disk may end a task, a Ray job and a transaction at the same time.
     chain = list(cause_chain(error))
     if is_disk_full(error):
-        return Pause(FailureClass.STORAGE, f"the disk is full: {_sentence(error)}")
+        # The error's own sentence names the operator's folder and the flag that continues a search without the service.
+        return Pause(FailureClass.STORAGE, "the disk is full; the job continues by itself when there is room")
     if any(isinstance(link, OutputError) or _is_storage(link) for link in chain):
         return Pause(FailureClass.STORAGE, _sentence(error))
     if any(isinstance(link, ClusterError) for link in chain):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 import ray
@@ -11,6 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from autoslim.config import SpecError, read_mapping
 from autoslim.config.issues import ValidationIssue
+from autoslim.core.files import disk_full_error
 from autoslim.errors import (
     BudgetError,
     ClusterError,
@@ -86,8 +88,12 @@ def test_the_job_fails(error, failure_class, next_command):
 @pytest.mark.parametrize(
     ("error", "failure_class", "reason"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), C.STORAGE, "the disk is full"),
-        (OutputError("the disk of /runs is full; make room"), C.STORAGE, "the disk of /runs is full"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            C.STORAGE,
+            "the disk is full; the job continues by itself when there is room",
+        ),
+        (disk_full_error(Path("/runs"), "continue with --resume"), C.STORAGE, "the disk is full; the job continues by itself"),
         (OutputError("output folder /runs has 0.10 GB free; this search needs about 4 GB"), C.STORAGE, "has 0.10 GB free"),
         (OSError(errno.ESTALE, "Stale file handle"), C.STORAGE, "Stale file handle"),
         (caused(JobError("no base"), OSError(errno.EIO, "Input/output error")), C.STORAGE, "no base"),
