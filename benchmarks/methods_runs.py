@@ -34,7 +34,12 @@ TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
 
 OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width")
 VARIANTS: dict[str, tuple[str, Knobs]] = {
-    f"{name}_merging": (name, {"dead": "merge"}) for name in ("patch_slimming", "dps", "life_regression")
+    **{f"{name}_merging": (name, {"dead": "merge"}) for name in ("patch_slimming", "dps", "life_regression")},
+    "vit_slim_refit": (
+        "vit_slim",
+        {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "start": "dense", "rule": "fall", "refit": True},
+    ),
+    "sit_one_stage": ("sit", {"stages": 1, "token_error": "plain", "token_weight": 0.1, "recalibrate": "first"}),
 }
 """Further rows, on request: a method with knobs other than its defaults."""
 
@@ -51,10 +56,10 @@ DESIGN: dict[str, dict[str, Knobs]] = {
     "random_tokens": {"": _layers("drop_layer", 1, 2, 3)},
     "evit": {"": _layers("layer", 1, 3, 5)},
     "life_regression": {"35%": _layers("drop_layer", 1, 2, 3)},
-    "vit_slim": {"35%": {"patches": "up", "patch_share": 0.2}},
-    "sit": {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}},
+    "vit_slim_refit": {"35%": {"patches": "up", "patch_share": 0.2}},
+    "sit_one_stage": {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}},
 }
-"""Knobs other than the defaults, by method and budget (`""`: every other budget), selected on validation images."""
+"""Knobs other than the defaults, by row and budget (`""`: every other budget), selected on validation images."""
 
 # Images a second on one core: training steps of the dense model, and its forward passes.
 _TRAINED, _SEEN = 178, 512
@@ -149,7 +154,7 @@ def make_recipe(run: Run, context: TrialContext, settings: Settings) -> Recipe:
     dense, names = predict(shape, plan).total, run.name.split("+")
     for position, row in enumerate(names, 1):
         name, own = VARIANTS.get(row, (row, {}))
-        method, design = METHODS[name], DESIGN.get(name, {})
+        method, design = METHODS[name], DESIGN.get(row, DESIGN.get(name, {}))
         method.check(shape)
         knobs = {**design.get(run.budget, design.get("", {})), **own}
         solved = solve(method, shape, plan, knobs, int(share ** (position / len(names)) * dense))

@@ -26,6 +26,9 @@ from autoslim.methods.knob import Ranges, complete
 
 Tensors = dict[str, Tensor]
 
+DISTILLATION = frozenset({"distillation", "temperature"})
+"""The settings of a recipe's training that `DistillationBatch.task_loss` reads beside the labels' own."""
+
 ModuleFactory = Callable[[ViTShape, int, int], nn.Module]
 """Makes a module from the shape, the tokens that enter it and the tokens that it leaves, prefix tokens included in both."""
 
@@ -82,8 +85,13 @@ class SharedTrainer(Protocol):
         *,
         epochs: float,
         learning_rates: dict[str, float] | None = None,
+        constant_rate: bool = False,
+        weight_decay: float | None = None,
     ) -> Generator[EpochReport]:
-        """Trains `student` in place and writes a checkpoint an epoch; an interrupted call resumes from the last one."""
+        """Trains `student` in place and writes a checkpoint an epoch; an interrupted call resumes from the last one.
+
+        Where `constant_rate` the learning rate neither rises nor falls. A `weight_decay` of None is the training's.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,11 +120,15 @@ class StepContext:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlimmedModel:
-    """What `prune` returns: the model, its plan, and its knobs where the final ranking changed them."""
+    """What `prune` returns: the model, its plan, and its knobs where the final ranking changed them.
+
+    `companion` is trained along in the fine-tuning, as the model's submodule `companion`, and is no part of the finished model.
+    """
 
     model: nn.Module
     plan: Plan
     knobs: Knobs
+    companion: nn.Module | None = None
 
 
 class Method(abc.ABC):
@@ -144,11 +156,15 @@ class Method(abc.ABC):
     `shared_settings`     None         the knobs that `prepare` depends on; None: the method shares no work
     `shared_share`        0            share of a trial's epochs that `prepare` takes
     `prepare`             asserts      the shared work; obligatory where `shared_settings` returns knobs
-    `finetune_loss`       the task's   the fine-tune phase's loss
     `calibrate`           nothing      sets thresholds and the like to the fine-tuned weights
     `priced_modules`      none         the modules that the method adds, for the latency table
     `learning_rates`      none         multiples of the recipe's learning rate in the train phase, by parameter-name suffix
     `finetune_rate`       1            multiple of the recipe's learning rate in the fine-tune phase
+    `finetune_rates`      none         multiples of that rate, by parameter-name suffix
+    `finetune_loss`       the task's   the fine-tune phase's loss, and further values to plot
+    `companion`           none         the untrained companion of `prune`, with which an interrupted fine-tuning resumes
+    `replaced_settings`   none         settings of the recipe's training that have no effect, because the method has its own
+    `needs_rest`          if trained   whether a model that an earlier step has pruned is fine-tuned before `attach`
     ====================  ===========  =======================================================================================
 
     *How a part gets its price.* `expect` and `prune` describe every block by its tokens and widths (`BlockPlan`); their FLOPs and
@@ -234,10 +250,6 @@ class Method(abc.ABC):
         `requires_grad` of the returned model selects what is fine-tuned.
         """
 
-    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensor:
-        """The loss of the fine-tune phase; of several steps, the last one's method decides."""
-        return batch.task_loss
-
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
         """Sets what depends on the fine-tuned weights, such as thresholds, in place. Called before fine-tuning, and after it.
 
@@ -263,6 +275,32 @@ class Method(abc.ABC):
     def finetune_rate(self, knobs: Knobs) -> float:
         """Multiple of the recipe's learning rate in the fine-tune phase; below 1 where the train phase has trained the weights already."""
         return 1.0
+
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        """Scalars by name: `loss` is minimised in the fine-tune phase, the others are plotted.
+
+        Of several steps, the last one's method decides.
+        """
+        return {"loss": batch.task_loss}
+
+    def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
+        """Multiples of the fine-tune phase's learning rate, by suffix of the parameter's name."""
+        return {}
+
+    def companion(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module | None:
+        """What `prune` returns as the companion, without trained weights; `plan` is the finished plan."""
+        return None
+
+    def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
+        """Names in `Training` that have no effect as the last step of a recipe; a search does not draw them."""
+        return frozenset()
+
+    def needs_rest(self, knobs: Knobs) -> bool:
+        """Whether a model that an earlier step has pruned is fine-tuned before `attach`; otherwise both steps prune at once.
+
+        A step that trains parts would train them on a model that has not recovered from the pruning.
+        """
+        return self.train_share(knobs) > 0
 
 
 def freeze(module: nn.Module, *, but: tuple[nn.Module | nn.Parameter, ...] = ()) -> None:

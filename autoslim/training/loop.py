@@ -50,6 +50,7 @@ class PhaseSchedule:
         first_epoch: Number of the loader's epoch that the phase starts with, so that two phases see different augmentations.
         rate: Factor on the training's peak learning rate.
         learning_rates: Further factors of single parameters, by the suffix of their name.
+        constant_rate: Whether the learning rate stays at its peak, without warm-up and decay.
         average: Whether a moving average of the weights is kept, if the training has one.
     """
 
@@ -59,6 +60,7 @@ class PhaseSchedule:
     first_epoch: int = 0
     rate: float = 1.0
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    constant_rate: bool = False
     average: bool = True
 
 
@@ -219,7 +221,8 @@ class Trainer:
         return curves
 
     def _set_learning_rate(self) -> None:
-        factor = learning_rate_factor(self.step, self.schedule.steps, self.training.warmup)
+        schedule = self.schedule
+        factor = 1.0 if schedule.constant_rate else learning_rate_factor(self.step, schedule.steps, self.training.warmup)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
@@ -270,14 +273,14 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 def make_optimizer(student: nn.Module, training: Training, schedule: PhaseSchedule) -> torch.optim.AdamW:
     """AdamW over the parameters that require a gradient.
 
-    As in timm, biases, norms, position embeddings and tokens have no weight decay. Nor have parameters with a learning rate of their own,
-    such as masks, which decay would pull to zero.
+    As in timm, biases, norms, position embeddings and tokens have no weight decay. Nor have ViT-Slim's masks, which decay would pull to
+    zero.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
             factor = next((rate for suffix, rate in schedule.learning_rates.items() if name.endswith(suffix)), None)
-            plain = parameter.ndim < 2 or factor is not None or name.endswith(("pos_embed", "_token"))
+            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "_token", "zeta"))
             groups.setdefault((1.0 if factor is None else factor, 0.0 if plain else training.weight_decay), []).append(parameter)
     peak = training.lr * schedule.rate
     return torch.optim.AdamW(

@@ -15,11 +15,10 @@ REST_SHARE = 0.1
 def rests_before(recipe: Recipe, position: int) -> bool:
     """Whether the model is fine-tuned between the pruning before this step and the step.
 
-    A step that trains parts would train them on a model that has not recovered from the pruning. A step without training decides on the
-    dense model instead (`StepContext.dense`), and both prune at once.
+    A step that does not need it decides on the dense model instead (`StepContext.dense`), and both prune at once.
     """
     step = recipe.steps[position]
-    return position > 0 and METHODS[step.method].train_share(step.knobs) > 0
+    return position > 0 and METHODS[step.method].needs_rest(step.knobs)
 
 
 def phase_shares(recipe: Recipe) -> list[float]:

@@ -42,6 +42,8 @@ class TrialSharedTrainer:
         *,
         epochs: float,
         learning_rates: dict[str, float] | None = None,
+        constant_rate: bool = False,
+        weight_decay: float | None = None,
     ) -> Generator[EpochReport]:
         loader = self._context.loader(self._context.splits.train, self.training, seed=self._seed, train=True)
         student.to(self._context.device)
@@ -56,13 +58,14 @@ class TrialSharedTrainer:
             student,
             objective,
             loader,
-            self.training,
+            self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay),
             PhaseSchedule(
                 phase=Phase.SHARED,
                 seed_name="shared",
                 steps=max(1, round(epochs * len(loader))),
                 first_epoch=_FIRST_EPOCH,
                 learning_rates=learning_rates or {},
+                constant_rate=constant_rate,
                 average=False,
             ),
             seed=self._seed,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
-from autoslim.methods.base import Method, StepContext, Tensors
+from autoslim.methods.base import DistillationBatch, Method, StepContext, Tensors
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
@@ -46,6 +47,8 @@ Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
 Reports = Generator[EpochReport, None, Outcome]
 
+Loss = Callable[[DistillationBatch], Tensors]
+
 
 def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_label: str = "") -> Reports:
     """Runs `recipe` and saves the model in `folder`/model; resumes from a checkpoint in `folder`.
@@ -73,6 +76,7 @@ class _Trial:
         self.plan, self.model = Plan.dense(self.shape, class_query=recipe.class_query), context.student()
         self.shared_epochs = 0.0
         self.finished_steps: list[Step] = []
+        self.companion: nn.Module | None = None
         self.optimizer_steps = 0
         self.accuracy_after_pruning = 0.0
         self.began, self.earlier_seconds = time.monotonic(), 0.0
@@ -123,7 +127,7 @@ class _Trial:
         schedule = PhaseSchedule(
             phase=Phase.TRAIN, seed_name=f"rest {position}", steps=steps, first_epoch=first_epoch, average=False
         )
-        trainer = self._trainer(self.model, schedule, None, None)
+        trainer = self._trainer(self.model, schedule)
         yield from self._train(trainer, position - _BEFORE, saved)
         self.model = trainer.student
 
@@ -157,11 +161,14 @@ class _Trial:
                 learning_rates=method.learning_rates(student, step.knobs),
                 average=False,
             )
-            yield from self._train(self._trainer(student, schedule, method, step), position, saved)
+            trainer = self._trainer(student, schedule, functools.partial(method.loss, step.knobs))
+            yield from self._train(trainer, position, saved)
         with torch.no_grad():
             finished = method.prune(student, step_context)
         self.model, self.plan = finished.model.to(self.context.device), finished.plan
         self.finished_steps.append(Step(method=step.method, knobs=finished.knobs))
+        # Only the last step's: the fine-tuning has its loss.
+        self.companion = finished.companion
         if self.recipe.class_query and position == len(self.recipe.steps) - 1:
             self.model = class_query_last(self.model, self.shape.prefix_tokens)
         if position < len(self.recipe.steps) - 1:
@@ -203,31 +210,40 @@ class _Trial:
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
     def _finetune(self, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
-        last = self.recipe.steps[-1]
-        # The seed's name is the phase's former one: trials of earlier versions resume to the bit.
-        rate = METHODS[last.method].finetune_rate(last.knobs)
-        schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="tune", steps=steps, rate=rate)
-        trainer = self._trainer(self.model, schedule, METHODS[last.method], last)
+        last = self.finished_steps[-1]
+        method = METHODS[last.method]
+        if self.companion is not None:
+            # A submodule: it is trained, averaged and saved in checkpoints with the model.
+            self.model.companion = self.companion
+        schedule = PhaseSchedule(
+            phase=Phase.FINETUNE,
+            # The phase's former name: trials of earlier versions resume to the bit.
+            seed_name="tune",
+            steps=steps,
+            rate=method.finetune_rate(last.knobs),
+            learning_rates=method.finetune_rates(self.model, last.knobs),
+        )
+        trainer = self._trainer(self.model, schedule, functools.partial(method.finetune_loss, last.knobs))
         for report in self._train(trainer, len(self.recipe.steps), saved):
             share = self.measurer.accuracy(self._evaluated(trainer))
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         self.model = self._evaluated(trainer)
+        if self.companion is not None:
+            del self.model.companion
 
     @staticmethod
     def _evaluated(trainer: Trainer) -> nn.Module:
         return trainer.student if trainer.average is None else trainer.average.module
 
-    def _trainer(self, student: nn.Module, schedule: PhaseSchedule, method: Method | None, step: Step | None) -> Trainer:
+    def _trainer(self, student: nn.Module, schedule: PhaseSchedule, loss: Loss | None = None) -> Trainer:
+        """Minimises `loss`, or the recipe's own."""
+
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
             batch = LazyDistillationBatch(
                 student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
             )
-            if method is None or step is None:
-                return {"loss": batch.task_loss}
-            if schedule.phase == Phase.FINETUNE:
-                return {"loss": method.finetune_loss(step.knobs, batch)}
-            return method.loss(step.knobs, batch)
+            return {"loss": batch.task_loss} if loss is None else loss(batch)
 
         return Trainer(
             student,
@@ -285,8 +301,13 @@ class _Trial:
         self.finished_steps = [Step.from_dict(step) for step in facts["steps"]]
         for step in self.finished_steps:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
-        if self.recipe.class_query and len(self.finished_steps) == len(self.recipe.steps):
-            self.model = class_query_last(self.model, self.shape.prefix_tokens)
+        if len(self.finished_steps) == len(self.recipe.steps):
+            if self.recipe.class_query:
+                self.model = class_query_last(self.model, self.shape.prefix_tokens)
+            last = self.finished_steps[-1]
+            self.companion = METHODS[last.method].companion(self.shape, self.plan, last.knobs)
+            if self.companion is not None:
+                self.model.companion = self.companion
         self.model.to(self.context.device)
         # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():

@@ -180,6 +180,24 @@ def test_vit_slim_deit_small_attention(share: float, published: float, millions:
     assert rounds_to(params_of("small", plan) / 1e6, millions, 1)
 
 
+# ViT-Slim, Table 2: DeiT-S, MLPs alone.
+@pytest.mark.parametrize(
+    ("share", "published", "millions"), [(0.7, 3.8, 17.8), (0.6, 3.5, 16.4), (0.5, 3.2, 15.0), (0.4, 2.9, 13.5)]
+)
+def test_vit_slim_deit_small_mlp(share: float, published: float, millions: float):
+    shape = shape_of("small")
+    plan = narrowed(shape, 1.0, share)
+    assert rounds_to(giga(shape, plan), published, 1)
+    assert rounds_to(params_of("small", plan) / 1e6, millions, 1)
+
+
+# ViT-Slim, Table 7: DeiT-B, attention and MLP at 60 %.
+def test_vit_slim_deit_base_both():
+    plan = narrowed(shape_of("base"), 0.6, 0.6)
+    assert rounds_to(giga(shape_of("base"), plan), 10.6, 1)
+    assert rounds_to(params_of("base", plan) / 1e6, 52.6, 1)
+
+
 # Row 19. Torch-Pruning's README: ViT-B/16 17.59 G; Isomorphic Pruning's: distilled DeiT-B 17.69 G, DeiT-S 4.6391 G.
 @pytest.mark.parametrize(
     ("name", "published"),

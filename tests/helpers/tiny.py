@@ -133,9 +133,17 @@ class TinySharedTrainer:
         *,
         epochs: float,
         learning_rates: dict[str, float] | None = None,
+        constant_rate: bool = False,
+        weight_decay: float | None = None,
     ) -> Generator[EpochReport]:
         torch.manual_seed(0)
-        optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=0.05)
+        rates = (learning_rates or {}).items()
+        groups = [
+            {"params": [p], "lr": 0.05 * next((rate for suffix, rate in rates if name.endswith(suffix)), 1.0)}
+            for name, p in student.named_parameters()
+            if p.requires_grad
+        ]
+        optimizer = torch.optim.SGD(groups, lr=0.05)
         student.train()
         for step in range(2):
             optimizer.zero_grad()

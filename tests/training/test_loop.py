@@ -83,12 +83,12 @@ def test_a_beat_runs_in_segments_of_an_epoch(make_trainer: MakeTrainer, context:
     assert segments == [(0, 6), (1, 12), (2, 15)]
 
 
-def test_a_part_with_a_learning_rate_of_its_own_gets_it_and_no_decay():
+def test_a_part_with_a_learning_rate_of_its_own_gets_it_and_decays_like_the_others():
     student = make_dense().module.requires_grad_(True)
     schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=1, learning_rates={"head.weight": 7.0})
     optimizer = make_optimizer(student, PLAIN.replace(lr=1e-3, weight_decay=0.05), schedule)
     groups = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-    assert groups[id(student.head.weight)] == pytest.approx((7e-3, 0.0))
+    assert groups[id(student.head.weight)] == pytest.approx((7e-3, 0.05))
     assert groups[id(student.head.bias)] == groups[id(student.norm.weight)] == pytest.approx((1e-3, 0.0))
     assert groups[id(student.pos_embed)] == groups[id(student.cls_token)] == pytest.approx((1e-3, 0.0))
     assert groups[id(student.blocks[0].attn.qkv.weight)] == pytest.approx((1e-3, 0.05))

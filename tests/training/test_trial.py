@@ -55,8 +55,8 @@ def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
     assert phases.count(Phase.PRUNE) == 1
     prune = phases.index(Phase.PRUNE)
     assert set(phases[:prune]) <= {Phase.TRAIN, Phase.SHARED}
-    # `merge` alone neither trains nor measures anything before the cut.
-    assert (prune == 0) == (recipe == "merge")
+    # `merge` neither trains nor measures anything before the cut, and `sit` trains all parts with the pruned model.
+    assert (prune == 0) == (recipe in ("merge", "sit"))
     epochs = [report.epoch for report in reports]
     assert epochs == sorted(epochs)
     assert epochs[-1] == pytest.approx(outcome.epochs)
@@ -223,7 +223,9 @@ def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
         drain(run_trial(make_recipe(method, lr=1e30), context, tmp_path))
 
 
-@pytest.mark.parametrize(("method", "knobs", "rate"), [("sit", {"tune_lr": 0.2}, 0.2), ("vit_slim", {}, 1.0)])
+@pytest.mark.parametrize(
+    ("method", "knobs", "rate"), [("sit", {"recalibrate": "first", "tune_lr": 0.2}, 0.2), ("sit", {}, 1.0), ("vit_slim", {}, 1.0)]
+)
 def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
     method: str, knobs: dict, rate: float, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch
 ):
@@ -238,6 +240,19 @@ def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
     drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), context, tmp_path))
     assert [schedule.rate for schedule in schedules if schedule.phase == Phase.FINETUNE] == [rate]
     assert all(schedule.rate == 1.0 for schedule in schedules if schedule.phase != Phase.FINETUNE)
+
+
+def test_frd_lasts_to_the_end_and_leaves_nothing_in_the_model(
+    context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    reports, outcome = drain(run_trial(make_recipe("sit", share=0.6), context, tmp_path))
+    assert [report.phase for report in reports] == [Phase.PRUNE, Phase.FINETUNE, Phase.FINETUNE]
+    tuned = [report for report in reports if report.phase == Phase.FINETUNE]
+    assert all({"accuracy", "labels", "tokens", "logits"} <= set(report.metrics) for report in tuned)
+    # Reverse modules, which only fine-tuning trains, learn to restore the teacher's tokens.
+    assert tuned[1].metrics["tokens"] < tuned[0].metrics["tokens"]
+    assert outcome.epochs == pytest.approx(2.0)
+    assert not any("companion" in name or "reverse" in name for name in load(tmp_path / "model").state_dict())
 
 
 def test_the_train_beats_knob_moves_epochs_between_the_beats(

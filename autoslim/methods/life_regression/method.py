@@ -9,7 +9,7 @@ Different from it, in the defaults too:
 - Counts come from life thresholds and the default layers from the budget, so that any budget can be met; the code has three keep rates.
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
-- W is trained without weight decay: lives are standardised, so that its scale has no effect. Rates, schedule and epochs are the trial's.
+- Weight decay, schedule and epochs are the trial's.
 
 Ours, as other values of knobs: `ends` `drops`, soft ends where the pruned form's are; `start` `attention`, W from the class token's own
 attention; `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `dead` `merge`, patches that a drop removes join the
@@ -38,7 +38,16 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import (
+    DISTILLATION,
+    DistillationBatch,
+    Method,
+    ModuleFactory,
+    SlimmedModel,
+    StepContext,
+    Tensors,
+    freeze,
+)
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
@@ -173,10 +182,14 @@ class LifeRegression(Method):
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The labels' or the task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
-        return {"loss": self.finetune_loss(knobs, batch)}
+        return self.finetune_loss(knobs, batch)
 
-    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensor:
-        return batch.label_loss if knobs.get("loss", EARLIER["loss"]) == "labels" else batch.task_loss
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        return {"loss": batch.label_loss if _ignores_teacher(knobs) else batch.task_loss}
+
+    def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
+        """The recipe's distillation, where the labels' loss alone is minimised."""
+        return DISTILLATION if _ignores_teacher(knobs) else frozenset()
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs
@@ -255,6 +268,10 @@ def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tens
             tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + context.shape.prefix_tokens
         counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
     return torch.stack(counts, dim=1)
+
+
+def _ignores_teacher(knobs: Knobs) -> bool:
+    return bool(knobs.get("loss", EARLIER["loss"]) == "labels")
 
 
 def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:

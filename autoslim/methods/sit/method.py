@@ -1,19 +1,26 @@
 """SiT, self-slimmed ViT (ECCV 2022, arXiv 2111.12624): modules mix tokens into fewer, and training restores the teacher's from them.
 
 A token slimming module (TSM) in front of a block mixes all patches into fewer, with weights that it computes from them. Feature
-recalibration distillation (FRD) trains everything: the labels' loss, plus `token_weight` times the mean over the blocks of the squared
-error between the teacher's patches and those that a reverse module (RTSM) restores behind each slimmed block, plus `logit_weight`
-times KL(teacher || student). The teacher is the dense model. The training form and the pruned form give the same logits, bit by bit: the
-reverse modules run beside the trunk, and removing them is all that pruning does.
+recalibration distillation (FRD) trains everything, to the end of the training: the labels' loss, plus `token_weight` times the mean over
+the blocks of the squared error between the teacher's patches and those that a reverse module (RTSM) restores behind each block from the
+first slimming on, plus `logit_weight` times KL(teacher || student). The teacher is the dense model. Where a module slims the tokens
+behind a block, that block's reverse module restores them from what the module leaves, as in the released code. The training form and the
+pruned form give the same logits, bit by bit: the reverse modules run beside the trunk, accompany the fine-tuning, and are no part of the
+finished model.
+
+`logit_weight` and `temperature` take the place of the recipe's `distillation` and `temperature`, which FRD does not read.
 
 Ours, and different from the paper and its code:
 
-- The initialisation of the modules (`token_slimming`).
-- Counts are free per stage, so that any budget can be met; the code halves them at each. By default there is one stage.
-- One token more than the last stage's may be kept for some blocks, to fill a budget.
-- Reverse modules are behind the slimmed blocks alone; the code's first one is behind the block in front of the slimming.
-- The default `token_weight` is 0.1, where the paper's is 2.
-- When the reverse modules have been removed, the remaining epochs fine-tune the model as with any method.
+- The initialisation of the modules (`token_slimming`). The paper's are random, and train for 125 epochs.
+- Counts are free per stage, so that any budget can be met; they start from the code's halves. One token more than the last stage's may be
+  kept for some blocks, to fill a budget.
+- A block's squared error is divided by the variance of the teacher's patches there, so that the paper's weight means the same for
+  every model. `token_error: plain` is the paper's.
+- Learning-rate schedule, weight decay, average of weights and augmentation are the recipe's.
+
+Ours as an option: `recalibrate: first` removes the reverse modules after `train_share` of the epochs and fine-tunes the rest of them
+with the recipe's own loss.
 
 The modules know the number of patches, so that a slimmed model takes images of one size.
 
@@ -32,13 +39,14 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
-from autoslim.methods.knob import Knob, Ranges, complete
+from autoslim.methods.base import DISTILLATION, DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
+from autoslim.methods.knob import Ranges, complete
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
 from autoslim.methods.losses import soft_label_loss
-from autoslim.methods.sit.recalibration import RecalibratedTrunk, record_outputs
-from autoslim.methods.sit.stages import patches_of_blocks, ratio_of, slimming_steps, stages
+from autoslim.methods.sit.knobs import RANGES
+from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, record_outputs
+from autoslim.methods.sit.stages import patches_behind, patches_of_blocks, ratio_of, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import (
     TOKEN_SLIMMING,
     ReverseTokenSlimming,
@@ -47,11 +55,14 @@ from autoslim.methods.sit.token_slimming import (
     init_slimming,
 )
 
-MAX_STAGES = 3
-"""As many as the paper's models have."""
-
-_WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight"}
+_WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "token_error": "token_weight"}
 """Knobs that have no effect where the weight of their loss is 0."""
+
+_RECALIBRATED_FIRST = ("train_share", "tune_lr")
+"""Knobs of the option to fine-tune without reverse modules."""
+
+_EARLIER: Knobs = {"recalibrate": "first", "token_error": "plain"}
+"""What recipes do that are older than these knobs."""
 
 _CALIBRATION = 64
 """Images that the modules are initialised on."""
@@ -62,67 +73,7 @@ class SiT(Method):
 
     name = "sit"
     paper = "https://arxiv.org/abs/2111.12624"
-    ranges: ClassVar[Ranges] = {
-        "stages": Knob(kind="choice", help="how often tokens are slimmed", default=1, choices=tuple(range(1, MAX_STAGES + 1))),
-        **{
-            f"stage_layer_{k}": Knob(
-                kind="layer", help=f"block in front of which stage {k} slims", default=(k + 1) / 6, low=0.0, high=1.0
-            )
-            for k in range(1, MAX_STAGES + 1)
-        },
-        **{
-            f"keep_ratio_{k}": Knob(
-                kind="float",
-                help=f"share of the image's patches left by stage {k}",
-                default=round(0.7**k, 3),
-                low=0.01,
-                high=1.0,
-                cost_sign=1,
-            )
-            for k in range(1, MAX_STAGES + 1)
-        },
-        "spare_until": Knob(
-            kind="int",
-            help="block up to which the last stage's tokens are one more (0: none); the solver's",
-            default=0,
-            low=0,
-            high=1000,
-            searched=False,
-        ),
-        "sharpness": Knob(
-            kind="float",
-            help="how sharply a slimming module first tells patches apart, per variance of their features",
-            default=20.0,
-            low=2.0,
-            high=200.0,
-            log=True,
-        ),
-        "token_weight": Knob(kind="float", help="weight of the restored tokens' squared error", default=0.1, low=0.0, high=8.0),
-        # The paper's lambda and temperature of the logits.
-        "logit_weight": Knob(kind="float", help="weight of the divergence from the teacher", default=2.0, low=0.0, high=8.0),
-        "temperature": Knob(
-            kind="float", help="temperature of the divergence from the teacher", default=1.0, low=0.5, high=8.0, log=True
-        ),
-        "slimming_lr": Knob(
-            kind="float", help="slimming modules' learning rate over the recipe's", default=1.0, low=0.2, high=20.0, log=True
-        ),
-        # As in the released code, whose reverse modules learn five times as fast as the rest.
-        "reverse_lr": Knob(
-            kind="float", help="reverse modules' learning rate over the recipe's", default=5.0, low=0.2, high=20.0, log=True
-        ),
-        # Recalibration leaves trained weights: a second warm-up to the full rate loses accuracy again.
-        "tune_lr": Knob(
-            kind="float",
-            help="learning rate over the recipe's once the reverse modules are gone",
-            default=0.1,
-            low=0.01,
-            high=1.0,
-            log=True,
-        ),
-        "train_share": Knob(
-            kind="float", help="share of the epochs trained with the reverse modules", default=0.8, low=0.05, high=0.95
-        ),
-    }
+    ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
         if shape.depth < 2:
@@ -131,6 +82,8 @@ class SiT(Method):
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         if knob in _WEIGHED_BY:
             return bool(chosen[_WEIGHED_BY[knob]] > 0)
+        if knob in _RECALIBRATED_FIRST:
+            return not _accompanies(chosen)
         number = knob.rpartition("_")[2]
         return not number.isdigit() or int(number) <= chosen["stages"]
 
@@ -139,6 +92,9 @@ class SiT(Method):
 
         Each stage makes fewer patches than the one before. Where none slims, one that keeps all is left, and has no module.
         """
+        if "spare_until" in knobs:
+            # Only complete knobs have it: what is missing then is younger than the recipe.
+            knobs = {**_EARLIER, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
         numbers = range(1, full["stages"] + 1)
         layers = sorted(full[f"stage_layer_{k}"] for k in numbers)
@@ -208,28 +164,47 @@ class SiT(Method):
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = pre_blocks_of(student)
         for block, made in stages(shape, knobs).items():
-            x_BPD = _outputs(student, x_B3HW)[block - 1][:, shape.prefix_tokens :]
+            x_BPD = _entering(steps[block], student, x_B3HW)[:, shape.prefix_tokens :]
             init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
-        # Without a token loss nothing would train the reverse modules.
-        reverse = self._reverse(student, shape, knobs, x_B3HW, teacher_tokens) if knobs["token_weight"] else {}
-        install(student, RecalibratedTrunk(blocks_of(student), pre_blocks_of(student), reverse, shape.prefix_tokens))
+        reverse = self._reverse(shape, context.plan, knobs).to(x_B3HW)
+        for (index, module), x_BND in _behind(reverse, _outputs(student, x_B3HW)):
+            x_BKD, target_BPD = x_BND[:, shape.prefix_tokens :], teacher_tokens[index][:, shape.prefix_tokens :]
+            init_reverse(module, x_BKD, target_BPD)
+        install(student, RecalibratedTrunk(blocks_of(student), pre_blocks_of(student), reverse))
         return student.train(training)
 
     @staticmethod
-    def _reverse(
-        student: nn.Module, shape: ViTShape, knobs: Knobs, x_B3HW: Tensor, teacher_tokens: list[Tensor]
-    ) -> dict[int, ReverseTokenSlimming]:
-        reverse = {}
-        prefix, counts = shape.prefix_tokens, patches_of_blocks(shape, knobs)
-        for block, x_BND in enumerate(_outputs(student, x_B3HW)):
-            # A block that computes every patch needs no restoring: its tokens are compared as they are.
-            if counts[block] < shape.patches:
-                reverse[block] = ReverseTokenSlimming(shape.dim, counts[block], shape.patches).to(x_BND)
-                init_reverse(reverse[block], x_BND[:, prefix:], teacher_tokens[block][:, prefix:])
-        return reverse
+    def _reverse(shape: ViTShape, plan: Plan, knobs: Knobs) -> ReverseModules:
+        """The reverse modules without weights; none without a token loss, which alone would train them."""
+        made = {}
+        for block, patches in enumerate(patches_behind(shape, knobs)):
+            # A block behind which every patch is left needs no restoring: its tokens are compared as they are.
+            last_alone = block == shape.depth - 1 and plan.blocks[block].tokens_q < plan.blocks[block].tokens_kv
+            if knobs["token_weight"] and patches < shape.patches and not last_alone:
+                made[block] = ReverseTokenSlimming(shape.dim, patches, shape.patches)
+        normalised = knobs.get("token_error", _EARLIER["token_error"]) == "relative"
+        return ReverseModules(made, num_prefix_tokens=shape.prefix_tokens, normalised=normalised)
+
+    def companion(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module | None:
+        """The reverse modules, where the fine-tuning has them."""
+        return self._reverse(shape, plan, knobs) if _accompanies(knobs) else None
+
+    def train_share(self, knobs: Knobs) -> float:
+        return 0.0 if _accompanies(knobs) else super().train_share(knobs)
+
+    def needs_rest(self, knobs: Knobs) -> bool:
+        """The modules are initialised on the model as it is."""
+        return True
+
+    def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
+        """The recipe's distillation, where FRD's own takes its place to the end."""
+        return DISTILLATION if _accompanies(knobs) else frozenset()
 
     def finetune_rate(self, knobs: Knobs) -> float:
-        return float(knobs["tune_lr"])
+        return 1.0 if _accompanies(knobs) else float(knobs["tune_lr"])
+
+    def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
+        return self.learning_rates(model, knobs) if _accompanies(knobs) else {}
 
     def priced_modules(self) -> dict[str, ModuleFactory]:
         def slimming(shape: ViTShape, tokens: int, left: int) -> nn.Module:
@@ -242,14 +217,25 @@ class SiT(Method):
         for name, _ in student.named_parameters():
             if ".pre_block." in name:
                 rates[name] = float(knobs["slimming_lr"])
-            elif ".reverse." in name:
+            elif ".reverse." in name or name.startswith("companion."):
                 rates[name] = float(knobs["reverse_lr"])
         return rates
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The paper's FRD: label loss + token_weight * MSE + logit_weight * KL(teacher || student)."""
-        # Teacher tokens first: the pass that gives them gives the teacher's logits, too.
         trunk: Any = batch.student.blocks
+        return self._recalibration(trunk.reverse, knobs, batch)
+
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        """FRD, where the reverse modules accompany the fine-tuning."""
+        if not _accompanies(knobs):
+            return super().finetune_loss(knobs, batch)
+        reverse: Any = batch.student.companion
+        return self._recalibration(reverse, knobs, batch)
+
+    @staticmethod
+    def _recalibration(reverse: ReverseModules, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        # Teacher tokens first: the pass that gives them gives the teacher's logits, too.
         teacher_tokens = batch.teacher_tokens if knobs["token_weight"] else []
         # The student runs when its logits are first read, which has to be while its outputs are recorded.
         with record_outputs(blocks_of(batch.student)) as outputs:
@@ -262,15 +248,19 @@ class SiT(Method):
             loss = loss + knobs["logit_weight"] * losses["logits"]
         if knobs["token_weight"]:
             saving = bool(getattr(batch.student, "grad_checkpointing", False))
-            losses["tokens"] = trunk.token_loss(outputs, teacher_tokens, saving=saving)
+            losses["tokens"] = reverse.token_loss(outputs, teacher_tokens, saving=saving)
             loss = loss + knobs["token_weight"] * losses["tokens"]
         return {"loss": loss, **losses}
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
-        """Removes the reverse modules; all other parameters are fine-tuned."""
+        """Takes the reverse modules out of the model; all parameters are fine-tuned."""
+        knobs = context.knobs
+        trunk: Any = student.blocks
         install(student, Trunk(blocks_of(student), pre_blocks_of(student)))
         student.requires_grad_(True)
-        return SlimmedModel(model=student, plan=self.expect(context.shape, context.plan, context.knobs), knobs=context.knobs)
+        plan = self.expect(context.shape, context.plan, knobs)
+        companion = trunk.reverse.requires_grad_(True) if _accompanies(knobs) else None
+        return SlimmedModel(model=student, plan=plan, knobs=knobs, companion=companion)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         return self._slimmed(model, shape, knobs)
@@ -288,8 +278,31 @@ class SiT(Method):
         return install(model, Trunk(blocks_of(model), {**pre_blocks_of(model), **steps}))
 
 
+def _accompanies(knobs: Knobs) -> bool:
+    """Whether FRD lasts to the end; a recipe of an earlier version says nothing and ends it after `train_share`."""
+    return bool(knobs.get("recalibrate", _EARLIER["recalibrate"]) == "throughout")
+
+
+def _behind(reverse: ReverseModules, outputs: list[Tensor]) -> Iterator[tuple[tuple[int, Any], Tensor]]:
+    """Each reverse module with its block's index and what it reads."""
+    for index, module in reverse.items():
+        yield (int(index), module), outputs[int(index)]
+
+
 @torch.no_grad()
 def _outputs(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
     with record_outputs(blocks_of(model)) as outputs:
         model(images_B3HW)
     return outputs
+
+
+@torch.no_grad()
+def _entering(module: nn.Module, model: nn.Module, images_B3HW: Tensor) -> Tensor:
+    """The tokens that enter a module of the model."""
+    inputs: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        model(images_B3HW)
+    finally:
+        hook.remove()
+    return inputs[0]

@@ -6,7 +6,7 @@ Shapes: B batch, N tokens (prefix included), P patches, K patches of a slimmed b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,53 +17,75 @@ from torch.utils.checkpoint import checkpoint
 from autoslim.methods.layers.token_trunk import Trunk
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming
 
+_LEAST_VARIANCE = 1e-6
+"""Keeps the normalised error finite where all patches are equal."""
 
-class RecalibratedTrunk(Trunk):
-    """A trunk with reverse modules by block. They take no part in the forward pass, only in `token_loss`."""
 
-    def __init__(
-        self,
-        blocks: list[nn.Module],
-        steps: Mapping[int, nn.Module],
-        reverse: Mapping[int, ReverseTokenSlimming],
-        num_prefix_tokens: int,
-    ) -> None:
-        super().__init__(blocks, steps)
-        # Beside the stages, not in them: a plain trunk of the same stages is then the pruned form.
-        self.reverse = nn.ModuleDict({str(index): module for index, module in reverse.items()})
-        self.num_prefix_tokens = num_prefix_tokens
+class ReverseModules(nn.ModuleDict):
+    """The reverse modules by block, and how their error is measured: what training needs beside a slimmed model.
 
-    def token_loss(self, outputs: list[Tensor], teacher_tokens: list[Tensor], *, saving: bool) -> Tensor:
-        """The mean over all blocks of MSE(RTSM(X^), teacher's X), over patches only; a block without a reverse module has X^ itself.
+    `normalised` divides the error of a block by the variance of the teacher's patches there.
+    """
 
-        `outputs` and `teacher_tokens` are the tokens (B, N, D) behind each block. `saving` recomputes the reverse modules in the
-        backward pass instead of storing their activations: with four times the patches in the middle, these take more memory than the
-        blocks.
+    def __init__(self, modules: Mapping[int, ReverseTokenSlimming], *, num_prefix_tokens: int, normalised: bool) -> None:
+        super().__init__({str(index): module for index, module in modules.items()})
+        self.num_prefix_tokens, self.normalised = num_prefix_tokens, normalised
+
+    def token_loss(self, outputs: Sequence[Tensor], teacher_tokens: Sequence[Tensor], *, saving: bool) -> Tensor:
+        """The mean over the blocks of MSE(RTSM(X^), teacher's X), over patches only; a block without a reverse module has X^ itself.
+
+        `outputs` (`record_outputs`) and `teacher_tokens` are the tokens (B, N, D) behind each block. `saving` recomputes the reverse
+        modules in the backward pass instead of storing their activations: with four times the patches in the middle, these take more memory
+        than the blocks.
         """
         # The paper's mean is over all blocks, so that those in front of the first module take part, too.
         losses = []
         for index, (x_BND, teacher_BND) in enumerate(zip(outputs, teacher_tokens, strict=True)):
-            inputs = (index, x_BND, teacher_BND)
-            losses.append(checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs))
+            # A last block that computes the prefix tokens alone has no patches that could be restored.
+            if x_BND.shape[1] > self.num_prefix_tokens:
+                inputs = (index, x_BND, teacher_BND)
+                losses.append(checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs))
         return torch.stack(losses).mean()
 
     def _error(self, index: int, x_BND: Tensor, teacher_BND: Tensor) -> Tensor:
         # Slimming modules mix patches alone, so that only patches have to be restored.
         x_BPD = x_BND[:, self.num_prefix_tokens :]
-        if str(index) in self.reverse:
-            x_BPD = self.reverse[str(index)](x_BPD)
-        return functional.mse_loss(x_BPD.float(), teacher_BND[:, self.num_prefix_tokens :].float())
+        if str(index) in self:
+            x_BPD = self[str(index)](x_BPD)
+        target_BPD = teacher_BND[:, self.num_prefix_tokens :].float()
+        error = functional.mse_loss(x_BPD.float(), target_BPD)
+        if not self.normalised:
+            return error
+        # The variance of each channel over all patches, averaged over the channels: the mean patch alone would have an error of 1.
+        return error / (target_BPD.flatten(0, 1).var(dim=0, correction=0).mean() + _LEAST_VARIANCE)
+
+
+class RecalibratedTrunk(Trunk):
+    """A trunk with reverse modules beside it. They take no part in the forward pass."""
+
+    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, nn.Module], reverse: ReverseModules) -> None:
+        super().__init__(blocks, steps)
+        # Beside the stages, not in them: a plain trunk of the same stages is then the pruned form.
+        self.reverse = reverse
 
 
 @contextlib.contextmanager
-def record_outputs(blocks: list[nn.Module]) -> Iterator[list[Tensor]]:
-    """The blocks' outputs (B, N, D) in the passes made inside the context, in order."""
+def record_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """The tokens (B, N, D) behind each block in the passes made inside the context, in order.
+
+    Behind a block there may be a module that slims its output. What it leaves is recorded, as in the released code: what the next
+    block reads.
+    """
     outputs: list[Tensor] = []
 
-    def note(block: nn.Module, inputs: Any, output: Tensor) -> None:
+    def note_input(block: nn.Module, inputs: Any) -> None:
+        outputs.append(inputs[0])
+
+    def note_output(block: nn.Module, inputs: Any, output: Tensor) -> None:
         outputs.append(output)
 
-    hooks = [block.register_forward_hook(note) for block in blocks]
+    hooks = [block.register_forward_pre_hook(note_input) for block in blocks[1:]]
+    hooks.append(blocks[-1].register_forward_hook(note_output))
     try:
         yield outputs
     finally:

@@ -49,3 +49,9 @@ def patches_of_blocks(shape: ViTShape, knobs: Knobs) -> list[int]:
         current -= block == knobs["spare_until"] > 0
         counts.append(current)
     return counts
+
+
+def patches_behind(shape: ViTShape, knobs: Knobs) -> list[int]:
+    """Patches that are left behind each block, where a module behind it has slimmed them: those that the next block computes."""
+    counts = patches_of_blocks(shape, knobs)
+    return [*counts[1:], counts[-1]]

@@ -72,7 +72,7 @@ def scores(masks: Sequence[Masks], shape: ViTShape, plan: Plan, options: Ranking
     # The fall counts from the highest mask, not from 1, because a mask may also rise; so it is never negative. Patches start elsewhere and
     # have a highest of their own; their tanh is left out because Adam normalises its slope away.
     top = max(float(zeta.max()) for mask in masks for zeta in (mask.head_HK, mask.hidden_F))
-    patch_top = max(float(mask.patch_P.max()) for mask in masks)
+    patch_top = max((float(mask.patch_P.max()) for mask in masks if mask.patch_P is not None), default=0.0)
     scored = []
     for mask, block in zip(masks, plan.blocks, strict=True):
         w1, w2, w3 = (w / cost**options.cost_power for w, cost in zip(options.l1, unit_costs(shape, block), strict=True))
@@ -80,7 +80,7 @@ def scores(masks: Sequence[Masks], shape: ViTShape, plan: Plan, options: Ranking
             UnitWorths(
                 head_HK=w1 / (top - mask.head_HK + _LEAST_FALL),
                 hidden_F=w2 / (top - mask.hidden_F + _LEAST_FALL),
-                patch_P=w3 / (patch_top - mask.patch_P + _LEAST_FALL),
+                patch_P=None if mask.patch_P is None else w3 / (patch_top - mask.patch_P + _LEAST_FALL),
             )
         )
     return scored

@@ -25,11 +25,14 @@ PATCH_START = 3.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masks:
-    """The masks of one block: head dimensions (H, K), hidden units (F,) and patches (P,), the last one before its tanh."""
+    """The masks of one block: head dimensions (H, K), hidden units (F,) and patches (P,), the last one before its tanh.
+
+    `patch_P` is None where all patches stay.
+    """
 
     head_HK: Tensor
     hidden_F: Tensor
-    patch_P: Tensor
+    patch_P: Tensor | None
 
 
 class PatchGate(nn.Module):
@@ -48,9 +51,11 @@ class PatchGate(nn.Module):
         return out
 
 
-def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
-    """Adds masks to a timm block, in place, at their start values: ones, and `PATCH_START` for patches."""
+def gate_block(block: Any, *, patches: int | None, num_prefix_tokens: int) -> Masks:
+    """Adds masks to a timm block, in place, at their start values: ones, and `PATCH_START` for `patches`; None adds no masks of patches."""
     zeta_HK, zeta_F = gate_widths(block)
+    if patches is None:
+        return Masks(head_HK=zeta_HK, hidden_F=zeta_F, patch_P=None)
     zeta_P = nn.Parameter(zeta_F.new_full((patches,), PATCH_START))
     # One parameter for both norms: a patch is masked for attention and MLP alike.
     block.norm1 = PatchGate(block.norm1, zeta_P, num_prefix_tokens=num_prefix_tokens)
@@ -60,16 +65,18 @@ def gate_block(block: Any, *, patches: int, num_prefix_tokens: int) -> Masks:
 
 def masks_of(block: Any) -> Masks:
     """The masks that `gate_block` has added."""
-    return Masks(head_HK=block.attn.norm.zeta, hidden_F=block.mlp.norm.zeta, patch_P=block.norm1.zeta)
+    patch_P = block.norm1.zeta if isinstance(block.norm1, PatchGate) else None
+    return Masks(head_HK=block.attn.norm.zeta, hidden_F=block.mlp.norm.zeta, patch_P=patch_P)
 
 
-def _all(masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
-    return masks.head_HK, masks.hidden_F, masks.patch_P
+def _all(masks: Masks) -> list[Tensor]:
+    return [zeta for zeta in (masks.head_HK, masks.hidden_F, masks.patch_P) if zeta is not None]
 
 
 def ungate_patches(block: Any) -> None:
     """Removes the patches' masks, in place; those of the widths go with the layers that the cut replaces."""
-    block.norm1, block.norm2 = block.norm1.norm, block.norm2.norm
+    if isinstance(block.norm1, PatchGate):
+        block.norm1, block.norm2 = block.norm1.norm, block.norm2.norm
 
 
 @contextlib.contextmanager
@@ -81,19 +88,21 @@ def unmasked(blocks: list[Any]) -> Iterator[None]:
             masks = masks_of(block)
             masks.head_HK.data.fill_(1.0)
             masks.hidden_F.data.fill_(1.0)
-            # tanh(20) rounds to 1 in every float type.
-            masks.patch_P.data.fill_(20.0)
+            if masks.patch_P is not None:
+                # tanh(20) rounds to 1 in every float type.
+                masks.patch_P.data.fill_(20.0)
         yield
     finally:
         for zeta, value in kept:
             zeta.data.copy_(value)
 
 
-def l1_norms(blocks: list[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
-    """The norms of Eq. 1 over all blocks: |zeta|_1 of attention and of MLP, |tanh(zeta)|_1 of patches."""
+def l1_norms(blocks: list[nn.Module]) -> dict[str, Tensor]:
+    """The norms of Eq. 1 over all blocks: |zeta|_1 of `attention` and of `mlp`, and where they have masks, |tanh(zeta)|_1 of `patches`."""
     masks = [masks_of(block) for block in blocks]
-    return (
-        torch.stack([mask.head_HK.abs().sum() for mask in masks]).sum(),
-        torch.stack([mask.hidden_F.abs().sum() for mask in masks]).sum(),
-        torch.stack([mask.patch_P.tanh().abs().sum() for mask in masks]).sum(),
-    )
+    norms = {
+        "attention": torch.stack([mask.head_HK.abs().sum() for mask in masks]).sum(),
+        "mlp": torch.stack([mask.hidden_F.abs().sum() for mask in masks]).sum(),
+    }
+    patches = [mask.patch_P.tanh().abs().sum() for mask in masks if mask.patch_P is not None]
+    return norms | ({"patches": torch.stack(patches).sum()} if patches else {})

@@ -1,17 +1,21 @@
 """ViT-Slim (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention, MLP and patches, then physical removal.
 
 Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the masks
-(`mask_search`). One search serves every budget, so it is shared work: one search per l1 preset, three at most.
+(`mask_search`) at a constant learning rate, for a seventh of the epochs. Attention, MLP and patches are then ranked by signed value, each
+on its own across all layers, the lowest go, and the searched weights are fine-tuned. One search serves every budget, so it is shared
+work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
 
 Ours, and different from the paper and its code:
 
-- Units are removed, not multiplied by zero.
-- One ranking over all parts (`mask_ranking`), cut at the FLOPs budget, replaces the separate budgets b of attention, MLP and patches.
-  Those are there, too: rule `value`.
-- The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; whole heads and sub-layers may go.
-- The search is short and only ranks. The weights that are cut are the dense model's, and the layers that read removed units are
-  refitted to the remaining ones (`unit_removal`). Knobs give the paper's way, searched weights cut as they are, and the same with the
-  masks' values folded in.
+- Units are removed, not multiplied by zero, and the three shares b fall together until the FLOPs budget is met.
+- The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; in the paper each has a width of its
+  own.
+- Prefix tokens have no mask, and masks no weight decay.
+
+Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
+faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the dense model's weights (`start: dense`), or the
+searched ones with the masks' values folded in; a least-squares refit of what reads removed units (`unit_removal`). `width` ranks without
+a search.
 
 For widths, the masked form and the pruned form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
 zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
@@ -50,11 +54,14 @@ L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": 
 """w1 (attention), w2 (MLP) and w3 (patches). `paper` is the paper's optimum for DeiT-S over 50 epochs (its Tables 3 and 5). The others are
 ours, for short searches and a ranking across the parts."""
 
-SEARCH_SHARE = 0.1
-"""Share of a trial's epochs that the mask search takes. Ours: the paper searches for 50 epochs and retrains for 300."""
+SEARCH_SHARE = 0.143
+"""Share of a trial's epochs that the mask search takes, as in the paper: it searches for 50 epochs and retrains for 300."""
 
-MASK_LR = 100.0
-"""Learning rate of the masks over the recipe's. Ours: a short search has few steps, and masks must move far enough to be ranked."""
+SEARCH_DECAY = 1e-3
+"""Weight decay of the mask search, as in the released code; the fine-tuning has the recipe's."""
+
+_EARLIER: Knobs = {"search_share": 0.1, "mask_lr": 100.0}
+"""What recipes do that are older than these knobs."""
 
 STARTS = ("folded", "searched", "dense")
 
@@ -66,18 +73,24 @@ class ViTSlim(Method):
     paper = "https://arxiv.org/abs/2201.00814"
     ranges: ClassVar[Ranges] = {
         "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=NARROWEST, high=1.0, cost_sign=1),
-        "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="even", choices=tuple(L1_WEIGHTS)),
+        "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="paper", choices=tuple(L1_WEIGHTS)),
+        "search_share": Knob(
+            kind="float", help="share of the epochs that the mask search takes", default=SEARCH_SHARE, low=0.02, high=0.5
+        ),
+        "mask_lr": Knob(
+            kind="float", help="learning rate of the masks over the recipe's", default=1.0, low=1.0, high=200.0, log=True
+        ),
         "start": Knob(
             kind="choice",
             help="searched weights with the masks folded in, without them (the paper), or the dense weights",
-            default="dense",
+            default="searched",
             choices=STARTS,
         ),
         "refit": Knob(
-            kind="choice", help="refit what reads the units that are left, by least squares", default=True, choices=(False, True)
+            kind="choice", help="refit what reads the units that are left, by least squares", default=False, choices=(False, True)
         ),
         "rule": Knob(
-            kind="choice", help="one ranking by the masks' falls, or the paper's three by value", default="fall", choices=RULES
+            kind="choice", help="one ranking by the masks' falls, or the paper's three by value", default="value", choices=RULES
         ),
         "cost_power": Knob(kind="float", help="worth is compared over cost to this power", default=0.5, low=0.0, high=1.0),
         "width_multiple": Knob(kind="choice", help="widths are multiples of this", default=1, choices=(1, 8, 16)),
@@ -88,8 +101,11 @@ class ViTSlim(Method):
             default="stay",
             choices=("stay", *NESTINGS),
         ),
-        "attention_give": Knob(kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0),
-        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0),
+        # The paper prunes attention or MLPs alone, too: then the other part gives nothing.
+        "attention_give": Knob(
+            kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0, allowed=(0.0, 1.0)
+        ),
+        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0, allowed=(0.0, 1.0)),
         "patch_share": Knob(
             kind="float",
             help="share of the reduction that patches bear at least; under the rule `value` what they give beside the others",
@@ -113,6 +129,9 @@ class ViTSlim(Method):
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
+        if {"l1", "start", "refit", "rule", "whole", "mlp_give"} <= knobs.keys():
+            # Complete knobs: what is missing then is younger than the recipe.
+            knobs = {**_EARLIER, **knobs}
         full = super().repair(shape, knobs)
         full["keep"] = canonical_share(_parts(shape, full), full["keep"])
         return full
@@ -129,30 +148,34 @@ class ViTSlim(Method):
         return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """The l1 preset: no other knob affects the search."""
-        return {"l1": knobs["l1"]}
+        """What the search depends on: its l1 preset, length and rate, and whether patches have masks."""
+        return {**{name: knobs[name] for name in ("l1", "search_share", "mask_lr")}, "patches": knobs["patches"] != "stay"}
 
     def shared_share(self, settings: Knobs) -> float:
-        return SEARCH_SHARE
+        return float(settings["search_share"])
 
     def prepare(self, shared_trainer: SharedTrainer, settings: Knobs) -> Generator[EpochReport, None, Tensors]:
         """The mask search; returns its weights and masks by parameter name."""
         # Eq. 1 trains the weights along with the masks.
-        student = _gated(shared_trainer.student(), shared_trainer.shape).requires_grad_(True)
-        epochs = SEARCH_SHARE * shared_trainer.training.epochs
+        student = _gated(shared_trainer.student(), shared_trainer.shape, patches=settings["patches"]).requires_grad_(True)
         yield from shared_trainer.train(
-            student, lambda batch: self.loss(settings, batch), epochs=epochs, learning_rates={"zeta": MASK_LR}
+            student,
+            lambda batch: self.loss(settings, batch),
+            epochs=settings["search_share"] * shared_trainer.training.epochs,
+            learning_rates={"zeta": settings["mask_lr"]},
+            constant_rate=True,
+            weight_decay=SEARCH_DECAY,
         )
         return {name: parameter.detach() for name, parameter in student.named_parameters()}
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         check_first(context.shape, context.plan, "ViT-Slim", "its masks are searched on the whole model")
         assert context.shared is not None
-        student = _gated(model, context.shape)
+        student = _gated(model, context.shape, patches=context.knobs["patches"] != "stay")
         own = dict(student.named_parameters())
         assert own.keys() == context.shared.keys()
         for name, parameter in own.items():
-            # The masks always are the search's. Its weights are not wanted by default: a short search only ranks.
+            # The masks always are the search's, and so are the weights, unless a short search only ranks.
             if name.endswith("zeta") or context.knobs["start"] != "dense":
                 parameter.data.copy_(context.shared[name])
         if context.knobs["refit"]:
@@ -163,11 +186,11 @@ class ViTSlim(Method):
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """Eq. 1 of the paper; the mask search minimises it."""
-        w1, w2, w3 = L1_WEIGHTS[knobs["l1"]]
         # Sums over all masks of the model, not means, as in Eq. 1: w1 to w3 refer to them.
-        attention, mlp, patches = l1_norms(blocks_of(batch.student))
-        loss = batch.task_loss + w1 * attention + w2 * mlp + w3 * patches
-        return {"loss": loss, "l1_attention": attention, "l1_mlp": mlp, "l1_patches": patches}
+        norms = l1_norms(blocks_of(batch.student))
+        weights = dict(zip(("attention", "mlp", "patches"), L1_WEIGHTS[knobs["l1"]], strict=True))
+        loss = batch.task_loss + torch.stack([weights[part] * norm for part, norm in norms.items()]).sum()
+        return {"loss": loss, **{f"l1_{part}": norm for part, norm in norms.items()}}
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
@@ -212,17 +235,16 @@ class ViTSlim(Method):
         return install(model, Trunk(blocks_of(model), steps))
 
 
-def _gated(model: nn.Module, shape: ViTShape) -> nn.Module:
+def _gated(model: nn.Module, shape: ViTShape, *, patches: bool) -> nn.Module:
     for block in blocks_of(model):
-        gate_block(block, patches=shape.patches, num_prefix_tokens=shape.prefix_tokens)
+        gate_block(block, patches=shape.patches if patches else None, num_prefix_tokens=shape.prefix_tokens)
     return model
 
 
 def _at_rest(masks: Masks) -> Masks:
     """Copies on the CPU, so that equal masks are ranked equally whichever device trained them."""
-    return Masks(
-        head_HK=masks.head_HK.detach().cpu(), hidden_F=masks.hidden_F.detach().cpu(), patch_P=masks.patch_P.detach().cpu()
-    )
+    patch_P = None if masks.patch_P is None else masks.patch_P.detach().cpu()
+    return Masks(head_HK=masks.head_HK.detach().cpu(), hidden_F=masks.hidden_F.detach().cpu(), patch_P=patch_P)
 
 
 def _terms(knobs: Knobs) -> RankingOptions:

@@ -53,8 +53,12 @@ class Encoder:
             varying = [knob for knob in self.methods[name].ranges if _varies(ranges[knob])]
             values = [_number(ranges[knob], knobs_of[name].get(knob)) if chosen else _ABSENT for knob in varying]
             parts.append(np.array([float(chosen), *values]))
-        settings = [key for key in TRAINING if key in self.space.training]
-        training = [_number(self.space.training[key], getattr(recipe.training, key)) for key in settings]
+        effective = self.space.settings_of(recipe.steps, self.methods)
+        training = [
+            _number(self.space.training[key], getattr(recipe.training, key) if key in effective else None)
+            for key in TRAINING
+            if key in self.space.training
+        ]
         return np.concatenate([*parts, np.array(training)])
 
     def _split(self, recipe: Recipe) -> float:

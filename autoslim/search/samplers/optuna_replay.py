@@ -58,7 +58,7 @@ def replay(
     units = list(space.units_of(methods)) if units is None else units
     if recipe.method not in units:
         return None
-    settings = {key: getattr(recipe.training, key) for key in space.training}
+    settings = {key: getattr(recipe.training, key) for key in space.settings_of(recipe.steps, methods)}
     try:
         split = split_of_recipe(recipe, methods, shape)
     except (SpaceError, UnsupportedModelError):
@@ -86,9 +86,9 @@ def flat_replay(
     constant: bool,
     units: Sequence[str] | None = None,
 ) -> Replay | None:
-    """Like `replay`, with the knobs of all methods, for samplers without conditional parameters.
+    """Like `replay`, with the knobs of all methods and all training settings, for samplers without conditional parameters.
 
-    Knobs that the recipe does not have did not influence its result. They get their defaults where `constant`, otherwise random values
+    What the recipe does not have did not influence its result. They get their defaults where `constant`, otherwise random values
     seeded with the recipe's key, so that the same recipe always gets the same ones.
     """
     replayed = replay(recipe, space, methods, shape, units=units)
@@ -101,6 +101,9 @@ def flat_replay(
             knob, full = space.methods[method][name], f"{method}.{name}"
             if knob.searched and full not in replayed.params:
                 replayed.fill(full, knob, shape.depth, random)
+    for name, knob in space.training.items():
+        if f"training.{name}" not in replayed.params:
+            replayed.fill(f"training.{name}", knob, shape.depth, random)
     if any(len(chain) > 1 for chain in chains) and "split" not in replayed.params:
         replayed.fill("split", space.split, shape.depth, random)
     return replayed

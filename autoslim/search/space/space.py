@@ -148,9 +148,25 @@ class Space(Record):
             for position, name in enumerate(chain, 1)
         ]
         split = sample_knob(suggest, "split", self.split, shape.depth) if len(chain) > 1 else None
-        settings = [key for key in TRAINING if key in self.training]
+        settings = self.settings_of(steps, methods)
         training = {key: sample_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
         return Sample(steps=tuple(steps), training=training, split=split)
+
+    def with_fixed(self, training: Training) -> Training:
+        """`training` with the settings that the space sets to one value: those of every trial, and of what trials share."""
+        fixed: dict[str, Any] = {}
+        for name, knob in self.training.items():
+            if knob.choices is not None and len(knob.choices) == 1:
+                fixed[name] = knob.choices[0]
+            elif knob.choices is None and knob.low == knob.high:
+                # A knob that was read from JSON has floats at its ends, whatever its kind.
+                fixed[name] = int(knob.default) if knob.kind == "int" else knob.default
+        return training.replace(**fixed)
+
+    def settings_of(self, steps: Sequence[Step], methods: Mapping[str, Method]) -> list[str]:
+        """The searched training settings that have an effect on a recipe with these steps."""
+        replaced = methods[steps[-1].method].replaced_settings(steps[-1].knobs)
+        return [key for key in TRAINING if key in self.training and key not in replaced]
 
     def _sample_knobs(self, suggest: Suggest, method: Method, shape: ViTShape, *, is_last: bool) -> Knobs:
         knobs: Knobs = {}

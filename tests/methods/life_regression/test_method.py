@@ -37,6 +37,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
+from autoslim.methods.base import DISTILLATION
 from autoslim.methods.layers.merging import MergeInto
 from autoslim.methods.layers.token_counts import token_counts
 from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
@@ -230,7 +231,8 @@ def test_both_phases_minimise_the_labels_loss_unless_the_recipes_is_asked_for():
         knobs = solved_knobs("life_regression", dense.shape, knobs={"loss": loss})
         batch = batch_of(attach("life_regression", dense, knobs), copy.deepcopy(dense.module), dense.shape, distillation=0.5)
         assert batch.label_loss != batch.task_loss
-        assert METHOD.loss(knobs, batch)["loss"] == METHOD.finetune_loss(knobs, batch) == getattr(batch, wanted)
+        assert METHOD.loss(knobs, batch)["loss"] == METHOD.finetune_loss(knobs, batch)["loss"] == getattr(batch, wanted)
+        assert METHOD.replaced_settings(knobs) == (DISTILLATION if wanted == "label_loss" else frozenset())
 
 
 def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():

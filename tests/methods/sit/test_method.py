@@ -14,7 +14,19 @@ import pytest
 import timm
 import torch
 from helpers.examples import examples
-from helpers.tiny import attached, batch_of, context_of, images, logits, make_dense, prune, share_of_dense, slim, solved_knobs
+from helpers.tiny import (
+    attach,
+    attached,
+    batch_of,
+    context_of,
+    images,
+    logits,
+    make_dense,
+    prune,
+    share_of_dense,
+    slim,
+    solved_knobs,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -30,8 +42,9 @@ from autoslim.cost.flops import block_matmuls
 from autoslim.data import prepare_dataset
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
+from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.sit.recalibration import RecalibratedTrunk
+from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, record_outputs
 from autoslim.methods.sit.stages import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, init_reverse, init_slimming, prototypes
 from autoslim.models import read_shape
@@ -333,20 +346,55 @@ def test_a_last_block_for_the_prefix_alone_stays_so():
 # Feature recalibration distillation.
 
 
-def test_loss_is_labels_tokens_of_all_blocks_and_divergence():
+def test_the_default_is_the_papers_method():
+    """Three stages of a half each, in front of the quarter points; both lambdas 2, temperature 1; reverse modules five times as fast, and
+    to the end."""
+    shape = shape_of("deit_small_patch16_224")
+    knobs = METHOD.repair(shape, {})
+    assert stages(shape, knobs) == {3: 98, 6: 49, 9: 24}
+    paper = {"token_weight": 2.0, "logit_weight": 2.0, "temperature": 1.0, "reverse_lr": 5.0, "slimming_lr": 1.0}
+    assert {name: knobs[name] for name in paper} == paper
+    assert knobs["recalibrate"] == "throughout"
+    assert METHOD.train_share(knobs) == 0.0
+    assert METHOD.finetune_rate(knobs) == 1.0
+
+
+def test_a_recipe_of_an_earlier_version_is_trained_as_it_was():
+    """It does not say how long the recalibration lasts, nor how errors are measured."""
+    shape = make_dense().shape
+    knobs = METHOD.repair(shape, {"recalibrate": "first", "token_weight": 0.1, "train_share": 0.8, "tune_lr": 0.2})
+    old = {name: value for name, value in knobs.items() if name not in ("recalibrate", "token_error")}
+    assert (METHOD.train_share(old), METHOD.finetune_rate(old)) == (0.8, 0.2)
+    assert METHOD.companion(shape, Plan.dense(shape), old) is None
+    assert METHOD.replaced_settings(old) == frozenset()
+
+
+def test_the_weights_are_drawn_from_a_logarithm_and_may_be_nothing():
+    shape = make_dense().shape
+    assert [METHOD.ranges[name].log for name in ("token_weight", "logit_weight")] == [True, True]
+    assert [(METHOD.ranges[n].low, METHOD.ranges[n].high) for n in ("token_weight", "logit_weight")] == [(0.01, 4), (0.2, 8)]
+    for weight in (0.0, 8.0):
+        assert METHOD.repair(shape, {"token_weight": weight})["token_weight"] == weight
+
+
+@pytest.mark.parametrize("error", ["relative", "plain"])
+def test_loss_is_labels_tokens_of_all_blocks_and_divergence(error: str):
     dense = make_dense("distilled")
-    knobs = solved_knobs("sit", dense.shape, knobs={"token_weight": 1.5, "logit_weight": 3.0, "temperature": 2.0})
+    own = {"token_weight": 1.5, "logit_weight": 3.0, "temperature": 2.0, "token_error": error}
+    own |= {"stages": 2, "stage_layer_1": 2, "stage_layer_2": 3}
+    knobs = solved_knobs("sit", dense.shape, 0.75, own)
     student = attached("sit", dense, knobs).eval()
     teacher = copy.deepcopy(dense.module).eval()
     curves = {n: float(v.detach()) for n, v in METHOD.loss(knobs, batch_of(student, teacher, dense.shape)).items()}
     x = images(4, seed=0)
     errors = []
     student.requires_grad_(False)
-    theirs, ours = outputs_of(teacher, x), outputs_of(student, x)
-    counts = patches_of_blocks(dense.shape, knobs)
+    theirs, ours = outputs_of(teacher, x), left_behind(student, x)
     for block, (target, given_) in enumerate(zip(theirs, ours, strict=True)):
-        restored = given_[:, 2:] if counts[block] == 16 else student.blocks.reverse[str(block)](given_[:, 2:])
-        errors.append(float((restored - target[:, 2:]).square().mean()))
+        restored = given_[:, 2:] if given_.shape[1] == 18 else student.blocks.reverse[str(block)](given_[:, 2:])
+        squared = float((restored - target[:, 2:]).square().mean())
+        mean = target[:, 2:].mean(dim=(0, 1))
+        errors.append(squared / float((target[:, 2:] - mean).square().mean()) if error == "relative" else squared)
     assert len(errors) == 4 > len(student.blocks.reverse) > 0
     soft = (logits(teacher, x) / 2).log_softmax(1)
     divergence = 4 * float((soft.exp() * (soft - (logits(student, x) / 2).log_softmax(1))).sum(1).mean())
@@ -354,6 +402,95 @@ def test_loss_is_labels_tokens_of_all_blocks_and_divergence():
     assert curves["tokens"] == pytest.approx(sum(errors) / 4, rel=1e-4)
     assert curves["logits"] == pytest.approx(divergence, rel=1e-3)
     assert curves["loss"] == pytest.approx(labels + 1.5 * sum(errors) / 4 + 3 * divergence, rel=1e-4)
+
+
+@torch.no_grad()
+def left_behind(student: nn.Module, x: Tensor) -> list[Tensor]:
+    """What each block, and the module behind it that slims its output, leave to the next block."""
+    x_BND = student.norm_pre(student._pos_embed(student.patch_embed(x)))
+    steps, left = pre_blocks_of(student), []
+    for index, block in enumerate(blocks_of(student)):
+        x_BND = block(x_BND)
+        if index + 1 in steps:
+            x_BND = steps[index + 1](x_BND)
+        left.append(x_BND)
+    return left
+
+
+def test_the_first_reverse_module_restores_what_the_slimming_module_leaves():
+    """As in the released code: the module learns to be undone, with no block in between."""
+    dense = make_dense("vit", depth=6)
+    knobs = METHOD.repair(dense.shape, {"stages": 1, "stage_layer_1": 3, "keep_ratio_1": 0.25})
+    student = attached("sit", dense, knobs)
+    assert sorted(student.blocks.reverse) == ["2", "3", "4", "5"]
+    assert {module.mixer.fc1.in_features for module in student.blocks.reverse.values()} == {16}
+    for index, block in enumerate(blocks_of(student)):
+        # Blocks behind the slimming give no gradient.
+        block.requires_grad_(index < 3)
+    step = pre_blocks_of(student)[3]
+    teacher = copy.deepcopy(dense.module)
+    batch = batch_of(student, teacher, dense.shape)
+    targets = batch.teacher_tokens
+    with record_outputs(blocks_of(student)) as outputs:
+        student(batch.images_B3HW)
+    assert outputs[2].shape[1] == 1 + 16
+    student.blocks.reverse.token_loss(outputs[:3], targets[:3], saving=False).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in step.fc2.parameters())
+    assert all(parameter.grad is None for parameter in blocks_of(student)[3].parameters())
+
+
+def test_the_mean_patch_has_a_relative_error_of_one():
+    target_BND = tokens(4, 10, 12) * torch.logspace(-1, 1, 12, dtype=torch.float64) + 5
+    mean_BND = target_BND[:, 1:].mean(dim=(0, 1)).expand(4, 10, -1)
+    reverse = ReverseModules({}, num_prefix_tokens=1, normalised=True)
+    assert float(reverse.token_loss([mean_BND], [target_BND], saving=False)) == pytest.approx(1.0, rel=1e-4)
+    scaled = reverse.token_loss([100 * mean_BND], [100 * target_BND], saving=False)
+    assert float(scaled) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_last_block_for_the_prefix_alone_has_nothing_to_restore():
+    dense = make_dense()
+    knobs = solved_knobs("sit", dense.shape)
+    student = attach("sit", dense, knobs, class_query=True)
+    finished = prune("sit", student, dense.shape, knobs, class_query=True)
+    assert str(dense.shape.depth - 1) not in finished.companion
+    model = class_query_last(finished.model, dense.shape.prefix_tokens)
+    model.companion = finished.companion
+    curves = METHOD.finetune_loss(knobs, batch_of(model, copy.deepcopy(dense.module), dense.shape))
+    assert torch.isfinite(curves["loss"])
+
+
+def test_the_fine_tuning_has_the_same_loss_and_rates_as_the_training_form():
+    dense = make_dense()
+    knobs = solved_knobs("sit", dense.shape, knobs={"slimming_lr": 3.0})
+    student = attached("sit", dense, knobs).eval()
+    before = METHOD.loss(knobs, batch_of(student, copy.deepcopy(dense.module), dense.shape))
+    finished = prune("sit", copy.deepcopy(student), dense.shape, knobs)
+    assert not any(isinstance(module, ReverseTokenSlimming) for module in finished.model.modules())
+    finished.model.companion = finished.companion
+    after = METHOD.finetune_loss(knobs, batch_of(finished.model, copy.deepcopy(dense.module), dense.shape))
+    assert {name: float(value.detach()) for name, value in after.items()} == {
+        name: float(value.detach()) for name, value in before.items()
+    }
+    rates = METHOD.finetune_rates(finished.model, knobs)
+    assert {name.partition(".")[0]: rate for name, rate in rates.items()} == {"blocks": 3.0, "companion": 5.0}
+    empty = METHOD.companion(dense.shape, finished.plan, knobs)
+    assert empty.state_dict().keys() == finished.companion.state_dict().keys()
+
+
+def test_frd_takes_the_place_of_the_recipes_distillation():
+    """So a search does not draw what would have no effect."""
+    dense = make_dense()
+    knobs = solved_knobs("sit", dense.shape)
+    student = attached("sit", dense, knobs).eval()
+    losses = set()
+    for distillation, temperature in ((0.0, 1.0), (1.0, 4.0)):
+        batch = batch_of(student, copy.deepcopy(dense.module), dense.shape)
+        batch.training = batch.training.replace(distillation=distillation, temperature=temperature)
+        losses.add(float(METHOD.loss(knobs, batch)["loss"].detach()))
+    assert len(losses) == 1
+    assert METHOD.replaced_settings(knobs) == {"distillation", "temperature"}
+    assert METHOD.replaced_settings(METHOD.repair(dense.shape, {"recalibrate": "first"})) == frozenset()
 
 
 @torch.no_grad()
@@ -425,10 +562,13 @@ def test_only_slimming_modules_are_left():
     assert all(p.requires_grad for p in finished.model.parameters())
 
 
-def test_train_share_is_high_unless_said_otherwise():
+def test_recalibration_may_end_before_the_training():
     shape = make_dense().shape
-    assert METHOD.train_share(METHOD.repair(shape, {})) >= 0.7
-    assert METHOD.train_share(METHOD.repair(shape, {"train_share": 0.4})) == 0.4
+    assert METHOD.train_share(METHOD.repair(shape, {"recalibrate": "first"})) >= 0.7
+    knobs = METHOD.repair(shape, {"recalibrate": "first", "train_share": 0.4})
+    assert METHOD.train_share(knobs) == 0.4
+    finished = slim("sit", make_dense(), knobs=knobs)
+    assert finished.companion is None
 
 
 def test_reverse_modules_restore_better_than_the_mean_before_any_training():
@@ -436,7 +576,7 @@ def test_reverse_modules_restore_better_than_the_mean_before_any_training():
     dense = make_dense("vit")
     knobs = solved_knobs("sit", dense.shape)
     student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs), images(32)).eval()
-    theirs, ours = outputs_of(dense.module, images(32)), outputs_of(student, images(32))
+    theirs, ours = outputs_of(dense.module, images(32)), left_behind(student, images(32))
     for block, module in student.blocks.reverse.items():
         target = theirs[int(block)][:, 1:]
         with torch.no_grad():

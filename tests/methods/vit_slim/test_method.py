@@ -53,7 +53,7 @@ from autoslim.methods.unit_removal.budget_cut import Removal, cut_to_budget, pla
 from autoslim.methods.unit_removal.ranking import nested
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
-from autoslim.methods.vit_slim.method import L1_WEIGHTS, MASK_LR, SEARCH_SHARE
+from autoslim.methods.vit_slim.method import L1_WEIGHTS
 from autoslim.models import read_shape
 
 METHOD = METHODS["vit_slim"]
@@ -73,9 +73,6 @@ def check_training_form_is_pruned_form(model: str) -> None:
     dense.module.double()
     knobs = solved_knobs("vit_slim", dense.shape, knobs={"patches": "stay", "start": "folded", "refit": False})
     student = attached("vit_slim", dense, knobs).eval()
-    for block in blocks_of(student):
-        # tanh(40) is 1 to the last digit.
-        masks_of(block).patch_P.data.fill_(40.0)
     finished = prune("vit_slim", copy.deepcopy(student), dense.shape, knobs)
     for block, plan in zip(blocks_of(student), finished.plan.blocks, strict=True):
         for zeta, count in ((block.attn.norm.zeta, plan.head_width), (block.mlp.norm.zeta, plan.hidden)):
@@ -215,7 +212,7 @@ def test_loss_is_equation_one():
     """Task + w1 |zeta of attention|_1 + w2 |zeta of MLP|_1 + w3 |tanh(zeta) of patches|_1."""
     dense = make_dense()
     for name, weights in L1_WEIGHTS.items():
-        knobs = METHOD.repair(dense.shape, {"l1": name})
+        knobs = METHOD.repair(dense.shape, {"l1": name, "patches": "up"})
         student = attached("vit_slim", dense, knobs)
         masks = [masks_of(block) for block in blocks_of(student)]
         norms = [
@@ -235,9 +232,10 @@ def test_loss_is_equation_one():
 class Watched(TinySharedTrainer):
     """Notes what it is asked to train."""
 
-    def train(self, student: nn.Module, loss: Any, *, epochs: float, learning_rates: dict[str, float] | None = None) -> Any:
-        self.asked = epochs, learning_rates, all(p.requires_grad for p in student.parameters())
-        return super().train(student, loss, epochs=epochs, learning_rates=learning_rates)
+    def train(self, student: nn.Module, loss: Any, **settings: Any) -> Any:
+        self.asked = settings
+        self.trains_all = all(p.requires_grad for p in student.parameters())
+        return super().train(student, loss, **settings)
 
 
 def test_the_papers_weights_are_its_optimum_and_there_are_three_presets():
@@ -245,15 +243,54 @@ def test_the_papers_weights_are_its_optimum_and_there_are_three_presets():
     assert len(L1_WEIGHTS) == len(METHOD.ranges["l1"].choices) <= 3
 
 
-def test_no_recipe_causes_more_searches_than_there_are_presets():
+SEARCHES = ("l1", "search_share", "mask_lr")
+"""Knobs of the search itself. The other knobs rank and cut what it has found; only whether patches may go it has to know, too."""
+
+
+def test_a_search_serves_every_budget_and_every_ranking():
     shape, draw = make_dense().shape, random.Random(0)
     asked = set()
     for _ in range(200):
-        knobs = METHOD.repair(shape, {name: drawn(name, draw) for name in METHOD.ranges})
-        asked.add(str(METHOD.shared_settings(shape, knobs)))
-        assert METHOD.shared_share(METHOD.shared_settings(shape, knobs)) == SEARCH_SHARE
+        ranked = {name: drawn(name, draw) for name in METHOD.ranges if name not in SEARCHES}
+        knobs = METHOD.repair(shape, {**ranked, "l1": draw.choice(list(L1_WEIGHTS)), "search_share": 0.3, "mask_lr": 5.0})
+        settings = METHOD.shared_settings(shape, knobs)
+        assert settings == {"l1": knobs["l1"], "search_share": 0.3, "mask_lr": 5.0, "patches": knobs["patches"] != "stay"}
+        asked.add(str(settings))
+        assert METHOD.shared_share(settings) == 0.3
         assert METHOD.train_share(knobs) == 0
-    assert asked == {str({"l1": name}) for name in L1_WEIGHTS}
+    assert len(asked) == 2 * len(L1_WEIGHTS)
+
+
+def test_the_default_is_the_papers_method():
+    """Its three weights and its ranking of signed values; 50 epochs of search before 300; searched weights, cut as they are."""
+    knobs = METHOD.repair(make_dense().shape, {})
+    paper = {"l1": "paper", "rule": "value", "start": "searched", "refit": False, "mask_lr": 1.0, "patches": "stay"}
+    assert {name: knobs[name] for name in paper} == paper
+    assert knobs["search_share"] == pytest.approx(50 / 350, abs=5e-4)
+    assert METHOD.ranges["search_share"].high >= 0.3
+
+
+@pytest.mark.parametrize(("still", "part"), [("mlp_give", "hidden"), ("attention_give", "head_width")])
+def test_one_part_alone_may_be_pruned(still: str, part: str):
+    """The paper's Table 2."""
+    dense = make_dense()
+    finished = slim("vit_slim", dense, share=0.8, knobs={still: 0.0})
+    whole = Plan.dense(dense.shape).blocks[0]
+    assert {getattr(block, part) for block in finished.plan.blocks} == {getattr(whole, part)}
+    other = "head_width" if part == "hidden" else "hidden"
+    assert any(getattr(block, other) < getattr(whole, other) for block in finished.plan.blocks)
+    assert predict(dense.shape, finished.plan).total <= share_of_dense(dense.shape, 0.8)
+
+
+def test_where_patches_stay_nothing_pulls_them():
+    dense = make_dense()
+    for patches, pulled in (("stay", False), ("down", True), ("up", True)):
+        knobs = METHOD.repair(dense.shape, {"patches": patches})
+        student = attach("vit_slim", dense, knobs)
+        curves = METHOD.loss(knobs, Graded(student=student))
+        assert ("l1_patches" in curves) == pulled
+        assert (masks_of(blocks_of(student)[0]).patch_P is not None) == pulled
+        assert isinstance(student.blocks[0].norm1, nn.LayerNorm) != pulled
 
 
 def drawn(name: str, draw: random.Random) -> Any:
@@ -264,11 +301,19 @@ def drawn(name: str, draw: random.Random) -> Any:
 def test_weights_and_masks_are_searched_together_and_loaded_as_they_are():
     dense = make_dense()
     shared_trainer = Watched(dense)
-    work = METHOD.prepare(shared_trainer, {"l1": "even"})
+    settings = METHOD.shared_settings(dense.shape, METHOD.repair(dense.shape, {"search_share": 0.3, "mask_lr": 20.0}))
+    work = METHOD.prepare(shared_trainer, settings)
     with pytest.raises(StopIteration) as end:
         while True:
             next(work)
-    assert shared_trainer.asked == (SEARCH_SHARE * shared_trainer.training.epochs, {"zeta": MASK_LR}, True)
+    assert shared_trainer.trains_all
+    # As in the released code: a constant rate, and a weight decay of the search's own.
+    assert shared_trainer.asked == {
+        "epochs": 0.3 * shared_trainer.training.epochs,
+        "learning_rates": {"zeta": 20.0},
+        "constant_rate": True,
+        "weight_decay": 1e-3,
+    }
     shared = end.value.value
     assert not any(tensor.requires_grad for tensor in shared.values())
     assert any(not torch.equal(value, shared[name]) for name, value in dense.module.state_dict().items() if name in shared)
@@ -291,8 +336,6 @@ def test_starts_are_folded_plain_and_dense():
         knobs = METHOD.repair(dense.shape, {"keep": 1.0, "start": start})
         student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs, shared=shared), images())
         if start == "folded":
-            for block in blocks_of(student):
-                masks_of(block).patch_P.data.fill_(40.0)
             masked = logits(student.eval(), images())
         models[start] = prune("vit_slim", student, dense.shape, knobs, 2.0).model
     torch.testing.assert_close(logits(models["folded"], images()), masked, rtol=1e-4, atol=1e-5)
@@ -605,8 +648,6 @@ def whittled(dense: Any, knobs: dict[str, Any], share: float, *, weak: dict[int,
                 masks.head_HK.data[1] = 0.0
             else:
                 (masks.head_HK if part == "attention" else masks.hidden_F).data.zero_()
-    for block in blocks_of(student):
-        masks_of(block).patch_P.data.fill_(40.0)
     return student, prune("vit_slim", copy.deepcopy(student), dense.shape, solved, share)
 
 
@@ -758,9 +799,10 @@ def check_random_recipe(model: str, seed: int, share: float) -> None:
         solved = solve(METHOD, dense.shape, plan, knobs, budget)
     except InfeasibleError:
         assume(False)
-    shared = _shared(model) | {
+    searched = _shared(model, patches=knobs["patches"])
+    shared = searched | {
         name: tensor + torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
-        for name, tensor in _shared(model).items()
+        for name, tensor in searched.items()
         if name.endswith("zeta")
     }
     context = StepContext(shape=dense.shape, plan=plan, knobs=solved.knobs, budget=budget, shared=shared)
@@ -779,8 +821,8 @@ def _dense(model: str) -> Any:
 
 
 @functools.cache
-def _shared(model: str) -> dict[str, Tensor]:
-    shared = shared_of("vit_slim", _dense(model), METHOD.repair(_dense(model).shape, {}))
+def _shared(model: str, *, patches: str) -> dict[str, Tensor]:
+    shared = shared_of("vit_slim", _dense(model), METHOD.repair(_dense(model).shape, {"patches": patches}))
     assert shared is not None
     return shared
 

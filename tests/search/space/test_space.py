@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from helpers.tiny import make_dense
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoslim.core.recipe import Training
+from autoslim.core.plan import Plan
+from autoslim.core.recipe import Recipe, Step, Training
 from autoslim.core.shape import ViTShape
-from autoslim.methods import METHODS
+from autoslim.cost import predict
+from autoslim.errors import SpaceError
+from autoslim.methods import METHODS, solve
 from autoslim.methods.base import Method
 from autoslim.search import Space, load_space, parse_space, space_names
+from autoslim.search.samplers.features import Encoder
+from autoslim.search.samplers.optuna_replay import flat_replay, replay
 from autoslim.search.space.space import TRAINING, Uniform, is_inside
 
 
@@ -79,3 +85,55 @@ def test_training_settings_are_fields_of_training_with_their_defaults() -> None:
     usual = Training().to_dict()
     assert all(knob.default == usual[name] and is_inside(knob, usual[name], 12) for name, knob in TRAINING.items())
     assert "epochs" not in TRAINING
+
+
+def test_what_a_method_replaces_is_not_drawn_for_it() -> None:
+    """SiT's own distillation takes the place of the recipe's: drawing that would waste two dimensions."""
+    space, shape = load_space("default"), make_dense("deit", depth=6).shape
+    for unit, chain in space.units.items():
+        drawn = space.sample(Uniform("a"), METHODS, shape, units=[unit])
+        assert set(drawn.training) == ({"lr"} if chain[-1] == "sit" else {"lr", "distillation"})
+        assert space.contains(drawn, shape)
+    first = parse_space("methods: {sit: {recalibrate: first}}\ntraining: {distillation: {low: 0, high: 1}}", source="s.yaml")
+    assert set(first.sample(Uniform("a"), METHODS, shape).training) == {"distillation"}
+
+
+def test_a_setting_that_has_no_effect_teaches_nothing() -> None:
+    """Two SiT recipes that differ by it alone are one point for every sampler."""
+    space, shape = load_space("default"), make_dense("deit", depth=6).shape
+    dense = Plan.dense(shape)
+    solved = solve(METHODS["sit"], shape, dense, {}, int(0.6 * predict(shape, dense).total))
+    encoder = Encoder(space, shape, METHODS, dense)
+    vectors, params = [], []
+    for distillation in (0.2, 0.9):
+        step = Step(method="sit", knobs=solved.knobs)
+        recipe = Recipe(steps=(step,), budget=solved.flops, training=Training(distillation=distillation), seed=0)
+        vectors.append(encoder.encode(recipe, solved.plan).tolist())
+        replayed = replay(recipe, space, METHODS, shape)
+        assert replayed is not None
+        assert "training.distillation" not in replayed.params
+        params.append(replayed.params)
+        flat = flat_replay(recipe, space, METHODS, shape, constant=True)
+        assert flat is not None
+        assert flat.params["training.distillation"] == space.training["distillation"].default
+    assert vectors[0] == vectors[1]
+    assert params[0] == params[1]
+
+
+def test_a_file_may_set_what_is_not_drawn() -> None:
+    space = parse_space("methods: {sit: {token_weight: 0, logit_weight: {low: 0.5}}}", source="s.yaml")
+    knobs = space.methods["sit"]
+    assert (knobs["token_weight"].low, knobs["token_weight"].high) == (0, 0)
+    assert (knobs["logit_weight"].low, knobs["logit_weight"].high, knobs["logit_weight"].log) == (0.5, 8, True)
+    with pytest.raises(SpaceError, match="allowed: 0 to 8"):
+        parse_space("methods: {sit: {token_weight: 9}}", source="s.yaml")
+
+
+def test_shared_work_has_the_settings_that_a_space_fixes(methods: dict[str, Method]) -> None:
+    """A mask search is trained as the trials are, in all that does not differ between them."""
+    text = "methods: {tokens: }\ntraining: {mixup: 0.8, flip: false, batch_size: 32, lr: {low: 1e-4, high: 1e-3}, distillation: [0.0, 1.0]}"
+    space = parse_space(text, source="s.yaml", methods=methods)
+    fixed = Training(mixup=0.8, flip=False, batch_size=32)
+    for one in (space, Space.from_json(space.to_json())):
+        assert one.with_fixed(Training()) == fixed
+        assert isinstance(one.with_fixed(Training()).batch_size, int)

@@ -1,0 +1,126 @@
+"""The papers' recipes under `search_spaces/papers`: each file is a job that reaches its published FLOPs with the paper's settings."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from autoslim.config import Placement, read_yaml
+from autoslim.core.job import SearchJob
+from autoslim.core.plan import Plan
+from autoslim.core.result import Origin
+from autoslim.core.shape import ViTShape
+from autoslim.cost import predict
+from autoslim.methods import METHODS
+from autoslim.models import read_shape
+from autoslim.search import Proposal, Proposer, load_space, space_names
+
+FOLDER = Path(__file__).parents[2] / "search_spaces" / "papers"
+FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+PUBLISHED = {
+    # ViT-Slim, Table 4, 2 and 7; its 3.3 G at 70 % is 3.24 by this count.
+    "vit_slim_deit_small": ((3.7, 3.3, 2.8, 2.3), 0.02),
+    "vit_slim_deit_small_attention": ((4.1, 3.9, 3.7, 3.5), 0.02),
+    "vit_slim_deit_small_mlp": ((3.8, 3.5, 3.2, 2.9), 0.02),
+    "vit_slim_deit_base": ((10.6,), 0.01),
+    # Papers with Code; SAViT, Table 2.
+    "patch_slimming_deit_tiny": ((0.7,), 0.001),
+    "patch_slimming_deit_small": ((2.6,), 0.001),
+    "patch_slimming_deit_base": ((9.8,), 0.001),
+    "dps_deit_tiny": ((0.6,), 0.001),
+    "dps_deit_small": ((2.4,), 0.001),
+    # Counted from the code of life regression and of TokenReduction; without norms and regressor.
+    "life_regression_deit_tiny_70": ((0.858,), 0.006),
+    "life_regression_deit_small_70": ((3.177,), 0.006),
+    "life_regression_deit_small_80": ((3.586,), 0.006),
+    "life_regression_deit_small_90": ((4.080,), 0.006),
+    "life_regression_deit_base_70": ((12.200,), 0.006),
+    "life_regression_deit_base_80": ((13.761,), 0.006),
+    "life_regression_deit_base_90": ((15.627,), 0.006),
+    "sit_deit_tiny": ((0.595,), 0.006),
+    "sit_deit_small": ((2.187,), 0.006),
+    "sit_deit_base": ((8.363,), 0.006),
+}
+"""GFLOPs that are published, or follow from published code, by file, and how far a budget may be from them, as a share."""
+
+each_file = pytest.mark.parametrize("name", FILES)
+
+
+@functools.cache
+def shape_of(name: str) -> ViTShape:
+    with torch.device("meta"):
+        return read_shape(timm.create_model(name))
+
+
+@functools.cache
+def job_of(name: str) -> SearchJob:
+    return read_yaml(FOLDER / f"{name}.yaml").to_job(id="papers", placement=Placement(output="runs/papers"))
+
+
+@functools.cache
+def proposals(name: str) -> list[Proposal]:
+    """Every trial of the job, as a search proposes it."""
+    job, shape = job_of(name), shape_of(job_of(name).model.name)
+    budgets = job.budget_flops(predict(shape, Plan.dense(shape)).total)
+    proposer = Proposer(space=load_space(job.space), shape=shape, budgets=budgets, training=job.training, seed=job.seed)
+    return [proposer.propose(number, []) for number in range(job.trials)]
+
+
+def test_there_is_a_file_for_every_row_and_none_is_a_named_space():
+    assert set(FILES) == set(PUBLISHED)
+    assert not set(FILES) & set(space_names())
+    assert {name.partition("_deit")[0] for name in FILES} == {"vit_slim", "sit", "life_regression", "patch_slimming", "dps"}
+
+
+@each_file
+def test_a_paper_is_one_trial_for_each_row_at_its_flops(name: str):
+    job, found = job_of(name), proposals(name)
+    published, tolerance = PUBLISHED[name]
+    assert (job.trials, job.scheduler, job.final_share) == (len(published), "none", 0.0)
+    for proposal, giga in zip(found, published, strict=True):
+        assert proposal.infeasible is None
+        assert proposal.origin == Origin.CONTROL
+        assert proposal.recipe.budget / 1e9 == pytest.approx(giga, rel=tolerance)
+        assert 0.99 * proposal.recipe.budget <= proposal.flops <= proposal.recipe.budget
+    assert len({proposal.recipe.budget for proposal in found}) == len(published)
+
+
+@each_file
+def test_a_paper_has_one_setting_of_everything_but_what_the_budget_solves(name: str):
+    """Trials of a paper differ by their budgets; what they share is trained as they are."""
+    space = load_space(job_of(name).space)
+    (method,) = space.methods
+    for knob, own in space.methods[method].items():
+        free = len(own.choices) > 1 if own.choices is not None else own.low != own.high
+        active = knob in proposals(name)[0].recipe.steps[0].knobs
+        assert not (free and active and own.searched) or own.cost_sign, knob
+    trainings = {proposal.recipe.training.to_json() for proposal in proposals(name)}
+    assert trainings == {space.with_fixed(job_of(name).training).to_json()}
+
+
+@each_file
+def test_a_paper_differs_from_the_methods_defaults_only_where_its_file_says_so(name: str):
+    recipe = proposals(name)[0].recipe
+    (step,) = recipe.steps
+    shape = shape_of(job_of(name).model.name)
+    defaults = METHODS[step.method].repair(shape, {})
+    solved = {knob for knob, own in METHODS[step.method].ranges.items() if own.cost_sign or not own.searched}
+    other = {knob for knob in step.knobs if knob not in solved and step.knobs[knob] != defaults.get(knob)}
+    allowed = {"sit": {"token_error"}, "vit_slim": {"attention_give", "mlp_give"}}.get(step.method, set())
+    assert other <= allowed
+
+
+@each_file
+def test_a_file_starts_with_the_command_and_what_is_published(name: str):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    assert f"#   autoslim search search_spaces/papers/{name}.yaml" in text
+    assert re.search(r"# Published:\n#   .*\n", text)
+    assert "# The paper's recipe:" in text
+    assert "# Different here:" in text
+    assert f"`{name}.yaml`" in (FOLDER / "README.md").read_text()
