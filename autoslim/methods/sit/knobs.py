@@ -34,6 +34,12 @@ RANGES: Ranges = {
         high=1000,
         searched=False,
     ),
+    "slots": Knob(
+        kind="choice",
+        help="what a made token's weights come from: learned rows (the paper), or a patch of the image",
+        default="learned",
+        choices=("learned", "image"),
+    ),
     "sharpness": Knob(
         kind="float",
         help="how sharply a slimming module first tells patches apart, per variance of their features",

@@ -19,8 +19,8 @@ Ours, and different from the paper and its code:
   every model. `token_error: plain` is the paper's.
 - Learning-rate schedule, weight decay, average of weights and augmentation are the recipe's.
 
-Ours as an option: `recalibrate: first` removes the reverse modules after `train_share` of the epochs and fine-tunes the rest of them
-with the recipe's own loss.
+Ours as options: `slots: image` seeds made tokens by the image's own patches (`seeded_slimming`); `recalibrate: first` removes the reverse
+modules after `train_share` of the epochs and fine-tunes the rest of them with the recipe's own loss.
 
 The modules know the number of patches, so that a slimmed model takes images of one size.
 
@@ -46,6 +46,7 @@ from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_b
 from autoslim.methods.losses import soft_label_loss
 from autoslim.methods.sit.knobs import RANGES
 from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, record_outputs
+from autoslim.methods.sit.seeded_slimming import SEEDED_SLIMMING, SeededSlimming, init_seeded
 from autoslim.methods.sit.stages import patches_behind, patches_of_blocks, ratio_of, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import (
     TOKEN_SLIMMING,
@@ -61,7 +62,7 @@ _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "tok
 _RECALIBRATED_FIRST = ("train_share", "tune_lr")
 """Knobs of the option to fine-tune without reverse modules."""
 
-_EARLIER: Knobs = {"recalibrate": "first", "token_error": "plain"}
+_EARLIER: Knobs = {"slots": "learned", "recalibrate": "first", "token_error": "plain"}
 """What recipes do that are older than these knobs."""
 
 _CALIBRATION = 64
@@ -131,7 +132,7 @@ class SiT(Method):
         if any(block.tokens_kv < shape.tokens for block in plan.blocks):
             raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has pruned some")
         prices = [
-            TokenSlimming.price(dim=shape.dim, patches=patches, made=made, block=block)
+            _kind(knobs).price(dim=shape.dim, patches=patches, made=made, block=block)
             for block, (patches, made) in slimming_steps(shape, knobs).items()
         ]
         tokens = tuple(patches + shape.prefix_tokens for patches in patches_of_blocks(shape, knobs))
@@ -163,9 +164,16 @@ class SiT(Method):
         teacher_tokens = _outputs(model, x_B3HW)
         student = self._slimmed(model, shape, knobs)
         steps: dict[int, Any] = pre_blocks_of(student)
+        rows, columns = (torch.arange(size) for size in shape.grid)
+        places_P2 = torch.cartesian_prod(rows, columns)
         for block, made in stages(shape, knobs).items():
             x_BPD = _entering(steps[block], student, x_B3HW)[:, shape.prefix_tokens :]
-            init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
+            if knobs["slots"] == "image":
+                init_seeded(steps[block], places_P2, sharpness=knobs["sharpness"])
+                # A made token is where its seed was.
+                places_P2 = places_P2[steps[block].seed]
+            else:
+                init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
         reverse = self._reverse(shape, context.plan, knobs).to(x_B3HW)
         for (index, module), x_BND in _behind(reverse, _outputs(student, x_B3HW)):
             x_BKD, target_BPD = x_BND[:, shape.prefix_tokens :], teacher_tokens[index][:, shape.prefix_tokens :]
@@ -210,7 +218,10 @@ class SiT(Method):
         def slimming(shape: ViTShape, tokens: int, left: int) -> nn.Module:
             return TokenSlimming(shape.dim, left - shape.prefix_tokens, shape.prefix_tokens)
 
-        return {TOKEN_SLIMMING: slimming}
+        def seeded(shape: ViTShape, tokens: int, left: int) -> nn.Module:
+            return SeededSlimming(shape.dim, left - shape.prefix_tokens, shape.prefix_tokens)
+
+        return {TOKEN_SLIMMING: slimming, SEEDED_SLIMMING: seeded}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         rates = {}
@@ -269,13 +280,18 @@ class SiT(Method):
     def _slimmed(model: nn.Module, shape: ViTShape, knobs: Knobs) -> nn.Module:
         like = next(model.parameters())
         steps: dict[int, nn.Module] = {
-            block: TokenSlimming(shape.dim, made, shape.prefix_tokens).to(like)
+            block: _kind(knobs)(shape.dim, made, shape.prefix_tokens).to(like)
             for block, (_, made) in slimming_steps(shape, knobs).items()
         }
         if knobs["spare_until"]:
             # The spare patch is the last of its module, so that dropping it is a slice.
             steps[knobs["spare_until"]] = FirstTokens(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
         return install(model, Trunk(blocks_of(model), {**pre_blocks_of(model), **steps}))
+
+
+def _kind(knobs: Knobs) -> type[TokenSlimming] | type[SeededSlimming]:
+    """The slimming module; recipes that are older than the knob have the paper's."""
+    return SeededSlimming if knobs.get("slots", _EARLIER["slots"]) == "image" else TokenSlimming
 
 
 def _accompanies(knobs: Knobs) -> bool:

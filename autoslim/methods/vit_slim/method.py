@@ -149,7 +149,8 @@ class ViTSlim(Method):
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """What the search depends on: its l1 preset, length and rate, and whether patches have masks."""
-        return {**{name: knobs[name] for name in ("l1", "search_share", "mask_lr")}, "patches": knobs["patches"] != "stay"}
+        known = {**_EARLIER, **knobs}
+        return {**{name: known[name] for name in ("l1", "search_share", "mask_lr")}, "patches": known["patches"] != "stay"}
 
     def shared_share(self, settings: Knobs) -> float:
         return float(settings["search_share"])

@@ -45,6 +45,7 @@ from autoslim.methods import METHODS, evaluate, solve
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, record_outputs
+from autoslim.methods.sit.seeded_slimming import SeededSlimming, init_seeded, spread_out
 from autoslim.methods.sit.stages import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, init_reverse, init_slimming, prototypes
 from autoslim.models import read_shape
@@ -58,12 +59,13 @@ METHOD = METHODS["sit"]
 KEEP_ALL = {f"keep_ratio_{k}": 1.0 for k in range(1, 4)}
 
 
-def check_training_form_is_pruned_form(model: str) -> None:
+def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     """No mask has to be told apart from a cut here: what only training needs stands beside the trunk."""
+    case = f"sit:{variant}" if variant else "sit"
     dense = make_dense(model)
     dense.module.double()
-    knobs = solved_knobs("sit", dense.shape)
-    student = attached("sit", dense, knobs).eval()
+    knobs = solved_knobs(case, dense.shape)
+    student = attached(case, dense, knobs).eval()
     assert isinstance(student.blocks, RecalibratedTrunk)
     assert len(student.blocks.reverse) > 0
     finished = prune("sit", copy.deepcopy(student), dense.shape, knobs)
@@ -198,6 +200,41 @@ def test_sharpness_is_felt_in_the_first_mixtures():
         weights_BKP = module.mixture(x_BPD).detach()
         entropies.append(float(-(weights_BKP * weights_BKP.log()).sum(2).mean()))
     assert entropies[1] < entropies[0] - 0.1
+
+
+VARIANTS = {"image": {"slots": "image"}}
+"""For the contract suite: made tokens that the image's own patches seed."""
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_a_seeded_token_is_what_the_seeds_share_of_the_patches_weighs(prefix: int):
+    module = SeededSlimming(12, 3, prefix)
+    module.seed.copy_(torch.tensor([4, 0, 7]))
+    scrambled(module)
+    x_BND = tokens(2, prefix + 9, 12)
+    patches = x_BND[:, prefix:]
+    normal = functional.layer_norm(patches, (12,), module.norm.weight, module.norm.bias)
+    query, key = normal[:, [4, 0, 7]] @ module.query.weight.T, normal @ module.key.weight.T
+    logits_BKP = module.scale * (query @ key.mT) / 12
+    share_BKP = logits_BKP.exp() / (1 + logits_BKP.exp().sum(dim=1, keepdim=True))
+    weights_BKP = share_BKP / share_BKP.sum(dim=2, keepdim=True)
+    torch.testing.assert_close(module(x_BND)[:, prefix:], weights_BKP @ patches, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(module.token_map(x_BND) @ x_BND, module(x_BND), rtol=0, atol=1e-12)
+    assert torch.equal(module(x_BND)[:, :prefix], x_BND[:, :prefix])
+
+
+def test_seeds_are_spread_out_and_start_near_their_own_patches():
+    places_P2 = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    chosen = spread_out(places_P2, 16)
+    assert len(set(chosen.tolist())) == 16
+    assert torch.equal(spread_out(places_P2, 15), chosen[:15])
+    # One place in four: every other place is next to one of them, or two away.
+    assert torch.cdist(places_P2.double(), places_P2[chosen].double()).amin(dim=1).max() <= 2
+    x_BPD = tokens(2, 64, 24)
+    module = SeededSlimming(24, 16, 0).double()
+    init_seeded(module, places_P2, sharpness=20.0)
+    weights_BKP = module.mixture(x_BPD)
+    assert torch.equal(weights_BKP.argmax(dim=2), chosen.expand(2, -1))
 
 
 # What stands where, and what it costs.
@@ -596,6 +633,8 @@ class Learned:
     trained: nn.Module
     images_B3HW: Tensor
     labels_B: Tensor
+    shape: ViTShape
+    calibration_B3HW: Tensor
 
 
 @pytest.fixture(scope="module")
@@ -607,7 +646,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=2000), root, seed=0)
     trial_context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
     shape, training = trial_context.dense.shape, Training(epochs=1.0, precision="float32")
-    context = context_of(shape, solved_knobs("sit", shape, 0.5), 0.5)
+    # One stage: an epoch of 2,000 images does not train three.
+    pinned = {"stages": 1, "stage_layer_1": 2, "token_error": "plain", "token_weight": 0.1}
+    context = context_of(shape, solved_knobs("sit", shape, 0.5, pinned), 0.5)
     student = METHOD.attach(trial_context.student(), context, trial_context.calibration(training, seed=0))
     untrained = METHOD.prune(copy.deepcopy(student), context).model.eval()
     shared_trainer = TrialSharedTrainer(trial_context, training, seed=0, checkpoint=root / "checkpoint")
@@ -617,7 +658,15 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     trained = METHOD.prune(student, context).model.eval()
     batches = itertools.islice(trial_context.loader(trial_context.splits.test, training, seed=0, train=False).epoch(0), 16)
     images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Learned(dense=trial_context.teacher, untrained=untrained, trained=trained, images_B3HW=images_B3HW, labels_B=labels_B)
+    return Learned(
+        dense=trial_context.teacher,
+        untrained=untrained,
+        trained=trained,
+        images_B3HW=images_B3HW,
+        labels_B=labels_B,
+        shape=shape,
+        calibration_B3HW=trial_context.calibration(training, seed=0),
+    )
 
 
 def accuracy(model: nn.Module, learned: Learned) -> float:
@@ -639,6 +688,20 @@ def mixing_wrong_patches(model: nn.Module) -> nn.Module:
 
             step.mixture = shuffled
     return wrong
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("own", [{"stages": 1, "stage_layer_1": 2}, {}], ids=["one stage", "default"])
+def test_made_tokens_that_the_image_seeds_start_nearer_to_the_dense_model(learned: Learned, own: Knobs):
+    right = {}
+    for slots in ("learned", "image"):
+        knobs = solved_knobs("sit", learned.shape, 0.5, {**own, "slots": slots})
+        context = context_of(learned.shape, knobs, 0.5)
+        student = METHOD.attach(copy.deepcopy(learned.dense), context, learned.calibration_B3HW)
+        right[slots] = accuracy(METHOD.prune(student, context).model.eval(), learned)
+    # Two standard errors of a difference on 1,024 images.
+    assert right["image"] > right["learned"] + 0.02
 
 
 @pytest.mark.slow
