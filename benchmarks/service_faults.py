@@ -15,6 +15,8 @@ import json
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 
 from faults import attacks, kills, surroundings  # noqa: E402
 from faults.case import Case, Stage  # noqa: E402
+from faults.service import left_behind  # noqa: E402
 from faults.user import User  # noqa: E402
 
 UNDISTURBED = [Case(name, lambda stage: "") for name in ("none", "none, once more")]
@@ -41,32 +44,36 @@ def play(case: Case, folder: Path) -> dict[str, Any]:
         lasted = time.monotonic() - began
         user.cancel_later()
         verdict = user.verdict()
-    row = {"case": case.name, "lasted": round(lasted, 1), "others": others, "doubled": verdict.doubled}
-    return row | dataclasses.asdict(verdict)
+    row = {"case": case.name, "lasted": round(lasted, 1), "others": others, "left": left_behind(folder / "root")}
+    return row | {"doubled": verdict.doubled} | dataclasses.asdict(verdict)
+
+
+_HEAD = (
+    "fault or attack",
+    "state",
+    "attempts",
+    "lost",
+    "doubled",
+    "processes left",
+    "job, s",
+    "over undisturbed, s",
+    "the user was told",
+    "others were told",
+)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     alone = [row["seconds"] for row in rows if row["case"] in {case.name for case in UNDISTURBED}]
-    lines = [
-        "| fault or attack | state | attempts | lost | doubled | job, s | over undisturbed, s | the user was told | others were told |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [_line(_HEAD), "|---" * len(_HEAD) + "|"]
     for row in rows:
         over = f"{row['seconds'] - sum(alone) / len(alone):+.0f}" if alone else ""
-        told = "<br>".join(row["told"]) or "nothing"
-        cells = (
-            row["case"],
-            row["state"],
-            row["attempts"],
-            row["lost"],
-            row["doubled"],
-            f"{row['seconds']:.0f}",
-            over,
-            told,
-            row["others"],
-        )
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        counted = (row[name] for name in ("case", "state", "attempts", "lost", "doubled", "left"))
+        lines.append(_line((*counted, f"{row['seconds']:.0f}", over, "<br>".join(row["told"]) or "nothing", row["others"])))
     return "\n".join(lines)
+
+
+def _line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def main() -> None:
@@ -83,8 +90,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="autoslim-faults-", ignore_cleanup_errors=True) as folder:
             try:
                 known[case.name] = play(case, Path(folder))
-            except (AssertionError, OSError, RuntimeError, TimeoutError) as error:
-                sys.stderr.write(f"{case.name}: not measured, {error}\n")
+            except Exception:  # noqa: BLE001 - the other cases go on
+                sys.stderr.write(f"{case.name}: not measured\n{traceback.format_exc()}\n")
                 continue
         print(json.dumps(known[case.name]), file=sys.stderr)
         with file.open("a") as results:

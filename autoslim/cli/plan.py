@@ -132,11 +132,19 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         words = prepared.proposer.builder.constraints(DENSE).describe(shape, Plan.dense(shape))
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
+    lines += ["", *_method_lines(prepared)]
+    lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
+    return "\n".join(lines)
+
+
+def _method_lines(prepared: PreparedSearch) -> list[str]:
+    """A line a method: the range of its costs, and the budgets that it reaches."""
+    limits = prepared.job.limits
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
     heads = "".join(f"{'least ' + name:>14}" for name in columns)
     # Wide enough for the longest chain.
     wide = max([18, *(len(name) + 2 for name in (*prepared.proposer.feasibility, *prepared.proposer.left_out))])
-    lines += ["", f"{'Method':{wide}}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
+    lines = [f"{'Method':{wide}}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
     for name, found in prepared.proposer.feasibility.items():
         low = None if found.cheapest is None else found.cheapest.flops
         high = None if found.costliest is None else found.costliest.flops
@@ -154,8 +162,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         lines.append(f"{name:{wide}}{shown}   {', '.join(reached) or 'none of the budgets'}")
     for name, reason in prepared.proposer.left_out.items():
         lines.append(f"{name:{wide}}cannot slim this model: {reason}")
-    lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
-    return "\n".join(lines)
+    return lines
 
 
 def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[str]:

@@ -21,32 +21,49 @@ def render_card(
     """Markdown. `job` and `trial` are None for a model made without a search; `source` is the data set, `report` how it was split and
     what could not be read; `reason` says why a search selected this one; with `has_pictures` the card shows them.
     """
-    flops = config.flops
-    size = config.shape.image_size
-    rows = "\n".join(
-        f"| {name} | {config.accuracy[f'test/{name}']:.2%} | {config.accuracy[f'validation/{name}']:.2%} | {format_flops(count)} |"
-        for name, count in (("dense", flops.dense), ("slimmed", flops.held))
-    )
-    steps = "\n".join(
-        f"- **{step.method}**: " + ", ".join(f"`{name}` {value}" for name, value in step.knobs.items())
-        for step in config.recipe.steps
-    )
-    blocks = "\n".join(
-        f"| {i} | {b.tokens_kv} | {b.heads} x {b.head_width} | {b.hidden} |" for i, b in enumerate(config.plan.blocks)
-    )
-    return f"""# {config.architecture.name}, slimmed to {flops.budget_label}
+    return f"""# {config.architecture.name}, slimmed to {config.flops.budget_label}
 
 {_cost(config)}
-{_granularity(config)}{_spread(config)}Multiply-accumulates per image of {size[0]}x{size[1]} pixels, as papers and fvcore count.
-
-| model | top-1, test ({config.images["test"]} images) | top-1, validation ({config.images["validation"]} images) | FLOPs |
-|---|---|---|---|
-{rows}
+{_granularity(config)}{_spread(config)}{_accuracy_table(config)}
 
 {_choice(trial, reason)} Test
 accuracies are those of these files, read back by a new process, in float32.
 {_pictures(has_pictures)}
-## How it is loaded
+{_loading(config)}
+
+{_forms(config)}{_speed(config)}{_latency(config)}## How it was made
+
+{_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
+{config.recipe.training.lr:.3g}.
+
+{_steps(config)}
+
+Data: {source}. {report}
+
+{_block_table(config)}
+
+{_counters(config)}
+
+{config.params:,} parameters. Made with {", ".join(f"{name} {version}" for name, version in config.versions.items())}.
+"""
+
+
+def _accuracy_table(config: SlimConfig) -> str:
+    height, width = config.shape.image_size
+    rows = "\n".join(
+        f"| {name} | {config.accuracy[f'test/{name}']:.2%} | {config.accuracy[f'validation/{name}']:.2%} | {format_flops(count)} |"
+        for name, count in (("dense", config.flops.dense), ("slimmed", config.flops.held))
+    )
+    return f"""Multiply-accumulates per image of {height}x{width} pixels, as papers and fvcore count.
+
+| model | top-1, test ({config.images["test"]} images) | top-1, validation ({config.images["validation"]} images) | FLOPs |
+|---|---|---|---|
+{rows}"""
+
+
+def _loading(config: SlimConfig) -> str:
+    height, width = config.shape.image_size
+    return f"""## How it is loaded
 
 ```python
 import autoslim
@@ -54,34 +71,37 @@ import autoslim
 model = autoslim.load("path/to/this/folder")  # a plain nn.Module in eval mode; no Ray, Optuna or MLflow needed
 ```
 
-Images: RGB, shorter side to {round(size[0] / config.preprocessing.crop_pct)} px (bicubic), centre crop {size[0]}x{size[1]},
+Images: RGB, shorter side to {round(height / config.preprocessing.crop_pct)} px (bicubic), centre crop {height}x{width},
 scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in
-`config.json`, in the order of the logits.
+`config.json`, in the order of the logits."""
 
-{_forms(config)}{_speed(config)}{_latency(config)}## How it was made
 
-{_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
-{config.recipe.training.lr:.3g}.
+def _steps(config: SlimConfig) -> str:
+    return "\n".join(
+        f"- **{step.method}**: " + ", ".join(f"`{name}` {value}" for name, value in step.knobs.items())
+        for step in config.recipe.steps
+    )
 
-{steps}
 
-Data: {source}. {report}
-
-| block | tokens | heads x width | hidden units |
+def _block_table(config: SlimConfig) -> str:
+    rows = "\n".join(
+        f"| {i} | {b.tokens_kv} | {b.heads} x {b.head_width} | {b.hidden} |" for i, b in enumerate(config.plan.blocks)
+    )
+    return f"""| block | tokens | heads x width | hidden units |
 |---|---|---|---|
-{blocks}
+{rows}"""
 
-## How the FLOPs were counted
+
+def _counters(config: SlimConfig) -> str:
+    flops = config.flops
+    return f"""## How the FLOPs were counted
 
 | counter | multiply-accumulates |
 |---|---|
 | plan, closed form | {flops.predicted:,} |
 | fvcore, on this model | {flops.fvcore:,} |
 | torch, on this model (without norms) | {flops.torch:,} |
-{_counted_graph(config)}{_counted_images(config)}| {"dense model" if _limits_alone(config) else "budget"} | {flops.budget:,} |
-
-{config.params:,} parameters. Made with {", ".join(f"{name} {version}" for name, version in config.versions.items())}.
-"""
+{_counted_graph(config)}{_counted_images(config)}| {"dense model" if _limits_alone(config) else "budget"} | {flops.budget:,} |"""
 
 
 _FORMS = {

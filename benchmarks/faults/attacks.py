@@ -163,9 +163,10 @@ def _with_data(folder: Path) -> Iterator[Service]:
     (data / "linked" / "train.parquet").symlink_to(outside / "train.parquet")
     (data / "images" / "train" / "a").symlink_to(outside)
     (data / "away").symlink_to(outside)
-    rows = pa.table({"image": pa.array([bytes(2**20)] * 1500), "label": pa.array([0, 1, 2] * 500)})
+    images = pa.StructArray.from_arrays([pa.array([bytes(2**22)] * 64), pa.nulls(64, pa.string())], ["bytes", "path"])
+    rows = pa.table({"image": images, "label": pa.array([0, 1] * 32)})
     pq.write_table(rows, data / "bomb" / "train.parquet", use_dictionary=False, compression="zstd")
-    (data / "weights.pth").write_bytes(b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR.")
+    (data / "weights.pkl").write_bytes(b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR.")
     with Service(folder, options=("--data-root", str(data), "--model-root", str(data))).running() as service:
         yield service
 
@@ -193,7 +194,7 @@ def _hostile_specs() -> list[dict[str, Any]]:
             {"data": name}
             for name in ("linked", "images", "away", "bomb", "../outside", "/etc", "x" * 300, "http://127.0.0.1:1/x")
         ),
-        *({"weights": name} for name in ("weights.pth", "../outside/w.safetensors", "http://127.0.0.1:1/x.safetensors")),
+        *({"weights": name} for name in ("weights.pkl", "../outside/w.safetensors", "http://127.0.0.1:1/x.safetensors")),
         *({"model": name} for name in ("hf-hub:a/b", "../outside", "linked")),
         {"model_args": {"norm_layer": "os.system"}},
         {"model_args": {"patch_size": 1, "depth": 64}, "image_size": 1024},

@@ -138,3 +138,18 @@ class Service:
 
     def new_key(self, tenant: str) -> str:
         return self.autoslim("keys", "create", "--tenant", tenant, "--scope", "read", "--scope", "submit").split()[-1]
+
+
+def left_behind(root: Path, *, seconds: float = 15.0) -> int:
+    """Processes of a service that has ended, after a moment for those that are about to end. All of them inherit its folder's name."""
+    deadline = time.monotonic() + seconds
+    while (left := sum(_belongs(process, root) for process in psutil.process_iter())) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return left
+
+
+def _belongs(process: psutil.Process, root: Path) -> bool:
+    try:
+        return process.environ().get("AUTOSLIM_ROOT") == str(root)
+    except psutil.Error:
+        return False

@@ -15,7 +15,7 @@ from service_faults import CASES, UNDISTURBED, table
 
 
 def row(case: str, seconds: float, **changes: object) -> dict[str, object]:
-    nothing = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "told": [], "others": "", "lasted": 0.0}
+    nothing = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "told": [], "others": "", "lasted": 0.0, "left": 0}
     return nothing | {"case": case, "seconds": seconds} | changes
 
 
@@ -23,8 +23,8 @@ def test_a_time_is_told_over_the_mean_of_the_undisturbed_ones() -> None:
     first, second = (case.name for case in UNDISTURBED)
     told = ["PAUSED: the disk is full", "503: a | b"]
     lines = table([row(first, 40.0), row(second, 50.0), row("a fault", 65.0, attempts=2, told=told)]).splitlines()
-    assert lines[2] == "| none | SUCCEEDED | 1 | 0 | 0 | 40 | -5 | nothing |  |"
-    assert lines[4] == r"| a fault | SUCCEEDED | 2 | 0 | 0 | 65 | +20 | PAUSED: the disk is full<br>503: a \| b |  |"
+    assert lines[2] == "| none | SUCCEEDED | 1 | 0 | 0 | 0 | 40 | -5 | nothing |  |"
+    assert lines[4] == r"| a fault | SUCCEEDED | 2 | 0 | 0 | 0 | 65 | +20 | PAUSED: the disk is full<br>503: a \| b |  |"
 
 
 def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None:

@@ -271,6 +271,8 @@ def test_a_mistake_in_a_supervisors_settings_names_the_flag(tmp_path: Path, flag
     assert refused.stderr.startswith(f"autoslim: {flag} is {value}"), refused.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_service_runs_as_a_process_and_stops_in_order(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")],

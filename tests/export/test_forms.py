@@ -117,6 +117,8 @@ def test_one_clean_process_loads_the_whole_matrix(in_all_forms: Callable, tmp_pa
             np.testing.assert_allclose(found["pt2"], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_batch_is_anyones_choice(in_all_forms: Callable):
     folder, _ = in_all_forms("vit_slim", "vit")
     expected = load(folder)(images(33)).detach()
@@ -280,6 +282,8 @@ def test_load_py_classifies_as_the_loaders_images_are_classified(kind: str, expo
     assert run.stdout.startswith(f"{tmp_path / 'photo.png'}: {config.classes[best]} {logits.softmax(0)[best]:.1%}, ")
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_graph_that_cannot_be_counted_is_handed_over_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuses(path: Path, image: torch.Tensor) -> int:
         raise ExportError("no price is known for Einsum")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,11 +50,13 @@ _proposers: dict[str, Proposer] = {}
 def make_proposer(job: SearchJob) -> Proposer:
     """Working out what a space can reach takes a second, so that it is done once for all tests."""
     budgets = {budget.label: budget.resolve(DENSE_FLOPS) for budget in job.budgets}
-    made = _proposers.setdefault(
-        f"{budgets}", Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)
-    )
-    proposer = dataclasses.replace(made, training=job.training, seed=job.seed, sampler=job.sampler)
-    proposer.__dict__["feasibility"] = made.feasibility
+    key = f"{budgets}"
+    if key not in _proposers:
+        _proposers[key] = Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)
+    # `dataclasses.replace` would work it out again.
+    proposer = copy.copy(_proposers[key])
+    proposer.__dict__.pop("builder", None)
+    proposer.__dict__.update(training=job.training, seed=job.seed, sampler=job.sampler)
     return proposer
 
 

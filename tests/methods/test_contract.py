@@ -47,9 +47,16 @@ def handles(method: str, model: str) -> bool:
 
 
 CASES = [(method, model) for method in NAMES for model in MODELS if handles(method, model)]
-each_case = pytest.mark.parametrize(("method", "model"), CASES)
+# One kind with a class token, one with two prefix tokens, one with none: what the others add is tested by everything that is slow.
+_KINDS_OF_A_METHOD = ("vit", "distilled", "average without class token")
+_KINDS_OF_A_VARIANT = ("distilled",)
+FAST = [(m, k) for m, k in CASES if k in (_KINDS_OF_A_VARIANT if ":" in m else _KINDS_OF_A_METHOD)]
+each_case = pytest.mark.parametrize(
+    ("method", "model"), [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]
+)
 # Compilers and exporters are slow; what differs between kinds of models are prefix and pooling: one kind a method is enough each time.
-EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" else pytest.mark.slow) for m, k in CASES]
+# A variant's own layers are exported in the tests of those layers.
+EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" and m in METHODS else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 each_method = pytest.mark.parametrize("method", NAMES)
 
@@ -84,21 +91,27 @@ print(json.dumps(len(folders)))
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
-    """Every case saved here, and loaded and run in one other process."""
+def saved(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[tuple[str, str], Path]:
+    """Every case that is tested, saved here, and loaded and run in one other process."""
     import safetensors.torch
+
+    asked = {
+        (item.callspec.params["method"], item.callspec.params["model"])
+        for item in request.session.items
+        if "saved" in item.fixturenames
+    }
 
     root = tmp_path_factory.mktemp("saved")
     safetensors.torch.save_file({"images": images()}, root / "images.safetensors")
     folders = {}
-    for number, (method, model) in enumerate(CASES):
+    for number, (method, model) in enumerate(sorted(asked)):
         dense, finished = slimmed(method, model)
         folders[method, model] = root / str(number)
         save(root / str(number), finished.model, config_of(method, dense, finished))
     command = [sys.executable, "-c", _LOAD_ALL, str(root / "images.safetensors"), *map(str, folders.values())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == len(CASES)
+    assert json.loads(done.stdout.splitlines()[-1]) == len(asked)
     return folders
 
 
@@ -137,7 +150,7 @@ def test_runs_on_a_gpu(method: str, model: str):
 
 
 @each_export
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_compiles_into_one_graph(method: str, model: str, batch: int):
     finished = slimmed(method, model)[1]
     torch._dynamo.reset()
@@ -149,7 +162,9 @@ def test_compiles_into_one_graph(method: str, model: str, batch: int):
 third_party_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
+# The export to ONNX begins with this one.
 @each_export
+@pytest.mark.slow
 @third_party_warnings
 def test_exports_with_a_dynamic_batch(method: str, model: str):
     exports_with_a_dynamic_batch(method, model)

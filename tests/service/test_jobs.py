@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
-from pathlib import Path
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -167,27 +167,34 @@ def test_a_spec_that_cannot_be_carried_out_is_refused_with_a_pointer(
     assert client.get("/v1/jobs").json()["jobs"] == []
 
 
-def test_a_tenant_has_so_many_jobs_and_no_more(tmp_path: Path) -> None:
-    with running(settings_in(tmp_path, limits=patient(queued=2))) as small, small.anybody() as client:
-        jobs = [small.put("local") for _ in range(2)]
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service whose operator allows a tenant five jobs that wait, of little priority and work."""
+    with running(settings_in(tmp_path_factory.mktemp("bounded"), limits=patient(queued=5, priority=6, work=1e12))) as service:
+        yield service
+
+
+def test_a_tenant_has_so_many_jobs_and_no_more(bounded: RunningService) -> None:
+    with bounded.client(tenant="many") as client:
+        jobs = [bounded.put("many") for _ in range(5)]
         refused = client.post("/v1/jobs", json=SPEC)
         assert (refused.status_code, refused.json()["code"]) == (429, "queue-full")
         assert int(refused.headers["retry-after"]) > 0
         assert [job["id"] for job in client.get("/v1/jobs").json()["jobs"]] == [job.id for job in reversed(jobs)]
 
 
-def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(tmp_path: Path) -> None:
-    limits = patient(queued=1)
-    with running(settings_in(tmp_path, limits=limits)) as small, small.anybody() as client:
+def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(bounded: RunningService) -> None:
+    with bounded.client(tenant="again") as client:
+        for _ in range(4):
+            bounded.put("again")
         first, again = (client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k"}) for _ in range(2))
         assert (first.status_code, again.status_code) == (201, 200)
         assert again.json()["id"] == first.json()["id"]
         assert client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "l"}).status_code == 429
 
 
-def test_the_operator_bounds_priority_and_work(tmp_path: Path) -> None:
-    limits = patient(priority=6, work=1e12)
-    with running(settings_in(tmp_path, limits=limits)) as small, small.anybody() as client:
+def test_the_operator_bounds_priority_and_work(bounded: RunningService) -> None:
+    with bounded.client() as client:
         refused = client.post("/v1/jobs", json=SPEC | {"priority": 7})
         assert "priority is 7; allowed: at most 6" in refused.json()["errors"][0]["detail"]
         work = client.post("/v1/plans", json=SPEC).json()["estimate"]["multiply_accumulates"]

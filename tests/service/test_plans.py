@@ -135,6 +135,8 @@ def test_a_plan_whose_process_dies_is_a_problem_with_an_id_that_is_in_the_log_an
     assert planner.is_running()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_past_the_length_of_the_queue_a_tenant_is_told_when_to_come_back_and_another_is_answered(
     planned: RunningService, asker: httpx.Client
 ) -> None:

@@ -15,7 +15,7 @@ from helpers.tiny import images, logits
 
 from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import Phase
+from autoslim.core.result import EpochReport, Phase, TrialResult
 from autoslim.cost import Flops, count_flops, predict
 from autoslim.errors import DivergedError, TrialError
 from autoslim.export.artifact import load, load_config
@@ -43,12 +43,24 @@ def assert_same_model(one: Path, other: Path) -> None:
     assert load_config(one / "model") == load_config(other / "model")
 
 
+@pytest.fixture(scope="module")
+def trials() -> dict[str, tuple[Recipe, list[EpochReport], TrialResult, Path]]:
+    """Recipes and what their trials gave, by name: a trial that several tests look at runs once."""
+    return {}
+
+
+@pytest.fixture
+def whole_trial(trials, recipe: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    if recipe not in trials:
+        made = make_recipe(*RECIPES[recipe], share=0.5, epochs=3.0)
+        reports, outcome = drain(run_trial(made, context, tmp_path, budget_label="50%"))
+        trials[recipe] = made, reports, outcome, tmp_path
+    return trials[recipe]
+
+
 @each_recipe
-def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
-    recipe: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
-):
-    made = make_recipe(*RECIPES[recipe], epochs=3.0)
-    reports, outcome = drain(run_trial(made, context, tmp_path))
+def test_phases_come_in_order_and_take_the_epochs_of_the_recipe(recipe: str, whole_trial):
+    made, reports, outcome, folder = whole_trial
     phases = [report.phase for report in reports]
     expected = [phase for phase in phases if phase != Phase.FINETUNE]
     assert phases == expected + [Phase.FINETUNE] * (len(phases) - len(expected))
@@ -66,16 +78,13 @@ def test_beats_come_in_order_and_take_the_epochs_of_the_recipe(
     # Algorithm 1 of Patch Slimming has errors of reconstruction, and no loss.
     assert all("loss" in report.metrics for report in reports if report.phase in (Phase.TRAIN, Phase.FINETUNE))
     assert reports[-1].metrics["accuracy"] == outcome.accuracy
-    assert not (tmp_path / "checkpoint").exists()
+    assert not (folder / "checkpoint").exists()
 
 
 @each_recipe
-def test_what_is_handed_over_meets_the_budget_and_loads(
-    recipe: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
-):
-    made = make_recipe(*RECIPES[recipe], share=0.5)
-    _, outcome = drain(run_trial(made, context, tmp_path, budget_label="50%"))
-    model, config = load(tmp_path / "model"), load_config(tmp_path / "model")
+def test_what_is_handed_over_meets_the_budget_and_loads(recipe: str, whole_trial):
+    made, _, outcome, folder = whole_trial
+    model, config = load(folder / "model"), load_config(folder / "model")
     assert count_flops(model, 32) == outcome.flops == outcome.flops_predicted == config.flops.fvcore <= made.budget
     assert config.flops.predicted == predict(config.shape, config.plan).total
     assert outcome.flops >= 0.85 * made.budget

@@ -44,14 +44,13 @@ class CoverageOrder:
             self._nearest_BP = torch.minimum(self._nearest_BP, self._distance_BPP[:, joined])
         self._left = sorted(set(range(len(inherited_P))) - set(self._order))
         self._bounds: list[tuple[float, int]] | None = None
-        self.joins = self.evaluations = 0
+        self.evaluations = 0
 
     @torch.no_grad()
     def first(self, count: int) -> list[int]:
         """The first `count` patches, all that are inherited among them."""
         while len(self._order) < count:
             joined = self._best()
-            self.joins += 1
             self._order.append(joined)
             self._nearest_BP = torch.minimum(self._nearest_BP, self._distance_BPP[:, joined])
         return self._order[: max(count, 0)]

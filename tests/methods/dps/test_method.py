@@ -123,7 +123,7 @@ def test_selectors_are_priced_where_patches_are_left_out_and_nowhere_else():
 def test_what_is_learned_is_the_chain_of_each_image_on_the_patches_that_are_there():
     """The loss against its parts written out."""
     dense = make_dense("vit")
-    knobs = solved_knobs("dps", dense.shape)
+    knobs = solved_knobs("dps", dense.shape, knobs={"counts": "pyramid"})
     student = attach("dps", dense, knobs)
     teacher = copy.deepcopy(dense.module).eval()
     batch = batch_of(student, teacher, dense.shape)

@@ -228,7 +228,12 @@ def test_only_patches_that_a_block_adds_are_ordered_and_few_are_evaluated_again(
     class Counted(CoverageOrder):
         def __init__(self, *parts: Tensor) -> None:
             super().__init__(*parts)
+            self.joins = 0
             orders.append(self)
+
+        def _best(self) -> int:
+            self.joins += 1
+            return super()._best()
 
     monkeypatch.setattr(impact, "CoverageOrder", Counted)
     generator, inherited_P = torch.Generator().manual_seed(0), torch.zeros(196, dtype=torch.bool)

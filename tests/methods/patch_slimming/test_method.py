@@ -108,7 +108,8 @@ def free_price(shape: ViTShape):
 @pytest.mark.parametrize("method", ["patch_slimming", "dps", "life_regression"])
 def test_the_dead_are_dropped_unless_they_are_to_merge(method: str):
     shape = make_dense("vit").shape
-    knobs = METHODS[method].repair(shape, {})
+    whole = {"class_query": False} if "class_query" in METHODS[method].ranges else {}
+    knobs = METHODS[method].repair(shape, whole)
     assert knobs["dead"] == "drop"
     dropped = METHODS[method].expect(shape, Plan.dense(shape), knobs)
     merged = METHODS[method].expect(shape, Plan.dense(shape), {**knobs, "dead": "merge"})
@@ -133,7 +134,9 @@ def test_merging_keeps_what_dropping_loses_of_equal_patches(method: str):
     dense = make_dense("vit")
     dense.module.double().pos_embed.data[:, dense.shape.prefix_tokens :] = 0
     x = images(3, size=4, dtype=torch.float64).repeat(1, 1, 8, 8)
-    merged, dropped = (slim(method, dense, knobs={"dead": dead}).model.double() for dead in ("merge", "drop"))
+    # Algorithm 1 would tune blocks, so that they no longer compute what the dense model's do.
+    untuned = {"counts": "pyramid"} if "counts" in METHODS[method].ranges else {}
+    merged, dropped = (slim(method, dense, knobs={**untuned, "dead": dead}).model.double() for dead in ("merge", "drop"))
     torch.testing.assert_close(logits(merged, x), logits(dense.module, x), rtol=0, atol=1e-9)
     assert (logits(dropped, x) - logits(dense.module, x)).abs().max() > 1e-3
 
@@ -156,15 +159,15 @@ def test_counts_that_vary_from_image_to_image_drop(method: str, knobs: dict[str,
 
 
 # Multiply-accumulates of PS-ViT on DeiT-Ti, DeiT-S and DeiT-B in units of 1e9, as published. Counts per block are not.
-@pytest.mark.parametrize(("size", "published", "exact"), [("tiny", 0.7, 0.700), ("small", 2.6, 2.606), ("base", 9.8, 9.82)])
+@pytest.mark.parametrize(("size", "published", "exact"), [("tiny", 0.7, 0.691), ("small", 2.6, 2.560), ("base", 9.8, 9.832)])
 def test_the_papers_budgets_are_those_of_a_pyramid(size: str, published: float, exact: float):
-    """A line of 13 patches fewer a block, and the class token alone in the last block; norms, which the paper leaves out, are on top."""
+    """A line of 13 patches fewer a block, 14 in the first, and the class token alone in the last; norms are on top in our count."""
     with torch.device("meta"):
         shape = read_shape(timm.create_model(f"deit_{size}_patch16_224"))
-    counts = [196 - 13 * block for block in range(1, 12)]
+    counts = [195 - 13 * block for block in range(1, 12)]
     plan = METHOD.plan_of(shape, Plan.dense(shape), METHOD.repair(shape, {}), [*counts, counts[-1]])
     matmuls = predict(shape, plan).matmuls / 1e9
-    assert matmuls == pytest.approx(exact, abs=6e-3)
+    assert matmuls == pytest.approx(exact, abs=5e-4)
     assert abs(matmuls - published) <= 0.05
 
 
@@ -326,7 +329,9 @@ def test_the_same_patches_stay_in_every_image_and_none_comes_back(model: str):
         assert kept[:prefix].tolist() == list(range(prefix))
         assert (kept.diff() > 0).all(), "in reading order"
         places = places[kept]
-    assert len(places) == finished.plan.tokens_out
+    # The last block has no places of its own where it computes the class token alone.
+    last = finished.plan.blocks[-2 if dense.shape.pool == "token" else -1]
+    assert len(places) == last.tokens_mlp
 
 
 @pytest.mark.parametrize(("paths", "places"), [("paper", "score"), ("residual", "cover")])

@@ -107,6 +107,8 @@ def test_the_planner_has_one_thread_so_that_its_forks_find_no_lock_held(runner: 
     assert psutil.Process(dry_runner.process.pid).num_threads() == 1
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_planner_that_was_killed_is_started_again(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     runner.run(kill(dry_runner))
     assert runner.run(dry_runner.dry_run(read_mapping(SPEC | {"flops": ["53%"]}), tenant="t"))["classes"] == 10
@@ -166,6 +168,8 @@ def test_a_plan_is_made_again_when_its_model_or_its_weights_have_changed(
     assert (again, again is deep) == (deep, False)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_request_that_does_not_wait_for_the_start_leaves_it_to_go_on(runner: asyncio.Runner) -> None:
     impatient = DryRunner(RequestLimits(planner_start_seconds=0))
 
@@ -254,11 +258,25 @@ process.ForkServer(sys.stdin.buffer, sys.stdout.buffer).serve()
 """
 
 
-@pytest.fixture
-def server() -> Iterator[subprocess.Popen[bytes]]:
+@contextlib.contextmanager
+def started_server() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield process
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[bytes]]:
+    """For tests that leave it as it was."""
+    with started_server() as process:
+        yield process
+
+
+@pytest.fixture
+def ended_server() -> Iterator[subprocess.Popen[bytes]]:
+    """For a test that ends it."""
+    with started_server() as process:
+        yield process
 
 
 def ask(server: subprocess.Popen[bytes], operation: str, *, number: int = 1, seconds: float = 60.0) -> None:
@@ -312,23 +330,29 @@ def test_a_plan_that_hangs_does_not_hold_up_another_and_is_ended_after_its_time(
     ask(server, "answer", number=2)
     assert answer_of(server)["id"] == 2
     assert psutil.pid_exists(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert "was killed by signal 9" in answer_of(server)["crash"]
     ask(server, "hang", number=3, seconds=0.0)
     answer = answer_of(server) if (line := server.stdout.readline()).startswith(b"begun") else json.loads(line)  # type: ignore[union-attr]
     assert answer == {"id": 3, "overdue": True}
 
 
-def test_a_plan_that_hangs_ends_with_whoever_asked_for_it(server: subprocess.Popen[bytes]) -> None:
-    pid = hanging(server)
-    assert server.poll() is None
-    assert server.stdin is not None
-    server.stdin.close()
-    assert server.wait(timeout=30) == 0
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_plan_that_hangs_ends_with_whoever_asked_for_it(ended_server: subprocess.Popen[bytes]) -> None:
+    pid = hanging(ended_server)
+    assert ended_server.poll() is None
+    assert ended_server.stdin is not None
+    ended_server.stdin.close()
+    assert ended_server.wait(timeout=30) == 0
     assert gone(pid)
 
 
-def test_a_plan_that_hangs_ends_with_the_planner(server: subprocess.Popen[bytes]) -> None:
-    pid = hanging(server)
-    server.kill()
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_plan_that_hangs_ends_with_the_planner(ended_server: subprocess.Popen[bytes]) -> None:
+    pid = hanging(ended_server)
+    ended_server.kill()
     assert gone(pid)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,19 @@ def search_in(root: Path, store: Store, **changes: Any) -> list[TrialResult]:
     return results
 
 
-@pytest.fixture
-def earlier(tmp_path: Path) -> Path:
-    root = tmp_path / "earlier"
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template") / "earlier"
     root.mkdir()
     with Store(default_url(root)) as store:
         search_in(root, store)
     return root
+
+
+@pytest.fixture
+def earlier(template: Path, tmp_path: Path) -> Path:
+    """A folder of a completed search that the test may change."""
+    return Path(shutil.copytree(template, tmp_path / "earlier"))
 
 
 def results_in(root: Path) -> list[TrialResult]:
@@ -73,7 +80,9 @@ def results_in(root: Path) -> list[TrialResult]:
 
 def find_in(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any] | None = None, **changes: Any) -> WarmStart:
     job = job_in(root.parent / "now", *budgets, reuse=(str(root),), **changes)
-    return find_warm_start(job, None, dataclasses.replace(make_proposer(job), **(proposer or {})), base=base)
+    made = make_proposer(job)
+    # A replaced proposer finds out again what every method reaches.
+    return find_warm_start(job, None, dataclasses.replace(made, **proposer) if proposer else made, base=base)
 
 
 def test_a_budget_gets_the_model_that_the_earlier_search_selected_for_it(earlier: Path) -> None:

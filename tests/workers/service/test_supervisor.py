@@ -106,6 +106,8 @@ def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     assert site.settings.log(job.id, 2).exists()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_driver_goes_on_without_its_supervisor_and_the_next_one_starts_no_second(site):
     job = site.submit(trials=8)
     with supervisor_process(site) as first:
@@ -119,6 +121,8 @@ def test_a_driver_goes_on_without_its_supervisor_and_the_next_one_starts_no_seco
     every_trial_is_counted_once(site, job, 8)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_when_supervisor_and_driver_are_killed_the_next_supervisor_goes_on_at_once(site):
     job = site.submit()
     with supervisor_process(site) as first:
@@ -155,6 +159,8 @@ def test_cancelling_a_running_job_ends_it_within_seconds(site):
     site.drive(supervisor, lambda: not any(state.alive for state in supervisor._executor.list_drivers().values()))
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_cancelling_works_before_the_driver_has_begun_and_while_it_is_put_off(site):
     supervisor = site.supervisor(command=(sys.executable, "-c", "import time; time.sleep(600)"))
     starting = site.submit()
@@ -172,6 +178,8 @@ def test_cancelling_works_before_the_driver_has_begun_and_while_it_is_put_off(si
     assert site.state(paused) is S.CANCELLED
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_deaf_driver_is_made_to_end_by_its_own_keeper(site, monkeypatch):
     monkeypatch.setenv("AUTOSLIM_TEST_GRACE", "1")
     site.mischief("deaf")
@@ -182,6 +190,8 @@ def test_a_deaf_driver_is_made_to_end_by_its_own_keeper(site, monkeypatch):
     assert site.state(job) is S.CANCELLED
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
     job, supervisor = short.submit(), short.supervisor(grace=0.5)
     short.drive(supervisor, short.has_ended_trials(job, 1))
@@ -193,6 +203,8 @@ def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
     assert not is_alive(frozen)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(short):
     job, supervisor = short.submit(trials=20), short.supervisor()
     short.drive(supervisor, short.has_ended_trials(job, 1))
@@ -238,6 +250,8 @@ def test_a_search_without_a_model_is_a_failed_job(site):
     assert (failure.failure_class, failure.message) == (FailureClass.INFEASIBLE, "no trial was completed within 50%")
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_driver_that_cannot_even_begin_is_given_up_and_its_words_are_kept(site):
     supervisor = site.supervisor(command=(sys.executable, "-c", "raise SystemExit('no such module')"))
     job = site.submit()
@@ -253,6 +267,8 @@ def test_a_driver_that_cannot_even_begin_is_given_up_and_its_words_are_kept(site
     assert "no such module" in site.settings.log(job.id, LOSSES_ALLOWED).read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_as_many_jobs_are_driven_at_a_time_as_there_is_room_for(site):
     jobs = [site.submit(trials=3) for _ in range(4)]
     supervisor, most = site.supervisor(jobs=2), 0
