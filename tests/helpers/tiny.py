@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import ModuleType
@@ -153,17 +154,26 @@ class TinySharedTrainer:
         yield EpochReport(epoch=epochs, phase=Phase.SHARED, metrics={"loss": float(losses["loss"].detach())})
 
 
+_SHARED: dict[str, Tensors] = {}
+
+
 def shared_of(method: str, dense: DenseModel, knobs: Knobs) -> Tensors | None:
-    """What `prepare` finds on the tiny workshop."""
+    """What `prepare` finds on the tiny workshop; once for equal settings on equal weights, as trials share it."""
     settings = method_of(method).shared_settings(dense.shape, knobs)
     if settings is None:
         return None
-    work = method_of(method).prepare(TinySharedTrainer(dense), settings)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+    weights = hashlib.sha256()
+    for name, value in dense.module.state_dict().items():
+        weights.update(f"{name} {value.dtype}".encode() + value.numpy().tobytes())
+    key = f"{method_of(method).name} {settings} {dense.shape} {weights.hexdigest()}"
+    if key not in _SHARED:
+        work = method_of(method).prepare(TinySharedTrainer(dense), settings)
+        while key not in _SHARED:
+            try:
+                next(work)
+            except StopIteration as end:
+                _SHARED[key] = end.value
+    return dict(_SHARED[key])
 
 
 def attach(

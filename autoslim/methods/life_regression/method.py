@@ -9,7 +9,7 @@ Different from it, in the defaults too:
 - Counts come from life thresholds and the default layers from the budget, so that any budget can be met; the code has three keep rates.
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
-- W is trained without weight decay: lives are standardised, so that its scale has no effect. Rates, schedule and epochs are the trial's.
+- Weight decay, schedule and epochs are the trial's.
 
 Ours, as other values of knobs: `ends` `drops`, soft ends where the pruned form's are; `start` `attention`, W from the class token's own
 attention; `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `dead` `merge`, patches that a drop removes join the
@@ -50,10 +50,11 @@ from autoslim.methods.base import (
 )
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
-from autoslim.methods.layers.merging import DEAD, MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
+from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.life_regression.knobs import EARLIER, LONGEST, RANGES, one_line, real_drops
 from autoslim.methods.life_regression.regressor import (
     REGRESSOR,
     KeepLongestLived,
@@ -73,18 +74,6 @@ from autoslim.methods.life_regression.schedule import (
     tokens_per_block,
 )
 
-MAX_DROPS = 4
-"""Drops with knobs of their own, which a search has to explore; the code has three. `drops` `every` has no limit."""
-
-_LAYERS = (4, 7, 10, 11)
-"""The code's three drop layers in a model of 12 blocks, and one more; in other models at the same shares of the depth."""
-
-_EARLIER: Knobs = {"start": "attention", "loss": "recipe"}
-"""What recipes do that are older than these knobs."""
-
-_LONGEST = 0.98
-"""The largest threshold: at least a fiftieth of the patches outlives every drop."""
-
 HEADROOM = 1.25
 """The caps over the schedule's counts where the budget holds for the mean: room for images that need more patches."""
 
@@ -100,79 +89,7 @@ class LifeRegression(Method):
 
     name = "life_regression"
     paper = "https://arxiv.org/abs/2304.04926"
-    ranges: ClassVar[Ranges] = {
-        "mode": Knob(
-            kind="choice",
-            help="every image keeps as many patches (paper), or those whose life is longer, up to as many",
-            default="fixed",
-            choices=("fixed", "threshold"),
-        ),
-        "drops": Knob(
-            kind="choice",
-            help="how often tokens are dropped, or in front of every block from the first drop on",
-            default=3,
-            choices=(*range(1, MAX_DROPS + 1), EVERY),
-        ),
-        **{
-            f"drop_layer_{k}": Knob(
-                kind="layer", help=f"block in front of which drop {k} happens", default=layer / 12, low=0.0, high=1.0
-            )
-            for k, layer in enumerate(_LAYERS, 1)
-        },
-        **{
-            f"life_threshold_{k}": Knob(
-                kind="float",
-                help=f"share of the patches whose life has ended by drop {k}{every}",
-                default=round(1 - 0.7**k, 3),
-                low=0.0,
-                high=_LONGEST,
-                cost_sign=-1,
-            )
-            for k, every in enumerate(("", ", or by the last block", "", ""), 1)
-        },
-        "spare_until": Knob(
-            kind="int",
-            help="block up to which the last drop, or every drop, keeps one patch more (0: none); the solver's",
-            default=0,
-            low=0,
-            high=1000,
-            searched=False,
-        ),
-        "dead": DEAD,
-        "start": Knob(
-            kind="choice",
-            help="what W starts from: uniform noise (paper) or the class token's attention",
-            default="uniform",
-            choices=("uniform", "attention"),
-        ),
-        "ends": Knob(
-            kind="choice",
-            help="where lives end softly: at every block (paper) or where the pruned form's do, at the drops",
-            default="blocks",
-            choices=("blocks", "drops"),
-        ),
-        "temperature": Knob(
-            kind="float", help="steepness T of the soft end of a life, per block", default=1.0, low=0.5, high=16.0, log=True
-        ),
-        "loss": Knob(
-            kind="choice",
-            help="what both phases minimise: the labels' loss (paper), or the recipe's with the teacher's soft labels",
-            default="labels",
-            choices=("labels", "recipe"),
-        ),
-        "train_share": Knob(
-            kind="float", help="share of the epochs spent on the regressor alone", default=0.5, low=0.02, high=0.6
-        ),
-        "regressor_lr": Knob(
-            kind="float", help="regressor's learning rate over the recipe's", default=100.0, low=1.0, high=100.0, log=True
-        ),
-        "tune": Knob(
-            kind="choice",
-            help="what is tuned: blocks from the first drop on (paper) or all",
-            default="blocks",
-            choices=("blocks", "all"),
-        ),
-    }
+    ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
         if shape.depth < 2:
@@ -198,13 +115,13 @@ class LifeRegression(Method):
         """
         if "spare_until" in knobs:
             # Only complete knobs have it: what is missing then is younger than the recipe.
-            knobs = {**_EARLIER, **knobs}
+            knobs = {**EARLIER, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
         if full["mode"] == "threshold":
             refuse_pooling("life regression in threshold mode", shape)
         elif merges(full):
             check_pooling("life_regression with dead 'merge'", shape)
-        full |= _one_line(shape, full) if full["drops"] == EVERY else _real_drops(shape, full)
+        full |= one_line(shape, full) if full["drops"] == EVERY else real_drops(shape, full)
         full["spare_until"] = spare_until(shape, full)
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}
 
@@ -226,7 +143,7 @@ class LifeRegression(Method):
         kept = [patches_above(knobs[f"life_threshold_{k}"], shape) for k in range(1, drops + 1)]
         for k, patches in enumerate(kept, 1):
             name = f"life_threshold_{k}"
-            threshold = min(1 - (patches + 1) / shape.patches, _LONGEST)
+            threshold = min(1 - (patches + 1) / shape.patches, LONGEST)
             before = kept[k - 2] if k > 1 else shape.patches
             if patches < before and _lies_in(ranges[name], threshold, 0.5 / shape.patches):
                 yield {**knobs, name: threshold}
@@ -240,7 +157,7 @@ class LifeRegression(Method):
         shape, knobs = context.shape, context.knobs
         regressor = LifeRegressor.of_shape(shape)
         blocks = blocks_of(model)
-        if knobs.get("start", _EARLIER["start"]) == "attention":
+        if knobs.get("start", EARLIER["start"]) == "attention":
             regressor.init_from_attention(blocks[knobs["drop_layer_1"]])
         trunk = SoftLifeTrunk(
             blocks,
@@ -341,35 +258,6 @@ class LifeRegression(Method):
         return install(model, Trunk(blocks, selectors))
 
 
-def _real_drops(shape: ViTShape, knobs: Knobs) -> Knobs:
-    """Layers and thresholds in rising order, without drops that remove nothing."""
-    drops = range(1, knobs["drops"] + 1)
-    layers = sorted(knobs[f"drop_layer_{k}"] for k in drops)
-    thresholds = sorted(knobs[f"life_threshold_{k}"] for k in drops)
-    merged = dict(zip(layers, thresholds, strict=True))
-    kept = {layer: patches_above(threshold, shape) for layer, threshold in merged.items()}
-    # The first drop stays even if it removes nothing, because it is where the regressor runs.
-    real = [layer for before, layer in zip([None, *kept], kept, strict=False) if before is None or kept[layer] < kept[before]]
-    repaired: Knobs = {"drops": len(real)}
-    for k, layer in enumerate(real, 1):
-        repaired[f"drop_layer_{k}"] = layer
-        repaired[f"life_threshold_{k}"] = _threshold_of(kept[layer], shape)
-    return repaired
-
-
-def _one_line(shape: ViTShape, knobs: Knobs) -> Knobs:
-    """Both thresholds in rising order; with a drop in front of the last block alone, they are equal."""
-    ends = sorted(knobs[f"life_threshold_{end}"] for end in (1, 2))
-    if knobs["drop_layer_1"] == shape.depth - 1:
-        ends = [ends[0]] * 2
-    return {f"life_threshold_{end}": _threshold_of(patches_above(value, shape), shape) for end, value in enumerate(ends, 1)}
-
-
-def _threshold_of(patches: int, shape: ViTShape) -> float:
-    """The threshold that corresponds exactly to a count, so that equal counts are equal recipes."""
-    return min(1 - patches / shape.patches, _LONGEST)
-
-
 def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tensor:
     """Tokens that enter and leave each block's attention, computed from the lives (B, P) alone: (B, L, 2)."""
     tokens_B = torch.full((len(life_BP),), context.shape.tokens)
@@ -383,7 +271,7 @@ def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tens
 
 
 def _ignores_teacher(knobs: Knobs) -> bool:
-    return bool(knobs.get("loss", _EARLIER["loss"]) == "labels")
+    return bool(knobs.get("loss", EARLIER["loss"]) == "labels")
 
 
 def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:

@@ -99,7 +99,11 @@ def batch_of_maps(heads: int, tokens: int) -> int:
 @torch.no_grad()
 def tokens_between_blocks(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
     """The tokens (B, N, D) that enter each block of a dense model, and last those that leave it: depth + 1 of them."""
-    parts = [_trace(model, batch_B3HW) for batch_B3HW in torch.split(images_B3HW, _BATCH)]
+    # Attention that is not fused holds its maps, too.
+    vit: Any = model
+    heads = max(getattr(block.attn, "num_heads", 1) for block in blocks_of(model))
+    batch = batch_of_maps(heads, vit.patch_embed.num_patches + vit.num_prefix_tokens)
+    parts = [_trace(model, batch_B3HW) for batch_B3HW in torch.split(images_B3HW, batch)]
     return [torch.cat(tokens) for tokens in zip(*parts, strict=True)]
 
 

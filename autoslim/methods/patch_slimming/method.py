@@ -48,9 +48,8 @@ from autoslim.methods.base import (
     Tensors,
     freeze,
 )
-from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.knob import Ranges
 from autoslim.methods.layers.merging import (
-    DEAD,
     MERGING,
     MergeInto,
     MergeTokens,
@@ -66,6 +65,7 @@ from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, Tok
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
 from autoslim.methods.patch_slimming.impact import Chain, find_masks, images_to_measure, tokens_between_blocks
+from autoslim.methods.patch_slimming.knobs import RANGES
 from autoslim.methods.patch_slimming.pyramid import (
     MAX_DEPTH,
     Counts,
@@ -93,50 +93,7 @@ class PatchSlimming(Method):
 
     name = "patch_slimming"
     paper = "https://arxiv.org/abs/2106.02852"
-    ranges: ClassVar[Ranges] = {
-        "keep": Knob(
-            kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, cost_sign=1
-        ),
-        "taper": Knob(
-            kind="float", help="fall of that share over the blocks: 0 none, 1 the steepest", default=0.8, low=0.0, high=1.0
-        ),
-        "counts": Knob(
-            kind="choice",
-            help="what decides the patches per block: Algorithm 1 (paper), the two knobs above, or scores",
-            default="epsilon",
-            choices=("epsilon", "pyramid", "score"),
-        ),
-        "paths": Knob(
-            kind="choice",
-            help="paths of the score: the paper's, or with residuals",
-            default="paper",
-            choices=("paper", "residual"),
-        ),
-        "places": Knob(
-            kind="choice",
-            help="which patches stay: the best by score (paper), or those that cover best what matters",
-            default="score",
-            choices=("score", "cover"),
-        ),
-        "search_share": Knob(
-            kind="choice", help="share of the epochs for Algorithm 1, once for all trials", default=0.2, choices=(0.1, 0.2, 0.4)
-        ),
-        "class_query": Knob(
-            kind="choice",
-            help="the last block computes the class token alone (paper), where nothing else is read",
-            default=True,
-            choices=(True, False),
-        ),
-        "dead": DEAD,
-        "spare": Knob(
-            kind="int",
-            help="blocks that keep one patch more, as bits, block 0 lowest; the solver's",
-            default=0,
-            low=0,
-            high=2.0**MAX_DEPTH,
-            searched=False,
-        ),
-    }
+    ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
         if not 2 <= shape.depth <= MAX_DEPTH:
