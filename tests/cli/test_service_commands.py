@@ -264,7 +264,9 @@ def test_a_supervisor_runs_as_a_process_until_its_standard_input_ends(tmp_path: 
     assert (tmp_path / "root").is_dir()
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--concurrency", "0"), ("--lease-seconds", "0")])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--concurrency", "0"), pytest.param("--lease-seconds", "0", marks=pytest.mark.slow)]
+)
 def test_a_mistake_in_a_supervisors_settings_names_the_flag(tmp_path: Path, flag: str, value: str):
     refused = supervise(tmp_path / "root", flag, value)
     assert refused.returncode == 2

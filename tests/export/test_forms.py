@@ -150,6 +150,8 @@ def evenly_cut(tmp_path: Path, hidden: int = 40) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_model_that_timm_can_say_loads_with_timm_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = evenly_cut(tmp_path)
     monkeypatch.setattr(folder_module, "FORMS", {"timm": folder_module.FORMS["timm"]})
@@ -195,6 +197,8 @@ def test_a_form_that_cannot_be_made_is_told_and_not_left_behind(tmp_path: Path, 
     assert not (folder / "model.pt2").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_form_that_says_something_else_is_not_handed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_all_forms: Callable
 ):
@@ -213,6 +217,8 @@ def test_a_form_that_says_something_else_is_not_handed_over(
     assert not (folder / "model.pt2").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_form_that_cannot_be_read_is_told_with_what_the_process_said(tmp_path: Path):
     with pytest.raises(ExportError, match=r"cannot be read in a clean process: \w+"):
         logits_in_subprocess("timm", tmp_path / "nothing", images(2))

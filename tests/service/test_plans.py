@@ -115,6 +115,8 @@ def test_a_model_folder_whose_config_is_wrong_is_an_answer(
         assert (answer.status_code, [error["pointer"] for error in answer.json()["errors"]]) == (422, ["/model"]), answer.text
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_whose_process_dies_is_a_problem_with_an_id_that_is_in_the_log_and_the_next_is_made(
     planned: RunningService, asker: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,6 +72,8 @@ def test_its_cost_is_kept_and_a_model_that_needs_no_training_has_none(
     assert costs(tmp_path) == [cost]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_it_goes_on_after_an_interruption_to_the_identical_model(
     digits: PreparedDataset, request_of: RequestOf, drain, tmp_path: Path
 ):

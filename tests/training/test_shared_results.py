@@ -109,6 +109,8 @@ def killed_at_work(root: Path, marks: Path) -> None:
     process.join(60)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_killed_worker_is_followed_by_one_that_waits(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
     """Although its heartbeat would never be missed: both are in one PID namespace."""
     monkeypatch.setattr(single_flight, "DEAD_AFTER_SECONDS", math.inf)
@@ -120,6 +122,8 @@ def test_a_killed_worker_is_followed_by_one_that_waits(folders: tuple[Path, Path
     assert len(costs(root)) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_worker_of_another_host_is_dead_when_its_heartbeat_has_stopped(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ):

@@ -46,7 +46,8 @@ class SeededSlimming(nn.Module):
         query_BKD = self.query(normal_BPD.index_select(1, seed_K))
         logits_BKP = torch.matmul(query_BKD, self.key(normal_BPD).transpose(1, 2)) * (self.scale / x_BPD.shape[2])
         # One more slot with the logit 0 takes what is unlike every seed. With a single seed, only it lets the shares differ at all.
-        share_BKP = functional.pad(logits_BKP, (0, 0, 0, 1)).softmax(dim=1)[:, :-1]
+        open_B1P = torch.zeros_like(logits_BKP[:, :1])
+        share_BKP = torch.cat((logits_BKP, open_B1P), dim=1).softmax(dim=1)[:, :-1]
         return share_BKP / (share_BKP.sum(dim=2, keepdim=True) + _LEAST_SHARE)
 
     def forward(self, x_BND: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ def candidate(folder: Path, label: str):
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_folder_is_registered_once_and_its_budgets_alias_stands_at_it(folder: Path, client, run_id: str):
     versions = {register(client, "digits-1", candidate(folder, "50%"), run_id=run_id) for _ in range(2)}
     assert versions == {"1"}

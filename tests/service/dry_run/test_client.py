@@ -356,6 +356,8 @@ def test_a_plan_that_hangs_ends_with_the_planner(ended_server: subprocess.Popen[
     assert gone(pid)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_planner_whose_service_is_gone_when_it_has_started_ends_in_silence() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "autoslim.service.dry_run.process"],
