@@ -56,13 +56,13 @@ from autoslim.methods.sit.token_slimming import (
     init_slimming,
 )
 
-_WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "token_error": "token_weight"}
+_WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "token_error": "token_weight"}  # nosec B105 - tokens of an image
 """Knobs that have no effect where the weight of their loss is 0."""
 
 _RECALIBRATED_FIRST = ("train_share", "tune_lr")
 """Knobs of the option to fine-tune without reverse modules."""
 
-_EARLIER: Knobs = {"slots": "learned", "recalibrate": "first", "token_error": "plain"}
+_EARLIER: Knobs = {"slots": "learned", "recalibrate": "first", "token_error": "plain"}  # nosec B105 - tokens of an image
 """What recipes do that are older than these knobs."""
 
 _CALIBRATION = 64
