@@ -54,6 +54,8 @@ def test_public_names_are_there_in_the_folder_that_holds_the_clone(checkout):
     assert run(checkout.parent / "environment/bin/python", "-c", "import autoslim; autoslim.load", cwd=checkout.parent) == ""
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("command", [["environment/bin/autoslim"], ["environment/bin/python", "-m", "autoslim.cli"]])
 def test_the_command_runs_in_the_folder_that_holds_the_clone(checkout, command):
     program, *rest = command

@@ -258,6 +258,8 @@ def supervise(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_supervisor_runs_as_a_process_until_its_standard_input_ends(tmp_path: Path):
     ended = supervise(tmp_path / "root", "--concurrency", "2", "--resources", "cpu=1", "--lease-seconds", "30")
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr

@@ -48,6 +48,8 @@ def test_whoever_asks_the_same_meanwhile_gets_the_same_answer(runner: asyncio.Ru
     assert all(plan is plans[0] for plan in plans)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_says_what_a_chain_reaches_and_which_cannot_slim_the_model(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     """A chain is told like a method, under its label; one in an order that its methods refuse, with the reason."""
     chains = [["width"], ["width", "patch_slimming"], ["patch_slimming", "width"]]
@@ -65,6 +67,8 @@ def test_what_cannot_be_carried_out_is_told_by_field(runner: asyncio.Runner, dry
         runner.run(dry_runner.dry_run(read_mapping(SPEC | {"flops": ["90G"]}), tenant="t"))
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_model_that_is_too_large_is_refused_without_being_built(
     runner: asyncio.Runner, dry_runner: DryRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +79,8 @@ def test_a_model_that_is_too_large_is_refused_without_being_built(
         runner.run(dry_runner.dry_run(read_mapping(giant), tenant="t"))
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_one_has_another(
     runner: asyncio.Runner, dry_runner: DryRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +97,8 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
     assert dry_runner.process.pid == planner
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_is_answered_again_without_the_planner_whatever_its_name_and_seed(
     runner: asyncio.Runner, dry_runner: DryRunner
 ) -> None:
@@ -102,6 +110,8 @@ def test_a_plan_is_answered_again_without_the_planner_whatever_its_name_and_seed
     assert dry_runner.process.pid is None
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_planner_has_one_thread_so_that_its_forks_find_no_lock_held(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     runner.run(dry_runner.process.facts())
     assert psutil.Process(dry_runner.process.pid).num_threads() == 1
@@ -123,6 +133,8 @@ async def kill(dry_runner: DryRunner) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("change", ["an image is added", "a class is added", "an image is removed"])
 def test_a_plan_is_made_again_when_its_data_has_changed(
     runner: asyncio.Runner, dry_runner: DryRunner, tmp_path: Path, change: str
@@ -145,6 +157,8 @@ def test_a_plan_is_made_again_when_its_data_has_changed(
     assert (sum(before["images"].values()), sum(after["images"].values())) == (40, counts[change])
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_is_made_again_when_its_model_or_its_weights_have_changed(
     runner: asyncio.Runner, dry_runner: DryRunner, tmp_path: Path
 ) -> None:
@@ -307,6 +321,8 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_whatever_happens_to_a_plan_is_its_own_answer_and_the_planner_lives_on(server: subprocess.Popen[bytes]) -> None:
     ask(server, "fail")
     assert answer_of(server) == {"id": 1, "fault": {"place": [], "problem": "it cannot be done", "infeasible": False}}
@@ -325,6 +341,8 @@ def test_whatever_happens_to_a_plan_is_its_own_answer_and_the_planner_lives_on(s
     assert answer_of(server) == {"id": 9, "result": {"planner": server.pid}}
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_that_hangs_does_not_hold_up_another_and_is_ended_after_its_time(server: subprocess.Popen[bytes]) -> None:
     pid = hanging(server)
     ask(server, "answer", number=2)

@@ -127,6 +127,8 @@ def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_dr
             assert len(supervisors(site)) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_second_supervisor_waits_takes_over_at_once_and_ends_when_it_is_asked_to(site, capfd):
     with supervisor_process(site) as first:
         site.drive(None, lambda: any(site.settings.root.glob("supervisor-*.json")))
@@ -148,6 +150,8 @@ def test_a_second_supervisor_waits_takes_over_at_once_and_ends_when_it_is_asked_
             assert second.poll() is None
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_driver_that_does_not_obey_is_killed_before_the_supervisor_has_ended(site):
     site.mischief("deaf")
     job, supervisor = site.submit(), site.supervisor(grace=0.5)
@@ -161,6 +165,8 @@ def test_who_waits_for_another_waits_longer_than_that_one_takes():
     assert min(TERMINATE_SECONDS, _HANGING_SECONDS) > STOP_GRACE + _KILL_SECONDS
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_supervisor_whose_parent_is_gone_ends_even_where_it_hangs():
     code = (
         "import signal, time; from workers.service import stop_request\n"

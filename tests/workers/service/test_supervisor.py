@@ -73,6 +73,8 @@ def test_a_job_goes_from_the_queue_to_its_result_and_leaves_events_and_a_log(sit
     assert f"job {job.id} is SUCCEEDED now" in [line.get("message") for line in lines]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_what_a_driver_writes_is_its_users_alone(site):
     """Also on a node of a cluster, where no supervisor started it, and whatever the node's umask is."""
     before = os.umask(0o022)
@@ -221,6 +223,8 @@ def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(s
     assert "no longer held by" in short.settings.log(job.id, 1).read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_full_disk_puts_the_job_off_until_there_is_room(site):
     site.mischief("full")
     job, supervisor = site.submit(), site.supervisor()
@@ -242,6 +246,8 @@ def test_a_failure_has_a_class_a_sentence_and_a_next_command(site):
     assert "Traceback" in site.settings.log(job.id, 1).read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_search_without_a_model_is_a_failed_job(site):
     site.mischief("nothing")
     job = site.submit(trials=1)
