@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import grimp
+import pytest
 
 import autoslim
 
@@ -29,6 +30,8 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in {blocked}
 """
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_core_imports_with_the_searchs_packages_blocked():
     code = _IMPORT_ALL.format(blocked=SEARCH_PACKAGES, core=CORE)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

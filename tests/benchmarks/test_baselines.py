@@ -102,7 +102,9 @@ def logits(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor
 # Every baseline.
 
 
-@pytest.mark.parametrize(("name", "model"), CASES)
+@pytest.mark.parametrize(
+    ("name", "model"), [pytest.param(*case, marks=() if case[1] == "distilled" else pytest.mark.slow) for case in CASES]
+)
 def test_flops_are_measured_as_predicted_and_within_the_budget(name: str, model: str):
     dense = make_dense(model)
     for share in (0.8, 0.6):

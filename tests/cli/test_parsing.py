@@ -41,6 +41,8 @@ def test_each_layer_is_over_the_one_before(job_file: Path):
     assert (spec.trials, spec.epochs, spec.flops, spec.batch_size) == (9, 4.0, ("50%", "70%"), 64)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_command_line_reads_the_file_the_environment_and_its_flags(autoslim, job_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AUTOSLIM_TRIALS", "5")
     monkeypatch.setenv("AUTOSLIM_FLOPS", "60% 80%")

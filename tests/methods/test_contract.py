@@ -59,6 +59,8 @@ each_case = pytest.mark.parametrize(
 EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" and m in METHODS else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 each_method = pytest.mark.parametrize("method", NAMES)
+_OWN_LAYERS = ("width", "dps", "life_regression", "sit", "merge")
+"""Methods whose pruned forms have layers that no other's has."""
 
 
 @pytest.mark.parametrize("promise", OF_A_MODEL, ids=lambda promise: promise.__name__)
@@ -182,7 +184,14 @@ def test_compiled_code_gives_equal_logits(method: str):
         torch.testing.assert_close(logits(compiled, x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
 
 
-@each_export
+# Of methods whose pruned forms have the same layers, one.
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        pytest.param(m, k, marks=pytest.mark.slow if (m, k) not in [(own, "distilled") for own in _OWN_LAYERS] else ())
+        for m, k in CASES
+    ],
+)
 @third_party_warnings
 def test_onnx_gives_equal_logits_with_a_dynamic_batch(method: str, model: str, tmp_path: Path):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -70,6 +70,8 @@ def contents(service: RunningService) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_no_secret_is_where_it_does_not_belong(service: RunningService, log: io.StringIO, tmp_path: Path) -> None:
     key = service.key("read", "submit", tenant="t")
     secret = key.rpartition("_")[2] if key.count("_") == 2 else key.split("_", 2)[2]

@@ -54,6 +54,8 @@ def leave_unplanned(queue: Queue, **fields: Any) -> str:
     return job.id
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_job_that_another_process_has_left_without_its_plan_is_planned(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     with Queue(settings.storage) as queue:
@@ -64,6 +66,8 @@ def test_a_job_that_another_process_has_left_without_its_plan_is_planned(tmp_pat
         assert service.queue.claim("s", 60) is not None
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_job_is_not_started_before_its_plan_however_long_that_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A job's hold ends in two seconds and is renewed within them; the planner takes longer to start.
     monkeypatch.setattr(late_plans, "_HOLD", 2.0 / 250.0)
@@ -78,6 +82,8 @@ def test_a_job_is_not_started_before_its_plan_however_long_that_takes(tmp_path: 
         assert client.get(f"/v1/jobs/{job['id']}").json()["failure"]["failure_class"] == "INFEASIBLE"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_that_takes_longer_than_the_operator_allows_is_the_failure_of_its_job(tmp_path: Path) -> None:
     """It is not run unplanned: nothing would bound its work."""
     with (

@@ -95,7 +95,7 @@ def test_a_batch_gives_what_its_images_give_alone(form: str, model: str, fused: 
         torch.testing.assert_close(logits(module, x), alone, rtol=0, atol=1e-10)
 
 
-@each_form
+@pytest.mark.parametrize("form", [pytest.param(form, marks=() if form == "inside" else pytest.mark.slow) for form in FORMS])
 def test_the_flops_of_an_image_are_those_predicted_for_its_counts(form: str):
     dense, module, plan = adaptive(form)
     x = images(20)
