@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from autoslim.cli.flags import Json
-from autoslim.core.extras import Extra, needs_extra
+from autoslim.core.extras import PackageExtra, needs_extra
 from autoslim.errors import AutoslimError
 
 app = typer.Typer(
@@ -123,7 +123,7 @@ def _register() -> None:
     from autoslim.cli.submit import submit
 
     client = (submit, jobs.jobs, jobs.show, jobs.attach, jobs.logs, jobs.cancel, jobs.pull)
-    commands: tuple[tuple[str, Extra | None, tuple[Callable[..., None], ...]], ...] = (
+    commands: tuple[tuple[str, PackageExtra | None, tuple[Callable[..., None], ...]], ...] = (
         ("On this machine", None, (job_file.init,)),
         ("On this machine", "search", (plan, search)),
         ("On this machine", None, (slim,)),

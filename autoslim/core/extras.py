@@ -8,13 +8,13 @@ from typing import Literal
 
 from autoslim.errors import MissingExtraError
 
-Extra = Literal["search", "service", "client"]
+PackageExtra = Literal["search", "service", "client"]
 
 _OURS = ("autoslim", "workers", "search_spaces")
 
 
 @contextlib.contextmanager
-def needs_extra(extra: Extra, purpose: str) -> Iterator[None]:
+def needs_extra(extra: PackageExtra, purpose: str) -> Iterator[None]:
     """Says which extra is missing where a package of it cannot be imported; as a decorator, of a whole function.
 
     Args:

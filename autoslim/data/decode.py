@@ -23,7 +23,7 @@ MAX_BYTES = 64 * 2**20
 """Bounds of one image, against files that decode to far more than their size."""
 
 # What Pillow's decoders have been seen to raise on damaged files; OSError covers truncated and unidentified ones.
-_DAMAGED = (
+_DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -55,7 +55,7 @@ def decode_rgb(data: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise DatasetError(f"not an image; allowed: {', '.join(FORMATS)}") from error
-    except _DAMAGED as error:
+    except _DECODE_ERRORS as error:
         raise DatasetError(f"damaged ({type(error).__name__}: {error})") from error
 
 

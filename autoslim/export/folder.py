@@ -30,8 +30,8 @@ runtime's rounding resolves a near tie between two patches the other way."""
 MATCHING_SHARE = 7 / 8
 """Share of the images whose logits must match, because of such ties; the report has the largest difference of all images."""
 
-Write = Callable[[nn.Module, SlimConfig, Path], None]
-FORMS: dict[str, tuple[str, Write]] = {
+FormWriter = Callable[[nn.Module, SlimConfig, Path], None]
+FORMS: dict[str, tuple[str, FormWriter]] = {
     "onnx": (onnx_form.FILE, onnx_form.write),
     "pt2": (pt2_form.FILE, pt2_form.write),
     "timm": (timm_form.FOLDER, timm_form.write),
@@ -73,10 +73,10 @@ def _export_form(
             raise
         return FormReport(name=name, reason=first_line(error))
     report = FormReport(name=name, file=file, difference=difference)
-    return _counted(report, path, images_B3HW[:1]) if name == "onnx" else report
+    return _with_flops(report, path, images_B3HW[:1]) if name == "onnx" else report
 
 
-def _counted(report: FormReport, path: Path, image_13HW: Tensor) -> FormReport:
+def _with_flops(report: FormReport, path: Path, image_13HW: Tensor) -> FormReport:
     """The report with the graph's FLOPs; a correct graph that cannot be counted is kept, and the report says why."""
     try:
         return report.replace(flops=count_onnx_flops(path, image_13HW))
@@ -85,7 +85,7 @@ def _counted(report: FormReport, path: Path, image_13HW: Tensor) -> FormReport:
 
 
 def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
-    """The largest difference of any logit, image by image and for the whole batch.
+    """The largest difference of any logit (B images, C classes), at batch 1 and at the whole batch.
 
     Raises:
         ExportError: when too many images differ.

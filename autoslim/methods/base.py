@@ -140,7 +140,7 @@ class Method(abc.ABC):
     member                default      what it is for
     ====================  ===========  =======================================================================================
     `name`                obligatory   the method's name in recipes, search spaces and results
-    `paper`               obligatory   the paper's address
+    `paper`               obligatory   the address of its paper, or `none: ` and a few words; the method's page has the same text
     `ranges`              obligatory   its knobs, each a `Knob`, in the order in which they are drawn
     `expect`              obligatory   the plan that knobs aim at, from the shape alone
     `attach`              obligatory   adds the method's parts to the model; `requires_grad` selects what the train phase trains

@@ -27,6 +27,8 @@ _TOKEN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _USED_EVERY = 60.0
 """Seconds: a key's last use is written down no more often, because every request would be a write."""
+_NEVER = "~"
+"""Stands for the time at which a key without an end expires: it sorts behind every ISO time."""
 
 _K = schema.keys.c
 
@@ -114,7 +116,7 @@ class Keys:
             now = clock.now(connection)
         # An unknown id takes as long as a wrong secret.
         known = hmac.compare_digest(_digest(secret), row.digest if row is not None else _digest(""))
-        if row is None or not known or row.revoked_at is not None or (row.expires_at or "~") <= clock.text(now):
+        if row is None or not known or row.revoked_at is not None or (row.expires_at or _NEVER) <= clock.text(now):
             return None
         if (row.last_used_at or "") < clock.after(now, -_USED_EVERY):
             with self._database.writing() as connection:

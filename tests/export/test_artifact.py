@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers.keep_folder import keep_folder
 from helpers.tiny import CLASSES, config_of, images, logits, slimmed
 
 from autoslim.errors import AutoslimError, WeightsError
@@ -117,6 +118,14 @@ def test_a_folder_of_every_format_there_was_loads_with_the_logits_it_had(kept: s
     expected = torch.tensor(json.loads((folder / "logits.json").read_text()))
     torch.testing.assert_close(logits(load(folder), images(2, size=16)), expected, rtol=1e-4, atol=1e-4)
     assert f"format-{load_config(folder).format}" == folder.parent.name
+
+
+def test_a_new_methods_folder_is_kept_and_never_written_again(tmp_path: Path):
+    folder = keep_folder("merge", tmp_path)
+    expected = torch.tensor(json.loads((folder / "logits.json").read_text()))
+    torch.testing.assert_close(logits(load(folder), images(2, size=16)), expected)
+    with pytest.raises(FileExistsError):
+        keep_folder("merge", tmp_path)
 
 
 def test_the_newest_format_has_folders_of_every_method():

@@ -265,7 +265,7 @@ def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
         "dataset": str(prepared.dataset.path),
         "threads": trial_threads(job),
         "shared": str(prepared.output.shared),
-        "common": prepared.proposer.space.with_fixed(job.training).to_json(),
+        "shared_training": prepared.proposer.space.with_fixed(job.training).to_json(),
         "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
     }
 

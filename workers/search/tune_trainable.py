@@ -22,14 +22,15 @@ from autoslim.training.trial import Reports
 
 _log = logging.getLogger(__name__)
 
-_CONTEXT_KEYS = ("base", "dataset", "shared", "common", "latency")
+_CONTEXT_KEYS = ("base", "dataset", "shared", "shared_training", "latency")
 """The keys of a `config` that a worker's open TrialContext depends on."""
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """`config` is made by `trial_config`.
 
-    A step's result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or `error` and `error_class`, as JSON.
+    One of Tune's steps is one report of a trial. Its result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or
+    `error` and `error_class`, as JSON.
     A trial's own error is a result like any other; Tune sees an error, and retries the trial, only where the worker is lost.
     """
 
@@ -41,7 +42,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             base=Path(config["base"]),
             dataset=Path(config["dataset"]),
             shared=Path(config["shared"]),
-            common=Training.from_json(config["common"]),
+            common=Training.from_json(config["shared_training"]),
             latency=LatencyTable.from_json(Path(config["latency"]).read_text()) if config["latency"] else None,
         )
         self._begin(config)
@@ -71,7 +72,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             _log.warning("trial ends with %s: %s", type(error).__name__, error)
             return {"error_class": type(error).__name__, "error": str(error), "done": True}
         except Exception as error:  # noqa: BLE001 - the trial ends here; the search continues, and the store has the traceback
-            _log.exception("trial ends with an error that is not its own")
+            _log.exception("trial ends with an unexpected error")
             return {"error_class": type(error).__name__, "error": "".join(traceback.format_exception(error)), "done": True}
         finally:
             torch.set_grad_enabled(True)
@@ -105,12 +106,13 @@ def _context_key(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(config[name] for name in _CONTEXT_KEYS)
 
 
-def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, common: Mapping[str, Any]) -> dict[str, Any]:
+def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, search: Mapping[str, Any]) -> dict[str, Any]:
     """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
 
-    A trial's own keys are `recipe` (JSON), `number`, `folder` (of its checkpoint and model) and `budget_label`. `common` has the same for
-    all trials of a search: the job's id (`job`), the folders of the dense model (`base`), of the images (`dataset`) and of work done once
-    (`shared`), the Training (JSON) that such work uses (`common`), PyTorch's `threads`, and the latency table's file or "" (`latency`).
+    A trial's own keys are `recipe` (JSON), `number`, `folder` (of its checkpoint and model) and `budget_label`. `search` has what is
+    the same for all its trials: the job's id (`job`), the folders of the dense model (`base`), of the images (`dataset`) and of work done
+    once (`shared`), the Training (JSON) that such work uses (`shared_training`), PyTorch's `threads`, and the latency table's file or ""
+    (`latency`).
     """
     own = {"recipe": recipe.to_json(), "number": number, "folder": str(folder), "budget_label": budget_label}
-    return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({**own, **search}))  # type: ignore[no-any-return]

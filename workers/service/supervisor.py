@@ -172,7 +172,7 @@ class Supervisor:
                 self._executor.stop(driver)
 
     def _overdue(self, job: QueuedJob) -> bool:
-        """Whether the driver has had its time to obey a cancellation, since this supervisor has seen it: a time of day may be set."""
+        """Whether the driver has had its time to obey a cancellation, counted from when this supervisor saw it: a wall clock may jump."""
         if job.cancel_requested_at is None:
             return False
         return time.monotonic() - self._cancelled_at.setdefault(job.id, time.monotonic()) > _CANCEL_SECONDS

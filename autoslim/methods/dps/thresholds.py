@@ -15,31 +15,31 @@ from autoslim.methods.layers.adaptive_trunk import Drop, Ragged
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 
 HEADROOM = 1.25
-"""The caps over the fixed form's counts where the budget holds for the mean: room for images that need more patches."""
+"""The most patches of an image, as a multiple of the fixed form's, where the budget holds for the mean: some images need more."""
 
 _MARGIN = 0.005
 """Share of a budget for the mean that stays unused, because the mean is checked on other images than those of the calibration."""
 
-_BISECTIONS = 12
-_WIDEST_SHIFT = 8.0
-"""Thresholds move by up to eight standard deviations of the predictions, in steps down to 16 / 2^12 of one."""
+_BISECTION_STEPS = 12
+_MAX_SHIFT = 8.0
+"""Thresholds move by up to eight standard deviations of the scores, which are standardised, in steps down to 16 / 2^12 of one."""
 
 CALIBRATION_BATCHES = 8
-_CALIBRATION_BATCH = 64
-"""Images in a pass; each of the bisection's steps runs all of the calibration's images."""
+_CALIBRATION_BATCH_SIZE = 64
+"""Images in a pass. Each of the bisection's steps runs all of the calibration's images."""
 
 
 def scores_of(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
-    """The scores of all patches that reach a drop's scorer, of all images in one row, without padding."""
+    """The scores of all patches that reach a drop's scorer, of all images concatenated to one dimension, without padding."""
     found: list[Tensor] = []
 
     def note(scorer: nn.Module, args: tuple[Ragged], score_BP: Tensor) -> None:
-        own_BP = ~args[0].padding_BN()[:, drop.num_prefix_tokens :]
-        found.append(score_BP[own_BP].float())
+        valid_BP = ~args[0].padding_BN()[:, drop.num_prefix_tokens :]
+        found.append(score_BP[valid_BP].float())
 
     hook = drop.scorer.register_forward_hook(note)  # type: ignore[union-attr]
     try:
-        for batch_B3HW in torch.split(images_B3HW, _CALIBRATION_BATCH):
+        for batch_B3HW in torch.split(images_B3HW, _CALIBRATION_BATCH_SIZE):
             model(batch_B3HW)
     finally:
         hook.remove()
@@ -53,11 +53,11 @@ def set_threshold(drop: Drop, value: float) -> None:
 
 def threshold_at(scores: Tensor, wanted: float) -> float:
     """Halfway between the `wanted`-th highest score and the next."""
-    falling = scores.sort(descending=True).values
-    last = min(max(int(wanted), 1), len(falling)) - 1
+    descending = scores.sort(descending=True).values
+    last = min(max(int(wanted), 1), len(descending)) - 1
     # Where all patches are wanted, any value below the lowest score will do.
-    below = falling[last + 1] if last + 1 < len(falling) else falling[last] - 1
-    return float((falling[last] + below) / 2)
+    below = descending[last + 1] if last + 1 < len(descending) else descending[last] - 1
+    return float((descending[last] + below) / 2)
 
 
 def shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor) -> None:
@@ -68,12 +68,12 @@ def shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor)
     def mean_flops(shift: float) -> float:
         for drop, threshold in start:
             set_threshold(drop, threshold + shift)
-        counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _CALIBRATION_BATCH)]
+        counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _CALIBRATION_BATCH_SIZE)]
         return float(image_flops(model, context.shape, context.plan, torch.cat(counts)).double().mean())
 
     # The mean falls with the shift. It ends at `high`, which is within the budget.
-    low, high = -_WIDEST_SHIFT, _WIDEST_SHIFT
-    for _ in range(_BISECTIONS):
+    low, high = -_MAX_SHIFT, _MAX_SHIFT
+    for _ in range(_BISECTION_STEPS):
         middle = (low + high) / 2
         if mean_flops(middle) <= (1 - _MARGIN) * context.budget:
             high = middle

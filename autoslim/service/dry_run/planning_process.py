@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 # Bytes of one line; a plan is far smaller.
 _MAX_LINE = 2**23
-# The environment of the process: neither addresses nor keys.
+# The only variables that the process gets, so that it knows neither addresses of databases nor keys.
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "HF_HOME")
 # A process with threads cannot be forked safely, and the libraries of numpy and of pyarrow (jemalloc) start some when they are imported.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
@@ -35,7 +35,7 @@ class PlanningProcess:
     """Starts the process when it is needed, and again after it died. Belongs to one event loop.
 
     A request waits for a start for `start_seconds`. The start itself has no limit: on a busy machine torch takes minutes to import, and a
-    start that is given up and begun again never ends.
+    start that is aborted and repeated would never finish.
     """
 
     def __init__(self, *, start_seconds: float) -> None:
@@ -43,8 +43,8 @@ class PlanningProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[dict[str, Any]] | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._numbers = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._request_ids = itertools.count(1)
 
     @property
     def pid(self) -> int | None:
@@ -90,11 +90,11 @@ class PlanningProcess:
             DryRunError: when the process ends, or takes longer than `seconds`.
         """
         await self.facts()
-        process, number = self._process, next(self._numbers)
+        process, request_id = self._process, next(self._request_ids)
         if process is None or process.stdin is None:
             raise PlannerEndedError("the planner ended while the request waited for it; repeat the request")
-        self._answers[number] = future = asyncio.get_running_loop().create_future()
-        request = {"id": number, "operation": operation, "argument": argument, "seconds": seconds}
+        self._pending[request_id] = future = asyncio.get_running_loop().create_future()
+        request = {"id": request_id, "operation": operation, "argument": argument, "seconds": seconds}
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ class PlanningProcess:
                 await process.stdin.drain()
             answer: dict[str, Any] = await future
         finally:
-            self._answers.pop(number, None)
+            self._pending.pop(request_id, None)
         if answer.get("overdue"):
             raise PlanOverdueError(f"no plan was made within {seconds:g} seconds (limits.plan_seconds)")
         if "crash" in answer:
@@ -144,7 +144,7 @@ class PlanningProcess:
         try:
             while line := await stdout.readline():
                 answer = json.loads(line)
-                future = self._answers.get(answer["id"])
+                future = self._pending.get(answer["id"])
                 # Nobody waits any more where the request was cancelled.
                 if future is not None and not future.done():
                     future.set_result(answer)
@@ -152,7 +152,7 @@ class PlanningProcess:
             _log.error("the planner's answer cannot be read; it is started again", exc_info=error)
         await self._kill()
         _log.error("the planner ended and is started again at the next request", extra={"code": process.returncode})
-        for future in self._answers.values():
+        for future in self._pending.values():
             if not future.done():
                 future.set_exception(PlannerEndedError("the planner ended while it made this plan; repeat the request"))
 
