@@ -107,8 +107,7 @@ def test_a_very_narrow_model_agrees_with_torchs_counter(
 
 
 @pytest.mark.slow
-@pytest.mark.short
-@pytest.mark.parametrize("recipe", [pytest.param(name, marks=() if name == "both" else pytest.mark.slow) for name in RECIPES])
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=pytest.mark.short if name == "both" else ()) for name in RECIPES])
 def test_a_trial_goes_on_after_any_report_to_the_same_model(
     recipe: str, open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
