@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
+from autoslim.methods.sit.patch_mixture import PatchMixture
 
 SEEDED_SLIMMING = "seeded token slimming"
 """The module's name in a plan and in a latency table."""
@@ -23,7 +23,7 @@ _LEAST_SHARE = 1e-6
 """Keeps the weights finite for a seed that no patch is shared out to."""
 
 
-class SeededSlimming(nn.Module):
+class SeededSlimming(PatchMixture):
     """X^ = A^T X with A_nk = p_nk / sum_n p_nk and p_nk = softmax over k of s (Wq LN(x_seed(k))) . (Wk LN(x_n)) / D.
 
     (B, N, D) -> (B, prefix + K, D). Patch n is shared out by p_nk between the made tokens and a slot with the logit 0, which is not made.
@@ -31,8 +31,7 @@ class SeededSlimming(nn.Module):
     """
 
     def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
-        super().__init__()
-        self.num_prefix_tokens = num_prefix_tokens
+        super().__init__(num_prefix_tokens)
         self.norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
@@ -40,7 +39,6 @@ class SeededSlimming(nn.Module):
         self.register_buffer("seed", torch.zeros(patches, dtype=torch.long))
 
     def mixture(self, x_BPD: Tensor) -> Tensor:
-        """A^T, each made token's weights over the patches: (B, K, P), rows that sum to 1."""
         seed_K: Tensor = self.seed  # type: ignore[assignment]
         normal_BPD = self.norm(x_BPD)
         query_BKD = self.query(normal_BPD.index_select(1, seed_K))
@@ -49,18 +47,6 @@ class SeededSlimming(nn.Module):
         open_B1P = torch.zeros_like(logits_BKP[:, :1])
         share_BKP = torch.cat((logits_BKP, open_B1P), dim=1).softmax(dim=1)[:, :-1]
         return share_BKP / (share_BKP.sum(dim=2, keepdim=True) + _LEAST_SHARE)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        prefix, x_BPD = x_BND[:, : self.num_prefix_tokens], x_BND[:, self.num_prefix_tokens :]
-        slimmed_BKD = torch.matmul(self.mixture(x_BPD), x_BPD)
-        return torch.cat((prefix, slimmed_BKD), dim=1) if self.num_prefix_tokens else slimmed_BKD
-
-    def token_map(self, x_BND: Tensor) -> Tensor:
-        """Which entering tokens each token that leaves is made of: (B, prefix + K, N), the identity for the prefix."""
-        prefix = self.num_prefix_tokens
-        mixture_BKP = self.mixture(x_BND[:, prefix:])
-        kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device)
-        return torch.cat((kept.expand(len(x_BND), -1, -1), functional.pad(mixture_BKP, (prefix, 0))), dim=1)
 
     @staticmethod
     def price(*, dim: int, patches: int, made: int, block: int) -> Extra:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
+from autoslim.methods.sit.patch_mixture import PatchMixture
 
 TOKEN_SLIMMING = "token slimming"  # noqa: S105 # nosec B105 - a token of an image
 """The module's name in a plan and in a latency table."""
@@ -35,7 +36,7 @@ _SPREAD = 1.4
 """Standard deviation of GELU's inputs in random directions: large enough to reach its non-linear part."""
 
 
-class TokenSlimming(nn.Module):
+class TokenSlimming(PatchMixture):
     """X^ = A^T X with A = softmax over the patches of s W2 GELU(W1 LN(X)): (B, N, D) -> (B, prefix + K, D).
 
     s is a learned scalar. Prefix tokens pass unchanged and are part of no mixture. W2 has a row per token that is made, so that the
@@ -43,8 +44,7 @@ class TokenSlimming(nn.Module):
     """
 
     def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
-        super().__init__()
-        self.num_prefix_tokens = num_prefix_tokens
+        super().__init__(num_prefix_tokens)
         self.norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, dim // 2)
         self.act = nn.GELU()
@@ -52,21 +52,8 @@ class TokenSlimming(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
 
     def mixture(self, x_BPD: Tensor) -> Tensor:
-        """A^T, each made token's weights over the patches: (B, K, P), rows that sum to 1."""
         logits_BPK: Tensor = self.fc2(self.act(self.fc1(self.norm(x_BPD)))) * self.scale
         return logits_BPK.softmax(dim=1).transpose(1, 2)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        prefix, x_BPD = x_BND[:, : self.num_prefix_tokens], x_BND[:, self.num_prefix_tokens :]
-        slimmed_BKD = torch.matmul(self.mixture(x_BPD), x_BPD)
-        return torch.cat((prefix, slimmed_BKD), dim=1) if self.num_prefix_tokens else slimmed_BKD
-
-    def token_map(self, x_BND: Tensor) -> Tensor:
-        """Which entering tokens each token that leaves is made of: (B, prefix + K, N), the identity for the prefix."""
-        prefix = self.num_prefix_tokens
-        mixture_BKP = self.mixture(x_BND[:, prefix:])
-        kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device)
-        return torch.cat((kept.expand(len(x_BND), -1, -1), functional.pad(mixture_BKP, (prefix, 0))), dim=1)
 
     @staticmethod
     def price(*, dim: int, patches: int, made: int, block: int) -> Extra:
