@@ -96,7 +96,7 @@ def _run(command: list[str]) -> tuple[int, str, str]:
             code = 0
         except SystemExit as end:
             code = 0 if end.code is None else int(end.code)
-        except Exception:
+        except Exception:  # what the command raises is the result: the test reads the traceback
             traceback.print_exc()
             code = -1
     return code, output.getvalue(), errors.getvalue()
