@@ -55,7 +55,7 @@ each_case = pytest.mark.parametrize(
     ("method", "model"), [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]
 )
 # Compilers and exporters are slow; what differs between kinds of models are prefix and pooling: one kind a method is enough each time.
-# A variant's own layers are exported in the tests of those layers.
+# Variants, too, are exported where everything slow is tested.
 EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" and m in METHODS else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 each_method = pytest.mark.parametrize("method", NAMES)
