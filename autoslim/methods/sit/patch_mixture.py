@@ -5,21 +5,21 @@ Shapes: B batch, N tokens (prefix included), P patches that enter, K tokens that
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import abc
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class PatchMixture(nn.Module):
+class PatchMixture(nn.Module, abc.ABC):
     """(B, N, D) -> (B, prefix + K, D). Prefix tokens pass unchanged and are part of no mixture."""
 
     def __init__(self, num_prefix_tokens: int) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
 
-    @abstractmethod
+    @abc.abstractmethod
     def mixture(self, x_BPD: Tensor) -> Tensor:
         """A^T, each made token's weights over the patches: (B, K, P), rows that sum to 1."""
 
