@@ -25,6 +25,8 @@ _MAX_SHIFT = 8.0
 """Thresholds move by up to eight standard deviations of the scores, which are standardised, in steps down to 16 / 2^12 of one."""
 
 CALIBRATION_BATCHES = 8
+"""Batches of training images that thresholds are set on."""
+
 _CALIBRATION_BATCH_SIZE = 64
 """Images in a pass. Each of the bisection's steps runs all of the calibration's images."""
 
