@@ -1,4 +1,4 @@
-"""What every slimming method promises: functions that assert a promise of a method, or of a method on a kind of model (`MODELS`).
+"""What every slimming method promises: functions that assert a promise of a method, or of a method on a kind of model (`KINDS`).
 
 `tests/methods/test_contract.py` holds the registry to them, and `tests/methods/largest_norm` the method that the documents show.
 """

@@ -111,7 +111,8 @@ class LifeRegression(Method):
         """Layers and thresholds in rising order; of two drops on one block the harder one stays, and one that removes nothing is left out.
 
         Raises:
-            UnsupportedModelError: for threshold mode where the head reads patches, and for `dead` `merge` where it cannot weight them.
+            UnsupportedModelError: for threshold mode where the head reads patches, for `dead` `merge` where it cannot weight them, and for
+                a start that reads an attention which is no part of its own.
         """
         if "spare_until" in knobs:
             # Only complete knobs have it: what is missing then is younger than the recipe.
@@ -121,6 +122,11 @@ class LifeRegression(Method):
             refuse_pooling("life regression in threshold mode", shape)
         elif merges(full):
             check_pooling("life_regression with dead 'merge'", shape)
+        if full["start"] == "attention" and any(block.whole for block in shape.blocks):
+            raise UnsupportedModelError(
+                "life regression with start 'attention' reads the weights of a block's attention, and this model's blocks are parallel or "
+                "post-norm; allowed: the other starts"
+            )
         full |= one_line(shape, full) if full["drops"] == EVERY else real_drops(shape, full)
         full["spare_until"] = spare_until(shape, full)
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}

@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.plan import BlockPlan, Extra, Plan
+from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
@@ -60,7 +60,7 @@ from autoslim.methods.layers.merging import (
     merging_prices,
 )
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
-from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.sublayer import RemovedSublayer, check_parts
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
@@ -96,6 +96,7 @@ class PatchSlimming(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_parts(self.name, shape)
         if not 2 <= shape.depth <= MAX_DEPTH:
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")
 
@@ -224,8 +225,10 @@ class Decision:
 
 def _has_dense_widths(shape: ViTShape, plan: Plan) -> bool:
     """Whether blocks that Algorithm 1 has tuned in the dense model fit this one."""
-    dense = BlockPlan.dense(shape)
-    return all((own.heads, own.head_width, own.hidden) == (dense.heads, dense.head_width, dense.hidden) for own in plan.blocks)
+    return all(
+        (block.heads, block.head_width, block.hidden) == (own.heads, own.head_width, own.hidden)
+        for own, block in zip(shape.blocks, plan.blocks, strict=True)
+    )
 
 
 @torch.no_grad()
