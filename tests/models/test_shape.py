@@ -119,7 +119,7 @@ def test_a_stem_is_priced_once_and_its_norms_apart(monkeypatch: pytest.MonkeyPat
     shape = read_shape(module)
     assert shape.stem is not None
     # A convolution of 7 x 7 with stride 2 to 64 channels, a pooling, and the projection of 2 x 2 features.
-    assert shape.stem.matmuls == 16 * 16 * 64 * 3 * 49 + 16 * 64 * 4 * 96
+    assert shape.stem.matmuls == 16 * 16 * 64 * 3 * 49 + 16 * 64 * 4 * 144
     assert shape.stem.norms > 0
 
     def refuse(*_: Any) -> int:
