@@ -45,7 +45,7 @@ class JobEvents(SearchCallback):
 
     def on_wait(self, reason: str | None) -> None:
         with self._lease_held():
-            self._queue.explain(self._claim, reason)
+            self._queue.set_reason(self._claim, reason)
 
     def on_search_start(self, search: SearchInfo) -> None:
         self._search = search
