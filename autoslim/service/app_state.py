@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 
 from autoslim.service.background import Background
 from autoslim.service.catalog import Catalog
-from autoslim.service.dry_run.client import DryRunner
+from autoslim.service.dry_run.dry_runner import DryRunner
 from autoslim.service.event_stream import EventBroadcaster
 from autoslim.service.metrics import RequestMetrics
 from autoslim.service.public_text import PublicText
