@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.methods.base import StepContext
-from autoslim.methods.layers.adaptive_trunk import Drop, Ragged
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, Drop
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 
 HEADROOM = 1.25
@@ -35,7 +35,7 @@ def scores_of(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
     """The scores of all patches that reach a drop's scorer, of all images concatenated to one dimension, without padding."""
     found: list[Tensor] = []
 
-    def note(scorer: nn.Module, args: tuple[Ragged], score_BP: Tensor) -> None:
+    def note(scorer: nn.Module, args: tuple[CountedTokens], score_BP: Tensor) -> None:
         valid_BP = ~args[0].padding_BN()[:, drop.num_prefix_tokens :]
         found.append(score_BP[valid_BP].float())
 
