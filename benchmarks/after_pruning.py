@@ -42,7 +42,9 @@ def open_context(data: Path, work: Path, images: int) -> TrialContext:
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=images / ALL_IMAGES, train_limit=TRAIN_IMAGES)
     dataset = prepare_dataset(spec, work / "cache", seed=0)
     common = TRAINING.replace(epochs=EPOCHS)
-    return TrialContext.open(base=data / "vit-cifar10", dataset=dataset.path, shared=work / "shared", common=common)
+    return TrialContext.open(
+        base=data / "vit-cifar10", dataset=dataset.path, shared_folder=work / "shared", shared_training=common
+    )
 
 
 def main() -> None:

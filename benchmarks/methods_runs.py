@@ -138,7 +138,7 @@ def _open_context(data: Path, output: Path, settings: Settings) -> TrialContext:
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=settings.images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
     context = TrialContext.open(
-        base=data / "vit-cifar10", dataset=dataset.path, shared=output / "shared", common=_training(settings)
+        base=data / "vit-cifar10", dataset=dataset.path, shared_folder=output / "shared", shared_training=_training(settings)
     )
     return SharedLogitsContext.over(context, output / "teacher")
 

@@ -52,7 +52,7 @@ class TimedTrial(TrialTrainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._spent = dict.fromkeys(self._spent, 0.0)
-        self._left = Path(config["folder"]).parent / f"{config['number']}.json"
+        self._left = Path(config["trial_folder"]).parent / f"{config['trial_number']}.json"
         super()._begin(config)
 
     @contextlib.contextmanager

@@ -130,7 +130,7 @@ def open_context(data: Path, output: Path) -> TrialContext:
     base = output / f"base-{request.digest()}"
     for report in prepare_base(base, request, whole):
         print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
-    context = TrialContext.open(base=base, dataset=small.path, shared=output / "shared", common=TRAINING)
+    context = TrialContext.open(base=base, dataset=small.path, shared_folder=output / "shared", shared_training=TRAINING)
     (output / "base.json").write_text((base / "facts.json").read_text())
     return SharedLogitsContext.over(context, output / "teacher")
 

@@ -31,8 +31,8 @@ class TrialContext:
     Attributes:
         dense: The dense model: every student's start, and the teacher.
         base_digest: Digest of the dense model's weights; with `dataset_digest` it keys results that trials share.
-        shared: Folder of the results that trials share; None keeps them in each trial's own folder.
-        common: Settings of the shared training; None takes each trial's own.
+        shared_folder: Folder of the results that trials share; None keeps them in each trial's own folder.
+        shared_training: Settings of the shared training; None takes each trial's own.
         latency: Predicts a plan's latency; needed where the recipe limits it.
     """
 
@@ -42,8 +42,8 @@ class TrialContext:
     device: torch.device
     base_digest: str
     dataset_digest: str
-    shared: Path | None = None
-    common: Training | None = None
+    shared_folder: Path | None = None
+    shared_training: Training | None = None
     latency: LatencyTable | None = None
 
     @classmethod
@@ -53,8 +53,8 @@ class TrialContext:
         base: Path,
         dataset: Path,
         device: torch.device | None = None,
-        shared: Path | None = None,
-        common: Training | None = None,
+        shared_folder: Path | None = None,
+        shared_training: Training | None = None,
         latency: LatencyTable | None = None,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path."""
@@ -70,8 +70,8 @@ class TrialContext:
             device=device,
             base_digest=file_digest(base / "model.safetensors"),
             dataset_digest=prepared.digest,
-            shared=shared,
-            common=common,
+            shared_folder=shared_folder,
+            shared_training=shared_training,
             latency=latency,
         )
 

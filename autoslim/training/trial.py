@@ -192,19 +192,19 @@ class _Trial:
         settings = method.shared_settings(self.shape, step.knobs)
         if settings is None:
             return None
-        common = self.context.common or self.training
+        training = self.context.shared_training or self.training
         request = SharedRequest(
             method=method.name,
             settings=settings,
             base_digest=self.context.base_digest,
             dataset_digest=self.context.dataset_digest,
-            training=common.to_dict(),
+            training=training.to_dict(),
             seed=self.recipe.seed,
         )
         # The checkpoint is named by the request's digest: any trial that takes the work over finds it.
-        root = self.context.shared or self.folder / "shared"
+        root = self.context.shared_folder or self.folder / "shared"
         shared_trainer = TrialSharedTrainer(
-            self.context, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
+            self.context, training, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
         )
         shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}

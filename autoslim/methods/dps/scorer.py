@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
-from autoslim.methods.layers.adaptive_trunk import (
-    CountedTokens,
-    Scorer,
-)
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 

@@ -40,13 +40,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for _ in prepare_base(root / "base", request, dataset):
         pass
     return {
-        "job": "reuse",
-        "base": str(root / "base"),
-        "dataset": str(dataset.path),
-        "threads": 1,
-        "shared": str(root / "shared"),
+        "job_id": "reuse",
+        "base_folder": str(root / "base"),
+        "dataset_folder": str(dataset.path),
+        "torch_threads": 1,
+        "shared_folder": str(root / "shared"),
         "shared_training": Training(epochs=1.0, batch_size=32).to_json(),
-        "latency": "",
+        "latency_table": "",
     }
 
 
@@ -82,7 +82,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
     for number, recipe in enumerate(_recipes()):
         for kind in ("reused", "fresh"):
             folder = tmp_path / kind / str(number)
-            config = trial_config(recipe, number=0, folder=folder, budget_label="60%", search=shared)
+            config = trial_config(recipe, number=0, folder=folder, budget_label="60%", common=shared)
             if kind == "fresh" or reused is None:
                 actor = remote.remote(config=config)
                 reused = reused or actor
@@ -105,7 +105,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
 def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: dict[str, Any], tmp_path: Path) -> None:
     recipe = _recipes()[0]
     recipe = recipe.replace(training=recipe.training.replace(lr=1e30))
-    config = trial_config(recipe, number=0, folder=tmp_path / "bad", budget_label="60%", search=shared)
+    config = trial_config(recipe, number=0, folder=tmp_path / "bad", budget_label="60%", common=shared)
     actor = ray.remote(num_cpus=1)(TrialTrainable).remote(config=config)
     while not (result := ray.get(actor.train.remote()))["done"]:
         pass
