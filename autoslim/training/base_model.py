@@ -71,7 +71,7 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
     device = pick_device() if device is None else device
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
-    splits = dataset.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+    splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
     bfloat16 = uses_bfloat16(request.training.precision, device)
     validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
 

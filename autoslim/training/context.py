@@ -62,7 +62,7 @@ class TrialContext:
         prepared = open_dataset(dataset)
         dense = create_dense(ModelSpec(name=str(base)))
         dense.module.requires_grad_(False).eval().to(device)
-        splits = prepared.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+        splits = prepared.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
         return cls(
             dense=dense,
             classes=prepared.classes,

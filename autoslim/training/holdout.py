@@ -40,7 +40,7 @@ def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int 
     """`folder` holds a slimmed model, or a dense one in timm's format."""
     model, preprocessing, size = _open(folder)
     device = pick_device()
-    images = getattr(open_dataset(dataset).at(size, preprocessing.crop_pct), split)
+    images = getattr(open_dataset(dataset).splits(size, preprocessing.crop_pct), split)
     training = Training(batch_size=batch_size, augmentation="none")
     loader = Loader(
         images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False

@@ -197,7 +197,7 @@ def test_centre_crop_of_odd_margins_stays_inside():
 
 
 def test_digits_come_out_as_batches(tmp_path):
-    splits = prepare_dataset(DatasetSpec(source="digits"), tmp_path, seed=0).at((8, 8))
+    splits = prepare_dataset(DatasetSpec(source="digits"), tmp_path, seed=0).splits((8, 8))
     images, labels = epoch_of(loader_of(splits.train, batch_size=64), 0)
     assert images.shape == (1280, 3, 8, 8)
     assert set(labels.tolist()) == set(range(10))
