@@ -29,7 +29,7 @@ from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
 from workers.progress.callbacks import SearchCallback
 from workers.service.job_events import JobEvents
 from workers.service.lease_keeper import LeaseKeeper
-from workers.service.log_streams import LogTee
+from workers.service.log_tee import LogTee
 from workers.service.settings import DriverSettings, read_driver_settings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from autoslim.core.selection import best_within_budgets
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
-from workers.service.log_streams import LogTee
+from workers.service.log_tee import LogTee
 
 _STATES = {SearchStage.SEARCHING: QueueState.SEARCHING, SearchStage.FINALIZING: QueueState.FINALIZING}
 _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
