@@ -34,7 +34,7 @@ async def submit_job(
         QuotaError: when the tenant has as much in the queue as it may.
     """
     # The answer to a repeated submit is the job that there is, whatever has happened to limits and plans since.
-    known = idempotency_key is not None and await state.run_sync(state.queue.find, tenant, idempotency_key)
+    known = idempotency_key is not None and await state.run_sync(state.queue.was_submitted, tenant, idempotency_key)
     deadline = asyncio.get_running_loop().time() + (0.0 if known else state.settings.limits.submit_seconds)
     capabilities: Mapping[str, Any] | None = state.dry_runner.planner.known_capabilities
     if capabilities is None:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.store import schema
 
-_C = schema.clock.c
+_clock = schema.clock.c
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Instant:
         """The time of day."""
         return text(self.now)
 
-    def after(self, seconds: float) -> str:
-        """On the steady clock."""
-        return after(self.steady, seconds)
+    def steady_text(self, offset_seconds: float = 0.0) -> str:
+        """The steady clock's time at this moment, or so many seconds after it (negative: before it)."""
+        return text(self.steady, offset_seconds=offset_seconds)
 
 
 def instant(connection: sa.Connection) -> Instant:
@@ -50,7 +50,7 @@ def steady(connection: sa.Connection) -> datetime.datetime:
     """Advances a second a second, also where the time of day is set back or forth."""
     if connection.dialect.name != "sqlite":
         return _server(connection)
-    zero = connection.execute(sa.select(_C.zero).where(_C.boot == _boot())).scalar_one_or_none()
+    zero = connection.execute(sa.select(_clock.zero).where(_clock.boot == _boot())).scalar_one_or_none()
     # None where the file came from another machine while it was open.
     return wall() if zero is None else _moment(zero + uptime())
 
@@ -65,7 +65,7 @@ def anchor(connection: sa.Connection) -> None:
 
 
 def steady_is_anchored(connection: sa.Connection) -> bool:
-    query = sa.select(_C.boot).where(_C.boot == _boot())
+    query = sa.select(_clock.boot).where(_clock.boot == _boot())
     return connection.dialect.name != "sqlite" or connection.execute(query).one_or_none() is not None
 
 
@@ -97,9 +97,6 @@ def _moment(timestamp: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
 
 
-def text(moment: datetime.datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")
-
-
-def after(moment: datetime.datetime, seconds: float) -> str:
-    return text(moment + datetime.timedelta(seconds=seconds))
+def text(moment: datetime.datetime, *, offset_seconds: float = 0.0) -> str:
+    """`moment`, or so many seconds after it (negative: before it), as it is stored."""
+    return (moment + datetime.timedelta(seconds=offset_seconds)).isoformat(timespec="milliseconds")

@@ -253,10 +253,10 @@ def test_a_queued_job_is_refused_by_its_plan_and_one_that_was_claimed_is_its_dri
 
 
 def test_a_key_that_has_made_a_job_is_found(queue):
-    assert not queue.find("me", None)
+    assert not queue.was_submitted("me", None)
     submit(queue, idempotency_key="k")
-    assert queue.find("me", "k")
-    assert not queue.find("you", "k")
+    assert queue.was_submitted("me", "k")
+    assert not queue.was_submitted("you", "k")
 
 
 def test_age_of_the_oldest_queued_job_is_told(queue):
@@ -430,7 +430,7 @@ def test_a_job_whose_lease_has_ended_says_so_until_it_is_taken_back(queue):
 def pass_in_silence(queue, seconds):
     """As if the lease had last been renewed so long ago."""
     with queue._database.writing() as connection:
-        then = clock.after(clock.steady(connection), -seconds)
+        then = clock.text(clock.steady(connection), offset_seconds=-seconds)
         connection.execute(schema.queue.update().values(renewed_at=then))
 
 
