@@ -29,7 +29,9 @@ SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HoldoutResult(Record):
-    """`accuracy` is top-1 in float32, a share of `images`; `search_packages` are those that the process had imported."""
+    """`accuracy` is the top-1 share in float32, `images` the number of images that it was measured on; `search_packages` are those of
+    `SEARCH_PACKAGES` that the process had imported, none where all is well.
+    """
 
     accuracy: float
     images: int

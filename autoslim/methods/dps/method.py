@@ -37,7 +37,7 @@ from autoslim.methods.dps.thresholds import (
     HEADROOM,
     scores_of,
     set_threshold,
-    shift_onto_mean,
+    shift_thresholds_to_mean,
     threshold_at,
 )
 from autoslim.methods.knob import Knob, Ranges
@@ -193,7 +193,7 @@ class DPS(PatchSlimming):
             wanted = drop.cap / HEADROOM if mean else drop.cap
             set_threshold(drop, threshold_at(scores_of(model, drop, seen), wanted * len(seen)))
         if mean:
-            shift_onto_mean(model, context, seen)
+            shift_thresholds_to_mean(model, context, seen)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
