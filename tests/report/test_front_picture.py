@@ -12,7 +12,7 @@ from autoslim.core.recipe import Step
 from autoslim.core.result import ParetoFront, TrialState
 from autoslim.export.artifact import SpeedReport, Timing, write_config
 from autoslim.report import render_front
-from autoslim.report.label import Box, Labels, rows_for
+from autoslim.report.label import Box, Labels, stack_in_rows
 from autoslim.report.mark import colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
 
@@ -186,7 +186,7 @@ def test_span_of_one_value_has_a_width():
 
 
 def test_labels_of_near_budgets_go_into_rows_of_their_own():
-    rows = rows_for([(100.0, "50%"), (104.0, "2.3G"), (400.0, "70%"), (1099.0, "a long label")], right=1100.0)
+    rows = stack_in_rows([(100.0, "50%"), (104.0, "2.3G"), (400.0, "70%"), (1099.0, "a long label")], right=1100.0)
     assert [row for _, row in rows] == [0, 1, 0, 0]
     assert rows[-1][0] < 1060
 
