@@ -56,7 +56,7 @@ class ApiKey(Record):
 
 
 class Keys:
-    """Every method raises ClusterError, naming the URL, when the database cannot be reached."""
+    """Every method raises UnavailableError, naming the URL, when the database cannot be reached."""
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)

@@ -34,7 +34,7 @@ SILENT_SECONDS = 15.0
 class Queue(Leases, Overview):
     """Threads of one process may share a queue; every call is one transaction.
 
-    A `tenant` of None sees every tenant's jobs. Every method raises ClusterError, naming the URL, when the database cannot be reached.
+    A `tenant` of None sees every tenant's jobs. Every method raises UnavailableError, naming the URL, when the database cannot be reached.
     """
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Queue(Leases, Overview):
         self.close()
 
     def check_writable(self) -> None:
-        """Raises ClusterError when nothing can be stored, as on a full disk."""
+        """Raises UnavailableError when nothing can be stored, as on a full disk."""
         self._database.check_writable()
 
     # Submission

@@ -32,7 +32,7 @@ from autoslim.store.tracked_runs import TrackedRuns
 class Store(TrackedRuns):
     """Threads of one process may share a store; every call is one transaction.
 
-    Every method raises ClusterError, naming the URL, when the database cannot be reached.
+    Every method raises UnavailableError, naming the URL, when the database cannot be reached.
     """
 
     # Jobs

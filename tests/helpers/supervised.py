@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from autoslim.config import read_mapping
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from autoslim.store import Queue, QueuedJob, QueueState
 from workers.service.executor import Driver, DriverState
 from workers.service.local_executor import LocalExecutor
@@ -222,4 +222,4 @@ class PlacingExecutor(LocalExecutor):
 
     def _reach(self) -> None:
         if not self.reachable:
-            raise ClusterError("Ray at http://10.0.0.7:8265 cannot be used: refused")
+            raise UnavailableError("Ray at http://10.0.0.7:8265 cannot be used: refused")

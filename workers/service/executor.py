@@ -50,7 +50,7 @@ class Driver:
 class Executor(Protocol):
     """No method waits for a driver, and no state is lost with this process: a new executor finds the drivers of the last one.
 
-    Every method raises ClusterError when the cluster cannot be reached.
+    Every method raises UnavailableError when the cluster cannot be reached.
     """
 
     unreachable: str

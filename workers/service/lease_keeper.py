@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from autoslim.errors import ClusterError, LeaseLostError
+from autoslim.errors import LeaseLostError, UnavailableError
 from autoslim.store import Claim, Queue, QueueState
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class LeaseKeeper:
                 if not self._stop.is_set():
                     self.abandon(str(error))
                 return
-            except ClusterError as error:
+            except UnavailableError as error:
                 # No other driver may take the job before the lease ends, so that the search can continue until then.
                 _log.warning("the lease could not be renewed: %s", error)
                 cancel = False
@@ -85,7 +85,7 @@ class LeaseKeeper:
         _log.error("the search did not end within %g s of its cancellation; this driver exits", CANCEL_GRACE)
         try:
             self._queue.advance(self._claim, QueueState.CANCELLED)
-        except (ClusterError, LeaseLostError) as error:
+        except (UnavailableError, LeaseLostError) as error:
             # The supervisor cancels the job when the lease has ended.
             _log.error("the cancellation could not be written: %s", error)
         self._exit_process(1)

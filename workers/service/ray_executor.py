@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobErrorType, JobStatus, JobSubmissionClient
 
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from workers.service.executor import RESOURCE, Driver, DriverState, Executor
 from workers.service.settings import DriverSettings
 
@@ -84,14 +84,14 @@ class RayJobsExecutor(Executor):
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
-        """The connection, made again after an error. Raises ClusterError when the cluster does not answer."""
+        """The connection, made again after an error. Raises UnavailableError when the cluster does not answer."""
         try:
             if self._connected is None:
                 self._connected = JobSubmissionClient(self._dashboard)
             yield self._connected
         except (RuntimeError, OSError, RayError) as error:
             self._connected = None
-            raise ClusterError(f"Ray at {self._dashboard} cannot be used: {str(error).strip()[:500]}") from error
+            raise UnavailableError(f"Ray at {self._dashboard} cannot be used: {str(error).strip()[:500]}") from error
 
 
 def driver_state(details: JobDetails) -> DriverState:

@@ -30,7 +30,7 @@ def supervise(
     Raises:
         RequestError: for a storage that is not valid.
         OutputError: for a root that cannot be written or locked.
-        ClusterError: when the database cannot be reached at the start.
+        UnavailableError: when the database cannot be reached at the start.
     """
     stop, lock = StopRequest(), SupervisorLock(settings.root)
     stop.on_signals()

@@ -14,7 +14,7 @@ import socket
 import time
 
 from autoslim.core.files import is_disk_full
-from autoslim.errors import ClusterError, LeaseLostError
+from autoslim.errors import LeaseLostError, UnavailableError
 from autoslim.store import Claim, Queue, QueuedJob, QueueState
 from autoslim.store.queued import RUNNING
 from workers.service.executor import PENDING_REASON, Driver, DriverState, Executor
@@ -92,7 +92,7 @@ class Supervisor:
             try:
                 self.reconcile()
                 pause = self._round_seconds
-            except (ClusterError, OSError) as error:
+            except (UnavailableError, OSError) as error:
                 pause = min(2 * pause, _MAX_BACKOFF)
                 _log.warning("%s; next try in %g s", error, pause)
             self._stop.sleep(pause)
@@ -102,7 +102,7 @@ class Supervisor:
         """One round.
 
         Raises:
-            ClusterError: when the database or the cluster cannot be reached.
+            UnavailableError: when the database or the cluster cannot be reached.
         """
         drivers = self._list_drivers()
         # Before their leases end: a job whose driver is pending has lost nothing.
@@ -121,7 +121,7 @@ class Supervisor:
         """Where the cluster cannot be reached, all jobs that have a driver or wait for one say so before the error is raised."""
         try:
             drivers = self._executor.list_drivers()
-        except ClusterError:
+        except UnavailableError:
             reason = self._executor.unreachable
             for starting in list(self._starting.values()):
                 # If their leases just ended, they would count as lost, and a job that is lost too often fails. A driver that was
@@ -219,7 +219,7 @@ class Supervisor:
             return
         try:
             self._executor.start(starting.driver)
-        except (ClusterError, OSError) as error:
+        except (UnavailableError, OSError) as error:
             self._note_failed_start(starting, error)
             return
         starting.started, starting.since = True, time.monotonic()
@@ -262,7 +262,7 @@ class Supervisor:
             for starting in list(self._starting.values()):
                 if not starting.started:
                     self._release(starting, QueueState.QUEUED, "the supervisor was stopped")
-        except ClusterError as error:
+        except UnavailableError as error:
             # The jobs are queued again when their leases end.
             _log.warning("%s; claimed jobs are queued again when their leases end", error)
         self._executor.close()

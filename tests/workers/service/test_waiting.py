@@ -10,7 +10,7 @@ from helpers.supervised import PlacingExecutor, Site
 from ray.job_submission import JobErrorType, JobStatus
 
 from autoslim.core.urls import default_url
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from autoslim.store import QueueState, schema
 from workers.service import supervisor as module
 from workers.service.executor import RESOURCE, DriverState
@@ -129,7 +129,7 @@ def test_all_jobs_say_that_the_cluster_is_away_and_go_on_when_it_is_back(site):
     starting = site.submit()
     supervisor.reconcile()
     executor.reachable = False
-    with pytest.raises(ClusterError):
+    with pytest.raises(UnavailableError):
         supervisor.reconcile()
     assert reasons(site, running) == (S.SEARCHING, "the cluster cannot be reached")
     assert reasons(site, starting) == (S.PAUSED, "the cluster cannot be reached")
