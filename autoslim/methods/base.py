@@ -101,7 +101,7 @@ class StepContext:
     `plan` is what earlier steps of the recipe have left of the dense model. `budget` (multiply-accumulates an image) and `constraints`
     limit the finished model; `bound` says whether the budget holds for every image (`max`) or for their mean, as in `Recipe`. `shared`
     is the result of `prepare`. Only `attach` gets it, and stores in the student what `prune` needs of it. `dense` is the dense model
-    where an earlier step has cut the student; see `to_measure`.
+    where an earlier step has pruned the student; see `to_measure`.
     """
 
     shape: ViTShape
@@ -114,7 +114,7 @@ class StepContext:
     dense: nn.Module | None = None
 
     def to_measure(self, model: nn.Module) -> nn.Module:
-        """What decides which tokens go: the dense model, where `model` has been cut by an earlier step and not trained since."""
+        """What decides which tokens go: the dense model, where `model` has been pruned by an earlier step and not trained since."""
         return model if self.dense is None else self.dense
 
 

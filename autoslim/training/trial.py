@@ -176,7 +176,7 @@ class _Trial:
         # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving average of an
         # infinite number is not a number.
         self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
-        # After the last cut alone: only this accuracy can be compared between trials.
+        # After the last pruning alone: only this accuracy can be compared between trials.
         self.accuracy_after_pruning = self.measurer.accuracy(self.model)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 

@@ -106,7 +106,7 @@ def _epoch_seconds(prepared: PreparedSearch, throughput: Throughput) -> float:
 
 
 def _own_share(chain: Sequence[Method], shape: ViTShape) -> float:
-    """The share of a trial's epochs before its last cut: each step trains its share of what the steps before it have left."""
+    """The share of a trial's epochs before its last pruning: each step trains its share of what the steps before it have left."""
     return 1 - math.prod(1 - method.train_share(method.repair(shape, {})) for method in chain)
 
 

@@ -1,7 +1,7 @@
 """Token counts that differ from image to image, within a cap per drop: ours, where the papers have fixed counts.
 
 A drop keeps the patches whose score is above its threshold, at least one and at most `cap`. Every image's own tokens come first, so
-that a batch is cut to its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
+that a batch is as long as its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
 nothing reads its residuals. One model has two forms with the same logits:
 
 - *ragged*, in eager mode: tokens are really removed, at batch 1 without any mask;

@@ -261,7 +261,7 @@ def test_shuffled_selectors_are_worse_on_the_trained_model():
     for selector in selectors_by_block(shuffled).values():
         selector.scorer = Shuffled(selector.scorer)
     right, wrong = accuracy(cut, x, labels), accuracy(shuffled, x, labels)
-    print(f"test top-1 straight after the cut to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
+    print(f"test top-1 straight after pruning to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
     assert right > wrong
 
 

@@ -611,5 +611,5 @@ def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, c
     shuffled_B = torch.stack([right_B() for _ in range(3)]).mean(dim=0)
     lost, error = (own_B - shuffled_B).mean(), (own_B - shuffled_B).std() / len(own_B) ** 0.5
     with capsys.disabled():
-        print(f"\naccuracy straight after the cut: {own_B.mean():.1%}, with shuffled lives {lost:.1%} +- {error:.1%} lower")
+        print(f"\naccuracy straight after pruning: {own_B.mean():.1%}, with shuffled lives {lost:.1%} +- {error:.1%} lower")
     assert lost > 2 * error

@@ -48,7 +48,7 @@ KEEP_ALL = {"keep": 1.0}
 
 
 def check_training_form_is_pruned_form(model: str) -> None:
-    """Nothing is trained before the cut. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
+    """Nothing is trained before pruning. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("width", dense.shape, knobs={"refit": False})
