@@ -30,7 +30,7 @@ class ModelSpec(Record):
 class DatasetSpec(Record):
     """`source` is a Parquet file, a folder, or the name of a built-in set.
 
-    `validation_share` is cut from train, stratified, where the source has no validation split. `unreadable_share` is how much of
+    `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
     a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
     """
 
