@@ -15,24 +15,24 @@ from autoslim.core.selection import NO_LIMITS, eligible, within_limits
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanation(Record):
-    """`cheaper` and `costlier` are the front's neighbours of the selected trial, `knee` is the number of the front's knee.
+    """`next_cheaper` and `next_costlier` are the front's neighbours of the selected trial, `knee` is the number of the front's knee.
 
     `budget_share` is how much of the budget the selected model uses, from 0 to 1.
     """
 
     sentence: str
     budget_share: float
-    cheaper: TrialResult | None
-    costlier: TrialResult | None
+    next_cheaper: TrialResult | None
+    next_costlier: TrialResult | None
     knee: int | None
 
     def describe_neighbours(self) -> list[str]:
         """The front's neighbours, one line each."""
         lines = []
-        for which, result in (("cheaper", self.cheaper), ("costlier", self.costlier)):
+        for which, result in (("next cheaper", self.next_cheaper), ("next costlier", self.next_costlier)):
             if result is not None:
                 knee = ", the knee of the front" if result.number == self.knee else ""
-                lines.append(f"next {which} on the front: {_named(result)}, {_point(result)}{knee}")
+                lines.append(f"{which} on the front: {_named(result)}, {_point(result)}{knee}")
         return lines
 
 
@@ -44,8 +44,8 @@ def explain(results: Sequence[TrialResult], selected: TrialResult, budget: int, 
     return Explanation(
         sentence=_sentence(results, selected, budget, limits),
         budget_share=_flops(selected) / budget,
-        cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
-        costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
+        next_cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
+        next_costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
         knee=None if knee is None else knee.number,
     )
 

@@ -24,9 +24,9 @@ def test_the_sentence_names_the_measure_the_field_and_the_next_best(point):
         "trial 1 (width) is the most accurate of the 4 complete trials within this budget, 74.00% on the validation images; "
         "it uses 100.0% of the budget; the best other recipe, trial 0 (width), has 71.00%"
     )
-    assert found.cheaper is not None
-    assert found.costlier is not None
-    assert (found.cheaper.number, found.costlier.number, found.knee) == (2, 3, 2)
+    assert found.next_cheaper is not None
+    assert found.next_costlier is not None
+    assert (found.next_cheaper.number, found.next_costlier.number, found.knee) == (2, 3, 2)
     assert found.describe_neighbours() == [
         "next cheaper on the front: trial 2 (width), 60.00% at 30, the knee of the front",
         "next costlier on the front: trial 3 (width), 80.00% at 70",
@@ -38,7 +38,7 @@ def test_a_model_that_uses_a_part_of_the_budget_says_how_much(point):
     found = explain(results, results[0], 50)
     assert "is the only complete trial within this budget" in found.sentence
     assert "it uses 60.0% of the budget" in found.sentence
-    assert (found.budget_share, found.cheaper, found.costlier, found.knee) == (0.6, None, None, None)
+    assert (found.budget_share, found.next_cheaper, found.next_costlier, found.knee) == (0.6, None, None, None)
 
 
 def test_a_trial_above_a_limit_is_not_counted_among_those_within_the_budget(point):
