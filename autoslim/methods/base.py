@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Training
+from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost.constraint_check import Constraints
@@ -66,7 +66,7 @@ class SharedTrainer(Protocol):
     """What shared work gets: the dense model, the training images and a training loop, independent of any trial."""
 
     shape: ViTShape
-    training: Training
+    training: TrainingSettings
     teacher: nn.Module
     """The frozen dense model."""
     epoch_images: int
@@ -292,7 +292,7 @@ class Method(abc.ABC):
         return None
 
     def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
-        """Names in `Training` that have no effect as the last step of a recipe; a search does not draw them."""
+        """Names in `TrainingSettings` that have no effect as the last step of a recipe; a search does not draw them."""
         return frozenset()
 
     def needs_rest(self, knobs: Knobs) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Phase, SharedCost
 from autoslim.cost import count_flops
@@ -41,7 +41,7 @@ class BaseRequest(Record):
     model: ModelSpec
     weights_digest: str
     dataset_digest: str
-    training: Training
+    training: TrainingSettings
     seed: int
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
 from autoslim.methods.base import logits_of
@@ -43,7 +43,7 @@ class TrialContext:
     base_digest: str
     dataset_digest: str
     shared_folder: Path | None = None
-    shared_training: Training | None = None
+    shared_training: TrainingSettings | None = None
     latency: LatencyTable | None = None
 
     @classmethod
@@ -54,7 +54,7 @@ class TrialContext:
         dataset: Path,
         device: torch.device | None = None,
         shared_folder: Path | None = None,
-        shared_training: Training | None = None,
+        shared_training: TrainingSettings | None = None,
         latency: LatencyTable | None = None,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path."""
@@ -87,14 +87,14 @@ class TrialContext:
     def student(self) -> nn.Module:
         return copy.deepcopy(self.dense.module)
 
-    def loader(self, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+    def loader(self, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
         return make_loader(self.dense, split, training, seed=seed, train=train)
 
-    def calibration(self, training: Training, *, seed: int) -> Tensor:
+    def calibration(self, training: TrainingSettings, *, seed: int) -> Tensor:
         """Up to 256 training images (B, 3, h, w) without augmentation, always the same ones."""
         return torch.cat(list(self.plain_images(_CALIBRATION_IMAGES, training, seed=seed)))
 
-    def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
+    def plain_images(self, count: int, training: TrainingSettings, *, seed: int) -> Iterator[Tensor]:
         """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
         left = count
@@ -107,7 +107,7 @@ class TrialContext:
                     return
 
 
-def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+def make_loader(dense: DenseModel, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
     """Batches with the image size and the normalisation of `dense`."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(

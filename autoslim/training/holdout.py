@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import nn
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
 from autoslim.data import Loader, open_dataset
 from autoslim.errors import JobError
@@ -43,7 +43,7 @@ def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int 
     model, preprocessing, size = _open(folder)
     device = pick_device()
     images = getattr(open_dataset(dataset).splits(size, preprocessing.crop_pct), split)
-    training = Training(batch_size=batch_size, augmentation="none")
+    training = TrainingSettings(batch_size=batch_size, augmentation="none")
     loader = Loader(
         images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autoslim.core.job import DatasetSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset
 from autoslim.data.augment import centre_crop, resized_crop, shift_crop
 from autoslim.errors import RequestError
@@ -23,7 +23,7 @@ def split_of(count: int, side: int = 16) -> ImageSplit:
 
 def loader_of(split: ImageSplit, *, train: bool = True, size: int | None = None, seed: int = 3, **changes) -> Loader:
     side = (size or split.size[0],) * 2
-    training = Training(**{"batch_size": 8, **changes})
+    training = TrainingSettings(**{"batch_size": 8, **changes})
     return Loader(split, training=training, mean=MEAN, std=STD, image_size=side, seed=seed, train=train)
 
 

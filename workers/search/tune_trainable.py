@@ -14,7 +14,7 @@ import torch
 from ray import tune
 
 from autoslim.core.logs import bind, log_json
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.errors import TrialError
 from autoslim.training import TrialContext, run_trial
@@ -42,7 +42,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             base=Path(config["base_folder"]),
             dataset=Path(config["dataset_folder"]),
             shared_folder=Path(config["shared_folder"]),
-            shared_training=Training.from_json(config["shared_training"]),
+            shared_training=TrainingSettings.from_json(config["shared_training"]),
             latency=LatencyTable.from_json(Path(config["latency_table"]).read_text()) if config["latency_table"] else None,
         )
         self._begin(config)
@@ -111,8 +111,8 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str
 
     A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `budget_label`. `common` has
     the keys that are the same for all trials of a search: `job_id`, the folders of the dense model (`base_folder`), of the images
-    (`dataset_folder`) and of results that trials share (`shared_folder`), the Training (JSON) of such shared work (`shared_training`),
-    the number of PyTorch's threads (`torch_threads`), and the file of the latency table or "" (`latency_table`).
+    (`dataset_folder`) and of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work
+    (`shared_training`), the number of PyTorch's threads (`torch_threads`), and the file of the latency table or "" (`latency_table`).
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "budget_label": budget_label}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

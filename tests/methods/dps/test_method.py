@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
@@ -232,7 +232,7 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
     own, _ = real_images("train", 64 * steps)
     for batch in own.split(64):
         optimizer.zero_grad()
-        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), Training()))[
+        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), TrainingSettings()))[
             "loss"
         ].backward()
         optimizer.step()

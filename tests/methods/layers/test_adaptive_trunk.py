@@ -14,7 +14,7 @@ from helpers.tiny import config_of, context_of, images, logits, make_dense, shar
 from torch import Tensor, nn
 
 from autoslim.core.plan import Extra, Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.export.artifact import load, save
@@ -331,7 +331,7 @@ def test_steps_after_the_cut_train_through_the_same_counts():
 def test_a_search_does_without_threshold_mode_where_the_model_refuses_it():
     shape = make_dense("average").shape
     budgets = {"60%": share_of_dense(shape, 0.6)}
-    proposer = Proposer(space=load_space("life_regression"), shape=shape, budgets=budgets, training=Training(), seed=0)
+    proposer = Proposer(space=load_space("life_regression"), shape=shape, budgets=budgets, training=TrainingSettings(), seed=0)
     proposals = [proposer.propose(number, []) for number in range(6)]
     assert {proposal.recipe.steps[0].knobs["mode"] for proposal in proposals} == {"fixed"}
     assert all(proposal.infeasible is None for proposal in proposals)

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Training
+from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
@@ -542,7 +542,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     root = tmp_path_factory.mktemp("learned")
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=4000), root, seed=0)
     context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
-    shape, training = context.dense.shape, Training(epochs=3.0, precision="float32")
+    shape, training = context.dense.shape, TrainingSettings(epochs=3.0, precision="float32")
     knobs = solved_knobs("life_regression", shape, 0.5, EARLIER)
     student = METHOD.attach(context.student(), context_of(shape, knobs, 0.5), context.calibration(training, seed=0))
     shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=root / "checkpoint")

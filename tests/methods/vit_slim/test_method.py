@@ -49,7 +49,7 @@ from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.unit_removal.budget_pruning import Removal, prune_to_budget, plan_of
+from autoslim.methods.unit_removal.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.unit_removal.ranking import nested
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
@@ -852,7 +852,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
     if not folder or not Path(folder, "vit-cifar10").is_dir():
         pytest.skip("AUTOSLIM_DATA does not name a folder with vit-cifar10")
     from autoslim.core.job import DatasetSpec
-    from autoslim.core.recipe import Training
+    from autoslim.core.recipe import TrainingSettings
     from autoslim.data import prepare_dataset
     from autoslim.training import TrialContext
     from autoslim.training.evaluate import accuracy
@@ -861,7 +861,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
     spec = DatasetSpec(source=str(Path(folder, "cifar10")), validation_share=0.02, train_limit=1200)
     dataset = prepare_dataset(spec, tmp_path / "cache", seed=0)
     context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path)
-    shape, training = context.dense.shape, Training(epochs=9.0)
+    shape, training = context.dense.shape, TrainingSettings(epochs=9.0)
     # The short search of our own: the paper's has 50 epochs.
     pinned = {"l1": "even", "search_share": 0.1, "mask_lr": 100.0}
     shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=tmp_path / "checkpoint")

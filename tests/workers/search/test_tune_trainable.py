@@ -13,7 +13,7 @@ import torch
 
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
@@ -35,7 +35,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("reuse")
     dataset = prepare_dataset(DatasetSpec(source="digits", train_limit=256), root, seed=0)
     request = BaseRequest(
-        model=MODEL, weights_digest="", dataset_digest=dataset.digest, training=Training(epochs=1, distillation=0.0), seed=0
+        model=MODEL,
+        weights_digest="",
+        dataset_digest=dataset.digest,
+        training=TrainingSettings(epochs=1, distillation=0.0),
+        seed=0,
     )
     for _ in prepare_base(root / "base", request, dataset):
         pass
@@ -45,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "dataset_folder": str(dataset.path),
         "torch_threads": 1,
         "shared_folder": str(root / "shared"),
-        "shared_training": Training(epochs=1.0, batch_size=32).to_json(),
+        "shared_training": TrainingSettings(epochs=1.0, batch_size=32).to_json(),
         "latency_table": "",
     }
 
@@ -59,7 +63,7 @@ def _recipes() -> list[Recipe]:
     for seed, name in enumerate(order):
         solved = solve(METHODS[name], shape, dense, {}, budget)
         step = Step(method=name, knobs=solved.knobs)
-        recipes.append(Recipe(steps=(step,), budget=budget, training=Training(epochs=1.0, batch_size=32), seed=seed))
+        recipes.append(Recipe(steps=(step,), budget=budget, training=TrainingSettings(epochs=1.0, batch_size=32), seed=seed))
     return recipes
 
 
