@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import EpochReport, Phase
-from autoslim.methods.base import DistillationBatch, Tensors
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext

@@ -17,8 +17,9 @@ from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
-from autoslim.methods.base import DistillationBatch, Method, StepContext, Tensors
+from autoslim.methods.base import Method, StepContext
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext

@@ -33,10 +33,11 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import SharedTrainer, SlimmedModel, StepContext, Tensors, logits_of
+from autoslim.methods.base import SlimmedModel, StepContext, logits_of
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.trainer import SharedTrainer, Tensors
 from autoslim.methods.unit_removal.least_squares import measure_readers, refit_reader
 from baselines.dense import PruneThenFinetune
 

@@ -21,7 +21,8 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, versions
 from autoslim.methods import METHODS, DistillationBatch, Method, SlimmedModel, StepContext, solve
-from autoslim.methods.base import Tensors, logits_of
+from autoslim.methods.base import logits_of
+from autoslim.methods.trainer import Tensors
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.batch import LazyDistillationBatch
 

@@ -13,8 +13,9 @@ from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
-from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.search import Proposal, Proposer, Space, parse_space
 
 Make = Callable[..., Proposer]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import DistillationBatch, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.dps.scorer import SELECTOR, ImpactScorer, KeepSelected, SelectedRows, log_impact, price_of_selector
 from autoslim.methods.dps.thresholds import (
     CALIBRATION_BATCHES,
@@ -62,6 +62,7 @@ from autoslim.methods.patch_slimming.method import (
     token_selectors,
 )
 from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, has_class_query, removals
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.models import read_shape
 
 KINDS = ("linear", "mlp")

@@ -39,7 +39,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DISTILLATION, DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges, complete
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
@@ -54,6 +54,7 @@ from autoslim.methods.sit.token_slimming import (
     init_reverse,
     init_slimming,
 )
+from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 
 _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "token_error": "token_weight"}  # nosec B105 - tokens of an image
 """Knobs that have no effect where the weight of their loss is 0."""

@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from autoslim.core.recipe import Knobs
-from autoslim.methods.base import DistillationBatch, Tensors
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.losses import soft_label_loss
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming
+from autoslim.methods.trainer import DistillationBatch, Tensors
 
 _LEAST_VARIANCE = 1e-6
 """Keeps the normalised error finite where all patches are equal."""

@@ -24,9 +24,10 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import Method, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.budget_pruning import prune_to_budget
 from autoslim.methods.unit_removal.block_pruning import check_first, prune_widths, empty_widths
 from autoslim.methods.unit_removal.gates import check_gates_fit
