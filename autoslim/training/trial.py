@@ -44,7 +44,7 @@ _RESTS_FROM = 100
 """Rests are numbered from here in the loader's epochs, behind the train phases of any recipe."""
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
-"""A checkpoint: tensors by name, and facts as JSON values."""
+"""A checkpoint: tensors by name, and metadata as JSON values, such as the phase and its step."""
 
 Reports = Generator[EpochReport, None, Outcome]
 
@@ -282,7 +282,7 @@ class _Trial:
         return self.folder / "checkpoint"
 
     def _save(self, position: float, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
-        facts = {
+        metadata = {
             "position": position,
             "step": step,
             "before": before,
@@ -293,13 +293,13 @@ class _Trial:
             "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "seconds": self._seconds(),
         }
-        save_checkpoint(self._checkpoint, tensors, facts)
+        save_checkpoint(self._checkpoint, tensors, metadata)
 
     def _restore_pruned(self, saved: Checkpoint) -> None:
         """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
-        facts = saved[1]
-        self.plan = Plan.from_dict(facts["plan"])
-        self.finished_steps = [Step.from_dict(step) for step in facts["steps"]]
+        metadata = saved[1]
+        self.plan = Plan.from_dict(metadata["plan"])
+        self.finished_steps = [Step.from_dict(step) for step in metadata["steps"]]
         for step in self.finished_steps:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
         if len(self.finished_steps) == len(self.recipe.steps):
@@ -312,8 +312,8 @@ class _Trial:
         self.model.to(self.context.device)
         # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in facts["trainable"])
-        self.optimizer_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
+            parameter.requires_grad_(name in metadata["trainable"])
+        self.optimizer_steps, self.accuracy_after_pruning = metadata["before"], metadata["accuracy_after_pruning"]
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.began
