@@ -89,7 +89,7 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
 def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: CostLimits) -> str:
     """How many trials the selected one was compared with, and how many complete ones it was not compared with."""
     repeated = sum(_flops(result) <= budget for result in within_limits(results, limits)) - compared
-    besides = f", not counting {repeated} less accurate seed{'' if repeated == 1 else 's'} of refined recipes" if repeated else ""
+    besides = f", not counting {repeated} trial{'' if repeated == 1 else 's'} of less accurate refined recipes" if repeated else ""
     if compared == 1:
         return f"is the only complete trial within this budget{besides}"
     return f"is the most accurate of the {compared} complete trials within this budget{besides}"
@@ -97,11 +97,11 @@ def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: Co
 
 def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:
     text = f"its recipe was refined for {selected.recipe.training.epochs:g} epochs"
-    # Recipes that are equal except for the seed are the seeds of one refinement.
+    # Recipes that are equal except for the seed are one refined recipe.
     recipe = selected.recipe.replace(seed=0)
-    seeds = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
-    if len(seeds) > 1:
-        text += f" with {len(seeds)} seeds, {statistics.fmean(map(_accuracy, seeds)):.2%} on average"
+    trials = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
+    if len(trials) > 1:
+        text += f" with {len(trials)} seeds, {statistics.fmean(map(_accuracy, trials)):.2%} on average"
     return text
 
 

@@ -75,7 +75,7 @@ def _candidates(connection: sa.Connection, job: SearchJob) -> list[int]:
     """The numbers of the few complete trials that can be the best within any budget, by what the columns say of them.
 
     Those are the front of the search's own trials within the limit on parameters, and all trials of the refinement, because which of
-    its seeds count is in the recipes. A latency is in the results alone: where it is limited, every trial is a candidate.
+    them count depends on their recipes. A latency is in the results alone: where it is limited, every trial is a candidate.
     """
     found = _complete_trials(connection, job.id)
     if job.limits.params is not None:

@@ -104,9 +104,9 @@ def test_trials_that_cannot_be_shown_are_counted():
 
 
 def test_tooltip_tells_the_whole_recipe_and_result():
-    facts = json.loads(re.search(r'id="facts">(.*?)</script>', render(), re.DOTALL)[1])["4"]
-    values = dict(facts["values"])
-    assert facts["title"] == "Trial 4: vit_slim"
+    tooltip = json.loads(re.search(r'id="tooltips">(.*?)</script>', render(), re.DOTALL)[1])["4"]
+    values = dict(tooltip["values"])
+    assert tooltip["title"] == "Trial 4: vit_slim"
     assert (values["Top-1"], values["FLOPs"], values["Seconds"]) == (f"{100 * make_result(4).accuracy:.2f} %", "3.181 G", "65.5")
     assert (values["rate"], values["layers"], values["ranking"]) == ("0.38", "[3, 6, 9]", "attention")
 

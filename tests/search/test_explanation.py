@@ -61,6 +61,6 @@ def test_seeds_of_a_less_accurate_refined_recipe_are_not_counted_among_the_trial
     results = [refined(0, 0.70, 0.5), refined(1, 0.72, 0.5), refined(2, 0.60, 0.6), refined(3, 0.75, 0.6), point(4, 40, 0.5)]
     sentence = explain(results, results[1], 50).sentence
     assert (
-        "the most accurate of the 3 complete trials within this budget, not counting 2 less accurate seeds of refined recipes"
+        "the most accurate of the 3 complete trials within this budget, not counting 2 trials of less accurate refined recipes"
         in sentence
     )
