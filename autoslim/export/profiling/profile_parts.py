@@ -29,7 +29,7 @@ from autoslim.export.profiling import block_parts, runners
 from autoslim.export.profiling.hardware import hardware, pick_device
 from autoslim.export.profiling.interleaved import Clock, clock_of, lower_quartile, ratio, time_interleaved
 from autoslim.methods import METHODS
-from autoslim.methods.layers.adaptive_trunk import full
+from autoslim.methods.layers.adaptive_trunk import open_thresholds
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel, create_dense
@@ -76,7 +76,7 @@ def build(module: nn.Module, shape: ViTShape, model: CalibrationModel, *, class_
     """The slimmed model that `model` describes, with untrained weights, which do not change its latency; an adaptive one runs at its caps."""
     for step in model.steps:
         module = METHODS[step.method].build(module, shape, model.plan, step.knobs)
-    return full(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
+    return open_thresholds(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
 
 
 class _Parts:

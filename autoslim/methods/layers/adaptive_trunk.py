@@ -227,7 +227,7 @@ def ragged(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     return _in_form(model, "ragged")
 
 
-def full(model: nn.Module) -> nn.Module:
+def open_thresholds(model: nn.Module) -> nn.Module:
     """Opens all thresholds of an adaptive model, in place, so that every image has as many tokens as the caps allow."""
     if isinstance(model.blocks, AdaptiveTrunk):
         for _, drop in model.blocks.drops():
