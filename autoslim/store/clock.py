@@ -39,11 +39,11 @@ class Instant:
 
 def instant(connection: sa.Connection) -> Instant:
     moment = steady(connection)
-    return Instant(wall() if connection.dialect.name == "sqlite" else moment, moment)
+    return Instant(wall_clock() if connection.dialect.name == "sqlite" else moment, moment)
 
 
 def now(connection: sa.Connection) -> datetime.datetime:
-    return wall() if connection.dialect.name == "sqlite" else _server(connection)
+    return wall_clock() if connection.dialect.name == "sqlite" else _server(connection)
 
 
 def steady(connection: sa.Connection) -> datetime.datetime:
@@ -52,7 +52,7 @@ def steady(connection: sa.Connection) -> datetime.datetime:
         return _server(connection)
     zero = connection.execute(sa.select(_clock.zero).where(_clock.boot == _boot())).scalar_one_or_none()
     # None where the file came from another machine while it was open.
-    return wall() if zero is None else _moment(zero + uptime())
+    return wall_clock() if zero is None else _moment(zero + uptime())
 
 
 def anchor(connection: sa.Connection) -> None:
@@ -60,7 +60,7 @@ def anchor(connection: sa.Connection) -> None:
     if connection.dialect.name != "sqlite" or steady_is_anchored(connection):
         return
     last = connection.execute(sa.select(sa.func.max(schema.queue.c.updated_at))).scalar()
-    begun = max(wall(), datetime.datetime.fromisoformat(last)) if last else wall()
+    begun = max(wall_clock(), datetime.datetime.fromisoformat(last)) if last else wall_clock()
     connection.execute(schema.clock.insert().values(boot=_boot(), zero=begun.timestamp() - uptime()))
 
 
@@ -69,7 +69,7 @@ def steady_is_anchored(connection: sa.Connection) -> bool:
     return connection.dialect.name != "sqlite" or connection.execute(query).one_or_none() is not None
 
 
-def wall() -> datetime.datetime:
+def wall_clock() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 

@@ -26,8 +26,8 @@ def queue(database_url):
 @pytest.fixture
 def set_clock(monkeypatch):
     def set_by(hours):
-        real = clock.wall
-        monkeypatch.setattr(clock, "wall", lambda: real() + datetime.timedelta(hours=hours))
+        real = clock.wall_clock
+        monkeypatch.setattr(clock, "wall_clock", lambda: real() + datetime.timedelta(hours=hours))
 
     return set_by
 
@@ -95,4 +95,4 @@ def test_the_time_of_day_is_what_people_see(queue, set_clock):
     claim = queue.claim("a", 60)
     if queue._database._engine.dialect.name == "sqlite":
         shown = datetime.datetime.fromisoformat(queue.get(claim.id).started_at)
-        assert abs((shown - clock.wall()).total_seconds()) < 60
+        assert abs((shown - clock.wall_clock()).total_seconds()) < 60
