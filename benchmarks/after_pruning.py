@@ -3,8 +3,8 @@
     AUTOSLIM_DATA=... python benchmarks/after_pruning.py [--only width,vit_slim] [--budgets 70%,50%,35%] [--images 1000]
 
 The data and the dense model are those of `methods_table.py`. Every recipe goes through the trial that a search runs, with its default knobs
-solved onto the budget, and is stopped at the report after its last pruning. `a+b` is a chain. Accuracies are of training images that are held
-out; their standard error is 1.3 points for 1,000 of them, that of a difference of two models on the same images below one.
+solved onto the budget, and is stopped at the report after its last pruning. `a+b` is a chain. Accuracies are of training images that are
+held out; their standard error is 1.3 points for 1,000 of them, that of a difference of two models on the same images below one.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
 
 
 def build(module: nn.Module, shape: ViTShape, model: CalibrationModel, *, class_query: bool) -> nn.Module:
-    """The slimmed model that `model` describes, with untrained weights, which do not change its latency; an adaptive one runs at its caps."""
+    """The slimmed model that `model` describes; an adaptive one runs at its caps. Its weights are untrained: they do not change latency."""
     for step in model.steps:
         module = METHODS[step.method].build(module, shape, model.plan, step.knobs)
     return open_thresholds(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()

@@ -8,8 +8,8 @@ work. Where patches stay (the default, as in the paper's Table 4), they have no 
 Ours, and different from the paper and its code:
 
 - Units are removed, not multiplied by zero, and the three shares b fall together until the FLOPs budget is met.
-- The heads of a layer keep equally many dimensions, so that a pruned layer is a plain timm `Attention`; in the paper each has a width of its
-  own.
+- The heads of a layer keep equally many dimensions, so that a pruned layer is a plain timm `Attention`; in the paper each has a width of
+  its own.
 - Prefix tokens have no mask, and masks no weight decay.
 
 Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
@@ -220,7 +220,7 @@ class ViTSlim(Method):
         return SlimmedModel(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
     def _aim(self, context: StepContext) -> int:
-        """Multiply-accumulates that the pruned model will have; below the budget where another limit binds. `patch_share` refers to them."""
+        """Multiply-accumulates of the pruned model; below the budget where another limit binds. `patch_share` refers to them."""
         if not context.constraints.limits.given:
             return context.budget
         return min(context.budget, predict(context.shape, self.expect(context.shape, context.plan, context.knobs)).total)
