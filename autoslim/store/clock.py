@@ -33,7 +33,7 @@ class Instant:
         return text(self.now)
 
     def steady_text(self, offset_seconds: float = 0.0) -> str:
-        """The steady clock's time at this moment, or so many seconds after it (negative: before it)."""
+        """The steady clock's time, `offset_seconds` after this moment (negative: before it)."""
         return text(self.steady, offset_seconds=offset_seconds)
 
 
@@ -98,5 +98,5 @@ def _moment(timestamp: float) -> datetime.datetime:
 
 
 def text(moment: datetime.datetime, *, offset_seconds: float = 0.0) -> str:
-    """`moment`, or so many seconds after it (negative: before it), as it is stored."""
+    """`offset_seconds` after `moment` (negative: before it), as it is stored."""
     return (moment + datetime.timedelta(seconds=offset_seconds)).isoformat(timespec="milliseconds")
