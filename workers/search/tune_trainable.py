@@ -112,7 +112,8 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path, target: str, comm
     A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `target`
     (the label of a budget, or `free`). `common` has the keys that are the same for all trials of a search: `job_id`, the folders
     of the dense model (`base_folder`), of the images (`dataset_folder`) and of results that trials share (`shared_folder`), the
-    TrainingSettings (JSON) of such shared work (`shared_training`), the number of PyTorch's threads (`torch_threads`), and the file of the latency table or "" (`latency_table`).
+    TrainingSettings (JSON) of such shared work (`shared_training`), the number of PyTorch's threads
+    (`torch_threads`), and the file of the latency table or "" (`latency_table`).
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

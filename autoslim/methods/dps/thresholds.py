@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.methods.base import StepContext
-from autoslim.methods.layers.adaptive_trunk import CountedTokens, Drop
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, TokenDrop
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 
 HEADROOM = 1.25

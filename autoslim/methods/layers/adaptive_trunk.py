@@ -4,7 +4,7 @@ A drop keeps the patches whose score is above its threshold, at least one and at
 that a batch is as long as its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
 nothing reads its residuals. One model has two forms with the same logits:
 
-- with *dynamic shapes*, in eager mode: a batch is as long as its longest image, at batch 1 without any mask;
+- with *dynamic shapes*, in eager mode: a batch is as long as its longest image; a batch of one has no mask;
 - with *static shapes*, wherever a graph is traced (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop leaves
   `cap` patches and a mask. The FLOPs counted are those of the caps, as in the plan.
 
