@@ -5,8 +5,8 @@ that a batch is as long as its longest image. What is behind an image's count is
 nothing reads its residuals. One model has two forms with the same logits:
 
 - with *dynamic shapes*, in eager mode: a batch is as long as its longest image; a batch of one has no mask;
-- with *static shapes*, wherever a graph is traced (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop leaves
-  `cap` patches and a mask. The FLOPs counted are those of the caps, as in the plan.
+- with *static shapes*, wherever a graph is traced (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop
+  leaves `cap` patches and a mask. The FLOPs counted are those of the caps, as in the plan.
 
 Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width.
 """
