@@ -84,7 +84,10 @@ def _head(config: SlimConfig, view: TokenView) -> Image.Image:
 
 
 def _panels(config: SlimConfig, view: TokenView) -> list[Image.Image]:
-    return [*([draw_tokens(view)] if _patches_go(view) else []), draw_widths(config.shape, config.plan, capped=config.flops.varies)]
+    return [
+        *([draw_tokens(view)] if _patches_go(view) else []),
+        draw_widths(config.shape, config.plan, capped=config.flops.varies),
+    ]
 
 
 def _encoded(panels: list[Image.Image]) -> bytes:

@@ -89,7 +89,9 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
 def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: CostLimits) -> str:
     """How many trials the selected one was compared with, and how many complete ones it was not compared with."""
     repeated = sum(_flops(result) <= budget for result in within_limits(results, limits)) - compared
-    besides = f", not counting {repeated} trial{'' if repeated == 1 else 's'} of less accurate refined recipes" if repeated else ""
+    besides = (
+        f", not counting {repeated} trial{'' if repeated == 1 else 's'} of less accurate refined recipes" if repeated else ""
+    )
     if compared == 1:
         return f"is the only complete trial within this budget{besides}"
     return f"is the most accurate of the {compared} complete trials within this budget{besides}"

@@ -19,9 +19,7 @@ SHARES = (0.9, 0.7, 0.5, 0.35)
 """Shares of the dense model's FLOPs at which each method's slimmed model is measured whole, to correct the sum of its parts."""
 
 
-def request_of(
-    dense: DenseModel, limits: CostLimits, models: Iterable[CalibrationModel], *, class_query: bool
-) -> LatencyRequest:
+def request_of(dense: DenseModel, limits: CostLimits, models: Iterable[CalibrationModel], *, class_query: bool) -> LatencyRequest:
     return LatencyRequest(
         name=dense.architecture.name,
         args=dict(dense.architecture.args),

@@ -28,8 +28,8 @@ from autoslim.methods.base import Method, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
+from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import prune_to_budget
-from autoslim.methods.unit_removal.block_pruning import check_first, prune_widths, empty_widths
 from autoslim.methods.unit_removal.gates import check_gates_fit
 from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
