@@ -1,6 +1,6 @@
 """Prunes the widths of timm's own `Attention`, `Mlp`, `GluMlp` and `SwiGLU`, exactly: the pruned layer computes what the masked one did.
 
-timm derives the softmax scale from the head width, so a head cut from d to k dimensions would be scaled by 1/sqrt(k) instead of
+timm derives the softmax scale from the head width, so a head pruned from d to k dimensions would be scaled by 1/sqrt(k) instead of
 1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d). Norms inside a layer become those of the units that
 are left (`inner_norm`).
 

@@ -38,18 +38,9 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import (
-    DISTILLATION,
-    DistillationBatch,
-    Method,
-    ModuleFactory,
-    SlimmedModel,
-    StepContext,
-    Tensors,
-    freeze,
-)
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, refuse_pooling
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
@@ -73,6 +64,7 @@ from autoslim.methods.life_regression.schedule import (
     spare_until,
     tokens_per_block,
 )
+from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 
 HEADROOM = 1.25
 """The caps over the schedule's counts where the budget holds for the mean: room for images that need more patches."""
@@ -244,7 +236,7 @@ class LifeRegression(Method):
         if knobs["mode"] == "threshold":
             lives = Lives(regressor, moments(shape, knobs))
             drops = {
-                layer: Drop(
+                layer: TokenDrop(
                     cap=tokens - shape.prefix_tokens,
                     threshold=layer,
                     num_prefix_tokens=shape.prefix_tokens,

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
 from autoslim.methods.dps.method import selectors_by_block, tokens_entering
 from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, log_impact
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 from autoslim.methods.layers.token_selector import gather_tokens
@@ -179,7 +179,7 @@ def adaptive(model: str = "vit", bound: str = "max", share: float = 0.6) -> tupl
 def test_every_image_stays_within_the_budget_and_they_differ(model: str):
     dense, finished, context = adaptive(model)
     assert isinstance(finished.model.blocks, AdaptiveTrunk)
-    assert all(isinstance(blocks_of(finished.model)[block], DropBlock) for block, _ in finished.model.blocks.drops())
+    assert all(isinstance(blocks_of(finished.model)[block], TokenDropBlock) for block, _ in finished.model.blocks.drops())
     counts_BL2 = token_counts(finished.model, images(48, seed=9))
     flops_B = image_flops(finished.model, dense.shape, finished.plan, counts_BL2)
     assert flops_B.max() <= context.budget
@@ -232,7 +232,7 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
     own, _ = real_images("train", 64 * steps)
     for batch in own.split(64):
         optimizer.zero_grad()
-        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), Training()))[
+        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), TrainingSettings()))[
             "loss"
         ].backward()
         optimizer.step()
@@ -261,7 +261,7 @@ def test_shuffled_selectors_are_worse_on_the_trained_model():
     for selector in selectors_by_block(shuffled).values():
         selector.scorer = Shuffled(selector.scorer)
     right, wrong = accuracy(cut, x, labels), accuracy(shuffled, x, labels)
-    print(f"test top-1 straight after the cut to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
+    print(f"test top-1 straight after pruning to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
     assert right > wrong
 
 
