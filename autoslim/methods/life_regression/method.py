@@ -45,6 +45,7 @@ from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, refuse_pooling
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.rectangular_block import install_rectangular
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
@@ -124,6 +125,8 @@ class LifeRegression(Method):
             refuse_pooling("life regression in threshold mode", shape)
         elif merges(full):
             check_pooling("life_regression with dead 'merge'", shape)
+        if reads_once_more(full):
+            check_parts("life_regression with last_reading", shape)
         if full["start"] == "attention" and any(block.whole for block in shape.blocks):
             raise UnsupportedModelError(
                 "life regression with start 'attention' reads the weights of a block's attention, and this model's blocks are parallel or "
