@@ -4,7 +4,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.constraint_check import Constraints, binding, check_not_trivial
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.dps.method import DPS
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.life_regression.method import LifeRegression
@@ -12,6 +12,7 @@ from autoslim.methods.merge.method import Merge
 from autoslim.methods.patch_slimming.method import PatchSlimming
 from autoslim.methods.sit.method import SiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer
 from autoslim.methods.vit_slim.method import ViTSlim
 from autoslim.methods.width.method import Width
 
@@ -40,22 +41,36 @@ __all__ = [
     "Solved",
     "StepContext",
     "binding",
+    "check_method",
     "check_not_trivial",
     "evaluate",
     "narrowing",
     "narrows",
+    "refusals",
     "solve",
 ]
 
 
-def narrowing(shape: ViTShape) -> list[str]:
-    """The methods that can take parameters away from this model."""
-    able = []
+def refusals(shape: ViTShape) -> dict[str, str]:
+    """The methods that cannot slim this model, each with the reason, in the registry's order."""
+    reasons = {}
     for name, method in METHODS.items():
         try:
             method.check(shape)
-        except UnsupportedModelError:
-            continue
-        if narrows(method, shape, Plan.dense(shape)):
-            able.append(name)
-    return able
+        except UnsupportedModelError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def check_method(name: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError with what this method cannot slim, and which methods can."""
+    refused = refusals(shape)
+    if name in refused:
+        able = ", ".join(other for other in METHODS if other not in refused)
+        raise UnsupportedModelError(f"{refused[name]}; methods that take this model: {able or 'none'}")
+
+
+def narrowing(shape: ViTShape) -> list[str]:
+    """The methods that can take parameters away from this model."""
+    refused, dense = refusals(shape), Plan.dense(shape)
+    return [name for name, method in METHODS.items() if name not in refused and narrows(method, shape, dense)]

@@ -15,7 +15,7 @@ from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.files import write_atomically
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Outcome
 from autoslim.core.shape import ViTShape
@@ -24,7 +24,7 @@ from autoslim.cost.constraint_check import Timer
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
-from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_not_trivial, narrowing, narrows
+from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_method, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
 from autoslim.methods.solver import cheaper_knobs, with_default_layers
 from autoslim.models import DenseModel, create_dense
@@ -47,8 +47,8 @@ class SlimJob(Record):
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     steps: tuple[Step, ...]
     first: Budget | None = None
-    training: Training
-    base: Training
+    training: TrainingSettings
+    base: TrainingSettings
     seed: int = 0
     class_query: bool = False
     bound: str = "max"
@@ -172,7 +172,7 @@ def solved(prepared: PreparedSlim) -> PreparedSlim:
 def _check_steps(job: SlimJob, shape: ViTShape) -> None:
     for step in job.steps:
         method = METHODS[step.method]
-        method.check(shape)
+        check_method(method.name, shape)
         try:
             method.repair(shape, step.knobs)
         except SpaceError as error:

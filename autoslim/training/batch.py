@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.base import logits_of
 from autoslim.methods.losses import soft_label_loss
 from autoslim.training.losses import label_loss, weigh
@@ -27,8 +27,9 @@ class LazyDistillationBatch:
         teacher: nn.Module,
         images_B3HW: Tensor,
         labels: Tensor,
-        training: Training,
+        training: TrainingSettings,
         *,
+        progress: float = 0.0,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.student, self.teacher, self.images_B3HW, self.labels, self.training = (
@@ -38,6 +39,7 @@ class LazyDistillationBatch:
             labels,
             training,
         )
+        self.progress = progress
         self._compute_teacher_logits = teacher_logits
         # Set by whichever comes first, the logits alone or the tokens: one pass gives both.
         self._teacher_logits_BC: Tensor | None = None

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import EpochReport, Phase
-from autoslim.methods.base import DistillationBatch, Tensors
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
@@ -24,7 +24,7 @@ _FIRST_EPOCH = 500_000
 class TrialSharedTrainer:
     """`methods.SharedTrainer` for a `TrialContext`; unfinished training is resumed from the folder `checkpoint`."""
 
-    def __init__(self, context: TrialContext, training: Training, *, seed: int, checkpoint: Path) -> None:
+    def __init__(self, context: TrialContext, training: TrainingSettings, *, seed: int, checkpoint: Path) -> None:
         self._context, self._seed, self._checkpoint = context, seed, checkpoint
         self.shape, self.training, self.teacher = context.dense.shape, training, context.teacher
         self.epoch_images = len(context.splits.train)
@@ -50,24 +50,31 @@ class TrialSharedTrainer:
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             batch = LazyDistillationBatch(
-                student, self.teacher, images_B3HW, labels, self.training, teacher_logits=self._context.teacher_logits
+                student,
+                self.teacher,
+                images_B3HW,
+                labels,
+                self.training,
+                progress=trainer.step / schedule.steps,
+                teacher_logits=self._context.teacher_logits,
             )
             return loss(batch)
 
+        schedule = PhaseSchedule(
+            phase=Phase.SHARED,
+            seed_name="shared",
+            steps=max(1, round(epochs * len(loader))),
+            first_epoch=_FIRST_EPOCH,
+            learning_rates=learning_rates or {},
+            constant_rate=constant_rate,
+            average=False,
+        )
         trainer = Trainer(
             student,
             objective,
             loader,
             self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay),
-            PhaseSchedule(
-                phase=Phase.SHARED,
-                seed_name="shared",
-                steps=max(1, round(epochs * len(loader))),
-                first_epoch=_FIRST_EPOCH,
-                learning_rates=learning_rates or {},
-                constant_rate=constant_rate,
-                average=False,
-            ),
+            schedule,
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),

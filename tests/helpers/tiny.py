@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, versions
 from autoslim.methods import METHODS, DistillationBatch, Method, SlimmedModel, StepContext, solve
-from autoslim.methods.base import Tensors, logits_of
+from autoslim.methods.base import logits_of
+from autoslim.methods.trainer import Tensors
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.batch import LazyDistillationBatch
 
@@ -36,11 +37,29 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "average without class token": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": False}),
     "registers": ("vit_tiny_patch16_224", {"reg_tokens": 4}),
 }
-"""What the conformance suite runs every method on."""
+"""What the conformance suite runs every method on, and other tests too."""
+
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "packed SwiGLU": ("vit_giant_patch14_dinov2", {}),
+    "SwiGLU, RMSNorm and normed patches": ("aimv2_large_patch14_224", {}),
+    "attention pooling": ("vit_base_patch16_siglip_224", {}),
+    # A stem of many of the FLOPs would leave little of a budget: the blocks are wider than the others'.
+    "convolutional stem": ("vit_tiny_r_s16_p8_224", {"patch_size": 2, "embed_dim": 144}),
+    "normalised queries": ("deit_tiny_patch16_224", {"qk_norm": True}),
+    "norms inside": ("beit3_base_patch16_224", {}),
+    "dynamic size": ("vit_intern300m_patch14_448", {}),
+    "parallel attention and MLP": ("vit_pwee_patch16_reg1_gap_256", {}),
+    "parallel branches": ("vit_small_patch16_18x2_224", {}),
+    "norms behind": ("vit_base_patch16_rpn_224", {}),
+}
+"""Models with parts that those in `MODELS` have not, by the parts."""
+
+KINDS = {**MODELS, **PARTS}
+"""All kinds of models that methods have to slim."""
 
 
 def make_spec(name: str = "deit", **args: Any) -> ModelSpec:
-    timm_name, own = MODELS[name]
+    timm_name, own = KINDS[name]
     return ModelSpec(name=timm_name, weights="scratch", args={**SIZES, **own, **args})
 
 
@@ -111,7 +130,7 @@ def context_of(
 class TinySharedTrainer:
     """Shared work on a few generated images, in the dense model's own precision."""
 
-    training = Training(epochs=1.0, batch_size=8, distillation=0.5)
+    training = TrainingSettings(epochs=1.0, batch_size=8, distillation=0.5)
     epoch_images = 1000
 
     def __init__(self, dense: DenseModel) -> None:
@@ -218,8 +237,8 @@ def batch_of(
     student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0, distillation: float = 0.0
 ) -> LazyDistillationBatch:
     x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
-    training = Training(label_smoothing=0.0, distillation=distillation)
-    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training)
+    training = TrainingSettings(label_smoothing=0.0, distillation=distillation)
+    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training, progress=0.5)
 
 
 def loss_of(
@@ -279,7 +298,7 @@ def config_of(method: str, dense: DenseModel, finished: SlimmedModel, *, share: 
 
 
 def recipe_of(steps: Iterable[Step], budget: int, *, seed: int = 0, **training: Any) -> Recipe:
-    return Recipe(steps=tuple(steps), budget=budget, training=Training(**training), seed=seed)
+    return Recipe(steps=tuple(steps), budget=budget, training=TrainingSettings(**training), seed=seed)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ _KILL_SECONDS = 5.0
 class LocalExecutor(Executor):
     """`command` is run with the job's id and the attempt as arguments; `grace` is in seconds."""
 
-    unreachable = "drivers cannot be started on the service's machine"
+    unreachable_reason = "drivers cannot be started on the service's machine"
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class LocalExecutor(Executor):
             _log.warning("driver %s did not end after SIGTERM and is killed", driver.name)
             _send(process, signal.SIGKILL)
 
-    def forget(self, driver: Driver) -> None:
+    def delete_record(self, driver: Driver) -> None:
         self._file(driver).unlink(missing_ok=True)
         self._stopped_at.pop(driver, None)
         child = self._children.pop(driver, None)

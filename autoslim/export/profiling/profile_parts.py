@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from autoslim.core.job import SPEED_MODES, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.cost import DENSE, Calibration, Candidate, Grid, LatencyRequest, LatencyTable, predict
-from autoslim.errors import RequestError
+from autoslim.cost import DENSE, Calibration, CalibrationModel, Grid, LatencyRequest, LatencyTable, predict
+from autoslim.errors import RequestError, UnsupportedModelError
 from autoslim.export.profiling import block_parts, runners
 from autoslim.export.profiling.hardware import hardware, pick_device
 from autoslim.export.profiling.interleaved import Clock, clock_of, lower_quartile, ratio, time_interleaved
 from autoslim.methods import METHODS
-from autoslim.methods.layers.adaptive_trunk import full
+from autoslim.methods.layers.adaptive_trunk import open_thresholds
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel, create_dense
@@ -72,11 +72,11 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
     return table.replace(calibrations=(*table.calibrations, *_calibrate(table, request, device)))
 
 
-def build(module: nn.Module, shape: ViTShape, candidate: Candidate, *, class_query: bool) -> nn.Module:
-    """The candidate's model with untrained weights, which do not change its latency; an adaptive one runs at its caps."""
-    for step in candidate.steps:
-        module = METHODS[step.method].build(module, shape, candidate.plan, step.knobs)
-    return full(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
+def build(module: nn.Module, shape: ViTShape, model: CalibrationModel, *, class_query: bool) -> nn.Module:
+    """The slimmed model that `model` describes; an adaptive one runs at its caps. Its weights are untrained: they do not change latency."""
+    for step in model.steps:
+        module = METHODS[step.method].build(module, shape, model.plan, step.knobs)
+    return open_thresholds(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
 
 
 class _Parts:
@@ -86,6 +86,10 @@ class _Parts:
     """
 
     def __init__(self, module: nn.Module, shape: ViTShape, request: LatencyRequest, device: torch.device) -> None:
+        if shape.own_blocks or shape.whole:
+            raise UnsupportedModelError(
+                "a latency table is measured on equal blocks, part by part, which this model's are not; allowed: --flops, --params"
+            )
         self.shape, self.batch, self.mode, self.device = shape, request.batch, request.mode, device
         self.whole = runners.BACKENDS[request.mode](module.eval(), shape, device)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -96,9 +100,7 @@ class _Parts:
         self.divisors: list[int] = []
         # Latency is interpolated between these points. Grids over two token counts have fewer of each, because the points multiply.
         self.tokens, self.few = block_parts.token_axis(shape, 8), block_parts.token_axis(shape, 3)[1:]
-        # Only methods that leave the widths alone work on models whose queries and keys are normalised.
-        self.widths = (shape.head_width,) if shape.qk_norm else block_parts.width_axis(shape.head_width, 4)
-        self.narrow = self.widths if shape.qk_norm else block_parts.width_axis(shape.head_width, 2)
+        self.widths, self.narrow = block_parts.attention_axis(shape, 4), block_parts.attention_axis(shape, 2)
         self.hidden = block_parts.width_axis(shape.hidden, 6)
 
     def measure(self, seconds: float) -> LatencyTable:
@@ -120,13 +122,13 @@ class _Parts:
 
     def _add_attention(self) -> None:
         """Whole attention over widths and tokens, then rectangular attention over tokens, shares and widths."""
-        for width in self.widths:
-            self._add_stacks([block_parts.attention(block, width) for block in self._own()], self.tokens)
+        for heads, width in self.widths:
+            self._add_stacks([block_parts.attention(block, heads, width) for block in self._own()], self.tokens)
         for entering in self.few:
             for share in _SHARES:
                 index_K = torch.arange(self._computed(entering, share), device=self.device)
-                for width in self.narrow:
-                    self._add_stacks([block_parts.some_rows(block, width, index_K) for block in self._own()], (entering,))
+                for heads, width in self.narrow:
+                    self._add_stacks([block_parts.some_rows(block, heads, width, index_K) for block in self._own()], (entering,))
 
     def _add_mlp(self) -> None:
         for units in self.hidden:
@@ -149,7 +151,6 @@ class _Parts:
             count = math.prod(len(axis) for axis in axes)
             return Grid(axes=tuple(tuple(map(float, axis)) for axis in axes), values=tuple(next(times) for _ in range(count)))
 
-        heads = self.shape.heads
         # Keyword arguments are evaluated in this order, in which the parts were queued.
         return LatencyTable(
             shape=self.shape,
@@ -162,8 +163,8 @@ class _Parts:
             torch=torch.__version__,
             rounds=rounds,
             ends_ms=next(times),
-            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).non_decreasing(),
-            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).non_decreasing(),
+            attention=_transposed(grid([heads * width for heads, width in self.widths], self.tokens)).non_decreasing(),
+            rows=grid(self.few, _SHARES, [heads * width for heads, width in self.narrow]).non_decreasing(),
             mlp=_transposed(grid(self.hidden, self.tokens)).non_decreasing(),
             drop=grid(self.few).non_decreasing(),
             extras={name: grid(self.few, _LEFT).non_decreasing() for name in block_parts.extra_modules()},
@@ -224,19 +225,19 @@ def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.devic
 
     Its latency is the dense model's in the table over the speed-up in these rounds: the machine may be faster or slower by now.
     """
-    shape, way = table.shape, runners.BACKENDS[request.mode]
+    shape, backend = table.shape, runners.BACKENDS[request.mode]
     images = torch.randn(request.batch, 3, *shape.image_size)
     # The dense model again: only times of the same rounds can be compared.
-    dense = way(_create_dense(request).module, shape, device)
+    dense = backend(_create_dense(request).module, shape, device)
     dense_ms = next(found.measured_ms for found in table.calibrations if found.recipe == DENSE)
-    for candidate in request.candidates:
-        slimmed = way(build(_create_dense(request).module, shape, candidate, class_query=request.class_query), shape, device)
+    for model in request.candidates:
+        slimmed = backend(build(_create_dense(request).module, shape, model, class_query=request.class_query), shape, device)
         runs = [partial(run, images) for run in (dense, slimmed)]
         slow, fast = time_interleaved(runs, seconds=_WHOLE_SECONDS, at_least=_FEWEST_ROUNDS, clock=_clock(device))
         yield Calibration(
-            recipe=candidate.recipe,
-            flops=predict(shape, candidate.plan).total,
-            parts_ms=table.parts(candidate.plan),
+            recipe=model.recipe,
+            flops=predict(shape, model.plan).total,
+            parts_ms=table.parts(model.plan),
             measured_ms=dense_ms / ratio(slow, fast)[0],
         )
 

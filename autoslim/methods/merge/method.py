@@ -28,18 +28,10 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import (
-    DistillationBatch,
-    Method,
-    ModuleFactory,
-    SharedTrainer,
-    SlimmedModel,
-    StepContext,
-    Tensors,
-    freeze,
-)
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merging_prices
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.merge.counts import KEEP, canonical_counts, one_patch_more, patch_counts
@@ -47,6 +39,7 @@ from autoslim.methods.merge.spread import CHOICE, ChooseTokens, SpreadTokens, ch
 from autoslim.methods.patch_slimming.impact import images_to_measure
 from autoslim.methods.patch_slimming.method import counts_of_plan, measured_tokens
 from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH, Counts, nested_rows, rectangular, removals
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 
 PLACES = ("image", "fixed")
 
@@ -88,6 +81,7 @@ class Merge(Method):
     }
 
     def check(self, shape: ViTShape) -> None:
+        check_parts(self.name, shape)
         check_pooling(self.name, shape)
         if not 2 <= shape.depth <= MAX_DEPTH:
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")

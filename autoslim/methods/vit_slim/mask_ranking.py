@@ -1,6 +1,6 @@
 """From ViT-Slim's trained masks (arXiv 2201.00814) to a ranking of everything that may be removed, the least valuable first.
 
-`rank_removals` makes the ranking, `unit_removal.budget_cut.cut_to_budget` decides how much of it a budget takes. Two rules order it.
+`rank_removals` makes the ranking, `unit_removal.budget_pruning.prune_to_budget` decides how much of it a budget takes. Two rules order it.
 
 `fall` (ours): one ranking over attention, MLP and patches. A mask under the l1 pull w falls the less, the more the task depends on it.
 At rest it is at 1 - w / h for a curvature h of the loss; on the way there, under Adam, it moves by w over the root mean square of the
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.methods.unit_removal.budget_cut import Removal
+from autoslim.methods.unit_removal.budget_pruning import Removal
 from autoslim.methods.unit_removal.ranking import RemovalOptions, UnitWorths, order_removals, unit_costs
 from autoslim.methods.vit_slim.mask_search import Masks
 
@@ -74,8 +74,8 @@ def scores(masks: Sequence[Masks], shape: ViTShape, plan: Plan, options: Ranking
     top = max(float(zeta.max()) for mask in masks for zeta in (mask.head_HK, mask.hidden_F))
     patch_top = max((float(mask.patch_P.max()) for mask in masks if mask.patch_P is not None), default=0.0)
     scored = []
-    for mask, block in zip(masks, plan.blocks, strict=True):
-        w1, w2, w3 = (w / cost**options.cost_power for w, cost in zip(options.l1, unit_costs(shape, block), strict=True))
+    for mask, own, block in zip(masks, shape.blocks, plan.blocks, strict=True):
+        w1, w2, w3 = (w / cost**options.cost_power for w, cost in zip(options.l1, unit_costs(own, block), strict=True))
         scored.append(
             UnitWorths(
                 head_HK=w1 / (top - mask.head_HK + _LEAST_FALL),

@@ -8,8 +8,8 @@ work. Where patches stay (the default, as in the paper's Table 4), they have no 
 Ours, and different from the paper and its code:
 
 - Units are removed, not multiplied by zero, and the three shares b fall together until the FLOPs budget is met.
-- The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; in the paper each has a width of its
-  own.
+- The heads of a layer keep equally many dimensions, so that a pruned layer is a plain timm `Attention`; in the paper each has a width of
+  its own.
 - Prefix tokens have no mask, and masks no weight decay.
 
 Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
@@ -35,18 +35,19 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport
-from autoslim.core.shape import ViTShape
+from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.cost.flops import predict
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.unit_removal.budget_cut import Layer, cut_to_budget
-from autoslim.methods.unit_removal.cut import check_first, cut_widths, empty_widths
-from autoslim.methods.unit_removal.gates import check_gates_fit
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
+from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
+from autoslim.methods.unit_removal.budget_pruning import Layer, prune_to_budget
 from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
-from autoslim.methods.unit_removal.ranking import NESTINGS, WHOLES
+from autoslim.methods.unit_removal.ranking import NESTINGS, WHOLES, head_multiple
 from autoslim.methods.vit_slim.mask_ranking import RULES, RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 
@@ -118,7 +119,7 @@ class ViTSlim(Method):
     before_others: ClassVar[Knobs] = {"patches": "stay"}
 
     def check(self, shape: ViTShape) -> None:
-        check_gates_fit(shape, "ViT-Slim")
+        check_parts(self.name, shape)
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         if knob == "cost_power":
@@ -133,18 +134,24 @@ class ViTSlim(Method):
             # Complete knobs: what is missing then is younger than the recipe.
             knobs = {**_EARLIER, **knobs}
         full = super().repair(shape, knobs)
-        full["keep"] = canonical_share(_parts(shape, full), full["keep"])
+        parts = [_patch_part(shape, full), *(part for own in shape.kinds for part in _width_parts(own, full))]
+        full["keep"] = canonical_share(parts, full["keep"])
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """The same share of every layer, a stand-in for the ranking that only the masks give; `prune` fills the budget with that.
 
         Raises:
-            UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
+            UnsupportedModelError: when an earlier step has pruned the model, because the masks are searched on the whole one.
         """
         check_first(shape, plan, "ViT-Slim", "its masks are searched on the whole model")
-        head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
-        narrowed = (block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks)
+        kept = {own: [part.kept(knobs["keep"]) for part in _width_parts(own, knobs)] for own in shape.kinds}
+        widths = (kept[own] for own in shape.blocks)
+        narrowed = (
+            block.replace(head_width=head_width, hidden=hidden)
+            for block, (head_width, hidden) in zip(plan.blocks, widths, strict=True)
+        )
+        patches = _patch_part(shape, knobs).kept(knobs["keep"])
         return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
@@ -180,7 +187,7 @@ class ViTSlim(Method):
             if name.endswith("zeta") or context.knobs["start"] != "dense":
                 parameter.data.copy_(context.shared[name])
         if context.knobs["refit"]:
-            # Moments of the form that will be cut: with the masks where they are folded in, without them where they only rank.
+            # Moments of the form that will be pruned: with the masks where they are folded in, without them where they only rank.
             with contextlib.nullcontext() if context.knobs["start"] == "folded" else unmasked(blocks_of(student)):
                 measure_readers(student, images_B3HW)
         return student.requires_grad_(False)
@@ -199,19 +206,19 @@ class ViTSlim(Method):
         options = _terms(knobs)
         aim = self._aim(context)
         # The masks rank, the budget decides how far: one search serves every budget.
-        layers, finished = cut_to_budget(
+        layers, finished = prune_to_budget(
             shape, plan, rank_removals(masks, shape, plan, plan, options, aim), context.budget, context.constraints
         )
         if knobs["patches"] != "stay":
             # With fewer tokens a width unit costs less, and with fewer widths a token does: the second ranking takes the prices of the
             # first one's result.
-            layers, finished = cut_to_budget(
+            layers, finished = prune_to_budget(
                 shape, plan, rank_removals(masks, shape, plan, finished, options, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
             ungate_patches(block)
             # In each head the dimensions with the largest signed masks stay, as in the paper.
-            cut_widths(block, layer, mask.head_HK, mask.hidden_F, fold=knobs["start"] == "folded")
+            prune_widths(block, layer, mask.head_HK, mask.hidden_F, fold=knobs["start"] == "folded")
         steps = _patch_steps(layers, shape)
         if not steps:
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
@@ -219,7 +226,7 @@ class ViTSlim(Method):
         return SlimmedModel(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
     def _aim(self, context: StepContext) -> int:
-        """Multiply-accumulates that the cut will have; below the budget where another limit binds. `patch_share` refers to them."""
+        """Multiply-accumulates of the pruned model; below the budget where another limit binds. `patch_share` refers to them."""
         if not context.constraints.limits.given:
             return context.budget
         return min(context.budget, predict(context.shape, self.expect(context.shape, context.plan, context.knobs)).total)
@@ -229,7 +236,7 @@ class ViTSlim(Method):
         tokens = shape.tokens
         for index, (block, own) in enumerate(zip(blocks_of(model), plan.blocks, strict=True)):
             empty_widths(block, own)
-            # Where patches stay, a step behind this one has cut the tokens and installs its own selection.
+            # Where patches stay, a step behind this one has pruned the tokens and installs its own selection.
             if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
                 steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv
@@ -278,17 +285,22 @@ def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
     return steps
 
 
-def _parts(shape: ViTShape, knobs: Knobs) -> tuple[KeptShare, KeptShare, KeptShare]:
-    """The parts: head width, hidden units, patches."""
+def _width_parts(own: BlockShape, knobs: Knobs) -> tuple[KeptShare, KeptShare]:
+    """The parts of a block: head width, hidden units."""
     options = _terms(knobs)
     if options.rule == "fall":
-        slopes = (1 - options.patch_share, 1 - options.patch_share, options.patch_share)
-        floors = (1 - options.removable[0], 1 - options.removable[1], 0.0)
+        slopes = (1 - options.patch_share, 1 - options.patch_share)
+        floors = (1 - options.removable[0], 1 - options.removable[1])
     else:
-        slopes, floors = options.removable, (0.0, 0.0, 0.0)
+        slopes, floors = options.removable[:2], (0.0, 0.0)
     multiple = options.width_multiple
     return (
-        KeptShare(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
-        KeptShare(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
-        KeptShare(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
+        KeptShare(size=own.head_width, multiple=head_multiple(own, multiple), slope=slopes[0], floor=floors[0]),
+        KeptShare(size=own.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
     )
+
+
+def _patch_part(shape: ViTShape, knobs: Knobs) -> KeptShare:
+    options = _terms(knobs)
+    slope = options.patch_share if options.rule == "fall" else options.removable[2]
+    return KeptShare(size=shape.patches, multiple=1, slope=slope, floor=0.0)

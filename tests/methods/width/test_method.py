@@ -48,7 +48,7 @@ KEEP_ALL = {"keep": 1.0}
 
 
 def check_training_form_is_pruned_form(model: str) -> None:
-    """Nothing is trained before the cut. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
+    """Nothing is trained before pruning. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("width", dense.shape, knobs={"refit": False})
@@ -213,9 +213,14 @@ def first_block(model: Any, x: Tensor) -> Tensor:
     return out
 
 
-def test_heads_with_normalised_queries_are_refused_by_name():
-    with pytest.raises(UnsupportedModelError, match=r"q_norm: width"):
-        METHOD.check(make_dense("deit", qk_norm=True).shape)
+def test_heads_with_normalised_queries_keep_their_widths_and_may_go_whole():
+    """The norm of a head's queries mixes its dimensions: the MLPs give, and whole heads where they may."""
+    dense = make_dense("normalised queries")
+    for whole, kept in (("none", {3}), ("heads", {1, 2, 3})):
+        finished = slim("width", dense, knobs={"whole": whole})
+        assert {block.head_width for block in finished.plan.blocks} == {16}
+        assert {block.heads for block in finished.plan.blocks} <= kept
+        assert any(block.hidden < 192 for block in finished.plan.blocks)
 
 
 def test_a_model_that_an_earlier_step_has_cut_is_refused():
@@ -293,7 +298,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
     if not folder or not Path(folder, "vit-cifar10").is_dir():
         pytest.skip("AUTOSLIM_DATA does not name a folder with vit-cifar10")
     from autoslim.core.job import DatasetSpec
-    from autoslim.core.recipe import Training
+    from autoslim.core.recipe import TrainingSettings
     from autoslim.data import prepare_dataset
     from autoslim.training import TrialContext
     from autoslim.training.evaluate import accuracy
@@ -302,7 +307,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
     spec = DatasetSpec(source=str(Path(folder, "cifar10")), validation_share=0.02, train_limit=1200)
     dataset = prepare_dataset(spec, tmp_path / "cache", seed=0)
     trial = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path)
-    shape, training = trial.dense.shape, Training()
+    shape, training = trial.dense.shape, TrainingSettings()
     work = METHOD.prepare(TrialSharedTrainer(trial, training, seed=0, checkpoint=tmp_path / "checkpoint"), {})
     with pytest.raises(StopIteration) as end:
         while True:
