@@ -16,7 +16,8 @@ Shapes: B batch, P patches, D width.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import LayerNorm
@@ -25,6 +26,8 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter
 from torch import Tensor, nn
 
+from autoslim.models.vision_transformer import PlainViT
+
 _DIVIDED = ("attn.proj", "mlp.fc2")
 """The last layers of a block's two branches."""
 
@@ -32,51 +35,53 @@ _PATCH_HEAD = "aux_head."
 
 
 class ConvStem(nn.Module):
-    """Convolutions with batch norm instead of one patch projection: (B, 3, h, w) -> (B, P, D)."""
+    """Convolutions with batch norm instead of one patch projection: (B, 3, h, w) -> (B, P, D).
 
-    def __init__(
-        self,
-        *,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_chans: int,
-        embed_dim: int,
-        bias: bool = True,
-        dynamic_img_pad: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
+    The attributes are those of timm's `PatchEmbed`, and so are the arguments of its subclasses, which timm's `VisionTransformer` gives.
+    """
+
+    def __init__(self, img_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> None:
         super().__init__()
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.img_size = (height, width)
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-        self.grid_size = (height // self.patch_size[0], width // self.patch_size[1])
+        self.grid_size = (self.img_size[0] // self.patch_size[0], self.img_size[1] // self.patch_size[1])
         self.num_patches = self.grid_size[0] * self.grid_size[1]
 
-    def _add(self, number: int, inputs: int, outputs: int, *, kernel: int, stride: int, **options: Any) -> None:
-        convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, **options)
+    def _add(self, number: int, inputs: int, outputs: int, *, kernel: int, stride: int, where: dict[str, Any]) -> None:
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, **where)
         self.add_module(f"conv{number}", convolution)
-        self.add_module(f"bn{number}", nn.BatchNorm2d(outputs, **options))
+        self.add_module(f"bn{number}", nn.BatchNorm2d(outputs, **where))
 
-    def feat_ratio(self) -> int:
-        return max(self.patch_size)
+    def _convolve(self, number: int, x: Tensor) -> Tensor:
+        out: Tensor = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
+        return out
 
 
 class TokenLabelingStem(ConvStem):
     """Three convolutions at half the resolution, then a projection of windows of half the patch size."""
 
-    def __init__(self, *, channels: int = 64, **options: Any) -> None:
-        super().__init__(**options)
-        where = {"device": options.get("device"), "dtype": options.get("dtype")}
-        self._add(1, options["in_chans"], channels, kernel=7, stride=2, **where)
-        self._add(2, channels, channels, kernel=3, stride=1, **where)
-        self._add(3, channels, channels, kernel=3, stride=1, **where)
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_chans: int,
+        embed_dim: int,
+        *,
+        channels: int = 64,
+        bias: bool = True,
+        dynamic_img_pad: bool = False,
+        **where: Any,
+    ) -> None:
+        super().__init__(img_size, patch_size)
+        self._add(1, in_chans, channels, kernel=7, stride=2, where=where)
+        self._add(2, channels, channels, kernel=3, stride=1, where=where)
+        self._add(3, channels, channels, kernel=3, stride=1, where=where)
         window = (self.patch_size[0] // 2, self.patch_size[1] // 2)
-        self.proj = nn.Conv2d(channels, options["embed_dim"], window, window, **where)
+        self.proj = nn.Conv2d(channels, embed_dim, window, window, **where)
 
     def forward(self, x: Tensor) -> Tensor:
         for number in (1, 2, 3):
-            x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x)).relu()
+            x = self._convolve(number, x).relu()
         projected: Tensor = self.proj(x)
         return projected.flatten(2).transpose(1, 2)
 
@@ -84,25 +89,34 @@ class TokenLabelingStem(ConvStem):
 class SiTStem(ConvStem):
     """Convolutions that halve the resolution and double the channels, up to the model's width; `deep` adds two at half the resolution."""
 
-    def __init__(self, *, deep: bool = False, **options: Any) -> None:
-        super().__init__(**options)
-        where = {"device": options.get("device"), "dtype": options.get("dtype")}
-        width, inputs = options["embed_dim"], options["in_chans"]
-        layers = [(width // 8, 2), *([(width // 8, 1)] * 2 if deep else []), (width // 4, 2), (width // 2, 2), (width, 2)]
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_chans: int,
+        embed_dim: int,
+        *,
+        deep: bool = False,
+        bias: bool = True,
+        dynamic_img_pad: bool = False,
+        **where: Any,
+    ) -> None:
+        super().__init__(img_size, patch_size)
+        eighth, inputs = embed_dim // 8, in_chans
+        layers = [(eighth, 2), *([(eighth, 1)] * 2 if deep else []), (2 * eighth, 2), (4 * eighth, 2), (embed_dim, 2)]
         for number, (outputs, stride) in enumerate(layers, 1):
-            self._add(number, inputs, outputs, kernel=3, stride=stride, **where)
+            self._add(number, inputs, outputs, kernel=3, stride=stride, where=where)
             inputs = outputs
         self.layers = len(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        for number in range(1, self.layers + 1):
-            x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
-            # No activation behind the last one, which takes the place of the projection.
-            x = nn.functional.gelu(x) if number < self.layers else x
-        return x.flatten(2).transpose(1, 2)
+        for number in range(1, self.layers):
+            x = nn.functional.gelu(self._convolve(number, x))
+        # No activation behind the last one, which takes the place of the projection.
+        return self._convolve(self.layers, x).flatten(2).transpose(1, 2)
 
 
-class LVViT(VisionTransformer):
+class LVViT(VisionTransformer):  # type: ignore[misc]
     """timm's ViT with another stem. `residual_divisor` is the constant by which the original divides its residual branches."""
 
     def __init__(self, *, residual_divisor: float = 1.0, **options: Any) -> None:
@@ -117,7 +131,7 @@ class LVViT(VisionTransformer):
                     layer.bias.div_(residual_divisor)
 
 
-def checkpoint_filter_fn(state: dict[str, Tensor], model: LVViT, **options: Any) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state: dict[str, Tensor], model: Any, **options: Any) -> dict[str, Tensor]:
     """The weights under timm's names: those of an original checkpoint, or of this model's own."""
     state = state.get("model", state)  # type: ignore[assignment]
     original = any(name.startswith(_PATCH_HEAD) for name in state)
@@ -128,6 +142,17 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: LVViT, **options: Any)
     return filtered
 
 
+class LVViTFamily(PlainViT):
+    """timm's blocks behind a stem whose price is counted once."""
+
+    classes: ClassVar[tuple[type[nn.Module], ...]] = (LVViT,)
+    modules: ClassVar[tuple[str, ...]] = ("lvvit",)
+    stems: ClassVar[tuple[type[nn.Module], ...]] = (TokenLabelingStem, SiTStem)
+
+    def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        return checkpoint_filter_fn(state, model)
+
+
 def _divide(name: str, value: Tensor, divisor: float) -> Tensor:
     return value / divisor if name.startswith("blocks.") and name.rpartition(".")[0].endswith(_DIVIDED) else value
 
@@ -135,9 +160,7 @@ def _divide(name: str, value: Tensor, divisor: float) -> Tensor:
 def _config(**own: Any) -> dict[str, Any]:
     return {
         "num_classes": 1000,
-        "input_size": (3, 224, 224),
         "pool_size": None,
-        "crop_pct": 0.9,
         "interpolation": "bicubic",
         "fixed_input_size": True,
         "mean": (0.485, 0.456, 0.406),
@@ -149,84 +172,57 @@ def _config(**own: Any) -> dict[str, Any]:
     }
 
 
+_COMMON: dict[str, Any] = {
+    "patch_size": 16,
+    # As in both codes: hidden units of three widths, no bias in queries, keys and values, torch's epsilon in the norms.
+    "mlp_ratio": 3.0,
+    "qkv_bias": False,
+    "norm_layer": functools.partial(LayerNorm, eps=1e-5),
+}
+
+_STEM, _WIDE_STEM = TokenLabelingStem, functools.partial(TokenLabelingStem, channels=128)
+_SIT_STEM, _DEEP_SIT_STEM = SiTStem, functools.partial(SiTStem, deep=True)
+
+
+def _sizes(width: int, depth: int, heads: int, divisor: float, stem: Any) -> dict[str, Any]:
+    return {"embed_dim": width, "depth": depth, "num_heads": heads, "residual_divisor": divisor, "embed_layer": stem}
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "lvvit_t": _sizes(240, 12, 4, 1.0, _STEM),
+    "lvvit_s": _sizes(384, 16, 6, 2.0, _STEM),
+    "lvvit_m": _sizes(512, 20, 8, 2.0, _STEM),
+    "lvvit_l": _sizes(768, 24, 12, 3.0, _WIDE_STEM),
+    "sit_lvvit_t": _sizes(320, 14, 5, 2.0, _SIT_STEM),
+    "sit_lvvit_xs": _sizes(384, 16, 6, 2.0, _SIT_STEM),
+    # The architecture of `sit_lvvit_xs`: SiT's two differ in where they slim.
+    "sit_lvvit_s": _sizes(384, 16, 6, 2.0, _SIT_STEM),
+    "sit_lvvit_m": _sizes(512, 20, 8, 2.0, _SIT_STEM),
+    "sit_lvvit_l": {"img_size": 288, **_sizes(768, 24, 12, 3.0, _DEEP_SIT_STEM)},
+}
+"""timm's arguments by the models' names."""
+
+# Under this name `register_model` looks for them in the module.
 default_cfgs = generate_default_cfgs(
     {
-        "lvvit_t": _config(),
-        "lvvit_s": _config(),
-        "lvvit_m": _config(crop_pct=1.0),
-        "lvvit_l": _config(crop_pct=1.0),
-        "sit_lvvit_t": _config(),
-        "sit_lvvit_xs": _config(),
-        "sit_lvvit_s": _config(),
-        "sit_lvvit_m": _config(),
-        "sit_lvvit_l": _config(input_size=(3, 288, 288)),
+        name: _config(
+            crop_pct=1.0 if name in ("lvvit_m", "lvvit_l") else 0.9,
+            input_size=(3, own.get("img_size", 224), own.get("img_size", 224)),
+        )
+        for name, own in MODELS.items()
     }
 )
 
 
-def _create(variant: str, pretrained: bool, given: dict[str, Any], **own: Any) -> LVViT:
-    # As in both codes: no bias in queries, keys and values, hidden units of three widths, torch's epsilon in the norms.
-    common = {"patch_size": 16, "mlp_ratio": 3.0, "qkv_bias": False, "norm_layer": functools.partial(LayerNorm, eps=1e-5)}
-    model: LVViT = build_model_with_cfg(
-        LVViT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **{**common, **own, **given}
-    )
-    return model
+def _entrypoint(name: str) -> Callable[..., LVViT]:
+    def create(pretrained: bool = False, **options: Any) -> LVViT:
+        arguments = {**_COMMON, **MODELS[name], **options}
+        model: LVViT = build_model_with_cfg(LVViT, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **arguments)
+        return model
+
+    create.__name__ = create.__qualname__ = name
+    return create
 
 
-_Stem128 = functools.partial(TokenLabelingStem, channels=128)
-_DeepSiTStem = functools.partial(SiTStem, deep=True)
-
-
-@register_model
-def lvvit_t(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 240, "depth": 12, "num_heads": 4, "residual_divisor": 1.0, "embed_layer": TokenLabelingStem}
-    return _create("lvvit_t", pretrained, options, **own)
-
-
-@register_model
-def lvvit_s(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 384, "depth": 16, "num_heads": 6, "residual_divisor": 2.0, "embed_layer": TokenLabelingStem}
-    return _create("lvvit_s", pretrained, options, **own)
-
-
-@register_model
-def lvvit_m(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 512, "depth": 20, "num_heads": 8, "residual_divisor": 2.0, "embed_layer": TokenLabelingStem}
-    return _create("lvvit_m", pretrained, options, **own)
-
-
-@register_model
-def lvvit_l(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 768, "depth": 24, "num_heads": 12, "residual_divisor": 3.0, "embed_layer": _Stem128}
-    return _create("lvvit_l", pretrained, options, **own)
-
-
-@register_model
-def sit_lvvit_t(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 320, "depth": 14, "num_heads": 5, "residual_divisor": 2.0, "embed_layer": SiTStem}
-    return _create("sit_lvvit_t", pretrained, options, **own)
-
-
-@register_model
-def sit_lvvit_xs(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 384, "depth": 16, "num_heads": 6, "residual_divisor": 2.0, "embed_layer": SiTStem}
-    return _create("sit_lvvit_xs", pretrained, options, **own)
-
-
-@register_model
-def sit_lvvit_s(pretrained: bool = False, **options: Any) -> LVViT:
-    # The architecture of `sit_lvvit_xs`: SiT's two differ in where they slim.
-    own = {"embed_dim": 384, "depth": 16, "num_heads": 6, "residual_divisor": 2.0, "embed_layer": SiTStem}
-    return _create("sit_lvvit_s", pretrained, options, **own)
-
-
-@register_model
-def sit_lvvit_m(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"embed_dim": 512, "depth": 20, "num_heads": 8, "residual_divisor": 2.0, "embed_layer": SiTStem}
-    return _create("sit_lvvit_m", pretrained, options, **own)
-
-
-@register_model
-def sit_lvvit_l(pretrained: bool = False, **options: Any) -> LVViT:
-    own = {"img_size": 288, "embed_dim": 768, "depth": 24, "num_heads": 12, "residual_divisor": 3.0, "embed_layer": _DeepSiTStem}
-    return _create("sit_lvvit_l", pretrained, options, **own)
+for _name in MODELS:
+    register_model(_entrypoint(_name))

@@ -7,9 +7,10 @@ from torch import nn
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.models.family import Family
+from autoslim.models.lvvit import LVViTFamily
 from autoslim.models.vision_transformer import PlainViT
 
-FAMILIES: tuple[Family, ...] = (PlainViT(),)
+FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily())
 
 _TRANSFORMERS = (
     "eva",

@@ -21,11 +21,12 @@ _DYNAMIC = ("dynamic_img_size", "dynamic_img_pad")
 
 
 class PlainViT(Family):
-    """A stack of equal blocks on all tokens, with absolute positions."""
+    """A stack of equal blocks on all tokens, with absolute positions. `stems` are the patch embeddings that it may have."""
 
     classes: ClassVar[tuple[type[nn.Module], ...]] = (VisionTransformer, VisionTransformerDistilled)
     modules: ClassVar[tuple[str, ...]] = ("vision_transformer", "deit", "vision_transformer_hybrid")
     classifiers: ClassVar[tuple[str, ...]] = ("head.", "head_dist.")
+    stems: ClassVar[tuple[type[nn.Module], ...]] = (PatchEmbed, HybridEmbed)
 
     def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
         vit: Any = model
@@ -34,7 +35,7 @@ class PlainViT(Family):
 
     def read_shape(self, model: nn.Module) -> ViTShape:
         vit: Any = model
-        _check_ends(vit)
+        self._check_ends(vit)
         tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
         blocks = [read_block(block, f"blocks.{index}", tokens) for index, block in enumerate(vit.blocks)]
         first = blocks[0]
@@ -59,22 +60,24 @@ class PlainViT(Family):
             **_stem(vit),
         )
 
-
-def _check_ends(vit: Any) -> None:
-    if type(vit.patch_embed) not in (PatchEmbed, HybridEmbed):
-        raise UnsupportedModelError(f"patch_embed is a {type(vit.patch_embed).__name__}, not a PatchEmbed or HybridEmbed")
-    if vit.in_chans != 3:
-        raise UnsupportedModelError(f"patch_embed takes {vit.in_chans} channels; only RGB images are supported")
-    if vit.dynamic_img_size or getattr(vit.patch_embed, "dynamic_img_pad", False):
-        raise UnsupportedModelError("dynamic_img_size: a FLOPs budget needs one image size")
-    if not isinstance(vit.patch_drop, nn.Identity):
-        raise UnsupportedModelError("patch_drop: random patch dropout would change the token counts; create the model without it")
-    if vit.global_pool not in _POOLS:
-        raise UnsupportedModelError(f"pooling {vit.global_pool!r} is not one of {', '.join(_POOLS)}")
-    if vit.num_prefix_tokens == 0 and vit.global_pool == "token":
-        raise UnsupportedModelError("pooling 'token' without a class token")
-    if not isinstance(vit.head, nn.Linear | nn.Identity):
-        raise UnsupportedModelError(f"head is a {type(vit.head).__name__}, not a linear classifier")
+    def _check_ends(self, vit: Any) -> None:
+        if type(vit.patch_embed) not in self.stems:
+            allowed = " or ".join(stem.__name__ for stem in self.stems)
+            raise UnsupportedModelError(f"patch_embed is a {type(vit.patch_embed).__name__}, not a {allowed}")
+        if vit.in_chans != 3:
+            raise UnsupportedModelError(f"patch_embed takes {vit.in_chans} channels; only RGB images are supported")
+        if vit.dynamic_img_size or getattr(vit.patch_embed, "dynamic_img_pad", False):
+            raise UnsupportedModelError("dynamic_img_size: a FLOPs budget needs one image size")
+        if not isinstance(vit.patch_drop, nn.Identity):
+            raise UnsupportedModelError(
+                "patch_drop: random patch dropout would change the token counts; create the model without it"
+            )
+        if vit.global_pool not in _POOLS:
+            raise UnsupportedModelError(f"pooling {vit.global_pool!r} is not one of {', '.join(_POOLS)}")
+        if vit.num_prefix_tokens == 0 and vit.global_pool == "token":
+            raise UnsupportedModelError("pooling 'token' without a class token")
+        if not isinstance(vit.head, nn.Linear | nn.Identity):
+            raise UnsupportedModelError(f"head is a {type(vit.head).__name__}, not a linear classifier")
 
 
 def _stem(vit: Any) -> dict[str, Any]:

@@ -45,6 +45,7 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "attention pooling": ("vit_base_patch16_siglip_224", {}),
     # A stem of many of the FLOPs would leave little of a budget: the blocks are wider than the others'.
     "convolutional stem": ("vit_tiny_r_s16_p8_224", {"patch_size": 2, "embed_dim": 144}),
+    "LV-ViT": ("lvvit_s", {"patch_size": 4, "embed_dim": 144}),
     "normalised queries": ("deit_tiny_patch16_224", {"qk_norm": True}),
     "norms inside": ("beit3_base_patch16_224", {}),
     "dynamic size": ("vit_intern300m_patch14_448", {}),
