@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from autoslim.core.recipe import Training
 from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.base import DistillationBatch, Tensors
-from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
@@ -49,9 +48,7 @@ class TrialSharedTrainer:
         student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-            batch = LazyDistillationBatch(
-                student, self.teacher, images_B3HW, labels, self.training, teacher_logits=self._context.teacher_logits
-            )
+            batch = self._context.batch(student, images_B3HW, labels, self.training)
             return loss(batch)
 
         trainer = Trainer(
@@ -71,7 +68,7 @@ class TrialSharedTrainer:
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),
-            frozen_models=(self.teacher,),
+            frozen_models=self._context.frozen_models,
         )
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:

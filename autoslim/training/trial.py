@@ -19,7 +19,6 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
 from autoslim.methods.base import DistillationBatch, Method, StepContext, Tensors
 from autoslim.methods.layers.rectangular_block import class_query_last
-from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
@@ -240,9 +239,7 @@ class _Trial:
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
-            batch = LazyDistillationBatch(
-                student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
-            )
+            batch = context.batch(student, images_B3HW, labels, self.training)
             return {"loss": batch.task_loss} if loss is None else loss(batch)
 
         return Trainer(
@@ -254,7 +251,7 @@ class _Trial:
             seed=self.recipe.seed,
             device=self.context.device,
             bfloat16=self.bfloat16,
-            frozen_models=(self.context.teacher,),
+            frozen_models=self.context.frozen_models,
         )
 
     def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:

@@ -22,7 +22,7 @@ from autoslim.training.trial import Reports
 
 _log = logging.getLogger(__name__)
 
-_CONTEXT_KEYS = ("base", "dataset", "shared", "shared_training", "latency")
+_CONTEXT_KEYS = ("base", "teacher", "dataset", "shared", "shared_training", "latency")
 """The keys of a `config` that a worker's open TrialContext depends on."""
 
 
@@ -37,20 +37,27 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         log_json()
         torch.set_num_threads(config["threads"])
+        self._open(config)
+        self._begin(config)
+
+    def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
         self._trial_context = TrialContext.open(
             base=Path(config["base"]),
+            teacher=Path(config["teacher"]) if config["teacher"] else None,
             dataset=Path(config["dataset"]),
             shared=Path(config["shared"]),
             common=Training.from_json(config["shared_training"]),
             latency=LatencyTable.from_json(Path(config["latency"]).read_text()) if config["latency"] else None,
         )
-        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Whether this worker can run the next trial; where it cannot, Tune starts a new one."""
         if self._opened_for != _context_key(new_config):
-            return False
+            # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
+            del self._trial_context
+            self._release()
+            self._open(new_config)
         self._begin(new_config)
         return True
 
@@ -110,9 +117,9 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str
     """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
 
     A trial's own keys are `recipe` (JSON), `number`, `folder` (of its checkpoint and model) and `budget_label`. `search` has what is
-    the same for all its trials: the job's id (`job`), the folders of the dense model (`base`), of the images (`dataset`) and of work done
-    once (`shared`), the Training (JSON) that such work uses (`shared_training`), PyTorch's `threads`, and the latency table's file or ""
-    (`latency`).
+    the same for all its trials of one start: the job's id (`job`), the folders of the dense model (`base`), of another one that is the
+    teacher or "" (`teacher`), of the images (`dataset`) and of work done once (`shared`), the Training (JSON) that such work uses
+    (`shared_training`), PyTorch's `threads`, and the latency table's file or "" (`latency`).
     """
     own = {"recipe": recipe.to_json(), "number": number, "folder": str(folder), "budget_label": budget_label}
     return json.loads(json.dumps({**own, **search}))  # type: ignore[no-any-return]

@@ -42,6 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "job": "reuse",
         "base": str(root / "base"),
+        "teacher": "",
         "dataset": str(dataset.path),
         "threads": 1,
         "shared": str(root / "shared"),
