@@ -29,7 +29,7 @@ from cached_teacher import SharedLogitsContext
 from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import BaseFacts, Outcome, Phase, Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
@@ -50,8 +50,8 @@ MODEL = ModelSpec(
 IMAGES = 640
 BASE_VALIDATION_SHARE, VALIDATION_SHARE = 0.04, 0.02
 """2,000 images that the dense model is not trained on; trials are evaluated on the first 1,000 of them."""
-TRAINING = Training(epochs=6.0)
-BASE_TRAINING = Training(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0)
+TRAINING = TrainingSettings(epochs=6.0)
+BASE_TRAINING = TrainingSettings(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0)
 SHARES = (0.30, 0.95)
 SPACE = "default"
 
@@ -130,7 +130,7 @@ def open_context(data: Path, output: Path) -> TrialContext:
     base = output / f"base-{request.digest()}"
     for report in prepare_base(base, request, whole):
         print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
-    context = TrialContext.open(base=base, dataset=small.path, shared=output / "shared", common=TRAINING)
+    context = TrialContext.open(base=base, dataset=small.path, shared_folder=output / "shared", shared_training=TRAINING)
     (output / "base.json").write_text((base / "facts.json").read_text())
     return SharedLogitsContext.over(context, output / "teacher")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
 from autoslim.methods.base import logits_of
@@ -33,8 +33,8 @@ class TrialContext:
         dense: The dense model: every student's start, whose tokens methods measure and restore.
         base_digest: Digest of the weights of the dense model, and of the other teacher; with `dataset_digest` it keys results that trials
             share.
-        shared: Folder of the results that trials share; None keeps them in each trial's own folder.
-        common: Settings of the shared training; None takes each trial's own.
+        shared_folder: Folder of the results that trials share; None keeps them in each trial's own folder.
+        shared_training: Settings of the shared training; None takes each trial's own.
         latency: Predicts a plan's latency; needed where the recipe limits it.
         other_teacher: Another model, whose logits on the student's images are the soft labels; None: the dense model's are.
     """
@@ -45,8 +45,8 @@ class TrialContext:
     device: torch.device
     base_digest: str
     dataset_digest: str
-    shared: Path | None = None
-    common: Training | None = None
+    shared_folder: Path | None = None
+    shared_training: TrainingSettings | None = None
     latency: LatencyTable | None = None
     other_teacher: nn.Module | None = None
 
@@ -57,8 +57,8 @@ class TrialContext:
         base: Path,
         dataset: Path,
         device: torch.device | None = None,
-        shared: Path | None = None,
-        common: Training | None = None,
+        shared_folder: Path | None = None,
+        shared_training: TrainingSettings | None = None,
         latency: LatencyTable | None = None,
         teacher: Path | None = None,
     ) -> TrialContext:
@@ -72,7 +72,7 @@ class TrialContext:
         prepared = open_dataset(dataset)
         dense = create_dense(ModelSpec(name=str(base)))
         dense.module.requires_grad_(False).eval().to(device)
-        splits = prepared.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+        splits = prepared.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
         digest = file_digest(base / "model.safetensors")
         return cls(
             dense=dense,
@@ -82,8 +82,8 @@ class TrialContext:
             # Shared training may have the teacher's soft labels in its loss.
             base_digest=digest if teacher is None else f"{digest} {file_digest(teacher / 'model.safetensors')}",
             dataset_digest=prepared.digest,
-            shared=shared,
-            common=common,
+            shared_folder=shared_folder,
+            shared_training=shared_training,
             latency=latency,
             other_teacher=None if teacher is None else _open_teacher(teacher, dense, device),
         )
@@ -104,7 +104,7 @@ class TrialContext:
         with torch.no_grad():
             return logits_of(teacher(images_B3HW)).float()
 
-    def batch(self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: Training) -> LazyDistillationBatch:
+    def batch(self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: TrainingSettings) -> LazyDistillationBatch:
         """What a loss reads of a batch; the soft labels are `teacher_logits`."""
         return LazyDistillationBatch(
             student,
@@ -119,14 +119,14 @@ class TrialContext:
     def student(self) -> nn.Module:
         return copy.deepcopy(self.dense.module)
 
-    def loader(self, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+    def loader(self, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
         return make_loader(self.dense, split, training, seed=seed, train=train)
 
-    def calibration(self, training: Training, *, seed: int) -> Tensor:
+    def calibration(self, training: TrainingSettings, *, seed: int) -> Tensor:
         """Up to 256 training images (B, 3, h, w) without augmentation, always the same ones."""
         return torch.cat(list(self.plain_images(_CALIBRATION_IMAGES, training, seed=seed)))
 
-    def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
+    def plain_images(self, count: int, training: TrainingSettings, *, seed: int) -> Iterator[Tensor]:
         """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
         left = count
@@ -146,7 +146,7 @@ def _open_teacher(folder: Path, student: DenseModel, device: torch.device) -> nn
     return teacher.requires_grad_(False).eval().to(device)
 
 
-def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+def make_loader(dense: DenseModel, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
     """Batches with the image size and the normalisation of `dense`."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(

@@ -10,7 +10,7 @@ import pytest
 from helpers.played_search import Finish, play
 
 from autoslim.core.budget import Budget
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import EpochReport, Phase, Target, TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.errors import BudgetError, UnsupportedModelError
@@ -47,7 +47,7 @@ def make_two(methods: dict[str, Method], shapes: dict[str, ViTShape], whole: Spa
             shape=starts[0].shape,
             starts=starts,
             budgets=budgets,
-            training=Training(),
+            training=TrainingSettings(),
             seed=seed,
             sampler=sampler,
             methods=methods,
@@ -108,7 +108,7 @@ def test_one_start_is_searched_as_it_was_without_a_label(
         space=whole,
         shape=shape,
         budgets={"80%": int(0.8 * dense)},
-        training=Training(),
+        training=TrainingSettings(),
         seed=0,
         sampler="forest",
         methods=methods,
@@ -140,7 +140,7 @@ def test_a_budget_below_what_a_start_reaches_is_met_from_the_other(
     starts = tuple(Start(label=label, shape=shape) for label, shape in shapes.items())
     least = {
         start.label: Proposer(
-            space=whole, shape=start.shape, budgets={}, training=Training(), seed=0, methods=methods
+            space=whole, shape=start.shape, budgets={}, training=TrainingSettings(), seed=0, methods=methods
         ).feasibility
         for start in starts
     }
@@ -148,7 +148,13 @@ def test_a_budget_below_what_a_start_reaches_is_met_from_the_other(
     assert lowest["shallow"] < lowest["deep"]
     budget = (lowest["shallow"] + lowest["deep"]) // 2
     proposer = Proposer(
-        space=whole, shape=starts[0].shape, starts=starts, budgets={"low": budget}, training=Training(), seed=0, methods=methods
+        space=whole,
+        shape=starts[0].shape,
+        starts=starts,
+        budgets={"low": budget},
+        training=TrainingSettings(),
+        seed=0,
+        methods=methods,
     )
     ((label, model, reason),) = proposer.unused_starts
     assert (label, model) == ("low", "deep")
@@ -178,7 +184,13 @@ def test_a_start_that_no_method_can_slim_is_refused_by_its_name(shapes: dict[str
     starts = (Start(label="plain", shape=shape), normed)
     with pytest.raises(UnsupportedModelError, match=r"^normed: "):
         Proposer(
-            space=load_space("vit_slim"), shape=shape, starts=starts, budgets={}, training=Training(), seed=0, methods=METHODS
+            space=load_space("vit_slim"),
+            shape=shape,
+            starts=starts,
+            budgets={},
+            training=TrainingSettings(),
+            seed=0,
+            methods=METHODS,
         )
 
 
@@ -188,7 +200,13 @@ def test_a_method_is_proposed_only_for_the_starts_that_it_supports(shape: ViTSha
     starts = (Start(label="plain", shape=shape), Start(label="normed", shape=dataclasses.replace(shape, qk_norm=True)))
     dense = starts[0].dense_flops
     proposer = Proposer(
-        space=space, shape=shape, starts=starts, budgets={"b": int(0.8 * dense)}, training=Training(), seed=0, sampler="random"
+        space=space,
+        shape=shape,
+        starts=starts,
+        budgets={"b": int(0.8 * dense)},
+        training=TrainingSettings(),
+        seed=0,
+        sampler="random",
     )
     assert list(proposer.by_model["normed"].left_out) == ["vit_slim"]
     proposals = [proposal for proposal, _ in play(proposer, finished, 24)]
@@ -235,7 +253,7 @@ def test_layers_keep_their_ranges_in_every_start(shape: ViTShape) -> None:
     space = parse_space("methods: {life_regression: {drop_layer_1: {low: 0.2, high: 0.5}}}", source="s.yaml")
     shapes = {f"depth {depth}": dataclasses.replace(shape, depth=depth) for depth in (4, 6, 12)}
     starts = tuple(Start(label=label, shape=one) for label, one in shapes.items())
-    proposer = Proposer(space=space, shape=starts[0].shape, starts=starts, budgets={}, training=Training(), seed=0)
+    proposer = Proposer(space=space, shape=starts[0].shape, starts=starts, budgets={}, training=TrainingSettings(), seed=0)
     for number in range(60):
         sample = proposer.builder.sample(Uniform(str(number)), ["life_regression"], tuple(shapes))
         assert space.contains(sample, shapes[sample.model])

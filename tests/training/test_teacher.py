@@ -11,7 +11,7 @@ import torch
 from helpers.tiny import make_dense
 from torch import nn
 
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.data import PreparedDataset
 from autoslim.errors import RequestError
 from autoslim.methods.base import logits_of
@@ -65,7 +65,7 @@ def test_soft_labels_are_the_other_models_and_tokens_the_dense_models(taught: Tr
     labels = torch.zeros(4, dtype=torch.long)
 
     def batch_of(trial_context: TrialContext) -> LazyDistillationBatch:
-        return trial_context.batch(trial_context.student(), images_B3HW, labels, Training())
+        return trial_context.batch(trial_context.student(), images_B3HW, labels, TrainingSettings())
 
     own, batch = batch_of(context), batch_of(taught)
     # The tokens first: their pass gives logits as well, which must not become the soft labels.

@@ -51,7 +51,7 @@ class DenseModels:
     def config(self, model: str) -> dict[str, str]:
         """The keys of a trial's configuration that depend on its recipe's model."""
         teacher = self.teachers.get(model)
-        return {"base": str(self.folder(model)), "teacher": "" if teacher is None else str(teacher.folder)}
+        return {"base_folder": str(self.folder(model)), "teacher_folder": "" if teacher is None else str(teacher.folder)}
 
 
 def adapt_dense_models(prepared: PreparedSearch, console: Console) -> DenseModels:

@@ -10,7 +10,7 @@ from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, Tri
 from autoslim.errors import BudgetError
 from autoslim.report.dense_models import describe_teachers
 from autoslim.search import AgainstControl, Explanation, against_control
-from workers.progress.cost import Cost
+from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
 
@@ -37,7 +37,7 @@ class Summary(Record):
     states: dict[str, int]
     tracking_uri: str
     logged: bool
-    cost: Cost
+    cost: SearchCost
     starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     teachers: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
 
@@ -50,7 +50,7 @@ def summarize(
     facts: BaseFacts,
     reasons: Mapping[str, Explanation],
     shared: tuple[SharedCost, ...],
-    cost: Cost,
+    cost: SearchCost,
 ) -> Summary:
     """The summary before the last sync to MLflow: `tracking_uri` and `logged` are not known yet."""
     job = prepared.job

@@ -62,9 +62,9 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED if coordinator.finished or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
-        search = {**self._common, **self._of_model(assignment.recipe.model)}
+        common = {**self._common, **self._of_model(assignment.recipe.model)}
         return trial_config(
-            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, search=search
+            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, common=common
         )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

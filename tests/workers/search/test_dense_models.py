@@ -48,8 +48,8 @@ def adapt(monkeypatch: pytest.MonkeyPatch, names: str, accuracies: dict[str, flo
 def test_the_most_accurate_model_teaches_all_and_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     models, asked, told = adapt(monkeypatch, "ab", {"a": 0.7, "b": 0.9})
     assert asked == ["a", "b"]
-    assert models.config("a") == {"base": "/cache/a", "teacher": "/cache/b"}
-    assert models.config("b") == {"base": "/cache/b", "teacher": ""}
+    assert models.config("a") == {"base_folder": "/cache/a", "teacher_folder": "/cache/b"}
+    assert models.config("b") == {"base_folder": "/cache/b", "teacher_folder": ""}
     assert "b is the teacher of the trials of a and b" in told
     assert models.facts.teacher == {"a": "b"}
     assert {label: facts.dense_accuracy for label, facts in models.facts.starts.items()} == {"a": 0.7, "b": 0.9}
@@ -76,7 +76,7 @@ def test_a_start_may_be_named_as_the_teacher_and_is_adapted_once(monkeypatch: py
 def test_another_model_may_teach_and_is_adapted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     models, asked, _ = adapt(monkeypatch, "a", {"a": 0.7, "b": 0.9}, teacher="b")
     assert asked == ["a", "b"]
-    assert models.config("") == {"base": "/cache/a", "teacher": "/cache/b"}
+    assert models.config("") == {"base_folder": "/cache/a", "teacher_folder": "/cache/b"}
     assert describe_teachers(models.facts) == ["The teacher is b"]
 
 
@@ -84,4 +84,4 @@ def test_one_model_is_told_of_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None
     models, asked, told = adapt(monkeypatch, "a", {"a": 0.7})
     assert (asked, told) == (["a"], "")
     assert models.facts == dataclasses.replace(DENSE, dense_accuracy=0.7)
-    assert models.config("") == {"base": "/cache/a", "teacher": ""}
+    assert models.config("") == {"base_folder": "/cache/a", "teacher_folder": ""}
