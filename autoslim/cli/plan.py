@@ -105,7 +105,7 @@ def _method_facts(start: StartFeasibility) -> dict[str, object]:
 
 def _start_facts(prepared: PreparedSearch) -> dict[str, object]:
     """Where there are several starts, each by its label, and why a budget is not met from one; and a teacher that is none of them."""
-    proposer, facts = prepared.proposer, {}
+    proposer, facts = prepared.proposer, dict[str, object]()
     if proposer.starts:
         facts["starts"] = {
             label: {

@@ -82,7 +82,7 @@ def _table(summary: Summary) -> list[str]:
     return columns(rows)
 
 
-def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, ...]:
+def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, str, str, str, str, str]:
     """Of one of several starts; it was evaluated on the test images where a chosen model was made from it."""
     test = next((f"{model.dense_test_accuracy:.2%}" for model in summary.models if model.model == label), "")
     return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", f"{facts.dense_accuracy:.2%}", test

@@ -36,7 +36,11 @@ _KINDS = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
-_UNIONS = {"space": "a name, a file, or a mapping"}
+_UNIONS = {
+    "space": "a name, a file, or a mapping",
+    "model": "text, or a list of at least one",
+    "weights": "text, or a list of at least one",
+}
 """The allowed types of fields with more than one type."""
 
 
@@ -157,7 +161,7 @@ def _problem(detail: ErrorDetails, place: Place, fields: Mapping[str, Any]) -> s
     if kind in ("too_long", "string_too_long"):
         what = "entries" if kind == "too_long" else "characters"
         return f"is too long; allowed: at most {context['max_length']} {what}"
-    if place and place[0] in _UNIONS:
+    if len(place) == 1 and place[0] in _UNIONS:
         return f"is {short_repr(value)}; allowed: {_UNIONS[str(place[0])]}"
     allowed = _bounds(place, fields) if kind.startswith(("greater", "less")) else _KINDS.get(kind) or _bounds(place, fields)
     return f"is {short_repr(value)}; allowed: {allowed or detail['msg']}"

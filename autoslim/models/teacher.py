@@ -25,6 +25,8 @@ class OtherTeacher(nn.Module):
             torch.tensor(values).view(3, 1, 1) for values in (student.mean, student.std, own.mean, own.std)
         )
         # (x std + mean - own mean) / own std in one product and one sum.
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", std / own_std)
         self.register_buffer("shift", (mean - own_mean) / own_std)
 

@@ -77,7 +77,7 @@ REFUSED = {
         {"weights": ["scratch"] * 3},
         "weights has 3 entries for 2 models; allowed: one for all, or one for each",
     ),
-    "no model": ({"model": []}, "model is empty"),
+    "no model": ({"model": []}, r"model is \[\]; allowed: text, or a list of at least one"),
     "a number in the list": ({"model": ["vit_tiny_patch16_224", 3]}, r"model\[1\] is 3; allowed: text"),
     "too many models": ({"model": ["a"] * 9}, "model is too long; allowed: at most 8 entries"),
     "a latency": ({"latency": "5ms"}, "latency is '5ms' with 2 models; allowed: a latency with one model"),

@@ -144,6 +144,7 @@ _PREPARED: Any = PreparedSearch(
     dataset=None,
     dense=None,
     dense_flops=DENSE.dense_flops,
+    starts={},
     budgets={},
     proposer=_Proposer(),  # type: ignore[arg-type]
 )
