@@ -77,10 +77,10 @@ REFUSED = {
         {"weights": ["scratch"] * 3},
         "weights has 3 entries for 2 models; allowed: one for all, or one for each",
     ),
-    "no model": ({"model": []}, r"model is \[\]; allowed: text, or a list of at least one"),
+    "no model": ({"model": []}, "model is empty; at least one is needed"),
     "a number in the list": ({"model": ["vit_tiny_patch16_224", 3]}, r"model\[1\] is 3; allowed: text"),
     "too many models": ({"model": ["a"] * 9}, "model is too long; allowed: at most 8 entries"),
-    "a latency": ({"latency": "5ms"}, "latency is '5ms' with 2 models; allowed: a latency with one model"),
+    "a latency": ({"latency": "5ms"}, "latency is '5ms@1' with 2 models; allowed: a latency with one model"),
     "parameters alone": ({"flops": [], "params": "5M"}, "flops is needed with several models"),
 }
 

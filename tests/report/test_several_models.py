@@ -88,7 +88,9 @@ def test_mlflow_the_store_and_http_have_the_model_of_each_trial(
 
 
 def test_the_card_says_which_of_the_searchs_models_it_was_made_from() -> None:
-    config = config_of(slimmed("vit_slim"))
+    shares = {f"{split}/{which}": 0.9 for split in ("test", "validation") for which in ("dense", "slimmed")}
+    config = config_of("vit_slim", *slimmed("vit_slim", "deit"))
+    config = config.replace(accuracy=shares, images={"test": 10, "validation": 10})
     told = {"job": "j", "trial": 3, "source": "digits", "report": ""}
     several = render_card(config.replace(recipe=config.recipe.replace(model=TINY)), **told)
     assert f"Job `j`, trial 3, from its dense model `{TINY}`, seed" in several
