@@ -50,12 +50,12 @@ class BudgetAllocator:
         """The assignment of trial `number`, counted from 0."""
         if number < len(self._opening):
             return self._opening[number]
-        turn = number - len(self._opening)
-        if not self._budgets or is_free_turn(turn):
+        after_opening = number - len(self._opening)
+        if not self._budgets or is_free(after_opening):
             return self._to_sampler(Target.FREE)
-        # The turns without the free ones are numbered 0, 1, 2, ... so that every budget gets the same number of them.
-        cycles, place = divmod(turn, FREE_PERIOD)
-        return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + place) % len(self._budgets)])
+        # The trials that are not free are numbered 0, 1, 2, ... so that every budget gets the same number of them.
+        cycles, position = divmod(after_opening, FREE_PERIOD)
+        return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + position) % len(self._budgets)])
 
     def _to_sampler(self, target: str) -> Assignment:
         models = models_of(self.feasible_models.get(target, {}))
@@ -71,10 +71,10 @@ class BudgetAllocator:
         used = {control.methods[0] for control in controls}
         missing = [method for method in self.feasible_methods[Target.FREE] if method not in used]
         # The free target comes first: what a method can do at any FLOPs says more than what it does at one budget.
-        turns = [Target.FREE, *self._budgets]
+        targets = [Target.FREE, *self._budgets]
         firsts = []
-        for place, method in enumerate(missing):
-            target = turns[place % len(turns)]
+        for index, method in enumerate(missing):
+            target = targets[index % len(targets)]
             reaches = method in self.feasible_methods[target]
             firsts.append(Assignment(target=target if reaches else Target.FREE, origin=Origin.SAMPLER, methods=(method,)))
         return self._with_models_in_turn(controls + firsts)
@@ -108,6 +108,6 @@ def models_of(by_method: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for labels in by_method.values() for label in labels))
 
 
-def is_free_turn(turn: int) -> bool:
-    """Whether a trial is free by its place after the opening, counted from 0."""
-    return turn % FREE_PERIOD == FREE_PERIOD - 1
+def is_free(after_opening: int) -> bool:
+    """Whether a trial is free by its number after the opening, counted from 0."""
+    return after_opening % FREE_PERIOD == FREE_PERIOD - 1

@@ -63,9 +63,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
         common = {**self._common, **self._of_model(assignment.recipe.model)}
-        return trial_config(
-            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, common=common
-        )
+        return trial_config(assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=common)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Does nothing: `CoordinatorScheduler` passes each report on. Tune asks it first, and only it where a trial is stopped."""
