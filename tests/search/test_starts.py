@@ -39,7 +39,7 @@ def shapes(shape: ViTShape) -> dict[str, ViTShape]:
 
 @pytest.fixture(scope="module")
 def make_two(methods: dict[str, Method], shapes: dict[str, ViTShape], whole: Space, dense: int) -> MakeTwo:
-    def make(shares: tuple[float, ...] = (0.8, 0.65), *, sampler: str = "tpe", space: Space = whole, seed: int = 0) -> Proposer:
+    def make(shares: tuple[float, ...] = (0.9, 0.8), *, sampler: str = "tpe", space: Space = whole, seed: int = 0) -> Proposer:
         starts = tuple(Start(label=label, shape=shape) for label, shape in shapes.items())
         budgets = {f"{share:.0%}": int(share * dense) for share in shares}
         return Proposer(
@@ -125,13 +125,13 @@ def test_a_start_within_a_budget_is_not_used_for_it_and_the_reason_is_said(
     make_two: MakeTwo, finished: Finish, dense: int
 ) -> None:
     # Between both: the shallow model has less than that before anything is removed.
-    proposer = make_two((1.1, 0.65))
+    proposer = make_two((1.1, 0.8))
     ((budget, model, reason),) = proposer.unused_starts
     assert (budget, model) == ("110%", "shallow")
     assert reason.startswith("its dense model has ") and reason.endswith(" and is within 110% already")
     targets = [(proposal.target, proposal.recipe.model) for proposal, _ in play(proposer, finished, 24)]
     assert {model for target, model in targets if target == "110%"} == {"deep"}
-    assert {model for target, model in targets if target == "65%"} == {"shallow", "deep"}
+    assert {model for target, model in targets if target == "80%"} == {"shallow", "deep"}
 
 
 def test_a_budget_below_what_a_start_reaches_is_met_from_the_other(
@@ -303,9 +303,9 @@ def test_only_trials_of_one_start_are_compared_straight_after_pruning(history: l
 
 
 def test_a_sampler_of_the_search_knows_the_starts_of_each_target(make_two: MakeTwo) -> None:
-    context: SamplerContext = make_two((1.1, 0.65))._context
-    assert context.feasible_models == {"110%": ("deep",), "65%": ("shallow", "deep"), "free": ("shallow", "deep")}
+    context: SamplerContext = make_two((1.1, 0.8))._context
+    assert context.feasible_models == {"110%": ("deep",), "80%": ("shallow", "deep"), "free": ("shallow", "deep")}
     made = SAMPLERS["random"](context)
-    assignment = make_two((1.1, 0.65))._allocator.assign(0)
+    assignment = make_two((1.1, 0.8))._allocator.assign(0)
     request = SamplingRequest(number=0, assignment=assignment, history=[], known=frozenset())
     assert next(made.candidates(request)).recipe.model in assignment.models
