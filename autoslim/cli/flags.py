@@ -93,4 +93,5 @@ TrackingUri = Annotated[str | None, option_of(settings_of(Placement)["tracking_u
 OutputFolder = Annotated[Path, option_of(settings_of(Placement)["output"])]
 OneModel = Annotated[str | None, option_of(settings_of(JobSpec)["model"], once=True, rich_help_panel=str(Group.MODEL))]
 OneFileOfWeights = Annotated[str | None, option_of(settings_of(JobSpec)["weights"], once=True, rich_help_panel=str(Group.MODEL))]
+ModelArgs = Annotated[str | None, option_of(settings_of(JobSpec)["model_args"])]
 FlopsBudget = Annotated[str | None, option_of(settings_of(JobSpec)["flops"], once=True, rich_help_panel=str(Group.BUDGET))]

@@ -182,6 +182,7 @@ def _model_line(head: str, name: str, dense: DenseModel, adapts: bool) -> str:
     return (
         f"{head:10}{name}  {format_flops(flops_of(dense))} multiply-accumulates at "
         f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        + "".join(f"; {name} is switched off, for a fixed cost" for name in dense.switched_off)
         + ("; is adapted to the data first" if adapts else "")
     )
 

@@ -30,6 +30,7 @@ class LazyDistillationBatch:
         labels: Tensor,
         training: TrainingSettings,
         *,
+        progress: float = 0.0,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
         gives_logits: bool = True,
     ) -> None:
@@ -41,6 +42,7 @@ class LazyDistillationBatch:
             labels,
             training,
         )
+        self.progress = progress
         self._compute_teacher_logits, self._gives_logits = teacher_logits, gives_logits
         # Set by whichever comes first, the logits alone or the tokens: one pass gives both.
         self._teacher_logits_BC: Tensor | None = None

@@ -104,14 +104,17 @@ class TrialContext:
         with torch.no_grad():
             return logits_of(teacher(images_B3HW)).float()
 
-    def batch(self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: TrainingSettings) -> LazyDistillationBatch:
-        """What a loss reads of a batch; the soft labels are `teacher_logits`."""
+    def batch(
+        self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: TrainingSettings, *, progress: float = 0.0
+    ) -> LazyDistillationBatch:
+        """What a loss reads of a batch; the soft labels are `teacher_logits`, and `progress` is that of the phase."""
         return LazyDistillationBatch(
             student,
             self.teacher,
             images_B3HW,
             labels,
             training,
+            progress=progress,
             teacher_logits=self.teacher_logits,
             gives_logits=self.other_teacher is None,
         )

@@ -48,23 +48,25 @@ class TrialSharedTrainer:
         student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-            batch = self._context.batch(student, images_B3HW, labels, self.training)
+            progress = trainer.step / schedule.steps
+            batch = self._context.batch(student, images_B3HW, labels, self.training, progress=progress)
             return loss(batch)
 
+        schedule = PhaseSchedule(
+            phase=Phase.SHARED,
+            seed_name="shared",
+            steps=max(1, round(epochs * len(loader))),
+            first_epoch=_FIRST_EPOCH,
+            learning_rates=learning_rates or {},
+            constant_rate=constant_rate,
+            average=False,
+        )
         trainer = Trainer(
             student,
             objective,
             loader,
             self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay),
-            PhaseSchedule(
-                phase=Phase.SHARED,
-                seed_name="shared",
-                steps=max(1, round(epochs * len(loader))),
-                first_epoch=_FIRST_EPOCH,
-                learning_rates=learning_rates or {},
-                constant_rate=constant_rate,
-                average=False,
-            ),
+            schedule,
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),

@@ -240,10 +240,11 @@ class _Trial:
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
-            batch = context.batch(student, images_B3HW, labels, self.training)
+            progress = trainer.step / schedule.steps
+            batch = context.batch(student, images_B3HW, labels, self.training, progress=progress)
             return {"loss": batch.task_loss} if loss is None else loss(batch)
 
-        return Trainer(
+        trainer = Trainer(
             student,
             objective,
             self.train_images,
@@ -254,6 +255,7 @@ class _Trial:
             bfloat16=self.bfloat16,
             frozen_models=self.context.frozen_models,
         )
+        return trainer
 
     def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""

@@ -179,12 +179,11 @@ def test_a_budget_that_all_models_are_within_is_refused(shapes: dict[str, ViTSha
         resolve_budget(Budget.parse("9G"), dense, starts)
 
 
-def test_a_start_that_no_method_can_slim_is_refused_by_its_name(shapes: dict[str, ViTShape], shape: ViTShape, dense: int) -> None:
-    normed = Start(label="normed", shape=dataclasses.replace(shape, qk_norm=True))
-    starts = (Start(label="plain", shape=shape), normed)
-    with pytest.raises(UnsupportedModelError, match=r"^normed: "):
+def test_a_start_that_no_method_can_slim_is_refused_by_its_name(shape: ViTShape) -> None:
+    starts = (Start(label="plain", shape=shape), Start(label="pooled", shape=dataclasses.replace(shape, pool="avgmax")))
+    with pytest.raises(UnsupportedModelError, match=r"^pooled: "):
         Proposer(
-            space=load_space("vit_slim"),
+            space=load_space("merge"),
             shape=shape,
             starts=starts,
             budgets={},
@@ -195,26 +194,16 @@ def test_a_start_that_no_method_can_slim_is_refused_by_its_name(shapes: dict[str
 
 
 def test_a_method_is_proposed_only_for_the_starts_that_it_supports(shape: ViTShape, finished: Finish) -> None:
-    """ViT-Slim cannot narrow attention with normalized queries and keys: it leaves that start to the other method."""
-    space = parse_space("methods: {vit_slim: , merge: }", source="s.yaml")
-    starts = (Start(label="plain", shape=shape), Start(label="normed", shape=dataclasses.replace(shape, qk_norm=True)))
-    dense = starts[0].dense_flops
+    """Merged tokens need pooling whose mean can be weighted: another start is left to the other method."""
+    space = parse_space("methods: {width: , merge: }", source="s.yaml")
+    starts = (Start(label="plain", shape=shape), Start(label="pooled", shape=dataclasses.replace(shape, pool="avgmax")))
+    budgets = {"b": int(0.8 * starts[0].dense_flops)}
     proposer = Proposer(
-        space=space,
-        shape=shape,
-        starts=starts,
-        budgets={"b": int(0.8 * dense)},
-        training=TrainingSettings(),
-        seed=0,
-        sampler="random",
+        space=space, shape=shape, starts=starts, budgets=budgets, training=TrainingSettings(), seed=0, sampler="random"
     )
-    assert list(proposer.by_model["normed"].left_out) == ["vit_slim"]
+    assert list(proposer.by_model["pooled"].left_out) == ["merge"]
     proposals = [proposal for proposal, _ in play(proposer, finished, 24)]
-    assert {(p.recipe.method, p.recipe.model) for p in proposals} == {
-        ("vit_slim", "plain"),
-        ("merge", "plain"),
-        ("merge", "normed"),
-    }
+    assert {(p.recipe.method, p.recipe.model) for p in proposals} == {("width", "plain"), ("merge", "plain"), ("width", "pooled")}
     assert all(proposal.infeasible is None for proposal in proposals)
 
 

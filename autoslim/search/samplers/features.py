@@ -98,7 +98,7 @@ class Encoder:
         shape = self.shape
         cost, dense = predict(shape, plan), self.unit or predict(shape, self.dense_plan).total
         blocks = np.array([[b.tokens_kv, b.tokens_q, b.tokens_mlp, b.attention_width, b.hidden] for b in plan.blocks], float)
-        blocks /= [shape.tokens, shape.tokens, shape.tokens, shape.heads * shape.head_width, shape.hidden]
+        blocks /= [[own.tokens, own.tokens, own.tokens, own.attention_width, own.hidden] for own in shape.blocks]
         # Where tokens and widths go matters as much as how many: early blocks and late ones are averaged apart.
         regions = [region.mean(0) for region in np.array_split(blocks, min(_REGIONS, len(blocks)))]
         return np.concatenate([[cost.total / dense, cost.extras / dense], blocks.mean(0), *regions])
