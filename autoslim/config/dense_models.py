@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -16,9 +16,6 @@ from autoslim.config.issues import short_repr
 from autoslim.config.job_field import JobField
 from autoslim.config.value_types import Text
 from autoslim.core.job import PRETRAINED, SCRATCH, WEIGHT_FILES, ModelSpec, SearchJob
-
-if TYPE_CHECKING:
-    from autoslim.config.job_spec import JobSpec
 
 MOST_MODELS = 8
 """Each is adapted to the data before the first trial, and each needs trials of its own."""
@@ -61,8 +58,8 @@ Models = _OneOrMore
 Weights = Annotated[_OneOrMore, AfterValidator(_check_weights)]
 
 
-def model_specs(spec: JobSpec) -> Iterator[ModelSpec]:
-    """The dense models that a spec asks for, the first one first."""
+def model_specs(spec: Any) -> Iterator[ModelSpec]:
+    """The dense models that a `JobSpec` asks for, the first one first."""
     names, weights, first = entries_of(spec.model), entries_of(spec.weights), spec.model_spec
     for name, own in zip(names, weights * len(names) if len(weights) == 1 else weights, strict=True):
         yield first.replace(name=name, weights=_absolute(own))
@@ -72,7 +69,7 @@ def _absolute(weights: str) -> str:
     return weights if weights in (PRETRAINED, SCRATCH) else str(Path(weights).absolute())
 
 
-def _teacher(text: str | None, spec: JobSpec) -> ModelSpec | None:
+def _teacher(text: str | None, spec: Any) -> ModelSpec | None:
     if text is None:
         return None
     starts = {start.name: start for start in reversed(list(model_specs(spec)))}
