@@ -76,7 +76,8 @@ def _teacher(text: str | None, spec: Any) -> ModelSpec | None:
     if text in starts:
         return starts[text]
     if text.endswith(WEIGHT_FILES):
-        return spec.model_spec.replace(weights=_absolute(text))
+        first: ModelSpec = spec.model_spec
+        return first.replace(weights=_absolute(text))
     return ModelSpec(name=text, image_size=spec.model_spec.image_size)
 
 
