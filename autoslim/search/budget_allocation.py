@@ -27,19 +27,24 @@ class Assignment:
     """What a trial is for.
 
     `target` is a budget's label or `free`, `origin` is CONTROL or SAMPLER, `methods` are the names that
-    the recipe's method is chosen from.
+    the recipe's method is chosen from. `models` are the labels of the starts that its model is chosen from; none where there is only one.
     """
 
     target: str
     origin: Origin
     methods: tuple[str, ...]
+    models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BudgetAllocator:
-    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`."""
+    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`.
+
+    `feasible_models` has, for each target and method, the labels of the starts from which it does; empty where there is only one start.
+    """
 
     feasible_methods: Mapping[str, Sequence[str]]
+    feasible_models: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(default_factory=dict)
 
     def assign(self, number: int) -> Assignment:
         """The assignment of trial `number`, counted from 0."""
@@ -53,7 +58,8 @@ class BudgetAllocator:
         return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + position) % len(self._budgets)])
 
     def _to_sampler(self, target: str) -> Assignment:
-        return Assignment(target=target, origin=Origin.SAMPLER, methods=tuple(self.feasible_methods[target]))
+        models = models_of(self.feasible_models.get(target, {}))
+        return Assignment(target=target, origin=Origin.SAMPLER, methods=tuple(self.feasible_methods[target]), models=models)
 
     @functools.cached_property
     def _budgets(self) -> list[str]:
@@ -71,7 +77,20 @@ class BudgetAllocator:
             target = targets[index % len(targets)]
             reaches = method in self.feasible_methods[target]
             firsts.append(Assignment(target=target if reaches else Target.FREE, origin=Origin.SAMPLER, methods=(method,)))
-        return controls + firsts
+        return self._with_models_in_turn(controls + firsts)
+
+    def _with_models_in_turn(self, opening: Sequence[Assignment]) -> list[Assignment]:
+        """Each with one start: the one with the fewest trials before it, of those that reach its target."""
+        used: dict[str, int] = {}
+        assigned = []
+        for assignment in opening:
+            able = self.feasible_models.get(assignment.target, {}).get(assignment.methods[0], ())
+            # Every method with every start would take most of a short search, as every method at every budget would.
+            models = (min(able, key=lambda label: used.get(label, 0)),) if able else ()
+            for label in models:
+                used[label] = used.get(label, 0) + 1
+            assigned.append(dataclasses.replace(assignment, models=models))
+        return assigned
 
     def _controls(self) -> list[Assignment]:
         used: dict[str, int] = {}
@@ -82,6 +101,11 @@ class BudgetAllocator:
             used[method] = used.get(method, 0) + 1
             controls.append(Assignment(target=target, origin=Origin.CONTROL, methods=(method,)))
         return controls
+
+
+def models_of(by_method: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The starts that some method reaches a target from, each once, in the order in which they come first."""
+    return tuple(dict.fromkeys(label for labels in by_method.values() for label in labels))
 
 
 def is_free(after_opening: int) -> bool:
