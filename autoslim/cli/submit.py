@@ -101,11 +101,12 @@ def _render(plan: dict[str, Any]) -> str:
             feasibility = [format_flops(method[end]) if method[end] is not None else "-" for end in ("min_flops", "max_flops")]
             rows.append((label, flops, method["name"], *feasibility, "" if method["feasible"] else "not feasible"))
             label = flops = ""
-    images, estimate = plan["images"], plan["estimate"]
+    images, estimate, prior = plan["images"], plan["estimate"], plan["prior"]
     lines = [
         f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['params'] / 1e6:.3g} M parameters",
         f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
+        f"Prior     {prior['trials']} trials of other models ({prior['models']})",
         f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
         f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
         "",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.result import Origin, Target
@@ -27,19 +28,25 @@ class Assignment:
     """What a trial is for.
 
     `target` is a budget's label or `free`, `origin` is CONTROL or SAMPLER, `methods` are the names that
-    the recipe's method is chosen from.
+    the recipe's method is chosen from. With `best_known` the recipe is the best known one of its one method.
     """
 
     target: str
     origin: Origin
     methods: tuple[str, ...]
+    best_known: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BudgetAllocator:
-    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`."""
+    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`.
+
+    `best_known` are the methods whose first trial is their best known recipe, in this order: all that reach the free target, those that
+    a control has used too, or none.
+    """
 
     feasible_methods: Mapping[str, Sequence[str]]
+    best_known: Sequence[str] = ()
 
     def assign(self, number: int) -> Assignment:
         """The assignment of trial `number`, counted from 0."""
@@ -62,16 +69,30 @@ class BudgetAllocator:
     @functools.cached_property
     def _opening(self) -> list[Assignment]:
         controls = self._controls()
+        if self.best_known:
+            firsts = self._firsts(self.best_known, [*self._budgets, Target.FREE])
+            # In turns: a short search has its controls, and does not spend its first trials on them alone.
+            return [each for pair in itertools.zip_longest(firsts, controls) for each in pair if each is not None]
         used = {control.methods[0] for control in controls}
         missing = [method for method in self.feasible_methods[Target.FREE] if method not in used]
         # The free target comes first: what a method can do at any FLOPs says more than what it does at one budget.
-        turns = [Target.FREE, *self._budgets]
+        return controls + self._firsts(missing, [Target.FREE, *self._budgets])
+
+    def _firsts(self, methods: Sequence[str], turns: Sequence[str]) -> list[Assignment]:
+        """One trial for each of the methods, the targets in turns."""
         firsts = []
-        for place, method in enumerate(missing):
+        for place, method in enumerate(methods):
             target = turns[place % len(turns)]
             reaches = method in self.feasible_methods[target]
-            firsts.append(Assignment(target=target if reaches else Target.FREE, origin=Origin.SAMPLER, methods=(method,)))
-        return controls + firsts
+            firsts.append(
+                Assignment(
+                    target=target if reaches else Target.FREE,
+                    origin=Origin.SAMPLER,
+                    methods=(method,),
+                    best_known=bool(self.best_known),
+                )
+            )
+        return firsts
 
     def _controls(self) -> list[Assignment]:
         used: dict[str, int] = {}

@@ -27,11 +27,16 @@ from autoslim.methods.base import Method
 from autoslim.methods.chain import evaluate_chain
 from autoslim.search.budget_allocation import Assignment, BudgetAllocator
 from autoslim.search.feasibility import Feasibility, describe_unreachable, feasibility
+from autoslim.search.prior import Prior, PriorSize, size_of
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers import SAMPLERS, Sampler, SamplerContext, SamplingRequest
+from autoslim.search.samplers.best_known import BestKnown
 from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.space.space import Chain, Space
+
+RANDOM = "random"
+"""The sampler that draws at random from the first trial to the last."""
 
 MAX_CANDIDATES = 16
 """Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
@@ -45,6 +50,8 @@ class Proposer:
 
     `earlier` are trials of earlier searches that could have been this one's, with numbers below 0; every proposal has them in its history.
     `timer` predicts the latency of a plan; without it a limit on latency is ignored.
+    `prior` are trials of other models; with them, even with none of this space's methods, the search opens with the best known recipes.
+    The sampler `random` and the controls ignore it.
 
     Raises:
         RequestError: for an unknown sampler.
@@ -64,6 +71,7 @@ class Proposer:
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     timer: LatencyTable | None = None
     earlier: tuple[TrialResult, ...] = ()
+    prior: Prior | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -133,6 +141,12 @@ class Proposer:
             Target.FREE: drawn,
         }
 
+    @property
+    def prior_size(self) -> PriorSize:
+        """The trials of other models that this search makes use of."""
+        used = () if self.prior is None or self.sampler == RANDOM else self.prior
+        return size_of(used, self.space.methods)
+
     def flops_of(self, recipe: Recipe) -> int:
         """Multiply-accumulates of the recipe's plan, before anything is trained."""
         return self.builder.flops_of(recipe)
@@ -151,7 +165,8 @@ class Proposer:
         request = SamplingRequest(number=number, assignment=assignment, history=others, known=known)
         sampler = self._control_sampler if self._is_control(assignment) else self._sampler
         rejected: Proposal | None = None
-        for candidate in itertools.islice(sampler.candidates(request), MAX_CANDIDATES):
+        candidates = itertools.chain(self._first_candidates(request), sampler.candidates(request))
+        for candidate in itertools.islice(candidates, MAX_CANDIDATES):
             if candidate.infeasible is None and candidate.recipe.key not in known:
                 return candidate
             # The latest duplicate is better than an infeasible recipe: its result is known without training.
@@ -160,13 +175,25 @@ class Proposer:
         assert rejected is not None
         return rejected
 
+    def _first_candidates(self, request: SamplingRequest) -> Sequence[Proposal]:
+        """What comes before the sampler's own candidates: the best known recipes, where the trial is for them."""
+        if self._best_known is None or not request.assignment.best_known:
+            return ()
+        return self._best_known.proposals(request.number, request.assignment, request.known)
+
     @staticmethod
     def _is_control(assignment: Assignment) -> bool:
         return assignment.origin == Origin.CONTROL
 
     @functools.cached_property
     def _allocator(self) -> BudgetAllocator:
-        return BudgetAllocator(feasible_methods=self.feasible_methods)
+        methods = self.feasible_methods
+        opening = () if self._best_known is None else self._best_known.ranked(methods[Target.FREE])
+        return BudgetAllocator(feasible_methods=methods, best_known=opening)
+
+    @functools.cached_property
+    def _best_known(self) -> BestKnown | None:
+        return None if self.prior is None or self.sampler == RANDOM else BestKnown(self.builder, self.prior)
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
@@ -178,4 +205,4 @@ class Proposer:
 
     @property
     def _context(self) -> SamplerContext:
-        return SamplerContext(builder=self.builder, feasible_methods=self.feasible_methods)
+        return SamplerContext(builder=self.builder, feasible_methods=self.feasible_methods, best_known=self._best_known)

@@ -13,7 +13,7 @@ from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import RequestError
 from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
-from autoslim.search import Proposer, load_space
+from autoslim.search import Proposer, load_prior, load_space
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
         class_query=job.class_query,
         bound=job.bound,
         limits=job.limits,
+        prior=load_prior(job.prior),
     )
     return PreparedSearch(
         job=job,

@@ -26,7 +26,7 @@ from autoslim.data.table import Source
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, create_dense
-from autoslim.search import Estimate, Proposer, Space, estimate_work, load_space, most_work
+from autoslim.search import Estimate, Proposer, Space, estimate_work, load_prior, load_space, most_work
 from autoslim.search.space.yaml_file import space_names
 from autoslim.service.dry_run import bounds
 from autoslim.service.dry_run.faults import SpecFault
@@ -72,6 +72,7 @@ def dry_run(request: dict[str, Any]) -> dict[str, Any]:
         "images": images,
         "budgets": budgets,
         "excluded_methods": proposer.left_out,
+        "prior": proposer.prior_size.to_dict(),
         "trials": spec.most_trials,
         "epochs": spec.epochs,
         "estimate": _estimate(spec, images["train"], parameters, flops, [budget["flops"] for budget in budgets]),
@@ -138,6 +139,7 @@ def _proposer(spec: JobSpec, space: Space, dense: DenseModel) -> Proposer:
             class_query=job.class_query,
             bound=job.bound,
             limits=job.limits,
+            prior=load_prior(job.prior),
         )
     except SpaceError as error:
         raise SpecFault(("space",), str(error)) from None
