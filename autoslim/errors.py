@@ -17,7 +17,7 @@ AutoslimError
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
 ├── MissingExtraError (ImportError) an optional dependency is not installed; names the command that installs it
 ├── ExportError                    a form that this model cannot be exported to
-├── ClusterError                   Ray or the database cannot be reached
+├── UnavailableError               Ray, the database, MLflow or the service cannot be reached; a later try may succeed
 ├── LeaseLostError                 another driver has taken over the job
 └── JobError                       the job as a whole failed; carries the remote traceback
     └── TrialsFailedError          because all of its first trials failed
@@ -102,8 +102,8 @@ class ExportError(AutoslimError):
     """A form that a model cannot be exported to, and why."""
 
 
-class ClusterError(AutoslimError):
-    """Ray, the database or the cluster's storage cannot be reached."""
+class UnavailableError(AutoslimError):
+    """Ray, the database, MLflow or the service cannot be reached; a later try may succeed."""
 
     exit_code = 4
 

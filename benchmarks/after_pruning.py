@@ -3,8 +3,8 @@
     AUTOSLIM_DATA=... python benchmarks/after_pruning.py [--only width,vit_slim] [--budgets 70%,50%,35%] [--images 1000]
 
 The data and the dense model are those of `methods_table.py`. Every recipe goes through the trial that a search runs, with its default knobs
-solved onto the budget, and is stopped at the report after its last cut. `a+b` is a chain. Accuracies are of training images that are held
-out; their standard error is 1.3 points for 1,000 of them, that of a difference of two models on the same images below one.
+solved onto the budget, and is stopped at the report after its last pruning. `a+b` is a chain. Accuracies are of training images that are
+held out; their standard error is 1.3 points for 1,000 of them, that of a difference of two models on the same images below one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from autoslim.training import TrialContext, run_trial
 from autoslim.training.evaluate import accuracy
 
 TRAIN_IMAGES, EPOCHS = 10_000, 3.0
-"""As in `methods_table.py`: what a method trains before its cut takes its share of these epochs."""
+"""As in `methods_table.py`: what a method trains before it prunes takes its share of these epochs."""
 ALL_IMAGES = 50_000
 NAMES = ("width", "vit_slim", "width+patch_slimming", "patch_slimming")
 
 
 def after_pruning(recipe: Recipe, context: TrialContext, folder: Path) -> float:
-    """The accuracy at the report after the last cut."""
+    """The accuracy at the report after the last pruning."""
     return next(report.metrics["accuracy"] for report in run_trial(recipe, context, folder) if report.phase == Phase.PRUNE)
 
 
@@ -42,7 +42,9 @@ def open_context(data: Path, work: Path, images: int) -> TrialContext:
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=images / ALL_IMAGES, train_limit=TRAIN_IMAGES)
     dataset = prepare_dataset(spec, work / "cache", seed=0)
     common = TRAINING.replace(epochs=EPOCHS)
-    return TrialContext.open(base=data / "vit-cifar10", dataset=dataset.path, shared=work / "shared", common=common)
+    return TrialContext.open(
+        base=data / "vit-cifar10", dataset=dataset.path, shared_folder=work / "shared", shared_training=common
+    )
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from holdout_accuracy import Hits, format_accuracy, format_difference, holdout_h
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import count_flops, predict
 from autoslim.data import prepare_dataset
@@ -69,7 +69,7 @@ def search(settings: Settings) -> Path:
         dataset=settings.dataset,
         budgets=tuple(Budget.parse(label) for label in BUDGETS),
         trials=settings.trials,
-        training=Training(epochs=settings.epochs),
+        training=TrainingSettings(epochs=settings.epochs),
         seed=settings.seed,
         concurrency=2,
         output=str(folder.absolute()),
@@ -89,7 +89,7 @@ def control(settings: Settings, name: str, share: float, rate: float) -> dict[st
         return dict(json.loads((target / "facts.json").read_text()))
     dataset = prepare_dataset(settings.dataset, settings.output / "search" / "cache", seed=settings.seed)
     context = TrialContext.open(base=settings.base, dataset=dataset.path)
-    shape, training = context.dense.shape, Training(epochs=settings.epochs, lr=rate)
+    shape, training = context.dense.shape, TrainingSettings(epochs=settings.epochs, lr=rate)
     dense = Plan.dense(shape)
     budget = int(share * predict(shape, dense).total)
     method = METHODS["random_tokens"]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.base import logits_of
 from autoslim.training import TrialContext
 
@@ -18,7 +18,7 @@ Hits = NDArray[np.bool_]
 
 def holdout_hits(model: nn.Module, context: TrialContext) -> Hits:
     """Whether each test image is classified correctly, in float32: an array of booleans (N,)."""
-    loader = context.loader(context.splits.test, Training(batch_size=100, augmentation="none"), seed=0, train=False)
+    loader = context.loader(context.splits.test, TrainingSettings(batch_size=100, augmentation="none"), seed=0, train=False)
     # For models that drop tokens at random.
     torch.manual_seed(0)
     with torch.no_grad():

@@ -19,10 +19,10 @@ from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Step
 from autoslim.core.shape import ViTShape
-from autoslim.cost import Candidate, LatencyTable, predict
+from autoslim.cost import CalibrationModel, LatencyTable, predict
 from autoslim.errors import InfeasibleError
 from autoslim.export.profiling import measure_table_in_subprocess
-from autoslim.export.profiling.calibration import candidates_of_methods, request_of
+from autoslim.export.profiling.calibration import calibration_models, request_of
 from autoslim.methods import METHODS, solve
 from autoslim.models import DenseModel, create_dense
 
@@ -53,7 +53,7 @@ def dense_of(name: str) -> DenseModel:
     return create_dense(spec)
 
 
-def unseen(shape: ViTShape) -> list[Candidate]:
+def unseen(shape: ViTShape) -> list[CalibrationModel]:
     start = Plan.dense(shape)
     dense = predict(shape, start).total
     found = []
@@ -63,7 +63,7 @@ def unseen(shape: ViTShape) -> list[Candidate]:
             solved = solve(METHODS[method], shape, start, known, int(share * dense))
         except InfeasibleError:
             continue
-        found.append(Candidate(steps=(Step(method=method, knobs=solved.knobs),), plan=solved.plan))
+        found.append(CalibrationModel(steps=(Step(method=method, knobs=solved.knobs),), plan=solved.plan))
     return found
 
 
@@ -72,7 +72,7 @@ def measure(name: str, *, batch: int, threads: int, mode: str) -> tuple[LatencyT
     dense = dense_of(name)
     limits = CostLimits(latency_ms=1.0, batch=batch, mode=mode)
     ranges = {method: METHODS[method].ranges for method in METHODS}
-    seen = candidates_of_methods(ranges, dense.shape, class_query=False)
+    seen = calibration_models(ranges, dense.shape, class_query=False)
     table = measure_table_in_subprocess(request_of(dense, limits, seen, class_query=False), threads=threads)
     measured = measure_table_in_subprocess(
         request_of(dense, limits, unseen(dense.shape), class_query=False), table, threads=threads

@@ -21,7 +21,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.files import write_atomically
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
@@ -29,7 +29,7 @@ from autoslim.export.artifact import load
 from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext, run_trial
 
-TRAINING = Training(lr=3e-4, distillation=0.9, temperature=2.0)
+TRAINING = TrainingSettings(lr=3e-4, distillation=0.9, temperature=2.0)
 """Used by every run; selected on validation images with random tokens, ViT-Slim and the dense model (docs/benchmarks/settings.md)."""
 
 OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width")
@@ -71,7 +71,7 @@ class Settings(Record):
 
     images: int
     epochs: float
-    training: Training
+    training: TrainingSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,12 +138,12 @@ def _open_context(data: Path, output: Path, settings: Settings) -> TrialContext:
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=settings.images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
     context = TrialContext.open(
-        base=data / "vit-cifar10", dataset=dataset.path, shared=output / "shared", common=_training(settings)
+        base=data / "vit-cifar10", dataset=dataset.path, shared_folder=output / "shared", shared_training=_training(settings)
     )
     return SharedLogitsContext.over(context, output / "teacher")
 
 
-def _training(settings: Settings) -> Training:
+def _training(settings: Settings) -> TrainingSettings:
     return settings.training.replace(epochs=settings.epochs)
 
 

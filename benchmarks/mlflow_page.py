@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import BaseFacts, EpochReport, Origin, Phase, TrialResult, TrialState
 from autoslim.core.urls import default_url
 from autoslim.report.tracking import MlflowSync
@@ -83,7 +83,10 @@ def synthetic_trial(number: int, label: str, rng: random.Random) -> TrialResult:
     budget = int(BUDGETS[label] * DENSE.dense_flops)
     knobs = {f"knob_{index}": round(rng.random(), 4) for index in range(6)} | {"drops": rng.randrange(1, 5)}
     recipe = Recipe(
-        steps=(Step(method=method, knobs=knobs),), budget=budget, training=Training(lr=rng.uniform(1e-4, 1e-3)), seed=number
+        steps=(Step(method=method, knobs=knobs),),
+        budget=budget,
+        training=TrainingSettings(lr=rng.uniform(1e-4, 1e-3)),
+        seed=number,
     )
     flops = int(budget * rng.uniform(0.99, 1.0))
     accuracy = DENSE.dense_accuracy - 0.15 * (1 - flops / DENSE.dense_flops) - abs(rng.gauss(0, 0.03))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
@@ -35,7 +35,7 @@ from autoslim.training.device import autocast, uses_bfloat16
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 
-TRAINING = Training(distillation=0.9, temperature=2.0)
+TRAINING = TrainingSettings(distillation=0.9, temperature=2.0)
 
 
 def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:

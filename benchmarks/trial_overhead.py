@@ -25,7 +25,7 @@ from ray.tune.search.optuna import OptunaSearch
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import BaseFacts, EpochReport, Outcome, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
@@ -119,7 +119,7 @@ def coordinator(trials: int) -> Iterator[Coordinator]:
     with tempfile.TemporaryDirectory() as folder:
         job = SearchJob(
             id="overhead", model=ModelSpec(name="vit"), dataset=DatasetSpec(source="none"), trials=trials, output=folder,
-            budgets=(Budget.parse("70%"), Budget.parse("50%")), training=Training(epochs=3.0), final_share=0.0,
+            budgets=(Budget.parse("70%"), Budget.parse("50%")), training=TrainingSettings(epochs=3.0), final_share=0.0,
         )  # fmt: skip
         facts = BaseFacts(dense_flops=DENSE, dense_accuracy=0.9, params=1, chance=0.1)
         with Store(default_url(folder)) as store:

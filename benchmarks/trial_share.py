@@ -25,7 +25,7 @@ from typing import Any
 from autoslim import methods
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.urls import default_url
 from autoslim.store import Store
 from autoslim.training import loop, measure
@@ -52,7 +52,7 @@ class TimedTrial(TrialTrainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._spent = dict.fromkeys(self._spent, 0.0)
-        self._left = Path(config["folder"]).parent / f"{config['number']}.json"
+        self._left = Path(config["trial_folder"]).parent / f"{config['trial_number']}.json"
         super()._begin(config)
 
     @contextlib.contextmanager
@@ -125,7 +125,7 @@ def search(arguments: argparse.Namespace, data: Path) -> None:
         dataset=DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=arguments.images),
         budgets=(Budget.parse("50%"),),
         trials=arguments.trials,
-        training=Training(epochs=arguments.epochs),
+        training=TrainingSettings(epochs=arguments.epochs),
         scheduler="none",
         final_share=0.0,
         speed=(),

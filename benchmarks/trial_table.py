@@ -30,7 +30,7 @@ from cached_teacher import SharedLogitsContext
 from autoslim.core.files import replacing_file
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import BaseFacts, Outcome, Phase, Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
@@ -65,8 +65,8 @@ class DenseStart:
 
     data: str
     model: ModelSpec
-    base: Training
-    training: Training
+    base: TrainingSettings
+    training: TrainingSettings
     base_validation_share: float
     validation_share: float
 
@@ -79,8 +79,8 @@ STARTS = {
     "cifar10_d64": DenseStart(
         data="cifar10",
         model=_vit(img_size=32, patch_size=4, embed_dim=64, depth=4, num_heads=4),
-        base=Training(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0),
-        training=Training(epochs=6.0),
+        base=TrainingSettings(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0),
+        training=TrainingSettings(epochs=6.0),
         # 2,000 images; trials are judged on the first 1,000 of them.
         base_validation_share=0.04,
         validation_share=0.02,
@@ -89,8 +89,8 @@ STARTS = {
         data="signdigits100",
         model=_vit(img_size=100, patch_size=10, embed_dim=48, depth=6, num_heads=3),
         # 1,300 images are few, so that the epochs are many.
-        base=Training(epochs=60.0, batch_size=64, lr=1e-3, distillation=0.0),
-        training=Training(epochs=4.0),
+        base=TrainingSettings(epochs=60.0, batch_size=64, lr=1e-3, distillation=0.0),
+        training=TrainingSettings(epochs=4.0),
         base_validation_share=0.2,
         validation_share=0.2,
     ),
@@ -114,7 +114,7 @@ class Task:
     repeats: int | None = None
 
 
-def drawn(number: int, space: Space, shape: ViTShape, training: Training) -> Task:
+def drawn(number: int, space: Space, shape: ViTShape, training: TrainingSettings) -> Task:
     """The same task in every call, so that an interrupted table can be continued."""
     cycle, place = divmod(number, _ROUND)
     if place == _ROUND - 1:
@@ -134,7 +134,9 @@ def drawn(number: int, space: Space, shape: ViTShape, training: Training) -> Tas
     raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws can be solved onto {share:.0%} of the FLOPs")
 
 
-def _solved(number: int, sample: Sample, space: Space, shape: ViTShape, training: Training, share: float | None) -> Task | None:
+def _solved(
+    number: int, sample: Sample, space: Space, shape: ViTShape, training: TrainingSettings, share: float | None
+) -> Task | None:
     """None for a draw that cannot be solved onto the budget, or leaves the space when it is."""
     dense = Plan.dense(shape)
     try:
@@ -170,7 +172,7 @@ def open_context(data: Path, output: Path, start: DenseStart) -> TrialContext:
     base = output / f"base-{request.digest()}"
     for report in prepare_base(base, request, whole):
         print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
-    context = TrialContext.open(base=base, dataset=small.path, shared=output / "shared", common=start.training)
+    context = TrialContext.open(base=base, dataset=small.path, shared_folder=output / "shared", shared_training=start.training)
     (output / "base.json").write_text((base / "facts.json").read_text())
     return SharedLogitsContext.over(context, output / "teacher")
 
@@ -243,7 +245,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 
 def carry_out(
-    context: TrialContext, output: Path, training: Training, *, trials: int, minutes: float
+    context: TrialContext, output: Path, training: TrainingSettings, *, trials: int, minutes: float
 ) -> Iterator[dict[str, Any]]:
     space, shape = load_space(SPACE), context.dense.shape
     done = {row["number"] for row in rows(output)}

@@ -11,7 +11,7 @@ from autoslim.core.duration import format_duration
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply, Result, Trial
-    from autoslim.client.replies import Cost
+    from autoslim.client.replies import SearchCost
 
 
 def ago(moment: datetime.datetime) -> str:
@@ -106,7 +106,7 @@ def result(found: Result) -> list[str]:
     return lines if found.cost is None else [*lines, _cost(found.cost)]
 
 
-def _cost(cost: Cost) -> str:
+def _cost(cost: SearchCost) -> str:
     money = "" if cost.money is None else f", {cost.money:.2f} at {cost.price:g} an hour"
     return f"Cost: {cost.device_hours:.3g} {cost.device} hours{money}; {cost.bytes / 1e9:.2g} GB"
 

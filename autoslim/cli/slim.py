@@ -17,7 +17,7 @@ from autoslim.cli.table import columns
 from autoslim.config import Commands
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import Budget, format_flops
-from autoslim.core.recipe import Knobs, Step, Training
+from autoslim.core.recipe import Knobs, Step, TrainingSettings
 from autoslim.core.result import EpochReport
 from autoslim.errors import RequestError
 from workers.search.signals import GracefulShutdown
@@ -43,7 +43,8 @@ First = Annotated[
     typer.Option(help="FLOPs after the first of several methods, such as 75% or 3.4G. Default: an even split in log FLOPs."),
 ]
 Distillation = Annotated[
-    float | None, typer.Option(help=f"Weight of the dense teacher's soft labels, 0 to 1. Default: {Training().distillation}.")
+    float | None,
+    typer.Option(help=f"Weight of the dense teacher's soft labels, 0 to 1. Default: {TrainingSettings().distillation}."),
 ]
 
 _DEFAULT_OUTPUT = Path("runs/slim")

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoslim import errors
-from autoslim.errors import AutoslimError, BudgetError, ClusterError, JobError, RequestError
+from autoslim.errors import AutoslimError, BudgetError, JobError, RequestError, UnavailableError
 
 if TYPE_CHECKING:
     from autoslim.client.replies import JobReply
@@ -78,10 +78,10 @@ class TooLargeError(RefusedError):
     """The request is larger than the service allows."""
 
 
-class UnreachableError(ServiceError, ClusterError):
+class UnreachableError(ServiceError, UnavailableError):
     """No response that says anything about the request; it may be repeated later."""
 
-    exit_code = ClusterError.exit_code
+    exit_code = UnavailableError.exit_code
 
 
 class UnauthorizedError(UnreachableError):

@@ -74,7 +74,7 @@ class Dense(Reply):
     accuracy: float
 
 
-class Cost(Reply):
+class SearchCost(Reply):
     """The cost of all attempts, except `seconds`: the wall time of the last one. `money` is None without a price per hour."""
 
     seconds: float
@@ -93,7 +93,7 @@ class Result(Reply):
     dense: Dense | None = None
     trials: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    cost: Cost | None = None
+    cost: SearchCost | None = None
 
 
 class JobReply(Reply):

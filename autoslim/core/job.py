@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
 from autoslim.errors import RequestError
 
@@ -30,7 +30,7 @@ class ModelSpec(Record):
 class DatasetSpec(Record):
     """`source` is a Parquet file, a folder, or the name of a built-in set.
 
-    `validation_share` is cut from train, stratified, where the source has no validation split. `unreadable_share` is how much of
+    `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
     a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
     """
 
@@ -106,8 +106,8 @@ class SearchJob(Record):
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     space: str = "default"
     trials: int = 24
-    training: Training = dataclasses.field(default_factory=Training)
-    base: Training = dataclasses.field(default_factory=lambda: Training(epochs=10.0, distillation=0.0))
+    training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
+    base: TrainingSettings = dataclasses.field(default_factory=lambda: TrainingSettings(epochs=10.0, distillation=0.0))
     sampler: str = "forest"
     prior: str = "none"
     scheduler: str = "halving"

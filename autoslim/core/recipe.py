@@ -23,8 +23,8 @@ AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(Record):
-    """How a model is tuned. `epochs` counts all of a trial's passes over the training images, the method's own included.
+class TrainingSettings(Record):
+    """The hyperparameters of training. `epochs` counts all of a trial's passes over the training images, the method's own included.
 
     `lr` is the peak learning rate of AdamW at this batch size; `warmup` the share of steps spent rising to it.
     `distillation` is the weight of the dense teacher's soft labels in the loss (0: labels only).
@@ -67,7 +67,7 @@ class Recipe(Record):
 
     steps: tuple[Step, ...]
     budget: int
-    training: Training
+    training: TrainingSettings
     seed: int
     class_query: bool = False
     bound: str = "max"

@@ -5,10 +5,10 @@ beside it, and of equally accurate ones the cheaper. A recipe is solved so that 
 50 % keeps to 70 % as well. Therefore more FLOPs never give a less accurate model.
 
 Recipes that were refined over several seeds are the one exception to "all complete trials". The seeds are there to choose between the
-refined recipes of one budget: the recipe with the best mean over its seeds stays, and the seeds of the others are left out, because the
-best of several seeds is mostly luck. A seed of the recipe that stays is compared with every other trial by its own accuracy: what is
-delivered is that seed's model, and not a mean. Which seeds are left out does not depend on the budget asked for, so that more FLOPs
-still never give a less accurate model.
+refined recipes of one budget: the trials of the recipe with the best mean over its seeds stay, and those of the others are left out,
+because the best of several seeds is mostly luck. A trial that stays is compared with every other one by its own accuracy: what is
+delivered is its model, and not a mean. Which trials are left out does not depend on the budget asked for, so that more FLOPs still
+never give a less accurate model.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def best_within_budgets(
 
 
 def eligible(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
-    """The trials that the best one within any budget is chosen from: complete, no duplicates, within `limits`, no seed left out."""
+    """The trials that the best one within any budget is chosen from: complete, no duplicates, within `limits`, not left out."""
     kept = within_limits(results, limits)
-    left_out = _seeds_left_out(kept)
+    left_out = _worse_recipes(kept)
     return [result for result in kept if result.number not in left_out]
 
 
@@ -54,22 +54,22 @@ def _best(candidates: Sequence[TrialResult], flops: int) -> TrialResult | None:
     return max(within, key=lambda result: (result.accuracy or 0.0, -(result.flops or 0), -result.number), default=None)
 
 
-def _seeds_left_out(results: Sequence[TrialResult]) -> set[int]:
+def _worse_recipes(results: Sequence[TrialResult]) -> set[int]:
     """The numbers of the trials whose recipe another one of the same budget surpasses in its mean over seeds."""
     left_out: set[int] = set()
     for recipes in _refined_recipes(results).values():
         # One seed alone has no mean that could be compared; it counts as any other trial.
-        several = [seeds for seeds in recipes.values() if len(seeds) > 1]
+        several = [trials for trials in recipes.values() if len(trials) > 1]
         if several:
             best = max(several, key=_rank_over_seeds)
-            left_out |= {seed.number for seeds in several if seeds is not best for seed in seeds}
+            left_out |= {trial.number for trials in several if trials is not best for trial in trials}
     return left_out
 
 
-def _rank_over_seeds(seeds: Sequence[TrialResult]) -> tuple[float, int, int]:
+def _rank_over_seeds(trials: Sequence[TrialResult]) -> tuple[float, int, int]:
     """The mean accuracy; of equal ones the cheaper recipe, then the earlier one, whatever order the trials ended in."""
-    mean = statistics.fmean(seed.accuracy or 0.0 for seed in seeds)
-    return mean, -min(seed.flops or 0 for seed in seeds), -min(seed.number for seed in seeds)
+    mean = statistics.fmean(trial.accuracy or 0.0 for trial in trials)
+    return mean, -min(trial.flops or 0 for trial in trials), -min(trial.number for trial in trials)
 
 
 def _refined_recipes(results: Sequence[TrialResult]) -> dict[int, dict[str, list[TrialResult]]]:

@@ -3,14 +3,14 @@
 from autoslim.cost.flop_counters import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch
 from autoslim.cost.flops import Flops, predict
 from autoslim.cost.grid import Grid
-from autoslim.cost.latency_table import DENSE, Calibration, Candidate, LatencyRequest, LatencyTable
+from autoslim.cost.latency_table import DENSE, Calibration, CalibrationModel, LatencyRequest, LatencyTable
 from autoslim.cost.params import predict_params
 
 __all__ = [
     "COUNTERS_AGREE_WITHIN",
     "DENSE",
     "Calibration",
-    "Candidate",
+    "CalibrationModel",
     "Flops",
     "Grid",
     "LatencyRequest",

@@ -24,7 +24,7 @@ DENSE = "dense"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate(Record):
+class CalibrationModel(Record):
     """A slimmed model to measure as a whole: methods with solved knobs, and their plan."""
 
     steps: tuple[Step, ...]
@@ -39,7 +39,7 @@ class Candidate(Record):
 class LatencyRequest(Record):
     """What to measure: a timm model and its arguments, a batch size, a mode of `job.SPEED_MODES`, and slimmed models for the correction.
 
-    `class_query` says, as in `Recipe`, how the slimmed models end.
+    `candidates` are these slimmed models (the name is part of the key of stored tables); `class_query` says, as in `Recipe`, how they end.
     """
 
     name: str
@@ -47,7 +47,7 @@ class LatencyRequest(Record):
     batch: int
     mode: str
     class_query: bool
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CalibrationModel, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class PreparedDataset:
     def digest(self) -> str:
         return self.report.digest_of_images
 
-    def at(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> Splits:
+    def splits(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> Splits:
         """The splits at the storage size of `image_size` (H, W). They are decoded once into the cache if that takes at most
         `decoded_limit` bytes, else on access; the pixels are the same.
         """

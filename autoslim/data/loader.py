@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, light, seeded_globals
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.table import Indices
@@ -42,7 +42,7 @@ class Loader:
         self,
         split: ImageSplit,
         *,
-        training: Training,
+        training: TrainingSettings,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         image_size: tuple[int, int],
@@ -131,7 +131,9 @@ def _tensors(batch: tuple[NDArray[np.float32], NDArray[np.int64]]) -> Batch:
     return torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
 
 
-def _check(split: ImageSplit, training: Training, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, int]) -> None:
+def _check(
+    split: ImageSplit, training: TrainingSettings, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, int]
+) -> None:
     if training.batch_size < 1:
         raise RequestError(f"batch_size is {training.batch_size}; allowed: at least 1")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

@@ -30,7 +30,7 @@ _ALLOWED_ANYWAY = 64 * 2**20
 
 
 def read_file(path: Path) -> Source:
-    """A source of one file, from which the other splits are cut."""
+    """A source of one file, from which the other splits are taken."""
     names = _class_names(path)
     train = _table(path)
     return Source(name=str(path), classes=names or _numbered(train), train=train, files=(path,)).check()

@@ -1,4 +1,4 @@
-"""Prepares a data set once per job: cuts it into splits, decodes every image once, and writes the readable ones to the cache."""
+"""Prepares a data set once per job: divides it into splits, decodes every image once, and writes the readable ones to the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_datase
 from autoslim.data.decode import decode_rgb
 from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sources import open_source
-from autoslim.data.splits import cut_share, keep_count
+from autoslim.data.splits import keep_count, split_off_share
 from autoslim.data.table import Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
@@ -42,7 +42,7 @@ def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> Prepare
     """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
-    Splits are cut before unreadable images are dropped, so that `train_limit` counts the dropped ones, too.
+    Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too.
 
     Raises:
         DatasetError: for a source that cannot be read or used.
@@ -66,7 +66,7 @@ def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
 def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
     # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
-    parts = cut_splits(spec, source, seed)
+    parts = make_splits(spec, source, seed)
     reports = {split: _SplitWriter(parts[split], source, spec, digest).write(folder / f"{split}.arrow") for split in SPLITS}
     report = DatasetReport(
         source=source.name,
@@ -81,7 +81,7 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
     (folder / MANIFEST).write_text(report.to_json(indent=2))
 
 
-def cut_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
+def make_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
     """The rows of each split. Splits of the source stay whole; missing ones take `validation_share` of train each, the test split first."""
     left: Indices = np.arange(len(source.train.labels))
     parts = {}
@@ -89,9 +89,11 @@ def cut_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
         if table is not None:
             parts[split] = Part(table=table, rows=np.arange(len(table.labels)))
             continue
-        kept, cut = cut_share(source.train.labels[left], spec.validation_share, seed=seed, purpose=split, classes=source.classes)
-        parts[split] = Part(table=source.train, rows=left[cut], drawn_from="train")
-        # The next cut takes from the rest only, so that no image is in two splits.
+        kept, taken = split_off_share(
+            source.train.labels[left], spec.validation_share, seed=seed, purpose=split, classes=source.classes
+        )
+        parts[split] = Part(table=source.train, rows=left[taken], drawn_from="train")
+        # The next split takes from the rest only, so that no image is in two splits.
         left = left[kept]
     if spec.train_limit is not None:
         left = left[keep_count(source.train.labels[left], spec.train_limit, seed=seed, classes=source.classes)]

@@ -17,7 +17,7 @@ from autoslim.data.augment import centre_crop
 from autoslim.data.dataset import SPLITS, ImageSplit
 from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.loader import normalise
-from autoslim.data.prepare import cut_splits
+from autoslim.data.prepare import make_splits
 from autoslim.data.sources import open_source
 from autoslim.data.table import Indices, Labels, Row
 from autoslim.errors import DatasetError
@@ -54,7 +54,7 @@ def sample_source(
     """
     assert split in SPLITS
     source = open_source(spec.source, seed=seed)
-    part = cut_splits(spec, source, seed)[split]
+    part = make_splits(spec, source, seed)[split]
     labels, size = part.table.labels[part.rows], storage_size(image_size, crop_pct)
     left: Indices = np.arange(len(labels))
     # Draws again without the unreadable images until all that are drawn can be read.

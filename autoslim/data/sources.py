@@ -12,7 +12,7 @@ from PIL import Image
 
 from autoslim.data.folder import read_image_folder
 from autoslim.data.parquet import read_file, read_folder, row_count
-from autoslim.data.splits import cut_count
+from autoslim.data.splits import split_off_count
 from autoslim.data.table import Indices, Labels, Row, Source, Table
 from autoslim.errors import DatasetError
 
@@ -66,7 +66,7 @@ def _read_digits(seed: int) -> Source:
     bunch = load_digits()
     labels_N = bunch.target.astype(np.int64)
     pixels_NHW = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    train, test = cut_count(labels_N, _DIGITS_TEST, seed=seed, purpose="digits test")
+    train, test = split_off_count(labels_N, _DIGITS_TEST, seed=seed, purpose="digits test")
     return Source(
         name="digits",
         classes=tuple(str(digit) for digit in range(10)),

@@ -10,7 +10,9 @@ from autoslim.data.table import Indices, Labels
 from autoslim.errors import DatasetError
 
 
-def cut_share(labels: Labels, share: float, *, seed: int, purpose: str, classes: tuple[str, ...]) -> tuple[Indices, Indices]:
+def split_off_share(
+    labels: Labels, share: float, *, seed: int, purpose: str, classes: tuple[str, ...]
+) -> tuple[Indices, Indices]:
     """Splits off about `share` of the images.
 
     Args:
@@ -29,21 +31,21 @@ def cut_share(labels: Labels, share: float, *, seed: int, purpose: str, classes:
 
 
 def share_counts(counts: Indices, share: float, *, purpose: str, classes: tuple[str, ...]) -> Indices:
-    """How many images of each class (C,) `cut_share` splits off, from the `counts` (C,) that there are; the seed does not matter.
+    """How many images of each class (C,) `split_off_share` splits off, from the `counts` (C,) that there are; the seed does not matter.
 
     Raises:
-        DatasetError: as `cut_share`.
+        DatasetError: as `split_off_share`.
     """
     if not 0.0 < share < 1.0:
         raise DatasetError(f"validation_share is {share}; allowed: above 0 and below 1")
     if counts.min() < 2:
         name = classes[int(counts.argmin())]
-        raise DatasetError(f"class {name!r} has {counts.min()} image left to cut {purpose} from; needed: at least 2")
+        raise DatasetError(f"class {name!r} has {counts.min()} image left to take {purpose} from; needed: at least 2")
     return _allocate(counts, round(share * int(counts.sum())), spare=1)
 
 
-def cut_count(labels: Labels, count: int, *, seed: int, purpose: str) -> tuple[Indices, Indices]:
-    """As `cut_share`, for `count` images, or as many as are needed for every class to be in both parts."""
+def split_off_count(labels: Labels, count: int, *, seed: int, purpose: str) -> tuple[Indices, Indices]:
+    """As `split_off_share`, for `count` images, or as many as are needed for every class to be in both parts."""
     allocated = _allocate(np.bincount(labels), count, spare=1)
     drawn_rows = _draw(labels, allocated, seed, purpose)
     return np.setdiff1d(np.arange(len(labels)), drawn_rows), drawn_rows

@@ -32,7 +32,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """The splits of a source; one that is None is cut from `train`. From `files` a changed source is recognized."""
+    """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized."""
 
     name: str
     classes: tuple[str, ...]

@@ -56,6 +56,11 @@ class FlopsReport(Record):
         """The count that the budget limits."""
         return self.mean if self.bound == "mean" and self.mean is not None else self.fvcore
 
+    @property
+    def varies(self) -> bool:
+        """Whether the number of tokens, and with it the count, varies from image to image."""
+        return self.mean is not None and self.mean != self.fvcore
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FormReport(Record):

@@ -1,4 +1,7 @@
-"""The deployable forms beside the weights: ONNX, torch.export's program, timm's format if it can express the model, and `load.py`."""
+"""The deployable forms beside the weights: ONNX, torch.export's program, timm's format if it can express the model, and `load.py`.
+
+Shapes: B images, 3 colour channels, H height, W width, C classes.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ def _with_flops(report: FormReport, path: Path, image_13HW: Tensor) -> FormRepor
 
 
 def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
-    """The largest difference of any logit (B images, C classes), at batch 1 and at the whole batch.
+    """The largest difference of any logit (B, C), at batch 1 and at the whole batch.
 
     Raises:
         ExportError: when too many images differ.

@@ -4,7 +4,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.constraint_check import Constraints, binding, check_not_trivial
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.dps.method import DPS
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.life_regression.method import LifeRegression
@@ -12,6 +12,7 @@ from autoslim.methods.merge.method import Merge
 from autoslim.methods.patch_slimming.method import PatchSlimming
 from autoslim.methods.sit.method import SiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer
 from autoslim.methods.vit_slim.method import ViTSlim
 from autoslim.methods.width.method import Width
 

@@ -12,86 +12,21 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Training
+from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost.constraint_check import Constraints
 from autoslim.methods.knob import Ranges, complete
-
-Tensors = dict[str, Tensor]
-
-DISTILLATION = frozenset({"distillation", "temperature"})
-"""The settings of a recipe's training that `DistillationBatch.task_loss` reads beside the labels' own."""
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 
 ModuleFactory = Callable[[ViTShape, int, int], nn.Module]
 """Makes a module from the shape, the tokens that enter it and the tokens that it leaves, prefix tokens included in both."""
-
-
-class DistillationBatch(Protocol):
-    """One batch of the train phase. Each property is computed when it is first read, and never where it is not."""
-
-    images_B3HW: Tensor
-    student: nn.Module
-    teacher: nn.Module
-    """The frozen dense model."""
-
-    @property
-    def teacher_tokens(self) -> list[Tensor]:
-        """The teacher's tokens (B, N, D) behind each block. Read before the losses, it costs no second pass."""
-
-    @property
-    def logits_BC(self) -> Tensor:
-        """The student's logits."""
-
-    @property
-    def teacher_logits_BC(self) -> Tensor:
-        """The teacher's logits."""
-
-    @property
-    def task_loss(self) -> Tensor:
-        """The loss of the labels and of the teacher's soft labels, weighted as the recipe's `distillation` says."""
-
-    @property
-    def label_loss(self) -> Tensor:
-        """The loss of the labels alone."""
-
-
-class SharedTrainer(Protocol):
-    """What shared work gets: the dense model, the training images and a training loop, independent of any trial."""
-
-    shape: ViTShape
-    training: Training
-    teacher: nn.Module
-    """The frozen dense model."""
-    epoch_images: int
-    """Training images in an epoch."""
-
-    def student(self) -> nn.Module:
-        """A copy of the dense model."""
-
-    def images(self, count: int) -> Iterator[Tensor]:
-        """Batches (B, 3, h, w) of `count` training images without augmentation; the same images at every call."""
-
-    def train(
-        self,
-        student: nn.Module,
-        loss: Callable[[DistillationBatch], Tensors],
-        *,
-        epochs: float,
-        learning_rates: dict[str, float] | None = None,
-        constant_rate: bool = False,
-        weight_decay: float | None = None,
-    ) -> Generator[EpochReport]:
-        """Trains `student` in place and writes a checkpoint an epoch; an interrupted call resumes from the last one.
-
-        Where `constant_rate` the learning rate neither rises nor falls. A `weight_decay` of None is the training's.
-        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +36,7 @@ class StepContext:
     `plan` is what earlier steps of the recipe have left of the dense model. `budget` (multiply-accumulates an image) and `constraints`
     limit the finished model; `bound` says whether the budget holds for every image (`max`) or for their mean, as in `Recipe`. `shared`
     is the result of `prepare`. Only `attach` gets it, and stores in the student what `prune` needs of it. `dense` is the dense model
-    where an earlier step has cut the student; see `to_measure`.
+    where an earlier step has pruned the student; see `to_measure`.
     """
 
     shape: ViTShape
@@ -114,7 +49,7 @@ class StepContext:
     dense: nn.Module | None = None
 
     def to_measure(self, model: nn.Module) -> nn.Module:
-        """What decides which tokens go: the dense model, where `model` has been cut by an earlier step and not trained since."""
+        """What decides which tokens go: the dense model, where `model` has been pruned by an earlier step and not trained since."""
         return model if self.dense is None else self.dense
 
 
@@ -292,7 +227,7 @@ class Method(abc.ABC):
         return None
 
     def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
-        """Names in `Training` that have no effect as the last step of a recipe; a search does not draw them."""
+        """Names in `TrainingSettings` that have no effect as the last step of a recipe; a search does not draw them."""
         return frozenset()
 
     def needs_rest(self, knobs: Knobs) -> bool:

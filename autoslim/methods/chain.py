@@ -22,7 +22,7 @@ from autoslim.methods.knob import Ranges
 from autoslim.methods.solver import Solved, cheapest_form, evaluate, narrows, solve
 
 LAST_MARGIN = 0.05
-"""Share of the budget by which the last step must be able to go below it. It is solved again when the step before it has cut the model,
+"""Share of the budget by which the last step must be able to go below it. It is solved again when the step before it has pruned the model,
 which may have left other widths than the solver assumed, and still has to reach the budget then."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
-from autoslim.export.artifact import SlimConfig, SpeedReport
+from autoslim.export.artifact import SlimConfig
+from autoslim.report.card_speed import latency_section, speed_section
 from autoslim.report.picture import PAGE, PNG
 
 
@@ -31,7 +32,7 @@ accuracies are those of these files, read back by a new process, in float32.
 {_pictures(has_pictures)}
 {_loading(config)}
 
-{_forms(config)}{_speed(config)}{_latency(config)}## How it was made
+{_forms(config)}{speed_section(config)}{latency_section(config)}## How it was made
 
 {_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
@@ -137,80 +138,6 @@ autoslim. {script}`sha256sum --check SHA256SUMS` checks the files.
 """
 
 
-def _speed(config: SlimConfig) -> str:
-    """Latency and throughput beside the dense model's; a model that is not faster at batch 1 is marked as such."""
-    speed = config.speed
-    if speed is None:
-        return ""
-    rows = "\n".join(
-        f"| {timing.mode}, {timing.device} | {timing.batch} | {timing.dense_ms:.3g} | {timing.slimmed_ms:.3g} | "
-        f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.speedup:.2f} ({timing.low:.2f}-{timing.high:.2f}) |"
-        for timing in speed.timings
-    )
-    slow = [
-        f"{timing.mode} on the {timing.device.upper()} ({timing.speedup:.2f} times as fast)"
-        for timing in speed.timings
-        if timing.batch == 1 and timing.speedup <= 1
-    ]
-    plainly = f"**At batch 1 it is not faster than the dense model**: {', '.join(slow)}.\n" if slow else ""
-    left_out = "".join(f"Not measured: {mode}, because {reason}.\n" for mode, reason in speed.left_out.items())
-    return f"""## Speed
-
-| | batch | dense, ms | slimmed, ms | images a second | times as fast (quartiles) |
-|---|---|---|---|---|---|
-{rows}
-
-{plainly}{left_out}Medians of both models run in turns, on {speed.hardware}, {speed.threads} threads. By FLOPs alone it would be
-{config.flops.dense / config.flops.fvcore:.2f} times as fast. On the CPU everything is in float32.{_on_gpu(speed)}{_capped(config)}
-
-"""
-
-
-def _latency(config: SlimConfig) -> str:
-    """What a limit on the latency was held against."""
-    latency = config.latency
-    if latency is None:
-        return ""
-    timed = latency.timed
-    clock = "its own time" if timed.device == "cpu" and timed.threads == 1 else "by the clock"
-    where = f"CPU, {timed.threads} thread{'' if timed.threads == 1 else 's'} ({clock})" if timed.device == "cpu" else "GPU"
-    return f"""## Latency
-
-| batch of {timed.batch}, {timed.mode}, {where} | ms |
-|---|---|
-| allowed | {config.limits.latency_ms:g} |
-| predicted from the plan | {latency.predicted_ms:.4g} |
-| measured, lower quartile | {timed.ms:.4g} |
-| measured, median | {timed.median_ms:.4g} |
-| dense model, lower quartile | {timed.dense_ms:.4g} |
-| dense model, when the table was measured | {latency.dense_ms:.4g} |
-
-{timed.rounds} rounds of both models in turns on {timed.hardware}. The limit is for the lower quartile, which other work on the machine
-does not lengthen{_largest(config)}. The prediction adds up a table of the blocks' parts, times {latency.correction:.3f}: whole models,
-measured beforehand, took so much longer than their parts.
-
-"""
-
-
-def _largest(config: SlimConfig) -> str:
-    return ", and for an image that reaches all caps" if _varies(config) else ""
-
-
-def _on_gpu(speed: SpeedReport) -> str:
-    if all(timing.device == "cpu" for timing in speed.timings):
-        return ""
-    return (
-        " On the GPU PyTorch runs in bfloat16 on images that are there, compiled as CUDA graphs, and ONNX Runtime in float32 with the "
-        "images' way there."
-    )
-
-
-def _capped(config: SlimConfig) -> str:
-    if not _varies(config):
-        return ""
-    return " Eager, an image computes as many tokens as it needs; compiled and as ONNX, as many as the caps allow."
-
-
 def _counted_graph(config: SlimConfig) -> str:
     counted = [form.flops for form in config.forms if form.flops is not None]
     if not counted:
@@ -287,14 +214,9 @@ def _limits_filled(config: SlimConfig) -> list[float]:
     return shares
 
 
-def _varies(config: SlimConfig) -> bool:
-    """Tokens vary from image to image."""
-    return config.flops.mean is not None and config.flops.mean != config.flops.fvcore
-
-
 def _spread(config: SlimConfig) -> str:
     flops = config.flops
-    if not _varies(config) or flops.mean is None or flops.max is None:
+    if not flops.varies or flops.mean is None or flops.max is None:
         return ""
     bound = "The budget is for their mean." if flops.bound == "mean" else "The budget holds for every image."
     return (
@@ -304,7 +226,7 @@ def _spread(config: SlimConfig) -> str:
 
 
 def _counted_images(config: SlimConfig) -> str:
-    if not _varies(config):
+    if not config.flops.varies:
         return ""
     flops = config.flops
     return f"| validation images, on average | {flops.mean:,} |\n| validation images, at most | {flops.max:,} |\n"

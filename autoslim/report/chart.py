@@ -14,7 +14,7 @@ import itertools
 from html import escape
 
 from autoslim.core.result import TrialResult, TrialState
-from autoslim.report.label import Box, Labels, rows_for
+from autoslim.report.label import Box, Labels, stack_in_rows
 from autoslim.report.mark import STAR, colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
 from autoslim.report.search_view import SearchView, percent
@@ -28,12 +28,12 @@ def draw_chart(view: SearchView) -> str:
     shown = [result for result in view.results if view.is_shown(result)]
     x = Scale(**_span(*_x_span(view, shown)), start=_LEFT, end=_RIGHT)
     budgets = [(x(cost), label) for label, cost in view.marks()]
-    rows = rows_for(budgets, right=_RIGHT)
+    rows = stack_in_rows(budgets, right=_RIGHT)
     top = 14.0 + _ROW * (1 + max((row for _, row in rows), default=0))
     y = Scale(**_span(*_y_span(view, shown)), start=_BOTTOM, end=top)
     labels = Labels(Box(left=_LEFT, top=top, right=_RIGHT, bottom=_BOTTOM))
     parts = [_axes(view, x, y, top)]
-    labels.avoid(*_lines(view, x, y, top))
+    labels.reserve(*_lines(view, x, y, top))
     for (line, label), (middle, row) in zip(budgets, rows, strict=True):
         base = top - 6 - _ROW * row
         parts.append(f'<line class="budget" x1="{line}" y1="{base + 3:.1f}" x2="{line}" y2="{_BOTTOM}"/>')
@@ -141,16 +141,16 @@ def _notes(view: SearchView, shown: list[TrialResult], x: Scale, y: Scale, label
     parts = []
     if len(shown) <= 60:
         for result in shown:
-            labels.take(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 6.0)
+            labels.reserve_mark(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 6.0)
     if view.base is not None and view.dense_cost is not None:
         at_x, at_y = x(view.dense_cost), y(view.base.dense_accuracy)
         parts.append(f'<line class="dense" x1="{_LEFT}" y1="{at_y}" x2="{_RIGHT}" y2="{at_y}"/>')
         parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
-        labels.take(at_x, at_y, 9.0)
+        labels.reserve_mark(at_x, at_y, 9.0)
         parts.append(labels.place(f"dense {percent(view.base.dense_accuracy)}", at_x, at_y, classes="note"))
     rings = [(label, result) for label, result in view.chosen_results() if view.is_shown(result)]
     for _, result in rings:
-        labels.take(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 10.0)
+        labels.reserve_mark(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 10.0)
     for label, result in rings:
         at_x, at_y = x(view.cost_of(result) or 0.0), min(y(result.accuracy or 0.0), _BOTTOM - 6)
         owner = f'data-method="{view.methods.index(result.recipe.method)}"'

@@ -109,7 +109,7 @@ def complete_folder(
 
 def _sample_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
     size, preprocessing = config.shape.image_size, config.preprocessing
-    sample = sample_split(dataset.at(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED_IMAGES)
+    sample = sample_split(dataset.splits(size, preprocessing.crop_pct).test, dataset.classes, size, COMPARED_IMAGES)
     return sample.tensor(mean=preprocessing.mean, std=preprocessing.std)
 
 
@@ -133,7 +133,7 @@ def _measure_speed(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[
 def _draw_pictures(folder: Path, dataset: PreparedDataset) -> bool:
     """Returns whether there are pictures; a model that cannot be drawn is delivered without them."""
     config = load_config(folder)
-    test = dataset.at(config.shape.image_size, config.preprocessing.crop_pct).test
+    test = dataset.splits(config.shape.image_size, config.preprocessing.crop_pct).test
     try:
         write_pictures(folder, sample_split(test, dataset.classes, config.shape.image_size, PICTURED_IMAGES))
     except UnsupportedModelError as error:

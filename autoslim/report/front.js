@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const facts = JSON.parse(document.getElementById("facts").textContent);
+  const tooltips = JSON.parse(document.getElementById("tooltips").textContent);
   const charts = [...document.querySelectorAll(".plot > svg")];
   const tip = document.getElementById("tip");
   const points = charts.flatMap((chart) => [...chart.querySelectorAll(".point")]);
@@ -32,7 +32,7 @@
   };
 
   const show = (point) => {
-    const { title, values } = facts[point.dataset.trial];
+    const { title, values } = tooltips[point.dataset.trial];
     const list = document.createElement("dl");
     for (const [name, value] of values) list.append(element("dt", name), element("dd", value));
     tip.replaceChildren(element("b", title), list);

@@ -49,7 +49,7 @@ def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[Trial
 {table.draw_table(view)}
 {draw_speeds(selected_speeds(job.output, chosen))}
 <div id="tip" role="status" hidden></div>
-<script type="application/json" id="facts">{_embedded({str(r.number): table.facts(view, r) for r in view.results})}</script>
+<script type="application/json" id="tooltips">{_embedded({str(r.number): table.tooltip(view, r) for r in view.results})}</script>
 <script>{script}</script>
 </body>
 </html>

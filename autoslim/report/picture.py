@@ -65,16 +65,11 @@ def title_of(config: SlimConfig) -> str:
 
 def cost_of(config: SlimConfig) -> str:
     flops = config.flops
-    bound = f" {'on average' if flops.bound == 'mean' else 'at most'}" if _varies(config) else ""
+    bound = f" {'on average' if flops.bound == 'mean' else 'at most'}" if flops.varies else ""
     share = f"{flops.held / flops.dense:.1%} of the dense {format_flops(flops.dense)}"
     accuracy = config.accuracy.get("test/slimmed")
     measured = "" if accuracy is None else f"; top-1 {accuracy:.2%} on the test images"
     return f"{format_flops(flops.held)} multiply-accumulates per image{bound}, {share}, budget {flops.budget_label}{measured}"
-
-
-def _varies(config: SlimConfig) -> bool:
-    """Tokens vary from image to image."""
-    return config.flops.mean is not None and config.flops.mean != config.flops.fvcore
 
 
 def _head(config: SlimConfig, view: TokenView) -> Image.Image:
@@ -89,7 +84,10 @@ def _head(config: SlimConfig, view: TokenView) -> Image.Image:
 
 
 def _panels(config: SlimConfig, view: TokenView) -> list[Image.Image]:
-    return [*([draw_tokens(view)] if _patches_go(view) else []), draw_widths(config.shape, config.plan, capped=_varies(config))]
+    return [
+        *([draw_tokens(view)] if _patches_go(view) else []),
+        draw_widths(config.shape, config.plan, capped=config.flops.varies),
+    ]
 
 
 def _encoded(panels: list[Image.Image]) -> bytes:

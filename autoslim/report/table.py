@@ -63,8 +63,8 @@ def draw_table(view: SearchView) -> str:
     return f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def facts(view: SearchView, result: TrialResult) -> dict[str, Any]:
-    """`title`, and pairs of a name and a text that leave out what is not known."""
+def tooltip(view: SearchView, result: TrialResult) -> dict[str, Any]:
+    """What the tooltip of a trial's point shows: `title`, and `values`, pairs of a name and a text; what is not known is left out."""
     training = result.recipe.training
     values = [(c.name, c.cell(view, result)[0]) for c in _columns(view) if c.kind == "number" and c.name != "Trial"]
     values += [("State", result.state.value), ("Proposed by", result.origin), ("Solved onto", view.flops(result.recipe.budget))]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import logits_of
-from autoslim.methods.layers.adaptive_trunk import Ragged
+from autoslim.methods.layers.adaptive_trunk import CountedTokens
 from autoslim.methods.layers.merging import SizedTokens
 from autoslim.methods.layers.token_trunk import blocks_of
 
@@ -107,7 +107,7 @@ class _Follower:
     def _end(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self.maps.append(self._map_of(output, module))
 
-    def _map_of(self, x: Tensor | Ragged | SizedTokens, module: nn.Module) -> Tensor:
+    def _map_of(self, x: Tensor | CountedTokens | SizedTokens, module: nn.Module) -> Tensor:
         batch, tokens, _ = (x if isinstance(x, Tensor) else x.x_BND).shape
         if self._now is None:
             self._now = torch.eye(tokens).expand(batch, -1, -1)

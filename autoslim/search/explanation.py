@@ -15,24 +15,24 @@ from autoslim.core.selection import NO_LIMITS, eligible, within_limits
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanation(Record):
-    """`cheaper` and `costlier` are the front's neighbours of the selected trial, `knee` is the number of the front's knee.
+    """`next_cheaper` and `next_costlier` are the front's neighbours of the selected trial, `knee` is the number of the front's knee.
 
     `budget_share` is how much of the budget the selected model uses, from 0 to 1.
     """
 
     sentence: str
     budget_share: float
-    cheaper: TrialResult | None
-    costlier: TrialResult | None
+    next_cheaper: TrialResult | None
+    next_costlier: TrialResult | None
     knee: int | None
 
     def describe_neighbours(self) -> list[str]:
         """The front's neighbours, one line each."""
         lines = []
-        for which, result in (("cheaper", self.cheaper), ("costlier", self.costlier)):
+        for which, result in (("next cheaper", self.next_cheaper), ("next costlier", self.next_costlier)):
             if result is not None:
                 knee = ", the knee of the front" if result.number == self.knee else ""
-                lines.append(f"next {which} on the front: {_named(result)}, {_point(result)}{knee}")
+                lines.append(f"{which} on the front: {_named(result)}, {_point(result)}{knee}")
         return lines
 
 
@@ -44,8 +44,8 @@ def explain(results: Sequence[TrialResult], selected: TrialResult, budget: int, 
     return Explanation(
         sentence=_sentence(results, selected, budget, limits),
         budget_share=_flops(selected) / budget,
-        cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
-        costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
+        next_cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
+        next_costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
         knee=None if knee is None else knee.number,
     )
 
@@ -89,7 +89,9 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
 def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: CostLimits) -> str:
     """How many trials the selected one was compared with, and how many complete ones it was not compared with."""
     repeated = sum(_flops(result) <= budget for result in within_limits(results, limits)) - compared
-    besides = f", not counting {repeated} less accurate seed{'' if repeated == 1 else 's'} of refined recipes" if repeated else ""
+    besides = (
+        f", not counting {repeated} trial{'' if repeated == 1 else 's'} of less accurate refined recipes" if repeated else ""
+    )
     if compared == 1:
         return f"is the only complete trial within this budget{besides}"
     return f"is the most accurate of the {compared} complete trials within this budget{besides}"
@@ -97,11 +99,11 @@ def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: Co
 
 def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:
     text = f"its recipe was refined for {selected.recipe.training.epochs:g} epochs"
-    # Recipes that are equal except for the seed are the seeds of one refinement.
+    # Recipes that are equal except for the seed are one refined recipe.
     recipe = selected.recipe.replace(seed=0)
-    seeds = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
-    if len(seeds) > 1:
-        text += f" with {len(seeds)} seeds, {statistics.fmean(map(_accuracy, seeds)):.2%} on average"
+    trials = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
+    if len(trials) > 1:
+        text += f" with {len(trials)} seeds, {statistics.fmean(map(_accuracy, trials)):.2%} on average"
     return text
 
 

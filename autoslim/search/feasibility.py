@@ -33,7 +33,8 @@ N_DESCENTS = 3
 """Descents, from the best starting points: one alone may end where two knobs would have to change at once."""
 
 Steps = tuple[Step, ...]
-Cost = Callable[[SolvedChain], float]
+CostFunction = Callable[[SolvedChain], float]
+"""What a descent lowers: the FLOPs, parameters or latency of a recipe, or minus its FLOPs where the costliest one is wanted."""
 Evaluated = tuple[SolvedChain, Steps]
 """A recipe with the steps that it was evaluated from, before the methods repaired their knobs."""
 
@@ -116,11 +117,11 @@ class ExtremeSearch:
                 starts.append((solved, sample.steps))
         return starts
 
-    def _minimum(self, cost: Cost) -> Any:
+    def _minimum(self, cost: CostFunction) -> Any:
         found = self._descend(cost)
         return None if found is None else cost(found[0])
 
-    def _extreme(self, cost: Cost) -> CostExtreme | None:
+    def _extreme(self, cost: CostFunction) -> CostExtreme | None:
         found = self._descend(cost)
         if found is None:
             return None
@@ -128,7 +129,7 @@ class ExtremeSearch:
         knobs = solved.steps[0].knobs if len(solved.steps) == 1 else flat_knobs(solved.steps)
         return CostExtreme(flops=solved.flops, knobs=knobs)
 
-    def _descend(self, cost: Cost) -> Evaluated | None:
+    def _descend(self, cost: CostFunction) -> Evaluated | None:
         """Where `cost` is lowest; None without a starting point."""
         best: Evaluated | None = None
         # The cheapest draws are nearest to the minimum, and take the fewest sweeps.
@@ -141,7 +142,7 @@ class ExtremeSearch:
                 best = at
         return best
 
-    def _sweep(self, at: Evaluated, cost: Cost) -> Evaluated:
+    def _sweep(self, at: Evaluated, cost: CostFunction) -> Evaluated:
         """Moves each knob in turn to where `cost` is lowest."""
         for position, name in enumerate(self.chain):
             for knob in self._free_knobs(position):

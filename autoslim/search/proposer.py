@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import Origin, Target, TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable
@@ -63,7 +63,7 @@ class Proposer:
     space: Space
     shape: ViTShape
     budgets: dict[str, int]
-    training: Training
+    training: TrainingSettings
     seed: int
     sampler: str = "forest"
     class_query: bool = False

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import Target
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
@@ -35,7 +35,7 @@ class RecipeBuilder:
     shape: ViTShape
     methods: Mapping[str, Method]
     budgets: Mapping[str, int]
-    training: Training
+    training: TrainingSettings
     seed: int
     class_query: bool = False
     bound: str = "max"
@@ -126,7 +126,7 @@ class RecipeBuilder:
         if not self.space.contains(repaired, self.shape):
             raise InfeasibleError(f"{repaired.method}: the repaired knobs are outside the space {self.space.name!r}")
 
-    def _recipe(self, assignment: Assignment, steps: tuple[Step, ...], budget: int, training: Training) -> Recipe:
+    def _recipe(self, assignment: Assignment, steps: tuple[Step, ...], budget: int, training: TrainingSettings) -> Recipe:
         return Recipe(
             steps=steps,
             budget=budget,

@@ -16,7 +16,7 @@ def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limit
     """The search's own complete trials that are selected for no budget, whatever follows, and are not on the front either."""
     kept = {result.number for result in ParetoFront.of(results).results}
     kept |= {result.number for result in best_within_budgets(results, budgets, limits).values()}
-    # A seed of the refinement that leads now may be left out when further seeds have ended: then the best trial of the search
+    # A trial of the refinement that leads now may be left out when further seeds have ended: then the best trial of the search
     # follows.
     kept |= {result.number for result in best_within_budgets(searched(results), budgets, limits).values()}
     # A model whose latency keeps to the limit as predicted may be selected once better ones have been measured and are too slow.

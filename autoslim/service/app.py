@@ -36,7 +36,7 @@ def create_app(settings: ServiceSettings, *, warm: bool = True) -> FastAPI:
         state.background.begin(late_plans.keep(state))
         # The first plan would otherwise wait for the dry-run process to import its packages.
         if warm:
-            state.dry_runner.process.start()
+            state.dry_runner.planner.start()
         try:
             yield
         finally:

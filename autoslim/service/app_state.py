@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 
 from autoslim.service.background import Background
 from autoslim.service.catalog import Catalog
-from autoslim.service.dry_run.client import DryRunner
+from autoslim.service.dry_run.dry_runner import DryRunner
 from autoslim.service.event_stream import EventBroadcaster
 from autoslim.service.metrics import RequestMetrics
 from autoslim.service.public_text import PublicText
@@ -33,7 +33,7 @@ class AppState:
     """Opened once per app, when it starts; belongs to one event loop."""
 
     def __init__(self, settings: ServiceSettings, metrics: RequestMetrics) -> None:
-        """Raises RequestError or ClusterError when the store cannot be opened."""
+        """Raises RequestError or UnavailableError when the store cannot be opened."""
         self.settings, self.metrics, limits = settings, metrics, settings.limits
         self.catalog, self.public_text = Catalog(settings), PublicText(settings)
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)

@@ -81,7 +81,7 @@ def _is_local(request: Request, address: str) -> bool:
 async def _by_key(state: AppState, token: str, address: str) -> Identity:
     # Looked up from every address, also after many failures: others behind the same proxy, or on the same machine, must not be able to
     # lock the key's owner out. It is one read by the primary key.
-    key = await state.run_sync(state.keys.find, token)
+    key = await state.run_sync(state.keys.authenticate, token)
     if key is None:
         raise _unauthenticated(state, address, "the key is unknown, revoked or expired", ', error="invalid_token"')
     return Identity(tenant=key.tenant, scopes=frozenset(key.scopes), client=f"key {key.id}", key_id=key.id)

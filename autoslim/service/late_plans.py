@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, read_json
-from autoslim.errors import AutoslimError, ClusterError, QuotaError
+from autoslim.errors import AutoslimError, QuotaError, UnavailableError
 from autoslim.service.app_state import AppState
 from autoslim.service.dry_run.errors import (
     DryRunError,
@@ -54,7 +54,7 @@ async def keep(state: AppState) -> None:
         try:
             for job in await state.run_sync(state.queue.hold_unplanned, seconds):
                 begin(state, job.id, job.tenant)
-        except ClusterError as error:
+        except UnavailableError as error:
             _log.warning("jobs without a plan could not be kept waiting: %s", error)
         await asyncio.sleep(seconds / _RENEWALS)
 

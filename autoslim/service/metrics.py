@@ -36,7 +36,7 @@ def render_metrics(requests: RequestMetrics, *, queue: Queue, store: Store, open
     """Prometheus' text format; `tenant` limits the jobs to one tenant's, None gives all jobs.
 
     Raises:
-        ClusterError: when the store cannot be reached.
+        UnavailableError: when the store cannot be reached.
     """
     registry = CollectorRegistry()
     registry.register(_JobCollector(queue, store, open_streams, tenant))

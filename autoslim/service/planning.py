@@ -20,7 +20,7 @@ async def checked_spec(state: AppState, spec: JobSpec, tenant: str) -> JobSpec:
         SpecError: naming every field that is wrong.
         DryRunError: when the planner, which knows the names of models and spaces, has not started.
     """
-    return await check_spec(state, spec, await state.dry_runner.facts(), tenant)
+    return await check_spec(state, spec, await state.dry_runner.capabilities(), tenant)
 
 
 async def make_plan(state: AppState, spec: JobSpec, tenant: str) -> dict[str, Any]:
@@ -37,9 +37,10 @@ async def make_plan(state: AppState, spec: JobSpec, tenant: str) -> dict[str, An
         raise type(error)(issues) from error
 
 
-async def check_spec(state: AppState, spec: JobSpec, facts: Mapping[str, Any] | None, tenant: str) -> JobSpec:
-    """The same with the planner's `facts`, or None while they are not known."""
-    names = {"models": None, "spaces": None} if facts is None else {name: facts[name] for name in ("models", "spaces")}
+async def check_spec(state: AppState, spec: JobSpec, capabilities: Mapping[str, Any] | None, tenant: str) -> JobSpec:
+    """As `checked_spec`; `capabilities` are the planner's, or None while they are not known: then any name of a model or space passes."""
+    known = capabilities or {}
+    names = {name: known.get(name) for name in ("models", "spaces")}
     checked = check(spec, catalog=state.catalog, limits=state.settings.limits, **names)
     await state.run_sync(_refuse_foreign, state, checked, tenant)
     return checked

@@ -16,7 +16,15 @@ from starlette.routing import Match
 
 from autoslim.config import SpecError
 from autoslim.config.issues import short_repr
-from autoslim.errors import AutoslimError, BudgetError, ClusterError, IdempotencyError, NotFoundError, QuotaError, RequestError
+from autoslim.errors import (
+    AutoslimError,
+    BudgetError,
+    IdempotencyError,
+    NotFoundError,
+    QuotaError,
+    RequestError,
+    UnavailableError,
+)
 from autoslim.service.dry_run.errors import DryRunError, PlanCrashedError, PlanQueueFullError
 
 _log = logging.getLogger(__name__)
@@ -155,7 +163,7 @@ async def _autoslim_error(request: Request, error: Exception) -> Response:
             return internal_error(getattr(request.state, "request_id", None), error)
         case DryRunError():
             return _respond(request, 503, "plan-unavailable", str(error), headers=_RETRY)
-        case ClusterError():
+        case UnavailableError():
             # The message has the store's address, which only the operator may see.
             _log.error("the store cannot be reached: %s", error)
             return _respond(request, 503, "store-unavailable", "the service's database cannot be reached", headers=_RETRY)

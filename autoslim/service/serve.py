@@ -42,7 +42,7 @@ def serve(
 
     Raises:
         RequestError: for a host other than loopback while the service is open, or an address that cannot be bound.
-        ClusterError: when the store cannot be reached.
+        UnavailableError: when the store cannot be reached.
     """
     settings = secure_settings(settings, host=host, insecure=insecure)
     access = describe_access(settings)
@@ -73,7 +73,7 @@ def secure_settings(settings: ServiceSettings, *, host: str, insecure: bool) -> 
 
 
 def describe_access(settings: ServiceSettings) -> str:
-    """Whether the service is open or closed, as one sentence. Raises ClusterError when the store cannot be reached."""
+    """Whether the service is open or closed, as one sentence. Raises UnavailableError when the store cannot be reached."""
     with Keys(settings.storage) as keys:
         if settings.keys_required or keys.access() is Access.CLOSED:
             without = "" if keys.usable() else ", and no key may be used now: create one with `autoslim keys create`"

@@ -34,12 +34,12 @@ async def submit_job(
         QuotaError: when the tenant has as much in the queue as it may.
     """
     # The answer to a repeated submit is the job that there is, whatever has happened to limits and plans since.
-    known = idempotency_key is not None and await state.run_sync(state.queue.find, tenant, idempotency_key)
+    known = idempotency_key is not None and await state.run_sync(state.queue.was_submitted, tenant, idempotency_key)
     deadline = asyncio.get_running_loop().time() + (0.0 if known else state.settings.limits.submit_seconds)
-    facts: Mapping[str, Any] | None = state.dry_runner.process.facts_at_hand
-    if facts is None:
-        facts = await _until(deadline, state.dry_runner.facts())
-    checked = await check_spec(state, spec, facts, tenant)
+    capabilities: Mapping[str, Any] | None = state.dry_runner.planner.known_capabilities
+    if capabilities is None:
+        capabilities = await _until(deadline, state.dry_runner.capabilities())
+    checked = await check_spec(state, spec, capabilities, tenant)
     plan = None if known else await _until(deadline, make_plan(state, checked, tenant))
     if plan is not None:
         refuse_by_plan(state, checked, plan)

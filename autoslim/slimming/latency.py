@@ -13,7 +13,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.cost import Candidate, LatencyTable, predict
+from autoslim.cost import CalibrationModel, LatencyTable, predict
 from autoslim.errors import BudgetError, JobError
 from autoslim.export.artifact import LatencyReport
 from autoslim.export.profiling import check_in_subprocess, kept_table, measure_table_in_subprocess
@@ -24,7 +24,7 @@ from autoslim.slimming.request import PreparedSlim, SlimJob, solve_steps, solved
 _TIGHTENINGS = 3
 
 
-def candidates_of_job(job: SlimJob, shape: ViTShape) -> Iterator[Candidate]:
+def calibration_models_of_job(job: SlimJob, shape: ViTShape) -> Iterator[CalibrationModel]:
     """What the request's methods and knobs make of the model at `SHARES`, where they reach them."""
     dense = predict(shape, Plan.dense(shape)).total
     for share in SHARES:
@@ -36,7 +36,7 @@ def candidates_of_job(job: SlimJob, shape: ViTShape) -> Iterator[Candidate]:
             )
         except BudgetError:
             continue
-        yield Candidate(steps=steps, plan=plan)
+        yield CalibrationModel(steps=steps, plan=plan)
 
 
 def measure_job(job: SlimJob, dense: DenseModel, folder: Path) -> LatencyTable:
@@ -45,8 +45,8 @@ def measure_job(job: SlimJob, dense: DenseModel, folder: Path) -> LatencyTable:
     Raises:
         JobError: where it cannot be measured.
     """
-    candidates = candidates_of_job(job, dense.shape)
-    request = request_of(dense, job.limits, candidates, class_query=job.class_query)
+    models = calibration_models_of_job(job, dense.shape)
+    request = request_of(dense, job.limits, models, class_query=job.class_query)
     threads = torch.get_num_threads()
     return kept_table(folder, request, partial(measure_table_in_subprocess, threads=threads), threads=threads)
 
@@ -63,8 +63,8 @@ def tightened(prepared: PreparedSlim) -> PreparedSlim:
     assert prepared.table is not None
     assert limit is not None
     for _ in range(_TIGHTENINGS):
-        candidate = Candidate(steps=prepared.recipe.steps, plan=prepared.plan)
-        request = request_of(prepared.dense, job.limits, [candidate], class_query=job.class_query)
+        model = CalibrationModel(steps=prepared.recipe.steps, plan=prepared.plan)
+        request = request_of(prepared.dense, job.limits, [model], class_query=job.class_query)
         table = measure_table_in_subprocess(request, prepared.table, threads=prepared.table.threads)
         if table.calibrations[-1].measured_ms <= limit:
             return prepared

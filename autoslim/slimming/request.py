@@ -15,7 +15,7 @@ from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.files import write_atomically
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Outcome
 from autoslim.core.shape import ViTShape
@@ -47,8 +47,8 @@ class SlimJob(Record):
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     steps: tuple[Step, ...]
     first: Budget | None = None
-    training: Training
-    base: Training
+    training: TrainingSettings
+    base: TrainingSettings
     seed: int = 0
     class_query: bool = False
     bound: str = "max"

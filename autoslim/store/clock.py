@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.store import schema
 
-_C = schema.clock.c
+_clock = schema.clock.c
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,27 +32,27 @@ class Instant:
         """The time of day."""
         return text(self.now)
 
-    def after(self, seconds: float) -> str:
-        """On the steady clock."""
-        return after(self.steady, seconds)
+    def steady_text(self, offset_seconds: float = 0.0) -> str:
+        """The steady clock's time, `offset_seconds` after this moment (negative: before it)."""
+        return text(self.steady, offset_seconds=offset_seconds)
 
 
 def instant(connection: sa.Connection) -> Instant:
     moment = steady(connection)
-    return Instant(wall() if connection.dialect.name == "sqlite" else moment, moment)
+    return Instant(wall_clock() if connection.dialect.name == "sqlite" else moment, moment)
 
 
 def now(connection: sa.Connection) -> datetime.datetime:
-    return wall() if connection.dialect.name == "sqlite" else _server(connection)
+    return wall_clock() if connection.dialect.name == "sqlite" else _server(connection)
 
 
 def steady(connection: sa.Connection) -> datetime.datetime:
     """Advances a second a second, also where the time of day is set back or forth."""
     if connection.dialect.name != "sqlite":
         return _server(connection)
-    zero = connection.execute(sa.select(_C.zero).where(_C.boot == _boot())).scalar_one_or_none()
+    zero = connection.execute(sa.select(_clock.zero).where(_clock.boot == _boot())).scalar_one_or_none()
     # None where the file came from another machine while it was open.
-    return wall() if zero is None else _moment(zero + uptime())
+    return wall_clock() if zero is None else _moment(zero + uptime())
 
 
 def anchor(connection: sa.Connection) -> None:
@@ -60,16 +60,16 @@ def anchor(connection: sa.Connection) -> None:
     if connection.dialect.name != "sqlite" or steady_is_anchored(connection):
         return
     last = connection.execute(sa.select(sa.func.max(schema.queue.c.updated_at))).scalar()
-    begun = max(wall(), datetime.datetime.fromisoformat(last)) if last else wall()
+    begun = max(wall_clock(), datetime.datetime.fromisoformat(last)) if last else wall_clock()
     connection.execute(schema.clock.insert().values(boot=_boot(), zero=begun.timestamp() - uptime()))
 
 
 def steady_is_anchored(connection: sa.Connection) -> bool:
-    query = sa.select(_C.boot).where(_C.boot == _boot())
+    query = sa.select(_clock.boot).where(_clock.boot == _boot())
     return connection.dialect.name != "sqlite" or connection.execute(query).one_or_none() is not None
 
 
-def wall() -> datetime.datetime:
+def wall_clock() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
@@ -97,9 +97,6 @@ def _moment(timestamp: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
 
 
-def text(moment: datetime.datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")
-
-
-def after(moment: datetime.datetime, seconds: float) -> str:
-    return text(moment + datetime.timedelta(seconds=seconds))
+def text(moment: datetime.datetime, *, offset_seconds: float = 0.0) -> str:
+    """`offset_seconds` after `moment` (negative: before it), as it is stored."""
+    return (moment + datetime.timedelta(seconds=offset_seconds)).isoformat(timespec="milliseconds")

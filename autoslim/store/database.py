@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from autoslim.core.urls import hide_password
-from autoslim.errors import AutoslimError, ClusterError, RequestError
+from autoslim.errors import AutoslimError, RequestError, UnavailableError
 from autoslim.store import clock, migrate, schema
 
 # The largest body of a request, so that one of them still fits.
@@ -45,7 +45,7 @@ class Database:
         return self._transaction(self._writer)
 
     def check_writable(self) -> None:
-        """Writes without changing anything. Raises ClusterError when a transaction of usual size could not be stored."""
+        """Writes without changing anything. Raises UnavailableError when a transaction of usual size could not be stored."""
         with self.writing() as connection:
             connection.execute(schema.access.update().values(id=schema.access.c.id))
         if self._engine.dialect.name == "sqlite":
@@ -54,7 +54,7 @@ class Database:
                 with tempfile.TemporaryFile(dir=Path(str(self._engine.url.database)).absolute().parent) as probe:
                     probe.write(bytes(_PROBE_BYTES))
             except OSError as error:
-                raise ClusterError(f"the database {self.url} cannot be written: {error.strerror}") from error
+                raise UnavailableError(f"the database {self.url} cannot be written: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -66,7 +66,7 @@ class Database:
         except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
             reason = hide_password(str(getattr(error, "orig", None) or error)).strip()
             # A driver's own error may quote the address with its password, so it is not chained.
-            raise ClusterError(f"the database {self.url} cannot be reached: {reason}") from None
+            raise UnavailableError(f"the database {self.url} cannot be reached: {reason}") from None
 
     def _prepare(self) -> None:
         with self.reading() as connection:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autoslim.core.files import replacing_file
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, ParetoFront, Target, measurement_fields
 from autoslim.core.urls import hide_password
 from autoslim.errors import OutputError
@@ -71,7 +71,7 @@ def trials_table(job: StoredJob, trials: Sequence[StoredTrial]) -> pa.Table:
     rows = [_row(job, trial, trial.result.number in front, trial.result.number in fast) for trial in trials]
     knobs = [trial.result.recipe.flat_knobs for trial in trials]
     fields = [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in _COLUMNS.items()]
-    fields += [pa.field(f"training.{name}", _ARROW[kind]) for name, kind in get_type_hints(Training).items()]
+    fields += [pa.field(f"training.{name}", _ARROW[kind]) for name, kind in get_type_hints(TrainingSettings).items()]
     arrays = [pa.array([row[field.name] for row in rows], field.type) for field in fields]
     for name in sorted({name for row in knobs for name in row}):
         arrays.append(_knob_array([row.get(name) for row in knobs]))
@@ -83,7 +83,7 @@ def _row(job: StoredJob, trial: StoredTrial, pareto: bool, pareto_latency: bool)
     result, recipe = trial.result, trial.result.recipe
     labels = [label for label, number in job.chosen.items() if number == result.number]
     row = result.measurements() | {name: getattr(result, name) for name in _RESULT_FIELDS}
-    row |= {f"training.{field.name}": getattr(recipe.training, field.name) for field in dataclasses.fields(Training)}
+    row |= {f"training.{field.name}": getattr(recipe.training, field.name) for field in dataclasses.fields(TrainingSettings)}
     row |= {"method": recipe.method, "target": trial.target, "state": result.state.value, "pareto": pareto}
     row |= {"pareto_latency": pareto_latency if result.latency_ms is not None else None}
     row |= {"chosen": ", ".join(labels) or None, "budget": recipe.budget, "seed": recipe.seed, "recipe_key": recipe.key}

@@ -23,14 +23,14 @@ from autoslim.store import access, clock, schema
 from autoslim.store.access import Access
 from autoslim.store.database import Database
 
-_TOKEN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_USED_EVERY = 60.0
-"""Seconds: a key's last use is written down no more often, because every request would be a write."""
+_TOKEN_PATTERN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+_TENANT_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LAST_USE_SECONDS = 60.0
+"""Least time between two writes of a key's last use: else every request would write to the database."""
 _NEVER = "~"
 """Stands for the time at which a key without an end expires: it sorts behind every ISO time."""
 
-_K = schema.keys.c
+_keys = schema.keys.c
 
 
 class Scope(enum.StrEnum):
@@ -56,7 +56,7 @@ class ApiKey(Record):
 
 
 class Keys:
-    """Every method raises ClusterError, naming the URL, when the database cannot be reached."""
+    """Every method raises UnavailableError, naming the URL, when the database cannot be reached."""
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
@@ -74,13 +74,15 @@ class Keys:
     def create(
         self, *, tenant: str, scopes: Iterable[Scope | str], name: str, lifetime: datetime.timedelta | None = None
     ) -> tuple[ApiKey, str]:
-        """The key, and what its owner sends: it is returned once, and cannot be recovered later. Closes the service.
+        """The key, and what its owner sends: it is returned once, and cannot be recovered later.
+
+        From then on the service refuses requests without a key (`Access.CLOSED`).
 
         Raises:
             RequestError: for a tenant, a scope or a lifetime that is not allowed.
         """
         chosen = _scopes(scopes)
-        if not _TENANT.fullmatch(tenant):
+        if not _TENANT_PATTERN.fullmatch(tenant):
             raise RequestError(f"tenant {tenant!r} is not allowed: 1 to 63 lower-case letters, digits and inner hyphens")
         if not 1 <= len(name) <= 64 or not name.isprintable():
             raise RequestError(f"the name of a key is {name[:100]!r}; allowed: 1 to 64 printable characters")
@@ -100,34 +102,34 @@ class Keys:
 
     def get(self, key_id: str) -> ApiKey:
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(schema.keys).where(_K.id == key_id)).one_or_none()
+            row = connection.execute(sa.select(schema.keys).where(_keys.id == key_id)).one_or_none()
         if row is None:
             raise NotFoundError(f"there is no key {key_id[:100]!r}")
         return _key(row)
 
-    def find(self, token: str) -> ApiKey | None:
-        """The key that this token is, if it is one that may be used now."""
-        match = _TOKEN.fullmatch(token)
+    def authenticate(self, token: str) -> ApiKey | None:
+        """The key whose token (`autoslim_<id>_<secret>`) this is; None where there is none, or it may not be used now."""
+        match = _TOKEN_PATTERN.fullmatch(token)
         if match is None:
             return None
         key_id, secret = match.groups()
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(schema.keys).where(_K.id == key_id)).one_or_none()
+            row = connection.execute(sa.select(schema.keys).where(_keys.id == key_id)).one_or_none()
             now = clock.now(connection)
         # An unknown id takes as long as a wrong secret.
         known = hmac.compare_digest(_digest(secret), row.digest if row is not None else _digest(""))
         if row is None or not known or row.revoked_at is not None or (row.expires_at or _NEVER) <= clock.text(now):
             return None
-        if (row.last_used_at or "") < clock.after(now, -_USED_EVERY):
+        if (row.last_used_at or "") < clock.text(now, offset_seconds=-_LAST_USE_SECONDS):
             with self._database.writing() as connection:
-                connection.execute(schema.keys.update().where(_K.id == key_id).values(last_used_at=clock.text(now)))
+                connection.execute(schema.keys.update().where(_keys.id == key_id).values(last_used_at=clock.text(now)))
         return _key(row)
 
     def list(self, tenant: str | None = None) -> list[ApiKey]:
         """Oldest first; revoked and expired ones, too."""
-        query = sa.select(schema.keys).order_by(_K.created_at, _K.id)
+        query = sa.select(schema.keys).order_by(_keys.created_at, _keys.id)
         with self._database.reading() as connection:
-            rows = connection.execute(query if tenant is None else query.where(_K.tenant == tenant)).all()
+            rows = connection.execute(query if tenant is None else query.where(_keys.tenant == tenant)).all()
         return [_key(row) for row in rows]
 
     def usable(self) -> int:
@@ -146,7 +148,7 @@ class Keys:
             return access.read(connection)
 
     def set_access(self, state: Access) -> None:
-        """Opens the service to callers without a key, or closes it.
+        """Sets whether the service answers requests without a key (OPEN) or refuses them (CLOSED).
 
         Raises:
             RequestError: for opening while there are keys that may be used.
@@ -164,7 +166,7 @@ class Keys:
         """From now on it is refused; a second time changes nothing. Raises NotFoundError."""
         with self._database.writing() as connection:
             now = clock.text(clock.now(connection))
-            this = sa.and_(_K.id == key_id, _K.revoked_at.is_(None))
+            this = sa.and_(_keys.id == key_id, _keys.revoked_at.is_(None))
             connection.execute(schema.keys.update().where(this).values(revoked_at=now))
         return self.get(key_id)
 
@@ -179,8 +181,10 @@ def _scopes(scopes: Iterable[Scope | str]) -> list[str]:
 
 def _usable(connection: sa.Connection, key_id: str | None = None) -> int:
     now = clock.text(clock.now(connection))
-    usable = sa.select(sa.func.count()).where(_K.revoked_at.is_(None), sa.or_(_K.expires_at.is_(None), _K.expires_at > now))
-    number: int = connection.execute(usable if key_id is None else usable.where(_K.id == key_id)).scalar_one()
+    usable = sa.select(sa.func.count()).where(
+        _keys.revoked_at.is_(None), sa.or_(_keys.expires_at.is_(None), _keys.expires_at > now)
+    )
+    number: int = connection.execute(usable if key_id is None else usable.where(_keys.id == key_id)).scalar_one()
     return number
 
 

@@ -40,7 +40,7 @@ class Leases(EventLog):
             now, events = clock.instant(connection), list[Any]()
             _requeue_lost(connection, now, events)
             _requeue_paused(connection, now, events)
-            due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= now.after(0.0))
+            due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= now.steady_text())
             row = connection.execute(turns.next_job(due)).one_or_none()
             claim = None
             if row is not None:
@@ -52,8 +52,8 @@ class Leases(EventLog):
             write_events(connection, events)
         return claim
 
-    def reap(self) -> None:
-        """Returns lost jobs and those whose pause is over to the queue, for a supervisor that cannot claim any now."""
+    def requeue_expired(self) -> None:
+        """Returns jobs whose lease has expired, and those whose pause is over, to the queue, for a supervisor that cannot claim any now."""
         with self._database.writing() as connection:
             now, events = clock.instant(connection), list[Any]()
             _requeue_lost(connection, now, events)
@@ -61,7 +61,7 @@ class Leases(EventLog):
             write_events(connection, events)
 
     def adopt(self, job_id: str, attempt: int, owner: str, lease_seconds: float) -> Claim:
-        """Hands a claimed job over to its driver, for which it is PREPARING; the claim it was started by ends here.
+        """A started driver takes over the lease of its job from the supervisor, whose claim ends here; the job becomes PREPARING.
 
         Raises:
             LeaseLostError: when the job is neither STARTING nor PAUSED in this attempt, or another process has adopted it.
@@ -114,7 +114,7 @@ class Leases(EventLog):
                 state, reason = QueueState.CANCELLED, None
             values: dict[str, Any] = {} if result is None else {"result": result}
             if state is QueueState.PAUSED:
-                values |= {"pauses": row.pauses + 1, "not_before": now.after(_delay(row.pauses))}
+                values |= {"pauses": row.pauses + 1, "not_before": now.steady_text(_delay(row.pauses))}
             move(connection, row, state, now, events, reason=reason, failure=failure, **values)
             write_events(connection, events)
 
@@ -127,26 +127,26 @@ class Leases(EventLog):
                 connection.execute(schema.queue.update().where(_queue.id == claim.id).values(losses=0, pauses=0))
             write_events(connection, [(claim.id, type, data)])
 
-    def lose(self, job_id: str, attempt: int) -> None:
-        """For a caller that knows this attempt's driver to be dead: the next claim need not wait for its lease to expire."""
+    def expire_lease(self, job_id: str, attempt: int) -> None:
+        """Ends this attempt's lease now, for a caller that knows its driver to be dead: the next claim need not wait for its end."""
         with self._database.writing() as connection:
             # The job is not moved here: `_requeue_lost` alone decides what becomes of a lost job.
-            past = clock.instant(connection).after(-1.0)
+            past = clock.instant(connection).steady_text(-1.0)
             this = sa.and_(_queue.id == job_id, _queue.attempt == attempt, _queue.state.in_([state.value for state in RUNNING]))
             connection.execute(schema.queue.update().where(this).values(lease_until=past))
 
-    def put_off(self, job_id: str, attempt: int, reason: str, seconds: float) -> None:
-        """For a caller that knows this attempt's driver to wait for its place: no loss, since nothing of it has run.
+    def pause(self, job_id: str, attempt: int, reason: str, seconds: float) -> None:
+        """Pauses the job of a driver that waits for a node. This is no loss of a driver, since nothing of it has run.
 
-        The job is PAUSED and its driver may adopt it at any time; after `seconds` without another call it is queued again. Does nothing
-        for a job that is not STARTING or PAUSED in this attempt.
+        The job is PAUSED for `reason`, and its driver may adopt it at any time; after `seconds` without another call it is queued again.
+        Does nothing for a job that is not STARTING or PAUSED in this attempt.
         """
         with self._database.writing() as connection:
             row = _unadopted(connection, job_id, attempt)
             if row is None:
                 return
             now, events = clock.instant(connection), list[Any]()
-            not_before = now.after(seconds)
+            not_before = now.steady_text(seconds)
             if row.cancel_requested_at is not None:
                 move(connection, row, QueueState.CANCELLED, now, events)
             elif row.state == QueueState.STARTING.value:
@@ -155,8 +155,8 @@ class Leases(EventLog):
                 connection.execute(schema.queue.update().where(_queue.id == job_id).values(not_before=not_before, reason=reason))
             write_events(connection, events)
 
-    def explain(self, claim: Claim, reason: str | None) -> None:
-        """Why the job stands still in its state; None when it does no longer. A new reason is an event. Raises LeaseLostError."""
+    def set_reason(self, claim: Claim, reason: str | None) -> None:
+        """Sets why the job stands still in its state; None when it no longer does. A new reason is an event. Raises LeaseLostError."""
         with self._database.writing() as connection:
             if _claimed_row(connection, claim).reason == reason:
                 return
@@ -164,7 +164,7 @@ class Leases(EventLog):
             if reason is not None:
                 write_events(connection, [(claim.id, "message", {"text": reason})])
 
-    def explain_running(self, reason: str | None, *, instead_of: str | None = None) -> None:
+    def set_reason_of_running(self, reason: str | None, *, instead_of: str | None = None) -> None:
         """The same for all running jobs whose reason is `instead_of`, without an event: whatever they wait for concerns them all."""
         running = _queue.state.in_([state.value for state in RUNNING])
         with self._database.writing() as connection:
@@ -185,7 +185,7 @@ def _ownership(claim: Claim, now: clock.Instant, seconds: float) -> dict[str, An
 
 
 def _lease(now: clock.Instant, seconds: float) -> dict[str, str]:
-    return {"lease_until": now.after(seconds), "renewed_at": now.after(0.0)}
+    return {"lease_until": now.steady_text(seconds), "renewed_at": now.steady_text()}
 
 
 def _claimed_row(connection: sa.Connection, claim: Claim) -> sa.Row[Any]:
@@ -228,7 +228,7 @@ def move(
 def _requeue_lost(connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
     """Running jobs whose lease ran out: their drivers are dead, or are refused from now on."""
     running = _queue.state.in_([state.value for state in RUNNING])
-    over = _queue.lease_until < now.after(0.0)
+    over = _queue.lease_until < now.steady_text()
     lost = sa.select(schema.queue).where(running, over).with_for_update(skip_locked=True, key_share=True)
     for row in connection.execute(lost).all():
         losses = row.losses + 1
@@ -240,12 +240,12 @@ def _requeue_lost(connection: sa.Connection, now: clock.Instant, events: _Events
         else:
             # A first loss may have any cause and costs no time; a job that kills its drivers must not keep the queue busy.
             delay = 0.0 if losses == 1 else _delay(losses - 2)
-            values = {"losses": losses, "not_before": now.after(delay)}
+            values = {"losses": losses, "not_before": now.steady_text(delay)}
             move(connection, row, QueueState.QUEUED, now, events, reason="its driver was lost", **values)
 
 
 def _requeue_paused(connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
-    over = sa.and_(_queue.state == QueueState.PAUSED.value, _queue.not_before <= now.after(0.0))
+    over = sa.and_(_queue.state == QueueState.PAUSED.value, _queue.not_before <= now.steady_text())
     for row in connection.execute(sa.select(schema.queue).where(over).with_for_update(skip_locked=True, key_share=True)).all():
         move(connection, row, QueueState.QUEUED, now, events)
 

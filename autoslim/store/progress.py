@@ -16,7 +16,7 @@ from autoslim.store import schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress(Record):
+class SearchProgress(Record):
     """`best` is the best trial within each budget so far, and `budgets` are multiply-accumulates, both by the budget's label; `states` are
     numbers of trials.
 
@@ -34,7 +34,7 @@ class Progress(Record):
         return sum(count for state, count in self.states.items() if state != TrialState.RUNNING)
 
 
-def read_progress(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, Progress]:
+def read_progress(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, SearchProgress]:
     """By id, of those of the jobs whose search has started."""
     columns = (schema.jobs.c.id, schema.jobs.c.base, schema.jobs.c.spec)
     jobs = connection.execute(sa.select(*columns).where(schema.jobs.c.id.in_(job_ids))).all()
@@ -44,7 +44,7 @@ def read_progress(connection: sa.Connection, job_ids: Collection[str]) -> dict[s
         job, base = SearchJob.from_json(row.spec), None if row.base is None else BaseFacts.from_json(row.base)
         # Before the dense model is known there is no share of its FLOPs, and no trial has ended.
         budgets = {} if base is None else job.budget_flops(base.dense_flops)
-        found[row.id] = Progress(
+        found[row.id] = SearchProgress(
             states=states.get(row.id, {}),
             budgets=budgets,
             best=_best(connection, job, budgets),
@@ -75,7 +75,7 @@ def _candidates(connection: sa.Connection, job: SearchJob) -> list[int]:
     """The numbers of the few complete trials that can be the best within any budget, by what the columns say of them.
 
     Those are the front of the search's own trials within the limit on parameters, and all trials of the refinement, because which of
-    its seeds count is in the recipes. A latency is in the results alone: where it is limited, every trial is a candidate.
+    them count depends on their recipes. A latency is in the results alone: where it is limited, every trial is a candidate.
     """
     found = _complete_trials(connection, job.id)
     if job.limits.params is not None:

@@ -34,7 +34,7 @@ SILENT_SECONDS = 15.0
 class Queue(Leases, Overview):
     """Threads of one process may share a queue; every call is one transaction.
 
-    A `tenant` of None sees every tenant's jobs. Every method raises ClusterError, naming the URL, when the database cannot be reached.
+    A `tenant` of None sees every tenant's jobs. Every method raises UnavailableError, naming the URL, when the database cannot be reached.
     """
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Queue(Leases, Overview):
         self.close()
 
     def check_writable(self) -> None:
-        """Raises ClusterError when nothing can be stored, as on a full disk."""
+        """Raises UnavailableError when nothing can be stored, as on a full disk."""
         self._database.check_writable()
 
     # Submission
@@ -94,7 +94,7 @@ class Queue(Leases, Overview):
             raise IdempotencyError(f"the idempotency key {idempotency_key!r} was used for another request, job {known.id}")
         return self.get(known.id), False
 
-    def find(self, tenant: str, idempotency_key: str | None) -> bool:
+    def was_submitted(self, tenant: str, idempotency_key: str | None) -> bool:
         """Whether the key has made a job of the tenant: then `submit` makes none."""
         with self._database.reading() as connection:
             return self._by_key(connection, tenant, idempotency_key) is not None
@@ -119,7 +119,7 @@ class Queue(Leases, Overview):
         waiting = sa.and_(_queue.state == QueueState.QUEUED.value, _queue.attempt == 0, _queue.reason == UNPLANNED)
         with self._database.writing() as connection:
             moment = clock.instant(connection)
-            connection.execute(schema.queue.update().where(waiting).values(not_before=moment.after(seconds)))
+            connection.execute(schema.queue.update().where(waiting).values(not_before=moment.steady_text(seconds)))
             return [_job(row, moment.steady) for row in connection.execute(sa.select(schema.queue).where(waiting))]
 
     def refuse(self, job_id: str, failure: Failure) -> bool:
@@ -220,7 +220,7 @@ def _insert(connection: sa.Connection, row: dict[str, Any], unplanned_seconds: f
     row |= {"state": QueueState.QUEUED.value, "attempt": 0, "fence": 0, "losses": 0, "pauses": 0}
     row |= {"created_at": moment.text, "updated_at": moment.text}
     if unplanned_seconds > 0:
-        row |= {"reason": UNPLANNED, "not_before": moment.after(unplanned_seconds)}
+        row |= {"reason": UNPLANNED, "not_before": moment.steady_text(unplanned_seconds)}
     connection.execute(schema.queue.insert().values(**row))
     write_events(connection, [(row["id"], "state", {"state": QueueState.QUEUED.value, "attempt": 0})])
 
@@ -245,5 +245,5 @@ def _job(row: sa.Row[Any], now: datetime.datetime) -> QueuedJob:
 
 def _is_silent(row: sa.Row[Any], now: datetime.datetime) -> bool:
     # A claim of an earlier version has no time of its renewal.
-    silent = row.renewed_at is not None and row.renewed_at < clock.after(now, -SILENT_SECONDS)
+    silent = row.renewed_at is not None and row.renewed_at < clock.text(now, offset_seconds=-SILENT_SECONDS)
     return silent or (row.lease_until is not None and row.lease_until < clock.text(now))

@@ -44,7 +44,7 @@ TRANSITIONS: dict[QueueState, frozenset[QueueState]] = {
     _S.PREPARING: _OUT | {_S.SEARCHING},
     _S.SEARCHING: _OUT | {_S.FINALIZING},
     _S.FINALIZING: _OUT | {_S.SUCCEEDED},
-    # PREPARING: its driver was put off while it waited for a node, and has found one.
+    # PREPARING: it was paused while its driver waited for a node, and has found one.
     _S.PAUSED: frozenset({_S.QUEUED, _S.PREPARING, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
@@ -53,7 +53,7 @@ TRANSITIONS: dict[QueueState, frozenset[QueueState]] = {
 
 
 class FailureClass(enum.StrEnum):
-    """Whose fault it was that a job failed, or why it is put off."""
+    """Whose fault it was that a job failed, or why it is paused."""
 
     REQUEST = "REQUEST"
     INFEASIBLE = "INFEASIBLE"

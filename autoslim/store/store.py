@@ -15,7 +15,7 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import JobError, RequestError
 from autoslim.store import schema
-from autoslim.store.progress import Progress, read_progress
+from autoslim.store.progress import SearchProgress, read_progress
 from autoslim.store.rows import (
     JobState,
     StoredEpoch,
@@ -32,7 +32,7 @@ from autoslim.store.tracked_runs import TrackedRuns
 class Store(TrackedRuns):
     """Threads of one process may share a store; every call is one transaction.
 
-    Every method raises ClusterError, naming the URL, when the database cannot be reached.
+    Every method raises UnavailableError, naming the URL, when the database cannot be reached.
     """
 
     # Jobs
@@ -69,7 +69,7 @@ class Store(TrackedRuns):
             row = connection.execute(sa.select(schema.jobs).where(schema.jobs.c.id == job_id)).one_or_none()
         return None if row is None else job_of_row(row)
 
-    def progress(self, job_ids: Collection[str]) -> dict[str, Progress]:
+    def progress(self, job_ids: Collection[str]) -> dict[str, SearchProgress]:
         """By id, of those of the jobs whose search has started."""
         if not job_ids:
             return {}

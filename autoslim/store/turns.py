@@ -37,11 +37,11 @@ def ranked_jobs(due: sa.ColumnElement[bool] | None = None) -> sa.Subquery:
     before = sa.func.row_number().over(partition_by=_queue.tenant, order_by=WITHIN_TENANT)
     joined = schema.queue.outerjoin(busy, busy.c.tenant == _queue.tenant).outerjoin(schema.turns, _turns.tenant == _queue.tenant)
     # By its n-th start from now a tenant has n more jobs running, so that this is the order of all starts and not of the next one alone.
-    turn = (before + sa.func.coalesce(busy.c.jobs, 0)).label("round"), sa.func.coalesce(_turns.turn, 0).label("turn")
+    turn = (before + sa.func.coalesce(busy.c.jobs, 0)).label("rank"), sa.func.coalesce(_turns.turn, 0).label("turn")
     queued = sa.select(_queue.id, *turn).select_from(joined).where(_queue.state == QueueState.QUEUED.value)
     jobs = (queued if due is None else queued.where(due)).subquery()
     # A tenant that was never served comes first; of several, the one whose job is the oldest.
-    order = (jobs.c.round, jobs.c.turn, jobs.c.id)
+    order = (jobs.c.rank, jobs.c.turn, jobs.c.id)
     return sa.select(jobs.c.id, (sa.func.row_number().over(order_by=order) - 1).label("position")).subquery()
 
 

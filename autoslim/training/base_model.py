@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Phase, SharedCost
 from autoslim.cost import count_flops
@@ -41,7 +41,7 @@ class BaseRequest(Record):
     model: ModelSpec
     weights_digest: str
     dataset_digest: str
-    training: Training
+    training: TrainingSettings
     seed: int
 
 
@@ -71,7 +71,7 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
     device = pick_device() if device is None else device
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
-    splits = dataset.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+    splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
     bfloat16 = uses_bfloat16(request.training.precision, device)
     validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
 

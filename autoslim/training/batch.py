@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.base import logits_of
 from autoslim.methods.losses import soft_label_loss
 from autoslim.training.losses import label_loss, weigh
@@ -27,7 +27,7 @@ class LazyDistillationBatch:
         teacher: nn.Module,
         images_B3HW: Tensor,
         labels: Tensor,
-        training: Training,
+        training: TrainingSettings,
         *,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:

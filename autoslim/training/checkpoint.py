@@ -12,26 +12,27 @@ from torch import Tensor
 
 from autoslim.core.files import previous_folder, publish_folder
 
-_FORMER_FACTS = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
-"""Names of facts before version 0.2, so that a checkpoint written then can be resumed."""
+_METADATA = "facts.json"
+_FORMER_NAMES = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
+"""Names of metadata before version 0.2, so that a checkpoint written then can be resumed."""
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Replaces the checkpoint in `folder`: after a crash either the old one or the new one is found, never half of each."""
     # Copies, because safetensors refuses tensors that share memory (a mask that several modules hold).
     copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     with publish_folder(folder) as partial:
         safetensors.torch.save_file(copies, partial / "state.safetensors")
-        (partial / "facts.json").write_text(json.dumps(facts))
+        (partial / _METADATA).write_text(json.dumps(metadata))
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts, or None before the trial's first checkpoint."""
+    """Tensors and metadata, or None before the trial's first checkpoint."""
     # A process that was killed between the two renames of `move_folder` leaves only the previous checkpoint.
     for candidate in (folder, previous_folder(folder)):
-        if (candidate / "facts.json").is_file():
-            facts = json.loads((candidate / "facts.json").read_text())
-            current = {_FORMER_FACTS.get(name, name): value for name, value in facts.items()}
+        if (candidate / _METADATA).is_file():
+            metadata = json.loads((candidate / _METADATA).read_text())
+            current = {_FORMER_NAMES.get(name, name): value for name, value in metadata.items()}
             return safetensors.torch.load_file(candidate / "state.safetensors"), current
     return None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
 from autoslim.methods.base import logits_of
@@ -31,8 +31,8 @@ class TrialContext:
     Attributes:
         dense: The dense model: every student's start, and the teacher.
         base_digest: Digest of the dense model's weights; with `dataset_digest` it keys results that trials share.
-        shared: Folder of the results that trials share; None keeps them in each trial's own folder.
-        common: Settings of the shared training; None takes each trial's own.
+        shared_folder: Folder of the results that trials share; None keeps them in each trial's own folder.
+        shared_training: Settings of the shared training; None takes each trial's own.
         latency: Predicts a plan's latency; needed where the recipe limits it.
     """
 
@@ -42,8 +42,8 @@ class TrialContext:
     device: torch.device
     base_digest: str
     dataset_digest: str
-    shared: Path | None = None
-    common: Training | None = None
+    shared_folder: Path | None = None
+    shared_training: TrainingSettings | None = None
     latency: LatencyTable | None = None
 
     @classmethod
@@ -53,8 +53,8 @@ class TrialContext:
         base: Path,
         dataset: Path,
         device: torch.device | None = None,
-        shared: Path | None = None,
-        common: Training | None = None,
+        shared_folder: Path | None = None,
+        shared_training: TrainingSettings | None = None,
         latency: LatencyTable | None = None,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path."""
@@ -62,7 +62,7 @@ class TrialContext:
         prepared = open_dataset(dataset)
         dense = create_dense(ModelSpec(name=str(base)))
         dense.module.requires_grad_(False).eval().to(device)
-        splits = prepared.at(dense.shape.image_size, dense.preprocessing.crop_pct)
+        splits = prepared.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
         return cls(
             dense=dense,
             classes=prepared.classes,
@@ -70,8 +70,8 @@ class TrialContext:
             device=device,
             base_digest=file_digest(base / "model.safetensors"),
             dataset_digest=prepared.digest,
-            shared=shared,
-            common=common,
+            shared_folder=shared_folder,
+            shared_training=shared_training,
             latency=latency,
         )
 
@@ -87,14 +87,14 @@ class TrialContext:
     def student(self) -> nn.Module:
         return copy.deepcopy(self.dense.module)
 
-    def loader(self, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+    def loader(self, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
         return make_loader(self.dense, split, training, seed=seed, train=train)
 
-    def calibration(self, training: Training, *, seed: int) -> Tensor:
+    def calibration(self, training: TrainingSettings, *, seed: int) -> Tensor:
         """Up to 256 training images (B, 3, h, w) without augmentation, always the same ones."""
         return torch.cat(list(self.plain_images(_CALIBRATION_IMAGES, training, seed=seed)))
 
-    def plain_images(self, count: int, training: Training, *, seed: int) -> Iterator[Tensor]:
+    def plain_images(self, count: int, training: TrainingSettings, *, seed: int) -> Iterator[Tensor]:
         """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
         left = count
@@ -107,7 +107,7 @@ class TrialContext:
                     return
 
 
-def make_loader(dense: DenseModel, split: ImageSplit, training: Training, *, seed: int, train: bool) -> Loader:
+def make_loader(dense: DenseModel, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
     """Batches with the image size and the normalisation of `dense`."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import nn
 
 from autoslim.core.job import ModelSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
 from autoslim.data import Loader, open_dataset
 from autoslim.errors import JobError
@@ -29,7 +29,9 @@ SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HoldoutResult(Record):
-    """`accuracy` is top-1 in float32, a share of `images`; `search_packages` are those that the process had imported."""
+    """`accuracy` is the top-1 share in float32, `images` the number of images that it was measured on; `search_packages` are those of
+    `SEARCH_PACKAGES` that the process had imported, none where all is well.
+    """
 
     accuracy: float
     images: int
@@ -40,8 +42,8 @@ def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int 
     """`folder` holds a slimmed model, or a dense one in timm's format."""
     model, preprocessing, size = _open(folder)
     device = pick_device()
-    images = getattr(open_dataset(dataset).at(size, preprocessing.crop_pct), split)
-    training = Training(batch_size=batch_size, augmentation="none")
+    images = getattr(open_dataset(dataset).splits(size, preprocessing.crop_pct), split)
+    training = TrainingSettings(batch_size=batch_size, augmentation="none")
     loader = Loader(
         images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False
     )

@@ -21,7 +21,7 @@ from timm.data.mixup import mixup_target
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
@@ -102,7 +102,7 @@ class Trainer:
         student: nn.Module,
         objective: Objective,
         loader: Loader,
-        training: Training,
+        training: TrainingSettings,
         schedule: PhaseSchedule,
         *,
         seed: int,
@@ -270,7 +270,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(student: nn.Module, training: Training, schedule: PhaseSchedule) -> torch.optim.AdamW:
+def make_optimizer(student: nn.Module, training: TrainingSettings, schedule: PhaseSchedule) -> torch.optim.AdamW:
     """AdamW over the parameters that require a gradient.
 
     As in timm, biases, norms, position embeddings and tokens have no weight decay. Nor have ViT-Slim's masks, which decay would pull to

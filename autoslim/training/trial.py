@@ -17,8 +17,9 @@ from autoslim.core.recipe import Recipe, Step
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
-from autoslim.methods.base import DistillationBatch, Method, StepContext, Tensors
+from autoslim.methods.base import Method, StepContext
 from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
@@ -43,7 +44,7 @@ _RESTS_FROM = 100
 """Rests are numbered from here in the loader's epochs, behind the train phases of any recipe."""
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
-"""A checkpoint: tensors by name, and facts as JSON values."""
+"""A checkpoint: tensors by name, and metadata as JSON values, such as the phase and its step."""
 
 Reports = Generator[EpochReport, None, Outcome]
 
@@ -176,7 +177,7 @@ class _Trial:
         # The model is fine-tuned at nearly its final thresholds. Before they are set they may be infinite, and the moving average of an
         # infinite number is not a number.
         self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
-        # After the last cut alone: only this accuracy can be compared between trials.
+        # After the last pruning alone: only this accuracy can be compared between trials.
         self.accuracy_after_pruning = self.measurer.accuracy(self.model)
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
@@ -192,19 +193,19 @@ class _Trial:
         settings = method.shared_settings(self.shape, step.knobs)
         if settings is None:
             return None
-        common = self.context.common or self.training
+        training = self.context.shared_training or self.training
         request = SharedRequest(
             method=method.name,
             settings=settings,
             base_digest=self.context.base_digest,
             dataset_digest=self.context.dataset_digest,
-            training=common.to_dict(),
+            training=training.to_dict(),
             seed=self.recipe.seed,
         )
         # The checkpoint is named by the request's digest: any trial that takes the work over finds it.
-        root = self.context.shared or self.folder / "shared"
+        root = self.context.shared_folder or self.folder / "shared"
         shared_trainer = TrialSharedTrainer(
-            self.context, common, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
+            self.context, training, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
         )
         shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
@@ -281,7 +282,7 @@ class _Trial:
         return self.folder / "checkpoint"
 
     def _save(self, position: float, tensors: dict[str, Tensor], *, step: int, before: int, metrics: dict[str, float]) -> None:
-        facts = {
+        metadata = {
             "position": position,
             "step": step,
             "before": before,
@@ -292,13 +293,13 @@ class _Trial:
             "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "seconds": self._seconds(),
         }
-        save_checkpoint(self._checkpoint, tensors, facts)
+        save_checkpoint(self._checkpoint, tensors, metadata)
 
     def _restore_pruned(self, saved: Checkpoint) -> None:
         """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
-        facts = saved[1]
-        self.plan = Plan.from_dict(facts["plan"])
-        self.finished_steps = [Step.from_dict(step) for step in facts["steps"]]
+        metadata = saved[1]
+        self.plan = Plan.from_dict(metadata["plan"])
+        self.finished_steps = [Step.from_dict(step) for step in metadata["steps"]]
         for step in self.finished_steps:
             self.model = METHODS[step.method].build(self.model, self.shape, self.plan, step.knobs)
         if len(self.finished_steps) == len(self.recipe.steps):
@@ -311,8 +312,8 @@ class _Trial:
         self.model.to(self.context.device)
         # Which parameters are trained is no part of the weights, so that the checkpoint lists them.
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in facts["trainable"])
-        self.optimizer_steps, self.accuracy_after_pruning = facts["before"], facts["accuracy_after_pruning"]
+            parameter.requires_grad_(name in metadata["trainable"])
+        self.optimizer_steps, self.accuracy_after_pruning = metadata["before"], metadata["accuracy_after_pruning"]
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.began

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges
+from autoslim.methods.trainer import DistillationBatch, Tensors
 
 
 class PruneThenFinetune(Method):

@@ -10,7 +10,7 @@ A unit is a hidden unit of an MLP, or one dimension of a head (its rows of query
 
 Units of all layers are compared in one of three ways (`compare`): by `score` for the money, over cost^cost_power; by score over the
 `layer`'s mean score; or by `rank` within the layer, so that every layer loses the same share. As in our ViT-Slim the heads of a layer
-keep equally many dimensions, each head its own, and every layer keeps one of each. `refit` is ours and off: these baselines are cut as
+keep equally many dimensions, each head its own, and every layer keeps one of each. `refit` is ours and off: these baselines are pruned as
 they are in the literature.
 
 Shapes: B batch, N tokens, D width, H heads, K head width, F hidden units.
@@ -33,10 +33,11 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import SharedTrainer, SlimmedModel, StepContext, Tensors, logits_of
+from autoslim.methods.base import SlimmedModel, StepContext, logits_of
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.trainer import SharedTrainer, Tensors
 from autoslim.methods.unit_removal.least_squares import measure_readers, refit_reader
 from baselines.dense import PruneThenFinetune
 

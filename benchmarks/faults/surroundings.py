@@ -137,7 +137,7 @@ class _OnCluster(Service):
 
 @contextlib.contextmanager
 def _on_cluster(folder: Path) -> Iterator[Service]:
-    """A Ray cluster whose only node has no place for a driver."""
+    """A Ray cluster whose only node has no room for a driver."""
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -157,7 +157,7 @@ def _on_cluster(folder: Path) -> Iterator[Service]:
 
 
 def _no_node(stage: Stage) -> str:
-    """Until the job has been put off, which takes a minute; then the node comes."""
+    """Until the job has been paused, which takes a minute; then the node comes."""
     assert isinstance(stage.service, _OnCluster)
     until(lambda: stage.user.job["state"] == "PAUSED" or None, "a pause")
     root = stage.service.root

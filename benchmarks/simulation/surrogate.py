@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingRegressor
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
@@ -44,7 +44,7 @@ class SeedNoise:
 class Surrogate:
     def __init__(self, trials: Trials) -> None:
         self.shape: ViTShape = trials.shape
-        self.training: Training = trials.training
+        self.training: TrainingSettings = trials.training
         self.steps = trials.steps
         self.base = trials.base
         self.noise = seed_noise(trials.rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import BaseFacts, Phase
 from autoslim.core.shape import ViTShape
 
@@ -51,7 +51,7 @@ class Trials:
     rows: tuple[Row, ...]
     shape: ViTShape
     base: BaseFacts
-    training: Training
+    training: TrainingSettings
     steps: int
     failed: int
 
@@ -60,7 +60,7 @@ class Trials:
         table = pq.read_table(path)
         about = {key.decode().removeprefix("autoslim."): text.decode() for key, text in table.schema.metadata.items()}
         found = table.to_pylist()
-        training = Training.from_json(about["training"])
+        training = TrainingSettings.from_json(about["training"])
         return cls(
             rows=tuple(_row(values) for values in found if values["state"] == "complete"),
             shape=ViTShape.from_json(about["shape"]),

@@ -7,7 +7,7 @@ import functools
 import hashlib
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import EpochReport, Outcome, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
@@ -46,7 +46,7 @@ class World:
         return self.surrogate.shape
 
     @property
-    def training(self) -> Training:
+    def training(self) -> TrainingSettings:
         return self.surrogate.training
 
     @functools.cached_property

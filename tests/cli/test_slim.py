@@ -14,7 +14,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Step, Training
+from autoslim.core.recipe import Step, TrainingSettings
 from autoslim.cost import count_flops, predict
 from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.export.artifact import LatencyReport, TimedReport, load, load_config
@@ -40,8 +40,8 @@ def job_of(*steps, share="60%", **changes):
         dataset=DatasetSpec(source="digits", train_limit=200),
         budget=Budget.parse(share),
         steps=tuple(Step(method=step, knobs={}) if isinstance(step, str) else step for step in steps),
-        training=Training(epochs=2.0, flip=False, precision="float32"),
-        base=Training(epochs=0.5, distillation=0.0, flip=False, precision="float32"),
+        training=TrainingSettings(epochs=2.0, flip=False, precision="float32"),
+        base=TrainingSettings(epochs=0.5, distillation=0.0, flip=False, precision="float32"),
     )
     return job.replace(**changes)
 
@@ -119,7 +119,7 @@ def test_a_model_that_is_too_slow_when_it_is_measured_is_not_handed_over(monkeyp
     monkeypatch.setattr("autoslim.slimming.run.timed_here", timed)
     dense = table_of(shape())(Plan.dense(shape()))
     limits = CostLimits(latency_ms=0.7 * dense)
-    job = job_of("life_regression", training=Training(epochs=0.5, flip=False, precision="float32"), speed=())
+    job = job_of("life_regression", training=TrainingSettings(epochs=0.5, flip=False, precision="float32"), speed=())
     job = job.replace(budget=budget_of_limits(limits), limits=limits)
     with Slimming(tmp_path / "out", job) as slimming:
         slimming.prepare()

@@ -29,7 +29,7 @@ from autoslim.config import JobSpec, Placement, SpecError, parse_yaml, read_json
 from autoslim.config.reference import reference
 from autoslim.config.schema import job_schema
 from autoslim.service.openapi import render
-from autoslim.service.dry_run.client import deciding_fields
+from autoslim.service.dry_run.dry_runner import deciding_fields
 
 yaml = "model: m\\ndata: digits\\nflops: 50%\\n"
 spec = parse_yaml(yaml + "patience: 5\\n", source="job.yaml")

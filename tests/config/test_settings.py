@@ -21,7 +21,7 @@ from autoslim.config.job_field import default_at
 from autoslim.config.reference import as_markdown, reference
 from autoslim.config.schema import job_schema
 from autoslim.errors import RequestError
-from autoslim.service.dry_run.client import deciding_fields
+from autoslim.service.dry_run.dry_runner import deciding_fields
 from autoslim.service.openapi import FILE as OPENAPI
 
 LEAST: dict[str, Any] = {"model": "deit_tiny_patch16_224", "data": "digits", "flops": ["50%"]}

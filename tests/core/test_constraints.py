@@ -7,7 +7,7 @@ from helpers.shapes import SHAPE
 
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params, request_flags
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import BudgetError, RequestError
 from autoslim.methods import Constraints, check_not_trivial
@@ -80,7 +80,7 @@ def test_limits_that_the_dense_model_keeps_are_refused_where_nothing_else_is_ask
 
 
 def test_a_recipe_without_limits_keeps_the_key_that_it_had_before_there_were_any():
-    recipe = Recipe(steps=(Step(method="vit_slim", knobs={"keep": 0.5}),), budget=10**9, training=Training(), seed=3)
+    recipe = Recipe(steps=(Step(method="vit_slim", knobs={"keep": 0.5}),), budget=10**9, training=TrainingSettings(), seed=3)
     assert recipe.key == "6b5e27c1fd9f7d11"
     older = {name: value for name, value in recipe.to_dict().items() if name != "limits"}
     assert Recipe.from_dict(older) == recipe

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.plan import BlockPlan, Extra, Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, EpochReport, Origin, ParetoFront, Phase, TrialResult, TrialState, hypervolume
 from autoslim.errors import BudgetError, RequestError
@@ -25,7 +25,7 @@ PLAN = Plan(blocks=(BLOCK, BLOCK), extras=(Extra(name="regressor", place="block 
 RECIPE = Recipe(
     steps=(Step(method="vit_slim", knobs={"keep": 0.5, "l1": "paper", "many": [1, 2.5, None, True], "nested": {"a": 1}}),),
     budget=10**9,
-    training=Training(epochs=2.5),
+    training=TrainingSettings(epochs=2.5),
     seed=3,
 )
 JOB = SearchJob(
@@ -52,7 +52,7 @@ RECORDS: list[Record] = [
     PLAN,
     RECIPE,
     JOB,
-    Training(),
+    TrainingSettings(),
     Budget.parse("50%"),
     EpochReport(epoch=1.5, phase=Phase.FINETUNE, metrics={"loss": 0.25}),
     BaseFacts(dense_flops=10, dense_accuracy=0.5, params=3, chance=0.1),
@@ -96,8 +96,8 @@ def test_former_names_are_read_where_version_0_1_wrote_them(record: Record):
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "{'a': 1}"])
 def test_what_is_not_json_is_said_to_be(text: str):
-    with pytest.raises(RequestError, match="Training is not valid JSON"):
-        Training.from_json(text)
+    with pytest.raises(RequestError, match="TrainingSettings is not valid JSON"):
+        TrainingSettings.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_what_is_not_json_is_said_to_be(text: str):
     ],
 )
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(field: str, value: Any):
-    with pytest.raises(RequestError, match=rf"Training\.{field} must be"):
-        Training.from_dict({field: value})
+    with pytest.raises(RequestError, match=rf"TrainingSettings\.{field} must be"):
+        TrainingSettings.from_dict({field: value})
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_a_state_that_there_is_not_is_answered_with_those_that_there_are():
 
 
 def test_whole_numbers_are_read_as_floats_where_a_float_is_meant():
-    training = Training.from_dict({"epochs": 3})
+    training = TrainingSettings.from_dict({"epochs": 3})
     assert isinstance(training.epochs, float)
-    assert training.digest() == Training(epochs=3.0).digest()
+    assert training.digest() == TrainingSettings(epochs=3.0).digest()
 
 
 def test_the_key_of_a_recipe_changes_with_everything_in_it():
@@ -170,7 +170,7 @@ def test_a_composed_recipe_is_named_by_its_methods():
 @given(epochs=st.floats(0.01, 1e3), seed=st.integers(0, 2**63), text=st.text(max_size=20))
 @settings(max_examples=50, deadline=None)
 def test_any_recipe_survives_json(epochs: float, seed: int, text: str):
-    recipe = RECIPE.replace(training=Training(epochs=epochs), seed=seed, steps=(Step(method=text, knobs={text: text}),))
+    recipe = RECIPE.replace(training=TrainingSettings(epochs=epochs), seed=seed, steps=(Step(method=text, knobs={text: text}),))
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.selection import best_within, best_within_budgets
 
@@ -23,7 +23,7 @@ def point(
     knob: int = 0,
 ) -> TrialResult:
     step = Step(method="width", knobs={"n": knob or number})
-    recipe = Recipe(steps=(step,), budget=budget or flops, training=Training(), seed=seed)
+    recipe = Recipe(steps=(step,), budget=budget or flops, training=TrainingSettings(), seed=seed)
     return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.COMPLETE, accuracy=accuracy, flops=flops)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autoslim.core.job import DatasetSpec
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset
 from autoslim.data.augment import centre_crop, resized_crop, shift_crop
 from autoslim.errors import RequestError
@@ -23,7 +23,7 @@ def split_of(count: int, side: int = 16) -> ImageSplit:
 
 def loader_of(split: ImageSplit, *, train: bool = True, size: int | None = None, seed: int = 3, **changes) -> Loader:
     side = (size or split.size[0],) * 2
-    training = Training(**{"batch_size": 8, **changes})
+    training = TrainingSettings(**{"batch_size": 8, **changes})
     return Loader(split, training=training, mean=MEAN, std=STD, image_size=side, seed=seed, train=train)
 
 
@@ -197,7 +197,7 @@ def test_centre_crop_of_odd_margins_stays_inside():
 
 
 def test_digits_come_out_as_batches(tmp_path):
-    splits = prepare_dataset(DatasetSpec(source="digits"), tmp_path, seed=0).at((8, 8))
+    splits = prepare_dataset(DatasetSpec(source="digits"), tmp_path, seed=0).splits((8, 8))
     images, labels = epoch_of(loader_of(splits.train, batch_size=64), 0)
     assert images.shape == (1280, 3, 8, 8)
     assert set(labels.tolist()) == set(range(10))

@@ -28,7 +28,7 @@ def one_file(write_parquet) -> Path:
 
 def test_single_file_is_cut_into_three_disjoint_splits(one_file, tmp_path):
     dataset = prepare_dataset(spec_of(one_file), tmp_path / "cache", seed=0)
-    splits = dataset.at((12, 12))
+    splits = dataset.splits((12, 12))
     parts = [pixel_rows(split) for split in (splits.train, splits.validation, splits.test)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == 60
     assert dataset.report.test.drawn_from == dataset.report.validation.drawn_from == "train"
@@ -41,7 +41,7 @@ def test_splits_of_the_source_stay_whole(write_parquet, tmp_path):
     dataset = prepare_dataset(spec_of(path.parent, validation_share=0.25), tmp_path / "cache", seed=0)
     assert [report.images for report in (dataset.report.train, dataset.report.validation, dataset.report.test)] == [30, 10, 10]
     assert dataset.report.test.drawn_from is None
-    assert dataset.at((12, 12)).test.labels.tolist() == [1, 0] * 5
+    assert dataset.splits((12, 12)).test.labels.tolist() == [1, 0] * 5
 
 
 def test_image_folder_without_splits_is_cut_too(write_images, tmp_path):
@@ -51,7 +51,7 @@ def test_image_folder_without_splits_is_cut_too(write_images, tmp_path):
 
 def test_labels_stay_with_their_images(write_images, tmp_path):
     root = write_images({"cat": 10, "dog": 10})
-    splits = prepare_dataset(spec_of(root), tmp_path / "cache", seed=0).at((12, 12))
+    splits = prepare_dataset(spec_of(root), tmp_path / "cache", seed=0).splits((12, 12))
     dogs = {decode_rgb(path.read_bytes()).tobytes() for path in (root / "dog").iterdir()}
     for split in (splits.train, splits.validation, splits.test):
         images = split.images(np.arange(len(split)))
@@ -61,13 +61,13 @@ def test_labels_stay_with_their_images(write_images, tmp_path):
 def test_train_limit_leaves_the_other_splits_alone(one_file, tmp_path):
     whole, limited = (prepare_dataset(spec_of(one_file, train_limit=limit), tmp_path / "cache", seed=0) for limit in (None, 9))
     assert limited.report.train.per_class == (3, 3, 3)
-    assert pixel_rows(limited.at((12, 12)).test) == pixel_rows(whole.at((12, 12)).test)
-    assert pixel_rows(limited.at((12, 12)).train) < pixel_rows(whole.at((12, 12)).train)
+    assert pixel_rows(limited.splits((12, 12)).test) == pixel_rows(whole.splits((12, 12)).test)
+    assert pixel_rows(limited.splits((12, 12)).train) < pixel_rows(whole.splits((12, 12)).train)
 
 
 def test_streamed_and_mapped_images_are_equal_to_the_bit(one_file, tmp_path):
     mapped, streamed = (
-        prepare_dataset(spec_of(one_file, decoded_limit=limit), tmp_path / "cache", seed=0).at((16, 20), 0.9)
+        prepare_dataset(spec_of(one_file, decoded_limit=limit), tmp_path / "cache", seed=0).splits((16, 20), 0.9)
         for limit in (2**30, 0)
     )
     assert (mapped.decoded, streamed.decoded) == (True, False)
@@ -80,7 +80,7 @@ def test_streamed_and_mapped_images_are_equal_to_the_bit(one_file, tmp_path):
 
 
 def test_images_handed_out_are_copies(one_file, tmp_path):
-    split = prepare_dataset(spec_of(one_file), tmp_path / "cache", seed=0).at((12, 12)).train
+    split = prepare_dataset(spec_of(one_file), tmp_path / "cache", seed=0).splits((12, 12)).train
     first = split.images(np.arange(3))
     before = first.copy()
     first[:] = 0
@@ -126,7 +126,7 @@ def test_digest_names_the_content_not_the_place(one_file, tmp_path):
 
 def _prepare(source: str, cache: Path, answers) -> None:
     dataset = prepare_dataset(spec_of(source), cache, seed=0)
-    splits = dataset.at((12, 12))
+    splits = dataset.splits((12, 12))
     answers.put((dataset.digest, int(splits.train.images(np.arange(5)).sum())))
 
 
@@ -187,7 +187,7 @@ def test_unreadable_images_are_dropped_named_and_counted(broken, tmp_path):
     report = dataset.report.train
     assert (report.images, report.unreadable) == (198, 2)
     assert report.named[0].startswith("train.parquet:0 (0.png): not an image")
-    assert len(dataset.at((12, 12)).train) == 198
+    assert len(dataset.splits((12, 12)).train) == 198
 
 
 def test_too_many_unreadable_images_fail_with_the_first_few(broken, tmp_path):
@@ -221,7 +221,7 @@ def test_digits_hold_what_scikit_learn_ships(tmp_path):
 
     dataset = prepare_dataset(spec_of("digits"), tmp_path, seed=0)
     assert (dataset.report.train.images, dataset.report.validation.images, dataset.report.test.images) == (1293, 144, 360)
-    splits = dataset.at((8, 8))
+    splits = dataset.splits((8, 8))
     total = sum(
         int(split.images(np.arange(len(split)))[..., 0].sum()) for split in (splits.train, splits.validation, splits.test)
     )
@@ -232,7 +232,7 @@ def test_real_photographs_with_grey_ones_among_them(real_data, tmp_path):
     dataset: PreparedDataset = prepare_dataset(spec_of(real_data / "imagenette224-small", train_limit=100), tmp_path, seed=0)
     assert dataset.classes[0] == "tench"
     assert dataset.report.train.unreadable == 0
-    splits = dataset.at((32, 32))
+    splits = dataset.splits((32, 32))
     images = splits.test.images(np.arange(len(splits.test)))
     grey = (images[..., 0] == images[..., 2]).all(axis=(1, 2))
     assert 0 < grey.sum() < 80
@@ -242,4 +242,4 @@ def test_real_small_images_are_kept_as_they_are(real_data, tmp_path):
     dataset = prepare_dataset(spec_of(real_data / "cifar10-mini"), tmp_path, seed=0)
     assert dataset.report.train.per_class == (180,) * 10
     assert dataset.report.validation.per_class == (20,) * 10
-    assert dataset.at((32, 32)).test.images(np.array([0])).shape == (1, 32, 32, 3)
+    assert dataset.splits((32, 32)).test.images(np.array([0])).shape == (1, 32, 32, 3)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoslim.data.splits import cut_count, cut_share, keep_count
+from autoslim.data.splits import keep_count, split_off_count, split_off_share
 from autoslim.errors import DatasetError
 
 
@@ -14,9 +14,9 @@ from autoslim.errors import DatasetError
 def test_cut_parts_never_overlap_and_hold_every_class(counts, share, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     names = tuple(map(str, range(len(counts))))
-    kept, cut = cut_share(labels, share, seed=seed, purpose="test", classes=names)
-    assert sorted([*kept, *cut]) == list(range(len(labels)))
-    assert set(labels[kept]) == set(labels[cut]) == set(range(len(counts)))
+    kept, taken = split_off_share(labels, share, seed=seed, purpose="test", classes=names)
+    assert sorted([*kept, *taken]) == list(range(len(labels)))
+    assert set(labels[kept]) == set(labels[taken]) == set(range(len(counts)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -30,14 +30,14 @@ def test_limit_keeps_exactly_that_many_of_every_class(counts, limit, seed):
 
 def test_cut_is_stratified():
     labels = np.repeat([0, 1, 2], [600, 300, 100])
-    _, cut = cut_count(labels, 100, seed=0, purpose="test")
-    assert np.bincount(labels[cut]).tolist() == [60, 30, 10]
+    _, taken = split_off_count(labels, 100, seed=0, purpose="test")
+    assert np.bincount(labels[taken]).tolist() == [60, 30, 10]
 
 
 def test_cut_depends_on_seed_and_purpose_alone():
     labels = np.repeat([0, 1], 50)
     cuts = [
-        tuple(cut_count(labels, 20, seed=seed, purpose=purpose)[1])
+        tuple(split_off_count(labels, 20, seed=seed, purpose=purpose)[1])
         for seed, purpose in ((0, "test"), (0, "test"), (1, "test"), (0, "validation"))
     ]
     assert cuts[0] == cuts[1]
@@ -45,14 +45,14 @@ def test_cut_depends_on_seed_and_purpose_alone():
 
 
 def test_class_too_small_to_cut_is_named():
-    with pytest.raises(DatasetError, match="class 'rare' has 1 image left to cut validation from"):
-        cut_share(np.array([0, 0, 0, 1]), 0.5, seed=0, purpose="validation", classes=("common", "rare"))
+    with pytest.raises(DatasetError, match="class 'rare' has 1 image left to take validation from"):
+        split_off_share(np.array([0, 0, 0, 1]), 0.5, seed=0, purpose="validation", classes=("common", "rare"))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
 def test_share_out_of_range_is_refused(share):
     with pytest.raises(DatasetError, match="validation_share"):
-        cut_share(np.array([0, 0, 1, 1]), share, seed=0, purpose="test", classes=("a", "b"))
+        split_off_share(np.array([0, 0, 1, 1]), share, seed=0, purpose="test", classes=("a", "b"))
 
 
 def test_limit_below_the_classes_is_refused():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
 
 
 def trial(number: int, flops: int, *, method: str = "vit_slim", origin: Origin = Origin.SAMPLER) -> TrialResult:
-    recipe = Recipe(steps=(Step(method=method, knobs={}),), budget=flops, training=Training(epochs=9.0), seed=0)
+    recipe = Recipe(steps=(Step(method=method, knobs={}),), budget=flops, training=TrainingSettings(epochs=9.0), seed=0)
     return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.RUNNING)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Phase, Target, TrialResult, TrialState
 from autoslim.store import JobState, Store
 
@@ -32,7 +32,7 @@ def make_recipe(number: int, method: str | None = None, budget: int = 2_304_169_
     if number % 4 == 0:
         knobs["width_share"] = 1 if number == 0 else 0.25 * number
     steps = tuple(Step(method=name, knobs=knobs) for name in (method or _METHODS[number % 4]).split("+"))
-    return Recipe(steps=steps, budget=budget, training=Training(lr=5e-4 + number * 1e-5), seed=number)
+    return Recipe(steps=steps, budget=budget, training=TrainingSettings(lr=5e-4 + number * 1e-5), seed=number)
 
 
 def make_result(number: int, state: TrialState = TrialState.COMPLETE, **changes: Any) -> TrialResult:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from autoslim.config import read_mapping
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from autoslim.store import Queue, QueuedJob, QueueState
 from workers.service.executor import Driver, DriverState
 from workers.service.local_executor import LocalExecutor
@@ -73,7 +73,7 @@ class Site:
     ) -> Supervisor:
         executor = executor or LocalExecutor(self.settings, command=command, grace=grace)
         self._executors.append(executor)
-        return Supervisor(self.queue, executor, jobs=jobs, lease_seconds=self.settings.lease_seconds, round_seconds=0.05)
+        return Supervisor(self.queue, executor, max_drivers=jobs, lease_seconds=self.settings.lease_seconds, round_seconds=0.05)
 
     def drive(self, supervisor: Supervisor | None, until: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Rounds of the supervisor, or none where it is dead, until something is so."""
@@ -83,7 +83,7 @@ class Site:
                 f"in vain: {[(job.state, job.reason) for job in self.queue.list()]}\n{self.logs()}"
             )
             if supervisor is not None:
-                supervisor.tick()
+                supervisor.reconcile()
             time.sleep(0.05)
 
     def state(self, job: QueuedJob) -> QueueState:
@@ -196,30 +196,30 @@ class PlacingExecutor(LocalExecutor):
 
     def start(self, driver: Driver) -> None:
         self._reach()
-        self.waiting.setdefault(driver, DriverState.WAITING)
+        self.waiting.setdefault(driver, DriverState.PENDING)
 
     def list_drivers(self) -> dict[Driver, DriverState]:
         self._reach()
         if self.nodes:
-            for driver in [driver for driver, state in self.waiting.items() if state is DriverState.WAITING]:
+            for driver in [driver for driver, state in self.waiting.items() if state is DriverState.PENDING]:
                 del self.waiting[driver]
                 super().start(driver)
         return super().list_drivers() | self.waiting
 
     def give_up(self) -> None:
         """Of the drivers that wait, as Ray does after fifteen minutes."""
-        self.waiting = dict.fromkeys(self.waiting, DriverState.UNPLACED)
+        self.waiting = dict.fromkeys(self.waiting, DriverState.UNSCHEDULED)
 
     def stop(self, driver: Driver) -> None:
         if driver in self.waiting:
-            self.waiting[driver] = DriverState.UNPLACED
+            self.waiting[driver] = DriverState.UNSCHEDULED
         else:
             super().stop(driver)
 
-    def forget(self, driver: Driver) -> None:
+    def delete_record(self, driver: Driver) -> None:
         self.waiting.pop(driver, None)
-        super().forget(driver)
+        super().delete_record(driver)
 
     def _reach(self) -> None:
         if not self.reachable:
-            raise ClusterError("Ray at http://10.0.0.7:8265 cannot be used: refused")
+            raise UnavailableError("Ray at http://10.0.0.7:8265 cannot be used: refused")

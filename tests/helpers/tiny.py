@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, versions
 from autoslim.methods import METHODS, DistillationBatch, Method, SlimmedModel, StepContext, solve
-from autoslim.methods.base import Tensors, logits_of
+from autoslim.methods.base import logits_of
+from autoslim.methods.trainer import Tensors
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.batch import LazyDistillationBatch
 
@@ -111,7 +112,7 @@ def context_of(
 class TinySharedTrainer:
     """Shared work on a few generated images, in the dense model's own precision."""
 
-    training = Training(epochs=1.0, batch_size=8, distillation=0.5)
+    training = TrainingSettings(epochs=1.0, batch_size=8, distillation=0.5)
     epoch_images = 1000
 
     def __init__(self, dense: DenseModel) -> None:
@@ -218,7 +219,7 @@ def batch_of(
     student: nn.Module, teacher: nn.Module, shape: ViTShape, *, seed: int = 0, distillation: float = 0.0
 ) -> LazyDistillationBatch:
     x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
-    training = Training(label_smoothing=0.0, distillation=distillation)
+    training = TrainingSettings(label_smoothing=0.0, distillation=distillation)
     return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training)
 
 
@@ -279,7 +280,7 @@ def config_of(method: str, dense: DenseModel, finished: SlimmedModel, *, share: 
 
 
 def recipe_of(steps: Iterable[Step], budget: int, *, seed: int = 0, **training: Any) -> Recipe:
-    return Recipe(steps=tuple(steps), budget=budget, training=Training(**training), seed=seed)
+    return Recipe(steps=tuple(steps), budget=budget, training=TrainingSettings(**training), seed=seed)
 
 
 @torch.no_grad()

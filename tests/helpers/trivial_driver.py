@@ -21,7 +21,7 @@ from autoslim.core.result import Origin, TrialState
 from autoslim.errors import DivergedError
 from autoslim.store import JobState, Store
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
-from workers.progress.cost import Cost
+from workers.progress.cost import SearchCost
 from workers.service import lease_keeper
 from workers.service.attempt import main
 
@@ -40,7 +40,7 @@ class Model(dict):
 class Ended:
     dense_flops, dense_accuracy, logged, states = 100, 0.9, True, {"complete": 1}
     reasons: ClassVar[dict] = {}
-    cost = Cost(seconds=1.0, device="CPU", device_hours=0.5, bytes=1000, price=2.0)
+    cost = SearchCost(seconds=1.0, device="CPU", device_hours=0.5, bytes=1000, price=2.0)
 
     def __init__(self, found: bool) -> None:
         self.models = (Model(),) if found else ()

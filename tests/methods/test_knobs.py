@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.errors import InfeasibleError, SpaceError
@@ -180,7 +180,7 @@ def test_solved_recipes_meet_their_budgets(model: str, method: str, seed: int, s
 
 
 def key(method: str, knobs: Knobs, budget: int) -> str:
-    return Recipe(steps=(Step(method=method, knobs=knobs),), budget=budget, training=Training(), seed=0).key
+    return Recipe(steps=(Step(method=method, knobs=knobs),), budget=budget, training=TrainingSettings(), seed=0).key
 
 
 @each_promise

@@ -14,7 +14,7 @@ from autoslim.core.plan import Plan
 from autoslim.cost import predict, predict_params
 from autoslim.errors import InfeasibleError
 from autoslim.methods import METHODS, Constraints, StepContext, binding, narrowing, narrows, solve
-from autoslim.methods.unit_removal.budget_cut import cut_to_budget
+from autoslim.methods.unit_removal.budget_pruning import prune_to_budget
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks
 
@@ -104,11 +104,11 @@ def test_the_last_cut_on_the_real_ranking_keeps_every_limit_and_fills_one(limits
     )
     budget, constraints = share_of_dense(SHAPE, 1.0), Constraints(limits=limits, timer=rise)
     row = rank_removals(masks, SHAPE, PLAN, PLAN, terms, budget)
-    _, plan = cut_to_budget(SHAPE, PLAN, row, budget, constraints)
+    _, plan = prune_to_budget(SHAPE, PLAN, row, budget, constraints)
     assert constraints.fits(SHAPE, plan)
     assert max(constraints.shares(SHAPE, plan).values()) > 0.99
     with pytest.raises(InfeasibleError, match="the narrowest model takes too much"):
-        cut_to_budget(SHAPE, PLAN, row, budget, Constraints(limits=CostLimits(params=1, latency_ms=1e-3), timer=rise))
+        prune_to_budget(SHAPE, PLAN, row, budget, Constraints(limits=CostLimits(params=1, latency_ms=1e-3), timer=rise))
 
 
 def test_a_finished_model_keeps_the_limit_that_it_was_cut_under(monkeypatch: pytest.MonkeyPatch):

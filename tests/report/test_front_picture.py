@@ -12,7 +12,7 @@ from autoslim.core.recipe import Step
 from autoslim.core.result import ParetoFront, TrialState
 from autoslim.export.artifact import SpeedReport, Timing, write_config
 from autoslim.report import render_front
-from autoslim.report.label import Box, Labels, rows_for
+from autoslim.report.label import Box, Labels, stack_in_rows
 from autoslim.report.mark import colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
 
@@ -104,9 +104,9 @@ def test_trials_that_cannot_be_shown_are_counted():
 
 
 def test_tooltip_tells_the_whole_recipe_and_result():
-    facts = json.loads(re.search(r'id="facts">(.*?)</script>', render(), re.DOTALL)[1])["4"]
-    values = dict(facts["values"])
-    assert facts["title"] == "Trial 4: vit_slim"
+    tooltip = json.loads(re.search(r'id="tooltips">(.*?)</script>', render(), re.DOTALL)[1])["4"]
+    values = dict(tooltip["values"])
+    assert tooltip["title"] == "Trial 4: vit_slim"
     assert (values["Top-1"], values["FLOPs"], values["Seconds"]) == (f"{100 * make_result(4).accuracy:.2f} %", "3.181 G", "65.5")
     assert (values["rate"], values["layers"], values["ranking"]) == ("0.38", "[3, 6, 9]", "attention")
 
@@ -186,7 +186,7 @@ def test_span_of_one_value_has_a_width():
 
 
 def test_labels_of_near_budgets_go_into_rows_of_their_own():
-    rows = rows_for([(100.0, "50%"), (104.0, "2.3G"), (400.0, "70%"), (1099.0, "a long label")], right=1100.0)
+    rows = stack_in_rows([(100.0, "50%"), (104.0, "2.3G"), (400.0, "70%"), (1099.0, "a long label")], right=1100.0)
     assert [row for _, row in rows] == [0, 1, 0, 0]
     assert rows[-1][0] < 1060
 

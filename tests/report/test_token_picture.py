@@ -5,7 +5,7 @@ from helpers.tiny import MODELS, images, make_dense, slim
 from PIL import Image
 from torch import nn
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.data import Loader, Sample, sample_split
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.sample import spread
@@ -186,7 +186,7 @@ def split_of(count=30, classes=5, size=(20, 24)):
 def test_what_is_drawn_is_what_the_model_sees():
     split, mean, std = split_of(), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     sample = sample_split(split, tuple("abcde"), (16, 16), 30)
-    loader = Loader(split, training=Training(batch_size=30), mean=mean, std=std, image_size=(16, 16), seed=0, train=False)
+    loader = Loader(split, training=TrainingSettings(batch_size=30), mean=mean, std=std, image_size=(16, 16), seed=0, train=False)
     batch, labels = next(loader.epoch(0))
     order = [int((batch - image).abs().sum(dim=(1, 2, 3)).argmin()) for image in sample.tensor(mean=mean, std=std)]
     assert torch.equal(batch[order], sample.tensor(mean=mean, std=std))

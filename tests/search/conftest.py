@@ -9,12 +9,13 @@ import pytest
 from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
-from autoslim.methods.base import DistillationBatch, Method, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.search import Proposal, Proposer, Space, parse_space
 
 Make = Callable[..., Proposer]
@@ -150,7 +151,7 @@ def point() -> Callable[..., TrialResult]:
     def point(
         number: int, flops: int, accuracy: float, *, origin: Origin = Origin.SAMPLER, budget: int | None = None
     ) -> TrialResult:
-        recipe = Recipe(steps=(Step(method="width", knobs={}),), budget=budget or flops, training=Training(), seed=0)
+        recipe = Recipe(steps=(Step(method="width", knobs={}),), budget=budget or flops, training=TrainingSettings(), seed=0)
         return TrialResult(number=number, recipe=recipe, origin=origin, state=TrialState.COMPLETE, accuracy=accuracy, flops=flops)
 
     return point
@@ -166,7 +167,7 @@ def make(methods: dict[str, Method], shape: ViTShape, whole: Space, dense: int) 
     def make(shares: tuple[float, ...] = (0.8, 0.65), *, space: Space = whole, seed: int = 0, sampler: str = "tpe") -> Proposer:
         budgets = {f"{share:.0%}": int(share * dense) for share in shares}
         return Proposer(
-            space=space, shape=shape, budgets=budgets, training=Training(), seed=seed, sampler=sampler, methods=methods
+            space=space, shape=shape, budgets=budgets, training=TrainingSettings(), seed=seed, sampler=sampler, methods=methods
         )
 
     return make

@@ -11,7 +11,7 @@ from helpers.played_search import Finish, Make, play
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import EpochReport, Origin, Phase, Target, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict, predict_params
@@ -181,7 +181,7 @@ def test_the_parameters_are_the_first_steps_to_meet(
     counted = shape.replace(params=250_000)
     limit = 200_000
     proposer = Proposer(
-        space=chained, shape=counted, budgets={"a": int(0.6 * dense)}, training=Training(), seed=0, sampler="random",
+        space=chained, shape=counted, budgets={"a": int(0.6 * dense)}, training=TrainingSettings(), seed=0, sampler="random",
         methods=methods, limits=CostLimits(params=limit),
     )  # fmt: skip
     proposals = [proposer.propose(number, []) for number in range(20)]
@@ -193,7 +193,7 @@ def test_the_parameters_are_the_first_steps_to_meet(
 def test_an_order_that_a_method_refuses_is_left_out_with_the_reason(dense: int, shape: ViTShape) -> None:
     text = "methods: {width: , patch_slimming: }\nchains: [width, [width, patch_slimming], [patch_slimming, width]]"
     proposer = Proposer(
-        space=parse_space(text, source="s.yaml"), shape=shape, budgets={"a": dense // 2}, training=Training(), seed=0
+        space=parse_space(text, source="s.yaml"), shape=shape, budgets={"a": dense // 2}, training=TrainingSettings(), seed=0
     )
     assert list(proposer.left_out) == ["patch_slimming+width"]
     assert "width must be a recipe's first step" in proposer.left_out["patch_slimming+width"]
@@ -203,11 +203,11 @@ def test_an_order_that_a_method_refuses_is_left_out_with_the_reason(dense: int, 
 def test_a_chain_with_a_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: int) -> None:
     text = "methods: {width: , patch_slimming: }\nchains: [patch_slimming, [width, patch_slimming]]"
     space, normed = parse_space(text, source="s.yaml"), shape.replace(qk_norm=True)
-    proposer = Proposer(space=space, shape=normed, budgets={"a": int(0.7 * dense)}, training=Training(), seed=0)
+    proposer = Proposer(space=space, shape=normed, budgets={"a": int(0.7 * dense)}, training=TrainingSettings(), seed=0)
     assert list(proposer.left_out) == ["width+patch_slimming"]
     only = parse_space("methods: {width: , patch_slimming: }\nchains: [[width, patch_slimming]]", source="s.yaml")
     with pytest.raises(UnsupportedModelError, match="q_norm"):
-        Proposer(space=only, shape=normed, budgets={"a": dense // 2}, training=Training(), seed=0)
+        Proposer(space=only, shape=normed, budgets={"a": dense // 2}, training=TrainingSettings(), seed=0)
 
 
 # The search.
@@ -273,7 +273,7 @@ def test_a_method_alone_has_a_split_only_where_all_trials_need_the_same_paramete
     chained: Space, methods: dict[str, Method], shape: ViTShape
 ) -> None:
     recipe = Recipe(
-        steps=(Step(method="width", knobs=methods["width"].repair(shape, {})),), budget=1, training=Training(), seed=0
+        steps=(Step(method="width", knobs=methods["width"].repair(shape, {})),), budget=1, training=TrainingSettings(), seed=0
     )
     alone, flat = replay(recipe, chained, methods, shape), flat_replay(recipe, chained, methods, shape, constant=True)
     assert alone is not None
@@ -323,7 +323,7 @@ def test_trials_of_a_chain_are_compared_straight_after_pruning_with_each_other_o
 
     def prune(number: int, methods: tuple[str, ...], accuracy: float) -> str | None:
         steps = tuple(Step(method=method, knobs={}) for method in methods)
-        recipe = Recipe(steps=steps, budget=100, training=Training(), seed=number)
+        recipe = Recipe(steps=steps, budget=100, training=TrainingSettings(), seed=number)
         trial = TrialResult(number=number, recipe=recipe, origin=Origin.SAMPLER, state=TrialState.RUNNING)
         return pruner.should_prune(trial, EpochReport(epoch=1.0, phase=Phase.PRUNE, metrics={"accuracy": accuracy}))
 

@@ -9,7 +9,7 @@ from helpers.sample_search import make_job
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.search import Estimate, disk_use, estimate_work, expected_work, most_work
 
 DENSE, PARAMETERS, IMAGES = 1_000_000, 250_000, 1000
@@ -18,8 +18,8 @@ DENSE, PARAMETERS, IMAGES = 1_000_000, 250_000, 1000
 def make(**changes: Any) -> SearchJob:
     given: dict[str, Any] = {
         "budgets": (Budget.parse("50%"),),
-        "training": Training(epochs=3.0),
-        "base": Training(epochs=10.0),
+        "training": TrainingSettings(epochs=3.0),
+        "base": TrainingSettings(epochs=10.0),
         "final_share": 0.0,
         "trials": 6,
     }
@@ -48,7 +48,7 @@ def test_the_refinement_gets_its_share_of_the_images():
 
 @pytest.mark.parametrize("scheduler", ["halving", "median", "none"])
 def test_the_upper_bound_expects_no_early_stops(scheduler: str):
-    job = make(scheduler=scheduler, trials=30, training=Training(epochs=9.0))
+    job = make(scheduler=scheduler, trials=30, training=TrainingSettings(epochs=9.0))
     assert most_work(job) == expected_work(job.replace(scheduler="none"))
     assert expected_work(job).epochs <= most_work(job).epochs == 30 * 9
 

@@ -24,9 +24,9 @@ def test_the_sentence_names_the_measure_the_field_and_the_next_best(point):
         "trial 1 (width) is the most accurate of the 4 complete trials within this budget, 74.00% on the validation images; "
         "it uses 100.0% of the budget; the best other recipe, trial 0 (width), has 71.00%"
     )
-    assert found.cheaper is not None
-    assert found.costlier is not None
-    assert (found.cheaper.number, found.costlier.number, found.knee) == (2, 3, 2)
+    assert found.next_cheaper is not None
+    assert found.next_costlier is not None
+    assert (found.next_cheaper.number, found.next_costlier.number, found.knee) == (2, 3, 2)
     assert found.describe_neighbours() == [
         "next cheaper on the front: trial 2 (width), 60.00% at 30, the knee of the front",
         "next costlier on the front: trial 3 (width), 80.00% at 70",
@@ -38,7 +38,7 @@ def test_a_model_that_uses_a_part_of_the_budget_says_how_much(point):
     found = explain(results, results[0], 50)
     assert "is the only complete trial within this budget" in found.sentence
     assert "it uses 60.0% of the budget" in found.sentence
-    assert (found.budget_share, found.cheaper, found.costlier, found.knee) == (0.6, None, None, None)
+    assert (found.budget_share, found.next_cheaper, found.next_costlier, found.knee) == (0.6, None, None, None)
 
 
 def test_a_trial_above_a_limit_is_not_counted_among_those_within_the_budget(point):
@@ -61,6 +61,6 @@ def test_seeds_of_a_less_accurate_refined_recipe_are_not_counted_among_the_trial
     results = [refined(0, 0.70, 0.5), refined(1, 0.72, 0.5), refined(2, 0.60, 0.6), refined(3, 0.75, 0.6), point(4, 40, 0.5)]
     sentence = explain(results, results[1], 50).sentence
     assert (
-        "the most accurate of the 3 complete trials within this budget, not counting 2 less accurate seeds of refined recipes"
+        "the most accurate of the 3 complete trials within this budget, not counting 2 trials of less accurate refined recipes"
         in sentence
     )

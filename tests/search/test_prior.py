@@ -13,7 +13,7 @@ from helpers.played_search import Finish, Make, play
 
 from autoslim.core.job import SAMPLER_NAMES, DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Step, Training
+from autoslim.core.recipe import Step, TrainingSettings
 from autoslim.core.result import Origin, TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
@@ -48,7 +48,9 @@ def deeper(make: Make, shape: ViTShape, methods: dict[str, Method], whole: Space
     """Trials of a model with three blocks for two of the search's, twice as wide; `lost` says what each lost."""
     other = shape.replace(depth=12, dim=96)
     budgets = {"75%": int(0.75 * predict(other, Plan.dense(other)).total)}
-    random = Proposer(space=whole, shape=other, budgets=budgets, training=Training(), seed=7, sampler="random", methods=methods)
+    random = Proposer(
+        space=whole, shape=other, budgets=budgets, training=TrainingSettings(), seed=7, sampler="random", methods=methods
+    )
 
     def deeper(lost: Callable[[Proposal], float], count: int = 60) -> Prior:
         trials = []

@@ -11,7 +11,7 @@ from helpers.played_search import Finish, Make, play, replayer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, Target, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
@@ -73,7 +73,7 @@ def test_the_forest_proposes_real_methods_onto_their_budgets(shape: ViTShape, de
 
 def check_real_methods(shape: ViTShape, dense: int, finished: Finish, name: str, **settings: Any) -> None:
     budgets = {"75%": int(0.75 * dense), "55%": int(0.55 * dense)}
-    proposer = Proposer(space=load_space(name), shape=shape, budgets=budgets, training=Training(), **settings)
+    proposer = Proposer(space=load_space(name), shape=shape, budgets=budgets, training=TrainingSettings(), **settings)
     history = []
     for proposal, _ in play(proposer, finished, 16):
         assert proposal.flops is not None
@@ -96,11 +96,11 @@ def test_proposal_does_not_depend_on_the_order_of_hashes() -> None:
     script = """
 import sys
 from autoslim.search import *
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import ErrorClass, Origin, Target, TrialResult, TrialState
 from autoslim.core.shape import ViTShape
 shape = ViTShape.from_json(sys.stdin.read())
-proposer = Proposer(space=load_space("default"), shape=shape, budgets={"a": 10**7}, training=Training(), seed=3)
+proposer = Proposer(space=load_space("default"), shape=shape, budgets={"a": 10**7}, training=TrainingSettings(), seed=3)
 history = []
 for number in range(14):
     p = proposer.propose(number, history)
@@ -214,14 +214,16 @@ def test_space_stored_by_another_version_is_refused(make: Make, whole: Space) ->
 
 def test_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: int) -> None:
     normed = shape.replace(qk_norm=True)
-    proposer = Proposer(space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=Training(), seed=0)
+    proposer = Proposer(
+        space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=TrainingSettings(), seed=0
+    )
     assert list(proposer.left_out) == [
         label for label, chain in proposer.space.units_of(METHODS).items() if {"vit_slim", "width"} & set(chain)
     ]
     others = [name for name in METHODS if name not in ("vit_slim", "width")]
     assert proposer.feasible_methods == {"a": others, Target.FREE: others}
     with pytest.raises(UnsupportedModelError, match="q_norm"):
-        Proposer(space=load_space("vit_slim"), shape=normed, budgets={"a": dense}, training=Training(), seed=0)
+        Proposer(space=load_space("vit_slim"), shape=normed, budgets={"a": dense}, training=TrainingSettings(), seed=0)
 
 
 def test_training_settings_of_the_space_replace_the_jobs(make: Make) -> None:

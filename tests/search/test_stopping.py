@@ -9,7 +9,7 @@ import pytest
 from helpers.sample_search import make_job
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.selection import best_within
 from autoslim.search import outclassed, refinement_recipes, search_limits, stop_reason
@@ -20,7 +20,7 @@ BUDGETS = {"50%": 50, "70%": 70}
 
 
 def result(number: int, accuracy: float, flops: int = 50, **changes: Any) -> TrialResult:
-    recipe = Recipe(steps=(Step(method="sit", knobs={"n": number}),), budget=flops, training=Training(epochs=3.0), seed=0)
+    recipe = Recipe(steps=(Step(method="sit", knobs={"n": number}),), budget=flops, training=TrainingSettings(epochs=3.0), seed=0)
     made = TrialResult(
         number=number,
         recipe=recipe,

@@ -10,7 +10,7 @@ from helpers.sample_search import make_job, make_recipe
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult, TrialState
 from autoslim.search import expected_work, make_pruner, workload
 from autoslim.search.pruners import PRUNERS
@@ -21,7 +21,7 @@ from autoslim.search.workload import most_work
 def job(**changes: Any) -> SearchJob:
     given: dict[str, Any] = {
         "budgets": (Budget.parse("50%"),),
-        "training": Training(epochs=9.0),
+        "training": TrainingSettings(epochs=9.0),
         "final_share": 0.0,
         "trials": 60,
     }
@@ -91,7 +91,7 @@ def test_the_expected_work_of_any_number_of_trials_is_known_soon(monkeypatch: py
 
 
 def test_the_end_gets_its_share_of_the_compute():
-    work = expected_work(job(scheduler="none", trials=6, final_share=0.25, training=Training(epochs=2.0)))
+    work = expected_work(job(scheduler="none", trials=6, final_share=0.25, training=TrainingSettings(epochs=2.0)))
     assert (work.trials, work.epochs, work.refinements, work.refinement_epochs) == (6, 12.0, 1, pytest.approx(4.0))
 
 

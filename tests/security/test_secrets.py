@@ -85,7 +85,7 @@ def test_no_secret_is_where_it_does_not_belong(service: RunningService, log: io.
             client.get(path) for path in (here, f"{here}/events", f"{here}/front", "/readyz", "/metrics", "/v1/capabilities")
         ]
         answers += [client.get(f"/v1/jobs?page_token={key}"), client.get(f"/v1/jobs/{key}")]
-        dry_runner = service.server._app.state.autoslim.dry_runner.process
+        dry_runner = service.server._app.state.autoslim.dry_runner.planner
         environment = Path(f"/proc/{dry_runner.pid}/environ").read_bytes().decode()
     kept = contents(service) + "".join(
         str(path) + path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()

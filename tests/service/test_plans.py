@@ -121,7 +121,7 @@ def test_a_plan_whose_process_dies_is_a_problem_with_an_id_that_is_in_the_log_an
     planned: RunningService, asker: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert asker.post("/v1/plans", json=SPEC).status_code == 200
-    planner = psutil.Process(planned.server._app.state.autoslim.dry_runner.process.pid)
+    planner = psutil.Process(planned.server._app.state.autoslim.dry_runner.planner.pid)
     with concurrent.futures.ThreadPoolExecutor() as pool, caplog.at_level(logging.ERROR):
         asked = pool.submit(asker.post, "/v1/plans", json=DEAR)
         while not (forks := planner.children()):

@@ -26,8 +26,8 @@ def queue(database_url):
 @pytest.fixture
 def set_clock(monkeypatch):
     def set_by(hours):
-        real = clock.wall
-        monkeypatch.setattr(clock, "wall", lambda: real() + datetime.timedelta(hours=hours))
+        real = clock.wall_clock
+        monkeypatch.setattr(clock, "wall_clock", lambda: real() + datetime.timedelta(hours=hours))
 
     return set_by
 
@@ -36,7 +36,7 @@ def set_clock(monkeypatch):
 def test_a_lease_that_is_held_stays_held_when_the_clock_is_set(queue, set_clock, hours):
     claim = queue.claim("a", 60)
     set_clock(hours)
-    queue.reap()
+    queue.requeue_expired()
     assert queue.claim("b", 60) is None
     assert queue.renew(claim, 60) is False
     assert queue.get(claim.id).reason is None
@@ -55,12 +55,12 @@ def test_a_lease_that_is_not_renewed_ends_in_time_when_the_clock_is_set(queue, s
 @pytest.mark.parametrize("hours", HOURS)
 def test_a_pause_is_as_long_as_it_was_meant_to_be(queue, set_clock, hours):
     claim = queue.claim("a", 60)
-    queue.put_off(claim.id, 1, "waiting for a node", 0.3)
+    queue.pause(claim.id, 1, "waiting for a node", 0.3)
     set_clock(hours)
-    queue.reap()
+    queue.requeue_expired()
     assert queue.get(claim.id).state is S.PAUSED
     time.sleep(0.4)
-    queue.reap()
+    queue.requeue_expired()
     assert queue.get(claim.id).state is S.QUEUED
     assert queue.claim("b", 60).attempt == 2
 
@@ -95,4 +95,4 @@ def test_the_time_of_day_is_what_people_see(queue, set_clock):
     claim = queue.claim("a", 60)
     if queue._database._engine.dialect.name == "sqlite":
         shown = datetime.datetime.fromisoformat(queue.get(claim.id).started_at)
-        assert abs((shown - clock.wall()).total_seconds()) < 60
+        assert abs((shown - clock.wall_clock()).total_seconds()) < 60

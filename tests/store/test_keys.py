@@ -25,14 +25,14 @@ def make(keys, **changes):
 def test_a_key_is_found_by_what_its_owner_sends_and_by_nothing_else(keys):
     key, token = make(keys, scopes=["submit", "read"])
     assert token.startswith(f"autoslim_{key.id}_")
-    found = keys.find(token)
+    found = keys.authenticate(token)
     assert (found.id, found.tenant, found.scopes) == (key.id, "me", (Scope.READ, Scope.SUBMIT))
     _, other = make(keys)
     secret = token.rpartition("_")[2]
     for wrong in ("", token[:-1], token + "x", token.upper(), f"autoslim_{'0' * 16}_{secret}", key.id, f" {token}", token + "\n"):
-        assert keys.find(wrong) is None, wrong
+        assert keys.authenticate(wrong) is None, wrong
     swapped = f"autoslim_{key.id}_{other.removeprefix('autoslim_').partition('_')[2]}"
-    assert keys.find(swapped) is None
+    assert keys.authenticate(swapped) is None
 
 
 def test_the_secret_is_nowhere_in_the_database(keys):
@@ -51,12 +51,12 @@ def test_revoked_and_expired_keys_are_refused(keys):
     assert keys.usable() == 1
     assert keys.is_usable(first.id)
     revoked = keys.revoke(first.id)
-    assert keys.find(token) is None
+    assert keys.authenticate(token) is None
     assert keys.revoke(first.id) == revoked
     second, token = make(keys, lifetime=datetime.timedelta(hours=1))
     with keys._database.writing() as connection:
         connection.execute(schema.keys.update().values(expires_at=first.created_at))
-    assert keys.find(token) is None
+    assert keys.authenticate(token) is None
     assert keys.usable() == 0
     assert not keys.is_usable(second.id)
     assert [key.id for key in keys.list("me")] == [first.id, second.id]
@@ -119,9 +119,9 @@ def test_a_key_that_is_created_while_the_service_is_opened_leaves_it_closed(keys
 def test_the_last_use_is_written_down_and_not_at_every_request(keys):
     key, token = make(keys)
     assert key.last_used_at is None
-    keys.find(token)
+    keys.authenticate(token)
     used = keys.get(key.id).last_used_at
-    keys.find(token)
+    keys.authenticate(token)
     assert keys.get(key.id).last_used_at == used is not None
 
 

@@ -152,8 +152,8 @@ def test_the_tenant_with_the_fewest_running_jobs_is_next_then_the_one_that_was_s
 
     def end(job):
         queue.request_cancel(job.id)
-        queue.lose(job.id, job.attempt)
-        queue.reap()
+        queue.expire_lease(job.id, job.attempt)
+        queue.requeue_expired()
 
     for tenant in "aaab":
         submit(queue, tenant=tenant)
@@ -253,10 +253,10 @@ def test_a_queued_job_is_refused_by_its_plan_and_one_that_was_claimed_is_its_dri
 
 
 def test_a_key_that_has_made_a_job_is_found(queue):
-    assert not queue.find("me", None)
+    assert not queue.was_submitted("me", None)
     submit(queue, idempotency_key="k")
-    assert queue.find("me", "k")
-    assert not queue.find("you", "k")
+    assert queue.was_submitted("me", "k")
+    assert not queue.was_submitted("you", "k")
 
 
 def test_age_of_the_oldest_queued_job_is_told(queue):
@@ -287,8 +287,8 @@ def test_a_driver_takes_a_job_where_the_table_says_and_nowhere_else(queue, start
                 queue.advance(claim, to, **TO.get(to, {}))
             assert queue.get(job.id) == job
         queue.request_cancel(job.id)
-        queue.lose(job.id, 1)
-        queue.reap()
+        queue.expire_lease(job.id, 1)
+        queue.requeue_expired()
         assert queue.get(job.id).state.ended
 
 
@@ -373,31 +373,31 @@ def test_adopting_hands_the_job_to_its_driver_once(queue):
         queue.renew(claim, 60)
 
 
-def test_a_job_whose_driver_waits_is_put_off_without_a_loss_and_adopted_when_the_driver_runs(queue):
+def test_a_job_whose_driver_waits_is_paused_without_a_loss_and_adopted_when_the_driver_runs(queue):
     job = submit(queue)
     claim = queue.claim("supervisor", 60)
-    queue.put_off(job.id, 7, "of another attempt", 60)
+    queue.pause(job.id, 7, "of another attempt", 60)
     assert queue.get(job.id).state is S.STARTING
-    queue.put_off(job.id, 1, "waiting for a node", 60)
+    queue.pause(job.id, 1, "waiting for a node", 60)
     with pytest.raises(LeaseLostError):
         queue.renew(claim, 60)
     found = queue.get(job.id)
     assert (found.state, found.reason, found.losses, found.pauses, found.owner) == (S.PAUSED, "waiting for a node", 0, 0, None)
     assert wait_of(queue, job.id) == pytest.approx(60, abs=0.01)
-    queue.put_off(job.id, 1, "waiting for a node", 90)
+    queue.pause(job.id, 1, "waiting for a node", 90)
     assert states(queue, job.id) == ["QUEUED", "STARTING", "PAUSED"], "only the first time is an event"
     driver = queue.adopt(job.id, 1, "driver", 60)
     assert queue.renew(driver, 60) is False
-    queue.put_off(job.id, 1, "waiting for a node", 60)
+    queue.pause(job.id, 1, "waiting for a node", 60)
     found = queue.get(job.id)
     assert (found.state, found.reason, found.not_before) == (S.PREPARING, None, None)
 
 
-def test_a_job_that_was_to_be_cancelled_is_cancelled_and_not_put_off(queue):
+def test_a_job_that_was_to_be_cancelled_is_cancelled_and_not_paused(queue):
     job = submit(queue)
     queue.claim("supervisor", 60)
     queue.request_cancel(job.id)
-    queue.put_off(job.id, 1, "waiting for a node", 60)
+    queue.pause(job.id, 1, "waiting for a node", 60)
     assert queue.get(job.id).state is S.CANCELLED
 
 
@@ -405,20 +405,20 @@ def test_a_job_says_why_it_stands_still_and_stops_saying_so(queue):
     job = submit(queue)
     claim = queue.claim("a", 60)
     for _ in range(3):
-        queue.explain(claim, "the disk is full")
+        queue.set_reason(claim, "the disk is full")
     assert queue.get(job.id).reason == "the disk is full"
-    queue.explain_running("the cluster is away")
+    queue.set_reason_of_running("the cluster is away")
     assert queue.get(job.id).reason == "the disk is full", "its own reason is not replaced"
-    queue.explain(claim, None)
+    queue.set_reason(claim, None)
     assert queue.get(job.id).reason is None
-    queue.explain_running("the cluster is away")
+    queue.set_reason_of_running("the cluster is away")
     assert queue.get(job.id).reason == "the cluster is away"
-    queue.explain_running(None, instead_of="the cluster is away")
+    queue.set_reason_of_running(None, instead_of="the cluster is away")
     assert queue.get(job.id).reason is None
     assert [event.data["text"] for event in queue.events(job.id) if event.type == "message"] == ["the disk is full"]
     queue.advance(claim, S.CANCELLED)
     with pytest.raises(LeaseLostError):
-        queue.explain(claim, "too late")
+        queue.set_reason(claim, "too late")
 
 
 def test_a_job_whose_lease_has_ended_says_so_until_it_is_taken_back(queue):
@@ -430,7 +430,7 @@ def test_a_job_whose_lease_has_ended_says_so_until_it_is_taken_back(queue):
 def pass_in_silence(queue, seconds):
     """As if the lease had last been renewed so long ago."""
     with queue._database.writing() as connection:
-        then = clock.after(clock.steady(connection), -seconds)
+        then = clock.text(clock.steady(connection), offset_seconds=-seconds)
         connection.execute(schema.queue.update().values(renewed_at=then))
 
 
@@ -444,7 +444,7 @@ def test_a_job_whose_lease_is_not_renewed_says_so_long_before_the_lease_ends(que
     queue.renew(claim, 3600)
     assert queue.get(job.id).reason is None
     pass_in_silence(queue, SILENT_SECONDS + 1)
-    queue.explain(claim, "the disk is full")
+    queue.set_reason(claim, "the disk is full")
     assert queue.get(job.id).reason == "the disk is full", "what is known is told"
     queue.advance(claim, S.PAUSED)
     assert queue.get(job.id).reason is None, "nobody has to renew a pause"
@@ -460,9 +460,9 @@ def test_renewing_keeps_the_job_from_others(queue):
 def test_a_driver_that_is_known_to_be_dead_is_not_waited_for(queue):
     job = submit(queue)
     queue.claim("a", 600)
-    queue.lose(job.id, 7)
+    queue.expire_lease(job.id, 7)
     assert queue.claim("b", 60) is None
-    queue.lose(job.id, 1)
+    queue.expire_lease(job.id, 1)
     assert queue.claim("b", 60).attempt == 2
 
 
@@ -471,8 +471,8 @@ def test_a_job_that_loses_its_drivers_is_given_up_unless_trials_end_in_between(q
     waits = []
     for attempt in range(1, LOSSES_ALLOWED + 1):
         assert queue.claim("a", 60).attempt == attempt
-        queue.lose(job.id, attempt)
-        queue.reap()
+        queue.expire_lease(job.id, attempt)
+        queue.requeue_expired()
         waits.append(wait_of(queue, job.id))
         skip_waits(queue)
     assert waits == pytest.approx([0, 1, 2, 4, 0], abs=0.01)
@@ -486,8 +486,8 @@ def test_a_job_that_loses_its_drivers_is_given_up_unless_trials_end_in_between(q
     for _ in range(LOSSES_ALLOWED + 3):
         claim = queue.claim("a", 60)
         queue.record(claim, "trial_ended", {"number": 1}, progress=True)
-        queue.lose(other.id, claim.attempt)
-        queue.reap()
+        queue.expire_lease(other.id, claim.attempt)
+        queue.requeue_expired()
         skip_waits(queue)
     assert queue.claim("a", 60) is not None
 
@@ -496,7 +496,7 @@ def test_a_lost_job_that_was_to_be_cancelled_is_cancelled(queue):
     job = submit(queue)
     queue.claim("a", 60)
     queue.request_cancel(job.id)
-    queue.lose(job.id, 1)
+    queue.expire_lease(job.id, 1)
     assert queue.claim("b", 60) is None
     assert queue.get(job.id).state is S.CANCELLED
 

@@ -5,7 +5,7 @@ from helpers.sample_search import DENSE, add, fill, make_job, make_recipe, make_
 
 from autoslim.core.result import Origin, Phase, SharedCost, Target, TrialState
 from autoslim.core.urls import default_url, hide_password
-from autoslim.errors import ClusterError, JobError, RequestError
+from autoslim.errors import JobError, RequestError, UnavailableError
 from autoslim.store import JobState, Store, TrackedRun
 
 
@@ -189,12 +189,14 @@ def test_sqlite_enforces_foreign_keys_and_writes_ahead(tmp_path, store):
 
 def test_file_that_is_not_a_database_cannot_be_reached(tmp_path):
     (tmp_path / "autoslim.db").write_text("this is no database, and long enough for SQLite to notice it at once." * 20)
-    with pytest.raises(ClusterError, match=r"autoslim.db cannot be reached: file is not a database"):
+    with pytest.raises(UnavailableError, match=r"autoslim.db cannot be reached: file is not a database"):
         Store(default_url(tmp_path))
 
 
 def test_database_that_cannot_be_reached_is_named(tmp_path):
-    with pytest.raises(ClusterError, match=r"the database sqlite:///.*/nowhere/autoslim.db cannot be reached: unable to open"):
+    with pytest.raises(
+        UnavailableError, match=r"the database sqlite:///.*/nowhere/autoslim.db cannot be reached: unable to open"
+    ):
         Store(default_url(tmp_path / "nowhere"))
 
 

@@ -12,7 +12,7 @@ from helpers.tiny import SIZES
 
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Recipe, Step, Training
+from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.result import EpochReport
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
@@ -36,7 +36,7 @@ def request_of(digits: PreparedDataset) -> Callable[..., BaseRequest]:
             model=ModelSpec(name="deit_tiny_patch16_224", weights="scratch", args=SIZES),
             weights_digest="",
             dataset_digest=digits.digest,
-            training=Training(**{**PLAIN, "epochs": 3.0, "lr": 3e-3, "distillation": 0.0, **training}),
+            training=TrainingSettings(**{**PLAIN, "epochs": 3.0, "lr": 3e-3, "distillation": 0.0, **training}),
             seed=0,
         )
 
@@ -77,7 +77,9 @@ def make_recipe(context: TrialContext) -> Callable[..., Recipe]:
             solved = solve(method, context.dense.shape, plan, knobs or {}, target)
             plan = solved.plan
             steps.append(Step(method=name, knobs=solved.knobs))
-        return Recipe(steps=tuple(steps), budget=budget, training=Training(**{**PLAIN, "epochs": 2.0, **training}), seed=seed)
+        return Recipe(
+            steps=tuple(steps), budget=budget, training=TrainingSettings(**{**PLAIN, "epochs": 2.0, **training}), seed=seed
+        )
 
     return make_recipe
 

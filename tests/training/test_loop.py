@@ -13,7 +13,7 @@ from helpers.tiny import images, make_dense
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
@@ -22,7 +22,7 @@ from autoslim.training.loop import Objective, PhaseSchedule, Trainer, learning_r
 from autoslim.training.losses import task_loss
 
 CPU = torch.device("cpu")
-PLAIN = Training(batch_size=32, precision="float32", distillation=0.0, label_smoothing=0.0, flip=False)
+PLAIN = TrainingSettings(batch_size=32, precision="float32", distillation=0.0, label_smoothing=0.0, flip=False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 import autoslim
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.cost import count_flops, predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
@@ -53,7 +53,7 @@ def test_another_size_and_other_classes_work_from_files_to_a_loaded_model(tmp_pa
     dataset = prepare_dataset(DatasetSpec(source=str(_flowers(tmp_path / "flowers"))), tmp_path / "cache", seed=0)
     model = ModelSpec(name=str(checkpoint), image_size=(64, 64))
     assert not create_dense(model, classes=20).is_ready_for(dataset.classes)
-    training = Training(epochs=1, batch_size=16, distillation=0.0)
+    training = TrainingSettings(epochs=1, batch_size=16, distillation=0.0)
     request = BaseRequest(model=model, weights_digest="", dataset_digest=dataset.digest, training=training, seed=0)
     reports = prepare_base(tmp_path / "base", request, dataset)
     assert [round(report.epoch) for report in reports] == [1]

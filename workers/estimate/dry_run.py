@@ -18,7 +18,7 @@ from autoslim.data.decode import storage_size
 from autoslim.methods import METHODS, Method
 from autoslim.search import Estimate, Workload, estimate_work, expected_work
 from workers.estimate.throughput import Throughput
-from workers.progress.cost import Cost, cost_of, finalize_seconds, folder_size
+from workers.progress.cost import SearchCost, cost_of, finalize_seconds, folder_size
 from workers.search.prepare import PreparedSearch
 
 _START_SECONDS = 27.0
@@ -34,7 +34,7 @@ class DryRun(Record):
     """`parts` are seconds of wall time by the search's steps; `cost` is that of all of them."""
 
     estimate: Estimate
-    cost: Cost
+    cost: SearchCost
     parts: dict[str, float]
 
 
@@ -106,7 +106,7 @@ def _epoch_seconds(prepared: PreparedSearch, throughput: Throughput) -> float:
 
 
 def _own_share(chain: Sequence[Method], shape: ViTShape) -> float:
-    """The share of a trial's epochs before its last cut: each step trains its share of what the steps before it have left."""
+    """The share of a trial's epochs before its last pruning: each step trains its share of what the steps before it have left."""
     return 1 - math.prod(1 - method.train_share(method.repair(shape, {})) for method in chain)
 
 

@@ -18,7 +18,7 @@ whatever the size of the model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost(Record):
+class SearchCost(Record):
     """`seconds` is wall time, `device` is GPU or CPU, `device_hours` the time that devices are reserved, `bytes` the size of
     the output folder. `price` is that of a device hour, and `money` is in the same currency; None without a price.
     """
@@ -39,10 +39,11 @@ class Cost(Record):
         return f"{self.device_hours:.3g} {self.device} hours{money}; {self.bytes / 1e9:.2g} GB"
 
 
-def cost_of(job: SearchJob, *, seconds: float, busy_seconds: float, size: int) -> Cost:
+def cost_of(job: SearchJob, *, seconds: float, busy_seconds: float, size: int) -> SearchCost:
     """`busy_seconds` is the sum over all trials, and over what else reserves a trial's resources."""
     device, devices = _devices(job.resources or Resources())
-    return Cost(seconds=seconds, device=device, device_hours=busy_seconds * devices / 3600, bytes=size, price=job.price_per_hour)
+    hours = busy_seconds * devices / 3600
+    return SearchCost(seconds=seconds, device=device, device_hours=hours, bytes=size, price=job.price_per_hour)
 
 
 def _devices(resources: Resources) -> tuple[str, float]:

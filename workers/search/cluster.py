@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from ray.job_config import JobConfig
 
 from autoslim.core.job import Resources
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from workers.search.resources import concurrent_trials
 
 ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -60,11 +60,11 @@ class Cluster:
         """How many trials of these `resources` run at a time.
 
         Raises:
-            ClusterError: not even one fits.
+            UnavailableError: not even one fits.
         """
         slots = concurrent_trials(resources, cpus=self.cpus, gpus=self.gpus)
         if slots < 1:
-            raise ClusterError(
+            raise UnavailableError(
                 f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs, the cluster has {self.cpus:g} and "
                 f"{self.gpus:g}; allowed: at most those, set with --resources"
             )
@@ -78,7 +78,7 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
     `name` is the job's name in the dashboard.
 
     Raises:
-        ClusterError: it cannot be started or reached.
+        UnavailableError: it cannot be started or reached.
     """
     _silence_ray()
     if address is not None:
@@ -93,7 +93,7 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
             context = ray.init(address=address, job_config=config, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         where = "start a local Ray" if local else f"reach Ray at {address}"
-        raise ClusterError(f"cannot {where}: {error}") from error
+        raise UnavailableError(f"cannot {where}: {error}") from error
     try:
         resources = ray.cluster_resources()
         yield Cluster(
@@ -109,14 +109,14 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises ClusterError within seconds where nothing listens at `address`; Ray itself would try for minutes."""
+    """Raises UnavailableError within seconds where nothing listens at `address`; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        raise ClusterError(f"cannot reach Ray at {address}: {error.strerror or error}") from error
+        raise UnavailableError(f"cannot reach Ray at {address}: {error.strerror or error}") from error
 
 
 def _local_options() -> dict[str, object]:

@@ -261,13 +261,13 @@ def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
     """What the configurations of all trials have in common (`trial_config`)."""
     job = prepared.job
     return {
-        "job": job.id,
-        "base": str(base),
-        "dataset": str(prepared.dataset.path),
-        "threads": trial_threads(job),
-        "shared": str(prepared.output.shared),
+        "job_id": job.id,
+        "base_folder": str(base),
+        "dataset_folder": str(prepared.dataset.path),
+        "torch_threads": trial_threads(job),
+        "shared_folder": str(prepared.output.shared),
         "shared_training": prepared.proposer.space.with_fixed(job.training).to_json(),
-        "latency": "" if job.limits.latency_ms is None else str(prepared.output.latency),
+        "latency_table": "" if job.limits.latency_ms is None else str(prepared.output.latency),
     }
 
 

@@ -15,7 +15,7 @@ from autoslim.core.selection import best_within_budgets
 from autoslim.cost import LatencyRequest, LatencyTable
 from autoslim.export.artifact import LatencyReport, TimedReport
 from autoslim.export.profiling import check_in_subprocess, kept_table, measure_table_in_subprocess
-from autoslim.export.profiling.calibration import candidates_of_methods, report, request_of
+from autoslim.export.profiling.calibration import calibration_models, report, request_of
 from autoslim.models import DenseModel
 from autoslim.search import Proposer
 from autoslim.store import Store
@@ -41,8 +41,8 @@ def search_request(job: SearchJob, dense: DenseModel, proposer: Proposer) -> Lat
     # Chains are predicted from their methods' corrections, so that no chain has to be measured.
     used = {name for label in proposer.feasibility for name in proposer.space.units[label]}
     methods = {name: ranges for name, ranges in proposer.space.methods.items() if name in used}
-    candidates = candidates_of_methods(methods, dense.shape, class_query=job.class_query)
-    return request_of(dense, job.limits, candidates, class_query=job.class_query)
+    models = calibration_models(methods, dense.shape, class_query=job.class_query)
+    return request_of(dense, job.limits, models, class_query=job.class_query)
 
 
 def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolder) -> LatencyTable:

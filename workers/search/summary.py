@@ -9,7 +9,7 @@ from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import BudgetError
 from autoslim.search import AgainstControl, Explanation, against_control
-from workers.progress.cost import Cost
+from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
 
@@ -35,7 +35,7 @@ class Summary(Record):
     states: dict[str, int]
     tracking_uri: str
     logged: bool
-    cost: Cost
+    cost: SearchCost
 
 
 def summarize(
@@ -46,7 +46,7 @@ def summarize(
     facts: BaseFacts,
     reasons: Mapping[str, Explanation],
     shared: tuple[SharedCost, ...],
-    cost: Cost,
+    cost: SearchCost,
 ) -> Summary:
     """The summary before the last sync to MLflow: `tracking_uri` and `logged` are not known yet."""
     job = prepared.job

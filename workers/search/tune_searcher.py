@@ -37,7 +37,7 @@ _STANDSTILL_SECONDS = 45.0
 
 
 class CoordinatorSearcher(Searcher):  # type: ignore[misc]
-    """`common` is what the configurations of all trials have in common (`trial_config`)."""
+    """`common` is the part of the configuration that all trials of the search have in common (`trial_config`)."""
 
     def __init__(self, coordinator: Coordinator, common: Mapping[str, Any]) -> None:
         super().__init__(metric=None, mode=None)
@@ -60,7 +60,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
         return trial_config(
-            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, search=self._common
+            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, common=self._common
         )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from ray import tune
 
 from autoslim.core.logs import bind, log_json
-from autoslim.core.recipe import Recipe, Training
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.errors import TrialError
 from autoslim.training import TrialContext, run_trial
@@ -22,8 +22,8 @@ from autoslim.training.trial import Reports
 
 _log = logging.getLogger(__name__)
 
-_CONTEXT_KEYS = ("base", "dataset", "shared", "shared_training", "latency")
-"""The keys of a `config` that a worker's open TrialContext depends on."""
+_CONTEXT_KEYS = ("base_folder", "dataset_folder", "shared_folder", "shared_training", "latency_table")
+"""The keys of a `config` that decide whether a worker can keep its open TrialContext for the next trial."""
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
@@ -36,14 +36,14 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         log_json()
-        torch.set_num_threads(config["threads"])
+        torch.set_num_threads(config["torch_threads"])
         self._opened_for = _context_key(config)
         self._trial_context = TrialContext.open(
-            base=Path(config["base"]),
-            dataset=Path(config["dataset"]),
-            shared=Path(config["shared"]),
-            common=Training.from_json(config["shared_training"]),
-            latency=LatencyTable.from_json(Path(config["latency"]).read_text()) if config["latency"] else None,
+            base=Path(config["base_folder"]),
+            dataset=Path(config["dataset_folder"]),
+            shared_folder=Path(config["shared_folder"]),
+            shared_training=TrainingSettings.from_json(config["shared_training"]),
+            latency=LatencyTable.from_json(Path(config["latency_table"]).read_text()) if config["latency_table"] else None,
         )
         self._begin(config)
 
@@ -57,9 +57,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._release()
         recipe = Recipe.from_json(config["recipe"])
-        log_trial(config, recipe)
+        bind_trial_ids(config, recipe)
         self._reports: Reports = run_trial(
-            recipe, self._trial_context, Path(config["folder"]), budget_label=config["budget_label"]
+            recipe, self._trial_context, Path(config["trial_folder"]), budget_label=config["budget_label"]
         )
 
     def step(self) -> dict[str, Any]:
@@ -96,9 +96,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             torch.cuda.empty_cache()
 
 
-def log_trial(config: dict[str, Any], recipe: Recipe) -> None:
-    """Binds the trial's ids to every line that this process logs from now on."""
-    bind(job_id=config["job"], trial=config["number"], method=recipe.method)
+def bind_trial_ids(config: dict[str, Any], recipe: Recipe) -> None:
+    """Adds the trial's ids to every line that this process logs from now on (`autoslim.core.logs.bind`)."""
+    bind(job_id=config["job_id"], trial=config["trial_number"], method=recipe.method)
     _log.info("trial begins", extra={"budget": config["budget_label"], "recipe": recipe.key})
 
 
@@ -106,13 +106,13 @@ def _context_key(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(config[name] for name in _CONTEXT_KEYS)
 
 
-def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, search: Mapping[str, Any]) -> dict[str, Any]:
+def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, common: Mapping[str, Any]) -> dict[str, Any]:
     """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
 
-    A trial's own keys are `recipe` (JSON), `number`, `folder` (of its checkpoint and model) and `budget_label`. `search` has what is
-    the same for all its trials: the job's id (`job`), the folders of the dense model (`base`), of the images (`dataset`) and of work done
-    once (`shared`), the Training (JSON) that such work uses (`shared_training`), PyTorch's `threads`, and the latency table's file or ""
-    (`latency`).
+    A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `budget_label`. `common` has
+    the keys that are the same for all trials of a search: `job_id`, the folders of the dense model (`base_folder`), of the images
+    (`dataset_folder`) and of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work
+    (`shared_training`), the number of PyTorch's threads (`torch_threads`), and the file of the latency table or "" (`latency_table`).
     """
-    own = {"recipe": recipe.to_json(), "number": number, "folder": str(folder), "budget_label": budget_label}
-    return json.loads(json.dumps({**own, **search}))  # type: ignore[no-any-return]
+    own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "budget_label": budget_label}
+    return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

@@ -24,12 +24,12 @@ from autoslim.core.job import SearchJob
 from autoslim.core.logs import bind, json_handler
 from autoslim.core.private_files import write_privately
 from autoslim.core.run_folder import RunFolder
-from autoslim.errors import AutoslimError, ClusterError, JobError, LeaseLostError
+from autoslim.errors import AutoslimError, JobError, LeaseLostError, UnavailableError
 from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
 from workers.progress.callbacks import SearchCallback
 from workers.service.job_events import JobEvents
 from workers.service.lease_keeper import LeaseKeeper
-from workers.service.log_streams import LogTee
+from workers.service.log_tee import LogTee
 from workers.service.settings import DriverSettings, read_driver_settings
 
 if TYPE_CHECKING:
@@ -147,14 +147,14 @@ def _write_outcome(queue: Queue, claim: Claim, state: QueueState, outcome: dict[
     """Repeats the write for `patience` seconds while the database is down; another driver takes over after that.
 
     Raises:
-        ClusterError: when the database stays down.
+        UnavailableError: when the database stays down.
         LeaseLostError: when another driver has taken over.
     """
     give_up = time.monotonic() + patience
     while True:
         try:
             return queue.advance(claim, state, **outcome)  # type: ignore[arg-type]
-        except ClusterError as error:
+        except UnavailableError as error:
             if time.monotonic() > give_up:
                 raise
             _log.warning("the state %s could not be written yet: %s", state.value, error)

@@ -9,21 +9,23 @@ from typing import Protocol
 RESOURCE = "autoslim_driver"
 """Ray runs drivers on nodes that have this resource: `ray start --resources '{"autoslim_driver": 1}'`."""
 
-WAITS_FOR_NODE = f"waiting for a node with {RESOURCE}"
-"""The reason of a job whose driver has no place yet."""
+PENDING_REASON = f"waiting for a node with {RESOURCE}"
+"""The `reason` of a job whose driver is PENDING."""
 
 
 class DriverState(enum.Enum):
-    """WAITING has no place yet, and UNPLACED never got one: nothing of such a driver has run. ENDED is any other end."""
+    """PENDING waits for a node, and UNSCHEDULED has ended without ever having had one: nothing of such a driver has run. ENDED is any
+    other end.
+    """
 
-    WAITING = enum.auto()
+    PENDING = enum.auto()
     RUNNING = enum.auto()
     ENDED = enum.auto()
-    UNPLACED = enum.auto()
+    UNSCHEDULED = enum.auto()
 
     @property
     def alive(self) -> bool:
-        return self in (DriverState.WAITING, DriverState.RUNNING)
+        return self in (DriverState.PENDING, DriverState.RUNNING)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -48,7 +50,7 @@ class Driver:
 class Executor(Protocol):
     """No method waits for a driver, and no state is lost with this process: a new executor finds the drivers of the last one.
 
-    Every method raises ClusterError when the cluster cannot be reached.
+    Every method raises UnavailableError when the cluster cannot be reached.
     """
 
     unreachable: str
@@ -63,7 +65,7 @@ class Executor(Protocol):
     def stop(self, driver: Driver) -> None:
         """Requests that it ends. The first call asks, a call after the grace period kills."""
 
-    def forget(self, driver: Driver) -> None:
+    def delete_record(self, driver: Driver) -> None:
         """Drops the record of a driver that has ended."""
 
     def close(self) -> None:

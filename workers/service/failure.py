@@ -14,13 +14,13 @@ from autoslim.core.files import is_disk_full
 from autoslim.core.result import ErrorClass, Phase
 from autoslim.errors import (
     BudgetError,
-    ClusterError,
     DatasetError,
     DivergedError,
     InfeasibleError,
     OutputError,
     RequestError,
     TrialsFailedError,
+    UnavailableError,
     first_line,
 )
 from autoslim.store import Failure, FailureClass
@@ -47,7 +47,7 @@ def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) 
         return Pause(FailureClass.STORAGE, "the disk is full; the job continues by itself when there is room")
     if any(isinstance(link, OutputError) or _is_storage(link) for link in chain):
         return Pause(FailureClass.STORAGE, _sentence(error))
-    if any(isinstance(link, ClusterError) for link in chain):
+    if any(isinstance(link, UnavailableError) for link in chain):
         return Pause(FailureClass.INFRA, _sentence(error))
     kind = _kind(chain)
     if kind is FailureClass.INFRA:

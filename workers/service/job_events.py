@@ -14,7 +14,7 @@ from autoslim.core.selection import best_within_budgets
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
-from workers.service.log_streams import LogTee
+from workers.service.log_tee import LogTee
 
 _STATES = {SearchStage.SEARCHING: QueueState.SEARCHING, SearchStage.FINALIZING: QueueState.FINALIZING}
 _CURVES = ("accuracy", "loss", "images_per_second", "loader_wait")
@@ -45,7 +45,7 @@ class JobEvents(SearchCallback):
 
     def on_wait(self, reason: str | None) -> None:
         with self._lease_held():
-            self._queue.explain(self._claim, reason)
+            self._queue.set_reason(self._claim, reason)
 
     def on_search_start(self, search: SearchInfo) -> None:
         self._search = search

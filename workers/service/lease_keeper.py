@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from autoslim.errors import ClusterError, LeaseLostError
+from autoslim.errors import LeaseLostError, UnavailableError
 from autoslim.store import Claim, Queue, QueueState
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class LeaseKeeper:
     def __init__(
         self, queue: Queue, claim: Claim, lease_seconds: float, *, exit_process: Callable[[int], object] = os._exit
     ) -> None:
-        self._queue, self._claim, self._lease, self._exit_process = queue, claim, lease_seconds, exit_process
+        self._queue, self._claim, self._lease_seconds, self._exit_process = queue, claim, lease_seconds, exit_process
         self._stop = threading.Event()
         self.cancelled = False
         self._thread = threading.Thread(target=self._run, name="autoslim-lease", daemon=True)
@@ -46,21 +46,21 @@ class LeaseKeeper:
         self._thread.join()
 
     def _run(self) -> None:
-        held_until = time.monotonic() + self._lease
+        held_until = time.monotonic() + self._lease_seconds
         cancelled_at: float | None = None
         # At least four renewals per lease: three may fail before it is lost.
-        while not self._stop.wait(min(_POLL_SECONDS, self._lease / 4)):
+        while not self._stop.wait(min(_POLL_SECONDS, self._lease_seconds / 4)):
             # From before the request: the database may have counted from any moment until its answer.
             started = time.monotonic()
             try:
-                cancel = self._queue.renew(self._claim, self._lease)
-                held_until = started + self._lease
+                cancel = self._queue.renew(self._claim, self._lease_seconds)
+                held_until = started + self._lease_seconds
             except LeaseLostError as error:
                 # The driver gave the job back itself while this renewal was on its way.
                 if not self._stop.is_set():
                     self.abandon(str(error))
                 return
-            except ClusterError as error:
+            except UnavailableError as error:
                 # No other driver may take the job before the lease ends, so that the search can continue until then.
                 _log.warning("the lease could not be renewed: %s", error)
                 cancel = False
@@ -85,7 +85,7 @@ class LeaseKeeper:
         _log.error("the search did not end within %g s of its cancellation; this driver exits", CANCEL_GRACE)
         try:
             self._queue.advance(self._claim, QueueState.CANCELLED)
-        except (ClusterError, LeaseLostError) as error:
+        except (UnavailableError, LeaseLostError) as error:
             # The supervisor cancels the job when the lease has ended.
             _log.error("the cancellation could not be written: %s", error)
         self._exit_process(1)

@@ -98,7 +98,7 @@ class LocalExecutor(Executor):
             _log.warning("driver %s did not end after SIGTERM and is killed", driver.name)
             _send(process, signal.SIGKILL)
 
-    def forget(self, driver: Driver) -> None:
+    def delete_record(self, driver: Driver) -> None:
         self._file(driver).unlink(missing_ok=True)
         self._stopped_at.pop(driver, None)
         child = self._children.pop(driver, None)

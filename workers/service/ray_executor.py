@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobErrorType, JobStatus, JobSubmissionClient
 
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from workers.service.executor import RESOURCE, Driver, DriverState, Executor
 from workers.service.settings import DriverSettings
 
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 _RESOURCE_SHARE = 0.01
 # Seconds from SIGTERM to SIGKILL when Ray stops a job: the time for the checkpoints.
 _STOP_SECONDS = 30
-# Ray gives a job up that has no place after 15 minutes (RAY_JOB_START_TIMEOUT_SECONDS on the head).
-_UNPLACED = (JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE)
+# Ray gives up a job that has no node after 15 minutes (RAY_JOB_START_TIMEOUT_SECONDS on the head).
+_UNSCHEDULED_ERRORS = (JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE)
 
 
 class RayJobsExecutor(Executor):
@@ -38,7 +38,7 @@ class RayJobsExecutor(Executor):
         self._settings, self._dashboard, self._python = settings, dashboard, python
         self._connected: JobSubmissionClient | None = None
         self._stopped_at: dict[Driver, float] = {}
-        self._unplaced: set[Driver] = set()
+        self._unscheduled: set[Driver] = set()
 
     def start(self, driver: Driver) -> None:
         environment = self._settings.environment(secrets=False) | {"RAY_JOB_STOP_SECONDS_TIME_S": str(_STOP_SECONDS)}
@@ -60,7 +60,7 @@ class RayJobsExecutor(Executor):
         with self._client() as client:
             found = {Driver.parse(details.submission_id or ""): driver_state(details) for details in client.list_jobs()}
         states = {driver: state for driver, state in found.items() if driver is not None}
-        self._unplaced = {driver for driver, state in states.items() if state is DriverState.UNPLACED}
+        self._unscheduled = {driver for driver, state in states.items() if state is DriverState.UNSCHEDULED}
         return states
 
     def stop(self, driver: Driver) -> None:
@@ -71,11 +71,11 @@ class RayJobsExecutor(Executor):
         with self._client() as client:
             client.stop_job(driver.name)
 
-    def forget(self, driver: Driver) -> None:
+    def delete_record(self, driver: Driver) -> None:
         """Ray keeps the history of its jobs, except those that never ran: a job may wait for a node for days."""
         self._stopped_at.pop(driver, None)
-        if driver in self._unplaced:
-            self._unplaced.discard(driver)
+        if driver in self._unscheduled:
+            self._unscheduled.discard(driver)
             with self._client() as client:
                 client.delete_job(driver.name)
 
@@ -84,23 +84,23 @@ class RayJobsExecutor(Executor):
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
-        """The connection, made again after an error. Raises ClusterError when the cluster does not answer."""
+        """The connection, made again after an error. Raises UnavailableError when the cluster does not answer."""
         try:
             if self._connected is None:
                 self._connected = JobSubmissionClient(self._dashboard)
             yield self._connected
         except (RuntimeError, OSError, RayError) as error:
             self._connected = None
-            raise ClusterError(f"Ray at {self._dashboard} cannot be used: {str(error).strip()[:500]}") from error
+            raise UnavailableError(f"Ray at {self._dashboard} cannot be used: {str(error).strip()[:500]}") from error
 
 
 def driver_state(details: JobDetails) -> DriverState:
     if details.status is JobStatus.PENDING:
-        return DriverState.WAITING
+        return DriverState.PENDING
     if details.status is JobStatus.RUNNING:
         return DriverState.RUNNING
-    # The node is kept after the driver's end: without one there was none. It is missing after other errors, too, such as a broken runtime
-    # environment, which no node would mend.
+    # Ray keeps the node's id after the driver's end: a driver without one never had a node. The id is missing after other errors, too,
+    # such as a broken runtime environment, which no node would mend.
     placed = details.driver_node_id is not None
-    unplaced = details.status is JobStatus.STOPPED or details.error_type in [kind.value for kind in _UNPLACED]
-    return DriverState.UNPLACED if unplaced and not placed else DriverState.ENDED
+    unscheduled = details.status is JobStatus.STOPPED or details.error_type in [kind.value for kind in _UNSCHEDULED_ERRORS]
+    return DriverState.UNSCHEDULED if unscheduled and not placed else DriverState.ENDED

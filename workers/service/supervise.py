@@ -30,7 +30,7 @@ def supervise(
     Raises:
         RequestError: for a storage that is not valid.
         OutputError: for a root that cannot be written or locked.
-        ClusterError: when the database cannot be reached at the start.
+        UnavailableError: when the database cannot be reached at the start.
     """
     stop, lock = StopRequest(), SupervisorLock(settings.root)
     stop.on_signals()
@@ -40,7 +40,7 @@ def supervise(
         return
     with lock, Queue(settings.storage) as queue:
         lease = settings.lease_seconds
-        Supervisor(queue, executor, jobs=jobs, lease_seconds=lease, round_seconds=round_seconds, stop=stop).run()
+        Supervisor(queue, executor, max_drivers=jobs, lease_seconds=lease, round_seconds=round_seconds, stop=stop).run()
 
 
 def choose_executor(settings: DriverSettings, *, dashboard: str | None = None, python: str = sys.executable) -> Executor:

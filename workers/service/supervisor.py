@@ -14,10 +14,10 @@ import socket
 import time
 
 from autoslim.core.files import is_disk_full
-from autoslim.errors import ClusterError, LeaseLostError
+from autoslim.errors import LeaseLostError, UnavailableError
 from autoslim.store import Claim, Queue, QueuedJob, QueueState
 from autoslim.store.queued import RUNNING
-from workers.service.executor import WAITS_FOR_NODE, Driver, DriverState, Executor
+from workers.service.executor import PENDING_REASON, Driver, DriverState, Executor
 from workers.service.stop_request import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ ROUND_SECONDS = 1.0
 """Time between two rounds: how late a job starts at most while there is room."""
 # Between rounds while the database or the cluster is down; doubled up to this.
 _MAX_BACKOFF = 30.0
-# A driver that cannot be started, or placed, for this long pauses its job: nodes of a cluster may be on their way until then.
+# A driver that cannot be started, or gets no node, for this long pauses its job: nodes of a cluster may be on their way until then.
 _START_SECONDS = 60.0
-# A job whose driver waits for a place stays paused for this long without a supervisor; the next one repeats it in time.
-_PUT_OFF_SECONDS = 60.0
-_PUT_OFF_AGAIN_SECONDS = 15.0
+# A job whose driver is pending stays paused for this long; the pause is renewed well before it ends, by the next supervisor, too.
+_PAUSE_SECONDS = 60.0
+_PAUSE_RENEWAL_SECONDS = 15.0
 # From a driver's start until it must have adopted its job. Importing its packages from a cold disk takes long.
 _ADOPT_SECONDS = 300.0
 # A driver reads a cancellation within 2 s and gives its search 30 s; one that has not ended by then does not work.
@@ -41,7 +41,11 @@ _MAX_RUNNING = 10_000
 
 @dataclasses.dataclass
 class _Starting:
-    """A claimed job whose driver has not adopted it yet; `failed` says that starting it has failed at least once."""
+    """A claimed job whose driver has not adopted it yet.
+
+    `since` is the monotonic time of the claim and, once `started`, of the driver's start; `failed` says that starting it has failed at
+    least once.
+    """
 
     claim: Claim
     since: float
@@ -53,28 +57,29 @@ class _Starting:
         return Driver(self.claim.id, self.claim.attempt)
 
     @property
-    def age(self) -> float:
+    def elapsed(self) -> float:
+        """Seconds since the claim and, once the driver was started, since then."""
         return time.monotonic() - self.since
 
 
 class Supervisor:
-    """Runs at most `jobs` drivers at a time. `lease_seconds` is the lease of a job until its driver adopts it."""
+    """Runs at most `max_drivers` at a time, one for each job. `lease_seconds` is the lease of a job until its driver adopts it."""
 
     def __init__(
         self,
         queue: Queue,
         executor: Executor,
         *,
-        jobs: int,
+        max_drivers: int,
         lease_seconds: float,
         round_seconds: float = ROUND_SECONDS,
         stop: StopRequest | None = None,
     ) -> None:
-        self._queue, self._executor, self._jobs = queue, executor, jobs
-        self._lease, self._round_seconds = lease_seconds, round_seconds
+        self._queue, self._executor, self._max_drivers = queue, executor, max_drivers
+        self._lease_seconds, self._round_seconds = lease_seconds, round_seconds
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._starting: dict[str, _Starting] = {}
-        self._put_off_at: dict[Driver, float] = {}
+        self._paused_at: dict[Driver, float] = {}
         self._cancelled_at: dict[str, float] = {}
         # An earlier supervisor may have ended while the cluster was away.
         self._unreachable = True
@@ -85,28 +90,28 @@ class Supervisor:
         pause = self._round_seconds
         while not self._stop.requested:
             try:
-                self.tick()
+                self.reconcile()
                 pause = self._round_seconds
-            except (ClusterError, OSError) as error:
+            except (UnavailableError, OSError) as error:
                 pause = min(2 * pause, _MAX_BACKOFF)
                 _log.warning("%s; next try in %g s", error, pause)
             self._stop.sleep(pause)
         self._shut_down()
 
-    def tick(self) -> None:
+    def reconcile(self) -> None:
         """One round.
 
         Raises:
-            ClusterError: when the database or the cluster cannot be reached.
+            UnavailableError: when the database or the cluster cannot be reached.
         """
         drivers = self._list_drivers()
-        # Before their leases end: a job whose driver waits for a place has lost nothing.
-        self._put_off_waiting(drivers)
+        # Before their leases end: a job whose driver is pending has lost nothing.
+        self._pause_pending(drivers)
         # Jobs whose lease has ended are queued again, so that this round can start them.
-        self._queue.reap()
+        self._queue.requeue_expired()
         held = {job.id: job for job in self._queue.list(states=(*RUNNING, QueueState.PAUSED), limit=_MAX_RUNNING)}
-        # Dead and unwanted drivers before new ones: each of them may free a place.
-        self._reap(drivers, held)
+        # Dead and unwanted drivers before new ones: each of them may free resources of a node.
+        self._handle_dead(drivers, held)
         self._stop_unwanted(drivers, held)
         for starting in list(self._starting.values()):
             self._advance_start(starting, drivers)
@@ -116,52 +121,52 @@ class Supervisor:
         """Where the cluster cannot be reached, all jobs that have a driver or wait for one say so before the error is raised."""
         try:
             drivers = self._executor.list_drivers()
-        except ClusterError:
+        except UnavailableError:
             reason = self._executor.unreachable
             for starting in list(self._starting.values()):
                 # If their leases just ended, they would count as lost, and a job that is lost too often fails. A driver that was
                 # started meanwhile may still adopt its job.
                 self._release(starting, QueueState.PAUSED, reason)
-            self._queue.reap()
-            self._queue.explain_running(reason)
+            self._queue.requeue_expired()
+            self._queue.set_reason_of_running(reason)
             self._unreachable = True
             raise
         if self._unreachable:
-            self._queue.explain_running(None, instead_of=self._executor.unreachable)
+            self._queue.set_reason_of_running(None, instead_of=self._executor.unreachable)
             self._unreachable = False
         return drivers
 
-    def _put_off_waiting(self, drivers: dict[Driver, DriverState]) -> None:
-        """Pauses the jobs whose drivers wait for a place, also those of an earlier supervisor, for as long as they wait."""
-        self._put_off_at = {driver: at for driver, at in self._put_off_at.items() if drivers.get(driver) is DriverState.WAITING}
+    def _pause_pending(self, drivers: dict[Driver, DriverState]) -> None:
+        """Pauses the jobs whose drivers wait for a node, also those of an earlier supervisor, for as long as they wait."""
+        self._paused_at = {driver: at for driver, at in self._paused_at.items() if drivers.get(driver) is DriverState.PENDING}
         for driver, state in drivers.items():
             starting = self._starting.get(driver.job_id)
-            patient = starting is not None and starting.driver == driver and starting.age < _START_SECONDS
-            again = time.monotonic() - self._put_off_at.get(driver, -_PUT_OFF_AGAIN_SECONDS) >= _PUT_OFF_AGAIN_SECONDS
-            if state is DriverState.WAITING and not patient and again:
-                self._put_off_at[driver] = time.monotonic()
-                self._put_off(driver)
+            patient = starting is not None and starting.driver == driver and starting.elapsed < _START_SECONDS
+            again = time.monotonic() - self._paused_at.get(driver, -_PAUSE_RENEWAL_SECONDS) >= _PAUSE_RENEWAL_SECONDS
+            if state is DriverState.PENDING and not patient and again:
+                self._paused_at[driver] = time.monotonic()
+                self._pause(driver)
 
-    def _put_off(self, driver: Driver) -> None:
-        self._queue.put_off(driver.job_id, driver.attempt, WAITS_FOR_NODE, _PUT_OFF_SECONDS)
+    def _pause(self, driver: Driver) -> None:
+        self._queue.pause(driver.job_id, driver.attempt, PENDING_REASON, _PAUSE_SECONDS)
         starting = self._starting.get(driver.job_id)
         if starting is not None and starting.driver == driver:
             del self._starting[driver.job_id]
 
-    def _reap(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
+    def _handle_dead(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
         """Requeues the jobs of drivers that died without writing an outcome, without waiting for their leases to end."""
         for driver, state in drivers.items():
             if state.alive:
                 continue
             job = held.get(driver.job_id)
             if job is not None and job.state.running and job.attempt == driver.attempt:
-                if state is DriverState.UNPLACED:
-                    self._put_off(driver)
+                if state is DriverState.UNSCHEDULED:
+                    self._pause(driver)
                 else:
                     _log.warning("driver %s has died", driver.name, extra={"job_id": driver.job_id})
-                    self._queue.lose(driver.job_id, driver.attempt)
+                    self._queue.expire_lease(driver.job_id, driver.attempt)
                     self._starting.pop(driver.job_id, None)
-            self._executor.forget(driver)
+            self._executor.delete_record(driver)
 
     def _stop_unwanted(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
         """Stops drivers whose job has ended or has a newer attempt, and those that do not obey a cancellation."""
@@ -179,22 +184,22 @@ class Supervisor:
 
     def _advance_start(self, starting: _Starting, drivers: dict[Driver, DriverState]) -> None:
         """Takes a claimed job one step further: cancelled, its driver started, or its start abandoned."""
-        claim, waits = starting.claim, drivers.get(starting.driver) is DriverState.WAITING
+        claim, pending = starting.claim, drivers.get(starting.driver) is DriverState.PENDING
         try:
             # The supervisor holds the lease until the driver adopts it, which changes the owner and ends this renewal.
-            cancel = self._queue.renew(claim, self._lease)
-            if cancel and (waits or not starting.started):
+            cancel = self._queue.renew(claim, self._lease_seconds)
+            if cancel and (pending or not starting.started):
                 self._queue.advance(claim, QueueState.CANCELLED)
             elif not starting.started:
                 self._start(starting, drivers)
                 return
-            elif waits:
-                self._queue.explain(claim, WAITS_FOR_NODE)
+            elif pending:
+                self._queue.set_reason(claim, PENDING_REASON)
                 return
-            elif starting.age > _ADOPT_SECONDS:
+            elif starting.elapsed > _ADOPT_SECONDS:
                 _log.warning("driver %s has not adopted its job within %g s", starting.driver.name, _ADOPT_SECONDS)
                 self._executor.stop(starting.driver)
-                self._queue.lose(claim.id, claim.attempt)
+                self._queue.expire_lease(claim.id, claim.attempt)
             else:
                 return
         except LeaseLostError:
@@ -207,19 +212,19 @@ class Supervisor:
         An earlier driver that cannot be stopped within two leases has lost its own lease by then, and exits as soon as it notices.
         """
         earlier = [driver for driver, state in drivers.items() if state.alive and driver.job_id == starting.claim.id]
-        if earlier and starting.age < 2 * self._lease:
+        if earlier and starting.elapsed < 2 * self._lease_seconds:
             for driver in earlier:
                 self._executor.stop(driver)
-            self._queue.explain(starting.claim, "its earlier driver is being stopped")
+            self._queue.set_reason(starting.claim, "its earlier driver is being stopped")
             return
         try:
             self._executor.start(starting.driver)
-        except (ClusterError, OSError) as error:
+        except (UnavailableError, OSError) as error:
             self._note_failed_start(starting, error)
             return
         starting.started, starting.since = True, time.monotonic()
         _log.info("driver %s was started", starting.driver.name, extra={"job_id": starting.claim.id})
-        self._queue.explain(starting.claim, None)
+        self._queue.set_reason(starting.claim, None)
 
     def _note_failed_start(self, starting: _Starting, error: Exception) -> None:
         # Logged once, since it is tried again every round.
@@ -227,10 +232,10 @@ class Supervisor:
             _log.warning("driver %s cannot be started yet: %s", starting.driver.name, error)
         starting.failed = True
         reason = "the disk is full" if is_disk_full(error) else self._executor.unreachable
-        if starting.age > _START_SECONDS:
+        if starting.elapsed > _START_SECONDS:
             self._release(starting, QueueState.PAUSED, reason)
         else:
-            self._queue.explain(starting.claim, reason)
+            self._queue.set_reason(starting.claim, reason)
 
     def _release(self, starting: _Starting, state: QueueState, reason: str) -> None:
         """Ends the claim and puts the job into `state`."""
@@ -242,10 +247,10 @@ class Supervisor:
 
     def _claim(self, drivers: dict[Driver, DriverState]) -> None:
         """Claims queued jobs while there is room."""
-        # Any living driver takes a place, also one whose job has ended or is another supervisor's.
+        # Any living driver counts, also one whose job has ended or is another supervisor's.
         busy = {driver.job_id for driver, state in drivers.items() if state.alive} | self._starting.keys()
-        while len(busy) < self._jobs and not self._stop.requested:
-            claim = self._queue.claim(self._owner, self._lease)
+        while len(busy) < self._max_drivers and not self._stop.requested:
+            claim = self._queue.claim(self._owner, self._lease_seconds)
             if claim is None:
                 return
             busy.add(claim.id)
@@ -257,7 +262,7 @@ class Supervisor:
             for starting in list(self._starting.values()):
                 if not starting.started:
                     self._release(starting, QueueState.QUEUED, "the supervisor was stopped")
-        except ClusterError as error:
+        except UnavailableError as error:
             # The jobs are queued again when their leases end.
             _log.warning("%s; claimed jobs are queued again when their leases end", error)
         self._executor.close()

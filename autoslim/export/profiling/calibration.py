@@ -9,7 +9,7 @@ from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Step
 from autoslim.core.shape import ViTShape
-from autoslim.cost import Candidate, LatencyRequest, LatencyTable, predict
+from autoslim.cost import CalibrationModel, LatencyRequest, LatencyTable, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.export.artifact import LatencyReport, TimedReport, load_config
 from autoslim.methods import METHODS, Ranges, solve
@@ -19,18 +19,18 @@ SHARES = (0.9, 0.7, 0.5, 0.35)
 """Shares of the dense model's FLOPs at which each method's slimmed model is measured whole, to correct the sum of its parts."""
 
 
-def request_of(dense: DenseModel, limits: CostLimits, candidates: Iterable[Candidate], *, class_query: bool) -> LatencyRequest:
+def request_of(dense: DenseModel, limits: CostLimits, models: Iterable[CalibrationModel], *, class_query: bool) -> LatencyRequest:
     return LatencyRequest(
         name=dense.architecture.name,
         args=dict(dense.architecture.args),
         batch=limits.batch,
         mode=limits.mode,
         class_query=class_query,
-        candidates=tuple(candidates),
+        candidates=tuple(models),
     )
 
 
-def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_query: bool) -> Iterator[Candidate]:
+def calibration_models(methods: dict[str, Ranges], shape: ViTShape, *, class_query: bool) -> Iterator[CalibrationModel]:
     """Each method's slimmed models at `SHARES`, with the space's default knobs, as far as the method reaches these shares."""
     start = Plan.dense(shape, class_query=class_query)
     dense = predict(shape, Plan.dense(shape)).total
@@ -42,7 +42,7 @@ def candidates_of_methods(methods: dict[str, Ranges], shape: ViTShape, *, class_
                 found = solve(METHODS[name], shape, start, knobs, int(share * dense), ranges=ranges)
             except (InfeasibleError, UnsupportedModelError):
                 continue
-            yield Candidate(steps=(Step(method=name, knobs=found.knobs),), plan=found.plan)
+            yield CalibrationModel(steps=(Step(method=name, knobs=found.knobs),), plan=found.plan)
 
 
 def report(folder: Path, table: LatencyTable, timed: TimedReport) -> LatencyReport:

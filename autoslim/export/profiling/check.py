@@ -21,7 +21,7 @@ from autoslim.export.profiling import runners
 from autoslim.export.profiling.hardware import hardware, pick_device
 from autoslim.export.profiling.in_subprocess import run_in_subprocess
 from autoslim.export.profiling.interleaved import Run, clock_of, lower_quartile, time_interleaved
-from autoslim.methods.layers.adaptive_trunk import full
+from autoslim.methods.layers.adaptive_trunk import open_thresholds
 from autoslim.models import create_dense
 
 _SECONDS = 6.0
@@ -50,7 +50,7 @@ def check(
     device, shape = pick_device(), load_config(folder).shape
     images = torch.randn(batch, 3, *shape.image_size)
     # At its caps an adaptive model takes longest: the time then holds for every image.
-    models = create_dense(ModelSpec(name=str(dense))).module.eval(), full(load(folder))
+    models = create_dense(ModelSpec(name=str(dense))).module.eval(), open_thresholds(load(folder))
     runs = [runners.BACKENDS[mode](model, shape, device) for model in models]
     tries: list[TimedReport] = []
     while not tries or (limit_ms is not None and tries[-1].ms > limit_ms and len(tries) < _TRIES):

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from autoslim.core.job import SPEED_MODES, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.cost import DENSE, Calibration, Candidate, Grid, LatencyRequest, LatencyTable, predict
+from autoslim.cost import DENSE, Calibration, CalibrationModel, Grid, LatencyRequest, LatencyTable, predict
 from autoslim.errors import RequestError
 from autoslim.export.profiling import block_parts, runners
 from autoslim.export.profiling.hardware import hardware, pick_device
 from autoslim.export.profiling.interleaved import Clock, clock_of, lower_quartile, ratio, time_interleaved
 from autoslim.methods import METHODS
-from autoslim.methods.layers.adaptive_trunk import full
+from autoslim.methods.layers.adaptive_trunk import open_thresholds
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel, create_dense
@@ -72,11 +72,11 @@ def measure_table(request: LatencyRequest, known: LatencyTable | None = None, *,
     return table.replace(calibrations=(*table.calibrations, *_calibrate(table, request, device)))
 
 
-def build(module: nn.Module, shape: ViTShape, candidate: Candidate, *, class_query: bool) -> nn.Module:
-    """The candidate's model with untrained weights, which do not change its latency; an adaptive one runs at its caps."""
-    for step in candidate.steps:
-        module = METHODS[step.method].build(module, shape, candidate.plan, step.knobs)
-    return full(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
+def build(module: nn.Module, shape: ViTShape, model: CalibrationModel, *, class_query: bool) -> nn.Module:
+    """The slimmed model that `model` describes; an adaptive one runs at its caps. Its weights are untrained: they do not change latency."""
+    for step in model.steps:
+        module = METHODS[step.method].build(module, shape, model.plan, step.knobs)
+    return open_thresholds(class_query_last(module, shape.prefix_tokens) if class_query else module).eval()
 
 
 class _Parts:
@@ -224,19 +224,19 @@ def _calibrate(table: LatencyTable, request: LatencyRequest, device: torch.devic
 
     Its latency is the dense model's in the table over the speed-up in these rounds: the machine may be faster or slower by now.
     """
-    shape, way = table.shape, runners.BACKENDS[request.mode]
+    shape, backend = table.shape, runners.BACKENDS[request.mode]
     images = torch.randn(request.batch, 3, *shape.image_size)
     # The dense model again: only times of the same rounds can be compared.
-    dense = way(_create_dense(request).module, shape, device)
+    dense = backend(_create_dense(request).module, shape, device)
     dense_ms = next(found.measured_ms for found in table.calibrations if found.recipe == DENSE)
-    for candidate in request.candidates:
-        slimmed = way(build(_create_dense(request).module, shape, candidate, class_query=request.class_query), shape, device)
+    for model in request.candidates:
+        slimmed = backend(build(_create_dense(request).module, shape, model, class_query=request.class_query), shape, device)
         runs = [partial(run, images) for run in (dense, slimmed)]
         slow, fast = time_interleaved(runs, seconds=_WHOLE_SECONDS, at_least=_FEWEST_ROUNDS, clock=_clock(device))
         yield Calibration(
-            recipe=candidate.recipe,
-            flops=predict(shape, candidate.plan).total,
-            parts_ms=table.parts(candidate.plan),
+            recipe=model.recipe,
+            flops=predict(shape, model.plan).total,
+            parts_ms=table.parts(model.plan),
             measured_ms=dense_ms / ratio(slow, fast)[0],
         )
 

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import DistillationBatch, ModuleFactory, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.dps.scorer import SELECTOR, ImpactScorer, KeepSelected, SelectedRows, log_impact, price_of_selector
 from autoslim.methods.dps.thresholds import (
     CALIBRATION_BATCHES,
     HEADROOM,
     scores_of,
     set_threshold,
-    shift_onto_mean,
+    shift_thresholds_to_mean,
     threshold_at,
 )
 from autoslim.methods.knob import Knob, Ranges
@@ -62,6 +62,7 @@ from autoslim.methods.patch_slimming.method import (
     token_selectors,
 )
 from autoslim.methods.patch_slimming.pyramid import Counts, counts_left, has_class_query, removals
+from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.models import read_shape
 
 KINDS = ("linear", "mlp")
@@ -193,7 +194,7 @@ class DPS(PatchSlimming):
             wanted = drop.cap / HEADROOM if mean else drop.cap
             set_threshold(drop, threshold_at(scores_of(model, drop, seen), wanted * len(seen)))
         if mean:
-            shift_onto_mean(model, context, seen)
+            shift_thresholds_to_mean(model, context, seen)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)

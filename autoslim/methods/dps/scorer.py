@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
-from autoslim.methods.layers.adaptive_trunk import (
-    Ragged,
-    Scorer,
-)
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 
@@ -51,8 +48,8 @@ class ImpactScorer(Scorer):
             score_BP1 = score_BP1 + self.mlp(normed_BPD)
         return score_BP1.squeeze(-1)
 
-    def forward(self, ragged: Ragged) -> Tensor:
-        return self.of_tokens(ragged.x_BND)
+    def forward(self, tokens: CountedTokens) -> Tensor:
+        return self.of_tokens(tokens.x_BND)
 
     @torch.no_grad()
     def start_from(self, x_BND: Tensor, wanted_BP: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.methods.base import StepContext
-from autoslim.methods.layers.adaptive_trunk import Drop, Ragged
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, Drop
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 
 HEADROOM = 1.25
@@ -35,7 +35,7 @@ def scores_of(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
     """The scores of all patches that reach a drop's scorer, of all images concatenated to one dimension, without padding."""
     found: list[Tensor] = []
 
-    def note(scorer: nn.Module, args: tuple[Ragged], score_BP: Tensor) -> None:
+    def note(scorer: nn.Module, args: tuple[CountedTokens], score_BP: Tensor) -> None:
         valid_BP = ~args[0].padding_BN()[:, drop.num_prefix_tokens :]
         found.append(score_BP[valid_BP].float())
 
@@ -62,12 +62,13 @@ def threshold_at(scores: Tensor, wanted: float) -> float:
     return float((descending[last] + below) / 2)
 
 
-def shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor) -> None:
-    """Shifts all thresholds alike, as little as the mean FLOPs of the images within the budget allow."""
+def shift_thresholds_to_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor) -> None:
+    """Raises or lowers all thresholds by the same amount, in place: the lowest with which the images' mean FLOPs keep to the budget."""
     trunk: Any = model.blocks
     start = [(drop, drop.threshold.item()) for _, drop in trunk.drops()]
 
-    def mean_flops(shift: float) -> float:
+    def apply(shift: float) -> float:
+        """Sets every threshold `shift` above its start, and returns the mean FLOPs of the images with these thresholds."""
         for drop, threshold in start:
             set_threshold(drop, threshold + shift)
         counts = [token_counts(model, batch) for batch in torch.split(images_B3HW, _CALIBRATION_BATCH_SIZE)]
@@ -77,9 +78,9 @@ def shift_onto_mean(model: nn.Module, context: StepContext, images_B3HW: Tensor)
     low, high = -_MAX_SHIFT, _MAX_SHIFT
     for _ in range(_BISECTION_STEPS):
         middle = (low + high) / 2
-        if mean_flops(middle) <= (1 - _MARGIN) * context.budget:
+        if apply(middle) <= (1 - _MARGIN) * context.budget:
             high = middle
         else:
             low = middle
-    # The last probe may have failed, and has left its thresholds behind: the accepted shift is set again.
-    mean_flops(high)
+    # The last shift that was tried may be one above the budget, and is the one in force: the accepted shift is applied again.
+    apply(high)

@@ -1,7 +1,7 @@
 """Token counts that differ from image to image, within a cap per drop: ours, where the papers have fixed counts.
 
 A drop keeps the patches whose score is above its threshold, at least one and at most `cap`. Every image's own tokens come first, so
-that a batch is cut to its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
+that a batch is as long as its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
 nothing reads its residuals. One model has two forms with the same logits:
 
 - *ragged*, in eager mode: tokens are really removed, at batch 1 without any mask;
@@ -30,8 +30,8 @@ from autoslim.methods.layers.token_trunk import Stage, Trunk, refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
 
 
-class Ragged(NamedTuple):
-    """Tokens (B, N, D) of which the first `count_B`, prefix included, are an image's own and the others padding.
+class CountedTokens(NamedTuple):
+    """A padded batch of tokens (B, N, D): of image b the first `count_B[b]`, prefix included, are its own and the others padding.
 
     `masked` is False where no image has padding, `padded` says which form is running. `score_BP` are the patches' scores, sorted as
     the last drop has left them.
@@ -57,10 +57,10 @@ class Ragged(NamedTuple):
 
 
 class Scorer(nn.Module, abc.ABC):
-    """Scores patches for a drop. Statistics over an image must leave out `Ragged.padding_BN`."""
+    """Scores patches for a drop. Statistics over an image must leave out `CountedTokens.padding_BN`."""
 
     @abc.abstractmethod
-    def forward(self, ragged: Ragged) -> Tensor:
+    def forward(self, tokens: CountedTokens) -> Tensor:
         """The score of each patch (B, P); that of padding is ignored."""
 
     @abc.abstractmethod
@@ -81,48 +81,48 @@ class Drop(nn.Module):
         self.scorer = scorer
         self.register_buffer("threshold", torch.tensor(float(threshold)))
 
-    def forward(self, ragged: Ragged) -> Ragged:
-        return self.select(ragged)[1]
+    def forward(self, tokens: CountedTokens) -> CountedTokens:
+        return self.select(tokens)[1]
 
-    def select(self, ragged: Ragged) -> tuple[TokenIndices, Ragged]:
+    def select(self, tokens: CountedTokens) -> tuple[TokenIndices, CountedTokens]:
         """The indices of the tokens that stay, and these tokens."""
         prefix = self.num_prefix_tokens
-        score_BP, order_BP = self._sorted(ragged)
+        score_BP, order_BP = self._sorted(tokens)
         threshold: Tensor = self.threshold  # type: ignore[assignment]
         # At least one patch, so that heads that pool patches and later drops always have one.
         kept_B = (score_BP > threshold).sum(dim=1).clamp(min=1, max=self.cap)
         # A frozen graph cannot depend on counts: it keeps the cap and, as if one image kept nothing, always masks.
         shortest, longest = 0, min(self.cap, score_BP.shape[1])
-        if not ragged.padded:
+        if not tokens.padded:
             # The batch is as long as its longest image. This is the one point where the host waits for the device.
             shortest, longest = torch.stack(kept_B.aminmax()).tolist()
         rows = prefix + longest if order_BP is None else behind_prefix(order_BP[:, :longest], num_prefix_tokens=prefix)
-        kept = Ragged(
-            x_BND=gather_tokens(ragged.x_BND, rows),
+        kept = CountedTokens(
+            x_BND=gather_tokens(tokens.x_BND, rows),
             count_B=kept_B + prefix,
             score_BP=score_BP[:, :longest],
             masked=shortest < longest,
-            padded=ragged.padded,
+            padded=tokens.padded,
         )
         return rows, kept
 
-    def _sorted(self, ragged: Ragged) -> tuple[Tensor, Tensor | None]:
+    def _sorted(self, tokens: CountedTokens) -> tuple[Tensor, Tensor | None]:
         """Scores in falling order, padding last at minus infinity, and the patches they belong to (None: already in this order)."""
-        score_BP = ragged.score_BP if self.scorer is None else self.scorer(ragged)
+        score_BP = tokens.score_BP if self.scorer is None else self.scorer(tokens)
         assert score_BP is not None, "the first drop has a scorer"
-        if ragged.masked:
+        if tokens.masked:
             # Padding must be behind an image's own patches, and above no threshold.
-            score_BP = score_BP.masked_fill(ragged.padding_BN()[:, self.num_prefix_tokens :], float("-inf"))
+            score_BP = score_BP.masked_fill(tokens.padding_BN()[:, self.num_prefix_tokens :], float("-inf"))
         if self.scorer is None:
             return score_BP, None
         order_BP = order_by(score_BP)
         return score_BP.gather(1, order_BP), order_BP
 
-    def token_map(self, ragged: Ragged) -> Tensor:
+    def token_map(self, tokens: CountedTokens) -> Tensor:
         """Which entering token each token that stays is: (B, K, N); rows of padding are zero."""
-        rows, kept = self.select(ragged)
-        batch, tokens, _ = ragged.x_BND.shape
-        identity_NN = torch.eye(tokens, dtype=ragged.x_BND.dtype, device=ragged.x_BND.device)
+        rows, kept = self.select(tokens)
+        batch, entering, _ = tokens.x_BND.shape
+        identity_NN = torch.eye(entering, dtype=tokens.x_BND.dtype, device=tokens.x_BND.device)
         map_BKN = gather_tokens(identity_NN.expand(batch, -1, -1), rows)
         return map_BKN.masked_fill(kept.padding_BN()[:, :, None], 0.0)
 
@@ -136,13 +136,13 @@ class DropBlock(nn.Module):
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
-    def forward(self, ragged: Ragged) -> Ragged:
+    def forward(self, tokens: CountedTokens) -> CountedTokens:
         # The mask is that of the tokens that enter, because they are the keys; the counts are of those that stay.
-        rows, kept = self.drop.select(ragged)
-        return kept._replace(x_BND=block_rows(self, ragged.x_BND, rows, ragged.mask_B11N()))
+        rows, kept = self.drop.select(tokens)
+        return kept._replace(x_BND=block_rows(self, tokens.x_BND, rows, tokens.mask_B11N()))
 
-    def token_map(self, ragged: Ragged) -> Tensor:
-        return self.drop.token_map(ragged)
+    def token_map(self, tokens: CountedTokens) -> Tensor:
+        return self.drop.token_map(tokens)
 
 
 class AdaptiveStage(Stage):
@@ -153,13 +153,13 @@ class AdaptiveStage(Stage):
     def __init__(self, block: nn.Module, pre_block: Drop | None) -> None:
         super().__init__(block, pre_block)
 
-    def forward(self, ragged: Ragged) -> Ragged:  # type: ignore[override]
+    def forward(self, tokens: CountedTokens) -> CountedTokens:  # type: ignore[override]
         if self.pre_block is not None:
-            ragged = self.pre_block(ragged)
+            tokens = self.pre_block(tokens)
         if isinstance(self.block, DropBlock):
-            inside: Ragged = self.block(ragged)
+            inside: CountedTokens = self.block(tokens)
             return inside
-        return ragged._replace(x_BND=self.block(ragged.x_BND, attn_mask=ragged.mask_B11N()))
+        return tokens._replace(x_BND=self.block(tokens.x_BND, attn_mask=tokens.mask_B11N()))
 
     @property
     def drop(self) -> Drop | None:
@@ -186,12 +186,12 @@ class AdaptiveTrunk(Trunk):
         yield from self.stages
         yield _tokens_alone
 
-    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Ragged:
+    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> CountedTokens:
         refuse_mask(attn_mask, is_causal)
         # A traced graph keeps the shapes of its example, so that it must not depend on the example's counts.
         frozen = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         batch, tokens, _ = x_BND.shape
-        return Ragged(
+        return CountedTokens(
             x_BND=x_BND,
             count_B=torch.full((batch,), tokens, device=x_BND.device),
             score_BP=None,
@@ -205,8 +205,8 @@ class AdaptiveTrunk(Trunk):
         return [(index, drop) for index, drop in drops if isinstance(drop, Drop)]
 
 
-def _tokens_alone(ragged: Ragged) -> Tensor:
-    return ragged.x_BND
+def _tokens_alone(tokens: CountedTokens) -> Tensor:
+    return tokens.x_BND
 
 
 def refuse_pooling(method: str, shape: ViTShape) -> None:
@@ -227,7 +227,7 @@ def ragged(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     return _in_form(model, "ragged")
 
 
-def full(model: nn.Module) -> nn.Module:
+def open_thresholds(model: nn.Module) -> nn.Module:
     """Opens all thresholds of an adaptive model, in place, so that every image has as many tokens as the caps allow."""
     if isinstance(model.blocks, AdaptiveTrunk):
         for _, drop in model.blocks.drops():

@@ -1,6 +1,6 @@
 """Prunes the widths of timm's own `Attention` and `Mlp`, exactly: the pruned layer computes what the masked layer computed.
 
-timm derives the softmax scale from the head width, so a head cut from d to k dimensions would be scaled by 1/sqrt(k) instead of
+timm derives the softmax scale from the head width, so a head pruned from d to k dimensions would be scaled by 1/sqrt(k) instead of
 1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d).
 
 Shapes: D model width, H heads, K head width, F hidden units.

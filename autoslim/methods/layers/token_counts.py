@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock, Ragged
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, CountedTokens, DropBlock
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def recording(model: nn.Module) -> Iterator[list[Tensor]]:
         return
     seen: list[Tensor] = []
 
-    def note(stage: Any, inputs: tuple[Ragged], output: Ragged) -> None:
+    def note(stage: Any, inputs: tuple[CountedTokens], output: CountedTokens) -> None:
         # A drop inside the block leaves the keys alone; one in front removes tokens before the attention sees them.
         enter_B = inputs[0].count_B if isinstance(stage.block, DropBlock) else output.count_B
         # A class query as the last block leaves fewer tokens than the count says.

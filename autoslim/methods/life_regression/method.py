@@ -38,16 +38,7 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import (
-    DISTILLATION,
-    DistillationBatch,
-    Method,
-    ModuleFactory,
-    SlimmedModel,
-    StepContext,
-    Tensors,
-    freeze,
-)
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
@@ -73,6 +64,7 @@ from autoslim.methods.life_regression.schedule import (
     spare_until,
     tokens_per_block,
 )
+from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 
 HEADROOM = 1.25
 """The caps over the schedule's counts where the budget holds for the mean: room for images that need more patches."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 from autoslim.core.plan import Extra
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
-from autoslim.methods.layers.adaptive_trunk import Ragged, Scorer
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
@@ -106,9 +106,9 @@ class Lives(Scorer):
         self.register_buffer("mean", torch.tensor(float(life[0])))
         self.register_buffer("std", torch.tensor(float(life[1])))
 
-    def forward(self, ragged: Ragged) -> Tensor:
+    def forward(self, tokens: CountedTokens) -> Tensor:
         # It is in front of every drop, so that no token is padding yet.
-        return self.standardise(self.regressor(ragged.x_BND))
+        return self.standardise(self.regressor(tokens.x_BND))
 
     def standardise(self, logit_BP: Tensor) -> Tensor:
         mean: Tensor = self.mean  # type: ignore[assignment]

@@ -28,16 +28,7 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import (
-    DistillationBatch,
-    Method,
-    ModuleFactory,
-    SharedTrainer,
-    SlimmedModel,
-    StepContext,
-    Tensors,
-    freeze,
-)
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merging_prices
 from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
@@ -47,6 +38,7 @@ from autoslim.methods.merge.spread import CHOICE, ChooseTokens, SpreadTokens, ch
 from autoslim.methods.patch_slimming.impact import images_to_measure
 from autoslim.methods.patch_slimming.method import counts_of_plan, measured_tokens
 from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH, Counts, nested_rows, rectangular, removals
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 
 PLACES = ("image", "fixed")
 

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import SharedTrainer, Tensors
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import Descent, batch_of_maps, order_of, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import chosen_blocks, with_last_block
+from autoslim.methods.trainer import SharedTrainer, Tensors
 
 EPSILONS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Relative errors, about half a decade apart; finer ones keep nearly every patch."""

@@ -38,16 +38,7 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import (
-    DistillationBatch,
-    Method,
-    ModuleFactory,
-    SharedTrainer,
-    SlimmedModel,
-    StepContext,
-    Tensors,
-    freeze,
-)
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Ranges
 from autoslim.methods.layers.merging import (
     MERGING,
@@ -83,6 +74,7 @@ from autoslim.methods.patch_slimming.pyramid import (
     with_class_query,
     with_last_block,
 )
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 
 _ROUNDS = 3
 """Scores depend on the later blocks' masks, and counts on the scores: how often they are recomputed from each other."""

@@ -152,7 +152,7 @@ def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra
     blocks = []
     for block, before, count in zip(plan.blocks, [shape.patches, *counts[:-1]], counts, strict=True):
         left = count + shape.prefix_tokens
-        # Without attention nothing reads keys and values, and the removed tokens are cut in front of the block.
+        # Without attention nothing reads keys and values, and the removed tokens are dropped in front of the block.
         entering = before + shape.prefix_tokens if block.heads else left
         blocks.append(
             block.replace(tokens_kv=entering, tokens_q=min(left, block.tokens_q), tokens_mlp=min(left, block.tokens_mlp))

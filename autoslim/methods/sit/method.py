@@ -39,15 +39,14 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.base import DISTILLATION, DistillationBatch, Method, ModuleFactory, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges, complete
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
-from autoslim.methods.losses import soft_label_loss
 from autoslim.methods.sit.knobs import RANGES
-from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, record_outputs
+from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, recalibration_losses, record_outputs
 from autoslim.methods.sit.seeded_slimming import SEEDED_SLIMMING, SeededSlimming, init_seeded
-from autoslim.methods.sit.stages import patches_behind, patches_of_blocks, ratio_of, slimming_steps, stages
+from autoslim.methods.sit.stages import may_spare, patches_behind, patches_of_blocks, ratio_of, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import (
     TOKEN_SLIMMING,
     ReverseTokenSlimming,
@@ -55,6 +54,7 @@ from autoslim.methods.sit.token_slimming import (
     init_reverse,
     init_slimming,
 )
+from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 
 _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "token_error": "token_weight"}  # nosec B105 - tokens of an image
 """Knobs that have no effect where the weight of their loss is 0."""
@@ -114,18 +114,9 @@ class SiT(Method):
             low = self.ranges[f"keep_ratio_{k}"].low
             assert low is not None
             full[f"keep_ratio_{k}"] = max(ratio_of(patches, shape), low)
-        if not self._may_spare(shape, full, full["spare_until"]):
+        if not may_spare(shape, full, full["spare_until"]):
             full["spare_until"] = 0
         return {name: full[name] for name in self.ranges if self.is_active(name, full)}
-
-    @staticmethod
-    def _may_spare(shape: ViTShape, knobs: Knobs, until: int) -> bool:
-        """Whether the last stage still slims with one token more, and `until` is behind it."""
-        made = stages(shape, knobs)
-        if not made:
-            return False
-        before = ([shape.patches, *made.values()])[-2]
-        return max(made) < until < shape.depth and min(made.values()) + 1 < before
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         """Raises UnsupportedModelError where an earlier step has pruned tokens: the teacher's could not be restored from the rest."""
@@ -149,9 +140,7 @@ class SiT(Method):
             if patches + 1 < before and ratio <= high + 0.5 / shape.patches:
                 yield {**knobs, name: ratio}
         if not knobs["spare_until"]:
-            yield from (
-                {**knobs, "spare_until": block} for block in range(2, shape.depth) if self._may_spare(shape, knobs, block)
-            )
+            yield from ({**knobs, "spare_until": block} for block in range(2, shape.depth) if may_spare(shape, knobs, block))
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         """Initialises the modules front to back, each on the tokens that the modules before it make of `images_B3HW`."""
@@ -235,33 +224,14 @@ class SiT(Method):
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The paper's FRD: label loss + token_weight * MSE + logit_weight * KL(teacher || student)."""
         trunk: Any = batch.student.blocks
-        return self._recalibration(trunk.reverse, knobs, batch)
+        return recalibration_losses(trunk.reverse, knobs, batch)
 
     def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """FRD, where the reverse modules accompany the fine-tuning."""
         if not _accompanies(knobs):
             return super().finetune_loss(knobs, batch)
         reverse: Any = batch.student.companion
-        return self._recalibration(reverse, knobs, batch)
-
-    @staticmethod
-    def _recalibration(reverse: ReverseModules, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        # Teacher tokens first: the pass that gives them gives the teacher's logits, too.
-        teacher_tokens = batch.teacher_tokens if knobs["token_weight"] else []
-        # The student runs when its logits are first read, which has to be while its outputs are recorded.
-        with record_outputs(blocks_of(batch.student)) as outputs:
-            logits_BC = batch.logits_BC
-        losses = {"labels": batch.label_loss}
-        loss = batch.label_loss
-        # A term of weight 0 is left out, so that what only it would read of the teacher is never computed.
-        if knobs["logit_weight"]:
-            losses["logits"] = soft_label_loss(logits_BC, batch.teacher_logits_BC, temperature=knobs["temperature"])
-            loss = loss + knobs["logit_weight"] * losses["logits"]
-        if knobs["token_weight"]:
-            saving = bool(getattr(batch.student, "grad_checkpointing", False))
-            losses["tokens"] = reverse.token_loss(outputs, teacher_tokens, saving=saving)
-            loss = loss + knobs["token_weight"] * losses["tokens"]
-        return {"loss": loss, **losses}
+        return recalibration_losses(reverse, knobs, batch)
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """Takes the reverse modules out of the model; all parameters are fine-tuned."""

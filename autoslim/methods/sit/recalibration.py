@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from autoslim.methods.layers.token_trunk import Trunk
+from autoslim.core.recipe import Knobs
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
+from autoslim.methods.losses import soft_label_loss
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming
+from autoslim.methods.trainer import DistillationBatch, Tensors
 
 _LEAST_VARIANCE = 1e-6
 """Keeps the normalised error finite where all patches are equal."""
@@ -67,6 +70,26 @@ class RecalibratedTrunk(Trunk):
         super().__init__(blocks, steps)
         # Beside the stages, not in them: a plain trunk of the same stages is then the pruned form.
         self.reverse = reverse
+
+
+def recalibration_losses(reverse: ReverseModules, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+    """FRD's `loss`, and the terms that it sums up: `labels`, and times their knobs' weights `logits` and `tokens`."""
+    # Teacher tokens first: the pass that gives them gives the teacher's logits, too.
+    teacher_tokens = batch.teacher_tokens if knobs["token_weight"] else []
+    # The student runs when its logits are first read, which has to be while its outputs are recorded.
+    with record_outputs(blocks_of(batch.student)) as outputs:
+        logits_BC = batch.logits_BC
+    losses = {"labels": batch.label_loss}
+    loss = batch.label_loss
+    # A term of weight 0 is left out, so that what only it would read of the teacher is never computed.
+    if knobs["logit_weight"]:
+        losses["logits"] = soft_label_loss(logits_BC, batch.teacher_logits_BC, temperature=knobs["temperature"])
+        loss = loss + knobs["logit_weight"] * losses["logits"]
+    if knobs["token_weight"]:
+        saving = bool(getattr(batch.student, "grad_checkpointing", False))
+        losses["tokens"] = reverse.token_loss(outputs, teacher_tokens, saving=saving)
+        loss = loss + knobs["token_weight"] * losses["tokens"]
+    return {"loss": loss, **losses}
 
 
 @contextlib.contextmanager

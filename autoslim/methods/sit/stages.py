@@ -55,3 +55,12 @@ def patches_behind(shape: ViTShape, knobs: Knobs) -> list[int]:
     """Patches that are left behind each block, where a module behind it has slimmed them: those that the next block computes."""
     counts = patches_of_blocks(shape, knobs)
     return [*counts[1:], counts[-1]]
+
+
+def may_spare(shape: ViTShape, knobs: Knobs, until: int) -> bool:
+    """Whether the last stage still slims with one token more, and `until` is behind it."""
+    made = stages(shape, knobs)
+    if not made:
+        return False
+    before = ([shape.patches, *made.values()])[-2]
+    return max(made) < until < shape.depth and min(made.values()) + 1 < before

@@ -1,6 +1,6 @@
 """The knob `keep`: the same share of every layer, a stand-in for a ranking that is only known once it is measured.
 
-The solver moves `keep` onto the budget; the finished cut fills the same budget in the order of the ranking.
+The solver moves `keep` onto the budget; the pruning fills the same budget in the order of the ranking.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Least squares after a cut of widths: the linear layer that reads the cut units is refitted to the remaining ones.
+"""Least squares after pruning widths: the linear layer that reads the removed units is refitted to the remaining ones.
 
 Units are correlated, so that the remaining ones carry a part of what the removed ones did (ThiNet, Luo et al.,
 arXiv 1707.06342, refits convolutions this way). For inputs x with mean m and covariance C, the weights W' and the bias b'
@@ -106,7 +106,7 @@ def measure_readers(model: nn.Module, images_B3HW: Tensor) -> None:
         for batch_B3HW in torch.split(images_B3HW, _BATCH):
             model.eval()(batch_B3HW)
     for layer, own in zip(layers, moments, strict=True):
-        # Not a buffer: the cut replaces the layer, and the moments go with it.
+        # Not a buffer: pruning replaces the layer, and the moments go with it.
         layer.moments = own
 
 

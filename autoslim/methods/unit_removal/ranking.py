@@ -1,7 +1,7 @@
 """From the worth of every unit to a ranking of everything that may be removed, the least valuable first.
 
-`order_removals` makes the ranking, `budget_cut.cut_to_budget` decides how much of it a budget takes. The heads of a layer keep equally
-many dimensions, each its own: heads of different widths, as masks leave them, no dense layer can compute. A unit of attention is
+`order_removals` makes the ranking, `budget_pruning.prune_to_budget` decides how much of it a budget takes. The heads of a layer keep
+equally many dimensions, each its own: heads of different widths, as masks leave them, no dense layer can compute. A unit of attention is
 therefore the next dimension of all heads of a layer, or a whole head.
 
 Shapes: L layers, H heads, K head width, F hidden units, P patches.
@@ -18,7 +18,7 @@ from torch import Tensor
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import block_matmuls, block_norms, predict
-from autoslim.methods.unit_removal.budget_cut import Removal, with_tokens
+from autoslim.methods.unit_removal.budget_pruning import Removal, with_tokens
 
 NESTINGS = ("down", "up")
 """`down`, ViT-Slim's text: a patch removed in one layer is removed in all deeper ones. `up`, its code: a patch that a layer keeps is kept

@@ -1,6 +1,6 @@
 """From ViT-Slim's trained masks (arXiv 2201.00814) to a ranking of everything that may be removed, the least valuable first.
 
-`rank_removals` makes the ranking, `unit_removal.budget_cut.cut_to_budget` decides how much of it a budget takes. Two rules order it.
+`rank_removals` makes the ranking, `unit_removal.budget_pruning.prune_to_budget` decides how much of it a budget takes. Two rules order it.
 
 `fall` (ours): one ranking over attention, MLP and patches. A mask under the l1 pull w falls the less, the more the task depends on it.
 At rest it is at 1 - w / h for a curvature h of the loss; on the way there, under Adam, it moves by w over the root mean square of the
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.methods.unit_removal.budget_cut import Removal
+from autoslim.methods.unit_removal.budget_pruning import Removal
 from autoslim.methods.unit_removal.ranking import RemovalOptions, UnitWorths, order_removals, unit_costs
 from autoslim.methods.vit_slim.mask_search import Masks
 

@@ -74,7 +74,7 @@ def _all(masks: Masks) -> list[Tensor]:
 
 
 def ungate_patches(block: Any) -> None:
-    """Removes the patches' masks, in place; those of the widths go with the layers that the cut replaces."""
+    """Removes the patches' masks, in place; those of the widths go with the layers that pruning replaces."""
     if isinstance(block.norm1, PatchGate):
         block.norm1, block.norm2 = block.norm1.norm, block.norm2.norm
 

@@ -8,8 +8,8 @@ work. Where patches stay (the default, as in the paper's Table 4), they have no 
 Ours, and different from the paper and its code:
 
 - Units are removed, not multiplied by zero, and the three shares b fall together until the FLOPs budget is met.
-- The heads of a layer keep equally many dimensions, so that a cut layer is a plain timm `Attention`; in the paper each has a width of its
-  own.
+- The heads of a layer keep equally many dimensions, so that a pruned layer is a plain timm `Attention`; in the paper each has a width of
+  its own.
 - Prefix tokens have no mask, and masks no weight decay.
 
 Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
@@ -37,12 +37,13 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors
+from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.unit_removal.budget_cut import Layer, cut_to_budget
-from autoslim.methods.unit_removal.cut import check_first, cut_widths, empty_widths
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
+from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
+from autoslim.methods.unit_removal.budget_pruning import Layer, prune_to_budget
 from autoslim.methods.unit_removal.gates import check_gates_fit
 from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
@@ -140,7 +141,7 @@ class ViTSlim(Method):
         """The same share of every layer, a stand-in for the ranking that only the masks give; `prune` fills the budget with that.
 
         Raises:
-            UnsupportedModelError: when an earlier step has cut the model, because the masks are searched on the whole one.
+            UnsupportedModelError: when an earlier step has pruned the model, because the masks are searched on the whole one.
         """
         check_first(shape, plan, "ViT-Slim", "its masks are searched on the whole model")
         head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
@@ -180,7 +181,7 @@ class ViTSlim(Method):
             if name.endswith("zeta") or context.knobs["start"] != "dense":
                 parameter.data.copy_(context.shared[name])
         if context.knobs["refit"]:
-            # Moments of the form that will be cut: with the masks where they are folded in, without them where they only rank.
+            # Moments of the form that will be pruned: with the masks where they are folded in, without them where they only rank.
             with contextlib.nullcontext() if context.knobs["start"] == "folded" else unmasked(blocks_of(student)):
                 measure_readers(student, images_B3HW)
         return student.requires_grad_(False)
@@ -199,19 +200,19 @@ class ViTSlim(Method):
         options = _terms(knobs)
         aim = self._aim(context)
         # The masks rank, the budget decides how far: one search serves every budget.
-        layers, finished = cut_to_budget(
+        layers, finished = prune_to_budget(
             shape, plan, rank_removals(masks, shape, plan, plan, options, aim), context.budget, context.constraints
         )
         if knobs["patches"] != "stay":
             # With fewer tokens a width unit costs less, and with fewer widths a token does: the second ranking takes the prices of the
             # first one's result.
-            layers, finished = cut_to_budget(
+            layers, finished = prune_to_budget(
                 shape, plan, rank_removals(masks, shape, plan, finished, options, aim), context.budget, context.constraints
             )
         for block, layer, mask in zip(blocks_of(student), layers, masks, strict=True):
             ungate_patches(block)
             # In each head the dimensions with the largest signed masks stay, as in the paper.
-            cut_widths(block, layer, mask.head_HK, mask.hidden_F, fold=knobs["start"] == "folded")
+            prune_widths(block, layer, mask.head_HK, mask.hidden_F, fold=knobs["start"] == "folded")
         steps = _patch_steps(layers, shape)
         if not steps:
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
@@ -219,7 +220,7 @@ class ViTSlim(Method):
         return SlimmedModel(model=install(student, Trunk(blocks_of(student), steps)), plan=finished, knobs=knobs)
 
     def _aim(self, context: StepContext) -> int:
-        """Multiply-accumulates that the cut will have; below the budget where another limit binds. `patch_share` refers to them."""
+        """Multiply-accumulates of the pruned model; below the budget where another limit binds. `patch_share` refers to them."""
         if not context.constraints.limits.given:
             return context.budget
         return min(context.budget, predict(context.shape, self.expect(context.shape, context.plan, context.knobs)).total)
@@ -229,7 +230,7 @@ class ViTSlim(Method):
         tokens = shape.tokens
         for index, (block, own) in enumerate(zip(blocks_of(model), plan.blocks, strict=True)):
             empty_widths(block, own)
-            # Where patches stay, a step behind this one has cut the tokens and installs its own selection.
+            # Where patches stay, a step behind this one has pruned the tokens and installs its own selection.
             if own.tokens_kv < tokens and knobs.get("patches", "stay") != "stay":
                 steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv

@@ -2,12 +2,12 @@
 
 1. A dozen backward passes on the dense model give every unit's worth (`gate_gradients`). They are shared work: one measurement
    serves all budgets and all trials.
-2. Units are ranked by worth over cost^cost_power across all layers (`unit_removal.ranking`) and cut at the budget.
+2. Units are ranked by worth over cost^cost_power across all layers (`unit_removal.ranking`) and pruned at the budget.
 3. What reads the removed units is refitted to the others by least squares (`unit_removal.least_squares`).
 
-Nothing is trained before the cut, so that all epochs are fine-tuning. Masks, and how they are removed, are those of ViT-Slim
+Nothing is trained before pruning, so that all epochs are fine-tuning. Masks, and how they are removed, are those of ViT-Slim
 (arXiv 2201.00814); it trains them under an l1 penalty, which here the gradient at 1 replaces. The score is that of Molchanov et al. for
-gates (arXiv 1906.10771). Ours are comparing units over their costs, the cut at a FLOPs budget, and the refit.
+gates (arXiv 1906.10771). Ours are comparing units over their costs, pruning to a FLOPs budget, and the refit.
 
 Shapes: H heads, K head width, F hidden units.
 """
@@ -24,11 +24,12 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
-from autoslim.methods.base import DistillationBatch, Method, SharedTrainer, SlimmedModel, StepContext, Tensors, freeze
+from autoslim.methods.base import Method, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
-from autoslim.methods.unit_removal.budget_cut import cut_to_budget
-from autoslim.methods.unit_removal.cut import check_first, cut_widths, empty_widths
+from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
+from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
+from autoslim.methods.unit_removal.budget_pruning import prune_to_budget
 from autoslim.methods.unit_removal.gates import check_gates_fit
 from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
@@ -72,7 +73,7 @@ class Width(Method):
         """The same share of every layer, a stand-in for the ranking; `prune` fills the budget with that.
 
         Raises:
-            UnsupportedModelError: when an earlier step has cut the model.
+            UnsupportedModelError: when an earlier step has pruned the model.
         """
         check_first(shape, plan, self.name, _REASON)
         head_width, hidden = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
@@ -108,7 +109,7 @@ class Width(Method):
         return model
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Unused: nothing is trained before the cut."""
+        """Unused: nothing is trained before pruning."""
         return {"loss": batch.task_loss}
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
@@ -121,9 +122,9 @@ class Width(Method):
         ]
         options = RemovalOptions(width_multiple=knobs["width_multiple"], whole=knobs["whole"])
         ranking = order_removals(_over_cost(worths, shape, plan, knobs["cost_power"]), shape, plan, options, context.budget)
-        layers, finished = cut_to_budget(shape, plan, ranking, context.budget, context.constraints)
+        layers, finished = prune_to_budget(shape, plan, ranking, context.budget, context.constraints)
         for block, layer, worth in zip(blocks, layers, worths, strict=True):
-            cut_widths(block, layer, worth.head_HK, worth.hidden_F)
+            prune_widths(block, layer, worth.head_HK, worth.hidden_F)
         student.requires_grad_(True)
         return SlimmedModel(model=install(student, Trunk(blocks_of(student), {})), plan=finished, knobs=knobs)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from autoslim.core.urls import hide_password
-from autoslim.errors import ClusterError, RequestError
+from autoslim.errors import RequestError, UnavailableError
 from autoslim.report.tracking.description import EXPERIMENT_NOTE
 from autoslim.report.tracking.registry import VersionCandidate, register
 from autoslim.report.tracking.run_content import Point, RunContent
@@ -162,7 +162,7 @@ class TrackingServer:
 
     @contextlib.contextmanager
     def _calling(self, run_id: str | None = None) -> Iterator[None]:
-        """Raises ClusterError where the server cannot be reached; a bug is raised as it is."""
+        """Raises UnavailableError where the server cannot be reached; a bug is raised as it is."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -178,9 +178,9 @@ class TrackingServer:
         except (OSError, SQLAlchemyError, ImportError) as error:
             raise self._unreachable(error) from None
 
-    def _unreachable(self, error: Exception) -> ClusterError:
+    def _unreachable(self, error: Exception) -> UnavailableError:
         reason = " ".join(hide_password(str(error)).split())
-        return ClusterError(f"MLflow at {self.uri} cannot be used: {reason[:300]}")
+        return UnavailableError(f"MLflow at {self.uri} cannot be used: {reason[:300]}")
 
 
 @contextlib.contextmanager

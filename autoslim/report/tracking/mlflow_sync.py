@@ -57,7 +57,7 @@ class MlflowSync:
         """Logs what has not been logged yet and returns how many runs that changed; afterwards MLflow shows what the store held.
 
         Raises:
-            ClusterError: when MLflow cannot be reached; what was sent until then is not sent again.
+            UnavailableError: when MLflow cannot be reached; what was sent until then is not sent again.
         """
         fingerprint = self._store.fingerprint(self._job_id)
         if fingerprint == self._seen:

@@ -10,14 +10,14 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from autoslim.core.recipe import Knobs, Step, Training
+from autoslim.core.recipe import Knobs, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method
 from autoslim.methods.chain import chain_label
 from autoslim.methods.knob import Knob, Ranges, layer_index
 
-_DEFAULTS = Training()
+_DEFAULTS = TrainingSettings()
 
 TRAINING: Ranges = {
     "lr": Knob(kind="float", help="peak learning rate of the fine-tuning", default=_DEFAULTS.lr, low=1e-6, high=0.1, log=True),
@@ -152,7 +152,7 @@ class Space(Record):
         training = {key: sample_knob(suggest, f"training.{key}", self.training[key], shape.depth) for key in settings}
         return Sample(steps=tuple(steps), training=training, split=split)
 
-    def with_fixed(self, training: Training) -> Training:
+    def with_fixed(self, training: TrainingSettings) -> TrainingSettings:
         """`training` with the settings that the space sets to one value: those of every trial, and of what trials share."""
         fixed: dict[str, Any] = {}
         for name, knob in self.training.items():

@@ -1,4 +1,4 @@
-"""`SpecFault`: why a spec cannot be planned, as the planning process answers it."""
+"""`SpecFault`: why a spec cannot be planned, as the planner answers it."""
 
 from __future__ import annotations
 

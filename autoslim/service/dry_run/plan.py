@@ -1,4 +1,4 @@
-"""What a spec asks for, worked out without training: `dry_run`, and `facts` for what a spec may name.
+"""What a spec asks for, worked out without training: `dry_run`, and `capabilities` for what a spec may name.
 
 Models are built without memory for weights (torch's meta device), and of the data only labels are read. What a plan costs is checked
 before it is begun (`bounds`).
@@ -34,7 +34,7 @@ from autoslim.service.dry_run.faults import SpecFault
 _FAMILIES = ("vision_transformer", "deit")
 
 
-def facts(_: Any) -> dict[str, Any]:
+def capabilities(_: Any) -> dict[str, Any]:
     """The models, spaces and methods that a spec may name."""
     return {
         "models": sorted(name for family in _FAMILIES for name in timm.list_models(module=family)),
@@ -194,4 +194,4 @@ def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, bud
     }
 
 
-OPERATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {"facts": facts, "dry_run": dry_run}
+OPERATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {"capabilities": capabilities, "dry_run": dry_run}

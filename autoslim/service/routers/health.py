@@ -28,13 +28,13 @@ _PROBE_SECONDS = 2.0
 @router.get("/v1/capabilities")
 async def capabilities(_: Reader, state: State) -> Capabilities:
     """The models, methods, spaces and data sets that a spec may name, and the limits."""
-    facts, settings = await state.dry_runner.facts(), state.settings
+    known, settings = await state.dry_runner.capabilities(), state.settings
     return Capabilities(
         version=importlib.metadata.version("autoslim"),
-        models=state.catalog.allowed_models(facts["models"]),
+        models=state.catalog.allowed_models(known["models"]),
         model_args={name: allowed for name, (_, allowed) in RULES.items()},
-        methods=[MethodInfo(**method) for method in facts["methods"]],
-        spaces=facts["spaces"],
+        methods=[MethodInfo(**method) for method in known["methods"]],
+        spaces=known["spaces"],
         datasets=state.catalog.datasets(),
         paths=bool(settings.data_roots),
         pretrained=settings.pretrained,

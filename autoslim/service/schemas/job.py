@@ -12,7 +12,7 @@ from autoslim.core.result import with_current_names
 from autoslim.service.public_text import PublicText
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import FailureClass, QueuedJob, QueueState
-from autoslim.store.progress import Progress
+from autoslim.store.progress import SearchProgress
 
 
 class BestTrial(BaseModel):
@@ -125,7 +125,7 @@ _SAME = (
 
 def job_response(
     job: QueuedJob,
-    progress: Progress | None,
+    progress: SearchProgress | None,
     *,
     queue_position: int | None,
     spec: dict[str, Any],
@@ -159,7 +159,7 @@ def _reason(job: QueuedJob, public: PublicText) -> str | None:
     return told
 
 
-def _best(progress: Progress) -> dict[str, BestTrial]:
+def _best(progress: SearchProgress) -> dict[str, BestTrial]:
     return {
         label: BestTrial(
             trial=result.number,
@@ -172,7 +172,7 @@ def _best(progress: Progress) -> dict[str, BestTrial]:
     }
 
 
-def _links(job: QueuedJob, progress: Progress | None, settings: ServiceSettings) -> JobLinks:
+def _links(job: QueuedJob, progress: SearchProgress | None, settings: ServiceSettings) -> JobLinks:
     here = f"/v1/jobs/{job.id}"
     run = progress.mlflow_run if progress else None
     mlflow = f"{settings.mlflow_url.rstrip('/')}/#/runs/{run}" if settings.mlflow_url and run else None

@@ -18,7 +18,7 @@ from autoslim.export.profiling import measure_in_subprocess, runners
 from autoslim.export.profiling.benchmark import measure
 from autoslim.export.profiling.interleaved import WARM_UP, ratio, time_interleaved
 from autoslim.models import write_folder
-from autoslim.report.card import _speed
+from autoslim.report.card_speed import speed_section
 
 
 def test_a_race_goes_in_turns_and_back_again():
@@ -135,7 +135,7 @@ def timing(mode: str, batch: int, speedup: float) -> Timing:
 def card(*timings: Timing, **left_out: str) -> str:
     dense = make_dense()
     config = config_of("sit", dense, slim("sit", dense, share=0.5))
-    return _speed(config.replace(speed=SpeedReport(hardware="a chip", threads=2, timings=timings, left_out=left_out)))
+    return speed_section(config.replace(speed=SpeedReport(hardware="a chip", threads=2, timings=timings, left_out=left_out)))
 
 
 def test_a_model_that_is_not_faster_at_batch_1_is_said_so_plainly():

@@ -14,7 +14,7 @@ from autoslim.errors import RequestError
 from autoslim.export.artifact import save
 from autoslim.export.profiling import kept_table
 from autoslim.export.profiling import profile_parts as measuring
-from autoslim.export.profiling.calibration import candidates_of_methods, request_of
+from autoslim.export.profiling.calibration import calibration_models, request_of
 from autoslim.export.profiling.check import check
 from autoslim.methods import METHODS
 from autoslim.models import write_folder
@@ -34,7 +34,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_table_has_all_parts_and_a_whole_model_for_every_candidate(model: str):
     dense = make_dense(model)
     usable = {name: ranges for name, ranges in RANGES.items() if model == "deit" or name in ("sit", "vit_slim")}
-    candidates = list(candidates_of_methods(usable, dense.shape, class_query=False))[::3]
+    candidates = list(calibration_models(usable, dense.shape, class_query=False))[::3]
     request = request_of(dense, CostLimits(latency_ms=1.0, batch=2), candidates, class_query=False)
     table = measuring.measure_table(request, threads=torch.get_num_threads())
     assert [found.recipe for found in table.calibrations] == [DENSE, *(candidate.recipe for candidate in candidates)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
@@ -232,7 +232,7 @@ def trained_selectors(steps: int = 24) -> tuple[nn.Module, nn.Module, Tensor, Te
     own, _ = real_images("train", 64 * steps)
     for batch in own.split(64):
         optimizer.zero_grad()
-        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), Training()))[
+        METHOD.loss(knobs, LazyDistillationBatch(student, dense, batch, torch.zeros(64, dtype=torch.long), TrainingSettings()))[
             "loss"
         ].backward()
         optimizer.step()
@@ -261,7 +261,7 @@ def test_shuffled_selectors_are_worse_on_the_trained_model():
     for selector in selectors_by_block(shuffled).values():
         selector.scorer = Shuffled(selector.scorer)
     right, wrong = accuracy(cut, x, labels), accuracy(shuffled, x, labels)
-    print(f"test top-1 straight after the cut to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
+    print(f"test top-1 straight after pruning to 50 %: {right:.4f}, selectors shuffled {wrong:.4f}")
     assert right > wrong
 
 

@@ -14,12 +14,12 @@ from helpers.tiny import config_of, context_of, images, logits, make_dense, shar
 from torch import Tensor, nn
 
 from autoslim.core.plan import Extra, Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, SlimmedModel, StepContext
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, DropBlock, Ragged, Scorer, padded, ragged
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, CountedTokens, Drop, DropBlock, Scorer, padded, ragged
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, plan_of_image, recording, token_counts
 from autoslim.methods.layers.token_trunk import blocks_of, install
@@ -40,8 +40,8 @@ class Linear(Scorer):
         self.head = nn.Linear(dim, 1, bias=False)
         self.head.weight.data.copy_(torch.randn(1, dim, generator=torch.Generator().manual_seed(seed)) / dim**0.5)
 
-    def forward(self, ragged: Ragged) -> Tensor:
-        return self.head(ragged.x_BND)[:, self.num_prefix_tokens :, 0]
+    def forward(self, tokens: CountedTokens) -> Tensor:
+        return self.head(tokens.x_BND)[:, self.num_prefix_tokens :, 0]
 
     def price(self, block: int, tokens: int) -> Extra:
         return Extra(name="linear", place=f"block {block}", matmuls=tokens * self.head.in_features, norms=0)
@@ -165,7 +165,7 @@ def test_token_maps_say_where_the_tokens_of_an_image_come_from(form: str):
     dense, module, _ = adaptive(form)
     maps, kept = [], []
 
-    def note(part: nn.Module, inputs: tuple[Ragged]) -> None:
+    def note(part: nn.Module, inputs: tuple[CountedTokens]) -> None:
         maps.append(part.token_map(inputs[0]))
         kept.append(inputs[0])
 
@@ -331,7 +331,7 @@ def test_steps_after_the_cut_train_through_the_same_counts():
 def test_a_search_does_without_threshold_mode_where_the_model_refuses_it():
     shape = make_dense("average").shape
     budgets = {"60%": share_of_dense(shape, 0.6)}
-    proposer = Proposer(space=load_space("life_regression"), shape=shape, budgets=budgets, training=Training(), seed=0)
+    proposer = Proposer(space=load_space("life_regression"), shape=shape, budgets=budgets, training=TrainingSettings(), seed=0)
     proposals = [proposer.propose(number, []) for number in range(6)]
     assert {proposal.recipe.steps[0].knobs["mode"] for proposal in proposals} == {"fixed"}
     assert all(proposal.infeasible is None for proposal in proposals)

@@ -32,12 +32,11 @@ from torch.nn import functional
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Training
+from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
-from autoslim.methods.base import DISTILLATION
 from autoslim.methods.layers.merging import MergeInto
 from autoslim.methods.layers.token_counts import token_counts
 from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
@@ -45,6 +44,7 @@ from autoslim.methods.layers.token_trunk import pre_blocks_of
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor, patch_lives
 from autoslim.methods.life_regression.schedule import fitted_moments, life_moments, schedule
+from autoslim.methods.trainer import DISTILLATION
 from autoslim.models import read_shape
 from autoslim.training import TrialContext
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -542,7 +542,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     root = tmp_path_factory.mktemp("learned")
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=4000), root, seed=0)
     context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
-    shape, training = context.dense.shape, Training(epochs=3.0, precision="float32")
+    shape, training = context.dense.shape, TrainingSettings(epochs=3.0, precision="float32")
     knobs = solved_knobs("life_regression", shape, 0.5, EARLIER)
     student = METHOD.attach(context.student(), context_of(shape, knobs, 0.5), context.calibration(training, seed=0))
     shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=root / "checkpoint")
@@ -611,5 +611,5 @@ def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, c
     shuffled_B = torch.stack([right_B() for _ in range(3)]).mean(dim=0)
     lost, error = (own_B - shuffled_B).mean(), (own_B - shuffled_B).std() / len(own_B) ** 0.5
     with capsys.disabled():
-        print(f"\naccuracy straight after the cut: {own_B.mean():.1%}, with shuffled lives {lost:.1%} +- {error:.1%} lower")
+        print(f"\naccuracy straight after pruning: {own_B.mean():.1%}, with shuffled lives {lost:.1%} +- {error:.1%} lower")
     assert lost > 2 * error

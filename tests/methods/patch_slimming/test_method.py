@@ -538,7 +538,7 @@ def test_restored_blocks_reach_the_errors_of_their_rung():
             assert found == pytest.approx(errors[block], rel=0.02, abs=1e-5)
 
 
-def test_a_chain_does_not_put_dense_blocks_over_cut_widths():
+def test_a_chain_does_not_put_dense_blocks_over_pruned_widths():
     dense = make_dense()
     narrow = slim("vit_slim", dense, share=0.8)
     knobs = solve(METHOD, dense.shape, narrow.plan, {}, share_of_dense(dense.shape, 0.5)).knobs
@@ -586,7 +586,7 @@ def test_kinds_of_models_are_those_of_the_conformance_suite():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("share", [0.5, 0.3])
 def test_patches_that_were_chosen_are_worth_more_than_others_on_the_trained_model(share: float):
-    """Straight after the cut: the method's places against as many, nested alike, dealt at random."""
+    """Straight after pruning: the method's places against as many, nested alike, dealt at random."""
     dense, x, labels, shared = real_model()
     shape = read_shape(dense)
     knobs = solved_knobs("patch_slimming", shape, share, EARLIER)
@@ -594,7 +594,7 @@ def test_patches_that_were_chosen_are_worth_more_than_others_on_the_trained_mode
     cut = METHOD.prune(METHOD.attach(copy.deepcopy(dense), context, x[:1]), context).model.eval()
     chosen = accuracy(cut, x, labels)
     dealt = [accuracy(with_random_places(dense, shape, pyramid(shape, knobs), seed), x, labels) for seed in range(3)]
-    print(f"test top-1 straight after the cut to {share:.0%}: chosen {chosen:.4f}, dealt at random {dealt}")
+    print(f"test top-1 straight after pruning to {share:.0%}: chosen {chosen:.4f}, dealt at random {dealt}")
     assert chosen > sum(dealt) / len(dealt)
 
 

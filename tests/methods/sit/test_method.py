@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Knobs, Training
+from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.cost.flops import block_matmuls
@@ -645,7 +645,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     root = tmp_path_factory.mktemp("learned")
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=2000), root, seed=0)
     trial_context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
-    shape, training = trial_context.dense.shape, Training(epochs=1.0, precision="float32")
+    shape, training = trial_context.dense.shape, TrainingSettings(epochs=1.0, precision="float32")
     # One stage: an epoch of 2,000 images does not train three.
     pinned = {"stages": 1, "stage_layer_1": 2, "token_error": "plain", "token_weight": 0.1}
     context = context_of(shape, solved_knobs("sit", shape, 0.5, pinned), 0.5)

@@ -49,7 +49,7 @@ from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
-from autoslim.methods.unit_removal.budget_cut import Removal, cut_to_budget, plan_of
+from autoslim.methods.unit_removal.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.unit_removal.ranking import nested
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
@@ -463,7 +463,7 @@ def test_sublayers_go_last_of_their_chain_and_only_where_they_may():
     shape = blocks_shape()
     for whole, least in (("none", (2, 1, 1)), ("heads", (1, 1, 1)), ("sublayers", (0, 0, 0))):
         row = row_of(random_masks(shape), shape, terms(whole=whole))
-        plan = cut_to_budget(shape, Plan.dense(shape), row, _least(shape, row))[1]
+        plan = prune_to_budget(shape, Plan.dense(shape), row, _least(shape, row))[1]
         assert {(b.heads, b.head_width, b.hidden) for b in plan.blocks} == {least}
 
 
@@ -473,7 +473,7 @@ def _least(shape: ViTShape, row: list[Removal]) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            cut_to_budget(shape, Plan.dense(shape), row, middle)
+            prune_to_budget(shape, Plan.dense(shape), row, middle)
             high = middle
         except InfeasibleError:
             low = middle
@@ -514,7 +514,7 @@ def test_patches_never_come_back_and_one_always_stays(rule: str, nesting: str):
     own = terms(rule=rule, cost_power=0.5, nesting=nesting, removable=(1.0, 1.0, 1.0), patch_share=0.6)
     for seed in range(5):
         row = row_of(random_masks(shape, seed), shape, own, 0.3)
-        layers, plan = cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
+        layers, plan = prune_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.3))
         for before, after in itertools.pairwise(layers):
             assert after.patches <= before.patches
         assert layers[-1].patches
@@ -530,7 +530,7 @@ def test_patches_bear_their_share_of_the_reduction():
     saved = []
     for share in (0.0, 0.2, 0.4):
         own = terms(rule="fall", cost_power=0.5, removable=(1.0, 1.0, 1.0), patch_share=share, l1=(1.0, 1.0, 1e6))
-        plan = cut_to_budget(shape, dense, rank_removals(masks, shape, dense, dense, own, budget), budget)[1]
+        plan = prune_to_budget(shape, dense, rank_removals(masks, shape, dense, dense, own, budget), budget)[1]
         tokens = dense.with_tokens(tuple(block.tokens_kv for block in plan.blocks))
         saved.append((predict(shape, dense).total - predict(shape, tokens).total) / (predict(shape, dense).total - budget))
     assert saved == pytest.approx([0.0, 0.2, 0.4], abs=0.03)
@@ -542,7 +542,7 @@ def test_a_part_gives_no_more_than_it_may_unless_the_budget_demands_it():
     own = terms(rule="fall", cost_power=0.5, removable=(0.25, 1.0, 0.0))
     row = row_of(random_masks(shape), shape, own)
     for share, more in ((0.6, False), (0.2, True)):
-        plan = cut_to_budget(shape, dense, row, share_of_dense(shape, share))[1]
+        plan = prune_to_budget(shape, dense, row, share_of_dense(shape, share))[1]
         gone = 1 - sum(block.attention_width for block in plan.blocks) / (shape.depth * shape.heads * shape.head_width)
         assert (gone > 0.25) == more
 
@@ -551,7 +551,7 @@ def test_a_budget_below_the_narrowest_model_is_infeasible():
     shape = make_dense("vit").shape
     row = row_of(random_masks(shape), shape, terms())
     with pytest.raises(InfeasibleError, match="the narrowest model"):
-        cut_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.01))
+        prune_to_budget(shape, Plan.dense(shape), row, share_of_dense(shape, 0.01))
 
 
 @functools.cache
@@ -584,7 +584,7 @@ def test_whatever_the_masks_the_budget_is_used_up_and_widths_are_round(
     )
     row = rank_removals(random_masks(shape, seed), shape, dense, dense, own, budget)
     try:
-        plan = cut_to_budget(shape, dense, row, budget)[1]
+        plan = prune_to_budget(shape, dense, row, budget)[1]
     except InfeasibleError:
         assume(False)
     # A step of 16 hidden units is 0.2 % of the small model, and 1.4 % of what 15 % of it may cost.
@@ -617,7 +617,7 @@ def test_heads_of_a_layer_are_equally_wide_and_keep_their_own_best():
 
 
 @pytest.mark.parametrize("start", ["folded", "searched", "dense"])
-def test_what_reads_the_units_that_are_left_is_refitted_in_the_form_that_is_cut(start: str):
+def test_what_reads_the_units_that_are_left_is_refitted_in_the_form_that_is_pruned(start: str):
     """The first block's output is nearer to what it was, with its masks where they are folded in, without them where they are not."""
     dense = make_dense()
     dense.module.double()
@@ -847,12 +847,12 @@ def test_keep_is_a_share_of_every_width_and_never_nothing():
 
 @pytest.mark.slow
 def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
-    """The same search with its masks shuffled within every layer and part keeps fewer images right, straight after the cut."""
+    """The same search with its masks shuffled within every layer and part keeps fewer images right, straight after pruning."""
     folder = os.environ.get("AUTOSLIM_DATA")
     if not folder or not Path(folder, "vit-cifar10").is_dir():
         pytest.skip("AUTOSLIM_DATA does not name a folder with vit-cifar10")
     from autoslim.core.job import DatasetSpec
-    from autoslim.core.recipe import Training
+    from autoslim.core.recipe import TrainingSettings
     from autoslim.data import prepare_dataset
     from autoslim.training import TrialContext
     from autoslim.training.evaluate import accuracy
@@ -861,7 +861,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
     spec = DatasetSpec(source=str(Path(folder, "cifar10")), validation_share=0.02, train_limit=1200)
     dataset = prepare_dataset(spec, tmp_path / "cache", seed=0)
     context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path)
-    shape, training = context.dense.shape, Training(epochs=9.0)
+    shape, training = context.dense.shape, TrainingSettings(epochs=9.0)
     # The short search of our own: the paper's has 50 epochs.
     pinned = {"l1": "even", "search_share": 0.1, "mask_lr": 100.0}
     shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=tmp_path / "checkpoint")

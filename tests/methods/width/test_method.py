@@ -48,7 +48,7 @@ KEEP_ALL = {"keep": 1.0}
 
 
 def check_training_form_is_pruned_form(model: str) -> None:
-    """Nothing is trained before the cut. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
+    """Nothing is trained before pruning. Without the refit, the cut model is the dense one with gates of 0 on what is removed."""
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs("width", dense.shape, knobs={"refit": False})
@@ -293,7 +293,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
     if not folder or not Path(folder, "vit-cifar10").is_dir():
         pytest.skip("AUTOSLIM_DATA does not name a folder with vit-cifar10")
     from autoslim.core.job import DatasetSpec
-    from autoslim.core.recipe import Training
+    from autoslim.core.recipe import TrainingSettings
     from autoslim.data import prepare_dataset
     from autoslim.training import TrialContext
     from autoslim.training.evaluate import accuracy
@@ -302,7 +302,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
     spec = DatasetSpec(source=str(Path(folder, "cifar10")), validation_share=0.02, train_limit=1200)
     dataset = prepare_dataset(spec, tmp_path / "cache", seed=0)
     trial = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path)
-    shape, training = trial.dense.shape, Training()
+    shape, training = trial.dense.shape, TrainingSettings()
     work = METHOD.prepare(TrialSharedTrainer(trial, training, seed=0, checkpoint=tmp_path / "checkpoint"), {})
     with pytest.raises(StopIteration) as end:
         while True:

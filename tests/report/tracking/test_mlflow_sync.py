@@ -8,7 +8,7 @@ from helpers.sample_search import add, end, fill, make_job, make_recipe, make_re
 
 from autoslim.core.result import Origin, ParetoFront, Target, TrialState
 from autoslim.core.urls import default_url
-from autoslim.errors import ClusterError, RequestError
+from autoslim.errors import RequestError, UnavailableError
 from autoslim.report.tracking import MlflowSync, default_tracking_uri
 from autoslim.store import JobState, Store
 
@@ -219,7 +219,7 @@ def test_search_without_trials_or_a_measured_model_is_logged(store, output, clie
 
 def test_what_mlflow_missed_while_it_was_down_is_logged_later(store, job, client):
     down = MlflowSync(store, job.id, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
-    with pytest.raises(ClusterError, match=r"MLflow at http://me:\*\*\*@127.0.0.1:\d+ cannot be used") as caught:
+    with pytest.raises(UnavailableError, match=r"MLflow at http://me:\*\*\*@127.0.0.1:\d+ cannot be used") as caught:
         down.sync()
     assert "secret" not in str(caught.value)
     assert MlflowSync(store, job.id).sync() == 5
@@ -229,7 +229,7 @@ def test_what_mlflow_missed_while_it_was_down_is_logged_later(store, job, client
 def test_limits_on_waiting_leave_the_environment_as_it_was(store, job, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    with pytest.raises(ClusterError):
+    with pytest.raises(UnavailableError):
         MlflowSync(store, job.id, tracking_uri=f"http://127.0.0.1:{closed_port()}").sync()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

@@ -13,7 +13,7 @@ from helpers.sample_search import make_job
 from helpers.simulated_trials import make_coordinator, run_all
 
 from autoslim.core.budget import Budget
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.urls import default_url
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.store import Store
@@ -49,7 +49,7 @@ def slow_server() -> Iterator[str]:
 def seconds_of_a_search(root: Path, tracking_uri: str | None) -> float:
     root.mkdir()
     budgets = (Budget.parse("50%"), Budget.parse("70%"))
-    job = make_job(str(root), id=root.name, budgets=budgets, training=Training(epochs=4.0), trials=12)
+    job = make_job(str(root), id=root.name, budgets=budgets, training=TrainingSettings(epochs=4.0), trials=12)
     with Store(default_url(root)) as store:
         coordinator = make_coordinator(job, store, root)
         thread = (

@@ -130,7 +130,7 @@ def test_no_known_recipe_is_proposed_where_there_are_others(
     make: Make, finished: Finish, history: list[TrialResult], name: str
 ) -> None:
     first = make(sampler=name).propose(13, history)
-    lost = finished(first, number=99, accuracy=None, state=TrialState.FAILED, error_class="ClusterError")
+    lost = finished(first, number=99, accuracy=None, state=TrialState.FAILED, error_class="UnavailableError")
     assert make(sampler=name).propose(13, [*history, lost]).recipe.key != first.recipe.key
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState, hypervolume
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method
@@ -186,7 +186,9 @@ def test_vectors_do_not_grow_with_the_depth(whole: Space, shape: ViTShape, metho
     lengths = set()
     for depth in (8, 24):
         deep = shape.replace(depth=depth)
-        proposer = Proposer(space=whole, shape=deep, budgets={}, training=Training(), seed=0, sampler="random", methods=methods)
+        proposer = Proposer(
+            space=whole, shape=deep, budgets={}, training=TrainingSettings(), seed=0, sampler="random", methods=methods
+        )
         proposal = proposer.propose(0, [])
         assert proposal.plan is not None
         encoder = Encoder(whole, deep, methods, Plan.dense(deep))

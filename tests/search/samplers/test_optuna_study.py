@@ -35,7 +35,7 @@ def test_bad_recipes_rank_last_in_a_study_and_lost_trials_are_left_out(
         finished(proposals[1], accuracy=None, state=TrialState.STOPPED),
         finished(proposals[2], accuracy=None, state=TrialState.INFEASIBLE),
         finished(proposals[3], accuracy=None, state=TrialState.FAILED, error_class=ErrorClass.DIVERGED),
-        finished(proposals[4], accuracy=None, state=TrialState.FAILED, error_class="ClusterError"),
+        finished(proposals[4], accuracy=None, state=TrialState.FAILED, error_class="UnavailableError"),
         finished(proposals[5], accuracy=None, state=TrialState.RUNNING),
         finished(proposals[6], duplicate_of=0),
         finished(proposals[7], accuracy=float("nan")),

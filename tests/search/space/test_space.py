@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.errors import SpaceError
@@ -82,7 +82,7 @@ def test_optuna_trial_can_draw(whole: Space, methods: dict[str, Method], shape: 
 
 
 def test_training_settings_are_fields_of_training_with_their_defaults() -> None:
-    usual = Training().to_dict()
+    usual = TrainingSettings().to_dict()
     assert all(knob.default == usual[name] and is_inside(knob, usual[name], 12) for name, knob in TRAINING.items())
     assert "epochs" not in TRAINING
 
@@ -107,7 +107,7 @@ def test_a_setting_that_has_no_effect_teaches_nothing() -> None:
     vectors, params = [], []
     for distillation in (0.2, 0.9):
         step = Step(method="sit", knobs=solved.knobs)
-        recipe = Recipe(steps=(step,), budget=solved.flops, training=Training(distillation=distillation), seed=0)
+        recipe = Recipe(steps=(step,), budget=solved.flops, training=TrainingSettings(distillation=distillation), seed=0)
         vectors.append(encoder.encode(recipe, solved.plan).tolist())
         replayed = replay(recipe, space, METHODS, shape)
         assert replayed is not None
@@ -133,7 +133,7 @@ def test_shared_work_has_the_settings_that_a_space_fixes(methods: dict[str, Meth
     """A mask search is trained as the trials are, in all that does not differ between them."""
     text = "methods: {tokens: }\ntraining: {mixup: 0.8, flip: false, batch_size: 32, lr: {low: 1e-4, high: 1e-3}, distillation: [0.0, 1.0]}"
     space = parse_space(text, source="s.yaml", methods=methods)
-    fixed = Training(mixup=0.8, flip=False, batch_size=32)
+    fixed = TrainingSettings(mixup=0.8, flip=False, batch_size=32)
     for one in (space, Space.from_json(space.to_json())):
-        assert one.with_fixed(Training()) == fixed
-        assert isinstance(one.with_fixed(Training()).batch_size, int)
+        assert one.with_fixed(TrainingSettings()) == fixed
+        assert isinstance(one.with_fixed(TrainingSettings()).batch_size, int)

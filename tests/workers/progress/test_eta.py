@@ -8,7 +8,7 @@ import pytest
 from helpers.sample_search import make_job, make_result
 
 from autoslim.core.budget import Budget
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, TrialState
 from workers.progress.cost import finalize_seconds
 from workers.progress.eta import EtaEstimator
@@ -19,7 +19,7 @@ class Run:
 
     def __init__(self, **job: Any) -> None:
         self.time = 100.0
-        spec = make_job(budgets=(Budget.parse("50%"),), training=Training(epochs=3.0), **{"final_share": 0.0, **job})
+        spec = make_job(budgets=(Budget.parse("50%"),), training=TrainingSettings(epochs=3.0), **{"final_share": 0.0, **job})
         self.eta = EtaEstimator(spec, slots=1, now=lambda: self.time)
         self.ended = 0
 

@@ -31,7 +31,7 @@ from workers.search.finalize import delete_unselected_models
 from workers.search.latency import select_within_latency
 from workers.search.prepare import PreparedSearch
 from workers.service.job_events import JobEvents
-from workers.service.log_streams import LogTee
+from workers.service.log_tee import LogTee
 
 JOB = make_job(budgets=(Budget.parse("50%"), Budget.parse("70%"), Budget.parse("100%")), limits=CostLimits(params=20_000_000))
 BUDGETS = JOB.budget_flops(DENSE.dense_flops)

@@ -14,7 +14,7 @@ from helpers.simulated_trials import Killed, make_coordinator, run_all, run_one
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import Store
@@ -33,7 +33,7 @@ class EndCallback(SearchCallback):
 
 def small_job(root: Path, **changes: Any) -> SearchJob:
     budgets = (Budget.parse("80%"), Budget.parse("60%"))
-    return make_job(str(root), budgets=budgets, trials=18, training=Training(epochs=4.0), **changes)
+    return make_job(str(root), budgets=budgets, trials=18, training=TrainingSettings(epochs=4.0), **changes)
 
 
 @pytest.fixture(scope="module")

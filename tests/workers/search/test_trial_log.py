@@ -11,7 +11,7 @@ from helpers.tiny import recipe_of
 
 from autoslim.core import logs
 from autoslim.core.recipe import Step
-from workers.search.tune_trainable import log_trial, trial_config
+from workers.search.tune_trainable import bind_trial_ids, trial_config
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def restored_logging() -> Iterator[None]:
 def test_every_line_of_a_trial_has_its_ids(tmp_path, capsys: pytest.CaptureFixture[str]):
     logs.log_json()
     recipe = recipe_of([Step(method="sit", knobs={})], 10**6)
-    log_trial(trial_config(recipe, number=7, folder=tmp_path, budget_label="50%", search={"job": "digits-1"}), recipe)
+    bind_trial_ids(trial_config(recipe, number=7, folder=tmp_path, budget_label="50%", common={"job_id": "digits-1"}), recipe)
     logging.getLogger("autoslim.data").warning("an image could not be read", extra={"file": "3.png"})
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["message"] for line in lines] == ["trial begins", "an image could not be read"]

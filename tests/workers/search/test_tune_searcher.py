@@ -62,7 +62,7 @@ def lose_worker(folder, error: RayError):
     with Store(default_url(str(folder))) as store:
         job = make_job(str(folder), budgets=(Budget.parse("80%"),))
         searcher = CoordinatorSearcher(make_coordinator(job, store, folder), {})
-        number = searcher.suggest("tune")["number"]
+        number = searcher.suggest("tune")["trial_number"]
         try:
             raise error
         except RayError:

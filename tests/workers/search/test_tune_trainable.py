@@ -13,7 +13,7 @@ import torch
 
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import Recipe, Step, Training
+from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
@@ -35,18 +35,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("reuse")
     dataset = prepare_dataset(DatasetSpec(source="digits", train_limit=256), root, seed=0)
     request = BaseRequest(
-        model=MODEL, weights_digest="", dataset_digest=dataset.digest, training=Training(epochs=1, distillation=0.0), seed=0
+        model=MODEL,
+        weights_digest="",
+        dataset_digest=dataset.digest,
+        training=TrainingSettings(epochs=1, distillation=0.0),
+        seed=0,
     )
     for _ in prepare_base(root / "base", request, dataset):
         pass
     return {
-        "job": "reuse",
-        "base": str(root / "base"),
-        "dataset": str(dataset.path),
-        "threads": 1,
-        "shared": str(root / "shared"),
-        "shared_training": Training(epochs=1.0, batch_size=32).to_json(),
-        "latency": "",
+        "job_id": "reuse",
+        "base_folder": str(root / "base"),
+        "dataset_folder": str(dataset.path),
+        "torch_threads": 1,
+        "shared_folder": str(root / "shared"),
+        "shared_training": TrainingSettings(epochs=1.0, batch_size=32).to_json(),
+        "latency_table": "",
     }
 
 
@@ -59,7 +63,7 @@ def _recipes() -> list[Recipe]:
     for seed, name in enumerate(order):
         solved = solve(METHODS[name], shape, dense, {}, budget)
         step = Step(method=name, knobs=solved.knobs)
-        recipes.append(Recipe(steps=(step,), budget=budget, training=Training(epochs=1.0, batch_size=32), seed=seed))
+        recipes.append(Recipe(steps=(step,), budget=budget, training=TrainingSettings(epochs=1.0, batch_size=32), seed=seed))
     return recipes
 
 
@@ -82,7 +86,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
     for number, recipe in enumerate(_recipes()):
         for kind in ("reused", "fresh"):
             folder = tmp_path / kind / str(number)
-            config = trial_config(recipe, number=0, folder=folder, budget_label="60%", search=shared)
+            config = trial_config(recipe, number=0, folder=folder, budget_label="60%", common=shared)
             if kind == "fresh" or reused is None:
                 actor = remote.remote(config=config)
                 reused = reused or actor
@@ -105,7 +109,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
 def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: dict[str, Any], tmp_path: Path) -> None:
     recipe = _recipes()[0]
     recipe = recipe.replace(training=recipe.training.replace(lr=1e30))
-    config = trial_config(recipe, number=0, folder=tmp_path / "bad", budget_label="60%", search=shared)
+    config = trial_config(recipe, number=0, folder=tmp_path / "bad", budget_label="60%", common=shared)
     actor = ray.remote(num_cpus=1)(TrialTrainable).remote(config=config)
     while not (result := ray.get(actor.train.remote()))["done"]:
         pass

@@ -16,7 +16,7 @@ from helpers.simulated_trials import make_coordinator, make_proposer, run_all
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.job import SearchJob
-from autoslim.core.recipe import Training
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within_budgets
@@ -31,7 +31,7 @@ BASE = "base-0123"
 
 
 def job_in(root: Path, *budgets: str, **changes: Any) -> SearchJob:
-    given: dict[str, Any] = {"training": Training(epochs=4.0), "trials": 8, "final_share": 0.0, "scheduler": "none"}
+    given: dict[str, Any] = {"training": TrainingSettings(epochs=4.0), "trials": 8, "final_share": 0.0, "scheduler": "none"}
     return make_job(str(root), id=root.name, budgets=tuple(Budget.parse(text) for text in budgets), **{**given, **changes})
 
 
@@ -117,8 +117,8 @@ def test_earlier_trials_are_the_samplers_history_and_are_not_proposed_again(earl
 @pytest.mark.parametrize(
     ("changes", "reused"),
     [
-        ({"training": Training(epochs=8.0)}, False),
-        ({"training": Training(epochs=4.0, batch_size=8)}, True),
+        ({"training": TrainingSettings(epochs=8.0)}, False),
+        ({"training": TrainingSettings(epochs=4.0, batch_size=8)}, True),
         ({"class_query": True}, False),
         ({"bound": "mean"}, False),
         ({"limits": CostLimits(params=1)}, False),
@@ -134,7 +134,7 @@ def test_trials_with_other_settings_are_no_history_but_may_be_delivered(
 
 
 def test_longer_training_is_reused_and_a_recipe_outside_the_space_is_not(earlier: Path) -> None:
-    assert find_in(earlier, "50%", training=Training(epochs=1.0)).models
+    assert find_in(earlier, "50%", training=TrainingSettings(epochs=1.0)).models
     chosen = find_in(earlier, "50%").models["50%"].trial.recipe.method
     others = {"methods": {name: None for name in ("sit", "dps") if name != chosen}}
     found = find_in(earlier, "50%", proposer={"space": load_space(json.dumps(others))})

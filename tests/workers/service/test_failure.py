@@ -15,7 +15,6 @@ from autoslim.config.issues import ValidationIssue
 from autoslim.core.files import disk_full_error
 from autoslim.errors import (
     BudgetError,
-    ClusterError,
     DatasetError,
     DivergedError,
     JobError,
@@ -23,6 +22,7 @@ from autoslim.errors import (
     RequestError,
     SpaceError,
     TrialsFailedError,
+    UnavailableError,
     UnsupportedModelError,
     WeightsError,
 )
@@ -97,7 +97,7 @@ def test_the_job_fails(error, failure_class, next_command):
         (OutputError("output folder /runs has 0.10 GB free; this search needs about 4 GB"), C.STORAGE, "has 0.10 GB free"),
         (OSError(errno.ESTALE, "Stale file handle"), C.STORAGE, "Stale file handle"),
         (caused(JobError("no base"), OSError(errno.EIO, "Input/output error")), C.STORAGE, "no base"),
-        (ClusterError("the database cannot be reached"), C.INFRA, "the database cannot be reached"),
+        (UnavailableError("the database cannot be reached"), C.INFRA, "the database cannot be reached"),
         (
             caused(JobError("a model could not be judged"), ray.exceptions.NodeDiedError("gone")),
             C.INFRA,

@@ -163,10 +163,10 @@ def test_cancelling_a_running_job_ends_it_within_seconds(site):
 
 @pytest.mark.slow
 @pytest.mark.short
-def test_cancelling_works_before_the_driver_has_begun_and_while_it_is_put_off(site):
+def test_cancelling_works_before_the_driver_has_begun_and_while_it_is_paused(site):
     supervisor = site.supervisor(command=(sys.executable, "-c", "import time; time.sleep(600)"))
     starting = site.submit()
-    supervisor.tick()
+    supervisor.reconcile()
     assert site.state(starting) is S.STARTING
     site.queue.request_cancel(starting.id)
     site.kill(starting)

@@ -10,7 +10,7 @@ from helpers.supervised import PlacingExecutor, Site
 from ray.job_submission import JobErrorType, JobStatus
 
 from autoslim.core.urls import default_url
-from autoslim.errors import ClusterError
+from autoslim.errors import UnavailableError
 from autoslim.store import QueueState, schema
 from workers.service import supervisor as module
 from workers.service.executor import RESOURCE, DriverState
@@ -23,9 +23,9 @@ NO_NODE = f"waiting for a node with {RESOURCE}"
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    # A driver without a place is put off at the second round, and again at every later one.
+    # The job of a driver without a node is paused at the second round, and again at every later one.
     monkeypatch.setattr(module, "_START_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_PUT_OFF_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_PAUSE_RENEWAL_SECONDS", 0.0)
     with Site(default_url(tmp_path), tmp_path, monkeypatch) as site:
         yield site
 
@@ -50,7 +50,7 @@ def test_a_driver_without_a_node_is_a_pause_with_its_reason_and_runs_as_the_same
     executor = PlacingExecutor(site.settings, nodes=False)
     job, supervisor = site.submit(), site.supervisor(executor=executor)
     for _ in range(10):
-        supervisor.tick()
+        supervisor.reconcile()
     found = site.queue.get(job.id)
     assert (found.state, found.reason, found.attempt, found.losses, found.pauses) == (S.PAUSED, NO_NODE, 1, 0, 0)
     executor.nodes = True
@@ -61,11 +61,11 @@ def test_a_driver_without_a_node_is_a_pause_with_its_reason_and_runs_as_the_same
     assert states == ["QUEUED", "STARTING", "PAUSED", "PREPARING", "SEARCHING", "FINALIZING", "SUCCEEDED"]
 
 
-def test_starting_says_that_it_waits_for_a_node_before_it_is_put_off(site, monkeypatch):
+def test_starting_says_that_it_waits_for_a_node_before_it_is_paused(site, monkeypatch):
     monkeypatch.setattr(module, "_START_SECONDS", 60.0)
     job, supervisor = site.submit(), site.supervisor(executor=PlacingExecutor(site.settings, nodes=False))
     for _ in range(3):
-        supervisor.tick()
+        supervisor.reconcile()
     assert reasons(site, job) == (S.STARTING, NO_NODE)
 
 
@@ -75,7 +75,7 @@ def test_a_driver_that_the_cluster_gives_up_again_and_again_is_no_loss(site):
     for attempt in range(1, 13):
         site.drive(supervisor, lambda attempt=attempt: site.queue.get(job.id).attempt == attempt and executor.waiting)
         executor.give_up()
-        supervisor.tick()
+        supervisor.reconcile()
         assert reasons(site, job) == (S.PAUSED, NO_NODE)
         wake(site)
     assert site.queue.get(job.id).losses == 0
@@ -89,11 +89,11 @@ def test_a_supervisor_that_ends_or_is_gone_for_longer_than_the_lease_costs_a_wai
     executor = PlacingExecutor(site.settings, nodes=False)
     job, first = site.submit(), site.supervisor(executor=executor)
     for _ in range(2):
-        first.tick()
+        first.reconcile()
     assert site.state(job) is S.STARTING
     expire(site)
     second = site.supervisor(executor=executor)
-    second.tick()
+    second.reconcile()
     found = site.queue.get(job.id)
     assert (found.state, found.reason, found.attempt, found.losses) == (S.PAUSED, NO_NODE, 1, 0)
     executor.nodes = True
@@ -105,18 +105,18 @@ def test_a_job_that_waits_for_a_node_is_cancelled_at_once(site, monkeypatch):
     executor = PlacingExecutor(site.settings, nodes=False)
     paused, supervisor = site.submit(), site.supervisor(executor=executor, jobs=2)
     for _ in range(3):
-        supervisor.tick()
+        supervisor.reconcile()
     assert site.queue.request_cancel(paused.id).state is S.CANCELLED
     monkeypatch.setattr(module, "_START_SECONDS", 60.0)
     starting = site.submit()
     for _ in range(2):
-        supervisor.tick()
+        supervisor.reconcile()
     assert site.queue.request_cancel(starting.id).state is S.STARTING
-    supervisor.tick()
+    supervisor.reconcile()
     assert site.state(starting) is S.CANCELLED
     for _ in range(2):
-        supervisor.tick()
-    assert executor.waiting == {}, "no driver waits for a place that nobody needs"
+        supervisor.reconcile()
+    assert executor.waiting == {}, "no driver waits for a node that nobody needs"
 
 
 def test_all_jobs_say_that_the_cluster_is_away_and_go_on_when_it_is_back(site):
@@ -127,16 +127,16 @@ def test_all_jobs_say_that_the_cluster_is_away_and_go_on_when_it_is_back(site):
     assert reasons(site, running) == (S.SEARCHING, None)
     executor.nodes = False
     starting = site.submit()
-    supervisor.tick()
+    supervisor.reconcile()
     executor.reachable = False
-    with pytest.raises(ClusterError):
-        supervisor.tick()
+    with pytest.raises(UnavailableError):
+        supervisor.reconcile()
     assert reasons(site, running) == (S.SEARCHING, "the cluster cannot be reached")
     assert reasons(site, starting) == (S.PAUSED, "the cluster cannot be reached")
     executor.reachable = executor.nodes = True
     # The next supervisor does not know what the last one wrote.
     supervisor = site.supervisor(executor=executor, jobs=2)
-    supervisor.tick()
+    supervisor.reconcile()
     assert reasons(site, running) == (S.SEARCHING, None)
     site.mischief(None)
     site.drive(supervisor, site.is_ended(running, starting))
@@ -153,14 +153,14 @@ class FullDisk(LocalExecutor):
         super().start(driver)
 
 
-def test_starting_says_that_the_disk_is_full_and_is_put_off_for_it(site, monkeypatch):
+def test_starting_says_that_the_disk_is_full_and_is_paused_for_it(site, monkeypatch):
     monkeypatch.setattr(module, "_START_SECONDS", 60.0)
     executor = FullDisk(site.settings)
     job, supervisor = site.submit(), site.supervisor(executor=executor)
-    supervisor.tick()
+    supervisor.reconcile()
     assert reasons(site, job) == (S.STARTING, "the disk is full")
     monkeypatch.setattr(module, "_START_SECONDS", 0.0)
-    supervisor.tick()
+    supervisor.reconcile()
     assert reasons(site, job) == (S.PAUSED, "the disk is full")
     executor.full = False
 
@@ -175,7 +175,7 @@ def test_a_driver_that_cannot_be_registered_is_not_left_running(site, monkeypatc
 
     monkeypatch.setattr(executor, "_write", full)
     job, supervisor = site.submit(), site.supervisor(executor=executor)
-    supervisor.tick()
+    supervisor.reconcile()
     assert reasons(site, job)[1] == "the disk is full"
     assert [child.poll() for child in children] == [-9]
 
@@ -193,11 +193,11 @@ def test_a_job_whose_driver_is_silent_says_so_although_nobody_can_write_it(site)
 @pytest.mark.parametrize(
     ("status", "node", "error", "state"),
     [
-        (JobStatus.PENDING, None, None, DriverState.WAITING),
+        (JobStatus.PENDING, None, None, DriverState.PENDING),
         (JobStatus.RUNNING, "n", None, DriverState.RUNNING),
-        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, DriverState.UNPLACED),
-        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE, DriverState.UNPLACED),
-        (JobStatus.STOPPED, None, None, DriverState.UNPLACED),
+        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, DriverState.UNSCHEDULED),
+        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE, DriverState.UNSCHEDULED),
+        (JobStatus.STOPPED, None, None, DriverState.UNSCHEDULED),
         (JobStatus.STOPPED, "n", None, DriverState.ENDED),
         (JobStatus.SUCCEEDED, "n", None, DriverState.ENDED),
         (JobStatus.FAILED, "n", None, DriverState.ENDED),

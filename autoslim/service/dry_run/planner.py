@@ -1,4 +1,4 @@
-"""`PlanningProcess`: the service's end of the pipe to the process that makes plans (`process`)."""
+"""`Planner`: the service's end of the pipe to the process that makes plans (`planner_process`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 }
 
 
-class PlanningProcess:
+class Planner:
     """Starts the process when it is needed, and again after it died. Belongs to one event loop.
 
     A request waits for a start for `start_seconds`. The start itself has no limit: on a busy machine torch takes minutes to import, and a
@@ -56,14 +56,14 @@ class PlanningProcess:
             self._starting = asyncio.create_task(self._start())
 
     @property
-    def facts_at_hand(self) -> dict[str, Any] | None:
-        """What `facts` gives, where it is known already."""
+    def known_capabilities(self) -> dict[str, Any] | None:
+        """What `capabilities` returns, where the process has told it already; None before that."""
         known = self._starting is not None and self._starting.done() and not self._starting.cancelled()
         if not known or self._starting is None or self._starting.exception() is not None:
             return None
         return self._starting.result()
 
-    async def facts(self) -> dict[str, Any]:
+    async def capabilities(self) -> dict[str, Any]:
         """What a spec may name: the process tells it when it has started.
 
         Raises:
@@ -75,21 +75,21 @@ class PlanningProcess:
         try:
             async with asyncio.timeout(self._start_seconds):
                 # Shielded: a request that gives up must not end the start that others wait for.
-                facts: dict[str, Any] = await asyncio.shield(self._starting)
-                return facts
+                capabilities: dict[str, Any] = await asyncio.shield(self._starting)
+                return capabilities
         except TimeoutError:
             raise PlannerStartingError(
                 "the planner is still starting, which takes minutes on a busy machine; repeat the request"
             ) from None
 
     async def ask(self, operation: str, argument: Any, seconds: float) -> dict[str, Any]:
-        """The answer, as `process.respond` gives it; `seconds` count from when the process has started.
+        """The answer of `planner_process.respond` to this operation; `seconds` count from when the process has started.
 
         Raises:
             PlannerStartingError: when the process has not started yet.
             DryRunError: when the process ends, or takes longer than `seconds`.
         """
-        await self.facts()
+        await self.capabilities()
         process, request_id = self._process, next(self._request_ids)
         if process is None or process.stdin is None:
             raise PlannerEndedError("the planner ended while the request waited for it; repeat the request")
@@ -119,7 +119,7 @@ class PlanningProcess:
 
     async def _start(self) -> dict[str, Any]:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD
-        command = (sys.executable, "-m", "autoslim.service.dry_run.process")
+        command = (sys.executable, "-m", "autoslim.service.dry_run.planner_process")
         pipe = asyncio.subprocess.PIPE
         self._process = process = await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=pipe, env=environment, limit=_MAX_LINE
@@ -136,8 +136,8 @@ class PlanningProcess:
             raise DryRunError(f"the planner could not be started, it ended with code {code}; the service's log has its output")
         _log.info("the planner has started", extra={"pid": process.pid})
         self._reader = asyncio.create_task(self._read(process, process.stdout))
-        facts: dict[str, Any] = json.loads(line)["result"]
-        return facts
+        capabilities: dict[str, Any] = json.loads(line)["result"]
+        return capabilities
 
     async def _read(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
         """Hands each answer to the request that waits for it, until the process ends."""

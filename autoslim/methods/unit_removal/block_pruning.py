@@ -1,4 +1,4 @@
-"""Cuts a block to the widths that a ranking has left, and builds the cut structure for loading.
+"""Prunes a block to the widths that a ranking has left, and builds the pruned structure for loading.
 
 Shapes: H heads, K head width, F hidden units.
 """
@@ -15,7 +15,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
-from autoslim.methods.unit_removal.budget_cut import Layer
+from autoslim.methods.unit_removal.budget_pruning import Layer
 from autoslim.methods.unit_removal.least_squares import refit_reader
 
 
@@ -26,23 +26,23 @@ def check_first(shape: ViTShape, plan: Plan, method: str, reason: str) -> None:
         raise UnsupportedModelError(f"{method} must be a recipe's first step: {reason}")
 
 
-def cut_widths(block: Any, layer: Layer, order_HK: Tensor, order_F: Tensor, *, fold: bool = False) -> None:
-    """Cuts a block to the widths of `layer`, in place; readers are refitted where their moments were measured.
+def prune_widths(block: Any, layer: Layer, order_HK: Tensor, order_F: Tensor, *, fold: bool = False) -> None:
+    """Prunes a block to the widths of `layer`, in place; readers are refitted where their moments were measured.
 
     Of each head and of the MLP the units that are highest in `order_HK` and `order_F` stay. `fold` multiplies these values, which are
     then masks, into the weights.
     """
     if layer.heads:
-        _cut_attention(block, layer, order_HK, fold=fold)
+        _prune_attention(block, layer, order_HK, fold=fold)
     else:
         drop_attention(block)
     if layer.hidden:
-        _cut_mlp(block, layer, order_F, fold=fold)
+        _prune_mlp(block, layer, order_F, fold=fold)
     else:
         drop_mlp(block)
 
 
-def _cut_attention(block: Any, layer: Layer, order_HK: Tensor, *, fold: bool) -> None:
+def _prune_attention(block: Any, layer: Layer, order_HK: Tensor, *, fold: bool) -> None:
     whole = block.attn
     like = whole.qkv.weight
     order_HK = order_HK[list(layer.heads)].to(like.device)
@@ -55,7 +55,7 @@ def _cut_attention(block: Any, layer: Layer, order_HK: Tensor, *, fold: bool) ->
     refit_reader(block.attn.proj, whole.proj, rows_HK.flatten())
 
 
-def _cut_mlp(block: Any, layer: Layer, order_F: Tensor, *, fold: bool) -> None:
+def _prune_mlp(block: Any, layer: Layer, order_F: Tensor, *, fold: bool) -> None:
     whole = block.mlp
     like = whole.fc1.weight
     order_F = order_F.to(like.device)

@@ -1,4 +1,4 @@
-"""The planning process: `python -m autoslim.service.dry_run.process` reads requests and writes answers, one JSON object per line.
+"""The planner: `python -m autoslim.service.dry_run.planner_process` reads requests and writes answers, one JSON object per line.
 
 A spec of a tenant is worked on here and not in the service: it may take seconds, or fail in a library. torch, timm and the methods are
 imported once; then every request is answered by a fork, which takes milliseconds to make. A plan that crashes, hangs or takes all of its
@@ -191,7 +191,7 @@ def main() -> NoReturn:
         dry_run({"spec": read_mapping(_WARM_UP).model_dump(mode="json"), "limits": _NO_LIMITS})
         # Objects that a collection does not touch stay in memory that all forks share.
         gc.freeze()
-        ready = _line(READY, respond({"operation": "facts"}))
+        ready = _line(READY, respond({"operation": "capabilities"}))
         try:
             responses.write(ready)
             responses.flush()

@@ -20,7 +20,7 @@ from helpers.running_service import SPEC, patient
 from PIL import Image
 
 from autoslim.config import JobSpec, SpecError, read_mapping, settings_of
-from autoslim.service.dry_run.client import DryRunner
+from autoslim.service.dry_run.dry_runner import DryRunner
 from autoslim.service.dry_run.errors import DryRunError, PlannerStartingError
 from autoslim.service.settings import RequestLimits
 
@@ -85,8 +85,8 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
     runner: asyncio.Runner, dry_runner: DryRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = read_mapping(SPEC | {"flops": ["51%"]})
-    runner.run(dry_runner.process.facts())
-    planner = dry_runner.process.pid
+    runner.run(dry_runner.planner.capabilities())
+    planner = dry_runner.planner.pid
     assert planner is not None
     with monkeypatch.context() as patch:
         patch.setattr(dry_runner, "_limits", RequestLimits(plan_seconds=0.001))
@@ -94,7 +94,7 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
             runner.run(dry_runner.dry_run(spec, tenant="t"))
     assert psutil.Process(planner).children() == []
     assert runner.run(dry_runner.dry_run(spec, tenant="t"))["classes"] == 10
-    assert dry_runner.process.pid == planner
+    assert dry_runner.planner.pid == planner
 
 
 @pytest.mark.slow
@@ -107,14 +107,14 @@ def test_a_plan_is_answered_again_without_the_planner_whatever_its_name_and_seed
     runner.run(kill(dry_runner))
     for changes in ({}, {"seed": 7}, {"name": "other"}, {"priority": 9}):
         assert runner.run(dry_runner.dry_run(spec.model_copy(update=changes), tenant="another")) is first
-    assert dry_runner.process.pid is None
+    assert dry_runner.planner.pid is None
 
 
 @pytest.mark.slow
 @pytest.mark.short
 def test_the_planner_has_one_thread_so_that_its_forks_find_no_lock_held(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
-    runner.run(dry_runner.process.facts())
-    assert psutil.Process(dry_runner.process.pid).num_threads() == 1
+    runner.run(dry_runner.planner.capabilities())
+    assert psutil.Process(dry_runner.planner.pid).num_threads() == 1
 
 
 @pytest.mark.slow
@@ -126,10 +126,10 @@ def test_a_planner_that_was_killed_is_started_again(runner: asyncio.Runner, dry_
 
 async def kill(dry_runner: DryRunner) -> None:
     """Ends when the service has noticed it."""
-    await dry_runner.process.facts()
-    assert dry_runner.process.pid is not None
-    os.kill(dry_runner.process.pid, signal.SIGKILL)
-    while dry_runner.process.pid is not None:
+    await dry_runner.planner.capabilities()
+    assert dry_runner.planner.pid is not None
+    os.kill(dry_runner.planner.pid, signal.SIGKILL)
+    while dry_runner.planner.pid is not None:
         await asyncio.sleep(0.01)
 
 
@@ -192,7 +192,7 @@ def test_a_request_that_does_not_wait_for_the_start_leaves_it_to_go_on(runner: a
         for _ in range(3):
             with pytest.raises(PlannerStartingError, match="still starting"):
                 await impatient.dry_run(read_mapping(SPEC), tenant="t")
-            starts.add(impatient.process._starting)
+            starts.add(impatient.planner._starting)
         (start,) = starts
         assert start is not None
         await start
@@ -243,7 +243,7 @@ def result_of(spec: dict[str, Any]) -> dict[str, Any]:
 SERVER = """
 import os, sys, time
 from autoslim.errors import JobError
-from autoslim.service.dry_run import process
+from autoslim.service.dry_run import planner_process
 
 def hang(_):
     print("begun", os.getpid(), flush=True)
@@ -267,8 +267,8 @@ def talk(_):
 def answer(_):
     return {"planner": os.getppid()}
 
-process.OPERATIONS.update(hang=hang, fail=fail, crash=crash, die=die, fill=fill, talk=talk, answer=answer)
-process.ForkServer(sys.stdin.buffer, sys.stdout.buffer).serve()
+planner_process.OPERATIONS.update(hang=hang, fail=fail, crash=crash, die=die, fill=fill, talk=talk, answer=answer)
+planner_process.ForkServer(sys.stdin.buffer, sys.stdout.buffer).serve()
 """
 
 
@@ -378,7 +378,7 @@ def test_a_plan_that_hangs_ends_with_the_planner(ended_server: subprocess.Popen[
 @pytest.mark.short
 def test_a_planner_whose_service_is_gone_when_it_has_started_ends_in_silence() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "autoslim.service.dry_run.process"],
+        [sys.executable, "-m", "autoslim.service.dry_run.planner_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

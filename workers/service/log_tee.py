@@ -1,4 +1,4 @@
-"""Writes JSON lines to several streams: a log collector and a file."""
+"""`LogTee`: writes each JSON line of a log to several streams, a log collector and a file, as the command `tee` does."""
 
 from __future__ import annotations
 

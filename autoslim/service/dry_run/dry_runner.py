@@ -1,4 +1,4 @@
-"""`DryRunner`: plans of specs, each made once: in turns between tenants, by the planning process, and from a cache after that."""
+"""`DryRunner`: plans of specs, each made once: in turns between tenants, by the planner, and from a cache after that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue, settings_of
 from autoslim.service.dry_run.fair_turns import FairTurns
 from autoslim.service.dry_run.fingerprint import fingerprint
-from autoslim.service.dry_run.planning_process import PlanningProcess
+from autoslim.service.dry_run.planner import Planner
 from autoslim.service.settings import RequestLimits
 
 # Plans in the cache, a few kB each.
@@ -35,20 +35,20 @@ class DryRunner:
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
-        self.process = PlanningProcess(start_seconds=limits.planner_start_seconds)
+        self.planner = Planner(start_seconds=limits.planner_start_seconds)
         self._turns = FairTurns(at_once=limits.plan_processes, queue=limits.plans)
         self._cache: collections.OrderedDict[str, tuple[float, _Answer]] = collections.OrderedDict()
         # By tenant, too: a tenant must not wait in another's queue for a plan that both have asked for.
         self._pending: dict[tuple[str, str], asyncio.Task[_Answer]] = {}
 
-    async def facts(self) -> Mapping[str, Any]:
+    async def capabilities(self) -> Mapping[str, Any]:
         """All `models`, `spaces` and `methods`, before the operator's rules.
 
         Raises:
             PlannerStartingError: when the planner has not started yet.
             DryRunError: when it cannot be started.
         """
-        return await self.process.facts()
+        return await self.planner.capabilities()
 
     async def dry_run(self, spec: JobSpec, *, tenant: str) -> _Answer:
         """A `PlanResponse` as a dictionary. A tenant's concurrent calls for the same spec share one request.
@@ -77,13 +77,13 @@ class DryRunner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.process.close()
+        await self.planner.close()
 
     async def _make(self, tenant: str, key: str, argument: dict[str, Any]) -> _Answer:
         # The start of the planner takes no turn, so that a turn is as long as a plan.
-        await self.facts()
+        await self.capabilities()
         async with self._turns.turn(tenant):
-            answer = await self.process.ask("dry_run", argument, self._limits.plan_seconds)
+            answer = await self.planner.ask("dry_run", argument, self._limits.plan_seconds)
         self._cache[key] = (time.monotonic(), answer)
         while len(self._cache) > _MAX_CACHED:
             self._cache.popitem(last=False)

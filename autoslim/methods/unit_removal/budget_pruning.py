@@ -47,7 +47,7 @@ Fits = Callable[[Sequence[Layer]], bool]
 """Whether the model with these layers keeps to the budget and to all other limits."""
 
 
-def cut_to_budget(
+def prune_to_budget(
     shape: ViTShape, plan: Plan, ranking: Sequence[Removal], budget: int, constraints: Constraints | None = None
 ) -> tuple[list[Layer], Plan]:
     """The layers that stay, and their plan, after as few steps of `ranking` as the budget and the constraints allow.
@@ -61,7 +61,7 @@ def cut_to_budget(
 
     def fits(layers: Sequence[Layer]) -> bool:
         made = plan_of(plan, layers, shape)
-        # Closed forms equal the counts of the finished model, so that no model is built to try a cut.
+        # Closed forms equal the counts of the finished model, so that no model is built to try a number of removals.
         return predict(shape, made).total <= budget and constraints.fits(shape, made)
 
     dense = _dense_layers(shape)

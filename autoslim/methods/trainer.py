@@ -1,0 +1,81 @@
+"""What a method sees of training: a batch with its losses in a trial, and the loop that shared work runs on the dense model.
+
+Shapes: B batch, N tokens (prefix included), D width, C classes, h and w the size of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from autoslim.core.recipe import TrainingSettings
+from autoslim.core.result import EpochReport
+from autoslim.core.shape import ViTShape
+
+Tensors = dict[str, Tensor]
+
+DISTILLATION = frozenset({"distillation", "temperature"})
+"""The settings of a recipe's training that `DistillationBatch.task_loss` reads beside the labels' own."""
+
+
+class DistillationBatch(Protocol):
+    """One batch of the train phase. Each property is computed when it is first read, and never where it is not."""
+
+    images_B3HW: Tensor
+    student: nn.Module
+    teacher: nn.Module
+    """The frozen dense model."""
+
+    @property
+    def teacher_tokens(self) -> list[Tensor]:
+        """The teacher's tokens (B, N, D) behind each block. Read before the losses, it costs no second pass."""
+
+    @property
+    def logits_BC(self) -> Tensor:
+        """The student's logits."""
+
+    @property
+    def teacher_logits_BC(self) -> Tensor:
+        """The teacher's logits."""
+
+    @property
+    def task_loss(self) -> Tensor:
+        """The loss of the labels and of the teacher's soft labels, weighted as the recipe's `distillation` says."""
+
+    @property
+    def label_loss(self) -> Tensor:
+        """The loss of the labels alone."""
+
+
+class SharedTrainer(Protocol):
+    """What shared work gets: the dense model, the training images and a training loop, independent of any trial."""
+
+    shape: ViTShape
+    training: TrainingSettings
+    teacher: nn.Module
+    """The frozen dense model."""
+    epoch_images: int
+    """Training images in an epoch."""
+
+    def student(self) -> nn.Module:
+        """A copy of the dense model."""
+
+    def images(self, count: int) -> Iterator[Tensor]:
+        """Batches (B, 3, h, w) of `count` training images without augmentation; the same images at every call."""
+
+    def train(
+        self,
+        student: nn.Module,
+        loss: Callable[[DistillationBatch], Tensors],
+        *,
+        epochs: float,
+        learning_rates: dict[str, float] | None = None,
+        constant_rate: bool = False,
+        weight_decay: float | None = None,
+    ) -> Generator[EpochReport]:
+        """Trains `student` in place and writes a checkpoint an epoch; an interrupted call resumes from the last one.
+
+        Where `constant_rate` the learning rate neither rises nor falls. A `weight_decay` of None is the training's.
+        """
