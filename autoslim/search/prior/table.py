@@ -104,18 +104,18 @@ def block_shares(plan: Plan, shape: ViTShape) -> list[BlockShares]:
 
 
 def _relative(step: Step, shape: ViTShape, method: Method) -> Step:
-    # The solver rounds to whole counts, which moves a share a little out of its range.
-    inside = {name: _inside(method.ranges[name], value) for name, value in step.knobs.items()}
+    ranges = method.ranges
     # Repaired: a recipe that is older than a knob gets the value that it was run with.
-    repaired = method.repair(shape, inside)
+    repaired = method.repair(shape, {name: _inside(ranges[name], value) for name, value in step.knobs.items()})
     knobs: dict[str, Any] = {}
     for name, value in repaired.items():
-        is_layer = method.ranges[name].kind == "layer"
-        knobs[name] = round(value / shape.depth, _DIGITS) if is_layer else _short(value)
+        is_layer = ranges[name].kind == "layer"
+        knobs[name] = round(value / shape.depth, _DIGITS) if is_layer else _short(_inside(ranges[name], value))
     return step.replace(knobs=knobs)
 
 
 def _inside(knob: Knob, value: Any) -> Any:
+    """A share that was rounded to a whole count, and so moved a little out of its range, is put back."""
     return min(max(value, knob.widest[0]), knob.widest[1]) if knob.kind == "float" else value
 
 

@@ -42,7 +42,7 @@ class Nearest:
         return min(max(float(self._values[name]), low), high)
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return min(max(round(self._values[name]), low), high)
+        return min(max(int(self._values[name]), low), high)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         wanted = [self._values[name], self._defaults.get(name)]

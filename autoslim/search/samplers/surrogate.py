@@ -91,7 +91,7 @@ class Surrogate:
         expected = self._mean + (trend - self._center) @ self._weights
         # scikit-learn's own `predict` gives the mean only; the trees are asked one by one, and they read 32-bit floats.
         numbers = np.column_stack([x, ends]).astype(np.float32)
-        return before + np.stack([expected + tree.tree_.predict(numbers)[:, 0] for tree in self._trees.estimators_])
+        return np.asarray(before + np.stack([expected + tree.tree_.predict(numbers)[:, 0] for tree in self._trees.estimators_]))
 
 
 _N_FLOPS = 3
