@@ -99,7 +99,10 @@ class BestKnown:
         assert self.surrogate is not None and proposal.plan is not None
         vector = self._encoder.encode(proposal.recipe, proposal.plan)
         kept = float(self.surrogate.predict([vector]).mean())
-        return (1.0 + kept) * (1.0 - float(vector[0])) if proposal.target == Target.FREE else kept
+        if proposal.target != Target.FREE:
+            return kept
+        # As if the dense model made no mistake: how accurate it is, a surrogate of other models' trials cannot know.
+        return (1.0 + kept - 1.0 / self._builder.shape.classes) * (1.0 - float(vector[0]))
 
     def _best_steps(self, method: str, target: str) -> list[Step]:
         """The method's steps in the trials that are furthest ahead of others of the same FLOPs, the best first."""
