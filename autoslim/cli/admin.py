@@ -33,7 +33,7 @@ def access(config: ConfigFile = None, root: Root = None, storage: ServiceStorage
         sys.stdout.write(f"{describe_access(settings)}\n")
         return
     with Keys(settings.storage) as keys:
-        sys.stdout.write(json_format.dumps({"access": keys.access(), "usable_keys": keys.usable()}) + "\n")
+        sys.stdout.write(json_format.dumps({"access": keys.access(), "usable_keys": keys.count_usable()}) + "\n")
 
 
 @app.command(name="open")
@@ -78,7 +78,7 @@ def close_service(config: ConfigFile = None, root: Root = None, storage: Service
 
     with Keys(settings_of(config, root=root, storage=storage).storage) as keys:
         keys.set_access(Access.CLOSED)
-        usable = keys.usable()
+        usable = keys.count_usable()
     hint = "" if usable else "; no key may be used now, create one with `autoslim keys create`"
     sys.stderr.write(f"the service is closed: every request needs an API key{hint}\n")
 

@@ -104,7 +104,7 @@ def revoke(
 
     match = re.fullmatch(r"autoslim_([0-9a-f]+)_.*", key)
     with Keys(settings_of(config, root=root, storage=storage).storage) as keys:
-        revoked, usable = keys.revoke(match[1] if match else key), keys.usable()
+        revoked, usable = keys.revoke(match[1] if match else key), keys.count_usable()
     sys.stderr.write(f"key {revoked.id} of tenant {revoked.tenant} is revoked\n")
     if not usable:
         sys.stderr.write(

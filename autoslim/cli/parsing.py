@@ -96,10 +96,10 @@ def fields_of(cli_input: CliInput, model: type[pydantic.BaseModel]) -> dict[str,
 
 def placement_of(cli_input: CliInput, output: Path) -> Placement:
     """Raises SpecError that names the flag or the variable."""
-    return placed(Placement, cli_input, output=str(output.absolute()))
+    return read_placement(Placement, cli_input, output=str(output.absolute()))
 
 
-def placed(model: type[P], cli_input: CliInput, **more: Any) -> P:
+def read_placement(model: type[P], cli_input: CliInput, **more: Any) -> P:
     """A placement from flags, variables and `more`, which has the fields that a subclass adds.
 
     Raises:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoslim.cli import flags as flag
-from autoslim.cli.parsing import CliInput, placed
+from autoslim.cli.parsing import CliInput, read_placement
 from autoslim.config import TrialPlacement
-from autoslim.core.folder_lock import claim_for_service
+from autoslim.core.folder_lock import mark_as_service_folder
 from autoslim.core.private_files import make_private, write_privately
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ Dashboard = Annotated[
 ]
 Lease = Annotated[
     float | None,
-    flag.flag("--lease-seconds", "Seconds without a heartbeat after which another driver takes over a job. Default: 60."),
+    flag.flag(
+        "--lease-seconds",
+        "Seconds after which a job whose driver has not renewed its lease passes to another driver. Default: 60.",
+    ),
 ]
 
 
@@ -47,9 +50,9 @@ def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
     settings = read_settings(config, flags=flags)
     write_privately()
     settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    claim_for_service(settings.root)
-    # Also the folders of an earlier version, which were open to other users. `jobs` is closed by itself for the trials on other nodes,
-    # whose umask is their own.
+    mark_as_service_folder(settings.root)
+    # Also the folders of an earlier version, which were open to other users. `jobs` is made private, too, because trials on
+    # other nodes write there with their own umask.
     for folder in (settings.root, settings.root / "jobs"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_private(folder)
@@ -143,7 +146,7 @@ def supervise(
     settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
     more = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
     service = {"storage": settings.storage, "root": settings.root.absolute(), "tracking_uri": settings.tracking_uri}
-    driver = placed(DriverSettings, CliInput.of(context), **service, **more)
+    driver_settings = read_placement(DriverSettings, CliInput.of(context), **service, **more)
     log_json()
-    parent = sys.stdin.fileno() if until_stdin_ends else None
-    run(driver, choose_executor(driver, dashboard=dashboard), jobs=jobs, parent=parent)
+    stdin = sys.stdin.fileno() if until_stdin_ends else None
+    run(driver_settings, choose_executor(driver_settings, dashboard=dashboard), jobs=jobs, until_end_of=stdin)

@@ -78,7 +78,7 @@ def refuse_other_use(root: Path, use: FolderUse) -> None:
         raise OutputError(f"{root} is the folder of an autoslim {found}; choose another folder for autoslim {use}")
 
 
-def claim_for_service(root: Path) -> None:
+def mark_as_service_folder(root: Path) -> None:
     """Marks the folder as a service's. API and supervisors share it, so that none of them keeps the lock.
 
     Raises:

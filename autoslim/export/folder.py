@@ -26,8 +26,8 @@ from autoslim.models.weights import file_digest
 CHECKSUMS = "SHA256SUMS"
 LOAD_SCRIPT = "load.py"
 
-LOGIT_TOLERANCE = 1e-3
-"""Largest difference of a logit, as a share of the logits' standard deviation. A correct form differs by far less, unless another
+RELATIVE_LOGIT_TOLERANCE = 1e-3
+"""Largest absolute difference of a logit, as a share of the logits' standard deviation. A correct form differs by far less, unless another
 runtime's rounding resolves a near tie between two patches the other way."""
 
 MATCHING_SHARE = 7 / 8
@@ -88,7 +88,7 @@ def _with_flops(report: FormReport, path: Path, image_13HW: Tensor) -> FormRepor
 
 
 def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
-    """The largest difference of any logit (B, C), at batch 1 and at the whole batch.
+    """The largest absolute difference of any logit (B, C), at batch 1 and at the whole batch.
 
     Raises:
         ExportError: when too many images differ.
@@ -96,8 +96,9 @@ def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor)
     largest = 0.0
     for found_BC in logits_in_subprocess(name, path, images_B3HW):
         difference_B = (found_BC - expected_BC).abs().amax(dim=1)
-        spread = float(expected_BC.std()) or 1.0
-        matching = int((difference_B <= LOGIT_TOLERANCE * spread).sum())
+        # Where all logits are equal, there is no deviation to compare with.
+        std = float(expected_BC.std()) or 1.0
+        matching = int((difference_B <= RELATIVE_LOGIT_TOLERANCE * std).sum())
         if matching < MATCHING_SHARE * len(difference_B):
             raise ExportError(
                 f"its logits match the model's in {matching} of {len(difference_B)} images; the largest difference is "

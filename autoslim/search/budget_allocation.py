@@ -52,12 +52,12 @@ class BudgetAllocator:
         """The assignment of trial `number`, counted from 0."""
         if number < len(self._opening):
             return self._opening[number]
-        turn = number - len(self._opening)
-        if not self._budgets or is_free_turn(turn):
+        after_opening = number - len(self._opening)
+        if not self._budgets or is_free(after_opening):
             return self._to_sampler(Target.FREE)
-        # The turns without the free ones are numbered 0, 1, 2, ... so that every budget gets the same number of them.
-        cycles, place = divmod(turn, FREE_PERIOD)
-        return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + place) % len(self._budgets)])
+        # The trials that are not free are numbered 0, 1, 2, ... so that every budget gets the same number of them.
+        cycles, position = divmod(after_opening, FREE_PERIOD)
+        return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + position) % len(self._budgets)])
 
     def _to_sampler(self, target: str) -> Assignment:
         return Assignment(target=target, origin=Origin.SAMPLER, methods=tuple(self.feasible_methods[target]))
@@ -78,11 +78,11 @@ class BudgetAllocator:
         # The free target comes first: what a method can do at any FLOPs says more than what it does at one budget.
         return controls + self._firsts(missing, [Target.FREE, *self._budgets])
 
-    def _firsts(self, methods: Sequence[str], turns: Sequence[str]) -> list[Assignment]:
+    def _firsts(self, methods: Sequence[str], targets: Sequence[str]) -> list[Assignment]:
         """One trial for each of the methods, the targets in turns."""
         firsts = []
-        for place, method in enumerate(methods):
-            target = turns[place % len(turns)]
+        for index, method in enumerate(methods):
+            target = targets[index % len(targets)]
             reaches = method in self.feasible_methods[target]
             firsts.append(
                 Assignment(
@@ -105,6 +105,6 @@ class BudgetAllocator:
         return controls
 
 
-def is_free_turn(turn: int) -> bool:
-    """Whether a trial is free by its place after the opening, counted from 0."""
-    return turn % FREE_PERIOD == FREE_PERIOD - 1
+def is_free(after_opening: int) -> bool:
+    """Whether a trial is free by its number after the opening, counted from 0."""
+    return after_opening % FREE_PERIOD == FREE_PERIOD - 1

@@ -6,7 +6,7 @@ import dataclasses
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
-from autoslim.search.budget_allocation import FREE_PERIOD, is_free_turn
+from autoslim.search.budget_allocation import FREE_PERIOD, is_free
 from autoslim.search.pruners import make_pruner
 from autoslim.search.refinement import MAX_REFINEMENT_FACTOR
 from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, search_limits
@@ -45,7 +45,7 @@ def expected_work(job: SearchJob) -> Workload:
             epochs += block * (whole + (FREE_PERIOD - 1) * stopped) / FREE_PERIOD
         else:
             # A control is never stopped, and a free trial has few others of its FLOPs to be compared with.
-            epochs += whole if trials < budgets or is_free_turn(trials) else stopped
+            epochs += whole if trials < budgets or is_free(trials) else stopped
         trials += block
     return _with_refinement(job, trials, epochs)
 

@@ -76,7 +76,7 @@ def describe_access(settings: ServiceSettings) -> str:
     """Whether the service is open or closed, as one sentence. Raises UnavailableError when the store cannot be reached."""
     with Keys(settings.storage) as keys:
         if settings.keys_required or keys.access() is Access.CLOSED:
-            without = "" if keys.usable() else ", and no key may be used now: create one with `autoslim keys create`"
+            without = "" if keys.count_usable() else ", and no key may be used now: create one with `autoslim keys create`"
             return f"closed: every request needs an API key{without}"
     who = "whoever reaches it" if settings.trust_network else "whoever is on this machine"
     return f"open: {who} needs no API key, and has the jobs of the tenant {LOCAL_TENANT!r}; `autoslim keys create` closes it"

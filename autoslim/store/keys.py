@@ -23,7 +23,7 @@ from autoslim.store import access, clock, schema
 from autoslim.store.access import Access
 from autoslim.store.database import Database
 
-_TOKEN_PATTERN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+_CREDENTIAL_PATTERN = re.compile(r"autoslim_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _TENANT_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LAST_USE_SECONDS = 60.0
 """Least time between two writes of a key's last use: else every request would write to the database."""
@@ -107,9 +107,9 @@ class Keys:
             raise NotFoundError(f"there is no key {key_id[:100]!r}")
         return _key(row)
 
-    def authenticate(self, token: str) -> ApiKey | None:
-        """The key whose token (`autoslim_<id>_<secret>`) this is; None where there is none, or it may not be used now."""
-        match = _TOKEN_PATTERN.fullmatch(token)
+    def authenticate(self, credential: str) -> ApiKey | None:
+        """The key of this credential, `autoslim_<id>_<secret>`; None where there is none, or it may not be used now."""
+        match = _CREDENTIAL_PATTERN.fullmatch(credential)
         if match is None:
             return None
         key_id, secret = match.groups()
@@ -117,8 +117,8 @@ class Keys:
             row = connection.execute(sa.select(schema.keys).where(_keys.id == key_id)).one_or_none()
             now = clock.now(connection)
         # An unknown id takes as long as a wrong secret.
-        known = hmac.compare_digest(_digest(secret), row.digest if row is not None else _digest(""))
-        if row is None or not known or row.revoked_at is not None or (row.expires_at or _NEVER) <= clock.text(now):
+        secret_matches = hmac.compare_digest(_digest(secret), row.digest if row is not None else _digest(""))
+        if row is None or not secret_matches or row.revoked_at is not None or (row.expires_at or _NEVER) <= clock.text(now):
             return None
         if (row.last_used_at or "") < clock.text(now, offset_seconds=-_LAST_USE_SECONDS):
             with self._database.writing() as connection:
@@ -132,7 +132,7 @@ class Keys:
             rows = connection.execute(query if tenant is None else query.where(_keys.tenant == tenant)).all()
         return [_key(row) for row in rows]
 
-    def usable(self) -> int:
+    def count_usable(self) -> int:
         """The number of keys that may be used now."""
         with self._database.reading() as connection:
             return _usable(connection)

@@ -88,7 +88,7 @@ class Leases(EventLog):
             connection.execute(schema.queue.update().where(_queue.id == claim.id).values(**lease))
         return row.cancel_requested_at is not None
 
-    def advance(
+    def transition(
         self,
         claim: Claim,
         state: QueueState,

@@ -11,7 +11,7 @@ from autoslim.core.recipe import Recipe
 from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
 from autoslim.methods import Constraints
-from autoslim.methods.layers.adaptive_trunk import padded
+from autoslim.methods.layers.adaptive_trunk import static_shapes
 from autoslim.training.context import TrialContext
 from autoslim.training.measure import Measured
 from autoslim.training.model_checks import check_flops, check_limits
@@ -62,7 +62,7 @@ def _count(
     shape = context.dense.shape
     predicted = predict(shape, plan)
     # Counted at the caps, where every image has the most tokens: this is what the plan describes.
-    with padded(model):
+    with static_shapes(model):
         fvcore = count_flops(model, shape.image_size)
         by_torch = count_flops_torch(model, shape.image_size)
     held = measured.flops_mean if recipe.bound == "mean" else None

@@ -255,7 +255,7 @@ class Installation:
         os.environ.update(self._passwords())
         self.settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with Keys(self.settings.storage) as keys:
-            if keys.usable():
+            if keys.count_usable():
                 return None
             return keys.create(tenant="local", scopes=list(Scope), name="the installation's first key")[1]
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from autoslim.core.folder_lock import FolderLock, FolderUse, claim_for_service, used_for
+from autoslim.core.folder_lock import FolderLock, FolderUse, mark_as_service_folder, used_for
 from autoslim.errors import OutputError
 
 MARKS = {FolderUse.SEARCH: "job.json", FolderUse.SLIM: "slim.json", FolderUse.SERVE: "service"}
@@ -81,8 +81,8 @@ def test_a_folder_whose_process_was_killed_is_free_again(tmp_path):
 
 
 def test_a_services_folder_is_marked_once_and_shared(tmp_path):
-    claim_for_service(tmp_path)
-    claim_for_service(tmp_path)
+    mark_as_service_folder(tmp_path)
+    mark_as_service_folder(tmp_path)
     assert used_for(tmp_path) is FolderUse.SERVE
     with pytest.raises(OutputError, match="is the folder of an autoslim serve"):
         FolderLock(tmp_path, FolderUse.SEARCH).__enter__()
@@ -92,7 +92,7 @@ def test_a_services_folder_of_an_earlier_version_is_known_by_its_jobs(tmp_path):
     (tmp_path / "jobs").mkdir()
     with pytest.raises(OutputError, match="is the folder of an autoslim serve"):
         FolderLock(tmp_path, FolderUse.SLIM).__enter__()
-    claim_for_service(tmp_path)
+    mark_as_service_folder(tmp_path)
     assert (tmp_path / "service").is_file()
 
 

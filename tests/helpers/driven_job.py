@@ -41,7 +41,7 @@ class DrivenJob:
 
     def advance(self, *states: str) -> None:
         for state in states:
-            self.service.queue.advance(self.claim, QueueState(state))
+            self.service.queue.transition(self.claim, QueueState(state))
 
     def tell(self, type: str, **data: Any) -> None:
         self.service.queue.record(self.claim, type, data)
@@ -55,13 +55,13 @@ class DrivenJob:
 
     def succeed(self, **changes: Any) -> None:
         self.advance("FINALIZING")
-        self.service.queue.advance(self.claim, QueueState.SUCCEEDED, result=json.dumps({**RESULT, **changes}))
+        self.service.queue.transition(self.claim, QueueState.SUCCEEDED, result=json.dumps({**RESULT, **changes}))
 
     def fail(
         self, kind: str = "INFEASIBLE", message: str = "no trial was within 50%", next: str = "autoslim plan job.yaml"
     ) -> None:
         failure = Failure(failure_class=FailureClass(kind), message=message, next=next)
-        self.service.queue.advance(self.claim, QueueState.FAILED, failure=failure)
+        self.service.queue.transition(self.claim, QueueState.FAILED, failure=failure)
 
     def log(self, text: str) -> None:
         file = self.folder / "logs" / f"attempt-{self.claim.attempt}.log"

@@ -35,7 +35,7 @@ from autoslim.core.plan import Plan
 from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict, predict_params
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import logits_of
-from autoslim.methods.layers.adaptive_trunk import padded
+from autoslim.methods.layers.adaptive_trunk import static_shapes
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.life_regression.regressor import SoftLifeTrunk
 from autoslim.models import DenseModel
@@ -75,7 +75,7 @@ def flops_measured_are_those_predicted_and_within_the_budget(method: str, model:
     predicted = predict(dense.shape, finished.plan)
     assert count_flops(finished.model, 32) == predicted.total <= share_of_dense(dense.shape, 0.6)
     matmuls = predicted.matmuls + sum(extra.matmuls for extra in finished.plan.extras)
-    with padded(finished.model):
+    with static_shapes(finished.model):
         assert abs(count_flops_torch(finished.model, 32) - matmuls) <= COUNTERS_AGREE_WITHIN * matmuls
     finished.plan.check(dense.shape)
 

@@ -130,13 +130,13 @@ class Site:
         return "\n".join(f"== {path}\n{path.read_text()}" for path in sorted(self.settings.root.glob("jobs/*/logs/*")))
 
 
-def supervisor_code(command: tuple[str, ...] = DRIVER, *, parent: int | None = None) -> str:
+def supervisor_code(command: tuple[str, ...] = DRIVER, *, until_end_of: int | None = None) -> str:
     """A Python program: the supervisor, with drivers of this command."""
     return (
         "from workers.service.supervise import supervise; from workers.service.local_executor import LocalExecutor\n"
         "from workers.service.settings import read_driver_settings; from autoslim.core.logs import log_json\n"
         "settings = read_driver_settings(); log_json()\n"
-        f"supervise(settings, LocalExecutor(settings, command={command!r}), round_seconds=0.05, parent={parent})"
+        f"supervise(settings, LocalExecutor(settings, command={command!r}), round_seconds=0.05, until_end_of={until_end_of})"
     )
 
 
@@ -153,7 +153,7 @@ def service_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
     code = (
         "import sys; from autoslim.service import serve; from autoslim.service.settings import ServiceSettings\n"
         f"settings = ServiceSettings(storage={site.settings.storage!r}, root={str(site.settings.root)!r})\n"
-        f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(parent=0)!r}])"
+        f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(until_end_of=0)!r}])"
     )
     with _python(site, code) as process:
         yield process
@@ -187,7 +187,7 @@ def _python(site: Site, code: str) -> Iterator[subprocess.Popen[bytes]]:
 class PlacingExecutor(LocalExecutor):
     """Like a Ray cluster: a driver waits until a node has room for it, and is given up after a while. `nodes` is set by the test."""
 
-    unreachable = "the cluster cannot be reached"
+    unreachable_reason = "the cluster cannot be reached"
 
     def __init__(self, settings: DriverSettings, *, nodes: bool, command: tuple[str, ...] = DRIVER) -> None:
         super().__init__(settings, command=command, grace=5.0)
@@ -208,11 +208,11 @@ class PlacingExecutor(LocalExecutor):
 
     def give_up(self) -> None:
         """Of the drivers that wait, as Ray does after fifteen minutes."""
-        self.waiting = dict.fromkeys(self.waiting, DriverState.UNSCHEDULED)
+        self.waiting = dict.fromkeys(self.waiting, DriverState.NEVER_SCHEDULED)
 
     def stop(self, driver: Driver) -> None:
         if driver in self.waiting:
-            self.waiting[driver] = DriverState.UNSCHEDULED
+            self.waiting[driver] = DriverState.NEVER_SCHEDULED
         else:
             super().stop(driver)
 

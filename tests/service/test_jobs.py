@@ -218,7 +218,7 @@ def test_a_failure_is_one_class_one_sentence_and_one_command(service: RunningSer
         claim = service.queue.claim("test", 60)
         assert claim is not None
     failure = Failure(failure_class=FailureClass.DATA, message="class 'rose' has no image", next="autoslim submit job.yaml")
-    service.queue.advance(claim, QueueState.FAILED, failure=failure)
+    service.queue.transition(claim, QueueState.FAILED, failure=failure)
     view = client.get(f"/v1/jobs/{job.id}").json()
     assert view["state"] == "FAILED"
     assert view["failure"] == {"failure_class": "DATA", "message": failure.message, "next": failure.next}

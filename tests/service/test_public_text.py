@@ -67,7 +67,7 @@ def told(client: httpx.Client, job_id: str) -> str:
 
 def test_a_paused_jobs_reason_names_what_its_owner_can_do(service: RunningService, client: httpx.Client, tenant: str) -> None:
     job = DrivenJob(service, service.put(tenant).id)
-    service.queue.advance(job.claim, QueueState.PAUSED, reason=f"infra: {LEAK}")
+    service.queue.transition(job.claim, QueueState.PAUSED, reason=f"infra: {LEAK}")
     shown = client.get(f"/v1/jobs/{job.id}").json()
     assert shown["reason"] == (
         "infra: the database (address) cannot be reached, see (path); the job resumes by itself when this is over, "

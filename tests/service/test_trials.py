@@ -20,7 +20,7 @@ def searching(service: RunningService, tenant: str) -> QueuedJob:
     claim = _claim(service, job.id)
     sample.fill(service.store, sample.make_job(id=job.id))
     for state in (QueueState.PREPARING, QueueState.SEARCHING):
-        service.queue.advance(claim, state)
+        service.queue.transition(claim, state)
     return service.queue.get(job.id)
 
 

@@ -48,9 +48,9 @@ def bring_to(queue, state):
     claim = queue.adopt(job.id, claim.attempt, "driver", 60)
     for step in (S.SEARCHING, S.FINALIZING):
         if queue.get(job.id).state is not state and state not in (S.PAUSED, S.FAILED):
-            queue.advance(claim, step)
+            queue.transition(claim, step)
     if queue.get(job.id).state is not state:
-        queue.advance(claim, state, **TO.get(state, {}))
+        queue.transition(claim, state, **TO.get(state, {}))
     return queue.get(job.id), claim
 
 
@@ -273,7 +273,7 @@ def test_a_driver_takes_a_job_where_the_table_says_and_nowhere_else(queue, start
     for to in S:
         job, claim = bring_to(queue, start)
         if to in TRANSITIONS[start]:
-            queue.advance(claim, to, **TO.get(to, {}))
+            queue.transition(claim, to, **TO.get(to, {}))
             after = queue.get(job.id)
             assert after.state is to
             assert states(queue, job.id)[-1] == to
@@ -284,7 +284,7 @@ def test_a_driver_takes_a_job_where_the_table_says_and_nowhere_else(queue, start
                     queue.renew(claim, 60)
         else:
             with pytest.raises(JobError, match=f"is {start} and cannot become {to}"):
-                queue.advance(claim, to, **TO.get(to, {}))
+                queue.transition(claim, to, **TO.get(to, {}))
             assert queue.get(job.id) == job
         queue.request_cancel(job.id)
         queue.expire_lease(job.id, 1)
@@ -313,7 +313,7 @@ def test_cancelling_works_in_every_state_and_twice(queue):
         if state.running:
             assert once.state is state
             assert queue.renew(claim, 60) is True
-            queue.advance(claim, S.CANCELLED)
+            queue.transition(claim, S.CANCELLED)
             assert queue.get(job.id).state is S.CANCELLED
         else:
             assert once.state is (state if state.ended else S.CANCELLED)
@@ -332,7 +332,7 @@ def test_only_ended_jobs_are_purged_and_with_all_their_rows(queue):
     store = Store.__new__(Store)
     store._database, store.url = queue._database, queue.url
     fill(store, make_job(id=job.id))
-    queue.advance(claim, S.CANCELLED)
+    queue.transition(claim, S.CANCELLED)
     queue.purge(job.id)
     assert queue.events(job.id) == []
     assert store.jobs() == []
@@ -351,7 +351,7 @@ def test_a_job_whose_lease_ran_out_is_claimed_again_and_the_first_claimer_is_ref
     assert second.fence > first.fence
     for use in (
         lambda: queue.renew(first, 60),
-        lambda: queue.advance(first, S.FAILED, failure=BROKEN),
+        lambda: queue.transition(first, S.FAILED, failure=BROKEN),
         lambda: queue.record(first, "message", {}),
     ):
         with pytest.raises(LeaseLostError, match=r"no longer held by a \(attempt 1\)"):
@@ -416,7 +416,7 @@ def test_a_job_says_why_it_stands_still_and_stops_saying_so(queue):
     queue.set_reason_of_running(None, instead_of="the cluster is away")
     assert queue.get(job.id).reason is None
     assert [event.data["text"] for event in queue.events(job.id) if event.type == "message"] == ["the disk is full"]
-    queue.advance(claim, S.CANCELLED)
+    queue.transition(claim, S.CANCELLED)
     with pytest.raises(LeaseLostError):
         queue.set_reason(claim, "too late")
 
@@ -446,7 +446,7 @@ def test_a_job_whose_lease_is_not_renewed_says_so_long_before_the_lease_ends(que
     pass_in_silence(queue, SILENT_SECONDS + 1)
     queue.set_reason(claim, "the disk is full")
     assert queue.get(job.id).reason == "the disk is full", "what is known is told"
-    queue.advance(claim, S.PAUSED)
+    queue.transition(claim, S.PAUSED)
     assert queue.get(job.id).reason is None, "nobody has to renew a pause"
 
 
@@ -506,7 +506,7 @@ def test_a_paused_job_waits_longer_each_time_and_comes_back(queue):
     waits = []
     for _ in range(8):
         claim = queue.claim("a", 60)
-        queue.advance(claim, S.PAUSED, reason="the disk is full")
+        queue.transition(claim, S.PAUSED, reason="the disk is full")
         assert queue.claim("a", 60) is None
         paused = queue.get(job.id)
         assert (paused.state, paused.reason) == (S.PAUSED, "the disk is full")
@@ -529,7 +529,7 @@ def test_eight_claimers_drain_the_queue_with_every_job_begun_once(database_url, 
                     driver = own.adopt(claim.id, claim.attempt, "d", 60)
                     own.record(driver, "message", {"text": "here"})
                     for state in (S.SEARCHING, S.FINALIZING, S.SUCCEEDED):
-                        own.advance(driver, state, **TO.get(state, {}))
+                        own.transition(driver, state, **TO.get(state, {}))
         except Exception as error:
             failures.append(error)
 

@@ -60,7 +60,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
         return trial_config(
-            assignment.recipe, number=assignment.number, folder=folder, budget_label=assignment.target, common=self._common
+            assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=self._common
         )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         recipe = Recipe.from_json(config["recipe"])
         bind_trial_ids(config, recipe)
         self._reports: Reports = run_trial(
-            recipe, self._trial_context, Path(config["trial_folder"]), budget_label=config["budget_label"]
+            recipe, self._trial_context, Path(config["trial_folder"]), budget_label=config["target"]
         )
 
     def step(self) -> dict[str, Any]:
@@ -99,20 +99,21 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 def bind_trial_ids(config: dict[str, Any], recipe: Recipe) -> None:
     """Adds the trial's ids to every line that this process logs from now on (`autoslim.core.logs.bind`)."""
     bind(job_id=config["job_id"], trial=config["trial_number"], method=recipe.method)
-    _log.info("trial begins", extra={"budget": config["budget_label"], "recipe": recipe.key})
+    _log.info("trial begins", extra={"target": config["target"], "recipe": recipe.key})
 
 
 def _context_key(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(config[name] for name in _CONTEXT_KEYS)
 
 
-def trial_config(recipe: Recipe, *, number: int, folder: Path, budget_label: str, common: Mapping[str, Any]) -> dict[str, Any]:
+def trial_config(recipe: Recipe, *, number: int, folder: Path, target: str, common: Mapping[str, Any]) -> dict[str, Any]:
     """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
 
-    A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `budget_label`. `common` has
-    the keys that are the same for all trials of a search: `job_id`, the folders of the dense model (`base_folder`), of the images
-    (`dataset_folder`) and of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work
-    (`shared_training`), the number of PyTorch's threads (`torch_threads`), and the file of the latency table or "" (`latency_table`).
+    A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `target`
+    (the label of a budget, or `free`). `common` has the keys that are the same for all trials of a search: `job_id`, the folders
+    of the dense model (`base_folder`), of the images (`dataset_folder`) and of results that trials share (`shared_folder`), the
+    TrainingSettings (JSON) of such shared work (`shared_training`), the number of PyTorch's threads
+    (`torch_threads`), and the file of the latency table or "" (`latency_table`).
     """
-    own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "budget_label": budget_label}
+    own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ from autoslim.core.selection import best_within
 from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
 from autoslim.export.artifact import load, load_config
-from autoslim.methods.layers.adaptive_trunk import padded
+from autoslim.methods.layers.adaptive_trunk import static_shapes
 from autoslim.search import Proposer
 from autoslim.search.refinement import searched
 from autoslim.search.samplers.optuna_replay import replay
@@ -242,7 +242,7 @@ def _copy_model(reused: ReusedModel, name: str, output: RunFolder, *, number: in
 def _check_model(folder: Path, trial: TrialResult, name: str) -> None:
     """Raises TrialError where the model is another one than the trial's: the budget is promised for what is delivered."""
     config, model = load_config(folder), load(folder)
-    with padded(model):
+    with static_shapes(model):
         flops = count_flops(model, config.shape.image_size)
     if flops != config.flops.fvcore or config.recipe != trial.recipe:
         raise TrialError(

@@ -153,7 +153,7 @@ def _write_outcome(queue: Queue, claim: Claim, state: QueueState, outcome: dict[
     give_up = time.monotonic() + patience
     while True:
         try:
-            return queue.advance(claim, state, **outcome)  # type: ignore[arg-type]
+            return queue.transition(claim, state, **outcome)  # type: ignore[arg-type]
         except UnavailableError as error:
             if time.monotonic() > give_up:
                 raise

@@ -14,14 +14,14 @@ PENDING_REASON = f"waiting for a node with {RESOURCE}"
 
 
 class DriverState(enum.Enum):
-    """PENDING waits for a node, and UNSCHEDULED has ended without ever having had one: nothing of such a driver has run. ENDED is any
+    """PENDING waits for a node, and NEVER_SCHEDULED has ended without ever having had one: nothing of such a driver has run. ENDED is any
     other end.
     """
 
     PENDING = enum.auto()
     RUNNING = enum.auto()
     ENDED = enum.auto()
-    UNSCHEDULED = enum.auto()
+    NEVER_SCHEDULED = enum.auto()
 
     @property
     def alive(self) -> bool:
@@ -53,7 +53,7 @@ class Executor(Protocol):
     Every method raises UnavailableError when the cluster cannot be reached.
     """
 
-    unreachable: str
+    unreachable_reason: str
     """The reason of jobs that stand still while it cannot be: for their tenants, without addresses."""
 
     def start(self, driver: Driver) -> None:

@@ -37,7 +37,7 @@ class JobEvents(SearchCallback):
 
     def on_stage_start(self, stage: SearchStage) -> None:
         with self._lease_held():
-            self._queue.advance(self._claim, _STATES[stage])
+            self._queue.transition(self._claim, _STATES[stage])
         self._print("state", {"state": _STATES[stage].value})
 
     def on_message(self, text: str) -> None:

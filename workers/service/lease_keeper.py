@@ -84,7 +84,7 @@ class LeaseKeeper:
     def _exit_cancelled(self) -> None:
         _log.error("the search did not end within %g s of its cancellation; this driver exits", CANCEL_GRACE)
         try:
-            self._queue.advance(self._claim, QueueState.CANCELLED)
+            self._queue.transition(self._claim, QueueState.CANCELLED)
         except (UnavailableError, LeaseLostError) as error:
             # The supervisor cancels the job when the lease has ended.
             _log.error("the cancellation could not be written: %s", error)

@@ -28,7 +28,7 @@ _KILL_SECONDS = 5.0
 class LocalExecutor(Executor):
     """`command` is run with the job's id and the attempt as arguments; `grace` is in seconds."""
 
-    unreachable = "drivers cannot be started on the service's machine"
+    unreachable_reason = "drivers cannot be started on the service's machine"
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class RayJobsExecutor(Executor):
     An AUTOSLIM_STORAGE with a password must be in the nodes' environment: everything that is submitted can be read in the dashboard.
     """
 
-    unreachable = "the Ray cluster cannot be reached"
+    unreachable_reason = "the Ray cluster cannot be reached"
 
     def __init__(self, settings: DriverSettings, *, dashboard: str, python: str) -> None:
         self._settings, self._dashboard, self._python = settings, dashboard, python
@@ -60,7 +60,7 @@ class RayJobsExecutor(Executor):
         with self._client() as client:
             found = {Driver.parse(details.submission_id or ""): driver_state(details) for details in client.list_jobs()}
         states = {driver: state for driver, state in found.items() if driver is not None}
-        self._unscheduled = {driver for driver, state in states.items() if state is DriverState.UNSCHEDULED}
+        self._unscheduled = {driver for driver, state in states.items() if state is DriverState.NEVER_SCHEDULED}
         return states
 
     def stop(self, driver: Driver) -> None:
@@ -103,4 +103,4 @@ def driver_state(details: JobDetails) -> DriverState:
     # such as a broken runtime environment, which no node would mend.
     placed = details.driver_node_id is not None
     unscheduled = details.status is JobStatus.STOPPED or details.error_type in [kind.value for kind in _UNSCHEDULED_ERRORS]
-    return DriverState.UNSCHEDULED if unscheduled and not placed else DriverState.ENDED
+    return DriverState.NEVER_SCHEDULED if unscheduled and not placed else DriverState.ENDED

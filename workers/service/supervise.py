@@ -20,9 +20,9 @@ def supervise(
     *,
     jobs: int = 1,
     round_seconds: float = ROUND_SECONDS,
-    parent: int | None = None,
+    until_end_of: int | None = None,
 ) -> None:
-    """Runs the supervisor until SIGINT or SIGTERM, or until the stream of the descriptor `parent` ends.
+    """Runs the supervisor until SIGINT or SIGTERM, or until the stream of the descriptor `until_end_of` ends.
 
     Stopping it stops the drivers of this machine, whose jobs the next supervisor resumes; drivers on a cluster continue. While
     another supervisor of this machine runs the jobs of the same root, this one waits.
@@ -34,8 +34,8 @@ def supervise(
     """
     stop, lock = StopRequest(), SupervisorLock(settings.root)
     stop.on_signals()
-    if parent is not None:
-        stop.on_end_of(parent)
+    if until_end_of is not None:
+        stop.on_end_of(until_end_of)
     if not lock.acquire(stop, os.getpid()):
         return
     with lock, Queue(settings.storage) as queue:

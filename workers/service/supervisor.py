@@ -82,7 +82,7 @@ class Supervisor:
         self._paused_at: dict[Driver, float] = {}
         self._cancelled_at: dict[str, float] = {}
         # An earlier supervisor may have ended while the cluster was away.
-        self._unreachable = True
+        self._was_unreachable = True
         self._stop = stop or StopRequest()
 
     def run(self) -> None:
@@ -109,12 +109,12 @@ class Supervisor:
         self._pause_pending(drivers)
         # Jobs whose lease has ended are queued again, so that this round can start them.
         self._queue.requeue_expired()
-        held = {job.id: job for job in self._queue.list(states=(*RUNNING, QueueState.PAUSED), limit=_MAX_RUNNING)}
+        unfinished = {job.id: job for job in self._queue.list(states=(*RUNNING, QueueState.PAUSED), limit=_MAX_RUNNING)}
         # Dead and unwanted drivers before new ones: each of them may free resources of a node.
-        self._handle_dead(drivers, held)
-        self._stop_unwanted(drivers, held)
+        self._handle_dead(drivers, unfinished)
+        self._stop_unwanted(drivers, unfinished)
         for starting in list(self._starting.values()):
-            self._advance_start(starting, drivers)
+            self._continue_start(starting, drivers)
         self._claim(drivers)
 
     def _list_drivers(self) -> dict[Driver, DriverState]:
@@ -122,18 +122,18 @@ class Supervisor:
         try:
             drivers = self._executor.list_drivers()
         except UnavailableError:
-            reason = self._executor.unreachable
+            reason = self._executor.unreachable_reason
             for starting in list(self._starting.values()):
                 # If their leases just ended, they would count as lost, and a job that is lost too often fails. A driver that was
                 # started meanwhile may still adopt its job.
                 self._release(starting, QueueState.PAUSED, reason)
             self._queue.requeue_expired()
             self._queue.set_reason_of_running(reason)
-            self._unreachable = True
+            self._was_unreachable = True
             raise
-        if self._unreachable:
-            self._queue.set_reason_of_running(None, instead_of=self._executor.unreachable)
-            self._unreachable = False
+        if self._was_unreachable:
+            self._queue.set_reason_of_running(None, instead_of=self._executor.unreachable_reason)
+            self._was_unreachable = False
         return drivers
 
     def _pause_pending(self, drivers: dict[Driver, DriverState]) -> None:
@@ -141,9 +141,9 @@ class Supervisor:
         self._paused_at = {driver: at for driver, at in self._paused_at.items() if drivers.get(driver) is DriverState.PENDING}
         for driver, state in drivers.items():
             starting = self._starting.get(driver.job_id)
-            patient = starting is not None and starting.driver == driver and starting.elapsed < _START_SECONDS
-            again = time.monotonic() - self._paused_at.get(driver, -_PAUSE_RENEWAL_SECONDS) >= _PAUSE_RENEWAL_SECONDS
-            if state is DriverState.PENDING and not patient and again:
+            in_grace_period = starting is not None and starting.driver == driver and starting.elapsed < _START_SECONDS
+            pause_is_due = time.monotonic() - self._paused_at.get(driver, -_PAUSE_RENEWAL_SECONDS) >= _PAUSE_RENEWAL_SECONDS
+            if state is DriverState.PENDING and not in_grace_period and pause_is_due:
                 self._paused_at[driver] = time.monotonic()
                 self._pause(driver)
 
@@ -153,14 +153,14 @@ class Supervisor:
         if starting is not None and starting.driver == driver:
             del self._starting[driver.job_id]
 
-    def _handle_dead(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
+    def _handle_dead(self, drivers: dict[Driver, DriverState], unfinished: dict[str, QueuedJob]) -> None:
         """Requeues the jobs of drivers that died without writing an outcome, without waiting for their leases to end."""
         for driver, state in drivers.items():
             if state.alive:
                 continue
-            job = held.get(driver.job_id)
+            job = unfinished.get(driver.job_id)
             if job is not None and job.state.running and job.attempt == driver.attempt:
-                if state is DriverState.UNSCHEDULED:
+                if state is DriverState.NEVER_SCHEDULED:
                     self._pause(driver)
                 else:
                     _log.warning("driver %s has died", driver.name, extra={"job_id": driver.job_id})
@@ -168,11 +168,11 @@ class Supervisor:
                     self._starting.pop(driver.job_id, None)
             self._executor.delete_record(driver)
 
-    def _stop_unwanted(self, drivers: dict[Driver, DriverState], held: dict[str, QueuedJob]) -> None:
+    def _stop_unwanted(self, drivers: dict[Driver, DriverState], unfinished: dict[str, QueuedJob]) -> None:
         """Stops drivers whose job has ended or has a newer attempt, and those that do not obey a cancellation."""
-        self._cancelled_at = {job_id: at for job_id, at in self._cancelled_at.items() if job_id in held}
+        self._cancelled_at = {job_id: at for job_id, at in self._cancelled_at.items() if job_id in unfinished}
         for driver, state in drivers.items():
-            job = held.get(driver.job_id)
+            job = unfinished.get(driver.job_id)
             if state.alive and (job is None or job.attempt != driver.attempt or self._overdue(job)):
                 self._executor.stop(driver)
 
@@ -182,14 +182,14 @@ class Supervisor:
             return False
         return time.monotonic() - self._cancelled_at.setdefault(job.id, time.monotonic()) > _CANCEL_SECONDS
 
-    def _advance_start(self, starting: _Starting, drivers: dict[Driver, DriverState]) -> None:
+    def _continue_start(self, starting: _Starting, drivers: dict[Driver, DriverState]) -> None:
         """Takes a claimed job one step further: cancelled, its driver started, or its start abandoned."""
         claim, pending = starting.claim, drivers.get(starting.driver) is DriverState.PENDING
         try:
             # The supervisor holds the lease until the driver adopts it, which changes the owner and ends this renewal.
             cancel = self._queue.renew(claim, self._lease_seconds)
             if cancel and (pending or not starting.started):
-                self._queue.advance(claim, QueueState.CANCELLED)
+                self._queue.transition(claim, QueueState.CANCELLED)
             elif not starting.started:
                 self._start(starting, drivers)
                 return
@@ -231,7 +231,7 @@ class Supervisor:
         if not starting.failed:
             _log.warning("driver %s cannot be started yet: %s", starting.driver.name, error)
         starting.failed = True
-        reason = "the disk is full" if is_disk_full(error) else self._executor.unreachable
+        reason = "the disk is full" if is_disk_full(error) else self._executor.unreachable_reason
         if starting.elapsed > _START_SECONDS:
             self._release(starting, QueueState.PAUSED, reason)
         else:
@@ -241,7 +241,7 @@ class Supervisor:
         """Ends the claim and puts the job into `state`."""
         self._starting.pop(starting.claim.id, None)
         try:
-            self._queue.advance(starting.claim, state, reason=reason)
+            self._queue.transition(starting.claim, state, reason=reason)
         except LeaseLostError:
             _log.debug("job %s was claimed by another supervisor meanwhile", starting.claim.id)
 
@@ -255,7 +255,7 @@ class Supervisor:
                 return
             busy.add(claim.id)
             starting = self._starting[claim.id] = _Starting(claim, time.monotonic())
-            self._advance_start(starting, drivers)
+            self._continue_start(starting, drivers)
 
     def _shut_down(self) -> None:
         try:

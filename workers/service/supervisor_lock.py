@@ -46,7 +46,7 @@ class SupervisorLock:
         return False
 
     def __enter__(self) -> SupervisorLock:
-        """Of a lock that is held."""
+        """Of a lock that is unfinished."""
         return self
 
     def __exit__(self, *_: object) -> None:

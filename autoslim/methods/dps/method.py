@@ -43,8 +43,8 @@ from autoslim.methods.dps.thresholds import (
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.adaptive_trunk import (
     AdaptiveTrunk,
-    Drop,
-    DropBlock,
+    TokenDrop,
+    TokenDropBlock,
     refuse_pooling,
 )
 from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
@@ -235,17 +235,17 @@ def _adaptive(
 ) -> nn.Module:
     """Installs the adaptive trunk: drops inside the blocks, or in front of a block without attention."""
     inside: list[nn.Module] = []
-    steps: dict[int, Drop] = {}
+    steps: dict[int, TokenDrop] = {}
     for number, block in enumerate(blocks):
         if number not in scorers:
             inside.append(block)
             continue
         # Until `calibrate`, every image keeps as many patches as the caps allow.
-        drop = Drop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=scorers[number])
+        drop = TokenDrop(cap=counts[number], threshold=-math.inf, num_prefix_tokens=shape.prefix_tokens, scorer=scorers[number])
         # Without attention there are no keys for which the block would have to see the removed patches.
         if isinstance(block.attn, RemovedSublayer):
             inside.append(block)
             steps[number] = drop
         else:
-            inside.append(DropBlock(block, drop))
+            inside.append(TokenDropBlock(block, drop))
     return install(model, AdaptiveTrunk(inside, steps))

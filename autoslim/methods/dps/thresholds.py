@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.methods.base import StepContext
-from autoslim.methods.layers.adaptive_trunk import CountedTokens, Drop
+from autoslim.methods.layers.adaptive_trunk import CountedTokens, TokenDrop
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 
 HEADROOM = 1.25
@@ -31,7 +31,7 @@ _CALIBRATION_BATCH_SIZE = 64
 """Images in a pass. Each of the bisection's steps runs all of the calibration's images."""
 
 
-def scores_of(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
+def scores_of(model: nn.Module, drop: TokenDrop, images_B3HW: Tensor) -> Tensor:
     """The scores of all patches that reach a drop's scorer, of all images concatenated to one dimension, without padding."""
     found: list[Tensor] = []
 
@@ -48,7 +48,7 @@ def scores_of(model: nn.Module, drop: Drop, images_B3HW: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def set_threshold(drop: Drop, value: float) -> None:
+def set_threshold(drop: TokenDrop, value: float) -> None:
     threshold: Tensor = drop.threshold  # type: ignore[assignment]
     threshold.fill_(value)
 

@@ -4,9 +4,9 @@ A drop keeps the patches whose score is above its threshold, at least one and at
 that a batch is as long as its longest image. What is behind an image's count is padding: it is masked out of every softmax as a key, and
 nothing reads its residuals. One model has two forms with the same logits:
 
-- *ragged*, in eager mode: tokens are really removed, at batch 1 without any mask;
-- *padded*, wherever a graph is frozen (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop leaves
-  `cap` patches and a mask, so that shapes are static. The FLOPs counted are those of the caps, as in the plan.
+- with *dynamic shapes*, in eager mode: a batch is as long as its longest image; a batch of one has no mask;
+- with *static shapes*, wherever a graph is traced (torch.compile, torch.export, ONNX, torch.jit.trace and with it fvcore): every drop
+  leaves `cap` patches and a mask. The FLOPs counted are those of the caps, as in the plan.
 
 Shapes: B batch, N tokens (prefix included), K tokens that stay, P patches, D width.
 """
@@ -33,7 +33,7 @@ from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
 class CountedTokens(NamedTuple):
     """A padded batch of tokens (B, N, D): of image b the first `count_B[b]`, prefix included, are its own and the others padding.
 
-    `masked` is False where no image has padding, `padded` says which form is running. `score_BP` are the patches' scores, sorted as
+    `masked` is False where no image has padding, `static` says which form is running. `score_BP` are the patches' scores, sorted as
     the last drop has left them.
     """
 
@@ -41,7 +41,7 @@ class CountedTokens(NamedTuple):
     count_B: Tensor
     score_BP: Tensor | None
     masked: bool
-    padded: bool
+    static: bool
 
     def padding_BN(self) -> Tensor:
         """True where a token is padding."""
@@ -68,7 +68,7 @@ class Scorer(nn.Module, abc.ABC):
         """The price of scoring `tokens` tokens, prefix included, in front of or inside `block`, as it appears in the plan."""
 
 
-class Drop(nn.Module):
+class TokenDrop(nn.Module):
     """Keeps an image's patches with a score above `threshold`, at least one and at most `cap`, in falling order of score.
 
     Without a scorer, the scores and the order of an earlier drop are used again, and dropping is slicing.
@@ -85,24 +85,24 @@ class Drop(nn.Module):
         return self.select(tokens)[1]
 
     def select(self, tokens: CountedTokens) -> tuple[TokenIndices, CountedTokens]:
-        """The indices of the tokens that stay, and these tokens."""
+        """The tokens that stay: their indices, or a number of tokens from the front; and the tokens themselves."""
         prefix = self.num_prefix_tokens
         score_BP, order_BP = self._sorted(tokens)
         threshold: Tensor = self.threshold  # type: ignore[assignment]
         # At least one patch, so that heads that pool patches and later drops always have one.
-        kept_B = (score_BP > threshold).sum(dim=1).clamp(min=1, max=self.cap)
-        # A frozen graph cannot depend on counts: it keeps the cap and, as if one image kept nothing, always masks.
+        kept_count_B = (score_BP > threshold).sum(dim=1).clamp(min=1, max=self.cap)
+        # A traced graph cannot depend on counts: it keeps the cap and, as if one image kept nothing, always masks.
         shortest, longest = 0, min(self.cap, score_BP.shape[1])
-        if not tokens.padded:
+        if not tokens.static:
             # The batch is as long as its longest image. This is the one point where the host waits for the device.
-            shortest, longest = torch.stack(kept_B.aminmax()).tolist()
+            shortest, longest = torch.stack(kept_count_B.aminmax()).tolist()
         rows = prefix + longest if order_BP is None else behind_prefix(order_BP[:, :longest], num_prefix_tokens=prefix)
         kept = CountedTokens(
             x_BND=gather_tokens(tokens.x_BND, rows),
-            count_B=kept_B + prefix,
+            count_B=kept_count_B + prefix,
             score_BP=score_BP[:, :longest],
             masked=shortest < longest,
-            padded=tokens.padded,
+            static=tokens.static,
         )
         return rows, kept
 
@@ -127,10 +127,10 @@ class Drop(nn.Module):
         return map_BKN.masked_fill(kept.padding_BN()[:, :, None], 0.0)
 
 
-class DropBlock(nn.Module):
+class TokenDropBlock(nn.Module):
     """A `RectangularBlock` with a drop inside: tokens that stay are computed, keys and values are those of all the image's tokens."""
 
-    def __init__(self, block: Any, drop: Drop) -> None:
+    def __init__(self, block: Any, drop: TokenDrop) -> None:
         super().__init__()
         self.drop = drop
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
@@ -148,29 +148,29 @@ class DropBlock(nn.Module):
 class AdaptiveStage(Stage):
     """One block and the drop in front of it (None: the tokens pass unchanged)."""
 
-    pre_block: Drop | None
+    pre_block: TokenDrop | None
 
-    def __init__(self, block: nn.Module, pre_block: Drop | None) -> None:
+    def __init__(self, block: nn.Module, pre_block: TokenDrop | None) -> None:
         super().__init__(block, pre_block)
 
     def forward(self, tokens: CountedTokens) -> CountedTokens:  # type: ignore[override]
         if self.pre_block is not None:
             tokens = self.pre_block(tokens)
-        if isinstance(self.block, DropBlock):
+        if isinstance(self.block, TokenDropBlock):
             inside: CountedTokens = self.block(tokens)
             return inside
         return tokens._replace(x_BND=self.block(tokens.x_BND, attn_mask=tokens.mask_B11N()))
 
     @property
-    def drop(self) -> Drop | None:
+    def drop(self) -> TokenDrop | None:
         """The drop in front of the block or inside it; there are never both."""
-        return self.block.drop if isinstance(self.block, DropBlock) else self.pre_block
+        return self.block.drop if isinstance(self.block, TokenDropBlock) else self.pre_block
 
 
 class AdaptiveTrunk(Trunk):
-    """A trunk with drops in front of or inside its blocks. `form` is the form that `padded` or `ragged` has set, or empty."""
+    """A trunk with drops in front of or inside its blocks. `form` is `static` or `dynamic` inside the contexts of that name, else empty."""
 
-    def __init__(self, blocks: list[nn.Module], pre_blocks: Mapping[int, Drop]) -> None:
+    def __init__(self, blocks: list[nn.Module], pre_blocks: Mapping[int, TokenDrop]) -> None:
         super().__init__(blocks, pre_blocks)
         self.stages = nn.ModuleList(AdaptiveStage(block, pre_blocks.get(index)) for index, block in enumerate(blocks))
         self.form = ""
@@ -189,20 +189,20 @@ class AdaptiveTrunk(Trunk):
     def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> CountedTokens:
         refuse_mask(attn_mask, is_causal)
         # A traced graph keeps the shapes of its example, so that it must not depend on the example's counts.
-        frozen = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         batch, tokens, _ = x_BND.shape
         return CountedTokens(
             x_BND=x_BND,
             count_B=torch.full((batch,), tokens, device=x_BND.device),
             score_BP=None,
             masked=False,
-            padded=self.form == "padded" or (frozen and self.form != "ragged"),
+            static=self.form == "static" or (traced and self.form != "dynamic"),
         )
 
-    def drops(self) -> list[tuple[int, Drop]]:
+    def drops(self) -> list[tuple[int, TokenDrop]]:
         """Every drop with the index of its block."""
         drops = ((index, stage.drop) for index, stage in enumerate(self.stages))
-        return [(index, drop) for index, drop in drops if isinstance(drop, Drop)]
+        return [(index, drop) for index, drop in drops if isinstance(drop, TokenDrop)]
 
 
 def _tokens_alone(tokens: CountedTokens) -> Tensor:
@@ -217,14 +217,14 @@ def refuse_pooling(method: str, shape: ViTShape) -> None:
         )
 
 
-def padded(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+def static_shapes(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Inside the context, an adaptive model runs every image at its caps: the worst case, for FLOPs counters."""
-    return _in_form(model, "padded")
+    return _in_form(model, "static")
 
 
-def ragged(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+def dynamic_shapes(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Inside the context, an adaptive model removes tokens even while it is traced: to count the FLOPs of one image."""
-    return _in_form(model, "ragged")
+    return _in_form(model, "dynamic")
 
 
 def open_thresholds(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, CountedTokens, DropBlock
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, CountedTokens, TokenDropBlock
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def recording(model: nn.Module) -> Iterator[list[Tensor]]:
 
     def note(stage: Any, inputs: tuple[CountedTokens], output: CountedTokens) -> None:
         # A drop inside the block leaves the keys alone; one in front removes tokens before the attention sees them.
-        enter_B = inputs[0].count_B if isinstance(stage.block, DropBlock) else output.count_B
+        enter_B = inputs[0].count_B if isinstance(stage.block, TokenDropBlock) else output.count_B
         # A class query as the last block leaves fewer tokens than the count says.
         seen.append(torch.stack((enter_B, output.count_B.clamp(max=output.x_BND.shape[1])), dim=1))
         if len(seen) == len(trunk):

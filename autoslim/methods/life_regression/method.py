@@ -40,7 +40,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, Drop, refuse_pooling
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, refuse_pooling
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
@@ -230,7 +230,7 @@ class LifeRegression(Method):
         if knobs["mode"] == "threshold":
             lives = Lives(regressor, moments(shape, knobs))
             drops = {
-                layer: Drop(
+                layer: TokenDrop(
                     cap=tokens - shape.prefix_tokens,
                     threshold=layer,
                     num_prefix_tokens=shape.prefix_tokens,

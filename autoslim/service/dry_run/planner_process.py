@@ -1,8 +1,8 @@
 """The planner: `python -m autoslim.service.dry_run.planner_process` reads requests and writes answers, one JSON object per line.
 
 A spec of a tenant is worked on here and not in the service: it may take seconds, or fail in a library. torch, timm and the methods are
-imported once; then every request is answered by a fork, which takes milliseconds to make. A plan that crashes, hangs or takes all of its
-memory ends its own fork and no other plan. The process has no address of a database and no key; it may be killed at any time, and ends
+imported once; then every request is answered by a fork, which takes milliseconds to make. A dry run that crashes, hangs or takes all of its
+memory ends its own fork and no other one. The process has no address of a database and no key; it may be killed at any time, and ends
 with its forks when its parent does.
 
 It has one thread, because a fork has only the thread that made it, and the locks of the others would stay locked.
@@ -32,11 +32,11 @@ from autoslim.service.dry_run.plan import OPERATIONS, dry_run
 
 # Bytes of one answer; a plan is far smaller, and a fork that writes without end is stopped here.
 _MAX_ANSWER = 2**22
-# Bytes of address space that a plan may take beyond the imports. The labels of the largest data set that is allowed by default take
+# Bytes of address space that a dry run may take beyond the imports. The labels of the largest data set that is allowed by default take
 # some hundred MiB.
-_PLAN_MEMORY = 3 * 2**30
-# The line that the service waits for: the process has imported everything.
-READY = 0
+_DRY_RUN_MEMORY = 3 * 2**30
+# The id of the first line, which the service waits for: the process has imported everything.
+READY_ID = 0
 
 _WARM_UP: dict[str, Any] = {
     "model": "vit_tiny_patch16_224",
@@ -63,9 +63,9 @@ def respond(request: dict[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class _Fork:
-    """One request and the process that works on it; `deadline` is on the monotonic clock."""
+    """The process that works on one request; `deadline` is on the monotonic clock."""
 
-    request: int
+    request_id: int
     pid: int
     deadline: float
     answer: bytes = b""
@@ -74,28 +74,28 @@ class _Fork:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
-    def line(self) -> bytes:
-        """The answer after its end; what happened to the fork where it gave none."""
+    def reap(self) -> bytes:
+        """The answer of a fork that has ended or is about to; what happened to the fork where it gave none."""
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         if self.answer.endswith(b"\n"):
             return self.answer
         if self.overdue:
-            return _line(self.request, {"overdue": True})
+            return _line(self.request_id, {"overdue": True})
         how = f"was killed by signal {-status}" if status < 0 else f"ended with code {status}"
-        return _line(self.request, {"crash": f"the process that made this plan {how} without an answer"})
+        return _line(self.request_id, {"crash": f"the process that made this plan {how} without an answer"})
 
 
 class ForkServer:
     """Serves until `requests` ends, which ends the process and every fork: nobody is left to wait for an answer."""
 
     def __init__(self, requests: BinaryIO, responses: BinaryIO) -> None:
-        self._requests, self._responses, self._unread = requests.fileno(), responses, b""
+        self._requests, self._responses, self._incomplete_line = requests.fileno(), responses, b""
         self._forks: dict[int, _Fork] = {}
         """By the descriptor that the answer is read from."""
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._requests, selectors.EVENT_READ)
         # A fork reads this pipe to learn that this process has died: its other end is open here only.
-        self._alive = os.pipe()
+        self._liveness_pipe = os.pipe()
 
     def serve(self) -> NoReturn:
         while True:
@@ -119,7 +119,7 @@ class ForkServer:
             for fork in self._forks.values():
                 fork.kill()
             os._exit(0)
-        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        *lines, self._incomplete_line = (self._incomplete_line + chunk).split(b"\n")
         for line in lines:
             self._start(json.loads(line))
 
@@ -127,10 +127,10 @@ class ForkServer:
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(self._alive[1])
-            _answer(request, write, self._alive[0])
+            os.close(self._liveness_pipe[1])
+            _answer(request, write, self._liveness_pipe[0])
         os.close(write)
-        fork = _Fork(request=request["id"], pid=pid, deadline=time.monotonic() + request["seconds"])
+        fork = _Fork(request_id=request["id"], pid=pid, deadline=time.monotonic() + request["seconds"])
         self._forks[read] = fork
         self._selector.register(read, selectors.EVENT_READ)
 
@@ -144,7 +144,7 @@ class ForkServer:
             self._selector.unregister(descriptor)
             os.close(descriptor)
             del self._forks[descriptor]
-            self._responses.write(fork.line())
+            self._responses.write(fork.reap())
             self._responses.flush()
 
 
@@ -173,12 +173,12 @@ def _limit_memory() -> None:
     except OSError:
         return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    wanted = used + _PLAN_MEMORY
+    wanted = used + _DRY_RUN_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def _line(request: int, answer: dict[str, Any]) -> bytes:
-    return json.dumps({"id": request, **answer}).encode() + b"\n"
+def _line(request_id: int, answer: dict[str, Any]) -> bytes:
+    return json.dumps({"id": request_id, **answer}).encode() + b"\n"
 
 
 def main() -> NoReturn:
@@ -191,7 +191,7 @@ def main() -> NoReturn:
         dry_run({"spec": read_mapping(_WARM_UP).model_dump(mode="json"), "limits": _NO_LIMITS})
         # Objects that a collection does not touch stay in memory that all forks share.
         gc.freeze()
-        ready = _line(READY, respond({"operation": "capabilities"}))
+        ready = _line(READY_ID, respond({"operation": "capabilities"}))
         try:
             responses.write(ready)
             responses.flush()

@@ -23,7 +23,7 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
 from autoslim.methods.dps.method import selectors_by_block, tokens_entering
 from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, log_impact
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, DropBlock
+from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, token_counts
 from autoslim.methods.layers.token_selector import gather_tokens
@@ -179,7 +179,7 @@ def adaptive(model: str = "vit", bound: str = "max", share: float = 0.6) -> tupl
 def test_every_image_stays_within_the_budget_and_they_differ(model: str):
     dense, finished, context = adaptive(model)
     assert isinstance(finished.model.blocks, AdaptiveTrunk)
-    assert all(isinstance(blocks_of(finished.model)[block], DropBlock) for block, _ in finished.model.blocks.drops())
+    assert all(isinstance(blocks_of(finished.model)[block], TokenDropBlock) for block, _ in finished.model.blocks.drops())
     counts_BL2 = token_counts(finished.model, images(48, seed=9))
     flops_B = image_flops(finished.model, dense.shape, finished.plan, counts_BL2)
     assert flops_B.max() <= context.budget

@@ -19,7 +19,15 @@ from autoslim.cost import count_flops, count_flops_torch, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, SlimmedModel, StepContext
-from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, CountedTokens, Drop, DropBlock, Scorer, padded, ragged
+from autoslim.methods.layers.adaptive_trunk import (
+    AdaptiveTrunk,
+    CountedTokens,
+    Scorer,
+    TokenDrop,
+    TokenDropBlock,
+    dynamic_shapes,
+    static_shapes,
+)
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, plan_of_image, recording, token_counts
 from autoslim.methods.layers.token_trunk import blocks_of, install
@@ -58,14 +66,14 @@ def adaptive(form: str, model: str = "vit") -> tuple[DenseModel, nn.Module, Plan
     module = copy.deepcopy(dense.module)
     scorers = [Linear(shape.dim, prefix, seed) if seed == 1 or form != "sorted once" else None for seed in CAPS]
     drops = {
-        block: Drop(cap=cap, threshold=0.1 * block, num_prefix_tokens=prefix, scorer=scorer)
+        block: TokenDrop(cap=cap, threshold=0.1 * block, num_prefix_tokens=prefix, scorer=scorer)
         for (block, cap), scorer in zip(CAPS.items(), scorers, strict=True)
     }
     blocks = blocks_of(module)
     tokens = [shape.tokens, *(cap + prefix for cap in CAPS.values())]
     plan = Plan.dense(shape).with_tokens(tuple(tokens))
     if form == "inside":
-        blocks = [DropBlock(block, drops[index]) if index in drops else block for index, block in enumerate(blocks)]
+        blocks = [TokenDropBlock(block, drops[index]) if index in drops else block for index, block in enumerate(blocks)]
         entering = [shape.tokens, *tokens[:-1]]
         plan = plan.replace(blocks=tuple(b.replace(tokens_kv=n) for b, n in zip(plan.blocks, entering, strict=True)))
         drops = {}
@@ -91,7 +99,7 @@ def test_a_batch_gives_what_its_images_give_alone(form: str, model: str, fused: 
     assert len({tuple(count_L) for count_L in counts[:, :, 1].tolist()}) > 3, "the images differ in their counts"
     alone = torch.cat([logits(module, image[None]) for image in x])
     torch.testing.assert_close(logits(module, x), alone, rtol=0, atol=1e-10)
-    with padded(module):
+    with static_shapes(module):
         torch.testing.assert_close(logits(module, x), alone, rtol=0, atol=1e-10)
 
 
@@ -105,7 +113,7 @@ def test_the_flops_of_an_image_are_those_predicted_for_its_counts(form: str):
     assert count_flops(module, 32) == most
     assert len(set(flops)) > 5
     for image, predicted in zip(x, flops, strict=True):
-        with ragged(module):
+        with dynamic_shapes(module):
             assert count_flops(module, 32, image[None]) == predicted <= most
 
 
@@ -124,7 +132,7 @@ def test_the_class_query_counts_as_well(form: str):
     assert count_flops(module, 32) == predict(dense.shape, plan).total
     counts_BL2 = token_counts(module, images(3))
     assert (counts_BL2[:, -1, 1] == prefix).all()
-    with ragged(module):
+    with dynamic_shapes(module):
         measured = [count_flops(module, 32, image[None]) for image in images(3)]
     assert image_flops(module, dense.shape, plan, counts_BL2).tolist() == measured
 
@@ -170,7 +178,7 @@ def test_token_maps_say_where_the_tokens_of_an_image_come_from(form: str):
         kept.append(inputs[0])
 
     for stage in module.blocks.stages:
-        part = stage.block if isinstance(stage.block, DropBlock) else stage.pre_block
+        part = stage.block if isinstance(stage.block, TokenDropBlock) else stage.pre_block
         if part is not None:
             part.register_forward_pre_hook(note)
     counts_BL2 = token_counts(module, images(5))
@@ -200,7 +208,7 @@ def test_recording_leaves_fixed_counts_alone():
     with recording(finished.model) as batches:
         logits(finished.model, images())
     assert batches == []
-    with padded(finished.model):
+    with static_shapes(finished.model):
         assert count_flops(finished.model, 32) == predict(make_dense("deit").shape, finished.plan).total
 
 
@@ -270,7 +278,7 @@ def test_a_budget_for_the_mean_is_met_and_used_on_the_calibration_images(share: 
     for image, predicted in zip(
         x, image_flops(finished.model, dense.shape, finished.plan, token_counts(finished.model, x)), strict=True
     ):
-        with ragged(finished.model):
+        with dynamic_shapes(finished.model):
             assert count_flops(finished.model, 32, image[None]) == predicted
 
 
@@ -313,7 +321,7 @@ def test_a_plan_of_an_image_is_never_dearer_than_that_of_the_model(share: float)
 def test_torch_counts_the_caps_too():
     dense, finished, _ = threshold_model()
     predicted = predict(dense.shape, finished.plan)
-    with padded(finished.model):
+    with static_shapes(finished.model):
         counted = count_flops_torch(finished.model, 32)
     assert counted == predicted.matmuls + finished.plan.extras[0].matmuls
     assert finished.model.blocks.form == ""

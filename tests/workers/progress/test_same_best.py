@@ -81,7 +81,7 @@ class Sinks:
         claim = self.queue.claim("supervisor", 60)
         assert claim is not None
         self.claim = self.queue.adopt(self.job.id, claim.attempt, "driver", 60)
-        self.queue.advance(self.claim, QueueState.SEARCHING)
+        self.queue.transition(self.claim, QueueState.SEARCHING)
         self.store.create_job(self.job)
         self.store.begin_attempt(self.job.id)
         self.store.set_base(self.job.id, DENSE)

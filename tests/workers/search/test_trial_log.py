@@ -28,12 +28,12 @@ def restored_logging() -> Iterator[None]:
 def test_every_line_of_a_trial_has_its_ids(tmp_path, capsys: pytest.CaptureFixture[str]):
     logs.log_json()
     recipe = recipe_of([Step(method="sit", knobs={})], 10**6)
-    bind_trial_ids(trial_config(recipe, number=7, folder=tmp_path, budget_label="50%", common={"job_id": "digits-1"}), recipe)
+    bind_trial_ids(trial_config(recipe, number=7, folder=tmp_path, target="50%", common={"job_id": "digits-1"}), recipe)
     logging.getLogger("autoslim.data").warning("an image could not be read", extra={"file": "3.png"})
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["message"] for line in lines] == ["trial begins", "an image could not be read"]
     assert {(line["job_id"], line["trial"], line["method"]) for line in lines} == {("digits-1", 7, "sit")}
-    assert (lines[0]["budget"], lines[1]["file"]) == ("50%", "3.png")
+    assert (lines[0]["target"], lines[1]["file"]) == ("50%", "3.png")
 
 
 @pytest.mark.usefixtures("restored_logging")

@@ -86,7 +86,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
     for number, recipe in enumerate(_recipes()):
         for kind in ("reused", "fresh"):
             folder = tmp_path / kind / str(number)
-            config = trial_config(recipe, number=0, folder=folder, budget_label="60%", common=shared)
+            config = trial_config(recipe, number=0, folder=folder, target="60%", common=shared)
             if kind == "fresh" or reused is None:
                 actor = remote.remote(config=config)
                 reused = reused or actor
@@ -109,7 +109,7 @@ def test_three_trials_in_one_worker_are_bit_equal_to_three_fresh_workers(
 def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: dict[str, Any], tmp_path: Path) -> None:
     recipe = _recipes()[0]
     recipe = recipe.replace(training=recipe.training.replace(lr=1e30))
-    config = trial_config(recipe, number=0, folder=tmp_path / "bad", budget_label="60%", common=shared)
+    config = trial_config(recipe, number=0, folder=tmp_path / "bad", target="60%", common=shared)
     actor = ray.remote(num_cpus=1)(TrialTrainable).remote(config=config)
     while not (result := ray.get(actor.train.remote()))["done"]:
         pass

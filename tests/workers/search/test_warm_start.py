@@ -275,8 +275,8 @@ def test_a_submitted_job_reuses_only_jobs_of_its_tenant_and_only_by_id(tmp_path:
             claim = queue.claim("test", 600)
             assert claim is not None and claim.id == job_id
             for state in (QueueState.PREPARING, QueueState.SEARCHING, QueueState.FINALIZING):
-                queue.advance(claim, state)
-            queue.advance(claim, QueueState.SUCCEEDED, result="{}")
+                queue.transition(claim, state)
+            queue.transition(claim, QueueState.SUCCEEDED, result="{}")
         return job_id
 
     with Queue(default_url(tmp_path)) as queue:

@@ -195,9 +195,9 @@ def test_a_job_whose_driver_is_silent_says_so_although_nobody_can_write_it(site)
     [
         (JobStatus.PENDING, None, None, DriverState.PENDING),
         (JobStatus.RUNNING, "n", None, DriverState.RUNNING),
-        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, DriverState.UNSCHEDULED),
-        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE, DriverState.UNSCHEDULED),
-        (JobStatus.STOPPED, None, None, DriverState.UNSCHEDULED),
+        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, DriverState.NEVER_SCHEDULED),
+        (JobStatus.FAILED, None, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE, DriverState.NEVER_SCHEDULED),
+        (JobStatus.STOPPED, None, None, DriverState.NEVER_SCHEDULED),
         (JobStatus.STOPPED, "n", None, DriverState.ENDED),
         (JobStatus.SUCCEEDED, "n", None, DriverState.ENDED),
         (JobStatus.FAILED, "n", None, DriverState.ENDED),
