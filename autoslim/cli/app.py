@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from autoslim.cli.flags import Json
+from autoslim.cli.flags import Json, ModelArgs
 from autoslim.core.extras import PackageExtra, needs_extra
 from autoslim.errors import AutoslimError
 
@@ -43,6 +43,13 @@ def flops(
     image_size: Annotated[
         int | None, typer.Option(help="Side of the square images, in pixels. Default: the model's own.")
     ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Classes of the classifier; 0 counts the features alone. Default: the model's own, which may be 0."
+        ),
+    ] = None,
+    model_args: ModelArgs = None,
     json: Json = False,
 ) -> None:
     """Count a model's multiply-accumulates per image, by three counters.
@@ -51,7 +58,23 @@ def flops(
     """
     from autoslim.cli.flops import show_flops
 
-    show_flops(model, image_size=image_size, as_json=json)
+    show_flops(model, image_size=image_size, classes=classes, model_args=model_args, as_json=json)
+
+
+def models(
+    filter: Annotated[
+        str | None,
+        typer.Argument(metavar="FILTER", help="A part of the names, or a pattern such as `vit_*_dinov2`. Default: all."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List timm's vision transformers, with the methods that can slim each.
+
+    Example: autoslim models siglip
+    """
+    from autoslim.cli.models import show_models
+
+    show_models(filter, as_json=json)
 
 
 def evaluate(
@@ -129,7 +152,7 @@ def _register() -> None:
         ("On this machine", None, (slim,)),
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
-        ("Models", None, (flops, evaluate, visualize)),
+        ("Models", None, (models, flops, evaluate, visualize)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
     )

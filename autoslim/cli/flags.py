@@ -91,4 +91,5 @@ def _parameter(name: str, type: Any, option: Any, default: Any) -> inspect.Param
 
 TrackingUri = Annotated[str | None, option_of(settings_of(Placement)["tracking_uri"])]
 OutputFolder = Annotated[Path, option_of(settings_of(Placement)["output"])]
+ModelArgs = Annotated[str | None, option_of(settings_of(JobSpec)["model_args"])]
 FlopsBudget = Annotated[str | None, option_of(settings_of(JobSpec)["flops"], once=True, rich_help_panel=str(Group.BUDGET))]

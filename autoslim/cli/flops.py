@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from autoslim.config.pairs import parse_pairs
 from autoslim.core.job import ModelSpec
+from autoslim.errors import RequestError
 
 
-def show_flops(model: str, *, image_size: int | None, as_json: bool) -> None:
+def show_flops(
+    model: str, *, image_size: int | None = None, classes: int | None = None, model_args: str | None = None, as_json: bool = False
+) -> None:
+    """Raises RequestError for arguments beside a slimmed model, which has its own."""
     from autoslim.core.plan import Plan
     from autoslim.cost import count_flops, count_flops_torch, predict
     from autoslim.export.artifact import load, load_config
@@ -17,16 +23,22 @@ def show_flops(model: str, *, image_size: int | None, as_json: bool) -> None:
 
     config = Path(model) / "config.json"
     if config.is_file() and '"plan"' in config.read_text():
+        given = {"--image-size": image_size, "--classes": classes, "--model-args": model_args}
+        if names := [name for name, value in given.items() if value is not None]:
+            raise RequestError(
+                f"{names[0]}: {model} is a slimmed model, whose cost is fixed; allowed: none of {', '.join(given)}"
+            )
         slim = load_config(model)
         module, shape, plan = load(model), slim.shape, slim.plan
     else:
         size = None if image_size is None else (image_size, image_size)
-        dense = create_dense(ModelSpec(name=model, weights="scratch", image_size=size))
+        dense = create_dense(ModelSpec(name=model, weights="scratch", args=_parsed(model_args), image_size=size), classes=classes)
         module, shape, plan = dense.module, dense.shape, Plan.dense(dense.shape)
     predicted = predict(shape, plan)
     facts = {
         "model": model,
         "image_size": list(shape.image_size),
+        "classes": shape.classes,
         "flops": count_flops(module, shape.image_size),
         "predicted": predicted.total,
         "matmuls": predicted.matmuls,
@@ -38,7 +50,8 @@ def show_flops(model: str, *, image_size: int | None, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
-    sys.stdout.write(f"{model} at {shape.image_size[0]}x{shape.image_size[1]}, multiply-accumulates per image\n")
+    head = f"{shape.classes} classes" if shape.classifiers else "features without a classifier (--classes adds one)"
+    sys.stdout.write(f"{model} at {shape.image_size[0]}x{shape.image_size[1]}, {head}, multiply-accumulates per image\n")
     for name, label in (
         ("flops", "fvcore"),
         ("predicted", "closed form"),
@@ -49,3 +62,10 @@ def show_flops(model: str, *, image_size: int | None, as_json: bool) -> None:
         ("params", "parameters"),
     ):
         sys.stdout.write(f"{label:26}{facts[name]:>18,}\n")
+
+
+def _parsed(model_args: str | None) -> dict[str, Any]:
+    try:
+        return parse_pairs(model_args or "")
+    except RequestError as error:
+        raise RequestError(f"--model-args: {error}") from error

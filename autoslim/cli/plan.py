@@ -121,6 +121,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     lines = [
         f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at "
         f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        + "".join(f"; {name} is switched off, for a fixed cost" for name in prepared.dense.switched_off)
         + ("; is adapted to the data first" if facts["adapts_dense_model"] else ""),
         f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
         f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",

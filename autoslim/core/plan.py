@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from autoslim.core.record import Record
-from autoslim.core.shape import ViTShape
+from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.errors import RequestError
 
 
@@ -27,8 +27,8 @@ class BlockPlan(Record):
     hidden: int
 
     @classmethod
-    def dense(cls, shape: ViTShape) -> BlockPlan:
-        """What a block of the dense model computes."""
+    def dense(cls, shape: BlockShape) -> BlockPlan:
+        """What this block of the dense model computes."""
         return cls(
             tokens_kv=shape.tokens,
             tokens_q=shape.tokens,
@@ -70,15 +70,17 @@ class Plan(Record):
         """The dense model's plan; with `class_query` its last block computes the prefix tokens alone.
 
         Raises:
-            RequestError: for `class_query` where the head reads patches.
+            RequestError: for `class_query` where the head reads patches, or the last block can only be run whole.
         """
-        block = BlockPlan.dense(shape)
+        blocks = tuple(BlockPlan.dense(block) for block in shape.blocks)
         if not class_query:
-            return cls(blocks=(block,) * shape.depth)
+            return cls(blocks=blocks)
         if shape.pool != "token":
             raise RequestError(f"computing only the class query needs pooling 'token'; this model's is {shape.pool!r}")
-        last = block.replace(tokens_q=shape.prefix_tokens, tokens_mlp=shape.prefix_tokens)
-        return cls(blocks=(*(block,) * (shape.depth - 1), last))
+        if shape.blocks[-1].whole:
+            raise RequestError("computing only the class query needs blocks whose parts can be run alone; this model's cannot")
+        last = blocks[-1].replace(tokens_q=shape.prefix_tokens, tokens_mlp=shape.prefix_tokens)
+        return cls(blocks=(*blocks[:-1], last))
 
     @property
     def tokens_out(self) -> int:
@@ -99,16 +101,19 @@ class Plan(Record):
         """Raises RequestError when the plan does not fit the shape: it exceeds the dense model, or removed tokens reappear."""
         if len(self.blocks) != shape.depth:
             raise RequestError(f"plan has {len(self.blocks)} blocks, the model {shape.depth}")
-        tokens = shape.tokens
-        for index, block in enumerate(self.blocks):
+        tokens = entering = shape.tokens
+        for index, (own, block) in enumerate(zip(shape.blocks, self.blocks, strict=True)):
+            # A layer between the blocks may join tokens, so that fewer enter than have left the block before.
+            if own.tokens != entering:
+                tokens = entering = own.tokens
             if not shape.prefix_tokens <= block.tokens_mlp <= block.tokens_q <= block.tokens_kv <= tokens:
                 raise RequestError(
                     f"block {index}: tokens {block.tokens_kv}/{block.tokens_q}/{block.tokens_mlp} (kv/q/mlp) must not grow, "
                     f"stay within the {tokens} that reach the block and keep the {shape.prefix_tokens} prefix tokens"
                 )
-            if block.heads > shape.heads or block.head_width > shape.head_width or block.hidden > shape.hidden:
+            if block.heads > own.heads or block.head_width > own.head_width or block.hidden > own.hidden:
                 raise RequestError(
                     f"block {index}: {block.heads} heads of width {block.head_width} and {block.hidden} hidden units exceed "
-                    f"the dense {shape.heads} x {shape.head_width} and {shape.hidden}"
+                    f"the dense {own.heads} x {own.head_width} and {own.hidden}"
                 )
             tokens = block.tokens_mlp

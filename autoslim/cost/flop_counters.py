@@ -32,7 +32,8 @@ _FREE_OPERATORS = """
     add add_ sub sub_ rsub mul mul_ div div_ neg pow square sqrt rsqrt exp log tanh sigmoid softmax log_softmax gelu gelu_ relu silu
     rand mean sum std var linalg_vector_norm max min amax argmax clamp abs sort argsort topk gather index_select index expand expand_as
     repeat masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange
-    stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh
+    stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh rms_norm
+    max_pool2d pad constant_pad_nd ceil reshape_as
 """
 _FREE = frozenset(_FREE_OPERATORS.split())
 
@@ -63,7 +64,7 @@ def count_flops_torch(model: nn.Module, image_size: int | tuple[int, int]) -> in
 
     The mathematical attention kernel is forced because the counter prices the fused one at zero on a CPU.
     """
-    with _evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with _evaluating(model), _frozen(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(_blank_image(model, image_size))
     # torch counts a multiply-accumulate as two operations.
     return int(counter.get_total_flops()) // 2
@@ -77,6 +78,18 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     scores = batch_heads * query[-2] * key[-2]
     # Per score, QK^T multiplies a key's width and AV a value's.
     return Counter({"scaled_dot_product_attention": scores * (query[-1] + value[-1])})
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Inside the context no parameter requires a gradient: torch's counter cannot follow one that is the input of a module."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _blank_image(model: nn.Module, image_size: int | tuple[int, int]) -> torch.Tensor:

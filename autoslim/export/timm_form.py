@@ -10,6 +10,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+from timm.layers import GluMlp
 from torch import nn
 
 from autoslim.errors import ExportError
@@ -46,10 +48,18 @@ def timm_architecture(config: SlimConfig) -> Architecture:
             )
         if block.hidden != first.hidden:
             raise ExportError(f"timm has one MLP width for all blocks; block {index} has {block.hidden}, block 0 {first.hidden}")
-    arguments = {**config.architecture.args, "mlp_ratio": _ratio(first.hidden, shape.dim)}
+    rows = first.hidden * _rows_per_unit(config.architecture)
+    arguments = {**config.architecture.args, "mlp_ratio": _ratio(rows, shape.dim)}
     return Architecture(name=config.architecture.name, args=arguments)
 
 
-def _ratio(hidden: int, dim: int) -> float:
-    """A ratio for which timm's int(dim * ratio) is `hidden`: the half keeps it off the rounding error."""
-    return (hidden + 0.5) / dim
+def _rows_per_unit(architecture: Architecture) -> int:
+    """What timm's `mlp_ratio` counts: 2 for a packed SwiGLU, in which a unit has a row for its gate and one for its value; else 1."""
+    with torch.device("meta"):
+        dense: Any = architecture.build()
+    return 2 if isinstance(dense.blocks[0].mlp, GluMlp) else 1
+
+
+def _ratio(rows: int, dim: int) -> float:
+    """A ratio for which timm's int(dim * ratio) is `rows`: the half keeps it off the rounding error."""
+    return (rows + 0.5) / dim

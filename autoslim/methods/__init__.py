@@ -41,22 +41,36 @@ __all__ = [
     "Solved",
     "StepContext",
     "binding",
+    "check_method",
     "check_not_trivial",
     "evaluate",
     "narrowing",
     "narrows",
+    "refusals",
     "solve",
 ]
 
 
-def narrowing(shape: ViTShape) -> list[str]:
-    """The methods that can take parameters away from this model."""
-    able = []
+def refusals(shape: ViTShape) -> dict[str, str]:
+    """The methods that cannot slim this model, each with the reason, in the registry's order."""
+    reasons = {}
     for name, method in METHODS.items():
         try:
             method.check(shape)
-        except UnsupportedModelError:
-            continue
-        if narrows(method, shape, Plan.dense(shape)):
-            able.append(name)
-    return able
+        except UnsupportedModelError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def check_method(name: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError with what this method cannot slim, and which methods can."""
+    refused = refusals(shape)
+    if name in refused:
+        able = ", ".join(other for other in METHODS if other not in refused)
+        raise UnsupportedModelError(f"{refused[name]}; methods that take this model: {able or 'none'}")
+
+
+def narrowing(shape: ViTShape) -> list[str]:
+    """The methods that can take parameters away from this model."""
+    refused, dense = refusals(shape), Plan.dense(shape)
+    return [name for name, method in METHODS.items() if name not in refused and narrows(method, shape, dense)]

@@ -27,6 +27,8 @@ class DistillationBatch(Protocol):
     student: nn.Module
     teacher: nn.Module
     """The frozen dense model."""
+    progress: float
+    """The share of the phase's steps that is done, from 0 to below 1."""
 
     @property
     def teacher_tokens(self) -> list[Tensor]:

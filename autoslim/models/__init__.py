@@ -1,8 +1,8 @@
 """timm in: dense vision transformers, their shape and their weights."""
 
 from autoslim.models.architecture import Architecture, Preprocessing, write_folder
-from autoslim.models.dense import DenseModel, create_dense
-from autoslim.models.shape import read_shape
+from autoslim.models.dense import DenseModel, create_dense, shape_of_name
+from autoslim.models.registry import read_shape
 from autoslim.models.weights import load_weights, read_state_dict
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "load_weights",
     "read_shape",
     "read_state_dict",
+    "shape_of_name",
     "write_folder",
 ]

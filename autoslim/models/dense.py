@@ -19,7 +19,7 @@ from autoslim.core.job import ModelSpec
 from autoslim.core.shape import ViTShape
 from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
-from autoslim.models.shape import read_shape
+from autoslim.models.registry import family_of, read_shape
 from autoslim.models.weights import is_resampled, load_weights, read_state_dict
 
 _HUB_DEADLINE = 8.0
@@ -36,7 +36,8 @@ class DenseModel:
     """A dense model, in eval mode on the CPU, with all that is known of it.
 
     `trained` is false for a model from scratch, `head_fits` where the classifier is new. `resampled` is true where the image or patch
-    size is not the checkpoint's. `labels` are the checkpoint's classes, where it names them.
+    size is not the checkpoint's. `labels` are the checkpoint's classes, where it names them. `switched_off` are timm's arguments that
+    were switched off because the model would have no fixed cost with them.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class DenseModel:
     head_fits: bool
     resampled: bool
     labels: tuple[str, ...] | None
+    switched_off: tuple[str, ...] = ()
 
     def is_ready_for(self, classes: tuple[str, ...]) -> bool:
         """Whether it can be evaluated on these classes without training."""
@@ -54,14 +56,14 @@ class DenseModel:
 
 
 def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
-    """Builds the model with `classes` outputs (None: the checkpoint's own), in eval mode, on the CPU.
+    """Builds the model with `classes` outputs (None: the checkpoint's own, 0: its features), in eval mode, on the CPU.
 
     Raises:
         RequestError: for a name, a size or an argument that timm does not have.
         UnsupportedModelError: naming the part that cannot be slimmed.
         WeightsError: when the weights are unavailable, after ten seconds at most; random weights never replace them.
     """
-    module = _build(spec, classes)
+    module, spec, switched_off = _build_fixed(spec, classes)
     shape = read_shape(module)
     labels = _labels(spec, module)
     trained, head_fits, resampled = True, True, False
@@ -81,7 +83,31 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         head_fits=head_fits,
         resampled=resampled,
         labels=labels,
+        switched_off=switched_off,
     )
+
+
+def shape_of_name(name: str) -> ViTShape:
+    """The shape of timm's model of this name, without its weights: nothing is allocated or downloaded.
+
+    Raises:
+        RequestError: for a name that timm does not have.
+        UnsupportedModelError: naming the part that no method can slim.
+    """
+    with torch.device("meta"):
+        module, _, _ = _build_fixed(ModelSpec(name=name, weights="scratch"), None)
+    return read_shape(module)
+
+
+def _build_fixed(spec: ModelSpec, classes: int | None) -> tuple[nn.Module, ModelSpec, tuple[str, ...]]:
+    """The model at one fixed cost, the specification that makes it so, and the arguments that were switched off for it."""
+    module = _build(spec, classes)
+    fixed = family_of(module).fixed_arguments(module)
+    if fixed:
+        spec = spec.replace(args={**spec.args, **fixed})
+        module = _build(spec, classes)
+    _check_image_size(spec, module)
+    return module, spec, tuple(fixed)
 
 
 def _labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
@@ -136,7 +162,6 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise RequestError(f"model {spec.name} cannot be made with {arguments}: {reason}") from error
-    _check_image_size(spec, module)
     return module
 
 

@@ -11,12 +11,10 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from autoslim.errors import WeightsError
-
-_HEADS = ("head.", "head_dist.")
+from autoslim.models.registry import family_of
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -71,15 +69,16 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
     Raises:
         WeightsError: naming the parameters that are missing, left over, or of another shape.
     """
+    family = family_of(model)
     try:
-        state = checkpoint_filter_fn(dict(state), model)
+        state = family.own_names(dict(state), model)
     except (RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"weights of {source} do not fit the model: {error}") from error
-    own = model.state_dict()
-    head_fits = all(name in state and state[name].shape == own[name].shape for name in own if name.startswith(_HEADS))
+    own, heads = model.state_dict(), family.classifiers
+    head_fits = all(name in state and state[name].shape == own[name].shape for name in own if name.startswith(heads))
     if not head_fits:
-        state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
-    missing = [name for name in own if name not in state and (head_fits or not name.startswith(_HEADS))]
+        state = {name: value for name, value in state.items() if not name.startswith(heads)}
+    missing = [name for name in own if name not in state and (head_fits or not name.startswith(heads))]
     left_over = [name for name in state if name not in own]
     misfits = [
         f"{n} {tuple(v.shape)} for {tuple(own[n].shape)}" for n, v in state.items() if n in own and v.shape != own[n].shape

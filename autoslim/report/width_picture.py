@@ -52,18 +52,20 @@ def draw_widths(shape: ViTShape, plan: Plan, *, capped: bool = False) -> Image.I
 
 def token_bars(shape: ViTShape, plan: Plan) -> list[Bar]:
     return [
-        Bar(value=b.tokens_mlp, pale=b.tokens_kv, dense=shape.tokens, text=_tokens(b.tokens_kv, b.tokens_mlp))
-        for b in plan.blocks
+        Bar(value=b.tokens_mlp, pale=b.tokens_kv, dense=own.tokens, text=_tokens(b.tokens_kv, b.tokens_mlp))
+        for own, b in zip(shape.blocks, plan.blocks, strict=True)
     ]
 
 
 def attention_bars(shape: ViTShape, plan: Plan) -> list[Bar]:
-    dense = shape.heads * shape.head_width
-    return [Bar(value=b.attention_width, dense=dense, text=f"{b.heads}x{b.head_width}") for b in plan.blocks]
+    return [
+        Bar(value=b.attention_width, dense=own.attention_width, text=f"{b.heads}x{b.head_width}")
+        for own, b in zip(shape.blocks, plan.blocks, strict=True)
+    ]
 
 
 def hidden_bars(shape: ViTShape, plan: Plan) -> list[Bar]:
-    return [Bar(value=b.hidden, dense=shape.hidden, text=str(b.hidden)) for b in plan.blocks]
+    return [Bar(value=b.hidden, dense=own.hidden, text=str(b.hidden)) for own, b in zip(shape.blocks, plan.blocks, strict=True)]
 
 
 def _tokens(kv: int, mlp: int) -> str:

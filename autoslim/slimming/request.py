@@ -24,7 +24,7 @@ from autoslim.cost.constraint_check import Timer
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
-from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_not_trivial, narrowing, narrows
+from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_method, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
 from autoslim.methods.solver import cheaper_knobs, with_default_layers
 from autoslim.models import DenseModel, create_dense
@@ -172,7 +172,7 @@ def solved(prepared: PreparedSlim) -> PreparedSlim:
 def _check_steps(job: SlimJob, shape: ViTShape) -> None:
     for step in job.steps:
         method = METHODS[step.method]
-        method.check(shape)
+        check_method(method.name, shape)
         try:
             method.repair(shape, step.knobs)
         except SpaceError as error:

@@ -29,6 +29,7 @@ class LazyDistillationBatch:
         labels: Tensor,
         training: TrainingSettings,
         *,
+        progress: float = 0.0,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.student, self.teacher, self.images_B3HW, self.labels, self.training = (
@@ -38,6 +39,7 @@ class LazyDistillationBatch:
             labels,
             training,
         )
+        self.progress = progress
         self._compute_teacher_logits = teacher_logits
         # Set by whichever comes first, the logits alone or the tokens: one pass gives both.
         self._teacher_logits_BC: Tensor | None = None

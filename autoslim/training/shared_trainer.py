@@ -50,24 +50,31 @@ class TrialSharedTrainer:
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             batch = LazyDistillationBatch(
-                student, self.teacher, images_B3HW, labels, self.training, teacher_logits=self._context.teacher_logits
+                student,
+                self.teacher,
+                images_B3HW,
+                labels,
+                self.training,
+                progress=trainer.step / schedule.steps,
+                teacher_logits=self._context.teacher_logits,
             )
             return loss(batch)
 
+        schedule = PhaseSchedule(
+            phase=Phase.SHARED,
+            seed_name="shared",
+            steps=max(1, round(epochs * len(loader))),
+            first_epoch=_FIRST_EPOCH,
+            learning_rates=learning_rates or {},
+            constant_rate=constant_rate,
+            average=False,
+        )
         trainer = Trainer(
             student,
             objective,
             loader,
             self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay),
-            PhaseSchedule(
-                phase=Phase.SHARED,
-                seed_name="shared",
-                steps=max(1, round(epochs * len(loader))),
-                first_epoch=_FIRST_EPOCH,
-                learning_rates=learning_rates or {},
-                constant_rate=constant_rate,
-                average=False,
-            ),
+            schedule,
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),

@@ -242,11 +242,17 @@ class _Trial:
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
             batch = LazyDistillationBatch(
-                student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
+                student,
+                context.teacher,
+                images_B3HW,
+                labels,
+                self.training,
+                progress=trainer.step / schedule.steps,
+                teacher_logits=context.teacher_logits,
             )
             return {"loss": batch.task_loss} if loss is None else loss(batch)
 
-        return Trainer(
+        trainer = Trainer(
             student,
             objective,
             self.train_images,
@@ -257,6 +263,7 @@ class _Trial:
             bfloat16=self.bfloat16,
             frozen_models=(self.context.teacher,),
         )
+        return trainer
 
     def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""

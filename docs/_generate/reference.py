@@ -297,6 +297,14 @@ def spaces() -> str:
     )
 
 
+def models() -> str:
+    """What `autoslim models` answers: every vision transformer of timm, with the methods that can slim it."""
+    from autoslim.cli.models import verdict
+    from autoslim.slimming.supported_models import supported_models
+
+    return table(("Model", "Methods"), ((f"`{model.name}`", verdict(model)) for model in supported_models()))
+
+
 def measured(method: str) -> str:
     """The method's row of the comparison on CIFAR-10, with the dense model and random tokens for scale."""
     text = (ROOT / "docs" / "benchmarks" / "methods.md").read_text()
@@ -431,7 +439,7 @@ PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(cli, job_spec, field, resumable, config_json, exit_codes),
-        *(knobs, training_settings, spaces, measured, method_members, smallest_method),
+        *(knobs, training_settings, spaces, models, measured, method_members, smallest_method),
         *(routes, service_settings, driver_settings, problem_codes, replies, client_errors),
     )
 }

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from helpers.examples import examples
-from helpers.tiny import MODELS, make_dense
+from helpers.tiny import KINDS, MODELS, make_dense
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ DEIT = {
 }
 
 DENSE = {
-    **{name: (name, {}) for name in MODELS},
+    **{name: (name, {}) for name in KINDS},
     "pre-norm": ("vit", {"pre_norm": True}),
     "qk-norm": ("deit", {"qk_norm": True}),
     "no biases": ("deit", {"qkv_bias": False}),

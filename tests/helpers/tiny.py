@@ -37,11 +37,29 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "average without class token": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": False}),
     "registers": ("vit_tiny_patch16_224", {"reg_tokens": 4}),
 }
-"""What the conformance suite runs every method on."""
+"""What the conformance suite runs every method on, and other tests too."""
+
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "packed SwiGLU": ("vit_giant_patch14_dinov2", {}),
+    "SwiGLU, RMSNorm and normed patches": ("aimv2_large_patch14_224", {}),
+    "attention pooling": ("vit_base_patch16_siglip_224", {}),
+    # A stem of many of the FLOPs would leave little of a budget: the blocks are wider than the others'.
+    "convolutional stem": ("vit_tiny_r_s16_p8_224", {"patch_size": 2, "embed_dim": 144}),
+    "normalised queries": ("deit_tiny_patch16_224", {"qk_norm": True}),
+    "norms inside": ("beit3_base_patch16_224", {}),
+    "dynamic size": ("vit_intern300m_patch14_448", {}),
+    "parallel attention and MLP": ("vit_pwee_patch16_reg1_gap_256", {}),
+    "parallel branches": ("vit_small_patch16_18x2_224", {}),
+    "norms behind": ("vit_base_patch16_rpn_224", {}),
+}
+"""Models with parts that those in `MODELS` have not, by the parts."""
+
+KINDS = {**MODELS, **PARTS}
+"""All kinds of models that methods have to slim."""
 
 
 def make_spec(name: str = "deit", **args: Any) -> ModelSpec:
-    timm_name, own = MODELS[name]
+    timm_name, own = KINDS[name]
     return ModelSpec(name=timm_name, weights="scratch", args={**SIZES, **own, **args})
 
 
@@ -220,7 +238,7 @@ def batch_of(
 ) -> LazyDistillationBatch:
     x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
     training = TrainingSettings(label_smoothing=0.0, distillation=distillation)
-    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training)
+    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training, progress=0.5)
 
 
 def loss_of(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.method_contract import OF_A_METHOD, OF_A_MODEL, dynamic_batch, exports_with_a_dynamic_batch
 from helpers.tiny import (
-    MODELS,
+    KINDS,
     attached,
     config_of,
     images,
@@ -46,7 +46,7 @@ def handles(method: str, model: str) -> bool:
     return True
 
 
-CASES = [(method, model) for method in NAMES for model in MODELS if handles(method, model)]
+CASES = [(method, model) for method in NAMES for model in KINDS if handles(method, model)]
 # One kind with a class token, one with two prefix tokens, one with none: what the others add is tested by everything that is slow.
 _KINDS_OF_A_METHOD = ("vit", "distilled", "average without class token")
 _KINDS_OF_A_VARIANT = ("distilled",)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import MODELS, SIZES, make_dense, slimmed
+from helpers.tiny import MODELS, SIZES, make_dense, slim, slimmed
 
 from autoslim.core.job import ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.core.shape import BlockShape, Price, ViTShape
+from autoslim.cost import count_flops, predict, predict_params
 from autoslim.errors import RequestError, UnsupportedModelError
-from autoslim.methods import METHODS
-from autoslim.models import create_dense, read_shape
+from autoslim.methods import METHODS, check_method, refusals
+from autoslim.methods.layers.narrow import empty_mlp
+from autoslim.models import create_dense, read_shape, stem
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -39,17 +44,11 @@ def test_prefix_tokens_are_counted(model: str, prefix: int):
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "swin": ("swin_tiny_patch4_window7_224", {}, "SwinTransformer"),
     "eva": ("eva02_tiny_patch14_224", {}, "Eva"),
-    "siglip's pool": ("vit_base_patch16_siglip_224", {"depth": 1}, "pooling 'map'"),
-    "SwiGLU": ("vit_giant_patch14_dinov2", {"depth": 1, "embed_dim": 48, "num_heads": 3, "num_classes": 10}, "blocks.0.mlp"),
     "patch dropout": ("vit_tiny_patch16_224", {"depth": 1, "patch_drop_rate": 0.5}, "patch_drop"),
-    "dynamic size": ("vit_tiny_patch16_224", {"depth": 1, "dynamic_img_size": True}, "dynamic_img_size"),
+    "refined patches": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "prr"}, "pooling 'prr'"),
     "one channel": ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}, "patch_embed takes 1 channels"),
-    "norm inside the MLP": ("vit_tiny_patch16_224", {"depth": 1, "scale_mlp_norm": True}, "blocks.0.mlp.norm"),
-    "norm inside the attention": ("vit_tiny_patch16_224", {"depth": 1, "scale_attn_norm": True}, "blocks.0.attn.norm"),
-    "RMS norm": ("vit_tiny_patch16_224", {"depth": 1, "norm_layer": "rmsnorm"}, "norm"),
-    "parallel blocks": ("vit_small_patch16_18x2_224", {"depth": 1}, "blocks.0"),
-    "hybrid stem": ("vit_tiny_r_s16_p8_224", {}, "patch_embed"),
-    "no classifier": ("vit_tiny_patch16_224", {"depth": 1, "num_classes": 0}, "head"),
+    "norm without a scale": ("vit_tiny_patch16_224", {"depth": 1, "norm_layer": "simplenorm"}, "blocks.0.norm1"),
+    "differential attention": ("vit_dwee_patch16_reg1_gap_256", {"depth": 1}, "blocks.0.attn"),
     "convolutional network": ("resnet18", {}, "ResNet"),
 }
 
@@ -74,11 +73,121 @@ def test_a_slimmed_model_is_not_slimmed_again():
         read_shape(slimmed("vit_slim", "deit")[1].model)
 
 
-def test_normalised_queries_are_for_life_regression_only():
-    shape = make_dense("deit", qk_norm=True).shape
-    METHODS["life_regression"].check(shape)
-    with pytest.raises(UnsupportedModelError, match="q_norm"):
-        METHODS["vit_slim"].check(shape)
+def test_a_method_that_refuses_says_which_others_do_not():
+    shape = make_dense("attention pooling").shape
+    assert list(refusals(shape)) == ["merge"]
+    with pytest.raises(
+        UnsupportedModelError, match=r"merged tokens need .*; methods that take this model: .*sit, vit_slim, width$"
+    ):
+        check_method("merge", shape)
+    check_method("width", shape)
+
+
+def test_no_method_refuses_a_plain_model():
+    assert refusals(make_dense().shape) == {}
+
+
+PARTS_OF: dict[str, dict[str, Any]] = {
+    "packed SwiGLU": {"hidden": 128, "mlp_matrices": 3},
+    "SwiGLU, RMSNorm and normed patches": {"hidden": 132, "mlp_matrices": 3, "norm": "rms", "qkv_bias": False, "mlp_bias": False},
+    "attention pooling": {"pool": "map", "class_token": True, "prefix_tokens": 0},
+    "normalised queries": {"qk_norm": True},
+    "norms inside": {"attention_norm": True, "mlp_norm": True},
+    "dynamic size": {"image_size": (32, 32), "final_norm": False},
+    "parallel attention and MLP": {"whole": True, "shared_norm": True, "branches": 1},
+    "parallel branches": {"whole": True, "shared_norm": False, "branches": 2},
+    "norms behind": {"whole": True, "shared_norm": False, "branches": 1},
+}
+
+
+@pytest.mark.parametrize("model", PARTS_OF)
+def test_parts_are_read(model: str):
+    shape = make_dense(model).shape
+    assert {name: getattr(shape, name) for name in PARTS_OF[model]} == PARTS_OF[model]
+
+
+def test_a_dynamic_size_is_switched_off_and_stays_so():
+    dense = make_dense("dynamic size")
+    assert dense.switched_off == ("dynamic_img_size",)
+    assert dense.architecture.args["dynamic_img_size"] is False
+    assert not dense.architecture.build().dynamic_img_size
+    assert make_dense().switched_off == ()
+
+
+def test_a_stem_is_priced_once_and_its_norms_apart(monkeypatch: pytest.MonkeyPatch):
+    module = make_dense("convolutional stem").module
+    shape = read_shape(module)
+    assert shape.stem is not None
+    # A convolution of 7 x 7 with stride 2 to 64 channels, a pooling, and the projection of 2 x 2 features.
+    assert shape.stem.matmuls == 16 * 16 * 64 * 3 * 49 + 16 * 64 * 4 * 144
+    assert shape.stem.norms > 0
+
+    def refuse(*_: Any) -> int:
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr(stem, "count_flops", refuse)
+    assert read_shape(module) == shape
+
+
+def test_blocks_that_differ_are_described_one_by_one():
+    module = make_dense().module
+    module.blocks[1].mlp = empty_mlp(module.blocks[1].mlp, 96)
+    shape = read_shape(module)
+    assert [block.hidden for block in shape.blocks] == [192, 96, 192, 192]
+    plan = Plan.dense(shape)
+    assert predict(shape, plan).total == count_flops(module, 32)
+    assert predict_params(shape, plan) == sum(p.numel() for p in module.parameters())
+    plan.check(shape)
+    with pytest.raises(RequestError, match=r"block 1: .*exceed the dense 3 x 16 and 96"):
+        Plan(blocks=(plan.blocks[0],) * 4).check(shape)
+    for name in ("width", "vit_slim"):
+        cut = slim(name, dataclasses.replace(make_dense(), module=module, shape=shape)).plan
+        assert all(own.hidden <= block.hidden for own, block in zip(cut.blocks, shape.blocks, strict=True))
+
+
+@pytest.mark.parametrize("model", [name for name, parts in PARTS_OF.items() if "whole" in parts])
+def test_blocks_that_run_as_a_whole_are_for_methods_that_drop_tokens_between_them(model: str):
+    shape = make_dense(model).shape
+    assert [name for name in METHODS if name not in refusals(shape)] == ["life_regression", "sit"]
+    with pytest.raises(UnsupportedModelError, match=r"blocks\.0: .*; methods that take this model: life_regression, sit$"):
+        check_method("width", shape)
+    with pytest.raises(UnsupportedModelError, match="start 'attention'"):
+        METHODS["life_regression"].repair(shape, {"start": "attention"})
+    if shape.pool == "token":
+        with pytest.raises(RequestError, match="class query"):
+            Plan.dense(shape, class_query=True)
+
+
+def test_windows_and_joined_tokens_are_priced():
+    """As a windowed, hierarchical model has them: half of the blocks on a quarter of the tokens, at twice the width."""
+    wide = BlockShape(dim=8, tokens=64, heads=2, head_width=4, hidden=32, window=16)
+    deep = wide.replace(dim=16, tokens=16, heads=4, hidden=64, between=Price(matmuls=1000, norms=10))
+    plain = make_dense().shape
+    shape = ViTShape.of_blocks(
+        (wide, deep),
+        **{name: getattr(plain, name) for name in ("classes", "classifiers", "pre_norm", "final_norm", "pooled_norm")},
+        image_size=(32, 32), grid=(8, 8), patch_inputs=48, prefix_tokens=0, pool="avg",
+    )  # fmt: skip
+    assert shape.blocks == (wide, deep)
+    plan = Plan.dense(shape)
+    plan.check(shape)
+    products = [4 * b.tokens * b.dim**2 + 2 * b.tokens * 16 * b.dim + 2 * b.tokens * b.dim * b.hidden for b in (wide, deep)]
+    flops = predict(shape, plan)
+    assert flops.matmuls == 64 * 48 * 8 + sum(products) + 1000 + 10 * 16
+    assert flops.norms == 5 * (2 * 64 * 8 + 2 * 16 * 16 + 16 * 16) + 10
+
+
+def test_a_model_without_a_classifier_has_the_shape_of_its_features():
+    dense = create_dense(ModelSpec(name="vit_tiny_patch16_224", weights="scratch", args={**SIZES, "num_classes": 0}))
+    assert (dense.shape.classes, dense.shape.classifiers) == (0, 0)
+    assert count_flops(dense.module, 32) == predict(dense.shape, Plan.dense(dense.shape)).total
+
+
+def test_shapes_of_earlier_versions_are_read():
+    older = make_dense().shape.to_dict()
+    for name in ("norm", "mlp_matrices", "attention_norm", "mlp_norm", "pool_prefix", "stem", "attention_pool", "own_blocks"):
+        del older[name]
+    assert ViTShape.from_dict(older) == make_dense().shape
 
 
 def test_one_block_is_too_few_for_life_regression():

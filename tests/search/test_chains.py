@@ -201,13 +201,13 @@ def test_an_order_that_a_method_refuses_is_left_out_with_the_reason(dense: int, 
 
 
 def test_a_chain_with_a_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: int) -> None:
-    text = "methods: {width: , patch_slimming: }\nchains: [patch_slimming, [width, patch_slimming]]"
-    space, normed = parse_space(text, source="s.yaml"), shape.replace(qk_norm=True)
-    proposer = Proposer(space=space, shape=normed, budgets={"a": int(0.7 * dense)}, training=TrainingSettings(), seed=0)
-    assert list(proposer.left_out) == ["width+patch_slimming"]
-    only = parse_space("methods: {width: , patch_slimming: }\nchains: [[width, patch_slimming]]", source="s.yaml")
-    with pytest.raises(UnsupportedModelError, match="q_norm"):
-        Proposer(space=only, shape=normed, budgets={"a": dense // 2}, training=TrainingSettings(), seed=0)
+    text = "methods: {width: , merge: }\nchains: [width, [width, merge]]"
+    space, pooled = parse_space(text, source="s.yaml"), shape.replace(pool="avgmax")
+    proposer = Proposer(space=space, shape=pooled, budgets={"a": int(0.7 * dense)}, training=TrainingSettings(), seed=0)
+    assert list(proposer.left_out) == ["width+merge"]
+    only = parse_space("methods: {width: , merge: }\nchains: [[width, merge]]", source="s.yaml")
+    with pytest.raises(UnsupportedModelError, match="pooling 'token', 'avg' or 'max'"):
+        Proposer(space=only, shape=pooled, budgets={"a": dense // 2}, training=TrainingSettings(), seed=0)
 
 
 # The search.

@@ -213,17 +213,16 @@ def test_space_stored_by_another_version_is_refused(make: Make, whole: Space) ->
 
 
 def test_method_that_cannot_slim_the_model_is_left_out(shape: ViTShape, dense: int) -> None:
-    normed = shape.replace(qk_norm=True)
+    pooled = shape.replace(pool="avgmax")
     proposer = Proposer(
-        space=load_space("default"), shape=normed, budgets={"a": int(0.7 * dense)}, training=TrainingSettings(), seed=0
+        space=load_space("default"), shape=pooled, budgets={"a": int(0.7 * dense)}, training=TrainingSettings(), seed=0
     )
-    assert list(proposer.left_out) == [
-        label for label, chain in proposer.space.units_of(METHODS).items() if {"vit_slim", "width"} & set(chain)
-    ]
-    others = [name for name in METHODS if name not in ("vit_slim", "width")]
+    assert list(proposer.left_out) == [label for label, chain in proposer.space.units_of(METHODS).items() if "merge" in chain]
+    others = [label for label in proposer.space.units_of(METHODS) if label not in proposer.left_out]
+    assert {"vit_slim", "patch_slimming"} <= set(others)
     assert proposer.feasible_methods == {"a": others, Target.FREE: others}
-    with pytest.raises(UnsupportedModelError, match="q_norm"):
-        Proposer(space=load_space("vit_slim"), shape=normed, budgets={"a": dense}, training=TrainingSettings(), seed=0)
+    with pytest.raises(UnsupportedModelError, match="pooling 'token', 'avg' or 'max'"):
+        Proposer(space=load_space("merge"), shape=pooled, budgets={"a": dense}, training=TrainingSettings(), seed=0)
 
 
 def test_training_settings_of_the_space_replace_the_jobs(make: Make) -> None:

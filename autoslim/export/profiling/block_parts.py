@@ -26,12 +26,9 @@ Part = Callable[[Tensor], Tensor]
 """Takes tokens (B, N, D); its result is ignored."""
 
 
-def attention(block: Any, head_width: int) -> Part:
-    """Norm, attention at `head_width` and residual sum of `block`."""
-    part = copy.deepcopy(block)
-    if head_width != part.attn.head_dim:
-        # Untrained: the values of weights do not change the latency.
-        part.attn = empty_attention(part.attn, head_width)
+def attention(block: Any, heads: int, head_width: int) -> Part:
+    """Norm, attention of these widths and residual sum of `block`."""
+    part = _with_heads(block, heads, head_width)
 
     def run(x_BND: Tensor) -> Tensor:
         # Without drop path, which is the identity in a finished model.
@@ -41,11 +38,9 @@ def attention(block: Any, head_width: int) -> Part:
     return run
 
 
-def some_rows(block: Any, head_width: int, index_K: Tensor) -> Part:
-    """Norm, attention at `head_width` and residual sum of the tokens `index_K`, over all that enter."""
-    part = copy.deepcopy(block)
-    if head_width != part.attn.head_dim:
-        part.attn = empty_attention(part.attn, head_width)
+def some_rows(block: Any, heads: int, head_width: int, index_K: Tensor) -> Part:
+    """Norm, attention of these widths and residual sum of the tokens `index_K`, over all that enter."""
+    part = _with_heads(block, heads, head_width)
 
     def run(x_BND: Tensor) -> Tensor:
         normed_BND = part.norm1(x_BND)
@@ -56,10 +51,18 @@ def some_rows(block: Any, head_width: int, index_K: Tensor) -> Part:
     return run
 
 
+def _with_heads(block: Any, heads: int, head_width: int) -> Any:
+    part = copy.deepcopy(block)
+    if (heads, head_width) != (part.attn.num_heads, part.attn.head_dim):
+        # Untrained: the values of weights do not change the latency.
+        part.attn = empty_attention(part.attn, head_width, heads=heads)
+    return part
+
+
 def mlp(block: Any, hidden: int) -> Part:
     """Norm, MLP with `hidden` units and residual sum of `block`."""
     part = copy.deepcopy(block)
-    if hidden != part.mlp.fc1.out_features:
+    if hidden != part.mlp.fc2.in_features:
         part.mlp = empty_mlp(part.mlp, hidden)
 
     def run(x_BND: Tensor) -> Tensor:
@@ -90,6 +93,14 @@ def token_axis(shape: ViTShape, steps: int) -> tuple[int, ...]:
     """Numbers of tokens from the prefix alone to all, evenly spaced."""
     least = max(1, shape.prefix_tokens)
     return _distinct(least + round((shape.tokens - least) * step / steps) for step in range(steps + 1))
+
+
+def attention_axis(shape: ViTShape, steps: int) -> tuple[tuple[int, int], ...]:
+    """Heads and head widths from one unit to all, evenly spaced; where queries and keys are normalised, heads keep their width."""
+    if shape.qk_norm:
+        counts = _distinct([1, *(max(1, round(shape.heads * step / steps)) for step in range(1, steps + 1))])
+        return tuple((heads, shape.head_width) for heads in counts)
+    return tuple((shape.heads, width) for width in width_axis(shape.head_width, steps))
 
 
 def width_axis(full: int, steps: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from autoslim.core.job import SPEED_MODES, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost import DENSE, Calibration, CalibrationModel, Grid, LatencyRequest, LatencyTable, predict
-from autoslim.errors import RequestError
+from autoslim.errors import RequestError, UnsupportedModelError
 from autoslim.export.profiling import block_parts, runners
 from autoslim.export.profiling.hardware import hardware, pick_device
 from autoslim.export.profiling.interleaved import Clock, clock_of, lower_quartile, ratio, time_interleaved
@@ -86,6 +86,10 @@ class _Parts:
     """
 
     def __init__(self, module: nn.Module, shape: ViTShape, request: LatencyRequest, device: torch.device) -> None:
+        if shape.own_blocks or shape.whole:
+            raise UnsupportedModelError(
+                "a latency table is measured on equal blocks, part by part, which this model's are not; allowed: --flops, --params"
+            )
         self.shape, self.batch, self.mode, self.device = shape, request.batch, request.mode, device
         self.whole = runners.BACKENDS[request.mode](module.eval(), shape, device)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -96,9 +100,7 @@ class _Parts:
         self.divisors: list[int] = []
         # Latency is interpolated between these points. Grids over two token counts have fewer of each, because the points multiply.
         self.tokens, self.few = block_parts.token_axis(shape, 8), block_parts.token_axis(shape, 3)[1:]
-        # Only methods that leave the widths alone work on models whose queries and keys are normalised.
-        self.widths = (shape.head_width,) if shape.qk_norm else block_parts.width_axis(shape.head_width, 4)
-        self.narrow = self.widths if shape.qk_norm else block_parts.width_axis(shape.head_width, 2)
+        self.widths, self.narrow = block_parts.attention_axis(shape, 4), block_parts.attention_axis(shape, 2)
         self.hidden = block_parts.width_axis(shape.hidden, 6)
 
     def measure(self, seconds: float) -> LatencyTable:
@@ -120,13 +122,13 @@ class _Parts:
 
     def _add_attention(self) -> None:
         """Whole attention over widths and tokens, then rectangular attention over tokens, shares and widths."""
-        for width in self.widths:
-            self._add_stacks([block_parts.attention(block, width) for block in self._own()], self.tokens)
+        for heads, width in self.widths:
+            self._add_stacks([block_parts.attention(block, heads, width) for block in self._own()], self.tokens)
         for entering in self.few:
             for share in _SHARES:
                 index_K = torch.arange(self._computed(entering, share), device=self.device)
-                for width in self.narrow:
-                    self._add_stacks([block_parts.some_rows(block, width, index_K) for block in self._own()], (entering,))
+                for heads, width in self.narrow:
+                    self._add_stacks([block_parts.some_rows(block, heads, width, index_K) for block in self._own()], (entering,))
 
     def _add_mlp(self) -> None:
         for units in self.hidden:
@@ -149,7 +151,6 @@ class _Parts:
             count = math.prod(len(axis) for axis in axes)
             return Grid(axes=tuple(tuple(map(float, axis)) for axis in axes), values=tuple(next(times) for _ in range(count)))
 
-        heads = self.shape.heads
         # Keyword arguments are evaluated in this order, in which the parts were queued.
         return LatencyTable(
             shape=self.shape,
@@ -162,8 +163,8 @@ class _Parts:
             torch=torch.__version__,
             rounds=rounds,
             ends_ms=next(times),
-            attention=_transposed(grid([heads * width for width in self.widths], self.tokens)).non_decreasing(),
-            rows=grid(self.few, _SHARES, [heads * width for width in self.narrow]).non_decreasing(),
+            attention=_transposed(grid([heads * width for heads, width in self.widths], self.tokens)).non_decreasing(),
+            rows=grid(self.few, _SHARES, [heads * width for heads, width in self.narrow]).non_decreasing(),
             mlp=_transposed(grid(self.hidden, self.tokens)).non_decreasing(),
             drop=grid(self.few).non_decreasing(),
             extras={name: grid(self.few, _LEFT).non_decreasing() for name in block_parts.extra_modules()},

@@ -265,10 +265,18 @@ def merges(knobs: Knobs) -> bool:
 
 
 def check_pooling(method: str, shape: ViTShape) -> None:
-    """Raises UnsupportedModelError where the head adds a mean and a maximum, of which only the mean needs weights."""
-    if shape.pool == "avgmax":
+    """Raises UnsupportedModelError where the head cannot weight merged patches by their sizes.
+
+    A mean and a maximum added, of which only the mean needs weights; attention, to which timm passes no mask; a mean that the prefix
+    tokens are part of.
+    """
+    if shape.pool in ("avgmax", "map"):
         raise UnsupportedModelError(
             f"{method}: merged tokens need pooling 'token', 'avg' or 'max'; this model's is {shape.pool!r}"
+        )
+    if shape.pool == "avg" and shape.pool_prefix:
+        raise UnsupportedModelError(
+            f"{method}: merged tokens need a mean over patches alone; this model's has prefix tokens, too"
         )
 
 

@@ -1,7 +1,8 @@
-"""Prunes the widths of timm's own `Attention` and `Mlp`, exactly: the pruned layer computes what the masked layer computed.
+"""Prunes the widths of timm's own `Attention`, `Mlp`, `GluMlp` and `SwiGLU`, exactly: the pruned layer computes what the masked one did.
 
 timm derives the softmax scale from the head width, so a head pruned from d to k dimensions would be scaled by 1/sqrt(k) instead of
-1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d).
+1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d). Norms inside a layer become those of the units that
+are left (`inner_norm`).
 
 Shapes: D model width, H heads, K head width, F hidden units.
 """
@@ -10,16 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from timm.layers import Attention, Mlp
-from torch import Tensor
+from timm.layers import Attention, GluMlp, Mlp, SwiGLU
+from torch import Tensor, nn
+
+from autoslim.methods.layers.inner_norm import empty_norm, narrow_norm, norm_in
 
 
 def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, heads: Sequence[int] | None = None) -> Attention:
     """The attention with `heads` alone (sorted indices; None: all) and, of each, the dimensions in its row of `kept_HK` (sorted).
 
     q, k and v of each dimension are scaled by its value in `gate_HK`. The logits equal those of the attention with the others masked.
+    Where queries and keys are normalised, v alone is scaled, and every row of `kept_HK` has to keep all dimensions.
     """
     heads = range(attention.num_heads) if heads is None else heads
     inner, old = attention.num_heads * attention.head_dim, attention.head_dim
@@ -27,31 +32,48 @@ def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, 
     rows_HK = kept_HK + old * torch.tensor(list(heads), device=kept_HK.device)[:, None]
     rows, gate = rows_HK.flatten(), gate_HK.flatten()
     narrow = empty_attention(attention, new, heads=len(heads))
+    ones, behind = torch.ones_like(gate), norm_in(attention.norm)
+    of_keys = gate if norm_in(attention.q_norm) is None else ones
     # timm will divide by sqrt(k) where the model has divided by sqrt(d): the queries make up for it.
-    query_scale = math.sqrt(new / old)
-    for part, scale in enumerate((gate * query_scale, gate, gate)):
+    of_queries = of_keys * math.sqrt(new / old)
+    # A norm behind the attention would undo a factor of the values: the columns of the projection take it.
+    of_values, of_columns = (gate, ones) if behind is None else (ones, gate)
+    for part, scale in enumerate((of_queries, of_keys, of_values)):
         source, target = rows + part * inner, slice(part * len(rows), (part + 1) * len(rows))
         narrow.qkv.weight.data[target] = attention.qkv.weight.data[source] * scale[:, None]
         if attention.qkv.bias is not None:
             narrow.qkv.bias.data[target] = attention.qkv.bias.data[source] * scale
-    # No gate on the projection: that of the values is in their rows, and only sums of values come here.
-    narrow.proj.weight.data.copy_(attention.proj.weight.data[:, rows])
+    if behind is not None:
+        narrow.norm = narrow_norm(behind, rows)
+    narrow.proj.weight.data.copy_(attention.proj.weight.data[:, rows] * of_columns)
     if attention.proj.bias is not None:
         narrow.proj.bias.data.copy_(attention.proj.bias.data)
     return narrow
 
 
-def narrow_mlp(mlp: Mlp, kept_F: Tensor, gate_F: Tensor) -> Mlp:
+def narrow_mlp(mlp: Any, kept_F: Tensor, gate_F: Tensor) -> nn.Module:
     """The MLP with the hidden units `kept_F` alone (sorted indices), each scaled by `gate_F` behind the activation."""
-    narrow = empty_mlp(mlp, len(kept_F))
-    narrow.fc1.weight.data.copy_(mlp.fc1.weight.data[kept_F])
-    if mlp.fc1.bias is not None:
-        narrow.fc1.bias.data.copy_(mlp.fc1.bias.data[kept_F])
+    narrow: Any = empty_mlp(mlp, len(kept_F))
+    # A packed SwiGLU has its units' gates and values in two halves of one layer.
+    rows = torch.cat((kept_F, kept_F + mlp.fc2.in_features)) if isinstance(mlp, GluMlp) else kept_F
+    for name in first_layers(mlp):
+        whole, own = getattr(mlp, name), getattr(narrow, name)
+        own.weight.data.copy_(whole.weight.data[rows])
+        if whole.bias is not None:
+            own.bias.data.copy_(whole.bias.data[rows])
+    behind = norm_in(mlp.norm)
+    if behind is not None:
+        narrow.norm = narrow_norm(behind, kept_F)
     # The gate is behind the activation, so that only the columns of fc2 can take it.
     narrow.fc2.weight.data.copy_(mlp.fc2.weight.data[:, kept_F] * gate_F)
     if mlp.fc2.bias is not None:
         narrow.fc2.bias.data.copy_(mlp.fc2.bias.data)
-    return narrow
+    return narrow  # type: ignore[no-any-return]
+
+
+def first_layers(mlp: nn.Module) -> tuple[str, ...]:
+    """The names of the layers in front of the activation."""
+    return ("fc1_g", "fc1_x") if isinstance(mlp, SwiGLU) else ("fc1",)
 
 
 def empty_attention(like: Attention, head_width: int, *, heads: int | None = None) -> Attention:
@@ -69,20 +91,29 @@ def empty_attention(like: Attention, head_width: int, *, heads: int | None = Non
     )
     # timm sets it from a global switch when it makes the layer; the model's own setting counts.
     narrow.fused_attn = like.fused_attn
+    # In a head whose queries and keys are normalised, the width is that of `like`.
+    narrow.q_norm, narrow.k_norm = empty_norm(like.q_norm, head_width), empty_norm(like.k_norm, head_width)
+    narrow.norm = empty_norm(like.norm, narrow.attn_dim)
     return narrow.train(like.training)
 
 
-def empty_mlp(like: Mlp, hidden: int) -> Mlp:
-    """An MLP with the settings of `like` and `hidden` units; its weights are set later."""
-    narrow = Mlp(
-        like.fc1.in_features,
-        hidden_features=hidden,
-        out_features=like.fc2.out_features,
-        bias=like.fc1.bias is not None,
-        drop=(like.drop1.p, like.drop2.p),
-        device=like.fc1.weight.device,
-        dtype=like.fc1.weight.dtype,
-    )
-    # timm's default is GELU, which need not be the model's.
-    narrow.act = like.act
-    return narrow.train(like.training)
+def empty_mlp(like: Any, hidden: int) -> nn.Module:
+    """An MLP of the class and with the settings of `like`, and `hidden` units; its weights are set later."""
+    first = getattr(like, first_layers(like)[0])
+    settings: dict[str, Any] = {
+        "in_features": first.in_features,
+        "hidden_features": hidden,
+        "out_features": like.fc2.out_features,
+        "bias": (first.bias is not None, like.fc2.bias is not None),
+        "drop": (like.drop1.p, like.drop2.p),
+        "device": first.weight.device,
+        "dtype": first.weight.dtype,
+    }
+    narrow: Any
+    if isinstance(like, GluMlp):
+        narrow = GluMlp(**{**settings, "hidden_features": 2 * hidden}, gate_last=like.gate_last)
+    else:
+        narrow = SwiGLU(**settings) if isinstance(like, SwiGLU) else Mlp(**settings)
+    # timm's default activation need not be the model's.
+    narrow.act, narrow.norm = like.act, empty_norm(like.norm, hidden)
+    return narrow.train(like.training)  # type: ignore[no-any-return]

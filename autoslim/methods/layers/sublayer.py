@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.shape import ViTShape
+from autoslim.errors import UnsupportedModelError
+
 
 class RemovedSublayer(nn.Module):
     """Maps (B, N, D) to the bias (D,) for every token, or to zeros without one."""
@@ -24,6 +27,15 @@ class RemovedSublayer(nn.Module):
 
     def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         return torch.zeros_like(x_BND) if self.bias is None else self.bias.expand_as(x_BND)
+
+
+def check_parts(method: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError unless attention and MLP of every block can be run, and cut, on their own."""
+    for index, block in enumerate(shape.blocks):
+        if block.whole:
+            raise UnsupportedModelError(
+                f"blocks.{index}: {method} runs attention and MLP of a block one by one; this model's blocks are parallel or post-norm"
+            )
 
 
 def drop_attention(block: Any) -> None:

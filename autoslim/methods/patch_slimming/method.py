@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.plan import BlockPlan, Extra, Plan
+from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
@@ -50,10 +50,10 @@ from autoslim.methods.layers.merging import (
     merges,
     merging_prices,
 )
-from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
-from autoslim.methods.layers.sublayer import RemovedSublayer
+from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last, install_rectangular
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
 from autoslim.methods.patch_slimming.impact import Chain, find_masks, images_to_measure, tokens_between_blocks
 from autoslim.methods.patch_slimming.knobs import RANGES
@@ -88,6 +88,7 @@ class PatchSlimming(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_parts(self.name, shape)
         if not 2 <= shape.depth <= MAX_DEPTH:
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")
 
@@ -216,8 +217,10 @@ class Decision:
 
 def _has_dense_widths(shape: ViTShape, plan: Plan) -> bool:
     """Whether blocks that Algorithm 1 has tuned in the dense model fit this one."""
-    dense = BlockPlan.dense(shape)
-    return all((own.heads, own.head_width, own.hidden) == (dense.heads, dense.head_width, dense.hidden) for own in plan.blocks)
+    return all(
+        (block.heads, block.head_width, block.hidden) == (own.heads, own.head_width, own.hidden)
+        for own, block in zip(shape.blocks, plan.blocks, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -234,28 +237,14 @@ def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
 def install_selectors(
     model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector], *, merge: bool = False
 ) -> nn.Module:
-    """Gives every block that computes fewer patches than enter it its selector: inside, or in front of a block without attention.
+    """Gives every block that computes fewer patches than enter it its selector; one that removes nothing stays timm's own.
 
     With `merge`, the patches that are not selected join those that are.
     """
+    removing = {block: selectors[block] for block in removals(shape, counts)}
     if merge:
-        merging = {block: selectors[block] for block in removals(shape, counts)}
-        return install_merging(model, shape, blocks_of(model), merging, inside=True)
-    blocks: list[nn.Module] = []
-    steps: dict[int, nn.Module] = {}
-    before = shape.patches
-    for number, (block, count, selector) in enumerate(zip(blocks_of(model), counts, selectors, strict=True)):
-        # A block that removes nothing stays timm's own.
-        if count == before:
-            blocks.append(block)
-        # Without attention there are no keys for which the block would have to see the removed patches.
-        elif isinstance(block.attn, RemovedSublayer):
-            blocks.append(block)
-            steps[number] = selector
-        else:
-            blocks.append(RectangularBlock(block, selector))
-        before = count
-    return install(model, Trunk(blocks, steps))
+        return install_merging(model, shape, blocks_of(model), removing, inside=True)
+    return install_rectangular(model, blocks_of(model), removing)
 
 
 def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:

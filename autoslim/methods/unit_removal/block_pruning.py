@@ -13,6 +13,7 @@ from torch import Tensor
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.inner_norm import norm_in
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp, narrow_attention, narrow_mlp
 from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.unit_removal.budget_pruning import Layer
@@ -51,13 +52,14 @@ def _prune_attention(block: Any, layer: Layer, order_HK: Tensor, *, fold: bool) 
     gate_HK = order_HK.gather(1, kept_HK) if fold else torch.ones_like(kept_HK, dtype=like.dtype)
     block.attn = narrow_attention(whole, kept_HK, gate_HK, heads=layer.heads)
     rows_HK = kept_HK + whole.head_dim * torch.tensor(layer.heads, device=like.device)[:, None]
-    # No gate: it is in the rows of the values already, so that the projection's inputs have it as measured.
-    refit_reader(block.attn.proj, whole.proj, rows_HK.flatten())
+    # The gate is in the rows of the values already, so that the projection's inputs have it as measured; behind a norm they have not.
+    gate_K = None if norm_in(whole.norm) is None else gate_HK.flatten()
+    refit_reader(block.attn.proj, whole.proj, rows_HK.flatten(), gate_K=gate_K)
 
 
 def _prune_mlp(block: Any, layer: Layer, order_F: Tensor, *, fold: bool) -> None:
     whole = block.mlp
-    like = whole.fc1.weight
+    like = whole.fc2.weight
     order_F = order_F.to(like.device)
     kept_F = order_F.sort(descending=True, stable=True).indices[: layer.hidden].sort().values
     gate_F = order_F[kept_F] if fold else torch.ones_like(kept_F, dtype=like.dtype)

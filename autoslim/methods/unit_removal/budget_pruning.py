@@ -125,8 +125,11 @@ def plan_of(plan: Plan, layers: Sequence[Layer], shape: ViTShape) -> Plan:
 
 
 def _dense_layers(shape: ViTShape) -> list[Layer]:
-    heads, patches = tuple(range(shape.heads)), frozenset(range(shape.patches))
-    return [Layer(heads=heads, head_width=shape.head_width, hidden=shape.hidden, patches=patches)] * shape.depth
+    patches = frozenset(range(shape.patches))
+    return [
+        Layer(heads=tuple(range(own.heads)), head_width=own.head_width, hidden=own.hidden, patches=patches)
+        for own in shape.blocks
+    ]
 
 
 def _applied(dense: Sequence[Layer], steps: Sequence[Removal]) -> list[Layer]:

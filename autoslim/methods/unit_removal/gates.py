@@ -1,7 +1,8 @@
 """Gates on the widths of timm's own blocks: one factor for each head dimension and hidden unit, in the slots of the block's norms.
 
 As in ViT-Slim (arXiv 2201.00814, section 3) queries, keys and values of a dimension share one factor, and that of a hidden unit is behind
-the activation. A gate of 0 computes what the block without the unit computes.
+the activation. A gate of 0 computes what the block without the unit computes. Where queries and keys are normalised, each head on its own,
+the values alone have the factor: a head can then go whole, and none of its dimensions can.
 
 Shapes: B batch, N tokens, H heads, K head width, F hidden units.
 """
@@ -12,15 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoslim.core.shape import ViTShape
-from autoslim.errors import UnsupportedModelError
-
-
-def check_gates_fit(shape: ViTShape, method: str) -> None:
-    """Raises UnsupportedModelError where queries and keys are normalised: their norms are in the gates' places, and mix a head's
-    dimensions, so that none can be removed exactly."""
-    if shape.qk_norm:
-        raise UnsupportedModelError(f"attn.q_norm: {method} cannot narrow heads whose queries and keys are normalised")
+from autoslim.methods.layers.inner_norm import GatedNorm, norm_in
 
 
 class HeadGate(nn.Module):
@@ -53,8 +46,14 @@ def gate_widths(block: Any) -> tuple[nn.Parameter, nn.Parameter]:
     attention, mlp = block.attn, block.mlp
     like = attention.qkv.weight
     zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
-    zeta_F = nn.Parameter(like.new_ones(mlp.fc1.out_features))
+    zeta_F = nn.Parameter(like.new_ones(mlp.fc2.in_features))
     # One parameter in three places: queries, keys and values of a dimension stay or go together.
-    attention.q_norm, attention.k_norm, attention.norm = HeadGate(zeta_HK), HeadGate(zeta_HK), OutputGate(zeta_HK)
-    mlp.norm = OutputGate(zeta_F)
+    if norm_in(attention.q_norm) is None:
+        attention.q_norm, attention.k_norm = HeadGate(zeta_HK), HeadGate(zeta_HK)
+    attention.norm, mlp.norm = _output_gate(attention.norm, zeta_HK), _output_gate(mlp.norm, zeta_F)
     return zeta_HK, zeta_F
+
+
+def _output_gate(slot: nn.Module, zeta: nn.Parameter) -> nn.Module:
+    norm = norm_in(slot)
+    return OutputGate(zeta) if norm is None else GatedNorm(norm, zeta)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autoslim.core.plan import BlockPlan, Plan
-from autoslim.core.shape import ViTShape
+from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.cost.flops import block_matmuls, block_norms, predict
 from autoslim.methods.unit_removal.budget_pruning import Removal, with_tokens
 
@@ -63,14 +63,22 @@ class RemovalOptions:
     patch_share: float = 0.0
 
 
-def unit_costs(shape: ViTShape, block: BlockPlan) -> tuple[float, float, float]:
+def unit_costs(own: BlockShape, block: BlockPlan) -> tuple[float, float, float]:
     """Multiply-accumulates of one dimension of one head, of one hidden unit, and of one patch in this block."""
     # Query, key, value and projection of one dimension, and its products in QK^T and AV.
-    per_dim = 2 * shape.dim * (block.tokens_q + block.tokens_kv) + 2 * block.tokens_q * block.tokens_kv
+    per_dim = 2 * own.dim * (block.tokens_q + block.tokens_kv) + 2 * block.tokens_q * (own.window or block.tokens_kv)
     fewer = with_tokens(block, block.tokens_kv - 1)
-    patch = block_matmuls(shape, block) + block_norms(shape, block) - block_matmuls(shape, fewer) - block_norms(shape, fewer)
+    patch = block_matmuls(own, block) + block_norms(own, block) - block_matmuls(own, fewer) - block_norms(own, fewer)
     # A block without any sub-layer costs nothing.
-    return per_dim, 2 * shape.dim * block.tokens_mlp, max(patch, 1)
+    return per_dim, own.mlp_matrices * own.dim * block.tokens_mlp, max(patch, 1)
+
+
+def head_multiple(own: BlockShape, multiple: int) -> int:
+    """What widths of heads are multiples of, where the user asks for `multiple`.
+
+    A norm over a head's queries or keys mixes its dimensions, so that none can be removed exactly: such heads go whole or stay whole.
+    """
+    return own.head_width if own.qk_norm else multiple
 
 
 def width_before(width: int, multiple: int) -> int:
@@ -189,13 +197,14 @@ def order_removals(
     `budget` is in multiply-accumulates; only `patch_share` depends on it.
     """
     # 1. A chain of removals for every attention, MLP and patch.
+    attention = [dataclasses.replace(options, width_multiple=head_multiple(own, options.width_multiple)) for own in shape.blocks]
     parts = (
-        [step for block, own in enumerate(worths) for step in attention_chain(own.head_HK, block, options)],
+        [step for block, own in enumerate(worths) for step in attention_chain(own.head_HK, block, attention[block])],
         [step for block, own in enumerate(worths) for step in mlp_chain(own.hidden_F, block, options)],
         patch_chains(nested(_patch_worths(worths, options), options.nesting)) if options.removable[2] else [],
     )
     # 2. One row per part, in rising order of worth. The sort is stable, so that the steps of a chain stay in their order.
-    sizes = (shape.heads * shape.head_width, shape.hidden, shape.patches)
+    sizes = (sum(b.attention_width for b in shape.blocks), sum(b.hidden for b in shape.blocks), shape.patches * shape.depth)
     rows = [sorted(part, key=lambda step: step.worth) for part in parts]
     # 3. A common key across the parts: the worth, or where `separate` the share of its part that is gone over the share it may lose.
     keyed: list[tuple[tuple[int, float], Removal]] = []
@@ -204,10 +213,10 @@ def order_removals(
         for step in row:
             given += step.size
             if not options.separate:
-                keyed.append(((_BEYOND if given > give * size * shape.depth else _RANKED, step.worth), step))
+                keyed.append(((_BEYOND if given > give * size else _RANKED, step.worth), step))
             else:
                 went = given if step.patch is None else step.worth + 1
-                keyed.append(((_RANKED if give else _BEYOND, went / (size * shape.depth) / (give or 1.0)), step))
+                keyed.append(((_RANKED if give else _BEYOND, went / size / (give or 1.0)), step))
     # 4. Patches that have to bear their share of the reduction go to the front.
     first = {id(step) for step in _patches_first(rows[2], shape, plan, options, budget)}
     keyed = [((_FIRST if id(step) in first else key[0], key[1]), step) for key, step in keyed]
@@ -231,7 +240,7 @@ _FIRST, _RANKED, _BEYOND = range(3)
 def _patches_first(row: list[Removal], shape: ViTShape, plan: Plan, options: RemovalOptions, budget: int) -> list[Removal]:
     """The first patch removals, until they save `patch_share` of the multiply-accumulates to save."""
     to_save = options.patch_share * (predict(shape, plan).total - budget)
-    costs = [unit_costs(shape, block)[2] for block in plan.blocks]
+    costs = [unit_costs(own, block)[2] for own, block in zip(shape.blocks, plan.blocks, strict=True)]
     first, saved = [], 0.0
     for step in row:
         if saved >= to_save:

@@ -74,8 +74,8 @@ def scores(masks: Sequence[Masks], shape: ViTShape, plan: Plan, options: Ranking
     top = max(float(zeta.max()) for mask in masks for zeta in (mask.head_HK, mask.hidden_F))
     patch_top = max((float(mask.patch_P.max()) for mask in masks if mask.patch_P is not None), default=0.0)
     scored = []
-    for mask, block in zip(masks, plan.blocks, strict=True):
-        w1, w2, w3 = (w / cost**options.cost_power for w, cost in zip(options.l1, unit_costs(shape, block), strict=True))
+    for mask, own, block in zip(masks, shape.blocks, plan.blocks, strict=True):
+        w1, w2, w3 = (w / cost**options.cost_power for w, cost in zip(options.l1, unit_costs(own, block), strict=True))
         scored.append(
             UnitWorths(
                 head_HK=w1 / (top - mask.head_HK + _LEAST_FALL),

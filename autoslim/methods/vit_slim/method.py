@@ -35,19 +35,19 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport
-from autoslim.core.shape import ViTShape
+from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.cost.flops import predict
 from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import Layer, prune_to_budget
-from autoslim.methods.unit_removal.gates import check_gates_fit
 from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
-from autoslim.methods.unit_removal.ranking import NESTINGS, WHOLES
+from autoslim.methods.unit_removal.ranking import NESTINGS, WHOLES, head_multiple
 from autoslim.methods.vit_slim.mask_ranking import RULES, RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
 
@@ -119,7 +119,7 @@ class ViTSlim(Method):
     before_others: ClassVar[Knobs] = {"patches": "stay"}
 
     def check(self, shape: ViTShape) -> None:
-        check_gates_fit(shape, "ViT-Slim")
+        check_parts(self.name, shape)
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         if knob == "cost_power":
@@ -134,7 +134,8 @@ class ViTSlim(Method):
             # Complete knobs: what is missing then is younger than the recipe.
             knobs = {**_EARLIER, **knobs}
         full = super().repair(shape, knobs)
-        full["keep"] = canonical_share(_parts(shape, full), full["keep"])
+        parts = [_patch_part(shape, full), *(part for own in shape.kinds for part in _width_parts(own, full))]
+        full["keep"] = canonical_share(parts, full["keep"])
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
@@ -144,8 +145,13 @@ class ViTSlim(Method):
             UnsupportedModelError: when an earlier step has pruned the model, because the masks are searched on the whole one.
         """
         check_first(shape, plan, "ViT-Slim", "its masks are searched on the whole model")
-        head_width, hidden, patches = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
-        narrowed = (block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks)
+        kept = {own: [part.kept(knobs["keep"]) for part in _width_parts(own, knobs)] for own in shape.kinds}
+        widths = (kept[own] for own in shape.blocks)
+        narrowed = (
+            block.replace(head_width=head_width, hidden=hidden)
+            for block, (head_width, hidden) in zip(plan.blocks, widths, strict=True)
+        )
+        patches = _patch_part(shape, knobs).kept(knobs["keep"])
         return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
@@ -279,17 +285,22 @@ def _patch_steps(layers: list[Layer], shape: ViTShape) -> dict[int, nn.Module]:
     return steps
 
 
-def _parts(shape: ViTShape, knobs: Knobs) -> tuple[KeptShare, KeptShare, KeptShare]:
-    """The parts: head width, hidden units, patches."""
+def _width_parts(own: BlockShape, knobs: Knobs) -> tuple[KeptShare, KeptShare]:
+    """The parts of a block: head width, hidden units."""
     options = _terms(knobs)
     if options.rule == "fall":
-        slopes = (1 - options.patch_share, 1 - options.patch_share, options.patch_share)
-        floors = (1 - options.removable[0], 1 - options.removable[1], 0.0)
+        slopes = (1 - options.patch_share, 1 - options.patch_share)
+        floors = (1 - options.removable[0], 1 - options.removable[1])
     else:
-        slopes, floors = options.removable, (0.0, 0.0, 0.0)
+        slopes, floors = options.removable[:2], (0.0, 0.0)
     multiple = options.width_multiple
     return (
-        KeptShare(size=shape.head_width, multiple=multiple, slope=slopes[0], floor=floors[0]),
-        KeptShare(size=shape.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
-        KeptShare(size=shape.patches, multiple=1, slope=slopes[2], floor=floors[2]),
+        KeptShare(size=own.head_width, multiple=head_multiple(own, multiple), slope=slopes[0], floor=floors[0]),
+        KeptShare(size=own.hidden, multiple=multiple, slope=slopes[1], floor=floors[1]),
     )
+
+
+def _patch_part(shape: ViTShape, knobs: Knobs) -> KeptShare:
+    options = _terms(knobs)
+    slope = options.patch_share if options.rule == "fall" else options.removable[2]
+    return KeptShare(size=shape.patches, multiple=1, slope=slope, floor=0.0)

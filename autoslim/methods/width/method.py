@@ -23,17 +23,17 @@ from torch import Tensor, nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
-from autoslim.core.shape import ViTShape
+from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.methods.base import Method, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import prune_to_budget
-from autoslim.methods.unit_removal.gates import check_gates_fit
 from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
-from autoslim.methods.unit_removal.ranking import WHOLES, RemovalOptions, UnitWorths, order_removals, unit_costs
+from autoslim.methods.unit_removal.ranking import WHOLES, RemovalOptions, UnitWorths, head_multiple, order_removals, unit_costs
 from autoslim.methods.width.gate_gradients import gradient_rms
 
 PASSES = 12
@@ -61,12 +61,12 @@ class Width(Method):
     }
 
     def check(self, shape: ViTShape) -> None:
-        check_gates_fit(shape, self.name)
+        check_parts(self.name, shape)
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
         full = super().repair(shape, knobs)
-        full["keep"] = canonical_share(_parts(shape, full), full["keep"])
+        full["keep"] = canonical_share([part for own in shape.kinds for part in _parts(own, full)], full["keep"])
         return full
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
@@ -76,8 +76,13 @@ class Width(Method):
             UnsupportedModelError: when an earlier step has pruned the model.
         """
         check_first(shape, plan, self.name, _REASON)
-        head_width, hidden = (part.kept(knobs["keep"]) for part in _parts(shape, knobs))
-        return plan.replace(blocks=tuple(block.replace(head_width=head_width, hidden=hidden) for block in plan.blocks))
+        kept = {own: [part.kept(knobs["keep"]) for part in _parts(own, knobs)] for own in shape.kinds}
+        widths = (kept[own] for own in shape.blocks)
+        narrowed = (
+            block.replace(head_width=head_width, hidden=hidden)
+            for block, (head_width, hidden) in zip(plan.blocks, widths, strict=True)
+        )
+        return plan.replace(blocks=tuple(narrowed))
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """No knob affects the measurement: one serves all trials."""
@@ -137,16 +142,16 @@ class Width(Method):
 def _over_cost(worths: list[UnitWorths], shape: ViTShape, plan: Plan, power: float) -> list[UnitWorths]:
     """Worths over cost^power. With 1/2 this is the order of loss over cost, because the loss is quadratic in the gate."""
     scored = []
-    for worth, block in zip(worths, plan.blocks, strict=True):
-        per_dim, per_hidden, _ = unit_costs(shape, block)
+    for worth, own, block in zip(worths, shape.blocks, plan.blocks, strict=True):
+        per_dim, per_hidden, _ = unit_costs(own, block)
         scored.append(UnitWorths(head_HK=worth.head_HK / per_dim**power, hidden_F=worth.hidden_F / per_hidden**power))
     return scored
 
 
-def _parts(shape: ViTShape, knobs: Knobs) -> tuple[KeptShare, KeptShare]:
-    """The parts: head width, hidden units."""
+def _parts(own: BlockShape, knobs: Knobs) -> tuple[KeptShare, KeptShare]:
+    """The parts of a block: head width, hidden units."""
     multiple = knobs["width_multiple"]
     return (
-        KeptShare(size=shape.head_width, multiple=multiple, slope=1.0, floor=0.0),
-        KeptShare(size=shape.hidden, multiple=multiple, slope=1.0, floor=0.0),
+        KeptShare(size=own.head_width, multiple=head_multiple(own, multiple), slope=1.0, floor=0.0),
+        KeptShare(size=own.hidden, multiple=multiple, slope=1.0, floor=0.0),
     )

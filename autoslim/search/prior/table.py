@@ -90,16 +90,15 @@ def prior_trial(recipe: Recipe, plan: Plan, lost: float, *, shape: ViTShape, met
 
 def block_shares(plan: Plan, shape: ViTShape) -> list[BlockShares]:
     """Of each block."""
-    width = shape.heads * shape.head_width
     return [
         (
-            block.tokens_kv / shape.tokens,
-            block.tokens_q / shape.tokens,
-            block.tokens_mlp / shape.tokens,
-            block.attention_width / width,
-            block.hidden / shape.hidden,
+            block.tokens_kv / own.tokens,
+            block.tokens_q / own.tokens,
+            block.tokens_mlp / own.tokens,
+            block.attention_width / own.attention_width,
+            block.hidden / own.hidden,
         )
-        for block in plan.blocks
+        for block, own in zip(plan.blocks, shape.blocks, strict=True)
     ]
 
 

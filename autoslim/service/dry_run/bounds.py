@@ -50,7 +50,7 @@ def check_model_folder(spec: JobSpec) -> None:
 
 def check_attention(spec: JobSpec, shape: ViTShape, most: float) -> None:
     """Raises SpecFault for a model with more than `most` blocks times squared tokens, the weights of its attention per head."""
-    found = shape.depth * shape.tokens**2
+    found = sum(block.tokens * (block.window or block.tokens) for block in shape.blocks)
     if found > most:
         raise SpecFault(
             ("model",),

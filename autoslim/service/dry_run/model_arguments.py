@@ -55,7 +55,7 @@ RULES: dict[str, Rule] = {
     "pre_norm": _FLAG,
     "final_norm": _FLAG,
     "fc_norm": _one_of(True, False, None),
-    "global_pool": _one_of("token", "avg", "max", "avgmax"),
+    "global_pool": _one_of("token", "avg", "max", "avgmax", "map"),
     "act_layer": _one_of("gelu", "gelu_tanh", "quick_gelu", "relu", "silu"),
     "drop_rate": _SHARE,
     "pos_drop_rate": _SHARE,

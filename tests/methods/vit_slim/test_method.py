@@ -750,9 +750,14 @@ def test_knobs_say_that_patches_stay_where_none_has_gone():
     assert ("patch_share" in finished.knobs) == gone
 
 
-def test_heads_with_normalised_queries_are_refused_by_name():
-    with pytest.raises(UnsupportedModelError, match="q_norm"):
-        METHOD.check(make_dense("deit", qk_norm=True).shape)
+def test_heads_with_normalised_queries_keep_their_widths_and_may_go_whole():
+    """The norm of a head's queries mixes its dimensions: the MLPs give, and whole heads where they may."""
+    dense = make_dense("normalised queries")
+    for whole, kept in (("none", {3}), ("heads", {1, 2, 3})):
+        finished = slim("vit_slim", dense, knobs={"whole": whole})
+        assert {block.head_width for block in finished.plan.blocks} == {16}
+        assert {block.heads for block in finished.plan.blocks} <= kept
+        assert any(block.hidden < 192 for block in finished.plan.blocks)
 
 
 def test_a_model_that_an_earlier_step_has_cut_is_refused():

@@ -1,0 +1,93 @@
+"""Reads the parts that timm's transformers have in common: blocks, attention, MLPs and norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import Attention, GluMlp, LayerNorm, Mlp, RmsNorm, SwiGLU
+from timm.models.vision_transformer import Block, ParallelScalingBlock, ParallelThingsBlock, ResPostBlock
+from torch import nn
+
+from autoslim.core.shape import BlockShape
+from autoslim.errors import UnsupportedModelError
+
+
+def read_block(block: nn.Module, name: str, tokens: int) -> BlockShape:
+    """The shape of one of timm's blocks. Raises UnsupportedModelError that names the part of it that no method can slim."""
+    part: Any = block
+    if type(block) is ParallelScalingBlock:
+        return _scaling_block(part, name, tokens)
+    if type(block) is ParallelThingsBlock:
+        first = _sublayers(part.attns[0].norm, part.attns[0].attn, part.ffns[0].norm, part.ffns[0].mlp, name, tokens)
+        return first.replace(whole=True, branches=part.num_parallel)
+    if type(block) not in (Block, ResPostBlock):
+        raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not one of timm's blocks that can be slimmed")
+    # Norms behind the sub-layers instead of in front: the same cost, but a block whose parts no method knows.
+    return _sublayers(part.norm1, part.attn, part.norm2, part.mlp, name, tokens).replace(whole=type(block) is ResPostBlock)
+
+
+def _scaling_block(block: Any, name: str, tokens: int) -> BlockShape:
+    """Attention and MLP side by side behind one norm, with their first layers in one matrix."""
+    kind = norm_kind(block.in_norm, f"{name}.in_norm")
+    if kind is None:
+        raise UnsupportedModelError(f"{name}.in_norm is missing")
+    return BlockShape(
+        dim=block.in_proj.in_features,
+        tokens=tokens,
+        heads=block.num_heads,
+        head_width=block.head_dim,
+        hidden=block.in_split[0],
+        norm=kind,
+        qk_norm=has_norm(block.q_norm, f"{name}.q_norm", kind),
+        whole=True,
+        shared_norm=True,
+    )
+
+
+def _sublayers(norm1: nn.Module, attention: Any, norm2: nn.Module, mlp: Any, name: str, tokens: int) -> BlockShape:
+    if type(attention) is not Attention or attention.gate is not None:
+        raise UnsupportedModelError(f"{name}.attn is a {type(attention).__name__} (or gated), not timm's plain Attention")
+    if type(mlp) not in (Mlp, GluMlp, SwiGLU):
+        raise UnsupportedModelError(f"{name}.mlp is a {type(mlp).__name__}, not timm's Mlp, GluMlp or SwiGLU")
+    kind = norm_kind(norm1, f"{name}.norm1")
+    if kind is None or norm_kind(norm2, f"{name}.norm2") != kind:
+        raise UnsupportedModelError(f"{name}.norm1 and {name}.norm2 are missing, or of different kinds")
+    normed: dict[str, Any] = {
+        flag: has_norm(norm, f"{name}.{slot}", kind)
+        for flag, slot, norm in (
+            ("qk_norm", "attn.q_norm", attention.q_norm),
+            ("attention_norm", "attn.norm", attention.norm),
+            ("mlp_norm", "mlp.norm", mlp.norm),
+        )
+    }
+    first = mlp.fc1_g if isinstance(mlp, SwiGLU) else mlp.fc1
+    return BlockShape(
+        dim=attention.qkv.in_features,
+        tokens=tokens,
+        heads=attention.num_heads,
+        head_width=attention.head_dim,
+        hidden=mlp.fc2.in_features,
+        mlp_matrices=2 if type(mlp) is Mlp else 3,
+        norm=kind,
+        qkv_bias=attention.qkv.bias is not None,
+        mlp_bias=first.bias is not None,
+        **normed,
+    )
+
+
+def norm_kind(module: nn.Module, name: str) -> str | None:
+    """`layer` or `rms`, as in `BlockShape.norm`; None where there is no norm. Raises UnsupportedModelError for any other module."""
+    if isinstance(module, nn.Identity):
+        return None
+    kinds = [kind for kind, classes in (("layer", (LayerNorm, nn.LayerNorm)), ("rms", (RmsNorm,))) if isinstance(module, classes)]
+    if not kinds or not module.elementwise_affine:
+        raise UnsupportedModelError(f"{name} is a {type(module).__name__}, not an affine LayerNorm or RmsNorm")
+    return kinds[0]
+
+
+def has_norm(module: nn.Module, name: str, kind: str) -> bool:
+    """Whether there is a norm, which has to be of this kind. Raises UnsupportedModelError for one of another kind."""
+    own = norm_kind(module, name)
+    if own not in (None, kind):
+        raise UnsupportedModelError(f"{name} is a {type(module).__name__}, of another kind than the norms of the blocks")
+    return own is not None

@@ -1,0 +1,42 @@
+"""`Family`: how the models of one class are read; `registry` lists the families."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from autoslim.core.shape import ViTShape
+
+
+class Family(abc.ABC):
+    """One family of dense models. What its blocks look like is in the shape; what else differs between families is here.
+
+    Attributes:
+        classes: The models' classes, exactly: a subclass may compute something else.
+        modules: timm's modules, as in `timm.list_models(module=...)`, that have the family's names.
+        classifiers: Beginnings of the names of the classifiers' parameters.
+    """
+
+    classes: ClassVar[tuple[type[nn.Module], ...]]
+    modules: ClassVar[tuple[str, ...]]
+    classifiers: ClassVar[tuple[str, ...]] = ("head.",)
+
+    @abc.abstractmethod
+    def read_shape(self, model: nn.Module) -> ViTShape:
+        """The model's shape. Raises UnsupportedModelError that names the first part that no method can slim."""
+
+    def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
+        """Arguments of `timm.create_model` that the model needs to have one fixed cost; empty where it has."""
+        return {}
+
+    def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """A checkpoint under the model's names, with position embeddings and patch projection resampled to the model's sizes.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: as timm's filter does, for a checkpoint of something else.
+        """
+        filtered: dict[str, Tensor] = checkpoint_filter_fn(state, model)
+        return filtered

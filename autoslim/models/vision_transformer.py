@@ -1,0 +1,107 @@
+"""timm's `VisionTransformer`: ViT, DeiT, DINOv2, CLIP, SigLIP, AIMv2, BEiT-3, hybrids; and the distilled DeiT."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from timm.layers import AttentionPoolLatent, HybridEmbed, PatchEmbed
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from autoslim.core.shape import AttentionPool, BlockShape, Price, ViTShape
+from autoslim.cost.flops import NORMS
+from autoslim.errors import UnsupportedModelError
+from autoslim.models.blocks import has_norm, norm_kind, read_block
+from autoslim.models.family import Family
+from autoslim.models.stem import price_of
+
+_POOLS = ("token", "avg", "avgmax", "max", "map")
+_DYNAMIC = ("dynamic_img_size", "dynamic_img_pad")
+
+
+class PlainViT(Family):
+    """A stack of equal blocks on all tokens, with absolute positions."""
+
+    classes: ClassVar[tuple[type[nn.Module], ...]] = (VisionTransformer, VisionTransformerDistilled)
+    modules: ClassVar[tuple[str, ...]] = ("vision_transformer", "deit", "vision_transformer_hybrid")
+    classifiers: ClassVar[tuple[str, ...]] = ("head.", "head_dist.")
+
+    def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
+        vit: Any = model
+        on = {"dynamic_img_size": vit.dynamic_img_size, "dynamic_img_pad": getattr(vit.patch_embed, "dynamic_img_pad", False)}
+        return {name: False for name in _DYNAMIC if on[name]}
+
+    def read_shape(self, model: nn.Module) -> ViTShape:
+        vit: Any = model
+        _check_ends(vit)
+        tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+        blocks = [read_block(block, f"blocks.{index}", tokens) for index, block in enumerate(vit.blocks)]
+        first = blocks[0]
+        heads = [vit.head, vit.head_dist] if isinstance(vit, VisionTransformerDistilled) else [vit.head]
+        return ViTShape.of_blocks(
+            blocks,
+            image_size=tuple(vit.patch_embed.img_size),
+            grid=tuple(vit.patch_embed.grid_size),
+            prefix_tokens=vit.num_prefix_tokens,
+            classes=vit.num_classes,
+            classifiers=sum(isinstance(head, nn.Linear) for head in heads),
+            pool=vit.global_pool,
+            pool_prefix=vit.pool_include_prefix,
+            attention_pool=_attention_pool(vit, first),
+            **{
+                flag: has_norm(getattr(vit, name), name, first.norm)
+                for flag, name in (("pre_norm", "norm_pre"), ("final_norm", "norm"), ("pooled_norm", "fc_norm"))
+            },
+            params=sum(parameter.numel() for parameter in model.parameters()),
+            # Without any prefix token there is nothing to tell apart.
+            class_token=vit.num_prefix_tokens == 0 or vit.cls_token is not None,
+            **_stem(vit),
+        )
+
+
+def _check_ends(vit: Any) -> None:
+    if type(vit.patch_embed) not in (PatchEmbed, HybridEmbed):
+        raise UnsupportedModelError(f"patch_embed is a {type(vit.patch_embed).__name__}, not a PatchEmbed or HybridEmbed")
+    if vit.in_chans != 3:
+        raise UnsupportedModelError(f"patch_embed takes {vit.in_chans} channels; only RGB images are supported")
+    if vit.dynamic_img_size or getattr(vit.patch_embed, "dynamic_img_pad", False):
+        raise UnsupportedModelError("dynamic_img_size: a FLOPs budget needs one image size")
+    if not isinstance(vit.patch_drop, nn.Identity):
+        raise UnsupportedModelError("patch_drop: random patch dropout would change the token counts; create the model without it")
+    if vit.global_pool not in _POOLS:
+        raise UnsupportedModelError(f"pooling {vit.global_pool!r} is not one of {', '.join(_POOLS)}")
+    if vit.num_prefix_tokens == 0 and vit.global_pool == "token":
+        raise UnsupportedModelError("pooling 'token' without a class token")
+    if not isinstance(vit.head, nn.Linear | nn.Identity):
+        raise UnsupportedModelError(f"head is a {type(vit.head).__name__}, not a linear classifier")
+
+
+def _stem(vit: Any) -> dict[str, Any]:
+    embed = vit.patch_embed
+    if isinstance(embed, PatchEmbed) and isinstance(embed.norm, nn.Identity):
+        height, width = embed.patch_size
+        return {"patch_inputs": embed.proj.in_channels * height * width}
+    return {"patch_inputs": 0, "stem": price_of(embed, tuple(embed.img_size))}
+
+
+def _attention_pool(vit: Any, block: BlockShape) -> AttentionPool | None:
+    pool = vit.attn_pool
+    if pool is None:
+        return None
+    if type(pool) is not AttentionPoolLatent or pool.mlp is None or pool.pos_embed is not None:
+        raise UnsupportedModelError(f"attn_pool is a {type(pool).__name__} that is not timm's attention pooling with an MLP")
+    if norm_kind(pool.q_norm, "attn_pool.q_norm") is not None or not isinstance(pool.mlp.norm, nn.Identity):
+        raise UnsupportedModelError("attn_pool: normalised queries and keys, or a norm in its MLP, are not supported")
+    dim, queries, width = pool.kv.in_features, pool.latent_len, pool.num_heads * pool.head_dim
+    query = pool.latent_dim * width if isinstance(pool.q, nn.Linear) else 0
+    mlp = sum(layer.weight.numel() for layer in (pool.mlp.fc1, pool.mlp.fc2))
+    norm = has_norm(pool.norm, "attn_pool.norm", block.norm)
+    return AttentionPool(
+        # Key and value of the token, and its products with each query in QK^T and AV.
+        per_token=2 * dim * width + 2 * queries * width,
+        fixed=Price(
+            matmuls=queries * (query + pool.proj.weight.numel() + mlp),
+            norms=queries * pool.out_features * NORMS[block.norm] * norm,
+        ),
+    )

@@ -1,0 +1,65 @@
+"""FLOPs of dense models as timm's own table has them, and matrix products as torch counts them on the real sizes."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import timm
+import torch
+
+from autoslim.core.plan import Plan
+from autoslim.core.shape import ViTShape
+from autoslim.cost import count_flops_torch, predict
+from autoslim.models import read_shape
+
+# infer_gmacs in results/benchmark-infer-amp-nchw-pt240-cu124-rtx4090.csv of huggingface/pytorch-image-models; from beit3 on in
+# benchmark-infer-amp-nchw-pt291-cu128-4090.csv there. Both count what fvcore does, unfused attention and LayerNorm included.
+PUBLISHED = {
+    "deit_small_patch16_224": 4.61,
+    "vit_giant_patch14_dinov2": 1784.2,
+    "vit_base_patch16_siglip_224": 17.73,
+    "vit_large_patch16_siglip_256": 81.34,
+    "vit_so400m_patch14_siglip_224": 110.26,
+    "vit_tiny_r_s16_p8_224": 0.44,
+    "vit_small_r26_s32_224": 3.56,
+    "vit_small_r26_s32_384": 10.43,
+    "vit_base_r50_s16_224": 21.66,
+    "vit_large_r50_s32_224": 19.58,
+    "vit_base_mci_224": 17.73,
+    "beit3_base_patch16_224": 17.63,
+    "beit3_large_patch16_224": 61.72,
+    "aimv2_large_patch14_224": 82.3,
+    "aimv2_huge_patch14_224": 179.01,
+    "vit_intern300m_patch14_448": 362.05,
+}
+CHEAP = (
+    "vit_giant_patch14_dinov2",
+    "vit_base_patch16_siglip_224",
+    "vit_tiny_r_s16_p8_224",
+    "beit3_base_patch16_224",
+    "aimv2_large_patch14_224",
+)
+each_published = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in CHEAP else pytest.mark.slow) for n in PUBLISHED]
+)
+
+
+@functools.cache
+def model_of(name: str) -> tuple[torch.nn.Module, ViTShape]:
+    arguments = {"dynamic_img_size": False} if name.startswith("vit_intern") else {}
+    with torch.device("meta"):
+        model = timm.create_model(name, **arguments)
+    return model, read_shape(model)
+
+
+@each_published
+def test_flops_are_those_of_timms_table(name: str):
+    shape = model_of(name)[1]
+    assert round(predict(shape, Plan.dense(shape)).total / 1e9, 2) == pytest.approx(PUBLISHED[name], abs=0.0051)
+
+
+@each_published
+def test_torch_counts_the_same_matrix_products(name: str):
+    model, shape = model_of(name)
+    assert count_flops_torch(model, shape.image_size) == predict(shape, Plan.dense(shape)).matmuls
