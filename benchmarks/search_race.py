@@ -7,8 +7,8 @@ by their observed accuracies and scored by their accuracies without noise. A tri
 by then, except for autoslim, which delivers complete trials only. Finished runs in --output are reused; `--table` only writes the table and
 the figure. With `--real` every trial is trained as those of the table were, and its observed accuracy is its score.
 
-autoslim begins with the trials of other models that are part of it, `autoslim, prior none` without them. The race's own model is never
-among those: `--trials-table` names it.
+`autoslim, prior` begins with the trials of other models that are part of it (`--prior auto`), all others with none. The race's own model is
+never among those: `--trials-table` names it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from autoslim.search.prior import Prior
 
 OURS: dict[str, dict[str, Any]] = {
     "autoslim": {},
-    "autoslim, prior none": {"prior": "none"},
+    "autoslim, prior": {"prior": "auto"},
     "autoslim, nothing stopped": {"scheduler": "none"},
     "autoslim, TPE": {"sampler": "tpe"},
     "autoslim, TPE, nothing stopped": {"sampler": "tpe", "scheduler": "none"},
@@ -106,7 +106,7 @@ def _surrogate(table: Path) -> Surrogate:
 
 def contestant(name: str, world: World, seed: int, table: Path) -> Search:
     if name in OURS:
-        settings = {"prior": "auto", **OURS[name]}
+        settings = {"prior": "none", **OURS[name]}
         return our_search(world, trials=MANY, seed=seed, **{**settings, "prior": others(settings["prior"], table)})
     return PeerSearch(PEERS[name](world, seed), world, trials=MANY)
 

@@ -11,7 +11,7 @@ al., 2011).
 
 Trials of other models may come before: a surrogate of those is the *prior*, and both stages learn what it gets wrong, as in the stacked
 residuals of Vizier (Golovin et al., 2017). Its level is that of another model; the mean of this search's trials replaces it. Its slope is
-a column of the trend, and what it says about single recipes is corrected by the forest. The more trials there are, the less of it is left.
+a column of the trend, and what it says about single recipes is corrected by the forest. Its share falls with every trial of this search.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _RIDGE_PENALTY = 1e-3
 _PRIOR_PENALTY = 0.1
 """Of the columns that a prior knows: FLOPs, and its own slope. It does not grow with the number of trials, unlike `_RIDGE_PENALTY`: a few
 trials hardly bend the prior's trend, and many do."""
-_PRIOR_TRIALS = 10.0
-"""How many of a search's own trials halve the prior's uncertainty: what its trees disagree about is explored first."""
+_PRIOR_WORTH = 0.1
+"""What a trial of another model counts beside one of this model. As many own trials as the prior is worth halve its share of a prediction.
+At a full share it ranks recipes worse than none from a dozen own trials on, where it has few trials (`benchmarks/prior_quality.py`)."""
 
 
 class Surrogate:
@@ -54,15 +55,17 @@ class Surrogate:
         `prior` is fitted to vectors of the same length.
         """
         x, y = np.vstack(vectors), np.array(accuracies)
-        self._prior, self._count = prior, len(y)
+        self._prior, self._count, self._share = prior, len(y), 0.0
         # Stage 1: the trend. The mean is taken out first, so that the penalty does not pull predictions towards 0.
         trend = _trend(x[:, 0], np.array(epoch_fractions))
         penalties = np.full(trend.shape[1], _RIDGE_PENALTY * len(y))
         self._center = np.zeros(trend.shape[1])
         if prior is not None:
-            expected = prior.predict(vectors).mean(0)
+            worth = _PRIOR_WORTH * prior._count
+            self._share = worth / (worth + len(y))
+            expected = self._share * prior.predict(vectors).mean(0)
             y = y - expected
-            # Its slope is 1 and a correction, which the penalty pulls to 0.
+            # The slope of what is expected is 1 and a correction, which the penalty pulls to 0.
             trend = np.column_stack([trend, expected])
             penalties = np.array([*[_PRIOR_PENALTY] * _N_FLOPS, *penalties[_N_FLOPS:], _PRIOR_PENALTY])
             # The larger penalties would also pull at the mean.
@@ -84,10 +87,9 @@ class Surrogate:
         trend = _trend(x[:, 0], ends)
         before = np.zeros(1)
         if self._prior is not None:
-            trees = self._prior.predict(vectors)
-            expected = trees.mean(0)
-            trend = np.column_stack([trend, expected])
-            before = expected + (trees - expected) * (_PRIOR_TRIALS / (_PRIOR_TRIALS + self._count))
+            # Its trees disagree about what it is unsure of, which is explored first.
+            before = self._share * self._prior.predict(vectors)
+            trend = np.column_stack([trend, before.mean(0)])
         expected = self._mean + (trend - self._center) @ self._weights
         # scikit-learn's own `predict` gives the mean only; the trees are asked one by one, and they read 32-bit floats.
         numbers = np.column_stack([x, ends]).astype(np.float32)
