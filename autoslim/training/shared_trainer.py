@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.trainer import DistillationBatch, Tensors
-from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
@@ -49,15 +48,8 @@ class TrialSharedTrainer:
         student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-            batch = LazyDistillationBatch(
-                student,
-                self.teacher,
-                images_B3HW,
-                labels,
-                self.training,
-                progress=trainer.step / schedule.steps,
-                teacher_logits=self._context.teacher_logits,
-            )
+            progress = trainer.step / schedule.steps
+            batch = self._context.batch(student, images_B3HW, labels, self.training, progress=progress)
             return loss(batch)
 
         schedule = PhaseSchedule(
@@ -78,7 +70,7 @@ class TrialSharedTrainer:
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),
-            frozen_models=(self.teacher,),
+            frozen_models=self._context.frozen_models,
         )
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:

@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "weights": "scratch",
     "model_args": {"depth": 6},
     "image_size": 96,
+    "teacher": "vit_base_patch16_224",
     "data": "./flowers",
     "train_limit": 100,
     "params": "1300000",

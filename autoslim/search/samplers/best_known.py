@@ -57,7 +57,7 @@ class BestKnown:
 
     def __init__(self, builder: RecipeBuilder, prior: Prior) -> None:
         self._builder = builder
-        self._encoder = Encoder(builder.space, builder.shape, builder.methods, builder.dense_plan)
+        self._encoder = Encoder.of(builder, "")
         self._trials = levelled(prior, self._encoder)
         self.surrogate: Surrogate | None = fit_prior(self._trials, self._encoder, seed=builder.seed)
         self._dense_flops = predict(builder.shape, builder.dense_plan).total

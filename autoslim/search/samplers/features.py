@@ -22,7 +22,8 @@ from autoslim.methods.base import Method
 from autoslim.methods.chain import split_of_recipe
 from autoslim.methods.knob import Knob
 from autoslim.search.prior.table import PriorTrial, block_shares
-from autoslim.search.space.space import TRAINING, Space, is_same_value
+from autoslim.search.recipe_builder import RecipeBuilder
+from autoslim.search.space.space import TRAINING, Space, is_same_value, moved_layer
 
 Vector = NDArray[np.float64]
 
@@ -34,16 +35,37 @@ _REGIONS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Encodes recipes of one space and model. The first entry is the plan's FLOPs as a share of `dense_plan`'s."""
+    """Encodes recipes of one space and model. The first entry is the plan's FLOPs as a share of `unit`, or else of `dense_plan`'s.
+
+    Where there are several starts, `models` are their labels, `unit` are the FLOPs of the first one's dense model, in which budgets are
+    compared, and `asked_depth` is the depth of the deepest.
+    """
 
     space: Space
     shape: ViTShape
     methods: Mapping[str, Method]
     dense_plan: Plan
+    models: tuple[str, ...] = ()
+    unit: int | None = None
+    asked_depth: int | None = None
+
+    @classmethod
+    def of(cls, builder: RecipeBuilder, model: str) -> Encoder:
+        """For the recipes of one start of a search."""
+        own = builder.of(model)
+        return cls(
+            own.space,
+            own.shape,
+            own.methods,
+            own.dense_plan,
+            models=tuple(start.label for start in builder.starts),
+            unit=predict(builder.shape, builder.dense_plan).total,
+            asked_depth=own.asked_depth,
+        )
 
     def encode(self, recipe: Recipe, plan: Plan) -> Vector:
         """One vector. Methods are flags, so that trials of a method alone tell about the chains with it."""
-        cost, dense = predict(self.shape, plan), predict(self.shape, self.dense_plan).total
+        cost, dense = predict(self.shape, plan), self.unit or predict(self.shape, self.dense_plan).total
         shares = self._of_plan([cost.total / dense, cost.extras / dense], block_shares(plan, self.shape))
         effective = self.space.settings_of(recipe.steps, self.methods)
         training = [
@@ -52,27 +74,28 @@ class Encoder:
             if key in self.space.training
         ]
         split = self._split(recipe) if self.space.composes else 1.0
-        return self._joined(shares, split, {step.method: step.knobs for step in recipe.steps}, _number, training)
+        models = [float(recipe.model == label) for label in self.models]
+        return self._joined([*shares, *models], split, {step.method: step.knobs for step in recipe.steps}, self._number, training)
 
     def encode_prior(self, trial: PriorTrial) -> Vector:
-        """The same vector for a trial of another model, whose methods are among the space's.
+        """The same vector for a trial of another model, whose methods are among the space's, in a search with one start.
 
         A value outside the space is its nearest end, or a choice of its own. The training settings are those of no trial: which learning
         rate is best depends on the data and on the number of steps, and says nothing about another search.
         """
         shares = self._of_plan([trial.flops, trial.extras], trial.blocks)
         training = [_ABSENT for key in TRAINING if key in self.space.training]
-        return self._joined(shares, trial.split, {step.method: step.knobs for step in trial.steps}, self._nearest, training)
+        return self._joined(list(shares), trial.split, {step.method: step.knobs for step in trial.steps}, self._nearest, training)
 
     def _joined(
         self,
-        shares: Vector,
+        shares: Sequence[float],
         split: float,
         knobs_of: Mapping[str, Mapping[str, Any]],
         number: Callable[[Knob, Any], float],
         training: Sequence[float],
     ) -> Vector:
-        parts = [shares]
+        parts = [np.array(shares)]
         if self.space.composes:
             parts.append(np.array([split]))
         # In the registry's order: a space that was read back from JSON has another one.
@@ -83,6 +106,10 @@ class Encoder:
             values = [number(ranges[knob], knobs_of[name].get(knob)) if chosen else _ABSENT for knob in varying]
             parts.append(np.array([float(chosen), *values]))
         return np.concatenate([*parts, np.array(training)])
+
+    def _number(self, knob: Knob, value: Any) -> float:
+        depth = self.shape.depth
+        return _number(knob, value if value is None else moved_layer(knob, value, depth, self.asked_depth or depth))
 
     def _nearest(self, knob: Knob, value: Any) -> float:
         """As `_number`, for a value of a `PriorTrial`, which may be outside the knob's range."""
