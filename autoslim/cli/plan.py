@@ -67,6 +67,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "methods": _method_facts(first),
         "left_out": first.left_out,
         **_start_facts(prepared),
+        "prior": prepared.proposer.prior_size.to_dict(),
         "reuse": warm_start.describe(),
         "trials": job.trials,
         "at_a_time": slots,
@@ -161,7 +162,8 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     lines += ["", *_method_lines(prepared)]
-    lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
+    lines += ["", f"Prior     {prepared.proposer.prior_size.describe(job.sampler)}"]
+    lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 
 

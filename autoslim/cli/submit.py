@@ -103,12 +103,13 @@ def _render(plan: dict[str, Any]) -> str:
             name = title_of(method["name"], method.get("model"))
             rows.append((label, flops, name, *feasibility, "" if method["feasible"] else "not feasible"))
             label = flops = ""
-    images, estimate = plan["images"], plan["estimate"]
+    images, estimate, prior = plan["images"], plan["estimate"], plan["prior"]
     lines = [
         f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['params'] / 1e6:.3g} M parameters",
         *map(_model_line, plan.get("models", [])),
         f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
+        f"Prior     {prior['trials']} trials of other models ({prior['models']})",
         f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
         f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
         "",

@@ -32,7 +32,7 @@ from autoslim.config.value_types import (
 )
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
-from autoslim.core.job import DatasetSpec, ModelSpec, PrunerName, SamplerName, SearchJob, SpeedMode
+from autoslim.core.job import DatasetSpec, ModelSpec, PriorName, PrunerName, SamplerName, SearchJob, SpeedMode
 from autoslim.core.recipe import Augmentation, Bound
 
 _TRIALS = int(default_at("trials"))
@@ -208,6 +208,12 @@ class JobSpec(BaseModel):
         gt=0,
     )
     sampler: SamplerName = setting("Sampler that proposes recipes.", _SEARCH(job=(JobField("sampler"),)))
+    prior: PriorName = setting(
+        "Trials of other models that the search begins with, and the best recipes of those as the first trials; `none` begins with random "
+        "recipes.",
+        _SEARCH(job=(JobField("prior"),)),
+        default="auto",
+    )
     scheduler: PrunerName = setting(
         "Pruner that stops unpromising trials early.", _SEARCH(job=(JobField("scheduler"),), decides_plan=False)
     )

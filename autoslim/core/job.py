@@ -90,6 +90,9 @@ SamplerName = Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"]
 SAMPLER_NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 """Samplers, which propose recipes."""
 
+PriorName = Literal["auto", "none"]
+"""What a search knows before its first trial: trials of other models that are part of autoslim, or nothing."""
+
 PrunerName = Literal["halving", "median", "none"]
 PRUNER_NAMES: tuple[PrunerName, ...] = get_args(PrunerName)
 """Pruners, which stop unpromising trials early; `none` stops no trial."""
@@ -109,6 +112,7 @@ class SearchJob(Record):
     `base` trains a dense model that has random weights or other classes, before the search. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
     folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
+    A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
 
     id: str
@@ -123,6 +127,7 @@ class SearchJob(Record):
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     base: TrainingSettings = dataclasses.field(default_factory=lambda: TrainingSettings(epochs=10.0, distillation=0.0))
     sampler: str = "forest"
+    prior: str = "none"
     scheduler: str = "halving"
     max_seconds: float | None = None
     max_epochs: float | None = None

@@ -3,6 +3,7 @@
 from autoslim.search.estimate import DenseCost, DiskUse, Estimate, disk_use, estimate_work
 from autoslim.search.explanation import Explanation, explain, knee_point
 from autoslim.search.feasibility import CostExtreme, Feasibility, feasibility
+from autoslim.search.prior import PriorSize, load_prior
 from autoslim.search.proposal import Proposal
 from autoslim.search.proposer import Proposer
 from autoslim.search.pruners import Pruner, make_pruner
@@ -22,6 +23,7 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Feasibility",
+    "PriorSize",
     "Proposal",
     "Proposer",
     "Pruner",
@@ -36,6 +38,7 @@ __all__ = [
     "explain",
     "feasibility",
     "knee_point",
+    "load_prior",
     "load_space",
     "make_pruner",
     "most_work",

@@ -26,13 +26,18 @@ from autoslim.methods import METHODS, narrowing
 from autoslim.methods.base import Method
 from autoslim.search.budget_allocation import Assignment, BudgetAllocator, models_of
 from autoslim.search.feasibility import Feasibility, describe_unreachable
+from autoslim.search.prior import Prior, PriorSize, size_of
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers import SAMPLERS, Sampler, SamplerContext, SamplingRequest
+from autoslim.search.samplers.best_known import BestKnown
 from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.space.space import Space
 from autoslim.search.start import Start
 from autoslim.search.start_feasibility import StartFeasibility
+
+RANDOM = "random"
+"""The sampler that draws at random from the first trial to the last."""
 
 MAX_CANDIDATES = 16
 """Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
@@ -47,6 +52,8 @@ class Proposer:
     `earlier` are trials of earlier searches that could have been this one's, with numbers below 0; every proposal has them in its history.
     `timer` predicts the latency of a plan; without it a limit on latency is ignored. Where the search has several `starts`, `shape` is the
     first one's.
+    `prior` are trials of other models; with them, even with none of this space's methods, the search opens with the best known recipes.
+    The sampler `random`, the controls and a search with several starts ignore it.
 
     Raises:
         RequestError: for an unknown sampler.
@@ -67,6 +74,7 @@ class Proposer:
     timer: LatencyTable | None = None
     earlier: tuple[TrialResult, ...] = ()
     starts: tuple[Start, ...] = ()
+    prior: Prior | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -143,6 +151,16 @@ class Proposer:
         }
 
     @property
+    def prior_size(self) -> PriorSize:
+        """The trials of other models that this search makes use of."""
+        return size_of(self._used_prior or (), self.space.methods)
+
+    @property
+    def _used_prior(self) -> Prior | None:
+        # Which model a trial starts from is part of a recipe there, and no trial of another model says anything about it.
+        return None if self.sampler == RANDOM or self.starts else self.prior
+
+    @property
     def unused_starts(self) -> list[tuple[str, str, str]]:
         """Budget, start and reason where a start is not used for a budget; none where there is only one start."""
         if not self.starts:
@@ -168,7 +186,8 @@ class Proposer:
         request = SamplingRequest(number=number, assignment=assignment, history=others, known=known)
         sampler = self._control_sampler if self._is_control(assignment) else self._sampler
         rejected: Proposal | None = None
-        for candidate in itertools.islice(sampler.candidates(request), MAX_CANDIDATES):
+        candidates = itertools.chain(self._first_candidates(request), sampler.candidates(request))
+        for candidate in itertools.islice(candidates, MAX_CANDIDATES):
             if candidate.infeasible is None and candidate.recipe.key not in known:
                 return candidate
             # The latest duplicate is better than an infeasible recipe: its result is known without training.
@@ -177,13 +196,25 @@ class Proposer:
         assert rejected is not None
         return rejected
 
+    def _first_candidates(self, request: SamplingRequest) -> Sequence[Proposal]:
+        """What comes before the sampler's own candidates: the best known recipes, where the trial is for them."""
+        if self._best_known is None or not request.assignment.best_known:
+            return ()
+        return self._best_known.proposals(request.number, request.assignment, request.known)
+
     @staticmethod
     def _is_control(assignment: Assignment) -> bool:
         return assignment.origin == Origin.CONTROL
 
     @functools.cached_property
     def _allocator(self) -> BudgetAllocator:
-        return BudgetAllocator(feasible_methods=self.feasible_methods, feasible_models=self.feasible_models)
+        methods = self.feasible_methods
+        opening = () if self._best_known is None else self._best_known.ranked(methods[Target.FREE])
+        return BudgetAllocator(feasible_methods=methods, feasible_models=self.feasible_models, best_known=opening)
+
+    @functools.cached_property
+    def _best_known(self) -> BestKnown | None:
+        return None if self._used_prior is None else BestKnown(self.builder, self._used_prior)
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
@@ -196,7 +227,9 @@ class Proposer:
     @property
     def _context(self) -> SamplerContext:
         models = {target: models_of(by_method) for target, by_method in self.feasible_models.items()}
-        return SamplerContext(builder=self.builder, feasible_methods=self.feasible_methods, feasible_models=models)
+        return SamplerContext(
+            builder=self.builder, feasible_methods=self.feasible_methods, feasible_models=models, best_known=self._best_known
+        )
 
 
 def _named(start: StartFeasibility, reason: str) -> str:

@@ -56,6 +56,7 @@ OTHER: dict[str, Any] = {
     "base_epochs": 2.5,
     "base_lr": 0.002,
     "sampler": "nsga2",
+    "prior": "none",
     "scheduler": "median",
     "seed": 3,
     "class_query": True,

@@ -146,6 +146,7 @@ def _begin(
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
+    console.write(prepared.proposer.prior_size.describe(job.sampler))
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
     prepared = dataclasses.replace(prepared, job=job)

@@ -15,7 +15,7 @@ from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import RequestError
 from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense
-from autoslim.search import Proposer, load_space
+from autoslim.search import Proposer, load_prior, load_space
 from autoslim.search.start import resolve_budget, starts_of
 
 
@@ -81,6 +81,7 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
         class_query=job.class_query,
         bound=job.bound,
         limits=job.limits,
+        prior=load_prior(job.prior),
     )
     return PreparedSearch(
         job=job,

@@ -211,8 +211,8 @@ def _job_params(job: StoredJob) -> dict[str, str]:
     if spec.teacher is not None:
         params["teacher"] = spec.teacher.name
     params |= {"dataset": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
-    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "scheduler": spec.scheduler}
-    params |= {"seed": spec.seed, "output": spec.output}
+    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "prior": spec.prior}
+    params |= {"scheduler": spec.scheduler, "seed": spec.seed, "output": spec.output}
     params |= (
         _flat("training", spec.training.to_dict())
         | _flat("base", spec.base.to_dict())

@@ -14,6 +14,7 @@ from autoslim.core.result import TrialResult
 from autoslim.search.budget_allocation import Assignment
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
+from autoslim.search.samplers.best_known import BestKnown
 
 N_STARTUP_TRIALS = 6
 """Results before a model of them is fitted; until then recipes are drawn at random. Optuna's default of 10 is a large part of a short
@@ -26,11 +27,13 @@ class SamplerContext:
 
     `builder` turns points of the space into proposals; `feasible_methods` has the names of the methods that can reach each target, and
     `feasible_models` the labels of the starts; empty where there is only one.
+    `best_known` is what is known from other models; None where the search begins with nothing.
     """
 
     builder: RecipeBuilder
     feasible_methods: Mapping[str, Sequence[str]]
     feasible_models: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    best_known: BestKnown | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@
 2. Surrogate: fitted to complete and stopped trials across methods and budgets (`surrogate`). It predicts each candidate's final accuracy.
 3. Acquisition: expected improvement of the best accuracy within the budget, or for a free trial of the area under the Pareto front.
 
-Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random.
+Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random. Where trials of other models are known, a single result is enough:
+the surrogate begins with those (`surrogate`), and the best known recipes are candidates (`best_known`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.samplers.surrogate import N_TREES, Surrogate
 from autoslim.search.space.space import Suggest
 
+N_KNOWN = 3
+"""Recipes of other models' trials for each chain in a pool: about as many in all as a fifth of its draws."""
+
 EncodedProposal = tuple[Proposal, Vector]
 
 
@@ -40,6 +44,8 @@ class ForestSampler:
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
+        self._known = context.best_known
+        self._prior = None if context.best_known is None else context.best_known.surrogate
         self._feasible_models = context.feasible_models
         self._random = RandomSampler(context)
         self._encoders = {
@@ -60,9 +66,9 @@ class ForestSampler:
         yield from self._random.candidates(request)
 
     def _best(self, request: SamplingRequest) -> Proposal | None:
-        """None before `N_STARTUP_TRIALS` results, and where every candidate is known already."""
+        """None before there are enough results, and where every candidate is known already."""
         observations = [result for result in request.history if is_observation(result)]
-        if len(observations) < N_STARTUP_TRIALS:
+        if len(observations) < (N_STARTUP_TRIALS if self._prior is None else 1):
             return None
         methods = set(request.assignment.methods)
         seed, number = self._builder.seed, request.number
@@ -88,6 +94,8 @@ class ForestSampler:
                 assignment, methods=tuple(self._feasible_methods[target]), models=self._feasible_models.get(target, ())
             )
             draws = pool_draws(self._builder.seed, assignment.target, number)
+            if self._known is not None:
+                draws += [draw for label in whole.methods for draw in self._known.draws(label, assignment.target, N_KNOWN)]
             self._pools[assignment.target] = serving, self._encoded(number, whole, draws)
         return self._pools[assignment.target][1]
 
@@ -132,7 +140,7 @@ class ForestSampler:
             stopped = result.state is TrialState.STOPPED
             fractions.append((result.epochs or 0.0) / self._builder.training.epochs if stopped else 1.0)
             accuracies.append(worst if result.accuracy is None else result.accuracy)
-        return Surrogate(vectors, fractions, accuracies, seed=self._builder.seed)
+        return Surrogate(vectors, fractions, accuracies, seed=self._builder.seed, prior=self._prior)
 
     def _vector(self, result: TrialResult) -> Vector:
         known = self._vectors.get(result.number)

@@ -28,7 +28,7 @@ from autoslim.data.table import Source
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense
-from autoslim.search import DenseCost, Estimate, Feasibility, Proposer, Space, estimate_work, load_space, most_work
+from autoslim.search import DenseCost, Estimate, Feasibility, Proposer, Space, estimate_work, load_prior, load_space, most_work
 from autoslim.search.space.yaml_file import space_names
 from autoslim.search.start import resolve_budget, starts_of
 from autoslim.search.start_feasibility import StartFeasibility
@@ -79,6 +79,7 @@ def dry_run(request: dict[str, Any]) -> dict[str, Any]:
         ],
         "budgets": budgets,
         "excluded_methods": proposer.left_out,
+        "prior": proposer.prior_size.to_dict(),
         "trials": spec.most_trials,
         "epochs": spec.epochs,
         "estimate": _estimate(spec, images["train"], models, [budget["flops"] for budget in budgets]),
@@ -182,6 +183,7 @@ def _proposer(spec: JobSpec, space: Space, starts: dict[str, DenseModel]) -> Pro
             class_query=job.class_query,
             bound=job.bound,
             limits=job.limits,
+            prior=load_prior(job.prior),
         )
     except SpaceError as error:
         raise SpecFault(("space",), str(error)) from None

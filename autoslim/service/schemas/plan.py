@@ -50,6 +50,13 @@ class WorkEstimate(BaseModel):
     disk_bytes: int
 
 
+class PriorTrials(BaseModel):
+    """How many trials of how many other models the search begins with."""
+
+    trials: int
+    models: int
+
+
 class PlanResponse(BaseModel):
     """`images` are counts by split; `excluded_methods` are reasons by method, or chain as `a+b`, that does not apply to the model.
 
@@ -63,6 +70,7 @@ class PlanResponse(BaseModel):
     models: list[ModelPlan] = []
     budgets: list[BudgetFeasibility]
     excluded_methods: dict[str, str]
+    prior: PriorTrials
     trials: int
     epochs: float
     estimate: WorkEstimate
