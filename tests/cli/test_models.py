@@ -63,7 +63,7 @@ def test_all_models_are_listed_and_most_can_be_slimmed(autoslim: Command):
     swin = {name for module in MODULES if module.startswith("swin") for name in timm.list_models(module=module)}
     assert len(found) - len(swin) == 297
     taken = [model["name"] for model in found if model["methods"]]
-    assert len(taken) >= 180
+    assert len(taken) >= 186
     for model in found:
         assert sorted([*model["methods"], *model["refused"]]) == sorted(METHODS)
 
