@@ -39,12 +39,28 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
         "vit_slim",
         {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "start": "dense", "rule": "fall", "refit": True},
     ),
+    "life_regression_ours": (
+        "life_regression",
+        {"start": "impact", "last_reading": True, "dead": "merge", "loss": "recipe", "tune": "all", "train_share": 0.2},
+    ),
+    "dps_task": ("dps", {"learn_from": "task"}),
+    "sit_image": ("sit", {"slots": "image"}),
+    "sit_image_once": ("sit", {"slots": "image", "stages": 1}),
     "sit_one_stage": ("sit", {"stages": 1, "token_error": "plain", "token_weight": 0.1, "recalibrate": "first"}),
 }
 """Further rows, on request: a method with knobs other than its defaults."""
 
 BASELINES = tuple(baselines.BASELINES)
-BUDGETS = ("70%", "50%", "35%")
+ROWS = (
+    *OURS,
+    *("patch_slimming_merging", "life_regression_merging", "life_regression_ours", "sit_image_once"),
+    "width+merge",
+    *BASELINES,
+)
+"""The rows of the table: every method with its defaults, what is ours in those of papers, a chain, and the baselines."""
+BUDGETS = ("70%", "50%", "35%", "25%", "15%")
+START = "vit-cifar10"
+"""The dense model: a folder of the data's, or a path."""
 DENSE, RANDOM = "dense", "random_tokens"
 
 
@@ -52,12 +68,14 @@ def _layers(knob: str, *layers: int) -> Knobs:
     return {f"{knob}_{k}": layer for k, layer in enumerate(layers, 1)}
 
 
+ONE_STAGE = ("sit_one_stage", "sit_image_once")
+
 DESIGN: dict[str, dict[str, Knobs]] = {
     "random_tokens": {"": _layers("drop_layer", 1, 2, 3)},
     "evit": {"": _layers("layer", 1, 3, 5)},
     "life_regression": {"35%": _layers("drop_layer", 1, 2, 3)},
     "vit_slim_refit": {"35%": {"patches": "up", "patch_share": 0.2}},
-    "sit_one_stage": {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}},
+    **{row: {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}} for row in ONE_STAGE},
 }
 """Knobs other than the defaults, by row and budget (`""`: every other budget), selected on validation images."""
 
@@ -72,6 +90,7 @@ class Settings(Record):
     images: int
     epochs: float
     training: TrainingSettings
+    start: str = START
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +157,7 @@ def _open_context(data: Path, output: Path, settings: Settings) -> TrialContext:
     spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=settings.images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
     context = TrialContext.open(
-        base=data / "vit-cifar10", dataset=dataset.path, shared_folder=output / "shared", shared_training=_training(settings)
+        base=data / settings.start, dataset=dataset.path, shared_folder=output / "shared", shared_training=_training(settings)
     )
     return SharedLogitsContext.over(context, output / "teacher")
 
@@ -177,13 +196,20 @@ def _write(folder: Path, facts: Facts) -> None:
 # All of them.
 
 
-def planned(names: tuple[str, ...], budgets: tuple[str, ...], seeds: tuple[int, ...]) -> list[Run]:
-    """In the order in which they run: 50 % and the first seed come first. The dense model has no budget."""
-    order = sorted(budgets, key=lambda budget: (budget != "50%", budgets.index(budget)))
+def planned(
+    names: tuple[str, ...], budgets: tuple[str, ...], seeds: tuple[int, ...], baseline_seeds: tuple[int, ...] | None = None
+) -> list[Run]:
+    """In the order in which they run: 50 % and the first seed come first, 70 % last. The dense model has no budget.
+
+    Baselines have the seeds `baseline_seeds`, or all of them.
+    """
+    order = sorted(budgets, key=lambda budget: (budget != "50%", budget == "70%", budgets.index(budget)))
     runs = []
     for seed in seeds:
         for position, budget in enumerate(order):
             for name in names:
+                if name in BASELINES and baseline_seeds is not None and seed not in baseline_seeds:
+                    continue
                 if name != DENSE:
                     runs.append(Run(name=name, budget=budget, seed=seed))
                 elif position == 0:

@@ -4,7 +4,8 @@
 
 A run is a method or baseline at a budget with a seed. Finished runs in --output are reused; failed ones are run again, and the table has
 their errors until then. All epochs count: those of a mask search, of scores or of a regressor are taken from the finetuning. The default
-is 10,000 training images, 3 epochs, and two processes of one thread each; --full takes all images and 10 epochs. The teacher's logits
+is 10,000 training images, 3 epochs, one seed of the baselines and two of the others, and two processes of one thread each; --full takes all
+images and 10 epochs. The teacher's logits
 are computed once and shared by the runs, which changes no result.
 """
 
@@ -21,6 +22,8 @@ from methods_runs import (
     BASELINES,
     BUDGETS,
     OURS,
+    ROWS,
+    START,
     TRAINING,
     VARIANTS,
     Settings,
@@ -38,9 +41,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="training images, 0 for all (default: 10000)")
     parser.add_argument("--epochs", type=float, help="of every run, a method's own training included (default: 3)")
     parser.add_argument("--full", action="store_true", help="all images, 10 epochs")
-    parser.add_argument("--only", default=",".join((*OURS, *BASELINES)), help="names, comma-separated (default: all)")
+    parser.add_argument("--only", default=",".join(ROWS), help="rows, comma-separated (default: all)")
     parser.add_argument("--budgets", default=",".join(BUDGETS), help="shares of the FLOPs, comma-separated")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
+    parser.add_argument("--baseline-seeds", default="0", help="seeds of the baselines, comma-separated")
+    parser.add_argument(
+        "--start", default=START, help="the dense model: a folder of the data's, or the path of one (default: %(default)s)"
+    )
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated minutes, and start none")
     parser.add_argument("--table", action="store_true", help="print the table of the finished runs, and start none")
@@ -53,6 +60,7 @@ def parse() -> argparse.Namespace:
         parser.error(f"--only names {unknown[0]!r}; allowed: {allowed}")
     arguments.budgets = tuple(arguments.budgets.split(","))
     arguments.seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
+    arguments.baseline_seeds = tuple(int(seed) for seed in arguments.baseline_seeds.split(","))
     arguments.images = (0 if arguments.full else 10_000) if arguments.images is None else arguments.images
     arguments.epochs = (10.0 if arguments.full else 3.0) if arguments.epochs is None else arguments.epochs
     return arguments
@@ -60,9 +68,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING)
+    settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=arguments.start)
     data, output = Path(os.environ["AUTOSLIM_DATA"]).absolute(), arguments.output.absolute()
-    runs = planned(arguments.only, arguments.budgets, arguments.seeds)
+    runs = planned(arguments.only, arguments.budgets, arguments.seeds, arguments.baseline_seeds)
     todo = [run for run in runs if not is_done(output, run)]
     minutes = [estimated_minutes(run, settings) for run in todo]
     if arguments.dry_run:

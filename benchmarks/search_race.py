@@ -6,6 +6,9 @@ All contestants draw from the default space and run one trial at a time; the sur
 by their observed accuracies and scored by their accuracies without noise. A trial that was stopped early counts as the model that it was
 by then, except for autoslim, which delivers complete trials only. Finished runs in --output are reused; `--table` only writes the table and
 the figure. With `--real` every trial is trained as those of the table were, and its observed accuracy is its score.
+
+`autoslim, prior` begins with the trials of other models that are part of it (`--prior auto`), all others with none. The race's own model is
+never among those: `--trials-table` names it.
 """
 
 from __future__ import annotations
@@ -35,19 +38,23 @@ from simulation.score import Found, scores
 from simulation.surrogate import Surrogate
 from simulation.table import TRIALS, Trials
 from simulation.world import World
+from trial_table import STARTS, table_of
 
 from autoslim.core.files import write_atomically
 from autoslim.core.record import Record
+from autoslim.search import load_prior
+from autoslim.search.prior import Prior
 
 OURS: dict[str, dict[str, Any]] = {
     "autoslim": {},
+    "autoslim, prior": {"prior": "auto"},
     "autoslim, nothing stopped": {"scheduler": "none"},
     "autoslim, TPE": {"sampler": "tpe"},
     "autoslim, TPE, nothing stopped": {"sampler": "tpe", "scheduler": "none"},
     "autoslim, random recipes": {"sampler": "random"},
     "autoslim, random recipes, nothing stopped": {"sampler": "random", "scheduler": "none"},
 }
-"""Changes to a job with default settings."""
+"""Changes to a job with default settings. Trials of the race's own model are no part of the prior."""
 
 MANY = 100_000
 """More trials than any run needs; the epochs end it."""
@@ -74,8 +81,9 @@ def perform(name: str, seed: int, epochs: float, table: Path, trained: Path | No
     began = time.process_time()
     world = World(_surrogate(table), seed)
     if trained is not None:
-        world = TrainedWorld.open(world, Path(os.environ["AUTOSLIM_DATA"]).absolute(), trained)
-    cluster = Cluster(contestant(name, world, seed), world.trial, workers=1, seed=seed).run(epochs=epochs)
+        start = next(start for name, start in STARTS.items() if table_of(name).stem == table.stem)
+        world = TrainedWorld.open(world, Path(os.environ["AUTOSLIM_DATA"]).absolute(), trained, start)
+    cluster = Cluster(contestant(name, world, seed, table), world.trial, workers=1, seed=seed).run(epochs=epochs)
     found = deliverable(cluster, world, stopped_count=name not in OURS)
     at = [epochs * (index + 1) / POINTS for index in range(POINTS)]
     curve = scores(found, at, budgets=world.budgets, dense_flops=world.dense_flops, chance=world.surrogate.base.chance)
@@ -96,10 +104,17 @@ def _surrogate(table: Path) -> Surrogate:
     return Surrogate(Trials.read(table))
 
 
-def contestant(name: str, world: World, seed: int) -> Search:
+def contestant(name: str, world: World, seed: int, table: Path) -> Search:
     if name in OURS:
-        return our_search(world, trials=MANY, seed=seed, **OURS[name])
+        settings = {"prior": "none", **OURS[name]}
+        return our_search(world, trials=MANY, seed=seed, **{**settings, "prior": others(settings["prior"], table)})
     return PeerSearch(PEERS[name](world, seed), world, trials=MANY)
+
+
+def others(prior: str, table: Path) -> Prior | None:
+    """The tables of the prior with this name, but for that of `table`."""
+    tables = load_prior(prior)
+    return None if tables is None else tuple(one for one in tables if f"trials_{one.name}" != table.stem)
 
 
 def deliverable(cluster: Cluster, world: World, *, stopped_count: bool, by_seconds: bool = False) -> list[Found]:

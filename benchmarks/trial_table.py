@@ -1,11 +1,12 @@
 """A table of real trials: recipes of the default space on a small model, with the accuracy after every epoch.
 
-    AUTOSLIM_DATA=... python benchmarks/trial_table.py --output runs/trials [--trials 400] [--minutes 90]
+    AUTOSLIM_DATA=... python benchmarks/trial_table.py --output runs/trials [--of cifar10_d64] [--trials 400] [--minutes 90]
 
-A ViT of width 64 with 4 blocks (32 px, patch 4) is trained on CIFAR-10 once. Every trial slims it by a recipe that is drawn at random from
-the space and solved onto a budget between 30 % and 95 % of the FLOPs, methods in turn. One trial in four is free and keeps the FLOPs it
-was drawn with. One in eleven repeats an earlier recipe with another seed, which measures the noise of an accuracy. Finished trials are
-lines in --output and not repeated; the table is written at the end, or when the minutes are over. `simulation` is fitted to it.
+`--of cifar10_d64` is a ViT of width 64 with 4 blocks (32 px, patch 4) on CIFAR-10, `--of signdigits_d64` one with 6 blocks (40 px, patch
+5) on hands that sign digits. It is trained once. Every trial slims it by a recipe that is drawn at random from the space
+and solved onto a budget between 30 % and 95 % of the FLOPs, methods in turn. One trial in four is free and keeps the FLOPs it was drawn
+with. One in eleven repeats an earlier recipe with another seed, which measures the noise of an accuracy. Finished trials are lines in
+--output and not repeated; the table is written at the end, or when the minutes are over. `simulation` is fitted to it.
 """
 
 from __future__ import annotations
@@ -41,17 +42,9 @@ from autoslim.search import load_space
 from autoslim.search.space.space import Sample, Space, Uniform
 from autoslim.training import BaseRequest, TrialContext, prepare_base, run_trial
 
-TABLE = Path(__file__).parent / "data" / "trials_cifar10_d64.parquet"
-MODEL = ModelSpec(
-    name="vit_tiny_patch16_224",
-    weights="scratch",
-    args={"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
-)
+DATA = Path(__file__).parent / "data"
 IMAGES = 640
-BASE_VALIDATION_SHARE, VALIDATION_SHARE = 0.04, 0.02
-"""2,000 images that the dense model is not trained on; trials are evaluated on the first 1,000 of them."""
-TRAINING = TrainingSettings(epochs=6.0)
-BASE_TRAINING = TrainingSettings(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0)
+"""Training images of a trial."""
 SHARES = (0.30, 0.95)
 SPACE = "default"
 
@@ -60,6 +53,53 @@ _GOLDEN = 0.6180339887498949
 _FREE_EVERY = 4
 _ROUND = 11
 _DRAWS = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseStart:
+    """The dense model of a table, trained from random weights with `base`; `data` is a folder below AUTOSLIM_DATA, `training` a trial's.
+
+    The dense model is not trained on the share `base_validation_share` of the images, nor are trials on `validation_share`, which are some
+    of the same and judge them.
+    """
+
+    data: str
+    model: ModelSpec
+    base: TrainingSettings
+    training: TrainingSettings
+    base_validation_share: float
+    validation_share: float
+
+
+def _vit(**args: int) -> ModelSpec:
+    return ModelSpec(name="vit_tiny_patch16_224", weights="scratch", args=args)
+
+
+STARTS = {
+    "cifar10_d64": DenseStart(
+        data="cifar10",
+        model=_vit(img_size=32, patch_size=4, embed_dim=64, depth=4, num_heads=4),
+        base=TrainingSettings(epochs=12.0, batch_size=128, lr=3e-3, distillation=0.0),
+        training=TrainingSettings(epochs=6.0),
+        # 2,000 images; trials are judged on the first 1,000 of them.
+        base_validation_share=0.04,
+        validation_share=0.02,
+    ),
+    "signdigits_d64": DenseStart(
+        data="signdigits100",
+        model=_vit(img_size=40, patch_size=5, embed_dim=64, depth=6, num_heads=4),
+        # 1,300 images are few, so that the epochs are many.
+        base=TrainingSettings(epochs=80.0, batch_size=64, lr=2e-3, distillation=0.0),
+        training=TrainingSettings(epochs=4.0),
+        base_validation_share=0.2,
+        validation_share=0.2,
+    ),
+}
+
+
+def table_of(name: str) -> Path:
+    """Where the table of the start with this name is committed."""
+    return DATA / f"trials_{name}.parquet"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,12 +114,12 @@ class Task:
     repeats: int | None = None
 
 
-def drawn(number: int, space: Space, shape: ViTShape) -> Task:
+def drawn(number: int, space: Space, shape: ViTShape, training: TrainingSettings) -> Task:
     """The same task in every call, so that an interrupted table can be continued."""
     cycle, place = divmod(number, _ROUND)
     if place == _ROUND - 1:
         source = cycle * _ROUND + cycle % (_ROUND - 1)
-        first = drawn(source, space, shape)
+        first = drawn(source, space, shape, training)
         return dataclasses.replace(first, number=number, recipe=first.recipe.replace(seed=1), repeats=source)
     turn = cycle * (_ROUND - 1) + place
     names = list(space.methods)
@@ -88,13 +128,15 @@ def drawn(number: int, space: Space, shape: ViTShape) -> Task:
     share = SHARES[0] + (SHARES[1] - SHARES[0]) * (_GOLDEN * (turn + 1) % 1)
     for attempt in range(_DRAWS):
         sample = space.sample(Uniform(f"trial table {number} {attempt}"), {method.name: method}, shape)
-        task = _solved(number, sample, space, shape, None if free else share)
+        task = _solved(number, sample, space, shape, training, None if free else share)
         if task is not None:
             return task
     raise InfeasibleError(f"{method.name}: none of {_DRAWS} draws can be solved onto {share:.0%} of the FLOPs")
 
 
-def _solved(number: int, sample: Sample, space: Space, shape: ViTShape, share: float | None) -> Task | None:
+def _solved(
+    number: int, sample: Sample, space: Space, shape: ViTShape, training: TrainingSettings, share: float | None
+) -> Task | None:
     """None for a draw that cannot be solved onto the budget, or leaves the space when it is."""
     dense = Plan.dense(shape)
     try:
@@ -111,26 +153,26 @@ def _solved(number: int, sample: Sample, space: Space, shape: ViTShape, share: f
     recipe = Recipe(
         steps=solved.steps,
         budget=budget,
-        training=TRAINING.replace(**sample.training),
+        training=training.replace(**sample.training),
         seed=0,
     )
     target = Target.FREE if share is None else f"{share:.4f}"
     return Task(number=number, recipe=recipe, plan=solved.plan, flops=solved.flops, target=target)
 
 
-def open_context(data: Path, output: Path) -> TrialContext:
-    """Trains the dense model once, on all images but its validation images; trials are trained on `IMAGES` of them."""
+def open_context(data: Path, output: Path, start: DenseStart) -> TrialContext:
+    """Trains the dense model once; trials are trained on `IMAGES` of the images."""
 
     def dataset(share: float, images: int | None) -> PreparedDataset:
-        spec = DatasetSpec(source=str(data / "cifar10"), validation_share=share, train_limit=images)
+        spec = DatasetSpec(source=str(data / start.data), validation_share=share, train_limit=images)
         return prepare_dataset(spec, output / "cache", seed=0)
 
-    whole, small = dataset(BASE_VALIDATION_SHARE, None), dataset(VALIDATION_SHARE, IMAGES)
-    request = BaseRequest(model=MODEL, weights_digest="", dataset_digest=whole.digest, training=BASE_TRAINING, seed=0)
+    whole, small = dataset(start.base_validation_share, None), dataset(start.validation_share, IMAGES)
+    request = BaseRequest(model=start.model, weights_digest="", dataset_digest=whole.digest, training=start.base, seed=0)
     base = output / f"base-{request.digest()}"
     for report in prepare_base(base, request, whole):
         print(f"dense model: epoch {report.epoch:g}, accuracy {report.metrics['accuracy']:.1%}", file=sys.stderr, flush=True)
-    context = TrialContext.open(base=base, dataset=small.path, shared_folder=output / "shared", shared_training=TRAINING)
+    context = TrialContext.open(base=base, dataset=small.path, shared_folder=output / "shared", shared_training=start.training)
     (output / "base.json").write_text((base / "facts.json").read_text())
     return SharedLogitsContext.over(context, output / "teacher")
 
@@ -202,7 +244,9 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return found
 
 
-def carry_out(context: TrialContext, output: Path, *, trials: int, minutes: float) -> Iterator[dict[str, Any]]:
+def carry_out(
+    context: TrialContext, output: Path, training: TrainingSettings, *, trials: int, minutes: float
+) -> Iterator[dict[str, Any]]:
     space, shape = load_space(SPACE), context.dense.shape
     done = {row["number"] for row in rows(output)}
     began = time.monotonic()
@@ -211,7 +255,7 @@ def carry_out(context: TrialContext, output: Path, *, trials: int, minutes: floa
             continue
         if time.monotonic() - began > 60 * minutes:
             return
-        row = perform(drawn(number, space, shape), context, output / "trials" / str(number))
+        row = perform(drawn(number, space, shape, training), context, output / "trials" / str(number))
         with (output / "trials.jsonl").open("a") as file:
             # Starts on a new line, even after half a line of a killed process.
             file.write("\n" + json.dumps(row) + "\n")
@@ -241,14 +285,14 @@ SCHEMA = pa.schema(
 )
 
 
-def write_table(output: Path, target: Path, shape: ViTShape) -> int:
+def write_table(output: Path, target: Path, shape: ViTShape, start: DenseStart) -> int:
     """Returns the number of trials. The metadata have the model, its shape, and the dense model's facts."""
     facts = BaseFacts.from_json((output / "base.json").read_text())
     about = {
-        "model": MODEL.to_json(),
+        "model": start.model.to_json(),
         "shape": shape.to_json(),
         "base": facts.to_json(),
-        "training": TRAINING.to_json(),
+        "training": start.training.to_json(),
         "images": str(IMAGES),
     }
     found = sorted({row["number"]: row for row in rows(output)}.values(), key=lambda row: row["number"])
@@ -264,21 +308,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--minutes", type=float, default=90.0, help="no trial starts after that")
-    parser.add_argument(
-        "--table", type=Path, default=TABLE, help=f"where the table is written (default: {TABLE.name} beside this file)"
-    )
+    parser.add_argument("--of", choices=STARTS, default="cifar10_d64", help="the dense model")
+    parser.add_argument("--table", type=Path, help=f"where the table is written (default: {DATA.name}/ beside this file)")
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/")
     torch.set_num_threads(1)
     output = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    context = open_context(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output)
-    for row in carry_out(context, output, trials=arguments.trials, minutes=arguments.minutes):
+    start = STARTS[arguments.of]
+    context = open_context(Path(os.environ["AUTOSLIM_DATA"]).absolute(), output, start)
+    for row in carry_out(context, output, start.training, trials=arguments.trials, minutes=arguments.minutes):
         ending = f"{row['accuracy']:.1%} in {row['seconds']:.1f} s" if row["state"] == "complete" else row["error"]
         print(f"trial {row['number']} {row['method']} {row['target']}: {ending}", file=sys.stderr, flush=True)
-    count = write_table(output, arguments.table.absolute(), context.dense.shape)
-    print(f"{count} trials in {arguments.table}")
+    target = table_of(arguments.of) if arguments.table is None else arguments.table.absolute()
+    count = write_table(output, target, context.dense.shape, start)
+    print(f"{count} trials in {target}")
 
 
 if __name__ == "__main__":

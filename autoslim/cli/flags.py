@@ -91,5 +91,7 @@ def _parameter(name: str, type: Any, option: Any, default: Any) -> inspect.Param
 
 TrackingUri = Annotated[str | None, option_of(settings_of(Placement)["tracking_uri"])]
 OutputFolder = Annotated[Path, option_of(settings_of(Placement)["output"])]
+OneModel = Annotated[str | None, option_of(settings_of(JobSpec)["model"], once=True, rich_help_panel=str(Group.MODEL))]
+OneFileOfWeights = Annotated[str | None, option_of(settings_of(JobSpec)["weights"], once=True, rich_help_panel=str(Group.MODEL))]
 ModelArgs = Annotated[str | None, option_of(settings_of(JobSpec)["model_args"])]
 FlopsBudget = Annotated[str | None, option_of(settings_of(JobSpec)["flops"], once=True, rich_help_panel=str(Group.BUDGET))]

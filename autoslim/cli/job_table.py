@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autoslim.cli.table import Cell, columns, state_text
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
+from autoslim.core.recipe import title_of
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply, Result, Trial
@@ -93,7 +94,7 @@ def result(found: Result) -> list[str]:
         rows.append(
             (
                 model.label,
-                f"{model.method} (trial {model.trial})",
+                f"{title_of(model.method, model.model)} (trial {model.trial})",
                 format_flops(model.flops or 0),
                 f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",

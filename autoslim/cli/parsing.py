@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import secrets
 from pathlib import Path
@@ -46,7 +47,7 @@ class CliInput:
         for name, value in context.params.items():
             source = context.get_parameter_source(name)
             if source is not None and source.name in found and value is not None:
-                found[source.name][name] = value
+                found[source.name][name] = _lines_of(name) if source.name == "ENVIRONMENT" and _has_lines(name, value) else value
         return cls(flags=found["COMMANDLINE"], environment=found["ENVIRONMENT"])
 
     @property
@@ -64,6 +65,17 @@ class CliInput:
         if parameter in self.environment and parameter not in self.flags:
             return f"{variable_name(parameter)} in the environment"
         return flag_name(parameter)
+
+
+def _has_lines(name: str, value: Any) -> bool:
+    """Whether the value is a list whose variable has an entry in each line."""
+    setting = settings_of(JobSpec).get(name)
+    return isinstance(value, list | tuple) and setting is not None and setting.rules.one_a_line
+
+
+def _lines_of(name: str) -> list[str]:
+    # Typer has split the variable at every space, which names and paths may have.
+    return os.environ[variable_name(name)].splitlines()
 
 
 def spec_of(cli_input: CliInput, file: Path | None) -> JobSpec:

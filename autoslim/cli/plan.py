@@ -21,12 +21,14 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.cost import DENSE, LatencyTable, predict_params
 from autoslim.data.dataset import SPLITS
 from autoslim.export.profiling import measure_table_in_subprocess
+from autoslim.models import DenseModel
+from autoslim.search.start_feasibility import StartFeasibility
 from autoslim.store import Store
 from workers.estimate.dry_run import DryRun, dry_run
-from workers.estimate.throughput import measure_throughput
-from workers.search.base_model import base_request
+from workers.estimate.throughput import Throughput, mean_throughput, measure_throughput
+from workers.search.base_model import base_names
 from workers.search.latency import search_request
-from workers.search.prepare import PreparedSearch, prepare, with_latency_table
+from workers.search.prepare import PreparedSearch, flops_of, prepare, with_latency_table
 from workers.search.resources import concurrent_trials, trial_resources, trial_threads, with_default_resources
 from workers.search.warm_start import WarmStart, find_warm_start
 
@@ -52,37 +54,24 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
     job = with_default_resources(prepared.job, **_machine())
     # The search may run on another machine or cluster, so that one where not even one trial fits is no error here.
     slots = job.concurrency or max(1, concurrent_trials(trial_resources(job), **_machine()))
-    ready = prepared.dense.is_ready_for(prepared.dataset.classes)
-    warm_start = _warm_start(prepared)
-    share = min(1.0, prepared.mean_budget_share)
-    throughput = measure_throughput(job, prepared.dense, kept=share, threads=trial_threads(job))
-    work = dry_run(
-        dataclasses.replace(prepared, job=job),
-        throughput,
-        slots=slots,
-        reused=warm_start.models,
-        adapted=warm_start.base is not None,
-    )
+    warm_start, adapted = _warm_start(prepared)
+    throughputs = {label: _throughput(prepared, job, dense) for label, dense in prepared.starts.items()}
+    work = dry_run(dataclasses.replace(prepared, job=job), throughputs, slots=slots, reused=warm_start.models, adapted=adapted)
+    first = next(iter(prepared.proposer.by_model.values()))
     facts = {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
         "limits": job.limits.to_dict(),
         "dense_params": predict_params(prepared.dense.shape, Plan.dense(prepared.dense.shape)),
         "dense_ms": None if prepared.proposer.timer is None else prepared.proposer.timer(Plan.dense(prepared.dense.shape)),
-        "methods": {
-            name: {
-                "cheapest": None if found.cheapest is None else found.cheapest.flops,
-                "costliest": None if found.costliest is None else found.costliest.flops,
-                "least_params": found.min_params,
-                "least_ms": found.min_latency_ms,
-            }
-            for name, found in prepared.proposer.feasibility.items()
-        },
-        "left_out": prepared.proposer.left_out,
+        "methods": _method_facts(first),
+        "left_out": first.left_out,
+        **_start_facts(prepared),
+        "prior": prepared.proposer.prior_size.to_dict(),
         "reuse": warm_start.describe(),
         "trials": job.trials,
         "at_a_time": slots,
-        "images_per_second": 1 / throughput.train,
+        "images_per_second": 1 / mean_throughput(list(throughputs.values())).train,
         "expected": work.estimate.workload.to_dict(),
         "seconds": work.cost.seconds,
         "parts": work.parts,
@@ -93,20 +82,60 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "images": {split: getattr(prepared.dataset.report, split).images for split in SPLITS},
         "classes": len(prepared.dataset.classes),
         "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in SPLITS),
-        "adapts_dense_model": not ready,
+        "adapts_dense_model": prepared.adapts(prepared.dense),
     }
     return facts, work
 
 
-def _warm_start(prepared: PreparedSearch) -> WarmStart:
+def _throughput(prepared: PreparedSearch, job: SearchJob, dense: DenseModel) -> Throughput:
+    budget = prepared.mean_budget_share * prepared.dense_flops
+    return measure_throughput(job, dense, kept=min(1.0, budget / flops_of(dense)), threads=trial_threads(job))
+
+
+def _method_facts(start: StartFeasibility) -> dict[str, object]:
+    return {
+        name: {
+            "cheapest": None if found.cheapest is None else found.cheapest.flops,
+            "costliest": None if found.costliest is None else found.costliest.flops,
+            "least_params": found.min_params,
+            "least_ms": found.min_latency_ms,
+        }
+        for name, found in start.feasibility.items()
+    }
+
+
+def _start_facts(prepared: PreparedSearch) -> dict[str, object]:
+    """Where there are several starts, each by its label, and why a budget is not met from one; and a teacher that is none of them."""
+    proposer, facts = prepared.proposer, dict[str, object]()
+    if proposer.starts:
+        facts["starts"] = {
+            label: {
+                "dense_flops": flops_of(dense),
+                "dense_params": dense.parameters,
+                "adapts": prepared.adapts(dense),
+                "methods": _method_facts(proposer.by_model[label]),
+                "left_out": proposer.by_model[label].left_out,
+                "not_for": {budget: reason for budget, model, reason in proposer.unused_starts if model == label},
+            }
+            for label, dense in prepared.starts.items()
+        }
+    if prepared.teacher is not None:
+        facts["teacher"] = {"dense_flops": flops_of(prepared.teacher), "adapts": prepared.adapts(prepared.teacher)}
+    return facts
+
+
+def _warm_start(prepared: PreparedSearch) -> tuple[WarmStart, list[str]]:
+    """What is reused, and the labels of the starts whose dense model is."""
     job = prepared.job
     if not job.reuse:
-        return WarmStart()
-    base = RunFolder(Path(job.output)).base(base_request(job, prepared.dataset).digest()).name
+        return WarmStart(), []
+    bases = base_names(job, prepared.dataset)
     # A dry run creates no store: without one, only folders can be reused.
     with contextlib.ExitStack() as stack:
         store = None if job.storage is None else stack.enter_context(Store(job.storage))
-        return find_warm_start(job, store, prepared.proposer, base=base)
+        found = find_warm_start(job, store, prepared.proposer, bases=bases)
+    cache = None if found.base is None else RunFolder(Path(found.base)).cache
+    return found, [label for label, name in bases.items() if cache is not None and (cache / name).is_dir()]
 
 
 def _machine() -> dict[str, float]:
@@ -116,53 +145,72 @@ def _machine() -> dict[str, float]:
 
 def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) -> str:
     job, report = prepared.job, prepared.dataset.report
-    shape = prepared.dense.shape
     lines = [
-        f"Model     {job.model.name}  {format_flops(prepared.dense_flops)} multiply-accumulates at "
-        f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
-        + "".join(f"; {name} is switched off, for a fixed cost" for name in prepared.dense.switched_off)
-        + ("; is adapted to the data first" if facts["adapts_dense_model"] else ""),
+        *_model_lines(prepared),
         f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
         f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
     ]
+    which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():
-        lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the dense model)")
+        lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the {which})")
+    lines += [f"Budget    {label} is not met from {model}: {reason}" for label, model, reason in prepared.proposer.unused_starts]
     reused, limits = facts["reuse"], job.limits
     assert isinstance(reused, list)
     if limits.given:
+        shape = prepared.dense.shape
         words = prepared.proposer.builder.constraints(DENSE).describe(shape, Plan.dense(shape))
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     lines += ["", *_method_lines(prepared)]
-    lines += ["", *(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
+    lines += ["", f"Prior     {prepared.proposer.prior_size.describe(job.sampler)}"]
+    lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 
 
+def _model_lines(prepared: PreparedSearch) -> list[str]:
+    """A line a start, and one for a teacher that is none of them."""
+    named = [("Model", label or prepared.job.model.name, prepared.starts[label]) for label in prepared.starts]
+    if prepared.teacher is not None and prepared.job.teacher is not None:
+        named.append(("Teacher", prepared.job.teacher.name, prepared.teacher))
+    lines = [_model_line(head, name, dense, prepared.adapts(dense)) for head, name, dense in named]
+    if len(prepared.starts) > 1 and prepared.teacher is None:
+        given = prepared.job.teacher
+        lines.append(f"Teacher   {'the most accurate of these of the same image size' if given is None else given.name}")
+    return lines
+
+
+def _model_line(head: str, name: str, dense: DenseModel, adapts: bool) -> str:
+    shape = dense.shape
+    return (
+        f"{head:10}{name}  {format_flops(flops_of(dense))} multiply-accumulates at "
+        f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        + "".join(f"; {name} is switched off, for a fixed cost" for name in dense.switched_off)
+        + ("; is adapted to the data first" if adapts else "")
+    )
+
+
 def _method_lines(prepared: PreparedSearch) -> list[str]:
-    """A line a method: the range of its costs, and the budgets that it reaches."""
-    limits = prepared.job.limits
+    """A line a method, or chain, of each start: the range of its costs, and the budgets that it reaches."""
+    limits, proposer = prepared.job.limits, prepared.proposer
     columns = [name for name, there in (("params", limits.params), ("ms", limits.latency_ms)) if there is not None]
     heads = "".join(f"{'least ' + name:>14}" for name in columns)
+    starts = proposer.by_model.values()
     # Wide enough for the longest chain.
-    wide = max([18, *(len(name) + 2 for name in (*prepared.proposer.feasibility, *prepared.proposer.left_out))])
+    wide = max([18, *(len(start.named(name)) + 2 for start in starts for name in (*start.feasibility, *start.left_out))])
     lines = [f"{'Method':{wide}}{'cheapest':>12}{'costliest':>12}{heads}   reaches"]
-    for name, found in prepared.proposer.feasibility.items():
-        low = None if found.cheapest is None else found.cheapest.flops
-        high = None if found.costliest is None else found.costliest.flops
-        reached = [
-            label
-            for label, feasible_methods in prepared.proposer.feasible_methods.items()
-            if label in prepared.budgets and name in feasible_methods
-        ]
-        shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
-        least = {
-            "params": "-" if found.min_params is None else format_params(found.min_params),
-            "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
-        }
-        shown += "".join(f"{least[column]:>14}" for column in columns)
-        lines.append(f"{name:{wide}}{shown}   {', '.join(reached) or 'none of the budgets'}")
-    for name, reason in prepared.proposer.left_out.items():
-        lines.append(f"{name:{wide}}cannot slim this model: {reason}")
+    for start in starts:
+        for name, found in start.feasibility.items():
+            reached = [label for label in prepared.budgets if name in start.chains_for(label)]
+            low = None if found.cheapest is None else found.cheapest.flops
+            high = None if found.costliest is None else found.costliest.flops
+            shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
+            least = {
+                "params": "-" if found.min_params is None else format_params(found.min_params),
+                "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
+            }
+            shown += "".join(f"{least[column]:>14}" for column in columns)
+            lines.append(f"{start.named(name):{wide}}{shown}   {', '.join(reached) or 'none of the budgets'}")
+        lines += [f"{start.named(name):{wide}}cannot slim this model: {reason}" for name, reason in start.left_out.items()]
     return lines
 
 

@@ -54,6 +54,8 @@ _DEFAULT_OUTPUT = Path("runs/slim")
 def slim(
     context: typer.Context,
     method: Methods = None,
+    model: flags.OneModel = None,
+    weights: flags.OneFileOfWeights = None,
     flops: flags.FlopsBudget = None,
     knob: KnobValues = None,
     first: First = None,
@@ -100,6 +102,7 @@ def slim_job(
     by_method = parse_knobs(knobs, methods)
     return SlimJob(
         model=searched.model,
+        teacher=searched.teacher,
         dataset=searched.dataset,
         budget=searched.budgets[0],
         limits=searched.limits,
@@ -163,6 +166,9 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         _print_request(prepared)
         facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs)
         _print(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+        teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs)
+        if teacher is not None:
+            _print(f"teacher: accuracy {teacher.dense_accuracy:.1%} on the validation images")
         outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs)
         _print(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops or 0)}")
         _print(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")

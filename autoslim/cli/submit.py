@@ -18,6 +18,7 @@ from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
 from autoslim.config import Commands, JobSpec, settings_of
 from autoslim.core.budget import format_flops
+from autoslim.core.recipe import title_of
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply
@@ -99,13 +100,16 @@ def _render(plan: dict[str, Any]) -> str:
         label, flops = budget["label"], f"{budget['flops']:,}"
         for method in budget["methods"]:
             feasibility = [format_flops(method[end]) if method[end] is not None else "-" for end in ("min_flops", "max_flops")]
-            rows.append((label, flops, method["name"], *feasibility, "" if method["feasible"] else "not feasible"))
+            name = title_of(method["name"], method.get("model"))
+            rows.append((label, flops, name, *feasibility, "" if method["feasible"] else "not feasible"))
             label = flops = ""
-    images, estimate = plan["images"], plan["estimate"]
+    images, estimate, prior = plan["images"], plan["estimate"], plan["prior"]
     lines = [
         f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['params'] / 1e6:.3g} M parameters",
+        *map(_model_line, plan.get("models", [])),
         f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
+        f"Prior     {prior['trials']} trials of other models ({prior['models']})",
         f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
         f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
         "",
@@ -113,3 +117,9 @@ def _render(plan: dict[str, Any]) -> str:
         *(f"{name} cannot slim this model: {reason}" for name, reason in plan["excluded_methods"].items()),
     ]
     return "\n".join(lines)
+
+
+def _model_line(model: dict[str, Any]) -> str:
+    """Of one of several dense models that the search starts from."""
+    flops, parameters = format_flops(model["dense_flops"]), model["params"] / 1e6
+    return f"          {model['name']}: {flops} multiply-accumulates, {parameters:.3g} M parameters"

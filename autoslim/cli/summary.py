@@ -7,6 +7,8 @@ import sys
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
+from autoslim.core.recipe import title_of
+from autoslim.core.result import BaseFacts
 from workers.search.summary import Summary
 
 
@@ -27,6 +29,7 @@ def render(summary: Summary) -> str:
     for label, control in summary.controls.items():
         lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
     lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
+    lines += summary.teachers
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
     for cost in summary.shared:
@@ -57,12 +60,15 @@ def _table(summary: Summary) -> list[str]:
     timed = next((model.latency.timed for model in summary.models if model.latency is not None), None)
     dense_ms = "" if timed is None else f"{timed.dense_ms:.4g}"
     flops, accuracy = format_flops(summary.dense_flops), f"{summary.dense_accuracy:.2%}"
-    rows.append(("dense", "", flops, "", "", dense_ms, accuracy, _dense_test(summary)))
+    if summary.starts:
+        rows += [("dense", label, *_dense_cells(summary, label, facts)) for label, facts in summary.starts.items()]
+    else:
+        rows.append(("dense", "", flops, "", "", dense_ms, accuracy, _dense_test(summary)))
     for model in summary.models:
         rows.append(
             (
                 model.label,
-                f"{model.method} (trial {model.trial})",
+                f"{title_of(model.method, model.model)} (trial {model.trial})",
                 format_flops(model.flops or 0),
                 f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
@@ -74,6 +80,12 @@ def _table(summary: Summary) -> list[str]:
     if timed is None:
         rows = [row[:5] + row[6:] for row in rows]  # type: ignore[misc]
     return columns(rows)
+
+
+def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, str, str, str, str, str]:
+    """Of one of several starts; it was evaluated on the test images where a chosen model was made from it."""
+    test = next((f"{model.dense_test_accuracy:.2%}" for model in summary.models if model.model == label), "")
+    return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", f"{facts.dense_accuracy:.2%}", test
 
 
 def _dense_test(summary: Summary) -> str:

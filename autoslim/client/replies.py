@@ -30,6 +30,7 @@ class BestTrial(Reply):
 
     trial: int
     method: str
+    model: str | None = None
     accuracy: float
     flops: int
     budget_share: float
@@ -63,6 +64,7 @@ class SelectedModel(MeasuredReply):  # type: ignore[misc]
     budget_share: float
     trial: int
     method: str
+    model: str | None = None
     test_accuracy: float
     dense_test_accuracy: float
 
@@ -133,6 +135,7 @@ class Trial(MeasuredReply):  # type: ignore[misc]
     target: str
     origin: str
     method: str
+    model: str | None = None
     steps: tuple[dict[str, Any], ...] = ()
     budget: int
     duplicate_of: int | None = None

@@ -36,7 +36,9 @@ _KINDS = {
     "list_type": "a list",
     "dict_type": "a mapping",
 }
-_UNIONS = {"space": "a name, a file, or a mapping"}
+_ONE_OR_MORE = ("model", "weights")
+"""Fields that are one text or a list of them."""
+_UNIONS = {"space": "a name, a file, or a mapping"} | dict.fromkeys(_ONE_OR_MORE, "text, or a list of texts")
 """The allowed types of fields with more than one type."""
 
 
@@ -113,6 +115,10 @@ def issues_of(error: pydantic.ValidationError, fields: Mapping[str, Any]) -> lis
     details = error.errors(include_url=False)
     for detail in details[:_MAX_ISSUES]:
         place = _place(detail["loc"], fields)
+        # What is wrong with a list is said by the branch for lists, which is the second.
+        is_list = len(place) == 1 and isinstance(detail.get("input"), list | tuple)
+        if is_list and place[0] in _ONE_OR_MORE and detail["type"] == "string_type":
+            continue
         found.setdefault(place, ValidationIssue(place=place, problem=_problem(detail, place, fields)))
     # pydantic also reports a list as too short when its entries are wrong; the entries' own issues say more.
     issues = [
@@ -135,7 +141,9 @@ def _place(location: tuple[str | int, ...], fields: Mapping[str, Any]) -> Place:
         return location
     if location[0] == "model_args":
         return location[:2]
-    return tuple(part for part in location[:2] if part == location[0] or isinstance(part, int))
+    # An entry of a list is behind the branch.
+    named = location[:3] if location[0] in _ONE_OR_MORE else location[:2]
+    return tuple(part for part in named if part == location[0] or isinstance(part, int))
 
 
 def _problem(detail: ErrorDetails, place: Place, fields: Mapping[str, Any]) -> str:
@@ -157,7 +165,7 @@ def _problem(detail: ErrorDetails, place: Place, fields: Mapping[str, Any]) -> s
     if kind in ("too_long", "string_too_long"):
         what = "entries" if kind == "too_long" else "characters"
         return f"is too long; allowed: at most {context['max_length']} {what}"
-    if place and place[0] in _UNIONS:
+    if len(place) == 1 and place[0] in _UNIONS:
         return f"is {short_repr(value)}; allowed: {_UNIONS[str(place[0])]}"
     allowed = _bounds(place, fields) if kind.startswith(("greater", "less")) else _KINDS.get(kind) or _bounds(place, fields)
     return f"is {short_repr(value)}; allowed: {allowed or detail['msg']}"

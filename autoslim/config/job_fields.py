@@ -13,10 +13,6 @@ from autoslim.core.duration import exact_duration, parse_duration
 from autoslim.core.job import SearchJob
 
 
-def _absolute_weights(weights: str, _: Any) -> str:
-    return weights if weights in ("pretrained", "scratch") else str(Path(weights).absolute())
-
-
 def _absolute_folders(sources: tuple[str, ...], _: Any) -> tuple[str, ...]:
     return tuple(str(Path(source).absolute()) if "/" in source else source for source in sources)
 
@@ -37,7 +33,6 @@ def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
     return () if budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in budgets)
 
 
-WEIGHTS = JobField("model.weights", write=_absolute_weights)
 MODEL_ARGS = JobField("model.args", write=lambda arguments, _: dict(arguments))
 IMAGE_SIZE = JobField(
     "model.image_size",

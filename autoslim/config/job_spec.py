@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
 
-from autoslim.config import job_fields
-from autoslim.config.issues import short_repr
+from autoslim.config import dense_models, job_checks, job_fields
+from autoslim.config.dense_models import Models, Weights, model_specs
 from autoslim.config.job_field import JobField, default_at
 from autoslim.config.mapping import job_of, part_of, spec_of_job
 from autoslim.config.pairs import parse_pairs
@@ -32,7 +32,7 @@ from autoslim.config.value_types import (
 )
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
-from autoslim.core.job import DatasetSpec, ModelSpec, PrunerName, SamplerName, SearchJob, SpeedMode
+from autoslim.core.job import DatasetSpec, ModelSpec, PriorName, PrunerName, SamplerName, SearchJob, SpeedMode
 from autoslim.core.recipe import Augmentation, Bound
 
 _TRIALS = int(default_at("trials"))
@@ -70,25 +70,36 @@ class JobSpec(BaseModel):
     schema_version: Literal[1] = setting(
         "Version of this format.", Rules(group=Group.JOB, commands=Commands.NONE, resumable=True, decides_plan=False), default=1
     )
-    model: Text = setting(
-        "timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it).",
-        _MODEL(job=(JobField("model.name"),), example="deit_small_patch16_224"),
-    )
-    weights: Text = setting(
-        "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file.",
+    model: Models = setting(
+        "timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it). A search may start from several.",
         _MODEL(
-            job=(job_fields.WEIGHTS,),
+            job=(dense_models.NAME, dense_models.MORE), example="deit_small_patch16_224", flag_type=list[str], one_a_line=True
+        ),
+    )
+    weights: Weights = setting(
+        "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file: one for all models, or one for each.",
+        _MODEL(
+            job=(dense_models.WEIGHTS, dense_models.MORE),
             decides_plan=False,
+            flag_type=list[str],
+            one_a_line=True,
             shortcuts=(Shortcut(name="from_scratch", value="scratch", help="Short for --weights scratch."),),
         ),
     )
     model_args: dict[ArgumentName, ArgumentValue] = setting(
-        "Arguments of timm.create_model.",
-        _MODEL(job=(job_fields.MODEL_ARGS,), flag_help="Example: depth=6,mlp_ratio=3.", parse=parse_pairs),
+        "Arguments of timm.create_model, for all models.",
+        _MODEL(job=(job_fields.MODEL_ARGS, dense_models.MORE), flag_help="Example: depth=6,mlp_ratio=3.", parse=parse_pairs),
         max_length=64,
     )
     image_size: int | None = setting(
-        "Side of the square images, in pixels.", _MODEL(job=(job_fields.IMAGE_SIZE,), shown_default="the model's own"), ge=1
+        "Side of the square images, in pixels, for all models.",
+        _MODEL(job=(job_fields.IMAGE_SIZE, dense_models.MORE), shown_default="the model's own"),
+        ge=1,
+    )
+    teacher: Text | None = setting(
+        "Dense model whose soft labels the trials learn from: a timm name, a folder in timm's hub format (with a / in it), or a file with "
+        "weights of the first model.",
+        _MODEL(job=(dense_models.TEACHER,), shown_default="the most accurate of the models"),
     )
     data: Text = setting(
         "Parquet file, folder (Parquet splits or ImageFolder), or the name of a data set, such as `digits`.",
@@ -197,6 +208,12 @@ class JobSpec(BaseModel):
         gt=0,
     )
     sampler: SamplerName = setting("Sampler that proposes recipes.", _SEARCH(job=(JobField("sampler"),)))
+    prior: PriorName = setting(
+        "Trials of other models that the search begins with, and the best recipes of those as the first trials; `none` begins with random "
+        "recipes.",
+        _SEARCH(job=(JobField("prior"),)),
+        default="auto",
+    )
     scheduler: PrunerName = setting(
         "Pruner that stops unpromising trials early.", _SEARCH(job=(JobField("scheduler"),), decides_plan=False)
     )
@@ -239,26 +256,10 @@ class JobSpec(BaseModel):
         le=9,
     )
 
-    @field_validator("latency_mode")
-    @classmethod
-    def _mode_of_a_latency(cls, mode: str | None, info: ValidationInfo) -> str | None:
-        if mode is not None and info.data.get("latency", "") is None:
-            raise ValueError(f"is {short_repr(mode)}, but no latency is limited; allowed with a latency only")
-        return mode
-
-    @field_validator("flops")
-    @classmethod
-    def _at_least_one_limit(cls, flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
-            raise ValueError("is needed, unless latency or params is given")
-        return flops
-
-    @field_validator("bound")
-    @classmethod
-    def _bound_of_a_latency(cls, bound: str, info: ValidationInfo) -> str:
-        if bound == "mean" and info.data.get("latency") is not None:
-            raise ValueError("is 'mean', but a latency holds for every image; allowed with a latency: max")
-        return bound
+    _latency_of_one_model = field_validator("latency")(job_checks.latency_of_one_model)
+    _mode_of_a_latency = field_validator("latency_mode")(job_checks.mode_of_a_latency)
+    _at_least_one_limit = field_validator("flops")(job_checks.at_least_one_limit)
+    _bound_of_a_latency = field_validator("bound")(job_checks.bound_of_a_latency)
 
     @property
     def limits(self) -> CostLimits:
@@ -266,7 +267,12 @@ class JobSpec(BaseModel):
 
     @property
     def model_spec(self) -> ModelSpec:
+        """The first of the models."""
         return part_of(self, "model", ModelSpec)
+
+    @property
+    def model_specs(self) -> tuple[ModelSpec, ...]:
+        return tuple(model_specs(self))
 
     @property
     def dataset_spec(self) -> DatasetSpec:

@@ -72,7 +72,8 @@ class Rules:
 
     `job` are its places in `SearchJob`, the first of which it is read back from. `shown_default` describes a default that depends on other
     settings. `flag_type`, `flag_help` and `parse` are for a value that is typed in another form than its type suggests, and `shortcuts`
-    for one with a flag of its own. `example` is what `autoslim init` asks the user to fill in.
+    for one with a flag of its own. A list with `one_a_line` has an entry in each line of its variable; other lists have one in each word.
+    `example` is what `autoslim init` asks the user to fill in.
     """
 
     group: Group
@@ -85,6 +86,7 @@ class Rules:
     flag_help: str | None = None
     parse: Callable[[str], Any] | None = None
     shortcuts: tuple[Shortcut, ...] = ()
+    one_a_line: bool = False
     example: Any = None
 
 

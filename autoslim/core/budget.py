@@ -56,14 +56,19 @@ class Budget(Record):
             f"budget {label!r} is not valid; allowed: multiply-accumulates such as 2.3G or 850M, or a share such as 50%"
         )
 
+    def flops_of(self, dense_flops: int) -> int:
+        """The budget in multiply-accumulates, given those of the dense model, which may be within it already."""
+        flops = self.flops if self.share is None else int(self.share * dense_flops)
+        assert flops is not None
+        return flops
+
     def resolve(self, dense_flops: int) -> int:
         """The budget in multiply-accumulates, given those of the dense model.
 
         Raises:
             BudgetError: when the dense model is within the budget already.
         """
-        flops = self.flops if self.share is None else int(self.share * dense_flops)
-        assert flops is not None
+        flops = self.flops_of(dense_flops)
         if flops > dense_flops:
             raise BudgetError(
                 f"budget {self.label}: the dense model has {format_flops(dense_flops)} multiply-accumulates and is within it already"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import TrainingSettings
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.errors import RequestError
+
+PRETRAINED, SCRATCH = "pretrained", "scratch"
+"""The weights of a model that are no file."""
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+"""Ends of the names of files with weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +29,14 @@ class ModelSpec(Record):
     """
 
     name: str
-    weights: str = "pretrained"
+    weights: str = PRETRAINED
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_size: tuple[int, int] | None = None
+
+
+def repeated_model(specs: Sequence[ModelSpec]) -> int | None:
+    """The place of the first model that is given before with the same weights; None where there is none."""
+    return next((place for place, spec in enumerate(specs) if spec in specs[:place]), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +90,9 @@ SamplerName = Literal["forest", "tpe", "nsga2", "nsga3", "gp", "random"]
 SAMPLER_NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 """Samplers, which propose recipes."""
 
+PriorName = Literal["auto", "none"]
+"""What a search knows before its first trial: trials of other models that are part of autoslim, or nothing."""
+
 PrunerName = Literal["halving", "median", "none"]
 PRUNER_NAMES: tuple[PrunerName, ...] = get_args(PrunerName)
 """Pruners, which stop unpromising trials early; `none` stops no trial."""
@@ -90,13 +106,19 @@ SPEED_MODES: tuple[SpeedMode, ...] = get_args(SpeedMode)
 class SearchJob(Record):
     """A search with every default filled in; what its settings mean is written at their fields in `config.JobSpec` and `config.Placement`.
 
+    `model` and `more_models` are the dense models that recipes start from; shares of FLOPs refer to `model`. `teacher` gives the soft
+    labels; None: the most accurate of these models.
+
     `base` trains a dense model that has random weights or other classes, before the search. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
     folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
+    A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
 
     id: str
     model: ModelSpec
+    more_models: tuple[ModelSpec, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+    teacher: ModelSpec | None = dataclasses.field(default=None, metadata=OPTIONAL)
     dataset: DatasetSpec
     budgets: tuple[Budget, ...]
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
@@ -105,6 +127,7 @@ class SearchJob(Record):
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     base: TrainingSettings = dataclasses.field(default_factory=lambda: TrainingSettings(epochs=10.0, distillation=0.0))
     sampler: str = "forest"
+    prior: str = "none"
     scheduler: str = "halving"
     max_seconds: float | None = None
     max_epochs: float | None = None
@@ -124,10 +147,36 @@ class SearchJob(Record):
     tracking_uri: str | None = None
     output: str
 
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """All dense models that recipes may start from, the first one first."""
+        return (self.model, *self.more_models)
+
+    @property
+    def starts(self) -> dict[str, ModelSpec]:
+        """The dense models by the label that recipes name them with (`Recipe.model`). The only one has the label ''.
+
+        The label is the model's name, or its folder's. Of equal ones all but the first have a number behind an @.
+        """
+        if not self.more_models:
+            return {"": self.model}
+        labels: dict[str, ModelSpec] = {}
+        for spec in self.models:
+            name, number = PurePath(spec.name).name, 1
+            label = name
+            while label in labels:
+                number += 1
+                label = f"{name}@{number}"
+            labels[label] = spec
+        return labels
+
     def budget_flops(self, dense_flops: int) -> dict[str, int]:
-        """Multiply-accumulates by the budget's label, for a dense model of `dense_flops`.
+        """Multiply-accumulates by the budget's label, for a first dense model of `dense_flops`.
 
         Raises:
-            BudgetError: the dense model already is within a budget.
+            BudgetError: the job's only dense model already is within a budget.
         """
+        if self.more_models:
+            # Another start may be above a budget that the first one is within.
+            return {budget.label: budget.flops_of(dense_flops) for budget in self.budgets}
         return {budget.label: budget.resolve(dense_flops) for budget in self.budgets}

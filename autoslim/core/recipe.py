@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.record import Record, digest_of
+from autoslim.core.record import OPTIONAL, Record, digest_of
 
 Knobs = dict[str, Any]
 """A method's settings by name, as JSON values; `Method.ranges` defines them."""
@@ -62,7 +62,8 @@ class Recipe(Record):
 
     `budget` is in multiply-accumulates per image. With `class_query` the last block computes queries, projection and MLP for the prefix
     tokens alone, with any method; the logits are the same. Where tokens vary from image to image, `bound` says whether the budget holds
-    for every image (`max`) or for their mean (`mean`). `limits` hold besides the budget.
+    for every image (`max`) or for their mean (`mean`). `limits` hold besides the budget. `model` is the label of the dense model that it
+    starts from (`SearchJob.starts`); empty for the job's only one, or its first.
     """
 
     steps: tuple[Step, ...]
@@ -72,6 +73,7 @@ class Recipe(Record):
     class_query: bool = False
     bound: str = "max"
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
+    model: str = dataclasses.field(default="", metadata=OPTIONAL)
 
     @functools.cached_property
     def key(self) -> str:
@@ -85,9 +87,19 @@ class Recipe(Record):
         return "+".join(step.method for step in self.steps)
 
     @property
+    def title(self) -> str:
+        """The methods, and where a search has several dense models, which of them they slim: `width of deit_small_patch16_224`."""
+        return title_of(self.method, self.model)
+
+    @property
     def flat_knobs(self) -> dict[str, Any]:
         """As `flat_knobs`."""
         return flat_knobs(self.steps)
+
+
+def title_of(method: str, model: str | None) -> str:
+    """`Recipe.title` of what has these two."""
+    return f"{method} of {model}" if model else method
 
 
 def flat_knobs(steps: Sequence[Step]) -> dict[str, Any]:

@@ -16,12 +16,17 @@ from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from autoslim.errors import RequestError
 
+OPTIONAL = {"optional": True}
+"""Metadata of a field that `to_dict` leaves out where it has its default: a record without it has the JSON and the digest of earlier
+versions, which did not know of it."""
+
 
 class Record:
     """Mixin for frozen, keyword-only dataclasses: `to_dict`, `from_dict`, `to_json`, `from_json`, `digest`."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: _plain(getattr(self, field.name)) for field in fields if not _is_left_out(self, field)}
 
     def to_json(self, *, indent: int | None = None) -> str:
         return json.dumps(self.to_dict(), indent=indent, sort_keys=True)
@@ -55,6 +60,13 @@ class Record:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise RequestError(f"{cls.__name__} is not valid JSON: {error}") from error
+
+
+def _is_left_out(record: Record, field: dataclasses.Field[Any]) -> bool:
+    if not OPTIONAL.items() <= field.metadata.items():
+        return False
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return bool(getattr(record, field.name) == default)
 
 
 def digest_of(data: dict[str, Any]) -> str:

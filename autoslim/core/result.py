@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 
 T = TypeVar("T")
 
@@ -240,10 +240,22 @@ class SharedCost(Record):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFacts(Record):
     """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess, `latency_ms` the milliseconds
-    of a batch, where the latency is limited."""
+    of a batch, where the latency is limited.
+
+    Of a search with several dense models these are the first one's, which shares of FLOPs refer to; `starts` has those of each by its
+    label. `teacher` is the label or the name of the model whose soft labels the trials learn from, by the start's label; without an entry
+    a start is its own teacher.
+    """
 
     dense_flops: int
     dense_accuracy: float
     params: int
     chance: float
     latency_ms: float | None = None
+    starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    teacher: dict[str, str] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+
+    @property
+    def front_flops(self) -> int:
+        """Where the area under the front ends: the multiply-accumulates of the costliest dense model."""
+        return max(self.dense_flops, *(facts.dense_flops for facts in self.starts.values()), 0)

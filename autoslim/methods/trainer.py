@@ -26,11 +26,13 @@ class DistillationBatch(Protocol):
     images_B3HW: Tensor
     student: nn.Module
     teacher: nn.Module
-    """The frozen dense model."""
+    """The frozen dense model that the student is made from."""
+    progress: float
+    """The share of the phase's steps that is done, from 0 to below 1."""
 
     @property
     def teacher_tokens(self) -> list[Tensor]:
-        """The teacher's tokens (B, N, D) behind each block. Read before the losses, it costs no second pass."""
+        """The tokens (B, N, D) of `teacher` behind each block. Read before the losses, it costs no second pass."""
 
     @property
     def logits_BC(self) -> Tensor:
@@ -38,7 +40,7 @@ class DistillationBatch(Protocol):
 
     @property
     def teacher_logits_BC(self) -> Tensor:
-        """The teacher's logits."""
+        """The logits that are the soft labels: those of `teacher`, or of another dense model that the search names as the teacher."""
 
     @property
     def task_loss(self) -> Tensor:

@@ -3,12 +3,15 @@
 from autoslim.models.architecture import Architecture, Preprocessing, write_folder
 from autoslim.models.dense import DenseModel, create_dense, shape_of_name
 from autoslim.models.registry import read_shape
+from autoslim.models.teacher import OtherTeacher, check_teacher
 from autoslim.models.weights import load_weights, read_state_dict
 
 __all__ = [
     "Architecture",
     "DenseModel",
+    "OtherTeacher",
     "Preprocessing",
+    "check_teacher",
     "create_dense",
     "load_weights",
     "read_shape",

@@ -52,6 +52,11 @@ class DenseModel:
     labels: tuple[str, ...] | None
     switched_off: tuple[str, ...] = ()
 
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
     def is_ready_for(self, classes: tuple[str, ...]) -> bool:
         """Whether it can be evaluated on these classes without training."""
         return self.trained and self.head_fits and not self.resampled and (self.labels is None or self.labels == classes)

@@ -34,7 +34,7 @@ accuracies are those of these files, read back by a new process, in float32.
 
 {_forms(config)}{speed_section(config)}{latency_section(config)}## How it was made
 
-{_maker(job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
+{_maker(config, job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
 
 {_steps(config)}
@@ -153,8 +153,12 @@ def _choice(trial: int | None, reason: str) -> str:
     return f"The slimmed model was chosen by its accuracy on the validation images; the test images were used once, after the choice.{why}"
 
 
-def _maker(job: str | None, trial: int | None) -> str:
-    return "By `autoslim slim`, without a search" if trial is None else f"Job `{job}`, trial {trial}"
+def _maker(config: SlimConfig, job: str | None, trial: int | None) -> str:
+    if trial is None:
+        return "By `autoslim slim`, without a search"
+    # The label, where the search had several dense models.
+    start = f", from its dense model `{config.recipe.model}`" if config.recipe.model else ""
+    return f"Job `{job}`, trial {trial}{start}"
 
 
 def _pictures(has_pictures: bool) -> str:

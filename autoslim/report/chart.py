@@ -55,13 +55,14 @@ def _span(low: float, high: float) -> dict[str, float]:
 
 def _x_span(view: SearchView, shown: list[TrialResult]) -> tuple[float, float]:
     values = [view.cost_of(result) or 0.0 for result in shown] + [cost for _, cost in view.marks()]
-    values += [] if view.dense_cost is None else [view.dense_cost]
+    values += [cost for _, cost, _ in view.dense_points()]
     return span(values, at_least=max(values, default=1.0) * 0.05)
 
 
 def _y_span(view: SearchView, shown: list[TrialResult]) -> tuple[float, float]:
     values = [result.accuracy or 0.0 for result in shown if not view.far_below(result)]
     values += [view.base.dense_accuracy] if view.base else []
+    values += [facts.dense_accuracy for facts in view.base.starts.values()] if view.base else []
     # A little room beyond 0 and 100 %, so that marks are not cut in half.
     return span(values, at_least=0.02 if values else 1.0, low=-0.01 if values else 0.0, high=1.005)
 
@@ -101,7 +102,7 @@ def _point(view: SearchView, result: TrialResult, x: Scale, y: Scale, extra: str
     partial = "" if result.state is TrialState.COMPLETE else "partial"
     level = _BOTTOM - 6 if view.far_below(result) else y(result.accuracy)
     place = f'transform="translate({x(cost)},{level}) scale({size if extra else size * 1.15:.2f})"'
-    name = f"trial {result.number}, {result.recipe.method}, {percent(result.accuracy)} at {view.cost_text(cost)}, {result.state}"
+    name = f"trial {result.number}, {result.recipe.title}, {percent(result.accuracy)} at {view.cost_text(cost)}, {result.state}"
     classes = " ".join(["point", colour(method), *extra.split(), *partial.split()])
     data = f'data-method="{method}" data-trial="{result.number}" data-x="{result.flops if not view.is_latency else cost}"'
     return f'<path class="{classes}" d="{shape(method)}" {place} {data} tabindex="-1" role="img" aria-label="{escape(name)}"/>'
@@ -145,9 +146,11 @@ def _notes(view: SearchView, shown: list[TrialResult], x: Scale, y: Scale, label
     if view.base is not None and view.dense_cost is not None:
         at_x, at_y = x(view.dense_cost), y(view.base.dense_accuracy)
         parts.append(f'<line class="dense" x1="{_LEFT}" y1="{at_y}" x2="{_RIGHT}" y2="{at_y}"/>')
-        parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
-        labels.reserve_mark(at_x, at_y, 9.0)
-        parts.append(labels.place(f"dense {percent(view.base.dense_accuracy)}", at_x, at_y, classes="note"))
+        for label, cost, accuracy in view.dense_points():
+            at_x, at_y = x(cost), y(accuracy)
+            parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
+            labels.reserve_mark(at_x, at_y, 9.0)
+            parts.append(labels.place(f"dense {label} {percent(accuracy)}".replace("  ", " "), at_x, at_y, classes="note"))
     rings = [(label, result) for label, result in view.chosen_results() if view.is_shown(result)]
     for _, result in rings:
         labels.reserve_mark(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 10.0)

@@ -12,6 +12,7 @@ from autoslim.core.result import BaseFacts, TrialResult, TrialState
 from autoslim.core.urls import hide_password
 from autoslim.report import table
 from autoslim.report.chart import draw_chart
+from autoslim.report.dense_models import describe_teachers, model_names
 from autoslim.report.mark import colour, shape
 from autoslim.report.resource import policy_source, read_resource
 from autoslim.report.search_view import SearchView, percent
@@ -25,7 +26,7 @@ def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[Trial
     # Only these two blocks are run: not even markup that slipped in could bring its own, or load anything.
     sources = f"style-src {policy_source(style)}; script-src {policy_source(script)}"
     policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
-    title = f"{job.id}: {job.model.name} on {hide_password(job.dataset.source)}"
+    title = f"{job.id}: {model_names(job)} on {hide_password(job.dataset.source)}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -60,17 +61,24 @@ def _dense(view: SearchView) -> str:
     if view.base is None:
         return "The dense model has not been measured yet."
     base = view.base
+    starts = base.starts or {"": base}
+    lines = [_dense_of(view, label, facts) for label, facts in starts.items()]
+    return " ".join([*lines, *(f"{line}." for line in describe_teachers(base))])
+
+
+def _dense_of(view: SearchView, label: str, base: BaseFacts) -> str:
     accuracy, flops = percent(base.dense_accuracy), view.flops(base.dense_flops)
     latency = "" if base.latency_ms is None else f", {base.latency_ms:.4g} ms for a batch of {view.job.limits.batch}"
     return (
-        f"Dense model: top-1 {accuracy} at {flops} multiply-accumulates per image, {base.params / 1e6:.4g} M parameters{latency}."
+        f"{f'Dense model {label}'.strip()}: top-1 {accuracy} at {flops} multiply-accumulates per image, "
+        f"{base.params / 1e6:.4g} M parameters{latency}."
     )
 
 
 def _chosen(view: SearchView) -> str:
     items = []
     for label, result in view.chosen_results():
-        text = f"trial {result.number} ({result.recipe.method}), top-1 {percent(result.accuracy)} at {view.flops(result.flops)}"
+        text = f"trial {result.number} ({result.recipe.title}), top-1 {percent(result.accuracy)} at {view.flops(result.flops)}"
         text += "" if result.latency_measured_ms is None else f", {result.latency_measured_ms:.4g} ms measured"
         items.append(f"<li><b>{escape(label)}</b> {escape(text)}</li>")
     return f'<ul class="chosen" aria-label="chosen models">{"".join(items)}</ul>' if items else ""

@@ -32,7 +32,8 @@ class SearchView:
     def unit(self) -> tuple[float, str]:
         """The unit of all FLOPs on the page: its size and its prefix."""
         known = [result.flops for result in self.results if result.flops] + [flops for _, flops in self.budgets()]
-        most = max([*known, self.base.dense_flops if self.base else 0])
+        dense = [self.base.dense_flops, *(facts.dense_flops for facts in self.base.starts.values())] if self.base else [0]
+        most = max([*known, *dense])
         return next(((size, name) for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "K")) if most >= size), (1.0, ""))
 
     def flops(self, value: int | None) -> str:
@@ -43,6 +44,11 @@ class SearchView:
     def has_latency(self) -> bool:
         """Whether there is a chart over latency, too."""
         return any(result.latency_ms is not None for result in self.results)
+
+    @property
+    def has_starts(self) -> bool:
+        """Whether the search starts from several dense models."""
+        return bool(self.job.more_models)
 
     @property
     def is_latency(self) -> bool:
@@ -57,6 +63,14 @@ class SearchView:
         if self.base is None:
             return None
         return self.base.latency_ms if self.is_latency else float(self.base.dense_flops)
+
+    def dense_points(self) -> list[tuple[str, float, float]]:
+        """Label, cost and accuracy of each dense model; the only one of a search has no label."""
+        if self.base is None or self.dense_cost is None:
+            return []
+        if self.base.starts and not self.is_latency:
+            return [(label, float(facts.dense_flops), facts.dense_accuracy) for label, facts in self.base.starts.items()]
+        return [("", self.dense_cost, self.base.dense_accuracy)]
 
     @property
     def cost_unit(self) -> tuple[float, str]:

@@ -31,6 +31,8 @@ _LATENCIES = (
         lambda view, r: ("" if r.latency_measured_ms is None else f"{r.latency_measured_ms:.4g} ms", r.latency_measured_ms),
     ),
 )
+_MODEL = _Column("Model", "text", lambda view, r: (r.recipe.model, None))
+"""Only where there are several starts."""
 _COLUMNS = (
     _Column("Trial", "number", lambda view, r: (str(r.number), r.number)),
     _Column("Method", "text", lambda view, r: (r.recipe.method, None)),
@@ -50,6 +52,8 @@ _COLUMNS = (
 def _columns(view: SearchView) -> list[_Column]:
     """Latencies behind the parameters, where there are any."""
     columns = list(_COLUMNS)
+    if view.has_starts:
+        columns.insert(next(index for index, column in enumerate(columns) if column.name == "Method") + 1, _MODEL)
     if view.has_latency:
         place = next(index for index, column in enumerate(columns) if column.name == "Parameters") + 1
         columns[place:place] = _LATENCIES
@@ -81,7 +85,7 @@ def tooltip(view: SearchView, result: TrialResult) -> dict[str, Any]:
     ]
     values += [("Seed", str(result.recipe.seed)), ("Error", _trouble(result))]
     labels = [label for label, number in view.chosen.items() if number == result.number]
-    title = f"Trial {result.number}: {result.recipe.method}" + (f" (chosen for {', '.join(labels)})" if labels else "")
+    title = f"Trial {result.number}: {result.recipe.title}" + (f" (chosen for {', '.join(labels)})" if labels else "")
     return {"title": title, "values": [pair for pair in values if pair[1]]}
 
 

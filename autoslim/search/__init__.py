@@ -1,8 +1,9 @@
 """Proposes recipes and sorts their results. Trains nothing, and knows of neither Ray nor MLflow."""
 
-from autoslim.search.estimate import DiskUse, Estimate, disk_use, estimate_work
+from autoslim.search.estimate import DenseCost, DiskUse, Estimate, disk_use, estimate_work
 from autoslim.search.explanation import Explanation, explain, knee_point
 from autoslim.search.feasibility import CostExtreme, Feasibility, feasibility
+from autoslim.search.prior import PriorSize, load_prior
 from autoslim.search.proposal import Proposal
 from autoslim.search.proposer import Proposer
 from autoslim.search.pruners import Pruner, make_pruner
@@ -10,20 +11,24 @@ from autoslim.search.refinement import refinement_recipes
 from autoslim.search.selection import AgainstControl, against_control, outclassed
 from autoslim.search.space.space import Space
 from autoslim.search.space.yaml_file import load_space, parse_space, space_names
+from autoslim.search.start import Start
 from autoslim.search.stopping import StoppingLimits, search_limits, stop_reason
 from autoslim.search.workload import Workload, expected_work, most_work
 
 __all__ = [
     "AgainstControl",
     "CostExtreme",
+    "DenseCost",
     "DiskUse",
     "Estimate",
     "Explanation",
     "Feasibility",
+    "PriorSize",
     "Proposal",
     "Proposer",
     "Pruner",
     "Space",
+    "Start",
     "StoppingLimits",
     "Workload",
     "against_control",
@@ -33,6 +38,7 @@ __all__ = [
     "explain",
     "feasibility",
     "knee_point",
+    "load_prior",
     "load_space",
     "make_pruner",
     "most_work",

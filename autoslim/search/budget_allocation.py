@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.result import Origin, Target
@@ -27,19 +28,29 @@ class Assignment:
     """What a trial is for.
 
     `target` is a budget's label or `free`, `origin` is CONTROL or SAMPLER, `methods` are the names that
-    the recipe's method is chosen from.
+    the recipe's method is chosen from. `models` are the labels of the starts that its model is chosen from; none where there is only one.
+    With `best_known` the recipe is the best known one of its one method.
     """
 
     target: str
     origin: Origin
     methods: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    best_known: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BudgetAllocator:
-    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`."""
+    """`feasible_methods` has the names of the methods that can reach each target: the budgets' labels in order, and `free`.
+
+    `feasible_models` has, for each target and method, the labels of the starts from which it does; empty where there is only one start.
+    `best_known` are the methods whose first trial is their best known recipe, in this order: all that reach the free target, those that
+    a control has used too, or none.
+    """
 
     feasible_methods: Mapping[str, Sequence[str]]
+    feasible_models: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(default_factory=dict)
+    best_known: Sequence[str] = ()
 
     def assign(self, number: int) -> Assignment:
         """The assignment of trial `number`, counted from 0."""
@@ -53,7 +64,8 @@ class BudgetAllocator:
         return self._to_sampler(self._budgets[(cycles * (FREE_PERIOD - 1) + position) % len(self._budgets)])
 
     def _to_sampler(self, target: str) -> Assignment:
-        return Assignment(target=target, origin=Origin.SAMPLER, methods=tuple(self.feasible_methods[target]))
+        models = models_of(self.feasible_models.get(target, {}))
+        return Assignment(target=target, origin=Origin.SAMPLER, methods=tuple(self.feasible_methods[target]), models=models)
 
     @functools.cached_property
     def _budgets(self) -> list[str]:
@@ -62,16 +74,45 @@ class BudgetAllocator:
     @functools.cached_property
     def _opening(self) -> list[Assignment]:
         controls = self._controls()
+        if self.best_known:
+            firsts = self._firsts(self.best_known, [*self._budgets, Target.FREE])
+            # In turns: a short search has its controls, and does not spend its first trials on them alone.
+            return self._with_models_in_turn(
+                [each for pair in itertools.zip_longest(firsts, controls) for each in pair if each is not None]
+            )
         used = {control.methods[0] for control in controls}
         missing = [method for method in self.feasible_methods[Target.FREE] if method not in used]
         # The free target comes first: what a method can do at any FLOPs says more than what it does at one budget.
-        targets = [Target.FREE, *self._budgets]
+        return self._with_models_in_turn(controls + self._firsts(missing, [Target.FREE, *self._budgets]))
+
+    def _firsts(self, methods: Sequence[str], targets: Sequence[str]) -> list[Assignment]:
+        """One trial for each of the methods, the targets in turns."""
         firsts = []
-        for index, method in enumerate(missing):
+        for index, method in enumerate(methods):
             target = targets[index % len(targets)]
             reaches = method in self.feasible_methods[target]
-            firsts.append(Assignment(target=target if reaches else Target.FREE, origin=Origin.SAMPLER, methods=(method,)))
-        return controls + firsts
+            firsts.append(
+                Assignment(
+                    target=target if reaches else Target.FREE,
+                    origin=Origin.SAMPLER,
+                    methods=(method,),
+                    best_known=bool(self.best_known),
+                )
+            )
+        return firsts
+
+    def _with_models_in_turn(self, opening: Sequence[Assignment]) -> list[Assignment]:
+        """Each with one start: the one with the fewest trials before it, of those that reach its target."""
+        used: dict[str, int] = {}
+        assigned = []
+        for assignment in opening:
+            able = self.feasible_models.get(assignment.target, {}).get(assignment.methods[0], ())
+            # Every method with every start would take most of a short search, as every method at every budget would.
+            models = (min(able, key=lambda label: used.get(label, 0)),) if able else ()
+            for label in models:
+                used[label] = used.get(label, 0) + 1
+            assigned.append(dataclasses.replace(assignment, models=models))
+        return assigned
 
     def _controls(self) -> list[Assignment]:
         used: dict[str, int] = {}
@@ -82,6 +123,11 @@ class BudgetAllocator:
             used[method] = used.get(method, 0) + 1
             controls.append(Assignment(target=target, origin=Origin.CONTROL, methods=(method,)))
         return controls
+
+
+def models_of(by_method: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The starts that some method reaches a target from, each once, in the order in which they come first."""
+    return tuple(dict.fromkeys(label for labels in by_method.values() for label in labels))
 
 
 def is_free(after_opening: int) -> bool:

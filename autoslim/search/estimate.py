@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
@@ -53,6 +53,15 @@ class Estimate(Record):
     disk: DiskUse
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseCost(Record):
+    """A dense model beside the first one: its multiply-accumulates, its parameters, and whether it has to be adapted to the data."""
+
+    flops: int
+    parameters: int
+    adapts: bool = True
+
+
 def estimate_work(
     job: SearchJob,
     workload: Workload,
@@ -62,29 +71,42 @@ def estimate_work(
     budgets: Collection[int],
     parameters: int,
     adapts: bool = True,
+    others: Sequence[DenseCost] = (),
 ) -> Estimate:
-    """`budgets` and `dense_flops` in multiply-accumulates; `adapts` is false where the dense model fits the data already."""
+    """`budgets` and `dense_flops` in multiply-accumulates; `adapts` is false where the dense model fits the data already. `others` are the
+    further starts, and a teacher that is none of them."""
     mean_budget = sum(budgets) / len(budgets)
     trained = train_images * (workload.epochs + workload.refinement_epochs)
-    adapting = train_images * job.base.epochs if adapts else 0.0
-    # A step of a trial also runs the dense teacher forwards; the dense model is adapted without one.
-    computed = trained * ((1 + _BACKWARD) * mean_budget + dense_flops) + adapting * (1 + _BACKWARD) * dense_flops
+    dense = (DenseCost(flops=dense_flops, parameters=parameters, adapts=adapts), *others)
+    adapting = [train_images * job.base.epochs * model.flops for model in dense if model.adapts]
+    # A step of a trial also runs a dense teacher forwards, at most the costliest; a dense model is adapted without one.
+    teacher = max(model.flops for model in dense)
+    computed = trained * ((1 + _BACKWARD) * mean_budget + teacher) + sum(adapting) * (1 + _BACKWARD)
     return Estimate(
         workload=workload,
         training_images=round(trained),
-        base_training_images=round(adapting),
+        base_training_images=round(train_images * job.base.epochs * len(adapting)),
         multiply_accumulates=float(computed),
-        disk=disk_use(job, workload, parameters=parameters, budget_share=mean_budget / dense_flops),
+        disk=disk_use(
+            job,
+            workload,
+            parameters=parameters,
+            budget_share=mean_budget / dense_flops,
+            others=[model.parameters for model in others],
+        ),
     )
 
 
-def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_share: float) -> DiskUse:
-    """From the dense model's `parameters`, and the mean share of its FLOPs that the budgets leave."""
-    dense = 4 * parameters
+def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_share: float, others: Sequence[int] = ()) -> DiskUse:
+    """From the dense model's `parameters`, those of the `others`, and the mean share of its FLOPs that the budgets leave.
+
+    Every dense model is stored once, and a trial's model is counted as one of the largest.
+    """
+    bases, dense = 4 * sum((parameters, *others)), 4 * max(parameters, *others, 0)
     budgets, slots = len(job.budgets), job.concurrency or _ASSUMED_SLOTS
     # The peak must not be passed, so that it holds a dense-sized model for every trial: in the worst case each is on the front.
-    peak = dense * (1 + workload.trials + workload.refinements + _TRIAL_STATE * slots + _DELIVERED * budgets) + _MARGIN
+    peak = bases + dense * (workload.trials + workload.refinements + _TRIAL_STATE * slots + _DELIVERED * budgets) + _MARGIN
     # Methods that narrow the model leave about the square root of the FLOPs' share of its weights, those that drop tokens all of them.
     slimmed = dense * (1 + math.sqrt(min(1.0, budget_share))) / 2
     models = min(workload.trials, _FRONT + budgets) + _DELIVERED * budgets
-    return DiskUse(peak=peak, kept=round(dense + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))
+    return DiskUse(peak=peak, kept=round(bases + models * slimmed + budgets * _DELIVERED_BESIDE + _TABLES))

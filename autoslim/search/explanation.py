@@ -75,7 +75,8 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
         )
     within = [result for result in eligible(results, limits) if _flops(result) <= budget]
     # The same recipe with another seed or more epochs is not an alternative to it.
-    others = [result for result in within if result.recipe.steps != selected.recipe.steps]
+    own = selected.recipe
+    others = [result for result in within if (result.recipe.steps, result.recipe.model) != (own.steps, own.model)]
     lead = _lead(results, len(within), budget, limits)
     sentence = f"{_named(selected)} {lead}, {_accuracy(selected):.2%} on the validation images; {use}"
     if selected.origin is Origin.REFINEMENT:
@@ -108,7 +109,7 @@ def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:
 
 
 def _named(result: TrialResult) -> str:
-    return f"trial {result.number} ({result.recipe.method})"
+    return f"trial {result.number} ({result.recipe.title})"
 
 
 def _point(result: TrialResult) -> str:

@@ -17,21 +17,27 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.recipe import Recipe, Step, TrainingSettings
+from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.result import Origin, Target, TrialResult
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable
 from autoslim.errors import BudgetError, RequestError, SpaceError, UnsupportedModelError
 from autoslim.methods import METHODS, narrowing
 from autoslim.methods.base import Method
-from autoslim.methods.chain import evaluate_chain
-from autoslim.search.budget_allocation import Assignment, BudgetAllocator
-from autoslim.search.feasibility import Feasibility, describe_unreachable, feasibility
+from autoslim.search.budget_allocation import Assignment, BudgetAllocator, models_of
+from autoslim.search.feasibility import Feasibility, describe_unreachable
+from autoslim.search.prior import Prior, PriorSize, size_of
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers import SAMPLERS, Sampler, SamplerContext, SamplingRequest
+from autoslim.search.samplers.best_known import BestKnown
 from autoslim.search.samplers.random_sampler import RandomSampler
-from autoslim.search.space.space import Chain, Space
+from autoslim.search.space.space import Space
+from autoslim.search.start import Start
+from autoslim.search.start_feasibility import StartFeasibility
+
+RANDOM = "random"
+"""The sampler that draws at random from the first trial to the last."""
 
 MAX_CANDIDATES = 16
 """Candidates that are tried for one trial. In a narrow space nearly all may be infeasible or known; then the trial is given back as such,
@@ -44,7 +50,10 @@ class Proposer:
     search.
 
     `earlier` are trials of earlier searches that could have been this one's, with numbers below 0; every proposal has them in its history.
-    `timer` predicts the latency of a plan; without it a limit on latency is ignored.
+    `timer` predicts the latency of a plan; without it a limit on latency is ignored. Where the search has several `starts`, `shape` is the
+    first one's.
+    `prior` are trials of other models; with them, even with none of this space's methods, the search opens with the best known recipes.
+    The sampler `random`, the controls and a search with several starts ignore it.
 
     Raises:
         RequestError: for an unknown sampler.
@@ -64,6 +73,8 @@ class Proposer:
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     timer: LatencyTable | None = None
     earlier: tuple[TrialResult, ...] = ()
+    starts: tuple[Start, ...] = ()
+    prior: Prior | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -78,60 +89,84 @@ class Proposer:
                     f"{self.space.name}: methods.{name} is not of this version of autoslim; read the space's file again"
                 )
         # These checks evaluate recipes, which presumes everything that is checked above.
-        if not self.feasibility:
-            raise UnsupportedModelError("; ".join(self.left_out.values()))
+        for start in self.by_model.values():
+            if not start.feasibility:
+                raise UnsupportedModelError(_named(start, "; ".join(start.left_out.values())))
         if not self.feasible_methods[Target.FREE]:
             raise SpaceError(f"{self.space.name}: no recipe is inside these ranges once its method has repaired it; widen them")
         for label, flops in self.budgets.items():
             if not self.feasible_methods[label]:
                 others = [name for name in narrowing(self.shape) if name not in self.feasibility]
-                raise BudgetError(describe_unreachable(label, flops, self.limits, self.feasibility, self.space.name, others))
+                reached = {start.named(name): one for start in self.by_model.values() for name, one in start.feasibility.items()}
+                raise BudgetError(describe_unreachable(label, flops, self.limits, reached, self.space.name, others))
 
     @functools.cached_property
     def builder(self) -> RecipeBuilder:
-        names = [field.name for field in dataclasses.fields(RecipeBuilder)]
+        own = {field.name for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(RecipeBuilder) if field.name in own]
         return RecipeBuilder(**{name: getattr(self, name) for name in names})
 
     @functools.cached_property
+    def by_model(self) -> dict[str, StartFeasibility]:
+        """What the space can make of each start, by its label; the only one has the label ''."""
+        if not self.starts:
+            return {"": StartFeasibility(self.builder, True)}
+        return {start.label: StartFeasibility(self.builder.of(start.label), False) for start in self.starts}
+
+    @property
+    def _first(self) -> StartFeasibility:
+        return next(iter(self.by_model.values()))
+
+    @property
     def left_out(self) -> dict[str, str]:
-        """Chains of the space, by label, that cannot slim this model, each with the reason."""
-        reasons = {}
-        for label, chain in self.space.units_of(self.methods).items():
-            try:
-                self._check_chain(chain)
-            except UnsupportedModelError as error:
-                reasons[label] = str(error)
-        return reasons
+        """Chains of the space, by label, that cannot slim the first start, each with the reason."""
+        return self._first.left_out
 
-    def _check_chain(self, chain: Chain) -> None:
-        for name in chain:
-            self.methods[name].check(self.shape)
-        if len(chain) > 1:
-            # Whether a step can follow another one is known to its plan alone.
-            usual = [Step(method=name, knobs=self.methods[name].before_others) for name in chain[:-1]]
-            usual.append(Step(method=chain[-1], knobs={}))
-            evaluate_chain(self.methods, self.shape, self.builder.dense_plan, usual)
-
-    @functools.cached_property
+    @property
     def feasibility(self) -> dict[str, Feasibility]:
-        """By the label of a chain: what its cheapest and its costliest recipe cost."""
-        constraints = {
-            label: self.builder.constraints(label) for label in self.space.units_of(self.methods) if label not in self.left_out
-        }
-        return feasibility(self.space, self.shape, self.builder.dense_plan, self.methods, constraints)
+        """By the label of a chain: what its cheapest and its costliest recipe from the first start cost."""
+        return self._first.feasibility
 
     @functools.cached_property
     def feasible_methods(self) -> dict[str, list[str]]:
         """The labels of the chains that can be solved onto each budget, methods alone in the registry's order first; `free` is last."""
-        # A method without any recipe in the space would only give infeasible trials.
-        drawn = [name for name, found in self.feasibility.items() if found.cheapest is not None]
+        order = list(self.space.units_of(self.methods))
+        found: dict[str, list[str]] = {}
+        for target in (*self.budgets, Target.FREE):
+            chains = {chain for start in self.by_model.values() for chain in start.chains_for(target)}
+            found[target] = [chain for chain in order if chain in chains]
+        return found
+
+    @functools.cached_property
+    def feasible_models(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """For each target and chain in `feasible_methods` the labels of the starts that reach it; empty where there is only one start."""
+        if not self.starts:
+            return {}
         return {
-            **{
-                label: [name for name in drawn if self.feasibility[name].reaches(flops, self.limits)]
-                for label, flops in self.budgets.items()
-            },
-            Target.FREE: drawn,
+            target: {
+                chain: tuple(label for label, start in self.by_model.items() if chain in start.chains_for(target))
+                for chain in chains
+            }
+            for target, chains in self.feasible_methods.items()
         }
+
+    @property
+    def prior_size(self) -> PriorSize:
+        """The trials of other models that this search makes use of."""
+        return size_of(self._used_prior or (), self.space.methods)
+
+    @property
+    def _used_prior(self) -> Prior | None:
+        # Which model a trial starts from is part of a recipe there, and no trial of another model says anything about it.
+        return None if self.sampler == RANDOM or self.starts else self.prior
+
+    @property
+    def unused_starts(self) -> list[tuple[str, str, str]]:
+        """Budget, start and reason where a start is not used for a budget; none where there is only one start."""
+        if not self.starts:
+            return []
+        reasons = [(budget, label, start.why_not(budget)) for budget in self.budgets for label, start in self.by_model.items()]
+        return [(budget, label, reason) for budget, label, reason in reasons if reason is not None]
 
     def flops_of(self, recipe: Recipe) -> int:
         """Multiply-accumulates of the recipe's plan, before anything is trained."""
@@ -151,7 +186,8 @@ class Proposer:
         request = SamplingRequest(number=number, assignment=assignment, history=others, known=known)
         sampler = self._control_sampler if self._is_control(assignment) else self._sampler
         rejected: Proposal | None = None
-        for candidate in itertools.islice(sampler.candidates(request), MAX_CANDIDATES):
+        candidates = itertools.chain(self._first_candidates(request), sampler.candidates(request))
+        for candidate in itertools.islice(candidates, MAX_CANDIDATES):
             if candidate.infeasible is None and candidate.recipe.key not in known:
                 return candidate
             # The latest duplicate is better than an infeasible recipe: its result is known without training.
@@ -160,13 +196,25 @@ class Proposer:
         assert rejected is not None
         return rejected
 
+    def _first_candidates(self, request: SamplingRequest) -> Sequence[Proposal]:
+        """What comes before the sampler's own candidates: the best known recipes, where the trial is for them."""
+        if self._best_known is None or not request.assignment.best_known:
+            return ()
+        return self._best_known.proposals(request.number, request.assignment, request.known)
+
     @staticmethod
     def _is_control(assignment: Assignment) -> bool:
         return assignment.origin == Origin.CONTROL
 
     @functools.cached_property
     def _allocator(self) -> BudgetAllocator:
-        return BudgetAllocator(feasible_methods=self.feasible_methods)
+        methods = self.feasible_methods
+        opening = () if self._best_known is None else self._best_known.ranked(methods[Target.FREE])
+        return BudgetAllocator(feasible_methods=methods, feasible_models=self.feasible_models, best_known=opening)
+
+    @functools.cached_property
+    def _best_known(self) -> BestKnown | None:
+        return None if self._used_prior is None else BestKnown(self.builder, self._used_prior)
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
@@ -178,4 +226,11 @@ class Proposer:
 
     @property
     def _context(self) -> SamplerContext:
-        return SamplerContext(builder=self.builder, feasible_methods=self.feasible_methods)
+        models = {target: models_of(by_method) for target, by_method in self.feasible_models.items()}
+        return SamplerContext(
+            builder=self.builder, feasible_methods=self.feasible_methods, feasible_models=models, best_known=self._best_known
+        )
+
+
+def _named(start: StartFeasibility, reason: str) -> str:
+    return reason if start.is_only else f"{start.start.label}: {reason}"

@@ -23,12 +23,16 @@ from autoslim.methods.chain import SolvedChain, chain_constraints, chain_targets
 from autoslim.search.budget_allocation import Assignment
 from autoslim.search.proposal import Proposal
 from autoslim.search.space.space import Sample, Space, Suggest
+from autoslim.search.start import Start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeBuilder:
     """`budgets` are multiply-accumulates by label; `limits` hold beside each of them. `training` has the settings that the space does
     not search. `timer` predicts the latency of a plan; without it a limit on latency is ignored.
+
+    Where there are several `starts`, `shape` is the first one's. Each has its own builder (`of`), whose recipes name it as their `model`;
+    `asked_depth` is then the depth of the deepest (see `Space.sample`).
     """
 
     space: Space
@@ -41,6 +45,21 @@ class RecipeBuilder:
     bound: str = "max"
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     timer: LatencyTable | None = None
+    starts: tuple[Start, ...] = ()
+    model: str = ""
+    asked_depth: int | None = None
+
+    def of(self, model: str) -> RecipeBuilder:
+        """The builder for recipes that start from the model with this label; '' is the first one."""
+        return self._by_model[model or self.starts[0].label] if self.starts else self
+
+    @functools.cached_property
+    def _by_model(self) -> dict[str, RecipeBuilder]:
+        deepest = max((start.shape.depth for start in self.starts), default=None)
+        return {
+            start.label: dataclasses.replace(self, shape=start.shape, starts=(), model=start.label, asked_depth=deepest)
+            for start in self.starts
+        }
 
     @functools.cached_property
     def dense_plan(self) -> Plan:
@@ -58,28 +77,40 @@ class RecipeBuilder:
 
     def plan_of(self, recipe: Recipe) -> Plan:
         """The plan that the recipe's steps aim at, one after another."""
-        return self._evaluated(recipe.steps).plan
+        return self.of(recipe.model)._evaluated(recipe.steps).plan
 
     def flops_of(self, recipe: Recipe) -> int:
         """Multiply-accumulates of the recipe's plan, before anything is trained."""
-        return self._evaluated(recipe.steps).flops
+        return self.of(recipe.model)._evaluated(recipe.steps).flops
 
     def split_of(self, recipe: Recipe) -> float | None:
         """As `chain.split_of_recipe`."""
-        return split_of_recipe(recipe, self.methods, self.shape)
+        return split_of_recipe(recipe, self.methods, self.of(recipe.model).shape)
 
     def _evaluated(self, steps: Sequence[Step]) -> SolvedChain:
         return evaluate_chain(self.methods, self.shape, self.dense_plan, steps)
 
-    def sample(self, suggest: Suggest, units: Sequence[str]) -> Sample:
-        """A point of the space; `units` are the labels of the chains that it is chosen from."""
-        return self.space.sample(suggest, self.methods, self.shape, units=units)
+    def sample(self, suggest: Suggest, units: Sequence[str], models: Sequence[str] = ()) -> Sample:
+        """A point of the space; `units` are the labels of the chains that it is chosen from, and `models` those of the starts.
+
+        The model is asked for first, because ranges depend on it. With one model there is no parameter `model`.
+        """
+        label = suggest.suggest_categorical("model", models) if len(models) > 1 else "".join(models)
+        own = self.of(label)
+        sample = own.space.sample(suggest, own.methods, own.shape, units=units, asked_depth=own.asked_depth)
+        return dataclasses.replace(sample, model=own.model)
 
     def build(self, number: int, assignment: Assignment, sample: Sample) -> Proposal:
         """The proposal of trial `number` from a point of the space; infeasible where the point cannot be solved within the space."""
+        return self.of(sample.model)._build(number, assignment, sample)
+
+    def _build(self, number: int, assignment: Assignment, sample: Sample) -> Proposal:
         training = self.training.replace(**sample.training)
         budget = self.budgets.get(assignment.target, 0)
         try:
+            # A sampler chooses the method and the model independently, and a method need not support all starts.
+            for step in sample.steps if self.model else ():
+                self.methods[step.method].check(self.shape)
             solved = self._solve(assignment, sample)
             # A free trial is its own budget: there is nothing that it is solved onto.
             budget = solved.flops if assignment.target == Target.FREE else budget
@@ -136,4 +167,5 @@ class RecipeBuilder:
             bound=self.bound,
             # A free trial extends the Pareto front; the limits hold for the models at the budgets only.
             limits=CostLimits() if assignment.target == Target.FREE else self.limits,
+            model=self.model,
         )

@@ -9,13 +9,15 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoslim.config import JobSpec
-from autoslim.config.issues import ValidationIssue, short_repr, unknown
+from autoslim.config.dense_models import entries_of
+from autoslim.config.issues import Place, ValidationIssue, short_repr, unknown
 from autoslim.core.confine import confined
+from autoslim.core.job import WEIGHT_FILES
 from autoslim.service.settings import ServiceSettings
 
 BUILTIN = ("digits",)
@@ -24,7 +26,6 @@ BUILTIN = ("digits",)
 MODEL_FILES = ("config.json", "model.safetensors")
 """What is read of a model's folder."""
 
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 _TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 
 
@@ -54,14 +55,25 @@ class Catalog:
         """
         finders: dict[str, Callable[[str], str]] = {"data": self._data, "weights": self._weights}
         finders["model"] = functools.partial(self._model, models=models)
-        changes: dict[str, str] = {}
-        issues = []
+        finders["teacher"] = functools.partial(self._teacher, models=models, starts=entries_of(spec.model))
+        changes: dict[str, str | tuple[str, ...]] = {}
+        issues: list[ValidationIssue] = []
         for field, find in finders.items():
-            try:
-                changes[field] = find(getattr(spec, field))
-            except NotAllowedError as error:
-                issues.append(ValidationIssue(place=(field,), problem=str(error)))
+            value = getattr(spec, field)
+            if value is None:
+                continue
+            found = {place: self._found(find, place, text, issues) for place, text in _places(field, value)}
+            changes[field] = tuple(found.values()) if isinstance(value, tuple) else found[field,]
         return spec.model_copy(update=changes), issues
+
+    @staticmethod
+    def _found(find: Callable[[str], str], place: Place, text: str, issues: list[ValidationIssue]) -> str:
+        """What `find` resolves a text to; the text itself where that is an issue, which is added to `issues`."""
+        try:
+            return find(text)
+        except NotAllowedError as error:
+            issues.append(ValidationIssue(place=place, problem=str(error)))
+            return text
 
     def public_spec(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The inverse of `resolve` for data sets: their registered name instead of the operator's path."""
@@ -93,6 +105,17 @@ class Catalog:
             raise NotAllowedError(unknown(name, allowed, among="a name from /v1/capabilities" + self._or_root()))
         return text
 
+    def _teacher(self, text: str, models: Sequence[str] | None, starts: Sequence[str]) -> str:
+        """One of the spec's own models, another one with pretrained weights, or a file with weights."""
+        if text.endswith(WEIGHT_FILES):
+            return self._weights(text)
+        found = self._model(text, models)
+        if not self._pretrained and "/" not in found and text not in starts:
+            raise NotAllowedError(
+                f"is {short_repr(text)}, which has pretrained weights; allowed: one of the models" + self._or_root()
+            )
+        return found
+
     def _weights(self, text: str) -> str:
         if text == "scratch":
             return text
@@ -101,8 +124,8 @@ class Catalog:
                 raise NotAllowedError("is 'pretrained'; allowed: scratch" + self._or_root())
             return text
         path = _under(text, self._model_roots, "allowed: pretrained, scratch" + self._or_root())
-        if not _is(Path.is_file, Path(path)) or not path.endswith(WEIGHTS):
-            raise NotAllowedError(f"is {short_repr(text)}; allowed: a file that ends in {', '.join(WEIGHTS)}")
+        if not _is(Path.is_file, Path(path)) or not path.endswith(WEIGHT_FILES):
+            raise NotAllowedError(f"is {short_repr(text)}; allowed: a file that ends in {', '.join(WEIGHT_FILES)}")
         return path
 
     def _refuse_links(self, folder: str, text: str) -> None:
@@ -115,6 +138,14 @@ class Catalog:
 
     def _or_root(self) -> str:
         return ", or a path under a model root" if self._model_roots else ""
+
+
+def _places(field: str, value: str | tuple[str, ...]) -> Iterator[tuple[Place, str]]:
+    """The texts of a field, each with its place in the spec."""
+    if isinstance(value, str):
+        yield (field,), value
+    else:
+        yield from (((field, index), text) for index, text in enumerate(value))
 
 
 def _under(text: str, roots: Sequence[Path], hint: str) -> str:

@@ -31,8 +31,10 @@ _log = logging.getLogger(__name__)
 _HOLD = 5.0
 # The hold is renewed so often within its time.
 _RENEWALS = 5.0
-# Seconds before another try with a planner that is starting, or has ended.
+# Seconds before another try with a planner that is starting, or has ended; and with one that cannot be started, of which the log has the
+# reason at every try.
 _AGAIN_SECONDS = 1.0
+_BROKEN_SECONDS = 30.0
 
 
 def hold_seconds(limits: RequestLimits) -> float:
@@ -69,9 +71,6 @@ async def _follow(state: AppState, job_id: str, tenant: str, sent: JobSpec | Non
             _log.error("the plan of a job failed", exc_info=error, extra={"job_id": job_id})
         if await state.run_sync(state.queue.refuse, job_id, _failure(error)):
             _log.info("job refused by its plan", extra={"tenant": tenant, "job_id": job_id})
-    except DryRunError as error:
-        _log.error("there is no planner; the driver of the job checks it", exc_info=error, extra={"job_id": job_id})
-        await state.run_sync(state.queue.set_planned, job_id, None)
     finally:
         # What has failed for the database is begun again at the next round.
         state.late_jobs.discard(job_id)
@@ -90,6 +89,12 @@ async def _plan_at_last(state: AppState, job_id: str, tenant: str, sent: JobSpec
         except (PlannerStartingError, PlannerEndedError) as error:
             _log.info("a job waits for its plan: %s", error, extra={"job_id": job_id})
             await asyncio.sleep(_AGAIN_SECONDS)
+        except (PlanOverdueError, PlanCrashedError):
+            raise
+        except DryRunError as error:
+            # Without a plan nobody knows whether the job is within its tenant's limits.
+            _log.error("a job waits for its plan, and there is no planner", exc_info=error, extra={"job_id": job_id})
+            await asyncio.sleep(_BROKEN_SECONDS)
 
 
 def _failure(error: AutoslimError) -> Failure:

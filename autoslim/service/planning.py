@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoslim.config import InfeasibleSpecError, JobSpec, SpecError, ValidationIssue
+from autoslim.core.recipe import title_of
 from autoslim.errors import NotFoundError
 from autoslim.service.app_state import AppState
 from autoslim.service.dry_run.preflight import check
@@ -90,14 +91,19 @@ def _infeasible(spec: JobSpec, index: int, budget: dict[str, object]) -> Validat
     if any(method["min_flops"] is not None and method["min_flops"] <= flops for method in methods):
         # Some method reaches the FLOPs and, or the plan would have been refused, some method the parameters.
         reached = ", ".join(
-            f"{method['name']} {method['min_params']:,} parameters and {method['min_flops']:,} multiply-accumulates"
+            f"{_named(method)} {method['min_params']:,} parameters and {method['min_flops']:,} multiply-accumulates"
             for method in methods
             if method["min_params"] is not None
         )
         problem = f"is {spec.params!r}, which no method in the space meets together with {budget['label']}; the minimum of each: {reached}"
         return ValidationIssue(place=("params",), problem=problem)
     reached = ", ".join(
-        f"{method['name']} {method['min_flops']:,} and more" for method in methods if method["min_flops"] is not None
+        f"{_named(method)} {method['min_flops']:,} and more" for method in methods if method["min_flops"] is not None
     )
     problem = f"is {budget['label']!r}, {flops:,} multiply-accumulates, which nothing in the space reaches; allowed: {reached}"
     return ValidationIssue(place=("flops", index), problem=problem)
+
+
+def _named(method: Mapping[str, Any]) -> str:
+    """With its dense model where the search has several."""
+    return title_of(str(method["name"]), method.get("model"))

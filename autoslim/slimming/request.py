@@ -16,7 +16,7 @@ from autoslim.core.files import write_atomically
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, EpochReport, Outcome
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict, predict_params
@@ -27,7 +27,7 @@ from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceErr
 from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_method, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
 from autoslim.methods.solver import cheaper_knobs, with_default_layers
-from autoslim.models import DenseModel, create_dense
+from autoslim.models import DenseModel, check_teacher, create_dense
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
 from autoslim.training.context import TrialContext
 from autoslim.training.trial import run_trial
@@ -42,6 +42,7 @@ class SlimJob(Record):
     """
 
     model: ModelSpec
+    teacher: ModelSpec | None = dataclasses.field(default=None, metadata=OPTIONAL)
     dataset: DatasetSpec
     budget: Budget
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
@@ -75,13 +76,15 @@ class Solution:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedSlim:
-    """A request that was found feasible; `table` predicts the latency, where that is limited."""
+    """A request that was found feasible; `table` predicts the latency, where that is limited, and `teacher` is another model than the
+    dense one."""
 
     job: SlimJob
     dataset: PreparedDataset
     dense: DenseModel
     dense_flops: int
     table: LatencyTable | None = None
+    teacher: DenseModel | None = None
     solution: Solution | None = None
 
     @property
@@ -117,10 +120,18 @@ class PreparedSlim:
 
     @property
     def base_request(self) -> BaseRequest:
+        return self._request(self.job.model)
+
+    @property
+    def teacher_request(self) -> BaseRequest | None:
+        """Of the teacher, where it is another model."""
+        return None if self.teacher is None or self.job.teacher is None else self._request(self.job.teacher)
+
+    def _request(self, model: ModelSpec) -> BaseRequest:
         job = self.job
         return BaseRequest(
-            model=job.model,
-            weights_digest=weights_digest(job.model),
+            model=model,
+            weights_digest=weights_digest(model),
             dataset_digest=self.dataset.digest,
             training=job.base,
             seed=job.seed,
@@ -142,13 +153,17 @@ def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> P
     _check_steps(job, create_dense(job.model.replace(weights="scratch")).shape)
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
     dense = create_dense(job.model, classes=len(dataset.classes))
+    teacher = None
+    if job.teacher is not None and job.teacher != job.model:
+        teacher = create_dense(job.teacher, classes=len(dataset.classes))
+        check_teacher(job.teacher.name, teacher.shape, {"": dense.shape})
     dense_flops = predict(dense.shape, Plan.dense(dense.shape)).total
     job.budget.resolve(dense_flops)
     table = None
     if job.limits.latency_ms is not None:
         assert measure is not None
         table = measure(job, dense)
-    return solved(PreparedSlim(job=job, dataset=dataset, dense=dense, dense_flops=dense_flops, table=table))
+    return solved(PreparedSlim(job=job, dataset=dataset, dense=dense, dense_flops=dense_flops, table=table, teacher=teacher))
 
 
 def solved(prepared: PreparedSlim) -> PreparedSlim:
@@ -254,12 +269,19 @@ def adapt(prepared: PreparedSlim, folder: Path) -> Generator[EpochReport, None, 
     return (yield from prepare_base(folder, prepared.base_request, prepared.dataset))
 
 
-def train(prepared: PreparedSlim, base: Path, folder: Path) -> Generator[EpochReport, None, Outcome]:
-    """The slimmed model in `folder`/model; resumes from the checkpoint there, and returns at once where it is finished."""
+def adapt_teacher(prepared: PreparedSlim, folder: Path) -> Generator[EpochReport, None, BaseFacts | None]:
+    """The same for the teacher, where it is another model; None where it is not."""
+    request = prepared.teacher_request
+    return None if request is None else (yield from prepare_base(folder, request, prepared.dataset))
+
+
+def train(prepared: PreparedSlim, base: Path, folder: Path, teacher: Path | None = None) -> Generator[EpochReport, None, Outcome]:
+    """The slimmed model in `folder`/model; resumes from the checkpoint there, and returns at once where it is finished. `teacher` is the
+    folder of another dense model that gives the soft labels."""
     done = folder / "outcome.json"
     if done.is_file():
         return Outcome.from_json(done.read_text())
-    context = TrialContext.open(base=base, dataset=prepared.dataset.path, latency=prepared.table)
+    context = TrialContext.open(base=base, dataset=prepared.dataset.path, latency=prepared.table, teacher=teacher)
     outcome = yield from run_trial(prepared.recipe, context, folder, budget_label=prepared.job.budget.label)
     write_atomically(done, outcome.to_json(indent=1))
     return outcome

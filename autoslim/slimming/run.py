@@ -20,6 +20,7 @@ from autoslim.config import JobSpec, flag_name, settings_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import disk_full_error, is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse, refuse_other_use
+from autoslim.core.job import PRETRAINED, SCRATCH
 from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.cost import LatencyTable
@@ -27,7 +28,7 @@ from autoslim.errors import AutoslimError, BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.slimming.latency import measure_job, tightened, timed_here
-from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, prepare_slim, solved, train
+from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, adapt_teacher, prepare_slim, solved, train
 from autoslim.training.holdout import evaluate_in_subprocess
 from autoslim.training.single_flight import remove_leftovers
 
@@ -140,8 +141,13 @@ class Slimming:
         """The dense model, trained first where that is needed."""
         return (yield from self._guarded(adapt(self._ready, self._base(self._ready))))
 
+    def adapt_teacher(self) -> Generator[EpochReport, None, BaseFacts | None]:
+        """The teacher, where it is another model, trained first where that is needed."""
+        return (yield from self._guarded(adapt_teacher(self._ready, self._teacher(self._ready) or self._work)))
+
     def train(self) -> Generator[EpochReport, None, Outcome]:
-        return (yield from self._guarded(train(self._ready, self._base(self._ready), self._trial(self._ready))))
+        ready = self._ready
+        return (yield from self._guarded(train(ready, self._base(ready), self._trial(ready), self._teacher(ready))))
 
     def _guarded(self, reports: Generator[EpochReport, None, T]) -> Generator[EpochReport, None, T]:
         try:
@@ -223,18 +229,24 @@ class Slimming:
     def _base(self, prepared: PreparedSlim) -> Path:
         return self._work / f"base-{prepared.base_request.digest()}"
 
+    def _teacher(self, prepared: PreparedSlim) -> Path | None:
+        request = prepared.teacher_request
+        return None if request is None else self._work / f"base-{request.digest()}"
+
     def _trial(self, prepared: PreparedSlim) -> Path:
         """Named after the weights and the data: where either has changed since, nothing is resumed."""
-        return self._work / f"trial-{prepared.base_request.digest()}-{prepared.recipe.key}"
+        request = prepared.teacher_request
+        taught = "" if request is None else f"-{request.digest()}"
+        return self._work / f"trial-{prepared.base_request.digest()}-{prepared.recipe.key}{taught}"
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first flag in which two requests differ; how speed is measured makes no other model."""
     old, new = (_flat({name: value for name, value in job.items() if name != "speed"}) for job in (before, now))
     # The label of a request without a FLOPs budget is made from its limits.
-    for name in sorted(old, key=lambda name: name == "budget"):
-        if old[name] != new[name]:
-            return f"{_flag(name)} is {_short_repr(new[name])}, but this model was started with {_short_repr(old[name])}"
+    for name in sorted(old | new, key=lambda name: name == "budget"):
+        if old.get(name) != new.get(name):
+            return f"{_flag(name)} is {_short_repr(new.get(name))}, but this model was started with {_short_repr(old.get(name))}"
     return None
 
 
@@ -258,6 +270,8 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
 def _short_repr(value: Any) -> str:
     if isinstance(value, dict) and "label" in value:
         return repr(value["label"])
+    if isinstance(value, dict) and "weights" in value:
+        return repr(value["name"] if value["weights"] in (PRETRAINED, SCRATCH) else value["weights"])
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(f"{step['method']} {step['knobs']}" for step in value)
     return repr(value)

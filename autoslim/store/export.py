@@ -27,6 +27,7 @@ _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string
 _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "number": (pa.int64(), "trial number within the job"),
     "method": (pa.string(), "method of each step, joined with +"),
+    "model": (pa.string(), "the dense model that the recipe starts from, where the search has several"),
     "origin": (pa.string(), f"who proposed the recipe: {', '.join(Origin)}"),
     "target": (pa.string(), f"label of the budget the recipe was solved onto, or {Target.FREE}"),
     "state": (pa.string(), "running, complete, stopped, failed or infeasible"),
@@ -84,6 +85,7 @@ def _row(job: StoredJob, trial: StoredTrial, pareto: bool, pareto_latency: bool)
     labels = [label for label, number in job.chosen.items() if number == result.number]
     row = result.measurements() | {name: getattr(result, name) for name in _RESULT_FIELDS}
     row |= {f"training.{field.name}": getattr(recipe.training, field.name) for field in dataclasses.fields(TrainingSettings)}
+    row |= {"model": recipe.model or None}
     row |= {"method": recipe.method, "target": trial.target, "state": result.state.value, "pareto": pareto}
     row |= {"pareto_latency": pareto_latency if result.latency_ms is not None else None}
     row |= {"chosen": ", ".join(labels) or None, "budget": recipe.budget, "seed": recipe.seed, "recipe_key": recipe.key}
@@ -106,7 +108,7 @@ def _knob_array(values: list[Any]) -> pa.Array:
 def _about(job: StoredJob) -> str:
     about = {
         "job": job.job.id,
-        "model": job.job.model.name,
+        "model": ", ".join(model.name for model in job.job.models),
         "dataset": hide_password(job.job.dataset.source),
         "budgets": [budget.label for budget in job.job.budgets],
         "limits": job.job.limits.to_dict(),

@@ -97,7 +97,7 @@ def _hypervolume(connection: sa.Connection, job_id: str, base: BaseFacts | None)
     if base is None:
         return None
     front = non_dominated(_complete_trials(connection, job_id), _point)
-    return hypervolume([_point(row) for row in front], dense_flops=base.dense_flops, chance=base.chance)
+    return hypervolume([_point(row) for row in front], dense_flops=base.front_flops, chance=base.chance)
 
 
 def _complete_trials(connection: sa.Connection, job_id: str) -> Sequence[sa.Row[*tuple[Any, ...]]]:

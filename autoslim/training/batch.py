@@ -18,7 +18,8 @@ from autoslim.training.losses import label_loss, weigh
 class LazyDistillationBatch:
     """`methods.DistillationBatch` for images (B, 3, h, w) and their labels, (B,) or soft (B, C).
 
-    `teacher_logits` computes the teacher's logits where a cache makes that cheaper than a pass of `teacher`.
+    `teacher_logits` computes the teacher's logits where a cache makes that cheaper than a pass of `teacher`, or another model gives them:
+    then `gives_logits` is False, and only the tokens are those of `teacher`.
     """
 
     def __init__(
@@ -29,8 +30,11 @@ class LazyDistillationBatch:
         labels: Tensor,
         training: TrainingSettings,
         *,
+        progress: float = 0.0,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
+        gives_logits: bool = True,
     ) -> None:
+        assert gives_logits or teacher_logits is not None, "logits of no model"
         self.student, self.teacher, self.images_B3HW, self.labels, self.training = (
             student,
             teacher,
@@ -38,7 +42,8 @@ class LazyDistillationBatch:
             labels,
             training,
         )
-        self._compute_teacher_logits = teacher_logits
+        self.progress = progress
+        self._compute_teacher_logits, self._gives_logits = teacher_logits, gives_logits
         # Set by whichever comes first, the logits alone or the tokens: one pass gives both.
         self._teacher_logits_BC: Tensor | None = None
 
@@ -67,7 +72,9 @@ class LazyDistillationBatch:
         hooks = [block.register_forward_hook(collect) for block in blocks]
         try:
             with torch.no_grad():
-                self._teacher_logits_BC = logits_of(self.teacher(self.images_B3HW)).float()
+                logits_BC = logits_of(self.teacher(self.images_B3HW)).float()
+            if self._gives_logits:
+                self._teacher_logits_BC = logits_BC
         finally:
             for hook in hooks:
                 hook.remove()

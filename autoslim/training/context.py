@@ -16,8 +16,9 @@ from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
 from autoslim.methods.base import logits_of
-from autoslim.models import DenseModel, create_dense
+from autoslim.models import DenseModel, OtherTeacher, check_teacher, create_dense
 from autoslim.models.weights import file_digest
+from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.device import pick_device
 
 _CALIBRATION_IMAGES = 256
@@ -29,11 +30,13 @@ class TrialContext:
     """No trial changes it: the teacher is frozen and students are copies, so a process may run one trial after another.
 
     Attributes:
-        dense: The dense model: every student's start, and the teacher.
-        base_digest: Digest of the dense model's weights; with `dataset_digest` it keys results that trials share.
+        dense: The dense model: every student's start, whose tokens methods measure and restore.
+        base_digest: Digest of the weights of the dense model, and of the other teacher; with `dataset_digest` it keys results that trials
+            share.
         shared_folder: Folder of the results that trials share; None keeps them in each trial's own folder.
         shared_training: Settings of the shared training; None takes each trial's own.
         latency: Predicts a plan's latency; needed where the recipe limits it.
+        other_teacher: Another model, whose logits on the student's images are the soft labels; None: the dense model's are.
     """
 
     dense: DenseModel
@@ -45,6 +48,7 @@ class TrialContext:
     shared_folder: Path | None = None
     shared_training: TrainingSettings | None = None
     latency: LatencyTable | None = None
+    other_teacher: nn.Module | None = None
 
     @classmethod
     def open(
@@ -56,33 +60,64 @@ class TrialContext:
         shared_folder: Path | None = None,
         shared_training: TrainingSettings | None = None,
         latency: LatencyTable | None = None,
+        teacher: Path | None = None,
     ) -> TrialContext:
-        """`base` is a dense model's folder, `dataset` a prepared data set's path."""
+        """`base` is a dense model's folder, `dataset` a prepared data set's path, `teacher` the folder of another dense model that gives
+        the soft labels.
+
+        Raises:
+            RequestError: the teacher is for images of another size.
+        """
         device = pick_device() if device is None else device
         prepared = open_dataset(dataset)
         dense = create_dense(ModelSpec(name=str(base)))
         dense.module.requires_grad_(False).eval().to(device)
         splits = prepared.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
+        digest = file_digest(base / "model.safetensors")
         return cls(
             dense=dense,
             classes=prepared.classes,
             splits=splits,
             device=device,
-            base_digest=file_digest(base / "model.safetensors"),
+            # Shared training may have the teacher's soft labels in its loss.
+            base_digest=digest if teacher is None else f"{digest} {file_digest(teacher / 'model.safetensors')}",
             dataset_digest=prepared.digest,
             shared_folder=shared_folder,
             shared_training=shared_training,
             latency=latency,
+            other_teacher=None if teacher is None else _open_teacher(teacher, dense, device),
         )
 
     @property
     def teacher(self) -> nn.Module:
+        """The dense model: the teacher of whatever a method measures or restores inside the student."""
         return self.dense.module
 
+    @property
+    def frozen_models(self) -> tuple[nn.Module, ...]:
+        """The models that run beside a student."""
+        return (self.teacher,) if self.other_teacher is None else (self.teacher, self.other_teacher)
+
     def teacher_logits(self, images_B3HW: Tensor) -> Tensor:
-        """The teacher's logits (B, C)."""
+        """The logits (B, C) of the model that gives the soft labels."""
+        teacher = self.teacher if self.other_teacher is None else self.other_teacher
         with torch.no_grad():
-            return logits_of(self.teacher(images_B3HW)).float()
+            return logits_of(teacher(images_B3HW)).float()
+
+    def batch(
+        self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: TrainingSettings, *, progress: float = 0.0
+    ) -> LazyDistillationBatch:
+        """What a loss reads of a batch; the soft labels are `teacher_logits`, and `progress` is that of the phase."""
+        return LazyDistillationBatch(
+            student,
+            self.teacher,
+            images_B3HW,
+            labels,
+            training,
+            progress=progress,
+            teacher_logits=self.teacher_logits,
+            gives_logits=self.other_teacher is None,
+        )
 
     def student(self) -> nn.Module:
         return copy.deepcopy(self.dense.module)
@@ -105,6 +140,13 @@ class TrialContext:
                 left -= len(images_B3HW)
                 if left <= 0:
                     return
+
+
+def _open_teacher(folder: Path, student: DenseModel, device: torch.device) -> nn.Module:
+    dense = create_dense(ModelSpec(name=str(folder)))
+    check_teacher(folder.name, dense.shape, {"": student.shape})
+    teacher = OtherTeacher(dense.module, student=student.preprocessing, own=dense.preprocessing)
+    return teacher.requires_grad_(False).eval().to(device)
 
 
 def make_loader(dense: DenseModel, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:

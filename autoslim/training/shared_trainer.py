@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.trainer import DistillationBatch, Tensors
-from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
@@ -49,29 +48,29 @@ class TrialSharedTrainer:
         student.to(self._context.device)
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-            batch = LazyDistillationBatch(
-                student, self.teacher, images_B3HW, labels, self.training, teacher_logits=self._context.teacher_logits
-            )
+            progress = trainer.step / schedule.steps
+            batch = self._context.batch(student, images_B3HW, labels, self.training, progress=progress)
             return loss(batch)
 
+        schedule = PhaseSchedule(
+            phase=Phase.SHARED,
+            seed_name="shared",
+            steps=max(1, round(epochs * len(loader))),
+            first_epoch=_FIRST_EPOCH,
+            learning_rates=learning_rates or {},
+            constant_rate=constant_rate,
+            average=False,
+        )
         trainer = Trainer(
             student,
             objective,
             loader,
             self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay),
-            PhaseSchedule(
-                phase=Phase.SHARED,
-                seed_name="shared",
-                steps=max(1, round(epochs * len(loader))),
-                first_epoch=_FIRST_EPOCH,
-                learning_rates=learning_rates or {},
-                constant_rate=constant_rate,
-                average=False,
-            ),
+            schedule,
             seed=self._seed,
             device=self._context.device,
             bfloat16=uses_bfloat16(self.training.precision, self._context.device),
-            frozen_models=(self.teacher,),
+            frozen_models=self._context.frozen_models,
         )
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:

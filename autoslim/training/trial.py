@@ -20,7 +20,6 @@ from autoslim.methods import METHODS
 from autoslim.methods.base import Method, StepContext
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.trainer import DistillationBatch, Tensors
-from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
@@ -241,12 +240,11 @@ class _Trial:
 
         def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
             context = self.context
-            batch = LazyDistillationBatch(
-                student, context.teacher, images_B3HW, labels, self.training, teacher_logits=context.teacher_logits
-            )
+            progress = trainer.step / schedule.steps
+            batch = context.batch(student, images_B3HW, labels, self.training, progress=progress)
             return {"loss": batch.task_loss} if loss is None else loss(batch)
 
-        return Trainer(
+        trainer = Trainer(
             student,
             objective,
             self.train_images,
@@ -255,8 +253,9 @@ class _Trial:
             seed=self.recipe.seed,
             device=self.context.device,
             bfloat16=self.bfloat16,
-            frozen_models=(self.context.teacher,),
+            frozen_models=self.context.frozen_models,
         )
+        return trainer
 
     def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""

@@ -9,14 +9,17 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.run_folder import RunFolder
 from autoslim.search import Proposer, make_pruner
+from autoslim.search.prior import Prior
 from autoslim.store import Store
 from simulation.memory import MemoryStore
 from simulation.world import World
 from workers.search.coordinator import Coordinator
 
 
-def our_search(world: World, *, trials: int, seed: int, store: Store | None = None, **settings: Any) -> Coordinator:
-    """`settings` are fields of the job that differ from the defaults.
+def our_search(
+    world: World, *, trials: int, seed: int, store: Store | None = None, prior: Prior | None = None, **settings: Any
+) -> Coordinator:
+    """`settings` are fields of the job that differ from the defaults; `prior` are trials of other models, which leave out the world's.
 
     No share of the compute is kept for tuning the best recipes longer: the table knows of no longer trials.
     """
@@ -40,6 +43,7 @@ def our_search(world: World, *, trials: int, seed: int, store: Store | None = No
         training=world.training,
         seed=seed,
         sampler=job.sampler,
+        prior=prior,
     )
     if store is not None:
         store.create_job(job)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from trial_table import open_context, trained
+from trial_table import DenseStart, open_context, trained
 
 from autoslim.core.files import write_atomically
 from autoslim.core.recipe import Recipe
@@ -30,9 +30,10 @@ class TrainedWorld(World):
     folder: Path = dataclasses.field(kw_only=True)
 
     @classmethod
-    def open(cls, world: World, data: Path, folder: Path) -> TrainedWorld:
+    def open(cls, world: World, data: Path, folder: Path, start: DenseStart) -> TrainedWorld:
+        """`start` is the dense model of the world's table."""
         torch.set_num_threads(1)
-        return cls(world.surrogate, world.seed, world.space_name, context=open_context(data, folder), folder=folder)
+        return cls(world.surrogate, world.seed, world.space_name, context=open_context(data, folder, start), folder=folder)
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
         simulated = super().trial(recipe)

@@ -382,7 +382,7 @@ def test_a_run_that_failed_is_to_be_done_again(tmp_path: Path):
 
 def test_half_the_flops_and_the_first_seed_come_first_and_the_dense_model_once_a_seed():
     runs = planned(("dense", "tome"), ("70%", "50%", "35%"), (0, 1))
-    assert [run.folder for run in runs[:4]] == ["dense-100-0", "tome-50-0", "tome-70-0", "tome-35-0"]
+    assert [run.folder for run in runs[:4]] == ["dense-100-0", "tome-50-0", "tome-35-0", "tome-70-0"]
     assert len(runs) == 8 and runs[4].folder == "dense-100-1"
     settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
     assert estimated_minutes(runs[0], settings) > estimated_minutes(runs[1], settings)

@@ -72,8 +72,8 @@ def test_a_flat_line_can_be_drawn() -> None:
 def test_draws_of_the_table_are_solved_repeatable_and_of_methods_in_turn() -> None:
     trials = Trials.read()
     space, dense = load_space("default"), predict(trials.shape, Plan.dense(trials.shape)).total
-    tasks = [drawn(number, space, trials.shape) for number in range(33)]
-    assert tasks == [drawn(number, space, trials.shape) for number in range(33)]
+    tasks = [drawn(number, space, trials.shape, trials.training) for number in range(33)]
+    assert tasks == [drawn(number, space, trials.shape, trials.training) for number in range(33)]
     assert {task.recipe.method for task in tasks[: len(METHODS)]} == set(METHODS)
     for task in tasks:
         assert task.flops == predict(trials.shape, task.plan).total <= task.recipe.budget

@@ -9,7 +9,7 @@ from helpers.documents import ROOT
 from helpers.sample_search import DENSE, add, fill, make_job, make_result
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.job import Resources
+from autoslim.core.job import ModelSpec, Resources
 from autoslim.core.result import SharedCost, TrialState, measurement_fields
 from autoslim.core.urls import default_url
 from autoslim.report.tracking.run_content import RunContent, epoch_points, job_content, trial_content
@@ -25,11 +25,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContent, list[Run
     """A search that has everything that can be logged: its run, its trials' runs, and the curves' names."""
     limits = CostLimits(params=20_000_000, latency_ms=5.0)
     with Store(default_url(tmp_path_factory.mktemp("search"))) as store:
-        job = make_job(limits=limits, resources=Resources())
+        model = ModelSpec(name="deit_tiny_patch16_224")
+        job = make_job(limits=limits, resources=Resources(), more_models=(model,), teacher=model)
         fill(store, job)
-        store.set_base(job.id, DENSE.replace(latency_ms=9.0))
+        store.set_base(job.id, DENSE.replace(latency_ms=9.0, starts={"deit_small_patch16_224": DENSE}))
         everything = {name: make_result(0).measurements()[name] or 1 for name in measurement_fields()}
-        add(store, job.id, make_result(12, **everything))
+        result = make_result(12, **everything)
+        add(store, job.id, result.replace(recipe=result.recipe.replace(model="deit_small_patch16_224")))
         store.add_shared_costs(job.id, [SharedCost(key="k", method="sit", settings={}, epochs=1.0, seconds=2.0)])
         add(store, job.id, make_result(13, TrialState.STOPPED, accuracy=0.5, stopped="below the others"))
         store.set_chosen(job.id, {"50%": 12})
@@ -55,6 +57,7 @@ def prefixed(names: set[str]) -> set[str]:
 def test_the_page_names_what_a_searchs_run_has(runs: tuple[RunContent, list[RunContent], set[str]]) -> None:
     parent, part = runs[0], "The search's run:"
     metrics = {re.sub(r"^best_val_accuracy/.*", "best_val_accuracy/BUDGET", point.name) for point in parent.points}
+    metrics = {re.sub(r"^(dense_\w+)/.*", r"\1/MODEL", name) for name in metrics}
     assert documented(part, "Metric") == metrics
     assert documented(part, "Parameter") == prefixed({*parent.params})
     assert documented(part, "Tag") == {name for name in parent.tags if not OURS.match(name)}

@@ -238,7 +238,7 @@ def batch_of(
 ) -> LazyDistillationBatch:
     x = images(4, size=shape.image_size, seed=seed, dtype=next(student.parameters()).dtype)
     training = TrainingSettings(label_smoothing=0.0, distillation=distillation)
-    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training)
+    return LazyDistillationBatch(student, teacher, x, torch.arange(4) % len(CLASSES), training, progress=0.5)
 
 
 def loss_of(

@@ -22,6 +22,19 @@ def test_search_opens_with_a_control_per_budget_and_both_methods() -> None:
     ]
 
 
+def test_a_search_with_a_prior_opens_with_the_best_known_recipes_and_the_controls_in_turns() -> None:
+    methods = FEASIBLE | {Target.FREE: ["other", "tokens", "width"]}
+    allocator = BudgetAllocator(feasible_methods=methods, best_known=["tokens", "width", "other"])
+    opening = [allocator.assign(number) for number in range(6)]
+    assert [(one.target, one.methods, one.best_known) for one in opening if one.origin == Origin.SAMPLER] == [
+        ("70%", ("tokens",), True),
+        ("50%", ("width",), True),
+        (Target.FREE, ("other",), True),
+        ("70%", ("tokens", "width"), False),
+    ]
+    assert [number for number, one in enumerate(opening) if one.origin == Origin.CONTROL] == [1, 3]
+
+
 def test_every_method_is_seen_once_before_the_sampler_chooses() -> None:
     methods = [f"m{index}" for index in range(5)]
     feasible_methods = {"70%": methods, "50%": methods, Target.FREE: methods}

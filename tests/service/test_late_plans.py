@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +99,26 @@ def test_a_plan_that_takes_longer_than_the_operator_allows_is_the_failure_of_its
         "message": "no plan was made within 0.001 seconds (limits.plan_seconds)",
         "next": "autoslim plan job.yaml",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_job_waits_for_its_plan_while_no_planner_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not run unplanned either."""
+    monkeypatch.setattr(late_plans, "_BROKEN_SECONDS", 0.1)
+    settings = settings_in(tmp_path)
+    with Queue(settings.storage) as queue:
+        job_id = leave_unplanned(queue)
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(sys, "executable", "/bin/false")
+        with running(settings) as service, service.anybody() as client:
+            deadline = time.monotonic() + 120
+            while "there is no planner" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert service.queue.claim("s", 60) is None
+            assert client.get(f"/v1/jobs/{job_id}").json()["reason"] == "its plan is being made"
+    with running(settings) as service, service.anybody() as client:
+        assert until(client, job_id, lambda job: job["reason"] is None)["state"] == "QUEUED"

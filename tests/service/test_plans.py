@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.running_service import SPEC, RunningService, patient, running, settings_in
 
+from autoslim.config import read_mapping
+from autoslim.service.catalog import Catalog
+
 # Takes the planner seconds: nearly every number of a plan is worked out once for each block.
 DEAR: dict[str, Any] = SPEC | {"model_args": {"patch_size": 4, "embed_dim": 32, "depth": 64, "num_heads": 2}}
 LIMITS = patient(images=1000, plans=3, recipes=10**9)
@@ -156,3 +159,50 @@ def test_past_the_length_of_the_queue_a_tenant_is_told_when_to_come_back_and_ano
     assert (len(refused), {answer.status_code for answer in answers}) == (5, {200, 429})
     assert {answer.json()["code"] for answer in refused} == {"too-many-plans"}
     assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
+
+
+TWO: dict[str, Any] = SPEC | {"model": ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"], "space": "smoke"}
+
+
+def test_a_plan_prices_every_dense_model(asker: httpx.Client) -> None:
+    answer = asker.post("/v1/plans", json=TWO)
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert [model["name"] for model in plan["models"]] == TWO["model"]
+    first, second = plan["models"]
+    assert (first["dense_flops"], first["params"]) == (plan["dense_flops"], plan["params"])
+    assert second["dense_flops"] > first["dense_flops"]
+    (budget,) = plan["budgets"]
+    assert budget["flops"] == first["dense_flops"] // 2
+    assert {method["model"] for method in budget["methods"]} == set(TWO["model"])
+    one = asker.post("/v1/plans", json=TWO | {"model": TWO["model"][0]}).json()
+    assert one["models"] == []
+    assert all(method["model"] is None for method in one["budgets"][0]["methods"])
+    # Both dense models are adapted, and stored.
+    assert plan["estimate"]["base_training_images"] == 2 * one["estimate"]["base_training_images"]
+    assert plan["estimate"]["disk_bytes"] > one["estimate"]["disk_bytes"] + 4 * second["params"] - 1
+
+
+def test_a_wrong_model_or_teacher_is_pointed_at(asker: httpx.Client) -> None:
+    assert refusal(asker, model=[SPEC["model"], "deit_huge"])[0] == "/model/1"
+    pointer, told = refusal(asker, model=[SPEC["model"]] * 2)
+    assert (pointer, "given twice with the same weights" in told) == ("/model/1", True)
+    assert refusal(asker, teacher="deit_huge")[0] == "/teacher"
+    assert refusal(asker, teacher="/etc/passwd.pth")[0] == "/teacher"
+    assert refusal(asker, weights=["scratch", "scratch"])[0] == "/weights"
+
+
+def test_a_teacher_of_another_image_size_is_refused(asker: httpx.Client) -> None:
+    large = {"model_args": {}, "image_size": None, "model": "vit_tiny_patch16_224", "teacher": "vit_base_patch16_384"}
+    pointer, told = refusal(asker, **large)
+    assert pointer == "/teacher"
+    assert "is for images of 384x384, but the model is for 224x224" in told
+
+
+def test_a_model_may_teach_without_pretrained_weights_only_where_it_is_a_start(planned: RunningService) -> None:
+    catalog = Catalog(planned.settings.model_copy(update={"pretrained": False}))
+    names = [*TWO["model"], "vit_base_patch16_224"]
+    for teacher, allowed in ((TWO["model"][1], True), ("vit_base_patch16_224", False)):
+        resolved, issues = catalog.resolve(read_mapping(TWO | {"teacher": teacher}), names)
+        assert [issue.place for issue in issues] == ([] if allowed else [("teacher",)])
+        assert resolved.model == tuple(TWO["model"])

@@ -42,6 +42,7 @@ def test_a_jobs_progress_is_its_trials_and_the_best_of_each_budget(client: httpx
             "method": found.recipe.method,
             "accuracy": found.accuracy,
             "flops": found.flops,
+            "model": None,
             "budget_share": (found.flops or 0) / budgets[label],
         }
         for label, found in best_within_budgets(sample.make_results(), budgets).items()
@@ -91,7 +92,13 @@ def test_the_front_has_the_trials_that_no_other_beats(
 
 def test_a_job_that_has_not_begun_has_an_empty_front(service: RunningService, client: httpx.Client, tenant: str) -> None:
     job = service.put(tenant)
-    assert client.get(f"/v1/jobs/{job.id}/front").json() == {"dense": None, "front": [], "selected": {}, "hypervolume": None}
+    assert client.get(f"/v1/jobs/{job.id}/front").json() == {
+        "dense": None,
+        "models": {},
+        "front": [],
+        "selected": {},
+        "hypervolume": None,
+    }
     assert client.get(f"/v1/jobs/{job.id}/trials").json() == {"trials": [], "next_page_token": None}
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.data.decode import storage_size
 from autoslim.methods import METHODS, Method
-from autoslim.search import Estimate, Workload, estimate_work, expected_work
-from workers.estimate.throughput import Throughput
+from autoslim.models import DenseModel
+from autoslim.search import DenseCost, Estimate, Workload, estimate_work, expected_work
+from workers.estimate.throughput import Throughput, mean_throughput
 from workers.progress.cost import SearchCost, cost_of, finalize_seconds, folder_size
-from workers.search.prepare import PreparedSearch
+from workers.search.prepare import PreparedSearch, flops_of
 
 _START_SECONDS = 27.0
 """Until Ray and its first workers are ready."""
@@ -49,17 +50,26 @@ class _Seconds:
 
 
 def dry_run(
-    prepared: PreparedSearch, throughput: Throughput, *, slots: int, reused: Collection[str] = (), adapted: bool = False
+    prepared: PreparedSearch,
+    throughputs: Mapping[str, Throughput],
+    *,
+    slots: int,
+    reused: Collection[str] = (),
+    adapted: Collection[str] = (),
 ) -> DryRun:
     """With `slots` trials at a time. An upper bound where time or a plateau ends the search.
 
-    `reused` are labels of budgets that an earlier search has a model for; `adapted` says that its dense model is reused as well.
+    `throughputs` are those of the starts, by label. `reused` are labels of budgets that an earlier search has a model for, `adapted` those
+    of the starts whose dense model is reused as well.
     """
     budgets = tuple(budget for budget in prepared.job.budgets if budget.label not in reused)
     job = prepared.job.replace(budgets=budgets)
-    adapts = not adapted and not prepared.dense.is_ready_for(prepared.dataset.classes)
+    found = [prepared.starts[label] for label in prepared.starts if label in adapted]
+    adapts = [
+        dense for dense in (prepared.dense, *prepared.others) if prepared.adapts(dense) and not any(dense is one for one in found)
+    ]
     workload = expected_work(job)
-    busy = _busy_seconds(prepared, throughput, workload, adapts=adapts)
+    busy = _busy_seconds(prepared, throughputs, workload, adapts=adapts)
     parts = {
         "starting": _START_SECONDS,
         "dense model": busy.adapting,
@@ -78,26 +88,42 @@ def dry_run(
     return DryRun(estimate=estimate, cost=cost, parts=parts)
 
 
-def _busy_seconds(prepared: PreparedSearch, throughput: Throughput, workload: Workload, *, adapts: bool) -> _Seconds:
+def _busy_seconds(
+    prepared: PreparedSearch, throughputs: Mapping[str, Throughput], workload: Workload, *, adapts: Sequence[DenseModel]
+) -> _Seconds:
     job, report = prepared.job, prepared.dataset.report
-    adapting = job.base.epochs * (report.train.images * throughput.base + report.validation.images * throughput.evaluate)
+    throughput = mean_throughput(list(throughputs.values()))
+    adapting = sum(_adapting_seconds(prepared, throughputs, dense) for dense in adapts)
     epoch = _epoch_seconds(prepared, throughput)
     overhead = _CPU_OVERHEAD if job.resources is None or job.resources.gpu == 0 else 1.0
     # The test images are seen twice a budget: by the slimmed model, and by the dense one that it is compared with.
     evaluating = 2 * len(prepared.budgets) * report.test.images * throughput.evaluate
     return _Seconds(
-        adapting=overhead * adapting if adapts else 0.0,
+        adapting=overhead * adapting,
         trials=workload.trials * _TRIAL_SECONDS + workload.epochs * overhead * epoch,
         refinements=workload.refinements * _TRIAL_SECONDS + workload.refinement_epochs * overhead * epoch,
         finalizing=finalize_seconds(job) + evaluating,
     )
 
 
+def _adapting_seconds(prepared: PreparedSearch, throughputs: Mapping[str, Throughput], dense: DenseModel) -> float:
+    job, report = prepared.job, prepared.dataset.report
+    label = next((label for label, start in prepared.starts.items() if start is dense), next(iter(prepared.starts)))
+    own = throughputs[label]
+    # Starts are measured. A teacher that is none of them takes as long for a multiply-accumulate as the first one.
+    scale = flops_of(dense) / flops_of(prepared.starts[label])
+    return scale * job.base.epochs * (report.train.images * own.base + report.validation.images * own.evaluate)
+
+
 def _epoch_seconds(prepared: PreparedSearch, throughput: Throughput) -> float:
-    """Of a trial, on average over the chains: first the method's own training of the whole model, then finetuning of the pruned one."""
-    report = prepared.dataset.report
-    shape, units = prepared.dense.shape, prepared.proposer.space.units
-    shares = [_own_share([METHODS[name] for name in units[label]], shape) for label in prepared.proposer.feasibility]
+    """Of a trial, on average over the starts and their chains: first the method's own training of the whole model, then finetuning of the
+    pruned one."""
+    report, units = prepared.dataset.report, prepared.proposer.space.units
+    shares = [
+        _own_share([METHODS[name] for name in units[label]], start.builder.shape)
+        for start in prepared.proposer.by_model.values()
+        for label in start.feasibility
+    ]
     own = statistics.fmean(shares) if shares else 0.0
     train = report.train.images * (own * throughput.train + (1 - own) * throughput.finetune)
     # Every epoch of finetuning is evaluated, and each trial once after pruning and once at its end.
@@ -123,15 +149,20 @@ def _scaled(workload: Workload, share: float) -> Workload:
     return workload.replace(trials=trials, epochs=share * workload.epochs, refinement_epochs=share * workload.refinement_epochs)
 
 
-def _estimate(prepared: PreparedSearch, workload: Workload, *, adapts: bool) -> Estimate:
+def _estimate(prepared: PreparedSearch, workload: Workload, *, adapts: Sequence[DenseModel]) -> Estimate:
+    adapted = {id(dense) for dense in adapts}
     return estimate_work(
         prepared.job,
         workload,
         train_images=prepared.dataset.report.train.images,
         dense_flops=prepared.dense_flops,
         budgets=prepared.budgets.values(),
-        parameters=sum(parameter.numel() for parameter in prepared.dense.module.parameters()),
-        adapts=adapts,
+        parameters=prepared.dense.parameters,
+        adapts=id(prepared.dense) in adapted,
+        others=[
+            DenseCost(flops=flops_of(dense), parameters=dense.parameters, adapts=id(dense) in adapted)
+            for dense in prepared.others
+        ],
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from timm.utils import ModelEmaV3
@@ -41,6 +42,12 @@ class Throughput(Record):
     train: float
     finetune: float
     evaluate: float
+
+
+def mean_throughput(measured: Sequence[Throughput]) -> Throughput:
+    """Over the starts of a search, each of which has as many trials as the others."""
+    names = [field.name for field in dataclasses.fields(Throughput)]
+    return Throughput(**{name: statistics.fmean(getattr(one, name) for one in measured) for name in names})
 
 
 def measure_throughput(job: SearchJob, dense: DenseModel, *, kept: float, threads: int) -> Throughput:

@@ -69,7 +69,7 @@ class Console(SearchCallback):
 
     def _name(self, result: TrialResult) -> str:
         done = len(self._results) - self._reused
-        return f"trial {result.number:0{self._width}d} ({done}/{self._trials} done) {result.recipe.method}"
+        return f"trial {result.number:0{self._width}d} ({done}/{self._trials} done) {result.recipe.title}"
 
     def _status(self) -> str:
         """The best trial for each budget so far, and the time left; empty where neither is known."""

@@ -110,7 +110,7 @@ class SearchMetrics(SearchCallback):
         results = list(self._results.values())
         for label, result in best_within_budgets(results, search.budgets, search.job.limits).items():
             self._put("autoslim_best_accuracy", result.accuracy or 0.0, budget=label)
-        volume = ParetoFront.of(results).hypervolume(dense_flops=search.base.dense_flops, chance=search.base.chance)
+        volume = ParetoFront.of(results).hypervolume(dense_flops=search.base.front_flops, chance=search.base.chance)
         self._put("autoslim_hypervolume", volume)
 
     def _put(self, name: str, value: float, **tags: str) -> None:

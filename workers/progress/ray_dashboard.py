@@ -46,7 +46,7 @@ class DashboardTasks(SearchCallback):
 
     def on_trial_start(self, result: TrialResult, target: str) -> None:
         self._started.add(result.number)
-        title = f"{self._job} trial {result.number:03d} {result.recipe.method} {target}"
+        title = f"{self._job} trial {result.number:03d} {result.recipe.title} {target}"
         self._actor.trial.options(name=title).remote(result.number, result.recipe.to_json())
 
     def on_trial_end(self, result: TrialResult, target: str) -> None:

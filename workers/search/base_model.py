@@ -1,13 +1,14 @@
-"""The dense model that a job starts from, adapted to the user's data as a task on the cluster."""
+"""The dense models that a job starts from, adapted to the user's data as a task on the cluster."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 
-from autoslim.core.job import SearchJob
+from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
@@ -34,42 +35,59 @@ def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[st
             return
 
 
-def adapt_dense_model(job: SearchJob, output: RunFolder, dataset: PreparedDataset, console: Console) -> tuple[Path, BaseFacts]:
-    """The adapted model's folder and facts. Nothing is trained where the folder exists already.
+@dataclasses.dataclass(frozen=True)
+class AdaptedModel:
+    """A dense model that is trained for the data: its folder, and what was measured of it."""
+
+    folder: Path
+    facts: BaseFacts
+
+
+def adapt_dense_model(
+    job: SearchJob, model: ModelSpec, output: RunFolder, dataset: PreparedDataset, console: Console, *, label: str = ""
+) -> AdaptedModel:
+    """Nothing is trained where the model's folder exists already. `label` names it where the search has several.
 
     Raises:
         JobError: it cannot be trained; the message has the remote traceback.
     """
-    request = base_request(job, dataset)
-    folder = output.base(request.digest())
+    request = base_request(job, model, dataset)
+    folder, called = output.base(request.digest()), f"dense model {label}".strip()
     if not folder.exists():
-        console.on_message(
-            f"dense model: {job.model.name} for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs training"
-        )
+        what = called if label else f"{called}: {model.name}"
+        console.on_message(f"{what} for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs training")
     task = _adapt.options(
         num_cpus=trial_resources(job).cpu,
         num_gpus=trial_resources(job).gpu,
         num_returns="streaming",
-        name=f"{job.id} adapt dense model",
+        name=f"{job.id} adapt {called}",
     ).remote(request.to_json(), str(dataset.path), str(folder), trial_threads(job))
     last = ""
-    with unwrapped_task_errors("the dense model could not be prepared"):
+    with unwrapped_task_errors(f"the {called} could not be prepared"):
         # Each report is printed when the next item arrives, because only then is it known not to be the facts.
         for reference in task:
             if last:
-                console.on_message(f"dense model: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
+                console.on_message(f"{called}: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
             last = ray.get(reference)
     facts = BaseFacts.from_json(last)
-    console.on_message(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
-    return folder, facts
+    console.on_message(f"{called}: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+    return AdaptedModel(folder, facts)
 
 
-def base_request(job: SearchJob, dataset: PreparedDataset) -> BaseRequest:
-    """Everything that the dense model depends on; searches with equal requests have the same model, images and splits."""
+def base_request(job: SearchJob, model: ModelSpec, dataset: PreparedDataset) -> BaseRequest:
+    """Everything that a dense model depends on; searches with equal requests have the same model, images and splits."""
     return BaseRequest(
-        model=job.model,
-        weights_digest=weights_digest(job.model),
+        model=model,
+        weights_digest=weights_digest(model),
         dataset_digest=dataset.digest,
         training=job.base,
         seed=job.seed,
     )
+
+
+def base_names(job: SearchJob, dataset: PreparedDataset) -> dict[str, str]:
+    """The names of the dense models' folders in an output folder's cache, by the labels of the starts."""
+    return {
+        label: RunFolder(Path(job.output)).base(base_request(job, model, dataset).digest()).name
+        for label, model in job.starts.items()
+    }

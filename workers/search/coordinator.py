@@ -106,7 +106,7 @@ class Coordinator:
             self._index.searched,
             a_trial=self.job.training.epochs,
             seconds=self._earlier_seconds + time.monotonic() - self._began,
-            dense_flops=self.base.dense_flops,
+            dense_flops=self.base.front_flops,
             chance=self.base.chance,
         )
 

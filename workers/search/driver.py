@@ -31,9 +31,10 @@ from workers.progress.cost_recorder import CostRecorder
 from workers.progress.eta import EtaEstimator
 from workers.progress.metrics import SearchMetrics, ray_gauges
 from workers.progress.ray_dashboard import DashboardTasks
-from workers.search.base_model import adapt_dense_model, base_request
+from workers.search.base_model import base_names
 from workers.search.cluster import Cluster, connect
 from workers.search.coordinator import Coordinator
+from workers.search.dense_models import DenseModels, adapt_dense_models
 from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
 from workers.search.prepare import PreparedSearch, prepare, with_latency_table
@@ -99,9 +100,13 @@ def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: 
 
 
 def _peak_bytes(prepared: PreparedSearch) -> int:
-    parameters = sum(parameter.numel() for parameter in prepared.dense.module.parameters())
-    share = prepared.mean_budget_share
-    return disk_use(prepared.job, most_work(prepared.job), parameters=parameters, budget_share=share).peak
+    return disk_use(
+        prepared.job,
+        most_work(prepared.job),
+        parameters=prepared.dense.parameters,
+        budget_share=prepared.mean_budget_share,
+        others=[dense.parameters for dense in prepared.others],
+    ).peak
 
 
 def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallback, *, resume: bool) -> Summary:
@@ -141,6 +146,7 @@ def _begin(
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
+    console.write(prepared.proposer.prior_size.describe(job.sampler))
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
     prepared = dataclasses.replace(prepared, job=job)
@@ -153,17 +159,19 @@ def _search(attempt: _Attempt) -> Summary:
     # Then earlier searches: they may answer every budget, and then neither a dense model nor a trial is trained.
     attempt = _with_warm_start(attempt)
     job, store = attempt.job, attempt.store
-    base, facts = adapt_dense_model(job, attempt.prepared.output, attempt.prepared.dataset, attempt.console)
+    _report_unused_starts(attempt)
+    dense = adapt_dense_models(attempt.prepared, attempt.console)
+    facts = dense.facts
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)
     attempt.callback.on_stage_start(SearchStage.SEARCHING)
     callbacks = _start_callbacks(attempt, facts)
     if attempt.prepared.proposer.budgets:
-        _run_trials(attempt, base, facts, callbacks)
+        _run_trials(attempt, dense, facts, callbacks)
     attempt.callback.on_stage_start(SearchStage.FINALIZING)
     began = time.monotonic()
-    models, reasons = _finalize(attempt, base, facts)
+    models, reasons = _finalize(attempt, dense)
     stored = store.job(job.id)
     busy = spent_seconds(store, stored) + time.monotonic() - began
     cost = cost_of(job, seconds=0.0, busy_seconds=busy, size=0)
@@ -172,6 +180,11 @@ def _search(attempt: _Attempt) -> Summary:
 
 
 # Before the first trial
+
+
+def _report_unused_starts(attempt: _Attempt) -> None:
+    for budget, model, reason in attempt.prepared.proposer.unused_starts:
+        attempt.console.on_message(f"no recipe for {budget} starts from {model}: {reason}")
 
 
 def _with_latency(attempt: _Attempt) -> _Attempt:
@@ -194,8 +207,8 @@ def _with_warm_start(attempt: _Attempt) -> _Attempt:
     prepared = attempt.prepared
     if not attempt.job.reuse:
         return attempt
-    base = prepared.output.base(base_request(attempt.job, prepared.dataset).digest()).name
-    proposer, warm_start = apply_warm_start(attempt.job, attempt.store, prepared.proposer, prepared.output, base=base)
+    bases = base_names(attempt.job, prepared.dataset)
+    proposer, warm_start = apply_warm_start(attempt.job, attempt.store, prepared.proposer, prepared.output, bases=bases)
     for line in warm_start.describe():
         attempt.console.on_message(line)
     return dataclasses.replace(attempt, prepared=dataclasses.replace(prepared, proposer=proposer))
@@ -204,7 +217,7 @@ def _with_warm_start(attempt: _Attempt) -> _Attempt:
 # The trials
 
 
-def _run_trials(attempt: _Attempt, base: Path, facts: BaseFacts, callbacks: tuple[SearchCallback, ...]) -> None:
+def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbacks: tuple[SearchCallback, ...]) -> None:
     job, prepared = attempt.job, attempt.prepared
     coordinator = Coordinator(
         job,
@@ -218,7 +231,7 @@ def _run_trials(attempt: _Attempt, base: Path, facts: BaseFacts, callbacks: tupl
     )
     run_trials(
         TrialTrainable,
-        CoordinatorSearcher(coordinator, _common_config(prepared, base)),
+        CoordinatorSearcher(coordinator, _common_config(prepared), dense.config),
         name=job.id,
         resources=trial_resources(job),
         slots=attempt.slots,
@@ -256,12 +269,11 @@ def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallbac
     return callbacks
 
 
-def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
+def _common_config(prepared: PreparedSearch) -> dict[str, object]:
     """What the configurations of all trials have in common (`trial_config`)."""
     job = prepared.job
     return {
         "job_id": job.id,
-        "base_folder": str(base),
         "dataset_folder": str(prepared.dataset.path),
         "torch_threads": trial_threads(job),
         "shared_folder": str(prepared.output.shared),
@@ -273,14 +285,14 @@ def _common_config(prepared: PreparedSearch, base: Path) -> dict[str, object]:
 # The end
 
 
-def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[SelectedModel], dict[str, Explanation]]:
+def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel], dict[str, Explanation]]:
     """The models in `models/`, and by the budget's label why each was selected.
 
     Raises:
         JobError: a selected model could not be completed; the others are delivered.
     """
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
-    selected, latencies = select_within_latency(prepared, store, base=base, console=attempt.console)
+    selected, latencies = select_within_latency(prepared, store, dense=dense, console=attempt.console)
     results = store.trials(job.id)
     reasons = {label: explain(results, result, prepared.budgets[label], job.limits) for label, result in selected.items()}
     if not selected:
@@ -299,7 +311,7 @@ def _finalize(attempt: _Attempt, base: Path, facts: BaseFacts) -> tuple[list[Sel
         )
         for label, result in selected.items()
     ]
-    models, failed = finalize_models(job, prepared.output, selections, base=base, facts=facts, dataset=prepared.dataset)
+    models, failed = finalize_models(job, prepared.output, selections, dense=dense, dataset=prepared.dataset)
     # Recorded only now: a reader that finds the selection in the store finds complete models in the folder.
     store.set_chosen(job.id, {model.label: model.trial for model in models})
     if failed:

@@ -11,7 +11,8 @@ import ray
 
 from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
-from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
+from autoslim.core.record import OPTIONAL
+from autoslim.core.result import Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
@@ -19,6 +20,7 @@ from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from workers.ray_errors import unwrapped_task_errors
+from workers.search.dense_models import DenseModels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectedModel(Measurements):
-    """A delivered model, with the measurements of its trial. `budget_share` is flops / budget.
+    """A delivered model, with the measurements of its trial. `budget_share` is flops / budget; `model` is the label of the dense model that
+    it was made from, where the search has several.
 
     Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process.
     """
@@ -45,6 +48,7 @@ class SelectedModel(Measurements):
     folder: str
     trial: int
     method: str
+    model: str = dataclasses.field(default="", metadata=OPTIONAL)
     test_accuracy: float
     dense_test_accuracy: float
     latency: LatencyReport | None = None
@@ -78,13 +82,13 @@ def finalize_models(
     output: RunFolder,
     selections: Sequence[Selection],
     *,
-    base: Path,
-    facts: BaseFacts,
+    dense: DenseModels,
     dataset: PreparedDataset,
 ) -> tuple[list[SelectedModel], list[str]]:
     """Publishes `models/<budget>/` for every selection; the second list has, for each model that could not be completed, why.
 
-    A model that an earlier attempt has published stays until its successor is complete. `base` is the dense model's folder.
+    A model that an earlier attempt has published stays until its successor is complete. Each model is compared with
+    the dense one that it was made from.
 
     Raises:
         OSError: the disk is full; nothing else can be completed then either.
@@ -93,13 +97,20 @@ def finalize_models(
     resources = job.resources or Resources()
     # All folders at once, so that the cluster evaluates them side by side.
     labels = [selection.label for selection in selections]
-    named = {"dense model": base, **dict(zip(labels, folders, strict=True))}
-    dense, *verdicts = evaluate_folders(named, dataset, split="test", resources=resources, job=job.id)
+    starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
+    named = {name: dense.folder(model) for model, name in starts.items()}
+    named |= dict(zip(labels, folders, strict=True))
+    evaluated = dict(zip(named, evaluate_folders(named, dataset, split="test", resources=resources, job=job.id), strict=True))
     models, failed = [], []
-    for selection, folder, verdict in zip(selections, folders, verdicts, strict=True):
-        holdout = HoldoutResults(slimmed=verdict, dense=dense, dense_validation=facts.dense_accuracy)
+    for selection, folder in zip(selections, folders, strict=True):
+        start = dense.of(selection.result.recipe.model)
+        holdout = HoldoutResults(
+            slimmed=evaluated[selection.label],
+            dense=evaluated[starts[selection.result.recipe.model]],
+            dense_validation=start.facts.dense_accuracy,
+        )
         try:
-            _complete(job, folder, selection, holdout, base=base, dataset=dataset)
+            _complete(job, folder, selection, holdout, base=start.folder, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
@@ -147,6 +158,7 @@ def _selected_model(selection: Selection, holdout: HoldoutResults, folder: Path)
         folder=str(folder),
         trial=result.number,
         method=result.recipe.method,
+        model=result.recipe.model,
         test_accuracy=holdout.slimmed.accuracy,
         dense_test_accuracy=holdout.dense.accuracy,
         latency=selection.latency,

@@ -21,6 +21,7 @@ from autoslim.search import Proposer
 from autoslim.store import Store
 from workers.progress.console import Console
 from workers.ray_errors import unwrapped_task_errors
+from workers.search.dense_models import DenseModels
 from workers.search.prepare import PreparedSearch
 from workers.search.resources import trial_resources, trial_threads
 
@@ -58,7 +59,7 @@ def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolde
 
 
 def select_within_latency(
-    prepared: PreparedSearch, store: Store, *, base: Path, console: Console
+    prepared: PreparedSearch, store: Store, *, dense: DenseModels, console: Console
 ) -> tuple[dict[str, TrialResult], dict[int, LatencyReport]]:
     """The trial for each budget's label, and by the trial's number its measured latency, which is empty where none is limited.
 
@@ -77,7 +78,7 @@ def select_within_latency(
         for number, result in unmeasured.items():
             assert result.artifact is not None
             folder = prepared.output.root / result.artifact
-            reports[number] = report(folder, table, _measure(job, table, folder, base, number))
+            reports[number] = report(folder, table, _measure(job, table, folder, dense.folder(result.recipe.model), number))
             store.set_latency(job.id, number, reports[number].timed.ms)
             console.on_message(_measured_line(number, reports[number], job.limits.latency_ms or 0.0))
 

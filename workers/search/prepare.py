@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from autoslim.core.job import SearchJob
+from autoslim.core.job import SCRATCH, ModelSpec, SearchJob, repeated_model
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
 from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.errors import RequestError
 from autoslim.methods import Constraints, check_not_trivial
-from autoslim.models import DenseModel, create_dense
-from autoslim.search import Proposer, load_space
+from autoslim.models import DenseModel, check_teacher, create_dense
+from autoslim.search import Proposer, load_prior, load_space
+from autoslim.search.start import resolve_budget, starts_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedSearch:
-    """A checked job and what every step of its search reads. `budgets` and `dense_flops` are multiply-accumulates."""
+    """A checked job and what every step of its search reads. `budgets` and `dense_flops` are multiply-accumulates.
+
+    `dense` is the first dense model, `starts` are all of them by their label, and `teacher` is one that is none of these.
+    """
 
     job: SearchJob
     output: RunFolder
@@ -27,6 +33,17 @@ class PreparedSearch:
     dense_flops: int
     budgets: dict[str, int]
     proposer: Proposer
+    starts: dict[str, DenseModel]
+    teacher: DenseModel | None = None
+
+    @property
+    def others(self) -> list[DenseModel]:
+        """The dense models beside the first: further starts, and a teacher that is none of them."""
+        return [*list(self.starts.values())[1:], *([] if self.teacher is None else [self.teacher])]
+
+    def adapts(self, dense: DenseModel) -> bool:
+        """Whether the model has to be trained on the data first."""
+        return not dense.is_ready_for(self.dataset.classes)
 
     @property
     def mean_budget_share(self) -> float:
@@ -42,16 +59,21 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
     """
     if not job.budgets:
         raise RequestError("a search needs at least one FLOPs budget")
+    _check_models(job)
     space = load_space(job.space)
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
-    create_dense(job.model.replace(weights="scratch"))
+    for spec in _all_models(job):
+        create_dense(spec.replace(weights=SCRATCH))
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
-    dense = create_dense(job.model, classes=len(dataset.classes))
-    dense_flops = predict(dense.shape, Plan.dense(dense.shape)).total
-    budgets = _resolve_budgets(job, dense, dense_flops)
+    starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
+    teacher = _own_teacher(job, starts, classes=len(dataset.classes))
+    dense, shapes = next(iter(starts.values())), {label: start.shape for label, start in starts.items()}
+    dense_flops = flops_of(dense)
+    budgets = _resolve_budgets(job, shapes, dense_flops)
     proposer = Proposer(
         space=space,
         shape=dense.shape,
+        starts=starts_of(shapes),
         budgets=budgets,
         training=job.training,
         seed=job.seed,
@@ -59,6 +81,7 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
         class_query=job.class_query,
         bound=job.bound,
         limits=job.limits,
+        prior=load_prior(job.prior),
     )
     return PreparedSearch(
         job=job,
@@ -68,14 +91,48 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
         dense_flops=dense_flops,
         budgets=budgets,
         proposer=proposer,
+        starts=starts,
+        teacher=teacher,
     )
 
 
-def _resolve_budgets(job: SearchJob, dense: DenseModel, dense_flops: int) -> dict[str, int]:
+def flops_of(dense: DenseModel) -> int:
+    """Multiply-accumulates for an image."""
+    return predict(dense.shape, Plan.dense(dense.shape)).total
+
+
+def _check_models(job: SearchJob) -> None:
+    repeated = repeated_model(job.models)
+    if repeated is not None:
+        raise RequestError(
+            f"--model {job.models[repeated].name} is given twice with the same weights; allowed: the same model with other weights"
+        )
+
+
+def _all_models(job: SearchJob) -> list[ModelSpec]:
+    """The starts, and a teacher that is none of them."""
+    return [*job.models, *([] if job.teacher is None or job.teacher in job.models else [job.teacher])]
+
+
+def _own_teacher(job: SearchJob, starts: Mapping[str, DenseModel], *, classes: int) -> DenseModel | None:
+    """The teacher that the job names, where it is none of the starts.
+
+    Raises:
+        RequestError: the teacher is for images of another size than a start.
+    """
+    if job.teacher is None:
+        return None
+    place = list(job.models).index(job.teacher) if job.teacher in job.models else None
+    teacher = create_dense(job.teacher, classes=classes) if place is None else list(starts.values())[place]
+    check_teacher(job.teacher.name, teacher.shape, {label: start.shape for label, start in starts.items()})
+    return teacher if place is None else None
+
+
+def _resolve_budgets(job: SearchJob, shapes: Mapping[str, ViTShape], dense_flops: int) -> dict[str, int]:
     """Multiply-accumulates by the budget's label."""
-    budgets = job.budget_flops(dense_flops)
+    budgets = {budget.label: resolve_budget(budget, dense_flops, starts_of(shapes)) for budget in job.budgets}
     for budget in job.budgets:
-        check_not_trivial(budget, Constraints(limits=job.limits), dense.shape)
+        check_not_trivial(budget, Constraints(limits=job.limits), next(iter(shapes.values())))
     if len(budgets) < len(job.budgets):
         raise RequestError(f"each budget can be given once, not twice: {', '.join(budget.label for budget in job.budgets)}")
     return budgets

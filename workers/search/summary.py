@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.errors import BudgetError
+from autoslim.report.dense_models import describe_teachers
 from autoslim.search import AgainstControl, Explanation, against_control
 from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
@@ -20,7 +21,8 @@ class Summary(Record):
 
     `states` counts the search's own trials by state, `reasons` say why each model was selected, `missing` are the budgets without a
     model, `shared` is work done once for several trials. `logged` is false where MLflow lacks a part. `cost` is that of all attempts,
-    but for its `seconds`, which are this attempt's.
+    but for its `seconds`, which are this attempt's. Of a search with several dense models `starts` has each by its label, and `teachers`
+    says which of them teaches the trials of which.
     """
 
     job: str
@@ -36,6 +38,8 @@ class Summary(Record):
     tracking_uri: str
     logged: bool
     cost: SearchCost
+    starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    teachers: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
 
 
 def summarize(
@@ -67,6 +71,8 @@ def summarize(
         tracking_uri="",
         logged=False,
         cost=cost,
+        starts=facts.starts,
+        teachers=tuple(describe_teachers(facts)),
     )
 
 

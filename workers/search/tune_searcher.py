@@ -37,12 +37,15 @@ _STANDSTILL_SECONDS = 45.0
 
 
 class CoordinatorSearcher(Searcher):  # type: ignore[misc]
-    """`common` is the part of the configuration that all trials of the search have in common (`trial_config`)."""
+    """`common` is what the configurations of all trials have in common (`trial_config`), and `of_model` what those of a recipe's `model`
+    have beside it."""
 
-    def __init__(self, coordinator: Coordinator, common: Mapping[str, Any]) -> None:
+    def __init__(
+        self, coordinator: Coordinator, common: Mapping[str, Any], of_model: Callable[[str], Mapping[str, Any]] = lambda model: {}
+    ) -> None:
         super().__init__(metric=None, mode=None)
         self._coordinator: Coordinator | None = coordinator
-        self._common = dict(common)
+        self._common, self._of_model = dict(common), of_model
         # Trials that Tune runs now: their numbers in the store, by Tune's own ids.
         self._numbers: dict[str, int] = {}
 
@@ -59,9 +62,8 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED if coordinator.finished or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
-        return trial_config(
-            assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=self._common
-        )
+        common = {**self._common, **self._of_model(assignment.recipe.model)}
+        return trial_config(assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=common)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Does nothing: `CoordinatorScheduler` passes each report on. Tune asks it first, and only it where a trial is stopped."""

@@ -22,7 +22,7 @@ from autoslim.training.trial import Reports
 
 _log = logging.getLogger(__name__)
 
-_CONTEXT_KEYS = ("base_folder", "dataset_folder", "shared_folder", "shared_training", "latency_table")
+_CONTEXT_KEYS = ("base_folder", "teacher_folder", "dataset_folder", "shared_folder", "shared_training", "latency_table")
 """The keys of a `config` that decide whether a worker can keep its open TrialContext for the next trial."""
 
 
@@ -37,20 +37,27 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         log_json()
         torch.set_num_threads(config["torch_threads"])
+        self._open(config)
+        self._begin(config)
+
+    def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
         self._trial_context = TrialContext.open(
             base=Path(config["base_folder"]),
+            teacher=Path(config["teacher_folder"]) if config["teacher_folder"] else None,
             dataset=Path(config["dataset_folder"]),
             shared_folder=Path(config["shared_folder"]),
             shared_training=TrainingSettings.from_json(config["shared_training"]),
             latency=LatencyTable.from_json(Path(config["latency_table"]).read_text()) if config["latency_table"] else None,
         )
-        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Whether this worker can run the next trial; where it cannot, Tune starts a new one."""
         if self._opened_for != _context_key(new_config):
-            return False
+            # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
+            del self._trial_context
+            self._release()
+            self._open(new_config)
         self._begin(new_config)
         return True
 
@@ -109,10 +116,11 @@ def _context_key(config: Mapping[str, Any]) -> tuple[str, ...]:
 def trial_config(recipe: Recipe, *, number: int, folder: Path, target: str, common: Mapping[str, Any]) -> dict[str, Any]:
     """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
 
-    A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `target`
-    (the label of a budget, or `free`). `common` has the keys that are the same for all trials of a search: `job_id`, the folders
-    of the dense model (`base_folder`), of the images (`dataset_folder`) and of results that trials share (`shared_folder`), the
-    TrainingSettings (JSON) of such shared work (`shared_training`), the number of PyTorch's threads
+    A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `target` (the label of a
+    budget, or `free`). `common` has the keys that are the same for all trials of a search that slim one dense model: `job_id`, the folders
+    of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), of the images (`dataset_folder`) and
+    of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work (`shared_training`), the number of
+    PyTorch's threads
     (`torch_threads`), and the file of the latency table or "" (`latency_table`).
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}

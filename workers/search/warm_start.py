@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,7 +67,7 @@ class WarmStart(Record):
     def describe(self) -> list[str]:
         """One line for each budget that needs no search, one for the history, one for each search that is skipped."""
         lines = [
-            f"{label} takes the model of trial {reused.trial.number} ({reused.trial.recipe.method}) of {reused.job}, "
+            f"{label} takes the model of trial {reused.trial.number} ({reused.trial.recipe.title}) of {reused.job}, "
             f"{reused.trial.accuracy or 0.0:.2%} on the validation images"
             for label, reused in self.models.items()
         ]
@@ -78,17 +78,18 @@ class WarmStart(Record):
 # What there is to reuse
 
 
-def find_warm_start(job: SearchJob, store: Store | None, proposer: Proposer, *, base: str) -> WarmStart:
-    """What the searches that `job.reuse` names offer. `base` is the name of the dense model's folder in an output folder's cache.
+def find_warm_start(job: SearchJob, store: Store | None, proposer: Proposer, *, bases: Mapping[str, str]) -> WarmStart:
+    """What the searches that `job.reuse` names offer. `bases` are the names of the dense models' folders in an output folder's cache, by
+    the labels of the starts.
 
     Raises:
         RequestError: there is no such search.
     """
     usable, skipped = [], []
     for earlier in earlier_searches(job, store):
-        # The folder's name is a digest of everything that the dense model depends on: equal names mean equal models and images.
-        if (RunFolder(earlier.root).cache / base / "facts.json").is_file():
-            usable.append(earlier)
+        labels = _shared_starts(job, earlier, bases)
+        if labels:
+            usable.append(_with_own_labels(earlier, labels))
         else:
             skipped.append(
                 f"{earlier.stored.job.id} is not reused: its model, its data, its seed or the training of its dense model differs"
@@ -99,6 +100,32 @@ def find_warm_start(job: SearchJob, store: Store | None, proposer: Proposer, *, 
         base=str(usable[0].root) if usable else None,
         skipped=tuple(skipped),
     )
+
+
+def _shared_starts(job: SearchJob, earlier: EarlierSearch, bases: Mapping[str, str]) -> dict[str, str]:
+    """The label of this search by that of the earlier one, for each start that both have."""
+    # The folder's name is a digest of everything that the dense model depends on: equal names mean equal models and images.
+    there = [label for label, name in bases.items() if (RunFolder(earlier.root).cache / name / "facts.json").is_file()]
+    before = earlier.stored.job
+    if not job.more_models and not before.more_models:
+        return {label: label for label in there}
+    return {theirs: label for label in there for theirs, spec in before.starts.items() if spec == job.starts[label]}
+
+
+def _with_own_labels(earlier: EarlierSearch, labels: Mapping[str, str]) -> EarlierSearch:
+    """The earlier search with the trials of these starts alone, under the labels of this search."""
+    named = [
+        result.replace(recipe=result.recipe.replace(model=labels[model]))
+        for model, result in _by_start(earlier)
+        if model in labels
+    ]
+    return dataclasses.replace(earlier, results=named)
+
+
+def _by_start(earlier: EarlierSearch) -> Iterator[tuple[str, TrialResult]]:
+    first = next(iter(earlier.stored.job.starts))
+    for result in earlier.results:
+        yield result.recipe.model or first, result
 
 
 def _find_models(job: SearchJob, proposer: Proposer, usable: Sequence[EarlierSearch]) -> dict[str, ReusedModel]:
@@ -119,6 +146,9 @@ def _find_model(job: SearchJob, proposer: Proposer, earlier: EarlierSearch, flop
     # Only where the earlier search solved recipes for this budget, or for one just below it, is its best model within the budget
     # taken, even a cheaper one. Else this search may find a better use of the FLOPs that are left.
     dense_flops = predict(proposer.shape, Plan.dense(proposer.shape)).total
+    if earlier.stored.job.more_models and earlier.stored.base is not None:
+        # Shares refer to the first start of the search that they were given to.
+        dense_flops = earlier.stored.base.dense_flops
     alike = [budget for budget in earlier.stored.job.budget_flops(dense_flops).values() if _ALIKE * flops <= budget <= flops]
     if not any(result.recipe.budget in alike for result in usable):
         return None
@@ -141,9 +171,17 @@ def _is_deliverable(job: SearchJob, proposer: Proposer, root: Path, result: Tria
 
 
 def _find_history(job: SearchJob, proposer: Proposer, usable: Sequence[EarlierSearch]) -> tuple[TrialResult, ...]:
-    own = [result for earlier in usable for result in earlier.results if _is_comparable(job, proposer, result)]
+    taught_alike = [earlier for earlier in usable if _has_same_teachers(job, earlier.stored.job)]
+    own = [result for earlier in taught_alike for result in earlier.results if _is_comparable(job, proposer, result)]
     # Numbers below zero, in order: the sampler's own trials begin at zero. Without a folder none of them can be selected.
     return tuple(result.replace(number=place - len(own), artifact=None) for place, result in enumerate(own))
+
+
+def _has_same_teachers(job: SearchJob, earlier: SearchJob) -> bool:
+    """Whether the trials of a start learn from the same teacher in both searches."""
+    one_each = not job.more_models and not earlier.more_models
+    same = len(job.models) == len(earlier.models) and all(model in earlier.models for model in job.models)
+    return job.teacher == earlier.teacher and (one_each or same)
 
 
 def _is_comparable(job: SearchJob, proposer: Proposer, result: TrialResult) -> bool:
@@ -165,8 +203,9 @@ def _is_comparable(job: SearchJob, proposer: Proposer, result: TrialResult) -> b
 
 
 def _in_space(proposer: Proposer, result: TrialResult) -> bool:
-    units = list(proposer.feasibility)
-    return replay(result.recipe, proposer.space, proposer.methods, proposer.shape, units=units) is not None
+    start = proposer.by_model[result.recipe.model]
+    units = list(start.feasibility)
+    return replay(result.recipe, proposer.space, proposer.methods, start.builder.shape, units=units) is not None
 
 
 def _model_folder(root: Path, result: TrialResult) -> Path | None:
@@ -181,7 +220,7 @@ def _model_folder(root: Path, result: TrialResult) -> Path | None:
 
 
 def apply_warm_start(
-    job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str
+    job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, bases: Mapping[str, str]
 ) -> tuple[Proposer, WarmStart]:
     """The proposer for the budgets that are left, with the history; the models that are reused become trials in the store.
 
@@ -189,8 +228,9 @@ def apply_warm_start(
         RequestError: there is no search of a given name.
         TrialError: a model is not what its search recorded.
     """
-    warm_start = _read_or_find(job, store, proposer, output, base=base)
-    _copy_dense_model(warm_start, output, base)
+    warm_start = _read_or_find(job, store, proposer, output, bases=bases)
+    for name in bases.values():
+        _copy_dense_model(warm_start, output, name)
     known = {result.reused_from for result in store.trials(job.id) if result.origin == Origin.REUSED}
     for label, reused in warm_start.models.items():
         name = f"trial {reused.trial.number} of {reused.job}"
@@ -201,12 +241,12 @@ def apply_warm_start(
     return dataclasses.replace(proposer, budgets=left, earlier=warm_start.history), warm_start
 
 
-def _read_or_find(job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, base: str) -> WarmStart:
+def _read_or_find(job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, bases: Mapping[str, str]) -> WarmStart:
     """An earlier attempt's warm start as it was written: the same history gives the same proposals."""
     file = output.warm_start
     if file.is_file():
         return WarmStart.from_json(file.read_text())
-    warm_start = find_warm_start(job, store, proposer, base=base)
+    warm_start = find_warm_start(job, store, proposer, bases=bases)
     write_atomically(file, warm_start.to_json(indent=1))
     return warm_start
 
@@ -244,7 +284,9 @@ def _check_model(folder: Path, trial: TrialResult, name: str) -> None:
     config, model = load_config(folder), load(folder)
     with static_shapes(model):
         flops = count_flops(model, config.shape.image_size)
-    if flops != config.flops.fvcore or config.recipe != trial.recipe:
+    # The earlier search may have had another label for the dense model.
+    recipe = config.recipe.replace(model=trial.recipe.model)
+    if flops != config.flops.fvcore or recipe != trial.recipe:
         raise TrialError(
             f"the model of {name} has {flops} multiply-accumulates, its search recorded {config.flops.fvcore}, or its recipe is "
             "another one: it is not the model that its search delivered"

@@ -124,7 +124,8 @@ class JobEvents(SearchCallback):
 
 
 def _named(result: TrialResult) -> dict[str, Any]:
-    return {"trial": result.number, "method": result.recipe.method}
+    model = {"model": result.recipe.model} if result.recipe.model else {}
+    return {"trial": result.number, "method": result.recipe.method, **model}
 
 
 def _finite(value: float | None) -> float | None:

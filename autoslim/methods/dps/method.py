@@ -7,7 +7,8 @@ scorer on the tokens that enter it, LayerNorm and a linear map to one number (`l
 to scale, s being the image's own impact score (Eq. 6) in the dense model. The scorer starts from least squares on some images, and is
 trained in the slimmed model itself, on the tokens that it will select from. The patches with the highest predictions are computed, as
 many in every image as in the static form; keys and values are those of all that enter. The scorers are priced in the plan and stay
-frozen while the blocks are fine-tuned. Blocks start from the dense model's weights: Algorithm 1 tunes them for fixed places.
+frozen while the blocks are fine-tuned, unless they `learn_from` the `task` (`TaskScoredBlock`). Blocks start from the dense model's
+weights: Algorithm 1 tunes them for fixed places.
 
 With `adaptive`, counts differ from image to image, too (`layers.adaptive_trunk`): a block computes the patches whose prediction is above
 its threshold. Where the budget holds for every image, the count of the fixed form is the cap, and most images cost less; where it
@@ -31,7 +32,15 @@ from autoslim.core.plan import Extra, Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import ModuleFactory, SlimmedModel, StepContext, freeze
-from autoslim.methods.dps.scorer import SELECTOR, ImpactScorer, KeepSelected, SelectedRows, log_impact, price_of_selector
+from autoslim.methods.dps.scorer import (
+    SELECTOR,
+    ImpactScorer,
+    KeepSelected,
+    SelectedRows,
+    TaskScoredBlock,
+    log_impact,
+    price_of_selector,
+)
 from autoslim.methods.dps.thresholds import (
     CALIBRATION_BATCHES,
     HEADROOM,
@@ -48,7 +57,7 @@ from autoslim.methods.layers.adaptive_trunk import (
     refuse_pooling,
 )
 from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
-from autoslim.methods.layers.rectangular_block import class_query_last
+from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of, install
@@ -80,6 +89,12 @@ class DPS(PatchSlimming):
         ),
         "adaptive": Knob(kind="choice", help="counts that differ from image to image", default=False, choices=(False, True)),
         "dead": DEAD,
+        "learn_from": Knob(
+            kind="choice",
+            help="what selectors learn from: impact scores, before the tuning, or the task's loss, too, in the tuning",
+            default="impact",
+            choices=("impact", "task"),
+        ),
         "train_share": Knob(
             kind="float", help="share of the epochs spent on the selectors alone", default=0.2, low=0.02, high=0.6
         ),
@@ -90,6 +105,9 @@ class DPS(PatchSlimming):
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         # Merging has a static number of patches that go.
+        if knob == "learn_from":
+            # Where counts are the image's own, thresholds are set to the scores; where patches merge, what stays stands for others.
+            return not chosen["adaptive"] and chosen["dead"] == "drop"
         return super().is_active(knob, chosen) and not (knob == "dead" and chosen["adaptive"])
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
@@ -134,8 +152,13 @@ class DPS(PatchSlimming):
         return {SELECTOR: selector, **super().priced_modules()}
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
-        trained = (name.rpartition("scorer.")[2] for name, p in student.named_parameters() if p.requires_grad)
+        trained = (
+            name.rpartition("scorer.")[2] for name, p in student.named_parameters() if "scorer." in name and p.requires_grad
+        )
         return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
+
+    def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
+        return self.learning_rates(model, knobs) if _learns_from_task(knobs) else {}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The mean squared error of `log_impact`, over the patches that reach each selector.
@@ -171,6 +194,8 @@ class DPS(PatchSlimming):
             scorers = {block: selector.scorer for block, selector in selectors.items()}
             student = _adaptive(student, blocks_of(student), shape, counts, scorers)
         student.requires_grad_(True)
+        if _learns_from_task(knobs):
+            return SlimmedModel(model=_with_scored_blocks(student), plan=plan, knobs=knobs)
         # No gradient of the task's loss passes through a selection: scorers stay as their own loss has left them.
         for module in student.modules():
             if isinstance(module, ImpactScorer):
@@ -204,7 +229,23 @@ class DPS(PatchSlimming):
             built = _adaptive(model, blocks_of(model), shape, counts, scorers)
         else:
             built = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
+        if _learns_from_task(knobs):
+            built = _with_scored_blocks(built)
         return class_query_last(built, shape.prefix_tokens) if has_class_query(shape, plan) else built
+
+
+def _learns_from_task(knobs: Knobs) -> bool:
+    """Recipes older than the knob do not have it."""
+    return bool(knobs.get("learn_from") == "task")
+
+
+def _with_scored_blocks(model: nn.Module) -> nn.Module:
+    """Lets the task's gradient reach the scores, in place; outside of training nothing changes."""
+    trunk: Any = model.blocks
+    for stage in trunk.stages:
+        if isinstance(stage.block, RectangularBlock) and isinstance(stage.block.selector, KeepSelected):
+            stage.block = TaskScoredBlock(stage.block, stage.block.selector)
+    return model
 
 
 def selectors_by_block(student: nn.Module) -> dict[int, KeepSelected]:

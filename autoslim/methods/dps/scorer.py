@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
+from autoslim.methods.layers.rectangular_block import RectangularBlock
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 
@@ -99,6 +100,30 @@ class KeepSelected(TokenSelector):
     def rows(self, x_BND: Tensor) -> TokenIndices:
         kept_BK = order_by(self.scorer.of_tokens(x_BND))[:, : self.patches]
         return behind_prefix(kept_BK, num_prefix_tokens=self.scorer.num_prefix_tokens)
+
+    def highest_scores(self, x_BND: Tensor) -> Tensor:
+        """The scores of the patches that are selected, in the order of `rows`: (B, K)."""
+        return self.scorer.of_tokens(x_BND).sort(dim=1, descending=True, stable=True).values[:, : self.patches]
+
+
+class TaskScoredBlock(RectangularBlock):
+    """A `RectangularBlock` whose selector learns from the task's loss: in training, what is computed of a patch depends on its score.
+
+    The straight-through factor 1 + f - sg(f) of a patch with the score f is 1, and its gradient is that of f: a patch whose token should
+    count more gets a higher score, and stays rather than another one.
+    """
+
+    selector: KeepSelected
+
+    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        out_BQD = super().forward(x_BND, attn_mask)
+        if not self.training:
+            return out_BQD
+        score_BK = self.selector.highest_scores(x_BND).to(out_BQD.dtype)
+        # The parenthesis makes it exactly 1, whatever the scores.
+        factor_BK1 = (1 + (score_BK - score_BK.detach())).unsqueeze(-1)
+        prefix = self.selector.scorer.num_prefix_tokens
+        return torch.cat((out_BQD[:, :prefix], out_BQD[:, prefix:] * factor_BK1), dim=1)
 
 
 def log_impact(score_BP: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Shapes: B batch, N tokens that enter, Q tokens that are computed, D width, H hea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -80,6 +81,22 @@ def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, ma
     out_BQE = attention.norm(out_BHQK.transpose(1, 2).reshape(batch, tokens, inner))
     out: Tensor = attention.proj_drop(attention.proj(out_BQE))
     return out
+
+
+def install_rectangular(model: nn.Module, blocks: list[nn.Module], selectors: Mapping[int, TokenSelector]) -> nn.Module:
+    """Gives each block in `selectors` its selector: inside, or in front of a block without attention."""
+    parts: list[nn.Module] = []
+    steps: dict[int, nn.Module] = {}
+    for number, block in enumerate(blocks):
+        parts.append(block)
+        if number not in selectors:
+            continue
+        # Without attention there are no keys for which the block would have to see the removed patches.
+        if isinstance(block.attn, RemovedSublayer):
+            steps[number] = selectors[number]
+        else:
+            parts[-1] = RectangularBlock(block, selectors[number])
+    return install(model, Trunk(parts, steps))
 
 
 def class_query_last(model: nn.Module, prefix_tokens: int) -> nn.Module:

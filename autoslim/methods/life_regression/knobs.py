@@ -6,7 +6,7 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.merging import DEAD
-from autoslim.methods.life_regression.schedule import EVERY, patches_above
+from autoslim.methods.life_regression.schedule import EVERY, dropping_blocks, patches_above
 
 MAX_DROPS = 4
 """Drops with knobs of their own, which a search has to explore; the code has three. `drops` `every` has no limit."""
@@ -59,11 +59,24 @@ RANGES: Ranges = {
         searched=False,
     ),
     "dead": DEAD,
+    "last_reading": Knob(
+        kind="choice",
+        help="patches that a drop removes are dropped in front of its block (paper's code), or still read as keys by it",
+        default=False,
+        choices=(False, True),
+    ),
+    "diversity": Knob(
+        kind="float",
+        help="how much a patch's life loses, in deviations of lives, for its likeness to a longer-lived patch; 0 in the paper",
+        default=0.0,
+        low=0.0,
+        high=2.0,
+    ),
     "start": Knob(
         kind="choice",
-        help="what W starts from: uniform noise (paper) or the class token's attention",
+        help="what W starts from: uniform noise (paper), the class token's attention, or a regression on impact scores",
         default="uniform",
-        choices=("uniform", "attention"),
+        choices=("uniform", "attention", "impact"),
     ),
     "ends": Knob(
         kind="choice",
@@ -73,6 +86,14 @@ RANGES: Ranges = {
     ),
     "temperature": Knob(
         kind="float", help="steepness T of the soft end of a life, per block", default=1.0, low=0.5, high=16.0, log=True
+    ),
+    "anneal": Knob(
+        kind="float",
+        help="factor by which T grows over the regressor's training; 1 in the paper's code",
+        default=1.0,
+        low=1.0,
+        high=32.0,
+        log=True,
     ),
     "loss": Knob(
         kind="choice",
@@ -96,7 +117,7 @@ RANGES: Ranges = {
 def real_drops(shape: ViTShape, knobs: Knobs) -> Knobs:
     """Layers and thresholds in rising order, without drops that remove nothing."""
     drops = range(1, knobs["drops"] + 1)
-    layers = sorted(knobs[f"drop_layer_{k}"] for k in drops)
+    layers = sorted(min(knobs[f"drop_layer_{k}"], dropping_blocks(shape, knobs) - 1) for k in drops)
     thresholds = sorted(knobs[f"life_threshold_{k}"] for k in drops)
     merged = dict(zip(layers, thresholds, strict=True))
     kept = {layer: patches_above(threshold, shape) for layer, threshold in merged.items()}
@@ -110,11 +131,13 @@ def real_drops(shape: ViTShape, knobs: Knobs) -> Knobs:
 
 
 def one_line(shape: ViTShape, knobs: Knobs) -> Knobs:
-    """Both thresholds in rising order; with a drop in front of the last block alone, they are equal."""
+    """Both thresholds in rising order; where only one block may drop, they are equal."""
     ends = sorted(knobs[f"life_threshold_{end}"] for end in (1, 2))
-    if knobs["drop_layer_1"] == shape.depth - 1:
+    first = min(knobs["drop_layer_1"], dropping_blocks(shape, knobs) - 1)
+    if first == dropping_blocks(shape, knobs) - 1:
         ends = [ends[0]] * 2
-    return {f"life_threshold_{end}": threshold_of(patches_above(value, shape), shape) for end, value in enumerate(ends, 1)}
+    thresholds = {f"life_threshold_{end}": threshold_of(patches_above(value, shape), shape) for end, value in enumerate(ends, 1)}
+    return {"drop_layer_1": first, **thresholds}
 
 
 def threshold_of(patches: int, shape: ViTShape) -> float:

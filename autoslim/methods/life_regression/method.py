@@ -12,8 +12,10 @@ Different from it, in the defaults too:
 - Weight decay, schedule and epochs are the trial's.
 
 Ours, as other values of knobs: `ends` `drops`, soft ends where the pruned form's are; `start` `attention`, W from the class token's own
-attention; `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `dead` `merge`, patches that a drop removes join the
-most similar of those that stay (`layers.merging`).
+attention, or `impact`, from Patch Slimming's scores (`impact_start`); `anneal`, soft ends that become sharp; `diversity`, lives that
+know of each other (`regressor`); `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `last_reading`, patches that a
+drop removes are still read by its block (`layers.rectangular_block`); `dead` `merge`, they join the most similar of those that stay
+(`layers.merging`).
 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
 is longer than the index of the block that it enters, as the code does when it evaluates its weights at 1/2. Ours is that such patches
@@ -42,28 +44,37 @@ from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepConte
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, refuse_pooling
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
+from autoslim.methods.layers.rectangular_block import install_rectangular
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.life_regression.impact_start import init_from_impact
 from autoslim.methods.life_regression.knobs import EARLIER, LONGEST, RANGES, one_line, real_drops
 from autoslim.methods.life_regression.regressor import (
+    LIKENESS,
     REGRESSOR,
     KeepLongestLived,
     LifeRegressor,
+    LikenessOfPatches,
     Lives,
     SoftLifeTrunk,
+    likeness_price,
     patch_lives,
     regressor_price,
 )
 from autoslim.methods.life_regression.schedule import (
     EVERY,
+    dropping_blocks,
     moments,
     patches_above,
+    reads_once_more,
     schedule,
     soft_ends,
     spare_until,
     tokens_per_block,
 )
+from autoslim.methods.patch_slimming.pyramid import rectangular
 from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 
 HEADROOM = 1.25
@@ -88,8 +99,8 @@ class LifeRegression(Method):
             raise UnsupportedModelError(f"life regression needs at least 2 blocks, the model has {shape.depth}")
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
-        # Merging has a static number of patches that go.
-        if knob == "dead":
+        # Merging, and a block that reads more patches than it computes, have static numbers of both.
+        if knob in ("dead", "last_reading"):
             return bool(chosen["mode"] == "fixed")
         kind, _, number = knob.rpartition("_")
         if not number.isdigit():
@@ -114,6 +125,8 @@ class LifeRegression(Method):
             refuse_pooling("life regression in threshold mode", shape)
         elif merges(full):
             check_pooling("life_regression with dead 'merge'", shape)
+        if reads_once_more(full):
+            check_parts("life_regression with last_reading", shape)
         if full["start"] == "attention" and any(block.whole for block in shape.blocks):
             raise UnsupportedModelError(
                 "life regression with start 'attention' reads the weights of a block's attention, and this model's blocks are parallel or "
@@ -127,13 +140,18 @@ class LifeRegression(Method):
         if any(block.tokens_kv < shape.tokens for block in plan.blocks):
             raise UnsupportedModelError("life regression needs all the patches, and an earlier step has dropped some")
         layers, kept = schedule(shape, knobs)
-        regressor = regressor_price(layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
+        where = (layers[0], shape.tokens, shape.prefix_tokens, shape.dim)
+        own = [regressor_price(*where)]
+        if float(knobs.get("diversity", 0.0)) > 0:
+            own.append(likeness_price(*where))
         tokens = tokens_per_block(shape, layers, kept)
         merging: tuple[Extra, ...] = ()
         if merges(knobs):
             patches = {layer: (tokens[layer - 1] - shape.prefix_tokens, tokens[layer] - shape.prefix_tokens) for layer in layers}
             merging = merging_prices(shape, {layer: pair for layer, pair in patches.items() if pair[1] < pair[0]})
-        return plan.with_tokens(tokens).replace(extras=(*plan.extras, regressor, *merging))
+        if reads_once_more(knobs):
+            return rectangular(shape, plan, [count - shape.prefix_tokens for count in tokens], (*own, *merging))
+        return plan.with_tokens(tokens).replace(extras=(*plan.extras, *own, *merging))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         """One patch more at one drop, or one patch that outlives the last drop by some blocks."""
@@ -148,15 +166,20 @@ class LifeRegression(Method):
         if not knobs["spare_until"]:
             # A patch more at the last drop runs through all blocks behind it; one that lives for some of them fills the budget more finely.
             last = 1 if knobs["drops"] == EVERY else drops
-            for block in range(knobs[f"drop_layer_{last}"] + 1, shape.depth):
+            for block in range(knobs[f"drop_layer_{last}"] + 1, dropping_blocks(shape, knobs)):
                 yield {**knobs, "spare_until": block}
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
         shape, knobs = context.shape, context.knobs
-        regressor = LifeRegressor.of_shape(shape)
+        regressor = LifeRegressor.of_shape(shape, knobs)
         blocks = blocks_of(model)
-        if knobs.get("start", EARLIER["start"]) == "attention":
+        start = knobs.get("start", EARLIER["start"])
+        if start == "attention":
             regressor.init_from_attention(blocks[knobs["drop_layer_1"]])
+        elif start == "impact":
+            layers, kept = schedule(shape, knobs)
+            counts = [tokens - shape.prefix_tokens for tokens in tokens_per_block(shape, layers, kept)]
+            init_from_impact(regressor.to(images_B3HW), context.to_measure(model), images_B3HW, shape, counts, layers[0])
         trunk = SoftLifeTrunk(
             blocks,
             regressor,
@@ -173,13 +196,20 @@ class LifeRegression(Method):
             # The moments leave the time as it is: the finished model does not standardise.
             return KeepLongestLived(LifeRegressor.of_shape(shape), left - shape.prefix_tokens, (0.0, 1.0))
 
-        return {REGRESSOR: first_drop, MERGING: lambda shape, tokens, left: MergeTokens(left, shape.prefix_tokens)}
+        return {
+            REGRESSOR: first_drop,
+            LIKENESS: lambda shape, tokens, left: LikenessOfPatches(shape.prefix_tokens),
+            MERGING: lambda shape, tokens, left: MergeTokens(left, shape.prefix_tokens),
+        }
 
     def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
         return {"regressor.weight": knobs["regressor_lr"]}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         """The labels' or the task's loss alone: standardised lives keep the schedule by construction, so that no FLOPs term is needed."""
+        # From ends as soft as the paper's to ends as sharp as the pruned form's.
+        trunk: Any = batch.student.blocks
+        trunk.temperature = knobs["temperature"] * float(knobs.get("anneal", 1.0)) ** batch.progress
         return self.finetune_loss(knobs, batch)
 
     def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
@@ -225,14 +255,17 @@ class LifeRegression(Method):
         mean += low
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
-        return self._with_drops(model, blocks_of(model), LifeRegressor.of_shape(shape), shape, plan, knobs)
+        return self._with_drops(model, blocks_of(model), LifeRegressor.of_shape(shape, knobs), shape, plan, knobs)
 
     def _with_drops(
         self, model: nn.Module, blocks: list[nn.Module], regressor: LifeRegressor, shape: ViTShape, plan: Plan, knobs: Knobs
     ) -> nn.Module:
         """Installs the drops: where is up to the knobs, how many patches they leave up to the plan."""
         (first, *later), _ = schedule(shape, knobs)
-        left = {layer: plan.blocks[layer].tokens_kv for layer in (first, *later)}
+        tokens = (
+            tokens_per_block(shape, *schedule(shape, knobs)) if reads_once_more(knobs) else [b.tokens_kv for b in plan.blocks]
+        )
+        left = {layer: tokens[layer] for layer in (first, *later)}
         if knobs["mode"] == "threshold":
             lives = Lives(regressor, moments(shape, knobs))
             drops = {
@@ -251,9 +284,10 @@ class LifeRegression(Method):
             layer: FirstTokens(left[layer]) for before, layer in pairs if left[layer] < left[before]
         }
         selectors[first] = KeepLongestLived(regressor, left[first] - shape.prefix_tokens, moments(shape, knobs))
+        inside = reads_once_more(knobs)
         if merges(knobs):
-            return install_merging(model, shape, blocks, selectors, inside=False)
-        return install(model, Trunk(blocks, selectors))
+            return install_merging(model, shape, blocks, selectors, inside=inside)
+        return install_rectangular(model, blocks, selectors) if inside else install(model, Trunk(blocks, selectors))
 
 
 def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tensor:

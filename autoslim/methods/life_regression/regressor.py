@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.plan import Extra
+from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
+from autoslim.methods.layers.merging import unit_length
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
@@ -26,8 +28,11 @@ from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, st
 REGRESSOR = "life regressor"
 """The regressor's name in a plan and in a latency table."""
 
+LIKENESS = "likeness of patches"
+"""The name of `likeness_to_longer_lived` in a plan and in a latency table."""
+
 _START = 0.1
-"""Root mean square of W where it starts at attention; ours. It only sets how far one optimiser step turns W."""
+"""Root mean square of W where it does not start uniform; ours. It only sets how far one optimiser step turns W."""
 
 
 class LifeRegressor(nn.Module):
@@ -35,18 +40,23 @@ class LifeRegressor(nn.Module):
 
     W starts uniform between 0 and 1, as in the code, from torch's global generator. The tokens are normalised, so that their elements
     sum to 0 and W counts without its mean.
+
+    With a `diversity` above 0, lives know of each other (ours; as in maximal marginal relevance, Carbonell and Goldstein 1998): with z
+    the logits in deviations, z_j - diversity * max(0, max of cos(p_i, p_j) over the patches i with z_i > z_j).
     """
 
-    def __init__(self, dim: int, num_prefix_tokens: int, *, class_token: bool = True) -> None:
+    def __init__(self, dim: int, num_prefix_tokens: int, *, class_token: bool = True, diversity: float = 0.0) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
+        self.diversity = diversity
         self.class_token = class_token and num_prefix_tokens > 0
         self.norm = nn.LayerNorm(dim)
         self.weight = nn.Parameter(torch.rand(dim, dim))
 
     @classmethod
-    def of_shape(cls, shape: ViTShape) -> LifeRegressor:
-        return cls(shape.dim, shape.prefix_tokens, class_token=shape.class_token)
+    def of_shape(cls, shape: ViTShape, knobs: Knobs | None = None) -> LifeRegressor:
+        diversity = (knobs or {}).get("diversity", 0.0)
+        return cls(shape.dim, shape.prefix_tokens, class_token=shape.class_token, diversity=diversity)
 
     @torch.no_grad()
     def init_from_attention(self, block: Any) -> None:
@@ -61,10 +71,13 @@ class LifeRegressor(nn.Module):
         queries_ED, keys_ED = (
             rows * scale_D for rows in (block.attn.qkv.weight[:inner], block.attn.qkv.weight[inner : 2 * inner])
         )
-        start_DD = keys_ED.T @ queries_ED
+        self.set_start(keys_ED.T @ queries_ED)
+
+    @torch.no_grad()
+    def set_start(self, start_DD: Tensor) -> None:
+        """W = `start_DD`, scaled. Lives are standardised and do not depend on the scale, but the effect of an optimiser step does."""
         scale = start_DD.square().mean().sqrt()
         if scale > 0:
-            # Lives are standardised and do not depend on the scale of W, but the effect of an optimiser step does.
             self.weight.copy_(start_DD * (_START / scale))
 
     def forward(self, x_BND: Tensor) -> Tensor:
@@ -72,7 +85,32 @@ class LifeRegressor(nn.Module):
         patches_BPD = x_BND[:, self.num_prefix_tokens :]
         class_BD = x_BND[:, 0] if self.class_token else patches_BPD.mean(dim=1)
         # W c first: D^2 products once per image, not once per patch.
-        return torch.matmul(patches_BPD, nn.functional.linear(class_BD, self.weight).unsqueeze(-1)).squeeze(-1)
+        logit_BP = torch.matmul(patches_BPD, nn.functional.linear(class_BD, self.weight).unsqueeze(-1)).squeeze(-1)
+        if not self.diversity:
+            return logit_BP
+        logit_BP = standardise(logit_BP, mean=0.0, std=1.0)
+        return logit_BP - self.diversity * likeness_to_longer_lived(patches_BPD, logit_BP)
+
+
+def likeness_to_longer_lived(patches_BPD: Tensor, life_BP: Tensor) -> Tensor:
+    """For each patch the cosine to the most similar of those with longer lives, at least 0: (B, P)."""
+    unit_BPD = unit_length(patches_BPD)
+    cosine_BPP = unit_BPD @ unit_BPD.transpose(1, 2)
+    # Row j, column i: patch i lives longer than patch j. The longest life has no such column, and loses nothing.
+    longer_BPP = (life_BP.unsqueeze(1) > life_BP.unsqueeze(2)).to(cosine_BPP.dtype)
+    return (cosine_BPP * longer_BPP).amax(dim=2)
+
+
+class LikenessOfPatches(nn.Module):
+    """The likeness alone, for the latency table."""
+
+    def __init__(self, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        patches_BPD = x_BND[:, self.num_prefix_tokens :]
+        return likeness_to_longer_lived(patches_BPD, patches_BPD[:, :, 0])
 
 
 class KeepLongestLived(TokenSelector):
@@ -144,10 +182,12 @@ def patch_lives(model: nn.Module, images_B3HW: Tensor) -> Tensor:
 class SoftEnds:
     """Where lives end in the soft stage, per block from the first drop on: e_a of `SoftLifeTrunk`.
 
-    `indices[i]` is the life, in blocks, at which block `first` + i ends it. Where `kept` is given, `kept[i]` is the number of patches
-    that the pruned form leaves there, and the end is halfway between the life of the last of them and the next.
+    The regressor is in front of block `regressor`, and no life ends before block `first`. `indices[i]` is the life, in blocks, at which
+    block `first` + i ends it. Where `kept` is given, `kept[i]` is the number of patches that the pruned form leaves there, and the end
+    is halfway between the life of the last of them and the next.
     """
 
+    regressor: int
     first: int
     indices: tuple[int, ...]
     kept: tuple[int, ...] | None
@@ -184,7 +224,8 @@ class SoftLifeTrunk(nn.Module):
 
     @property
     def first(self) -> int:
-        return self.ends.first
+        """The block behind the regressor."""
+        return self.ends.regressor
 
     def forward(self, x_BND: Tensor) -> Tensor:
         for step in self:
@@ -196,12 +237,16 @@ class SoftLifeTrunk(nn.Module):
         yield from self.blocks[: self.first]
         yield self._with_lives
         for index in range(self.first, len(self.blocks)):
-            yield functools.partial(self._soft_block, index)
+            yield functools.partial(self._block if index < self.ends.first else self._soft_block, index)
         yield _tokens_alone
 
     def _with_lives(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> tuple[Tensor, Tensor]:
         refuse_mask(attn_mask, is_causal)
         return x_BND, self.lives(x_BND)
+
+    def _block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x_BND, life_BP = tokens_and_lives
+        return self.blocks[index](x_BND), life_BP
 
     def _soft_block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x_BND, life_BP = tokens_and_lives
@@ -223,6 +268,11 @@ class SoftLifeTrunk(nn.Module):
 
 def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
     return tokens_and_lives[0]
+
+
+def likeness_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:
+    """The price of the cosines of all pairs of patches, in front of `block`."""
+    return Extra(name=LIKENESS, place=f"block {block}", matmuls=(tokens - prefix) ** 2 * dim, norms=0)
 
 
 def regressor_price(block: int, tokens: int, prefix: int, dim: int) -> Extra:

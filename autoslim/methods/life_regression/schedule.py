@@ -16,6 +16,17 @@ EVERY = "every"
 """The choice of the knob `drops` under which lives end in front of every block from the first drop on."""
 
 
+def reads_once_more(knobs: Knobs) -> bool:
+    """Whether the block of a drop still reads the patches that it removes; recipes older than the knob do not."""
+    return bool(knobs.get("last_reading", False))
+
+
+def dropping_blocks(shape: ViTShape, knobs: Knobs) -> int:
+    """The number of blocks, from the first, that may remove patches."""
+    # Patches that the last block reads save nothing by leaving behind it: with a class query it computes the class token alone.
+    return shape.depth - 1 if reads_once_more(knobs) and shape.pool == "token" else shape.depth
+
+
 def life_moments(
     drop_layers: list[int], patches_kept: list[int], *, patches: int, prefix: int, depth: int
 ) -> tuple[float, float]:
@@ -47,7 +58,7 @@ def schedule(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
 def drops_of(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
     """The drop layers of the knobs and the patches that are kept at each: the share above the threshold's quantile of life."""
     if knobs["drops"] == EVERY:
-        layers = list(range(knobs["drop_layer_1"], shape.depth))
+        layers = list(range(knobs["drop_layer_1"], dropping_blocks(shape, knobs)))
         first, last = (patches_above(knobs[f"life_threshold_{end}"], shape) for end in (1, 2))
         # On a line from the first of these blocks to the last.
         steps = max(len(layers) - 1, 1)
@@ -87,13 +98,17 @@ def moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:
 def soft_ends(shape: ViTShape, knobs: Knobs) -> SoftEnds:
     """Where lives end in each block of the soft stage, as the knob `ends` says."""
     layers, kept = schedule(shape, knobs)
-    blocks = range(layers[0], shape.depth)
+    # What is read once more ends a block later.
+    first = layers[0] + reads_once_more(knobs)
+    blocks = range(layers[0], shape.depth - reads_once_more(knobs))
     if knobs["ends"] == "blocks":
-        return SoftEnds(first=layers[0], indices=tuple(blocks), kept=None)
+        return SoftEnds(regressor=layers[0], first=first, indices=tuple(blocks), kept=None)
     # In a block behind several drops only patches that outlive the latest of them are left in the pruned form.
     last_drop = tuple(max(layer for layer in layers if layer <= block) for block in blocks)
-    patches = tuple(tokens - shape.prefix_tokens for tokens in tokens_per_block(shape, layers, kept)[layers[0] :])
-    return SoftEnds(first=layers[0], indices=last_drop, kept=patches if knobs["mode"] == "fixed" else None)
+    tokens = tokens_per_block(shape, layers, kept)
+    patches = tuple(tokens[block] - shape.prefix_tokens for block in blocks)
+    kept_patches = patches if knobs["mode"] == "fixed" else None
+    return SoftEnds(regressor=layers[0], first=first, indices=last_drop, kept=kept_patches)
 
 
 def tokens_per_block(shape: ViTShape, layers: list[int], kept: list[int]) -> tuple[int, ...]:
@@ -112,9 +127,9 @@ def spare_until(shape: ViTShape, knobs: Knobs) -> int:
     if knobs["drops"] == EVERY:
         # Blocks that keep all their patches have none to spare.
         able = [layer for layer, patches in zip(layers, kept, strict=True) if patches < shape.patches]
-        return until if able and able[0] < until < shape.depth else 0
+        return until if able and able[0] < until < dropping_blocks(shape, knobs) else 0
     before = kept[-2] if len(kept) > 1 else shape.patches
-    return until if layers[-1] < until < shape.depth and kept[-1] < before else 0
+    return until if layers[-1] < until < dropping_blocks(shape, knobs) and kept[-1] < before else 0
 
 
 def patches_above(threshold: float, shape: ViTShape) -> int:

@@ -50,10 +50,10 @@ from autoslim.methods.layers.merging import (
     merges,
     merging_prices,
 )
-from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
-from autoslim.methods.layers.sublayer import RemovedSublayer, check_parts
+from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last, install_rectangular
+from autoslim.methods.layers.sublayer import check_parts
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
 from autoslim.methods.patch_slimming.impact import Chain, find_masks, images_to_measure, tokens_between_blocks
 from autoslim.methods.patch_slimming.knobs import RANGES
@@ -237,28 +237,14 @@ def measured_tokens(model: nn.Module, context: StepContext) -> list[Tensor]:
 def install_selectors(
     model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector], *, merge: bool = False
 ) -> nn.Module:
-    """Gives every block that computes fewer patches than enter it its selector: inside, or in front of a block without attention.
+    """Gives every block that computes fewer patches than enter it its selector; one that removes nothing stays timm's own.
 
     With `merge`, the patches that are not selected join those that are.
     """
+    removing = {block: selectors[block] for block in removals(shape, counts)}
     if merge:
-        merging = {block: selectors[block] for block in removals(shape, counts)}
-        return install_merging(model, shape, blocks_of(model), merging, inside=True)
-    blocks: list[nn.Module] = []
-    steps: dict[int, nn.Module] = {}
-    before = shape.patches
-    for number, (block, count, selector) in enumerate(zip(blocks_of(model), counts, selectors, strict=True)):
-        # A block that removes nothing stays timm's own.
-        if count == before:
-            blocks.append(block)
-        # Without attention there are no keys for which the block would have to see the removed patches.
-        elif isinstance(block.attn, RemovedSublayer):
-            blocks.append(block)
-            steps[number] = selector
-        else:
-            blocks.append(RectangularBlock(block, selector))
-        before = count
-    return install(model, Trunk(blocks, steps))
+        return install_merging(model, shape, blocks_of(model), removing, inside=True)
+    return install_rectangular(model, blocks_of(model), removing)
 
 
 def token_selectors(model: nn.Module) -> dict[int, TokenSelector]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from autoslim.core.budget import format_flops
 from autoslim.core.result import ParetoFront, TrialResult, TrialState
 from autoslim.core.urls import hide_password
+from autoslim.report.dense_models import describe_teachers, model_names
 from autoslim.store import StoredJob, StoredTrial
 
 EXPERIMENT_NOTE = """\
@@ -29,11 +30,13 @@ _LONGEST = 7500  # MLflow keeps 8000 characters of a tag
 def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
     """Markdown: what was searched, how far it is, and the front, cheapest first."""
     spec, base = job.job, job.base
-    model, data = _cell(spec.model.name), _cell(hide_password(spec.dataset.source))
+    model, data = _cell(model_names(spec)), _cell(hide_password(spec.dataset.source))
     lines = [f"**{model}** on **{data}**, job {job.state.value}: {_counts(trials)}."]
     if base is not None:
-        flops = format_flops(base.dense_flops)
-        lines.append(f"Dense model: top-1 {100 * base.dense_accuracy:.2f} % at {flops} multiply-accumulates.")
+        for label, facts in (base.starts or {"": base}).items():
+            name, flops = f"Dense model {_cell(label)}".strip(), format_flops(facts.dense_flops)
+            lines.append(f"{name}: top-1 {100 * facts.dense_accuracy:.2f} % at {flops} multiply-accumulates.")
+        lines += [f"{_cell(line)}." for line in describe_teachers(base)]
     front = ParetoFront.of(trial.result for trial in trials).results
     if not front:
         return "\n\n".join([*lines, "No trial is complete yet."])
@@ -50,7 +53,7 @@ def _row(job: StoredJob, result: TrialResult) -> str:
     share = "" if job.base is None else f"{100 * (result.flops or 0) / job.base.dense_flops:.1f} %"
     chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
     knobs = ", ".join(f"{name}={_short(value)}" for name, value in result.recipe.flat_knobs.items())
-    cells = [str(result.number), result.recipe.method, f"{100 * (result.accuracy or 0.0):.2f} %", format_flops(result.flops or 0)]
+    cells = [str(result.number), result.recipe.title, f"{100 * (result.accuracy or 0.0):.2f} %", format_flops(result.flops or 0)]
     cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, knobs[:300]]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"
 

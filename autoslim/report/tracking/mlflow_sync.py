@@ -231,7 +231,7 @@ def _front_table(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, Any
         size = None if result.params is None else result.params / 1e6
         row = [
             result.number,
-            result.recipe.method,
+            result.recipe.title,
             targets[result.number],
             result.accuracy,
             (result.flops or 0) / 1e9,

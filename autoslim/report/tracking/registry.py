@@ -78,6 +78,7 @@ def _create(client: MlflowClient, name: str, candidate: VersionCandidate, run_id
         _DIGEST: candidate.digest,
         "budget": candidate.label,
         "method": config.recipe.method,
+        "model": config.architecture.name,
         "flops": str(config.flops.held),
         "test_accuracy": str(config.accuracy.get("test/slimmed", "")),
     }

@@ -17,6 +17,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.result import ParetoFront, TrialState, measurement_fields
 from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import hide_password
+from autoslim.report.dense_models import model_names
 from autoslim.report.tracking.description import front_note
 from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial
 
@@ -68,7 +69,7 @@ def job_content(job: StoredJob, trials: Sequence[StoredTrial]) -> RunContent:
 def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bool) -> RunContent:
     """`parent` is the id of the search's own run."""
     result = trial.result
-    name = f"t{result.number:02d} {result.recipe.method} {trial.target}"
+    name = f"t{result.number:02d} {result.recipe.title} {trial.target}"
     running = result.state is TrialState.RUNNING
     status = _TRIAL_STATUS.get(result.state, "FAILED")
     if running:
@@ -129,10 +130,15 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
         "dense_mparams": base.params / 1e6,
     }
     metrics["dense_latency_ms"] = base.latency_ms
+    for label, facts in base.starts.items():
+        metrics |= {
+            legal(f"dense_val_accuracy/{label}"): facts.dense_accuracy,
+            legal(f"dense_gflops/{label}"): facts.dense_flops / 1e9,
+        }
     if job.shared:
         metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
         metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
-    metrics["hypervolume"] = front.hypervolume(dense_flops=base.dense_flops, chance=base.chance) if front.results else 0.0
+    metrics["hypervolume"] = front.hypervolume(dense_flops=base.front_flops, chance=base.chance) if front.results else 0.0
     best = best_within_budgets([trial.result for trial in trials], spec.budget_flops(base.dense_flops), spec.limits)
     metrics |= {legal(f"best_val_accuracy/{label}"): result.accuracy for label, result in best.items()}
     return metrics
@@ -169,6 +175,7 @@ def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, s
         "job": job.job.id,
         "trial": result.number,
         "method": result.recipe.method,
+        "model": result.recipe.model or None,
         "target": trial.target,
         "origin": result.origin,
         "state": result.state.value,
@@ -192,15 +199,20 @@ def _trial_params(trial: StoredTrial) -> dict[str, str]:
         "seed": recipe.seed,
         "recipe_key": recipe.key,
     }
+    if recipe.model:
+        params["model"] = recipe.model
     return _texts(params | recipe.flat_knobs | _flat("training", recipe.training.to_dict()))
 
 
 def _job_params(job: StoredJob) -> dict[str, str]:
     spec = job.job
-    params: dict[str, Any] = {"model": spec.model.name, "weights": spec.model.weights, "image_size": spec.model.image_size}
+    weights = ", ".join(dict.fromkeys(model.weights for model in spec.models))
+    params: dict[str, Any] = {"model": model_names(spec), "weights": weights, "image_size": spec.model.image_size}
+    if spec.teacher is not None:
+        params["teacher"] = spec.teacher.name
     params |= {"dataset": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
-    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "scheduler": spec.scheduler}
-    params |= {"seed": spec.seed, "output": spec.output}
+    params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "prior": spec.prior}
+    params |= {"scheduler": spec.scheduler, "seed": spec.seed, "output": spec.output}
     params |= (
         _flat("training", spec.training.to_dict())
         | _flat("base", spec.base.to_dict())

@@ -3,7 +3,7 @@
 Rungs are at total epochs of a trial, which include the method's own training and its share of common work:
 
 - Straight after pruning, before any fine-tuning. Methods leave very different models there (SiT's is at chance by construction). So only
-  recipes of one method are compared, only where one of them is well above chance, and only the last third is stopped.
+  recipes of one method and model are compared, only where one of them is well above chance, and only the last third is stopped.
 - ceil(E/9) and ceil(E/3) of E epochs: the first report of the fine-tuning at or after it. The best third of a FLOPs band continues.
 """
 
@@ -38,7 +38,7 @@ class HalvingPruner:
         self.epochs, self.chance, self.factor = epochs, chance, factor
         self._rungs = {level: Rung(keep=1 / factor, min_entries=factor) for level in rung_epochs(epochs, factor=factor)}
         self._after_pruning: dict[str, Rung] = {}
-        """By method."""
+        """By method, and by model where there are several."""
 
     def observe(self, trial: TrialResult, report: EpochReport) -> None:
         self._enter(trial, report)
@@ -51,7 +51,7 @@ class HalvingPruner:
         if report.phase == Phase.PRUNE:
             if rung.best_accuracy(trial.recipe.budget) < MIN_LEAD_OVER_CHANCE * self.chance:
                 return None
-            where = f"straight after pruning, among {trial.recipe.method} recipes"
+            where = f"straight after pruning, among {trial.recipe.title} recipes"
         reason = rung.reason_to_prune(trial.number)
         return None if reason is None else f"accuracy {report.metrics['accuracy']:.1%} {where}: {reason}"
 
@@ -92,7 +92,7 @@ class HalvingPruner:
             if not self._rungs:
                 return None
             last_third = Rung(keep=1 - 1 / self.factor, min_entries=self.factor)
-            return self._after_pruning.setdefault(trial.recipe.method, last_third)
+            return self._after_pruning.setdefault(trial.recipe.title, last_third)
         if report.phase != Phase.FINETUNE:
             return None
         # A method whose own training is long may pass the first rung before it is fine-tuned: the last one that it passed counts.

@@ -14,6 +14,7 @@ from autoslim.core.result import TrialResult
 from autoslim.search.budget_allocation import Assignment
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
+from autoslim.search.samplers.best_known import BestKnown
 
 N_STARTUP_TRIALS = 6
 """Results before a model of them is fitted; until then recipes are drawn at random. Optuna's default of 10 is a large part of a short
@@ -24,11 +25,15 @@ search, and by then the opening of `BudgetAllocator` has tried most methods."""
 class SamplerContext:
     """What a sampler is made from, the same for all trials of a search.
 
-    `builder` turns points of the space into proposals; `feasible_methods` has the names of the methods that can reach each target.
+    `builder` turns points of the space into proposals; `feasible_methods` has the names of the methods that can reach each target, and
+    `feasible_models` the labels of the starts; empty where there is only one.
+    `best_known` is what is known from other models; None where the search begins with nothing.
     """
 
     builder: RecipeBuilder
     feasible_methods: Mapping[str, Sequence[str]]
+    feasible_models: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    best_known: BestKnown | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +57,8 @@ class Sampler(Protocol):
 
     - **Purity.** Candidates are a function of the context (its seed included) and the request alone: not of earlier calls, of the
       process, or of the order of hashes. What an instance keeps is a cache. A search that is resumed proposes the same recipes.
-    - **Feasibility.** A candidate is inside the space, its method is one of `request.assignment.methods`, and its plan keeps to the
-      budget; otherwise it says in `infeasible` why no model can be built from it.
+    - **Feasibility.** A candidate is inside the space, its method is one of `request.assignment.methods`, its model one of
+      `request.assignment.models`, and its plan keeps to the budget; otherwise it says in `infeasible` why no model can be built from it.
     - **Progress.** With no history at all there are candidates, and there is no end to them.
     - **Parallel trials.** A running trial has no accuracy, and a proposal made beside it is another recipe wherever the space has one.
     - **Lost trials.** A trial that failed or lost its worker says nothing about its recipe: it is known, and otherwise ignored. Trials

@@ -38,7 +38,8 @@ def mutation_draws(
     draws: list[Suggest] = []
     for place in range(N_MUTATIONS):
         recipe = choice.choice(parents).recipe
-        values = values_of(recipe, builder.space, builder.split_of(recipe))
+        own = builder.of(recipe.model)
+        values = values_of(recipe, own.space, own.split_of(recipe), depth=own.shape.depth, asked_depth=own.asked_depth)
         draws.append(Mutation(values, f"{seed}:{number}:near:{place}"))
     return draws
 

@@ -4,7 +4,8 @@
 2. Surrogate: fitted to complete and stopped trials across methods and budgets (`surrogate`). It predicts each candidate's final accuracy.
 3. Acquisition: expected improvement of the best accuracy within the budget, or for a free trial of the area under the Pareto front.
 
-Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random.
+Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random. Where trials of other models are known, a single result is enough:
+the surrogate begins with those (`surrogate`), and the best known recipes are candidates (`best_known`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.samplers.surrogate import N_TREES, Surrogate
 from autoslim.search.space.space import Suggest
 
+N_KNOWN = 3
+"""Recipes of other models' trials for each chain in a pool: about as many in all as a fifth of its draws."""
+
 EncodedProposal = tuple[Proposal, Vector]
 
 
@@ -40,9 +44,16 @@ class ForestSampler:
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
+        self._known = context.best_known
+        self._prior = None if context.best_known is None else context.best_known.surrogate
+        self._feasible_models = context.feasible_models
         self._random = RandomSampler(context)
-        self._encoder = Encoder(self._builder.space, self._builder.shape, self._builder.methods, self._builder.dense_plan)
+        self._encoders = {
+            label: Encoder.of(self._builder, label) for label in ("", *(start.label for start in self._builder.starts))
+        }
         self._dense_flops = predict(self._builder.shape, Plan.dense(self._builder.shape)).total
+        # The area under the front ends at the costliest dense model; vectors have FLOPs in units of the first one's.
+        self._front_end = max([self._dense_flops, *(start.dense_flops for start in self._builder.starts)]) / self._dense_flops
         # Caches; each holds what would be computed again from the same arguments.
         self._pools: dict[str, tuple[int, list[EncodedProposal]]] = {}
         self._vectors: dict[int, tuple[Recipe, Vector]] = {}
@@ -55,16 +66,18 @@ class ForestSampler:
         yield from self._random.candidates(request)
 
     def _best(self, request: SamplingRequest) -> Proposal | None:
-        """None before `N_STARTUP_TRIALS` results, and where every candidate is known already."""
+        """None before there are enough results, and where every candidate is known already."""
         observations = [result for result in request.history if is_observation(result)]
-        if len(observations) < N_STARTUP_TRIALS:
+        if len(observations) < (N_STARTUP_TRIALS if self._prior is None else 1):
             return None
         methods = set(request.assignment.methods)
         seed, number = self._builder.seed, request.number
         mutations = mutation_draws(self._builder, number, request.history, lambda result: result.recipe.method in methods)
         encoded = [*self._encoded(number, request.assignment, mutations), *self._pool(number, request.assignment)]
-        # The pool has all methods of the target; an opening trial is for one of them.
-        fresh = [pair for pair in encoded if pair[0].recipe.method in methods and pair[0].recipe.key not in request.known]
+        # The pool has all methods and starts of the target; an opening trial is for one of them.
+        fresh = [
+            pair for pair in encoded if _is_for(pair[0].recipe, request.assignment) and pair[0].recipe.key not in request.known
+        ]
         if not fresh:
             return None
         predictions = self._surrogate(observations).predict([vector for _, vector in fresh])
@@ -76,16 +89,24 @@ class ForestSampler:
     def _pool(self, number: int, assignment: Assignment) -> list[EncodedProposal]:
         serving = number // POOL_LIFETIME
         if self._pools.get(assignment.target, (None,))[0] != serving:
-            whole = dataclasses.replace(assignment, methods=tuple(self._feasible_methods[assignment.target]))
+            target = assignment.target
+            whole = dataclasses.replace(
+                assignment, methods=tuple(self._feasible_methods[target]), models=self._feasible_models.get(target, ())
+            )
             draws = pool_draws(self._builder.seed, assignment.target, number)
+            if self._known is not None:
+                draws += [draw for label in whole.methods for draw in self._known.draws(label, assignment.target, N_KNOWN)]
             self._pools[assignment.target] = serving, self._encoded(number, whole, draws)
         return self._pools[assignment.target][1]
 
     def _encoded(self, number: int, assignment: Assignment, draws: Sequence[Suggest]) -> list[EncodedProposal]:
         """The draws that a model can be built from."""
-        samples = (self._builder.sample(suggest, assignment.methods) for suggest in draws)
+        samples = (self._builder.sample(suggest, assignment.methods, assignment.models) for suggest in draws)
         proposals = (self._builder.build(number, assignment, sample) for sample in samples)
-        return [(p, self._encoder.encode(p.recipe, p.plan)) for p in proposals if p.infeasible is None and p.plan is not None]
+        return [(p, self._encode(p.recipe, p.plan)) for p in proposals if p.infeasible is None and p.plan is not None]
+
+    def _encode(self, recipe: Recipe, plan: Plan) -> Vector:
+        return self._encoders[recipe.model].encode(recipe, plan)
 
     def _gains(self, predictions: acquisition.Array, request: SamplingRequest, vectors: Sequence[Vector]) -> acquisition.Array:
         """(candidates,). The acquisition function; where no tree expects an improvement, what comes closest to one."""
@@ -96,8 +117,9 @@ class ForestSampler:
             # Without any improvement in sight, the best prediction.
             return gains if gains.max() > 0 else predictions.mean(0)
         front = ParetoFront.of(request.history).results
-        steps = [((result.flops or 0) / self._dense_flops, result.accuracy or 0.0) for result in front]
-        flops = np.array([vector[0] for vector in vectors])
+        unit = self._front_end * self._dense_flops
+        steps = [((result.flops or 0) / unit, result.accuracy or 0.0) for result in front]
+        flops = np.array([vector[0] for vector in vectors]) / self._front_end
         chance = 1 / self._builder.shape.classes
         gains = acquisition.expected_hypervolume_improvement(predictions, flops, steps, floor=chance)
         # A free trial can explore: what the trees disagree about most.
@@ -118,14 +140,18 @@ class ForestSampler:
             stopped = result.state is TrialState.STOPPED
             fractions.append((result.epochs or 0.0) / self._builder.training.epochs if stopped else 1.0)
             accuracies.append(worst if result.accuracy is None else result.accuracy)
-        return Surrogate(vectors, fractions, accuracies, seed=self._builder.seed)
+        return Surrogate(vectors, fractions, accuracies, seed=self._builder.seed, prior=self._prior)
 
     def _vector(self, result: TrialResult) -> Vector:
         known = self._vectors.get(result.number)
         if known is None or known[0] != result.recipe:
-            known = result.recipe, self._encoder.encode(result.recipe, self._builder.plan_of(result.recipe))
+            known = result.recipe, self._encode(result.recipe, self._builder.plan_of(result.recipe))
             self._vectors[result.number] = known
         return known[1]
+
+
+def _is_for(recipe: Recipe, assignment: Assignment) -> bool:
+    return recipe.method in assignment.methods and (not assignment.models or recipe.model in assignment.models)
 
 
 def incumbent_accuracy(history: Sequence[TrialResult], budget: int, limits: CostLimits) -> float:

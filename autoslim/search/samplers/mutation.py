@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoslim.core.recipe import Recipe
-from autoslim.search.space.space import Space, Uniform
+from autoslim.search.space.space import Space, Uniform, moved_layer
 
 _MUTATION_PROBABILITY = 0.3
 """Of each value. Most values stay, so that what made the parent good is mostly kept."""
@@ -16,16 +16,26 @@ _STEP = 0.15
 """Standard deviation of a move, as a share of the range (of its logarithm where the knob is logarithmic)."""
 
 
-def values_of(recipe: Recipe, space: Space, split: float | None = None) -> dict[str, Any]:
-    """A recipe's settings under the names that a space asks a `Suggest` for; `split` is that of a recipe with several steps."""
-    values: dict[str, Any] = {"method": recipe.method, **recipe.flat_knobs}
+def values_of(
+    recipe: Recipe, space: Space, split: float | None = None, *, depth: int | None = None, asked_depth: int | None = None
+) -> dict[str, Any]:
+    """A recipe's settings under the names that a space asks a `Suggest` for; `split` is that of a recipe with several steps.
+
+    `depth` is that of the recipe's model and `asked_depth` the one in which the space asks for layers, where they may differ.
+    """
+    values: dict[str, Any] = {"method": recipe.method, **recipe.flat_knobs} | ({"model": recipe.model} if recipe.model else {})
+    if depth is not None and asked_depth is not None:
+        for step in recipe.steps:
+            for name, knob in space.methods.get(step.method, {}).items():
+                if name in step.knobs:
+                    values[f"{step.method}.{name}"] = moved_layer(knob, step.knobs[name], depth, asked_depth)
     if split is not None:
         values["split"] = split
     return values | {f"training.{name}": getattr(recipe.training, name) for name in space.training}
 
 
 class Mutation:
-    """A `Suggest` around `values`: the method stays, and each other value changes with a probability.
+    """A `Suggest` around `values`: the method stays, and each other value changes with a probability, the model included.
 
     A value that the parent does not have, because another choice has made its knob active, is drawn uniformly.
     """
@@ -55,7 +65,9 @@ class Mutation:
         return min(max(value + self._random.choice((-1, 1)), low), high)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        if name not in self._values or (name != "method" and self._random.random() < _MUTATION_PROBABILITY):
+        # A start that reaches the parent's budget need not reach this one.
+        is_known = name in self._values and (name != "model" or self._values[name] in choices)
+        if not is_known or (name != "method" and self._random.random() < _MUTATION_PROBABILITY):
             return self._uniform.suggest_categorical(name, choices)
         return self._values[name]
 

@@ -48,15 +48,25 @@ class Replay:
 
 
 def replay(
-    recipe: Recipe, space: Space, methods: Mapping[str, Method], shape: ViTShape, *, units: Sequence[str] | None = None
+    recipe: Recipe,
+    space: Space,
+    methods: Mapping[str, Method],
+    shape: ViTShape,
+    *,
+    units: Sequence[str] | None = None,
+    models: Sequence[str] = (),
+    asked_depth: int | None = None,
 ) -> Replay | None:
     """The recipe in a study that chooses from the chains with the labels `units`; None: from all chains of these `methods`.
+
+    `shape` is that of the recipe's model. Where there are several starts, `models` are those that the study chooses from, and
+    `asked_depth` is as in `Space.sample`.
 
     None for a recipe that is no point of this space: it has another chain or values outside the ranges, or it was made for a space with
     other knobs.
     """
     units = list(space.units_of(methods)) if units is None else units
-    if recipe.method not in units:
+    if recipe.method not in units or (models and recipe.model not in models):
         return None
     settings = {key: getattr(recipe.training, key) for key in space.settings_of(recipe.steps, methods)}
     try:
@@ -66,9 +76,11 @@ def replay(
         return None
     if not space.contains(Sample(steps=recipe.steps, training=settings, split=split), shape):
         return None
-    replayed = Replay(values_of(recipe, space, split))
+    replayed = Replay(values_of(recipe, space, split, depth=shape.depth, asked_depth=asked_depth))
+    if len(models) > 1:
+        replayed.suggest_categorical("model", models)
     try:
-        sample = space.sample(replayed, methods, shape, units=units)
+        sample = space.sample(replayed, methods, shape, units=units, asked_depth=asked_depth)
     except KeyError:
         # The space asks for a knob that the recipe does not have.
         return None
@@ -85,25 +97,28 @@ def flat_replay(
     *,
     constant: bool,
     units: Sequence[str] | None = None,
+    models: Sequence[str] = (),
+    asked_depth: int | None = None,
 ) -> Replay | None:
     """Like `replay`, with the knobs of all methods and all training settings, for samplers without conditional parameters.
 
     What the recipe does not have did not influence its result. They get their defaults where `constant`, otherwise random values
     seeded with the recipe's key, so that the same recipe always gets the same ones.
     """
-    replayed = replay(recipe, space, methods, shape, units=units)
+    replayed = replay(recipe, space, methods, shape, units=units, models=models, asked_depth=asked_depth)
     if replayed is None:
         return None
+    depth = shape.depth if asked_depth is None else asked_depth
     random = None if constant else Uniform(recipe.key)
     chains = [space.units[unit] for unit in (space.units_of(methods) if units is None else units)]
     for method in (name for name in methods if any(name in chain for chain in chains)):
         for name in methods[method].ranges:
             knob, full = space.methods[method][name], f"{method}.{name}"
             if knob.searched and full not in replayed.params:
-                replayed.fill(full, knob, shape.depth, random)
+                replayed.fill(full, knob, depth, random)
     for name, knob in space.training.items():
         if f"training.{name}" not in replayed.params:
-            replayed.fill(f"training.{name}", knob, shape.depth, random)
+            replayed.fill(f"training.{name}", knob, depth, random)
     if any(len(chain) > 1 for chain in chains) and "split" not in replayed.params:
-        replayed.fill("split", space.split, shape.depth, random)
+        replayed.fill("split", space.split, depth, random)
     return replayed

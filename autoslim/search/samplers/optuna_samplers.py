@@ -36,22 +36,39 @@ class OptunaSampler(abc.ABC):
 
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
-        self._replays: dict[tuple[str, tuple[str, ...]], Replay | None] = {}
+        self._feasible_models = context.feasible_models
+        self._replays: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Replay | None] = {}
 
     def candidates(self, request: SamplingRequest) -> Iterator[Proposal]:
         study = self._study(request)
         while True:
             # A rejected draw stays in the study as running, and TPE avoids it.
-            sample = self._builder.sample(study.ask(), request.assignment.methods)
+            sample = self._builder.sample(study.ask(), request.assignment.methods, request.assignment.models)
             yield self._builder.build(request.number, request.assignment, sample)
 
     @abc.abstractmethod
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         """Optuna's sampler for one proposal of one of the chains with the labels `methods`."""
 
-    def replay(self, recipe: Recipe, units: Sequence[str]) -> Replay | None:
-        """The recipe as parameters of a study that chooses from the chains `units`; None where it is no point of the space."""
-        return replay(recipe, self._builder.space, self._builder.methods, self._builder.shape, units=units)
+    def replay(self, recipe: Recipe, units: Sequence[str], models: Sequence[str]) -> Replay | None:
+        """The recipe as parameters of a study that chooses from the chains `units` and the starts `models`; None where it is no point of
+        the space."""
+        own = self._builder.of(recipe.model)
+        return replay(recipe, own.space, own.methods, own.shape, units=units, models=models, asked_depth=own.asked_depth)
+
+    def flat_replay(self, recipe: Recipe, units: Sequence[str], models: Sequence[str], *, constant: bool) -> Replay | None:
+        """As `replay`, with the knobs of all methods (`optuna_replay.flat_replay`)."""
+        own = self._builder.of(recipe.model)
+        return flat_replay(
+            recipe,
+            own.space,
+            own.methods,
+            own.shape,
+            constant=constant,
+            units=units,
+            models=models,
+            asked_depth=own.asked_depth,
+        )
 
     def system_attributes(self, complete: int) -> dict[str, Any]:
         """What Optuna's sampler stores with a complete trial that comes after `complete` others."""
@@ -61,10 +78,12 @@ class OptunaSampler(abc.ABC):
         free, history = request.assignment.target == Target.FREE, request.history
         values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self._builder.budgets.values())
         methods = tuple(self._feasible_methods[request.assignment.target])
+        # All starts of the target, so that the parameter `model` has the same choices in all trials of the study.
+        models = self._feasible_models.get(request.assignment.target, ())
         trials = as_trials(
             history,
             values,
-            lambda recipe: self._cached_replay(recipe, methods),
+            lambda recipe: self._cached_replay(recipe, methods, models),
             single_objective=not free,
             system_attributes=self.system_attributes,
         )
@@ -75,11 +94,11 @@ class OptunaSampler(abc.ABC):
             sampler = self.make(int.from_bytes(digest[:4], "big"), request.assignment.methods)
         return build_study(trials, ["maximize", "minimize"] if free else ["maximize"], sampler)
 
-    def _cached_replay(self, recipe: Recipe, names: tuple[str, ...]) -> Replay | None:
+    def _cached_replay(self, recipe: Recipe, names: tuple[str, ...], models: tuple[str, ...]) -> Replay | None:
         """Each recipe is replayed once: a study is made for every proposal, but a recipe is the same in all of them."""
-        place = (recipe.key, names)
+        place = (recipe.key, names, models)
         if place not in self._replays:
-            self._replays[place] = self.replay(recipe, names)
+            self._replays[place] = self.replay(recipe, names, models)
         return self._replays[place]
 
 
@@ -104,7 +123,9 @@ class MethodFirstTPE(optuna.samplers.TPESampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        common = {name: space for name, space in search_space.items() if name == "method" or name.startswith("training.")}
+        common = {
+            name: space for name, space in search_space.items() if name in ("method", "model") or name.startswith("training.")
+        }
         sampled = super().sample_relative(study, trial, common)
         # With a single chain there is no parameter for it (`Space.sample`).
         label = self._methods[0] if len(self._methods) == 1 else sampled.get("method")
@@ -123,10 +144,9 @@ class GeneticSampler(OptunaSampler):
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return self.optuna_class(seed=seed, population_size=POPULATION_SIZE)
 
-    def replay(self, recipe: Recipe, units: Sequence[str]) -> Replay | None:
+    def replay(self, recipe: Recipe, units: Sequence[str], models: Sequence[str]) -> Replay | None:
         # Knobs that the recipe lacks have random values: with constant ones crossing could never vary them.
-        builder = self._builder
-        return flat_replay(recipe, builder.space, builder.methods, builder.shape, constant=False, units=units)
+        return self.flat_replay(recipe, units, models, constant=False)
 
     def system_attributes(self, complete: int) -> dict[str, Any]:
         """The generation. Optuna stores it in the study; it follows from the order of the complete trials, so a new study has the same."""
@@ -151,7 +171,6 @@ class GaussianProcess(OptunaSampler):
     def make(self, seed: int, methods: Sequence[str]) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS)
 
-    def replay(self, recipe: Recipe, units: Sequence[str]) -> Replay | None:
+    def replay(self, recipe: Recipe, units: Sequence[str], models: Sequence[str]) -> Replay | None:
         # Knobs that the recipe lacks have their defaults: a kernel of distances then sees no difference in them.
-        builder = self._builder
-        return flat_replay(recipe, builder.space, builder.methods, builder.shape, constant=True, units=units)
+        return self.flat_replay(recipe, units, models, constant=True)

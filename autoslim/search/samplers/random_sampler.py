@@ -18,5 +18,5 @@ class RandomSampler:
     def candidates(self, request: SamplingRequest) -> Iterator[Proposal]:
         suggest = Uniform(f"{self._builder.seed}:{request.number}")
         while True:
-            sample = self._builder.sample(suggest, request.assignment.methods)
+            sample = self._builder.sample(suggest, request.assignment.methods, request.assignment.models)
             yield self._builder.build(request.number, request.assignment, sample)

@@ -83,12 +83,13 @@ Chain = tuple[str, ...]
 class Sample:
     """One point of a space. `steps` have the active knobs of each method of the chain; `training` has the settings that replace the job's.
 
-    `split` is the share of log(dense / budget) that the first step bears; None for a method alone.
+    `split` is the share of log(dense / budget) that the first step bears; None for a method alone. `model` is that of the recipe.
     """
 
     steps: tuple[Step, ...]
     training: dict[str, Any]
     split: float | None = None
+    model: str = ""
 
     @property
     def method(self) -> str:
@@ -132,19 +133,27 @@ class Space(Record):
         return any(len(chain) > 1 for chain in self.chains)
 
     def sample(
-        self, suggest: Suggest, methods: Mapping[str, Method], shape: ViTShape, *, units: Sequence[str] | None = None
+        self,
+        suggest: Suggest,
+        methods: Mapping[str, Method],
+        shape: ViTShape,
+        *,
+        units: Sequence[str] | None = None,
+        asked_depth: int | None = None,
     ) -> Sample:
         """Asks `suggest` for one of `units`, then for the active knobs of its steps and its split, then for the training settings.
 
         `units` are labels of the space's chains; None: all chains of these `methods`. The order is that of `units`, of the methods'
         `ranges` and of `TRAINING`, never that of a file, so that a seed always gives the same point. With one unit there is no parameter
-        `method`.
+        `method`. Layers are asked for as blocks of a model of `asked_depth` (None: this one's), so that searches over models of
+        different depths ask for each knob in one range.
         """
+        depth = shape.depth if asked_depth is None else asked_depth
         labels = tuple(self.units_of(methods) if units is None else units)
         label = labels[0] if len(labels) == 1 else suggest.suggest_categorical("method", labels)
         chain = self.units[label]
         steps = [
-            Step(method=name, knobs=self._sample_knobs(suggest, methods[name], shape, is_last=position == len(chain)))
+            Step(method=name, knobs=self._sample_knobs(suggest, methods[name], shape, depth, is_last=position == len(chain)))
             for position, name in enumerate(chain, 1)
         ]
         split = sample_knob(suggest, "split", self.split, shape.depth) if len(chain) > 1 else None
@@ -168,7 +177,7 @@ class Space(Record):
         replaced = methods[steps[-1].method].replaced_settings(steps[-1].knobs)
         return [key for key in TRAINING if key in self.training and key not in replaced]
 
-    def _sample_knobs(self, suggest: Suggest, method: Method, shape: ViTShape, *, is_last: bool) -> Knobs:
+    def _sample_knobs(self, suggest: Suggest, method: Method, shape: ViTShape, depth: int, *, is_last: bool) -> Knobs:
         knobs: Knobs = {}
         fixed = {} if is_last else method.before_others
         for knob in method.ranges:
@@ -177,7 +186,8 @@ class Space(Record):
                 knobs[knob] = fixed[knob]
             elif method.is_active(knob, knobs):
                 own = self.methods[method.name][knob]
-                knobs[knob] = sample_knob(suggest, f"{method.name}.{knob}", own, shape.depth) if own.searched else own.default
+                value = sample_knob(suggest, f"{method.name}.{knob}", own, depth) if own.searched else own.default
+                knobs[knob] = moved_layer(own, value, depth, shape.depth)
         return knobs
 
     def contains(self, sample: Sample, shape: ViTShape) -> bool:
@@ -209,6 +219,15 @@ def bounds(knob: Knob, depth: int) -> tuple[float, float]:
         return layer_index(knob.low, depth), layer_index(knob.high, depth)
     # A knob that was read from JSON has floats at its ends, whatever its kind.
     return (int(knob.low), int(knob.high)) if knob.kind == "int" else (knob.low, knob.high)
+
+
+def moved_layer(knob: Knob, value: Any, depth: int, other: int) -> Any:
+    """The value of a knob in a model of `depth` blocks as that of a model of `other` blocks: a `layer` keeps its share of the depth and
+    stays within the range."""
+    if knob.kind != "layer" or depth == other:
+        return value
+    low, high = bounds(knob, other)
+    return min(max(layer_index(value / depth, other), int(low)), int(high))
 
 
 def is_inside(knob: Knob, value: Any, depth: int, *, tolerance: float = 0.0) -> bool:

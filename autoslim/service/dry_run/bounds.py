@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoslim.config import JobSpec
-from autoslim.config.issues import short_repr
+from autoslim.config.dense_models import entries_of
+from autoslim.config.issues import Place, short_repr
+from autoslim.core.job import WEIGHT_FILES
 from autoslim.core.shape import ViTShape
 from autoslim.data.sources import count_images
 from autoslim.errors import DatasetError, RequestError
@@ -33,27 +35,43 @@ def check_images(spec: JobSpec, most: int) -> None:
         )
 
 
-def check_model_folder(spec: JobSpec) -> None:
+def check_model_folders(spec: JobSpec) -> None:
     """Raises SpecFault for a folder whose config.json has arguments beyond those that a spec may give."""
-    if "/" not in spec.model:
+    for place, name in model_places(spec):
+        _check_model_folder(place, name)
+
+
+def model_places(spec: JobSpec) -> list[tuple[Place, str]]:
+    """The names of the models, and of a teacher that is none of them, each with its place in the spec."""
+    names = entries_of(spec.model)
+    places: list[tuple[Place, str]] = [
+        (("model",) if isinstance(spec.model, str) else ("model", index), name) for index, name in enumerate(names)
+    ]
+    if spec.teacher is not None and spec.teacher not in names and not spec.teacher.endswith(WEIGHT_FILES):
+        places.append((("teacher",), spec.teacher))
+    return places
+
+
+def _check_model_folder(place: Place, name: str) -> None:
+    if "/" not in name:
         return
     try:
-        arguments = read_config(Path(spec.model)).get("model_args", {})
+        arguments = read_config(Path(name)).get("model_args", {})
     except RequestError as error:
-        raise SpecFault(("model",), str(error)) from None
-    for name, value in arguments.items():
-        if name in RULES and not RULES[name][0](value):
+        raise SpecFault(place, str(error)) from None
+    for argument, value in arguments.items():
+        if argument in RULES and not RULES[argument][0](value):
             raise SpecFault(
-                ("model",), f"has a config.json whose model_args.{name} is {short_repr(value)}; allowed: {RULES[name][1]}"
+                place, f"has a config.json whose model_args.{argument} is {short_repr(value)}; allowed: {RULES[argument][1]}"
             )
 
 
-def check_attention(spec: JobSpec, shape: ViTShape, most: float) -> None:
+def check_attention(place: Place, shape: ViTShape, most: float) -> None:
     """Raises SpecFault for a model with more than `most` blocks times squared tokens, the weights of its attention per head."""
     found = sum(block.tokens * (block.window or block.tokens) for block in shape.blocks)
     if found > most:
         raise SpecFault(
-            ("model",),
+            place,
             f"has {shape.depth} blocks of {shape.tokens:,} tokens, blocks x tokens^2 = {found:.3g}; allowed: at most {most:.3g} "
             f"(limits.attention); choose a smaller image_size than {shape.image_size[0]} or a larger patch_size",
         )

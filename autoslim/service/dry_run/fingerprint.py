@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autoslim.config import JobSpec
+from autoslim.config.dense_models import entries_of
 
 # Entries of a folder, and of each folder in it, that are looked at. A data set of so many classes changes too rarely to look at more.
 _MAX_ENTRIES = 2000
@@ -17,7 +18,8 @@ def fingerprint(spec: JobSpec) -> tuple[tuple[str, int, int], ...]:
     """Of every file and folder that the spec names, and of the folders of splits and classes in them: name, time of the last change, and
     size. Adding, removing or replacing a file changes it. Blocks, for milliseconds.
     """
-    return tuple(entry for field in ("model", "data", "weights") for entry in _entries(getattr(spec, field)))
+    named = [*entries_of(spec.model), spec.data, *entries_of(spec.weights), *([] if spec.teacher is None else [spec.teacher])]
+    return tuple(entry for text in named for entry in _entries(text))
 
 
 def _entries(text: str) -> Iterator[tuple[str, int, int]]:

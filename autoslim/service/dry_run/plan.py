@@ -6,6 +6,7 @@ before it is begun (`bounds`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import timm
 import torch
 
 from autoslim.config import JobSpec, Placement, read_json
+from autoslim.config.issues import Place
 from autoslim.core.budget import Budget
-from autoslim.core.job import SearchJob
+from autoslim.core.job import SCRATCH, ModelSpec, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.cost import predict
 from autoslim.data.sources import open_source
@@ -25,9 +27,11 @@ from autoslim.data.splits import share_counts
 from autoslim.data.table import Source
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS, Constraints, check_not_trivial
-from autoslim.models import DenseModel, create_dense
-from autoslim.search import Estimate, Proposer, Space, estimate_work, load_space, most_work
+from autoslim.models import DenseModel, check_teacher, create_dense
+from autoslim.search import DenseCost, Estimate, Feasibility, Proposer, Space, estimate_work, load_prior, load_space, most_work
 from autoslim.search.space.yaml_file import space_names
+from autoslim.search.start import resolve_budget, starts_of
+from autoslim.search.start_feasibility import StartFeasibility
 from autoslim.service.dry_run import bounds
 from autoslim.service.dry_run.faults import SpecFault
 
@@ -51,31 +55,67 @@ def dry_run(request: dict[str, Any]) -> dict[str, Any]:
         AutoslimError: for whatever else is wrong with the spec.
     """
     spec, limits = read_json(json.dumps(request["spec"])), request["limits"]
-    bounds.check_model_folder(spec)
+    bounds.check_model_folders(spec)
     bounds.check_images(spec, limits["images"])
     images, classes = _data(spec)
-    dense = _dense(spec, classes)
-    parameters = sum(p.numel() for p in dense.module.parameters())
-    if parameters > limits["parameters"]:
-        raise SpecFault(("model",), f"has {parameters:,} parameters; allowed: at most {limits['parameters']:,}")
-    bounds.check_attention(spec, dense.shape, limits["attention"])
+    models = _dense_models(spec, classes, limits)
     space = _space(spec)
-    bounds.check_recipes(spec, space, dense.shape, limits["recipes"])
-    flops = predict(dense.shape, Plan.dense(dense.shape)).total
-    proposer = _proposer(spec, space, dense)
+    for dense in models.starts.values():
+        bounds.check_recipes(spec, space, dense.shape, limits["recipes"])
+    first = next(iter(models.starts.values()))
+    flops = _flops(first)
+    proposer = _proposer(spec, space, models.starts)
     _check_limits(spec, proposer)
     budgets = [_budget(index, budget, flops, proposer) for index, budget in enumerate(spec.budgets)]
     return {
         "dense_flops": flops,
-        "params": parameters,
+        "params": first.parameters,
         "classes": classes,
         "images": images,
+        "models": [
+            {"name": label, "dense_flops": _flops(dense), "params": dense.parameters, "excluded_methods": found.left_out}
+            for (label, dense), found in zip(models.starts.items(), proposer.by_model.values(), strict=True)
+            if label
+        ],
         "budgets": budgets,
         "excluded_methods": proposer.left_out,
+        "prior": proposer.prior_size.to_dict(),
         "trials": spec.most_trials,
         "epochs": spec.epochs,
-        "estimate": _estimate(spec, images["train"], parameters, flops, [budget["flops"] for budget in budgets]),
+        "estimate": _estimate(spec, images["train"], models, [budget["flops"] for budget in budgets]),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class _DenseModels:
+    """By label, as in `SearchJob.starts`; `teacher` where it is none of these."""
+
+    starts: dict[str, DenseModel]
+    teacher: DenseModel | None
+
+
+def _dense_models(spec: JobSpec, classes: int, limits: dict[str, Any]) -> _DenseModels:
+    """Built without memory for weights, and within the operator's limits."""
+    job, places = _job(spec), [place for place, _ in bounds.model_places(spec)]
+    starts = {}
+    for place, (label, model) in zip(places, job.starts.items(), strict=False):
+        starts[label] = _dense(spec, place, model, classes, limits)
+    if job.teacher is None or job.teacher in job.models:
+        return _DenseModels(starts, None)
+    teacher = _dense(spec, ("teacher",), job.teacher, classes, limits)
+    _check_teacher(spec, starts, teacher)
+    return _DenseModels(starts, teacher)
+
+
+def _check_teacher(spec: JobSpec, starts: dict[str, DenseModel], teacher: DenseModel) -> None:
+    try:
+        check_teacher(spec.teacher or "", teacher.shape, {label: dense.shape for label, dense in starts.items()})
+    except AutoslimError as error:
+        raise SpecFault(("teacher",), str(error)) from None
+
+
+def _flops(dense: DenseModel) -> int:
+    return predict(dense.shape, Plan.dense(dense.shape)).total
 
 
 def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
@@ -105,13 +145,17 @@ def _counts(spec: JobSpec, source: Source) -> dict[str, int]:
     return {"train": int(left_C.sum()), **counts}
 
 
-def _dense(spec: JobSpec, classes: int) -> DenseModel:
+def _dense(spec: JobSpec, place: Place, model: ModelSpec, classes: int, limits: dict[str, Any]) -> DenseModel:
     try:
         with torch.device("meta"):
-            return create_dense(spec.model_spec.replace(weights="scratch"), classes=classes)
+            dense = create_dense(model.replace(weights=SCRATCH), classes=classes)
     except AutoslimError as error:
-        place = "image_size" if "image size" in str(error) and spec.image_size is not None else "model"
-        raise SpecFault((place,), str(error)) from None
+        size = "image size" in str(error) and spec.image_size is not None
+        raise SpecFault(("image_size",) if size else place, str(error)) from None
+    if dense.parameters > limits["parameters"]:
+        raise SpecFault(place, f"has {dense.parameters:,} parameters; allowed: at most {limits['parameters']:,}")
+    bounds.check_attention(place, dense.shape, limits["attention"])
+    return dense
 
 
 def _space(spec: JobSpec) -> Space:
@@ -125,12 +169,13 @@ def _job(spec: JobSpec) -> SearchJob:
     return spec.to_job(id="dry-run", placement=Placement(output=os.curdir))
 
 
-def _proposer(spec: JobSpec, space: Space, dense: DenseModel) -> Proposer:
-    job = _job(spec)
+def _proposer(spec: JobSpec, space: Space, starts: dict[str, DenseModel]) -> Proposer:
+    job, shapes = _job(spec), {label: dense.shape for label, dense in starts.items()}
     try:
         return Proposer(
             space=space,
-            shape=dense.shape,
+            shape=next(iter(shapes.values())),
+            starts=starts_of(shapes),
             budgets={},
             training=job.training,
             seed=job.seed,
@@ -138,6 +183,7 @@ def _proposer(spec: JobSpec, space: Space, dense: DenseModel) -> Proposer:
             class_query=job.class_query,
             bound=job.bound,
             limits=job.limits,
+            prior=load_prior(job.prior),
         )
     except SpaceError as error:
         raise SpecFault(("space",), str(error)) from None
@@ -153,7 +199,12 @@ def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
     except BudgetError as error:
         raise SpecFault(("params",), str(error), infeasible=True) from None
     limit = proposer.limits.params
-    least = {name: found.min_params for name, found in proposer.feasibility.items() if found.min_params is not None}
+    least = {
+        found.named(name): one.min_params
+        for found in proposer.by_model.values()
+        for name, one in found.feasibility.items()
+        if one.min_params is not None
+    }
     if limit is not None and least and min(least.values()) > limit:
         reached = ", ".join(f"{name} {params:,} and more" for name, params in least.items())
         raise SpecFault(
@@ -163,26 +214,39 @@ def _check_limits(spec: JobSpec, proposer: Proposer) -> None:
 
 def _budget(index: int, budget: Budget, dense_flops: int, proposer: Proposer) -> dict[str, Any]:
     try:
-        flops = budget.resolve(dense_flops)
+        flops = resolve_budget(budget, dense_flops, proposer.starts)
     except BudgetError as error:
         raise SpecFault(("flops", index), str(error), infeasible=True) from None
-    methods = []
-    for name, found in proposer.feasibility.items():
-        min_flops = None if found.cheapest is None else found.cheapest.flops
-        max_flops = None if found.costliest is None else found.costliest.flops
-        # The latency is not known here; the search measures it before its first trial.
-        feasible = found.reaches(flops, proposer.limits)
-        flops_range = {"min_flops": min_flops, "max_flops": max_flops}
-        methods.append({"name": name, **flops_range, "min_params": found.min_params, "feasible": feasible})
+    methods = [
+        _method(name, one, found, flops, proposer)
+        for found in proposer.by_model.values()
+        for name, one in found.feasibility.items()
+    ]
     feasible = any(method["feasible"] for method in methods)
     return {"label": budget.label, "flops": flops, "feasible": feasible, "methods": methods}
 
 
-def _estimate(spec: JobSpec, images: int, parameters: int, dense_flops: int, budgets: list[int]) -> dict[str, Any]:
+def _method(name: str, one: Feasibility, found: StartFeasibility, flops: int, proposer: Proposer) -> dict[str, Any]:
+    min_flops = None if one.cheapest is None else one.cheapest.flops
+    max_flops = None if one.costliest is None else one.costliest.flops
+    # The latency is not known here; the search measures it before its first trial.
+    feasible = one.reaches(flops, proposer.limits) and (found.is_only or found.start.is_above(flops))
+    flops_range = {"min_flops": min_flops, "max_flops": max_flops}
+    model = {} if found.is_only else {"model": found.start.label}
+    return {"name": name, **model, **flops_range, "min_params": one.min_params, "feasible": feasible}
+
+
+def _estimate(spec: JobSpec, images: int, models: _DenseModels, budgets: list[int]) -> dict[str, Any]:
     """The fields of a `WorkEstimate`: upper bounds, and no duration, which depends on the workers."""
-    job = _job(spec)
+    job, (first, *others) = _job(spec), [*models.starts.values(), *([] if models.teacher is None else [models.teacher])]
     found: Estimate = estimate_work(
-        job, most_work(job), train_images=images, dense_flops=dense_flops, budgets=budgets, parameters=parameters
+        job,
+        most_work(job),
+        train_images=images,
+        dense_flops=_flops(first),
+        budgets=budgets,
+        parameters=first.parameters,
+        others=[DenseCost(flops=_flops(dense), parameters=dense.parameters) for dense in others],
     )
     return {
         "training_images": found.training_images,

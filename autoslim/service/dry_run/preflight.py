@@ -8,6 +8,7 @@ from typing import Any
 
 from autoslim.config import JobSpec, SpecError
 from autoslim.config.issues import ValidationIssue, short_repr, unknown
+from autoslim.core.job import repeated_model
 from autoslim.service.catalog import Catalog
 from autoslim.service.dry_run.model_arguments import model_argument_issues
 from autoslim.service.settings import RequestLimits
@@ -47,6 +48,12 @@ def _bounds(spec: JobSpec, limits: RequestLimits) -> Iterator[ValidationIssue]:
     ):
         if value > most:
             yield ValidationIssue(place=(field,), problem=f"is {short_repr(value)}; allowed: at most {most:g}")
+    repeated = repeated_model(spec.model_specs)
+    if repeated is not None:
+        name = spec.model[repeated]
+        yield ValidationIssue(
+            place=("model", repeated), problem=f"is {short_repr(name)}, which is given twice with the same weights"
+        )
     if len(spec.flops) > limits.budgets:
         yield ValidationIssue(place=("flops",), problem=f"has {len(spec.flops)} budgets; allowed: at most {limits.budgets}")
     for index, label in enumerate(spec.flops):

@@ -16,10 +16,13 @@ from autoslim.store.progress import SearchProgress
 
 
 class BestTrial(BaseModel):
-    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget."""
+    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget, `model` the
+    dense model that it starts from, where the search has several.
+    """
 
     trial: int
     method: str
+    model: str | None = None
     accuracy: float
     flops: int
     budget_share: float
@@ -164,6 +167,7 @@ def _best(progress: SearchProgress) -> dict[str, BestTrial]:
         label: BestTrial(
             trial=result.number,
             method=result.recipe.method,
+            model=result.recipe.model or None,
             accuracy=result.accuracy or 0.0,
             flops=result.flops or 0,
             budget_share=(result.flops or 0) / progress.budgets[label],

@@ -6,9 +6,13 @@ from pydantic import BaseModel
 
 
 class MethodFeasibility(BaseModel):
-    """The range of the models that a method makes of this one, in multiply-accumulates and parameters; null where it makes none."""
+    """The range of the models that a method makes of this one, in multiply-accumulates and parameters; null where it makes none.
+
+    `model` is the name of the dense model where a search has several.
+    """
 
     name: str
+    model: str | None = None
     min_flops: int | None
     max_flops: int | None
     min_params: int | None = None
@@ -24,6 +28,15 @@ class BudgetFeasibility(BaseModel):
     methods: list[MethodFeasibility]
 
 
+class ModelPlan(BaseModel):
+    """One of several dense models that the search starts from; fields as in `PlanResponse`."""
+
+    name: str
+    dense_flops: int
+    params: int
+    excluded_methods: dict[str, str]
+
+
 class WorkEstimate(BaseModel):
     """Upper bounds; the duration depends on the workers.
 
@@ -37,15 +50,27 @@ class WorkEstimate(BaseModel):
     disk_bytes: int
 
 
+class PriorTrials(BaseModel):
+    """How many trials of how many other models the search begins with."""
+
+    trials: int
+    models: int
+
+
 class PlanResponse(BaseModel):
-    """`images` are counts by split; `excluded_methods` are reasons by method, or chain as `a+b`, that does not apply to the model."""
+    """`images` are counts by split; `excluded_methods` are reasons by method, or chain as `a+b`, that does not apply to the model.
+
+    Where the search has several dense models, `models` has each, and `dense_flops`, `params` and `excluded_methods` are the first one's.
+    """
 
     dense_flops: int
     params: int
     classes: int
     images: dict[str, int]
+    models: list[ModelPlan] = []
     budgets: list[BudgetFeasibility]
     excluded_methods: dict[str, str]
+    prior: PriorTrials
     trials: int
     epochs: float
     estimate: WorkEstimate

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, create_model
 
-from autoslim.core.result import ParetoFront, TrialResult, measurement_fields
+from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, measurement_fields
 from autoslim.service.public_text import PublicText
 from autoslim.store import StoredJob, StoredTrial
 
@@ -26,13 +26,17 @@ _Measured = create_model(
 
 
 class TrialResponse(_Measured):  # type: ignore[misc, valid-type]
-    """A trial with its measurements. `target` is the label of the budget that the recipe was solved for, or `free`."""
+    """A trial with its measurements. `target` is the label of the budget that the recipe was solved for, or `free`.
+
+    `model` is the name of the dense model that the recipe starts from, where the search has several.
+    """
 
     number: int
     state: str
     target: str
     origin: str
     method: str
+    model: str | None
     steps: list[RecipeStep]
     budget: int
     duplicate_of: int | None
@@ -51,21 +55,27 @@ class TrialPage(BaseModel):
 
 
 class DenseBaseline(BaseModel):
-    """The dense model fine-tuned on the data; `chance` is the accuracy of always answering the most frequent class."""
+    """The dense model fine-tuned on the data; `chance` is the accuracy of always answering the most frequent class, `teacher` the model
+    whose soft labels its trials learn from, where that is another one.
+    """
 
     flops: int
     accuracy: float
     params: int
     chance: float
+    teacher: str | None = None
 
 
 class FrontResponse(BaseModel):
     """Complete trials that no other trial dominates, cheapest first; `selected` has the chosen models' trials by budget label.
 
+    Where the search starts from several dense models, `models` has each by its name, and `dense` is the first.
+
     `hypervolume` is the share of the area between chance at no FLOPs and a perfect model at the dense FLOPs that the front dominates.
     """
 
     dense: DenseBaseline | None
+    models: dict[str, DenseBaseline]
     front: list[TrialResponse]
     selected: dict[str, int]
     hypervolume: float | None
@@ -82,6 +92,7 @@ def trial_response(trial: StoredTrial, public: PublicText) -> TrialResponse:
         error=None if result.error is None else public.of(result.error),
         state=result.state.value,
         method=result.recipe.method,
+        model=result.recipe.model or None,
         steps=[RecipeStep(method=step.method, knobs=step.knobs) for step in result.recipe.steps],
         budget=result.recipe.budget,
         target=trial.target,
@@ -98,10 +109,15 @@ def front_response(job: StoredJob | None, trials: Sequence[StoredTrial], public:
     front = ParetoFront.of(results)
     base = job.base if job else None
     return FrontResponse(
-        dense=None
-        if base is None
-        else DenseBaseline(flops=base.dense_flops, accuracy=base.dense_accuracy, params=base.params, chance=base.chance),
+        dense=None if base is None else _baseline(base, base.teacher.get(next(iter(base.starts), ""))),
+        models={} if base is None else {label: _baseline(facts, base.teacher.get(label)) for label, facts in base.starts.items()},
         front=[trial_response(by_number[result.number], public) for result in front.results],
         selected=job.chosen if job else {},
-        hypervolume=None if base is None else front.hypervolume(dense_flops=base.dense_flops, chance=base.chance),
+        hypervolume=None if base is None else front.hypervolume(dense_flops=base.front_flops, chance=base.chance),
+    )
+
+
+def _baseline(base: BaseFacts, teacher: str | None) -> DenseBaseline:
+    return DenseBaseline(
+        flops=base.dense_flops, accuracy=base.dense_accuracy, params=base.params, chance=base.chance, teacher=teacher
     )

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.core.plan import Plan
-from autoslim.core.recipe import TrainingSettings
+from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
 from autoslim.methods.dps.method import selectors_by_block, tokens_entering
-from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, log_impact
+from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, TaskScoredBlock, log_impact
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, token_counts
@@ -30,7 +30,7 @@ from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import pyramid
-from autoslim.models import read_shape
+from autoslim.models import DenseModel, read_shape
 from autoslim.training.batch import LazyDistillationBatch
 
 METHOD = METHODS["dps"]
@@ -301,3 +301,40 @@ def test_selectors_rank_patches_in_line_with_the_loss_of_leaving_each_out():
         agreed_B = spearman(told_BP, left_out_losses(dense, inputs[block], block, answer))
         print(f"block {block}: Spearman {agreed_B.mean():.3f} +- {agreed_B.std() / 8:.3f}")
         assert agreed_B.mean() > 4 * agreed_B.std() / 8
+
+
+def test_selectors_may_learn_from_the_tasks_loss():
+    """The factor that lets them is 1: in training too, the model computes what it computes without."""
+    dense = make_dense("vit")
+    plain, taught = (slim("dps", dense, knobs={"counts": "pyramid", "learn_from": loss}).model for loss in ("impact", "task"))
+    taught.load_state_dict(plain.state_dict())
+    x = images()
+    torch.testing.assert_close(taught.train()(x), plain.train()(x), rtol=0, atol=0)
+    taught(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    scorers = [name for name, _ in plain.named_parameters() if "scorer." in name]
+    assert scorers
+    assert all(plain.get_parameter(name).grad is None for name in scorers)
+    assert all(taught.get_parameter(name).grad is not None for name in scorers)
+    assert any(taught.get_parameter(name).grad.abs().max() > 0 for name in scorers)
+    assert set(METHOD.finetune_rates(taught, taught_knobs(dense))) > {"scorer.linear.weight"}
+
+
+def taught_knobs(dense: DenseModel) -> Knobs:
+    return METHOD.repair(dense.shape, {"counts": "pyramid", "learn_from": "task"})
+
+
+def test_a_patch_that_should_count_more_gets_a_higher_score():
+    dense = make_dense("vit")
+    taught = slim("dps", dense, knobs={"counts": "pyramid", "learn_from": "task"}).model.train()
+    block = next(part for part in taught.modules() if isinstance(part, TaskScoredBlock))
+    x_BND = torch.randn(2, dense.shape.tokens, dense.shape.dim)
+    score_BP = block.selector.scorer.of_tokens(x_BND)
+    score_BP.retain_grad()
+    block.selector.scorer.of_tokens = lambda x: score_BP  # type: ignore[method-assign]
+    out_BQD = block(x_BND)
+    # A loss that falls as the first selected patch of the first image counts more.
+    (-out_BQD[0, 1].square().sum()).backward()
+    best = int(score_BP[0].argmax())
+    assert score_BP.grad is not None and score_BP.grad[0, best] < 0
+    assert torch.count_nonzero(score_BP.grad) == 1

@@ -54,7 +54,13 @@ METHOD = METHODS["life_regression"]
 # For the contract suite.
 
 KEEP_ALL = {f"life_threshold_{k}": 0.0 for k in range(1, 5)}
-VARIANTS = {"threshold": {"mode": "threshold"}, "merge": {"dead": "merge"}, "every": {"drops": "every"}}
+VARIANTS = {
+    "threshold": {"mode": "threshold"},
+    "merge": {"dead": "merge"},
+    "every": {"drops": "every"},
+    "read once more": {"last_reading": True},
+    "diverse": {"diversity": 0.5, "start": "impact"},
+}
 
 EARLIER: Knobs = {
     "start": "attention",
@@ -238,7 +244,11 @@ def test_both_phases_minimise_the_labels_loss_unless_the_recipes_is_asked_for():
 def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():
     dense = make_dense("vit")
     knobs = solved_knobs("life_regression", dense.shape, knobs=EARLIER)
-    older = {name: value for name, value in knobs.items() if name not in ("start", "loss", "dead")}
+    older = {
+        name: value
+        for name, value in knobs.items()
+        if name not in ("start", "loss", "dead", "last_reading", "diversity", "anneal")
+    }
     assert METHOD.repair(dense.shape, older) == knobs
     now, then = (attach("life_regression", dense, own) for own in (knobs, older))
     assert torch.equal(now.blocks.regressor.weight, then.blocks.regressor.weight)

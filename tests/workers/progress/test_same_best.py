@@ -27,6 +27,8 @@ from autoslim.store import Queue, QueueState, Store
 from workers.progress.callbacks import SearchInfo
 from workers.progress.console import Console
 from workers.progress.metrics import SearchMetrics
+from workers.search.base_model import AdaptedModel
+from workers.search.dense_models import DenseModels
 from workers.search.finalize import delete_unselected_models
 from workers.search.latency import select_within_latency
 from workers.search.prepare import PreparedSearch
@@ -106,7 +108,8 @@ class Sinks:
         view = job_response(self.queue.get(self.job.id), progress, queue_position=None, **told)
         events = [event.data for event in self.queue.events(self.job.id) if event.type == "best"]
         prepared: Any = dataclasses.replace(_PREPARED, job=self.job, output=RunFolder(root), budgets=BUDGETS)
-        selected, _ = select_within_latency(prepared, self.store, base=root, console=Console(self.job, stream=io.StringIO()))
+        dense, console = DenseModels({"": AdaptedModel(root, DENSE)}, {}), Console(self.job, stream=io.StringIO())
+        selected, _ = select_within_latency(prepared, self.store, dense=dense, console=console)
         return {
             "the selection": {label: result.number for label, result in selected.items()},
             "the console": _in_last_line(self.stream.getvalue()),
@@ -141,6 +144,7 @@ _PREPARED: Any = PreparedSearch(
     dataset=None,
     dense=None,
     dense_flops=DENSE.dense_flops,
+    starts={},
     budgets={},
     proposer=_Proposer(),  # type: ignore[arg-type]
 )

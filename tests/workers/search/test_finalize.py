@@ -13,6 +13,8 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.errors import JobError
 from autoslim.training.holdout import HoldoutResult
 from workers.search import finalize
+from workers.search.base_model import AdaptedModel
+from workers.search.dense_models import DenseModels
 
 LABELS = {"70%": 3, "50%": 4}
 
@@ -35,7 +37,8 @@ def finalize_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         selections = [
             finalize.Selection(label=label, budget=10**9, result=result, reason="") for label, result in results.items()
         ]
-        return finalize.finalize_models(make_job(str(tmp_path)), output, selections, base=tmp_path, facts=DENSE, dataset=dataset)
+        dense = DenseModels({"": AdaptedModel(tmp_path, DENSE)}, {})
+        return finalize.finalize_models(make_job(str(tmp_path)), output, selections, dense=dense, dataset=dataset)
 
     return run, output
 

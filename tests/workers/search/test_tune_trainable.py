@@ -46,6 +46,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "job_id": "reuse",
         "base_folder": str(root / "base"),
+        "teacher_folder": "",
         "dataset_folder": str(dataset.path),
         "torch_threads": 1,
         "shared_folder": str(root / "shared"),

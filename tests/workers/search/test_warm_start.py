@@ -7,24 +7,27 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.sample_search import make_job
+from helpers.simulated_trials import BASE as BASE_FACTS
 from helpers.simulated_trials import make_coordinator, make_proposer, run_all
 
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
-from autoslim.core.job import SearchJob
+from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import default_url
 from autoslim.errors import RequestError, WeightsError
-from autoslim.search import Proposer, explain, load_space
+from autoslim.search import Proposer, Start, explain, load_space
 from autoslim.store import JobState, Queue, QueueState, Store
-from workers.search.warm_start import WarmStart, apply_warm_start, find_warm_start
+from workers.search.earlier_searches import EarlierSearch
+from workers.search.warm_start import WarmStart, _shared_starts, _with_own_labels, apply_warm_start, find_warm_start
 from workers.service.attempt import reusable
 
 BASE = "base-0123"
@@ -82,7 +85,7 @@ def find_in(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any
     job = job_in(root.parent / "now", *budgets, reuse=(str(root),), **changes)
     made = make_proposer(job)
     # A replaced proposer finds out again what every method reaches.
-    return find_warm_start(job, None, dataclasses.replace(made, **proposer) if proposer else made, base=base)
+    return find_warm_start(job, None, dataclasses.replace(made, **proposer) if proposer else made, bases={"": base})
 
 
 def test_a_budget_gets_the_model_that_the_earlier_search_selected_for_it(earlier: Path) -> None:
@@ -197,7 +200,7 @@ def shared(tmp_path: Path) -> Iterator[Store]:
 def test_searches_in_the_same_store_are_named_by_id_or_as_all(shared: Store, tmp_path: Path) -> None:
     def of(*sources: str) -> WarmStart:
         job = job_in(tmp_path / "now", "50%", reuse=sources)
-        return find_warm_start(job, shared, make_proposer(job), base=BASE)
+        return find_warm_start(job, shared, make_proposer(job), bases={"": BASE})
 
     one, two, both = of("one"), of("two"), of("all")
     assert len(both.history) == len(one.history) + len(two.history) == len(of("one", "all", "two").history)
@@ -211,10 +214,10 @@ def test_a_resumed_search_keeps_the_warm_start_of_its_first_attempt(shared: Stor
     job = job_in(tmp_path / "now", "60%", reuse=("one",))
     output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
-    first, _ = apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
+    first, _ = apply_warm_start(job, shared, make_proposer(job), output, bases={"": BASE})
     extra = first.earlier[0].replace(number=50, recipe=first.earlier[0].recipe.replace(seed=9))
     shared.add_ended_trial("one", extra, target="50%")
-    again, _ = apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
+    again, _ = apply_warm_start(job, shared, make_proposer(job), output, bases={"": BASE})
     assert again.earlier == first.earlier != ()
 
 
@@ -231,7 +234,7 @@ def test_the_dense_model_is_copied_without_its_cost(shared: Store, tmp_path: Pat
     job = job_in(tmp_path / "now", "60%", reuse=("two",))
     output = RunFolder(tmp_path / "now")
     output.cache.mkdir(parents=True)
-    apply_warm_start(job, shared, make_proposer(job), output, base=BASE)
+    apply_warm_start(job, shared, make_proposer(job), output, bases={"": BASE})
     assert sorted(path.name for path in (output.cache / BASE).iterdir()) == ["facts.json", "weights"]
 
 
@@ -243,7 +246,7 @@ def test_a_model_that_does_not_match_its_record_is_refused(earlier: Path, tmp_pa
         store.create_job(job)
         store.begin_attempt(job.id)
         with pytest.raises((WeightsError, RequestError)):
-            apply_warm_start(job, store, make_proposer(job), output, base=BASE)
+            apply_warm_start(job, store, make_proposer(job), output, bases={"": BASE})
         assert store.trials(job.id) == []
 
 
@@ -291,3 +294,40 @@ def test_a_submitted_job_reuses_only_jobs_of_its_tenant_and_only_by_id(tmp_path:
         RunFolder(tmp_path / now).root.mkdir()
         RunFolder(tmp_path / now).warm_start.write_text("{}")
         assert reusable(queue, job.replace(reuse=("gone",))) == ("gone",)
+
+
+# Several dense models.
+
+
+def two_models(job: SearchJob, **changes: Any) -> SearchJob:
+    return job.replace(more_models=(ModelSpec(name="deit_tiny_patch16_224"),), **changes)
+
+
+def test_trials_of_a_start_that_both_searches_have_answer_a_budget_under_its_label(earlier: Path) -> None:
+    """The earlier search had one model, which is the second of this one."""
+    job = job_in(earlier.parent / "now", "50%", reuse=(str(earlier),))
+    job = job.replace(model=ModelSpec(name="deit_tiny_patch16_224"), more_models=(job.model,))
+    plain = make_proposer(job)
+    starts = tuple(Start(label=label, shape=plain.shape) for label in job.starts)
+    proposer = dataclasses.replace(plain, starts=starts)
+    found = find_warm_start(job, None, proposer, bases={"deit_tiny_patch16_224": "base-none", "deit_small_patch16_224": BASE})
+    assert found.models["50%"].trial.recipe.model == "deit_small_patch16_224"
+    # Their teacher was another one, perhaps: as history they would mislead the sampler.
+    assert found.history == ()
+
+
+def test_a_search_of_one_model_takes_nothing_of_another_models_trials(template: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(template, tmp_path / "earlier"))
+    job = RunFolder(root).read_job()
+    with Store(default_url(root)) as store:
+        results = store.trials(job.id)
+    stored = SimpleNamespace(job=two_models(job), base=BASE_FACTS, state=JobState.COMPLETE)
+    labels = ("deit_small_patch16_224", "deit_tiny_patch16_224")
+    mixed = [result.replace(recipe=result.recipe.replace(model=labels[result.number % 2])) for result in results]
+    before: Any = EarlierSearch(stored, root, mixed)
+    now = job_in(tmp_path / "now", "60%")
+    shared = _shared_starts(now, before, {"": BASE})
+    assert shared == {"deit_small_patch16_224": ""}
+    own = _with_own_labels(before, shared).results
+    assert [result.number for result in own] == [result.number for result in results if result.number % 2 == 0]
+    assert {result.recipe.model for result in own} == {""}

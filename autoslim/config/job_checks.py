@@ -1,0 +1,37 @@
+"""What a field of `JobSpec` may be depends on fields before it: the checks of one field against those."""
+
+from __future__ import annotations
+
+from pydantic import ValidationInfo
+
+from autoslim.config.dense_models import entries_of
+from autoslim.config.issues import short_repr
+
+
+def mode_of_a_latency(mode: str | None, info: ValidationInfo) -> str | None:
+    if mode is not None and info.data.get("latency", "") is None:
+        raise ValueError(f"is {short_repr(mode)}, but no latency is limited; allowed with a latency only")
+    return mode
+
+
+def latency_of_one_model(latency: str | None, info: ValidationInfo) -> str | None:
+    models = entries_of(info.data.get("model", ""))
+    if latency is not None and len(models) > 1:
+        raise ValueError(
+            f"is {short_repr(latency)} with {len(models)} models; allowed: a latency with one model, or budgets in FLOPs"
+        )
+    return latency
+
+
+def at_least_one_limit(flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
+        raise ValueError("is needed, unless latency or params is given")
+    if not flops and len(entries_of(info.data.get("model", ""))) > 1:
+        raise ValueError("is needed with several models: without a budget in FLOPs they have no limit in common")
+    return flops
+
+
+def bound_of_a_latency(bound: str, info: ValidationInfo) -> str:
+    if bound == "mean" and info.data.get("latency") is not None:
+        raise ValueError("is 'mean', but a latency holds for every image; allowed with a latency: max")
+    return bound
