@@ -95,7 +95,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
 
 
 def shape_of_name(name: str) -> ViTShape:
-    """The shape of timm's model of this name, without its weights, which are neither allocated nor downloaded, and without the price of its stem.
+    """The shape of timm's model of this name, without weights (none are allocated or downloaded) and without the price of its stem.
 
     Raises:
         RequestError: for a name that timm does not have.
