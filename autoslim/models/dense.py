@@ -14,12 +14,14 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autoslim.core.job import ModelSpec
 from autoslim.core.shape import ViTShape
 from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
 from autoslim.models.registry import family_of, read_shape
+from autoslim.models.stem import without_prices
 from autoslim.models.weights import is_resampled, load_weights, read_state_dict
 
 _HUB_DEADLINE = 8.0
@@ -93,15 +95,31 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
 
 
 def shape_of_name(name: str) -> ViTShape:
-    """The shape of timm's model of this name, without its weights: nothing is allocated or downloaded.
+    """The shape of timm's model of this name, without weights (none are allocated or downloaded) and without the price of its stem.
 
     Raises:
         RequestError: for a name that timm does not have.
         UnsupportedModelError: naming the part that no method can slim.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         module, _, _ = _build_fixed(ModelSpec(name=name, weights="scratch"), None)
-    return read_shape(module)
+    # Counting a stem takes a pass through it, on the CPU.
+    with without_prices():
+        return read_shape(module)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors with values: without storage they have none, and timm's initialization takes most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = frozenset(
+    getattr(torch.Tensor, name) for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "div_")
+)
 
 
 def _build_fixed(spec: ModelSpec, classes: int | None) -> tuple[nn.Module, ModelSpec, tuple[str, ...]]:
@@ -175,6 +193,10 @@ def _check_image_size(spec: ModelSpec, module: nn.Module) -> None:
     size, patch = getattr(embed, "img_size", None), getattr(embed, "patch_size", None)
     if size is None or patch is None:
         raise UnsupportedModelError(f"{spec.name} is a {type(module).__name__}: it has no patch embedding of a fixed image size")
+    config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
+    # Some checkpoints are of a size whose last rows no patch takes; what a user asks for has none to lose.
+    if list(size) == list(config.get("input_size") or ())[1:]:
+        return
     if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
         raise RequestError(f"image size {size[0]}x{size[1]} is not a multiple of the patch size {patch[0]}x{patch[1]}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import copy
 import weakref
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -13,6 +16,18 @@ from autoslim.cost.flop_counters import count_flops, count_flops_torch
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Price]] = weakref.WeakKeyDictionary()
 """Prices by module and image size: the shape of one model is read many times."""
 
+_LEFT_OUT: contextvars.ContextVar[bool] = contextvars.ContextVar("stems without a price", default=False)
+
+
+@contextlib.contextmanager
+def without_prices() -> Iterator[None]:
+    """Inside the context stems cost nothing: to read what a model is made of, when its cost is not asked for."""
+    token = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
+
 
 def price_of(module: nn.Module, image_size: tuple[int, int]) -> Price:
     """What `module` costs for one image of (height, width) pixels, as fvcore counts it.
@@ -20,6 +35,8 @@ def price_of(module: nn.Module, image_size: tuple[int, int]) -> Price:
     Raises:
         UnsupportedModelError: when it runs an operator that cannot be priced.
     """
+    if _LEFT_OUT.get():
+        return Price(matmuls=0)
     known = _KNOWN.get(module)
     if known is None or known[0] != image_size:
         known = _KNOWN[module] = (image_size, _counted(module, image_size))

@@ -11,6 +11,7 @@ import pytest
 import timm
 from helpers.tiny import config_of, make_dense, slim
 
+from autoslim.core.budget import Budget
 from autoslim.export.artifact import save
 from autoslim.methods import METHODS
 from autoslim.models.registry import FAMILIES, MODULES
@@ -62,7 +63,7 @@ def test_all_models_are_listed_and_most_can_be_slimmed(autoslim: Command):
     swin = {name for module in MODULES if module.startswith("swin") for name in timm.list_models(module=module)}
     assert len(found) - len(swin) == 297
     taken = [model["name"] for model in found if model["methods"]]
-    assert len(taken) >= 180
+    assert len(taken) >= 186
     for model in found:
         assert sorted([*model["methods"], *model["refused"]]) == sorted(METHODS)
 
@@ -106,3 +107,15 @@ def test_flops_of_a_slimmed_model_take_no_arguments(autoslim: Command, tmp_path:
         code, _, err = autoslim("flops", str(tmp_path / "model"), *flags)
         assert code == 2
         assert f"{flags[0]}: {tmp_path / 'model'} is a slimmed model" in err
+
+
+def test_plan_and_flops_agree_on_a_model_without_a_classifier_or_a_fixed_size(autoslim: Command):
+    tiny = ("--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--image-size", "16")
+    code, out, err = autoslim(
+        *("plan", "--model", "vit_intern300m_patch14_448", *tiny, "--from-scratch", "--data", "digits"),
+        *("--flops", "60%", "--space", "smoke"),
+    )
+    assert code == 0, err
+    assert "16x16, 10 classes; dynamic_img_size is switched off, for a fixed cost" in out
+    counted = json.loads(autoslim("flops", "vit_intern300m_patch14_448", *tiny, "--classes", "10", "--json")[1])["flops"]
+    assert f"Budget    60%: {Budget.parse('60%').resolve(counted):,} multiply-accumulates" in out
