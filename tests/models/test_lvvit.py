@@ -73,7 +73,9 @@ class Original(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, 65, dim))
         self.blocks = nn.ModuleList(nn.ModuleDict(_parts(dim)) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        self.head, self.aux_head = nn.Linear(dim, 10), nn.Linear(dim, 10)
+        self.head = nn.Linear(dim, 10)
+        # In the checkpoints, and left out when they are loaded.
+        self.add_module("aux_head", nn.Linear(dim, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), self.patch_embed(x)), dim=1) + self.pos_embed
