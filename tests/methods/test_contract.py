@@ -35,9 +35,13 @@ NAMES = [*METHODS, *(f"{name}:{variant}" for name in METHODS for variant in geta
 """Methods and their variants."""
 
 
+SHAPES = {model: make_dense(model).shape for model in KINDS}
+"""Read once: every method and variant is asked for every one of them."""
+
+
 def handles(method: str, model: str) -> bool:
     """Methods and variants refuse models by name; that is tested where they are."""
-    shape = make_dense(model).shape
+    shape = SHAPES[model]
     try:
         method_of(method).check(shape)
         method_of(method).repair(shape, variant_knobs(method))

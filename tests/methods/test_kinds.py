@@ -20,7 +20,8 @@ from autoslim.methods import METHODS, Solved, evaluate, refusals
 from autoslim.models import create_dense, write_folder
 
 RECIPES = 100 if THOROUGH else 2
-CASES = [(method, kind) for kind in KINDS for method in METHODS if method not in refusals(make_dense(kind).shape)]
+REFUSALS = {kind: refusals(make_dense(kind).shape) for kind in KINDS}
+CASES = [(method, kind) for kind in KINDS for method in METHODS if method not in REFUSALS[kind]]
 each_case = pytest.mark.parametrize(
     ("method", "kind"), [pytest.param(*case, marks=() if case[1] in PARTS else pytest.mark.slow) for case in CASES]
 )
