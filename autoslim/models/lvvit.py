@@ -7,15 +7,17 @@ Two kinds, each under its own names, because their stems differ:
 - `sit_lvvit_t`, `_xs`, `_s`, `_m`, `_l`: those that SiT (arXiv 2111.12624) slims.
 
 The blocks are timm's own: x + f(x) / c equals x + g(x), where the last layer of g is that of f divided by c. Loading the original
-checkpoints divides these layers once (`checkpoint_filter_fn`). The head of the patches is no part of the model, as SiT and Patch Slimming
-count FLOPs without it; its weights in a checkpoint are left out.
+checkpoints divides these layers (`checkpoint_filter_fn`); weights that were divided before have a mark. The head of the patches is no part
+of the model, as SiT and Patch Slimming count FLOPs without it; its weights in a checkpoint are left out, with a warning.
 
 Shapes: B batch, P patches, D width.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -33,24 +35,47 @@ _DIVIDED = ("attn.proj", "mlp.fc2")
 
 _PATCH_HEAD = "aux_head."
 
+_MARK = "residuals_divided"
+"""The buffer that tells this model's own weights from those of an original checkpoint, whose names are the same otherwise."""
 
-class ConvStem(nn.Module):
+_log = logging.getLogger(__name__)
+
+
+class ConvStem(nn.Module, abc.ABC):
     """Convolutions with batch norm instead of one patch projection: (B, 3, h, w) -> (B, P, D).
 
-    The attributes are those of timm's `PatchEmbed`, and so are the arguments of its subclasses, which timm's `VisionTransformer` gives.
+    Arguments and attributes are those of timm's `PatchEmbed`.
     """
 
-    def __init__(self, img_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> None:
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_chans: int,
+        embed_dim: int,
+        *,
+        bias: bool = True,
+        dynamic_img_pad: bool = False,
+        **where: Any,
+    ) -> None:
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         self.grid_size = (self.img_size[0] // self.patch_size[0], self.img_size[1] // self.patch_size[1])
         self.num_patches = self.grid_size[0] * self.grid_size[1]
+        convolutions = self.convolutions(embed_dim)
+        self.layers = len(convolutions)
+        for number, (inputs, (outputs, kernel, stride)) in enumerate(
+            zip((in_chans, *(outputs for outputs, _, _ in convolutions)), convolutions, strict=False), 1
+        ):
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, **where)
+            self.add_module(f"conv{number}", convolution)
+            self.add_module(f"bn{number}", nn.BatchNorm2d(outputs, **where))
 
-    def _add(self, number: int, inputs: int, outputs: int, *, kernel: int, stride: int, where: dict[str, Any]) -> None:
-        convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, **where)
-        self.add_module(f"conv{number}", convolution)
-        self.add_module(f"bn{number}", nn.BatchNorm2d(outputs, **where))
+    @staticmethod
+    @abc.abstractmethod
+    def convolutions(embed_dim: int) -> list[tuple[int, int, int]]:
+        """Channels, kernel and stride of each."""
 
     def _convolve(self, number: int, x: Tensor) -> Tensor:
         out: Tensor = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
@@ -60,54 +85,37 @@ class ConvStem(nn.Module):
 class TokenLabelingStem(ConvStem):
     """Three convolutions at half the resolution, then a projection of windows of half the patch size."""
 
+    channels: ClassVar[int] = 64
+
     def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_chans: int,
-        embed_dim: int,
-        *,
-        channels: int = 64,
-        bias: bool = True,
-        dynamic_img_pad: bool = False,
-        **where: Any,
+        self, img_size: int | tuple[int, int], patch_size: int | tuple[int, int], in_chans: int, embed_dim: int, **options: Any
     ) -> None:
-        super().__init__(img_size, patch_size)
-        self._add(1, in_chans, channels, kernel=7, stride=2, where=where)
-        self._add(2, channels, channels, kernel=3, stride=1, where=where)
-        self._add(3, channels, channels, kernel=3, stride=1, where=where)
+        super().__init__(img_size, patch_size, in_chans, embed_dim, **options)
         window = (self.patch_size[0] // 2, self.patch_size[1] // 2)
-        self.proj = nn.Conv2d(channels, embed_dim, window, window, **where)
+        where = {name: options[name] for name in ("device", "dtype") if name in options}
+        self.proj = nn.Conv2d(self.channels, embed_dim, window, window, **where)
+
+    @classmethod
+    def convolutions(cls, embed_dim: int) -> list[tuple[int, int, int]]:
+        return [(cls.channels, 7, 2), (cls.channels, 3, 1), (cls.channels, 3, 1)]
 
     def forward(self, x: Tensor) -> Tensor:
-        for number in (1, 2, 3):
+        for number in range(1, self.layers + 1):
             x = self._convolve(number, x).relu()
         projected: Tensor = self.proj(x)
         return projected.flatten(2).transpose(1, 2)
 
 
-class SiTStem(ConvStem):
-    """Convolutions that halve the resolution and double the channels, up to the model's width; `deep` adds two at half the resolution."""
+class WideTokenLabelingStem(TokenLabelingStem):
+    channels: ClassVar[int] = 128
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        in_chans: int,
-        embed_dim: int,
-        *,
-        deep: bool = False,
-        bias: bool = True,
-        dynamic_img_pad: bool = False,
-        **where: Any,
-    ) -> None:
-        super().__init__(img_size, patch_size)
-        eighth, inputs = embed_dim // 8, in_chans
-        layers = [(eighth, 2), *([(eighth, 1)] * 2 if deep else []), (2 * eighth, 2), (4 * eighth, 2), (embed_dim, 2)]
-        for number, (outputs, stride) in enumerate(layers, 1):
-            self._add(number, inputs, outputs, kernel=3, stride=stride, where=where)
-            inputs = outputs
-        self.layers = len(layers)
+
+class SiTStem(ConvStem):
+    """Convolutions that halve the resolution and double the channels, up to the model's width."""
+
+    @staticmethod
+    def convolutions(embed_dim: int) -> list[tuple[int, int, int]]:
+        return [(embed_dim // share, 3, 2) for share in (8, 4, 2, 1)]
 
     def forward(self, x: Tensor) -> Tensor:
         for number in range(1, self.layers):
@@ -116,12 +124,22 @@ class SiTStem(ConvStem):
         return self._convolve(self.layers, x).flatten(2).transpose(1, 2)
 
 
+class DeepSiTStem(SiTStem):
+    """With two more convolutions at half the resolution."""
+
+    @staticmethod
+    def convolutions(embed_dim: int) -> list[tuple[int, int, int]]:
+        first, *others = SiTStem.convolutions(embed_dim)
+        return [first, *[(embed_dim // 8, 3, 1)] * 2, *others]
+
+
 class LVViT(VisionTransformer):  # type: ignore[misc]
     """timm's ViT with another stem. `residual_divisor` is the constant by which the original divides its residual branches."""
 
     def __init__(self, *, residual_divisor: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         self.residual_divisor = residual_divisor
+        self.register_buffer(_MARK, torch.ones((), dtype=torch.bool))
         # A model from scratch starts as the original does.
         with torch.no_grad():
             for block in self.blocks:
@@ -134,10 +152,13 @@ class LVViT(VisionTransformer):  # type: ignore[misc]
 def checkpoint_filter_fn(state: dict[str, Tensor], model: Any, **options: Any) -> dict[str, Tensor]:
     """The weights under timm's names: those of an original checkpoint, or of this model's own."""
     state = state.get("model", state)  # type: ignore[assignment]
-    original = any(name.startswith(_PATCH_HEAD) for name in state)
     left = {name: value for name, value in state.items() if not name.startswith(_PATCH_HEAD)}
-    if original:
-        left = {name: _divide(name, value, model.residual_divisor) for name, value in left.items()}
+    if len(left) < len(state):
+        _log.warning("the weights of LV-ViT's head that classifies patches are left out")
+    if _MARK not in left:
+        left = {name: _divide(name, value, model.residual_divisor) for name, value in left.items()} | {
+            _MARK: model.get_buffer(_MARK)
+        }
     filtered: dict[str, Tensor] = vit_filter(left, model, **options)
     return filtered
 
@@ -147,7 +168,7 @@ class LVViTFamily(PlainViT):
 
     classes: ClassVar[tuple[type[nn.Module], ...]] = (LVViT,)
     modules: ClassVar[tuple[str, ...]] = ("lvvit",)
-    stems: ClassVar[tuple[type[nn.Module], ...]] = (TokenLabelingStem, SiTStem)
+    stems: ClassVar[tuple[type[nn.Module], ...]] = (TokenLabelingStem, WideTokenLabelingStem, SiTStem, DeepSiTStem)
 
     def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         return checkpoint_filter_fn(state, model)
@@ -180,25 +201,22 @@ _COMMON: dict[str, Any] = {
     "norm_layer": functools.partial(LayerNorm, eps=1e-5),
 }
 
-_STEM, _WIDE_STEM = TokenLabelingStem, functools.partial(TokenLabelingStem, channels=128)
-_SIT_STEM, _DEEP_SIT_STEM = SiTStem, functools.partial(SiTStem, deep=True)
 
-
-def _sizes(width: int, depth: int, heads: int, divisor: float, stem: Any) -> dict[str, Any]:
+def _sizes(width: int, depth: int, heads: int, divisor: float, stem: type[ConvStem]) -> dict[str, Any]:
     return {"embed_dim": width, "depth": depth, "num_heads": heads, "residual_divisor": divisor, "embed_layer": stem}
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    "lvvit_t": _sizes(240, 12, 4, 1.0, _STEM),
-    "lvvit_s": _sizes(384, 16, 6, 2.0, _STEM),
-    "lvvit_m": _sizes(512, 20, 8, 2.0, _STEM),
-    "lvvit_l": _sizes(768, 24, 12, 3.0, _WIDE_STEM),
-    "sit_lvvit_t": _sizes(320, 14, 5, 2.0, _SIT_STEM),
-    "sit_lvvit_xs": _sizes(384, 16, 6, 2.0, _SIT_STEM),
+    "lvvit_t": _sizes(240, 12, 4, 1.0, TokenLabelingStem),
+    "lvvit_s": _sizes(384, 16, 6, 2.0, TokenLabelingStem),
+    "lvvit_m": _sizes(512, 20, 8, 2.0, TokenLabelingStem),
+    "lvvit_l": _sizes(768, 24, 12, 3.0, WideTokenLabelingStem),
+    "sit_lvvit_t": _sizes(320, 14, 5, 2.0, SiTStem),
+    "sit_lvvit_xs": _sizes(384, 16, 6, 2.0, SiTStem),
     # The architecture of `sit_lvvit_xs`: SiT's two differ in where they slim.
-    "sit_lvvit_s": _sizes(384, 16, 6, 2.0, _SIT_STEM),
-    "sit_lvvit_m": _sizes(512, 20, 8, 2.0, _SIT_STEM),
-    "sit_lvvit_l": {"img_size": 288, **_sizes(768, 24, 12, 3.0, _DEEP_SIT_STEM)},
+    "sit_lvvit_s": _sizes(384, 16, 6, 2.0, SiTStem),
+    "sit_lvvit_m": _sizes(512, 20, 8, 2.0, SiTStem),
+    "sit_lvvit_l": {"img_size": 288, **_sizes(768, 24, 12, 3.0, DeepSiTStem)},
 }
 """timm's arguments by the models' names."""
 

@@ -14,7 +14,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.methods import METHODS
 from autoslim.models import read_shape
-from autoslim.models.lvvit import SiTStem, TokenLabelingStem, checkpoint_filter_fn
+from autoslim.models.lvvit import DeepSiTStem, SiTStem, TokenLabelingStem, WideTokenLabelingStem, checkpoint_filter_fn
 from autoslim.models.weights import load_weights
 
 SIT_STAGES = {
@@ -96,20 +96,31 @@ def _parts(dim: int) -> dict[str, nn.Module]:
     return {"norm1": nn.LayerNorm(dim), "attn": attention, "norm2": nn.LayerNorm(dim), "mlp": mlp}
 
 
-@pytest.mark.parametrize(("name", "divisor"), [("lvvit_s", 2.0), ("lvvit_l", 3.0), ("lvvit_t", 1.0), ("sit_lvvit_xs", 2.0)])
-def test_an_original_checkpoint_gives_the_originals_logits(name: str, divisor: float):
+ORIGINALS = {
+    "lvvit_t": (TokenLabelingStem, 1.0),
+    "lvvit_s": (TokenLabelingStem, 2.0),
+    "lvvit_l": (WideTokenLabelingStem, 3.0),
+    "sit_lvvit_xs": (SiTStem, 2.0),
+    "sit_lvvit_l": (DeepSiTStem, 3.0),
+}
+
+
+@pytest.mark.parametrize("patch_head", [True, False])
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_an_original_checkpoint_gives_the_originals_logits(name: str, patch_head: bool, caplog: pytest.LogCaptureFixture):
+    kind, divisor = ORIGINALS[name]
     torch.manual_seed(0)
     sit = name.startswith("sit")
     sizes = {"img_size": 128 if sit else 32, "patch_size": 16 if sit else 4, "embed_dim": 48}
     model = timm.create_model(name, num_classes=10, depth=3, num_heads=3, **sizes)
     assert model.residual_divisor == divisor
-    kind = {"channels": 128} if name == "lvvit_l" else {}
-    stem = (SiTStem if sit else TokenLabelingStem)(in_chans=3, **sizes, **kind)
-    original = Original(stem, 48, 3, 3, divisor)
+    original = Original(kind(in_chans=3, **sizes), 48, 3, 3, divisor)
     for norm in (module for module in original.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2.0)
-    assert load_weights(model, original.state_dict(), source=name)
+    state = {key: value for key, value in original.state_dict().items() if patch_head or not key.startswith("aux_head.")}
+    assert load_weights(model, state, source=name)
+    assert ("head that classifies patches" in caplog.text) == patch_head
     x = torch.randn(2, 3, sizes["img_size"], sizes["img_size"])
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), original.eval()(x), rtol=1e-4, atol=1e-4)
