@@ -38,7 +38,7 @@ METHOD = METHODS["dps"]
 # For the contract suite.
 
 KEEP_ALL = {"keep": 1.0, "class_query": False}
-VARIANTS = {"merge": {"dead": "merge"}}
+VARIANTS = {"merge": {"dead": "merge"}, "task": {"learn_from": "task"}}
 
 
 def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
@@ -50,7 +50,7 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     cut = prune(case, copy.deepcopy(student), dense.shape, knobs).model
     x = images(dtype=torch.float64)
     torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
-    if variant:
+    if variant == "merge":
         check_merging(cut, dense.module)
     else:
         check_rows_are_the_whole_blocks(cut, dense.module)
