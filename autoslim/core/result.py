@@ -148,7 +148,11 @@ def measurement_fields() -> dict[str, tuple[type[int | float], str]]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome(Measurements):
-    """What a worker reports of a trial that it has trained to its end. The methods may have changed the knobs of `recipe`."""
+    """What a worker reports of a trial that it has trained to its end.
+
+    `recipe` has the knobs that the model was pruned with. In a chain they may differ from the proposed ones, and its key with them:
+    a later step is solved again once the earlier ones have decided what they keep.
+    """
 
     recipe: Recipe
 

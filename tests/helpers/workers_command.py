@@ -81,6 +81,14 @@ class Search:
                     found.append(process)
         return found
 
+    def one_worker(self, *, seconds: float = 10.0) -> psutil.Process:
+        """Of a search that runs one trial at a time. Waits, because Ray renames a process between two calls of it."""
+        deadline = time.monotonic() + seconds
+        while len(found := self.workers()) != 1:
+            assert time.monotonic() < deadline, f"{len(found)} workers:\n{self.text}"
+            time.sleep(0.05)
+        return found[0]
+
     @property
     def text(self) -> str:
         return "".join(self.lines)

@@ -205,13 +205,14 @@ class Coordinator:
         shutil.rmtree(self.output.trial(running.recipe.key) / "checkpoint", ignore_errors=True)
 
     def complete(self, number: int, outcome: Outcome) -> None:
-        """The trial has trained to its end, and its model is in the trial's folder."""
+        """The trial has trained to its end, and its model is in the trial's folder. The result keeps the recipe as it was proposed: it is
+        what names the trial, and what a sampler learns from. The knobs that a chain's later steps ended with are in the model's config.
+        """
         with self._lock:
             running = self._running[number]
             folder = self.output.trial(running.recipe.key) / "model"
             result = running.replace(
                 state=TrialState.COMPLETE,
-                recipe=outcome.recipe,
                 **outcome.measurements(),
                 artifact=str(folder.relative_to(self.output.root)),
             )

@@ -75,7 +75,8 @@ def _finished(output: Path) -> dict[int, float | None]:
 # One trial at a time, so that proposals do not depend on which of two trials ends first.
 ONE_WORKER = ("--concurrency", "1", "--speed", "none")
 ONE_BUDGET = [flag for place, flag in enumerate(SEARCH) if place not in (SEARCH.index("70%") - 1, SEARCH.index("70%"))]
-SHORT = (*ONE_BUDGET, *ONE_WORKER, "--trials", "2", "--epochs", "3", "--final-share", "0")
+# Epochs enough that trial 0 is still being trained when its first epoch has been read.
+SHORT = (*ONE_BUDGET, *ONE_WORKER, "--trials", "2", "--epochs", "6", "--final-share", "0")
 LONG = (*SEARCH, *ONE_WORKER, "--trials", "10", "--scheduler", "halving", "--final-share", "0.4")
 
 Row = tuple[Any, ...]
@@ -135,8 +136,7 @@ def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_the_und
     chance, output = random.Random(5), tmp_path / "killed"
     first = Search(*SHORT, "--output", str(output))
     first.read_until(lambda line: "trial 0" in line and "epoch" in line)
-    (worker,) = first.workers()
-    worker.kill()
+    first.one_worker().kill()
     first.read_until(lambda line: "trial 1" in line and " starts: " in line)
     _kill_after(first, chance, lines=chance.randint(1, 3))
     last = Search("--resume", "--output", str(output))
