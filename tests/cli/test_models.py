@@ -61,7 +61,8 @@ def test_all_models_are_listed_and_most_can_be_slimmed(autoslim: Command):
     found = json.loads(out)
     assert [model["name"] for model in found] == [name for module in MODULES for name in timm.list_models(module=module)]
     swin = {name for module in MODULES if module.startswith("swin") for name in timm.list_models(module=module)}
-    assert len(found) - len(swin) == 297
+    # LV-ViT is registered by autoslim, not by timm.
+    assert len(found) - len(swin) - len(timm.list_models("*lvvit*")) == 297
     taken = [model["name"] for model in found if model["methods"]]
     assert len(taken) >= 186
     for model in found:
