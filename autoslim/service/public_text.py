@@ -15,6 +15,8 @@ _ADDRESS = "(address)"
 _PATH = "(path)"
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"),;]+")
 _IP = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.]*\w)|\[[0-9a-fA-F:]*:[0-9a-fA-F:.]*\](?::\d+)?")
+# As the C library of PostgreSQL writes it, behind an address that is replaced already.
+_PORT = re.compile(r"(?<=\(address\)\"), port \d{1,5}")
 # A path from the root with at least two parts: `and/or` and `12/24` are none, and the routes of the API are no secret.
 _ABSOLUTE = re.compile(r"(?<![\w.~/:)-])/(?!v1/)[\w.@%+=~-]+(?:/[\w.@%+=~-]+)+/?")
 
@@ -33,7 +35,7 @@ class PublicText:
     def of(self, text: str) -> str:
         for prefix, name in self._known:
             text = prefix.sub(lambda found, name=name: _shortened(name, found[1]), text)  # type: ignore[misc]
-        for pattern, shown in ((_URL, _ADDRESS), (_IP, _ADDRESS), (self._hosts, _ADDRESS), (_ABSOLUTE, _PATH)):
+        for pattern, shown in ((_URL, _ADDRESS), (_IP, _ADDRESS), (self._hosts, _ADDRESS), (_PORT, ""), (_ABSOLUTE, _PATH)):
             text = pattern.sub(shown, text)
         return text
 

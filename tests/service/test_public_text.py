@@ -31,7 +31,7 @@ SETTINGS = ServiceSettings(
         ("nothing is in /srv/data", "nothing is in the data root"),
         ("/srv/database/x is another folder", "(path) is another folder"),
         ("No space left on device: '/var/lib/autoslim/jobs/01J/x.pt'", "No space left on device: '(path)'"),
-        ('connection to server at "db.internal", port 5432 failed', 'connection to server at "(address)", port 5432 failed'),
+        ('connection to server at "db.internal", port 5432 failed', 'connection to server at "(address)" failed'),
         ("the database postgresql://user:***@db.internal/x is down", "the database (address) is down"),
         ("node 10.0.0.7:6379 died, as [fe80::1]:80 did", "node (address) died, as (address) did"),
         ("http://127.0.0.1:8265 and localhost:6379 refuse", "(address) and (address) refuse"),
