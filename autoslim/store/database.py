@@ -23,10 +23,10 @@ _BUSY_SECONDS = 30
 
 
 class Database:
-    """Opens the database and brings its tables up to date; `url` shows no password."""
+    """Opens the database and brings its tables up to date; `url` shows no password, `writes` counts this object's writing transactions."""
 
     def __init__(self, url: str) -> None:
-        self.url = hide_password(url)
+        self.url, self.writes = hide_password(url), 0
         self._engine = _open_engine(url)
         self._writer = self._engine.execution_options(writes=True)
         try:
@@ -41,8 +41,11 @@ class Database:
     def reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
         return self._transaction(self._engine)
 
-    def writing(self) -> contextlib.AbstractContextManager[sa.Connection]:
-        return self._transaction(self._writer)
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        with self._transaction(self._writer) as connection:
+            yield connection
+        self.writes += 1
 
     def check_writable(self) -> None:
         """Writes without changing anything. Raises UnavailableError when a transaction of usual size could not be stored."""

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from autoslim.errors import IdempotencyError, JobError, LeaseLostError, NotFoundError, QuotaError, RequestError
-from autoslim.store import Failure, FailureClass, Queue, QueueState, Quota, clock, schema
+from autoslim.store import Failure, FailureClass, Queue, QueueState, Quota, clock, overview, schema
 from autoslim.store.leases import LOSSES_ALLOWED
 from autoslim.store.queue import SILENT, SILENT_SECONDS
 from autoslim.store.queued import RUNNING, TRANSITIONS
@@ -134,6 +134,17 @@ def test_position_counts_the_jobs_that_are_begun_before(queue):
     assert [queue.position(job.id) for job in (urgent, high, low)] == [None, 0, 1]
     assert [queue.claim("s", 60).id for _ in range(2)] == [high.id, low.id]
     assert queue.claim("s", 60) is None
+
+
+def test_other_processes_see_new_jobs_at_once_and_other_changes_within_a_second(queue, database_url, monkeypatch):
+    first, second = submit(queue), submit(queue)
+    with Queue(database_url) as other:
+        assert other.positions([first.id, second.id]) == {first.id: 0, second.id: 1}
+        third = submit(queue)
+        assert other.position(third.id) == 2
+        queue.claim("s", 60)
+        monkeypatch.setattr(overview.time, "monotonic", lambda now=overview.time.monotonic: now() + 1.1)
+        assert other.positions([first.id, second.id, third.id]) == {second.id: 0, third.id: 1}
 
 
 def test_claims_go_round_by_tenant_and_by_priority_within_one(queue):
