@@ -40,6 +40,10 @@ class BlockShape(Record):
     on each head's queries and keys, behind the attention, and behind the activation. `between` is what is computed in front of the
     block, such as a layer that joins neighbouring tokens.
 
+    With `positions` the attention's logits depend on where in the image tokens are; `rotary` says that queries and keys are rotated,
+    and `head_params` counts parameters of positions that a head has for itself. `qkv_bias` says whether queries, keys and values have
+    biases, `key_bias` whether keys do where the others have them.
+
     A `whole` block can be run on tokens, and none of its parts alone: it may have several `branches` of attention and MLP, each of the
     widths above, or one norm for both (`shared_norm`).
     """
@@ -56,7 +60,11 @@ class BlockShape(Record):
     attention_norm: bool = False
     mlp_norm: bool = False
     qkv_bias: bool = True
+    key_bias: bool = True
     mlp_bias: bool = True
+    positions: bool = False
+    rotary: bool = False
+    head_params: int = 0
     between: Price = Price(matmuls=0)
     whole: bool = False
     branches: int = 1
@@ -65,6 +73,11 @@ class BlockShape(Record):
     @property
     def attention_width(self) -> int:
         return self.heads * self.head_width
+
+    @property
+    def tied_dims(self) -> bool:
+        """Whether a norm or a rotation ties the dimensions of a head's queries and keys, so that none can be removed exactly."""
+        return self.qk_norm or self.rotary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +116,10 @@ class ViTShape(Record):
     params: int = 0
     qkv_bias: bool = True
     mlp_bias: bool = True
+    key_bias: bool = True
+    positions: bool = False
+    rotary: bool = False
+    head_params: int = 0
     class_token: bool = True
     norm: str = "layer"
     mlp_matrices: int = 2

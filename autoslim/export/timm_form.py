@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import GluMlp
 from torch import nn
 
 from autoslim.errors import ExportError
 from autoslim.export.artifact import SlimConfig
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import Architecture, write_folder
+from autoslim.models.registry import family_of
 
 FOLDER = "timm"
 
@@ -28,7 +28,10 @@ def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
     plain: Any = copy.deepcopy(model)
     plain.blocks = nn.Sequential(*blocks_of(plain))
     # Strict: the model that timm builds from these arguments has exactly these weights.
-    twin = architecture.build()
+    twin: Any = architecture.build()
+    made = twin.blocks[0].mlp.fc2.in_features
+    if made != config.plan.blocks[0].hidden:
+        raise ExportError(f"timm rounds an MLP of {config.plan.blocks[0].hidden} units to {made} in this model")
     twin.load_state_dict(plain.state_dict(), strict=True)
     write_folder(path, twin, architecture, preprocessing=config.preprocessing, classes=config.classes)
 
@@ -48,18 +51,13 @@ def timm_architecture(config: SlimConfig) -> Architecture:
             )
         if block.hidden != first.hidden:
             raise ExportError(f"timm has one MLP width for all blocks; block {index} has {block.hidden}, block 0 {first.hidden}")
-    rows = first.hidden * _rows_per_unit(config.architecture)
+    with torch.device("meta"):
+        dense: Any = config.architecture.build()
+    rows = first.hidden / family_of(dense).units_per_row(dense.blocks[0].mlp)
     arguments = {**config.architecture.args, "mlp_ratio": _ratio(rows, shape.dim)}
     return Architecture(name=config.architecture.name, args=arguments)
 
 
-def _rows_per_unit(architecture: Architecture) -> int:
-    """What timm's `mlp_ratio` counts: 2 for a packed SwiGLU, in which a unit has a row for its gate and one for its value; else 1."""
-    with torch.device("meta"):
-        dense: Any = architecture.build()
-    return 2 if isinstance(dense.blocks[0].mlp, GluMlp) else 1
-
-
-def _ratio(rows: int, dim: int) -> float:
+def _ratio(rows: float, dim: int) -> float:
     """A ratio for which timm's int(dim * ratio) is `rows`: the half keeps it off the rounding error."""
     return (rows + 0.5) / dim

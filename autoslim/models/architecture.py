@@ -12,6 +12,7 @@ import timm
 from torch import nn
 
 from autoslim.core.record import Record
+from autoslim.models.registry import family_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,9 @@ class Architecture(Record):
     args: dict[str, Any]
 
     def build(self) -> nn.Module:
-        """The dense model, untrained, in eval mode."""
+        """The dense model, untrained, open (`Family.open`), in eval mode."""
         module: nn.Module = timm.create_model(self.name, pretrained=False, **self.args)
-        return module.eval()
+        return family_of(module).open(module.eval())
 
 
 def write_folder(
@@ -64,6 +65,8 @@ def write_folder(
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
+    safetensors.torch.save_file(
+        {k: v.contiguous() for k, v in family_of(module).timm_state(module).items()}, folder / "model.safetensors"
+    )
     # The configuration goes last: a folder without it is not a model yet.
     (folder / "config.json").write_text(json.dumps(config, indent=1))

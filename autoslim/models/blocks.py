@@ -10,6 +10,7 @@ from torch import nn
 
 from autoslim.core.shape import BlockShape
 from autoslim.errors import UnsupportedModelError
+from autoslim.models.positional import NoKeyBias, PositionalAttention, PositionalBlock, Positions
 
 
 def read_block(block: nn.Module, name: str, tokens: int) -> BlockShape:
@@ -18,12 +19,12 @@ def read_block(block: nn.Module, name: str, tokens: int) -> BlockShape:
     if type(block) is ParallelScalingBlock:
         return _scaling_block(part, name, tokens)
     if type(block) is ParallelThingsBlock:
-        first = _sublayers(part.attns[0].norm, part.attns[0].attn, part.ffns[0].norm, part.ffns[0].mlp, name, tokens)
+        first = read_sublayers(part.attns[0].norm, part.attns[0].attn, part.ffns[0].norm, part.ffns[0].mlp, name, tokens)
         return first.replace(whole=True, branches=part.num_parallel)
-    if type(block) not in (Block, ResPostBlock):
+    if type(block) not in (Block, ResPostBlock, PositionalBlock):
         raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not one of timm's blocks that can be slimmed")
     # Norms behind the sub-layers instead of in front: the same cost, but a block whose parts no method knows.
-    return _sublayers(part.norm1, part.attn, part.norm2, part.mlp, name, tokens).replace(whole=type(block) is ResPostBlock)
+    return read_sublayers(part.norm1, part.attn, part.norm2, part.mlp, name, tokens).replace(whole=type(block) is ResPostBlock)
 
 
 def _scaling_block(block: Any, name: str, tokens: int) -> BlockShape:
@@ -44,8 +45,9 @@ def _scaling_block(block: Any, name: str, tokens: int) -> BlockShape:
     )
 
 
-def _sublayers(norm1: nn.Module, attention: Any, norm2: nn.Module, mlp: Any, name: str, tokens: int) -> BlockShape:
-    if type(attention) is not Attention or attention.gate is not None:
+def read_sublayers(norm1: nn.Module, attention: Any, norm2: nn.Module, mlp: Any, name: str, tokens: int) -> BlockShape:
+    """The shape of a block of these parts. Raises UnsupportedModelError that names the one that no method can slim."""
+    if type(attention) not in (Attention, PositionalAttention) or attention.gate is not None:
         raise UnsupportedModelError(f"{name}.attn is a {type(attention).__name__} (or gated), not timm's plain Attention")
     if type(mlp) not in (Mlp, GluMlp, SwiGLU):
         raise UnsupportedModelError(f"{name}.mlp is a {type(mlp).__name__}, not timm's Mlp, GluMlp or SwiGLU")
@@ -70,9 +72,23 @@ def _sublayers(norm1: nn.Module, attention: Any, norm2: nn.Module, mlp: Any, nam
         mlp_matrices=2 if type(mlp) is Mlp else 3,
         norm=kind,
         qkv_bias=attention.qkv.bias is not None,
+        key_bias=not isinstance(attention.qkv, NoKeyBias),
         mlp_bias=first.bias is not None,
+        **_positions(attention),
         **normed,
     )
+
+
+def _positions(attention: Any) -> dict[str, Any]:
+    if not isinstance(attention, PositionalAttention):
+        return {}
+    positions = attention.positions
+    own = sum(parameter.numel() for parameter in positions.parameters())
+    return {
+        "positions": type(positions) is not Positions,
+        "rotary": positions.rotates,
+        "head_params": own // attention.num_heads,
+    }
 
 
 def norm_kind(module: nn.Module, name: str) -> str | None:

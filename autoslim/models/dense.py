@@ -35,7 +35,7 @@ _MAX_CONFIG = 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseModel:
-    """A dense model, in eval mode on the CPU, with all that is known of it.
+    """A dense model, open (`Family.open`), in eval mode on the CPU, with all that is known of it.
 
     `trained` is false for a model from scratch, `head_fits` where the classifier is new. `resampled` is true where the image or patch
     size is not the checkpoint's. `labels` are the checkpoint's classes, where it names them. `switched_off` are timm's arguments that
@@ -82,7 +82,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         head_fits = load_weights(module, state, source=spec.name)
     preprocessing = _preprocessing(spec, module)
     return DenseModel(
-        module=module.eval(),
+        module=family_of(module).open(module.eval()),
         architecture=_architecture(spec, shape),
         shape=shape,
         preprocessing=preprocessing,

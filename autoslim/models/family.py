@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar
 
+from timm.layers import GluMlp
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -31,6 +32,22 @@ class Family(abc.ABC):
     def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
         """Arguments of `timm.create_model` that the model needs to have one fixed cost; empty where it has."""
         return {}
+
+    def open(self, model: nn.Module) -> nn.Module:
+        """The same model with blocks that run alone on any of its tokens: in place, what `model` was is no more.
+
+        A model whose `blocks` have timm's `Block`s in a row, and are called with the tokens alone, is open as it is.
+        """
+        return model
+
+    def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of an open model under the names that timm gives them."""
+        return model.state_dict()
+
+    def units_per_row(self, mlp: nn.Module) -> float:
+        """How many units of an MLP there are for each that timm's `mlp_ratio` counts."""
+        # `mlp_ratio` counts the rows of the first layer, where a packed SwiGLU has one for a unit's gate and one for its value.
+        return 0.5 if isinstance(mlp, GluMlp) else 1.0
 
     def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         """A checkpoint under the model's names, with position embeddings and patch projection resampled to the model's sizes.

@@ -37,7 +37,7 @@ class PlainViT(Family):
         vit: Any = model
         self._check_ends(vit)
         tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
-        blocks = [read_block(block, f"blocks.{index}", tokens) for index, block in enumerate(vit.blocks)]
+        blocks = [self.read_block(block, f"blocks.{index}", tokens) for index, block in enumerate(self.blocks_of(model))]
         first = blocks[0]
         heads = [vit.head, vit.head_dist] if isinstance(vit, VisionTransformerDistilled) else [vit.head]
         return ViTShape.of_blocks(
@@ -48,7 +48,7 @@ class PlainViT(Family):
             classes=vit.num_classes,
             classifiers=sum(isinstance(head, nn.Linear) for head in heads),
             pool=vit.global_pool,
-            pool_prefix=vit.pool_include_prefix,
+            pool_prefix=self.pool_reads_prefix(vit),
             attention_pool=_attention_pool(vit, first),
             **{
                 flag: has_norm(getattr(vit, name), name, first.norm)
@@ -60,6 +60,16 @@ class PlainViT(Family):
             **_stem(vit),
         )
 
+    def blocks_of(self, model: nn.Module) -> list[nn.Module]:
+        return list(model.blocks)  # type: ignore[arg-type]
+
+    def read_block(self, block: nn.Module, name: str, tokens: int) -> BlockShape:
+        return read_block(block, name, tokens)
+
+    def pool_reads_prefix(self, vit: Any) -> bool:
+        """Whether pooling reads prefix tokens, too."""
+        return bool(vit.pool_include_prefix)
+
     def _check_ends(self, vit: Any) -> None:
         if type(vit.patch_embed) not in self.stems:
             allowed = " or ".join(stem.__name__ for stem in self.stems)
@@ -68,7 +78,7 @@ class PlainViT(Family):
             raise UnsupportedModelError(f"patch_embed takes {vit.in_chans} channels; only RGB images are supported")
         if vit.dynamic_img_size or getattr(vit.patch_embed, "dynamic_img_pad", False):
             raise UnsupportedModelError("dynamic_img_size: a FLOPs budget needs one image size")
-        if not isinstance(vit.patch_drop, nn.Identity):
+        if not isinstance(vit.patch_drop, nn.Identity | None):
             raise UnsupportedModelError(
                 "patch_drop: random patch dropout would change the token counts; create the model without it"
             )

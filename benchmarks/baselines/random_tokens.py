@@ -16,12 +16,13 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges
-from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector
+from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.layers.tokens import behind_prefix
 from autoslim.methods.life_regression.method import LifeRegression
 from autoslim.methods.life_regression.schedule import schedule
 from autoslim.methods.trainer import DistillationBatch, Tensors
+from autoslim.models.placed_tokens import TokenIndices
 
 
 class KeepRandom(TokenSelector):

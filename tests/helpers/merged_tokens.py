@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.methods.layers.merging import MergeInto, MergingBlock
-from autoslim.methods.layers.token_selector import TokenIndices
 from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.models.placed_tokens import TokenIndices
 
 Pass = tuple[Any, Any, Any]
 """A module, what enters it and what leaves it."""

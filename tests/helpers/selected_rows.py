@@ -8,9 +8,9 @@ import torch
 from helpers.tiny import images
 from torch import nn
 
-from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.method import token_selectors
+from autoslim.models.placed_tokens import gather_tokens
 
 
 def check_rows_are_the_whole_blocks(cut: nn.Module, dense: nn.Module) -> None:

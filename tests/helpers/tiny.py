@@ -52,6 +52,12 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "parallel attention and MLP": ("vit_pwee_patch16_reg1_gap_256", {}),
     "parallel branches": ("vit_small_patch16_18x2_224", {}),
     "norms behind": ("vit_base_patch16_rpn_224", {}),
+    "rotary positions": ("vit_small_plus_patch16_dinov3_qkvb", {}),
+    # Angles that are learned for each head need widths that are multiples of four.
+    "learned rotary positions": ("vit_small_patch16_rope_mixed_ape_224", {}),
+    "rotary positions and norms inside": ("eva02_base_patch16_clip_224", {}),
+    "rotary positions and attention pooling": ("vit_pe_core_small_patch16_384", {}),
+    "keys without a bias": ("eva_giant_patch14_224", {}),
 }
 """Models with parts that those in `MODELS` have not, by the parts."""
 

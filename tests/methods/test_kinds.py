@@ -50,8 +50,8 @@ def drawn(method: str, shape: ViTShape, source: random.Random) -> Solved:
 def any_widths(own: BlockShape, dense: BlockPlan, source: random.Random) -> BlockPlan:
     """Widths as a ranking may leave them, with heads and sub-layers that are gone."""
     heads = source.randint(0, own.heads)
-    # Heads whose queries are normalised have all dimensions.
-    width = own.head_width if own.qk_norm else source.randint(1, own.head_width)
+    # Heads whose dimensions are tied have all of them.
+    width = own.head_width if own.tied_dims else source.randint(1, own.head_width)
     return dense.replace(heads=heads, head_width=width if heads else 0, hidden=source.randint(0, own.hidden))
 
 

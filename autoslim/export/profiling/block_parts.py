@@ -20,7 +20,9 @@ from autoslim.methods import METHODS
 from autoslim.methods.base import ModuleFactory
 from autoslim.methods.layers.narrow import empty_attention, empty_mlp
 from autoslim.methods.layers.rectangular_block import rectangular_attention
-from autoslim.methods.layers.token_selector import FixedTokens, gather_tokens
+from autoslim.methods.layers.token_selector import FixedTokens
+from autoslim.models.placed_tokens import gather_tokens
+from autoslim.models.positional import attention_of
 
 Part = Callable[[Tensor], Tensor]
 """Takes tokens (B, N, D); its result is ignored."""
@@ -32,7 +34,8 @@ def attention(block: Any, heads: int, head_width: int) -> Part:
 
     def run(x_BND: Tensor) -> Tensor:
         # Without drop path, which is the identity in a finished model.
-        out_BND: Tensor = x_BND + part.ls1(part.attn(part.norm1(x_BND)))
+        # Which places the tokens have makes no difference to the latency.
+        out_BND: Tensor = x_BND + part.ls1(attention_of(part, part.norm1(x_BND), x_BND.shape[1]))
         return out_BND
 
     return run
@@ -44,7 +47,7 @@ def some_rows(block: Any, heads: int, head_width: int, index_K: Tensor) -> Part:
 
     def run(x_BND: Tensor) -> Tensor:
         normed_BND = part.norm1(x_BND)
-        attended_BKD = rectangular_attention(part.attn, gather_tokens(normed_BND, index_K), normed_BND)
+        attended_BKD = rectangular_attention(part.attn, normed_BND, index_K, places=x_BND.shape[1])
         out_BKD: Tensor = gather_tokens(x_BND, index_K) + part.ls1(attended_BKD)
         return out_BKD
 
@@ -55,7 +58,7 @@ def _with_heads(block: Any, heads: int, head_width: int) -> Any:
     part = copy.deepcopy(block)
     if (heads, head_width) != (part.attn.num_heads, part.attn.head_dim):
         # Untrained: the values of weights do not change the latency.
-        part.attn = empty_attention(part.attn, head_width, heads=heads)
+        part.attn = empty_attention(part.attn, head_width, heads=range(heads))
     return part
 
 
@@ -96,8 +99,8 @@ def token_axis(shape: ViTShape, steps: int) -> tuple[int, ...]:
 
 
 def attention_axis(shape: ViTShape, steps: int) -> tuple[tuple[int, int], ...]:
-    """Heads and head widths from one unit to all, evenly spaced; where queries and keys are normalised, heads keep their width."""
-    if shape.qk_norm:
+    """Heads and head widths from one unit to all, evenly spaced; heads whose dimensions are tied keep their width."""
+    if shape.blocks[0].tied_dims:
         counts = _distinct([1, *(max(1, round(shape.heads * step / steps)) for step in range(1, steps + 1))])
         return tuple((heads, shape.head_width) for heads in counts)
     return tuple((shape.heads, width) for width in width_axis(shape.head_width, steps))

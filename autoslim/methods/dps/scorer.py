@@ -12,8 +12,9 @@ from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
 from autoslim.methods.layers.rectangular_block import RectangularBlock
-from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
+from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
+from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as_given, placed
 
 SELECTOR = "patch selector"
 """The selectors' name in a plan and in a latency table."""
@@ -115,15 +116,17 @@ class TaskScoredBlock(RectangularBlock):
 
     selector: KeepSelected
 
-    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        out_BQD = super().forward(x_BND, attn_mask)
+    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None) -> Tokens:
+        out = super().forward(tokens, attn_mask)
         if not self.training:
-            return out_BQD
-        score_BK = self.selector.highest_scores(x_BND).to(out_BQD.dtype)
+            return out
+        out_BQD, places = placed(out)
+        score_BK = self.selector.highest_scores(placed(tokens).x_BND).to(out_BQD.dtype)
         # The parenthesis makes it exactly 1, whatever the scores.
         factor_BK1 = (1 + (score_BK - score_BK.detach())).unsqueeze(-1)
         prefix = self.selector.scorer.num_prefix_tokens
-        return torch.cat((out_BQD[:, :prefix], out_BQD[:, prefix:] * factor_BK1), dim=1)
+        scored_BQD = torch.cat((out_BQD[:, :prefix], out_BQD[:, prefix:] * factor_BK1), dim=1)
+        return as_given(PlacedTokens(scored_BQD, places), tokens)
 
 
 def log_impact(score_BP: Tensor) -> Tensor:

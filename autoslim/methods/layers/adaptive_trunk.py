@@ -25,16 +25,16 @@ from autoslim.core.plan import Extra
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.rectangular_block import block_rows
-from autoslim.methods.layers.token_selector import TokenIndices, gather_tokens
-from autoslim.methods.layers.token_trunk import Stage, Trunk, refuse_mask
+from autoslim.methods.layers.token_trunk import Stage, Trunk, refuse_mask, run_block, tokens_alone
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by
+from autoslim.models.placed_tokens import TokenIndices, gather_tokens, places_at
 
 
 class CountedTokens(NamedTuple):
     """A padded batch of tokens (B, N, D): of image b the first `count_B[b]`, prefix included, are its own and the others padding.
 
     `masked` is False where no image has padding, `static` says which form is running. `score_BP` are the patches' scores, sorted as
-    the last drop has left them.
+    the last drop has left them; `places` are as in `PlacedTokens`.
     """
 
     x_BND: Tensor
@@ -42,6 +42,7 @@ class CountedTokens(NamedTuple):
     score_BP: Tensor | None
     masked: bool
     static: bool
+    places: TokenIndices | None = None
 
     def padding_BN(self) -> Tensor:
         """True where a token is padding."""
@@ -103,6 +104,7 @@ class TokenDrop(nn.Module):
             score_BP=score_BP[:, :longest],
             masked=shortest < longest,
             static=tokens.static,
+            places=places_at(tokens.places, rows),
         )
         return rows, kept
 
@@ -139,7 +141,7 @@ class TokenDropBlock(nn.Module):
     def forward(self, tokens: CountedTokens) -> CountedTokens:
         # The mask is that of the tokens that enter, because they are the keys; the counts are of those that stay.
         rows, kept = self.drop.select(tokens)
-        return kept._replace(x_BND=block_rows(self, tokens.x_BND, rows, tokens.mask_B11N()))
+        return kept._replace(x_BND=block_rows(self, tokens.x_BND, rows, tokens.mask_B11N(), places=tokens.places))
 
     def token_map(self, tokens: CountedTokens) -> Tensor:
         return self.drop.token_map(tokens)
@@ -153,13 +155,14 @@ class AdaptiveStage(Stage):
     def __init__(self, block: nn.Module, pre_block: TokenDrop | None) -> None:
         super().__init__(block, pre_block)
 
-    def forward(self, tokens: CountedTokens) -> CountedTokens:  # type: ignore[override]
+    def forward(self, tokens: CountedTokens, **unused: None) -> CountedTokens:  # type: ignore[override]
+        """timm's `Eva` hands each part arguments besides the tokens, which the first one has checked."""
         if self.pre_block is not None:
             tokens = self.pre_block(tokens)
         if isinstance(self.block, TokenDropBlock):
             inside: CountedTokens = self.block(tokens)
             return inside
-        return tokens._replace(x_BND=self.block(tokens.x_BND, attn_mask=tokens.mask_B11N()))
+        return tokens._replace(x_BND=run_block(self.block, tokens, mask=tokens.mask_B11N()))
 
     @property
     def drop(self) -> TokenDrop | None:
@@ -175,18 +178,13 @@ class AdaptiveTrunk(Trunk):
         self.stages = nn.ModuleList(AdaptiveStage(block, pre_blocks.get(index)) for index, block in enumerate(blocks))
         self.form = ""
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        for part in self:
-            x_BND = part(x_BND)
-        return x_BND
-
     def __iter__(self) -> Iterator[Any]:
         """A flat sequence of modules, as timm's gradient checkpointing needs; the counts go along with the tokens from end to end."""
         yield self._enter
         yield from self.stages
-        yield _tokens_alone
+        yield tokens_alone
 
-    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> CountedTokens:
+    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> CountedTokens:
         refuse_mask(attn_mask, is_causal)
         # A traced graph keeps the shapes of its example, so that it must not depend on the example's counts.
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
@@ -203,10 +201,6 @@ class AdaptiveTrunk(Trunk):
         """Every drop with the index of its block."""
         drops = ((index, stage.drop) for index, stage in enumerate(self.stages))
         return [(index, drop) for index, drop in drops if isinstance(drop, TokenDrop)]
-
-
-def _tokens_alone(tokens: CountedTokens) -> Tensor:
-    return tokens.x_BND
 
 
 def refuse_pooling(method: str, shape: ViTShape) -> None:

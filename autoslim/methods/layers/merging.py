@@ -27,9 +27,10 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.sublayer import RemovedSublayer
-from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector, gather_tokens
-from autoslim.methods.layers.token_trunk import Stage, Trunk, install, refuse_mask
+from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
+from autoslim.methods.layers.token_trunk import Stage, Trunk, install, refuse_mask, run_block, tokens_alone
 from autoslim.methods.layers.tokens import key_mask, order_by
+from autoslim.models.placed_tokens import TokenIndices, gather_tokens, places_at
 
 MERGING = "token merging"
 """The name of joining tokens in a plan and in a latency table."""
@@ -49,11 +50,13 @@ _LEAST = 1e-12
 class SizedTokens(NamedTuple):
     """Tokens (B, N, D) and how many patches each stands for (B, N); None: nothing is merged yet, so each stands for itself.
 
-    A prefix token has size 1. Sizes are in single precision at least, which is exact for them, whatever the precision of the tokens.
+    A prefix token has size 1. `places` are as in `PlacedTokens`; a group is where the token is that the others have joined.
+    Sizes are in single precision at least, which is exact for them, whatever the precision of the tokens.
     """
 
     x_BND: Tensor
     size_BN: Tensor | None
+    places: TokenIndices | None = None
 
     def sizes(self) -> Tensor:
         if self.size_BN is not None:
@@ -89,9 +92,10 @@ class Groups:
     def merge(self, tokens: SizedTokens) -> SizedTokens:
         """The tokens `rows`, each the mean of its group, weighted by the sizes: (B, K, D); and the groups' sizes (B, K)."""
         x_BND, size_BN1 = tokens.x_BND, tokens.sizes().unsqueeze(-1)
+        places = places_at(tokens.places, self.rows)
         stay_BKD, stay_BK1 = gather_tokens(x_BND, self.rows), gather_tokens(size_BN1, self.rows)
         if self.joins_BSG is None:
-            return SizedTokens(stay_BKD, stay_BK1.squeeze(-1))
+            return SizedTokens(stay_BKD, stay_BK1.squeeze(-1), places)
         go_BGD, go_BG1 = gather_tokens(x_BND, self.goes), gather_tokens(size_BN1, self.goes)
         # Sizes are summed without a matrix product, which mixed precision would round.
         joined_BS1 = (self.joins_BSG * go_BG1.transpose(1, 2)).sum(dim=2, keepdim=True)
@@ -102,7 +106,7 @@ class Groups:
         own_BSD = stay_BKD[:, self.prefix :] * (own_BS1 / size_BS1).to(x_BND.dtype)
         mean_BSD = own_BSD + content_BSD / size_BS1.to(x_BND.dtype)
         merged_BKD = torch.cat((stay_BKD[:, : self.prefix], mean_BSD), dim=1)
-        return SizedTokens(merged_BKD, torch.cat((stay_BK1[:, : self.prefix], size_BS1), dim=1).squeeze(-1))
+        return SizedTokens(merged_BKD, torch.cat((stay_BK1[:, : self.prefix], size_BS1), dim=1).squeeze(-1), places)
 
 
 def indices_left_out(rows: TokenIndices, x_BND: Tensor) -> Tensor:
@@ -153,7 +157,7 @@ class MergeInto(nn.Module):
 
     def token_map(self, tokens: SizedTokens) -> Tensor:
         """Which entering tokens each token that stays is made of: (B, K, N), rows that sum to 1."""
-        x_BND, size_BN = tokens
+        x_BND, size_BN, _ = tokens
         batch, entering, _ = x_BND.shape
         # Merging is linear in the tokens: what it does to the identity is its map.
         identity_BNN = torch.eye(entering, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
@@ -188,7 +192,7 @@ class MergingBlock(nn.Module):
         groups = self.merge.groups(tokens.x_BND)
         merged = groups.merge(tokens)
         # The keys are the tokens that enter, so the mask has their sizes; the residual is what leaves.
-        x_BKD = block_rows(self, tokens.x_BND, groups.rows, tokens.mask_B11N(), residual_BQD=merged.x_BND)
+        x_BKD = block_rows(self, tokens.x_BND, groups.rows, tokens.mask_B11N(), residual_BQD=merged.x_BND, places=tokens.places)
         return merged._replace(x_BND=x_BKD)
 
     def token_map(self, tokens: SizedTokens) -> Tensor:
@@ -200,13 +204,14 @@ class MergingStage(Stage):
 
     pre_block: MergeInto | None
 
-    def forward(self, tokens: SizedTokens) -> SizedTokens:  # type: ignore[override]
+    def forward(self, tokens: SizedTokens, **unused: None) -> SizedTokens:  # type: ignore[override]
+        """timm's `Eva` hands each part arguments besides the tokens, which the first one has checked."""
         if self.pre_block is not None:
             tokens = self.pre_block(tokens)
         if isinstance(self.block, MergingBlock):
             merged: SizedTokens = self.block(tokens)
             return merged
-        return tokens._replace(x_BND=self.block(tokens.x_BND, attn_mask=tokens.mask_B11N()))
+        return tokens._replace(x_BND=run_block(self.block, tokens, mask=tokens.mask_B11N()))
 
 
 class WeightedMean(nn.Module):
@@ -220,7 +225,7 @@ class WeightedMean(nn.Module):
         self.norm = norm
         self.num_prefix_tokens = num_prefix_tokens
 
-    def forward(self, tokens: SizedTokens) -> Tensor:
+    def forward(self, tokens: SizedTokens, **unused: None) -> Tensor:
         x_BND: Tensor = self.norm(tokens.x_BND)
         if tokens.size_BN is None:
             return x_BND
@@ -238,25 +243,16 @@ class MergingTrunk(Trunk):
         self.stages = nn.ModuleList(MergingStage(block, steps.get(index)) for index, block in enumerate(blocks))
         self.end = end
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        for step in self:
-            x_BND = step(x_BND)
-        return x_BND
-
     def __iter__(self) -> Iterator[Any]:
         """A flat sequence of steps, as timm's gradient checkpointing needs."""
         yield _with_sizes
         yield from self.stages
-        yield _tokens_alone if self.end is None else self.end
+        yield tokens_alone if self.end is None else self.end
 
 
-def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> SizedTokens:
+def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> SizedTokens:
     refuse_mask(attn_mask, is_causal)
     return SizedTokens(x_BND, None)
-
-
-def _tokens_alone(tokens: SizedTokens) -> Tensor:
-    return tokens.x_BND
 
 
 def merges(knobs: Knobs) -> bool:

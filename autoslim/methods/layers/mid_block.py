@@ -14,12 +14,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoslim.methods.layers.token_trunk import refuse_mask
+from autoslim.models.placed_tokens import PlacedTokens, Tokens, as_given, placed
+from autoslim.models.positional import attention_of
 
 
 class MidBlock(nn.Module):
     """Takes over a timm block's parts under their own names; `mid_block` maps (B, N, D) to (B, K, D), prefix tokens first.
 
-    A `TokenSelector` is such a step. Any other needs a `token_map`, so that pictures can follow the tokens through it.
+    A `TokenSelector` is such a step, on tokens with places, too. Any other needs a `token_map`, so that pictures can follow the tokens
+    through it.
     """
 
     def __init__(self, block: Any, mid_block: nn.Module) -> None:
@@ -28,9 +31,10 @@ class MidBlock(nn.Module):
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
-    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tokens:
         refuse_mask(attn_mask, is_causal)
-        x_BND = x_BND + self.drop_path1(self.ls1(self.attn(self.norm1(x_BND))))
-        x_BKD: Tensor = self.mid_block(x_BND)
+        x_BND, places = placed(tokens)
+        x_BND = x_BND + self.drop_path1(self.ls1(attention_of(self, self.norm1(x_BND), places)))
+        x_BKD, places = placed(self.mid_block(as_given(PlacedTokens(x_BND, places), tokens)))
         out_BKD: Tensor = x_BKD + self.drop_path2(self.ls2(self.mlp(self.norm2(x_BKD))))
-        return out_BKD
+        return as_given(PlacedTokens(out_BKD, places), tokens)

@@ -1,8 +1,8 @@
-"""Prunes the widths of timm's own `Attention`, `Mlp`, `GluMlp` and `SwiGLU`, exactly: the pruned layer computes what the masked one did.
+"""Prunes the widths of attention, timm's own or one with positions, and of timm's `Mlp`, `GluMlp` and `SwiGLU`, exactly.
 
-timm derives the softmax scale from the head width, so a head pruned from d to k dimensions would be scaled by 1/sqrt(k) instead of
-1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d). Norms inside a layer become those of the units that
-are left (`inner_norm`).
+The pruned layer computes what the masked one did. timm derives the softmax scale from the head width, so a head pruned from d to k
+dimensions would be scaled by 1/sqrt(k) instead of 1/sqrt(d); the difference is folded into the query rows, W_q and b_q times sqrt(k/d).
+Norms inside a layer become those of the units that are left (`inner_norm`).
 
 Shapes: D model width, H heads, K head width, F hidden units.
 """
@@ -18,37 +18,51 @@ from timm.layers import Attention, GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
 from autoslim.methods.layers.inner_norm import empty_norm, narrow_norm, norm_in
+from autoslim.models.positional import NoKeyBias, PositionalAttention
 
 
-def narrow_attention(attention: Attention, kept_HK: Tensor, gate_HK: Tensor, *, heads: Sequence[int] | None = None) -> Attention:
+def narrow_attention(attention: Any, kept_HK: Tensor, gate_HK: Tensor, *, heads: Sequence[int] | None = None) -> Any:
     """The attention with `heads` alone (sorted indices; None: all) and, of each, the dimensions in its row of `kept_HK` (sorted).
 
     q, k and v of each dimension are scaled by its value in `gate_HK`. The logits equal those of the attention with the others masked.
-    Where queries and keys are normalised, v alone is scaled, and every row of `kept_HK` has to keep all dimensions.
+    Where queries and keys are normalised or rotated, v alone is scaled, and every row of `kept_HK` has to keep all dimensions.
     """
     heads = range(attention.num_heads) if heads is None else heads
     inner, old = attention.num_heads * attention.head_dim, attention.head_dim
     new = kept_HK.shape[1]
     rows_HK = kept_HK + old * torch.tensor(list(heads), device=kept_HK.device)[:, None]
     rows, gate = rows_HK.flatten(), gate_HK.flatten()
-    narrow = empty_attention(attention, new, heads=len(heads))
+    narrow = empty_attention(attention, new, heads=heads)
     ones, behind = torch.ones_like(gate), norm_in(attention.norm)
-    of_keys = gate if norm_in(attention.q_norm) is None else ones
+    of_keys = ones if dims_are_tied(attention) else gate
     # timm will divide by sqrt(k) where the model has divided by sqrt(d): the queries make up for it.
     of_queries = of_keys * math.sqrt(new / old)
     # A norm behind the attention would undo a factor of the values: the columns of the projection take it.
     of_values, of_columns = (gate, ones) if behind is None else (ones, gate)
-    for part, scale in enumerate((of_queries, of_keys, of_values)):
-        source, target = rows + part * inner, slice(part * len(rows), (part + 1) * len(rows))
-        narrow.qkv.weight.data[target] = attention.qkv.weight.data[source] * scale[:, None]
-        if attention.qkv.bias is not None:
-            narrow.qkv.bias.data[target] = attention.qkv.bias.data[source] * scale
+    source, scale = torch.cat([rows + part * inner for part in range(3)]), torch.cat((of_queries, of_keys, of_values))
+    narrow.qkv.weight.data.copy_(attention.qkv.weight.data[source] * scale[:, None])
+    if attention.qkv.bias is not None:
+        _set_bias(narrow.qkv, attention.qkv.bias.data[source] * scale)
     if behind is not None:
         narrow.norm = narrow_norm(behind, rows)
     narrow.proj.weight.data.copy_(attention.proj.weight.data[:, rows] * of_columns)
     if attention.proj.bias is not None:
         narrow.proj.bias.data.copy_(attention.proj.bias.data)
     return narrow
+
+
+def dims_are_tied(attention: Any) -> bool:
+    """Whether a norm or a rotation ties the dimensions of a head's queries and keys; see `BlockShape.tied_dims`."""
+    return norm_in(attention.q_norm) is not None or (isinstance(attention, PositionalAttention) and attention.positions.rotates)
+
+
+def _set_bias(qkv: Any, bias_3E: Tensor) -> None:
+    if isinstance(qkv, NoKeyBias):
+        q_E, _, v_E = bias_3E.chunk(3)
+        qkv.q_bias.data.copy_(q_E)
+        qkv.v_bias.data.copy_(v_E)
+    else:
+        qkv.bias.data.copy_(bias_3E)
 
 
 def narrow_mlp(mlp: Any, kept_F: Tensor, gate_F: Tensor) -> nn.Module:
@@ -76,11 +90,16 @@ def first_layers(mlp: nn.Module) -> tuple[str, ...]:
     return ("fc1_g", "fc1_x") if isinstance(mlp, SwiGLU) else ("fc1",)
 
 
-def empty_attention(like: Attention, head_width: int, *, heads: int | None = None) -> Attention:
-    """An attention with the settings of `like`, another head width and `heads` heads; its weights are set later."""
+def empty_attention(like: Any, head_width: int, *, heads: Sequence[int] | None = None) -> Any:
+    """An attention with the settings of `like`, another head width and its heads `heads` (None: all); its weights are set later.
+
+    Positions that a head has for itself go with it.
+    """
+    if isinstance(like, PositionalAttention):
+        return _empty_positional(like, head_width, range(like.num_heads) if heads is None else heads)
     narrow = Attention(
         like.qkv.in_features,
-        num_heads=like.num_heads if heads is None else heads,
+        num_heads=like.num_heads if heads is None else len(heads),
         attn_head_dim=head_width,
         qkv_bias=like.qkv.bias is not None,
         proj_bias=like.proj.bias is not None,
@@ -95,6 +114,28 @@ def empty_attention(like: Attention, head_width: int, *, heads: int | None = Non
     narrow.q_norm, narrow.k_norm = empty_norm(like.q_norm, head_width), empty_norm(like.k_norm, head_width)
     narrow.norm = empty_norm(like.norm, narrow.attn_dim)
     return narrow.train(like.training)
+
+
+def _empty_positional(like: PositionalAttention, head_width: int, heads: Sequence[int]) -> PositionalAttention:
+    inner, weight, biased = len(heads) * head_width, like.qkv.weight, like.qkv.bias is not None
+    where: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+    qkv: nn.Module
+    if isinstance(like.qkv, NoKeyBias):
+        empty = [nn.Parameter(torch.zeros(size, **where)) for size in ((3 * inner, weight.shape[1]), inner, inner)]
+        qkv = NoKeyBias(*empty)
+    else:
+        qkv = nn.Linear(weight.shape[1], 3 * inner, bias=biased, **where)
+    return PositionalAttention(
+        heads=len(heads),
+        head_width=head_width,
+        qkv=qkv,
+        proj=nn.Linear(inner, like.proj.out_features, bias=like.proj.bias is not None, **where),
+        positions=like.positions.of_heads(heads),
+        norms=(empty_norm(like.q_norm, head_width), empty_norm(like.k_norm, head_width), empty_norm(like.norm, inner)),
+        drops=(like.attn_drop.p, like.proj_drop.p),
+        fused=like.fused_attn,
+        separate=like.separate,
+    ).train(like.training)
 
 
 def empty_mlp(like: Any, hidden: int) -> nn.Module:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoslim.methods.layers.stored_names import StoredNames
 from autoslim.methods.layers.sublayer import RemovedSublayer
-from autoslim.methods.layers.token_selector import FirstTokens, TokenIndices, TokenSelector, gather_tokens
+from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as_given, gather_tokens, placed, places_at
+from autoslim.models.positional import attend
 
 
 class RectangularBlock(StoredNames):
@@ -31,56 +32,46 @@ class RectangularBlock(StoredNames):
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
-    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None) -> Tokens:
         """`attn_mask` is the additive mask (B, 1, 1, N) of an adaptive trunk; `Stage` refuses a caller's."""
-        return block_rows(self, x_BND, self.selector.rows(x_BND), attn_mask)
+        x_BND, places = placed(tokens)
+        rows = self.selector.rows(x_BND)
+        x_BQD = block_rows(self, x_BND, rows, attn_mask, places=places)
+        return as_given(PlacedTokens(x_BQD, places_at(places, rows)), tokens)
 
-    def token_map(self, x_BND: Tensor) -> Tensor:
-        return self.selector.token_map(x_BND)
+    def token_map(self, tokens: Tensor | PlacedTokens) -> Tensor:
+        return self.selector.token_map(tokens)
 
 
 def block_rows(
-    block: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None, residual_BQD: Tensor | None = None
+    block: Any,
+    x_BND: Tensor,
+    rows: TokenIndices,
+    mask_B11N: Tensor | None = None,
+    residual_BQD: Tensor | None = None,
+    *,
+    places: TokenIndices | None = None,
 ) -> Tensor:
     """The tokens `rows` (B, Q, D) of a timm block's output; `block` has timm's parts under timm's names.
 
-    `residual_BQD` takes the place of these tokens in the block's residual sum.
+    `residual_BQD` takes the place of these tokens in the block's residual sum. `places` are those of `x_BND`.
     """
-    normed_BND = block.norm1(x_BND)
     # Every token that enters is a key, so that all are normalised; the queries are rows of the same result.
-    attended_BQD = rectangular_attention(block.attn, gather_tokens(normed_BND, rows), normed_BND, mask_B11N)
+    attended_BQD = rectangular_attention(block.attn, block.norm1(x_BND), rows, mask_B11N, places=places)
     residual_BQD = gather_tokens(x_BND, rows) if residual_BQD is None else residual_BQD
     x_BQD = residual_BQD + block.drop_path1(block.ls1(attended_BQD))
     out: Tensor = x_BQD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BQD))))
     return out
 
 
-def rectangular_attention(attention: Any, queries_BQD: Tensor, x_BND: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
-    """timm's `Attention` with the queries of `queries_BQD` and the keys and values of `x_BND`: (B, Q, D)."""
+def rectangular_attention(
+    attention: Any, x_BND: Tensor, rows: TokenIndices, mask_B11N: Tensor | None = None, *, places: TokenIndices | None = None
+) -> Tensor:
+    """timm's `Attention` with the queries of the tokens `rows` and the keys and values of all of `x_BND`: (B, Q, D)."""
     if isinstance(attention, RemovedSublayer):
-        constant_BQD: Tensor = attention(queries_BQD)
+        constant_BQD: Tensor = attention(gather_tokens(x_BND, rows))
         return constant_BQD
-    heads, width = attention.num_heads, attention.head_dim
-    inner = heads * width
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    # timm packs the weights of queries, keys and values: the first third belongs to the queries.
-    q_BQE = functional.linear(queries_BQD, weight[:inner], None if bias is None else bias[:inner])
-    kv_BNE = functional.linear(x_BND, weight[inner:], None if bias is None else bias[inner:])
-    batch, tokens = q_BQE.shape[:2]
-    q_BHQK = q_BQE.reshape(batch, tokens, heads, width).transpose(1, 2)
-    k_BHNK, v_BHNK = kv_BNE.reshape(batch, x_BND.shape[1], 2, heads, width).permute(2, 0, 3, 1, 4).unbind(0)
-    q_BHQK, k_BHNK = attention.q_norm(q_BHQK), attention.k_norm(k_BHNK)
-    dropout = attention.attn_drop.p if attention.training else 0.0
-    if attention.fused_attn:
-        # The fused kernel takes fewer queries than keys as they are; its default scale is timm's.
-        out_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=mask_B11N, dropout_p=dropout)
-    else:
-        score_BHQN = q_BHQK * attention.scale @ k_BHNK.transpose(-2, -1)
-        weights_BHQN = (score_BHQN if mask_B11N is None else score_BHQN + mask_B11N).softmax(dim=-1)
-        out_BHQK = attention.attn_drop(weights_BHQN) @ v_BHNK
-    out_BQE = attention.norm(out_BHQK.transpose(1, 2).reshape(batch, tokens, inner))
-    out: Tensor = attention.proj_drop(attention.proj(out_BQE))
-    return out
+    return attend(attention, x_BND, rows=rows, places=places, mask=mask_B11N)
 
 
 def install_rectangular(model: nn.Module, blocks: list[nn.Module], selectors: Mapping[int, TokenSelector]) -> nn.Module:

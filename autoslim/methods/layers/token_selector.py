@@ -13,20 +13,7 @@ import abc
 import torch
 from torch import Tensor, nn
 
-TokenIndices = int | Tensor
-"""A number of tokens from the front; or indices (K,), the same for every image; or indices (B, K)."""
-
-
-def gather_tokens(x_BND: Tensor, rows: TokenIndices) -> Tensor:
-    """The tokens `rows` of each image, in that order: (B, K, D)."""
-    if isinstance(rows, int):
-        return x_BND[:, :rows]
-    if rows.ndim == 1:
-        return x_BND.index_select(1, rows)
-    # Copies whole tokens. `gather` needs an index per element and takes about ten times as long, under ONNX Runtime longer still.
-    batch, tokens, width = x_BND.shape
-    first_B1 = tokens * torch.arange(batch, device=rows.device).unsqueeze(1)
-    return x_BND.reshape(-1, width).index_select(0, (rows + first_B1).flatten()).view(batch, rows.shape[1], width)
+from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, gather_tokens, placed
 
 
 class TokenSelector(nn.Module, abc.ABC):
@@ -36,14 +23,18 @@ class TokenSelector(nn.Module, abc.ABC):
     def rows(self, x_BND: Tensor) -> TokenIndices:
         """The indices of the tokens (B, N, D) that stay."""
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return gather_tokens(x_BND, self.rows(x_BND))
+    def forward(self, tokens: Tokens) -> Tokens:
+        """The tokens that stay, with their places where they have any."""
+        if isinstance(tokens, Tensor):
+            return gather_tokens(tokens, self.rows(tokens))
+        return tokens.at(self.rows(tokens.x_BND))
 
-    def token_map(self, x_BND: Tensor) -> Tensor:
+    def token_map(self, tokens: Tensor | PlacedTokens) -> Tensor:
         """Which entering tokens each token that stays is made of: (B, K, N), rows that sum to 1."""
-        batch, tokens, _ = x_BND.shape
+        x_BND = placed(tokens).x_BND
+        batch, entering, _ = x_BND.shape
         # What a selection does to the identity is its map, whichever form its indices have.
-        identity_BNN = torch.eye(tokens, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
+        identity_BNN = torch.eye(entering, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
         return gather_tokens(identity_BNN, self.rows(x_BND))
 
 

@@ -1,7 +1,7 @@
 """What replaces timm's `model.blocks` in a slimmed model: a plain loop with room for a module in front of each block.
 
-timm's `forward_features` calls `self.blocks(x)` and nothing else of it. So no timm code is copied and no class is swapped, and the
-model pickles, exports and traces as before.
+timm's `forward_features` calls `self.blocks(x)`, or one part of it after the other, and nothing else of it. So no timm code is copied and
+no class is swapped, and the model pickles, exports and traces as before.
 
 Where a module on the tokens goes:
 
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.layers.stored_names import StoredNames
+from autoslim.models.placed_tokens import PlacedTokens, Tokens
+from autoslim.models.positional import has_positions
 
 
 class Stage(StoredNames):
@@ -33,11 +35,11 @@ class Stage(StoredNames):
         self.pre_block = pre_block
         self.block = block
 
-    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> Tokens:
         refuse_mask(attn_mask, is_causal)
         if self.pre_block is not None:
-            x_BND = self.pre_block(x_BND)
-        out: Tensor = self.block(x_BND)
+            tokens = self.pre_block(tokens)
+        out: Tokens = self.block(tokens)
         return out
 
 
@@ -52,23 +54,53 @@ class Trunk(nn.Module):
         self.stages = nn.ModuleList(Stage(block, pre_blocks.get(index)) for index, block in enumerate(blocks))
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        for stage in self.stages:
-            x_BND = stage(x_BND)
+        for part in self:
+            x_BND = part(x_BND)
         return x_BND
 
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self.stages)
+    def __iter__(self) -> Iterator[Any]:
+        """A flat sequence of steps, as timm's gradient checkpointing needs; where blocks ask for places, tokens carry them along."""
+        if not any(has_positions(block) for block in blocks_in(self)):
+            yield from self.stages
+            return
+        yield with_places
+        yield from self.stages
+        yield tokens_alone
 
     def __len__(self) -> int:
         return len(self.stages)
 
 
+def with_places(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> PlacedTokens:
+    """The start of a trunk: all the image's tokens."""
+    refuse_mask(attn_mask, is_causal)
+    return PlacedTokens(x_BND, None)
+
+
+def tokens_alone(tokens: Any, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> Tensor:
+    """The end of a trunk whose tokens have carried something along."""
+    x_BND: Tensor = tokens.x_BND
+    return x_BND
+
+
+def run_block(block: nn.Module, tokens: Any, *, mask: Tensor | None) -> Tensor:
+    """What a block makes of tokens that carry something along, `x_BND` and `places` among it."""
+    if not has_positions(block):
+        out: Tensor = block(tokens.x_BND, attn_mask=mask)
+        return out
+    known: PlacedTokens = block(PlacedTokens(tokens.x_BND, tokens.places), attn_mask=mask)
+    return known.x_BND
+
+
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a dense or a slimmed model, without the modules in front of them."""
     trunk: Any = model.blocks
-    if isinstance(trunk, Trunk):
-        return [stage.block for stage in trunk.stages]  # type: ignore[misc]
-    return list(trunk)
+    return blocks_in(trunk) if isinstance(trunk, Trunk) else list(trunk)
+
+
+def blocks_in(trunk: Trunk) -> list[nn.Module]:
+    """The blocks of a trunk."""
+    return [stage.block for stage in trunk.stages]  # type: ignore[misc]
 
 
 def pre_blocks_of(model: nn.Module) -> dict[int, nn.Module]:

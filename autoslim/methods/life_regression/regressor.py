@@ -21,9 +21,10 @@ from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
 from autoslim.methods.layers.merging import unit_length
 from autoslim.methods.layers.sublayer import RemovedSublayer
-from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
+from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
+from autoslim.models.placed_tokens import TokenIndices
 
 REGRESSOR = "life regressor"
 """The regressor's name in a plan and in a latency table."""
@@ -240,15 +241,17 @@ class SoftLifeTrunk(nn.Module):
             yield functools.partial(self._block if index < self.ends.first else self._soft_block, index)
         yield _tokens_alone
 
-    def _with_lives(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> tuple[Tensor, Tensor]:
+    def _with_lives(
+        self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None
+    ) -> tuple[Tensor, Tensor]:
         refuse_mask(attn_mask, is_causal)
         return x_BND, self.lives(x_BND)
 
-    def _block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor], **unused: None) -> tuple[Tensor, Tensor]:
         x_BND, life_BP = tokens_and_lives
         return self.blocks[index](x_BND), life_BP
 
-    def _soft_block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _soft_block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor], **unused: None) -> tuple[Tensor, Tensor]:
         x_BND, life_BP = tokens_and_lives
         # log sigmoid in one function: the log of a weight that has underflowed to 0 would have the gradient 0 / 0.
         weight_BP = functional.logsigmoid(self.temperature * (life_BP - self.ends.of(index, life_BP)))
@@ -266,7 +269,7 @@ class SoftLifeTrunk(nn.Module):
         return standardise(logit_BP, mean=mean, std=std)
 
 
-def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor]) -> Tensor:
+def _tokens_alone(tokens_and_lives: tuple[Tensor, Tensor], **unused: None) -> Tensor:
     return tokens_and_lives[0]
 
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from autoslim.core.plan import Extra
 from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.merging import unit_length
-from autoslim.methods.layers.token_selector import TokenIndices, TokenSelector
+from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 from autoslim.methods.patch_slimming.impact import order_of
 from autoslim.methods.patch_slimming.pyramid import Counts, chosen_blocks
+from autoslim.models.placed_tokens import TokenIndices
 
 CHOICE = "token choice"
 """The choice's name in a plan and in a latency table."""

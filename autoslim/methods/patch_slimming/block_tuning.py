@@ -244,7 +244,7 @@ class _Search:
         rows_K, rows_next, within = rows
         # Input and target are the dense model's, as in the paper, and so is the next block: the error is that of this block alone.
         x_BKD = block_rows(block, self.tokens[number][part], rows_K)
-        out_BKD = block_rows(self.dense[number + 1], x_BKD, within)
+        out_BKD = block_rows(self.dense[number + 1], x_BKD, within, places=rows_K)
         target_BKD = self.tokens[number + 2][part].index_select(1, rows_next)
         return (out_BKD - target_BKD).square().sum(), target_BKD.square().sum()
 

@@ -35,6 +35,8 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.coverage import CoverageOrder
+from autoslim.models.placed_tokens import PlacedTokens, placed
+from autoslim.models.positional import PositionalAttention
 
 CACHE_BYTES = 2**30
 """Memory for the cached inputs of all blocks and the paths G, 1 GiB; it decides how many images the scores are measured on."""
@@ -58,6 +60,8 @@ def attention_maps(attention: Any, normed_BND: Tensor) -> Tensor:
         qkv_BNE.reshape(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     )
     q_BHNK, k_BHNK = attention.q_norm(q_BHNK), attention.k_norm(k_BHNK)
+    if isinstance(attention, PositionalAttention):
+        q_BHNK, k_BHNK = attention.positions.rotate(q_BHNK, None), attention.positions.rotate(k_BHNK, None)
     maps: Tensor = (q_BHNK * attention.scale @ k_BHNK.transpose(-2, -1)).softmax(dim=-1)
     return maps
 
@@ -111,10 +115,10 @@ def _trace(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
     tokens: list[Tensor] = []
 
     def note_input(block: nn.Module, args: tuple[Tensor, ...]) -> None:
-        tokens.append(args[0])
+        tokens.append(placed(args[0]).x_BND)
 
-    def note_output(block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        tokens.append(output)
+    def note_output(block: nn.Module, args: tuple[Tensor, ...], output: Tensor | PlacedTokens) -> None:
+        tokens.append(placed(output).x_BND)
 
     blocks = blocks_of(model)
     hooks = [block.register_forward_pre_hook(note_input) for block in blocks]

@@ -79,6 +79,8 @@ class SiT(Method):
     def check(self, shape: ViTShape) -> None:
         if shape.depth < 2:
             raise UnsupportedModelError(f"SiT needs at least 2 blocks, the model has {shape.depth}")
+        if any(block.positions for block in shape.blocks):
+            raise UnsupportedModelError("SiT makes tokens that have no place in the image, which this model's attention asks for")
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         if knob in _WEIGHED_BY:

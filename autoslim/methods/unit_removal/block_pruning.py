@@ -71,7 +71,7 @@ def _prune_mlp(block: Any, layer: Layer, order_F: Tensor, *, fold: bool) -> None
 def empty_widths(block: Any, plan: BlockPlan) -> None:
     """Gives a dense block the widths of `plan`, in place; the weights are set later."""
     if plan.heads:
-        block.attn = empty_attention(block.attn, plan.head_width, heads=plan.heads)
+        block.attn = empty_attention(block.attn, plan.head_width, heads=range(plan.heads))
     else:
         drop_attention(block)
     if plan.hidden:

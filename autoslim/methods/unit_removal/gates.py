@@ -2,7 +2,7 @@
 
 As in ViT-Slim (arXiv 2201.00814, section 3) queries, keys and values of a dimension share one factor, and that of a hidden unit is behind
 the activation. A gate of 0 computes what the block without the unit computes. Where queries and keys are normalised, each head on its own,
-the values alone have the factor: a head can then go whole, and none of its dimensions can.
+or rotated, the values alone have the factor: a head can then go whole, and none of its dimensions can.
 
 Shapes: B batch, N tokens, H heads, K head width, F hidden units.
 """
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoslim.methods.layers.inner_norm import GatedNorm, norm_in
+from autoslim.methods.layers.narrow import dims_are_tied
 
 
 class HeadGate(nn.Module):
@@ -48,7 +49,7 @@ def gate_widths(block: Any) -> tuple[nn.Parameter, nn.Parameter]:
     zeta_HK = nn.Parameter(like.new_ones(attention.num_heads, attention.head_dim))
     zeta_F = nn.Parameter(like.new_ones(mlp.fc2.in_features))
     # One parameter in three places: queries, keys and values of a dimension stay or go together.
-    if norm_in(attention.q_norm) is None:
+    if not dims_are_tied(attention):
         attention.q_norm, attention.k_norm = HeadGate(zeta_HK), HeadGate(zeta_HK)
     attention.norm, mlp.norm = _output_gate(attention.norm, zeta_HK), _output_gate(mlp.norm, zeta_F)
     return zeta_HK, zeta_F

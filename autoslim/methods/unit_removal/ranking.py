@@ -76,9 +76,10 @@ def unit_costs(own: BlockShape, block: BlockPlan) -> tuple[float, float, float]:
 def head_multiple(own: BlockShape, multiple: int) -> int:
     """What widths of heads are multiples of, where the user asks for `multiple`.
 
-    A norm over a head's queries or keys mixes its dimensions, so that none can be removed exactly: such heads go whole or stay whole.
+    A norm over a head's queries or keys, or their rotation, mixes its dimensions, so that none can be removed exactly: such heads go whole
+    or stay whole.
     """
-    return own.head_width if own.qk_norm else multiple
+    return own.head_width if own.tied_dims else multiple
 
 
 def width_before(width: int, multiple: int) -> int:

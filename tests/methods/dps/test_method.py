@@ -26,11 +26,11 @@ from autoslim.methods.dps.scorer import ImpactScorer, KeepSelected, TaskScoredBl
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDropBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, token_counts
-from autoslim.methods.layers.token_selector import gather_tokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import pyramid
 from autoslim.models import DenseModel, read_shape
+from autoslim.models.placed_tokens import gather_tokens
 from autoslim.training.batch import LazyDistillationBatch
 
 METHOD = METHODS["dps"]

@@ -16,8 +16,9 @@ from autoslim.errors import RequestError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, solve
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
-from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenIndices, TokenSelector, gather_tokens
+from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.models.placed_tokens import TokenIndices, gather_tokens
 
 TOKEN_POOLED = ["vit", "deit", "distilled", "registers"]
 

@@ -39,13 +39,14 @@ from autoslim.data import prepare_dataset
 from autoslim.methods import METHODS, solve
 from autoslim.methods.layers.merging import MergeInto
 from autoslim.methods.layers.token_counts import token_counts
-from autoslim.methods.layers.token_selector import FirstTokens, gather_tokens
+from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import pre_blocks_of
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor, patch_lives
 from autoslim.methods.life_regression.schedule import fitted_moments, life_moments, schedule
 from autoslim.methods.trainer import DISTILLATION
 from autoslim.models import read_shape
+from autoslim.models.placed_tokens import gather_tokens
 from autoslim.training import TrialContext
 from autoslim.training.shared_trainer import TrialSharedTrainer
 
