@@ -90,7 +90,7 @@ class JobLinks(BaseModel):
 
 
 class JobResponse(BaseModel):
-    """Times are RFC 3339 in UTC. `queue_position` is the number of queued jobs that start before this one."""
+    """Times are RFC 3339 in UTC. `queue_position` is the number of queued jobs that start before this one, as of a second ago at most."""
 
     id: str
     tenant: str
