@@ -184,6 +184,7 @@ def _model_line(head: str, name: str, dense: DenseModel, adapts: bool) -> str:
     return (
         f"{head:10}{name}  {format_flops(flops_of(dense))} multiply-accumulates at "
         f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        + (f"; of the weights' file: {dense.weights_part}" if dense.weights_part else "")
         + "".join(f"; {name} is switched off, for a fixed cost" for name in dense.switched_off)
         + ("; is adapted to the data first" if adapts else "")
     )

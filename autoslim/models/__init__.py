@@ -4,7 +4,8 @@ from autoslim.models.architecture import Architecture, Preprocessing, write_fold
 from autoslim.models.dense import DenseModel, create_dense, shape_of_name
 from autoslim.models.registry import read_shape
 from autoslim.models.teacher import OtherTeacher, check_teacher
-from autoslim.models.weights import load_weights, read_state_dict
+from autoslim.models.weights import load_weights
+from autoslim.models.weights_file import read_state_dict
 
 __all__ = [
     "Architecture",

@@ -22,7 +22,8 @@ from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
 from autoslim.models.registry import family_of, read_shape
 from autoslim.models.stem import without_prices
-from autoslim.models.weights import is_resampled, load_weights, read_state_dict
+from autoslim.models.weights import is_resampled, load_weights
+from autoslim.models.weights_file import StoredWeights, read_weights
 
 _HUB_DEADLINE = 8.0
 """Seconds to wait for the hub's first answer; without a network, its own client retries for most of a minute."""
@@ -39,7 +40,8 @@ class DenseModel:
 
     `trained` is false for a model from scratch, `head_fits` where the classifier is new. `resampled` is true where the image or patch
     size is not the checkpoint's. `labels` are the checkpoint's classes, where it names them. `switched_off` are timm's arguments that
-    were switched off because the model would have no fixed cost with them.
+    were switched off because the model would have no fixed cost with them. `weights_part` says what of the weights' file was loaded, where
+    it holds more.
     """
 
     module: nn.Module
@@ -51,6 +53,7 @@ class DenseModel:
     resampled: bool
     labels: tuple[str, ...] | None
     switched_off: tuple[str, ...] = ()
+    weights_part: str = ""
 
     @property
     def parameters(self) -> int:
@@ -73,11 +76,11 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
     module, spec, switched_off = _build_fixed(spec, classes)
     shape = read_shape(module)
     labels = _labels(spec, module)
-    trained, head_fits, resampled = True, True, False
+    trained, head_fits, resampled, part = True, True, False, ""
     if spec.weights == "scratch":
         trained = False
     else:
-        state = _weights_of(spec, module)
+        state, part = _weights_of(spec, module)
         resampled = is_resampled(module, state)
         head_fits = load_weights(module, state, source=spec.name)
     preprocessing = _preprocessing(spec, module)
@@ -91,6 +94,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         resampled=resampled,
         labels=labels,
         switched_off=switched_off,
+        weights_part=part,
     )
 
 
@@ -238,11 +242,11 @@ def _unknown_model(name: str) -> str:
     return f"there is no timm model {name!r}{hint}"
 
 
-def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
+def _weights_of(spec: ModelSpec, module: nn.Module) -> StoredWeights:
     if spec.weights != "pretrained":
-        return read_state_dict(Path(spec.weights))
+        return read_weights(Path(spec.weights))
     if _is_folder(spec):
-        return read_state_dict(Path(spec.name) / "model.safetensors")
+        return read_weights(Path(spec.name) / "model.safetensors")
     config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     if not config.get("hf_hub_id") and not config.get("url"):
         raise WeightsError(
@@ -255,8 +259,7 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> dict[str, torch.Tensor]:
         hub = timm.create_model(spec.name, pretrained=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(_no_weights(spec.name, error)) from error
-    state: dict[str, torch.Tensor] = hub.state_dict()
-    return state
+    return StoredWeights(hub.state_dict(), "")
 
 
 def _check_hub_answers(name: str) -> None:

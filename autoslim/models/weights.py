@@ -1,64 +1,14 @@
-"""Loads weights into a dense model from a file, without running code that the file may contain."""
+"""Loads weights into a dense model, under the names that they have elsewhere."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from autoslim.errors import WeightsError
 from autoslim.models.registry import family_of
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file or a weights-only torch file.
-
-    Raises:
-        WeightsError: when the file is missing, broken, or a pickle that holds anything but tensors (it is refused, not run).
-    """
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        _refuse_packed(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
-        raise WeightsError(
-            f"weights file {path} is a pickle that holds more than tensors; it was refused, not run. "
-            "Save a state dict as safetensors instead"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"weights file {path} cannot be read: {error}") from error
-    return _unwrap(state, path)
-
-
-def _refuse_packed(path: Path) -> None:
-    """Refuses compressed archives: torch writes none, but would unpack any, to any size."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise WeightsError(f"weights file {path} is a compressed archive; allowed: as torch.save writes it, or safetensors")
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise WeightsError(f"weights file {path} unpacks to more than it holds; save a state dict as safetensors instead")
-
-
-def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"weights file {path} is not a state dict: expected tensors by parameter name")
-    return state
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> bool:

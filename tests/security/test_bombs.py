@@ -22,7 +22,7 @@ from autoslim.data.decode import MAX_BYTES, MAX_PIXELS, decode_rgb
 from autoslim.data.parquet import MAX_ROWS
 from autoslim.data.sources import open_source
 from autoslim.errors import DatasetError, WeightsError
-from autoslim.models.weights import read_state_dict
+from autoslim.models.weights_file import read_state_dict
 
 
 def memory() -> int:

@@ -14,7 +14,7 @@ import torch
 from helpers.running_service import SPEC, RunningService
 
 from autoslim.errors import WeightsError
-from autoslim.models.weights import read_state_dict
+from autoslim.models.weights_file import read_state_dict
 
 
 @pytest.fixture(scope="module")
