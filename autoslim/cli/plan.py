@@ -172,21 +172,30 @@ def _model_lines(prepared: PreparedSearch) -> list[str]:
     named = [("Model", label or prepared.job.model.name, prepared.starts[label]) for label in prepared.starts]
     if prepared.teacher is not None and prepared.job.teacher is not None:
         named.append(("Teacher", prepared.job.teacher.name, prepared.teacher))
-    lines = [_model_line(head, name, dense, prepared.adapts(dense)) for head, name, dense in named]
+    lines = [_model_line(head, name, dense, _adapting(prepared, dense)) for head, name, dense in named]
     if len(prepared.starts) > 1 and prepared.teacher is None:
         given = prepared.job.teacher
         lines.append(f"Teacher   {'the most accurate of these of the same image size' if given is None else given.name}")
     return lines
 
 
-def _model_line(head: str, name: str, dense: DenseModel, adapts: bool) -> str:
+def _adapting(prepared: PreparedSearch, dense: DenseModel) -> str:
+    """What happens to a dense model before the search."""
+    if not prepared.adapts(dense):
+        return ""
+    if prepared.job.adapt is None and dense.is_unproven:
+        return "; its weights name no classes: is adapted to the data first if a linear probe is more accurate"
+    return "; is adapted to the data first"
+
+
+def _model_line(head: str, name: str, dense: DenseModel, adapting: str) -> str:
     shape = dense.shape
     return (
         f"{head:10}{name}  {format_flops(flops_of(dense))} multiply-accumulates at "
         f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
         + (f"; of the weights' file: {dense.weights_part}" if dense.weights_part else "")
         + "".join(f"; {name} is switched off, for a fixed cost" for name in dense.switched_off)
-        + ("; is adapted to the data first" if adapts else "")
+        + adapting
     )
 
 

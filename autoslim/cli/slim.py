@@ -110,6 +110,7 @@ def slim_job(
         first=None if first is None else _first(first),
         training=searched.training if distillation is None else searched.training.replace(distillation=distillation),
         base=searched.base,
+        adapt=searched.adapt,
         seed=searched.seed,
         class_query=searched.class_query,
         bound=searched.bound,
@@ -165,6 +166,8 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         prepared = slimming.prepare()
         _print_request(prepared)
         facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs)
+        if facts.head_check:
+            _print(f"dense model: {facts.head_check}")
         _print(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
         teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs)
         if teacher is not None:

@@ -207,6 +207,12 @@ class JobSpec(BaseModel):
         default=None,
         gt=0,
     )
+    adapt: bool | None = setting(
+        "Train the dense model on the data first. By default where its classifier is new, of other classes or sizes, or, where the weights "
+        "name no classes, less accurate on the validation images than a linear probe.",
+        Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("adapt"),), shown_default="where it is needed"),
+        default=None,
+    )
     sampler: SamplerName = setting("Sampler that proposes recipes.", _SEARCH(job=(JobField("sampler"),)))
     prior: PriorName = setting(
         "Trials of other models that the search begins with, and the best recipes of those as the first trials; `none` begins with random "

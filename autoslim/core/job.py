@@ -109,7 +109,8 @@ class SearchJob(Record):
     `model` and `more_models` are the dense models that recipes start from; shares of FLOPs refer to `model`. `teacher` gives the soft
     labels; None: the most accurate of these models.
 
-    `base` trains a dense model that has random weights or other classes, before the search. `space` is a name, a file, or the space itself
+    `base` trains a dense model that has random weights or other classes, before the search; `adapt` says whether this happens, None: where
+    it is needed. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
     folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
@@ -126,6 +127,7 @@ class SearchJob(Record):
     trials: int = 24
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     base: TrainingSettings = dataclasses.field(default_factory=lambda: TrainingSettings(epochs=10.0, distillation=0.0))
+    adapt: bool | None = dataclasses.field(default=None, metadata=OPTIONAL)
     sampler: str = "forest"
     prior: str = "none"
     scheduler: str = "halving"

@@ -244,7 +244,7 @@ class SharedCost(Record):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFacts(Record):
     """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess, `latency_ms` the milliseconds
-    of a batch, where the latency is limited.
+    of a batch, where the latency is limited. `head_check` says how a classifier of unknown classes was judged.
 
     Of a search with several dense models these are the first one's, which shares of FLOPs refer to; `starts` has those of each by its
     label. `teacher` is the label or the name of the model whose soft labels the trials learn from, by the start's label; without an entry
@@ -256,6 +256,7 @@ class BaseFacts(Record):
     params: int
     chance: float
     latency_ms: float | None = None
+    head_check: str = dataclasses.field(default="", metadata=OPTIONAL)
     starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     teacher: dict[str, str] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
 

@@ -61,8 +61,28 @@ class DenseModel:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def is_ready_for(self, classes: tuple[str, ...]) -> bool:
-        """Whether it can be evaluated on these classes without training."""
-        return self.trained and self.head_fits and not self.resampled and (self.labels is None or self.labels == classes)
+        """Whether it is known to need no training for these classes: its checkpoint names them."""
+        return self.may_be_ready and self.labels == classes
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether only its accuracy can tell if the classifier is one of the data's classes, because its checkpoint names none."""
+        return self.may_be_ready and self.labels is None
+
+    @property
+    def may_be_ready(self) -> bool:
+        """Whether the weights, the classifier's among them, fit as they are."""
+        return self.trained and self.head_fits and not self.resampled
+
+    def adapts_to(self, classes: tuple[str, ...], adapt: bool | None) -> bool:
+        """Whether it is trained for these classes first, or may be; `adapt` as in `SearchJob`."""
+        return not self.is_ready_for(classes) if adapt is None else adapt
+
+    def check_adapt(self, name: str, adapt: bool | None) -> None:
+        """Raises RequestError where the model `name` is not to be trained first, and cannot be evaluated without it."""
+        if adapt is False and not (self.trained and self.head_fits):
+            what = "its classifier is a new one" if self.trained else "it has random weights"
+            raise RequestError(f"--no-adapt, but model {name} cannot be used without training: {what}; leave out --no-adapt")
 
 
 def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:

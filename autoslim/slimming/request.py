@@ -50,6 +50,7 @@ class SlimJob(Record):
     first: Budget | None = None
     training: TrainingSettings
     base: TrainingSettings
+    adapt: bool | None = dataclasses.field(default=None, metadata=OPTIONAL)
     seed: int = 0
     class_query: bool = False
     bound: str = "max"
@@ -116,7 +117,7 @@ class PreparedSlim:
     @property
     def adapts(self) -> bool:
         """Whether the dense model is trained before it is slimmed."""
-        return not self.dense.is_ready_for(self.dataset.classes)
+        return self.dense.adapts_to(self.dataset.classes, self.job.adapt)
 
     @property
     def base_request(self) -> BaseRequest:
@@ -135,6 +136,7 @@ class PreparedSlim:
             dataset_digest=self.dataset.digest,
             training=job.base,
             seed=job.seed,
+            adapt=job.adapt,
         )
 
 
@@ -157,6 +159,7 @@ def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> P
     if job.teacher is not None and job.teacher != job.model:
         teacher = create_dense(job.teacher, classes=len(dataset.classes))
         check_teacher(job.teacher.name, teacher.shape, {"": dense.shape})
+    dense.check_adapt(job.model.name, job.adapt)
     dense_flops = predict(dense.shape, Plan.dense(dense.shape)).total
     job.budget.resolve(dense_flops)
     table = None

@@ -16,16 +16,17 @@ from torch import Tensor
 
 from autoslim.core.job import ModelSpec
 from autoslim.core.recipe import TrainingSettings
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, EpochReport, Phase, SharedCost
 from autoslim.cost import count_flops
-from autoslim.data import PreparedDataset
+from autoslim.data import Loader, PreparedDataset, Splits
 from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
 from autoslim.training.device import pick_device, uses_bfloat16
 from autoslim.training.evaluate import accuracy
+from autoslim.training.head_check import HeadCheck, check_head
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 from autoslim.training.shared_results import write_cost
@@ -43,6 +44,7 @@ class BaseRequest(Record):
     dataset_digest: str
     training: TrainingSettings
     seed: int
+    adapt: bool | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 def weights_digest(model: ModelSpec) -> str:
@@ -76,7 +78,8 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
     validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
 
     module, epochs = dense.module, 0.0
-    if not dense.is_ready_for(dataset.classes):
+    check = _head_check(dense, request, splits, validation, device=device, bfloat16=bfloat16)
+    if dense.adapts_to(dataset.classes, request.adapt) and not (check is not None and check.fits):
         train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
         trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
@@ -93,7 +96,8 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
         dense_flops=count_flops(module, dense.shape.image_size),
         dense_accuracy=share,
         params=sum(p.numel() for p in module.parameters()),
-        chance=float(np.bincount(splits.validation.labels).max() / len(splits.validation)),
+        chance=_chance(splits),
+        head_check="" if check is None else str(check),
     )
     with publish_shared(folder, lambda: _read(folder)) as partial:
         write_folder(partial, module, dense.architecture, preprocessing=dense.preprocessing, classes=dataset.classes)
@@ -105,6 +109,22 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
                 partial, SharedCost(key=folder.name, method="dense model", settings=settings, epochs=epochs, seconds=seconds)
             )
     shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)
+
+
+def _head_check(
+    dense: DenseModel, request: BaseRequest, splits: Splits, validation: Loader, *, device: torch.device, bfloat16: bool
+) -> HeadCheck | None:
+    """The check of a classifier of unknown classes; None where it is known, or where the user has decided."""
+    if not dense.is_unproven or request.adapt is not None:
+        return None
+    plain = request.training.replace(augmentation="none", flip=False)
+    train = make_loader(dense, splits.train, plain, seed=request.seed, train=True)
+    return check_head(dense.module, train, validation, chance=_chance(splits), device=device, bfloat16=bfloat16)
+
+
+def _chance(splits: Splits) -> float:
+    """The accuracy of the best constant guess on the validation images."""
+    return float(np.bincount(splits.validation.labels).max() / len(splits.validation))
 
 
 def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, bfloat16: bool) -> Trainer:  # type: ignore[no-untyped-def]

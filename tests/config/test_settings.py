@@ -53,6 +53,7 @@ OTHER: dict[str, Any] = {
     "lr": 0.001,
     "augmentation": "strong",
     "flip": True,
+    "adapt": True,
     "base_epochs": 2.5,
     "base_lr": 0.002,
     "sampler": "nsga2",
@@ -68,6 +69,7 @@ OTHER: dict[str, Any] = {
 TYPED: dict[str, list[str]] = {
     "model_args": ["--model-args", "depth=6"],
     "flip": ["--flip"],
+    "adapt": ["--adapt"],
     "class_query": ["--class-query"],
     "speed": ["--speed", "eager,compiled"],
     "flops": ["--flops", "2.3G", "--flops", "70%"],

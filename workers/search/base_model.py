@@ -70,6 +70,8 @@ def adapt_dense_model(
                 console.on_message(f"{called}: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
             last = ray.get(reference)
     facts = BaseFacts.from_json(last)
+    if facts.head_check:
+        console.on_message(f"{called}: {facts.head_check}")
     console.on_message(f"{called}: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return AdaptedModel(folder, facts)
 
@@ -82,6 +84,7 @@ def base_request(job: SearchJob, model: ModelSpec, dataset: PreparedDataset) -> 
         dataset_digest=dataset.digest,
         training=job.base,
         seed=job.seed,
+        adapt=job.adapt,
     )
 
 

@@ -42,8 +42,8 @@ class PreparedSearch:
         return [*list(self.starts.values())[1:], *([] if self.teacher is None else [self.teacher])]
 
     def adapts(self, dense: DenseModel) -> bool:
-        """Whether the model has to be trained on the data first."""
-        return not dense.is_ready_for(self.dataset.classes)
+        """Whether the model is trained on the data first, or may be."""
+        return dense.adapts_to(self.dataset.classes, self.job.adapt)
 
     @property
     def mean_budget_share(self) -> float:
@@ -66,6 +66,8 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
         create_dense(spec.replace(weights=SCRATCH))
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
+    for label, start in starts.items():
+        start.check_adapt(job.starts[label].name, job.adapt)
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))
     dense, shapes = next(iter(starts.values())), {label: start.shape for label, start in starts.items()}
     dense_flops = flops_of(dense)
