@@ -58,6 +58,7 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rotary positions and norms inside": ("eva02_base_patch16_clip_224", {}),
     "rotary positions and attention pooling": ("vit_pe_core_small_patch16_384", {}),
     "keys without a bias": ("eva_giant_patch14_224", {}),
+    "relative positions": ("beit_base_patch16_224", {}),
 }
 """Models with parts that those in `MODELS` have not, by the parts."""
 

@@ -19,7 +19,7 @@ from autoslim.methods.layers.token_origins import (
     restore_tokens,
     tokens_behind_blocks,
 )
-from autoslim.methods.layers.token_trunk import refuse_mask
+from autoslim.methods.layers.token_trunk import Trunk, refuse_mask
 from autoslim.models.registry import family_of
 
 _FORMATS = ("NCHW", "NLC")
@@ -90,8 +90,15 @@ def forward_features(
         refuse_mask(attn_mask, is_causal)
         found = features(model, x, restore_tokens=restore_tokens)
         return (found.tokens, found.places) if return_places else found.tokens
-    whole: Any = type(model)
-    left: Tensor = whole.forward_features(model, x, attn_mask=attn_mask, is_causal=is_causal)
+    timms: Any = type(model)
+    left: Tensor
+    if attn_mask is None and not is_causal:
+        # Not all of timm's classes take a mask.
+        left = timms.forward_features(model, x)
+        return left
+    if isinstance(model.blocks, Trunk):
+        refuse_mask(attn_mask, is_causal)
+    left = timms.forward_features(model, x, attn_mask=attn_mask, is_causal=is_causal)
     return left
 
 

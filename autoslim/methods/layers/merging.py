@@ -206,7 +206,7 @@ class MergingStage(Stage):
     pre_block: MergeInto | None
 
     def forward(self, tokens: SizedTokens, **unused: None) -> SizedTokens:  # type: ignore[override]
-        """timm's `Eva` hands each part arguments besides the tokens, which the first one has checked."""
+        """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
         return self.compute(self.enter(tokens))
 
     def compute(self, tokens: SizedTokens) -> SizedTokens:
@@ -255,7 +255,7 @@ class MergingTrunk(Trunk):
         return super().final_norm(model) if self.end is None else self.end.norm
 
 
-def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> SizedTokens:
+def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> SizedTokens:
     refuse_mask(attn_mask, is_causal)
     return SizedTokens(x_BND, None)
 
