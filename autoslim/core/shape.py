@@ -150,6 +150,11 @@ class ViTShape(Record):
         shared: dict[str, Any] = {name: getattr(self, name) for name in _shared_fields()}
         return (BlockShape(tokens=self.tokens, **shared),) * self.depth
 
+    @property
+    def windowed(self) -> bool:
+        """Whether tokens attend to a window of the image alone, so that all of them have to be there."""
+        return any(block.window for block in self.blocks)
+
     @functools.cached_property
     def kinds(self) -> tuple[BlockShape, ...]:
         """The different blocks that there are."""
@@ -158,9 +163,9 @@ class ViTShape(Record):
     @classmethod
     def of_blocks(cls, blocks: Sequence[BlockShape], **others: Any) -> Self:
         """The shape of a model with these blocks; `others` are the fields that say nothing of blocks."""
-        first = blocks[0]
-        own = () if all(block == first for block in blocks) else tuple(blocks)
-        return cls(depth=len(blocks), own_blocks=own, **{name: getattr(first, name) for name in _shared_fields()}, **others)
+        made = cls(depth=len(blocks), **{name: getattr(blocks[0], name) for name in _shared_fields()}, **others)
+        # Blocks that differ, and those that are more than the fields of a `ViTShape` can say.
+        return made if made.blocks == tuple(blocks) else made.replace(own_blocks=tuple(blocks))
 
 
 @functools.cache

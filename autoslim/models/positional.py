@@ -24,10 +24,16 @@ from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as
 class Positions(nn.Module):
     """How the logits of an attention depend on the places of its tokens; here not at all.
 
-    `rotates` says whether queries and keys are rotated, in pairs of dimensions.
+    `rotates` says whether queries and keys are rotated, in pairs of dimensions; `asks_places`, whether the attention has to be told where
+    in the image its tokens are.
     """
 
     rotates = False
+    asks_places = False
+
+    def bias(self) -> Tensor | None:
+        """What is added to the logits (H, Q, N) of all tokens in their order; None for nothing."""
+        return None
 
     def rotate(self, x_BHNK: Tensor, places: TokenIndices | None) -> Tensor:
         """Queries or keys of the tokens at `places`."""
@@ -45,7 +51,7 @@ class Rotation(Positions):
     dimensions half a head apart instead of neighbours.
     """
 
-    rotates = True
+    rotates = asks_places = True
 
     def __init__(self, table_T2K: Tensor, *, half: bool) -> None:
         super().__init__()
@@ -72,7 +78,7 @@ class MixedRotation(Positions):
     `frequencies_2HF` are those along both axes, F half the head width; `places_2T` are the places along these axes, 0 in prefix tokens.
     """
 
-    rotates = True
+    rotates = asks_places = True
 
     def __init__(self, frequencies_2HF: Tensor, places_2T: Tensor) -> None:
         super().__init__()
@@ -90,6 +96,25 @@ class MixedRotation(Positions):
 
     def of_heads(self, heads: Sequence[int]) -> MixedRotation:
         return MixedRotation(self.frequencies.detach()[:, list(heads)].clone(), self.axes)
+
+
+class RelativeBias(Positions):
+    """A learned bias on the logits for each offset between two tokens and each head.
+
+    `table_RH` has a row for each of R offsets, `offset_NN` the row of each pair of tokens.
+    """
+
+    def __init__(self, table_RH: Tensor, offset_NN: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table_RH)
+        self.offset: Tensor
+        self.register_buffer("offset", offset_NN, persistent=False)
+
+    def bias(self) -> Tensor:
+        return self.table[self.offset.flatten()].view(*self.offset.shape, -1).permute(2, 0, 1)
+
+    def of_heads(self, heads: Sequence[int]) -> RelativeBias:
+        return RelativeBias(self.table.detach()[:, list(heads)].clone(), self.offset)
 
 
 def rotated(x_BHNK: Tensor, sin: Tensor, cos: Tensor, *, half: bool) -> Tensor:
@@ -190,6 +215,7 @@ def attend(
     if positions is not None:
         q_BHQK = positions.rotate(q_BHQK, places if rows is None else places_at(places, rows))
         k_BHNK = positions.rotate(k_BHNK, places)
+        mask = _with_bias(mask, positions.bias())
     dropout = attention.attn_drop.p if attention.training else 0.0
     if attention.fused_attn:
         # The fused kernel takes fewer queries than keys as they are; its default scale is timm's.
@@ -201,6 +227,12 @@ def attend(
     out_BQE = attention.norm(out_BHQK.transpose(1, 2).flatten(2))
     out: Tensor = attention.proj_drop(attention.proj(out_BQE))
     return out
+
+
+def _with_bias(mask: Tensor | None, bias_HNN: Tensor | None) -> Tensor | None:
+    if mask is None or bias_HNN is None:
+        return bias_HNN if mask is None else mask
+    return mask + bias_HNN
 
 
 def _split(attention: Any, x_BND: Tensor, rows: TokenIndices | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,4 +279,4 @@ def attention_of(block: Any, normed_BND: Tensor, places: TokenIndices | None, ma
 def has_positions(block: Any) -> bool:
     """Whether the block has to be told where its tokens are."""
     attention = getattr(block, "attn", None)
-    return isinstance(attention, PositionalAttention) and type(attention.positions) is not Positions
+    return isinstance(attention, PositionalAttention) and attention.positions.asks_places

@@ -58,8 +58,10 @@ def follow(model: nn.Module, images_B3hw: Tensor, shape: ViTShape) -> Survival:
     """Runs `model` and follows the patches through it.
 
     Raises:
-        UnsupportedModelError: when a module changes the number of tokens and has no `token_map`.
+        UnsupportedModelError: when a module changes the number of tokens and has no `token_map`, or tokens are computed in windows.
     """
+    if shape.windowed:
+        raise UnsupportedModelError("this model computes its attention in windows, so that all patches take part in every block")
     follower = _Follower()
     with follower.watching(model):
         logits_BC = logits_of(model.eval()(images_B3hw))

@@ -280,7 +280,7 @@ def make_optimizer(student: nn.Module, training: TrainingSettings, schedule: Pha
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
             factor = next((rate for suffix, rate in schedule.learning_rates.items() if name.endswith(suffix)), None)
-            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "_token", "zeta"))
+            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "_token", "zeta", "positions.table"))
             groups.setdefault((1.0 if factor is None else factor, 0.0 if plain else training.weight_decay), []).append(parameter)
     peak = training.lr * schedule.rate
     return torch.optim.AdamW(

@@ -32,8 +32,19 @@ PUBLISHED = {
     "aimv2_large_patch14_224": 82.3,
     "aimv2_huge_patch14_224": 179.01,
     "vit_intern300m_patch14_448": 362.05,
+    # From the first of the two tables.
+    "swin_tiny_patch4_window7_224": 4.51,
+    "swin_small_patch4_window7_224": 8.77,
+    "swin_base_patch4_window7_224": 15.47,
+    "swin_large_patch4_window7_224": 34.53,
+    "swin_base_patch4_window12_384": 47.19,
+    "swin_large_patch4_window12_384": 104.08,
+    "swin_s3_tiny_224": 4.64,
+    "swin_s3_small_224": 9.43,
+    "swin_s3_base_224": 13.69,
 }
 CHEAP = (
+    "swin_tiny_patch4_window7_224",
     "vit_giant_patch14_dinov2",
     "vit_base_patch16_siglip_224",
     "vit_tiny_r_s16_p8_224",

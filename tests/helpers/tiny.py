@@ -58,8 +58,23 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rotary positions and norms inside": ("eva02_base_patch16_clip_224", {}),
     "rotary positions and attention pooling": ("vit_pe_core_small_patch16_384", {}),
     "keys without a bias": ("eva_giant_patch14_224", {}),
+    # The first stage has shifted windows, the second a single one that needs no shift, and both have several heads.
+    "windows": ("swin_tiny_patch4_window7_224", {}),
 }
 """Models with parts that those in `MODELS` have not, by the parts."""
+
+SIZES_OF: dict[str, dict[str, Any]] = {
+    "windows": {
+        "img_size": 32,
+        "patch_size": 4,
+        "embed_dim": 48,
+        "depths": (2, 2),
+        "num_heads": (3, 6),
+        "window_size": 4,
+        "drop_path_rate": 0.0,
+    }
+}
+"""The sizes of models whose arguments are not those of `SIZES`."""
 
 KINDS = {**MODELS, **PARTS}
 """All kinds of models that methods have to slim."""
@@ -67,7 +82,7 @@ KINDS = {**MODELS, **PARTS}
 
 def make_spec(name: str = "deit", **args: Any) -> ModelSpec:
     timm_name, own = KINDS[name]
-    return ModelSpec(name=timm_name, weights="scratch", args={**SIZES, **own, **args})
+    return ModelSpec(name=timm_name, weights="scratch", args={**SIZES_OF.get(name, SIZES), **own, **args})
 
 
 def make_dense(name: str = "deit", **args: Any) -> DenseModel:

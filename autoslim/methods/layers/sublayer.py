@@ -38,6 +38,14 @@ def check_parts(method: str, shape: ViTShape) -> None:
             )
 
 
+def check_tokens(method: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError unless some of the image's tokens can be computed without the others."""
+    if shape.windowed:
+        raise UnsupportedModelError(
+            f"{method} changes which tokens there are, and this model computes its attention in windows that need all of them"
+        )
+
+
 def drop_attention(block: Any) -> None:
     block.norm1, block.attn = nn.Identity(), RemovedSublayer(block.attn.proj.bias)
 
