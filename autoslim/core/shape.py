@@ -40,9 +40,10 @@ class BlockShape(Record):
     on each head's queries and keys, behind the attention, and behind the activation. `between` is what is computed in front of the
     block, such as a layer that joins neighbouring tokens.
 
-    With `positions` the attention's logits depend on where in the image tokens are; `rotary` says that queries and keys are rotated,
-    and `head_params` counts parameters of positions that a head has for itself. `qkv_bias` says whether queries, keys and values have
-    biases, `key_bias` whether keys do where the others have them.
+    With `positions` the attention's logits depend on where in the image tokens are; `rotary` says that queries and keys are rotated, or
+    changed in another way that mixes the dimensions of a head. `head_params` and `head_matmuls` are the parameters and the
+    multiply-accumulates of positions that a head has for itself, `shared_params` and `shared_matmuls` those of all heads together.
+    `qkv_bias` says whether queries, keys and values have biases, `key_bias` whether keys do where the others have them.
 
     A `whole` block can be run on tokens, and none of its parts alone: it may have several `branches` of attention and MLP, each of the
     widths above, or one norm for both (`shared_norm`).
@@ -65,6 +66,9 @@ class BlockShape(Record):
     positions: bool = False
     rotary: bool = False
     head_params: int = 0
+    head_matmuls: int = 0
+    shared_params: int = 0
+    shared_matmuls: int = 0
     between: Price = Price(matmuls=0)
     whole: bool = False
     branches: int = 1

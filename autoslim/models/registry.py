@@ -19,7 +19,6 @@ _TRANSFORMERS = (
     "vision_transformer_relpos",
     "vision_transformer_sam",
     "naflexvit",
-    "swin_transformer_v2",
 )
 """timm's other modules of vision transformers, which users look for whether a family takes their models or not."""
 

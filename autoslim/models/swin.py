@@ -1,4 +1,4 @@
-"""timm's `SwinTransformer`: Swin (arXiv 2103.14030) and S3 (arXiv 2111.14725).
+"""timm's `SwinTransformer` and `SwinTransformerV2`: Swin (arXiv 2103.14030), S3 (arXiv 2111.14725) and Swin V2 (arXiv 2111.09883).
 
 timm's model has stages of blocks, with a layer between them that joins four tokens to one. Open, it has all blocks in a row, each with the
 layer in front of it, if there is one, and its attention in the parts of timm's `Attention` (`windows`).
@@ -11,13 +11,8 @@ from typing import Any, ClassVar
 
 from timm.layers import PatchEmbed
 from timm.models import checkpoint_seq
-from timm.models.swin_transformer import (
-    PatchMerging,
-    SwinTransformer,
-    SwinTransformerBlock,
-    WindowAttention,
-    checkpoint_filter_fn,
-)
+from timm.models import swin_transformer as first_version
+from timm.models import swin_transformer_v2 as second_version
 from torch import Tensor, nn
 
 from autoslim.core.shape import BlockShape, Price, ViTShape
@@ -25,14 +20,21 @@ from autoslim.cost.flops import NORMS
 from autoslim.errors import UnsupportedModelError
 from autoslim.models.blocks import has_norm, norm_kind, read_sublayers
 from autoslim.models.family import Family
-from autoslim.models.positional import PositionalAttention, RelativeBias
+from autoslim.models.positional import NoKeyBias, PositionalAttention, Positions, RelativeBias
 from autoslim.models.stem import price_of
-from autoslim.models.windows import WindowBlock, Windows
+from autoslim.models.windows import ContinuousBias, WindowBlock, Windows
 
 _POOLS = ("avg", "max", "avgmax")
 
-_TABLE = {"attn.positions.table": "attn.relative_position_bias_table"}
-"""The open block's name of a parameter, and timm's."""
+_NAMES = {
+    "merging.": "downsample.",
+    "attn.positions.table": "attn.relative_position_bias_table",
+    "attn.positions.logit_scale": "attn.logit_scale",
+    "attn.positions.mlp.": "attn.cpb_mlp.",
+    "attn.qkv.q_bias": "attn.q_bias",
+    "attn.qkv.v_bias": "attn.v_bias",
+}
+"""Beginnings of the open block's names of parameters, and timm's."""
 
 
 class OpenSwin(nn.Module):
@@ -75,9 +77,9 @@ class OpenSwin(nn.Module):
 class SwinFamily(Family):
     """Blocks in windows, in stages of which each has fewer and wider tokens than the one before."""
 
-    classes: ClassVar[tuple[type[nn.Module], ...]] = (SwinTransformer,)
+    classes: ClassVar[tuple[type[nn.Module], ...]] = (first_version.SwinTransformer, second_version.SwinTransformerV2)
     opened: ClassVar[tuple[type[nn.Module], ...]] = (OpenSwin,)
-    modules: ClassVar[tuple[str, ...]] = ("swin_transformer",)
+    modules: ClassVar[tuple[str, ...]] = ("swin_transformer", "swin_transformer_v2")
     classifiers: ClassVar[tuple[str, ...]] = ("head.fc.",)
 
     def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
@@ -119,8 +121,9 @@ class SwinFamily(Family):
         return named
 
     def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        version = first_version if isinstance(model, first_version.SwinTransformer) else second_version
         try:
-            filtered: dict[str, Tensor] = checkpoint_filter_fn(state, model)
+            filtered: dict[str, Tensor] = version.checkpoint_filter_fn(state, model)
         except AttributeError as error:
             # timm looks for the attention of every bias: the checkpoint has more blocks than the model.
             raise KeyError(str(error)) from error
@@ -152,8 +155,9 @@ def _open_blocks(swin: Any) -> list[nn.Module]:
 
 
 def _open_block(block: Any, name: str, *, merging: nn.Module | None, entering: tuple[int, int]) -> WindowBlock:
-    if type(block) is not SwinTransformerBlock or type(block.attn) is not WindowAttention:
-        raise UnsupportedModelError(f"{name} is not one of timm's blocks with attention in windows")
+    norms_behind = type(block) is second_version.SwinTransformerV2Block
+    if type(block) is not first_version.SwinTransformerBlock and not norms_behind:
+        raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not one of timm's blocks with attention in windows")
     grid, size = tuple(block.input_resolution), tuple(block.window_size)
     if any(extent % own for extent, own in zip(grid, size, strict=True)):
         raise UnsupportedModelError(
@@ -162,7 +166,7 @@ def _open_block(block: Any, name: str, *, merging: nn.Module | None, entering: t
         )
     parts = {
         "norm1": block.norm1,
-        "attn": _open_attention(block.attn),
+        "attn": _open_attention(block.attn, name),
         "ls1": nn.Identity(),
         "drop_path1": block.drop_path1,
         "norm2": block.norm2,
@@ -171,20 +175,31 @@ def _open_block(block: Any, name: str, *, merging: nn.Module | None, entering: t
         "drop_path2": block.drop_path2,
     }
     windows = Windows(grid, size, shift=tuple(block.shift_size), mask_MWW=block.attn_mask)
-    return WindowBlock(parts, windows, merging=merging, entering=entering).train(block.training)
+    opened = WindowBlock(parts, windows, merging=merging, entering=entering, norms_behind=norms_behind)
+    return opened.train(block.training)
 
 
-def _open_attention(attention: Any) -> PositionalAttention:
-    width = attention.proj.in_features // attention.num_heads
+def _open_attention(attention: Any, name: str) -> PositionalAttention:
+    qkv: nn.Linear | NoKeyBias = attention.qkv
+    positions: Positions
+    index_WW = attention.relative_position_index
+    if type(attention) is first_version.WindowAttention:
+        positions = RelativeBias(attention.relative_position_bias_table.detach(), index_WW)
+    elif type(attention) is second_version.WindowAttention:
+        positions = ContinuousBias(attention.logit_scale.detach(), attention.cpb_mlp, attention.relative_coords_table, index_WW)
+        if attention.q_bias is not None:
+            qkv = NoKeyBias(attention.qkv.weight, attention.q_bias, attention.v_bias)
+    else:
+        raise UnsupportedModelError(f"{name}.attn is a {type(attention).__name__}, not timm's WindowAttention")
     return PositionalAttention(
         heads=attention.num_heads,
-        head_width=width,
-        qkv=attention.qkv,
+        head_width=attention.proj.in_features // attention.num_heads,
+        qkv=qkv,
         proj=attention.proj,
-        positions=RelativeBias(attention.relative_position_bias_table.detach(), attention.relative_position_index),
+        positions=positions,
         norms=(nn.Identity(), nn.Identity(), nn.Identity()),
         drops=(attention.attn_drop.p, attention.proj_drop.p),
-        fused=attention.fused_attn,
+        fused=getattr(attention, "fused_attn", False),
     )
 
 
@@ -192,16 +207,18 @@ def _read_block(block: Any, name: str) -> BlockShape:
     windows = block.windows
     tokens, window = windows.grid[0] * windows.grid[1], windows.size[0] * windows.size[1]
     shape = read_sublayers(block.norm1, block.attn, block.norm2, block.mlp, name, tokens).replace(window=window)
+    if isinstance(block.attn.positions, ContinuousBias):
+        shape = shape.replace(**block.attn.positions.prices)
     if not hasattr(block, "merging"):
         return shape
-    if type(block.merging) is not PatchMerging or norm_kind(block.merging.norm, f"{name}.merging.norm") != shape.norm:
+    mergings = (first_version.PatchMerging, second_version.PatchMerging)
+    if type(block.merging) not in mergings or norm_kind(block.merging.norm, f"{name}.merging.norm") != shape.norm:
         raise UnsupportedModelError(
             f"{name} has a {type(block.merging).__name__} in front of it, not timm's PatchMerging with its norm"
         )
-    reduction = block.merging.reduction
-    return shape.replace(
-        between=Price(matmuls=tokens * reduction.weight.numel(), norms=NORMS[shape.norm] * tokens * reduction.in_features)
-    )
+    # The second version has the norm behind the projection.
+    normed, projection = block.merging.norm.weight.numel(), block.merging.reduction.weight.numel()
+    return shape.replace(between=Price(matmuls=tokens * projection, norms=NORMS[shape.norm] * tokens * normed))
 
 
 def _timm_names(blocks: Any) -> Iterator[tuple[int, int]]:
@@ -215,6 +232,6 @@ def _timm_names(blocks: Any) -> Iterator[tuple[int, int]]:
 def _timm_name(place: tuple[int, int], inner: str) -> str:
     """timm's name of what is `inner` in the open block of this stage and number."""
     stage, number = place
-    if inner.startswith("merging."):
-        return f"layers.{stage}.downsample.{inner.removeprefix('merging.')}"
-    return f"layers.{stage}.blocks.{number}.{_TABLE.get(inner, inner)}"
+    for own, timms in _NAMES.items():
+        inner = timms + inner.removeprefix(own) if inner.startswith(own) else inner
+    return f"layers.{stage}.{inner}" if inner.startswith("downsample.") else f"layers.{stage}.blocks.{number}.{inner}"

@@ -36,10 +36,11 @@ from autoslim.training.loop import PhaseSchedule, make_optimizer
 SPEC = make_spec("windows")
 
 
-def timms(**args: Any) -> nn.Module:
+def timms(name: str = "windows", **args: Any) -> nn.Module:
     """timm's own model, with weights that are felt."""
+    spec = make_spec(name, **args)
     with torch.random.fork_rng():
-        model = timm.create_model(SPEC.name, num_classes=10, **{**SPEC.args, **args}).eval()
+        model = timm.create_model(spec.name, num_classes=10, **spec.args).eval()
     enliven(model)
     return model
 
@@ -59,14 +60,26 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_open_it_computes_what_timms_model_does_at_the_predicted_cost(kind: str):
-    model = timms(**KINDS[kind])
+SECOND: dict[str, dict[str, Any]] = {
+    **{kind: args for kind, args in KINDS.items() if "head_dim" not in args},
+    "pretrained on other windows": {"pretrained_window_sizes": (2, 0)},
+}
+"""Swin V2 has no heads of another width, and positions that another size of windows was trained on."""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("windows", kind) for kind in KINDS), *(("windows and norms behind", kind) for kind in SECOND)]
+)
+def test_open_it_computes_what_timms_model_does_at_the_predicted_cost(name: str, kind: str):
+    model = timms(name, **{**SECOND, **KINDS}[kind])
     family, shape, x = family_of(model), read_shape(model), images(2, size=read_shape(model).image_size)
     expected, features, names = logits(model, x), model.forward_features(x), {n: v.clone() for n, v in model.state_dict().items()}
     opened = family.open(model)
-    assert torch.equal(logits(opened, x), expected)
-    assert torch.equal(opened.forward_features(x), features)
+    if name == "windows":
+        assert torch.equal(logits(opened, x), expected)
+        assert torch.equal(opened.forward_features(x), features)
+    # Swin V2's scale is applied to queries and keys instead of their products.
+    torch.testing.assert_close(logits(opened, x), expected, rtol=1e-4, atol=1e-5)
     pooled = features.amax((1, 2)) if kind == "maximum" else features.mean((1, 2))
     torch.testing.assert_close(opened.forward_head(features, pre_logits=True), pooled)
     back = family.timm_state(opened)
