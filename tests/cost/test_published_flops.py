@@ -42,6 +42,18 @@ PUBLISHED = {
     "swin_s3_tiny_224": 4.64,
     "swin_s3_small_224": 9.43,
     "swin_s3_base_224": 13.69,
+    "swinv2_tiny_window8_256": 5.96,
+    "swinv2_tiny_window16_256": 6.68,
+    "swinv2_small_window8_256": 11.58,
+    "swinv2_small_window16_256": 12.82,
+    "swinv2_base_window12_192": 11.9,
+    "swinv2_base_window8_256": 20.37,
+    "swinv2_base_window16_256": 22.02,
+    "swinv2_base_window12to16_192to256": 22.02,
+    "swinv2_base_window12to24_192to384": 55.25,
+    "swinv2_large_window12_192": 26.17,
+    "swinv2_large_window12to16_192to256": 47.81,
+    "swinv2_large_window12to24_192to384": 116.15,
 }
 CHEAP = (
     "swin_tiny_patch4_window7_224",

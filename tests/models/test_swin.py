@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers.tiny import SIZES_OF, config_of, enliven, images, logits, make_dense, make_spec, slim
+from helpers.tiny import config_of, enliven, images, logits, make_dense, make_spec, slim
 from torch import nn
 
 from autoslim.core.constraints import CostLimits
@@ -26,6 +26,7 @@ from autoslim.export.profiling.calibration import request_of
 from autoslim.export.timm_form import timm_architecture, write
 from autoslim.methods import METHODS, check_method, refusals
 from autoslim.methods.layers.narrow import narrow_attention
+from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
 from autoslim.methods.unit_removal.gates import gate_widths
 from autoslim.models import create_dense, load_weights, read_shape
@@ -34,6 +35,8 @@ from autoslim.report.token_survival import follow
 from autoslim.training.loop import PhaseSchedule, make_optimizer
 
 SPEC = make_spec("windows")
+VERSIONS = ("windows", "windows and norms behind")
+each_version = pytest.mark.parametrize("name", VERSIONS)
 
 
 def timms(name: str = "windows", **args: Any) -> nn.Module:
@@ -108,21 +111,23 @@ def test_what_cannot_be_slimmed_is_refused_by_the_name_of_its_part(args: dict[st
         make_dense("windows", **args)
 
 
-def test_any_image_size_is_switched_off():
-    dense = make_dense("windows", dynamic_img_size=True)
+@each_version
+def test_any_image_size_is_switched_off(name: str):
+    dense = make_dense(name, dynamic_img_size=True)
     assert dense.switched_off == ("dynamic_img_size", "strict_img_size")
-    assert dense.shape == make_dense("windows").shape
+    assert dense.shape == make_dense(name).shape
 
 
-def test_methods_that_change_tokens_refuse_by_name_and_say_which_do_not():
-    shape = make_dense("windows").shape
+@each_version
+def test_methods_that_change_tokens_refuse_by_name_and_say_which_do_not(name: str):
+    shape = make_dense(name).shape
     assert shape.windowed
     assert sorted(refusals(shape)) == ["dps", "life_regression", "merge", "patch_slimming", "sit"]
-    for name in refusals(shape):
+    for method in refusals(shape):
         with pytest.raises(
-            UnsupportedModelError, match=rf"^{name} .* in windows .*; methods that take this model: vit_slim, width$"
+            UnsupportedModelError, match=rf"^{method} .* in windows .*; methods that take this model: vit_slim, width$"
         ):
-            check_method(name, shape)
+            check_method(method, shape)
     with pytest.raises(UnsupportedModelError, match=r"vit_slim with patches 'down' .* in windows"):
         METHODS["vit_slim"].repair(shape, {"patches": "down"})
 
@@ -139,8 +144,9 @@ def test_what_needs_tokens_that_go_is_refused_by_name(tmp_path: Path):
         dense.module.forward_features(images(), attn_mask=torch.zeros(64, 64))
 
 
-def test_a_head_that_stays_keeps_its_own_bias():
-    dense = make_dense("windows")
+@each_version
+def test_a_head_that_stays_keeps_its_own_bias(name: str):
+    dense = make_dense(name)
     masked, cut = copy.deepcopy(dense.module), copy.deepcopy(dense.module)
     for gated, block in zip(blocks_of(masked), blocks_of(cut), strict=True):
         zeta_HK, _ = gate_widths(gated)
@@ -149,30 +155,49 @@ def test_a_head_that_stays_keeps_its_own_bias():
         kept_HK = torch.arange(block.attn.head_dim).expand(len(left), -1)
         whole = block.attn
         block.attn = narrow_attention(whole, kept_HK, torch.ones(kept_HK.shape), heads=left)
-        assert torch.equal(block.attn.positions.table, whole.positions.table[:, 1:])
+        assert torch.equal(block.attn.positions.bias(), whole.positions.bias()[1:])
     torch.testing.assert_close(logits(cut, images()), logits(masked, images()), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(logits(cut, images()), logits(dense.module, images()), atol=1e-3)
 
 
-def test_biases_of_positions_have_no_weight_decay():
-    model = make_dense("windows").module
+@each_version
+def test_a_sublayer_that_is_gone_computed_what_is_left_of_it(name: str):
+    """Where norms are behind the sub-layers, they still shift what a sub-layer without units gives them."""
+    dense = make_dense(name)
+    masked, cut = copy.deepcopy(dense.module), copy.deepcopy(dense.module)
+    for number, (gated, block) in enumerate(zip(blocks_of(masked), blocks_of(cut), strict=True)):
+        zeta_HK, zeta_F = gate_widths(gated)
+        if number in (1, 2):
+            zeta_HK.data.zero_()
+            drop_attention(block)
+        if number in (0, 2):
+            zeta_F.data.zero_()
+            drop_mlp(block)
+    torch.testing.assert_close(logits(cut, images()), logits(masked, images()), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits(cut, images()), logits(dense.module, images()), atol=1e-3)
+
+
+@each_version
+def test_positions_have_no_weight_decay(name: str):
+    model = make_dense(name).module
     optimizer = make_optimizer(
         model, TrainingSettings(), PhaseSchedule(phase=Phase.FINETUNE, seed_name="decay", steps=1, first_epoch=0)
     )
     plain = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
-    assert {id(block.attn.positions.table) for block in model.blocks} <= plain
+    assert {id(parameter) for block in model.blocks for parameter in block.attn.positions.parameters()} <= plain
 
 
-def test_weights_of_the_released_checkpoints_load():
+@each_version
+def test_weights_of_the_released_checkpoints_load(name: str):
     """They have the layer that joins tokens at the end of a stage, buffers among the weights, and another name of the head."""
-    source = timms()
+    source = timms(name)
     released = {
-        name.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc", "head"): value
-        for name, value in source.state_dict().items()
+        own.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc", "head"): value
+        for own, value in source.state_dict().items()
     }
     released |= {"layers.0.blocks.1.attn_mask": torch.zeros(4, 16, 16)}
     released |= {f"layers.{n}.blocks.0.attn.relative_position_index": torch.zeros(16, 16, dtype=torch.long) for n in (0, 1)}
-    loaded = timm.create_model(SPEC.name, num_classes=10, **SPEC.args).eval()
+    loaded = timm.create_model(make_spec(name).name, num_classes=10, **SPEC.args).eval()
     assert load_weights(loaded, {"model": released}, source="released")
     assert torch.equal(logits(loaded, images()), logits(source, images()))
 
@@ -188,22 +213,24 @@ def test_biases_of_another_window_are_interpolated(tmp_path: Path):
     assert not same.resampled
 
 
-def test_weights_of_a_deeper_model_are_refused(tmp_path: Path):
+@each_version
+def test_weights_of_a_deeper_model_are_refused(name: str, tmp_path: Path):
     file = tmp_path / "weights.pth"
-    torch.save(timms(depths=(2, 3)).state_dict(), file)
+    torch.save(timms(name, depths=(2, 3)).state_dict(), file)
     with pytest.raises(WeightsError, match="do not fit the model"):
-        create_dense(ModelSpec(name=SPEC.name, weights=str(file), args=SPEC.args), classes=10)
+        create_dense(make_spec(name).replace(weights=str(file)), classes=10)
 
 
-def test_timm_loads_what_was_not_slimmed_and_cannot_say_the_rest(tmp_path: Path):
-    dense = make_dense("windows")
+@each_version
+def test_timm_loads_what_was_not_slimmed_and_cannot_say_the_rest(name: str, tmp_path: Path):
+    dense = make_dense(name)
     cut = slim("width", dense)
     whole = copy.deepcopy(dense.module)
     install(whole, Trunk(blocks_of(whole), {}))
     config = config_of("width", dense, cut)
     write(whole, config.replace(plan=Plan.dense(dense.shape)), tmp_path / "timm")
     there = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
-    assert torch.equal(logits(there, images()), logits(dense.module, images()))
+    torch.testing.assert_close(logits(there, images()), logits(dense.module, images()), rtol=1e-4, atol=1e-5)
     assert there.pretrained_cfg["classifier"] == "head.fc"
     with pytest.raises(ExportError, match="no widths of single blocks"):
         timm_architecture(config)
@@ -214,7 +241,7 @@ def any_plan(shape: ViTShape, source: random.Random) -> Plan:
     narrowed = [
         block.replace(
             heads=(heads := source.randint(0, own.heads)),
-            head_width=source.randint(1, own.head_width) if heads else 0,
+            head_width=(own.head_width if own.tied_dims else source.randint(1, own.head_width)) if heads else 0,
             hidden=source.randint(0, own.hidden),
         )
         for own, block in zip(shape.blocks, dense.blocks, strict=True)
@@ -223,7 +250,9 @@ def any_plan(shape: ViTShape, source: random.Random) -> Plan:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swin_base_patch4_window12_384"])
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swin_base_patch4_window12_384", "swinv2_tiny_window16_256"]
+)
 def test_the_real_size_costs_what_fvcore_counts(name: str):
     dense, source = create_dense(ModelSpec(name=name, weights="scratch")), random.Random(name)
     for plan in (Plan.dense(dense.shape), *(any_plan(dense.shape, source) for _ in range(2))):
@@ -232,9 +261,9 @@ def test_the_real_size_costs_what_fvcore_counts(name: str):
         assert predict_params(dense.shape, plan) == sum(p.numel() for p in model.parameters())
 
 
-def test_the_sizes_of_the_tests_have_all_there_is_of_windows():
+@each_version
+def test_the_sizes_of_the_tests_have_all_there_is_of_windows(name: str):
     """Shifted windows, a stage that is one window, and a layer between the stages."""
-    blocks = make_dense("windows").module.blocks
+    blocks = make_dense(name).module.blocks
     assert [any(block.windows.shift) for block in blocks] == [False, True, False, False]
     assert [hasattr(block, "merging") for block in blocks] == [False, False, True, False]
-    assert SIZES_OF["windows"]["depths"] == (2, 2)
