@@ -112,8 +112,11 @@ class _Unfilled(TorchFunctionMode):
     """Leaves out what fills tensors with values: without storage they have none, and timm's initialization takes most of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FILLS and args[0].is_meta:
-            return args[0]
+        if func in _FILLS or getattr(func, "__module__", "") == nn.init.__name__:
+            # torch's initializers hand their tensor on by name.
+            filled = args[0] if args else kwargs["tensor"]
+            if filled.is_meta:
+                return filled
         return func(*args, **(kwargs or {}))
 
 

@@ -1,9 +1,7 @@
 """timm's `Eva`: EVA, EVA02, DINOv3, Perception Encoder, ViTs with rotary positions.
 
-timm's model hands rotary positions from block to block and has blocks of its own. Open, it is the same model with blocks that have
-timm's usual parts and whose attention knows its positions (`positional`): separate matrices of queries, keys and values are one, and
-the scales of the branches are `LayerScale`. timm shifts and stretches the positions of some models at random while they train; open
-models do not.
+timm's model hands rotary positions from block to block; in the open model each attention has its own (`positional`). timm shifts and
+stretches the positions of some models at random while they train; open models do not.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import LayerScale, PatchEmbed
+from timm.layers import PatchEmbed
 from timm.layers.attention import AttentionRope
 from timm.layers.pos_embed_sincos import RotaryEmbeddingMixed
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm, checkpoint_filter_fn
@@ -21,15 +19,11 @@ from torch import Tensor, nn
 from autoslim.core.shape import BlockShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.models.blocks import read_block, read_sublayers
-from autoslim.models.positional import (
-    MixedRotation,
-    NoKeyBias,
-    PositionalAttention,
-    PositionalBlock,
-    Positions,
-    Rotation,
-)
+from autoslim.models.opened_block import open_attention, open_block, timm_names
+from autoslim.models.positional import MixedRotation, PositionalBlock, Positions, Rotation
 from autoslim.models.vision_transformer import PlainViT
+
+_ATTENTION = (EvaAttention, AttentionRope)
 
 
 class EvaFamily(PlainViT):
@@ -44,7 +38,7 @@ class EvaFamily(PlainViT):
         if isinstance(block, EvaBlockPostNorm):
             part: Any = block
             return read_sublayers(
-                part.norm1, _open_attention(part.attn, Positions(), name), part.norm2, part.mlp, name, tokens
+                part.norm1, open_attention(part.attn, Positions(), name, _ATTENTION), part.norm2, part.mlp, name, tokens
             ).replace(whole=True)
         return read_block(block, name, tokens)
 
@@ -55,7 +49,7 @@ class EvaFamily(PlainViT):
         if not any(type(block) is EvaBlock for block in blocks):
             return blocks
         positions = _positions(vit)
-        return [_open_block(block, positions(index), f"blocks.{index}") for index, block in enumerate(blocks)]
+        return [_opened(block, positions(index), f"blocks.{index}") for index, block in enumerate(blocks)]
 
     def pool_reads_prefix(self, vit: Any) -> bool:
         # timm's `Eva` cuts prefix tokens off in front of a mean, and not in front of attention pooling.
@@ -76,18 +70,9 @@ class EvaFamily(PlainViT):
         return filtered
 
     def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
-        named, frequencies = dict(model.state_dict()), []
-        for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
-            if not isinstance(block, PositionalBlock):
-                continue
-            own = f"blocks.{index}."
-            for name in [name for name in named if name.startswith(own)]:
-                value = named.pop(name)
-                if name.endswith("positions.frequencies"):
-                    frequencies.append(value)
-                else:
-                    named |= {own + timms: part for timms, part in _timm_names(name.removeprefix(own), value, block).items()}
-        return named | ({"rope.freqs": torch.stack(frequencies, dim=1)} if frequencies else {})
+        state = timm_names(model)
+        frequencies = [state.pop(name) for name in list(state) if name.endswith("positions.frequencies")]
+        return state | ({"rope.freqs": torch.stack(frequencies, dim=1)} if frequencies else {})
 
 
 def _positions(vit: Any) -> Callable[[int], Positions]:
@@ -110,74 +95,7 @@ def _positions(vit: Any) -> Callable[[int], Positions]:
     return lambda index: Rotation(table_T2K, half=half)
 
 
-def _open_block(block: Any, positions: Positions, name: str) -> PositionalBlock:
+def _opened(block: nn.Module, positions: Positions, name: str) -> PositionalBlock:
     if type(block) is not EvaBlock:
         raise UnsupportedModelError(f"{name} is a {type(block).__name__} among blocks of another kind")
-    scales = {"ls1": _layer_scale(block.gamma_1), "ls2": _layer_scale(block.gamma_2)}
-    own = {part: getattr(block, part) for part in ("norm1", "drop_path1", "norm2", "mlp", "drop_path2")}
-    attention = _open_attention(block.attn, positions, name)
-    parts = {**own, **scales, "attn": attention}
-    # The order of timm's `Block`, in which parameters are listed.
-    order = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")
-    return PositionalBlock({part: parts[part] for part in order}).train(block.training)
-
-
-def _layer_scale(gamma_D: nn.Parameter | None) -> nn.Module:
-    if gamma_D is None:
-        return nn.Identity()
-    scale: nn.Module = LayerScale(len(gamma_D), device=gamma_D.device)
-    scale.gamma = gamma_D
-    return scale
-
-
-def _open_attention(attention: Any, positions: Positions, name: str) -> PositionalAttention:
-    if type(attention) not in (EvaAttention, AttentionRope) or attention.gate is not None:
-        raise UnsupportedModelError(
-            f"{name}.attn is a {type(attention).__name__} (or gated), not timm's EvaAttention or AttentionRope"
-        )
-    if getattr(attention, "num_kv_groups", 1) > 1:
-        raise UnsupportedModelError(f"{name}.attn shares keys and values between {attention.num_kv_groups} heads each")
-    return PositionalAttention(
-        heads=attention.num_heads,
-        head_width=attention.head_dim,
-        qkv=_packed(attention),
-        proj=attention.proj,
-        positions=positions,
-        norms=(attention.q_norm, attention.k_norm, attention.norm),
-        drops=(attention.attn_drop.p, attention.proj_drop.p),
-        fused=attention.fused_attn,
-        separate=attention.qkv is None,
-    )
-
-
-def _packed(attention: Any) -> nn.Linear | NoKeyBias:
-    """The matrices of queries, keys and values as one, with the biases that they have."""
-    if attention.qkv is not None:
-        q_bias = getattr(attention, "q_bias", None)
-        whole: nn.Linear = attention.qkv
-        return whole if q_bias is None else NoKeyBias(nn.Parameter(whole.weight.detach()), q_bias, attention.v_bias)
-    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-    weight = nn.Parameter(torch.cat((q.weight, k.weight, v.weight)).detach())
-    if q.bias is not None and k.bias is None:
-        return NoKeyBias(weight, q.bias, v.bias)
-    packed = nn.Linear(weight.shape[1], weight.shape[0], bias=q.bias is not None, device="meta")
-    packed.weight = weight
-    if q.bias is not None:
-        packed.bias = nn.Parameter(torch.cat((q.bias, k.bias, v.bias)).detach())
-    return packed
-
-
-def _timm_names(name: str, value: Tensor, block: Any) -> dict[str, Tensor]:
-    """A parameter of an open block under the names of timm's block."""
-    separate = bool(getattr(block.attn, "separate", False))
-    match name:
-        case "attn.qkv.q_bias" | "attn.qkv.v_bias":
-            letter = name[9]
-            return {f"attn.{letter}_proj.bias" if separate else f"attn.{letter}_bias": value}
-        case "attn.qkv.weight" | "attn.qkv.bias" if separate:
-            kind = name.rpartition(".")[2]
-            return {f"attn.{letter}_proj.{kind}": part for letter, part in zip("qkv", value.chunk(3), strict=True)}
-        case "ls1.gamma" | "ls2.gamma":
-            return {f"gamma_{name[2]}": value}
-        case _:
-            return {name: value}
+    return open_block(block, positions, name, _ATTENTION)

@@ -31,13 +31,13 @@ class Positions(nn.Module):
     rotates = False
     asks_places = False
 
-    def bias(self) -> Tensor | None:
-        """What is added to the logits (H, Q, N) of all tokens in their order; None for nothing."""
-        return None
-
     def rotate(self, x_BHNK: Tensor, places: TokenIndices | None) -> Tensor:
         """Queries or keys of the tokens at `places`."""
         return x_BHNK
+
+    def bias(self, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int) -> Tensor | None:
+        """What is added to the logits of queries and keys at these places, (1 or B, H, Q, N); `tokens` are the N keys."""
+        return None
 
     def of_heads(self, heads: Sequence[int]) -> Positions:
         """Those of an attention that has only these heads left."""
@@ -99,22 +99,31 @@ class MixedRotation(Positions):
 
 
 class RelativeBias(Positions):
-    """A learned bias on the logits for each offset between two tokens and each head.
+    """A bias for each distance between two places and each head (arXiv 1803.02155, as BEiT has it).
 
-    `table_RH` has a row for each of R offsets, `offset_NN` the row of each pair of tokens.
+    `table_RH` has the biases, `index_TT` the row of each pair of the image's tokens.
     """
 
-    def __init__(self, table_RH: Tensor, offset_NN: Tensor) -> None:
+    asks_places = True
+
+    def __init__(self, table_RH: Tensor, index_TT: Tensor) -> None:
         super().__init__()
         self.table = nn.Parameter(table_RH)
-        self.offset: Tensor
-        self.register_buffer("offset", offset_NN, persistent=False)
+        self.index: Tensor
+        self.register_buffer("index", index_TT, persistent=False)
 
-    def bias(self) -> Tensor:
-        return self.table[self.offset.flatten()].view(*self.offset.shape, -1).permute(2, 0, 1)
+    def bias(self, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int) -> Tensor:
+        every_T = torch.arange(len(self.index), device=self.index.device)
+        at_keys = _rows(every_T[:, None], of_keys, tokens).squeeze(-1)
+        at_queries = at_keys if of_queries is None else _rows(every_T[:, None], of_queries, tokens).squeeze(-1)
+        # Pairs as numbers in the flattened index: a lookup by one number is something that every runtime has.
+        pair_BQN = at_queries.view(-1, at_queries.shape[-1], 1) * len(every_T) + at_keys.view(-1, 1, at_keys.shape[-1])
+        rows = self.index.flatten().index_select(0, pair_BQN.flatten())
+        bias_BQNH = self.table.index_select(0, rows).view(*pair_BQN.shape, -1)
+        return bias_BQNH.permute(0, 3, 1, 2)
 
     def of_heads(self, heads: Sequence[int]) -> RelativeBias:
-        return RelativeBias(self.table.detach()[:, list(heads)].clone(), self.offset)
+        return type(self)(self.table.detach()[:, list(heads)].clone(), self.index)
 
 
 def rotated(x_BHNK: Tensor, sin: Tensor, cos: Tensor, *, half: bool) -> Tensor:
@@ -213,9 +222,10 @@ def attend(
     q_BHQK, k_BHNK = attention.q_norm(q_BHQK), attention.k_norm(k_BHNK)
     positions = getattr(attention, "positions", None)
     if positions is not None:
-        q_BHQK = positions.rotate(q_BHQK, places if rows is None else places_at(places, rows))
-        k_BHNK = positions.rotate(k_BHNK, places)
-        mask = _with_bias(mask, positions.bias())
+        of_queries = places if rows is None else places_at(places, rows)
+        q_BHQK, k_BHNK = positions.rotate(q_BHQK, of_queries), positions.rotate(k_BHNK, places)
+        bias = positions.bias(of_queries, places, x_BND.shape[1])
+        mask = mask if bias is None else bias if mask is None else bias + mask
     dropout = attention.attn_drop.p if attention.training else 0.0
     if attention.fused_attn:
         # The fused kernel takes fewer queries than keys as they are; its default scale is timm's.
@@ -227,12 +237,6 @@ def attend(
     out_BQE = attention.norm(out_BHQK.transpose(1, 2).flatten(2))
     out: Tensor = attention.proj_drop(attention.proj(out_BQE))
     return out
-
-
-def _with_bias(mask: Tensor | None, bias_HNN: Tensor | None) -> Tensor | None:
-    if mask is None or bias_HNN is None:
-        return bias_HNN if mask is None else mask
-    return mask + bias_HNN
 
 
 def _split(attention: Any, x_BND: Tensor, rows: TokenIndices | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,8 +262,8 @@ class PositionalBlock(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
 
-    def forward(self, tokens: Tokens, rope: None = None, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tokens:
-        """`rope` is what timm's model hands to its blocks: nothing, because every attention has its own."""
+    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Tokens:
+        """`unused` are the positions that timm's model hands to its blocks: none, because every attention has its own."""
         part: Any = self
         x_BND, places = placed(tokens)
         attended_BND = attention_of(part, part.norm1(x_BND), places, attn_mask)

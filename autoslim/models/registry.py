@@ -6,16 +6,16 @@ from torch import nn
 
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
+from autoslim.models.beit import BeitFamily
 from autoslim.models.eva import EvaFamily
 from autoslim.models.family import Family
 from autoslim.models.lvvit import LVViTFamily
 from autoslim.models.swin import SwinFamily
 from autoslim.models.vision_transformer import PlainViT
 
-FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), SwinFamily())
+FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), BeitFamily(), SwinFamily())
 
 _TRANSFORMERS = (
-    "beit",
     "vision_transformer_relpos",
     "vision_transformer_sam",
     "naflexvit",

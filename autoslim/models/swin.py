@@ -20,9 +20,10 @@ from autoslim.cost.flops import NORMS
 from autoslim.errors import UnsupportedModelError
 from autoslim.models.blocks import has_norm, norm_kind, read_sublayers
 from autoslim.models.family import Family
-from autoslim.models.positional import NoKeyBias, PositionalAttention, Positions, RelativeBias
+from autoslim.models.opened_block import open_attention
+from autoslim.models.positional import Positions
 from autoslim.models.stem import price_of
-from autoslim.models.windows import ContinuousBias, WindowBlock, Windows
+from autoslim.models.windows import ContinuousBias, WindowBias, WindowBlock, Windows
 
 _POOLS = ("avg", "max", "avgmax")
 
@@ -166,7 +167,7 @@ def _open_block(block: Any, name: str, *, merging: nn.Module | None, entering: t
         )
     parts = {
         "norm1": block.norm1,
-        "attn": _open_attention(block.attn, name),
+        "attn": open_attention(block.attn, _positions(block.attn, name), name, (type(block.attn),)),
         "ls1": nn.Identity(),
         "drop_path1": block.drop_path1,
         "norm2": block.norm2,
@@ -179,28 +180,13 @@ def _open_block(block: Any, name: str, *, merging: nn.Module | None, entering: t
     return opened.train(block.training)
 
 
-def _open_attention(attention: Any, name: str) -> PositionalAttention:
-    qkv: nn.Linear | NoKeyBias = attention.qkv
-    positions: Positions
+def _positions(attention: Any, name: str) -> Positions:
     index_WW = attention.relative_position_index
     if type(attention) is first_version.WindowAttention:
-        positions = RelativeBias(attention.relative_position_bias_table.detach(), index_WW)
-    elif type(attention) is second_version.WindowAttention:
-        positions = ContinuousBias(attention.logit_scale.detach(), attention.cpb_mlp, attention.relative_coords_table, index_WW)
-        if attention.q_bias is not None:
-            qkv = NoKeyBias(attention.qkv.weight, attention.q_bias, attention.v_bias)
-    else:
-        raise UnsupportedModelError(f"{name}.attn is a {type(attention).__name__}, not timm's WindowAttention")
-    return PositionalAttention(
-        heads=attention.num_heads,
-        head_width=attention.proj.in_features // attention.num_heads,
-        qkv=qkv,
-        proj=attention.proj,
-        positions=positions,
-        norms=(nn.Identity(), nn.Identity(), nn.Identity()),
-        drops=(attention.attn_drop.p, attention.proj_drop.p),
-        fused=getattr(attention, "fused_attn", False),
-    )
+        return WindowBias(attention.relative_position_bias_table.detach(), index_WW)
+    if type(attention) is second_version.WindowAttention:
+        return ContinuousBias(attention.logit_scale.detach(), attention.cpb_mlp, attention.relative_coords_table, index_WW)
+    raise UnsupportedModelError(f"{name}.attn is a {type(attention).__name__}, not timm's WindowAttention")
 
 
 def _read_block(block: Any, name: str) -> BlockShape:

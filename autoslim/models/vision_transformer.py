@@ -17,7 +17,6 @@ from autoslim.models.family import Family
 from autoslim.models.stem import price_of
 
 _POOLS = ("token", "avg", "avgmax", "max", "map")
-_DYNAMIC = ("dynamic_img_size", "dynamic_img_pad")
 
 
 class PlainViT(Family):
@@ -30,8 +29,7 @@ class PlainViT(Family):
 
     def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
         vit: Any = model
-        on = {"dynamic_img_size": vit.dynamic_img_size, "dynamic_img_pad": getattr(vit.patch_embed, "dynamic_img_pad", False)}
-        return {name: False for name in _DYNAMIC if on[name]}
+        return dict.fromkeys(_is_dynamic(vit), False)
 
     def read_shape(self, model: nn.Module) -> ViTShape:
         vit: Any = model
@@ -51,7 +49,8 @@ class PlainViT(Family):
             pool_prefix=self.pool_reads_prefix(vit),
             attention_pool=_attention_pool(vit, first),
             **{
-                flag: has_norm(getattr(vit, name), name, first.norm)
+                # Some of timm's classes have fewer slots than others.
+                flag: has_norm(getattr(vit, name, nn.Identity()), name, first.norm)
                 for flag, name in (("pre_norm", "norm_pre"), ("final_norm", "norm"), ("pooled_norm", "fc_norm"))
             },
             params=sum(parameter.numel() for parameter in model.parameters()),
@@ -74,11 +73,12 @@ class PlainViT(Family):
         if type(vit.patch_embed) not in self.stems:
             allowed = " or ".join(stem.__name__ for stem in self.stems)
             raise UnsupportedModelError(f"patch_embed is a {type(vit.patch_embed).__name__}, not a {allowed}")
-        if vit.in_chans != 3:
-            raise UnsupportedModelError(f"patch_embed takes {vit.in_chans} channels; only RGB images are supported")
-        if vit.dynamic_img_size or getattr(vit.patch_embed, "dynamic_img_pad", False):
+        channels = vit.patch_embed.proj.in_channels if isinstance(vit.patch_embed, PatchEmbed) else vit.in_chans
+        if channels != 3:
+            raise UnsupportedModelError(f"patch_embed takes {channels} channels; only RGB images are supported")
+        if _is_dynamic(vit):
             raise UnsupportedModelError("dynamic_img_size: a FLOPs budget needs one image size")
-        if not isinstance(vit.patch_drop, nn.Identity | None):
+        if not isinstance(getattr(vit, "patch_drop", None), nn.Identity | None):
             raise UnsupportedModelError(
                 "patch_drop: random patch dropout would change the token counts; create the model without it"
             )
@@ -90,6 +90,12 @@ class PlainViT(Family):
             raise UnsupportedModelError(f"head is a {type(vit.head).__name__}, not a linear classifier")
 
 
+def _is_dynamic(vit: Any) -> list[str]:
+    """Arguments of timm that are on, with which the model takes images of any size."""
+    holders = {"dynamic_img_size": vit, "dynamic_img_pad": vit.patch_embed}
+    return [name for name, holder in holders.items() if getattr(holder, name, False)]
+
+
 def _stem(vit: Any) -> dict[str, Any]:
     embed = vit.patch_embed
     if isinstance(embed, PatchEmbed) and isinstance(embed.norm, nn.Identity):
@@ -99,7 +105,7 @@ def _stem(vit: Any) -> dict[str, Any]:
 
 
 def _attention_pool(vit: Any, block: BlockShape) -> AttentionPool | None:
-    pool = vit.attn_pool
+    pool = getattr(vit, "attn_pool", None)
     if pool is None:
         return None
     if type(pool) is not AttentionPoolLatent or pool.mlp is None or pool.pos_embed is not None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from autoslim.errors import UnsupportedModelError
 from autoslim.models.placed_tokens import TokenIndices
-from autoslim.models.positional import PositionalBlock, Positions
+from autoslim.models.positional import PositionalBlock, Positions, RelativeBias
 
 
 class Windows(nn.Module):
@@ -56,6 +56,12 @@ class Windows(nn.Module):
     def mask_of(self, batch: int) -> Tensor | None:
         """The mask (B M, 1, W, W) of so many images."""
         return None if self.mask is None else self.mask.repeat(batch, 1, 1).unsqueeze(1)
+
+
+class WindowBias(RelativeBias):
+    """A bias for each distance between two tokens of a window (Swin, arXiv 2103.14030, section 3.2), all of which are always there."""
+
+    asks_places = False
 
 
 class ContinuousBias(Positions):
@@ -100,10 +106,10 @@ class ContinuousBias(Positions):
         # Queries and keys have a half of the scale each.
         return functional.normalize(x_BHNK, dim=-1) * scale_H11.sqrt()
 
-    def bias(self) -> Tensor:
+    def bias(self, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int) -> Tensor:
         table_RH: Tensor = self.mlp(self.offsets).flatten(0, 2)
         bias_WWH = table_RH[self.index.flatten()].view(*self.index.shape, -1)
-        return 16 * bias_WWH.permute(2, 0, 1).sigmoid()
+        return 16 * bias_WWH.permute(2, 0, 1).sigmoid().unsqueeze(0)
 
     def of_heads(self, heads: Sequence[int]) -> ContinuousBias:
         first, last = self._linear
@@ -132,7 +138,7 @@ class WindowBlock(PositionalBlock):
         self.entering, self.norms_behind = entering, norms_behind
 
     def forward(  # type: ignore[override]
-        self, x_BND: Tensor, rope: None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+        self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None
     ) -> Tensor:
         if attn_mask is not None or is_causal:
             raise UnsupportedModelError("a model whose attention is computed in windows takes no attention mask")

@@ -32,6 +32,20 @@ PUBLISHED = {
     "aimv2_large_patch14_224": 82.3,
     "aimv2_huge_patch14_224": 179.01,
     "vit_intern300m_patch14_448": 362.05,
+    "vit_small_patch16_dinov3": 6.26,
+    "vit_small_plus_patch16_dinov3_qkvb": 8.11,
+    "vit_large_patch16_dinov3": 82.43,
+    "eva02_tiny_patch14_336": 4.68,
+    "eva02_base_patch16_clip_224": 17.62,
+    "eva02_large_patch14_448": 362.33,
+    "eva_giant_patch14_224": 267.18,
+    "vit_small_patch16_rope_mixed_ape_224": 4.61,
+    "vit_base_patch16_rope_reg1_gap_256": 23.22,
+    "vit_pe_core_tiny_patch16_384": 4.74,
+    "vit_pe_core_large_patch14_336": 192.33,
+    "vit_pe_spatial_small_patch16_512": 31.8,
+    "beit_base_patch16_224": 17.58,
+    "beitv2_large_patch16_224": 61.6,
     # From the first of the two tables.
     "swin_tiny_patch4_window7_224": 4.51,
     "swin_small_patch4_window7_224": 8.77,
@@ -62,6 +76,10 @@ CHEAP = (
     "vit_tiny_r_s16_p8_224",
     "beit3_base_patch16_224",
     "aimv2_large_patch14_224",
+    "vit_small_plus_patch16_dinov3_qkvb",
+    "eva02_base_patch16_clip_224",
+    "vit_pe_core_tiny_patch16_384",
+    "beit_base_patch16_224",
 )
 each_published = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in CHEAP else pytest.mark.slow) for n in PUBLISHED]
@@ -70,7 +88,7 @@ each_published = pytest.mark.parametrize(
 
 @functools.cache
 def model_of(name: str) -> tuple[torch.nn.Module, ViTShape]:
-    arguments = {"dynamic_img_size": False} if name.startswith("vit_intern") else {}
+    arguments = {"dynamic_img_size": False} if "intern" in name or "dinov3" in name else {}
     with torch.device("meta"):
         model = timm.create_model(name, **arguments)
     return model, read_shape(model)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from autoslim.methods.layers.merging import MergeInto, MergingBlock
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models.placed_tokens import TokenIndices
+from autoslim.models.positional import attention_of
 
 Pass = tuple[Any, Any, Any]
 """A module, what enters it and what leaves it."""
@@ -49,7 +50,9 @@ def check_merging(cut: nn.Module, dense: nn.Module) -> None:
             tokens_KD, sizes_K = merged(entered.x_BND[image], sizes_N, rows_K, prefix)
             if isinstance(part, MergingBlock):
                 block = blocks_of(whole)[places[id(part)]]
-                tokens_KD = merged_block(block, entered.x_BND[image], sizes_N, rows_K, tokens_KD)
+                entering = entered.x_BND.shape[1] if entered.places is None else entered.places
+                places_N = each_images(entering, len(x))[image]
+                tokens_KD = merged_block(block, entered.x_BND[image], sizes_N, rows_K, tokens_KD, places_N)
             torch.testing.assert_close(left.x_BND[image], tokens_KD, rtol=0, atol=1e-10)
             assert torch.equal(left.size_BN[image], sizes_K)
 
@@ -72,10 +75,11 @@ def merged(x_ND: Tensor, size_N: Tensor, rows_K: Tensor, prefix: int) -> tuple[T
     return mean_KD, size_K
 
 
-def merged_block(block: Any, x_ND: Tensor, size_N: Tensor, rows_K: Tensor, mean_KD: Tensor) -> Tensor:
+def merged_block(block: Any, x_ND: Tensor, size_N: Tensor, rows_K: Tensor, mean_KD: Tensor, places_N: Tensor) -> Tensor:
     """One image through a whole block in which tokens are merged to `mean_KD`: queries of those that stay, every token a key."""
-    # As a key each token is there as often as its size.
-    attended_MD = block.attn(block.norm1(x_ND.repeat_interleave(size_N.long(), dim=0)[None]))[0]
+    # As a key each token is there as often as its size, each time in its own place.
+    often_1MD, places_M = x_ND.repeat_interleave(size_N.long(), dim=0)[None], places_N.repeat_interleave(size_N.long())
+    attended_MD = attention_of(block, block.norm1(often_1MD), places_M)[0]
     first_N = size_N.long().cumsum(0) - size_N.long()
     x_KD = mean_KD + block.ls1(attended_MD[first_N[rows_K]])
     out_KD: Tensor = x_KD + block.ls2(block.mlp(block.norm2(x_KD)))

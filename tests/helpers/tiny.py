@@ -58,7 +58,8 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rotary positions and norms inside": ("eva02_base_patch16_clip_224", {}),
     "rotary positions and attention pooling": ("vit_pe_core_small_patch16_384", {}),
     "keys without a bias": ("eva_giant_patch14_224", {}),
-    # The first stage has shifted windows, the second a single one that needs no shift, and both have several heads.
+    "relative positions": ("beit_base_patch16_224", {}),
+    # The first stage has shifted windows, the second a single one that needs no shift.
     "windows": ("swin_tiny_patch4_window7_224", {}),
     "windows and norms behind": ("swinv2_tiny_window8_256", {}),
 }

@@ -156,7 +156,7 @@ class AdaptiveStage(Stage):
         super().__init__(block, pre_block)
 
     def forward(self, tokens: CountedTokens, **unused: None) -> CountedTokens:  # type: ignore[override]
-        """timm's `Eva` hands each part arguments besides the tokens, which the first one has checked."""
+        """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
         if self.pre_block is not None:
             tokens = self.pre_block(tokens)
         if isinstance(self.block, TokenDropBlock):
@@ -184,7 +184,7 @@ class AdaptiveTrunk(Trunk):
         yield from self.stages
         yield tokens_alone
 
-    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> CountedTokens:
+    def _enter(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> CountedTokens:
         refuse_mask(attn_mask, is_causal)
         # A traced graph keeps the shapes of its example, so that it must not depend on the example's counts.
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]

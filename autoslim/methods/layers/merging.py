@@ -205,7 +205,7 @@ class MergingStage(Stage):
     pre_block: MergeInto | None
 
     def forward(self, tokens: SizedTokens, **unused: None) -> SizedTokens:  # type: ignore[override]
-        """timm's `Eva` hands each part arguments besides the tokens, which the first one has checked."""
+        """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
         if self.pre_block is not None:
             tokens = self.pre_block(tokens)
         if isinstance(self.block, MergingBlock):
@@ -250,7 +250,7 @@ class MergingTrunk(Trunk):
         yield tokens_alone if self.end is None else self.end
 
 
-def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> SizedTokens:
+def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> SizedTokens:
     refuse_mask(attn_mask, is_causal)
     return SizedTokens(x_BND, None)
 

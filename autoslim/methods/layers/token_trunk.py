@@ -35,7 +35,7 @@ class Stage(StoredNames):
         self.pre_block = pre_block
         self.block = block
 
-    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> Tokens:
+    def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Tokens:
         refuse_mask(attn_mask, is_causal)
         if self.pre_block is not None:
             tokens = self.pre_block(tokens)
@@ -71,13 +71,13 @@ class Trunk(nn.Module):
         return len(self.stages)
 
 
-def with_places(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> PlacedTokens:
+def with_places(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> PlacedTokens:
     """The start of a trunk: all the image's tokens."""
     refuse_mask(attn_mask, is_causal)
     return PlacedTokens(x_BND, None)
 
 
-def tokens_alone(tokens: Any, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None) -> Tensor:
+def tokens_alone(tokens: Any, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Tensor:
     """The end of a trunk whose tokens have carried something along."""
     x_BND: Tensor = tokens.x_BND
     return x_BND

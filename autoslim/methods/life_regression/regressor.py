@@ -242,7 +242,7 @@ class SoftLifeTrunk(nn.Module):
         yield _tokens_alone
 
     def _with_lives(
-        self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rope: None = None
+        self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None
     ) -> tuple[Tensor, Tensor]:
         refuse_mask(attn_mask, is_causal)
         return x_BND, self.lives(x_BND)

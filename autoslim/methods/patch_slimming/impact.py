@@ -62,7 +62,10 @@ def attention_maps(attention: Any, normed_BND: Tensor) -> Tensor:
     q_BHNK, k_BHNK = attention.q_norm(q_BHNK), attention.k_norm(k_BHNK)
     if isinstance(attention, PositionalAttention):
         q_BHNK, k_BHNK = attention.positions.rotate(q_BHNK, None), attention.positions.rotate(k_BHNK, None)
-    maps: Tensor = (q_BHNK * attention.scale @ k_BHNK.transpose(-2, -1)).softmax(dim=-1)
+    logits_BHNN = q_BHNK * attention.scale @ k_BHNK.transpose(-2, -1)
+    if isinstance(attention, PositionalAttention) and (bias := attention.positions.bias(None, None, tokens)) is not None:
+        logits_BHNN = logits_BHNN + bias
+    maps: Tensor = logits_BHNN.softmax(dim=-1)
     return maps
 
 

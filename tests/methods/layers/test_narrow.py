@@ -88,7 +88,7 @@ def test_of_attention_with_normalised_queries_whole_heads_go():
     gated.attn.norm.zeta.data[[1, 3]] = gate_HK
     narrow = narrow_attention(gated.attn, torch.tensor([[0, 1], [0, 1]]), gate_HK, heads=(1, 3))
     torch.testing.assert_close(narrow(tokens()), gated.attn(tokens()), rtol=0, atol=1e-12)
-    empty = empty_attention(whole, 2, heads=2)
+    empty = empty_attention(whole, 2, heads=range(2))
     empty.load_state_dict(narrow.state_dict())
     torch.testing.assert_close(empty(tokens()), narrow(tokens()), rtol=0, atol=0)
 

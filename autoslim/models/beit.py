@@ -1,0 +1,60 @@
+"""timm's `Beit`: BEiT and BEiTv2. (BEiT-3 is a `VisionTransformer`.)
+
+Their attention adds a bias for each distance between two patches. In the open model it knows the places of its tokens (`positional`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from timm.layers import PatchEmbed
+from timm.models.beit import Attention, Beit, Block, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from autoslim.errors import UnsupportedModelError
+from autoslim.models.opened_block import open_block, timm_names
+from autoslim.models.positional import Positions, RelativeBias
+from autoslim.models.vision_transformer import PlainViT
+
+_TABLE = "attn.positions.table"
+
+
+class BeitFamily(PlainViT):
+    """Blocks with a table of relative positions each, or none."""
+
+    classes: ClassVar[tuple[type[nn.Module], ...]] = (Beit,)
+    modules: ClassVar[tuple[str, ...]] = ("beit",)
+    classifiers: ClassVar[tuple[str, ...]] = ("head.",)
+    stems: ClassVar[tuple[type[nn.Module], ...]] = (PatchEmbed,)
+
+    def blocks_of(self, model: nn.Module) -> list[nn.Module]:
+        vit: Any = model
+        if vit.rel_pos_bias is not None:
+            raise UnsupportedModelError("rel_pos_bias: relative positions that all blocks share are not supported")
+        return [
+            open_block(block, _positions(block.attn), f"blocks.{index}", (Attention,)) if type(block) is Block else block
+            for index, block in enumerate(vit.blocks)
+        ]
+
+    def pool_reads_prefix(self, vit: Any) -> bool:
+        return False
+
+    def open(self, model: nn.Module) -> nn.Module:
+        model.blocks = nn.Sequential(*self.blocks_of(model))
+        return model
+
+    def units_per_row(self, mlp: nn.Module) -> float:
+        return 1.0
+
+    def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        filtered: dict[str, Tensor] = checkpoint_filter_fn(state, model)
+        return filtered
+
+    def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name.replace(_TABLE, "attn.relative_position_bias_table"): value for name, value in timm_names(model).items()}
+
+
+def _positions(attention: Any) -> Positions:
+    if attention.relative_position_bias_table is None:
+        return Positions()
+    return RelativeBias(attention.relative_position_bias_table.detach(), attention.relative_position_index)
