@@ -25,6 +25,7 @@ from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.errors import WeightsError
 from autoslim.methods import METHODS
+from autoslim.methods.layers.backbone import as_backbone
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.models import Architecture, Preprocessing
@@ -222,6 +223,9 @@ def load_config(folder: str | Path) -> SlimConfig:
 def load(folder: str | Path) -> nn.Module:
     """The slimmed model, a plain `nn.Module` in eval mode on the CPU; images (B, 3, height, width) in, logits (B, classes) out.
 
+    It has timm's `forward_features` and `forward_intermediates`, which restore the image's whole grid of tokens on request
+    (`autoslim.methods.layers.backbone`).
+
     Raises:
         WeightsError: when the folder holds no slimmed model, or weights that do not fit it.
     """
@@ -234,4 +238,4 @@ def load(folder: str | Path) -> nn.Module:
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise WeightsError(f"weights in {folder} cannot be loaded: {error}") from error
-    return model.eval()
+    return as_backbone(model.eval())

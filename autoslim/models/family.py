@@ -42,6 +42,10 @@ class Family(abc.ABC):
         """
         return model
 
+    @abc.abstractmethod
+    def embed(self, model: nn.Module, images_B3HW: Tensor) -> Tensor:
+        """The tokens (B, T, D) that enter the first block of an open model; prefix tokens come first."""
+
     def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights of an open model under the names that timm gives them."""
         return model.state_dict()

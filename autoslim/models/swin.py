@@ -54,12 +54,12 @@ class OpenSwin(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
-    def forward_features(self, images_B3HW: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward_features(self, images_B3HW: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """The last stage's tokens in their rows and columns, (B, rows, columns, D)."""
         x_BND = self.patch_embed(images_B3HW).flatten(1, 2)
-        if attn_mask is not None:
+        if attn_mask is not None or is_causal:
             for block in self.blocks:  # type: ignore[attr-defined]
-                x_BND = block(x_BND, attn_mask=attn_mask)
+                x_BND = block(x_BND, attn_mask=attn_mask, is_causal=is_causal)
         elif self.grad_checkpointing and self.training:
             x_BND = checkpoint_seq(self.blocks, x_BND)
         else:
@@ -110,6 +110,13 @@ class SwinFamily(Family):
 
     def open(self, model: nn.Module) -> nn.Module:
         return OpenSwin(model, _open_blocks(model))
+
+    def embed(self, model: nn.Module, images_B3HW: Tensor) -> Tensor:
+        """Raises UnsupportedModelError: behind a later stage there is one token for several places of the image."""
+        raise UnsupportedModelError(
+            "features with their places need one grid of tokens in all blocks, and this model's stages have grids of their own; allowed: "
+            "`forward_features`, which gives the last stage's"
+        )
 
     def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
         swin: Any = model

@@ -25,9 +25,10 @@ from autoslim.export.profiling import profile_parts
 from autoslim.export.profiling.calibration import request_of
 from autoslim.export.timm_form import timm_architecture, write
 from autoslim.methods import METHODS, check_method, refusals
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.narrow import narrow_attention
 from autoslim.methods.layers.sublayer import drop_attention, drop_mlp
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.unit_removal.gates import gate_widths
 from autoslim.models import create_dense, load_weights, read_shape
 from autoslim.models.registry import family_of

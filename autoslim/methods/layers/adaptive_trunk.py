@@ -157,8 +157,9 @@ class AdaptiveStage(Stage):
 
     def forward(self, tokens: CountedTokens, **unused: None) -> CountedTokens:  # type: ignore[override]
         """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
-        if self.pre_block is not None:
-            tokens = self.pre_block(tokens)
+        return self.compute(self.enter(tokens))
+
+    def compute(self, tokens: CountedTokens) -> CountedTokens:
         if isinstance(self.block, TokenDropBlock):
             inside: CountedTokens = self.block(tokens)
             return inside
