@@ -92,10 +92,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
 
 
 def is_resampled(model: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Whether `state` has another grid or patch size, so that the loaded weights are interpolated."""
+    """Whether `state` has another grid, patch size or window, so that the loaded weights are interpolated."""
     own = model.state_dict()
-    names = [name for name in ("pos_embed", "patch_embed.proj.weight") if name in own and name in state]
-    return any(own[name].shape != state[name].shape for name in names)
+    resampled = ("pos_embed", "patch_embed.proj.weight", "relative_position_bias_table")
+    return any(own[name].shape != state[name].shape for name in own if name.endswith(resampled) and name in state)
 
 
 def file_digest(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.shape import ViTShape
+from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import logits_of
 from autoslim.methods.layers.token_origins import head_input, tokens_behind_blocks
 from autoslim.models.registry import family_of
@@ -51,8 +52,10 @@ def follow(model: nn.Module, images_B3hw: Tensor, shape: ViTShape) -> Survival:
     """Runs `model` and follows the patches through it.
 
     Raises:
-        UnsupportedModelError: when a module changes the number of tokens and has no `token_map`.
+        UnsupportedModelError: when a module changes the number of tokens and has no `token_map`, or tokens are computed in windows.
     """
+    if shape.windowed:
+        raise UnsupportedModelError("this model computes its attention in windows, so that all patches take part in every block")
     model.eval()
     behind = list(tokens_behind_blocks(model, family_of(model).embed(model, images_B3hw)))
     maps = [*(block.entered_BNT for block in behind), behind[-1].origin_BKT]

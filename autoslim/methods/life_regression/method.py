@@ -46,7 +46,7 @@ from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, ref
 from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.rectangular_block import install_rectangular
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
@@ -96,6 +96,7 @@ class LifeRegression(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_tokens(self.name, shape)
         if shape.depth < 2:
             raise UnsupportedModelError(f"life regression needs at least 2 blocks, the model has {shape.depth}")
 

@@ -51,7 +51,7 @@ from autoslim.methods.layers.merging import (
     merging_prices,
 )
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last, install_rectangular
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
@@ -88,6 +88,7 @@ class PatchSlimming(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_tokens(self.name, shape)
         check_parts(self.name, shape)
         if not 2 <= shape.depth <= MAX_DEPTH:
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.merged_tokens import each_images, merged
-from helpers.tiny import KINDS, attach, images, logits, make_dense, slim, solved_knobs
+from helpers.tiny import KINDS, SIZES_OF, attach, images, logits, make_dense, slim, solved_knobs
 from torch import Tensor, nn
 
 from autoslim.errors import UnsupportedModelError
@@ -33,7 +33,7 @@ def compared(left: Any, right: Any) -> None:
     torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SIZES_OF])
 def test_a_model_that_keeps_all_tokens_has_timms_features(kind: str):
     model, x = make_dense(kind).module, images()
     timms = type(model)
@@ -46,6 +46,19 @@ def test_a_model_that_keeps_all_tokens_has_timms_features(kind: str):
                 continue
             given = {**own, "return_prefix_tokens": prefix, "intermediates_only": alone}
             compared(forward_intermediates(model, x, **given), timms.forward_intermediates(model, x, **given))
+
+
+@pytest.mark.parametrize("kind", SIZES_OF)
+def test_stages_with_grids_of_their_own_have_no_features_with_places(kind: str):
+    model = as_backbone(make_dense(kind).module)
+    for call in (
+        model.forward_intermediates,
+        lambda x: features(model, x),
+        lambda x: model.forward_features(x, return_places=True),
+    ):
+        with pytest.raises(UnsupportedModelError, match="stages have grids of their own; allowed: `forward_features`"):
+            call(images())
+    assert model.forward_features(images(2)).shape == (2, 4, 4, 96)
 
 
 def test_intermediates_come_as_timms_dictionary_and_under_dinos_name():
