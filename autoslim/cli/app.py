@@ -82,15 +82,29 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
+    objective: Annotated[
+        str,
+        typer.Option(help="labels: top-1 accuracy. features: agreement with the dense model's features; DATA needs no labels."),
+    ] = "labels",
+    dense: Annotated[
+        str | None, typer.Option(help="With features: the dense model that was slimmed, as for --model.", metavar="MODEL")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="With features: the dense model's weights, as in a search.")] = "pretrained",
+    probe: Annotated[
+        str | None, typer.Option(help="With features: a labelled data set, for k-NN top-1 of both models.", metavar="DATA")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure a model's accuracy on a data set.
+    """Measure a model's accuracy on a data set, or how close its features are to the dense model's.
 
     Example: autoslim evaluate runs/flowers/models/50% --data ./flowers
     """
-    from autoslim.cli.evaluate import show_accuracy
+    from autoslim.cli.evaluate import show_accuracy, show_features
 
-    show_accuracy(folder, data=data, split=split, seed=seed, as_json=json)
+    if objective == "features":
+        show_features(folder, data=data, split=split, seed=seed, dense=dense, weights=weights, probe=probe, as_json=json)
+        return
+    show_accuracy(folder, data=data, split=split, seed=seed, objective=objective, given=dense or probe, as_json=json)
 
 
 def visualize(

@@ -7,18 +7,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-from autoslim.core.job import DatasetSpec
+from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.errors import RequestError
 
+OBJECTIVES = ("labels", "features")
 
-def show_accuracy(folder: Path, *, data: str, split: str, seed: int, as_json: bool) -> None:
+
+def show_accuracy(folder: Path, *, data: str, split: str, seed: int, objective: str, given: str | None, as_json: bool) -> None:
+    """`given` is a setting that only features have."""
     from autoslim.data import prepare_dataset
-    from autoslim.data.dataset import SPLITS
     from autoslim.export.artifact import load_config
     from autoslim.training.holdout import evaluate_folder
 
-    if split not in SPLITS:
-        raise RequestError(f"--split is {split!r}; allowed: {', '.join(SPLITS)}")
+    if objective not in OBJECTIVES:
+        raise RequestError(f"--objective is {objective!r}; allowed: {', '.join(OBJECTIVES)}")
+    if given is not None:
+        raise RequestError(f"--dense or --probe is {given!r} with --objective labels; allowed with --objective features only")
+    _check_split(split)
     config = load_config(folder)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(DatasetSpec(source=data), Path(cache), seed=seed)
@@ -31,3 +36,40 @@ def show_accuracy(folder: Path, *, data: str, split: str, seed: int, as_json: bo
         sys.stdout.write(json.dumps({"accuracy": result.accuracy, "images": result.images, "split": split}) + "\n")
     else:
         sys.stdout.write(f"top-1 {result.accuracy:.2%} on {result.images} {split} images of {data}\n")
+
+
+def show_features(
+    folder: Path, *, data: str, split: str, seed: int, dense: str | None, weights: str, probe: str | None, as_json: bool
+) -> None:
+    from autoslim.data import prepare_dataset
+    from autoslim.training.feature_evaluation import evaluate_features
+    from autoslim.training.knn import NEIGHBOURS, TEMPERATURE
+
+    if dense is None:
+        raise RequestError("--objective features needs --dense, the dense model that was slimmed: a timm name, or its folder")
+    _check_split(split)
+    with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
+        images = prepare_dataset(DatasetSpec(source=data, labelled=False), Path(cache), seed=seed)
+        labelled = None if probe is None else prepare_dataset(DatasetSpec(source=probe), Path(cache), seed=seed)
+        result = evaluate_features(folder, ModelSpec(name=dense, weights=weights), images, split, probe=labelled)
+    if as_json:
+        knn = {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
+        sys.stdout.write(json.dumps({**result.to_dict(), "score": result.agreement.score, "split": split, "knn": knn}) + "\n")
+        return
+    found = result.agreement
+    sys.stdout.write(
+        f"agreement {found.score:.4f} (mean cosine with the dense model's features: pooled {found.pooled:.4f}, patches "
+        f"{found.patches:.4f}) on {found.images} {split} images of {data}\n"
+    )
+    if result.probe is not None:
+        sys.stdout.write(
+            f"k-NN top-1 ({NEIGHBOURS} neighbours) {result.probe.slimmed:.2%}, the dense model's {result.probe.dense:.2%}, on "
+            f"{result.probe.images} test images of {probe}\n"
+        )
+
+
+def _check_split(split: str) -> None:
+    from autoslim.data.dataset import SPLITS
+
+    if split not in SPLITS:
+        raise RequestError(f"--split is {split!r}; allowed: {', '.join(SPLITS)}")

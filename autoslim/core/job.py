@@ -45,6 +45,7 @@ class DatasetSpec(Record):
 
     `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
     a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
+    Where it is not `labelled`, images alone are read: neither class folders nor a column `label` count.
     """
 
     source: str
@@ -52,6 +53,7 @@ class DatasetSpec(Record):
     unreadable_share: float = 0.01
     decoded_limit: int = 4 * 2**30
     train_limit: int | None = None
+    labelled: bool = dataclasses.field(default=True, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,10 @@ class BlockShape(Record):
     on each head's queries and keys, behind the attention, and behind the activation. `between` is what is computed in front of the
     block, such as a layer that joins neighbouring tokens.
 
-    With `positions` the attention's logits depend on where in the image tokens are; `rotary` says that queries and keys are rotated,
-    and `head_params` counts parameters of positions that a head has for itself. `qkv_bias` says whether queries, keys and values have
-    biases, `key_bias` whether keys do where the others have them.
+    With `positions` the attention's logits depend on where in the image tokens are; `rotary` says that queries and keys are rotated, or
+    changed in another way that mixes the dimensions of a head. `head_params` and `head_matmuls` are the parameters and the
+    multiply-accumulates of positions that a head has for itself, `shared_params` and `shared_matmuls` those of all heads together.
+    `qkv_bias` says whether queries, keys and values have biases, `key_bias` whether keys do where the others have them.
 
     A `whole` block can be run on tokens, and none of its parts alone: it may have several `branches` of attention and MLP, each of the
     widths above, or one norm for both (`shared_norm`).
@@ -65,6 +66,9 @@ class BlockShape(Record):
     positions: bool = False
     rotary: bool = False
     head_params: int = 0
+    head_matmuls: int = 0
+    shared_params: int = 0
+    shared_matmuls: int = 0
     between: Price = Price(matmuls=0)
     whole: bool = False
     branches: int = 1
@@ -142,6 +146,11 @@ class ViTShape(Record):
         """Patches plus prefix tokens (class, distillation, registers)."""
         return self.patches + self.prefix_tokens
 
+    @property
+    def reads_prefix_alone(self) -> bool:
+        """Whether nothing reads patches behind the last block. Of a model without a classifier, they are features, too."""
+        return self.pool == "token" and self.classifiers > 0
+
     @functools.cached_property
     def blocks(self) -> tuple[BlockShape, ...]:
         """Every block from the first."""
@@ -149,6 +158,11 @@ class ViTShape(Record):
             return self.own_blocks
         shared: dict[str, Any] = {name: getattr(self, name) for name in _shared_fields()}
         return (BlockShape(tokens=self.tokens, **shared),) * self.depth
+
+    @property
+    def windowed(self) -> bool:
+        """Whether tokens attend to a window of the image alone, so that all of them have to be there."""
+        return any(block.window for block in self.blocks)
 
     @functools.cached_property
     def kinds(self) -> tuple[BlockShape, ...]:
@@ -158,9 +172,9 @@ class ViTShape(Record):
     @classmethod
     def of_blocks(cls, blocks: Sequence[BlockShape], **others: Any) -> Self:
         """The shape of a model with these blocks; `others` are the fields that say nothing of blocks."""
-        first = blocks[0]
-        own = () if all(block == first for block in blocks) else tuple(blocks)
-        return cls(depth=len(blocks), own_blocks=own, **{name: getattr(first, name) for name in _shared_fields()}, **others)
+        made = cls(depth=len(blocks), **{name: getattr(blocks[0], name) for name in _shared_fields()}, **others)
+        # Blocks that differ, and those that are more than the fields of a `ViTShape` can say.
+        return made if made.blocks == tuple(blocks) else made.replace(own_blocks=tuple(blocks))
 
 
 @functools.cache

@@ -33,7 +33,7 @@ _FREE_OPERATORS = """
     rand mean sum std var linalg_vector_norm max min amax argmax clamp abs sort argsort topk gather index_select index expand expand_as
     repeat masked_fill where eq ne gt ge lt le logical_and logical_not cumsum ones zeros ones_like zeros_like full full_like arange
     stack floor_divide feature_dropout dropout bitwise_not scalar_tensor narrow unflatten type_as lift_fresh rms_norm
-    max_pool2d pad constant_pad_nd ceil reshape_as sin cos repeat_interleave
+    max_pool2d roll clamp_min pad constant_pad_nd ceil reshape_as sin cos repeat_interleave
 """
 _FREE = frozenset(_FREE_OPERATORS.split())
 

@@ -85,8 +85,9 @@ def block_matmuls(own: BlockShape, block: BlockPlan) -> int:
     queries_and_projection = 2 * block.tokens_q * own.dim * width
     keys_and_values = 2 * block.tokens_kv * own.dim * width
     attention = 2 * block.tokens_q * (own.window or block.tokens_kv) * width
+    positions = block.heads * own.head_matmuls + own.shared_matmuls if width else 0
     mlp = own.mlp_matrices * block.tokens_mlp * own.dim * block.hidden
-    return own.branches * (queries_and_projection + keys_and_values + attention + mlp)
+    return own.branches * (queries_and_projection + keys_and_values + attention + positions + mlp)
 
 
 def block_norms(own: BlockShape, block: BlockPlan) -> int:

@@ -26,7 +26,7 @@ def _block_params(own: BlockShape, block: BlockPlan) -> int:
     per_unit = own.mlp_matrices * own.dim + (own.mlp_matrices - 1) * own.mlp_bias + per_norm * own.mlp_norm
     # All heads share the norms of queries and keys.
     norms_of_heads = 2 * per_norm * block.head_width * own.qk_norm
-    positions = block.heads * own.head_params
+    positions = block.heads * own.head_params + own.shared_params
     attention = block.attention_width * per_dim + positions + norms_of_heads + per_norm * own.dim if block.attention_width else 0
     mlp = block.hidden * per_unit + per_norm * own.dim if block.hidden else 0
     return attention + mlp

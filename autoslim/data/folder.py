@@ -1,4 +1,7 @@
-"""Folders of image files: `root/<split>/<class>/*` or `root/<class>/*`. Links to files outside the root are refused."""
+"""Folders of image files: `root/<split>/<class>/*` or `root/<class>/*`, and without labels images at any depth.
+
+Links to files outside the root are refused.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ import numpy as np
 
 from autoslim.data.decode import MAX_BYTES
 from autoslim.data.links import check_inside
-from autoslim.data.table import Indices, Row, Source, Table
+from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _VALIDATION_NAMES = ("validation", "val")
 
 
-def read_image_folder(root: Path) -> Source:
+def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
     """Reads the tree at `root`; classes are its folders in alphabetical order. Raises DatasetError with the folder that is wrong."""
     splits = _split_folders(root)
+    if not labelled:
+        return _unlabelled(root, splits)
     listed = {split: _list_classes(root, folder) for split, folder in splits.items()}
     classes = tuple(listed["train"])
     for split, folder in splits.items():
@@ -36,6 +41,29 @@ def read_image_folder(root: Path) -> Source:
         test=tables.get("test"),
         files=files,
     ).check()
+
+
+def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
+    """Every image below the folders of the splits."""
+    listed = {split: [p for p in _list_images(root, folder) if not _is_hidden(p, folder)] for split, folder in splits.items()}
+    for split, images in listed.items():
+        if not images:
+            raise DatasetError(f"{splits[split]} has no file ending in {', '.join(SUFFIXES)}, at any depth")
+    tables = {split: _table(root, splits[split], [images]) for split, images in listed.items()}
+    return Source(
+        name=str(root),
+        classes=(),
+        labelled=False,
+        train=tables["train"],
+        validation=tables.get("validation"),
+        test=tables.get("test"),
+        files=tuple(path for images in listed.values() for path in images),
+    ).check()
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a folder on the way is hidden: thumbnails and the like are no images of the user's."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -59,7 +87,9 @@ def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = {path.name: _list_images(root, path) for path in classes}
     if not found:
-        raise DatasetError(f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}")
+        raise DatasetError(
+            f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}; {NEEDS_LABELS}"
+        )
     for name, images in found.items():
         if not images:
             raise DatasetError(f"class {name!r} is empty: {folder / name} has no file ending in {', '.join(SUFFIXES)}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autoslim.data.links import check_inside
-from autoslim.data.table import Indices, Row, Source, Table
+from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
 EXPECTED = "expected the columns image: struct<bytes: binary, path: string> and label: int64"
@@ -29,14 +29,16 @@ _ALLOWED_ANYWAY = 64 * 2**20
 """Bytes that any file may unpack to, so that small files of labels pass."""
 
 
-def read_file(path: Path) -> Source:
+def read_file(path: Path, *, labelled: bool = True) -> Source:
     """A source of one file, from which the other splits are taken."""
+    if not labelled:
+        return Source(name=str(path), classes=(), labelled=False, train=_images_alone(path), files=(path,)).check()
     names = _class_names(path)
     train = _table(path)
     return Source(name=str(path), classes=names or _numbered(train), train=train, files=(path,)).check()
 
 
-def read_folder(root: Path) -> Source:
+def read_folder(root: Path, *, labelled: bool = True) -> Source:
     """`train.parquet`, `test.parquet` and `validation.parquet`; the last two may be absent. Links to files outside the root are refused."""
     paths = {split: root / f"{split}.parquet" for split in ("train", "validation", "test")}
     present = {split: path for split, path in paths.items() if path.is_file()}
@@ -44,19 +46,23 @@ def read_folder(root: Path) -> Source:
         raise DatasetError(f"{root} has {', '.join(path.name for path in present.values())} but no train.parquet")
     for path in present.values():
         check_inside(root, path)
-    tables = {split: _table(path) for split, path in present.items()}
-    names = _class_names(present["train"])
-    for path in present.values():
-        _check_same_classes(path, _class_names(path), names, present["train"])
-    classes = names or _numbered(tables["train"])
+    tables = {split: _table(path) if labelled else _images_alone(path) for split, path in present.items()}
     return Source(
         name=str(root),
-        classes=classes,
+        classes=_classes_of(present, tables["train"]) if labelled else (),
+        labelled=labelled,
         train=tables["train"],
         validation=tables.get("validation"),
         test=tables.get("test"),
         files=tuple(present.values()),
     ).check()
+
+
+def _classes_of(present: dict[str, Path], train: Table) -> tuple[str, ...]:
+    names = _class_names(present["train"])
+    for path in present.values():
+        _check_same_classes(path, _class_names(path), names, present["train"])
+    return names or _numbered(train)
 
 
 def row_count(path: Path) -> int:
@@ -84,16 +90,22 @@ def _first_line(error: BaseException) -> str:
 
 
 def _check_schema(path: Path, schema: Any) -> None:
-    for column in ("image", "label"):
-        if column not in schema.names:
-            raise DatasetError(f"{path} has no column {column!r} but {', '.join(schema.names) or 'none'}; {EXPECTED}")
-    image, label = schema.field("image").type, schema.field("label").type
+    _check_images(path, schema)
+    if "label" not in schema.names:
+        raise DatasetError(f"{path} has no column 'label' but {', '.join(schema.names)}; {EXPECTED}; {NEEDS_LABELS}")
+    label = schema.field("label").type
+    if not pa.types.is_integer(label):
+        raise DatasetError(f"{path}: column label is {label}; {EXPECTED}")
+
+
+def _check_images(path: Path, schema: Any) -> None:
+    if "image" not in schema.names:
+        raise DatasetError(f"{path} has no column 'image' but {', '.join(schema.names) or 'none'}; {EXPECTED}")
+    image = schema.field("image").type
     fields = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
     encoded = fields.get("bytes", pa.null())
     if not (pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)):
         raise DatasetError(f"{path}: column image is {image}; {EXPECTED}")
-    if not pa.types.is_integer(label):
-        raise DatasetError(f"{path}: column label is {label}; {EXPECTED}")
 
 
 def _check_size(path: Path, metadata: Any) -> None:
@@ -119,6 +131,15 @@ def _table(path: Path) -> Table:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise DatasetError(f"{path}, row {row}: the label is null; {EXPECTED}")
     labels = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return Table(name=str(path), labels=labels, rows=lambda wanted: _rows(path, wanted))
+
+
+def _images_alone(path: Path) -> Table:
+    """The column `image`, whatever other columns there are; all labels are 0."""
+    with _open(path) as file:
+        _check_images(path, file.schema_arrow)
+        _check_size(path, file.metadata)
+        labels = np.zeros(file.metadata.num_rows, np.int64)
     return Table(name=str(path), labels=labels, rows=lambda wanted: _rows(path, wanted))
 
 

@@ -50,7 +50,7 @@ def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> Prepare
     """
     if not 0.0 <= spec.unreadable_share <= 1.0:
         raise DatasetError(f"unreadable_share is {spec.unreadable_share}; allowed: 0 to 1")
-    source = open_source(spec.source, seed=seed)
+    source = open_source(spec.source, seed=seed, labelled=spec.labelled)
     path = cache_dir / _key(spec, source, seed)
     with publish_once(path) as folder:
         if folder is not None:
@@ -106,7 +106,7 @@ class _SplitWriter:
 
     def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
         self._part, self._source, self._spec, self._digest = part, source, spec, digest
-        self._counts = np.zeros(len(source.classes), np.int64)
+        self._counts = np.zeros(max(1, len(source.classes)), np.int64)
         self._unreadable = 0
         self._named: list[str] = []
 
@@ -116,7 +116,7 @@ class _SplitWriter:
         self._check(path.stem)
         return SplitReport(
             images=int(self._counts.sum()),
-            per_class=tuple(self._counts.tolist()),
+            per_class=tuple(self._counts.tolist()) if self._source.labelled else (),
             unreadable=self._unreadable,
             named=tuple(self._named),
             drawn_from=self._part.drawn_from,
@@ -153,7 +153,8 @@ class _SplitWriter:
             )
         empty = np.flatnonzero(self._counts == 0)
         if len(empty) and split != "test":
-            raise DatasetError(f"class {self._source.classes[empty[0]]!r} has no readable image in the {split} split")
+            what = f"class {self._source.classes[empty[0]]!r}" if self._source.labelled else self._source.name
+            raise DatasetError(f"{what} has no readable image in the {split} split")
 
 
 def _unreadable_reason(row: Row) -> str | None:

@@ -10,7 +10,8 @@ from autoslim.core.record import Record
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitReport(Record):
-    """`per_class` counts the readable images of each class; `unreadable` counts those dropped, `named` lists the first 50.
+    """`per_class` counts the readable images of each class, and is empty without labels. `unreadable` counts those dropped, `named`
+    lists the first 50.
 
     `drawn_from` names the split that the images were drawn from; None where the source has a split of its own.
     """

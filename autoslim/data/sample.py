@@ -53,7 +53,7 @@ def sample_source(
         DatasetError: for a source that cannot be read, or a split without a readable image.
     """
     assert split in SPLITS
-    source = open_source(spec.source, seed=seed)
+    source = open_source(spec.source, seed=seed, labelled=spec.labelled)
     part = make_splits(spec, source, seed)[split]
     labels, size = part.table.labels[part.rows], storage_size(image_size, crop_pct)
     left: Indices = np.arange(len(labels))

@@ -13,28 +13,35 @@ from PIL import Image
 from autoslim.data.folder import read_image_folder
 from autoslim.data.parquet import read_file, read_folder, row_count
 from autoslim.data.splits import split_off_count
-from autoslim.data.table import Indices, Labels, Row, Source, Table
+from autoslim.data.table import Indices, Labels, Row, Source, Table, without_labels
 from autoslim.errors import DatasetError
 
 BUILTIN = ("digits",)
 _DIGITS_TEST = 360
 
 
-def open_source(source: str, *, seed: int) -> Source:
-    """Opens a source by its name or path; `./digits` is a folder of that name, `digits` the built-in data set."""
+def open_source(source: str, *, seed: int, labelled: bool = True) -> Source:
+    """Opens a source by its name or path; `./digits` is a folder of that name, `digits` the built-in data set.
+
+    Where it is not `labelled`, images are all that is read: of folders at any depth, and of the column `image`.
+
+    Raises:
+        DatasetError: for a source that cannot be read, or has no labels where it needs some.
+    """
     if source in BUILTIN:
-        return _read_digits(seed)
+        digits = _read_digits(seed)
+        return digits if labelled else without_labels(digits)
     path = Path(source).expanduser()
     if path.is_file():
-        return read_file(path)
+        return read_file(path, labelled=labelled)
     if not path.is_dir():
         raise DatasetError(
             f"data set {source!r} does not exist; allowed: a Parquet file, a folder with train.parquet, "
             f"a folder of image folders, or {', '.join(BUILTIN)}"
         )
     if any(path.glob("*.parquet")):
-        return read_folder(path)
-    return read_image_folder(path)
+        return read_folder(path, labelled=labelled)
+    return read_image_folder(path, labelled=labelled)
 
 
 def count_images(source: str, *, most: int) -> int:

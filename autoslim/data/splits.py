@@ -39,8 +39,8 @@ def share_counts(counts: Indices, share: float, *, purpose: str, classes: tuple[
     if not 0.0 < share < 1.0:
         raise DatasetError(f"validation_share is {share}; allowed: above 0 and below 1")
     if counts.min() < 2:
-        name = classes[int(counts.argmin())]
-        raise DatasetError(f"class {name!r} has {counts.min()} image left to take {purpose} from; needed: at least 2")
+        what = f"class {classes[int(counts.argmin())]!r}" if classes else "the data set"
+        raise DatasetError(f"{what} has {counts.min()} image left to take {purpose} from; needed: at least 2")
     return _allocate(counts, round(share * int(counts.sum())), spare=1)
 
 

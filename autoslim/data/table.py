@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from autoslim.errors import DatasetError
 
+NEEDS_LABELS = "images without labels are for `--objective features` alone"
+"""What errors about missing labels end with."""
+
 Labels = NDArray[np.int64]
 """Class indices (N,)."""
 
@@ -32,7 +35,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized."""
+    """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized.
+
+    One that is not `labelled` has no classes, and its labels are all 0.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -40,6 +46,7 @@ class Source:
     validation: Table | None = None
     test: Table | None = None
     files: tuple[Path, ...] = ()
+    labelled: bool = True
 
     def tables(self) -> tuple[Table, ...]:
         return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
@@ -51,6 +58,14 @@ class Source:
 
     def check(self) -> Source:
         """Raises DatasetError unless labels, classes and splits agree; returns self."""
+        if self.labelled:
+            self._check_labels()
+        for table in self.tables():
+            if len(table.labels) == 0:
+                raise DatasetError(f"{table.name} has no images")
+        return self
+
+    def _check_labels(self) -> None:
         if len(set(self.classes)) < max(2, len(self.classes)):
             raise DatasetError(f"{self.name} has the classes {_named(self.classes)}; needed: at least two, all different")
         for table in self.tables():
@@ -58,9 +73,16 @@ class Source:
         _check_filled(self.train, self.classes)
         if self.validation is not None:
             _check_filled(self.validation, self.classes)
-        if self.test is not None and len(self.test.labels) == 0:
-            raise DatasetError(f"{self.test.name} has no images")
-        return self
+
+
+def without_labels(source: Source) -> Source:
+    """The images of a source alone."""
+    train, validation, test = (
+        None if table is None else dataclasses.replace(table, labels=np.zeros_like(table.labels))
+        for table in (source.train, source.validation, source.test)
+    )
+    assert train is not None
+    return dataclasses.replace(source, classes=(), labelled=False, train=train, validation=validation, test=test)
 
 
 def _named(classes: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.errors import WeightsError
 from autoslim.methods import METHODS
+from autoslim.methods.layers.backbone import as_backbone
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.models import Architecture, Preprocessing
@@ -146,8 +147,9 @@ class LatencyReport(Record):
 class SlimConfig(Record):
     """Everything about a slimmed model but its weights. `recipe` has the knobs after `prune`.
 
-    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, `images` a split to its
-    size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited.
+    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, or without classes
+    `validation/agreement` to the agreement of the features with the dense model's. `images` maps a split to its size. `forms` and `speed`
+    were exported and measured with the model, `latency` only where it is limited.
     """
 
     format: int
@@ -222,6 +224,9 @@ def load_config(folder: str | Path) -> SlimConfig:
 def load(folder: str | Path) -> nn.Module:
     """The slimmed model, a plain `nn.Module` in eval mode on the CPU; images (B, 3, height, width) in, logits (B, classes) out.
 
+    It has timm's `forward_features` and `forward_intermediates`, which restore the image's whole grid of tokens on request
+    (`autoslim.methods.layers.backbone`).
+
     Raises:
         WeightsError: when the folder holds no slimmed model, or weights that do not fit it.
     """
@@ -234,4 +239,4 @@ def load(folder: str | Path) -> nn.Module:
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise WeightsError(f"weights in {folder} cannot be loaded: {error}") from error
-    return model.eval()
+    return as_backbone(model.eval())

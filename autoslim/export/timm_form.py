@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoslim.core.plan import Plan
 from autoslim.errors import ExportError
 from autoslim.export.artifact import SlimConfig
 from autoslim.methods.layers.token_trunk import blocks_of
@@ -42,6 +43,10 @@ def timm_architecture(config: SlimConfig) -> Architecture:
     first = plan.blocks[0]
     if plan.extras:
         raise ExportError(f"timm has no {plan.extras[0].name}")
+    if plan == Plan.dense(shape):
+        return config.architecture
+    if shape.own_blocks:
+        raise ExportError("timm's arguments set no widths of single blocks where the model's blocks differ")
     for index, block in enumerate(plan.blocks):
         if min(block.tokens_q, block.tokens_kv, block.tokens_mlp) < shape.tokens:
             raise ExportError(f"timm computes every token in every block; block {index} has {block.tokens_mlp} of {shape.tokens}")

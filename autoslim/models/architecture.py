@@ -42,6 +42,7 @@ def write_folder(
 ) -> None:
     """Writes timm's hub format: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it."""
     size = architecture.args["img_size"]
+    own: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     config = {
         "architecture": architecture.name,
         "num_classes": len(classes),
@@ -59,8 +60,9 @@ def write_folder(
             "std": list(preprocessing.std),
             "num_classes": len(classes),
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            # The layers that timm adapts to other channels and classes.
+            "first_conv": own.get("first_conv", "patch_embed.proj"),
+            "classifier": own.get("classifier", "head"),
             "label_names": list(classes),
         },
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from timm.layers import PatchEmbed
 from timm.models.beit import Attention, Beit, Block, checkpoint_filter_fn
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ class BeitFamily(PlainViT):
             open_block(block, _positions(block.attn), f"blocks.{index}", (Attention,)) if type(block) is Block else block
             for index, block in enumerate(vit.blocks)
         ]
+
+    def embed(self, model: nn.Module, images_B3HW: Tensor) -> Tensor:
+        vit: Any = model
+        patches_BPD = vit.patch_embed(images_B3HW)
+        x_BTD = torch.cat((vit.cls_token.expand(len(patches_BPD), -1, -1), patches_BPD), dim=1)
+        embedded_BTD: Tensor = vit.pos_drop(x_BTD if vit.pos_embed is None else x_BTD + vit.pos_embed)
+        return embedded_BTD
 
     def pool_reads_prefix(self, vit: Any) -> bool:
         return False

@@ -38,10 +38,10 @@ _MAX_CONFIG = 2**20
 class DenseModel:
     """A dense model, open (`Family.open`), in eval mode on the CPU, with all that is known of it.
 
-    `trained` is false for a model from scratch, `head_fits` where the classifier is new. `resampled` is true where the image or patch
-    size is not the checkpoint's. `labels` are the checkpoint's classes, where it names them. `switched_off` are timm's arguments that
-    were switched off because the model would have no fixed cost with them. `weights_part` says what of the weights' file was loaded, where
-    it holds more.
+    `trained` is false for a model from scratch, `head_fits` where the classifier is new. `resampled` is true where the size of the image,
+    of a patch or of a window is not the checkpoint's. `labels` are the checkpoint's classes, where it names them. `switched_off` are
+    timm's arguments that were switched off because the model would have no fixed cost with them. `weights_part` says what of the weights'
+    file was loaded, where it holds more.
     """
 
     module: nn.Module

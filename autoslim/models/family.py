@@ -17,11 +17,13 @@ class Family(abc.ABC):
 
     Attributes:
         classes: The models' classes, exactly: a subclass may compute something else.
+        opened: What `open` makes of them, where that is another class.
         modules: timm's modules, as in `timm.list_models(module=...)`, that have the family's names.
         classifiers: Beginnings of the names of the classifiers' parameters.
     """
 
     classes: ClassVar[tuple[type[nn.Module], ...]]
+    opened: ClassVar[tuple[type[nn.Module], ...]] = ()
     modules: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]] = ("head.",)
 
@@ -34,11 +36,15 @@ class Family(abc.ABC):
         return {}
 
     def open(self, model: nn.Module) -> nn.Module:
-        """The same model with blocks that run alone on any of its tokens: in place, what `model` was is no more.
+        """The same model with all its blocks in a row, `blocks`, that are called with the tokens alone; what `model` was is no more.
 
         A model whose `blocks` have timm's `Block`s in a row, and are called with the tokens alone, is open as it is.
         """
         return model
+
+    @abc.abstractmethod
+    def embed(self, model: nn.Module, images_B3HW: Tensor) -> Tensor:
+        """The tokens (B, T, D) that enter the first block of an open model; prefix tokens come first."""
 
     def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights of an open model under the names that timm gives them."""

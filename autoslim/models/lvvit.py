@@ -77,6 +77,10 @@ class ConvStem(nn.Module, abc.ABC):
     def convolutions(embed_dim: int) -> list[tuple[int, int, int]]:
         """Channels, kernel and stride of each."""
 
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """The grid of patches of an image, which timm's `forward_intermediates` asks for."""
+        return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
+
     def _convolve(self, number: int, x: Tensor) -> Tensor:
         out: Tensor = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
         return out

@@ -58,7 +58,8 @@ def open_attention(
         positions=positions,
         norms=(q_norm, k_norm, norm),
         drops=(attention.attn_drop.p, attention.proj_drop.p),
-        fused=attention.fused_attn,
+        # Attention that timm computes in no other way has no such setting.
+        fused=getattr(attention, "fused_attn", False),
         separate=attention.qkv is None,
     )
 

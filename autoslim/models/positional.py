@@ -24,10 +24,12 @@ from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as
 class Positions(nn.Module):
     """How the logits of an attention depend on the places of its tokens; here not at all.
 
-    `rotates` says whether queries and keys are rotated, in pairs of dimensions.
+    `rotates` says whether queries and keys are rotated, in pairs of dimensions; `asks_places`, whether the attention has to be told where
+    in the image its tokens are.
     """
 
     rotates = False
+    asks_places = False
 
     def rotate(self, x_BHNK: Tensor, places: TokenIndices | None) -> Tensor:
         """Queries or keys of the tokens at `places`."""
@@ -49,7 +51,7 @@ class Rotation(Positions):
     dimensions half a head apart instead of neighbours.
     """
 
-    rotates = True
+    rotates = asks_places = True
 
     def __init__(self, table_T2K: Tensor, *, half: bool) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class MixedRotation(Positions):
     `frequencies_2HF` are those along both axes, F half the head width; `places_2T` are the places along these axes, 0 in prefix tokens.
     """
 
-    rotates = True
+    rotates = asks_places = True
 
     def __init__(self, frequencies_2HF: Tensor, places_2T: Tensor) -> None:
         super().__init__()
@@ -102,6 +104,8 @@ class RelativeBias(Positions):
     `table_RH` has the biases, `index_TT` the row of each pair of the image's tokens.
     """
 
+    asks_places = True
+
     def __init__(self, table_RH: Tensor, index_TT: Tensor) -> None:
         super().__init__()
         self.table = nn.Parameter(table_RH)
@@ -119,7 +123,7 @@ class RelativeBias(Positions):
         return bias_BQNH.permute(0, 3, 1, 2)
 
     def of_heads(self, heads: Sequence[int]) -> RelativeBias:
-        return RelativeBias(self.table.detach()[:, list(heads)].clone(), self.index)
+        return type(self)(self.table.detach()[:, list(heads)].clone(), self.index)
 
 
 def rotated(x_BHNK: Tensor, sin: Tensor, cos: Tensor, *, half: bool) -> Tensor:
@@ -279,4 +283,4 @@ def attention_of(block: Any, normed_BND: Tensor, places: TokenIndices | None, ma
 def has_positions(block: Any) -> bool:
     """Whether the block has to be told where its tokens are."""
     attention = getattr(block, "attn", None)
-    return isinstance(attention, PositionalAttention) and type(attention.positions) is not Positions
+    return isinstance(attention, PositionalAttention) and attention.positions.asks_places

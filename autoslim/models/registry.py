@@ -10,16 +10,15 @@ from autoslim.models.beit import BeitFamily
 from autoslim.models.eva import EvaFamily
 from autoslim.models.family import Family
 from autoslim.models.lvvit import LVViTFamily
+from autoslim.models.swin import SwinFamily
 from autoslim.models.vision_transformer import PlainViT
 
-FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), BeitFamily())
+FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), BeitFamily(), SwinFamily())
 
 _TRANSFORMERS = (
     "vision_transformer_relpos",
     "vision_transformer_sam",
     "naflexvit",
-    "swin_transformer",
-    "swin_transformer_v2",
 )
 """timm's other modules of vision transformers, which users look for whether a family takes their models or not."""
 
@@ -30,7 +29,7 @@ MODULES = tuple(dict.fromkeys((*(module for family in FAMILIES for module in fam
 def family_of(model: nn.Module) -> Family:
     """Raises UnsupportedModelError for a model of no family."""
     for family in FAMILIES:
-        if type(model) in family.classes:
+        if type(model) in (*family.classes, *family.opened):
             return family
     known = ", ".join(sorted(kind.__name__ for family in FAMILIES for kind in family.classes))
     raise UnsupportedModelError(f"{type(model).__name__} is a model that no method can slim; supported: timm's {known}")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from timm.layers import AttentionPoolLatent, HybridEmbed, PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from autoslim.core.shape import AttentionPool, BlockShape, Price, ViTShape
 from autoslim.cost.flops import NORMS
@@ -68,6 +68,13 @@ class PlainViT(Family):
     def pool_reads_prefix(self, vit: Any) -> bool:
         """Whether pooling reads prefix tokens, too."""
         return bool(vit.pool_include_prefix)
+
+    def embed(self, model: nn.Module, images_B3HW: Tensor) -> Tensor:
+        vit: Any = model
+        embedded: Any = vit._pos_embed(vit.patch_embed(images_B3HW))
+        # timm's `Eva` returns its rotary positions, too, which an open model has in its blocks.
+        x_BTD: Tensor = vit.norm_pre(embedded[0] if isinstance(embedded, tuple) else embedded)
+        return x_BTD
 
     def _check_ends(self, vit: Any) -> None:
         if type(vit.patch_embed) not in self.stems:

@@ -1,16 +1,11 @@
 """Which patches take part in which block of a slimmed model, seen on real images.
 
-Every module that changes the set of tokens says how in `token_map(x) -> (B, K, N)`: which incoming token each outgoing one is made
-of. Composed from the first block on, these maps tell for every method alike what is left of each patch of the image.
-
-Shapes: B images, N tokens (prefix included), K tokens behind a step, P patches, L blocks.
+Shapes: B images, T tokens of the image (prefix included), N tokens that enter a block, K tokens behind it, P patches, L blocks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,9 +14,8 @@ from torch import Tensor, nn
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import logits_of
-from autoslim.methods.layers.adaptive_trunk import CountedTokens
-from autoslim.methods.layers.merging import SizedTokens
-from autoslim.methods.layers.token_trunk import blocks_of
+from autoslim.methods.layers.token_origins import head_input, tokens_behind_blocks
+from autoslim.models.registry import family_of
 
 _WHOLE = 1e-4
 
@@ -58,62 +52,14 @@ def follow(model: nn.Module, images_B3hw: Tensor, shape: ViTShape) -> Survival:
     """Runs `model` and follows the patches through it.
 
     Raises:
-        UnsupportedModelError: when a module changes the number of tokens and has no `token_map`.
+        UnsupportedModelError: when a module changes the number of tokens and has no `token_map`, or tokens are computed in windows.
     """
-    follower = _Follower()
-    with follower.watching(model):
-        logits_BC = logits_of(model.eval()(images_B3hw))
-    weights = torch.stack([map_BKN.sum(dim=1)[:, shape.prefix_tokens :] for map_BKN in follower.maps])
-    return Survival(weights=weights, logits=logits_BC.float())
-
-
-class _Follower:
-    """Hooks on the blocks note the composed map, hooks on whatever has a `token_map` carry it on."""
-
-    def __init__(self) -> None:
-        self.maps: list[Tensor] = []
-        self._now: Tensor | None = None
-        self._inside = 0
-
-    @contextlib.contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        blocks = blocks_of(model)
-        handles = [block.register_forward_pre_hook(self._note) for block in blocks]
-        for module in model.modules():
-            if hasattr(module, "token_map"):
-                # Behind the hook above: a block that drops tokens inside still has all of them as keys and values.
-                handles += [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
-        handles.append(blocks[-1].register_forward_hook(self._end))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.maps.append(self._map_of(inputs[0], module))
-
-    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Only the outermost speaks for what is inside it."""
-        if self._inside == 0:
-            before_BKN = self._map_of(inputs[0], module)
-            step_BMK: Tensor = module.token_map(inputs[0])  # type: ignore[operator]
-            self._now = step_BMK.float() @ before_BKN
-        self._inside += 1
-
-    def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._inside -= 1
-
-    def _end(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.maps.append(self._map_of(output, module))
-
-    def _map_of(self, x: Tensor | CountedTokens | SizedTokens, module: nn.Module) -> Tensor:
-        batch, tokens, _ = (x if isinstance(x, Tensor) else x.x_BND).shape
-        if self._now is None:
-            self._now = torch.eye(tokens).expand(batch, -1, -1)
-        if self._now.shape[1] != tokens:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} meets {tokens} tokens where {self._now.shape[1]} were expected: "
-                "a module before it changes them and has no token_map"
-            )
-        return self._now
+    if shape.windowed:
+        raise UnsupportedModelError("this model computes its attention in windows, so that all patches take part in every block")
+    model.eval()
+    behind = list(tokens_behind_blocks(model, family_of(model).embed(model, images_B3hw)))
+    maps = [*(block.entered_BNT for block in behind), behind[-1].origin_BKT]
+    whole_BP = torch.ones(len(images_B3hw), shape.patches)
+    weights = [whole_BP if map_BKT is None else map_BKT.float().sum(dim=1)[:, shape.prefix_tokens :] for map_BKT in maps]
+    head: Any = model.forward_head
+    return Survival(weights=torch.stack(weights), logits=logits_of(head(head_input(model, behind[-1]))).float())

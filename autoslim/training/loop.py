@@ -186,8 +186,10 @@ class Trainer:
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
-        targets_BC = mixup_target(labels_B, classes, share, self.training.label_smoothing)
-        return torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share), targets_BC
+        mixed_B3HW = torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share)
+        # Without classes the teacher sees the mixed image, and labels are not read.
+        targets = mixup_target(labels_B, classes, share, self.training.label_smoothing) if classes else labels_B
+        return mixed_B3HW, targets
 
     def _update(self, images_B3HW: Tensor, labels: Tensor) -> dict[str, Tensor]:
         try:
@@ -273,14 +275,14 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 def make_optimizer(student: nn.Module, training: TrainingSettings, schedule: PhaseSchedule) -> torch.optim.AdamW:
     """AdamW over the parameters that require a gradient.
 
-    As in timm, biases, norms, position embeddings and tokens have no weight decay. Nor have ViT-Slim's masks, which decay would pull to
-    zero.
+    As in timm, biases, norms, position embeddings, positions of attention and tokens have no weight decay. Nor have ViT-Slim's masks,
+    which decay would pull to zero.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
             factor = next((rate for suffix, rate in schedule.learning_rates.items() if name.endswith(suffix)), None)
-            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "_token", "zeta"))
+            plain = parameter.ndim < 2 or name.endswith(("pos_embed", "_token", "zeta")) or ".positions." in name
             groups.setdefault((1.0 if factor is None else factor, 0.0 if plain else training.weight_decay), []).append(parameter)
     peak = training.lr * schedule.rate
     return torch.optim.AdamW(

@@ -24,7 +24,8 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob, Ranges, complete
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, refuse_mask
+from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, refuse_mask
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 from baselines.dense import PruneThenFinetune
 

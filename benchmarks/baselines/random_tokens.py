@@ -16,8 +16,9 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.layers.tokens import behind_prefix
 from autoslim.methods.life_regression.method import LifeRegression
 from autoslim.methods.life_regression.schedule import schedule

@@ -23,7 +23,8 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.layers.token_trunk import blocks_of, install
+from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.token_trunk import blocks_of
 from baselines.dense import PruneThenFinetune
 
 _LEAST = 1e-12

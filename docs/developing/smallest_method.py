@@ -2,8 +2,9 @@
 
 from autoslim.methods import Knob, Method, SlimmedModel
 from autoslim.methods.base import freeze
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.token_selector import TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 
 

@@ -39,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     ("arguments", "code", "said"),
     [
         (["--model", "deit_smal_patch16_224", "--data", "digits", "--flops", "50%"], 2, "did you mean deit_small_patch16_224"),
-        (["--model", "swin_tiny_patch4_window7_224", "--data", "digits", "--flops", "50%"], 2, "SwinTransformer"),
+        (["--model", "cait_xxs24_224", "--data", "digits", "--flops", "50%"], 2, "Cait"),
         ([*SCRATCH, "--data", "digits", "--flops", "0"], 2, "above zero"),
         ([*SCRATCH, "--data", "digits", "--flops", "1.5"], 3, "budget 1.5 is 1 multiply-accumulates"),
         ([*SCRATCH, "--data", "digits", "--flops", "120%"], 2, "at most 100 %"),

@@ -46,6 +46,15 @@ def test_models_of_no_family_are_listed_with_the_reason(autoslim: Command):
     assert all("NaFlexVit" in reason for reason in model["refused"].values())
 
 
+def test_swin_is_taken_by_the_methods_of_widths_and_refused_by_the_others_with_their_reason(autoslim: Command):
+    code, out, _ = autoslim("models", "swin_tiny_patch4_window7", "--json")
+    assert code == 0
+    (model,) = json.loads(out)
+    assert model["methods"] == ["vit_slim", "width"]
+    assert sorted([*model["methods"], *model["refused"]]) == sorted(METHODS)
+    assert all(reason.startswith(name) and "in windows" in reason for name, reason in model["refused"].items())
+
+
 def test_a_filter_that_fits_nothing_is_refused(autoslim: Command):
     code, _, err = autoslim("models", "no_such")
     assert code == 2

@@ -16,7 +16,7 @@ import torch
 
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
-from autoslim.cost import predict
+from autoslim.cost import predict, predict_params
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods import METHODS
 from autoslim.models import read_shape
@@ -196,6 +196,45 @@ def test_vit_slim_deit_base_both():
     plan = narrowed(shape_of("base"), 0.6, 0.6)
     assert rounds_to(giga(shape_of("base"), plan), 10.6, 1)
     assert rounds_to(params_of("base", plan) / 1e6, 52.6, 1)
+
+
+# Swin (arXiv 2103.14030), table 1: G and M parameters.
+@pytest.mark.parametrize(
+    ("name", "published", "millions"),
+    [
+        ("swin_tiny_patch4_window7_224", 4.5, 29),
+        ("swin_small_patch4_window7_224", 8.7, 50),
+        ("swin_base_patch4_window7_224", 15.4, 88),
+        ("swin_base_patch4_window12_384", 47.0, 88),
+        ("swin_large_patch4_window7_224", 34.5, 197),
+        ("swin_large_patch4_window12_384", 103.9, 197),
+    ],
+)
+def test_swin_costs_what_its_paper_says(name: str, published: float, millions: int):
+    assert giga(shape_of(name)) == pytest.approx(published, rel=0.005)
+    # The paper rounds Swin-T's 28.3 M up.
+    assert params_of(name) / 1e6 == pytest.approx(millions, abs=0.75)
+
+
+# ViT-Slim, Table 7: Swin-T at 80 and 70 %. Its code for Swin is not released, and how much each layer keeps is not published. As in its
+# rows of DeiT, the share is that of the units of attention and MLP; a stage keeps the less of them the deeper it is, because the same
+# share everywhere costs less and leaves more parameters (3.65 G and 23.2 M at 80 %).
+@pytest.mark.parametrize(
+    ("share", "stages", "published", "millions"),
+    [(0.8, (1.0, 0.95, 0.8, 0.73), 3.8, 22.3), (0.7, (0.95, 0.8, 0.73, 0.59), 3.4, 19.4)],
+)
+def test_vit_slim_swin_tiny_both(share: float, stages: tuple[float, ...], published: float, millions: float):
+    shape = shape_of("swin_tiny_patch4_window7_224")
+    of_block = [kept for kept, depth in zip(stages, (2, 2, 6, 2), strict=True) for _ in range(depth)]
+    blocks = [
+        block.replace(head_width=round(kept * block.head_width), hidden=round(kept * block.hidden))
+        for block, kept in zip(Plan.dense(shape).blocks, of_block, strict=True)
+    ]
+    units = sum(block.attention_width + block.hidden for block in blocks)
+    assert units / sum(own.attention_width + own.hidden for own in shape.blocks) == pytest.approx(share, abs=0.005)
+    plan = Plan(blocks=tuple(blocks))
+    assert rounds_to(giga(shape, plan), published, 1)
+    assert predict_params(shape, plan) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 # Row 19. Torch-Pruning's README: ViT-B/16 17.59 G; Isomorphic Pruning's: distilled DeiT-B 17.69 G, DeiT-S 4.6391 G.

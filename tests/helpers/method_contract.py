@@ -36,6 +36,7 @@ from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch,
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import logits_of
 from autoslim.methods.layers.adaptive_trunk import static_shapes
+from autoslim.methods.layers.backbone import features
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.life_regression.regressor import SoftLifeTrunk
 from autoslim.models import DenseModel
@@ -158,16 +159,49 @@ def pickles_and_copies(method: str, model: str) -> None:
     assert torch.equal(logits(copy.deepcopy(finished.model), images()), expected)
 
 
-def attention_masks_and_intermediates_are_refused(method: str, model: str) -> None:
+def attention_masks_are_refused(method: str, model: str) -> None:
     dense, finished = slimmed(method, model)
     mask = torch.zeros(dense.shape.tokens, dense.shape.tokens)
     with torch.no_grad():
-        with pytest.raises(UnsupportedModelError, match="no attention mask"):
-            finished.model.forward_features(images(), attn_mask=mask)
-        with pytest.raises(UnsupportedModelError, match="no feature map per block"):
-            finished.model.forward_intermediates(images())
-        with pytest.raises(UnsupportedModelError, match="no feature map per block"):
-            finished.model.get_intermediate_layers(images())
+        for call in (
+            finished.model.forward_features,
+            finished.model.forward_intermediates,
+            finished.model.get_intermediate_layers,
+        ):
+            with pytest.raises(UnsupportedModelError, match="no attention mask"):
+                call(images(), attn_mask=mask)
+
+
+def tokens_have_places_and_are_restored(method: str, model: str) -> None:
+    dense, finished = slimmed(method, model)
+    prefix, x = dense.shape.prefix_tokens, images()
+    if dense.shape.windowed:
+        for call in (finished.model.forward_intermediates, lambda x: features(finished.model, x)):
+            with pytest.raises(UnsupportedModelError, match="stages have grids of their own"):
+                call(x)
+        return
+    with torch.no_grad():
+        found = features(finished.model, x)
+        maps = finished.model.forward_intermediates(x, indices=range(dense.shape.depth - 1), intermediates_only=True)
+    assert found.tokens.shape[1] <= finished.plan.tokens_out
+    assert found.pooled.shape == (3, dense.module.forward_head(found.tokens, pre_logits=True).shape[1])
+    assert torch.equal(found.places[:, :prefix], torch.arange(prefix).expand(3, -1))
+    assert [tuple(one.shape) for one in maps] == [(3, dense.shape.dim, *dense.shape.grid)] * (dense.shape.depth - 1)
+    if found.tokens.shape[1] == prefix:
+        with pytest.raises(UnsupportedModelError, match="no patch to restore the others from"):
+            features(finished.model, x, restore_tokens=True)
+        return
+    with torch.no_grad():
+        restored = features(finished.model, x, restore_tokens=True)
+    assert torch.equal(restored.pooled, found.pooled)
+    assert torch.equal(restored.places, torch.arange(dense.shape.tokens).expand(3, -1))
+    assert restored.tokens.shape == (3, dense.shape.tokens, dense.shape.dim)
+    if method.startswith("sit"):
+        return
+    for tokens_KD, place_K, restored_TD in zip(found.tokens, found.places, restored.tokens, strict=True):
+        own = place_K >= 0
+        assert len(place_K[own].unique()) == int(own.sum())
+        torch.testing.assert_close(restored_TD[place_K[own]], tokens_KD[own], rtol=1e-5, atol=1e-6)
 
 
 def dynamic_batch() -> dict[int, object]:
@@ -223,7 +257,8 @@ OF_A_MODEL: tuple[Callable[[str, str], None], ...] = (
     no_part_that_only_training_needs_is_left,
     same_seed_gives_the_same_model,
     pickles_and_copies,
-    attention_masks_and_intermediates_are_refused,
+    attention_masks_are_refused,
+    tokens_have_places_and_are_restored,
 )
 OF_A_METHOD: tuple[Callable[[str], None], ...] = (
     two_models_in_one_process_do_not_disturb_each_other,

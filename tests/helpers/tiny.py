@@ -59,8 +59,25 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rotary positions and attention pooling": ("vit_pe_core_small_patch16_384", {}),
     "keys without a bias": ("eva_giant_patch14_224", {}),
     "relative positions": ("beit_base_patch16_224", {}),
+    # The first stage has shifted windows, the second a single one that needs no shift.
+    "windows": ("swin_tiny_patch4_window7_224", {}),
+    "windows and norms behind": ("swinv2_tiny_window8_256", {}),
 }
 """Models with parts that those in `MODELS` have not, by the parts."""
+
+_STAGES: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 4,
+    "embed_dim": 48,
+    "depths": (2, 2),
+    "num_heads": (3, 6),
+    "window_size": 4,
+    # timm's is 0.1, in these models alone: training at random would hide what tests compare.
+    "drop_path_rate": 0.0,
+}
+
+SIZES_OF: dict[str, dict[str, Any]] = {"windows": _STAGES, "windows and norms behind": _STAGES}
+"""The sizes of models whose arguments are not those of `SIZES`."""
 
 KINDS = {**MODELS, **PARTS}
 """All kinds of models that methods have to slim."""
@@ -68,7 +85,7 @@ KINDS = {**MODELS, **PARTS}
 
 def make_spec(name: str = "deit", **args: Any) -> ModelSpec:
     timm_name, own = KINDS[name]
-    return ModelSpec(name=timm_name, weights="scratch", args={**SIZES, **own, **args})
+    return ModelSpec(name=timm_name, weights="scratch", args={**SIZES_OF.get(name, SIZES), **own, **args})
 
 
 def make_dense(name: str = "deit", **args: Any) -> DenseModel:

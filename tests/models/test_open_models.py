@@ -13,8 +13,9 @@ from torch import nn
 
 from autoslim.core.job import ModelSpec
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.token_selector import FixedTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.layers.tokens import behind_prefix
 from autoslim.models import create_dense, read_shape
 from autoslim.models.placed_tokens import PlacedTokens, places_at

@@ -42,7 +42,7 @@ def test_prefix_tokens_are_counted(model: str, prefix: int):
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "swin": ("swin_tiny_patch4_window7_224", {}, "SwinTransformer"),
+    "layers on classes alone": ("cait_xxs24_224", {}, "Cait"),
     "relative positions": ("vit_relpos_small_patch16_224", {}, "VisionTransformerRelPos"),
     "patch dropout": ("vit_tiny_patch16_224", {"depth": 1, "patch_drop_rate": 0.5}, "patch_drop"),
     "refined patches": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "prr"}, "pooling 'prr'"),

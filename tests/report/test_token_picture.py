@@ -10,8 +10,9 @@ from autoslim.data import Loader, Sample, sample_split
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.sample import spread
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.rectangular_block import class_query_last
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.life_regression.schedule import schedule
 from autoslim.report.token_picture import TokenView, dimmed, draw_tokens, patch_map
 from autoslim.report.token_survival import Survival, follow
@@ -91,7 +92,7 @@ class Silent(nn.Module):
 def test_a_module_that_changes_tokens_and_does_not_say_how_is_refused():
     dense = make_dense()
     model = install(dense.module, Trunk(blocks_of(dense.module), {2: Silent()}))
-    with pytest.raises(UnsupportedModelError, match="meets 5 tokens where 17 were expected"):
+    with pytest.raises(UnsupportedModelError, match="Silent makes 5 tokens of 17 and has no token_map"):
         follow(model, images(2), dense.shape)
     assert not [module for module in model.modules() if module._forward_pre_hooks or module._forward_hooks]
 

@@ -56,11 +56,12 @@ from autoslim.methods.layers.adaptive_trunk import (
     TokenDropBlock,
     refuse_pooling,
 )
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
-from autoslim.methods.layers.token_trunk import blocks_of, install
+from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.layers.tokens import order_by
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.method import (

@@ -157,8 +157,9 @@ class AdaptiveStage(Stage):
 
     def forward(self, tokens: CountedTokens, **unused: None) -> CountedTokens:  # type: ignore[override]
         """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
-        if self.pre_block is not None:
-            tokens = self.pre_block(tokens)
+        return self.compute(self.enter(tokens))
+
+    def compute(self, tokens: CountedTokens) -> CountedTokens:
         if isinstance(self.block, TokenDropBlock):
             inside: CountedTokens = self.block(tokens)
             return inside
@@ -205,6 +206,10 @@ class AdaptiveTrunk(Trunk):
 
 def refuse_pooling(method: str, shape: ViTShape) -> None:
     """Raises UnsupportedModelError unless the head reads prefix tokens alone; a pooling head would read padding, too."""
+    if shape.pool == "token" and not shape.reads_prefix_alone:
+        raise UnsupportedModelError(
+            f"{method}: token counts that differ from image to image need a classifier; this model's patches are features, too"
+        )
     if shape.pool != "token":
         raise UnsupportedModelError(
             f"{method}: token counts that differ from image to image need pooling 'token'; this model's is {shape.pool!r}"

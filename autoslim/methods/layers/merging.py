@@ -25,10 +25,11 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Stage, Trunk, install, refuse_mask, run_block, tokens_alone
+from autoslim.methods.layers.token_trunk import Stage, Trunk, refuse_mask, run_block, tokens_alone
 from autoslim.methods.layers.tokens import key_mask, order_by
 from autoslim.models.placed_tokens import TokenIndices, gather_tokens, places_at
 
@@ -206,8 +207,9 @@ class MergingStage(Stage):
 
     def forward(self, tokens: SizedTokens, **unused: None) -> SizedTokens:  # type: ignore[override]
         """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
-        if self.pre_block is not None:
-            tokens = self.pre_block(tokens)
+        return self.compute(self.enter(tokens))
+
+    def compute(self, tokens: SizedTokens) -> SizedTokens:
         if isinstance(self.block, MergingBlock):
             merged: SizedTokens = self.block(tokens)
             return merged
@@ -248,6 +250,9 @@ class MergingTrunk(Trunk):
         yield _with_sizes
         yield from self.stages
         yield tokens_alone if self.end is None else self.end
+
+    def final_norm(self, model: Any) -> nn.Module:
+        return super().final_norm(model) if self.end is None else self.end.norm
 
 
 def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> SizedTokens:

@@ -33,8 +33,17 @@ class MidBlock(nn.Module):
 
     def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tokens:
         refuse_mask(attn_mask, is_causal)
-        x_BND, places = placed(tokens)
-        x_BND = x_BND + self.drop_path1(self.ls1(attention_of(self, self.norm1(x_BND), places)))
-        x_BKD, places = placed(self.mid_block(as_given(PlacedTokens(x_BND, places), tokens)))
+        x_BKD, places = placed(self.mid_block(self._attended(tokens)))
         out_BKD: Tensor = x_BKD + self.drop_path2(self.ls2(self.mlp(self.norm2(x_BKD))))
         return as_given(PlacedTokens(out_BKD, places), tokens)
+
+    def token_map(self, tokens: Tensor | PlacedTokens) -> Tensor:
+        """Which entering tokens each token that stays is made of, which the step says behind the attention: (B, K, N)."""
+        step: Any = self.mid_block
+        map_BKN: Tensor = step.token_map(self._attended(tokens))
+        return map_BKN
+
+    def _attended(self, tokens: Any) -> Any:
+        x_BND, places = placed(tokens)
+        x_BND = x_BND + self.drop_path1(self.ls1(attention_of(self, self.norm1(x_BND), places)))
+        return as_given(PlacedTokens(x_BND, places), tokens)

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.stored_names import StoredNames
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as_given, gather_tokens, placed, places_at
 from autoslim.models.positional import attend
 

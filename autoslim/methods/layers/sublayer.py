@@ -2,7 +2,7 @@
 
 The block remains timm's own `Block`, so that blocks with and without the sub-layer are loaded, exported and composed alike. The norm of
 the branch is removed, too. What the sub-layer computes with all its masks at 0 remains: the bias of its last layer, through layer scale
-and drop path. No counter prices it.
+and drop path; where a block's norms are behind its sub-layers, that bias after the norm. No counter prices it.
 
 Shapes: B batch, N tokens, D width.
 """
@@ -38,9 +38,28 @@ def check_parts(method: str, shape: ViTShape) -> None:
             )
 
 
+def check_tokens(method: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError unless some of the image's tokens can be computed without the others."""
+    if shape.windowed:
+        raise UnsupportedModelError(
+            f"{method} changes which tokens there are, and this model computes its attention in windows that need all of them"
+        )
+
+
 def drop_attention(block: Any) -> None:
-    block.norm1, block.attn = nn.Identity(), RemovedSublayer(block.attn.proj.bias)
+    rest_D = _rest(block, block.norm1, block.attn.proj.bias)
+    block.norm1, block.attn = nn.Identity(), RemovedSublayer(rest_D)
 
 
 def drop_mlp(block: Any) -> None:
-    block.norm2, block.mlp = nn.Identity(), RemovedSublayer(block.mlp.fc2.bias)
+    rest_D = _rest(block, block.norm2, block.mlp.fc2.bias)
+    block.norm2, block.mlp = nn.Identity(), RemovedSublayer(rest_D)
+
+
+def _rest(block: Any, norm: nn.Module, bias_D: Tensor | None) -> Tensor | None:
+    """What a sub-layer computes without its units: the bias of its last layer, and what a norm behind it makes of that."""
+    if bias_D is None or not getattr(block, "norms_behind", False):
+        return bias_D
+    with torch.no_grad():
+        rest_D: Tensor = norm(bias_D)
+    return rest_D

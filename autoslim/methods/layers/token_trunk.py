@@ -15,7 +15,7 @@ Shapes: B batch, N tokens (prefix included), D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -37,10 +37,16 @@ class Stage(StoredNames):
 
     def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Tokens:
         refuse_mask(attn_mask, is_causal)
-        if self.pre_block is not None:
-            tokens = self.pre_block(tokens)
-        out: Tokens = self.block(tokens)
+        out: Tokens = self.compute(self.enter(tokens))
         return out
+
+    def enter(self, tokens: Any) -> Any:
+        """The tokens that the block gets."""
+        return tokens if self.pre_block is None else self.pre_block(tokens)
+
+    def compute(self, tokens: Any) -> Any:
+        """What the block makes of them."""
+        return self.block(tokens)
 
 
 class Trunk(nn.Module):
@@ -69,6 +75,11 @@ class Trunk(nn.Module):
 
     def __len__(self) -> int:
         return len(self.stages)
+
+    def final_norm(self, model: Any) -> nn.Module:
+        """The norm of the model's tokens behind the last block."""
+        norm: nn.Module = model.norm
+        return norm
 
 
 def with_places(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> PlacedTokens:
@@ -111,20 +122,7 @@ def pre_blocks_of(model: nn.Module) -> dict[int, nn.Module]:
     return {index: stage.pre_block for index, stage in enumerate(trunk.stages) if stage.pre_block is not None}  # type: ignore[misc]
 
 
-def install(model: nn.Module, trunk: nn.Module) -> nn.Module:
-    """Replaces the model's blocks by `trunk` and refuses the calls that a slimmed model cannot answer."""
-    model.blocks = trunk
-    # On the instance: timm's class, which other models share, stays as it is.
-    model.forward_intermediates = _refuse_intermediates  # type: ignore[assignment]
-    model.get_intermediate_layers = _refuse_intermediates  # type: ignore[assignment]
-    return model
-
-
 def refuse_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
     """Raises UnsupportedModelError when a caller passes an attention mask."""
     if attn_mask is not None or is_causal:
         raise UnsupportedModelError("a slimmed model takes no attention mask: its tokens are no longer those of the image")
-
-
-def _refuse_intermediates(*args: Any, **kwargs: Any) -> NoReturn:
-    raise UnsupportedModelError("a slimmed model has no feature map per block: its tokens are no longer those of the image")

@@ -43,12 +43,13 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, refuse_pooling
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.rectangular_block import install_rectangular
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_counts import image_flops
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.life_regression.impact_start import init_from_impact
 from autoslim.methods.life_regression.knobs import EARLIER, LONGEST, RANGES, one_line, real_drops
 from autoslim.methods.life_regression.regressor import (
@@ -95,6 +96,7 @@ class LifeRegression(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_tokens(self.name, shape)
         if shape.depth < 2:
             raise UnsupportedModelError(f"life regression needs at least 2 blocks, the model has {shape.depth}")
 

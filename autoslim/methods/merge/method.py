@@ -31,7 +31,7 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merging_prices
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.merge.counts import KEEP, canonical_counts, one_patch_more, patch_counts
@@ -81,6 +81,7 @@ class Merge(Method):
     }
 
     def check(self, shape: ViTShape) -> None:
+        check_tokens(self.name, shape)
         check_parts(self.name, shape)
         check_pooling(self.name, shape)
         if not 2 <= shape.depth <= MAX_DEPTH:

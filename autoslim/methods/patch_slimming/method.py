@@ -51,7 +51,7 @@ from autoslim.methods.layers.merging import (
     merging_prices,
 )
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last, install_rectangular
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.block_tuning import ladder, restore_blocks
@@ -88,6 +88,7 @@ class PatchSlimming(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_tokens(self.name, shape)
         check_parts(self.name, shape)
         if not 2 <= shape.depth <= MAX_DEPTH:
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")
@@ -101,7 +102,7 @@ class PatchSlimming(Method):
             # Only complete knobs have it: without `class_query` they are older than that knob, and leave the last block whole.
             knobs = {"class_query": False, **knobs}
         repaired = canonical_knobs(shape, super().repair(shape, knobs))
-        if shape.pool != "token":
+        if not shape.reads_prefix_alone:
             del repaired["class_query"]
         if merges(repaired):
             check_pooling(f"{self.name} with dead 'merge'", shape)
@@ -277,4 +278,4 @@ def counts_of_plan(shape: ViTShape, plan: Plan) -> Counts:
     """The patches that each block of a finished plan computes."""
     # A class query leaves the last block none; its own count is that of the block before.
     counts = [block.tokens_mlp - shape.prefix_tokens for block in plan.blocks]
-    return with_last_block(shape, counts[:-1]) if shape.pool == "token" else counts
+    return with_last_block(shape, counts[:-1]) if shape.reads_prefix_alone else counts

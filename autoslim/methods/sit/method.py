@@ -41,8 +41,10 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges, complete
+from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.sublayer import check_tokens
 from autoslim.methods.layers.token_selector import FirstTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install, pre_blocks_of
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of, pre_blocks_of
 from autoslim.methods.sit.knobs import RANGES
 from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, recalibration_losses, record_outputs
 from autoslim.methods.sit.seeded_slimming import SEEDED_SLIMMING, SeededSlimming, init_seeded
@@ -77,6 +79,7 @@ class SiT(Method):
     ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
+        check_tokens(self.name, shape)
         if shape.depth < 2:
             raise UnsupportedModelError(f"SiT needs at least 2 blocks, the model has {shape.depth}")
         if any(block.positions for block in shape.blocks):

@@ -23,7 +23,7 @@ from autoslim.methods.unit_removal.least_squares import refit_reader
 def check_first(shape: ViTShape, plan: Plan, method: str, reason: str) -> None:
     """Raises UnsupportedModelError unless `plan` is the dense one; with a class query it is, too."""
     dense = Plan.dense(shape).blocks
-    if plan.extras or plan.blocks[:-1] != dense[:-1] or plan.blocks[-1].tokens_kv != shape.tokens:
+    if plan.extras or plan.blocks[:-1] != dense[:-1] or plan.blocks[-1].tokens_kv != dense[-1].tokens_kv:
         raise UnsupportedModelError(f"{method} must be a recipe's first step: {reason}")
 
 

@@ -125,9 +125,13 @@ def plan_of(plan: Plan, layers: Sequence[Layer], shape: ViTShape) -> Plan:
 
 
 def _dense_layers(shape: ViTShape) -> list[Layer]:
-    patches = frozenset(range(shape.patches))
     return [
-        Layer(heads=tuple(range(own.heads)), head_width=own.head_width, hidden=own.hidden, patches=patches)
+        Layer(
+            heads=tuple(range(own.heads)),
+            head_width=own.head_width,
+            hidden=own.hidden,
+            patches=frozenset(range(own.tokens - shape.prefix_tokens)),
+        )
         for own in shape.blocks
     ]
 

@@ -39,9 +39,10 @@ from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.cost.flops import predict
 from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_selector import FixedTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import Layer, prune_to_budget
@@ -129,11 +130,17 @@ class ViTSlim(Method):
         return True
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""
+        """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes.
+
+        Raises:
+            UnsupportedModelError: for `patches` that go where the model needs all of them.
+        """
         if {"l1", "start", "refit", "rule", "whole", "mlp_give"} <= knobs.keys():
             # Complete knobs: what is missing then is younger than the recipe.
             knobs = {**_EARLIER, **knobs}
         full = super().repair(shape, knobs)
+        if full["patches"] != "stay":
+            check_tokens(f"vit_slim with patches {full['patches']!r}", shape)
         parts = [_patch_part(shape, full), *(part for own in shape.kinds for part in _width_parts(own, full))]
         full["keep"] = canonical_share(parts, full["keep"])
         return full
@@ -151,8 +158,11 @@ class ViTSlim(Method):
             block.replace(head_width=head_width, hidden=hidden)
             for block, (head_width, hidden) in zip(plan.blocks, widths, strict=True)
         )
+        aimed = plan.replace(blocks=tuple(narrowed))
+        if knobs["patches"] == "stay":
+            return aimed
         patches = _patch_part(shape, knobs).kept(knobs["keep"])
-        return plan.replace(blocks=tuple(narrowed)).with_tokens((shape.prefix_tokens + patches,) * shape.depth)
+        return aimed.with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """What the search depends on: its l1 preset, length and rate, and whether patches have masks."""
@@ -219,7 +229,7 @@ class ViTSlim(Method):
             ungate_patches(block)
             # In each head the dimensions with the largest signed masks stay, as in the paper.
             prune_widths(block, layer, mask.head_HK, mask.hidden_F, fold=knobs["start"] == "folded")
-        steps = _patch_steps(layers, shape)
+        steps = {} if knobs["patches"] == "stay" else _patch_steps(layers, shape)
         if not steps:
             knobs = self.repair(shape, {**knobs, "patches": "stay"})
         student.requires_grad_(True)

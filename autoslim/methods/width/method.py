@@ -26,8 +26,9 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.methods.base import Method, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.sublayer import check_parts
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import prune_to_budget

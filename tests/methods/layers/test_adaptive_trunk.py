@@ -28,9 +28,10 @@ from autoslim.methods.layers.adaptive_trunk import (
     dynamic_shapes,
     static_shapes,
 )
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_counts import image_flops, plan_of_image, recording, token_counts
-from autoslim.methods.layers.token_trunk import blocks_of, install
+from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.life_regression.regressor import patch_lives
 from autoslim.models import DenseModel
 from autoslim.search import Proposer, load_space

@@ -12,10 +12,11 @@ from torch import Tensor
 from autoslim.core.plan import Plan
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.mid_block import MidBlock
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.models import DenseModel
 from autoslim.report.token_survival import follow
 

@@ -15,9 +15,10 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import RequestError
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, solve
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.token_selector import FirstTokens, FixedTokens, TokenSelector
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.models.placed_tokens import TokenIndices, gather_tokens
 
 TOKEN_POOLED = ["vit", "deit", "distilled", "registers"]

@@ -41,11 +41,12 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, Constraints, solve
+from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.merging import MERGING
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.methods.layers.token_selector import FixedTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, install
+from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.patch_slimming.block_tuning import EPSILONS, Passes, _Search, restore_blocks
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.method import counts_of_plan, measured_tokens, token_selectors
