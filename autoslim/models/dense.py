@@ -61,8 +61,8 @@ class DenseModel:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def is_ready_for(self, classes: tuple[str, ...]) -> bool:
-        """Whether it is known to need no training for these classes: its checkpoint names them."""
-        return self.may_be_ready and self.labels == classes
+        """Whether it is known to need no training for these classes: its checkpoint names them, or there are none."""
+        return self.may_be_ready and (not classes or self.labels == classes)
 
     @property
     def is_unproven(self) -> bool:

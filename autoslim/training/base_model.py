@@ -115,7 +115,7 @@ def _head_check(
     dense: DenseModel, request: BaseRequest, splits: Splits, validation: Loader, *, device: torch.device, bfloat16: bool
 ) -> HeadCheck | None:
     """The check of a classifier of unknown classes; None where it is known, or where the user has decided."""
-    if not dense.is_unproven or request.adapt is not None:
+    if not (dense.is_unproven and dense.shape.classes) or request.adapt is not None:
         return None
     plain = request.training.replace(augmentation="none", flip=False)
     train = make_loader(dense, splits.train, plain, seed=request.seed, train=True)

@@ -81,6 +81,9 @@ from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 HEADROOM = 1.25
 """The caps over the schedule's counts where the budget holds for the mean: room for images that need more patches."""
 
+_READ_ATTENTION = ("attention", "impact")
+"""Starts of the regressor that read the weights or the maps of a block's attention."""
+
 _MARGIN = 0.005
 """Share of a budget for the mean that stays unused, because the mean is checked on other images than those of the calibration."""
 
@@ -129,10 +132,10 @@ class LifeRegression(Method):
             check_pooling("life_regression with dead 'merge'", shape)
         if reads_once_more(full):
             check_parts("life_regression with last_reading", shape)
-        if full["start"] == "attention" and any(block.whole for block in shape.blocks):
+        if full["start"] in _READ_ATTENTION and any(block.whole for block in shape.blocks):
             raise UnsupportedModelError(
-                "life regression with start 'attention' reads the weights of a block's attention, and this model's blocks are parallel or "
-                "post-norm; allowed: the other starts"
+                f"life regression with start {full['start']!r} reads the attention of a block on its own, and this model's blocks are "
+                "parallel or post-norm; allowed: the other starts"
             )
         full |= one_line(shape, full) if full["drops"] == EVERY else real_drops(shape, full)
         full["spare_until"] = spare_until(shape, full)

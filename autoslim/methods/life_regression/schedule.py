@@ -70,15 +70,16 @@ def drops_of(shape: ViTShape, knobs: Knobs) -> tuple[list[int], list[int]]:
 def fitted_moments(drop_layers: list[int], shares_kept: list[float], *, deviation: float) -> tuple[float, float]:
     """Mean and deviation, in blocks, of normally distributed lives of which a share `shares_kept[k]` exceeds `drop_layers[k]`.
 
-    Ours. With more than two drops it is the least-squares fit of both moments; with one drop `deviation` is taken as it is.
+    Ours. With more than two drops it is the least-squares fit of both moments. One drop, or several that all leave the same share, say
+    nothing of the deviation: `deviation` is taken as it is.
     """
     # For normal lives, the share s exceeds mean - deviation * quantile(s): a line in the quantile, with slope -deviation.
     normal = statistics.NormalDist()
     quantiles = [normal.inv_cdf(share) for share in shares_kept]
-    if len(quantiles) > 1:
+    if len(set(quantiles)) > 1:
         slope, mean = statistics.linear_regression(quantiles, drop_layers)
         return mean, -slope
-    return drop_layers[0] + deviation * quantiles[0], deviation
+    return statistics.fmean(drop_layers) + deviation * quantiles[0], deviation
 
 
 def moments(shape: ViTShape, knobs: Knobs) -> tuple[float, float]:

@@ -368,6 +368,9 @@ def test_fitted_lives_keep_as_many_at_each_drop_as_the_schedule():
     assert [1 - normal.cdf(block) for block in (2, 4)] == pytest.approx([0.7, 0.2])
     normal = statistics.NormalDist(*fitted_moments([3], [0.4], deviation=2.0))
     assert (1 - normal.cdf(3), normal.stdev) == (pytest.approx(0.4), 2.0)
+    # The same share at every drop: as many outlive the middle of them.
+    normal = statistics.NormalDist(*fitted_moments([2, 3, 4], [0.4, 0.4, 0.4], deviation=2.0))
+    assert (1 - normal.cdf(3), normal.stdev) == (pytest.approx(0.4), 2.0)
 
 
 def test_the_regressor_may_start_at_the_attention_of_the_class_token():

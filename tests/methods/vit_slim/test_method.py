@@ -886,9 +886,9 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
     for name, shared in (("masks", searched), ("shuffled", blind)):
         own = {**pinned, "start": "searched", "refit": True, "rule": "fall", "patches": "stay"}
         knobs = solved_knobs("vit_slim", shape, 0.5, own)
-        context = dataclasses.replace(context_of(shape, knobs, 0.5), shared=shared)
+        step = dataclasses.replace(context_of(shape, knobs, 0.5), shared=shared)
         with torch.no_grad():
-            finished = METHOD.prune(METHOD.attach(context.student(), context, images()), context)
+            finished = METHOD.prune(METHOD.attach(context.student(), step, images()), step)
         right[name] = accuracy(finished.model, validation, device=context.device, bfloat16=False)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are the same.
     assert right["masks"] > right["shuffled"] + 0.03
