@@ -75,6 +75,8 @@ class Plan(Record):
         blocks = tuple(BlockPlan.dense(block) for block in shape.blocks)
         if not class_query:
             return cls(blocks=blocks)
+        if shape.pool == "token" and not shape.reads_prefix_alone:
+            raise RequestError("computing only the class query needs a classifier; this model's patches are features, too")
         if shape.pool != "token":
             raise RequestError(f"computing only the class query needs pooling 'token'; this model's is {shape.pool!r}")
         if shape.blocks[-1].whole:

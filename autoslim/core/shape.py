@@ -146,6 +146,11 @@ class ViTShape(Record):
         """Patches plus prefix tokens (class, distillation, registers)."""
         return self.patches + self.prefix_tokens
 
+    @property
+    def reads_prefix_alone(self) -> bool:
+        """Whether nothing reads patches behind the last block. Of a model without a classifier, they are features, too."""
+        return self.pool == "token" and self.classifiers > 0
+
     @functools.cached_property
     def blocks(self) -> tuple[BlockShape, ...]:
         """Every block from the first."""

@@ -147,8 +147,9 @@ class LatencyReport(Record):
 class SlimConfig(Record):
     """Everything about a slimmed model but its weights. `recipe` has the knobs after `prune`.
 
-    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, `images` a split to its
-    size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited.
+    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, or without classes
+    `validation/agreement` to the agreement of the features with the dense model's. `images` maps a split to its size. `forms` and `speed`
+    were exported and measured with the model, `latency` only where it is limited.
     """
 
     format: int

@@ -31,6 +31,10 @@ class DistillationBatch(Protocol):
     """The share of the phase's steps that is done, from 0 to below 1."""
 
     @property
+    def has_classes(self) -> bool:
+        """Whether there are logits. Without, both losses are those of the features, and no method reads logits."""
+
+    @property
     def teacher_tokens(self) -> list[Tensor]:
         """The tokens (B, N, D) of `teacher` behind each block. Read before the losses, it costs no second pass."""
 

@@ -64,7 +64,7 @@ def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> bool:
     """Loads `state` strictly, position embeddings resampled to the model's grid; returns whether the classifier fitted, too.
 
-    A classifier of another number of classes is left as it was created.
+    A classifier of another number of classes is left as it was created; that of a checkpoint is left out where the model has none.
 
     Raises:
         WeightsError: naming the parameters that are missing, left over, or of another shape.
@@ -76,7 +76,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
         raise WeightsError(f"weights of {source} do not fit the model: {error}") from error
     own, heads = model.state_dict(), family.classifiers
     head_fits = all(name in state and state[name].shape == own[name].shape for name in own if name.startswith(heads))
-    if not head_fits:
+    if not head_fits or not any(name.startswith(heads) for name in own):
         state = {name: value for name, value in state.items() if not name.startswith(heads)}
     missing = [name for name in own if name not in state and (head_fits or not name.startswith(heads))]
     left_over = [name for name in state if name not in own]

@@ -45,7 +45,7 @@ def picture_of(folder: Path, sample: Sample) -> Picture:
         captions=tuple(_captions(config, sample, survival)),
         grid=config.shape.grid,
         survival=survival,
-        head_reads_patches=config.shape.pool != "token",
+        head_reads_patches=not config.shape.reads_prefix_alone,
     )
     panels = _panels(config, view)
     return Picture(png=_encoded([_head(config, view), *panels]), html=_page(config, view, _encoded(panels)))

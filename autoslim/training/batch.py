@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.base import logits_of
 from autoslim.methods.losses import soft_label_loss
+from autoslim.training.feature_loss import feature_loss
 from autoslim.training.losses import label_loss, weigh
 
 
@@ -20,6 +21,8 @@ class LazyDistillationBatch:
 
     `teacher_logits` computes the teacher's logits where a cache makes that cheaper than a pass of `teacher`, or another model gives them:
     then `gives_logits` is False, and only the tokens are those of `teacher`.
+
+    Without a classifier the features are what there is to learn: `feature_loss` takes the place of every loss, and labels are not read.
     """
 
     def __init__(
@@ -81,13 +84,19 @@ class LazyDistillationBatch:
         return tokens
 
     @functools.cached_property
+    def has_classes(self) -> bool:
+        return bool(self.teacher.num_classes)
+
+    @functools.cached_property
     def label_loss(self) -> Tensor:
+        if not self.has_classes:
+            return feature_loss(self.student, self.teacher, self.images_B3HW)
         return label_loss(self.logits_BC, self.labels, self.training)
 
     @functools.cached_property
     def task_loss(self) -> Tensor:
         """As `losses.task_loss`."""
-        if self.training.distillation == 0:
+        if self.training.distillation == 0 or not self.has_classes:
             return self.label_loss
         soft = soft_label_loss(self.logits_BC, self.teacher_logits_BC, temperature=self.training.temperature)
         return weigh(self.label_loss, soft, self.training)

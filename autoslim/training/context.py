@@ -70,7 +70,8 @@ class TrialContext:
         """
         device = pick_device() if device is None else device
         prepared = open_dataset(dataset)
-        dense = create_dense(ModelSpec(name=str(base)))
+        # Images without labels have features to learn.
+        dense = create_dense(ModelSpec(name=str(base)), classes=None if prepared.classes else 0)
         dense.module.requires_grad_(False).eval().to(device)
         splits = prepared.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
         digest = file_digest(base / "model.safetensors")

@@ -47,7 +47,7 @@ def save_finished_model(
         plan=plan,
         flops=flops,
         params=params,
-        accuracy={"validation/slimmed": measured.accuracy},
+        accuracy={"validation/slimmed" if context.classes else "validation/agreement": measured.accuracy},
         images={"validation": len(context.splits.validation), "train": len(context.splits.train)},
         versions=versions(),
     )

@@ -186,8 +186,10 @@ class Trainer:
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
-        targets_BC = mixup_target(labels_B, classes, share, self.training.label_smoothing)
-        return torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share), targets_BC
+        mixed_B3HW = torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share)
+        # Without classes the teacher sees the mixed image, and labels are not read.
+        targets = mixup_target(labels_B, classes, share, self.training.label_smoothing) if classes else labels_B
+        return mixed_B3HW, targets
 
     def _update(self, images_B3HW: Tensor, labels: Tensor) -> dict[str, Tensor]:
         try:

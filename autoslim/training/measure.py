@@ -15,6 +15,7 @@ from autoslim.cost import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import StepContext
 from autoslim.methods.layers.token_counts import image_flops, recording
+from autoslim.training.agreement import agreement
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
 from autoslim.training.evaluate import accuracy
@@ -27,7 +28,9 @@ _MAX_CALIBRATIONS = 4
 
 
 class Measured(NamedTuple):
-    """Top-1 share on the validation images, and the multiply-accumulates of one: the mean, rounded up, and the most."""
+    """Top-1 share on the validation images, or without a classifier the score of `agreement`, and the multiply-accumulates of one image:
+    the mean, rounded up, and the most.
+    """
 
     accuracy: float
     flops_mean: int
@@ -41,6 +44,10 @@ class Measurer:
         self._bfloat16 = uses_bfloat16(recipe.training.precision, context.device)
 
     def accuracy(self, model: nn.Module) -> float:
+        """The top-1 share; of a model without a classifier, how well its features agree with the dense model's (`Agreement.score`)."""
+        if not self._context.classes:
+            dense = self._context.teacher
+            return agreement(model, dense, self._images, device=self._context.device, bfloat16=self._bfloat16).score
         return accuracy(model, self._images, device=self._context.device, bfloat16=self._bfloat16)
 
     def calibrate(self, model: nn.Module, plan: Plan, step: Step, budget: int | None = None) -> None:

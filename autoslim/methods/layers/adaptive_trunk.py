@@ -206,6 +206,10 @@ class AdaptiveTrunk(Trunk):
 
 def refuse_pooling(method: str, shape: ViTShape) -> None:
     """Raises UnsupportedModelError unless the head reads prefix tokens alone; a pooling head would read padding, too."""
+    if shape.pool == "token" and not shape.reads_prefix_alone:
+        raise UnsupportedModelError(
+            f"{method}: token counts that differ from image to image need a classifier; this model's patches are features, too"
+        )
     if shape.pool != "token":
         raise UnsupportedModelError(
             f"{method}: token counts that differ from image to image need pooling 'token'; this model's is {shape.pool!r}"

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import Stage, Trunk
-from autoslim.models.placed_tokens import TokenIndices, gather_tokens
+from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, gather_tokens, placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,11 @@ def _followed(module: nn.Module | None, run: Any, tokens: Any, origin_BNT: Tenso
     """What `module` makes of tokens, and what that is made of."""
     if module is None:
         return tokens, origin_BNT
+    if isinstance(module, TokenSelector):
+        # Selected once: a selector may draw at random.
+        rows = module.rows(placed(tokens).x_BND)
+        out = gather_tokens(tokens, rows) if isinstance(tokens, Tensor) else tokens.at(rows)
+        return out, _selected(origin_BNT, tokens, rows)
     out = run(tokens)
     if hasattr(module, "token_map"):
         step_BKN: Tensor = module.token_map(tokens)  # type: ignore[operator]
@@ -147,6 +153,14 @@ def _followed(module: nn.Module | None, run: Any, tokens: Any, origin_BNT: Tenso
             f"{type(module).__name__} makes {after} tokens of {before} and has no token_map that says which they are"
         )
     return out, origin_BNT
+
+
+def _selected(origin_BNT: Tensor | None, tokens: Tensor | PlacedTokens, rows: TokenIndices) -> Tensor:
+    x_BND = placed(tokens).x_BND
+    if origin_BNT is None:
+        batch, entering, _ = x_BND.shape
+        origin_BNT = torch.eye(entering, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
+    return gather_tokens(origin_BNT, rows)
 
 
 def _count(tokens: Any) -> int:

@@ -24,7 +24,7 @@ def reads_once_more(knobs: Knobs) -> bool:
 def dropping_blocks(shape: ViTShape, knobs: Knobs) -> int:
     """The number of blocks, from the first, that may remove patches."""
     # Patches that the last block reads save nothing by leaving behind it: with a class query it computes the class token alone.
-    return shape.depth - 1 if reads_once_more(knobs) and shape.pool == "token" else shape.depth
+    return shape.depth - 1 if reads_once_more(knobs) and shape.reads_prefix_alone else shape.depth
 
 
 def life_moments(

@@ -90,7 +90,7 @@ def propagate_paths(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, re
 def read_by_head(shape: ViTShape) -> Tensor:
     """The start of the recursion, diag(G_L): 1 for the tokens that the head reads, (N,)."""
     read_N = torch.zeros(shape.tokens)
-    if shape.pool == "token":
+    if shape.reads_prefix_alone:
         # A distilled DeiT's second classifier reads the distillation token.
         read_N[: shape.classifiers] = 1
     else:
@@ -232,7 +232,7 @@ def find_masks(
     # Last block first: the score of a block depends on the masks behind it, through G.
     for number, count in reversed(list(enumerate(counts))):
         score_BP = descent.scores()
-        if shape.pool == "token" and number == shape.depth - 1:
+        if shape.reads_prefix_alone and number == shape.depth - 1:
             mask = descent.inherited
         elif own:
             mask = best_mask(score_BP, descent.inherited, count)
@@ -243,7 +243,7 @@ def find_masks(
         scores.append(score_BP if own else score_BP.mean(dim=0))
         masks.append(mask)
         descent.keep(mask)
-    if shape.pool == "token" and len(counts) > 1:
+    if shape.reads_prefix_alone and len(counts) > 1:
         # The masks still are in the order of the search: the first one is the last block's.
         masks[0] = masks[1]
     return Chain(scores=torch.stack(scores[::-1]), masks=torch.stack(masks[::-1]))

@@ -102,7 +102,7 @@ class PatchSlimming(Method):
             # Only complete knobs have it: without `class_query` they are older than that knob, and leave the last block whole.
             knobs = {"class_query": False, **knobs}
         repaired = canonical_knobs(shape, super().repair(shape, knobs))
-        if shape.pool != "token":
+        if not shape.reads_prefix_alone:
             del repaired["class_query"]
         if merges(repaired):
             check_pooling(f"{self.name} with dead 'merge'", shape)
@@ -278,4 +278,4 @@ def counts_of_plan(shape: ViTShape, plan: Plan) -> Counts:
     """The patches that each block of a finished plan computes."""
     # A class query leaves the last block none; its own count is that of the block before.
     counts = [block.tokens_mlp - shape.prefix_tokens for block in plan.blocks]
-    return with_last_block(shape, counts[:-1]) if shape.pool == "token" else counts
+    return with_last_block(shape, counts[:-1]) if shape.reads_prefix_alone else counts

@@ -40,7 +40,7 @@ Price = Callable[[Counts], int]
 
 def chosen_blocks(shape: ViTShape) -> int:
     """The number of blocks, from the first, whose counts are chosen."""
-    return shape.depth - 1 if shape.pool == "token" else shape.depth
+    return shape.depth - 1 if shape.reads_prefix_alone else shape.depth
 
 
 def pyramid(shape: ViTShape, knobs: Knobs) -> Counts:
@@ -137,7 +137,7 @@ def with_class_query(shape: ViTShape, plan: Plan) -> Plan:
 
 def has_class_query(shape: ViTShape, plan: Plan) -> bool:
     """Whether the last block computes the prefix tokens alone; every other one keeps a patch at least."""
-    return shape.pool == "token" and plan.blocks[-1].tokens_q == shape.prefix_tokens
+    return shape.reads_prefix_alone and plan.blocks[-1].tokens_q == shape.prefix_tokens
 
 
 def rectangular(shape: ViTShape, plan: Plan, counts: Counts, extras: tuple[Extra, ...] = ()) -> Plan:

@@ -79,10 +79,11 @@ def recalibration_losses(reverse: ReverseModules, knobs: Knobs, batch: Distillat
     # The student runs when its logits are first read, which has to be while its outputs are recorded.
     with record_outputs(blocks_of(batch.student)) as outputs:
         logits_BC = batch.logits_BC
+    # Without classes the loss of the features takes the place of the labels' and of the teacher's logits.
     losses = {"labels": batch.label_loss}
     loss = batch.label_loss
     # A term of weight 0 is left out, so that what only it would read of the teacher is never computed.
-    if knobs["logit_weight"]:
+    if knobs["logit_weight"] and batch.has_classes:
         losses["logits"] = soft_label_loss(logits_BC, batch.teacher_logits_BC, temperature=knobs["temperature"])
         loss = loss + knobs["logit_weight"] * losses["logits"]
     if knobs["token_weight"]:

@@ -6,7 +6,8 @@ A gate multiplies all of a unit's output and is 1 (`unit_removal.gates`). Over b
 
 the first-order importance of a gate (Molchanov et al., CVPR 2019, arXiv 1906.10771), averaged over mini-batches. Labels are drawn from the
 model's own prediction, which makes it the root of a diagonal of the Fisher information (Theis et al., arXiv 1801.05787): a model
-that has fitted its training labels has hardly a gradient left on them.
+that has fitted its training labels has hardly a gradient left on them. Ours: of a model without a classifier the features F are the mean
+of a normal distribution of variance 1, whose Fisher information is the squared gradient of F times drawn noise.
 
 Shapes: B batch, C classes, H heads, K head width, F hidden units.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoslim.methods.base import logits_of
+from autoslim.methods.layers.backbone import features
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.unit_removal.gates import gate_widths
 
@@ -42,6 +44,17 @@ def gradient_rms(model: nn.Module, batches_B3HW: Iterable[Tensor]) -> list[tuple
 
 def _gradients(model: nn.Module, gates: Sequence[Tensor], images_B3HW: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     """The gradients of the mean cross entropy of this batch."""
+    if not model.num_classes:
+        return _feature_gradients(model, gates, images_B3HW, generator)
     logits_BC = logits_of(model(images_B3HW)).float()
     drawn_B = logits_BC.detach().softmax(dim=1).cpu().multinomial(1, generator=generator).squeeze(1)
     return torch.autograd.grad(functional.cross_entropy(logits_BC, drawn_B.to(logits_BC.device)), gates)
+
+
+def _feature_gradients(
+    model: nn.Module, gates: Sequence[Tensor], images_B3HW: Tensor, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """The gradients of the mean over this batch of the tokens times noise."""
+    tokens_BTD = features(model, images_B3HW).tokens.float()
+    noise_BTD = torch.randn(tokens_BTD.shape, generator=generator).to(tokens_BTD)
+    return torch.autograd.grad((tokens_BTD * noise_BTD).sum() / len(tokens_BTD), gates)

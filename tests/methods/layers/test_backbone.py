@@ -18,8 +18,9 @@ from autoslim.methods.layers.backbone import as_backbone, features, forward_inte
 from autoslim.methods.layers.merging import MergeInto, install_merging
 from autoslim.methods.layers.rectangular_block import class_query_last, install_rectangular
 from autoslim.methods.layers.token_origins import restore_tokens
-from autoslim.methods.layers.token_selector import FixedTokens
+from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
+from autoslim.methods.layers.tokens import behind_prefix
 
 KEPT = torch.tensor([0, 2, 3, 7, 8, 14])
 """Of a class token and 4 x 4 patches: the class token and patches 1, 2, 6, 7, 13."""
@@ -244,3 +245,26 @@ def test_a_form_for_training_alone_is_refused():
         features(student, images())
     with pytest.raises(ValueError, match="output_fmt is 'NHWC'; allowed: NCHW, NLC"):
         forward_intermediates(dense.module, images(), output_fmt="NHWC")
+
+
+class DrawnTokens(TokenSelector):
+    """Other tokens at every call."""
+
+    def rows(self, x_BND: Tensor) -> Tensor:
+        drawn_BP = torch.rand(x_BND.shape[0], x_BND.shape[1] - 1).argsort(dim=1)[:, :5]
+        return behind_prefix(drawn_BP, num_prefix_tokens=1)
+
+
+def test_the_places_of_tokens_that_are_drawn_at_random_are_theirs():
+    dense = make_dense().module
+    blocks = blocks_of(dense)
+    # Nothing behind the drop moves a token, so that each can be recognised.
+    last = len(blocks) - 1
+    for part in (blocks[last].attn.proj, blocks[last].mlp.fc2):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    model, x = install(copy.deepcopy(dense), Trunk(blocks, {last: DrawnTokens()})), images()
+    with torch.no_grad():
+        found, every = features(model, x), features(dense, x).tokens
+    expected = torch.stack([tokens[places] for tokens, places in zip(every, found.places, strict=True)])
+    compared(found.tokens, expected)
