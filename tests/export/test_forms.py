@@ -75,7 +75,10 @@ def in_all_forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
 
 
 def of_constants(config: SlimConfig) -> int:
-    """What positions cost that an MLP makes of the windows' size alone: the exporter computes them once."""
+    """What positions cost that an MLP makes of the windows' size alone: the exporter computes the smaller tensors among them once.
+
+    0 in any other model.
+    """
     blocks = zip(config.shape.blocks, config.plan.blocks, strict=True)
     return sum(block.heads * own.head_matmuls + own.shared_matmuls for own, block in blocks if block.heads)
 
@@ -89,7 +92,9 @@ def test_every_form_says_what_the_model_says(case: str, family: str, in_all_form
     for form in (forms["onnx"], forms["pt2"]):
         assert (folder / form.file).is_file()
         assert form.difference is not None and form.difference < 1e-4
-    assert forms["onnx"].flops == count_flops(load(folder), 32) - of_constants(load_config(folder))
+    counted = count_flops(load(folder), 32)
+    assert forms["onnx"].flops is not None
+    assert counted - of_constants(load_config(folder)) <= forms["onnx"].flops <= counted
     operators = {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
     assert not operators & set(FORBIDDEN)
     assert forms["timm"].reason and not (folder / "timm").exists()
