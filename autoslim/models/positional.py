@@ -234,7 +234,11 @@ def attend(
         score_BHQN = q_BHQK * attention.scale @ k_BHNK.transpose(-2, -1)
         weights_BHQN = (score_BHQN if mask is None else score_BHQN + mask).softmax(dim=-1)
         out_BHQK = attention.attn_drop(weights_BHQN) @ v_BHNK
-    out_BQE = attention.norm(out_BHQK.transpose(1, 2).flatten(2))
+    out_BQHK = out_BHQK.transpose(1, 2)
+    if mask is not None and torch.compiler.is_exporting():
+        # The fused kernel leaves its result in another order in memory than the operators that an exporter replaces it by.
+        out_BQHK = out_BQHK.clone(memory_format=torch.contiguous_format)
+    out_BQE = attention.norm(out_BQHK.flatten(2))
     out: Tensor = attention.proj_drop(attention.proj(out_BQE))
     return out
 
