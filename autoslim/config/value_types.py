@@ -20,7 +20,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # A spec stays small: it is kept in a database row and sent with every answer about its job.
 _ENTRIES, _CHARACTERS = 64, 256
 _LITERAL = {"type": ["boolean", "integer", "number", "string", "null"], "maxLength": _CHARACTERS}
-_BUDGET_PATTERN = r"^ *([0-9]+(\.[0-9]*)?|\.[0-9]+) *[KMGTkmgt%]? *$"
+_NUMBER = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+_BUDGET_PATTERN = (
+    rf"^ *({_NUMBER} *%|{_NUMBER}([Ee]\+?[0-9]{{1,2}})? *[KMGTkmgt]? *([Ff][Ll][Oo][Pp][Ss]?|[Mm][Aa][Cc][Ss]?)?) *$"
+)
 _PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
 _LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
 _MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"

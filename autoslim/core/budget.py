@@ -13,7 +13,8 @@ from autoslim.core.record import Record
 from autoslim.errors import BudgetError, RequestError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_ABSOLUTE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)", re.IGNORECASE)
+# Up to two digits of an exponent: no model has 10^100 of anything.
+_ABSOLUTE = re.compile(r"((?:\d+(?:\.\d*)?|\.\d+)(?:e\+?\d{1,2})?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?", re.IGNORECASE)
 _SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*%")
 
 
@@ -35,7 +36,7 @@ class Budget(Record):
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Reads `2.3G`, `850M`, `1300000` or `50%`.
+        """Reads `2.3G`, `850M`, `1300000`, `1.3e9`, `2.3 GFLOPs`, `2.3 GMACs` or `50%`; FLOPs are multiply-accumulates.
 
         Raises:
             RequestError: for anything else, for zero, and for more than 100 %.
@@ -50,7 +51,10 @@ class Budget(Record):
             # Decimal, because 4.1 x 10^9 in binary is one short.
             flops = int(Decimal(match[1]) * _UNITS[match[2].upper()])
             if flops <= 0:
-                raise RequestError(f"budget {label!r}: FLOPs must be above zero")
+                # Whoever writes 0.5 means a share.
+                share = 100 * float(match[1])
+                hint = f"; a share is written as {share:.6g}%" if share else ""
+                raise RequestError(f"budget {label!r}: FLOPs must be above zero{hint}")
             return cls(label=label, flops=flops)
         raise RequestError(
             f"budget {label!r} is not valid; allowed: multiply-accumulates such as 2.3G or 850M, or a share such as 50%"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import os
 import statistics
 from pathlib import Path
@@ -537,6 +536,10 @@ def test_soft_form_takes_every_patch_along():
 # On real images: what the regressor has learned, on a ViT that was trained on CIFAR-10.
 
 
+SHARE = 0.35
+"""Of the FLOPs. This ViT was trained with patches dropped at random: at half of them it hardly matters which patches go."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned:
     """The soft form of a model whose regressor was trained for three epochs, its knobs, and test images it has not seen."""
@@ -557,13 +560,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     dataset = prepare_dataset(DatasetSpec(source=str(Path(folder, "cifar10")), train_limit=4000), root, seed=0)
     context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
     shape, training = context.dense.shape, TrainingSettings(epochs=3.0, precision="float32")
-    knobs = solved_knobs("life_regression", shape, 0.5, EARLIER)
-    student = METHOD.attach(context.student(), context_of(shape, knobs, 0.5), context.calibration(training, seed=0))
+    knobs = solved_knobs("life_regression", shape, SHARE, EARLIER)
+    student = METHOD.attach(context.student(), context_of(shape, knobs, SHARE), context.calibration(training, seed=0))
     shared_trainer = TrialSharedTrainer(context, training, seed=0, checkpoint=root / "checkpoint")
     rates = METHOD.learning_rates(student, knobs)
     for _ in shared_trainer.train(student, lambda batch: METHOD.loss(knobs, batch), epochs=3.0, learning_rates=rates):
         pass
-    batches = itertools.islice(context.loader(context.splits.test, training, seed=0, train=False).epoch(0), 64)
+    batches = context.loader(context.splits.test, training, seed=0, train=False).epoch(0)
     images_B3HW, labels_B = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Learned(student=student.eval(), shape=shape, knobs=knobs, images_B3HW=images_B3HW, labels_B=labels_B)
 
@@ -608,7 +611,7 @@ def test_lives_rank_patches_as_leaving_one_out_does_better_than_chance(learned: 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, capsys: pytest.CaptureFixture[str]):
-    cut = METHOD.prune(copy.deepcopy(learned.student), context_of(learned.shape, learned.knobs, 0.5)).model.eval()
+    cut = METHOD.prune(copy.deepcopy(learned.student), context_of(learned.shape, learned.knobs, SHARE)).model.eval()
 
     def right_B() -> Tensor:
         chunks = zip(learned.images_B3HW.split(256), learned.labels_B.split(256), strict=True)
@@ -622,7 +625,7 @@ def test_shuffled_lives_cost_accuracy_straight_after_the_cut(learned: Learned, c
     own_B = right_B()
     regressor = next(part for part in cut.modules() if isinstance(part, LifeRegressor))
     regressor.register_forward_hook(shuffle)
-    shuffled_B = torch.stack([right_B() for _ in range(3)]).mean(dim=0)
+    shuffled_B = torch.stack([right_B() for _ in range(10)]).mean(dim=0)
     lost, error = (own_B - shuffled_B).mean(), (own_B - shuffled_B).std() / len(own_B) ** 0.5
     with capsys.disabled():
         print(f"\naccuracy straight after pruning: {own_B.mean():.1%}, with shuffled lives {lost:.1%} +- {error:.1%} lower")
