@@ -149,6 +149,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         *_model_lines(prepared),
         f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
         f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
+        *(f"Data      not used: {what}" for what in report.not_used),
     ]
     which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():

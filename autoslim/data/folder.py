@@ -6,6 +6,7 @@ Links to files outside the root are refused.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import numpy as np
 
 from autoslim.data.decode import MAX_BYTES
 from autoslim.data.links import check_inside
+from autoslim.data.split_names import folders_by_split
 from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
 from autoslim.errors import DatasetError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-_VALIDATION_NAMES = ("validation", "val")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif")
 
 
 def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
@@ -40,12 +41,13 @@ def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
         validation=tables.get("validation"),
         test=tables.get("test"),
         files=files,
+        not_used=_not_used(root, splits),
     ).check()
 
 
 def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
     """Every image below the folders of the splits."""
-    listed = {split: [p for p in _list_images(root, folder) if not _is_hidden(p, folder)] for split, folder in splits.items()}
+    listed = {split: _list_images(root, folder) for split, folder in splits.items()}
     for split, images in listed.items():
         if not images:
             raise DatasetError(f"{splits[split]} has no file ending in {', '.join(SUFFIXES)}, at any depth")
@@ -58,34 +60,47 @@ def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
         validation=tables.get("validation"),
         test=tables.get("test"),
         files=tuple(path for images in listed.values() for path in images),
+        not_used=_not_used(root, splits),
     ).check()
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a folder on the way is hidden: thumbnails and the like are no images of the user's."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
 def _split_folders(root: Path) -> dict[str, Path]:
-    named = [root / name for name in _VALIDATION_NAMES if (root / name).is_dir()]
-    if not (root / "train").is_dir():
-        if named or (root / "test").is_dir():
-            raise DatasetError(f"{root} has a folder test, val or validation but no train")
-        return {"train": root}
-    if len(named) > 1:
-        raise DatasetError(f"{root} has both validation and val; allowed: one of them")
-    splits = {"train": root / "train"}
-    if named:
-        splits["validation"] = named[0]
-    if (root / "test").is_dir():
-        splits["test"] = root / "test"
-    return splits
+    return folders_by_split(root, _folders_in(root)) or {"train": root}
+
+
+def _folders_in(root: Path) -> list[Path]:
+    """The folders in `root` that are not hidden."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _not_used(root: Path, splits: dict[str, Path]) -> tuple[str, ...]:
+    """What lies in the folders of a data set and is no image of it: folders beside the splits, and files of other kinds."""
+    beside = [] if splits["train"] == root else [path for path in _folders_in(root) if path not in splits.values()]
+    kinds = Counter(_kind(path) for folder in splits.values() for path in _visible_files(folder) if not _is_image(path))
+    return (
+        *(f"the folder {path.name}, which is no split" for path in beside),
+        *(f"{count} files {kind}" for kind, count in sorted(kinds.items())),
+    )
+
+
+def _kind(path: Path) -> str:
+    return f"ending in {path.suffix.lower()}" if path.suffix else "without a suffix"
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        # Thumbnails and checkpoints of notebooks are no images of the user's.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
     check_inside(root, folder)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {path.name: _list_images(root, path) for path in classes}
+    found = {path.name: _list_images(root, path) for path in _folders_in(folder)}
     if not found:
         raise DatasetError(
             f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}; {NEEDS_LABELS}"
@@ -98,9 +113,7 @@ def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
 
 def _list_images(root: Path, folder: Path) -> list[Path]:
     check_inside(root, folder)
-    images: list[Path] = []
-    for parent, _, names in os.walk(folder, followlinks=False):
-        images += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    images = [path for path in _visible_files(folder) if _is_image(path)]
     for path in images:
         check_inside(root, path)
     return sorted(images)

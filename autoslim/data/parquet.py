@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autoslim.data.links import check_inside
-from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
+from autoslim.data.split_names import NAMES, split_of_file
+from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table, joined
 from autoslim.errors import DatasetError
 
 EXPECTED = "expected the columns image: struct<bytes: binary, path: string> and label: int64"
@@ -38,30 +39,47 @@ def read_file(path: Path, *, labelled: bool = True) -> Source:
     return Source(name=str(path), classes=names or _numbered(train), train=train, files=(path,)).check()
 
 
+def files_in(root: Path) -> list[Path]:
+    """The Parquet files of a folder, or of the folder `data` in it, as the hub lays them out."""
+    return sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+
+
 def read_folder(root: Path, *, labelled: bool = True) -> Source:
-    """`train.parquet`, `test.parquet` and `validation.parquet`; the last two may be absent. Links to files outside the root are refused."""
-    paths = {split: root / f"{split}.parquet" for split in ("train", "validation", "test")}
-    present = {split: path for split, path in paths.items() if path.is_file()}
+    """A file for each split, or several, its shards (`train-00000-of-00002.parquet`); only those of train have to be there.
+
+    Links to files outside the root are refused.
+    """
+    files = files_in(root)
+    shards = {split: [path for path in files if split_of_file(path) == split] for split in NAMES}
+    present = {split: paths for split, paths in shards.items() if paths}
     if "train" not in present:
-        raise DatasetError(f"{root} has {', '.join(path.name for path in present.values())} but no train.parquet")
-    for path in present.values():
+        raise DatasetError(
+            f"{root} has {', '.join(path.name for path in files[:5])} but no train.parquet, nor shards such as train-00000-of-00002.parquet"
+        )
+    used = [path for paths in present.values() for path in paths]
+    for path in used:
         check_inside(root, path)
-    tables = {split: _table(path) if labelled else _images_alone(path) for split, path in present.items()}
+    tables = {
+        split: joined([_table(path) if labelled else _images_alone(path) for path in paths], f"{root} ({split})")
+        for split, paths in present.items()
+    }
     return Source(
         name=str(root),
-        classes=_classes_of(present, tables["train"]) if labelled else (),
+        classes=_classes_of(used, tables["train"]) if labelled else (),
         labelled=labelled,
         train=tables["train"],
         validation=tables.get("validation"),
         test=tables.get("test"),
-        files=tuple(present.values()),
+        files=tuple(used),
+        not_used=tuple(f"the file {path.name}, which is no split" for path in files if path not in used),
     ).check()
 
 
-def _classes_of(present: dict[str, Path], train: Table) -> tuple[str, ...]:
-    names = _class_names(present["train"])
-    for path in present.values():
-        _check_same_classes(path, _class_names(path), names, present["train"])
+def _classes_of(files: list[Path], train: Table) -> tuple[str, ...]:
+    """Those of the first file, one of train's; the others must not name different ones."""
+    names = _class_names(files[0])
+    for path in files:
+        _check_same_classes(path, _class_names(path), names, files[0])
     return names or _numbered(train)
 
 

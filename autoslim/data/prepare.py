@@ -77,6 +77,7 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
         train=reports["train"],
         validation=reports["validation"],
         test=reports["test"],
+        not_used=source.not_used,
     )
     (folder / MANIFEST).write_text(report.to_json(indent=2))
 

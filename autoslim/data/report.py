@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Self
 
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,10 @@ class SplitReport(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetReport(Record):
-    """`digest_of_images` changes with any image byte, label, class name or split; `seed` is that of the drawn splits."""
+    """`digest_of_images` changes with any image byte, label, class name or split; `seed` is that of the drawn splits.
+
+    `not_used` says what lies in the data set's folder and is left out.
+    """
 
     source: str
     classes: tuple[str, ...]
@@ -49,3 +52,4 @@ class DatasetReport(Record):
     train: SplitReport
     validation: SplitReport
     test: SplitReport
+    not_used: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from autoslim.data.folder import read_image_folder
-from autoslim.data.parquet import read_file, read_folder, row_count
+from autoslim.data.parquet import files_in, read_file, read_folder, row_count
 from autoslim.data.splits import split_off_count
 from autoslim.data.table import Indices, Labels, Row, Source, Table, without_labels
 from autoslim.errors import DatasetError
@@ -36,10 +36,10 @@ def open_source(source: str, *, seed: int, labelled: bool = True) -> Source:
         return read_file(path, labelled=labelled)
     if not path.is_dir():
         raise DatasetError(
-            f"data set {source!r} does not exist; allowed: a Parquet file, a folder with train.parquet, "
+            f"data set {source!r} does not exist; allowed: a Parquet file, a folder with train.parquet or its shards, "
             f"a folder of image folders, or {', '.join(BUILTIN)}"
         )
-    if any(path.glob("*.parquet")):
+    if files_in(path):
         return read_folder(path, labelled=labelled)
     return read_image_folder(path, labelled=labelled)
 
@@ -55,7 +55,7 @@ def count_images(source: str, *, most: int) -> int:
         return 0
     if path.is_file():
         return row_count(path)
-    if files := list(path.glob("*.parquet")):
+    if files := files_in(path):
         return sum(row_count(file) for file in files)
     found = 0
     for _, _, names in os.walk(path, followlinks=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized.
+    """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized; `not_used` says what lies
+    beside them and is left out.
 
     One that is not `labelled` has no classes, and its labels are all 0.
     """
@@ -47,6 +48,7 @@ class Source:
     test: Table | None = None
     files: tuple[Path, ...] = ()
     labelled: bool = True
+    not_used: tuple[str, ...] = ()
 
     def tables(self) -> tuple[Table, ...]:
         return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
@@ -73,6 +75,21 @@ class Source:
         _check_filled(self.train, self.classes)
         if self.validation is not None:
             _check_filled(self.validation, self.classes)
+
+
+def joined(tables: Sequence[Table], name: str) -> Table:
+    """The rows of several tables, one after the other."""
+    if len(tables) == 1:
+        return tables[0]
+    ends = np.cumsum([len(table.labels) for table in tables])
+
+    def rows(wanted: Indices) -> Iterator[Row]:
+        for table, end in zip(tables, ends.tolist(), strict=True):
+            first = end - len(table.labels)
+            own = wanted[(wanted >= first) & (wanted < end)] - first
+            yield from ((row + first, data, label) for row, data, label in table.rows(own))
+
+    return Table(name=name, labels=np.concatenate([table.labels for table in tables]), rows=rows)
 
 
 def without_labels(source: Source) -> Source:

@@ -107,13 +107,88 @@ def test_parquet_damaged_in_the_middle_is_named(write_parquet):
         list(source.train.rows(np.arange(100)))
 
 
-@pytest.mark.parametrize("validation", ["val", "validation"])
+@pytest.mark.parametrize("validation", ["val", "validation", "valid", "dev", "eval", "Val", "VALID"])
 def test_image_folder_with_splits(write_images, validation):
     root = write_images({f"{split}/{name}": 3 for split in ("train", validation, "test") for name in ("cat", "dog")})
     source = open_at(root)
     assert source.classes == ("cat", "dog")
     assert [table.labels.tolist() for table in source.tables()] == [[0, 0, 0, 1, 1, 1]] * 3
     assert [name for _, _, name in source.train.rows(np.array([4]))] == ["train/dog/1.png"]
+
+
+@pytest.mark.parametrize("pair", ["Train/Test", "training/testing", "TRAIN/test"])
+def test_splits_have_the_names_that_people_give_them(write_images, pair):
+    train, test = pair.split("/")
+    source = open_at(write_images({f"{split}/{name}": 2 for split in (train, test) for name in ("ant", "bee")}))
+    assert source.classes == ("ant", "bee")
+    assert source.test is not None
+    assert source.not_used == ()
+
+
+@pytest.mark.parametrize("folders", ["Test/Val", "dev/test", "valid"])
+def test_folders_named_like_splits_are_no_classes(write_images, folders):
+    with pytest.raises(DatasetError, match=r"but no train; a folder of that name is taken as a split"):
+        open_at(write_images({f"{split}/{name}": 2 for split in folders.split("/") for name in ("ant", "bee")}))
+
+
+def test_what_is_not_used_is_said(write_images, picture):
+    root = write_images({f"{split}/{name}": 2 for split in ("train", "test", "extra") for name in ("ant", "bee")})
+    for name in ("a.tif", "b.TIF", "c", "notes.txt", ".hidden"):
+        (root / "train" / "bee" / name).write_bytes(picture(1))
+    (root / "train" / "bee" / "d.jfif").write_bytes(picture(2))
+    source = open_at(root)
+    assert source.not_used == (
+        "the folder extra, which is no split",
+        "2 files ending in .tif",
+        "1 files ending in .txt",
+        "1 files without a suffix",
+    )
+    assert len(source.train.labels) == 5
+
+
+def test_hidden_folders_are_no_data(write_images, picture):
+    root = write_images({"ant": 2, "bee": 2})
+    for hidden in (root / ".cache", root / "bee" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        (hidden / "copy.png").write_bytes(picture(1))
+    source = open_at(root)
+    assert (source.classes, len(source.train.labels), source.not_used) == (("ant", "bee"), 4, ())
+
+
+SHARDS = ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")
+
+
+@pytest.mark.parametrize("below", ["", "data"])
+def test_shards_are_read_as_one_split_each(write_parquet, picture, tmp_path, below):
+    root = tmp_path / "set" / below
+    root.mkdir(parents=True)
+    for number, name in enumerate(SHARDS):
+        write_parquet(name, [0, 1, 1], names=["ant", "bee"], first=10 * number).rename(root / f"{name}.parquet")
+    source = open_at(tmp_path / "set")
+    assert source.train.labels.tolist() == [0, 1, 1, 0, 1, 1]
+    assert source.test is not None
+    assert source.test.labels.tolist() == [0, 1, 1]
+    rows = list(source.train.rows(np.array([1, 3, 5])))
+    assert [row for row, _, _ in rows] == [1, 3, 5]
+    assert [name.split(":")[0] for _, _, name in rows] == [f"{SHARDS[0]}.parquet", *[f"{SHARDS[1]}.parquet"] * 2]
+    assert [data for _, data, _ in rows] == [picture(1), picture(10), picture(12)]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "dev", "validation-00000-of-00001"])
+def test_files_of_the_validation_split_have_any_of_its_names(write_parquet, name):
+    for split in ("train", name, "other"):
+        path = write_parquet(split, [0, 1])
+        path.rename(path.with_suffix(".parquet"))
+    source = open_at(path.parent)
+    assert source.validation is not None
+    assert source.not_used == ("the file other.parquet, which is no split",)
+
+
+def test_a_folder_of_other_files_names_them(write_parquet):
+    path = write_parquet("part-0", [0, 1])
+    path.rename(path.with_suffix(".parquet"))
+    with pytest.raises(DatasetError, match=r"has part-0.parquet but no train.parquet, nor shards"):
+        open_at(path.parent)
 
 
 def test_image_folder_without_splits(write_images):
