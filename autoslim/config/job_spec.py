@@ -110,6 +110,12 @@ class JobSpec(BaseModel):
         _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
         ge=1,
     )
+    unreadable_share: float = setting(
+        "Share of a split's images that may be unreadable; they are left out, counted and named.",
+        _DATA(job=(JobField("dataset.unreadable_share"),)),
+        ge=0,
+        le=1,
+    )
     params: ParamsText | None = setting(
         "Upper limit on the number of parameters, such as 12M; in addition to `flops` or instead of it.",
         _BUDGET(job=(job_fields.PARAMS,)),

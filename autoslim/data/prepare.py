@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,8 +110,7 @@ class _SplitWriter:
     def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
         self._part, self._source, self._spec, self._digest = part, source, spec, digest
         self._counts = np.zeros(max(1, len(source.classes)), np.int64)
-        self._unreadable = 0
-        self._named: list[str] = []
+        self._unreadable: list[str] = []
 
     def write(self, path: Path) -> SplitReport:
         self._digest.update(path.stem.encode())
@@ -118,8 +119,8 @@ class _SplitWriter:
         return SplitReport(
             images=int(self._counts.sum()),
             per_class=tuple(self._counts.tolist()) if self._source.labelled else (),
-            unreadable=self._unreadable,
-            named=tuple(self._named),
+            unreadable=len(self._unreadable),
+            named=tuple(self._unreadable[:MAX_NAMED]),
             drawn_from=self._part.drawn_from,
         )
 
@@ -131,7 +132,7 @@ class _SplitWriter:
                 # `map` keeps the order, so that neither the file nor the digest depends on the threads.
                 for (row, data, name), issue in zip(group, pool.map(_unreadable_reason, group), strict=True):
                     if issue is not None:
-                        self._drop(f"{name}: {issue}")
+                        self._unreadable.append(f"{name}: {issue}")
                         continue
                     label = int(labels[row])
                     self._counts[label] += 1
@@ -140,22 +141,27 @@ class _SplitWriter:
                     self._digest.update(data)
                     yield data, label, name
 
-    def _drop(self, line: str) -> None:
-        self._unreadable += 1
-        if len(self._named) < MAX_NAMED:
-            self._named.append(line)
-
     def _check(self, split: str) -> None:
-        total = len(self._part.rows)
-        if self._unreadable > self._spec.unreadable_share * total:
+        total, count = len(self._part.rows), len(self._unreadable)
+        if count > self._spec.unreadable_share * total:
+            needed, names = math.ceil(100 * count / total) / 100, _listed(self._unreadable)
             raise DatasetError(
-                f"{self._unreadable} of {total} images of the {split} split of {self._source.name} are unreadable; allowed: a "
-                f"share of {self._spec.unreadable_share} (unreadable_share). The first: {'; '.join(self._named[:3])}"
+                f"{count} of {total} images of the {split} split of {self._source.name} are unreadable; allowed: a share of "
+                f"{self._spec.unreadable_share:g}. Remove or repair them, or leave them out with --unreadable-share {needed:g}. "
+                f"All are named in {names}, the first: {'; '.join(self._unreadable[:3])}"
             )
         empty = np.flatnonzero(self._counts == 0)
         if len(empty) and split != "test":
             what = f"class {self._source.classes[empty[0]]!r}" if self._source.labelled else self._source.name
             raise DatasetError(f"{what} has no readable image in the {split} split")
+
+
+def _listed(lines: list[str]) -> str:
+    """A file with these lines. It is a temporary one: what is prepared for a plan, or fails, leaves no folder behind."""
+    descriptor, name = tempfile.mkstemp(prefix="autoslim-unreadable-", suffix=".txt")
+    with open(descriptor, "w") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return name
 
 
 def _unreadable_reason(row: Row) -> str | None:

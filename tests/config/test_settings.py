@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "teacher": "vit_base_patch16_224",
     "data": "./flowers",
     "train_limit": 100,
+    "unreadable_share": 0.5,
     "params": "1300000",
     "latency": "5ms@2",
     "latency_mode": "compiled",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +191,21 @@ def test_unreadable_images_are_dropped_named_and_counted(broken, tmp_path):
     assert len(dataset.splits((12, 12)).train) == 198
 
 
-def test_too_many_unreadable_images_fail_with_the_first_few(broken, tmp_path):
-    with pytest.raises(DatasetError, match=r"3 of 200 images of the train split .* 0.01 .* train.parquet:0 "):
-        prepare_dataset(spec_of(broken(3)), tmp_path / "cache", seed=0)
+def test_too_many_unreadable_images_fail_with_what_to_do_and_are_all_named(broken, tmp_path):
+    source = broken(4)
+    message = (
+        r"4 of 200 images of the train split .* a share of 0\.01\. .*--unreadable-share 0\.02\. .* the first: train.parquet:0 "
+    )
+    with pytest.raises(DatasetError, match=message) as refusal:
+        prepare_dataset(spec_of(source), tmp_path / "cache", seed=0)
+    named = re.search(r"All are named in (\S+\.txt)", str(refusal.value))
+    assert named is not None
+    names = Path(named[1])
+    assert [line.split(" ")[0] for line in names.read_text().splitlines()] == [f"train.parquet:{row}" for row in range(4)]
+    names.unlink()
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    # What the message says helps.
+    assert prepare_dataset(spec_of(source, unreadable_share=0.02), tmp_path / "cache", seed=0).report.train.unreadable == 4
 
 
 def test_names_of_unreadable_images_end_at_fifty(broken, tmp_path):
