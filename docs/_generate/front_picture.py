@@ -70,13 +70,15 @@ def draw(trials: list[dict[str, Any]]) -> str:
         color, complete = COLORS[trial["method"]], trial["state"] == "complete"
         at = f'cx="{x(trial["flops"] / dense):g}" cy="{y(trial["accuracy"]):g}"'
         parts.append(f'<circle {at} r="5" fill="{color if complete else "#fff"}" stroke="{color}" stroke-width="1.8"/>')
-    for row, (method, color) in enumerate(COLORS.items()):
+    there = {method: color for method, color in COLORS.items() if any(trial["method"] == method for trial in seen)}
+    for row, (method, color) in enumerate(there.items()):
         parts.append(f'<circle cx="{x(1) + 26:g}" cy="{TOP + 18 + row * 24}" r="5" fill="{color}"/>')
         parts.append(text(x(1) + 40, TOP + 22 + row * 24, method, anchor="start"))
     for row, (words, ring) in enumerate((("pruned trial", False), ("chosen", True))):
-        at = f'cx="{x(1) + 26:g}" cy="{TOP + 150 + row * 26}"'
+        below = TOP + 18 + 24 * len(there) + 12 + row * 26
+        at = f'cx="{x(1) + 26:g}" cy="{below}"'
         parts.append(f'<circle {at} r="{9 if ring else 5}" fill="none" stroke="{INK if ring else SOFT}" stroke-width="1.6"/>')
-        parts.append(text(x(1) + 40, TOP + 154 + row * 26, words, anchor="start"))
+        parts.append(text(x(1) + 40, below + 4, words, anchor="start"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'font-family="system-ui, sans-serif"><title>Validation accuracy over FLOPs of every trial</title>'
