@@ -26,6 +26,9 @@ _HEAD = 512
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher")
 """Entries in which training scripts keep weights, the first one there wins: averaged weights before plain ones, as timm takes them."""
 
+_DEPTH = 4
+"""Entries within entries that are looked into: a pickle may hold a dictionary that holds itself."""
+
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 """What DataParallel, torch.compile, Lightning and self-supervised training put in front of parameters' names."""
 
@@ -126,7 +129,9 @@ def _refuse_packed(path: Path) -> None:
 def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors by name, and under which entries of the file they were, where there is more than one."""
     entries: list[str] = []
-    while isinstance(content, Mapping) and not _is_state(content):
+    for _ in range(_DEPTH):
+        if not isinstance(content, Mapping) or _is_state(content):
+            break
         inner = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping)]
         if not inner:
             break

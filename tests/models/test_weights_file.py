@@ -126,6 +126,14 @@ def test_a_value_that_is_not_finite_is_named(value: float, model: nn.Module, tmp
         read_weights(tmp_path / "w.pt")
 
 
+def test_a_file_that_holds_itself_ends(tmp_path: Path):
+    content: dict[str, Any] = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="not a state dict"):
+        read_weights(tmp_path / "w.pt")
+
+
 def test_the_entries_of_a_file_without_weights_are_named(tmp_path: Path):
     torch.save({"optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"not a state dict: .*its entries are optimizer, epoch"):
