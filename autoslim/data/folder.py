@@ -26,7 +26,8 @@ def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
     splits = _split_folders(root)
     if not labelled:
         return _unlabelled(root, splits)
-    listed = {split: _list_classes(root, folder) for split, folder in splits.items()}
+    left = _Left(root, splits)
+    listed = {split: _list_classes(root, folder, left) for split, folder in splits.items()}
     classes = tuple(listed["train"])
     for split, folder in splits.items():
         odd = sorted(set(listed[split]) ^ set(classes))
@@ -41,13 +42,14 @@ def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
         validation=tables.get("validation"),
         test=tables.get("test"),
         files=files,
-        not_used=_not_used(root, splits),
+        not_used=left.described(),
     ).check()
 
 
 def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
     """Every image below the folders of the splits."""
-    listed = {split: _list_images(root, folder) for split, folder in splits.items()}
+    left = _Left(root, splits)
+    listed = {split: _list_images(root, folder, left) for split, folder in splits.items()}
     for split, images in listed.items():
         if not images:
             raise DatasetError(f"{splits[split]} has no file ending in {', '.join(SUFFIXES)}, at any depth")
@@ -60,7 +62,7 @@ def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
         validation=tables.get("validation"),
         test=tables.get("test"),
         files=tuple(path for images in listed.values() for path in images),
-        not_used=_not_used(root, splits),
+        not_used=left.described(),
     ).check()
 
 
@@ -73,34 +75,34 @@ def _folders_in(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _not_used(root: Path, splits: dict[str, Path]) -> tuple[str, ...]:
-    """What lies in the folders of a data set and is no image of it: folders beside the splits, and files of other kinds."""
-    beside = [] if splits["train"] == root else [path for path in _folders_in(root) if path not in splits.values()]
-    kinds = Counter(_kind(path) for folder in splits.values() for path in _visible_files(folder) if not _is_image(path))
-    return (
-        *(f"the folder {path.name}, which is no split" for path in beside),
-        *(f"{count} files {kind}" for kind, count in sorted(kinds.items())),
-    )
+def _files_in(folder: Path) -> list[Path]:
+    """The files in `folder` itself that are not hidden."""
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
 
-def _kind(path: Path) -> str:
-    return f"ending in {path.suffix.lower()}" if path.suffix else "without a suffix"
+class _Left:
+    """Counts what lies in a data set's folder and is no image of it, while the images are listed."""
+
+    def __init__(self, root: Path, splits: dict[str, Path]) -> None:
+        self._folders: list[str] = []
+        self._counts: Counter[str] = Counter()
+        if splits["train"] == root:
+            return
+        beside = [path for path in _folders_in(root) if path not in splits.values()]
+        self._folders = [f"the folder {path.name}, which is no split" for path in beside]
+        for _ in _files_in(root):
+            self.note("files beside the splits")
+
+    def note(self, what: str) -> None:
+        self._counts[what] += 1
+
+    def described(self) -> tuple[str, ...]:
+        return (*self._folders, *(f"{count} {what}" for what, count in sorted(self._counts.items())))
 
 
-def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        # Thumbnails and checkpoints of notebooks are no images of the user's.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
+def _list_classes(root: Path, folder: Path, left: _Left) -> dict[str, list[Path]]:
     check_inside(root, folder)
-    found = {path.name: _list_images(root, path) for path in _folders_in(folder)}
+    found = {path.name: _list_images(root, path, left) for path in _folders_in(folder)}
     if not found:
         raise DatasetError(
             f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}; {NEEDS_LABELS}"
@@ -108,15 +110,35 @@ def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
     for name, images in found.items():
         if not images:
             raise DatasetError(f"class {name!r} is empty: {folder / name} has no file ending in {', '.join(SUFFIXES)}")
+    for path in _files_in(folder):
+        left.note("images outside of the class folders" if _is_image(path) else _kind(path))
     return found
 
 
-def _list_images(root: Path, folder: Path) -> list[Path]:
+def _list_images(root: Path, folder: Path, left: _Left) -> list[Path]:
     check_inside(root, folder)
-    images = [path for path in _visible_files(folder) if _is_image(path)]
-    for path in images:
-        check_inside(root, path)
+    images: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        # Thumbnails and checkpoints of notebooks are no images of the user's.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                left.note("links to folders, which are not followed")
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            if _is_image(path):
+                check_inside(root, path)
+                images.append(path)
+            else:
+                left.note(_kind(path))
     return sorted(images)
+
+
+def _kind(path: Path) -> str:
+    return f"files ending in {path.suffix.lower()}" if path.suffix else "files without a suffix"
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def _table(root: Path, folder: Path, images: list[list[Path]]) -> Table:

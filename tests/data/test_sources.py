@@ -136,12 +136,18 @@ def test_what_is_not_used_is_said(write_images, picture):
     for name in ("a.tif", "b.TIF", "c", "notes.txt", ".hidden"):
         (root / "train" / "bee" / name).write_bytes(picture(1))
     (root / "train" / "bee" / "d.jfif").write_bytes(picture(2))
+    (root / "test" / "stray.png").write_bytes(picture(3))
+    (root / "labels.csv").touch()
+    (root / "train" / "bee" / "more").symlink_to(root / "extra" / "bee")
     source = open_at(root)
     assert source.not_used == (
         "the folder extra, which is no split",
+        "1 files beside the splits",
         "2 files ending in .tif",
         "1 files ending in .txt",
         "1 files without a suffix",
+        "1 images outside of the class folders",
+        "1 links to folders, which are not followed",
     )
     assert len(source.train.labels) == 5
 
