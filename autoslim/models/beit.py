@@ -5,6 +5,7 @@ Their attention adds a bias for each distance between two patches. In the open m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,8 @@ class BeitFamily(PlainViT):
     modules: ClassVar[tuple[str, ...]] = ("beit",)
     classifiers: ClassVar[tuple[str, ...]] = ("head.",)
     stems: ClassVar[tuple[type[nn.Module], ...]] = (PatchEmbed,)
+    filter_checkpoint: ClassVar[Callable[..., dict[str, Tensor]]] = checkpoint_filter_fn
+    ratio_counts_rows: ClassVar[bool] = False
 
     def blocks_of(self, model: nn.Module) -> list[nn.Module]:
         vit: Any = model
@@ -50,13 +53,6 @@ class BeitFamily(PlainViT):
     def open(self, model: nn.Module) -> nn.Module:
         model.blocks = nn.Sequential(*self.blocks_of(model))
         return model
-
-    def units_per_row(self, mlp: nn.Module) -> float:
-        return 1.0
-
-    def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        filtered: dict[str, Tensor] = checkpoint_filter_fn(state, model)
-        return filtered
 
     def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
         return {name.replace(_TABLE, "attn.relative_position_bias_table"): value for name, value in timm_names(model).items()}

@@ -6,6 +6,7 @@ stretches the positions of some models at random while they train; open models d
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -33,6 +34,8 @@ class EvaFamily(PlainViT):
     modules: ClassVar[tuple[str, ...]] = ("eva",)
     classifiers: ClassVar[tuple[str, ...]] = ("head.",)
     stems: ClassVar[tuple[type[nn.Module], ...]] = (PatchEmbed,)
+    filter_checkpoint: ClassVar[Callable[..., dict[str, Tensor]]] = checkpoint_filter_fn
+    ratio_counts_rows: ClassVar[bool] = False
 
     def read_block(self, block: nn.Module, name: str, tokens: int) -> BlockShape:
         if isinstance(block, EvaBlockPostNorm):
@@ -62,13 +65,6 @@ class EvaFamily(PlainViT):
         vit.rope, vit.rope_mixed = None, False
         return model
 
-    def units_per_row(self, mlp: nn.Module) -> float:
-        return 1.0
-
-    def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        filtered: dict[str, Tensor] = checkpoint_filter_fn(state, model)
-        return filtered
-
     def timm_state(self, model: nn.Module) -> dict[str, Tensor]:
         state = timm_names(model)
         frequencies = [state.pop(name) for name in list(state) if name.endswith("positions.frequencies")]
@@ -84,9 +80,10 @@ def _positions(vit: Any) -> Callable[[int], Positions]:
         # In prefix tokens all angles are 0: the rotation leaves them as they are.
         axes_2T = torch.stack([torch.cat((axis.new_zeros(prefix), axis)) for axis in (rope.t_x, rope.t_y)])
         return lambda index: MixedRotation(rope.freqs.detach()[:, index].clone(), axes_2T)
-    # In training mode the positions may be shifted at random.
-    rope.eval()
-    table_P2K = rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=vit.patch_embed.grid_size)
+    # In training mode the positions may be shifted at random. A copy, because reading a shape leaves the model as it is.
+    still_rope = copy.deepcopy(rope).eval()
+    shape = {} if hasattr(rope, "feat_shape") else {"shape": vit.patch_embed.grid_size}
+    table_P2K = still_rope.get_embed(**shape)
     sin_PK, cos_PK = table_P2K.chunk(2, dim=-1)
     width = sin_PK.shape[1]
     still = torch.cat((sin_PK.new_zeros(prefix, width), cos_PK.new_ones(prefix, width)), dim=1)

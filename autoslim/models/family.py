@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from timm.layers import GluMlp
@@ -20,12 +21,17 @@ class Family(abc.ABC):
         opened: What `open` makes of them, where that is another class.
         modules: timm's modules, as in `timm.list_models(module=...)`, that have the family's names.
         classifiers: Beginnings of the names of the classifiers' parameters.
+        filter_checkpoint: timm's function that brings a checkpoint under the model's names.
+        ratio_counts_rows: Whether timm's `mlp_ratio` counts the rows of an MLP's first layer, of which a unit of a packed SwiGLU has two:
+            for its gate and for its value.
     """
 
     classes: ClassVar[tuple[type[nn.Module], ...]]
     opened: ClassVar[tuple[type[nn.Module], ...]] = ()
     modules: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]] = ("head.",)
+    filter_checkpoint: ClassVar[Callable[..., dict[str, Tensor]]] = checkpoint_filter_fn
+    ratio_counts_rows: ClassVar[bool] = True
 
     @abc.abstractmethod
     def read_shape(self, model: nn.Module) -> ViTShape:
@@ -52,8 +58,7 @@ class Family(abc.ABC):
 
     def units_per_row(self, mlp: nn.Module) -> float:
         """How many units of an MLP there are for each that timm's `mlp_ratio` counts."""
-        # `mlp_ratio` counts the rows of the first layer, where a packed SwiGLU has one for a unit's gate and one for its value.
-        return 0.5 if isinstance(mlp, GluMlp) else 1.0
+        return 0.5 if self.ratio_counts_rows and isinstance(mlp, GluMlp) else 1.0
 
     def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         """A checkpoint under the model's names, with position embeddings and patch projection resampled to the model's sizes.
@@ -61,5 +66,5 @@ class Family(abc.ABC):
         Raises:
             RuntimeError, KeyError, ValueError: as timm's filter does, for a checkpoint of something else.
         """
-        filtered: dict[str, Tensor] = checkpoint_filter_fn(state, model)
-        return filtered
+        # Of the class: a function that is an attribute would be given the family as its first argument.
+        return type(self).filter_checkpoint(state, model)

@@ -173,9 +173,7 @@ class LVViTFamily(PlainViT):
     classes: ClassVar[tuple[type[nn.Module], ...]] = (LVViT,)
     modules: ClassVar[tuple[str, ...]] = ("lvvit",)
     stems: ClassVar[tuple[type[nn.Module], ...]] = (TokenLabelingStem, WideTokenLabelingStem, SiTStem, DeepSiTStem)
-
-    def own_names(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        return checkpoint_filter_fn(state, model)
+    filter_checkpoint: ClassVar[Callable[..., dict[str, Tensor]]] = checkpoint_filter_fn
 
 
 def _divide(name: str, value: Tensor, divisor: float) -> Tensor:

@@ -57,7 +57,8 @@ class Rotation(Positions):
         super().__init__()
         self.table: Tensor
         self.register_buffer("table", table_T2K, persistent=False)
-        self.neighbours = not half
+        # `nn.Module` has a method `half`.
+        self.half_apart = half
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotation:
         exact = self.table
@@ -69,7 +70,7 @@ class Rotation(Positions):
 
     def rotate(self, x_BHNK: Tensor, places: TokenIndices | None) -> Tensor:
         sin, cos = _rows(self.table, places, x_BHNK.shape[2]).chunk(2, dim=-1)
-        return rotated(x_BHNK, sin, cos, half=not self.neighbours)
+        return rotated(x_BHNK, sin, cos, half=self.half_apart)
 
 
 class MixedRotation(Positions):
@@ -198,12 +199,11 @@ class PositionalAttention(nn.Module):
         self.q_norm, self.k_norm, self.norm = norms
         self.attn_drop, self.proj_drop = map(nn.Dropout, drops)
 
-    def forward(
-        self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, places: TokenIndices | None = None
-    ) -> Tensor:
+    def forward(self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Of all the image's tokens; see `attend` for some of them."""
         if is_causal:
             raise UnsupportedModelError("attention with positions is not causal")
-        return attend(self, x_BND, places=places, mask=attn_mask)
+        return attend(self, x_BND, mask=attn_mask)
 
 
 def attend(

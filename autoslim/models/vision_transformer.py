@@ -60,9 +60,11 @@ class PlainViT(Family):
         )
 
     def blocks_of(self, model: nn.Module) -> list[nn.Module]:
+        """The blocks as they are in the open model."""
         return list(model.blocks)  # type: ignore[arg-type]
 
     def read_block(self, block: nn.Module, name: str, tokens: int) -> BlockShape:
+        """The shape of one of `blocks_of`. Raises UnsupportedModelError that names the part of it that no method can slim."""
         return read_block(block, name, tokens)
 
     def pool_reads_prefix(self, vit: Any) -> bool:

@@ -101,12 +101,20 @@ def test_places_go_along_through_a_trunk():
     assert seen[0].places.tolist() == [0, 4, 3] == places_at(first, second).tolist()
 
 
-@pytest.mark.parametrize("kind", ROTARY)
+@pytest.mark.parametrize("kind", ["rotary positions", "rotary positions and norms inside"])
 def test_angles_keep_their_precision(kind: str):
     model = make_dense(kind).module.to(torch.bfloat16)
     tables = [part.table for part in model.modules() if isinstance(part, Rotation)]
+    assert len(tables) == SIZES["depth"]
     assert all(table.dtype == torch.float32 for table in tables)
     assert model(images(dtype=torch.bfloat16)).isfinite().all()
+
+
+def test_reading_a_shape_leaves_the_model_as_it_was():
+    model: Any = timms_own("rotary positions").train()
+    read_shape(model)
+    assert model.rope.training
+    assert all(part.training for part in model.modules())
 
 
 def test_heads_that_share_keys_are_refused():
