@@ -158,6 +158,7 @@ def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> P
     teacher = None
     if job.teacher is not None and job.teacher != job.model:
         teacher = create_dense(job.teacher, classes=len(dataset.classes))
+        teacher.check_adapt(job.teacher.name, job.adapt)
         check_teacher(job.teacher.name, teacher.shape, {"": dense.shape})
     dense.check_adapt(job.model.name, job.adapt)
     dense_flops = predict(dense.shape, Plan.dense(dense.shape)).total

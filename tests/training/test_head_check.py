@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,10 @@ def test_a_model_that_cannot_be_used_untrained_is_refused():
 )
 def test_a_classifier_has_to_beat_chance_and_keep_up_with_a_probe(own: float, probe: float, fits: bool):
     assert HeadCheck(own=own, probe=probe, chance=0.1, images=1000).fits is fits
+
+
+def test_a_new_classifier_is_refused_too():
+    spec = ModelSpec(name="vit_tiny_patch16_224", weights="scratch", args=SIZES, image_size=(32, 32))
+    dense = dataclasses.replace(create_dense(spec, classes=10), trained=True, head_fits=False)
+    with pytest.raises(RequestError, match="its classifier is a new one; leave out --no-adapt"):
+        dense.check_adapt("vit", False)

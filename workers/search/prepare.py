@@ -66,9 +66,10 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
         create_dense(spec.replace(weights=SCRATCH))
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
-    for label, start in starts.items():
-        start.check_adapt(job.starts[label].name, job.adapt)
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))
+    for spec, model in zip(_all_models(job), [*starts.values(), teacher], strict=False):
+        if model is not None:
+            model.check_adapt(spec.name, job.adapt)
     dense, shapes = next(iter(starts.values())), {label: start.shape for label, start in starts.items()}
     dense_flops = flops_of(dense)
     budgets = _resolve_budgets(job, shapes, dense_flops)
