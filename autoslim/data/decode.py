@@ -18,6 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from autoslim.errors import DatasetError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif")
+"""Ends of the names of files that are taken for images."""
+
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
 """Bounds of one image, against files that decode to far more than their size."""

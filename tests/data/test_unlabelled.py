@@ -11,11 +11,12 @@ import pytest
 from autoslim.core.job import DatasetSpec
 from autoslim.data import prepare_dataset, sample_source
 from autoslim.data.sources import open_source
+from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
 
 
 def open_at(path: Path):
-    return open_source(str(path), seed=0, labelled=False)
+    return open_source(str(path), seed=0, wanted=Wanted(labelled=False))
 
 
 def names_of(table) -> list[str]:
@@ -83,7 +84,7 @@ def test_labels_that_there_are_do_not_count(write_parquet, write_images, layout)
         "folder": lambda: str(write_images({"cat": 3, "dog": 0})),
         "digits": lambda: "digits",
     }
-    source = open_source(sources[layout](), seed=0, labelled=False)
+    source = open_source(sources[layout](), seed=0, wanted=Wanted(labelled=False))
     assert source.classes == ()
     assert all(not table.labels.any() for table in source.tables())
 
