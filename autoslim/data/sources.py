@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from autoslim.data import manifest, parquet
+from autoslim.data import manifest, parquet, saved_arrow
 from autoslim.data.folder import read_image_folder
 from autoslim.data.manifest_file import SUFFIXES
 from autoslim.data.shards import find_shards
@@ -63,6 +63,13 @@ def _count(row_count: Callable[[Path, int], int], files: Iterable[Path], most: i
 
 
 LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="save_to_disk",
+        find=lambda path, _: saved_arrow.find_saved(path) if path.is_dir() else None,
+        read=saved_arrow.read_saved,
+        count=lambda _, saved, most: _count(saved_arrow.row_count, itertools.chain(*saved.by_split.values()), most),
+        choices=COLUMNS,
+    ),
     Layout(
         name="Parquet shards",
         find=_shards(parquet.SUFFIX),
@@ -122,7 +129,7 @@ def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Sour
     if not path.exists():
         raise DatasetError(
             f"data set {source!r} does not exist; allowed: a Parquet file, a manifest ({', '.join(SUFFIXES)}), a "
-            f"folder with train.parquet or its shards, a folder of image folders, or {', '.join(BUILTIN)}"
+            f"folder with train.parquet or its shards, a folder of image folders, a folder that save_to_disk wrote, or {', '.join(BUILTIN)}"
         )
     layout, found = _layout(path, wanted)
     _refuse_choices(source, layout.name, layout.choices, wanted)
