@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from autoslim.data import manifest, parquet, saved_arrow
+from autoslim.data import manifest, parquet, saved_arrow, tars
 from autoslim.data.folder import read_image_folder
 from autoslim.data.manifest_file import SUFFIXES
 from autoslim.data.shards import find_shards
@@ -78,6 +78,13 @@ LAYOUTS: tuple[Layout, ...] = (
         choices=(*COLUMNS, "config"),
     ),
     Layout(
+        name="WebDataset",
+        find=lambda path, wanted: tars.find_tars(path, wanted) if path.is_dir() else None,
+        read=tars.read_shards,
+        count=lambda _, shards, most: _count(tars.sample_count, shards.files, most),
+        choices=(*COLUMNS, "config"),
+    ),
+    Layout(
         name="manifests",
         find=lambda path, wanted: manifest.find_manifests(path) if wanted.labelled and path.is_dir() else None,
         read=manifest.read_manifests,
@@ -95,6 +102,13 @@ LAYOUTS: tuple[Layout, ...] = (
         find=lambda path, _: path if path.suffix.lower() in SUFFIXES else None,
         read=lambda path, _, wanted: manifest.read_manifest(path, wanted),
         count=lambda path, _, most: manifest.line_count(path, most),
+        choices=COLUMNS,
+    ),
+    Layout(
+        name="WebDataset tar",
+        find=lambda path, _: path if path.suffix.lower() == tars.SUFFIX else None,
+        read=lambda path, _, wanted: tars.read_tars([path], wanted),
+        count=lambda path, _, most: tars.sample_count(path, most),
         choices=COLUMNS,
     ),
     # Last: a file of any other name has always been read as Parquet.
@@ -123,12 +137,16 @@ def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Sour
         _refuse_choices(source, "built-in data set", (), wanted)
         digits = _read_digits(seed)
         return digits if wanted.labelled else without_labels(digits)
+    shards = tars.expand(source)
+    if shards is not None:
+        _refuse_choices(source, "WebDataset tars", COLUMNS, wanted)
+        return tars.read_tars(shards, wanted)
     path = Path(source).expanduser()
     if path.name.lower().endswith(ARCHIVES):
         raise DatasetError(f"{path} is an archive; unpack it, and give the folder, or the .tar, as --data")
     if not path.exists():
         raise DatasetError(
-            f"data set {source!r} does not exist; allowed: a Parquet file, a manifest ({', '.join(SUFFIXES)}), a "
+            f"data set {source!r} does not exist; allowed: a Parquet file, a manifest ({', '.join(SUFFIXES)}), a WebDataset tar, a "
             f"folder with train.parquet or its shards, a folder of image folders, a folder that save_to_disk wrote, or {', '.join(BUILTIN)}"
         )
     layout, found = _layout(path, wanted)
