@@ -1,7 +1,7 @@
 """Slims vision transformers to a FLOPs budget.
 
-`load` a slimmed model, `features` of any model, `count_flops` of any model, `predict` those of a plan; `Client` and `AsyncClient` submit
-searches to a service. Everything else is a submodule.
+`load` a slimmed model, `read_images` for it, `features` of any model, `count_flops` of any model, `predict` those of a plan; `Client` and
+`AsyncClient` submit searches to a service. Everything else is a submodule.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from autoslim.client import AsyncClient, Client
     from autoslim.cost import count_flops, predict
     from autoslim.export.artifact import load, load_config
+    from autoslim.export.read_images import read_images
     from autoslim.methods.layers.backbone import features
 
-__all__ = ["AsyncClient", "Client", "count_flops", "features", "load", "load_config", "predict"]
+__all__ = ["AsyncClient", "Client", "count_flops", "features", "load", "load_config", "predict", "read_images"]
 
 _HOMES = {
     "AsyncClient": "client",
@@ -25,6 +26,7 @@ _HOMES = {
     "load": "export.artifact",
     "load_config": "export.artifact",
     "predict": "cost",
+    "read_images": "export.read_images",
 }
 
 

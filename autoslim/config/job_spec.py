@@ -102,8 +102,8 @@ class JobSpec(BaseModel):
         _MODEL(job=(dense_models.TEACHER,), shown_default="the most accurate of the models"),
     )
     data: Text = setting(
-        "File (Parquet, WebDataset tar, CSV or JSON lines of paths), folder (ImageFolder, Parquet splits, tars, `save_to_disk`), or the name "
-        "of a data set, such as `digits`.",
+        "File (Parquet, WebDataset tar, CSV or JSON lines of paths), folder (ImageFolder, Parquet splits, tars, `save_to_disk`), or the "
+        "name of a data set, such as `digits`.",
         _DATA(job=(JobField("dataset.source"),), example="./flowers"),
     )
     data_config: Text | None = setting(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoslim.data.decode import SUFFIXES
+from autoslim.data.decode import HEIF_SUFFIXES, SUFFIXES
 from autoslim.data.image_file import read_image_file
 from autoslim.data.links import check_inside
 from autoslim.data.manifest_file import SUFFIXES as MANIFESTS
@@ -141,7 +141,9 @@ def _list_images(root: Path, folder: Path, left: _Left) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    return f"files ending in {path.suffix.lower()}" if path.suffix else "files without a suffix"
+    suffix = path.suffix.lower()
+    hint = " (read where the package pillow-heif is installed)" if suffix in HEIF_SUFFIXES else ""
+    return f"files ending in {suffix}{hint}" if suffix else "files without a suffix"
 
 
 def _is_image(path: Path) -> bool:

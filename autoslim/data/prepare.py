@@ -28,8 +28,8 @@ from autoslim.errors import DatasetError
 MAX_NAMED = 50
 """Unreadable images that are listed by name, at most."""
 
-_LAYOUT = 1
-"""Version of the cache's layout, part of its key: a cache of another version is not read."""
+_LAYOUT = 2
+"""Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

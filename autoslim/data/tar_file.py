@@ -12,7 +12,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -118,11 +118,11 @@ class Tar:
 def members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The heads of all members, one at a time."""
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=_Heads(file), mode="r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=cast(Any, _Heads(file)), mode="r:") as tar:
             for member in tar:
                 yield member
                 # The archive would keep all of them.
-                tar.members = []  # type: ignore[attr-defined]
+                tar.members = []
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
         raise DatasetError(f"{path} is not a readable, uncompressed tar ({first_line(error)}); unpack or repair it") from error
 
