@@ -127,7 +127,7 @@ def test_where_labels_are_needed_the_error_says_what_needs_none(flat, without_co
 
 def test_folders_and_files_without_images_are_refused(tmp_path, write_images, without_column):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty has no file ending in .png, .*, at any depth"):
+    with pytest.raises(DatasetError, match=r"empty has no file ending in .*\.png, .*, at any depth"):
         open_at(tmp_path / "empty")
     with pytest.raises(DatasetError, match=r"test has no file ending in"):
         open_at(write_images({"train": 2, "test": 0}))
