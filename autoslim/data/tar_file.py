@@ -122,7 +122,7 @@ def members(path: Path) -> Iterator[tarfile.TarInfo]:
             for member in tar:
                 yield member
                 # The archive would keep all of them.
-                tar.members = []
+                cast(Any, tar).members = []
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
         raise DatasetError(f"{path} is not a readable, uncompressed tar ({first_line(error)}); unpack or repair it") from error
 
