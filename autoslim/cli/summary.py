@@ -53,7 +53,9 @@ def render(summary: Summary) -> str:
 
 def _mlflow(uri: str) -> str:
     """The address of a server, or the command that serves a database; with the interpreter, whose environment may not be active."""
-    return f"{shlex.quote(sys.executable)} -m mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri
+    return (
+        f"{shlex.quote(sys.executable)} -m mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri
+    )
 
 
 def _table(summary: Summary) -> list[str]:
