@@ -129,6 +129,10 @@ class JobSpec(BaseModel):
         ge=0,
         le=1,
     )
+    drop_duplicates: bool = setting(
+        "Leave images out of train that are in the validation or test split, too, or have a copy with another label.",
+        _DATA(job=(JobField("dataset.drop_duplicates"),)),
+    )
     params: ParamsText | None = setting(
         "Upper limit on the number of parameters, such as 12M; in addition to `flops` or instead of it.",
         _BUDGET(job=(job_fields.PARAMS,)),
