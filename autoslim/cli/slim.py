@@ -163,7 +163,7 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
         if slimming.finished is not None:
             _print(f"{folder} holds the model of this request already")
             return slimming.finished
-        prepared = slimming.prepare()
+        prepared = slimming.prepare(tell=_print)
         _print_request(prepared)
         facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs)
         if facts.head_check:
@@ -180,6 +180,8 @@ def _run(job: SlimJob, folder: Path) -> Slimmed:
 
 def _print_request(prepared: PreparedSlim) -> None:
     job, recipe = prepared.job, prepared.recipe
+    for line in prepared.dataset.report.lines():
+        _print(f"data: {line}")
     for asked, solved in zip(job.steps, recipe.steps, strict=True):
         _print(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
         for name in asked.knobs:
