@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table, joine
 from autoslim.errors import DatasetError
 
 EXPECTED = "expected the columns image: struct<bytes: binary, path: string> and label: int64"
+IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+"""How the hub stores an encoded image."""
+
 MAX_ROWS = 50_000_000
 """Bound against a small file with billions of rows: labels compress that well."""
 
@@ -180,6 +183,11 @@ def _row(path: Path, row: int, image: Any) -> Row:
     value = image.as_py() or {}
     name = f"{path.name}:{row}"
     return row, value.get("bytes") or b"", f"{name} ({value['path']})" if value.get("path") else name
+
+
+def class_names_metadata(names: Sequence[str]) -> dict[str, str]:
+    """The metadata of a schema with class names, as the hub writes it."""
+    return {"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names)}}}})}
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
