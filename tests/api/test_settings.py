@@ -50,7 +50,7 @@ def test_a_resumed_search_may_get_more_trials_and_no_other_model() -> None:
     started = job(trials=4, address="local")
     more = resumed_job(started, {**NEEDED, "trials": 9}, Path("/out"))
     assert (more.trials, more.id, more.address) == (9, started.id, "local")
-    with pytest.raises(RequestError, match="epochs is 2.0, but this search started with 10.0"):
+    with pytest.raises(RequestError, match=r"epochs is 2\.0, but this search started with 10\.0"):
         resumed_job(started.replace(training=started.training.replace(epochs=10.0)), {**NEEDED, "epochs": 2.0}, Path("/out"))
 
 
