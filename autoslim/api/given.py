@@ -56,13 +56,14 @@ class GivenInputs:
             RequestError: for an object of another kind.
         """
         if isinstance(model, str | os.PathLike):
-            return os.fspath(model)  # type: ignore[return-value]
+            return os.fspath(model)
         if not isinstance(model, nn.Module) or not isinstance(getattr(model, "pretrained_cfg", None), dict):
             raise RequestError(
                 f"model is a {type(model).__name__}; allowed: a timm name, a folder in timm's hub format, or a model that "
                 "timm.create_model has made"
             )
         folder = self._made / "model"
+        # The name of an earlier one has its digest by now.
         timm.models.save_for_hf(model, str(folder), safe_serialization=True)
         return self._kept(folder)
 
@@ -73,7 +74,7 @@ class GivenInputs:
             RequestError: for an object of another kind; DatasetError for an entry that is no image with a label.
         """
         if isinstance(data, str | os.PathLike):
-            return os.fspath(data)  # type: ignore[return-value]
+            return os.fspath(data)
         splits = data if isinstance(data, Mapping) else {"train": data}
         folder = self._made / "data"
         folder.mkdir()
@@ -175,16 +176,18 @@ def _encoded(image: Any, index: int) -> bytes:
 
 def _from_array(image: torch.Tensor | np.ndarray[Any, Any], index: int) -> Image.Image:
     if isinstance(image, torch.Tensor):
-        image = (image if image.ndim == 2 else image.permute(1, 2, 0) if image.ndim == 3 else image).cpu().numpy()
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-        raise DatasetError(f"data[{index}]: the image has the shape {tuple(image.shape)}; expected one, three or four channels")
-    if image.dtype != np.uint8:
-        if not np.issubdtype(image.dtype, np.floating) or not (image.min() >= 0 and image.max() <= 1):
+        # torch has the channels first.
+        image = image.permute(1, 2, 0) if image.ndim == 3 else image
+    array: np.ndarray[Any, Any] = np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise DatasetError(f"data[{index}]: the image has the shape {array.shape}; expected one, three or four channels")
+    if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0 and array.max() <= 1):
             raise DatasetError(
-                f"data[{index}]: the image has values from {image.min():.4g} to {image.max():.4g} ({image.dtype}); expected uint8, or "
+                f"data[{index}]: the image has values from {array.min():.4g} to {array.max():.4g} ({array.dtype}); expected uint8, or "
                 "0 to 1. Give the Dataset without its normalization and augmentation: the search has its own"
             )
-        image = np.rint(image * 255).astype(np.uint8)
-    return Image.fromarray(image)
+        array = np.rint(array * 255).astype(np.uint8)
+    return Image.fromarray(array)

@@ -124,8 +124,7 @@ def run_search(
     if not resume and run_folder.job_file.exists():
         raise OutputError(f"{folder} holds a search already; give resume=True to continue it, or choose another output")
     with given_inputs(folder, run_folder.given) as given:
-        several = isinstance(model, Sequence) and not isinstance(model, str)
-        models = [given.model(each) for each in model] if several else given.model(model)
+        models = [given.model(each) for each in _each(model)]
         values = {"model": models, "data": given.data(data), **({"flops": flops} if flops else {}), **settings}
         job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
         given.place()
@@ -133,6 +132,10 @@ def run_search(
     with Store(job.storage or default_url(job.output)) as store:
         front = Front(store.job(job.id), tuple(store.stored_trials(job.id)))
     return SearchResult(summary, front)
+
+
+def _each(model: Model | Sequence[Model]) -> Sequence[Model]:
+    return [model] if isinstance(model, str) or not isinstance(model, Sequence) else model
 
 
 def _cells(model: SelectedModel) -> tuple[str, ...]:
