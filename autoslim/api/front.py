@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import title_of
 from autoslim.core.result import ParetoFront, TrialResult
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within, eligible
+from autoslim.core.urls import default_url
 from autoslim.errors import BudgetError
-from autoslim.store import StoredJob, StoredTrial
+from autoslim.export.artifact import load_config
+from autoslim.store import Store, StoredJob, StoredTrial
 from autoslim.store.export import trials_table
 
 if TYPE_CHECKING:
@@ -28,6 +33,19 @@ class Front:
 
     job: StoredJob
     stored: tuple[StoredTrial, ...]
+    folder: Path | None = None
+
+    @classmethod
+    def open(cls, folder: str | PathLike[str]) -> Front:
+        """The front of the search in an output folder, also while it runs.
+
+        Raises:
+            OutputError: when the folder holds no search.
+        """
+        root = Path(folder).absolute()
+        job = RunFolder(root).read_job()
+        with Store(job.storage or default_url(str(root))) as store:
+            return cls(store.job(job.id), tuple(store.stored_trials(job.id)), root)
 
     @property
     def trials(self) -> tuple[TrialResult, ...]:
@@ -62,6 +80,20 @@ class Front:
             has = "no trial is complete" if cheapest is None else f"the cheapest has {format_flops(cheapest)}"
             raise BudgetError(f"budget {budget}: no complete trial is within {format_flops(flops)}; {has}")
         return found
+
+    @property
+    def validation_images(self) -> int | None:
+        """How many images the accuracies are measured on, as a delivered model says; None where there is none yet."""
+        for label in self.job.chosen if self.folder is not None else ():
+            model = RunFolder(self.folder).model(label)
+            if (model / "config.json").is_file():
+                return load_config(model).images.get("validation")
+        return None
+
+    def to_rows(self, *, all_trials: bool = False) -> list[dict[str, Any]]:
+        """As `to_pandas`, as a dictionary a trial."""
+        rows: list[dict[str, Any]] = trials_table(self.job, self.stored).to_pylist()
+        return rows if all_trials else sorted((row for row in rows if row["pareto"]), key=lambda row: row["flops"])
 
     def to_pandas(self, *, all_trials: bool = False) -> pd.DataFrame:
         """A row a trial, with the columns of `trials.parquet`: those on the front, cheapest first, or all in the order of their numbers."""

@@ -17,14 +17,12 @@ from autoslim.core.extras import needs_extra
 from autoslim.core.folder_lock import FolderUse, refuse_other_use
 from autoslim.core.recipe import title_of
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.urls import default_url
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import load
 from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
     from autoslim.api.front import Front
-    from autoslim.store import Store
     from workers.search import driver
     from workers.search.finalize import SelectedModel
     from workers.search.summary import Summary
@@ -129,9 +127,7 @@ def run_search(
         job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
         given.place()
     summary = driver.run_search(job, resume=resume, callback=CallbackList(callbacks))
-    with Store(job.storage or default_url(job.output)) as store:
-        front = Front(store.job(job.id), tuple(store.stored_trials(job.id)))
-    return SearchResult(summary, front)
+    return SearchResult(summary, Front.open(folder))
 
 
 def _each(model: Model | Sequence[Model]) -> Sequence[Model]:
