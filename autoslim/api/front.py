@@ -84,7 +84,9 @@ class Front:
     @property
     def validation_images(self) -> int | None:
         """How many images the accuracies are measured on, as a delivered model says; None where there is none yet."""
-        for label in self.job.chosen if self.folder is not None else ():
+        if self.folder is None:
+            return None
+        for label in self.job.chosen:
             model = RunFolder(self.folder).model(label)
             if (model / "config.json").is_file():
                 return load_config(model).images.get("validation")

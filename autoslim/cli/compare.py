@@ -28,7 +28,7 @@ def show_comparison(first: Path, second: Path, *, data: str, split: str, seed: i
 
 
 def render(found: Comparison, split: str) -> str:
-    rows = [("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)")]
+    rows: list[tuple[str, ...]] = [("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)")]
     rows += [_row("A", found.first), _row("B", found.second)]
     significant = not found.difference.low <= 0 <= found.difference.high
     lines = [
@@ -40,11 +40,11 @@ def render(found: Comparison, split: str) -> str:
         f"{len(found.changed)} have different answers",
     ]
     if found.classes:
-        table = [("class", "images", "A", "B")]
+        table: list[tuple[str, ...]] = [("class", "images", "A", "B")]
         table += [(row.name, str(row.images), f"{row.first:.1%}", f"{row.second:.1%}") for row in found.classes[:_SHOWN]]
         lines += ["", *columns(table, header=True), *_more(len(found.classes), "classes")]
     if found.changed:
-        table = [("image", "class", "A", "B"), *((str(place), *names) for place, *names in found.changed[:_SHOWN])]  # type: ignore[list-item]
+        table = [("image", "class", "A", "B"), *((str(place), *names) for place, *names in found.changed[:_SHOWN])]
         lines += ["", *columns(table, header=True), *_more(len(found.changed), "images")]
     return "\n".join(lines)
 

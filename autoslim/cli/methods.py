@@ -20,7 +20,10 @@ def show_methods(name: str | None, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps([_described(method) for method in chosen]) + "\n")
         return
     if name is None:
-        rows = [("method", "paper", "knobs"), *((method.name, method.paper, str(len(_set_by_hand(method)))) for method in chosen)]
+        rows: list[tuple[str, ...]] = [
+            ("method", "paper", "knobs"),
+            *((method.name, method.paper, str(len(_set_by_hand(method)))) for method in chosen),
+        ]
         lines = [*columns(rows, header=True), "", "autoslim methods METHOD lists the knobs of one"]
     else:
         rows = [("knob", "default", "allowed", "what it is")]

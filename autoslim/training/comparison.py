@@ -81,7 +81,7 @@ def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: 
         first_alone=gained,
         second_alone=lost,
         changed=tuple(
-            (place, *(_name(names, int(answer_N[place])) for answer_N in (label_N, first_N, second_N)))  # type: ignore[misc]
+            (place, *(_name(names, int(answer_N[place])) for answer_N in (label_N, first_N, second_N)))
             for place in torch.nonzero(first_N != second_N)[:, 0].tolist()
         ),
         classes=_by_class(names, label_N, right, other),
