@@ -1,7 +1,8 @@
 """Slims vision transformers to a FLOPs budget.
 
-`run_search` and `slim` make a slimmed model, `load` loads one; `features` of any model, `count_flops` of any model, `predict` those of a
-plan; `SearchCallback` follows a search; `Client` and `AsyncClient` submit searches to a service. Everything else is a submodule.
+`run_search` and `slim` make a slimmed model, `load` loads one, `read_images` reads images for it; `features` of any model, `count_flops` of
+any model, `predict` those of a plan; `SearchCallback` follows a search; `Client` and `AsyncClient` submit searches to a service. Everything
+else is a submodule.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from autoslim.client import AsyncClient, Client
     from autoslim.cost import count_flops, predict
     from autoslim.export.artifact import load, load_config
+    from autoslim.export.read_images import read_images
     from autoslim.methods.layers.backbone import features
     from workers.progress.callbacks import SearchCallback
 
@@ -29,6 +31,7 @@ __all__ = [
     "load",
     "load_config",
     "predict",
+    "read_images",
     "run_search",
     "slim",
 ]
@@ -44,6 +47,7 @@ _HOMES = {
     "load": "autoslim.export.artifact",
     "load_config": "autoslim.export.artifact",
     "predict": "autoslim.cost",
+    "read_images": "autoslim.export.read_images",
     "run_search": "autoslim.api.search",
     "slim": "autoslim.api.slim",
 }

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from autoslim.cli.flags import Json, ModelArgs
+from autoslim.cli.flags import DataConfig, ImageColumn, Json, LabelColumn, ModelArgs, UnreadableShare
 from autoslim.core.extras import PackageExtra, needs_extra
 from autoslim.errors import AutoslimError
 
@@ -79,7 +79,7 @@ def models(
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
-    data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
+    data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
     objective: Annotated[
@@ -93,18 +93,26 @@ def evaluate(
     probe: Annotated[
         str | None, typer.Option(help="With features: a labelled data set, for k-NN top-1 of both models.", metavar="DATA")
     ] = None,
+    data_config: DataConfig = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    unreadable_share: UnreadableShare = None,
     json: Json = False,
 ) -> None:
     """Measure a model's accuracy on a data set, or how close its features are to the dense model's.
 
     Example: autoslim evaluate runs/flowers/models/50% --data ./flowers
     """
-    from autoslim.cli.evaluate import show_accuracy, show_features
+    from autoslim.cli.evaluate import read_as, show_accuracy, show_features
 
+    dataset = read_as(data, config=data_config, image_column=image_column, unreadable_share=unreadable_share)
     if objective == "features":
-        show_features(folder, data=data, split=split, seed=seed, dense=dense, weights=weights, probe=probe, as_json=json)
+        # Labels of the images do not count here, so that the column is that of the probe.
+        labelled = None if probe is None else read_as(probe, label_column=label_column, unreadable_share=unreadable_share)
+        show_features(folder, dataset, split=split, seed=seed, dense=dense, weights=weights, probe=labelled, as_json=json)
         return
-    show_accuracy(folder, data=data, split=split, seed=seed, objective=objective, given=dense or probe, as_json=json)
+    dataset = dataset.replace(label_column=label_column)
+    show_accuracy(folder, dataset, split=split, seed=seed, objective=objective, given=dense or probe, as_json=json)
 
 
 def compare(
@@ -154,20 +162,25 @@ def front(
 
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
-    data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
+    data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
     images: Annotated[int, typer.Option(help="Number of images, spread over the classes.")] = 8,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
     output: Annotated[Path | None, typer.Option(help="A .png or .html file. Default: both, in DIR.")] = None,
+    data_config: DataConfig = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     json: Json = False,
 ) -> None:
     """Draw which patches of real images are kept up to which block, and the widths of each block.
 
     Example: autoslim visualize runs/one --data ./flowers --images 8
     """
+    from autoslim.cli.evaluate import read_as
     from autoslim.cli.visualize import visualize_folder
 
-    visualize_folder(folder, data=data, images=images, split=split, seed=seed, output=output, as_json=json)
+    dataset = read_as(data, config=data_config, image_column=image_column, label_column=label_column)
+    visualize_folder(folder, dataset, images=images, split=split, seed=seed, output=output, as_json=json)
 
 
 def doctor(

@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.errors import RequestError
@@ -13,7 +14,14 @@ from autoslim.errors import RequestError
 OBJECTIVES = ("labels", "features")
 
 
-def show_accuracy(folder: Path, *, data: str, split: str, seed: int, objective: str, given: str | None, as_json: bool) -> None:
+def read_as(data: str, **choices: Any) -> DatasetSpec:
+    """The data set, with those of its choices that are given."""
+    return DatasetSpec(source=data, **{name: value for name, value in choices.items() if value is not None})
+
+
+def show_accuracy(
+    folder: Path, spec: DatasetSpec, *, split: str, seed: int, objective: str, given: str | None, as_json: bool
+) -> None:
     """`given` is a setting that only features have."""
     from autoslim.data import prepare_dataset
     from autoslim.export.artifact import load_config
@@ -26,20 +34,29 @@ def show_accuracy(folder: Path, *, data: str, split: str, seed: int, objective: 
     check_split(split)
     config = load_config(folder)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
-        dataset = prepare_dataset(DatasetSpec(source=data), Path(cache), seed=seed)
+        dataset = prepare_dataset(spec, Path(cache), seed=seed)
         if dataset.classes != config.classes:
             raise RequestError(
-                f"{data} has the classes {', '.join(dataset.classes[:5])}...; the model was made for {', '.join(config.classes[:5])}..."
+                f"{spec.source} has the classes {', '.join(dataset.classes[:5])}...; the model was made for "
+                f"{', '.join(config.classes[:5])}..."
             )
         result = evaluate_folder(folder, dataset.path, split)
     if as_json:
         sys.stdout.write(json.dumps({"accuracy": result.accuracy, "images": result.images, "split": split}) + "\n")
     else:
-        sys.stdout.write(f"top-1 {result.accuracy:.2%} on {result.images} {split} images of {data}\n")
+        sys.stdout.write(f"top-1 {result.accuracy:.2%} on {result.images} {split} images of {spec.source}\n")
 
 
 def show_features(
-    folder: Path, *, data: str, split: str, seed: int, dense: str | None, weights: str, probe: str | None, as_json: bool
+    folder: Path,
+    spec: DatasetSpec,
+    *,
+    split: str,
+    seed: int,
+    dense: str | None,
+    weights: str,
+    probe: DatasetSpec | None,
+    as_json: bool,
 ) -> None:
     from autoslim.data import prepare_dataset
     from autoslim.training.feature_evaluation import evaluate_features
@@ -49,8 +66,8 @@ def show_features(
         raise RequestError("--objective features needs --dense, the dense model that was slimmed: a timm name, or its folder")
     check_split(split)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
-        images = prepare_dataset(DatasetSpec(source=data, labelled=False), Path(cache), seed=seed)
-        labelled = None if probe is None else prepare_dataset(DatasetSpec(source=probe), Path(cache), seed=seed)
+        images = prepare_dataset(spec.replace(labelled=False), Path(cache), seed=seed)
+        labelled = None if probe is None else prepare_dataset(probe, Path(cache), seed=seed)
         result = evaluate_features(folder, ModelSpec(name=dense, weights=weights), images, split, probe=labelled)
     if as_json:
         knn = {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
@@ -59,12 +76,12 @@ def show_features(
     found = result.agreement
     sys.stdout.write(
         f"agreement {found.score:.4f} (mean cosine with the dense model's features: pooled {found.pooled:.4f}, patches "
-        f"{found.patches:.4f}) on {found.images} {split} images of {data}\n"
+        f"{found.patches:.4f}) on {found.images} {split} images of {spec.source}\n"
     )
-    if result.probe is not None:
+    if probe is not None and result.probe is not None:
         sys.stdout.write(
             f"k-NN top-1 ({NEIGHBOURS} neighbours) {result.probe.slimmed:.2%}, the dense model's {result.probe.dense:.2%}, on "
-            f"{result.probe.images} test images of {probe}\n"
+            f"{result.probe.images} test images of {probe.source}\n"
         )
 
 

@@ -82,6 +82,8 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "images": {split: getattr(prepared.dataset.report, split).images for split in SPLITS},
         "classes": len(prepared.dataset.classes),
         "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in SPLITS),
+        "taken": prepared.dataset.report.chosen,
+        "not_used": prepared.dataset.report.not_used,
         "adapts_dense_model": prepared.adapts(prepared.dense),
     }
     return facts, work
@@ -149,6 +151,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         *_model_lines(prepared),
         f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
         f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
+        *(f"Data      taken: {what}" for what in report.chosen),
         *(f"Data      not used: {what}" for what in report.not_used),
     ]
     which = "first dense model" if prepared.proposer.starts else "dense model"

@@ -14,7 +14,7 @@ MAX_IMAGES = 64
 
 
 def visualize_folder(
-    folder: Path, *, data: str, images: int, split: str, seed: int, output: Path | None, as_json: bool = False
+    folder: Path, dataset: DatasetSpec, *, images: int, split: str, seed: int, output: Path | None, as_json: bool = False
 ) -> None:
     """Checks all arguments before it opens the data set.
 
@@ -35,7 +35,7 @@ def visualize_folder(
         raise RequestError(f"--output is {str(output)!r}; allowed: a file ending in .png or .html")
     config = load_config(folder)
     size = config.shape.image_size
-    sample = sample_source(DatasetSpec(source=data), split, size, config.preprocessing.crop_pct, images, seed=seed)
+    sample = sample_source(dataset, split, size, config.preprocessing.crop_pct, images, seed=seed)
     picture = picture_of(folder, sample)
     files = [folder / PAGE, folder / PNG] if output is None else [output]
     for file in files:

@@ -105,8 +105,21 @@ class JobSpec(BaseModel):
         _MODEL(job=(dense_models.TEACHER,), shown_default="the most accurate of the models"),
     )
     data: Text = setting(
-        "Parquet file, folder (Parquet splits or ImageFolder), or the name of a data set, such as `digits`.",
+        "File (Parquet, WebDataset tar, CSV or JSON lines of paths), folder (ImageFolder, Parquet splits, tars, `save_to_disk`), or the "
+        "name of a data set, such as `digits`.",
         _DATA(job=(JobField("dataset.source"),), example="./flowers"),
+    )
+    data_config: Text | None = setting(
+        "Configuration of a data set that has several: the name of its folder.",
+        _DATA(job=(JobField("dataset.config"),), shown_default="the only one"),
+    )
+    image_column: Text | None = setting(
+        "Column of the images.",
+        _DATA(job=(JobField("dataset.image_column"),), shown_default="`image`, or the only one that may be it"),
+    )
+    label_column: Text | None = setting(
+        "Column of the classes.",
+        _DATA(job=(JobField("dataset.label_column"),), shown_default="`label`, or the only one that may be it"),
     )
     train_limit: int | None = setting(
         "Use at most this many training images, stratified by class.",

@@ -45,7 +45,8 @@ class DatasetSpec(Record):
 
     `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
     a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
-    Where it is not `labelled`, images alone are read: neither class folders nor a column `label` count.
+    Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
+    `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
     """
 
     source: str
@@ -54,6 +55,9 @@ class DatasetSpec(Record):
     decoded_limit: int = 4 * 2**30
     train_limit: int | None = None
     labelled: bool = dataclasses.field(default=True, metadata=OPTIONAL)
+    image_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    label_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    config: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

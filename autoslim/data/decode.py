@@ -1,11 +1,13 @@
 """Bounded decoding of one image to RGB, and the resize to the storage size. H and W are pixels.
 
-Transparent images get a white background; 16-bit grey keeps its upper eight bits; an animation gives its first frame. EXIF rotation is
-not applied, as in timm's readers.
+Images are turned as their EXIF orientation says, which timm's readers do not do. Transparent images get a white background; 16-bit grey
+keeps its upper eight bits; an animation gives its first frame.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import math
 import struct
@@ -13,11 +15,37 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from autoslim.errors import DatasetError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+HEIF = "HEIF"
+
+
+def _formats() -> tuple[str, ...]:
+    """Those of Pillow's that are common and written to read what others send; AVIF and HEIC where this Pillow can."""
+    found = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]
+    if features.check("avif"):
+        found.append("AVIF")
+    if importlib.util.find_spec("pillow_heif") is not None:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        found.append(HEIF)
+    return tuple(found)
+
+
+def _suffixes() -> tuple[str, ...]:
+    """What Pillow's registry says files of these formats end in: `.jfif` and `.jpe` are JPEG, `.apng` is PNG."""
+    registered = Image.registered_extensions()
+    return tuple(sorted(suffix for suffix, form in registered.items() if form in FORMATS))
+
+
+FORMATS = _formats()
+SUFFIXES = _suffixes()
+"""Ends of the names of files that are taken for images."""
+
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+"""Taken where the package pillow-heif is installed."""
+
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
 """Bounds of one image, against files that decode to far more than their size."""
@@ -33,10 +61,12 @@ _DECODE_ERRORS = (
     AttributeError,
     ArithmeticError,
     MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
+    UserWarning,  # where warnings are errors
 )
 
 
@@ -50,7 +80,7 @@ def decode_rgb(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             image.load()
-            return _to_rgb(image)
+            return _to_rgb(ImageOps.exif_transpose(image))
     except DatasetError:
         raise
     except UnidentifiedImageError as error:
@@ -83,9 +113,14 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise DatasetError("it has floating-point pixels, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
         # Pillow would clip 16-bit grey to white instead of scaling it.
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        # The one value that is transparent, where a PNG names one.
+        grey[values == image.info.get("transparency", -1)] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")

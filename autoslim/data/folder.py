@@ -6,19 +6,20 @@ Links to files outside the root are refused.
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from autoslim.data.decode import MAX_BYTES
+from autoslim.data.decode import HEIF_SUFFIXES, SUFFIXES
+from autoslim.data.image_file import read_image_file
 from autoslim.data.links import check_inside
+from autoslim.data.manifest_file import SUFFIXES as MANIFESTS
 from autoslim.data.split_names import folders_by_split
 from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
 from autoslim.errors import DatasetError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif")
 
 
 def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
@@ -105,7 +106,7 @@ def _list_classes(root: Path, folder: Path, left: _Left) -> dict[str, list[Path]
     found = {path.name: _list_images(root, path, left) for path in _folders_in(folder)}
     if not found:
         raise DatasetError(
-            f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}; {NEEDS_LABELS}"
+            f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}{_hint(root)}; {NEEDS_LABELS}"
         )
     for name, images in found.items():
         if not images:
@@ -113,6 +114,12 @@ def _list_classes(root: Path, folder: Path, left: _Left) -> dict[str, list[Path]
     for path in _files_in(folder):
         left.note("images outside of the class folders" if _is_image(path) else _kind(path))
     return found
+
+
+def _hint(root: Path) -> str:
+    """Says how a manifest is read that lies in the folder."""
+    found = sorted(path for path in _files_in(root) if path.suffix.lower() in MANIFESTS)
+    return f", or a manifest: --data {shlex.quote(str(found[0]))}" if found else ""
 
 
 def _list_images(root: Path, folder: Path, left: _Left) -> list[Path]:
@@ -134,7 +141,9 @@ def _list_images(root: Path, folder: Path, left: _Left) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    return f"files ending in {path.suffix.lower()}" if path.suffix else "files without a suffix"
+    suffix = path.suffix.lower()
+    hint = " (read where the package pillow-heif is installed)" if suffix in HEIF_SUFFIXES else ""
+    return f"files ending in {suffix}{hint}" if suffix else "files without a suffix"
 
 
 def _is_image(path: Path) -> bool:
@@ -150,13 +159,4 @@ def _table(root: Path, folder: Path, images: list[list[Path]]) -> Table:
 def _rows(root: Path, images: list[Path], wanted: Indices) -> Iterator[Row]:
     for row in wanted.tolist():
         path = images[row]
-        yield row, _read(path), str(path.relative_to(root))
-
-
-def _read(path: Path) -> bytes:
-    """Up to one byte more than is allowed, by which the decoder recognizes a file that is too large."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError:
-        return b""
+        yield row, read_image_file(path), str(path.relative_to(root))

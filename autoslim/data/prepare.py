@@ -22,13 +22,14 @@ from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sources import open_source
 from autoslim.data.splits import keep_count, split_off_share
 from autoslim.data.table import Indices, Row, Source, Table
+from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
 
 MAX_NAMED = 50
 """Unreadable images that are listed by name, at most."""
 
-_LAYOUT = 1
-"""Version of the cache's layout, part of its key: a cache of another version is not read."""
+_LAYOUT = 2
+"""Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> Prepare
     """
     if not 0.0 <= spec.unreadable_share <= 1.0:
         raise DatasetError(f"unreadable_share is {spec.unreadable_share}; allowed: 0 to 1")
-    source = open_source(spec.source, seed=seed, labelled=spec.labelled)
+    source = open_source(spec.source, seed=seed, wanted=Wanted.of(spec))
     path = cache_dir / _key(spec, source, seed)
     with publish_once(path) as folder:
         if folder is not None:
@@ -80,6 +81,7 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
         validation=reports["validation"],
         test=reports["test"],
         not_used=source.not_used,
+        chosen=source.chosen,
     )
     (folder / MANIFEST).write_text(report.to_json(indent=2))
 

@@ -41,7 +41,7 @@ class SplitReport(Record):
 class DatasetReport(Record):
     """`digest_of_images` changes with any image byte, label, class name or split; `seed` is that of the drawn splits.
 
-    `not_used` says what lies in the data set's folder and is left out.
+    `not_used` says what lies in the data set's folder and is left out, `chosen` what was taken where several things could have been meant.
     """
 
     source: str
@@ -53,3 +53,4 @@ class DatasetReport(Record):
     validation: SplitReport
     test: SplitReport
     not_used: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+    chosen: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)

@@ -20,6 +20,7 @@ from autoslim.data.loader import normalise
 from autoslim.data.prepare import make_splits
 from autoslim.data.sources import open_source
 from autoslim.data.table import Indices, Labels, Row
+from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
 
 
@@ -53,7 +54,7 @@ def sample_source(
         DatasetError: for a source that cannot be read, or a split without a readable image.
     """
     assert split in SPLITS
-    source = open_source(spec.source, seed=seed, labelled=spec.labelled)
+    source = open_source(spec.source, seed=seed, wanted=Wanted.of(spec))
     part = make_splits(spec, source, seed)[split]
     labels, size = part.table.labels[part.rows], storage_size(image_size, crop_pct)
     left: Indices = np.arange(len(labels))

@@ -36,7 +36,7 @@ class Table:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
     """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized; `not_used` says what lies
-    beside them and is left out.
+    beside them and is left out, and `chosen` what was taken without being asked for, such as the only column that can hold the labels.
 
     One that is not `labelled` has no classes, and its labels are all 0.
     """
@@ -49,14 +49,14 @@ class Source:
     files: tuple[Path, ...] = ()
     labelled: bool = True
     not_used: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
 
     def tables(self) -> tuple[Table, ...]:
         return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Path, size (bytes) and modification time (ns) of every file; empty for a built-in data set."""
-        stats = [(str(path), path.stat()) for path in self.files]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        """Path, size (bytes) and modification time (ns) of every file, or -1 for a missing one; empty for a built-in data set."""
+        return [(str(path), *_size_and_time(path)) for path in self.files]
 
     def check(self) -> Source:
         """Raises DatasetError unless labels, classes and splits agree; returns self."""
@@ -100,6 +100,15 @@ def without_labels(source: Source) -> Source:
     )
     assert train is not None
     return dataclasses.replace(source, classes=(), labelled=False, train=train, validation=validation, test=test)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        # An image that a manifest names and that is not there is one of the unreadable ones.
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _named(classes: tuple[str, ...]) -> str:

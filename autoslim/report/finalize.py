@@ -148,5 +148,6 @@ def _describe_data(dataset: PreparedDataset) -> str:
         f"{report.train.images} training, {report.validation.images} validation ({report.validation.how_obtained}) and "
         f"{report.test.images} test images ({report.test.how_obtained}); "
         f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
+        + "".join(f" Taken: {what}." for what in report.chosen)
         + "".join(f" Not used: {what}." for what in report.not_used)
     )

@@ -18,7 +18,7 @@ def saved(image: Image.Image, form: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("form", decode.FORMATS)
 def test_every_allowed_format_becomes_rgb(form):
     image = decode_rgb(saved(Image.new("RGB", (5, 4), (200, 30, 30)), form))
     assert (image.mode, image.size) == ("RGB", (5, 4))
@@ -50,12 +50,51 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert np.asarray(decode_rgb(saved(Image.fromarray(grey))))[..., 0].tolist() == [[0, 0x80], [0xFF, 0x12]]
 
 
+def test_the_transparent_value_of_sixteen_bit_grey_is_white():
+    grey = np.array([[0, 0x8000], [0xFFFF, 0x1234]], np.uint16)
+    assert np.asarray(decode_rgb(saved(Image.fromarray(grey), transparency=0x1234)))[..., 0].tolist() == [[0, 0x80], [0xFF, 0xFF]]
+
+
+CORNERS = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)
+"""Two rows and three columns of grey, as they are to be seen."""
+STORED = {
+    1: CORNERS,
+    2: CORNERS[:, ::-1],
+    3: CORNERS[::-1, ::-1],
+    4: CORNERS[::-1],
+    5: CORNERS.T,
+    6: np.rot90(CORNERS, 1),
+    7: CORNERS[::-1, ::-1].T,
+    8: np.rot90(CORNERS, -1),
+}
+"""By orientation (EXIF 2.32, 4.6.4, tag 0x0112): the pixels as a camera stores them."""
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_images_are_turned_as_their_camera_says(form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = np.kron(STORED[orientation], np.ones((16, 16), np.uint8))
+    lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(form, {})
+    seen = np.asarray(decode_rgb(saved(Image.fromarray(large).convert("RGB"), form, exif=exif, **lossless)))
+    assert np.abs(seen[8::16, 8::16, 0].astype(int) - CORNERS).max() <= 1
+
+
+def test_known_suffixes_are_those_of_pillows_registry():
+    assert {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif"} <= set(
+        decode.SUFFIXES
+    )
+    assert not {".pdf", ".psd", ".h5", ".mpg", ".eps"} & set(decode.SUFFIXES)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "no bytes"),
         (b"hello", "not an image; allowed: PNG"),
-        (saved(Image.new("RGB", (40, 40)), "TIFF"), "not an image"),
+        (saved(Image.new("RGB", (40, 40)), "TGA"), "not an image"),
+        (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point pixels, whose range is not known"),
         (saved(Image.effect_noise((64, 64), 50))[:300], "damaged"),
         (saved(Image.effect_noise((64, 64), 50), "JPEG")[:700], "damaged"),
         (saved(Image.new("1", (8000, 8000))), "8000 by 8000 pixels"),
@@ -76,7 +115,7 @@ def test_too_many_bytes_are_not_even_opened(monkeypatch):
 
 def test_damaged_files_never_raise_anything_else():
     generator = np.random.default_rng(0)
-    for form in ("PNG", "JPEG", "WEBP", "BMP", "GIF"):
+    for form in decode.FORMATS:
         whole = saved(Image.effect_noise((24, 24), 80).convert("RGB"), form)
         for _ in range(150):
             data = bytearray(whole)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from autoslim.data import decode
 from autoslim.data.sources import open_source
 from autoslim.errors import DatasetError
 
@@ -78,8 +79,9 @@ def test_file_that_is_not_parquet_is_named(tmp_path):
     ("table", "message"),
     [
         (pa.table({"label": [0, 1]}), "no column 'image' but label; expected"),
-        (pa.table({"image": [b"x", b"y"], "label": [0, 1]}), "column image is binary; expected"),
-        (pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}), "column label is string; expected"),
+        (pa.table({"image": [[1], [2]], "label": [0, 1]}), "column image is list<.*>; expected"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": [0.5]}), "column label is double; expected"),
+        (pa.table({"image": [{"bytes": b"x"}], "label": [[0, 1]]}), "column label is list<.*>; expected"),
         (pa.table({"image": [{"bytes": b"x"}]}), "no column 'label'"),
     ],
 )
@@ -133,9 +135,10 @@ def test_folders_named_like_splits_are_no_classes(write_images, folders):
 
 def test_what_is_not_used_is_said(write_images, picture):
     root = write_images({f"{split}/{name}": 2 for split in ("train", "test", "extra") for name in ("ant", "bee")})
-    for name in ("a.tif", "b.TIF", "c", "notes.txt", ".hidden"):
+    for name in ("a.psd", "b.PSD", "c", "notes.txt", ".hidden", "d.heic.bak"):
         (root / "train" / "bee" / name).write_bytes(picture(1))
-    (root / "train" / "bee" / "d.jfif").write_bytes(picture(2))
+    for name in ("d.jfif", "e.TIFF", "f.jpe", "g.avif"):
+        (root / "train" / "bee" / name).write_bytes(picture(2))
     (root / "test" / "stray.png").write_bytes(picture(3))
     (root / "labels.csv").touch()
     (root / "train" / "bee" / "more").symlink_to(root / "extra" / "bee")
@@ -143,13 +146,21 @@ def test_what_is_not_used_is_said(write_images, picture):
     assert source.not_used == (
         "the folder extra, which is no split",
         "1 files beside the splits",
-        "2 files ending in .tif",
+        "1 files ending in .bak",
+        "2 files ending in .psd",
         "1 files ending in .txt",
         "1 files without a suffix",
         "1 images outside of the class folders",
         "1 links to folders, which are not followed",
     )
-    assert len(source.train.labels) == 5
+    assert len(source.train.labels) == 8
+
+
+@pytest.mark.skipif("HEIF" in decode.FORMATS, reason="pillow-heif is installed")
+def test_photographs_of_phones_are_counted_with_what_reads_them(write_images):
+    root = write_images({"ant": 2, "bee": 2})
+    (root / "bee" / "IMG_1.HEIC").touch()
+    assert open_at(root).not_used == ("1 files ending in .heic (read where the package pillow-heif is installed)",)
 
 
 def test_hidden_folders_are_no_data(write_images, picture):

@@ -11,11 +11,12 @@ import pytest
 from autoslim.core.job import DatasetSpec
 from autoslim.data import prepare_dataset, sample_source
 from autoslim.data.sources import open_source
+from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
 
 
 def open_at(path: Path):
-    return open_source(str(path), seed=0, labelled=False)
+    return open_source(str(path), seed=0, wanted=Wanted(labelled=False))
 
 
 def names_of(table) -> list[str]:
@@ -83,7 +84,7 @@ def test_labels_that_there_are_do_not_count(write_parquet, write_images, layout)
         "folder": lambda: str(write_images({"cat": 3, "dog": 0})),
         "digits": lambda: "digits",
     }
-    source = open_source(sources[layout](), seed=0, labelled=False)
+    source = open_source(sources[layout](), seed=0, wanted=Wanted(labelled=False))
     assert source.classes == ()
     assert all(not table.labels.any() for table in source.tables())
 
@@ -126,7 +127,7 @@ def test_where_labels_are_needed_the_error_says_what_needs_none(flat, without_co
 
 def test_folders_and_files_without_images_are_refused(tmp_path, write_images, without_column):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty has no file ending in .png, .*, at any depth"):
+    with pytest.raises(DatasetError, match=r"empty has no file ending in .*\.png, .*, at any depth"):
         open_at(tmp_path / "empty")
     with pytest.raises(DatasetError, match=r"test has no file ending in"):
         open_at(write_images({"train": 2, "test": 0}))

@@ -6,11 +6,13 @@ import errno
 import functools
 import hashlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +21,12 @@ import torch
 from helpers.tiny import config_of, images, make_dense, slim
 from PIL import Image
 
+import autoslim
 from autoslim.cost import count_flops
 from autoslim.data.augment import centre_crop
 from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.sample import Sample
-from autoslim.errors import ExportError
+from autoslim.errors import DatasetError, ExportError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export import folder as folder_module
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config, save
@@ -264,11 +267,39 @@ def test_an_operator_without_a_price_is_refused(tmp_path: Path):
 # What lies beside the forms.
 
 
-def pictures() -> dict[str, Image.Image]:
+def pictures(folder: Path) -> dict[str, Path]:
+    """Every kind of image, by its name."""
     draw = np.random.default_rng(0)
     colours = draw.integers(0, 256, (45, 61, 4), dtype=np.uint8)
     grey = draw.integers(0, 65536, (45, 61), dtype=np.uint16)
-    return {"rgb": Image.fromarray(colours[..., :3]), "rgba": Image.fromarray(colours), "grey16": Image.fromarray(grey)}
+    rgb, turned = Image.fromarray(colours[..., :3]), Image.Exif()
+    turned[0x0112] = 6
+    palette = rgb.quantize(16)
+    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "rgb.png": (rgb, {}),
+        "rgba.png": (Image.fromarray(colours), {}),
+        "grey.png": (rgb.convert("L"), {}),
+        "grey-clear.png": (rgb.convert("L"), {"transparency": int(colours[0, 0, 0])}),
+        "grey-alpha.png": (Image.fromarray(colours).convert("LA"), {}),
+        "grey16.png": (Image.fromarray(grey), {}),
+        "grey16-clear.png": (Image.fromarray(grey), {"transparency": int(grey[3, 4])}),
+        "grey16-turned.png": (Image.fromarray(grey), {"exif": turned}),
+        "grey16.tif": (Image.fromarray(grey), {}),
+        "bits.png": (rgb.convert("1"), {}),
+        "palette.png": (palette, {}),
+        "palette-clear.png": (palette, {"transparency": 3}),
+        "palette-clear.gif": (palette, {"transparency": 3}),
+        "turned.jpg": (rgb, {"exif": turned}),
+        "turned.png": (Image.fromarray(colours), {"exif": turned}),
+        "turned.webp": (rgb, {"exif": turned, "lossless": True}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        "cmyk-turned.tiff": (rgb.convert("CMYK"), {"exif": turned}),
+        "rgb.jfif": (rgb, {"format": "JPEG"}),
+        "rgb.bmp": (rgb, {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in made}
 
 
 @pytest.fixture(scope="module")
@@ -282,22 +313,38 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", list(pictures()))
-def test_load_py_classifies_as_the_loaders_images_are_classified(kind: str, exported: Path, tmp_path: Path):
+def test_every_kind_of_image_is_the_same_to_the_bit_wherever_it_is_read(exported: Path, tmp_path: Path):
     config = load_config(exported)
-    pictures()[kind].save(tmp_path / "photo.png")
-    stored = fit(decode_rgb((tmp_path / "photo.png").read_bytes()), storage_size((32, 32), 0.875))
-    sample = Sample(pixels=centre_crop(stored[None], (32, 32)), labels=np.zeros(1, np.int64), classes=config.classes)
-    logits = load(exported)(sample.tensor(mean=config.preprocessing.mean, std=config.preprocessing.std)).detach()[0]
-    best = int(logits.argmax())
+    handed_over = runpy.run_path(str(exported / "load.py"))
+    for name, path in pictures(tmp_path).items():
+        (trained,) = centre_crop(fit(decode_rgb(path.read_bytes()), storage_size((32, 32), 0.875))[None], (32, 32))
+        assert np.array_equal(handed_over["read"](path), trained), name
+        sample = Sample(pixels=trained[None], labels=np.zeros(1, np.int64), classes=config.classes)
+        batch = sample.tensor(mean=config.preprocessing.mean, std=config.preprocessing.std)
+        assert torch.equal(autoslim.read_images([path], config), batch), name
+
+
+def test_an_image_that_cannot_be_read_is_named(exported: Path, tmp_path: Path):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DatasetError, match=r"text\.png: not an image; allowed: PNG"):
+        autoslim.read_images([tmp_path / "text.png"], load_config(exported))
+
+
+def test_load_py_classifies_as_the_loaders_images_are_classified(exported: Path, tmp_path: Path):
+    config = load_config(exported)
+    made = pictures(tmp_path)
+    names = ["rgb.png", "rgba.png", "grey16-clear.png", "turned.jpg"]
+    logits = load(exported)(autoslim.read_images([made[name] for name in names], config)).detach()
     run = subprocess.run(
-        [sys.executable, "-P", exported / "load.py", tmp_path / "photo.png"],
+        [sys.executable, "-P", exported / "load.py", *(made[name] for name in names)],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
     )
-    assert run.stdout.startswith(f"{tmp_path / 'photo.png'}: {config.classes[best]} {logits.softmax(0)[best]:.1%}, ")
+    for name, row, line in zip(names, logits, run.stdout.splitlines(), strict=True):
+        best = int(row.argmax())
+        assert line.startswith(f"{made[name]}: {config.classes[best]} {row.softmax(0)[best]:.1%}, ")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Classifies images: python load.py IMAGE ... (needs numpy, pillow and onnxruntime)."""
 
+import io
 import json
 import math
 import sys
@@ -14,14 +15,24 @@ config = json.loads((folder / "config.json").read_text())
 how, (height, width) = config["preprocessing"], config["shape"]["image_size"]
 whole = tuple(math.ceil(side / how["crop_pct"] - 1e-6) for side in (width, height))
 left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
-session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-for name in sys.argv[1:]:
-    image = Image.open(name)
-    if image.mode[0] == "I":  # of 16-bit grey the upper eight bits
-        image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+
+
+def read(name):
+    """The pixels as in training: turned as the camera says, transparency over white, of 16-bit grey the upper eight bits."""
+    # From memory: Pillow maps some TIFF files, and does not turn those in the same way.
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(Path(name).read_bytes())))
+    if image.mode[0] == "I":
+        grey = np.asarray(image)
+        clear = grey == image.info.get("transparency", -1)
+        image = Image.fromarray(np.where(clear, 255, (grey // 256).clip(0, 255)).astype(np.uint8))
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    image = ImageOps.fit(image, whole, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
-    pixels = ((np.asarray(image) / 255 - how["mean"]) / how["std"]).astype(np.float32)
-    logits = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})[0][0]
-    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    print(f"{name}: " + ", ".join(f"{config['classes'][best]} {shares[best]:.1%}" for best in shares.argsort()[:-4:-1]))
+    return np.asarray(ImageOps.fit(image, whole, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height)))
+
+
+if __name__ == "__main__":
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    for name in sys.argv[1:]:
+        pixels = ((read(name) / 255 - how["mean"]) / how["std"]).astype(np.float32)
+        logits = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})[0][0]
+        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        print(f"{name}: " + ", ".join(f"{config['classes'][best]} {shares[best]:.1%}" for best in shares.argsort()[:-4:-1]))

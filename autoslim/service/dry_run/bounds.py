@@ -14,6 +14,7 @@ from autoslim.config.issues import Place, short_repr
 from autoslim.core.job import WEIGHT_FILES
 from autoslim.core.shape import ViTShape
 from autoslim.data.sources import count_images
+from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError, RequestError
 from autoslim.models.dense import read_config
 from autoslim.search import Space
@@ -25,7 +26,7 @@ from autoslim.service.dry_run.model_arguments import RULES
 def check_images(spec: JobSpec, most: int) -> None:
     """Raises SpecFault for a data set of more than `most` images, before its labels are read."""
     try:
-        found = count_images(spec.dataset_spec.source, most=most)
+        found = count_images(spec.dataset_spec.source, most=most, wanted=Wanted.of(spec.dataset_spec))
     except DatasetError as error:
         raise SpecFault(("data",), str(error)) from None
     if found > most:

@@ -25,6 +25,7 @@ from autoslim.cost import predict
 from autoslim.data.sources import open_source
 from autoslim.data.splits import share_counts
 from autoslim.data.table import Source
+from autoslim.data.wanted import Wanted
 from autoslim.errors import AutoslimError, BudgetError, DatasetError, SpaceError
 from autoslim.methods import METHODS, Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense
@@ -124,7 +125,7 @@ def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
     Only counted: drawing the images of each split takes a pass over all labels for every class, and no number depends on which are drawn.
     """
     try:
-        source = open_source(spec.dataset_spec.source, seed=spec.seed)
+        source = open_source(spec.dataset_spec.source, seed=spec.seed, wanted=Wanted.of(spec.dataset_spec))
         counts = _counts(spec, source)
     except DatasetError as error:
         raise SpecFault(("data",), str(error)) from None
