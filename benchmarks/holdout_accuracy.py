@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from autoslim.core.interval import wilson
 from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.base import logits_of
 from autoslim.training import TrialContext
@@ -26,13 +27,6 @@ def holdout_hits(model: nn.Module, context: TrialContext) -> Hits:
     return torch.cat(found).numpy()
 
 
-def wilson(hits: Hits) -> tuple[float, float, float]:
-    """Accuracy, lower and upper end of its Wilson score interval, in percent."""
-    n, p, z = len(hits), float(hits.mean()), 1.96
-    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / (1 + z * z / n)
-    return 100 * p, 100 * (centre - half), 100 * (centre + half)
-
-
 def paired(hits: list[Hits], others: list[Hits]) -> tuple[float, float]:
     """Mean difference to `others` on the same images, in points, and half the width of its interval.
 
@@ -43,8 +37,7 @@ def paired(hits: list[Hits], others: list[Hits]) -> tuple[float, float]:
 
 
 def format_accuracy(hits: Hits) -> str:
-    share, low, high = wilson(hits)
-    return f"{share:.2f} ({low:.1f}-{high:.1f})"
+    return wilson(float(hits.mean()), len(hits)).percent()
 
 
 def format_difference(hits: list[Hits], others: list[Hits]) -> str:

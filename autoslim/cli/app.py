@@ -115,6 +115,51 @@ def evaluate(
     show_accuracy(folder, dataset, split=split, seed=seed, objective=objective, given=dense or probe, as_json=json)
 
 
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A slimmed model's folder, or a dense one in timm's hub format.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
+    json: Json = False,
+) -> None:
+    """Compare two models on the same images: accuracies with a paired interval, classes and images that differ.
+
+    Example: autoslim compare runs/flowers/models/50% runs/flowers/models/2.3G --data ./flowers
+    """
+    from autoslim.cli.compare import show_comparison
+
+    show_comparison(first, second, data=data, split=split, seed=seed, as_json=json)
+
+
+def methods(
+    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="Lists the knobs of this one.")] = None,
+    json: Json = False,
+) -> None:
+    """List the slimming methods with their papers, or the knobs of one.
+
+    Example: autoslim methods merge
+    """
+    from autoslim.cli.methods import show_methods
+
+    show_methods(method, as_json=json)
+
+
+def front(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
+    all: Annotated[bool, typer.Option("--all", help="Every trial, not those of the front alone.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, with every column of trials.parquet.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the Pareto front of a search, also while it runs.
+
+    Example: autoslim front runs/flowers
+    """
+    from autoslim.cli.front import show_front
+
+    show_front(output, all_trials=all, as_json=json, as_csv=csv)
+
+
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
@@ -179,7 +224,8 @@ def _register() -> None:
         ("On this machine", None, (slim,)),
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
-        ("Models", None, (models, flops, evaluate, visualize)),
+        ("On this machine", "search", (front,)),
+        ("Models", None, (models, methods, flops, evaluate, compare, visualize)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
     )

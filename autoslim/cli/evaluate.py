@@ -31,7 +31,7 @@ def show_accuracy(
         raise RequestError(f"--objective is {objective!r}; allowed: {', '.join(OBJECTIVES)}")
     if given is not None:
         raise RequestError(f"--dense or --probe is {given!r} with --objective labels; allowed with --objective features only")
-    _check_split(split)
+    check_split(split)
     config = load_config(folder)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(spec, Path(cache), seed=seed)
@@ -64,7 +64,7 @@ def show_features(
 
     if dense is None:
         raise RequestError("--objective features needs --dense, the dense model that was slimmed: a timm name, or its folder")
-    _check_split(split)
+    check_split(split)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         images = prepare_dataset(spec.replace(labelled=False), Path(cache), seed=seed)
         labelled = None if probe is None else prepare_dataset(probe, Path(cache), seed=seed)
@@ -85,7 +85,7 @@ def show_features(
         )
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
     from autoslim.data.dataset import SPLITS
 
     if split not in SPLITS:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-import secrets
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,13 +132,7 @@ def new_job(cli_input: CliInput, file: Path | None, output: Path) -> SearchJob:
     """Raises RequestError that names the flag, its value and what is allowed."""
     placement = placement_of(cli_input, output)
     spec = spec_of(cli_input, file)
-    return spec.to_job(id=job_id(spec), placement=placement)
-
-
-def job_id(spec: JobSpec) -> str:
-    """Readable, and unique in a store that many searches share."""
-    stem = spec.name or re.sub(r"[^a-z0-9]+", "-", Path(spec.data).stem.lower()).strip("-")[:30] or "search"
-    return f"{stem}-{secrets.token_hex(3)}"
+    return spec.to_job(id=spec.new_id(), placement=placement)
 
 
 def _parsed(setting: Setting, cli_input: CliInput) -> Any:

@@ -7,6 +7,9 @@ To add a setting, add a field here, and to `SearchJob` the attribute that its us
 from __future__ import annotations
 
 import functools
+import re
+import secrets
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
@@ -320,6 +323,11 @@ class JobSpec(BaseModel):
     def mirrors(self) -> bool:
         """Mirrored digits are other digits, or none; whether a user's own classes survive mirroring only the user knows."""
         return self.flip if self.flip is not None else self.data != "digits"
+
+    def new_id(self) -> str:
+        """Of a job: readable, and unique in a store that many searches share."""
+        stem = self.name or re.sub(r"[^a-z0-9]+", "-", Path(self.data).stem.lower()).strip("-")[:30] or "search"
+        return f"{stem}-{secrets.token_hex(3)}"
 
     def to_job(self, *, id: str, placement: Placement) -> SearchJob:
         """The search that this spec asks for. Reads no file and no store."""

@@ -56,6 +56,11 @@ class RunFolder:
         """What the search takes from earlier ones (`--reuse`), written before its first trial."""
         return self.root / "earlier.json"
 
+    @property
+    def given(self) -> Path:
+        """A model or data that the caller had as objects."""
+        return self.cache / "given"
+
     def trial(self, key: str) -> Path:
         return self.root / "trials" / key
 

@@ -6,6 +6,7 @@ Images are structs with bytes, bytes, or paths in the data set's folder; labels 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError, first_line
 
 SUFFIX = ".parquet"
+
+IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+"""How the hub stores an encoded image."""
+
 MAX_ROWS = 50_000_000
 """Bound against a small file with billions of rows: labels compress that well."""
 
@@ -173,3 +178,8 @@ def _check_size(path: Path, metadata: Any) -> None:
     )
     if unpacked > MAX_EXPANSION * size + _ALLOWED_ANYWAY:
         raise DatasetError(f"{path} has {size:,} bytes and unpacks to {unpacked:,}; allowed: {MAX_EXPANSION} times its size")
+
+
+def class_names_metadata(names: Sequence[str]) -> dict[str, str]:
+    """The metadata of a schema with class names of the column `label`, as the hub writes it."""
+    return {"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names)}}}})}

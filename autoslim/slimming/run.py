@@ -34,6 +34,9 @@ from autoslim.training.single_flight import remove_leftovers
 
 T = TypeVar("T")
 
+GIVEN = "work/given"
+"""A model or data that the caller had as objects, within the folder; deleted at the end with all of `work`."""
+
 _OWN_FLAGS = {
     "budget": "--flops",
     "steps": "--method or --knob",

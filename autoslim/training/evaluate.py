@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoslim.data import Loader
 from autoslim.methods.base import logits_of
-from autoslim.training.device import autocast
+from autoslim.training.device import autocast, pick_device
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, loader: Loader, *, device: torch.device, bfloat16: bool) -> float:
     """Share of the loader's images whose highest logit is their label."""
-    model.eval()
     right = torch.zeros((), dtype=torch.long, device=device)
     images = 0
-    with autocast(model, device=device, bfloat16=bfloat16):
-        for images_B3HW, labels_B in loader.epoch(0):
-            logits_BC = logits_of(model(images_B3HW.to(device, non_blocking=True)))
-            right += (logits_BC.argmax(dim=1) == labels_B.to(device)).sum()
-            images += len(labels_B)
+    for answer_B, label_B in _answers(model, loader, device=device, bfloat16=bfloat16):
+        right += (answer_B == label_B).sum()
+        images += len(label_B)
     return int(right) / max(images, 1)
+
+
+def answers(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
+    """The classes with the highest logits and the labels, (N,) each, in float32 on the best device."""
+    device = pick_device()
+    found = list(_answers(model.to(device), loader, device=device, bfloat16=False))
+    return torch.cat([answer_B.cpu() for answer_B, _ in found]), torch.cat([label_B.cpu() for _, label_B in found])
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, loader: Loader, *, device: torch.device, bfloat16: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    model.eval()
+    for images_B3HW, label_B in loader.epoch(0):
+        with autocast(model, device=device, bfloat16=bfloat16):
+            logits_BC = logits_of(model(images_B3HW.to(device, non_blocking=True)))
+        yield logits_BC.argmax(dim=1), label_B.to(device)

@@ -15,9 +15,11 @@ from pathlib import Path
 from torch import nn
 
 from autoslim.core.job import ModelSpec
+from autoslim.core.plan import Plan
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
-from autoslim.data import Loader, open_dataset
+from autoslim.cost import predict
+from autoslim.data import ImageSplit, Loader, open_dataset
 from autoslim.errors import JobError
 from autoslim.export.artifact import load, load_config
 from autoslim.models import Preprocessing, create_dense
@@ -38,16 +40,59 @@ class HoldoutResult(Record):
     search_packages: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenedFolder:
+    """A slimmed model, or a dense one in timm's format. `classes` and `flops` (multiply-accumulates an image) are None where the folder
+    does not say them."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    image_size: tuple[int, int]
+    classes: tuple[str, ...] | None
+    flops: int | None
+
+
+def open_folder(folder: Path) -> OpenedFolder:
+    """Raises WeightsError or RequestError where it holds no model."""
+    config_file = folder / "config.json"
+    if config_file.is_file() and '"plan"' in config_file.read_text():
+        config = load_config(folder)
+        return OpenedFolder(
+            module=load(folder),
+            preprocessing=config.preprocessing,
+            image_size=config.shape.image_size,
+            classes=config.classes,
+            flops=config.flops.held,
+        )
+    dense = create_dense(ModelSpec(name=str(folder.absolute())))
+    return OpenedFolder(
+        module=dense.module,
+        preprocessing=dense.preprocessing,
+        image_size=dense.shape.image_size,
+        classes=dense.labels,
+        flops=predict(dense.shape, Plan.dense(dense.shape)).total,
+    )
+
+
+def images_for(model: OpenedFolder, dataset: Path, split: str) -> ImageSplit:
+    """A split of the prepared data set in `dataset`, at the model's size."""
+    images: ImageSplit = getattr(open_dataset(dataset).splits(model.image_size, model.preprocessing.crop_pct), split)
+    return images
+
+
+def loader_for(model: OpenedFolder, images: ImageSplit, *, batch_size: int) -> Loader:
+    """The images as the model takes them, in order."""
+    training = TrainingSettings(batch_size=batch_size, augmentation="none")
+    mean, std = model.preprocessing.mean, model.preprocessing.std
+    return Loader(images, training=training, mean=mean, std=std, image_size=model.image_size, seed=0, train=False)
+
+
 def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> HoldoutResult:
     """`folder` holds a slimmed model, or a dense one in timm's format."""
-    model, preprocessing, size = _open(folder)
-    device = pick_device()
-    images = getattr(open_dataset(dataset).splits(size, preprocessing.crop_pct), split)
-    training = TrainingSettings(batch_size=batch_size, augmentation="none")
-    loader = Loader(
-        images, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=0, train=False
-    )
-    share = accuracy(model.to(device), loader, device=device, bfloat16=False)
+    model, device = open_folder(folder), pick_device()
+    images = images_for(model, dataset, split)
+    loader = loader_for(model, images, batch_size=batch_size)
+    share = accuracy(model.module.to(device), loader, device=device, bfloat16=False)
     return HoldoutResult(
         accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules)
     )
@@ -67,14 +112,6 @@ def evaluate_in_subprocess(folder: Path, dataset: Path, split: str) -> HoldoutRe
     if result.search_packages:
         raise JobError(f"{folder} loads only with {', '.join(result.search_packages)} installed")
     return result
-
-
-def _open(folder: Path) -> tuple[nn.Module, Preprocessing, tuple[int, int]]:
-    if '"plan"' in (folder / "config.json").read_text():
-        config = load_config(folder)
-        return load(folder), config.preprocessing, config.shape.image_size
-    dense = create_dense(ModelSpec(name=str(folder)))
-    return dense.module, dense.preprocessing, dense.shape.image_size
 
 
 def main() -> None:

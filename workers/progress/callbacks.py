@@ -68,3 +68,46 @@ class SearchCallback:
 
     def on_search_end(self, reason: str, refinements: int) -> None:
         """No further recipe is proposed; `refinements` trials of the best recipes follow."""
+
+
+class CallbackList(SearchCallback):
+    """Passes each event on to every callback, in their order."""
+
+    def __init__(self, callbacks: Sequence[SearchCallback]) -> None:
+        self._callbacks = tuple(callbacks)
+
+    def on_attempt_start(self, results: Sequence[TrialResult]) -> None:
+        for callback in self._callbacks:
+            callback.on_attempt_start(results)
+
+    def on_stage_start(self, stage: SearchStage) -> None:
+        for callback in self._callbacks:
+            callback.on_stage_start(stage)
+
+    def on_message(self, text: str) -> None:
+        for callback in self._callbacks:
+            callback.on_message(text)
+
+    def on_wait(self, reason: str | None) -> None:
+        for callback in self._callbacks:
+            callback.on_wait(reason)
+
+    def on_search_start(self, search: SearchInfo) -> None:
+        for callback in self._callbacks:
+            callback.on_search_start(search)
+
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
+        for callback in self._callbacks:
+            callback.on_trial_start(result, target)
+
+    def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
+        for callback in self._callbacks:
+            callback.on_epoch_end(result, report)
+
+    def on_trial_end(self, result: TrialResult, target: str) -> None:
+        for callback in self._callbacks:
+            callback.on_trial_end(result, target)
+
+    def on_search_end(self, reason: str, refinements: int) -> None:
+        for callback in self._callbacks:
+            callback.on_search_end(reason, refinements)

@@ -1,0 +1,148 @@
+"""`Front`: the trials of a search, and which of them no other one surpasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoslim.core.budget import Budget, format_flops
+from autoslim.core.recipe import title_of
+from autoslim.core.result import ParetoFront, TrialResult
+from autoslim.core.run_folder import RunFolder
+from autoslim.core.selection import best_within, eligible
+from autoslim.core.urls import default_url
+from autoslim.errors import BudgetError
+from autoslim.export.artifact import load_config
+from autoslim.store import Store, StoredJob, StoredTrial
+from autoslim.store.export import trials_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Front:
+    """The Pareto front of a search: complete trials that no other one surpasses in both accuracy and FLOPs.
+
+    Iterating over it gives them, cheapest first. Accuracies are top-1 shares of the validation images, FLOPs multiply-accumulates an image.
+    """
+
+    job: StoredJob
+    stored: tuple[StoredTrial, ...]
+    folder: Path | None = None
+
+    @classmethod
+    def open(cls, folder: str | PathLike[str]) -> Front:
+        """The front of the search in an output folder, also while it runs.
+
+        Raises:
+            OutputError: when the folder holds no search.
+        """
+        root = Path(folder).absolute()
+        job = RunFolder(root).read_job()
+        with Store(job.storage or default_url(str(root))) as store:
+            return cls(store.job(job.id), tuple(store.stored_trials(job.id)), root)
+
+    @property
+    def trials(self) -> tuple[TrialResult, ...]:
+        """All trials of the search, in the order of their numbers."""
+        return tuple(trial.result for trial in self.stored)
+
+    def __iter__(self) -> Iterator[TrialResult]:
+        return iter(ParetoFront.of(self.trials).results)
+
+    def __len__(self) -> int:
+        return len(ParetoFront.of(self.trials).results)
+
+    @property
+    def dense_flops(self) -> int:
+        """The dense model's, of the first one where the search has several."""
+        assert self.job.base is not None
+        return self.job.base.dense_flops
+
+    def best(self, budget: str | int) -> TrialResult:
+        """The most accurate trial within `budget`, such as `2.3G` or `50%` of the dense model, and within the job's other limits.
+
+        It need not be on the front: where a trial was refined with several seeds, the recipe with the best mean counts.
+
+        Raises:
+            BudgetError: where no complete trial is within it; names the cheapest.
+        """
+        flops = Budget.parse(str(budget)).flops_of(self.dense_flops)
+        limits = self.job.job.limits
+        found = best_within(self.trials, flops, limits)
+        if found is None:
+            cheapest = min((trial.flops or 0 for trial in eligible(self.trials, limits)), default=None)
+            has = "no trial is complete" if cheapest is None else f"the cheapest has {format_flops(cheapest)}"
+            raise BudgetError(f"budget {budget}: no complete trial is within {format_flops(flops)}; {has}")
+        return found
+
+    @property
+    def validation_images(self) -> int | None:
+        """How many images the accuracies are measured on, as a delivered model says; None where there is none yet."""
+        if self.folder is None:
+            return None
+        for label in self.job.chosen:
+            model = RunFolder(self.folder).model(label)
+            if (model / "config.json").is_file():
+                return load_config(model).images.get("validation")
+        return None
+
+    def to_rows(self, *, all_trials: bool = False) -> list[dict[str, Any]]:
+        """As `to_pandas`, as a dictionary a trial."""
+        rows: list[dict[str, Any]] = trials_table(self.job, self.stored).to_pylist()
+        return rows if all_trials else sorted((row for row in rows if row["pareto"]), key=lambda row: row["flops"])
+
+    def to_pandas(self, *, all_trials: bool = False) -> pd.DataFrame:
+        """A row a trial, with the columns of `trials.parquet`: those on the front, cheapest first, or all in the order of their numbers."""
+        table = trials_table(self.job, self.stored).to_pandas()
+        return table if all_trials else table[table["pareto"]].sort_values("flops", ignore_index=True)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Accuracy over FLOPs of every complete trial by method, the front as a line, the dense model and the budgets.
+
+        Needs matplotlib. `front.html` in the output folder is the same in more detail.
+        """
+        import matplotlib.pyplot as plt
+
+        ax = plt.gca() if ax is None else ax
+        complete = [trial for trial in self.trials if trial.flops is not None and trial.accuracy is not None]
+        for method in dict.fromkeys(trial.recipe.method for trial in complete):
+            own = [trial for trial in complete if trial.recipe.method == method]
+            ax.scatter([_giga(trial.flops) for trial in own], [_percent(trial.accuracy) for trial in own], label=method, s=18)
+        front = list(self)
+        ax.step(
+            [_giga(trial.flops) for trial in front], [_percent(trial.accuracy) for trial in front], where="post", label="front"
+        )
+        base = self.job.base
+        if base is not None:
+            ax.scatter([_giga(base.dense_flops)], [_percent(base.dense_accuracy)], marker="*", s=80, color="black", label="dense")
+            for budget in self.job.job.budgets:
+                ax.axvline(_giga(budget.flops_of(base.dense_flops)), linestyle=":", linewidth=1, color="grey")
+        ax.set_xlabel("multiply-accumulates an image, G")
+        ax.set_ylabel("top-1 on the validation images, %")
+        ax.legend()
+        return ax
+
+    def _repr_html_(self) -> str:
+        shown: Any = self.to_pandas()[["number", "method", "model", "flops", "flops_share", "params", "accuracy", "chosen"]]
+        return str(shown.to_html(index=False))
+
+    def __repr__(self) -> str:
+        points = ", ".join(
+            f"{title_of(trial.recipe.method, trial.recipe.model)} {trial.accuracy or 0:.2%} at {format_flops(trial.flops or 0)}"
+            for trial in self
+        )
+        return f"Front({points})"
+
+
+def _giga(flops: int | None) -> float:
+    return (flops or 0) / 1e9
+
+
+def _percent(share: float | None) -> float:
+    return 100 * (share or 0.0)

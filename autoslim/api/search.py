@@ -1,0 +1,145 @@
+"""`run_search`: a search in a script or a notebook, and what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoslim.api.given import Data, Model, given_inputs
+from autoslim.api.settings import new_job, resumed_job, with_settings
+from autoslim.config import Commands
+from autoslim.core.budget import Budget, format_flops
+from autoslim.core.extras import needs_extra
+from autoslim.core.folder_lock import FolderUse, refuse_other_use
+from autoslim.core.recipe import title_of
+from autoslim.core.run_folder import RunFolder
+from autoslim.errors import BudgetError, OutputError
+from autoslim.export.artifact import load
+from workers.progress.callbacks import CallbackList, SearchCallback
+
+with needs_extra("search", "autoslim.run_search"):
+    from autoslim.api.front import Front
+    from workers.search import driver
+    from workers.search.finalize import SelectedModel
+    from workers.search.summary import Summary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What a search found: a model for each budget, and the front of all trials."""
+
+    summary: Summary
+    front: Front
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.summary.output)
+
+    @property
+    def models(self) -> dict[str, SelectedModel]:
+        """The delivered models by their budgets, such as `50%`, with accuracies, FLOPs and the folder."""
+        return {model.label: model for model in self.summary.models}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Budgets that no complete trial is within."""
+        return self.summary.missing
+
+    def model(self, budget: str | None = None) -> nn.Module:
+        """The model delivered for a budget, in eval mode on the CPU; without one, that of the only budget.
+
+        Raises:
+            BudgetError: where none was delivered for it; says which were.
+        """
+        label = next(iter(self.models), "") if budget is None else Budget.parse(budget).label
+        if label not in self.models or (budget is None and len(self.models) > 1):
+            delivered = ", ".join(self.models) or "none"
+            raise BudgetError(f"budget {budget or 'None'}: allowed are those with a model: {delivered}")
+        return load(self.models[label].folder)
+
+    def report(self) -> Path:
+        """The front as one HTML file: every trial, why each model was chosen, their speed."""
+        return self.folder / "front.html"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("budget", "method", "FLOPs", "of budget", "params", "validation", "test"))
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (label, *_cells(model))) + "</tr>"
+            for label, model in self.models.items()
+        )
+        return (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            f"<p>Dense: {self.summary.dense_accuracy:.2%} on the validation images at {format_flops(self.summary.dense_flops)}. "
+            f"{escape(str(self.report()))}</p>"
+        )
+
+    def __repr__(self) -> str:
+        models = "; ".join(f"{label}: {', '.join(_cells(model))}" for label, model in self.models.items())
+        return f"SearchResult({str(self.folder)!r}, {models or 'no model'})"
+
+
+@with_settings(Commands.SEARCH, placement=True)
+def run_search(
+    model: Model | Sequence[Model],
+    data: Data,
+    flops: str | int | Sequence[str | int] = (),
+    *,
+    output: str | PathLike[str] = "runs/search",
+    resume: bool = False,
+    callbacks: Sequence[SearchCallback] = (),
+    **settings: Any,
+) -> SearchResult:
+    """Searches for the best model within each FLOPs budget, in this process: `autoslim search` in Python.
+
+    Args:
+        model: A timm name, a folder in timm's hub format, or a timm model with its weights; several for several starts.
+        data: As on the command line, or a torch `Dataset` of (image, label) without augmentation, or a mapping from `train`, `validation`
+            and `test` to Datasets. Without a validation or test split, one is split off `train`.
+        flops: Budgets such as `2.3G` or `50%`, in multiply-accumulates an image.
+        output: A new folder for everything that the search writes.
+        resume: Continues the search in `output`; `model`, `data` and `flops` are then those that it was started with.
+        callbacks: Follow the trials. One that raises an error ends the search.
+        settings: Those of the command line, under their names with underscores: `trials=24`, `epochs=5`, `from_scratch=True`,
+            `model_args={"depth": 6}`.
+
+    Raises:
+        AutoslimError: as the command line reports it; finished trials are kept, and `resume=True` continues from them. A budget without
+            a model raises nothing: it is in `missing`.
+        KeyboardInterrupt: after running trials have kept their checkpoints.
+    """
+    folder = Path(output).absolute()
+    run_folder = RunFolder(folder)
+    # Before the inputs are written: a folder that is something else's is left as it is.
+    refuse_other_use(folder, FolderUse.SEARCH)
+    if not resume and run_folder.job_file.exists():
+        raise OutputError(f"{folder} holds a search already; give resume=True to continue it, or choose another output")
+    with given_inputs(folder, run_folder.given) as given:
+        models = [given.model(each) for each in _each(model)]
+        values = {"model": models, "data": given.data(data), **({"flops": flops} if flops else {}), **settings}
+        job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
+        given.place()
+    summary = driver.run_search(job, resume=resume, callback=CallbackList(callbacks))
+    return SearchResult(summary, Front.open(folder))
+
+
+def _each(model: Model | Sequence[Model]) -> Sequence[Model]:
+    return [model] if isinstance(model, str) or not isinstance(model, Sequence) else model
+
+
+def _cells(model: SelectedModel) -> tuple[str, ...]:
+    return (
+        title_of(model.method, model.model),
+        format_flops(model.flops or 0),
+        f"{model.budget_share:.1%}",
+        f"{(model.params or 0) / 1e6:.3g} M",
+        f"{model.accuracy or 0:.2%}",
+        f"{model.test_accuracy:.2%}",
+    )

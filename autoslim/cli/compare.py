@@ -1,0 +1,58 @@
+"""`autoslim compare`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from autoslim.cli.evaluate import check_split
+from autoslim.cli.table import columns
+from autoslim.core.budget import format_flops
+from autoslim.core.job import DatasetSpec
+from autoslim.training.comparison import ComparedModel, Comparison
+
+_SHOWN = 10
+"""Classes and images that are listed; `--json` has them all."""
+
+
+def show_comparison(first: Path, second: Path, *, data: str, split: str, seed: int, as_json: bool) -> None:
+    from autoslim.data import prepare_dataset
+    from autoslim.training.comparison import compare_folders
+
+    check_split(split)
+    with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
+        dataset = prepare_dataset(DatasetSpec(source=data), Path(cache), seed=seed)
+        found = compare_folders(first, second, dataset, split)
+    sys.stdout.write((found.to_json(indent=1) if as_json else render(found, split)) + "\n")
+
+
+def render(found: Comparison, split: str) -> str:
+    rows: list[tuple[str, ...]] = [("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)")]
+    rows += [_row("A", found.first), _row("B", found.second)]
+    significant = not found.difference.low <= 0 <= found.difference.high
+    lines = [
+        *columns(rows, header=True),
+        "",
+        f"A less B: {found.difference.points()} points, paired at 95 %"
+        + ("" if significant else ": these images do not tell the models apart"),
+        f"{found.first_alone} images are right with A alone, {found.second_alone} with B alone; "
+        f"{len(found.changed)} have different answers",
+    ]
+    if found.classes:
+        table: list[tuple[str, ...]] = [("class", "images", "A", "B")]
+        table += [(row.name, str(row.images), f"{row.first:.1%}", f"{row.second:.1%}") for row in found.classes[:_SHOWN]]
+        lines += ["", *columns(table, header=True), *_more(len(found.classes), "classes")]
+    if found.changed:
+        table = [("image", "class", "A", "B"), *((str(place), *names) for place, *names in found.changed[:_SHOWN])]
+        lines += ["", *columns(table, header=True), *_more(len(found.changed), "images")]
+    return "\n".join(lines)
+
+
+def _row(letter: str, model: ComparedModel) -> tuple[str, ...]:
+    flops = "" if model.flops is None else format_flops(model.flops)
+    return letter, model.folder, flops, f"{model.params / 1e6:.3g} M", model.accuracy.percent()
+
+
+def _more(count: int, what: str) -> list[str]:
+    return [f"and {count - _SHOWN} more {what}; --json has them all"] if count > _SHOWN else []

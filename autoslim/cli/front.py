@@ -1,0 +1,84 @@
+"""`autoslim front`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from autoslim.cli.table import columns
+from autoslim.core.budget import format_flops
+from autoslim.core.interval import wilson
+from autoslim.core.recipe import title_of
+from autoslim.core.result import TrialResult
+from autoslim.errors import RequestError
+
+
+def show_front(folder: Path, *, all_trials: bool, as_json: bool, as_csv: bool) -> None:
+    from autoslim.api.front import Front
+
+    if as_json and as_csv:
+        raise RequestError("--json and --csv exclude each other")
+    front = Front.open(folder)
+    if as_json or as_csv:
+        _write_rows(front.to_rows(all_trials=all_trials), as_csv=as_csv)
+        return
+    sys.stdout.write("\n".join(render(front, list(front.trials) if all_trials else list(front))) + "\n")
+
+
+def render(front: Any, trials: list[TrialResult]) -> list[str]:
+    """Lines; accuracies have their intervals where the number of validation images is known."""
+    base, images = front.job.base, front.validation_images
+    several = bool(base is not None and base.starts)
+    chosen: dict[int, list[str]] = {}
+    for label, number in front.job.chosen.items():
+        chosen.setdefault(number, []).append(label)
+    rows = [("trial", "method", "FLOPs", "of dense", "params", "validation, %" + (" (95 %)" if images else ""), "model of")]
+    if base is not None and not several:
+        rows.append(
+            (
+                "",
+                "dense",
+                format_flops(base.dense_flops),
+                "100.0%",
+                _millions(base.params),
+                _share(base.dense_accuracy, images),
+                "",
+            )
+        )
+    for trial in trials:
+        share = "" if base is None or trial.flops is None else f"{trial.flops / base.dense_flops:.1%}"
+        rows.append(
+            (
+                str(trial.number),
+                title_of(trial.recipe.method, trial.recipe.model) + ("" if trial.state == "complete" else f" ({trial.state})"),
+                "" if trial.flops is None else format_flops(trial.flops),
+                share,
+                _millions(trial.params),
+                _share(trial.accuracy, images),
+                ", ".join(chosen.get(trial.number, ())),
+            )
+        )
+    return columns(rows, header=True)
+
+
+def _millions(params: int | None) -> str:
+    return "" if params is None else f"{params / 1e6:.3g} M"
+
+
+def _share(accuracy: float | None, images: int | None) -> str:
+    if accuracy is None:
+        return ""
+    return wilson(accuracy, images).percent() if images else f"{100 * accuracy:.2f}"
+
+
+def _write_rows(rows: list[dict[str, Any]], *, as_csv: bool) -> None:
+    if not as_csv:
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

@@ -1,0 +1,87 @@
+"""Runs a `Slimming` to its end, and says in lines how far it is."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TypeVar
+
+from autoslim.core.budget import format_flops
+from autoslim.core.duration import format_duration
+from autoslim.core.result import EpochReport
+from autoslim.report.epoch_line import epoch_line
+from autoslim.slimming.request import PreparedSlim, SlimJob
+from autoslim.slimming.run import Slimmed, Slimming
+
+T = TypeVar("T")
+
+Write = Callable[[str], None]
+"""Takes a line without its end."""
+
+
+def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], None] | None = None) -> Slimmed:
+    """The model of the request in `folder`, at once where an earlier run has finished it. `begin` is called when the folder is held.
+
+    Raises:
+        AutoslimError: as `Slimming`; what was finished stays in the folder, and the same call continues from it.
+    """
+    with Slimming(folder, job) as slimming:
+        if slimming.finished is not None:
+            write(f"{folder} holds the model of this request already")
+            return slimming.finished
+        if begin is not None:
+            begin()
+        prepared = slimming.prepare()
+        _write_request(prepared, write)
+        facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, write)
+        if facts.head_check:
+            write(f"dense model: {facts.head_check}")
+        write(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+        teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, write)
+        if teacher is not None:
+            write(f"teacher: accuracy {teacher.dense_accuracy:.1%} on the validation images")
+        outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, write)
+        write(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops or 0)}")
+        write(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
+        return slimming.finalize_models(facts, outcome)
+
+
+def _write_request(prepared: PreparedSlim, write: Write) -> None:
+    job, recipe = prepared.job, prepared.recipe
+    for asked, solved in zip(job.steps, recipe.steps, strict=True):
+        write(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
+        for name in asked.knobs:
+            if name not in solved.knobs:
+                write(f"{solved.method}: {name} has no effect with these knobs and is ignored")
+    budget, dense = format_flops(recipe.budget), format_flops(prepared.dense_flops)
+    write(f"budget {budget}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {dense}")
+    for name, usage in prepared.filled.items():
+        write(f"{name}: {usage}{' (binding)' if name == prepared.binding else ''}")
+    if prepared.adapts:
+        write(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
+
+
+def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, write: Write) -> T:
+    """Writes a line for each report; the result of the generator."""
+    began, first = time.monotonic(), 0.0
+    for number in itertools.count():
+        try:
+            report = next(reports)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        rest = ""
+        if number == 0:
+            # A resumed run starts at this epoch; the time it took before is unknown.
+            began, first = time.monotonic(), report.epoch
+        elif first < report.epoch < epochs:
+            left = (time.monotonic() - began) / (report.epoch - first) * (epochs - report.epoch)
+            rest = f" | about {format_duration(left)} left"
+        write(f"{name}: {epoch_line(report, epochs)}{rest}")
+    raise AssertionError("the reports end by themselves")
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,113 @@
+"""Two models on the same images: which answers differ, and what that says of their accuracies.
+
+Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoslim.core.interval import Interval, paired_difference, wilson
+from autoslim.core.record import Record
+from autoslim.data import PreparedDataset
+from autoslim.errors import RequestError
+from autoslim.training.evaluate import answers
+from autoslim.training.holdout import OpenedFolder, images_for, loader_for, open_folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparedModel(Record):
+    """`flops` are multiply-accumulates an image, None for a model whose FLOPs autoslim has not counted."""
+
+    folder: str
+    accuracy: Interval
+    params: int
+    flops: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassDifference(Record):
+    """Top-1 shares of both models on the images of one class."""
+
+    name: str
+    images: int
+    first: float
+    second: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(Record):
+    """`difference` is the first accuracy less the second. `changed` lists the images with different answers by their place in the split,
+    each with its class and both answers; `classes` has every class in which the accuracies differ, the largest difference first."""
+
+    images: int
+    first: ComparedModel
+    second: ComparedModel
+    difference: Interval
+    first_alone: int
+    second_alone: int
+    changed: tuple[tuple[int, str, str, str], ...]
+    classes: tuple[ClassDifference, ...]
+
+
+def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: str, *, batch_size: int = 64) -> Comparison:
+    """Both models on a split, in float32.
+
+    Raises:
+        RequestError: where a model was made for other classes than the data set's.
+    """
+    opened = [open_folder(folder) for folder in (first, second)]
+    names = dataset.classes
+    found = []
+    for folder, model in zip((first, second), opened, strict=True):
+        if model.classes is not None and model.classes != names:
+            raise RequestError(
+                f"{folder} was made for the classes {', '.join(model.classes[:5])}...; the data has {', '.join(names[:5])}..."
+            )
+        images = images_for(model, dataset.path, split)
+        found.append(answers(model.module, loader_for(model, images, batch_size=batch_size)))
+    (first_N, label_N), (second_N, _) = found
+    right, other = first_N == label_N, second_N == label_N
+    gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
+    return Comparison(
+        images=len(label_N),
+        first=_described(first, opened[0], right),
+        second=_described(second, opened[1], other),
+        difference=paired_difference(gained=gained, lost=lost, images=len(label_N)),
+        first_alone=gained,
+        second_alone=lost,
+        changed=tuple(
+            (place, *(_name(names, int(answer_N[place])) for answer_N in (label_N, first_N, second_N)))
+            for place in torch.nonzero(first_N != second_N)[:, 0].tolist()
+        ),
+        classes=_by_class(names, label_N, right, other),
+    )
+
+
+def _described(folder: Path, model: OpenedFolder, right_N: Tensor) -> ComparedModel:
+    return ComparedModel(
+        folder=str(folder),
+        accuracy=wilson(float(right_N.double().mean()), len(right_N)),
+        params=sum(p.numel() for p in model.module.parameters()),
+        flops=model.flops,
+    )
+
+
+def _by_class(names: tuple[str, ...], label_N: Tensor, right_N: Tensor, other_N: Tensor) -> tuple[ClassDifference, ...]:
+    rows = []
+    for number, name in enumerate(names):
+        own_N = label_N == number
+        images = int(own_N.sum())
+        first, second = int(right_N[own_N].sum()), int(other_N[own_N].sum())
+        if first != second:
+            rows.append(ClassDifference(name=name, images=images, first=first / images, second=second / images))
+    return tuple(sorted(rows, key=lambda row: (-abs(row.first - row.second), row.name)))
+
+
+def _name(names: tuple[str, ...], number: int) -> str:
+    # A model of more outputs than the data has classes may answer with one that has no name here.
+    return names[number] if number < len(names) else str(number)

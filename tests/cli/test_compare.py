@@ -1,0 +1,74 @@
+"""`autoslim compare`: two models on the same images."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers.tiny import CLASSES, config_of, make_dense, slim
+from PIL import Image
+
+from autoslim.export.artifact import save
+from autoslim.models import write_folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    dense = make_dense()
+    finished = slim("merge", dense)
+    write_folder(tmp_path / "dense", dense.module, dense.architecture, preprocessing=dense.preprocessing, classes=CLASSES)
+    save(tmp_path / "slimmed", finished.model, config_of("merge", dense, finished))
+    for number, name in enumerate(CLASSES):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for place in range(8):
+            pixels = np.random.default_rng(10 * number + place).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{place}.png")
+    return tmp_path
+
+
+def test_the_comparison_is_that_of_two_evaluations(autoslim, folders):
+    code, out, err = autoslim("compare", "slimmed", "dense", "--data", "photos", "--split", "train", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    code, out, err = autoslim("evaluate", "slimmed", "--data", "photos", "--split", "train", "--json")
+    assert code == 0, err
+    alone = json.loads(out)
+    assert (found["images"], found["first"]["accuracy"]["value"]) == (alone["images"], alone["accuracy"])
+    accuracies = [found[place]["accuracy"]["value"] for place in ("first", "second")]
+    assert found["difference"]["value"] == pytest.approx(accuracies[0] - accuracies[1])
+    assert (found["first_alone"] - found["second_alone"]) / found["images"] == pytest.approx(found["difference"]["value"])
+    assert found["first"]["flops"] < found["second"]["flops"]
+    assert len(found["changed"]) >= found["first_alone"] + found["second_alone"]
+    assert all(first != second for _, _, first, second in found["changed"])
+    assert sum((row["first"] - row["second"]) * row["images"] for row in found["classes"]) == pytest.approx(
+        found["first_alone"] - found["second_alone"]
+    )
+
+
+def test_a_model_is_the_same_as_itself(autoslim, folders):
+    code, out, err = autoslim("compare", "dense", "dense", "--data", "photos")
+    assert code == 0, err
+    assert "A less B: +0.00 (+0.00 to +0.00) points, paired at 95 %: these images do not tell the models apart" in out
+    assert "0 images are right with A alone, 0 with B alone; 0 have different answers" in out
+
+
+def test_the_text_has_both_models_and_what_differs(autoslim, folders):
+    code, out, err = autoslim("compare", "slimmed", "dense", "--data", "photos", "--split", "train")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["A", "B"]
+    assert "top-1 on" in lines[0]
+    assert any(line.startswith("image") for line in lines)
+
+
+def test_models_of_other_classes_are_refused(autoslim, folders):
+    code, _, err = autoslim("compare", "slimmed", "dense", "--data", "digits")
+    assert code == 2
+    assert "was made for the classes class 0" in err
+
+
+def test_a_folder_without_a_model_is_named(autoslim, folders):
+    code, _, err = autoslim("compare", "slimmed", "photos", "--data", "photos")
+    assert code == 2
+    assert "photos has no config.json" in err

@@ -1,0 +1,82 @@
+"""`autoslim front` and `autoslim methods`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from helpers.sample_search import fill, make_job, make_results
+
+from autoslim.core.result import ParetoFront
+from autoslim.core.run_folder import RunFolder
+from autoslim.core.urls import default_url
+from autoslim.methods import METHODS
+from autoslim.store import Store
+
+
+@pytest.fixture
+def searched(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    job = make_job(str(folder))
+    RunFolder(folder).write_job(job)
+    with Store(default_url(str(folder))) as store:
+        fill(store, job)
+    return [trial.number for trial in ParetoFront.of(make_results()).results]
+
+
+def test_the_front_is_a_table_below_the_dense_model(autoslim, searched):
+    code, out, err = autoslim("front", "run")
+    assert code == 0, err
+    head, dense, *rows = out.splitlines()
+    assert head.split()[:3] == ["trial", "method", "FLOPs"]
+    assert dense.split()[:3] == ["dense", "4.608G", "100.0%"]
+    assert [int(row.split()[0]) for row in rows] == searched
+
+
+def test_all_trials_say_how_they_ended(autoslim, searched):
+    code, out, err = autoslim("front", "run", "--all")
+    assert code == 0, err
+    rows = out.splitlines()[2:]
+    assert len(rows) == len(make_results())
+    assert [state for state in ("stopped", "failed", "infeasible", "running") if f"({state})" in out] == [
+        "stopped", "failed", "infeasible", "running",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_programs_get_every_column(autoslim, searched, form):
+    code, out, err = autoslim("front", "run", f"--{form}")
+    assert code == 0, err
+    rows = json.loads(out) if form == "json" else list(csv.DictReader(io.StringIO(out)))
+    assert [int(row["number"]) for row in rows] == searched
+    assert {"method", "flops", "accuracy", "params", "chosen", "training.epochs"} <= set(rows[0])
+
+
+def test_what_is_no_search_is_refused(autoslim, searched, tmp_path):
+    code, _, err = autoslim("front", "elsewhere")
+    assert (code, "holds no search" in err) == (2, True)
+    code, _, err = autoslim("front", "run", "--csv", "--json")
+    assert (code, "--json and --csv exclude each other" in err) == (2, True)
+
+
+def test_every_method_is_listed_with_its_paper(autoslim):
+    code, out, err = autoslim("methods")
+    assert code == 0, err
+    for method in METHODS.values():
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{method.name} ")]
+        assert method.paper in line
+
+
+def test_a_method_lists_the_knobs_that_a_user_sets(autoslim):
+    code, out, err = autoslim("methods", "vit_slim", "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)
+    assert set(found["knobs"]) == {name for name, knob in METHODS["vit_slim"].ranges.items() if knob.searched}
+    code, out, err = autoslim("methods", "vit_slim")
+    assert code == 0, err
+    assert all(any(line.startswith(f"{name} ") for line in out.splitlines()) for name in found["knobs"])
+    code, _, err = autoslim("methods", "prune")
+    assert (code, "METHOD is 'prune'; allowed: " in err) == (2, True)
