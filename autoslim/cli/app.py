@@ -41,7 +41,7 @@ def main() -> None:
 def flops(
     model: Annotated[str, typer.Argument(help="A timm model name, or a folder with a dense or a slimmed model.")],
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the square images, in pixels. Default: the model's own.")
+        str | None, typer.Option(help="Side of the square images, in pixels, or HEIGHTxWIDTH. Default: the model's own.")
     ] = None,
     classes: Annotated[
         int | None,

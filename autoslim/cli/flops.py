@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from autoslim.config.pairs import parse_pairs
+from autoslim.config.value_types import image_sides
 from autoslim.core.job import ModelSpec
 from autoslim.errors import RequestError
 
 
 def show_flops(
-    model: str, *, image_size: int | None = None, classes: int | None = None, model_args: str | None = None, as_json: bool = False
+    model: str, *, image_size: str | None = None, classes: int | None = None, model_args: str | None = None, as_json: bool = False
 ) -> None:
     """Raises RequestError for arguments beside a slimmed model, which has its own."""
     from autoslim.core.plan import Plan
@@ -31,7 +32,7 @@ def show_flops(
         slim = load_config(model)
         module, shape, plan = load(model), slim.shape, slim.plan
     else:
-        size = None if image_size is None else (image_size, image_size)
+        size = None if image_size is None else _sides(image_size)
         dense = create_dense(ModelSpec(name=model, weights="scratch", args=_parsed(model_args), image_size=size), classes=classes)
         module, shape, plan = dense.module, dense.shape, Plan.dense(dense.shape)
     predicted = predict(shape, plan)
@@ -62,6 +63,13 @@ def show_flops(
         ("params", "parameters"),
     ):
         sys.stdout.write(f"{label:26}{facts[name]:>18,}\n")
+
+
+def _sides(image_size: str) -> tuple[int, int]:
+    try:
+        return image_sides(image_size)
+    except ValueError as error:
+        raise RequestError(f"--image-size {error}") from None
 
 
 def _parsed(model_args: str | None) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in SPLITS),
         "taken": prepared.dataset.report.chosen,
         "not_used": prepared.dataset.report.not_used,
+        "suspicious": prepared.dataset.report.suspicious,
         "adapts_dense_model": prepared.adapts(prepared.dense),
     }
     return facts, work
@@ -153,6 +154,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
         *(f"Data      taken: {what}" for what in report.chosen),
         *(f"Data      not used: {what}" for what in report.not_used),
+        *(f"Data      look at: {what}" for what in report.suspicious),
     ]
     which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():

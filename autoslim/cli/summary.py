@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from autoslim.cli.table import columns
@@ -52,7 +53,9 @@ def render(summary: Summary) -> str:
 
 def _mlflow(uri: str) -> str:
     """The address of a server, or the command that serves a database; with the interpreter, whose environment may not be active."""
-    return f"{sys.executable} -m mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+    return (
+        f"{shlex.quote(sys.executable)} -m mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite") else uri
+    )
 
 
 def _table(summary: Summary) -> list[str]:

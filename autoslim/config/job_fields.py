@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoslim.config.job_field import JobField
+from autoslim.config.value_types import image_sides
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
 from autoslim.core.duration import exact_duration, parse_duration
@@ -36,8 +37,8 @@ def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
 MODEL_ARGS = JobField("model.args", write=lambda arguments, _: dict(arguments))
 IMAGE_SIZE = JobField(
     "model.image_size",
-    write=lambda side, _: None if side is None else (side, side),
-    read=lambda size, _: None if size is None else size[0],
+    write=lambda size, _: None if size is None else image_sides(size),
+    read=lambda size, _: None if size is None else f"{size[0]}x{size[1]}",
 )
 PARAMS = JobField(
     "limits.params",

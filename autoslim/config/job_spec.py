@@ -26,6 +26,7 @@ from autoslim.config.value_types import (
     ArgumentValue,
     Budgets,
     Duration,
+    ImageSize,
     Label,
     LatencyText,
     ParamsText,
@@ -91,13 +92,12 @@ class JobSpec(BaseModel):
     )
     model_args: dict[ArgumentName, ArgumentValue] = setting(
         "Arguments of timm.create_model, for all models.",
-        _MODEL(job=(job_fields.MODEL_ARGS, dense_models.MORE), flag_help="Example: depth=6,mlp_ratio=3.", parse=parse_pairs),
+        _MODEL(job=(job_fields.MODEL_ARGS, dense_models.MORE), flag_help="Example: depth=6,img_size=(48,32).", parse=parse_pairs),
         max_length=64,
     )
-    image_size: int | None = setting(
-        "Side of the square images, in pixels, for all models.",
+    image_size: ImageSize | None = setting(
+        "Side of the square images, in pixels, or their height and width, such as 48x32, for all models.",
         _MODEL(job=(job_fields.IMAGE_SIZE, dense_models.MORE), shown_default="the model's own"),
-        ge=1,
     )
     teacher: Text | None = setting(
         "Dense model whose soft labels the trials learn from: a timm name, a folder in timm's hub format (with a / in it), or a file with "
@@ -131,6 +131,10 @@ class JobSpec(BaseModel):
         _DATA(job=(JobField("dataset.unreadable_share"),)),
         ge=0,
         le=1,
+    )
+    drop_duplicates: bool = setting(
+        "Leave images out of train that are in the validation or test split, too, or have a copy with another label.",
+        _DATA(job=(JobField("dataset.drop_duplicates"),)),
     )
     params: ParamsText | None = setting(
         "Upper limit on the number of parameters, such as 12M; in addition to `flops` or instead of it.",

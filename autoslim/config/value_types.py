@@ -20,6 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # A spec stays small: it is kept in a database row and sent with every answer about its job.
 _ENTRIES, _CHARACTERS = 64, 256
 _LITERAL = {"type": ["boolean", "integer", "number", "string", "null"], "maxLength": _CHARACTERS}
+_IMAGE_SIZE = re.compile(r"([0-9]{1,6})(?:[xX]([0-9]{1,6}))?")
 _NUMBER = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)"
 _BUDGET_PATTERN = (
     rf"^ *({_NUMBER} *%|{_NUMBER}([Ee]\+?[0-9]{{1,2}})? *[KMGTkmgt]? *([Ff][Ll][Oo][Pp][Ss]?|[Mm][Aa][Cc][Ss]?)?) *$"
@@ -84,6 +85,25 @@ def _as_text(value: Any) -> Any:
     return str(int(value)) if value == int(value) else str(value)
 
 
+def image_sides(value: int | str) -> tuple[int, int]:
+    """Height and width in pixels of `224`, or of `48x32`. Raises ValueError, whose message follows the name of the setting."""
+    found = _IMAGE_SIZE.fullmatch(value) if isinstance(value, str) else None
+    sides = (value, value) if isinstance(value, int) else (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if min(sides) < 1:
+        raise ValueError(
+            f"is {short_repr(value)}; allowed: the side of square images in pixels, 1 and more, or HEIGHTxWIDTH such as 48x32"
+        )
+    return sides
+
+
+def _image_size(value: Any) -> Any:
+    """The side alone where both are the same."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return value
+    height, width = image_sides(value)
+    return height if height == width else f"{height}x{width}"
+
+
 def _params(text: str) -> str:
     return str(parse_params(text))
 
@@ -116,6 +136,15 @@ Duration = Annotated[
     AfterValidator(_duration),
     Field(json_schema_extra={"pattern": DURATION_PATTERN}),
 ]
+ImageSize = Annotated[
+    int | str,
+    BeforeValidator(
+        _image_size,
+        json_schema_input_type=Annotated[int, Field(ge=1)]
+        | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}([xX][1-9][0-9]{0,5})?$")],
+    ),
+]
+"""The side of square images, or `HEIGHTxWIDTH`."""
 ParamsText = Annotated[
     str,
     BeforeValidator(

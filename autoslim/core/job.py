@@ -47,6 +47,7 @@ class DatasetSpec(Record):
     a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
+    `drop_duplicates` leaves images out of train that have a copy in another split, or with another label.
     """
 
     source: str
@@ -58,6 +59,7 @@ class DatasetSpec(Record):
     image_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     label_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     config: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    drop_duplicates: bool = dataclasses.field(default=False, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

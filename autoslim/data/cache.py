@@ -87,9 +87,17 @@ class EncodedFile:
         return len(self.labels)
 
     def bytes_of(self, index: int) -> bytes:
-        batch = int(np.searchsorted(self._starts, index, side="right")) - 1
-        value: bytes = self._batches[batch].column("bytes")[index - int(self._starts[batch])].as_py()
+        value: bytes = self._value("bytes", index)
         return value
+
+    def name_of(self, index: int) -> str:
+        """As in reports."""
+        value: str = self._value("name", index)
+        return value
+
+    def _value(self, column: str, index: int) -> Any:
+        batch = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._batches[batch].column(column)[index - int(self._starts[batch])].as_py()
 
 
 def write_pixels(path: Path, images: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data.cache import EncodedRow, grouped, publish_once, write_encoded
+from autoslim.data.cache import EncodedFile, EncodedRow, grouped, publish_once, write_encoded
+from autoslim.data.copies import Contents, content_hash, described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import decode_rgb
 from autoslim.data.report import DatasetReport, SplitReport
@@ -70,20 +71,46 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
     # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     parts = make_splits(spec, source, seed)
-    reports = {split: _SplitWriter(parts[split], source, spec, digest).write(folder / f"{split}.arrow") for split in SPLITS}
+    # Train is the last one where what the others hold is left out of it.
+    order = ("validation", "test", "train") if spec.drop_duplicates else SPLITS
+    writers: dict[str, _SplitWriter] = {}
+    for split in order:
+        others = (
+            frozenset[bytes]().union(*(writer.contents.set() for writer in writers.values())) if split == "train" else frozenset()
+        )
+        writers[split] = _SplitWriter(parts[split], source, spec, digest)
+        writers[split].write(folder / f"{split}.arrow", without=others)
+    if spec.drop_duplicates:
+        writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
     report = DatasetReport(
         source=source.name,
         classes=source.classes,
         seed=seed,
         digest_of_images=digest.hexdigest()[:16],
         decoded_limit=spec.decoded_limit,
-        train=reports["train"],
-        validation=reports["validation"],
-        test=reports["test"],
+        **{split: writers[split].report() for split in SPLITS},
         not_used=source.not_used,
         chosen=source.chosen,
+        suspicious=_suspicious(folder, writers, source),
     )
     (folder / MANIFEST).write_text(report.to_json(indent=2))
+
+
+def _suspicious(folder: Path, writers: dict[str, _SplitWriter], source: Source) -> tuple[str, ...]:
+    """Copies across splits and labels, and an imbalance; images are named as they lie in the source."""
+    copies = find_copies({split: writers[split].contents for split in SPLITS})
+    files = {split: EncodedFile(folder / f"{split}.arrow") for split in SPLITS}
+    odd = [(split, row) for split in SPLITS for row in copies.contradicting[split][:3].tolist()]
+    names = {
+        "shared": [files["train"].name_of(row) for row in copies.shared["train"][:3].tolist()],
+        "held_out": [files["validation"].name_of(row) for row in copies.shared["validation"][:3].tolist()],
+        "odd": [files[split].name_of(row) for split, row in odd],
+    }
+    train = writers["train"]
+    return (
+        *described(copies, names, dropped=train.dropped),
+        *(imbalance(train.counts, source.classes) if source.labelled else ()),
+    )
 
 
 def make_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]:
@@ -107,37 +134,64 @@ def make_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]
 
 
 class _SplitWriter:
-    """Writes one split's readable images and counts the others."""
+    """Writes one split's readable images and counts the others, and those that are dropped as copies."""
 
     def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
         self._part, self._source, self._spec, self._digest = part, source, spec, digest
-        self._counts = np.zeros(max(1, len(source.classes)), np.int64)
+        self.counts = np.zeros(max(1, len(source.classes)), np.int64)
+        self.contents, self.dropped = Contents(), 0
         self._unreadable: list[str] = []
 
-    def write(self, path: Path) -> SplitReport:
+    def write(self, path: Path, *, without: frozenset[bytes]) -> None:
+        """All readable images but those whose contents are given."""
         self._digest.update(path.stem.encode())
-        write_encoded(path, self._readable())
+        write_encoded(path, self._readable(without))
         self._check(path.stem)
+
+    def report(self) -> SplitReport:
         return SplitReport(
-            images=int(self._counts.sum()),
-            per_class=tuple(self._counts.tolist()) if self._source.labelled else (),
+            images=int(self.counts.sum()),
+            per_class=tuple(self.counts.tolist()) if self._source.labelled else (),
             unreadable=len(self._unreadable),
             named=tuple(self._unreadable[:MAX_NAMED]),
             drawn_from=self._part.drawn_from,
+            dropped=self.dropped,
         )
 
-    def _readable(self) -> Iterator[EncodedRow]:
+    def drop_contradicting(self, path: Path, contents: dict[str, Contents]) -> None:
+        """Writes the file again without the images that have a copy with another label, in any split."""
+        wrong = find_copies(contents).contradicting["train"]
+        if not len(wrong):
+            return
+        # Which ones they are is known only at the end; the file that was written is read, not the source.
+        hashes, labels, file = self.contents.hashes, self.contents.labels, EncodedFile(path)
+        rows = np.setdiff1d(np.arange(len(labels)), wrong)
+        self.contents, self.dropped = Contents(), self.dropped + len(wrong)
+        for row in rows.tolist():
+            self.contents.add(bytes(hashes[row]), int(labels[row]))
+        self.counts = np.bincount(labels[rows], minlength=len(self.counts))
+        new = path.with_suffix(".new")
+        write_encoded(new, ((file.bytes_of(row), int(labels[row]), file.name_of(row)) for row in rows.tolist()))
+        new.replace(path)
+        self._digest.update(b"without " + b"".join(bytes(hashes[row]) for row in wrong.tolist()))
+        self._check_filled(path.stem)
+
+    def _readable(self, without: frozenset[bytes]) -> Iterator[EncodedRow]:
         labels = self._part.table.labels
         # Threads, since Pillow decodes without the interpreter's lock. Groups are small because an encoded image may have 64 MiB.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
                 # `map` keeps the order, so that neither the file nor the digest depends on the threads.
-                for (row, data, name), issue in zip(group, pool.map(_unreadable_reason, group), strict=True):
+                for (row, data, name), (issue, content) in zip(group, pool.map(_examined, group), strict=True):
                     if issue is not None:
                         self._unreadable.append(f"{name}: {issue}")
                         continue
+                    if content in without:
+                        self.dropped += 1
+                        continue
                     label = int(labels[row])
-                    self._counts[label] += 1
+                    self.counts[label] += 1
+                    self.contents.add(content, label)
                     # The length marks where an image ends; without it two lists of images could have the same bytes.
                     self._digest.update(f" {label} {len(data)} ".encode())
                     self._digest.update(data)
@@ -152,10 +206,14 @@ class _SplitWriter:
                 f"{self._spec.unreadable_share:g}. Remove or repair them, or leave them out with --unreadable-share {needed:g}. "
                 f"All are named in {names}, the first: {'; '.join(self._unreadable[:3])}"
             )
-        empty = np.flatnonzero(self._counts == 0)
+        self._check_filled(split)
+
+    def _check_filled(self, split: str) -> None:
+        empty = np.flatnonzero(self.counts == 0)
         if len(empty) and split != "test":
             what = f"class {self._source.classes[empty[0]]!r}" if self._source.labelled else self._source.name
-            raise DatasetError(f"{what} has no readable image in the {split} split")
+            left = f"; {self.dropped} are left out by --drop-duplicates" if self.dropped else ""
+            raise DatasetError(f"{what} has no readable image in the {split} split{left}")
 
 
 def _listed(lines: list[str]) -> str:
@@ -166,9 +224,10 @@ def _listed(lines: list[str]) -> str:
     return name
 
 
-def _unreadable_reason(row: Row) -> str | None:
+def _examined(row: Row) -> tuple[str | None, bytes]:
+    """Why an image cannot be read, or None; and the hash of its bytes."""
     try:
         decode_rgb(row[1])
     except DatasetError as error:
-        return str(error)
-    return None
+        return str(error), b""
+    return None, content_hash(row[1])

@@ -11,7 +11,7 @@ from autoslim.core.record import OPTIONAL, Record
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitReport(Record):
     """`per_class` counts the readable images of each class, and is empty without labels. `unreadable` counts those dropped, `named`
-    lists the first 50.
+    lists the first 50. `dropped` counts copies of images that were left out on request.
 
     `drawn_from` names the split that the images were drawn from; None where the source has a split of its own.
     """
@@ -21,6 +21,7 @@ class SplitReport(Record):
     unreadable: int
     named: tuple[str, ...]
     drawn_from: str | None = None
+    dropped: int = dataclasses.field(default=0, metadata=OPTIONAL)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -41,7 +42,8 @@ class SplitReport(Record):
 class DatasetReport(Record):
     """`digest_of_images` changes with any image byte, label, class name or split; `seed` is that of the drawn splits.
 
-    `not_used` says what lies in the data set's folder and is left out, `chosen` what was taken where several things could have been meant.
+    `not_used` says what lies in the data set's folder and is left out, `chosen` what was taken where several things could have been meant,
+    and `suspicious` what a user should know of the images: copies in two splits or with two labels, and classes of very different sizes.
     """
 
     source: str
@@ -54,3 +56,4 @@ class DatasetReport(Record):
     test: SplitReport
     not_used: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     chosen: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+    suspicious: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)

@@ -150,4 +150,5 @@ def _describe_data(dataset: PreparedDataset) -> str:
         f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
         + "".join(f" Taken: {what}." for what in report.chosen)
         + "".join(f" Not used: {what}." for what in report.not_used)
+        + "".join(f" Look at: {what}." for what in report.suspicious)
     )

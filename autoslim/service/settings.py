@@ -19,6 +19,7 @@ from autoslim.config import variable_name
 from autoslim.config.issues import SpecError, issues_of
 from autoslim.config.strict_yaml import PlainLoader
 from autoslim.config.value_types import Label
+from autoslim.core.urls import default_url
 from autoslim.errors import RequestError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -129,7 +130,7 @@ class ServiceSettings(BaseModel):
         if not isinstance(values, dict):
             return values
         root = values.get("root") or default_root()
-        return {"storage": f"sqlite:///{Path(root).absolute() / 'autoslim.db'}", **values, "root": root}
+        return {"storage": default_url(root), **values, "root": root}
 
     def folder(self, job_id: str) -> Path:
         """The folder of a job. `job_id` must be from the queue: it is joined to `root` as it is."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from autoslim.core.urls import hide_password
+from autoslim.core.urls import hide_password, sqlite_file, sqlite_url
 from autoslim.errors import RequestError, UnavailableError
 from autoslim.report.tracking.description import EXPERIMENT_NOTE
 from autoslim.report.tracking.registry import VersionCandidate, register
@@ -197,15 +197,17 @@ def bounded_requests() -> Iterator[None]:
 
 def default_tracking_uri(output: str | os.PathLike[str]) -> str:
     """MLflow's database of a job whose `tracking_uri` is None."""
-    return f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
+    url = sqlite_url(Path(output) / "mlflow.db")
+    # Of a URL that begins with `sqlite:///`, MLflow makes the folder itself, without unquoting its name.
+    return url.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in url else url
 
 
 def artifacts_beside(uri: str, output: str) -> str | None:
     """Without a server the client decides where files go, and MLflow's default is the current directory."""
     if re.match(r"https?:|databricks|file:|uc:", uri):
         return None
-    database = uri.partition(":///")[2].partition("?")[0] if uri.startswith("sqlite:") else ""
-    folder = Path(database).absolute().parent if database else Path(output).absolute()
+    database = sqlite_file(uri)
+    folder = Path(output).absolute() if database is None else database.parent
     return (folder / "mlartifacts").as_uri()
 
 

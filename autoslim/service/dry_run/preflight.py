@@ -8,6 +8,7 @@ from typing import Any
 
 from autoslim.config import JobSpec, SpecError
 from autoslim.config.issues import ValidationIssue, short_repr, unknown
+from autoslim.config.value_types import image_sides
 from autoslim.core.job import repeated_model
 from autoslim.service.catalog import Catalog
 from autoslim.service.dry_run.model_arguments import model_argument_issues
@@ -43,7 +44,7 @@ def _bounds(spec: JobSpec, limits: RequestLimits) -> Iterator[ValidationIssue]:
         ("max_epochs", spec.max_epochs or 0, limits.epochs * limits.trials),
         ("base_epochs", spec.base_epochs, limits.epochs),
         ("batch_size", spec.batch_size, limits.batch_size),
-        ("image_size", spec.image_size or 0, limits.image_size),
+        ("image_size", max(image_sides(spec.image_size or 1)), limits.image_size),
         ("priority", spec.priority, limits.priority),
     ):
         if value > most:
