@@ -35,11 +35,16 @@ from workers.search.warm_start import WarmStart, find_warm_start
 
 def show_plan(job: SearchJob, *, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
-        prepared = prepare(job, Path(cache))
+        prepared = prepare(job, Path(cache), tell=_tell)
         if job.limits.latency_ms is not None:
             prepared = with_latency_table(prepared, _measured_here(prepared))
     facts, found = plan_facts(prepared)
     sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts, found)) + "\n")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _measured_here(prepared: PreparedSearch) -> LatencyTable:
@@ -150,11 +155,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     job, report = prepared.job, prepared.dataset.report
     lines = [
         *_model_lines(prepared),
-        f"Data      {report.train.images} train, {report.validation.images} validation ({report.validation.how_obtained}), "
-        f"{report.test.images} test ({report.test.how_obtained}); {facts['unreadable']} unreadable",
-        *(f"Data      taken: {what}" for what in report.chosen),
-        *(f"Data      not used: {what}" for what in report.not_used),
-        *(f"Data      look at: {what}" for what in report.suspicious),
+        *(f"Data      {line}" for line in report.lines()),
     ]
     which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():

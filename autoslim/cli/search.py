@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,9 @@ def search(
     try:
         summary = run_search(job, resume=resume)
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {output}\n")
+        sys.stderr.write(
+            f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {shlex.quote(str(output))}\n"
+        )
         raise typer.Exit(130) from None
     show(summary, as_json=json)
     raise typer.Exit(exit_code(summary))

@@ -45,7 +45,7 @@ def render(summary: Summary) -> str:
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
     if not summary.logged:
-        lines.append(f"           not everything could be logged; later: autoslim sync {summary.output}")
+        lines.append(f"           not everything could be logged; later: autoslim sync {shlex.quote(str(summary.output))}")
     if summary.models:
         lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{summary.models[0].folder}\"))'")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from autoslim.data.cache import EncodedFile, EncodedRow, grouped, publish_once, 
 from autoslim.data.copies import Contents, content_hash, described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import decode_rgb
+from autoslim.data.progress import Progress
 from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sources import open_source
 from autoslim.data.splits import keep_count, split_off_share
@@ -42,11 +43,14 @@ class Part:
     drawn_from: str | None = None
 
 
-def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset:
+def prepare_dataset(
+    spec: DatasetSpec, cache_dir: Path, *, seed: int, tell: Callable[[str], None] | None = None
+) -> PreparedDataset:
     """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
-    Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too.
+    Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `tell` gets a line now and
+    then that says how many images are prepared, and how long the others will take.
 
     Raises:
         DatasetError: for a source that cannot be read or used.
@@ -58,7 +62,7 @@ def prepare_dataset(spec: DatasetSpec, cache_dir: Path, *, seed: int) -> Prepare
     path = cache_dir / _key(spec, source, seed)
     with publish_once(path) as folder:
         if folder is not None:
-            _write(folder, spec, source, seed)
+            _write(folder, spec, source, seed, tell)
     return open_dataset(path)
 
 
@@ -67,18 +71,19 @@ def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int) -> None:
+def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int, tell: Callable[[str], None] | None) -> None:
     # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     parts = make_splits(spec, source, seed)
     # Train is the last one where what the others hold is left out of it.
     order = ("validation", "test", "train") if spec.drop_duplicates else SPLITS
+    progress = Progress(sum(len(part.rows) for part in parts.values()), tell)
     writers: dict[str, _SplitWriter] = {}
     for split in order:
         others = (
             frozenset[bytes]().union(*(writer.contents.set() for writer in writers.values())) if split == "train" else frozenset()
         )
-        writers[split] = _SplitWriter(parts[split], source, spec, digest)
+        writers[split] = _SplitWriter(parts[split], source, spec, digest, progress)
         writers[split].write(folder / f"{split}.arrow", without=others)
     if spec.drop_duplicates:
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
@@ -136,8 +141,8 @@ def make_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]
 class _SplitWriter:
     """Writes one split's readable images and counts the others, and those that are dropped as copies."""
 
-    def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash) -> None:
-        self._part, self._source, self._spec, self._digest = part, source, spec, digest
+    def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash, progress: Progress) -> None:
+        self._part, self._source, self._spec, self._digest, self._progress = part, source, spec, digest, progress
         self.counts = np.zeros(max(1, len(source.classes)), np.int64)
         self.contents, self.dropped = Contents(), 0
         self._unreadable: list[str] = []
@@ -183,6 +188,7 @@ class _SplitWriter:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
                 # `map` keeps the order, so that neither the file nor the digest depends on the threads.
                 for (row, data, name), (issue, content) in zip(group, pool.map(_examined, group), strict=True):
+                    self._progress.advance()
                     if issue is not None:
                         self._unreadable.append(f"{name}: {issue}")
                         continue

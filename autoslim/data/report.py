@@ -7,6 +7,9 @@ from typing import Any, Self
 
 from autoslim.core.record import OPTIONAL, Record
 
+_SHOWN = 5
+"""Classes that are named where data are described."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitReport(Record):
@@ -57,3 +60,16 @@ class DatasetReport(Record):
     not_used: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     chosen: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     suspicious: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+
+    def lines(self) -> list[str]:
+        """What was found, in words: the splits, the classes, and all that `chosen`, `not_used` and `suspicious` say."""
+        unreadable = self.train.unreadable + self.validation.unreadable + self.test.unreadable
+        named = ", ".join(self.classes[:_SHOWN]) + (", ..." if len(self.classes) > _SHOWN else "")
+        return [
+            f"{self.train.images} train, {self.validation.images} validation ({self.validation.how_obtained}), "
+            f"{self.test.images} test ({self.test.how_obtained}); {unreadable} unreadable",
+            *([f"{len(self.classes)} classes: {named}"] if self.classes else []),
+            *(f"taken: {what}" for what in self.chosen),
+            *(f"not used: {what}" for what in self.not_used),
+            *(f"look at: {what}" for what in self.suspicious),
+        ]

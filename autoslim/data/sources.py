@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Layout:
     choices: tuple[str, ...] = ()
 
 
+HUB = "hf:"
 ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 """Ends of names of files that have to be unpacked first."""
 
@@ -142,6 +144,12 @@ def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Sour
         _refuse_choices(source, "WebDataset tars", COLUMNS, wanted)
         return tars.read_tars(shards, wanted)
     path = Path(source).expanduser()
+    if source.startswith(HUB) and not path.exists():
+        name = shlex.quote(source.removeprefix(HUB))
+        raise DatasetError(
+            f"{source} is a name on the Hugging Face hub, which autoslim does not read from; download it, and give the folder: "
+            f"hf download {name} --repo-type dataset --local-dir DIR"
+        )
     if path.name.lower().endswith(ARCHIVES):
         raise DatasetError(f"{path} is an archive; unpack it, and give the folder, or the .tar, as --data")
     if not path.exists():

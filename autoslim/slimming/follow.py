@@ -33,7 +33,7 @@ def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], No
             return slimming.finished
         if begin is not None:
             begin()
-        prepared = slimming.prepare()
+        prepared = slimming.prepare(tell=write)
         _write_request(prepared, write)
         facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, write)
         if facts.head_check:
@@ -50,6 +50,8 @@ def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], No
 
 def _write_request(prepared: PreparedSlim, write: Write) -> None:
     job, recipe = prepared.job, prepared.recipe
+    for line in prepared.dataset.report.lines():
+        write(f"data: {line}")
     for asked, solved in zip(job.steps, recipe.steps, strict=True):
         write(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")
         for name in asked.knobs:

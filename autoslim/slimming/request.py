@@ -144,8 +144,11 @@ Measure = Callable[[SlimJob, DenseModel], LatencyTable]
 """Measures on this machine what the plans of the request's methods take."""
 
 
-def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> PreparedSlim:
-    """Checks everything that can be checked without training; what needs no data first. `measure` is needed to limit the latency.
+def prepare_slim(
+    job: SlimJob, cache: Path, measure: Measure | None = None, *, tell: Callable[[str], None] | None = None
+) -> PreparedSlim:
+    """Checks everything that can be checked without training; what needs no data first. `measure` is needed to limit the latency; `tell`
+    gets lines on how far it is.
 
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, saying what is allowed.
@@ -153,7 +156,7 @@ def prepare_slim(job: SlimJob, cache: Path, measure: Measure | None = None) -> P
     """
     check_augmentation(job.training.augmentation)
     _check_steps(job, create_dense(job.model.replace(weights="scratch")).shape)
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell)
     dense = create_dense(job.model, classes=len(dataset.classes))
     teacher = None
     if job.teacher is not None and job.teacher != job.model:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,9 +116,13 @@ class Slimming:
         if others:
             raise OutputError(f"--output {self.folder} holds {others[0]}; give a new folder")
 
-    def prepare(self) -> PreparedSlim:
-        """Checks the request as a whole, and records it. Raises RequestError before anything is trained."""
-        prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work))
+    def prepare(self, *, tell: Callable[[str], None] | None = None) -> PreparedSlim:
+        """Checks the request as a whole, and records it; `tell` gets lines on how far it is.
+
+        Raises:
+            RequestError: before anything is trained.
+        """
+        prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work), tell=tell)
         if prepared.table is not None:
             prepared = self._tightened(prepared)
         weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())

@@ -85,7 +85,8 @@ def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: 
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
     output.claim(need=0, resume=resume)
-    prepared = prepare(job, output.cache)
+    console = Console(job, forward=callback.on_message)
+    prepared = prepare(job, output.cache, tell=console.on_message)
     output.claim(need=_peak_bytes(prepared), resume=resume)
     output.write_job(job)
     try:
@@ -146,6 +147,8 @@ def _begin(
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
+    for line in prepared.dataset.report.lines():
+        console.write(f"data: {line}")
     console.write(prepared.proposer.prior_size.describe(job.sampler))
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoslim.core.job import SCRATCH, ModelSpec, SearchJob, repeated_model
@@ -51,8 +51,8 @@ class PreparedSearch:
         return sum(self.budgets.values()) / len(self.budgets) / self.dense_flops
 
 
-def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
-    """Checks everything that can be checked without training; prepared images go to the folder `cache`.
+def prepare(job: SearchJob, cache: Path, *, tell: Callable[[str], None] | None = None) -> PreparedSearch:
+    """Checks everything that can be checked without training; prepared images go to the folder `cache`. `tell` gets lines on how far it is.
 
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, with the allowed values.
@@ -64,7 +64,7 @@ def prepare(job: SearchJob, cache: Path) -> PreparedSearch:
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
     for spec in _all_models(job):
         create_dense(spec.replace(weights=SCRATCH))
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed)
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))
     for spec, model in zip(_all_models(job), [*starts.values(), teacher], strict=False):
