@@ -160,6 +160,23 @@ def front(
     show_front(output, all_trials=all, as_json=json, as_csv=csv)
 
 
+def pick(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="A finished search's output folder.")],
+    flops: Annotated[str | None, typer.Option(help="The most accurate trial within this budget, such as 1.9G or 40%.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="The cheapest trial at most this many points of top-1 below the dense model.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hand over another point of a finished search's front, whole, without training.
+
+    Example: autoslim pick runs/flowers --max-drop 1.0
+    """
+    from autoslim.cli.pick import show_pick
+
+    show_pick(output, flops=flops, max_drop=max_drop, as_json=json)
+
+
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
@@ -224,7 +241,7 @@ def _register() -> None:
         ("On this machine", None, (slim,)),
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
-        ("On this machine", "search", (front,)),
+        ("On this machine", "search", (front, pick)),
         ("Models", None, (models, methods, flops, evaluate, compare, visualize)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),

@@ -93,7 +93,7 @@ def finalize_models(
     Raises:
         OSError: the disk is full; nothing else can be completed then either.
     """
-    folders = [_copy(output, selection) for selection in selections]
+    folders = [copy_trial_model(output, selection) for selection in selections]
     resources = job.resources or Resources()
     # All folders at once, so that the cluster evaluates them side by side.
     labels = [selection.label for selection in selections]
@@ -110,7 +110,7 @@ def finalize_models(
             dense_validation=start.facts.dense_accuracy,
         )
         try:
-            _complete(job, folder, selection, holdout, base=start.folder, dataset=dataset)
+            complete_selection(job, folder, selection, holdout, base=start.folder, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
@@ -120,11 +120,11 @@ def finalize_models(
             continue
         destination = output.model(selection.label)
         move_folder(folder, destination)
-        models.append(_selected_model(selection, holdout, destination))
+        models.append(selected_model(selection, holdout, destination))
     return models, failed
 
 
-def _copy(output: RunFolder, selection: Selection) -> Path:
+def copy_trial_model(output: RunFolder, selection: Selection) -> Path:
     """The trial's model, in a folder beside the one where it is published."""
     assert selection.result.artifact is not None
     partial = partial_folder(output.model(selection.label))
@@ -133,7 +133,7 @@ def _copy(output: RunFolder, selection: Selection) -> Path:
     return partial
 
 
-def _complete(
+def complete_selection(
     job: SearchJob, folder: Path, selection: Selection, holdout: HoldoutResults, *, base: Path, dataset: PreparedDataset
 ) -> None:
     complete_folder(
@@ -147,7 +147,7 @@ def _complete(
     )
 
 
-def _selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) -> SelectedModel:
+def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) -> SelectedModel:
     result = selection.result
     assert result.flops is not None
     return SelectedModel(

@@ -1,4 +1,4 @@
-"""`autoslim.run_search` on a model and data that are objects, and what it returns."""
+"""`autoslim.run_search` on a model and data that are objects, what it returns, and another point of its front."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(280)]
 PROGRAM = """
 import json, sys, timm, torch, autoslim
 from sklearn.datasets import load_digits
+from workers.search.pick import Wish, pick
 
 
 class Log(autoslim.SearchCallback):
@@ -46,11 +47,13 @@ def search(log, **changes):
 first, second = Log(), Log()
 result = search(first, trials=3)
 resumed = search(second, trials=4, resume=True)
+picked = pick(result.folder, Wish(flops="90%"))
 with torch.no_grad():
     flops = autoslim.count_flops(result.model("60%"), 16)
 print(json.dumps({
     "first": first.seen, "second": second.seen, "flops": flops, "budget": result.models["60%"].budget, "missing": result.missing,
     "front": [t.number for t in resumed.front], "trials": len(resumed.front.trials), "best": resumed.front.best("60%").flops,
+    "picked": [picked.trial, resumed.front.best("90%").number, autoslim.count_flops(autoslim.load(picked.folder), 16), picked.flops],
     "report": result.report().is_file(), "html": result._repr_html_(), "rows": len(resumed.front.to_pandas(all_trials=True)),
 }))
 """
@@ -68,4 +71,6 @@ def test_a_search_in_a_script(tmp_path: Path) -> None:
     assert found["best"] <= found["budget"]
     assert (found["missing"], found["trials"], found["rows"], found["report"]) == ([], 4, 4, True)
     assert found["front"]
+    trial, best, counted, flops = found["picked"]
+    assert (trial, counted) == (best, flops)
     assert "60%" in found["html"]

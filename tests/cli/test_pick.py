@@ -1,0 +1,57 @@
+"""`autoslim pick`: which trial is the wished one. That its model is handed over whole is tested on a finished search."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.sample_search import DENSE, fill, make_job, make_results
+
+from autoslim.core.result import ParetoFront
+from autoslim.core.run_folder import RunFolder
+from autoslim.core.urls import default_url
+from autoslim.errors import BudgetError, RequestError
+from autoslim.store import Store
+from workers.search.pick import Wish, wished_trial
+
+
+def wished(**wish):
+    return wished_trial(make_results(), DENSE, Wish(**wish), make_job())[0]
+
+
+def test_within_a_budget_it_is_the_most_accurate():
+    front = [trial for trial in ParetoFront.of(make_results()).results if trial.flops <= 2_500_000_000]
+    assert wished(flops="2.5G").number == front[-1].number
+
+
+@pytest.mark.parametrize("drop", [3.0, 5.0, 20.0])
+def test_within_a_drop_it_is_the_cheapest(drop):
+    able = [trial for trial in ParetoFront.of(make_results()).results if trial.accuracy >= DENSE.dense_accuracy - drop / 100]
+    assert wished(max_drop=drop).number == able[0].number
+
+
+def test_what_no_trial_is_names_the_nearest():
+    with pytest.raises(BudgetError, match=r"--flops 10%: no trial is within it; the cheapest has 2\.\d+G"):
+        wished(flops="10%")
+    with pytest.raises(BudgetError, match=r"--max-drop 0: no trial has 94\.10%.*; the most accurate has \d\d\.\d+%"):
+        wished_trial(make_results()[:1], DENSE, Wish(max_drop=0.0), make_job())
+
+
+@pytest.mark.parametrize("wish", [{}, {"flops": "50%", "max_drop": 1.0}, {"max_drop": -1.0}, {"max_drop": 100.0}])
+def test_a_wish_is_one_of_both(wish):
+    with pytest.raises(RequestError):
+        Wish(**wish)
+
+
+def test_a_model_that_was_not_kept_or_is_there_is_told(autoslim, tmp_path):
+    folder = tmp_path / "run"
+    job = make_job(str(folder))
+    folder.mkdir()
+    RunFolder(folder).write_job(job)
+    with Store(default_url(str(folder))) as store:
+        fill(store, job)
+    code, _, err = autoslim("pick", "run", "--flops", "60%")
+    assert (code, "was not kept; those of the front were: " in err) == (2, True)
+    (folder / "models" / "60%").mkdir(parents=True)
+    code, _, err = autoslim("pick", "run", "--flops", "60%")
+    assert (code, "is there already" in err) == (2, True)
+    code, _, err = autoslim("pick", "elsewhere", "--flops", "60%")
+    assert (code, "holds no search" in err) == (2, True)
