@@ -1,4 +1,6 @@
-"""Optional dependencies: the base install loads, counts and slims; extras of the package add the search, the service and its client."""
+"""Optional dependencies: the base install loads, counts and slims; extras of the package add the search, the service, its client and
+data sets of the Hugging Face hub.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Literal
 
 from autoslim.errors import MissingExtraError
 
-PackageExtra = Literal["search", "service", "client"]
+PackageExtra = Literal["search", "service", "client", "hub"]
 
 _OURS = ("autoslim", "workers", "search_spaces")
 

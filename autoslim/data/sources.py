@@ -6,7 +6,6 @@ import dataclasses
 import io
 import itertools
 import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from autoslim.data import manifest, parquet, saved_arrow, tars
+from autoslim.data import hub, manifest, parquet, saved_arrow, tars
 from autoslim.data.folder import read_image_folder
 from autoslim.data.manifest_file import SUFFIXES
 from autoslim.data.shards import find_shards
@@ -42,7 +41,6 @@ class Layout:
     choices: tuple[str, ...] = ()
 
 
-HUB = "hf:"
 ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 """Ends of names of files that have to be unpacked first."""
 
@@ -139,23 +137,20 @@ def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Sour
         _refuse_choices(source, "built-in data set", (), wanted)
         digits = _read_digits(seed)
         return digits if wanted.labelled else without_labels(digits)
+    if source.startswith(hub.PREFIX):
+        return hub.read_hub(source, wanted)
     shards = tars.expand(source)
     if shards is not None:
         _refuse_choices(source, "WebDataset tars", COLUMNS, wanted)
         return tars.read_tars(shards, wanted)
     path = Path(source).expanduser()
-    if source.startswith(HUB) and not path.exists():
-        name = shlex.quote(source.removeprefix(HUB))
-        raise DatasetError(
-            f"{source} is a name on the Hugging Face hub, which autoslim does not read from; download it, and give the folder: "
-            f"hf download {name} --repo-type dataset --local-dir DIR"
-        )
     if path.name.lower().endswith(ARCHIVES):
         raise DatasetError(f"{path} is an archive; unpack it, and give the folder, or the .tar, as --data")
     if not path.exists():
         raise DatasetError(
             f"data set {source!r} does not exist; allowed: a Parquet file, a manifest ({', '.join(SUFFIXES)}), a WebDataset tar, a "
-            f"folder with train.parquet or its shards, a folder of image folders, a folder that save_to_disk wrote, or {', '.join(BUILTIN)}"
+            f"folder with train.parquet or its shards, a folder of image folders, a folder that save_to_disk wrote, "
+            f"hf:OWNER/NAME, or {', '.join(BUILTIN)}"
         )
     layout, found = _layout(path, wanted)
     _refuse_choices(source, layout.name, layout.choices, wanted)

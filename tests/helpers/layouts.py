@@ -164,7 +164,6 @@ def layouts() -> list[Layout]:
         ("a folder of images and a CSV", ".", lambda make: make.text("labels.csv", "path,label\n"), {}),
         ("columns of a folder of images", ".", lambda make: make.classes("."), {"label_column": "species"}),
         ("a packed folder", "all.zip", lambda make: make.text("all.zip", "PK"), {}),
-        ("a name on the hub", "hf:owner/name", lambda make: None, {}),
         ("nothing", "nowhere", lambda make: None, {}),
     ]
 
@@ -182,14 +181,13 @@ def outcomes(folder: Path) -> Iterator[tuple[str, str, str, str]]:
         root = folder / str(number)
         root.mkdir()
         write(Maker(root))
-        on_the_hub = given.startswith("hf:")
-        source = given if on_the_hub else str(root) if given == "." else str(root / given)
+        source = str(root) if given == "." else str(root / given)
         try:
             report = prepare_dataset(DatasetSpec(source=source, **choices), folder / "cache", seed=0).report
             taken, said = "taken", "; ".join(report.lines())
         except DatasetError as error:
             taken, said = "refused", str(error)
-        shown = given if on_the_hub else "DIR" if given == "." else f"DIR/{given}"
+        shown = "DIR" if given == "." else f"DIR/{given}"
         yield name, f"`{shown}`", taken, said.replace(str(root), "DIR")
 
 
