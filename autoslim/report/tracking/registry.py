@@ -101,7 +101,8 @@ def _write(path: Path, folder: Path) -> None:
         mlflow.pyfunc.save_model(
             path,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"onnx": str(folder / FILE), "config": str(folder / "config.json")},
+            # As URLs: MLflow unquotes a path as well.
+            artifacts={"onnx": (folder / FILE).absolute().as_uri(), "config": (folder / "config.json").absolute().as_uri()},
             signature=ModelSignature(
                 inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, height, width))]),
                 outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(config.classes) or config.shape.dim))]),

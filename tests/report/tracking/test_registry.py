@@ -83,6 +83,14 @@ def test_what_is_logged_is_code_and_onnx_and_no_pickle(folder: Path, client, run
     assert str(client.get_model_version_by_alias("digits-1", "2-3G").version) == "1"
 
 
+def test_a_model_may_lie_in_a_folder_whose_name_means_something_in_a_url(folder: Path, client, run_id: str, tmp_path: Path):
+    (tmp_path / "a%20b?").mkdir()
+    odd = folder.rename(tmp_path / "a%20b?" / "50%")
+    assert register(client, "digits-1", candidate(odd, "50%"), run_id=run_id) == "1"
+    (graph,) = (tmp_path / "artifacts").rglob("model.onnx")
+    assert graph.read_bytes() == b"a graph"
+
+
 @pytest.mark.parametrize("missing", ["SHA256SUMS", "model.onnx"])
 def test_a_folder_that_is_not_finished_or_has_no_graph_is_no_candidate(folder: Path, missing: str):
     (folder / missing).unlink()
