@@ -22,9 +22,17 @@ from autoslim.models import create_dense, write_folder
 RECIPES = 100 if THOROUGH else 2
 REFUSALS = {kind: refusals(make_dense(kind).shape) for kind in KINDS}
 CASES = [(method, kind) for kind in KINDS for method in METHODS if method not in REFUSALS[kind]]
-each_case = pytest.mark.parametrize(
-    ("method", "kind"), [pytest.param(*case, marks=() if case[1] in PARTS else pytest.mark.slow) for case in CASES]
-)
+# Of the methods that remove tokens and of those that remove widths, one each: what a kind adds is the same for all of them.
+_FAST = ("merge", "width")
+
+
+def marks(method: str, kind: str) -> tuple[pytest.MarkDecorator, ...]:
+    if kind in MODELS:
+        return (pytest.mark.slow,)
+    return () if method in _FAST else (pytest.mark.slow, pytest.mark.short)
+
+
+each_case = pytest.mark.parametrize(("method", "kind"), [pytest.param(*case, marks=marks(*case)) for case in CASES])
 
 
 def drawn(method: str, shape: ViTShape, source: random.Random) -> Solved:
