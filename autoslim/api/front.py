@@ -12,6 +12,7 @@ from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import title_of
 from autoslim.core.result import ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import best_within, eligible
 from autoslim.core.urls import default_url
 from autoslim.errors import BudgetError
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class Front:
     """The Pareto front of a search: complete trials that no other one surpasses in both accuracy and FLOPs.
 
-    Iterating over it gives them, cheapest first. Accuracies are top-1 shares of the validation images, FLOPs multiply-accumulates an image.
+    Iterating over it gives them, cheapest first. Accuracies are those on the validation images, or what `Score` the search compares;
+    FLOPs are multiply-accumulates an image.
     """
 
     job: StoredJob
@@ -46,6 +48,14 @@ class Front:
         job = RunFolder(root).read_job()
         with Store(job.storage or default_url(str(root))) as store:
             return cls(store.job(job.id), tuple(store.stored_trials(job.id)), root)
+
+    @property
+    def score(self) -> Score:
+        """What the search compares."""
+        return self.job.job.dataset.score
+
+    def _shown(self, value: float | None) -> float:
+        return (value or 0.0) / self.score.unit
 
     @property
     def trials(self) -> tuple[TrialResult, ...]:
@@ -103,7 +113,7 @@ class Front:
         return table if all_trials else table[table["pareto"]].sort_values("flops", ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Accuracy over FLOPs of every complete trial by method, the front as a line, the dense model and the budgets.
+        """Accuracy, or another score, over FLOPs of every complete trial by method, the front as a line, the dense model and the budgets.
 
         Needs matplotlib. `front.html` in the output folder is the same in more detail.
         """
@@ -113,28 +123,31 @@ class Front:
         complete = [trial for trial in self.trials if trial.flops is not None and trial.accuracy is not None]
         for method in dict.fromkeys(trial.recipe.method for trial in complete):
             own = [trial for trial in complete if trial.recipe.method == method]
-            ax.scatter([_giga(trial.flops) for trial in own], [_percent(trial.accuracy) for trial in own], label=method, s=18)
+            ax.scatter([_giga(trial.flops) for trial in own], [self._shown(trial.accuracy) for trial in own], label=method, s=18)
         front = list(self)
         ax.step(
-            [_giga(trial.flops) for trial in front], [_percent(trial.accuracy) for trial in front], where="post", label="front"
+            [_giga(trial.flops) for trial in front], [self._shown(trial.accuracy) for trial in front], where="post", label="front"
         )
         base = self.job.base
         if base is not None:
-            ax.scatter([_giga(base.dense_flops)], [_percent(base.dense_accuracy)], marker="*", s=80, color="black", label="dense")
+            ax.scatter(
+                [_giga(base.dense_flops)], [self._shown(base.dense_accuracy)], marker="*", s=80, color="black", label="dense"
+            )
             for budget in self.job.job.budgets:
                 ax.axvline(_giga(budget.flops_of(base.dense_flops)), linestyle=":", linewidth=1, color="grey")
         ax.set_xlabel("multiply-accumulates an image, G")
-        ax.set_ylabel("top-1 on the validation images, %")
+        ax.set_ylabel(self.score.axis)
         ax.legend()
         return ax
 
     def _repr_html_(self) -> str:
         shown: Any = self.to_pandas()[["number", "method", "model", "flops", "flops_share", "params", "accuracy", "chosen"]]
-        return str(shown.to_html(index=False))
+        return str(shown.rename(columns={ACCURACY.name: self.score.name}).to_html(index=False))
 
     def __repr__(self) -> str:
         points = ", ".join(
-            f"{title_of(trial.recipe.method, trial.recipe.model)} {trial.accuracy or 0:.2%} at {format_flops(trial.flops or 0)}"
+            f"{title_of(trial.recipe.method, trial.recipe.model)} {self.score.text(trial.accuracy or 0.0, 2)} at "
+            f"{format_flops(trial.flops or 0)}"
             for trial in self
         )
         return f"Front({points})"
@@ -142,7 +155,3 @@ class Front:
 
 def _giga(flops: int | None) -> float:
     return (flops or 0) / 1e9
-
-
-def _percent(share: float | None) -> float:
-    return 100 * (share or 0.0)

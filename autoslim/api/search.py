@@ -17,6 +17,7 @@ from autoslim.core.extras import needs_extra
 from autoslim.core.folder_lock import FolderUse, refuse_other_use
 from autoslim.core.recipe import title_of
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.score import SCORES, Score
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import load
 from workers.progress.callbacks import CallbackList, SearchCallback
@@ -70,19 +71,24 @@ class SearchResult:
         return self.folder / "front.html"
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("budget", "method", "FLOPs", "of budget", "params", "validation", "test"))
+        score = SCORES[self.summary.score]
+        head = "".join(
+            f"<th>{name}</th>"
+            for name in ("budget", "method", "FLOPs", "of budget", "params", f"validation {score.title}", f"test {score.title}")
+        )
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (label, *_cells(model))) + "</tr>"
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (label, *_cells(model, score))) + "</tr>"
             for label, model in self.models.items()
         )
         return (
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<p>Dense: {self.summary.dense_accuracy:.2%} on the validation images at {format_flops(self.summary.dense_flops)}. "
+            f"<p>Dense: {score.text(self.summary.dense_accuracy, 2)} on the validation images at {format_flops(self.summary.dense_flops)}. "
             f"{escape(str(self.report()))}</p>"
         )
 
     def __repr__(self) -> str:
-        models = "; ".join(f"{label}: {', '.join(_cells(model))}" for label, model in self.models.items())
+        score = SCORES[self.summary.score]
+        models = "; ".join(f"{label}: {', '.join(_cells(model, score))}" for label, model in self.models.items())
         return f"SearchResult({str(self.folder)!r}, {models or 'no model'})"
 
 
@@ -134,12 +140,12 @@ def _each(model: Model | Sequence[Model]) -> Sequence[Model]:
     return [model] if isinstance(model, str) or not isinstance(model, Sequence) else model
 
 
-def _cells(model: SelectedModel) -> tuple[str, ...]:
+def _cells(model: SelectedModel, score: Score) -> tuple[str, ...]:
     return (
         title_of(model.method, model.model),
         format_flops(model.flops or 0),
         f"{model.budget_share:.1%}",
         f"{(model.params or 0) / 1e6:.3g} M",
-        f"{model.accuracy or 0:.2%}",
-        f"{model.test_accuracy:.2%}",
+        score.text(model.accuracy or 0.0, 2),
+        score.text(model.test_accuracy, 2),
     )

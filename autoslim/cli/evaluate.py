@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from autoslim.core.job import DatasetSpec, ModelSpec
+from autoslim.core.score import OBJECTIVES
 from autoslim.errors import RequestError
-
-OBJECTIVES = ("labels", "features")
 
 
 def read_as(data: str, **choices: Any) -> DatasetSpec:
@@ -33,6 +32,10 @@ def show_accuracy(
         raise RequestError(f"--dense or --probe is {given!r} with --objective labels; allowed with --objective features only")
     check_split(split)
     config = load_config(folder)
+    if not config.classes:
+        raise RequestError(
+            f"{folder} holds a model of features, which has no classes; allowed: --objective features --dense MODEL"
+        )
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(spec, Path(cache), seed=seed)
         if dataset.classes != config.classes:
@@ -79,10 +82,7 @@ def show_features(
         f"{found.patches:.4f}) on {found.images} {split} images of {spec.source}\n"
     )
     if probe is not None and result.probe is not None:
-        sys.stdout.write(
-            f"k-NN top-1 ({NEIGHBOURS} neighbours) {result.probe.slimmed:.2%}, the dense model's {result.probe.dense:.2%}, on "
-            f"{result.probe.images} test images of {probe.source}\n"
-        )
+        sys.stdout.write(f"{result.probe.describe()} of {probe.source}\n")
 
 
 def check_split(split: str) -> None:

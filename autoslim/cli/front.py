@@ -13,6 +13,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.interval import wilson
 from autoslim.core.recipe import title_of
 from autoslim.core.result import TrialResult
+from autoslim.core.score import ACCURACY, Score
 from autoslim.errors import RequestError
 
 
@@ -30,12 +31,15 @@ def show_front(folder: Path, *, all_trials: bool, as_json: bool, as_csv: bool) -
 
 def render(front: Any, trials: list[TrialResult]) -> list[str]:
     """Lines; accuracies have their intervals where the number of validation images is known."""
-    base, images = front.job.base, front.validation_images
+    base, score = front.job.base, front.score
+    # An interval of a share; a mean cosine has none that is known.
+    images = front.validation_images if score is ACCURACY else None
+    interval = ", % (95 %)" if images else ", %" if score is ACCURACY else ""
     several = bool(base is not None and base.starts)
     chosen: dict[int, list[str]] = {}
     for label, number in front.job.chosen.items():
         chosen.setdefault(number, []).append(label)
-    rows = [("trial", "method", "FLOPs", "of dense", "params", "validation, %" + (" (95 %)" if images else ""), "model of")]
+    rows = [("trial", "method", "FLOPs", "of dense", "params", f"validation {score.title}{interval}", "model of")]
     if base is not None and not several:
         rows.append(
             (
@@ -44,7 +48,7 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
                 format_flops(base.dense_flops),
                 "100.0%",
                 _millions(base.params),
-                _share(base.dense_accuracy, images),
+                _shown(base.dense_accuracy, images, score),
                 "",
             )
         )
@@ -57,7 +61,7 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
                 "" if trial.flops is None else format_flops(trial.flops),
                 share,
                 _millions(trial.params),
-                _share(trial.accuracy, images),
+                _shown(trial.accuracy, images, score),
                 ", ".join(chosen.get(trial.number, ())),
             )
         )
@@ -68,10 +72,10 @@ def _millions(params: int | None) -> str:
     return "" if params is None else f"{params / 1e6:.3g} M"
 
 
-def _share(accuracy: float | None, images: int | None) -> str:
-    if accuracy is None:
+def _shown(value: float | None, images: int | None, score: Score) -> str:
+    if value is None:
         return ""
-    return wilson(accuracy, images).percent() if images else f"{100 * accuracy:.2f}"
+    return wilson(value, images).percent() if images else score.text(value, 2).rstrip("%")
 
 
 def _write_rows(rows: list[dict[str, Any]], *, as_csv: bool) -> None:

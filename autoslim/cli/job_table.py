@@ -9,6 +9,7 @@ from autoslim.cli.table import Cell, columns, state_text
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
+from autoslim.core.score import ACCURACY, SCORES, Score
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply, Result, Trial
@@ -26,7 +27,12 @@ def done(job: JobReply) -> str:
 
 
 def best(job: JobReply) -> str:
-    return ", ".join(f"{label} {best.accuracy:.1%}" for label, best in job.progress.best.items())
+    return ", ".join(f"{label} {score_of(job).text(best.accuracy)}" for label, best in job.progress.best.items())
+
+
+def score_of(job: JobReply) -> Score:
+    """What the job's trials are compared by; a service that is older than this client compares accuracies."""
+    return SCORES.get(job.score, ACCURACY)
 
 
 def state(job: JobReply) -> str:
@@ -80,16 +86,16 @@ def page(job: JobReply) -> list[str]:
     pairs.append(("Next", next_commands(job)))
     lines = columns(pairs, gap=4)
     if job.result is not None and job.result.models:
-        lines += ["", *result(job.result)]
+        lines += ["", *result(job.result, score_of(job))]
     return lines
 
 
-def result(found: Result) -> list[str]:
+def result(found: Result, score: Score = ACCURACY) -> list[str]:
     """The dense model, the chosen models, and the budgets without a model."""
-    rows = [("budget", "method", "FLOPs", "of budget", "params", "validation", "test")]
+    rows = [("budget", "method", "FLOPs", "of budget", "params", f"validation {score.title}", f"test {score.title}")]
     if found.dense is not None:
-        test = f"{found.models[0].dense_test_accuracy:.2%}" if found.models else ""
-        rows.append(("dense", "", format_flops(found.dense.flops), "", "", f"{found.dense.accuracy:.2%}", test))
+        test = score.text(found.models[0].dense_test_accuracy, 2) if found.models else ""
+        rows.append(("dense", "", format_flops(found.dense.flops), "", "", score.text(found.dense.accuracy, 2), test))
     for model in found.models:
         rows.append(
             (
@@ -98,8 +104,8 @@ def result(found: Result) -> list[str]:
                 format_flops(model.flops or 0),
                 f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
-                f"{model.accuracy:.2%}",
-                f"{model.test_accuracy:.2%}",
+                score.text(model.accuracy or 0.0, 2),
+                score.text(model.test_accuracy, 2),
             )
         )
     lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]
@@ -112,9 +118,9 @@ def _cost(cost: SearchCost) -> str:
     return f"Cost: {cost.device_hours:.3g} {cost.device} hours{money}; {cost.bytes / 1e9:.2g} GB"
 
 
-def trials(found: list[Trial]) -> list[str]:
+def trials(found: list[Trial], score: Score = ACCURACY) -> list[str]:
     """One line per trial."""
-    rows = [("TRIAL", "METHOD", "TARGET", "STATE", "VALIDATION", "FLOPS", "EPOCHS", "SECONDS")]
+    rows = [("TRIAL", "METHOD", "TARGET", "STATE", f"VALIDATION {score.title.upper()}", "FLOPS", "EPOCHS", "SECONDS")]
     for trial in found:
         rows.append(
             (
@@ -122,7 +128,7 @@ def trials(found: list[Trial]) -> list[str]:
                 trial.method,
                 trial.target,
                 trial.state if trial.duplicate_of is None else f"as trial {trial.duplicate_of}",
-                "" if trial.accuracy is None else f"{trial.accuracy:.2%}",
+                "" if trial.accuracy is None else score.text(trial.accuracy, 2),
                 "" if trial.flops is None else format_flops(trial.flops),
                 "" if trial.epochs is None else f"{trial.epochs:.3g}",
                 "" if trial.seconds is None else f"{trial.seconds:.3g}",

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from autoslim.core.budget import format_flops
+from autoslim.export.artifact import load_config
 from workers.search.finalize import SelectedModel
 from workers.search.pick import Wish, pick
 
@@ -18,8 +19,12 @@ def show_pick(folder: Path, *, flops: str | None, max_drop: float | None, as_jso
 
 
 def render(model: SelectedModel) -> str:
+    score = load_config(model.folder).score
+    validation, test, dense = (
+        score.text(value or 0.0, 2) for value in (model.accuracy, model.test_accuracy, model.dense_test_accuracy)
+    )
     return (
-        f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}, validation {model.accuracy or 0:.2%}, test "
-        f"{model.test_accuracy:.2%} (the dense model {model.dense_test_accuracy:.2%})\n"
+        f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}, validation {score.title} {validation}, test "
+        f"{test} (the dense model {dense})\n"
         f"{model.folder}"
     )

@@ -18,6 +18,7 @@ from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import DENSE, LatencyTable, predict_params
 from autoslim.data.dataset import SPLITS
 from autoslim.export.profiling import measure_table_in_subprocess
@@ -73,7 +74,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "left_out": first.left_out,
         **_start_facts(prepared),
         "prior": prepared.proposer.prior_size.to_dict(),
-        "reuse": warm_start.describe(),
+        "reuse": warm_start.describe(job.dataset.score),
         "trials": job.trials,
         "at_a_time": slots,
         "images_per_second": 1 / mean_throughput(list(throughputs.values())).train,
@@ -86,6 +87,8 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "bytes": work.cost.bytes,
         "images": {split: getattr(prepared.dataset.report, split).images for split in SPLITS},
         "classes": len(prepared.dataset.classes),
+        "objective": "labels" if job.dataset.labelled else "features",
+        "score": job.dataset.score.name,
         "unreadable": sum(getattr(prepared.dataset.report, split).unreadable for split in SPLITS),
         "taken": prepared.dataset.report.chosen,
         "not_used": prepared.dataset.report.not_used,
@@ -156,6 +159,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     lines = [
         *_model_lines(prepared),
         *(f"Data      {line}" for line in report.lines()),
+        *_objective_lines(prepared),
     ]
     which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():
@@ -172,6 +176,20 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     lines += ["", f"Prior     {prepared.proposer.prior_size.describe(job.sampler)}"]
     lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
+
+
+def _objective_lines(prepared: PreparedSearch) -> list[str]:
+    """Nothing where labels are learnt, which is usual."""
+    if prepared.job.dataset.labelled:
+        return []
+    score = prepared.job.dataset.score
+    lines = [f"Score     {score.meaning}; the dense model's own is {score.text(DENSE_AGREEMENT, 0)}"]
+    if prepared.probe is not None:
+        found = prepared.probe.report
+        lines.append(
+            f"Probe     {found.train.images} train and {found.test.images} test images of {len(found.classes)} classes, for k-NN top-1"
+        )
+    return lines
 
 
 def _model_lines(prepared: PreparedSearch) -> list[str]:
@@ -199,11 +217,15 @@ def _model_line(head: str, name: str, dense: DenseModel, adapting: str) -> str:
     shape = dense.shape
     return (
         f"{head:10}{name}  {format_flops(flops_of(dense))} multiply-accumulates at "
-        f"{shape.image_size[0]}x{shape.image_size[1]}, {shape.classes} classes"
+        f"{shape.image_size[0]}x{shape.image_size[1]}, {_head(dense)}"
         + (f"; of the weights' file: {dense.weights_part}" if dense.weights_part else "")
         + "".join(f"; {name} is switched off, for a fixed cost" for name in dense.switched_off)
         + adapting
     )
+
+
+def _head(dense: DenseModel) -> str:
+    return f"{dense.shape.classes} classes" if dense.shape.classes else "features without a classifier"
 
 
 def _method_lines(prepared: PreparedSearch) -> list[str]:

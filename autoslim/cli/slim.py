@@ -16,6 +16,7 @@ from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import format_flops
 from autoslim.core.recipe import Knobs, TrainingSettings
+from autoslim.core.score import SCORES
 from autoslim.errors import RequestError
 from workers.search.signals import GracefulShutdown
 
@@ -122,7 +123,8 @@ def _print(text: str) -> None:
 
 
 def _render(slimmed: Slimmed) -> str:
-    rows = [("model", "FLOPs", "of budget", "of dense", "params", "validation", "test")]
+    score = SCORES[slimmed.score]
+    rows = [("model", "FLOPs", "of budget", "of dense", "params", f"validation {score.title}", f"test {score.title}")]
     rows.append(
         (
             "dense",
@@ -130,8 +132,8 @@ def _render(slimmed: Slimmed) -> str:
             "",
             "",
             f"{slimmed.dense_params / 1e6:.3g} M",
-            f"{slimmed.dense_validation_accuracy:.2%}",
-            f"{slimmed.dense_test_accuracy:.2%}",
+            score.text(slimmed.dense_validation_accuracy, 2),
+            score.text(slimmed.dense_test_accuracy, 2),
         )
     )
     rows.append(
@@ -141,13 +143,15 @@ def _render(slimmed: Slimmed) -> str:
             f"{slimmed.budget_share:.2%}",
             f"{(slimmed.flops or 0) / slimmed.dense_flops:.1%}",
             f"{(slimmed.params or 0) / 1e6:.3g} M",
-            f"{slimmed.accuracy:.2%}",
-            f"{slimmed.test_accuracy:.2%}",
+            score.text(slimmed.accuracy or 0.0, 2),
+            score.text(slimmed.test_accuracy, 2),
         )
     )
     lines = ["", *columns(rows), ""]
     if slimmed.latency is not None:
         lines.append(f"Latency    {slimmed.latency.describe()}")
+    if slimmed.probe is not None:
+        lines.append(f"Probe      {slimmed.probe.describe()}")
     lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")

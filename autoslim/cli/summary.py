@@ -10,6 +10,8 @@ from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts
+from autoslim.core.score import SCORES, Score
+from autoslim.search import AgainstControl
 from workers.search.summary import Summary
 
 
@@ -18,18 +20,20 @@ def show(summary: Summary, *, as_json: bool) -> None:
 
 
 def render(summary: Summary) -> str:
+    score = SCORES[summary.score]
     # A search whose budgets were all met by earlier searches runs no trial.
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     for label, found in summary.reasons.items():
         lines.append(f"{label}: {found.sentence}")
-        lines += [f"{' ' * len(label)}  {offer}" for offer in found.describe_neighbours()]
+        lines += [f"{' ' * len(label)}  {offer}" for offer in found.describe_neighbours(score)]
     knee = next((found.knee for found in summary.reasons.values()), None)
     if knee is not None:
         lines.append(f"the front bends most at trial {knee}")
     for label, control in summary.controls.items():
-        lines.append(f"{label}: {_against(control.margin, control.chosen == control.control, control.control)}")
+        lines.append(f"{label}: {_against(control, score)}")
     lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
+    lines += [f"{model.label}: {model.probe.describe()}" for model in summary.models if model.probe is not None]
     lines += summary.teachers
     for label in summary.missing:
         lines.append(f"{label}: no trial was completed within this budget")
@@ -59,14 +63,15 @@ def _mlflow(uri: str) -> str:
 
 
 def _table(summary: Summary) -> list[str]:
-    rows = [("budget", "method", "FLOPs", "of budget", "params", "ms", "validation", "test")]
+    score = SCORES[summary.score]
+    rows = [("budget", "method", "FLOPs", "of budget", "params", "ms", f"validation {score.title}", f"test {score.title}")]
     timed = next((model.latency.timed for model in summary.models if model.latency is not None), None)
     dense_ms = "" if timed is None else f"{timed.dense_ms:.4g}"
-    flops, accuracy = format_flops(summary.dense_flops), f"{summary.dense_accuracy:.2%}"
+    flops, dense = format_flops(summary.dense_flops), score.text(summary.dense_accuracy, 2)
     if summary.starts:
         rows += [("dense", label, *_dense_cells(summary, label, facts)) for label, facts in summary.starts.items()]
     else:
-        rows.append(("dense", "", flops, "", "", dense_ms, accuracy, _dense_test(summary)))
+        rows.append(("dense", "", flops, "", "", dense_ms, dense, _dense_test(summary)))
     for model in summary.models:
         rows.append(
             (
@@ -76,8 +81,8 @@ def _table(summary: Summary) -> list[str]:
                 f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
-                f"{model.accuracy:.2%}",
-                f"{model.test_accuracy:.2%}",
+                score.text(model.accuracy or 0.0, 2),
+                score.text(model.test_accuracy, 2),
             )
         )
     if timed is None:
@@ -87,17 +92,19 @@ def _table(summary: Summary) -> list[str]:
 
 def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, str, str, str, str, str]:
     """Of one of several starts; it was evaluated on the test images where a chosen model was made from it."""
-    test = next((f"{model.dense_test_accuracy:.2%}" for model in summary.models if model.model == label), "")
-    return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", f"{facts.dense_accuracy:.2%}", test
+    score = SCORES[summary.score]
+    test = next((score.text(model.dense_test_accuracy, 2) for model in summary.models if model.model == label), "")
+    return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", score.text(facts.dense_accuracy, 2), test
 
 
 def _dense_test(summary: Summary) -> str:
-    return f"{summary.models[0].dense_test_accuracy:.2%}" if summary.models else ""
+    return SCORES[summary.score].text(summary.models[0].dense_test_accuracy, 2) if summary.models else ""
 
 
-def _against(margin: float, same: bool, control: int) -> str:
-    if same:
+def _against(found: AgainstControl, score: Score) -> str:
+    control = found.control
+    if found.chosen == control:
         return f"the random recipe (trial {control}) was itself the best; the search did not beat it"
-    if margin == 0:
-        return f"the search did not beat a random recipe at the same budget (trial {control}): equal validation accuracy"
-    return f"the search beat a random recipe at the same budget (trial {control}) by {100 * margin:.2f} points of validation accuracy"
+    if found.margin == 0:
+        return f"the search did not beat a random recipe at the same budget (trial {control}): equal validation {score.name}"
+    return f"the search beat a random recipe at the same budget (trial {control}) by {score.difference(found.margin)}"

@@ -35,6 +35,8 @@ def visualize_folder(
         raise RequestError(f"--output is {str(output)!r}; allowed: a file ending in .png or .html")
     config = load_config(folder)
     size = config.shape.image_size
+    # Images of features have no classes.
+    dataset = dataset.replace(labelled=bool(config.classes))
     sample = sample_source(dataset, split, size, config.preprocessing.crop_pct, images, seed=seed)
     picture = picture_of(folder, sample)
     files = [folder / PAGE, folder / PNG] if output is None else [output]

@@ -14,6 +14,7 @@ from autoslim.cli import job_table
 from autoslim.cli.table import Cell, state_text
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
+from autoslim.core.score import Score
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -54,7 +55,7 @@ class View:
     """The state of a job, from its events."""
 
     def __init__(self, info: JobReply) -> None:
-        self._state = info.state
+        self._state, self._score = info.state, job_table.score_of(info)
         self._done, self._trials = 0, info.progress.trials_total
         self._best: dict[str, float] = {}
         self._ends_at: float | None = None
@@ -86,10 +87,10 @@ class View:
             case "trial_ended":
                 self._done += 1
                 self._ends_at = _ends_at(event)
-                self._print(event, f"{_trial(data)} {_ending(data)}")
+                self._print(event, f"{_trial(data)} {_ending(data, self._score)}")
             case "best":
                 self._best[str(data.get("label"))] = float(data.get("accuracy") or 0.0)
-                self._print(event, f"best within {data.get('label')}: {_result(data)}")
+                self._print(event, f"best within {data.get('label')}: {_result(data, self._score)}")
 
     def _print(self, event: Event, text: Cell) -> None:
         from rich.text import Text
@@ -104,7 +105,7 @@ class View:
     def status(self) -> str:
         parts = [f"{self._done}{f'/{self._trials}' if self._trials and self._done <= self._trials else ''} trials"]
         if self._best:
-            parts.append("best " + ", ".join(f"{label} {accuracy:.1%}" for label, accuracy in self._best.items()))
+            parts.append("best " + ", ".join(f"{label} {self._score.text(value)}" for label, value in self._best.items()))
         if self._ends_at is not None and self._state == "SEARCHING":
             parts.append(f"about {format_duration(max(0.0, self._ends_at - time.time()))} left")
         return f"{self._state}  " + "  |  ".join(parts)
@@ -128,18 +129,18 @@ def _trial(data: dict[str, Any]) -> str:
     return f"trial {data.get('trial')}{method}"
 
 
-def _ending(data: dict[str, Any]) -> str:
+def _ending(data: dict[str, Any], score: Score) -> str:
     state = str(data.get("state", "ended"))
     if data.get("duplicate_of") is not None:
         return f"is the same recipe as trial {data['duplicate_of']}"
     if state == "complete":
-        return _result(data)
+        return _result(data, score)
     error = str(data.get("error") or "").strip().splitlines()
     return f"{state}: {error[-1]}" if error else state
 
 
-def _result(data: dict[str, Any]) -> str:
+def _result(data: dict[str, Any], score: Score) -> str:
     if data.get("accuracy") is None:
-        return "no accuracy"
+        return f"no {score.name}"
     flops = f" at {format_flops(data['flops'])}" if data.get("flops") else ""
-    return f"accuracy {float(data['accuracy']):.1%}{flops}"
+    return f"{score.name} {score.text(float(data['accuracy']))}{flops}"

@@ -75,13 +75,18 @@ def resolve_local_files(spec: JobSpec) -> JobSpec:
         SpecError: for a search space that cannot be read.
     """
     changes: dict[str, Any] = {}
-    for field in ("model", "data", "weights"):
-        text = getattr(spec, field)
-        if text.startswith(("./", "../")) or text in (".", ".."):
-            changes[field] = str(Path(text).resolve())
+    for field in ("model", "data", "probe", "weights"):
+        value = getattr(spec, field)
+        found = tuple(map(_resolved, value)) if isinstance(value, tuple) else value and _resolved(value)
+        if found != value:
+            changes[field] = found
     if isinstance(spec.space, str) and ("/" in spec.space or spec.space.endswith((".yaml", ".yml"))):
         changes["space"] = read_plain(Path(spec.space))
     return read_mapping({**spec.model_dump(mode="json", exclude_unset=True), **changes}) if changes else spec
+
+
+def _resolved(text: str) -> str:
+    return str(Path(text).resolve()) if text.startswith(("./", "../")) or text in (".", "..") else text
 
 
 def submit(spec: JobSpec, idempotency_key: str | None) -> Call[JobReply]:

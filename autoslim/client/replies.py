@@ -26,7 +26,7 @@ class Failure(Reply):
 
 
 class BestTrial(Reply):
-    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget."""
+    """The best trial within a budget so far. `accuracy` is the job's `score` on the validation images, `budget_share` flops / budget."""
 
     trial: int
     method: str
@@ -57,7 +57,7 @@ else:
 
 
 class SelectedModel(MeasuredReply):  # type: ignore[misc]
-    """The chosen model of one budget, with its trial's measurements. Accuracies are top-1 shares, `budget_share` is flops / budget."""
+    """The chosen model of one budget, with its trial's measurements. Accuracies are the job's `score`, `budget_share` is flops / budget."""
 
     label: str
     budget: int
@@ -70,7 +70,7 @@ class SelectedModel(MeasuredReply):  # type: ignore[misc]
 
 
 class Dense(Reply):
-    """The dense model fine-tuned on the data; its accuracy on the validation images, a top-1 share."""
+    """The dense model fine-tuned on the data; its accuracy on the validation images, or 1 where features are compared with its own."""
 
     flops: int
     accuracy: float
@@ -99,7 +99,9 @@ class Result(Reply):
 
 
 class JobReply(Reply):
-    """A job at the time of the request."""
+    """A job at the time of the request. `score` is what its trials are compared by, in all fields that are called accuracy: `accuracy`, a
+    top-1 share, or `agreement` with the dense model's features.
+    """
 
     id: str
     name: str | None = None
@@ -112,6 +114,7 @@ class JobReply(Reply):
     attempt: int = 0
     queue_position: int | None = None
     spec: dict[str, Any] = {}
+    score: str = "accuracy"
     progress: Progress = Progress()
     failure: Failure | None = None
     result: Result | None = None

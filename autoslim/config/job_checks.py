@@ -6,6 +6,42 @@ from pydantic import ValidationInfo
 
 from autoslim.config.dense_models import entries_of
 from autoslim.config.issues import short_repr
+from autoslim.core.job import SCRATCH
+
+FEATURES = "features"
+
+
+def objective_of_a_trained_model(objective: str, info: ValidationInfo) -> str:
+    if objective != FEATURES:
+        return objective
+    models = entries_of(info.data.get("model", ""))
+    if SCRATCH in entries_of(info.data.get("weights", "")):
+        raise ValueError("is 'features' with random weights, which have no features to agree with; allowed: trained weights")
+    if len(models) > 1:
+        raise ValueError(
+            f"is 'features' with {len(models)} models, whose features differ; allowed: one model, which the slimmed ones agree with"
+        )
+    if (teacher := info.data.get("teacher")) is not None:
+        raise ValueError(f"is 'features' with the teacher {short_repr(teacher)}; allowed: no teacher but the model itself")
+    return objective
+
+
+def probe_of_features(probe: str | None, info: ValidationInfo) -> str | None:
+    if probe is not None and info.data.get("objective", FEATURES) != FEATURES:
+        raise ValueError(f"is {short_repr(probe)} with objective 'labels'; allowed with objective 'features' only")
+    return probe
+
+
+def adapt_to_labels(adapt: bool | None, info: ValidationInfo) -> bool | None:
+    if adapt and info.data.get("objective") == FEATURES:
+        raise ValueError("is true, but there are no labels to train the dense model on; allowed with objective 'labels' only")
+    return adapt
+
+
+def class_query_of_a_classifier(class_query: bool, info: ValidationInfo) -> bool:
+    if class_query and info.data.get("objective") == FEATURES:
+        raise ValueError("is true, but patches are features, which the last block computes; allowed with objective 'labels' only")
+    return class_query
 
 
 def mode_of_a_latency(mode: str | None, info: ValidationInfo) -> str | None:

@@ -40,6 +40,12 @@ IMAGE_SIZE = JobField(
     write=lambda size, _: None if size is None else image_sides(size),
     read=lambda size, _: None if size is None else f"{size[0]}x{size[1]}",
 )
+OBJECTIVE = JobField(
+    "dataset.labelled",
+    write=lambda objective, _: objective == "labels",
+    read=lambda labelled, _: "labels" if labelled else "features",
+)
+"""Features are what is learnt without labels: whether images have labels says both."""
 PARAMS = JobField(
     "limits.params",
     write=lambda params, _: None if params is None else parse_params(params),

@@ -38,6 +38,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec, PriorName, PrunerName, SamplerName, SearchJob, SpeedMode
 from autoslim.core.recipe import Augmentation, Bound
+from autoslim.core.score import Objective
 
 _TRIALS = int(default_at("trials"))
 _UNLIMITED_TRIALS = 1000
@@ -108,6 +109,15 @@ class JobSpec(BaseModel):
         "File (Parquet, WebDataset tar, CSV or JSON lines of paths), folder (ImageFolder, Parquet splits, tars, `save_to_disk`), or the "
         "name of a data set, such as `digits`.",
         _DATA(job=(JobField("dataset.source"),), example="./flowers"),
+    )
+    objective: Objective = setting(
+        "What a slimmed model is trained and judged by: the labels of `data`, or the dense model's features, which need no labels.",
+        _DATA(job=(job_fields.OBJECTIVE,)),
+        default="labels",
+    )
+    probe: Text | None = setting(
+        "With `objective: features`, a labelled data set for k-NN top-1 of the dense and the slimmed features at the end.",
+        Rules(group=Group.DATA, commands=Commands.SLIM, job=(JobField("probe"),), resumable=True, decides_plan=False),
     )
     data_config: Text | None = setting(
         "Configuration of a data set that has several: the name of its folder.",
@@ -288,6 +298,10 @@ class JobSpec(BaseModel):
         le=9,
     )
 
+    _objective_of_a_trained_model = field_validator("objective")(job_checks.objective_of_a_trained_model)
+    _probe_of_features = field_validator("probe")(job_checks.probe_of_features)
+    _adapt_to_labels = field_validator("adapt")(job_checks.adapt_to_labels)
+    _class_query_of_a_classifier = field_validator("class_query")(job_checks.class_query_of_a_classifier)
     _latency_of_one_model = field_validator("latency")(job_checks.latency_of_one_model)
     _mode_of_a_latency = field_validator("latency_mode")(job_checks.mode_of_a_latency)
     _at_least_one_limit = field_validator("flops")(job_checks.at_least_one_limit)

@@ -11,6 +11,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
+from autoslim.core.score import Score, score_of
 from autoslim.errors import RequestError
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
@@ -60,6 +61,11 @@ class DatasetSpec(Record):
     label_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     config: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     drop_duplicates: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+
+    @property
+    def score(self) -> Score:
+        """What models are compared by: without labels, the dense model's features are what there is to agree with."""
+        return score_of(labelled=self.labelled)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,6 +127,8 @@ class SearchJob(Record):
     it is needed. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
     folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
+    `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
+
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
 
@@ -129,6 +137,7 @@ class SearchJob(Record):
     more_models: tuple[ModelSpec, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     teacher: ModelSpec | None = dataclasses.field(default=None, metadata=OPTIONAL)
     dataset: DatasetSpec
+    probe: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     budgets: tuple[Budget, ...]
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     space: str = "default"

@@ -147,6 +147,11 @@ class ViTShape(Record):
         return self.patches + self.prefix_tokens
 
     @property
+    def chance(self) -> float:
+        """The accuracy of guessing one of equally frequent classes; 0 without classes, where the score is no accuracy."""
+        return 1 / self.classes if self.classes else 0.0
+
+    @property
     def reads_prefix_alone(self) -> bool:
         """Whether nothing reads patches behind the last block. Of a model without a classifier, they are features, too."""
         return self.pool == "token" and self.classifiers > 0

@@ -8,7 +8,7 @@ image once to find the unreadable ones (`decode`) and writes Arrow files that an
 from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.data.dataset import ImageSplit, PreparedDataset, Splits, open_dataset
 from autoslim.data.loader import Loader
-from autoslim.data.prepare import prepare_dataset
+from autoslim.data.prepare import prepare_dataset, prepare_probe
 from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sample import Sample, sample_source, sample_split
 from autoslim.data.sources import BUILTIN
@@ -25,6 +25,7 @@ __all__ = [
     "Splits",
     "open_dataset",
     "prepare_dataset",
+    "prepare_probe",
     "sample_source",
     "sample_split",
 ]

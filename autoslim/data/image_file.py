@@ -24,6 +24,14 @@ def read_image_file(path: Path) -> bytes:
         return b""
 
 
+def exists(path: Path) -> bool:
+    """False, too, for a name that no file can have, such as one that is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFinder:
     """Finds images by path: relative to `base`, the folder of the file that names them, or to the whole data set's folder `root`."""
@@ -45,7 +53,7 @@ class ImageFinder:
                 f"{where} names the image {text[:200]!r}, which leads out of {self.root}; allowed: a path in that folder, relative to "
                 f"{self.base}"
             )
-        return next((path for path in inside if path.exists()), inside[0])
+        return next((path for path in inside if exists(path)), inside[0])
 
     def is_lexically_inside(self, text: str) -> bool:
         """A check that reads nothing: no `..` leads out, and no link is looked at."""

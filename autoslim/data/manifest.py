@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from autoslim.data.assemble import Part, assemble, no_labels
 from autoslim.data.columns import Columns
-from autoslim.data.image_file import ImageFinder, read_image_file
+from autoslim.data.image_file import ImageFinder, exists, read_image_file
 from autoslim.data.labels import coded_column
 from autoslim.data.links import check_inside
 from autoslim.data.manifest_file import SPLIT, SUFFIXES, check_size, read_columns
@@ -196,7 +196,7 @@ class _Table:
 
 def _check_some_exist(name: str, images: Sequence[Path]) -> None:
     first = images[:_LOOKED_AT]
-    if first and not any(path.exists() for path in first):
+    if first and not any(exists(path) for path in first):
         raise DatasetError(
             f"{name}: none of the first {len(first)} images exists, such as {first[0]}; paths are relative to the manifest's folder, "
             "with the ends of the files' names"

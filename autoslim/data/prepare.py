@@ -66,6 +66,18 @@ def prepare_dataset(
     return open_dataset(path)
 
 
+def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
+    """The labelled data set `probe`, which features are judged on; None without one. The limits of `images` hold for it, too.
+
+    Raises:
+        DatasetError, OutputError: as `prepare_dataset`.
+    """
+    if probe is None:
+        return None
+    spec = DatasetSpec(source=probe, unreadable_share=images.unreadable_share, decoded_limit=images.decoded_limit)
+    return prepare_dataset(spec, cache_dir, seed=seed)
+
+
 def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
     text = json.dumps([_LAYOUT, spec.to_dict(), seed, source.fingerprint()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -105,8 +105,8 @@ def without_labels(source: Source) -> Source:
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
-    except FileNotFoundError:
-        # An image that a manifest names and that is not there is one of the unreadable ones.
+    except OSError:
+        # An image that a manifest names and that cannot be there is one of the unreadable ones.
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
 

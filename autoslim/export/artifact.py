@@ -22,6 +22,7 @@ from autoslim.core.files import write_atomically
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
+from autoslim.core.score import DENSE_AGREEMENT, Score, score_of
 from autoslim.core.shape import ViTShape
 from autoslim.errors import WeightsError
 from autoslim.methods import METHODS
@@ -67,8 +68,8 @@ class FlopsReport(Record):
 class FormReport(Record):
     """A form of the model besides its weights, such as `onnx`, in `file`; where the export failed, `file` is empty and `reason` says why.
 
-    `difference` is the largest difference of its logits from the model's, on real images, in a process without autoslim; `flops` are
-    counted in the form itself.
+    `difference` is the largest difference of its logits, or features, from the model's, on real images, in a process without
+    autoslim; `flops` are counted in the form itself.
     """
 
     name: str
@@ -147,9 +148,10 @@ class LatencyReport(Record):
 class SlimConfig(Record):
     """Everything about a slimmed model but its weights. `recipe` has the knobs after `prune`.
 
-    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share, or without classes
-    `validation/agreement` to the agreement of the features with the dense model's. `images` maps a split to its size. `forms` and `speed`
-    were exported and measured with the model, `latency` only where it is limited.
+    `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share. Without classes the
+    model returns features, and it maps `test/agreement` to their agreement with the dense model's, `test/pooled` and `test/patches` to
+    the cosines that this is the mean of, and `probe/slimmed` and `probe/dense` to k-NN top-1 with a labelled set. `images`
+    maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited.
     """
 
     format: int
@@ -169,6 +171,19 @@ class SlimConfig(Record):
     speed: SpeedReport | None = None
     latency: LatencyReport | None = None
 
+    @property
+    def score(self) -> Score:
+        """What the model was chosen by."""
+        return score_of(labelled=bool(self.classes))
+
+    def score_on(self, split: str) -> float | None:
+        """The slimmed model's score on a split; None before it is measured."""
+        return self.accuracy.get(score_key(split, classes=self.classes))
+
+    def dense_score_on(self, split: str) -> float | None:
+        """The same of the dense model that it was made from."""
+        return self.accuracy.get(f"{split}/dense") if self.classes else DENSE_AGREEMENT
+
     def build(self) -> nn.Module:
         """The slimmed structure with untrained weights; the caller's random state is unchanged."""
         with torch.random.fork_rng(devices=[]):
@@ -178,6 +193,11 @@ class SlimConfig(Record):
             if self.recipe.class_query:
                 model = class_query_last(model, self.shape.prefix_tokens)
         return model
+
+
+def score_key(split: str, *, classes: tuple[str, ...]) -> str:
+    """Where `SlimConfig.accuracy` has the slimmed model's score on a split."""
+    return f"{split}/slimmed" if classes else f"{split}/agreement"
 
 
 def versions() -> dict[str, str]:
@@ -222,7 +242,8 @@ def load_config(folder: str | Path) -> SlimConfig:
 
 
 def load(folder: str | Path) -> nn.Module:
-    """The slimmed model, a plain `nn.Module` in eval mode on the CPU; images (B, 3, height, width) in, logits (B, classes) out.
+    """The slimmed model, a plain `nn.Module` in eval mode on the CPU; images (B, 3, height, width) in, logits (B, classes) out, or the
+    pooled features (B, D) of a model without classes.
 
     It has timm's `forward_features` and `forward_intermediates`, which restore the image's whole grid of tokens on request
     (`autoslim.methods.layers.backbone`).

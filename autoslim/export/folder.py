@@ -1,6 +1,6 @@
 """The deployable forms beside the weights: ONNX, torch.export's program, timm's format if it can express the model, and `load.py`.
 
-Shapes: B images, 3 colour channels, H height, W width, C classes.
+Shapes: B images, 3 colour channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from autoslim.core.files import is_disk_full
 from autoslim.errors import ExportError, first_line
 from autoslim.export import onnx_form, pt2_form, timm_form
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config
-from autoslim.export.in_subprocess import logits_in_subprocess
+from autoslim.export.feature_outputs import outputs_of
+from autoslim.export.in_subprocess import outputs_in_subprocess
 from autoslim.export.onnx_flops import count_onnx_flops
 from autoslim.models.weights import file_digest
 
 CHECKSUMS = "SHA256SUMS"
 LOAD_SCRIPT = "load.py"
 
-RELATIVE_LOGIT_TOLERANCE = 1e-3
-"""Largest absolute difference of a logit, as a share of the logits' standard deviation. A correct form differs by far less, unless another
-runtime's rounding resolves a near tie between two patches the other way."""
+RELATIVE_TOLERANCE = 1e-3
+"""Largest absolute difference of a logit, as a share of the logits' standard deviation; of features in the same way. A
+correct form differs by far less, unless another runtime's rounding resolves a near tie between two patches the other way."""
 
 MATCHING_SHARE = 7 / 8
-"""Share of the images whose logits must match, because of such ties; the report has the largest difference of all images."""
+"""Share of the images whose outputs must match, because of such ties; the report has the largest difference of all images."""
 
 FormWriter = Callable[[nn.Module, SlimConfig, Path], None]
 FORMS: dict[str, tuple[str, FormWriter]] = {
@@ -42,17 +43,19 @@ FORMS: dict[str, tuple[str, FormWriter]] = {
 
 
 def export_folder(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
-    """Writes every form of the model in `folder`, and `load.py`, and compares their logits with the model's on `images_B3HW`.
+    """Writes every form of the model in `folder`, and `load.py`, and compares their outputs with the model's on `images_B3HW`: logits, or
+    without classes features.
 
-    A form that cannot be made, or whose logits differ, is removed; its report has the reason.
+    A form that cannot be made, or whose outputs differ, is removed; its report has the reason.
 
     Raises:
         OSError: when the disk is full.
     """
     model, config = load(folder), load_config(folder)
     with torch.no_grad():
-        expected_BC = model(images_B3HW)
-    reports = tuple(_export_form(name, folder, model, config, images_B3HW, expected_BC) for name in FORMS)
+        found = outputs_of(model, config.classes)[0](images_B3HW)
+    expected = [found] if isinstance(found, Tensor) else list(found)
+    reports = tuple(_export_form(name, folder, model, config, images_B3HW, expected) for name in FORMS)
     _remove(folder / LOAD_SCRIPT)
     if (folder / onnx_form.FILE).is_file():
         shutil.copyfile(Path(__file__).parent / "standalone" / LOAD_SCRIPT, folder / LOAD_SCRIPT)
@@ -60,7 +63,7 @@ def export_folder(folder: Path, images_B3HW: Tensor) -> tuple[FormReport, ...]:
 
 
 def _export_form(
-    name: str, folder: Path, model: nn.Module, config: SlimConfig, images_B3HW: Tensor, expected_BC: Tensor
+    name: str, folder: Path, model: nn.Module, config: SlimConfig, images_B3HW: Tensor, expected: list[Tensor]
 ) -> FormReport:
     file, write = FORMS[name]
     path = folder / file
@@ -68,7 +71,7 @@ def _export_form(
     try:
         with _silenced():
             write(model, config, path)
-        difference = _difference(name, path, images_B3HW, expected_BC)
+        difference = _difference(name, path, images_B3HW, expected, what="logits" if config.classes else "features")
     except Exception as error:
         # Exporters raise errors of any kind; the report has the reason, and the form is removed.
         _remove(path)
@@ -87,24 +90,27 @@ def _with_flops(report: FormReport, path: Path, image_13HW: Tensor) -> FormRepor
         return report.replace(reason=first_line(error))
 
 
-def _difference(name: str, path: Path, images_B3HW: Tensor, expected_BC: Tensor) -> float:
-    """The largest absolute difference of any logit (B, C), at batch 1 and at the whole batch.
+def _difference(name: str, path: Path, images_B3HW: Tensor, expected: list[Tensor], *, what: str) -> float:
+    """The largest absolute difference of any output, (B, ...), at batch 1 and at the whole batch; `what` the outputs are.
 
     Raises:
         ExportError: when too many images differ.
     """
     largest = 0.0
-    for found_BC in logits_in_subprocess(name, path, images_B3HW):
-        difference_B = (found_BC - expected_BC).abs().amax(dim=1)
-        # Where all logits are equal, there is no deviation to compare with.
-        std = float(expected_BC.std()) or 1.0
-        matching = int((difference_B <= RELATIVE_LOGIT_TOLERANCE * std).sum())
-        if matching < MATCHING_SHARE * len(difference_B):
-            raise ExportError(
-                f"its logits match the model's in {matching} of {len(difference_B)} images; the largest difference is "
-                f"{float(difference_B.max()):.2g}"
-            )
-        largest = max(largest, float(difference_B.max()))
+    found = outputs_in_subprocess(name, path, images_B3HW)
+    # timm's own format has the pooled features alone, which come first.
+    for own, output in zip(expected[:1] if name == "timm" else expected, found, strict=True):
+        for each in output:
+            difference_B = (each - own).abs().flatten(1).amax(dim=1)
+            # Where all values are equal, there is no deviation to compare with.
+            std = float(own.std()) or 1.0
+            matching = int((difference_B <= RELATIVE_TOLERANCE * std).sum())
+            if matching < MATCHING_SHARE * len(difference_B):
+                raise ExportError(
+                    f"its {what} match the model's in {matching} of {len(difference_B)} images; the largest difference is "
+                    f"{float(difference_B.max()):.2g}"
+                )
+            largest = max(largest, float(difference_B.max()))
     return largest
 
 

@@ -17,14 +17,14 @@ _TIMEOUT_SECONDS = 600
 """For loading a model and some images on a slow CPU."""
 
 
-def logits_in_subprocess(form: str, path: Path, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits (B, C) computed image by image, and those of the whole batch.
+def outputs_in_subprocess(form: str, path: Path, images_B3HW: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of each of the form's outputs what it is image by image, and of the whole batch: logits (B, C), or features.
 
     Raises:
         ExportError: when the form cannot be loaded or run there, with the last line of that process.
     """
     with tempfile.TemporaryDirectory(prefix="autoslim-apart-") as scratch:
-        images, found = Path(scratch) / "images.npy", Path(scratch) / "logits.npz"
+        images, found = Path(scratch) / "images.npy", Path(scratch) / "outputs.npz"
         np.save(images, images_B3HW.numpy())
         script = Path(__file__).parent / "standalone" / "read_back.py"
         command = [sys.executable, "-P", str(script), form, str(path.absolute()), str(images), str(found)]
@@ -32,5 +32,7 @@ def logits_in_subprocess(form: str, path: Path, images_B3HW: Tensor) -> tuple[Te
         if run.returncode != 0:
             said = run.stderr.strip().splitlines()
             raise ExportError(f"it cannot be read in a clean process: {said[-1] if said else run.returncode}")
-        with np.load(found) as logits:
-            return torch.from_numpy(logits["single"]), torch.from_numpy(logits["batch"])
+        with np.load(found) as outputs:
+            count = len(outputs.files) // 2
+            names = [(f"single {number}", f"batch {number}") for number in range(count)]
+            return [(torch.from_numpy(outputs[single]), torch.from_numpy(outputs[batch])) for single, batch in names]

@@ -16,7 +16,7 @@ from autoslim.errors import ExportError
 
 _FREE_OPERATORS = """
     Add Sub Mul Div Neg Pow Sqrt Exp Log Tanh Sigmoid Softmax Gelu Erf Relu Min Max Clip Cast Where Greater GreaterOrEqual Less
-    LessOrEqual Equal Not And Or ReduceSum ReduceMean ReduceMax ReduceL2 TopK ArgMax CumSum Abs Reciprocal
+    LessOrEqual Equal Not And Or ReduceSum ReduceMean ReduceMax ReduceL2 TopK ArgMax ArgMin CumSum Abs Reciprocal
     Shape Size Reshape Transpose Concat Split Slice Squeeze Unsqueeze Expand Gather GatherElements GatherND Identity Constant
     ConstantOfShape Range Flatten Tile Pad
 """

@@ -1,4 +1,4 @@
-"""`model.onnx`: images (batch, 3, height, width) in, logits (batch, classes) out, for any batch."""
+"""`model.onnx`: images (batch, 3, height, width) in, logits (batch, classes) or features out (`feature_outputs`), for any batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import ExportError
 from autoslim.export.artifact import SlimConfig
 from autoslim.export.example import any_batch, example_images
+from autoslim.export.feature_outputs import outputs_of
 
 FILE = "model.onnx"
 
@@ -22,10 +23,11 @@ FORBIDDEN = ("NonZero", "Compress", "ScatterND", "ScatterElements", "Scatter", "
 
 
 def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
-    write_onnx(model, config.shape, path)
+    exported, outputs = outputs_of(model, config.classes)
+    write_onnx(exported, config.shape, path, outputs=outputs)
 
 
-def write_onnx(model: nn.Module, shape: ViTShape, path: Path) -> None:
+def write_onnx(model: nn.Module, shape: ViTShape, path: Path, *, outputs: tuple[str, ...] = ("logits",)) -> None:
     """Raises ExportError if the graph needs a forbidden operator."""
     program = torch.onnx.export(
         model,
@@ -33,7 +35,7 @@ def write_onnx(model: nn.Module, shape: ViTShape, path: Path) -> None:
         dynamo=True,
         dynamic_shapes=(any_batch(),),
         input_names=["images"],
-        output_names=["logits"],
+        output_names=list(outputs),
         opset_version=OPSET,
         verbose=False,
     )

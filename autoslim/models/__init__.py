@@ -1,7 +1,7 @@
 """timm in: dense vision transformers, their shape and their weights."""
 
 from autoslim.models.architecture import Architecture, Preprocessing, write_folder
-from autoslim.models.dense import DenseModel, create_dense, shape_of_name
+from autoslim.models.dense import DenseModel, create_dense, shape_of_name, untrained
 from autoslim.models.registry import read_shape
 from autoslim.models.teacher import OtherTeacher, check_teacher
 from autoslim.models.weights import load_weights
@@ -18,5 +18,6 @@ __all__ = [
     "read_shape",
     "read_state_dict",
     "shape_of_name",
+    "untrained",
     "write_folder",
 ]

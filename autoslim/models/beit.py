@@ -43,7 +43,7 @@ class BeitFamily(PlainViT):
     def embed(self, model: nn.Module, images_B3HW: Tensor) -> Tensor:
         vit: Any = model
         patches_BPD = vit.patch_embed(images_B3HW)
-        x_BTD = torch.cat((vit.cls_token.expand(len(patches_BPD), -1, -1), patches_BPD), dim=1)
+        x_BTD = torch.cat((vit.cls_token.expand(patches_BPD.shape[0], -1, -1), patches_BPD), dim=1)
         embedded_BTD: Tensor = vit.pos_drop(x_BTD if vit.pos_embed is None else x_BTD + vit.pos_embed)
         return embedded_BTD
 

@@ -16,7 +16,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoslim.core.job import ModelSpec
+from autoslim.core.job import SCRATCH, ModelSpec
 from autoslim.core.shape import ViTShape
 from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
@@ -29,6 +29,9 @@ _HUB_DEADLINE = 8.0
 """Seconds to wait for the hub's first answer; without a network, its own client retries for most of a minute."""
 
 _SCRATCH_SEED = 0
+
+_SOME_CLASSES = 2
+"""The fewest that a data set has: no method's answer depends on how many there are."""
 
 _MAX_CONFIG = 2**20
 """Bytes of a config.json. timm's have a few kilobytes, and a thousand class names some tens."""
@@ -75,8 +78,8 @@ class DenseModel:
         return self.trained and self.head_fits and not self.resampled
 
     def adapts_to(self, classes: tuple[str, ...], adapt: bool | None) -> bool:
-        """Whether it is trained for these classes first, or may be; `adapt` as in `SearchJob`."""
-        return not self.is_ready_for(classes) if adapt is None else adapt
+        """Whether it is trained for these classes first, or may be; never without classes. `adapt` as in `SearchJob`."""
+        return bool(classes) and (not self.is_ready_for(classes) if adapt is None else adapt)
 
     def check_adapt(self, name: str, adapt: bool | None) -> None:
         """Raises RequestError where the model `name` is not to be trained first, and cannot be evaluated without it."""
@@ -97,7 +100,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
     shape = read_shape(module)
     labels = _labels(spec, module)
     trained, head_fits, resampled, part = True, True, False, ""
-    if spec.weights == "scratch":
+    if spec.weights == SCRATCH:
         trained = False
     else:
         state, part = _weights_of(spec, module)
@@ -116,6 +119,16 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         switched_off=switched_off,
         weights_part=part,
     )
+
+
+def untrained(spec: ModelSpec, *, labelled: bool) -> DenseModel:
+    """The model with random weights, in the form in which it is slimmed before its data's classes are known: with some classifier, also
+    where timm builds the model without one; or without, where there are no labels.
+
+    Raises:
+        RequestError, UnsupportedModelError: as `create_dense`.
+    """
+    return create_dense(spec.replace(weights=SCRATCH), classes=_SOME_CLASSES if labelled else 0)
 
 
 def shape_of_name(name: str) -> ViTShape:

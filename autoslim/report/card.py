@@ -7,6 +7,7 @@ from autoslim.core.constraints import format_params
 from autoslim.export.artifact import SlimConfig
 from autoslim.report.card_speed import latency_section, speed_section
 from autoslim.report.picture import PAGE, PNG
+from autoslim.training.knn import NEIGHBOURS
 
 
 def render_card(
@@ -25,10 +26,10 @@ def render_card(
     return f"""# {config.architecture.name}, slimmed to {config.flops.budget_label}
 
 {_cost(config)}
-{_granularity(config)}{_spread(config)}{_accuracy_table(config)}
+{_granularity(config)}{_spread(config)}{_score_table(config)}
 
-{_choice(trial, reason)} Test
-accuracies are those of these files, read back by a new process, in float32.
+{_choice(config, trial, reason)} Test
+scores are those of these files, read back by a new process, in float32.
 {_pictures(has_pictures)}
 {_loading(config)}
 
@@ -49,17 +50,39 @@ Data: {source}. {report}
 """
 
 
-def _accuracy_table(config: SlimConfig) -> str:
+def _score_table(config: SlimConfig) -> str:
     height, width = config.shape.image_size
+    score, title = config.score, config.score.title
     rows = "\n".join(
-        f"| {name} | {config.accuracy[f'test/{name}']:.2%} | {config.accuracy[f'validation/{name}']:.2%} | {format_flops(count)} |"
-        for name, count in (("dense", config.flops.dense), ("slimmed", config.flops.held))
+        f"| {name} | {score.text(on('test') or 0.0, 2)} | {score.text(on('validation') or 0.0, 2)} | {format_flops(count)} |"
+        for name, on, count in (
+            ("dense", config.dense_score_on, config.flops.dense),
+            ("slimmed", config.score_on, config.flops.held),
+        )
     )
     return f"""Multiply-accumulates per image of {height}x{width} pixels, as papers and fvcore count.
 
-| model | top-1, test ({config.images["test"]} images) | top-1, validation ({config.images["validation"]} images) | FLOPs |
+| model | {title}, test ({config.images["test"]} images) | {title}, validation ({config.images["validation"]} images) | FLOPs |
 |---|---|---|---|
-{rows}"""
+{rows}{_features(config)}"""
+
+
+def _features(config: SlimConfig) -> str:
+    """What the agreement of a model of features is made of, and k-NN top-1, where a labelled set was given."""
+    if config.classes:
+        return ""
+    text = f"""
+
+The agreement is the mean of two cosines with the dense model's features, each over the {config.images["test"]} test images: pooled
+{config.accuracy["test/pooled"]:.4f}, patches at their places {config.accuracy["test/patches"]:.4f}. No labels were read."""
+    if "probe/slimmed" not in config.accuracy:
+        return text
+    return f"""{text}
+
+| model | k-NN top-1 of the pooled features ({NEIGHBOURS} neighbours, {config.images["probe"]} images of a labelled set) |
+|---|---|
+| dense | {config.accuracy["probe/dense"]:.2%} |
+| slimmed | {config.accuracy["probe/slimmed"]:.2%} |"""
 
 
 def _loading(config: SlimConfig) -> str:
@@ -73,8 +96,16 @@ model = autoslim.load("path/to/this/folder")  # a plain nn.Module in eval mode; 
 ```
 
 Images: RGB, shorter side to {round(height / config.preprocessing.crop_pct)} px (bicubic), centre crop {height}x{width},
-scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. Classes are in
-`config.json`, in the order of the logits."""
+scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. {_outputs(config)}"""
+
+
+def _outputs(config: SlimConfig) -> str:
+    if config.classes:
+        return "Classes are in\n`config.json`, in the order of the logits."
+    return f"""`model(images)` is
+the pooled features (B, {config.shape.dim}); `model.forward_features(images, restore_tokens=True)` all tokens
+(B, {config.shape.tokens}, {config.shape.dim}), {config.shape.prefix_tokens} prefix first, dropped or merged ones filled;
+`model.forward_intermediates(images)` feature maps."""
 
 
 def _steps(config: SlimConfig) -> str:
@@ -106,7 +137,7 @@ def _counters(config: SlimConfig) -> str:
 
 
 _FORMS = {
-    "onnx": "ONNX, any batch; `images` (B, 3, height, width) in, `logits` out",
+    "onnx": "ONNX, any batch; `images` (B, 3, height, width) in, {outputs} out",
     "pt2": "`torch.export.load`, any batch; needs torch alone",
     "timm": "`timm.create_model('local-dir:...', pretrained=True)`; needs timm alone",
 }
@@ -116,23 +147,27 @@ def _forms(config: SlimConfig) -> str:
     """The files beside the weights, and the forms that could not be made."""
     if not config.forms:
         return ""
+    outputs = "`logits`" if config.classes else "`pooled` and `tokens`, restored to the whole grid,"
+    what, task = ("logit", "classifies") if config.classes else ("feature", "writes the features of")
     rows = "\n".join(
-        f"| `{form.file}` | {_FORMS[form.name]} | {form.difference:.1e} |" for form in config.forms if form.difference is not None
+        f"| `{form.file}` | {_FORMS[form.name].format(outputs=outputs)} | {form.difference:.1e} |"
+        for form in config.forms
+        if form.difference is not None
     )
     left_out = "".join(f"Not made: {form.name}, because {form.reason}.\n" for form in config.forms if not form.file)
     left_out += "".join(
         f"Not counted: {form.name}, because {form.reason}.\n" for form in config.forms if form.file and form.reason
     )
     onnx = any(form.name == "onnx" and form.file for form in config.forms)
-    script = "`python load.py IMAGE` classifies an image with numpy, pillow and onnxruntime alone. " if onnx else ""
+    script = f"`python load.py IMAGE` {task} an image with numpy, pillow and onnxruntime alone. " if onnx else ""
     return f"""## Forms
 
-| file | how it is read | largest difference of a logit |
+| file | how it is read | largest difference of a {what} |
 |---|---|---|
 {rows}
 
 {left_out}
-Differences are from the weights' own logits on {config.images["compared"]} test images, at batch 1 and all at once, in a process without
+Differences are from the weights' own {what}s on {config.images["compared"]} test images, at batch 1 and all at once, in a process without
 autoslim. {script}`sha256sum --check SHA256SUMS` checks the files.
 
 """
@@ -142,15 +177,17 @@ def _counted_graph(config: SlimConfig) -> str:
     counted = [form.flops for form in config.forms if form.flops is not None]
     if not counted:
         return ""
-    differs = "" if counted[0] == config.flops.fvcore else " (differs from fvcore's: the exporter has rewritten a part)"
+    why = "the exporter has rewritten a part" if config.classes else "it also restores the tokens to the whole grid"
+    differs = "" if counted[0] == config.flops.fvcore else f" (differs from fvcore's: {why})"
     return f"| ONNX graph, from the shapes that ONNX Runtime meets{differs} | {counted[0]:,} |\n"
 
 
-def _choice(trial: int | None, reason: str) -> str:
+def _choice(config: SlimConfig, trial: int | None, reason: str) -> str:
     if trial is None:
         return "No other model was made to choose from; the test images were used once, after the training."
     why = f"\n{reason[:1].upper()}{reason[1:]}." if reason else ""
-    return f"The slimmed model was chosen by its accuracy on the validation images; the test images were used once, after the choice.{why}"
+    chosen = f"The slimmed model was chosen by its {config.score.name} on the validation images"
+    return f"{chosen}; the test images were used once, after the choice.{why}"
 
 
 def _maker(config: SlimConfig, job: str | None, trial: int | None) -> str:
@@ -204,7 +241,7 @@ def _granularity(config: SlimConfig) -> str:
         return ""
     if config.recipe.budget != config.flops.budget:
         solved = format_flops(config.recipe.budget)
-        return f"Its recipe was solved for a budget of {solved}: no trial that uses more of the budget is more accurate.\n"
+        return f"Its recipe was solved for a budget of {solved}: no trial that uses more of the budget has a higher {config.score.name}.\n"
     return "The next larger model of this recipe, one token or one width unit more in a block, is above the budget.\n"
 
 

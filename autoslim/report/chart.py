@@ -1,4 +1,4 @@
-"""The chart: accuracy over FLOPs, or over latency, as SVG that can be read without its script.
+"""The chart: the score over FLOPs, or over latency, as SVG that can be read without its script.
 
 It is drawn here and not by a charting library, because `front.html` has to work from a folder, an artifact store and a mail, with no
 network. A library would have to be inside every page: plotly.min.js 7.1.0 has 4.8 MB (1.5 MB compressed), Vega 6.4.0 with Vega-Lite
@@ -17,7 +17,7 @@ from autoslim.core.result import TrialResult, TrialState
 from autoslim.report.label import Box, Labels, stack_in_rows
 from autoslim.report.mark import STAR, colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
-from autoslim.report.search_view import SearchView, percent
+from autoslim.report.search_view import SearchView
 
 _WIDTH, _HEIGHT = 1120.0, 600.0
 _LEFT, _RIGHT, _BOTTOM = 66.0, 1100.0, 546.0
@@ -45,7 +45,7 @@ def draw_chart(view: SearchView) -> str:
             f'<text class="empty" x="{(_LEFT + _RIGHT) / 2}" y="{(top + _BOTTOM) / 2}">No trial has finished yet.</text>'
         )
     over = "latency" if view.is_latency else "FLOPs"
-    name = f"Accuracy over {over} of {len(shown)} trials; the table below holds the same numbers"
+    name = f"{view.score.name.capitalize()} over {over} of {len(shown)} trials; the table below holds the same numbers"
     return f'<svg data-cost="{over}" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="group" aria-label="{name}">{"".join(parts)}</svg>'
 
 
@@ -74,7 +74,7 @@ def _axes(view: SearchView, x: Scale, y: Scale, top: float) -> str:
     for tick, text in zip(across, tick_labels(across, unit=size), strict=True):
         parts.append(f'<line class="grid" x1="{x(tick)}" y1="{top}" x2="{x(tick)}" y2="{_BOTTOM}"/>')
         parts.append(f'<text x="{x(tick)}" y="{_BOTTOM + 18}" text-anchor="middle">{text}</text>')
-    for tick, text in zip(up, tick_labels(up, unit=0.01), strict=True):
+    for tick, text in zip(up, tick_labels(up, unit=view.score.unit), strict=True):
         parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y(tick)}" x2="{_RIGHT}" y2="{y(tick)}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y(tick) + 4}" text-anchor="end">{text}</text>')
     parts.append(f'<path class="axis" fill="none" d="M{_LEFT},{top}V{_BOTTOM}H{_RIGHT}"/>')
@@ -82,7 +82,7 @@ def _axes(view: SearchView, x: Scale, y: Scale, top: float) -> str:
     parts.append(f'<text class="title" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 42}" text-anchor="middle">{title}</text>')
     middle = (top + _BOTTOM) / 2
     turned = f'transform="translate(18,{middle}) rotate(-90)" text-anchor="middle"'
-    parts.append(f'<text class="title" {turned}>Top-1 accuracy (%)</text>')
+    parts.append(f'<text class="title" {turned}>{escape(view.score.axis)}</text>')
     return "".join(parts)
 
 
@@ -102,7 +102,7 @@ def _point(view: SearchView, result: TrialResult, x: Scale, y: Scale, extra: str
     partial = "" if result.state is TrialState.COMPLETE else "partial"
     level = _BOTTOM - 6 if view.far_below(result) else y(result.accuracy)
     place = f'transform="translate({x(cost)},{level}) scale({size if extra else size * 1.15:.2f})"'
-    name = f"trial {result.number}, {result.recipe.title}, {percent(result.accuracy)} at {view.cost_text(cost)}, {result.state}"
+    name = f"trial {result.number}, {result.recipe.title}, {view.score_text(result.accuracy)} at {view.cost_text(cost)}, {result.state}"
     classes = " ".join(["point", colour(method), *extra.split(), *partial.split()])
     data = f'data-method="{method}" data-trial="{result.number}" data-x="{result.flops if not view.is_latency else cost}"'
     return f'<path class="{classes}" d="{shape(method)}" {place} {data} tabindex="-1" role="img" aria-label="{escape(name)}"/>'
@@ -150,7 +150,9 @@ def _notes(view: SearchView, shown: list[TrialResult], x: Scale, y: Scale, label
             at_x, at_y = x(cost), y(accuracy)
             parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
             labels.reserve_mark(at_x, at_y, 9.0)
-            parts.append(labels.place(f"dense {label} {percent(accuracy)}".replace("  ", " "), at_x, at_y, classes="note"))
+            parts.append(
+                labels.place(f"dense {label} {view.score_text(accuracy)}".replace("  ", " "), at_x, at_y, classes="note")
+            )
     rings = [(label, result) for label, result in view.chosen_results() if view.is_shown(result)]
     for _, result in rings:
         labels.reserve_mark(x(view.cost_of(result) or 0.0), y(result.accuracy or 0.0), 10.0)

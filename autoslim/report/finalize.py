@@ -16,7 +16,7 @@ from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, Spee
 from autoslim.export.profiling import hardware, measure_in_subprocess
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
-from autoslim.training.holdout import HoldoutResult
+from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,40 @@ class HoldoutResults:
     slimmed: HoldoutResult
     dense: HoldoutResult
     dense_validation: float
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """As in `SlimConfig`."""
+        features = self.slimmed.features
+        if features is None:
+            return {
+                "validation/dense": self.dense_validation,
+                "test/dense": self.dense.accuracy,
+                "test/slimmed": self.slimmed.accuracy,
+            }
+        found = features.agreement
+        measured = {"test/agreement": found.score, "test/pooled": found.pooled, "test/patches": found.patches}
+        probe = features.probe
+        return measured if probe is None else {**measured, "probe/dense": probe.dense, "probe/slimmed": probe.slimmed}
+
+    @property
+    def images(self) -> dict[str, int]:
+        """As in `SlimConfig`."""
+        features = self.slimmed.features
+        probe = None if features is None else features.probe
+        return {"test": self.slimmed.images, **({} if probe is None else {"probe": probe.images})}
+
+
+def evaluate_both(
+    model: Path, dense: Path, dataset: PreparedDataset, *, probe: PreparedDataset | None, dense_validation: float
+) -> HoldoutResults:
+    """The folders of the slimmed and of the dense model on the test images, by new processes; without classes their features."""
+    if dataset.classes:
+        slimmed, own = (evaluate_in_subprocess(folder, dataset.path, "test") for folder in (model, dense))
+    else:
+        slimmed = evaluate_in_subprocess(model, dataset.path, "test", dense=dense, probe=None if probe is None else probe.path)
+        own = slimmed.of_dense()
+    return HoldoutResults(slimmed=slimmed, dense=own, dense_validation=dense_validation)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,13 +109,8 @@ def complete_folder(
     config = load_config(folder)
     config = config.replace(
         flops=config.flops.replace(budget=requested.budget, budget_label=requested.label),
-        accuracy={
-            **config.accuracy,
-            "validation/dense": holdout.dense_validation,
-            "test/dense": holdout.dense.accuracy,
-            "test/slimmed": holdout.slimmed.accuracy,
-        },
-        images={**config.images, "test": holdout.slimmed.images},
+        accuracy={**config.accuracy, **holdout.accuracy},
+        images={**config.images, **holdout.images},
         limits=requested.limits,
         latency=requested.latency,
     )

@@ -1,4 +1,4 @@
-"""The front as one HTML file: accuracy over FLOPs with every trial, a table of them, the models' speed. It needs no network."""
+"""The front as one HTML file: the score over FLOPs with every trial, a table of them, the models' speed. It needs no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autoslim.report.chart import draw_chart
 from autoslim.report.dense_models import describe_teachers, model_names
 from autoslim.report.mark import colour, shape
 from autoslim.report.resource import policy_source, read_resource
-from autoslim.report.search_view import SearchView, percent
+from autoslim.report.search_view import SearchView
 from autoslim.report.speed_table import draw_speeds, selected_speeds
 
 
@@ -67,10 +67,10 @@ def _dense(view: SearchView) -> str:
 
 
 def _dense_of(view: SearchView, label: str, base: BaseFacts) -> str:
-    accuracy, flops = percent(base.dense_accuracy), view.flops(base.dense_flops)
+    score, flops = view.score_text(base.dense_accuracy), view.flops(base.dense_flops)
     latency = "" if base.latency_ms is None else f", {base.latency_ms:.4g} ms for a batch of {view.job.limits.batch}"
     return (
-        f"{f'Dense model {label}'.strip()}: top-1 {accuracy} at {flops} multiply-accumulates per image, "
+        f"{f'Dense model {label}'.strip()}: {view.score.title} {score} at {flops} multiply-accumulates per image, "
         f"{base.params / 1e6:.4g} M parameters{latency}."
     )
 
@@ -78,7 +78,8 @@ def _dense_of(view: SearchView, label: str, base: BaseFacts) -> str:
 def _chosen(view: SearchView) -> str:
     items = []
     for label, result in view.chosen_results():
-        text = f"trial {result.number} ({result.recipe.title}), top-1 {percent(result.accuracy)} at {view.flops(result.flops)}"
+        score = f"{view.score.title} {view.score_text(result.accuracy)}"
+        text = f"trial {result.number} ({result.recipe.title}), {score} at {view.flops(result.flops)}"
         text += "" if result.latency_measured_ms is None else f", {result.latency_measured_ms:.4g} ms measured"
         items.append(f"<li><b>{escape(label)}</b> {escape(text)}</li>")
     return f'<ul class="chosen" aria-label="chosen models">{"".join(items)}</ul>' if items else ""
@@ -96,8 +97,8 @@ def _why(view: SearchView) -> str:
             continue
         # Without a FLOPs budget all FLOPs of the dense model are allowed.
         budget = budgets.get(label, view.base.dense_flops)
-        found = explain(view.results, by_number[number], budget, view.job.limits)
-        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours()]))
+        found = explain(view.results, by_number[number], budget, view.job.limits, score=view.score)
+        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score)]))
         knees.append(found.knee)
     if any(knee is not None for knee in knees):
         lines.append(f"the front bends most at trial {knees[0]}")
@@ -109,10 +110,10 @@ def _costs(view: SearchView) -> str:
     if not view.has_latency:
         return ""
     buttons = [
-        f'<button type="button" aria-pressed="{str(cost == "FLOPs").lower()}" data-cost="{cost}">accuracy over {cost}</button>'
+        f'<button type="button" aria-pressed="{str(cost == "FLOPs").lower()}" data-cost="{cost}">{view.score.name} over {cost}</button>'
         for cost in ("FLOPs", "latency")
     ]
-    return f'<div class="costs" role="group" aria-label="what accuracy is drawn over">{"".join(buttons)}</div>\n'
+    return f'<div class="costs" role="group" aria-label="what {view.score.name} is drawn over">{"".join(buttons)}</div>\n'
 
 
 def _legend(view: SearchView) -> str:
@@ -140,7 +141,7 @@ def _caption(view: SearchView) -> str:
         text += f" {below} far below the others {'is' if below == 1 else 'are'} drawn on the lower edge."
     return (
         text
-        + " The line is the Pareto front; FLOPs are multiply-accumulates per image, accuracy is top-1 on the validation split."
+        + f" The line is the Pareto front; FLOPs are multiply-accumulates per image, {view.score.meaning} on the validation split."
         + (" Latencies are predicted from a table measured where the trials ran." if view.has_latency else "")
     )
 

@@ -67,8 +67,8 @@ def cost_of(config: SlimConfig) -> str:
     flops = config.flops
     bound = f" {'on average' if flops.bound == 'mean' else 'at most'}" if flops.varies else ""
     share = f"{flops.held / flops.dense:.1%} of the dense {format_flops(flops.dense)}"
-    accuracy = config.accuracy.get("test/slimmed")
-    measured = "" if accuracy is None else f"; top-1 {accuracy:.2%} on the test images"
+    score = config.score_on("test")
+    measured = "" if score is None else f"; {config.score.title} {config.score.text(score, 2)} on the test images"
     return f"{format_flops(flops.held)} multiply-accumulates per image{bound}, {share}, budget {flops.budget_label}{measured}"
 
 
@@ -109,6 +109,8 @@ def _caption(view: TokenView) -> str:
 
 
 def _captions(config: SlimConfig, sample: Sample, survival: Survival) -> list[str]:
+    if not config.classes:
+        return [f"image {number}" for number in range(1, len(sample.pixels) + 1)]
     guesses = [config.classes[index] for index in survival.logits.argmax(dim=1).tolist()]
     names = [sample.classes[label] for label in sample.labels.tolist()]
     return [name if name == guess else f"{name}, taken for {guess}" for name, guess in zip(names, guesses, strict=True)]

@@ -8,6 +8,7 @@ import functools
 from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, TrialState
+from autoslim.core.score import Score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,13 @@ class SearchView:
     results: tuple[TrialResult, ...]
     chosen: dict[str, int]
     cost: str = "flops"
+
+    @property
+    def score(self) -> Score:
+        return self.job.dataset.score
+
+    def score_text(self, value: float | None) -> str:
+        return "" if value is None else self.score.spaced(value)
 
     @functools.cached_property
     def methods(self) -> list[str]:

@@ -36,7 +36,7 @@ _MODEL = _Column("Model", "text", lambda view, r: (r.recipe.model, None))
 _COLUMNS = (
     _Column("Trial", "number", lambda view, r: (str(r.number), r.number)),
     _Column("Method", "text", lambda view, r: (r.recipe.method, None)),
-    _Column("Top-1", "number", lambda view, r: (percent(r.accuracy), r.accuracy)),
+    _Column("Score", "number", lambda view, r: (view.score_text(r.accuracy), r.accuracy)),
     _Column("FLOPs", "number", lambda view, r: (view.flops(r.flops), r.flops)),
     _Column("Of dense", "number", lambda view, r: (percent(_share(view, r)), _share(view, r))),
     _Column("Parameters", "number", lambda view, r: ("" if r.params is None else f"{r.params / 1e6:.4g} M", r.params)),
@@ -50,8 +50,9 @@ _COLUMNS = (
 
 
 def _columns(view: SearchView) -> list[_Column]:
-    """Latencies behind the parameters, where there are any."""
-    columns = list(_COLUMNS)
+    """Latencies behind the parameters, where there are any; the score under its own name."""
+    title = view.score.title.capitalize()
+    columns = [dataclasses.replace(column, name=title) if column.name == "Score" else column for column in _COLUMNS]
     if view.has_starts:
         columns.insert(next(index for index, column in enumerate(columns) if column.name == "Method") + 1, _MODEL)
     if view.has_latency:

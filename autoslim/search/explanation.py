@@ -10,6 +10,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
 from autoslim.core.result import Origin, ParetoFront, TrialResult
+from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import NO_LIMITS, eligible, within_limits
 
 
@@ -26,23 +27,30 @@ class Explanation(Record):
     next_costlier: TrialResult | None
     knee: int | None
 
-    def describe_neighbours(self) -> list[str]:
-        """The front's neighbours, one line each."""
+    def describe_neighbours(self, score: Score = ACCURACY) -> list[str]:
+        """The front's neighbours, one line each; `score` is what the search compares."""
         lines = []
         for which, result in (("next cheaper", self.next_cheaper), ("next costlier", self.next_costlier)):
             if result is not None:
                 knee = ", the knee of the front" if result.number == self.knee else ""
-                lines.append(f"{which} on the front: {_named(result)}, {_point(result)}{knee}")
+                lines.append(f"{which} on the front: {_named(result)}, {_point(result, score)}{knee}")
         return lines
 
 
-def explain(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits = NO_LIMITS) -> Explanation:
-    """Why `selected` is the best within `budget` (multiply-accumulates) and `limits`."""
+def explain(
+    results: Sequence[TrialResult],
+    selected: TrialResult,
+    budget: int,
+    limits: CostLimits = NO_LIMITS,
+    *,
+    score: Score = ACCURACY,
+) -> Explanation:
+    """Why `selected` is the best within `budget` (multiply-accumulates) and `limits`; `score` is what was compared."""
     front = ParetoFront.of(results).results
     others = [r for r in front if r.number != selected.number]
     knee = knee_point(front)
     return Explanation(
-        sentence=_sentence(results, selected, budget, limits),
+        sentence=_sentence(results, selected, budget, limits, score),
         budget_share=_flops(selected) / budget,
         next_cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
         next_costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
@@ -65,46 +73,46 @@ def knee_point(front: Sequence[TrialResult]) -> TrialResult | None:
     return max(front[1:-1], key=lambda result: (above(result), -result.number))
 
 
-def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits) -> str:
+def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits, score: Score) -> str:
     use = f"it uses {_flops(selected) / budget:.1%} of the budget"
     # A reused model was not compared with others here: this search ran no trials for its budget.
     if selected.origin is Origin.REUSED:
         return (
-            f"{_named(selected)} comes from an earlier search, where it was {selected.reused_from}: {_accuracy(selected):.2%} on the "
+            f"{_named(selected)} comes from an earlier search, where it was {selected.reused_from}: {_shown(selected, score)} on the "
             f"same validation images; nothing was trained for it; {use}"
         )
     within = [result for result in eligible(results, limits) if _flops(result) <= budget]
     # The same recipe with another seed or more epochs is not an alternative to it.
     own = selected.recipe
     others = [result for result in within if (result.recipe.steps, result.recipe.model) != (own.steps, own.model)]
-    lead = _lead(results, len(within), budget, limits)
-    sentence = f"{_named(selected)} {lead}, {_accuracy(selected):.2%} on the validation images; {use}"
+    lead = _lead(results, len(within), budget, limits, score)
+    sentence = f"{_named(selected)} {lead}, {_shown(selected, score)} on the validation images; {use}"
     if selected.origin is Origin.REFINEMENT:
-        sentence += f"; {_refinement(within, selected)}"
+        sentence += f"; {_refinement(within, selected, score)}"
     if others:
         rival = max(others, key=_accuracy)
-        sentence += f"; the best other recipe, {_named(rival)}, has {_accuracy(rival):.2%}"
+        sentence += f"; the best other recipe, {_named(rival)}, has {_shown(rival, score)}"
     return sentence
 
 
-def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: CostLimits) -> str:
+def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: CostLimits, score: Score) -> str:
     """How many trials the selected one was compared with, and how many complete ones it was not compared with."""
     repeated = sum(_flops(result) <= budget for result in within_limits(results, limits)) - compared
     besides = (
-        f", not counting {repeated} trial{'' if repeated == 1 else 's'} of less accurate refined recipes" if repeated else ""
+        f", not counting {repeated} trial{'' if repeated == 1 else 's'} of {score.inferior} refined recipes" if repeated else ""
     )
     if compared == 1:
         return f"is the only complete trial within this budget{besides}"
-    return f"is the most accurate of the {compared} complete trials within this budget{besides}"
+    return f"is the {score.superlative} of the {compared} complete trials within this budget{besides}"
 
 
-def _refinement(within: Sequence[TrialResult], selected: TrialResult) -> str:
+def _refinement(within: Sequence[TrialResult], selected: TrialResult, score: Score) -> str:
     text = f"its recipe was refined for {selected.recipe.training.epochs:g} epochs"
     # Recipes that are equal except for the seed are one refined recipe.
     recipe = selected.recipe.replace(seed=0)
     trials = [r for r in within if r.origin is Origin.REFINEMENT and r.recipe.replace(seed=0) == recipe]
     if len(trials) > 1:
-        text += f" with {len(trials)} seeds, {statistics.fmean(map(_accuracy, trials)):.2%} on average"
+        text += f" with {len(trials)} seeds, {score.text(statistics.fmean(map(_accuracy, trials)), 2)} on average"
     return text
 
 
@@ -112,8 +120,12 @@ def _named(result: TrialResult) -> str:
     return f"trial {result.number} ({result.recipe.title})"
 
 
-def _point(result: TrialResult) -> str:
-    return f"{_accuracy(result):.2%} at {format_flops(_flops(result))}"
+def _point(result: TrialResult, score: Score) -> str:
+    return f"{_shown(result, score)} at {format_flops(_flops(result))}"
+
+
+def _shown(result: TrialResult, score: Score) -> str:
+    return score.text(_accuracy(result), 2)
 
 
 def _flops(result: TrialResult) -> int:

@@ -53,7 +53,7 @@ class Catalog:
         """The spec with absolute paths, and its issues; `models` are all timm names. Where they are not known (None), any word that
         matches the operator's patterns will do.
         """
-        finders: dict[str, Callable[[str], str]] = {"data": self._data, "weights": self._weights}
+        finders: dict[str, Callable[[str], str]] = {"data": self._data, "probe": self._data, "weights": self._weights}
         finders["model"] = functools.partial(self._model, models=models)
         finders["teacher"] = functools.partial(self._teacher, models=models, starts=entries_of(spec.model))
         changes: dict[str, str | tuple[str, ...]] = {}
@@ -78,7 +78,7 @@ class Catalog:
     def public_spec(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The inverse of `resolve` for data sets: their registered name instead of the operator's path."""
         names = {path: name for name, path in self._datasets.items()}
-        return {**spec, "data": names.get(spec["data"], spec["data"])}
+        return {**spec, **{field: names.get(spec[field], spec[field]) for field in ("data", "probe") if spec.get(field)}}
 
     def _data(self, text: str) -> str:
         if text in BUILTIN:

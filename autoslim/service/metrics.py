@@ -67,7 +67,9 @@ class _JobCollector:
         progress = self._store.progress([job.id for job in jobs])
         trials = GaugeMetricFamily("autoslim_trials", "Trials of running jobs by state.", labels=["job", "state"])
         best = GaugeMetricFamily(
-            "autoslim_best_accuracy", "Validation accuracy of the best trial within a budget.", labels=["job", "budget"]
+            "autoslim_best_accuracy",
+            "Validation accuracy of the best trial within a budget; of a search for features their agreement.",
+            labels=["job", "budget"],
         )
         volume = GaugeMetricFamily("autoslim_hypervolume", "Share of the area that the front covers.", labels=["job"])
         attempts = CounterMetricFamily("autoslim_job_attempts", "Drivers started for a running job.", labels=["job"])

@@ -68,6 +68,8 @@ def slim_job_of(
     """
     if distillation is not None and not 0 <= distillation <= 1:
         raise RequestError(f"{name('distillation')} is {distillation}; allowed: 0 to 1")
+    if distillation is not None and not searched.dataset.labelled:
+        raise RequestError(f"{name('distillation')} is {distillation}, which needs labels; allowed with objective 'labels' only")
     if first is not None and len(knobs) < 2:
         raise RequestError(
             f"{name('first')} is {first!r}, but there is only one {name('method')}; "
@@ -77,6 +79,7 @@ def slim_job_of(
         model=searched.model,
         teacher=searched.teacher,
         dataset=searched.dataset,
+        probe=searched.probe,
         budget=searched.budgets[0],
         limits=searched.limits,
         steps=tuple(Step(method=method, knobs=own) for method, own in knobs.items()),

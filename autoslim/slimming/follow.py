@@ -11,6 +11,7 @@ from typing import TypeVar
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.result import EpochReport
+from autoslim.core.score import Score
 from autoslim.report.epoch_line import epoch_line
 from autoslim.slimming.request import PreparedSlim, SlimJob
 from autoslim.slimming.run import Slimmed, Slimming
@@ -35,15 +36,18 @@ def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], No
             begin()
         prepared = slimming.prepare(tell=write)
         _write_request(prepared, write)
-        facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, write)
+        score = job.dataset.score
+        facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, write, score)
         if facts.head_check:
             write(f"dense model: {facts.head_check}")
-        write(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
-        teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, write)
+        if job.dataset.labelled:
+            write(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+        teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, write, score)
         if teacher is not None:
             write(f"teacher: accuracy {teacher.dense_accuracy:.1%} on the validation images")
-        outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, write)
-        write(f"{prepared.recipe.method} ends: accuracy {outcome.accuracy:.1%} at {format_flops(outcome.flops or 0)}")
+        outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, write, score)
+        reached = f"{score.name} {score.text(outcome.accuracy or 0.0)} at {format_flops(outcome.flops or 0)}"
+        write(f"{prepared.recipe.method} ends: {reached}")
         write(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
         return slimming.finalize_models(facts, outcome)
 
@@ -61,11 +65,13 @@ def _write_request(prepared: PreparedSlim, write: Write) -> None:
     write(f"budget {budget}, {recipe.budget / prepared.dense_flops:.1%} of the dense model's {dense}")
     for name, usage in prepared.filled.items():
         write(f"{name}: {usage}{' (binding)' if name == prepared.binding else ''}")
+    if not job.dataset.labelled:
+        write(f"score: {job.dataset.score.meaning}")
     if prepared.adapts:
         write(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
 
 
-def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, write: Write) -> T:
+def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, write: Write, score: Score) -> T:
     """Writes a line for each report; the result of the generator."""
     began, first = time.monotonic(), 0.0
     for number in itertools.count():
@@ -81,7 +87,7 @@ def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: flo
         elif first < report.epoch < epochs:
             left = (time.monotonic() - began) / (report.epoch - first) * (epochs - report.epoch)
             rest = f" | about {format_duration(left)} left"
-        write(f"{name}: {epoch_line(report, epochs)}{rest}")
+        write(f"{name}: {epoch_line(report, epochs, score)}{rest}")
     raise AssertionError("the reports end by themselves")
 
 

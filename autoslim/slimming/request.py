@@ -21,13 +21,13 @@ from autoslim.core.result import BaseFacts, EpochReport, Outcome
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict, predict_params
 from autoslim.cost.constraint_check import Timer
-from autoslim.data import PreparedDataset, prepare_dataset
+from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
 from autoslim.data.augment import check_augmentation
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
 from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_method, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
 from autoslim.methods.solver import cheaper_knobs, with_default_layers
-from autoslim.models import DenseModel, check_teacher, create_dense
+from autoslim.models import DenseModel, check_teacher, create_dense, untrained
 from autoslim.training.base_model import BaseRequest, prepare_base, weights_digest
 from autoslim.training.context import TrialContext
 from autoslim.training.trial import run_trial
@@ -44,6 +44,7 @@ class SlimJob(Record):
     model: ModelSpec
     teacher: ModelSpec | None = dataclasses.field(default=None, metadata=OPTIONAL)
     dataset: DatasetSpec
+    probe: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     budget: Budget
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     steps: tuple[Step, ...]
@@ -77,8 +78,8 @@ class Solution:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedSlim:
-    """A request that was found feasible; `table` predicts the latency, where that is limited, and `teacher` is another model than the
-    dense one."""
+    """A request that was found feasible; `table` predicts the latency, where that is limited, `teacher` is another model than the
+    dense one, and `probe` the labelled set that features are judged on."""
 
     job: SlimJob
     dataset: PreparedDataset
@@ -86,6 +87,7 @@ class PreparedSlim:
     dense_flops: int
     table: LatencyTable | None = None
     teacher: DenseModel | None = None
+    probe: PreparedDataset | None = None
     solution: Solution | None = None
 
     @property
@@ -155,8 +157,9 @@ def prepare_slim(
         JobError: where the latency could not be measured.
     """
     check_augmentation(job.training.augmentation)
-    _check_steps(job, create_dense(job.model.replace(weights="scratch")).shape)
+    _check_steps(job, untrained(job.model, labelled=job.dataset.labelled).shape)
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell)
+    probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
     dense = create_dense(job.model, classes=len(dataset.classes))
     teacher = None
     if job.teacher is not None and job.teacher != job.model:
@@ -170,7 +173,9 @@ def prepare_slim(
     if job.limits.latency_ms is not None:
         assert measure is not None
         table = measure(job, dense)
-    return solved(PreparedSlim(job=job, dataset=dataset, dense=dense, dense_flops=dense_flops, table=table, teacher=teacher))
+    return solved(
+        PreparedSlim(job=job, dataset=dataset, dense=dense, dense_flops=dense_flops, table=table, teacher=teacher, probe=probe)
+    )
 
 
 def solved(prepared: PreparedSlim) -> PreparedSlim:

@@ -21,15 +21,17 @@ from autoslim.core.constraints import CostLimits
 from autoslim.core.files import disk_full_error, is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse, refuse_other_use
 from autoslim.core.job import PRETRAINED, SCRATCH
+from autoslim.core.record import OPTIONAL
 from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.score import ACCURACY
 from autoslim.cost import LatencyTable
 from autoslim.errors import AutoslimError, BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
+from autoslim.report.finalize import Provenance, RequestedBudget, complete_folder, evaluate_both
 from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, adapt_teacher, prepare_slim, solved, train
-from autoslim.training.holdout import evaluate_in_subprocess
+from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.single_flight import remove_leftovers
 
 T = TypeVar("T")
@@ -48,7 +50,8 @@ _OWN_FLAGS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slimmed(Measurements):
-    """The slimmed model and the dense one. Test accuracies are measured on the folders, by a new process."""
+    """The slimmed model and the dense one. `score` is what all fields called accuracy are; those on test images are measured on the
+    folders, by a new process. `probe` is k-NN top-1 of the features on a labelled set."""
 
     folder: str
     method: str
@@ -56,9 +59,11 @@ class Slimmed(Measurements):
     budget_label: str
     dense_flops: int
     dense_params: int
+    score: str = dataclasses.field(default=ACCURACY.name, metadata=OPTIONAL)
     test_accuracy: float
     dense_validation_accuracy: float
     dense_test_accuracy: float
+    probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     files: tuple[str, ...]
     dense_folder: str | None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
@@ -174,11 +179,7 @@ class Slimming:
         latency = self._timed(prepared)
         base, model = self._base(prepared), self._trial(prepared) / "model"
         dataset, budget = prepared.dataset, prepared.recipe.budget
-        holdout = HoldoutResults(
-            slimmed=evaluate_in_subprocess(model, dataset.path, "test"),
-            dense=evaluate_in_subprocess(base, dataset.path, "test"),
-            dense_validation=facts.dense_accuracy,
-        )
+        holdout = evaluate_both(model, base, dataset, probe=prepared.probe, dense_validation=facts.dense_accuracy)
         complete_folder(
             model,
             requested=RequestedBudget(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
@@ -204,9 +205,11 @@ class Slimming:
             budget_label=self.job.budget.label,
             dense_flops=facts.dense_flops,
             dense_params=facts.params,
+            score=self.job.dataset.score.name,
             test_accuracy=holdout.slimmed.accuracy,
             dense_validation_accuracy=facts.dense_accuracy,
             dense_test_accuracy=holdout.dense.accuracy,
+            probe=None if holdout.slimmed.features is None else holdout.slimmed.features.probe,
             limits=self.job.limits,
             latency=latency,
             files=tuple(sorted(files)),

@@ -113,7 +113,8 @@ def _about(job: StoredJob) -> str:
         "budgets": [budget.label for budget in job.job.budgets],
         "limits": job.job.limits.to_dict(),
         "base": None if job.base is None else job.base.to_dict(),
-        "units": "flops are multiply-accumulates per image; accuracies are shares, not percent",
+        "score": job.job.dataset.score.name,
+        "units": "flops are multiply-accumulates per image; accuracies are shares, not percent, or the score of this name",
     }
     return json.dumps(about, sort_keys=True)
 

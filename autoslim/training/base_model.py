@@ -18,6 +18,7 @@ from autoslim.core.job import ModelSpec
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, EpochReport, Phase, SharedCost
+from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import count_flops
 from autoslim.data import Loader, PreparedDataset, Splits
 from autoslim.models import DenseModel, create_dense, write_folder
@@ -58,8 +59,8 @@ def prepare_base(
 ) -> Generator[EpochReport, None, BaseFacts]:
     """Writes the adapted model into `folder` in timm's hub format, or reads it if it is there; yields a report after every epoch.
 
-    A model that is trained for these classes and this image size is not trained further. Of several processes that need the same
-    folder one trains, and the others wait.
+    A model that is trained for these classes and this image size is not trained further, and none is where the data has no labels. Of
+    several processes that need the same folder one trains, and the others wait.
     """
     return (yield from single_flight(folder, lambda: _read(folder), lambda: _prepare(folder, request, dataset, device)))
 
@@ -91,12 +92,13 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
             share = accuracy(model, validation, device=device, bfloat16=bfloat16)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         module, epochs = module if trainer.average is None else trainer.average.module, trainer.step / len(train)
-    share = accuracy(module, validation, device=device, bfloat16=bfloat16)
+    # Without classes the score is the agreement with this very model.
+    share = accuracy(module, validation, device=device, bfloat16=bfloat16) if dataset.classes else DENSE_AGREEMENT
     facts = BaseFacts(
         dense_flops=count_flops(module, dense.shape.image_size),
         dense_accuracy=share,
         params=sum(p.numel() for p in module.parameters()),
-        chance=_chance(splits),
+        chance=_chance(splits) if dataset.classes else 0.0,
         head_check="" if check is None else str(check),
     )
     with publish_shared(folder, lambda: _read(folder)) as partial:

@@ -64,6 +64,8 @@ def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: 
     names = dataset.classes
     found = []
     for folder, model in zip((first, second), opened, strict=True):
+        if model.classes == ():
+            raise RequestError(f"{folder} holds a model of features, which has no classes; allowed: a model with a classifier")
         if model.classes is not None and model.classes != names:
             raise RequestError(
                 f"{folder} was made for the classes {', '.join(model.classes[:5])}...; the data has {', '.join(names[:5])}..."

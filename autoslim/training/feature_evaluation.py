@@ -14,7 +14,7 @@ from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.agreement import Agreement, agreement
 from autoslim.training.device import pick_device
-from autoslim.training.knn import knn_top1
+from autoslim.training.knn import NEIGHBOURS, knn_top1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,10 @@ class ProbeResult(Record):
     dense: float
     slimmed: float
     images: int
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        return f"k-NN top-1 ({NEIGHBOURS} neighbours) {self.slimmed:.2%}, the dense model's {self.dense:.2%}, on {self.images} test images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from torch import nn
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.cost import count_flops, count_flops_torch, predict
-from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, versions
+from autoslim.export.artifact import FORMAT, FlopsReport, SlimConfig, save, score_key, versions
 from autoslim.methods import Constraints
 from autoslim.methods.layers.adaptive_trunk import static_shapes
 from autoslim.training.context import TrialContext
@@ -47,7 +47,7 @@ def save_finished_model(
         plan=plan,
         flops=flops,
         params=params,
-        accuracy={"validation/slimmed" if context.classes else "validation/agreement": measured.accuracy},
+        accuracy={score_key("validation", classes=context.classes): measured.accuracy},
         images={"validation": len(context.splits.validation), "train": len(context.splits.train)},
         versions=versions(),
     )

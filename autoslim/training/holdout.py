@@ -1,6 +1,7 @@
 """Evaluates a model's folder as its user will load it: `python -m autoslim.training.holdout FOLDER DATASET --split test`.
 
-In a subprocess this proves that the folder loads without the packages of the search. The last line of stdout is JSON.
+In a subprocess this proves that the folder loads without the packages of the search. The last line of stdout is JSON. With `--dense` the
+model is one of features, compared with the dense model in that folder, and with `--probe` also on a labelled set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
+from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import predict
 from autoslim.data import ImageSplit, Loader, open_dataset
 from autoslim.errors import JobError
@@ -25,25 +27,31 @@ from autoslim.export.artifact import load, load_config
 from autoslim.models import Preprocessing, create_dense
 from autoslim.training.device import pick_device
 from autoslim.training.evaluate import accuracy
+from autoslim.training.feature_evaluation import FeatureResult, evaluate_features
 
 SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HoldoutResult(Record):
-    """`accuracy` is the top-1 share in float32, `images` the number of images that it was measured on; `search_packages` are those of
-    `SEARCH_PACKAGES` that the process had imported, none where all is well.
+    """`accuracy` is the top-1 share in float32, or the score of `features`; `images` is the number of images that it was measured on;
+    `search_packages` are those of `SEARCH_PACKAGES` that the process had imported, none where all is well.
     """
 
     accuracy: float
     images: int
     search_packages: tuple[str, ...]
+    features: FeatureResult | None = None
+
+    def of_dense(self) -> HoldoutResult:
+        """What a model of features is compared with, on the same images: the dense model agrees with itself."""
+        return self.replace(accuracy=DENSE_AGREEMENT, features=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenedFolder:
     """A slimmed model, or a dense one in timm's format. `classes` and `flops` (multiply-accumulates an image) are None where the folder
-    does not say them."""
+    does not say them; a model of features has no classes."""
 
     module: nn.Module
     preprocessing: Preprocessing
@@ -69,7 +77,7 @@ def open_folder(folder: Path) -> OpenedFolder:
         module=dense.module,
         preprocessing=dense.preprocessing,
         image_size=dense.shape.image_size,
-        classes=dense.labels,
+        classes=dense.labels if dense.shape.classes else (),
         flops=predict(dense.shape, Plan.dense(dense.shape)).total,
     )
 
@@ -93,18 +101,32 @@ def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int 
     images = images_for(model, dataset, split)
     loader = loader_for(model, images, batch_size=batch_size)
     share = accuracy(model.module.to(device), loader, device=device, bfloat16=False)
-    return HoldoutResult(
-        accuracy=share, images=len(images), search_packages=tuple(p for p in SEARCH_PACKAGES if p in sys.modules)
-    )
+    return HoldoutResult(accuracy=share, images=len(images), search_packages=_search_packages())
 
 
-def evaluate_in_subprocess(folder: Path, dataset: Path, split: str) -> HoldoutResult:
-    """As `evaluate_folder`, in a new process that has imported nothing yet.
+def evaluate_features_in(folder: Path, dataset: Path, split: str, *, dense: Path, probe: Path | None = None) -> HoldoutResult:
+    """The slimmed model of features in `folder` beside the one in `dense` (timm's format); `probe` is a prepared labelled set."""
+    labelled = None if probe is None else open_dataset(probe)
+    found = evaluate_features(folder, ModelSpec(name=str(dense)), open_dataset(dataset), split, probe=labelled)
+    agreed = found.agreement
+    return HoldoutResult(accuracy=agreed.score, images=agreed.images, search_packages=_search_packages(), features=found)
+
+
+def _search_packages() -> tuple[str, ...]:
+    return tuple(package for package in SEARCH_PACKAGES if package in sys.modules)
+
+
+def evaluate_in_subprocess(
+    folder: Path, dataset: Path, split: str, *, dense: Path | None = None, probe: Path | None = None
+) -> HoldoutResult:
+    """As `evaluate_folder`, or with `dense` as `evaluate_features_in`, in a new process that has imported nothing yet.
 
     Raises:
         JobError: when the folder does not load, or imports a package of the search.
     """
     command = [sys.executable, "-m", "autoslim.training.holdout", str(folder), str(dataset), "--split", split]
+    command += [] if dense is None else ["--dense", str(dense)]
+    command += [] if probe is None else ["--probe", str(probe)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if run.returncode != 0:
         raise JobError(f"{folder} could not be evaluated:\n{run.stderr[-4000:]}")
@@ -119,8 +141,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("dataset", type=Path, help="a prepared data set's folder")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--dense", type=Path, help="the dense model's folder, for a model of features")
+    parser.add_argument("--probe", type=Path, help="with --dense, a prepared labelled data set's folder")
     arguments = parser.parse_args()
-    result = evaluate_folder(arguments.folder, arguments.dataset, arguments.split)
+    where = arguments.folder, arguments.dataset, arguments.split
+    if arguments.dense is None:
+        result = evaluate_folder(*where)
+    else:
+        result = evaluate_features_in(*where, dense=arguments.dense, probe=arguments.probe)
     sys.stdout.write(json.dumps(result.to_dict()) + "\n")
 
 

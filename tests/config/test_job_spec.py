@@ -133,6 +133,33 @@ def test_the_placement_is_the_operators() -> None:
             "/bound",
             "is 'mean', but a latency holds for every image; allowed with a latency: max",
         ),
+        ({"objective": "tokens"}, "/objective", "is 'tokens'; allowed: labels, features"),
+        (
+            {"objective": "features", "weights": "scratch"},
+            "/objective",
+            "is 'features' with random weights, which have no features to agree with; allowed: trained weights",
+        ),
+        (
+            {"objective": "features", "model": ["deit_tiny_patch16_224", "deit_small_patch16_224"]},
+            "/objective",
+            "is 'features' with 2 models, whose features differ; allowed: one model, which the slimmed ones agree with",
+        ),
+        (
+            {"objective": "features", "teacher": "deit_small_patch16_224"},
+            "/objective",
+            "is 'features' with the teacher 'deit_small_patch16_224'; allowed: no teacher but the model itself",
+        ),
+        (
+            {"objective": "features", "adapt": True},
+            "/adapt",
+            "is true, but there are no labels to train the dense model on; allowed with objective 'labels' only",
+        ),
+        (
+            {"objective": "features", "class_query": True},
+            "/class_query",
+            "is true, but patches are features, which the last block computes; allowed with objective 'labels' only",
+        ),
+        ({"probe": "digits"}, "/probe", "is 'digits' with objective 'labels'; allowed with objective 'features' only"),
         ({"flops": ["50%", "0"]}, "/flops/1", "budget '0': FLOPs must be above zero"),
         ({"flops": ["120%"]}, "/flops/0", "budget '120%': a share must be above 0 % and at most 100 %"),
         ({"space": 3}, "/space", "is 3; allowed: a name, a file, or a mapping"),

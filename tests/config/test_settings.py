@@ -34,6 +34,8 @@ OTHER: dict[str, Any] = {
     "image_size": 96,
     "teacher": "vit_base_patch16_224",
     "data": "./flowers",
+    "objective": "features",
+    "probe": "./labelled",
     "data_config": "large",
     "image_column": "img",
     "label_column": "fine_label",
@@ -83,6 +85,8 @@ TYPED: dict[str, list[str]] = {
 }
 """The flags of the settings whose value is typed in another form."""
 IN_THE_ENVIRONMENT = {"model_args": "depth=6", "speed": "eager,compiled", "flops": "2.3G 70%", "reuse": "all digits-1"}
+NEEDED: dict[str, dict[str, Any]] = {"latency_mode": {"latency": "5ms"}, "probe": {"objective": "features"}}
+"""Without these a setting means nothing."""
 HERE = Placement(output="/o")
 SETTINGS = settings_of(JobSpec)
 each_setting = pytest.mark.parametrize("name", SETTINGS)
@@ -91,7 +95,7 @@ each_flag = pytest.mark.parametrize("name", [name for name, one in SETTINGS.item
 
 def least_for(name: str) -> dict[str, Any]:
     """The least spec in which a setting means something."""
-    return LEAST | ({"latency": "5ms"} if name == "latency_mode" else {})
+    return LEAST | NEEDED.get(name, {})
 
 
 def spec_with(name: str) -> JobSpec:

@@ -160,6 +160,15 @@ def test_a_missing_image_is_an_unreadable_one(root, tmp_path):
         prepare_dataset(DatasetSpec(source=str(path)), tmp_path / "cache", seed=0)
 
 
+@pytest.mark.parametrize("image", ["x" * 300 + ".png", "images/0.png/deeper.png"])
+def test_a_name_that_no_file_can_have_is_a_missing_image(root, tmp_path, image):
+    path = csv_of(root, [*ROWS, (image, "ant")])
+    report = prepare_dataset(DatasetSpec(source=str(path), unreadable_share=0.5), tmp_path / "cache", seed=0).report
+    assert report.train.unreadable + report.validation.unreadable + report.test.unreadable == 1
+    with pytest.raises(DatasetError, match="none of the first 1 images exists"):
+        open_at(csv_of(root, [(image, "ant")]))
+
+
 def test_paths_of_another_place_are_said_before_anything_is_read(root):
     path = csv_of(root, [(f"/somewhere/{number}", "ant") for number in range(9)])
     with pytest.raises(DatasetError, match=r"row 0: '/somewhere/0' leads out of .*; allowed: paths in that folder"):

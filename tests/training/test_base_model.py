@@ -12,10 +12,10 @@ import safetensors.torch
 import timm
 import torch
 
-from autoslim.core.job import ModelSpec
+from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.cost import predict
-from autoslim.data import PreparedDataset
+from autoslim.data import PreparedDataset, prepare_dataset
 from autoslim.models import create_dense
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.shared_results import costs
@@ -46,6 +46,19 @@ def test_an_untrained_model_is_adapted_epoch_by_epoch(digits: PreparedDataset, r
     assert 0.09 < facts.chance < 0.2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
     assert timm.create_model(f"local-dir:{tmp_path / 'base'}", pretrained=True).num_classes == 10
+
+
+def test_a_model_for_its_features_is_taken_as_it_is(base: Path, request_of: RequestOf, drain, tmp_path: Path):
+    unlabelled = prepare_dataset(DatasetSpec(source="digits", labelled=False, train_limit=220), tmp_path / "cache", seed=0)
+    request = request_of().replace(model=ModelSpec(name=str(base)))
+    reports, facts = drain(prepare_base(tmp_path / "features", request, unlabelled, device=CPU))
+    assert (reports, facts.dense_accuracy, facts.chance, facts.head_check) == ([], 1.0, 0.0, "")
+    trained, kept = weights_in(base), weights_in(tmp_path / "features")
+    assert {*trained} - {*kept} == {"head.weight", "head.bias"}
+    assert all(torch.equal(trained[name], weight) for name, weight in kept.items())
+    dense = create_dense(ModelSpec(name=str(tmp_path / "features")))
+    assert (dense.shape.classes, dense.labels) == (0, None)
+    assert facts.dense_flops == predict(dense.shape, Plan.dense(dense.shape)).total
 
 
 def test_of_two_who_want_it_at_once_one_trains_it_and_the_other_waits(

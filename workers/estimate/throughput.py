@@ -8,6 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -97,7 +98,11 @@ def _stepper(
         labels_B = torch.zeros(len(images_B3HW), dtype=torch.long, device=device)
         optimizer.zero_grad(set_to_none=True)
         with autocast(student, *(() if teacher is None else (teacher,)), device=device, bfloat16=bfloat16):
-            loss = task_loss(student, teacher, images_B3HW, labels_B, training)
+            loss = (
+                task_loss(student, teacher, images_B3HW, labels_B, training)
+                if dense.shape.classes
+                else _feature_error(student, teacher, images_B3HW)
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         if training.clip_norm > 0:
             nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
@@ -106,6 +111,16 @@ def _stepper(
             average.update(student, 1)
 
     return step
+
+
+def _feature_error(student: Any, teacher: Any, images_B3HW: Tensor) -> Tensor:
+    """In the place of the loss of features: the same passes, and the tokens that the student is left with."""
+    own_BKD = student.forward_features(images_B3HW)
+    if teacher is None:
+        return nn.functional.mse_loss(own_BKD, torch.zeros_like(own_BKD))
+    with torch.no_grad():
+        target_BTD = teacher.forward_features(images_B3HW)
+    return nn.functional.mse_loss(own_BKD, target_BTD[:, : own_BKD.shape[1]])
 
 
 def _batch_size(wanted: int, seconds: Callable[[int], float]) -> int:

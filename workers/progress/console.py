@@ -11,6 +11,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.result import EpochReport, Origin, Target, TrialResult, TrialState
+from autoslim.core.score import Score
 from autoslim.core.selection import best_within_budgets
 from autoslim.report.epoch_line import epoch_line
 from workers.progress.callbacks import SearchCallback, SearchInfo
@@ -22,6 +23,7 @@ class Console(SearchCallback):
     def __init__(self, job: SearchJob, *, stream: TextIO | None = None, forward: Callable[[str], None] | None = None) -> None:
         """`forward` gets the messages about what happens outside of trials, too."""
         self._trials, self._limits, self._width = job.trials, job.limits, len(str(job.trials - 1))
+        self._score = job.dataset.score
         self._stream = sys.stderr if stream is None else stream
         self._forward = forward
         self._search: SearchInfo | None = None
@@ -52,13 +54,13 @@ class Console(SearchCallback):
         self.write(f"{self._name(result)} starts: {_target(target)}, {_knobs(result)}")
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
-        line = epoch_line(report, result.recipe.training.epochs)
+        line = epoch_line(report, result.recipe.training.epochs, self._score)
         self.write(f"{self._name(result)} {line}{self._status()}")
 
     def on_trial_end(self, result: TrialResult, target: str) -> None:
         self._running.discard(result.number)
         self._results.append(result)
-        self.write(f"{self._name(result)} {_outcome(result)}{self._status()}")
+        self.write(f"{self._name(result)} {_outcome(result, self._score)}{self._status()}")
 
     def on_search_end(self, reason: str, refinements: int) -> None:
         more = "no recipe is refined: too few epochs are left for it (--final-share)"
@@ -76,7 +78,9 @@ class Console(SearchCallback):
         if self._search is None:
             return ""
         best = best_within_budgets(self._results, self._search.budgets, self._limits)
-        named = ", ".join(f"{label} {result.accuracy:.1%} (trial {result.number})" for label, result in best.items())
+        named = ", ".join(
+            f"{label} {self._score.text(result.accuracy or 0.0)} (trial {result.number})" for label, result in best.items()
+        )
         left = self._search.seconds_left()
         parts = [f"best {named}"] if named else []
         parts += [f"about {format_duration(left)} left"] if left is not None else []
@@ -92,12 +96,13 @@ def _knobs(result: TrialResult) -> str:
     return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in knobs.items())
 
 
-def _outcome(result: TrialResult) -> str:
+def _outcome(result: TrialResult, score: Score) -> str:
     if result.duplicate_of is not None:
         return f"has the recipe of trial {result.duplicate_of}, and takes its result"
     if result.state is TrialState.COMPLETE:
         assert result.accuracy is not None and result.flops is not None
-        return f"ends: accuracy {result.accuracy:.1%} at {format_flops(result.flops)} in {format_duration(result.seconds)}"
+        found = f"{score.name} {score.text(result.accuracy)}"
+        return f"ends: {found} at {format_flops(result.flops)} in {format_duration(result.seconds)}"
     if result.state is TrialState.STOPPED:
         return f"is stopped after {result.epochs:.3g} epochs: {result.stopped}"
     lines = (result.error or "").strip().splitlines()

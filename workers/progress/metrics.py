@@ -19,12 +19,15 @@ TRIAL = ("job", "trial", "method")
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "autoslim_trials": ("Trials by state.", (*JOB, "state")),
     "autoslim_trials_waiting": ("Trials that have not started yet, at most.", JOB),
-    "autoslim_best_accuracy": ("Validation accuracy of the best trial within a budget, a share.", (*JOB, "budget")),
-    "autoslim_dense_accuracy": ("Validation accuracy of the dense model, a share.", JOB),
+    "autoslim_best_accuracy": (
+        "Validation accuracy of the best trial within a budget, a share; of a search for features their agreement.",
+        (*JOB, "budget"),
+    ),
+    "autoslim_dense_accuracy": ("Validation accuracy of the dense model, a share; 1 in a search for features.", JOB),
     "autoslim_hypervolume": ("Share of the area above chance and left of the dense model that the front covers.", JOB),
     "autoslim_images_per_second": ("Training images a second of a running trial; 0 when it has ended.", TRIAL),
     "autoslim_loader_wait_share": ("Share of the time that the device waits for images; 0 when the trial has ended.", TRIAL),
-    "autoslim_trial_accuracy": ("Validation accuracy of a trial so far, a share.", TRIAL),
+    "autoslim_trial_accuracy": ("Validation accuracy of a trial so far, a share; of a search for features its agreement.", TRIAL),
     "autoslim_trial_epochs": ("Epochs of a trial so far.", TRIAL),
 }
 """Description and tags by name. The service exposes some of them from the store, under the same names without `ray_`."""

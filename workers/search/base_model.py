@@ -55,7 +55,7 @@ def adapt_dense_model(
     folder, called = output.base(request.digest()), f"dense model {label}".strip()
     if not folder.exists():
         what = called if label else f"{called}: {model.name}"
-        console.on_message(f"{what} for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs training")
+        console.on_message(f"{what} {_purpose(job, dataset)}")
     task = _adapt.options(
         num_cpus=trial_resources(job).cpu,
         num_gpus=trial_resources(job).gpu,
@@ -72,8 +72,15 @@ def adapt_dense_model(
     facts = BaseFacts.from_json(last)
     if facts.head_check:
         console.on_message(f"{called}: {facts.head_check}")
-    console.on_message(f"{called}: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+    if job.dataset.labelled:
+        console.on_message(f"{called}: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
     return AdaptedModel(folder, facts)
+
+
+def _purpose(job: SearchJob, dataset: PreparedDataset) -> str:
+    if not job.dataset.labelled:
+        return "as it is, for its features"
+    return f"for {len(dataset.classes)} classes, {job.base.epochs:g} epochs if it needs training"
 
 
 def base_request(job: SearchJob, model: ModelSpec, dataset: PreparedDataset) -> BaseRequest:

@@ -212,7 +212,7 @@ def _with_warm_start(attempt: _Attempt) -> _Attempt:
         return attempt
     bases = base_names(attempt.job, prepared.dataset)
     proposer, warm_start = apply_warm_start(attempt.job, attempt.store, prepared.proposer, prepared.output, bases=bases)
-    for line in warm_start.describe():
+    for line in warm_start.describe(attempt.job.dataset.score):
         attempt.console.on_message(line)
     return dataclasses.replace(attempt, prepared=dataclasses.replace(prepared, proposer=proposer))
 
@@ -228,7 +228,7 @@ def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbac
         prepared.proposer,
         prepared.output,
         callbacks,
-        pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance),
+        pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance, score=job.dataset.score),
         base=facts,
         slots=attempt.slots,
     )
@@ -297,7 +297,10 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
     selected, latencies = select_within_latency(prepared, store, dense=dense, console=attempt.console)
     results = store.trials(job.id)
-    reasons = {label: explain(results, result, prepared.budgets[label], job.limits) for label, result in selected.items()}
+    reasons = {
+        label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score)
+        for label, result in selected.items()
+    }
     if not selected:
         return [], reasons
     count = "one model" if len(selected) == 1 else f"{len(selected)} models"
@@ -314,7 +317,9 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
         )
         for label, result in selected.items()
     ]
-    models, failed = finalize_models(job, prepared.output, selections, dense=dense, dataset=prepared.dataset)
+    models, failed = finalize_models(
+        job, prepared.output, selections, dense=dense, dataset=prepared.dataset, probe=prepared.probe
+    )
     # Recorded only now: a reader that finds the selection in the store finds complete models in the folder.
     store.set_chosen(job.id, {model.label: model.trial for model in models})
     if failed:

@@ -18,6 +18,7 @@ from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
+from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from workers.ray_errors import unwrapped_task_errors
 from workers.search.dense_models import DenseModels
@@ -39,7 +40,8 @@ class SelectedModel(Measurements):
     """A delivered model, with the measurements of its trial. `budget_share` is flops / budget; `model` is the label of the dense model that
     it was made from, where the search has several.
 
-    Accuracies are top-1 shares; those on the test images are measured on the folders, by a new process.
+    Accuracies are top-1 shares, or what `Score` the search compares; those on the test images are measured on the folders, by a new
+    process. `probe` is k-NN top-1 of the features on a labelled set.
     """
 
     label: str
@@ -51,25 +53,34 @@ class SelectedModel(Measurements):
     model: str = dataclasses.field(default="", metadata=OPTIONAL)
     test_accuracy: float
     dense_test_accuracy: float
+    probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     latency: LatencyReport | None = None
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _evaluate(folder: str, dataset: str, split: str) -> str:
-    return evaluate_in_subprocess(Path(folder), Path(dataset), split).to_json()
+def _evaluate(folder: str, dataset: str, split: str, compared: dict[str, str]) -> str:
+    others = {name: Path(path) for name, path in compared.items()}
+    return evaluate_in_subprocess(Path(folder), Path(dataset), split, **others).to_json()
 
 
 def evaluate_folders(
-    folders: Mapping[str, Path], dataset: PreparedDataset, *, split: str, resources: Resources, job: str
+    folders: Mapping[str, Path],
+    dataset: PreparedDataset,
+    *,
+    split: str,
+    resources: Resources,
+    job: str,
+    compared: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> list[HoldoutResult]:
-    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys.
+    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. `compared` has by
+    the same names what features are compared with, the arguments `dense` and `probe` of `evaluate_in_subprocess`.
 
     Raises:
         JobError: a folder does not load, or loads only with the search's packages.
     """
     tasks = [
         _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
-            str(folder), str(dataset.path), split
+            str(folder), str(dataset.path), split, {which: str(path) for which, path in (compared or {}).get(name, {}).items()}
         )
         for name, folder in folders.items()
     ]
@@ -84,8 +95,10 @@ def finalize_models(
     *,
     dense: DenseModels,
     dataset: PreparedDataset,
+    probe: PreparedDataset | None = None,
 ) -> tuple[list[SelectedModel], list[str]]:
-    """Publishes `models/<budget>/` for every selection; the second list has, for each model that could not be completed, why.
+    """Publishes `models/<budget>/` for every selection; the second list has, for each model that could not be completed, why. `probe` is a
+    labelled set for models of features.
 
     A model that an earlier attempt has published stays until its successor is complete. Each model is compared with
     the dense one that it was made from.
@@ -94,21 +107,10 @@ def finalize_models(
         OSError: the disk is full; nothing else can be completed then either.
     """
     folders = [copy_trial_model(output, selection) for selection in selections]
-    resources = job.resources or Resources()
-    # All folders at once, so that the cluster evaluates them side by side.
-    labels = [selection.label for selection in selections]
-    starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
-    named = {name: dense.folder(model) for model, name in starts.items()}
-    named |= dict(zip(labels, folders, strict=True))
-    evaluated = dict(zip(named, evaluate_folders(named, dataset, split="test", resources=resources, job=job.id), strict=True))
+    evaluated = _evaluate_all(job, selections, folders, dense=dense, dataset=dataset, probe=probe)
     models, failed = [], []
-    for selection, folder in zip(selections, folders, strict=True):
+    for selection, folder, holdout in zip(selections, folders, evaluated, strict=True):
         start = dense.of(selection.result.recipe.model)
-        holdout = HoldoutResults(
-            slimmed=evaluated[selection.label],
-            dense=evaluated[starts[selection.result.recipe.model]],
-            dense_validation=start.facts.dense_accuracy,
-        )
         try:
             complete_selection(job, folder, selection, holdout, base=start.folder, dataset=dataset)
         except (AutoslimError, OSError) as error:
@@ -122,6 +124,36 @@ def finalize_models(
         move_folder(folder, destination)
         models.append(selected_model(selection, holdout, destination))
     return models, failed
+
+
+def _evaluate_all(
+    job: SearchJob,
+    selections: Sequence[Selection],
+    folders: Sequence[Path],
+    *,
+    dense: DenseModels,
+    dataset: PreparedDataset,
+    probe: PreparedDataset | None,
+) -> list[HoldoutResults]:
+    """Of each selection beside its dense model. All folders at once, so that the cluster evaluates them side by side."""
+    starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
+    named = dict(zip([selection.label for selection in selections], folders, strict=True))
+    compared: dict[str, dict[str, Path]] = {}
+    if job.dataset.labelled:
+        named |= {name: dense.folder(model) for model, name in starts.items()}
+    else:
+        probed = {} if probe is None else {"probe": probe.path}
+        compared = {one.label: {"dense": dense.folder(one.result.recipe.model), **probed} for one in selections}
+    found = evaluate_folders(named, dataset, split="test", resources=job.resources or Resources(), job=job.id, compared=compared)
+    evaluated = dict(zip(named, found, strict=True))
+    return [
+        HoldoutResults(
+            slimmed=evaluated[one.label],
+            dense=evaluated[starts[one.result.recipe.model]] if job.dataset.labelled else evaluated[one.label].of_dense(),
+            dense_validation=dense.of(one.result.recipe.model).facts.dense_accuracy,
+        )
+        for one in selections
+    ]
 
 
 def copy_trial_model(output: RunFolder, selection: Selection) -> Path:
@@ -161,6 +193,7 @@ def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) 
         model=result.recipe.model,
         test_accuracy=holdout.slimmed.accuracy,
         dense_test_accuracy=holdout.dense.accuracy,
+        probe=None if holdout.slimmed.features is None else holdout.slimmed.features.probe,
         latency=selection.latency,
     )
 

@@ -17,11 +17,10 @@ from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within, eligible
 from autoslim.core.urls import default_url
-from autoslim.data import prepare_dataset
+from autoslim.data import prepare_dataset, prepare_probe
 from autoslim.errors import BudgetError, OutputError, RequestError
-from autoslim.report.finalize import HoldoutResults
+from autoslim.report.finalize import evaluate_both
 from autoslim.store import Store
-from autoslim.training.holdout import evaluate_in_subprocess
 from workers.search.base_model import base_names
 from workers.search.finalize import SelectedModel, Selection, complete_selection, copy_trial_model, selected_model
 
@@ -80,30 +79,31 @@ def _pick(output: RunFolder, job: SearchJob, wish: Wish) -> SelectedModel:
 
 def wished_trial(results: list[TrialResult], base: BaseFacts, wish: Wish, job: SearchJob) -> tuple[TrialResult, str]:
     """The trial, and why it is the one. Raises BudgetError where there is none."""
-    candidates = eligible(results, job.limits)
+    candidates, score = eligible(results, job.limits), job.dataset.score
     if wish.flops is not None:
         flops = Budget.parse(wish.flops).flops_of(base.dense_flops)
         found = best_within(results, flops, job.limits)
         if found is None:
             cheapest = min((candidate.flops or 0 for candidate in candidates), default=0)
             raise BudgetError(f"--flops {wish.flops}: no trial is within it; the cheapest has {format_flops(cheapest)}")
-        return found, f"the most accurate trial within {wish.label}"
+        return found, f"the {score.superlative} trial within {wish.label}"
     assert wish.max_drop is not None
     least = base.dense_accuracy - wish.max_drop / 100
     accurate = [candidate for candidate in candidates if (candidate.accuracy or 0.0) >= least]
     if not accurate:
         best = max((candidate.accuracy or 0.0 for candidate in candidates), default=0.0)
         raise BudgetError(
-            f"--max-drop {wish.max_drop:g}: no trial has {least:.2%} on the validation images, where the dense model has "
-            f"{base.dense_accuracy:.2%}; the most accurate has {best:.2%}"
+            f"--max-drop {wish.max_drop:g}: no trial has {score.text(least, 2)} on the validation images, where the dense model has "
+            f"{score.text(base.dense_accuracy, 2)}; the {score.superlative} has {score.text(best, 2)}"
         )
     # Of equally cheap ones the more accurate, then the earlier.
     cheapest_of = min(accurate, key=lambda candidate: (candidate.flops or 0, -(candidate.accuracy or 0.0), candidate.number))
-    return cheapest_of, f"the cheapest trial at most {wish.max_drop:g} points below the dense model on the validation images"
+    return cheapest_of, f"the cheapest trial at most {score.drop(wish.max_drop)} below the dense model on the validation images"
 
 
 def _publish(output: RunFolder, job: SearchJob, selection: Selection, base: BaseFacts) -> SelectedModel:
     dataset = prepare_dataset(job.dataset, output.cache, seed=job.seed)
+    probe = prepare_probe(job.probe, job.dataset, output.cache, seed=job.seed)
     names, model = base_names(job, dataset), selection.result.recipe.model
     dense = output.cache / (names[model] if model in names else next(iter(names.values())))
     if not dense.is_dir():
@@ -112,11 +112,7 @@ def _publish(output: RunFolder, job: SearchJob, selection: Selection, base: Base
         )
     folder = copy_trial_model(output, selection)
     try:
-        holdout = HoldoutResults(
-            slimmed=evaluate_in_subprocess(folder, dataset.path, "test"),
-            dense=evaluate_in_subprocess(dense, dataset.path, "test"),
-            dense_validation=base.starts.get(model, base).dense_accuracy,
-        )
+        holdout = evaluate_both(folder, dense, dataset, probe=probe, dense_validation=base.starts.get(model, base).dense_accuracy)
         complete_selection(job, folder, selection, holdout, base=dense, dataset=dataset)
         move_folder(folder, output.model(selection.label))
     finally:

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from autoslim.core.job import SCRATCH, ModelSpec, SearchJob, repeated_model
+from autoslim.core.job import ModelSpec, SearchJob, repeated_model
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
-from autoslim.data import PreparedDataset, prepare_dataset
+from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
 from autoslim.errors import RequestError
 from autoslim.methods import Constraints, check_not_trivial
-from autoslim.models import DenseModel, check_teacher, create_dense
+from autoslim.models import DenseModel, check_teacher, create_dense, untrained
 from autoslim.search import Proposer, load_prior, load_space
 from autoslim.search.start import resolve_budget, starts_of
 
@@ -23,7 +23,8 @@ from autoslim.search.start import resolve_budget, starts_of
 class PreparedSearch:
     """A checked job and what every step of its search reads. `budgets` and `dense_flops` are multiply-accumulates.
 
-    `dense` is the first dense model, `starts` are all of them by their label, and `teacher` is one that is none of these.
+    `dense` is the first dense model, `starts` are all of them by their label, and `teacher` is one that is none of these. `probe` is the
+    labelled set that features are judged on at the end.
     """
 
     job: SearchJob
@@ -35,6 +36,7 @@ class PreparedSearch:
     proposer: Proposer
     starts: dict[str, DenseModel]
     teacher: DenseModel | None = None
+    probe: PreparedDataset | None = None
 
     @property
     def others(self) -> list[DenseModel]:
@@ -60,11 +62,12 @@ def prepare(job: SearchJob, cache: Path, *, tell: Callable[[str], None] | None =
     if not job.budgets:
         raise RequestError("a search needs at least one FLOPs budget")
     _check_models(job)
-    space = load_space(job.space)
+    space = load_space(job.space) if job.dataset.labelled else load_space(job.space).for_features()
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
     for spec in _all_models(job):
-        create_dense(spec.replace(weights=SCRATCH))
+        untrained(spec, labelled=job.dataset.labelled)
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell)
+    probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))
     for spec, model in zip(_all_models(job), [*starts.values(), teacher], strict=False):
@@ -96,6 +99,7 @@ def prepare(job: SearchJob, cache: Path, *, tell: Callable[[str], None] | None =
         proposer=proposer,
         starts=starts,
         teacher=teacher,
+        probe=probe,
     )
 
 

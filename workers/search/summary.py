@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
+from autoslim.core.score import ACCURACY
 from autoslim.errors import BudgetError
 from autoslim.report.dense_models import describe_teachers
 from autoslim.search import AgainstControl, Explanation, against_control
@@ -20,13 +21,14 @@ class Summary(Record):
     """The models and how they compare. Dictionaries have a budget's label as key.
 
     `states` counts the search's own trials by state, `reasons` say why each model was selected, `missing` are the budgets without a
-    model, `shared` is work done once for several trials. `logged` is false where MLflow lacks a part. `cost` is that of all attempts,
-    but for its `seconds`, which are this attempt's. Of a search with several dense models `starts` has each by its label, and `teachers`
-    says which of them teaches the trials of which.
+    model, `score` is what all fields called accuracy are, `shared` is work done once for several trials. `logged` is false where MLflow
+    lacks a part. `cost` is that of all attempts, but for its `seconds`, which are this attempt's. Of a search with several
+    dense models `starts` has each by its label, and `teachers` says which of them teaches the trials of which.
     """
 
     job: str
     output: str
+    score: str = dataclasses.field(default=ACCURACY.name, metadata=OPTIONAL)
     dense_flops: int
     dense_accuracy: float
     models: tuple[SelectedModel, ...]
@@ -60,6 +62,7 @@ def summarize(
     return Summary(
         job=job.id,
         output=str(prepared.output.root),
+        score=job.dataset.score.name,
         dense_flops=facts.dense_flops,
         dense_accuracy=facts.dense_accuracy,
         models=tuple(models),

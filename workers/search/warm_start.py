@@ -20,6 +20,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.record import Record
 from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import best_within
 from autoslim.cost import count_flops, predict
 from autoslim.errors import TrialError
@@ -64,11 +65,11 @@ class WarmStart(Record):
             data = {_FORMER_FIELDS.get(name, name): value for name, value in data.items()}
         return super().from_dict(data)
 
-    def describe(self) -> list[str]:
+    def describe(self, score: Score = ACCURACY) -> list[str]:
         """One line for each budget that needs no search, one for the history, one for each search that is skipped."""
         lines = [
             f"{label} takes the model of trial {reused.trial.number} ({reused.trial.recipe.title}) of {reused.job}, "
-            f"{reused.trial.accuracy or 0.0:.2%} on the validation images"
+            f"{score.text(reused.trial.accuracy or 0.0, 2)} on the validation images"
             for label, reused in self.models.items()
         ]
         lines += [f"the sampler learns from {len(self.history)} trials of earlier searches"] if self.history else []

@@ -1,4 +1,4 @@
-"""Classifies images: python load.py IMAGE ... (needs numpy, pillow and onnxruntime)."""
+"""Classifies images, or writes their features: python load.py IMAGE ... (needs numpy, pillow and onnxruntime)."""
 
 import io
 import json
@@ -33,6 +33,13 @@ if __name__ == "__main__":
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     for name in sys.argv[1:]:
         pixels = ((read(name) / 255 - how["mean"]) / how["std"]).astype(np.float32)
-        logits = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})[0][0]
+        outputs = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
+        if not config["classes"]:  # features: `pooled` (D,), and `patches` (rows, columns, D) at their places
+            pooled, tokens = outputs[0][0], outputs[1][0]
+            patches = tokens[config["shape"]["prefix_tokens"] :].reshape(*config["shape"]["grid"], -1)
+            np.savez(f"{Path(name).stem}.features.npz", pooled=pooled, patches=patches)
+            print(f"{name}: {Path(name).stem}.features.npz, pooled {pooled.shape}, patches {patches.shape}")
+            continue
+        logits = outputs[0][0]
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         print(f"{name}: " + ", ".join(f"{config['classes'][best]} {shares[best]:.1%}" for best in shares.argsort()[:-4:-1]))

@@ -1,4 +1,4 @@
-"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy LOGITS.npz`."""
+"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy OUTPUTS.npz`."""
 
 import importlib.abc
 import sys
@@ -6,7 +6,7 @@ import warnings
 
 warnings.simplefilter("ignore")
 
-FORM, PATH, IMAGES, LOGITS = sys.argv[1:]
+FORM, PATH, IMAGES, OUTPUTS = sys.argv[1:]
 BLOCKED = {
     "onnx": ("autoslim", "workers", "search_spaces", "timm", "torch", "torchvision"),
     "pt2": ("autoslim", "workers", "search_spaces", "timm", "torchvision"),
@@ -26,13 +26,13 @@ sys.meta_path.insert(0, BlockingFinder())
 import numpy as np  # noqa: E402 - after the finder
 
 
-def load_classifier():
-    """A function from images (B, 3, H, W) to logits (B, C), both numpy's."""
+def load_form():
+    """A function from images (B, 3, H, W) to the list of outputs, all numpy's."""
     if FORM == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(PATH, providers=["CPUExecutionProvider"])
-        return lambda images: session.run(["logits"], {"images": images})[0]
+        return lambda images: session.run(None, {"images": images})
     import torch
 
     if FORM == "pt2":
@@ -44,12 +44,15 @@ def load_classifier():
 
     def run(images):
         with torch.no_grad():
-            return module(torch.from_numpy(images)).numpy()
+            found = module(torch.from_numpy(images))
+        return [each.numpy() for each in (found if isinstance(found, list | tuple) else [found])]
 
     return run
 
 
-classify = load_classifier()
+run_form = load_form()
 images = np.load(IMAGES)
-single = np.concatenate([classify(images[number : number + 1]) for number in range(len(images))])
-np.savez(LOGITS, single=single, batch=classify(images))
+single = [np.concatenate(outputs) for outputs in zip(*(run_form(images[n : n + 1]) for n in range(len(images))), strict=True)]
+found = {f"single {number}": output for number, output in enumerate(single)}
+found |= {f"batch {number}": output for number, output in enumerate(run_form(images))}
+np.savez(OUTPUTS, **found)

@@ -179,4 +179,4 @@ def _as_map(patches_BPD: Tensor, vit: Any, output_fmt: str) -> Tensor:
     if output_fmt == "NLC":
         return patches_BPD
     rows, columns = vit.patch_embed.grid_size
-    return patches_BPD.reshape(len(patches_BPD), rows, columns, -1).permute(0, 3, 1, 2).contiguous()
+    return patches_BPD.reshape(patches_BPD.shape[0], rows, columns, -1).permute(0, 3, 1, 2).contiguous()

@@ -130,7 +130,8 @@ def _nearest_left(left_BP: Tensor, *, grid: tuple[int, int], num_prefix_tokens: 
     # Squared distances in whole numbers, so that ties are exact and go to the first patch in reading order on every device.
     distance_PP = (place_P2[:, None, :] - place_P2[None, :, :]).square().sum(dim=-1)
     nearest_BP = torch.where(left_BP[:, None, :], distance_PP, torch.inf).argmin(dim=2)
-    prefix = torch.arange(num_prefix_tokens, device=left_BP.device).expand(len(left_BP), -1)
+    # Not `len`, which would fix the batch of a graph that is exported.
+    prefix = torch.arange(num_prefix_tokens, device=left_BP.device).expand(left_BP.shape[0], -1)
     return torch.cat((prefix, nearest_BP + num_prefix_tokens), dim=1)
 
 

@@ -33,4 +33,4 @@ class PatchMixture(nn.Module, abc.ABC):
         prefix = self.num_prefix_tokens
         mixture_BKP = self.mixture(x_BND[:, prefix:])
         kept = torch.eye(prefix, x_BND.shape[1], dtype=mixture_BKP.dtype, device=x_BND.device)
-        return torch.cat((kept.expand(len(x_BND), -1, -1), functional.pad(mixture_BKP, (prefix, 0))), dim=1)
+        return torch.cat((kept.expand(x_BND.shape[0], -1, -1), functional.pad(mixture_BKP, (prefix, 0))), dim=1)

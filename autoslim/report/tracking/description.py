@@ -16,12 +16,13 @@ Searches by **autoslim**: a parent run for every search, and below it a child ru
 * The parent's description holds the Pareto front; its artifact `front.html` shows it as a picture, `front.parquet` and
   `trials.parquet` hold the numbers.
 * `tags.pareto = 'true'` finds the trials on the Pareto front; `tags.selected_for` names the budgets whose model a trial is.
-* For a scatter plot take `gflops` as x and `val_accuracy` as y. FLOPs are multiply-accumulates per image.
+* For a scatter plot take `gflops` as x and `val_accuracy` as y, in a search for features `val_agreement`. FLOPs are
+  multiply-accumulates per image.
 * Everything here is written from the search's own store, which has all of it; `autoslim sync DIR` writes it again.
 """
 
 _HEAD = """\
-| Trial | Method | Top-1 | FLOPs | Of dense | Parameters | Chosen for | Knobs |
+| Trial | Method | {score} | FLOPs | Of dense | Parameters | Chosen for | Knobs |
 |---:|---|---:|---:|---:|---:|---|---|"""
 
 _LONGEST = 7500  # MLflow keeps 8000 characters of a tag
@@ -29,18 +30,18 @@ _LONGEST = 7500  # MLflow keeps 8000 characters of a tag
 
 def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
     """Markdown: what was searched, how far it is, and the front, cheapest first."""
-    spec, base = job.job, job.base
+    spec, base, score = job.job, job.base, job.job.dataset.score
     model, data = _cell(model_names(spec)), _cell(hide_password(spec.dataset.source))
     lines = [f"**{model}** on **{data}**, job {job.state.value}: {_counts(trials)}."]
     if base is not None:
         for label, facts in (base.starts or {"": base}).items():
             name, flops = f"Dense model {_cell(label)}".strip(), format_flops(facts.dense_flops)
-            lines.append(f"{name}: top-1 {100 * facts.dense_accuracy:.2f} % at {flops} multiply-accumulates.")
+            lines.append(f"{name}: {score.title} {score.spaced(facts.dense_accuracy)} at {flops} multiply-accumulates.")
         lines += [f"{_cell(line)}." for line in describe_teachers(base)]
     front = ParetoFront.of(trial.result for trial in trials).results
     if not front:
         return "\n\n".join([*lines, "No trial is complete yet."])
-    text = "\n\n".join([*lines, "### Pareto front", _HEAD])
+    text = "\n\n".join([*lines, "### Pareto front", _HEAD.format(score=score.title.capitalize())])
     for place, result in enumerate(front):
         row = _row(job, result)
         if len(text) + len(row) > _LONGEST:
@@ -53,7 +54,8 @@ def _row(job: StoredJob, result: TrialResult) -> str:
     share = "" if job.base is None else f"{100 * (result.flops or 0) / job.base.dense_flops:.1f} %"
     chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
     knobs = ", ".join(f"{name}={_short(value)}" for name, value in result.recipe.flat_knobs.items())
-    cells = [str(result.number), result.recipe.title, f"{100 * (result.accuracy or 0.0):.2f} %", format_flops(result.flops or 0)]
+    found = job.job.dataset.score.spaced(result.accuracy or 0.0)
+    cells = [str(result.number), result.recipe.title, found, format_flops(result.flops or 0)]
     cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, knobs[:300]]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"
 

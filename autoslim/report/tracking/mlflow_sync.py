@@ -41,6 +41,7 @@ class MlflowSync:
         self.output = job.output
         self._store = store
         self._job_id = job_id
+        self._score = job.dataset.score
         self._remote = TrackingServer(uri, experiment, artifacts=artifacts_beside(uri, job.output))
         # What was logged is recorded for each destination: a job may be logged to another server later.
         self._destination = hashlib.sha256(f"{self._remote.uri}\n{experiment}".encode()).hexdigest()[:16]
@@ -119,7 +120,7 @@ class MlflowSync:
         try:
             since, names = run.logged.get("epochs", 0), list(run.logged.get("curves", []))
             epochs = self._store.stored_epochs(self._job_id, number, since=since) if revision > since else []
-            points = epoch_points(epochs, names)
+            points = epoch_points(epochs, names, self._score)
             after = {"epochs": max((epoch.revision for epoch in epochs), default=since), "curves": names}
             synced = self._sync_pictures(run, pictures)
             return self._log_difference(synced or run, content, points, after) or synced is not None
@@ -223,7 +224,17 @@ def write_artifacts(folder: Path, job: StoredJob, trials: Sequence[StoredTrial])
 def _front_table(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, Any]:
     """In the layout that MLflow's pages show as a table."""
     targets = {trial.result.number: trial.target for trial in trials}
-    columns = ["trial", "method", "target", "accuracy", "gflops", "flops_share", "mparams", "selected_for", "knobs"]
+    columns = [
+        "trial",
+        "method",
+        "target",
+        job.job.dataset.score.name,
+        "gflops",
+        "flops_share",
+        "mparams",
+        "selected_for",
+        "knobs",
+    ]
     rows = []
     for result in ParetoFront.of(trial.result for trial in trials).results:
         share = None if job.base is None else (result.flops or 0) / job.base.dense_flops

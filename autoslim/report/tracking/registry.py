@@ -80,7 +80,7 @@ def _create(client: MlflowClient, name: str, candidate: VersionCandidate, run_id
         "method": config.recipe.method,
         "model": config.architecture.name,
         "flops": str(config.flops.held),
-        "test_accuracy": str(config.accuracy.get("test/slimmed", "")),
+        f"test_{config.score.name}": str(config.score_on("test") or ""),
     }
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     return str(client.create_model_version(name, source, run_id, tags=tags).version)
@@ -104,7 +104,7 @@ def _write(path: Path, folder: Path) -> None:
             artifacts={"onnx": str(folder / FILE), "config": str(folder / "config.json")},
             signature=ModelSignature(
                 inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, height, width))]),
-                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(config.classes)))]),
+                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(config.classes) or config.shape.dim))]),
             ),
             pip_requirements=_REQUIREMENTS,
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from autoslim.core.budget import format_flops
 from autoslim.core.result import ParetoFront, TrialState, measurement_fields
+from autoslim.core.score import ACCURACY, SCORES, Score
 from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import hide_password
 from autoslim.report.dense_models import model_names
@@ -87,11 +88,11 @@ def trial_content(job: StoredJob, trial: StoredTrial, *, parent: str, pareto: bo
     )
 
 
-def epoch_points(epochs: Sequence[StoredEpoch], names: list[str]) -> list[Point]:
-    """`names` are the curves this trial has so far; new ones are added to it up to MOST_CURVES."""
+def epoch_points(epochs: Sequence[StoredEpoch], names: list[str], score: Score = ACCURACY) -> list[Point]:
+    """`names` are the curves this trial has so far; new ones are added to it up to MOST_CURVES. `score` is what the search compares."""
     points: list[Point] = []
     for epoch in epochs:
-        metrics = {_curve(name): value for name, value in epoch.report.metrics.items()}
+        metrics = {_curve(_worded(name, score)): value for name, value in epoch.report.metrics.items()}
         names.extend([name for name in metrics if name not in names][: MOST_CURVES - len(names)])
         shown = {name: value for name, value in metrics.items() if name in names} | {"epoch": epoch.report.epoch}
         points += _points(shown, timestamp=milliseconds(epoch.reported_at), step=epoch.position)
@@ -107,6 +108,11 @@ def legal(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name.replace("%", "pct"), flags=re.ASCII)[:250] or "_"
 
 
+def _worded(name: str, score: Score) -> str:
+    """The name of a measurement or a curve in the words of what the search compares."""
+    return score.name + name.removeprefix(ACCURACY.name) if name.startswith(ACCURACY.name) else name
+
+
 def _curve(name: str) -> str:
     clash = name in _RESULT_METRICS or name == "epoch"
     return legal(f"curve.{name}" if clash else name)
@@ -119,20 +125,20 @@ def _points(metrics: Mapping[str, float | None], *, timestamp: int, step: int) -
 
 
 def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, float | None]:
-    base, spec = job.base, job.job
+    base, spec, score = job.base, job.job, job.job.dataset.score.name
     front = ParetoFront.of(trial.result for trial in trials)
     metrics: dict[str, float | None] = {"trials_ended": sum(trial.ended_at is not None for trial in trials)}
     if base is None:
         return metrics
     metrics |= {
-        "dense_val_accuracy": base.dense_accuracy,
+        f"dense_val_{score}": base.dense_accuracy,
         "dense_gflops": base.dense_flops / 1e9,
         "dense_mparams": base.params / 1e6,
     }
     metrics["dense_latency_ms"] = base.latency_ms
     for label, facts in base.starts.items():
         metrics |= {
-            legal(f"dense_val_accuracy/{label}"): facts.dense_accuracy,
+            legal(f"dense_val_{score}/{label}"): facts.dense_accuracy,
             legal(f"dense_gflops/{label}"): facts.dense_flops / 1e9,
         }
     if job.shared:
@@ -140,20 +146,23 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
         metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
     metrics["hypervolume"] = front.hypervolume(dense_flops=base.front_flops, chance=base.chance) if front.results else 0.0
     best = best_within_budgets([trial.result for trial in trials], spec.budget_flops(base.dense_flops), spec.limits)
-    metrics |= {legal(f"best_val_accuracy/{label}"): result.accuracy for label, result in best.items()}
+    metrics |= {legal(f"best_val_{score}/{label}"): result.accuracy for label, result in best.items()}
     return metrics
 
 
 def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None]:
     result = trial.result
     share = None if job.base is None or result.flops is None else result.flops / job.base.dense_flops
-    return {_metric(name): _scaled(name, value) for name, value in result.measurements().items()} | {"flops_share": share}
+    score = job.job.dataset.score
+    measured = {_metric(name, score): _scaled(name, value) for name, value in result.measurements().items()}
+    return measured | {"flops_share": share}
 
 
-def _metric(name: str) -> str:
-    """The metric of a measurement: accuracies are those on the validation images. The curve over a trial's epochs is `accuracy`."""
-    if name.startswith("accuracy"):
-        return f"val_{name}"
+def _metric(name: str, score: Score = ACCURACY) -> str:
+    """The metric of a measurement: accuracies are those on the validation images. The curve over a trial's epochs is `accuracy`. Where a
+    search compares another score, its name takes the place of `accuracy`."""
+    if name.startswith(ACCURACY.name):
+        return f"val_{_worded(name, score)}"
     return f"m{name}" if name == "params" else f"g{name}" if name.startswith("flops") else name
 
 
@@ -163,7 +172,7 @@ def _scaled(name: str, value: float | None) -> float | None:
     return None if value is None else value / unit
 
 
-_RESULT_METRICS = {*(_metric(name) for name in measurement_fields()), "flops_share"}
+_RESULT_METRICS = {*(_metric(name, score) for name in measurement_fields() for score in SCORES.values()), "flops_share"}
 
 
 def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, str]:
@@ -210,6 +219,8 @@ def _job_params(job: StoredJob) -> dict[str, str]:
     params: dict[str, Any] = {"model": model_names(spec), "weights": weights, "image_size": spec.model.image_size}
     if spec.teacher is not None:
         params["teacher"] = spec.teacher.name
+    if not spec.dataset.labelled:
+        params |= {"objective": "features", **({} if spec.probe is None else {"probe": hide_password(spec.probe)})}
     params |= {"dataset": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
     params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "prior": spec.prior}
     params |= {"scheduler": spec.scheduler, "seed": spec.seed, "output": spec.output}

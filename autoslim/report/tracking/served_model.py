@@ -1,6 +1,7 @@
 """A slimmed model for `mlflow.pyfunc`, as code: MLflow copies this file beside `model.onnx` and runs it; autoslim is not needed.
 
-In: normalised images (B, 3, height, width), float32. Out: logits (B, classes).
+In: normalised images (B, 3, height, width), float32. Out: logits (B, classes), or the pooled features
+(B, D) of a model without classes.
 """
 
 import mlflow
@@ -15,7 +16,7 @@ class ServedModel(PythonModel):
         self.session = onnxruntime.InferenceSession(context.artifacts["onnx"], providers=onnxruntime.get_available_providers())
 
     def predict(self, context, model_input: np.ndarray, params=None):
-        return self.session.run(["logits"], {"images": np.asarray(model_input, np.float32)})[0]
+        return self.session.run([self.session.get_outputs()[0].name], {"images": np.asarray(model_input, np.float32)})[0]
 
 
 mlflow.models.set_model(ServedModel())

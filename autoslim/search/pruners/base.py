@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from autoslim.core.result import EpochReport, TrialResult
+from autoslim.core.score import ACCURACY, Score
 
 MIN_SAVED_EPOCHS = 0.5
 """A trial is stopped only where this saves at least half an epoch. Nearer to its end, the final result is worth more."""
@@ -30,8 +31,8 @@ class Pruner(Protocol):
     - **No waiting.** Each decision is made at once from what is there.
     """
 
-    def __init__(self, *, epochs: float, chance: float) -> None:
-        """`epochs` are a trial's, `chance` is the accuracy of the best constant guess."""
+    def __init__(self, *, epochs: float, chance: float, score: Score = ACCURACY) -> None:
+        """`epochs` are a trial's, `chance` is the accuracy of the best constant guess. Reasons name the `score`."""
 
     def observe(self, trial: TrialResult, report: EpochReport) -> None:
         """Takes in a report without a decision."""

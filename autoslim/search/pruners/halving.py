@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
+from autoslim.core.score import ACCURACY, Score
 from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH
 from autoslim.search.pruners.rung import Rung, RungEntry
 
@@ -34,8 +35,8 @@ def rung_epochs(epochs: float, *, factor: int = REDUCTION_FACTOR) -> tuple[int, 
 class HalvingPruner:
     """For the trials of one search, which all have the same `epochs`."""
 
-    def __init__(self, *, epochs: float, chance: float, factor: int = REDUCTION_FACTOR) -> None:
-        self.epochs, self.chance, self.factor = epochs, chance, factor
+    def __init__(self, *, epochs: float, chance: float, score: Score = ACCURACY, factor: int = REDUCTION_FACTOR) -> None:
+        self.epochs, self.chance, self.factor, self._score = epochs, chance, factor, score
         self._rungs = {level: Rung(keep=1 / factor, min_entries=factor) for level in rung_epochs(epochs, factor=factor)}
         self._after_pruning: dict[str, Rung] = {}
         """By method, and by model where there are several."""
@@ -53,7 +54,7 @@ class HalvingPruner:
                 return None
             where = f"straight after pruning, among {trial.recipe.title} recipes"
         reason = rung.reason_to_prune(trial.number)
-        return None if reason is None else f"accuracy {report.metrics['accuracy']:.1%} {where}: {reason}"
+        return None if reason is None else f"{self._score.name} {self._score.text(report.metrics['accuracy'])} {where}: {reason}"
 
     def expected_epochs(self, position: int) -> float:
         expected, reaching, trained = 0.0, 1.0, 0.0

@@ -9,6 +9,7 @@ import math
 import statistics
 
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
+from autoslim.core.score import ACCURACY, Score
 from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH
 from autoslim.search.pruners.rung import BAND
 
@@ -19,8 +20,8 @@ MIN_FINISHED = 3
 class MedianPruner:
     """Compares after every epoch of fine-tuning, from the first on."""
 
-    def __init__(self, *, epochs: float, chance: float) -> None:
-        self.epochs = epochs
+    def __init__(self, *, epochs: float, chance: float, score: Score = ACCURACY) -> None:
+        self.epochs, self._score = epochs, score
         self._curves: dict[int, dict[float, float]] = {}
         """Accuracy by epoch, by trial."""
         self._finished: dict[int, int] = {}
@@ -45,8 +46,8 @@ class MedianPruner:
         if len(known) < MIN_FINISHED or accuracy >= (median := statistics.median(known)):
             return None
         return (
-            f"accuracy {accuracy:.1%} after {report.epoch:.3g} epochs is below {median:.1%}, the median of {len(known)} finished "
-            f"trials within {BAND:.0%} of its FLOPs"
+            f"{self._score.name} {self._score.text(accuracy)} after {report.epoch:.3g} epochs is below {self._score.text(median)}, the "
+            f"median of {len(known)} finished trials within {BAND:.0%} of its FLOPs"
         )
 
     def expected_epochs(self, position: int) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from autoslim.core.result import EpochReport, TrialResult
+from autoslim.core.score import ACCURACY, Score
 
 
 class NopPruner:
     """Every trial is trained to its end."""
 
-    def __init__(self, *, epochs: float, chance: float) -> None:
+    def __init__(self, *, epochs: float, chance: float, score: Score = ACCURACY) -> None:
         self._epochs = epochs
 
     def observe(self, trial: TrialResult, report: EpochReport) -> None:

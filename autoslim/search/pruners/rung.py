@@ -69,7 +69,7 @@ class Rung:
                 else None
             )
         # Free trials have FLOPs of their own and hardly a band. That several cheaper ones are better is reason enough.
-        return f"{ahead} trials of no more FLOPs are more accurate" if ahead >= self.min_entries else None
+        return f"{ahead} trials of no more FLOPs are ahead" if ahead >= self.min_entries else None
 
     def _up_to(self, flops: float) -> list[RungEntry]:
         end = bisect.bisect_right(self._by_flops, (flops, math.inf))

@@ -102,7 +102,7 @@ class BestKnown:
         if proposal.target != Target.FREE:
             return kept
         # As if the dense model made no mistake: how accurate it is, a surrogate of other models' trials cannot know.
-        return (1.0 + kept - 1.0 / self._builder.shape.classes) * (1.0 - float(vector[0]))
+        return (1.0 + kept - self._builder.shape.chance) * (1.0 - float(vector[0]))
 
     def _best_steps(self, method: str, target: str) -> list[Step]:
         """The method's steps in the trials that are furthest ahead of others of the same FLOPs, the best first."""

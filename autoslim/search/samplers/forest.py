@@ -120,8 +120,7 @@ class ForestSampler:
         unit = self._front_end * self._dense_flops
         steps = [((result.flops or 0) / unit, result.accuracy or 0.0) for result in front]
         flops = np.array([vector[0] for vector in vectors]) / self._front_end
-        chance = 1 / self._builder.shape.classes
-        gains = acquisition.expected_hypervolume_improvement(predictions, flops, steps, floor=chance)
+        gains = acquisition.expected_hypervolume_improvement(predictions, flops, steps, floor=self._builder.shape.chance)
         # A free trial can explore: what the trees disagree about most.
         return gains if gains.max() > 0 else predictions.std(0)
 

@@ -35,6 +35,9 @@ TRAINING: Ranges = {
 }
 """Settings that a space may search. Epochs are not among them: trials are compared at equal cost."""
 
+_OF_LABELS = ("label_smoothing", "distillation", "temperature")
+"""Settings that only the loss of labels reads, hard ones or a teacher's."""
+
 
 class Suggest(Protocol):
     """What chooses a value: an Optuna trial, `Uniform`, `Mutation` or `Replay`. The methods are those of `optuna.Trial`."""
@@ -131,6 +134,10 @@ class Space(Record):
     def composes(self) -> bool:
         """Whether there is a chain of several steps."""
         return any(len(chain) > 1 for chain in self.chains)
+
+    def for_features(self) -> Space:
+        """Without the settings that no loss of features reads: a sampler would look for what they change."""
+        return self.replace(training={name: knob for name, knob in self.training.items() if name not in _OF_LABELS})
 
     def sample(
         self,

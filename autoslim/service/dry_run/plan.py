@@ -247,6 +247,7 @@ def _estimate(spec: JobSpec, images: int, models: _DenseModels, budgets: list[in
         dense_flops=_flops(first),
         budgets=budgets,
         parameters=first.parameters,
+        adapts=job.dataset.labelled,
         others=[DenseCost(flops=_flops(dense), parameters=dense.parameters) for dense in others],
     )
     return {

@@ -16,8 +16,8 @@ from autoslim.store.progress import SearchProgress
 
 
 class BestTrial(BaseModel):
-    """The best trial within a budget so far. `accuracy` is a validation top-1 share, `budget_share` flops / budget, `model` the
-    dense model that it starts from, where the search has several.
+    """The best trial within a budget so far. `accuracy` is the job's `score` on validation images, `budget_share` flops / budget, `model`
+    the dense model that it starts from, where the search has several.
     """
 
     trial: int
@@ -48,7 +48,7 @@ class JobResult(BaseModel):
     """How a search ended. Dictionaries are by budget label, except `trials`: the number of trials by state.
 
     `missing` are the budgets without a model, `reasons` say why each model was selected. FLOPs are multiply-accumulates per image,
-    accuracies top-1 shares. `logged` is false where MLflow lacks a part.
+    accuracies the job's `score`. `logged` is false where MLflow lacks a part.
     """
 
     # The driver may be of another version: a newer one reports more, an older one less.
@@ -90,7 +90,11 @@ class JobLinks(BaseModel):
 
 
 class JobResponse(BaseModel):
-    """Times are RFC 3339 in UTC. `queue_position` is the number of queued jobs that start before this one, as of a second ago at most."""
+    """Times are RFC 3339 in UTC. `queue_position` is the number of queued jobs that start before this one, as of a second ago at most.
+
+    `score` is what trials are compared by, in all fields that are called accuracy: `accuracy`, a top-1 share, or `agreement` with the dense
+    model's features.
+    """
 
     id: str
     tenant: str
@@ -106,6 +110,7 @@ class JobResponse(BaseModel):
     attempt: int
     queue_position: int | None
     spec: dict[str, Any]
+    score: str
     progress: JobProgress
     failure: JobFailure | None
     result: JobResult | None
@@ -136,14 +141,16 @@ def job_response(
     public: PublicText,
 ) -> JobResponse:
     """`spec` is the one to show, with the operator's paths replaced by names; `progress` is None before the first attempt."""
+    stored = read_json(job.spec)
     return JobResponse(
         **{field: getattr(job, field) for field in _SAME},
         reason=_reason(job, public),
         queue_position=queue_position,
         spec=spec,
+        score=stored.dataset_spec.score.name,
         progress=JobProgress(
             trials_ended=progress.ended if progress else 0,
-            trials_total=read_json(job.spec).most_trials,
+            trials_total=stored.most_trials,
             best=_best(progress) if progress else {},
         ),
         failure=None if job.failure is None else JobFailure(**public.within(job.failure.to_dict())),

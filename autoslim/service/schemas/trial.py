@@ -55,8 +55,8 @@ class TrialPage(BaseModel):
 
 
 class DenseBaseline(BaseModel):
-    """The dense model fine-tuned on the data; `chance` is the accuracy of always answering the most frequent class, `teacher` the model
-    whose soft labels its trials learn from, where that is another one.
+    """The dense model fine-tuned on the data; `chance` is the accuracy of always answering the most frequent class, 0 for features,
+    `teacher` the model whose soft labels its trials learn from, where that is another one.
     """
 
     flops: int

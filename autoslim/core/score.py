@@ -1,0 +1,76 @@
+"""`Score`: what trials are compared by, and its words in tables, messages and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+Objective = Literal["labels", "features"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+"""What a slimmed model is trained for: the labels of images, or the features that the dense model has of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """A number from 0 to 1 that a search makes as large as it can. Fields of stored records call it `accuracy`, whichever it is.
+
+    `name` is its word in messages and in names of metrics, `title` the head of a column, `axis` the title of a chart's axis, `meaning` half
+    a sentence that explains it; `superlative` is what the model with the highest one is, `inferior` what one with a lower one is. One with
+    a `unit` of 0.01 is shown in percent.
+    """
+
+    name: str
+    title: str
+    axis: str
+    meaning: str
+    superlative: str
+    inferior: str
+    unit: float
+
+    def text(self, value: float, digits: int = 1) -> str:
+        """`91.2%`, or `0.912` where it is no share; with `digits` behind the point of a percentage."""
+        return f"{value:.{digits}%}" if self.unit < 1 else f"{value:.{digits + 2}f}"
+
+    def spaced(self, value: float) -> str:
+        """As reports show it: `91.20 %`, `0.9120`."""
+        return f"{100 * value:.2f} %" if self.unit < 1 else self.text(value, 2)
+
+    def drop(self, points: float) -> str:
+        """`2 points`, or of a cosine `0.02`: a distance of so many hundredths."""
+        return f"{points:g} points" if self.unit < 1 else f"{points / 100:g}"
+
+    def difference(self, value: float) -> str:
+        """`1.20 points of validation accuracy`, `0.0120 of validation agreement`."""
+        amount = f"{100 * value:.2f} points" if self.unit < 1 else f"{value:.4f}"
+        return f"{amount} of validation {self.name}"
+
+
+ACCURACY = Score(
+    name="accuracy",
+    title="top-1",
+    axis="Top-1 accuracy (%)",
+    meaning="accuracy is top-1",
+    superlative="most accurate",
+    inferior="less accurate",
+    unit=0.01,
+)
+AGREEMENT = Score(
+    name="agreement",
+    title="agreement",
+    axis="Agreement with the dense model's features",
+    meaning="agreement is the mean cosine to the dense model's features (pooled, and patches at their places)",
+    superlative="closest to the dense model",
+    inferior="less close",
+    unit=1.0,
+)
+
+SCORES = {score.name: score for score in (ACCURACY, AGREEMENT)}
+"""By the names that results are stored with."""
+
+DENSE_AGREEMENT = 1.0
+"""The dense model agrees with itself."""
+
+
+def score_of(*, labelled: bool) -> Score:
+    """Of models that are trained and judged by labels, or else by the dense model's features."""
+    return ACCURACY if labelled else AGREEMENT
