@@ -41,7 +41,7 @@ cluster-stop: $(STAMP) ## end what `make cluster` started
 
 # A file's tests stay in one of the two processes, so that what they share is made once.
 test: $(STAMP) ## the tests, at most eight minutes on two cores
-	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -p no:cacheprovider -m 'not slow and not cluster' --numprocesses 2 --dist loadfile --durations 25
 
 test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every example of the properties
 	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest

@@ -81,12 +81,17 @@ class Search:
                     found.append(process)
         return found
 
-    def one_worker(self, *, seconds: float = 10.0) -> psutil.Process:
-        """Of a search that runs one trial at a time. Waits, because Ray renames a process between two calls of it."""
+    def some_workers(self, *, most: int, seconds: float = 10.0) -> list[psutil.Process]:
+        """One to `most` of them. Waits, because Ray renames a process between two calls of it."""
         deadline = time.monotonic() + seconds
-        while len(found := self.workers()) != 1:
+        while not 1 <= len(found := self.workers()) <= most:
             assert time.monotonic() < deadline, f"{len(found)} workers:\n{self.text}"
             time.sleep(0.05)
+        return found
+
+    def one_worker(self, *, seconds: float = 10.0) -> psutil.Process:
+        """Of a search that runs one trial at a time."""
+        found = self.some_workers(most=1, seconds=seconds)
         return found[0]
 
     @property

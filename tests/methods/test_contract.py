@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.marks import CI_ONLY
 from helpers.method_contract import OF_A_METHOD, OF_A_MODEL, dynamic_batch, exports_with_a_dynamic_batch
 from helpers.tiny import (
     KINDS,
@@ -60,7 +61,7 @@ each_case = pytest.mark.parametrize(
 )
 # Compilers and exporters are slow; what differs between kinds of models are prefix and pooling: one kind a method is enough each time.
 # Variants, too, are exported where everything slow is tested.
-EXPORTS = [pytest.param(m, k, marks=() if k == "distilled" and m in METHODS else pytest.mark.slow) for m, k in CASES]
+EXPORTS = [pytest.param(m, k, marks=CI_ONLY if k == "distilled" and m in METHODS else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 each_method = pytest.mark.parametrize("method", NAMES)
 _OWN_LAYERS = ("width", "dps", "life_regression", "sit", "merge")
@@ -192,7 +193,7 @@ def test_compiled_code_gives_equal_logits(method: str):
 @pytest.mark.parametrize(
     ("method", "model"),
     [
-        pytest.param(m, k, marks=pytest.mark.slow if (m, k) not in [(own, "distilled") for own in _OWN_LAYERS] else ())
+        pytest.param(m, k, marks=pytest.mark.slow if (m, k) not in [(own, "distilled") for own in _OWN_LAYERS] else CI_ONLY)
         for m, k in CASES
     ],
 )

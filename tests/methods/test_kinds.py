@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.examples import THOROUGH
+from helpers.marks import CI_ONLY, ONE_OF_A_KIND
 from helpers.tiny import KINDS, MODELS, PARTS, images, logits, make_dense
 
 from autoslim.core.job import ModelSpec
@@ -22,9 +23,16 @@ from autoslim.models import create_dense, write_folder
 RECIPES = 100 if THOROUGH else 2
 REFUSALS = {kind: refusals(make_dense(kind).shape) for kind in KINDS}
 CASES = [(method, kind) for kind in KINDS for method in METHODS if method not in REFUSALS[kind]]
-each_case = pytest.mark.parametrize(
-    ("method", "kind"), [pytest.param(*case, marks=() if case[1] in PARTS else pytest.mark.slow) for case in CASES]
-)
+
+
+def marks(method: str, kind: str) -> tuple[pytest.MarkDecorator, ...]:
+    if kind in MODELS:
+        return (pytest.mark.slow,)
+    # What a kind adds is the same for all methods that remove tokens, and for all that remove widths.
+    return () if method in ONE_OF_A_KIND else CI_ONLY
+
+
+each_case = pytest.mark.parametrize(("method", "kind"), [pytest.param(*case, marks=marks(*case)) for case in CASES])
 
 
 def drawn(method: str, shape: ViTShape, source: random.Random) -> Solved:

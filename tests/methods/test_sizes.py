@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.marks import every_method
 from helpers.tiny import config_of, images, logits, make_dense, share_of_dense, slim
 
 from autoslim.cost import count_flops, predict
 from autoslim.export.artifact import load, save
-from autoslim.methods import METHODS
 
 SIZES = {8: (32, 48), 14: (56, 28), 16: (48, 64)}
 
 
 @pytest.mark.parametrize("patch", SIZES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", every_method())
 def test_patch_sizes_and_images_that_are_not_square(method: str, patch: int, tmp_path: Path):
     height, width = SIZES[patch]
     dense = make_dense("deit", patch_size=patch, img_size=(height, width))

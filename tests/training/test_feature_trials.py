@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.marks import every_method
 from helpers.tiny import attached, images, make_dense, slim, solved_knobs
 
 from autoslim.core.job import DatasetSpec, ModelSpec
@@ -37,7 +38,7 @@ def context(base: Path, unlabelled: Path) -> TrialContext:
     return TrialContext.open(base=base, dataset=unlabelled, device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", every_method())
 def test_every_method_slims_features(
     method: str, context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path: Path
 ):

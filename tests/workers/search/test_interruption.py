@@ -171,7 +171,7 @@ def test_workers_killed_at_ten_random_moments_leave_every_trial_complete_and_cou
     for number in range(10):
         search.read_until(lambda line, number=number: f"trial {number}" in line and "epoch" in line)  # type: ignore[misc]
         time.sleep(chance.uniform(0, 0.7))
-        worker = chance.choice(search.workers())
+        worker = chance.choice(search.some_workers(most=2))
         worker.kill()
         killed.add(worker.pid)
     assert search.end() == 0, search.text
