@@ -99,12 +99,12 @@ class LocalExecutor(Executor):
             _send(process, signal.SIGKILL)
 
     def delete_record(self, driver: Driver) -> None:
-        self._file(driver).unlink(missing_ok=True)
-        self._stopped_at.pop(driver, None)
         child = self._children.pop(driver, None)
         if child is not None:
-            # Reaps the zombie; does not block, since the process has ended.
+            # Reaps the zombie; does not block, since the process has ended. Where the record is gone, so is the process.
             child.wait()
+        self._file(driver).unlink(missing_ok=True)
+        self._stopped_at.pop(driver, None)
 
     def close(self) -> None:
         """Ends all drivers of this machine: they write their checkpoints and requeue their jobs, or are killed after the grace period."""
