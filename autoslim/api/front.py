@@ -14,11 +14,11 @@ from autoslim.core.result import ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import best_within, eligible
-from autoslim.core.urls import default_url
 from autoslim.errors import BudgetError
 from autoslim.export.artifact import load_config
-from autoslim.store import Store, StoredJob, StoredTrial
+from autoslim.store import StoredJob, StoredTrial
 from autoslim.store.export import trials_table
+from autoslim.store.of_folder import store_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ class Front:
         """
         root = Path(folder).absolute()
         job = RunFolder(root).read_job()
-        with Store(job.storage or default_url(str(root))) as store:
+        with store_of(root, job) as store:
             return cls(store.job(job.id), tuple(store.stored_trials(job.id)), root)
 
     @property

@@ -39,6 +39,9 @@ Data = str | os.PathLike[str] | Dataset[Any] | Mapping[str, Dataset[Any]]
 _BATCH = 256
 """Encoded images that are in memory at once."""
 
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""What a PNG file holds without a loss."""
+
 _FAST = 1
 """Compression of the PNG files: they are decoded once, when the data is prepared."""
 
@@ -88,6 +91,8 @@ class GivenInputs:
                     f"data is a {type(dataset).__name__}; allowed: a path, the name of a data set, a torch Dataset with a length of "
                     "(image, label), or a mapping from splits to Datasets"
                 )
+            if (folder / f"{split}.parquet").exists():
+                raise RequestError(f"data has two splits for {split}, {name!r} is one of them; allowed: one")
             _write_split(dataset, folder / f"{split}.parquet")
         return self._kept(folder)
 
@@ -106,7 +111,11 @@ class GivenInputs:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         named = folder.with_name(f"{folder.name}-{digest.hexdigest()[:16]}")
-        folder.rename(named)
+        if named.exists():
+            # The same model twice; that is said where the job is made.
+            shutil.rmtree(folder)
+        else:
+            folder.rename(named)
         return str(self._home / named.name)
 
 
@@ -167,8 +176,12 @@ def _encoded(image: Any, index: int) -> bytes:
             f"data[{index}]: the image is a {type(image).__name__}; expected a PIL image, a tensor (channels, height, width), or an "
             "array (height, width, channels)"
         )
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+    if image.mode == "I" and np.all(np.asarray(image) == np.asarray(image).astype(np.uint16)):
+        image = image.convert("I;16")
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         image = image.convert("RGB")
+    if image.mode not in _PNG_MODES:
+        raise DatasetError(f"data[{index}]: the image has Pillow's mode {image.mode}; expected one of {', '.join(_PNG_MODES)}")
     file = io.BytesIO()
     image.save(file, format="PNG", compress_level=_FAST)
     return file.getvalue()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from autoslim.config import Commands, JobSpec, Placement, Setting, read_mapping, settings_of, validated
+from autoslim.config.issues import unknown
 from autoslim.config.resumed import resumed
 from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
@@ -33,6 +34,17 @@ def resumed_job(started: SearchJob, values: Mapping[str, Any], output: Path) -> 
     """
     spec, placement = _read(values, output)
     return resumed(started, spec, spec.model_fields_set, placement, name=lambda setting: setting.name)
+
+
+def check_names(values: Mapping[str, Any], commands: Commands, *, placement: bool) -> None:
+    """Raises RequestError for settings that these commands do not have: they would change nothing."""
+    known = {name for name, each in settings_of(JobSpec).items() if _has(each, commands)} | (
+        set(_PLACEMENT) if placement else set()
+    )
+    known |= {shortcut.name for each in settings_of(JobSpec).values() for shortcut in each.rules.shortcuts}
+    for name in values:
+        if name not in known:
+            raise RequestError(f"{name} {unknown(name, sorted(known)).replace('is ', 'is no setting here: ', 1)}")
 
 
 def with_settings(commands: Commands, *, placement: bool) -> Callable[[Callable[P, R]], Callable[P, R]]:

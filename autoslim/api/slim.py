@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoslim.api.given import Data, Model, given_inputs
-from autoslim.api.settings import new_job, with_settings
+from autoslim.api.settings import check_names, new_job, with_settings
 from autoslim.config import Commands
 from autoslim.core.folder_lock import FolderUse, refuse_other_use
+from autoslim.errors import RequestError
 from autoslim.export.artifact import load
 from autoslim.slimming.asked import Asked, check_methods, knobs_by_method, slim_job_of
 from autoslim.slimming.follow import run_slim
@@ -72,6 +73,9 @@ def slim(
     """
     folder, methods = Path(output).absolute(), [method] if isinstance(method, str) else list(method)
     check_methods(methods, name=_as_it_is)
+    check_names(settings, Commands.SLIM, placement=False)
+    if flops is not None and not isinstance(flops, str | int | float):
+        raise RequestError(f"flops is {flops!r}; allowed: one budget")
     own = knobs_by_method([_asked(name, value) for name, value in (knobs or {}).items()], methods)
     # Before the inputs are written: a folder that is something else's is left as it is.
     refuse_other_use(folder, FolderUse.SLIM)

@@ -121,6 +121,9 @@ def compare(
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
+    data_config: DataConfig = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     json: Json = False,
 ) -> None:
     """Compare two models on the same images: accuracies with a paired interval, classes and images that differ.
@@ -128,8 +131,10 @@ def compare(
     Example: autoslim compare runs/flowers/models/50% runs/flowers/models/2.3G --data ./flowers
     """
     from autoslim.cli.compare import show_comparison
+    from autoslim.cli.evaluate import read_as
 
-    show_comparison(first, second, data=data, split=split, seed=seed, as_json=json)
+    dataset = read_as(data, config=data_config, image_column=image_column, label_column=label_column)
+    show_comparison(first, second, dataset, split=split, seed=seed, as_json=json)
 
 
 def methods(

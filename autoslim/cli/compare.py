@@ -16,13 +16,13 @@ _SHOWN = 10
 """Classes and images that are listed; `--json` has them all."""
 
 
-def show_comparison(first: Path, second: Path, *, data: str, split: str, seed: int, as_json: bool) -> None:
+def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str, seed: int, as_json: bool) -> None:
     from autoslim.data import prepare_dataset
     from autoslim.training.comparison import compare_folders
 
     check_split(split)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
-        dataset = prepare_dataset(DatasetSpec(source=data), Path(cache), seed=seed)
+        dataset = prepare_dataset(spec, Path(cache), seed=seed)
         found = compare_folders(first, second, dataset, split)
     sys.stdout.write((found.to_json(indent=1) if as_json else render(found, split)) + "\n")
 

@@ -117,7 +117,7 @@ class JobSpec(BaseModel):
     )
     probe: Text | None = setting(
         "With `objective: features`, a labelled data set for k-NN top-1 of the dense and the slimmed features at the end.",
-        Rules(group=Group.DATA, commands=Commands.SLIM, job=(JobField("probe"),), resumable=True, decides_plan=False),
+        Rules(group=Group.DATA, commands=Commands.SLIM, job=(JobField("probe"),), resumable=True),
     )
     data_config: Text | None = setting(
         "Configuration of a data set that has several: the name of its folder.",

@@ -53,9 +53,11 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Copies:
-    """Rows, in each split, of images that have a copy in another split (`shared`) or with another label (`contradicting`)."""
+    """Rows, in each split, of images that have a copy in another split (`shared`) or with another label (`contradicting`), and of
+    validation images that have one in the test split (`held_out`)."""
 
     shared: dict[str, NDArray[np.int64]]
+    held_out: NDArray[np.int64]
     contradicting: dict[str, NDArray[np.int64]]
 
 
@@ -70,6 +72,7 @@ def find_copies(contents: Mapping[str, Contents]) -> Copies:
     ends = np.cumsum([0, *(len(one.labels) for one in contents.values())])
     parts = {name: slice(ends[place], ends[place + 1]) for place, name in enumerate(contents)}
     return Copies(
+        held_out=np.flatnonzero(np.isin(image[parts["validation"]], image[parts["test"]])),
         shared={name: np.flatnonzero(shared[part]) for name, part in parts.items()},
         contradicting={name: np.flatnonzero(contradicting[part]) for name, part in parts.items()},
     )
@@ -88,7 +91,7 @@ def _varies(group: NDArray[np.int64], value: NDArray[np.int64]) -> NDArray[np.bo
 def described(copies: Copies, names: Mapping[str, list[str]], *, dropped: int) -> tuple[str, ...]:
     """What is said of them; `names` are those of the first rows of `shared` and `contradicting`, by the same keys with the split."""
     shared, odd = len(copies.shared["train"]), sum(map(len, copies.contradicting.values()))
-    held_out = len(copies.shared["validation"]) if not shared else 0
+    held_out = len(copies.held_out)
     lines = []
     if dropped:
         lines.append(f"{dropped} images are left out of train, since they have copies in another split or with another label")

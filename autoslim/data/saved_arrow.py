@@ -208,6 +208,7 @@ def _stream(path: Path) -> Any:
     """A reader of the file's map: a batch is not copied."""
     try:
         _refuse_compressed(path)
+        _refuse_cut(path)
         return pa.ipc.open_stream(pa.memory_map(str(path)))
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(
@@ -222,9 +223,20 @@ def _refuse_compressed(path: Path) -> None:
             raise DatasetError(f"{path} has compressed batches; allowed: what save_to_disk writes, which compresses none")
 
 
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""What ends a stream in Arrow's IPC format since version 0.15."""
+
 # Places of fields in the tables of Arrow's Message.fbs: the header of a message, the compression of a record batch, the batch in a
 # dictionary.
 _HEADER, _COMPRESSION, _DICTIONARY_DATA = 2, 3, 1
+
+
+def _refuse_cut(path: Path) -> None:
+    """A stream that is cut between two batches can be read, and would be a smaller data set."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_END)))
+        if file.read() != _END:
+            raise DatasetError(f"{path} is cut: the mark of a stream's end is missing; copy the data set again")
 
 
 def _is_compressed(metadata: bytes, kind: str) -> bool:

@@ -120,9 +120,15 @@ def members(path: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=cast(Any, _Heads(file)), mode="r:") as tar:
             for member in tar:
+                if member.size < 0:
+                    raise tarfile.ReadError(f"the member {member.name[:200]!r} has a size of {member.size} bytes")
                 yield member
                 # The archive would keep all of them.
                 cast(Any, tar).members = []
+            # A head that is damaged or cut ends the listing as the end of the archive does.
+            file.seek(cast(Any, tar).offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is damaged or cut: its members do not end with the mark of an archive's end")
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
         raise DatasetError(f"{path} is not a readable, uncompressed tar ({first_line(error)}); unpack or repair it") from error
 

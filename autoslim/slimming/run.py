@@ -255,6 +255,9 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     old, new = (_flat({name: value for name, value in job.items() if name != "speed"}) for job in (before, now))
     # The label of a request without a FLOPs budget is made from its limits.
     for name in sorted(old | new, key=lambda name: name == "budget"):
+        if name == "dataset.labelled" and old.get(name) != new.get(name):
+            words = {None: "labels", False: "features"}
+            return f"--objective is {words[new.get(name)]!r}, but this model was started with {words[old.get(name)]!r}"
         if old.get(name) != new.get(name):
             return f"{_flag(name)} is {_short_repr(new.get(name))}, but this model was started with {_short_repr(old.get(name))}"
     return None

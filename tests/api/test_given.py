@@ -158,6 +158,28 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         given(tmp_path / "again").data({"holdout": Pairs()})
 
 
+def test_one_split_twice_and_one_model_twice(tmp_path: Path) -> None:
+    inputs = given(tmp_path)
+    with pytest.raises(RequestError, match="data has two splits for validation, 'dev' is one of them"):
+        inputs.data({"train": Pairs((picture(0), 0)), "val": Pairs((picture(0), 0)), "dev": Pairs((picture(0), 0))})
+    module = timm.create_model("deit_tiny_patch16_224", **TINY)
+    assert inputs.model(module) == inputs.model(module)
+
+
+def test_deep_greys_keep_their_values_or_are_refused(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.array([[0, 3000], [65535, 7]], np.int32))
+    inputs = given(tmp_path)
+    folder = inputs.data(Pairs((deep, 0), (deep, 1)))
+    inputs.place()
+    _, encoded, _ = next(open_source(folder, seed=0).train.rows(np.array([0])))
+    with Image.open(io.BytesIO(encoded)) as stored:
+        assert np.asarray(stored).tolist() == [[0, 3000], [65535, 7]]
+    for number, values in enumerate((np.array([[0.5]], np.float32), np.array([[70000]], np.int32))):
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(DatasetError, match=r"the image has Pillow's mode [FI]; expected one of"):
+            given(tmp_path / str(number)).data(Pairs((Image.fromarray(values), 0)))
+
+
 def test_what_was_not_placed_is_deleted(tmp_path: Path) -> None:
     output = tmp_path / "runs" / "out"
     with given_inputs(output, output / "cache/given") as inputs:

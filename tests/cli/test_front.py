@@ -62,6 +62,14 @@ def test_what_is_no_search_is_refused(autoslim, searched, tmp_path):
     assert (code, "--json and --csv exclude each other" in err) == (2, True)
 
 
+def test_a_folder_without_a_store_gets_none(autoslim, searched, tmp_path):
+    (tmp_path / "run/autoslim.db").unlink()
+    for command in (("front", "run"), ("pick", "run", "--flops", "60%")):
+        code, _, err = autoslim(*command)
+        assert (code, "has no store of its own" in err) == (2, True)
+    assert not (tmp_path / "run/autoslim.db").exists()
+
+
 def test_every_method_is_listed_with_its_paper(autoslim):
     code, out, err = autoslim("methods")
     assert code == 0, err

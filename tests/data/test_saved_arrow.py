@@ -194,3 +194,17 @@ def test_offsets_that_lead_out_of_the_data_are_found(tmp_path, table):
     file.write_bytes(data.replace(offsets, np.array([0, 3, 6, 9, 2**30], np.int32).tobytes()))
     with pytest.raises(DatasetError, match="is damaged near row 4"):
         open_at(root)
+
+
+def test_a_stream_that_is_cut_between_two_batches_is_refused(tmp_path, table):
+    folder = tmp_path / "cut"
+    save(folder, table([0, 1] * 3), rows=1)
+    (path,) = folder.glob("*.arrow")
+    ends = [0]
+    with pa.OSFile(str(path)) as file:
+        messages = pa.ipc.MessageReader.open_stream(file)
+        for _ in messages:
+            ends.append(file.tell())
+    path.write_bytes(path.read_bytes()[: ends[3]])
+    with pytest.raises(DatasetError, match="is cut: the mark of a stream's end is missing"):
+        open_at(folder)

@@ -275,3 +275,41 @@ def test_too_many_samples_and_json_of_any_size_are_refused(tmp_path, samples, mo
 def test_images_alone_need_no_labels(tmp_path, samples):
     source = open_at(pack(tmp_path / "one.tar", samples([0, 1, 2])), labelled=False)
     assert (source.classes, len(source.train.labels), source.not_used) == ((), 3, ("the members .cls",))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_or_cut_tar_is_no_smaller_data_set(root, cut):
+    path = root / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        head = tar.getmembers()[2].offset
+    if cut:
+        del data[head + 100 :]
+    else:
+        data[head] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match="is damaged or cut"):
+        open_at(root)
+
+
+def test_a_tar_cut_between_two_members_is_refused(root):
+    path = root / "train-000000.tar"
+    with tarfile.open(path) as tar:
+        head = tar.getmembers()[2].offset
+    path.write_bytes(path.read_bytes()[:head])
+    with pytest.raises(DatasetError, match="is damaged or cut"):
+        open_at(root)
+
+
+@pytest.mark.parametrize("size", [-1, -2, -512])
+def test_a_member_of_a_negative_size_is_refused(root, size):
+    path = root / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        member = tar.getmembers()[2]
+        member.size = size
+        block = bytearray(member.tobuf(format=tarfile.GNU_FORMAT))
+    data[member.offset : member.offset + 512] = block[:512]
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match="is not a readable, uncompressed tar"):
+        open_at(root)

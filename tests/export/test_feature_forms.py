@@ -110,9 +110,9 @@ def test_the_folder_has_features_in_every_form_and_a_script_that_writes_them(tmp
     script = subprocess.run(
         [sys.executable, str(folder / "load.py"), "photo.png"], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert script.stdout == "photo.png: photo.features.npz, pooled (48,), patches (4, 4, 48)\n"
+    assert script.stdout == "photo.png: photo.png.features.npz, pooled (48,), patches (4, 4, 48)\n"
     config = json.loads((folder / "config.json").read_text())
-    with np.load(tmp_path / "photo.features.npz") as found:
+    with np.load(tmp_path / "photo.png.features.npz") as found:
         assert found["patches"].shape == (*config["shape"]["grid"], config["shape"]["dim"])
         assert np.isfinite(found["patches"]).all()
 

@@ -14,6 +14,7 @@ from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import OPTIONAL
 from autoslim.core.result import Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.selection import eligible
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
@@ -200,7 +201,9 @@ def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) 
 
 def delete_unselected_models(output: RunFolder, results: Sequence[TrialResult], selected: Collection[int]) -> None:
     """Deletes the folders of models that are neither on the front nor among the `selected` trials; their rows stay in the store."""
-    kept = {*selected, *(result.number for result in ParetoFront.of(results).results)}
+    # Without the recipes that several seeds have shown to be worse, the front has other points, which `pick` may hand over.
+    fronts = (ParetoFront.of(results), ParetoFront.of(eligible(results)))
+    kept = {*selected, *(result.number for front in fronts for result in front.results)}
     for result in results:
         # A duplicate has the folder of the trial that it repeats.
         if result.artifact is not None and result.number not in kept and result.duplicate_of is None:

@@ -16,11 +16,10 @@ from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within, eligible
-from autoslim.core.urls import default_url
 from autoslim.data import prepare_dataset, prepare_probe
 from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.report.finalize import evaluate_both
-from autoslim.store import Store
+from autoslim.store.of_folder import store_of
 from workers.search.base_model import base_names
 from workers.search.finalize import SelectedModel, Selection, complete_selection, copy_trial_model, selected_model
 
@@ -60,18 +59,20 @@ def pick(folder: Path, wish: Wish) -> SelectedModel:
 def _pick(output: RunFolder, job: SearchJob, wish: Wish) -> SelectedModel:
     destination = output.model(wish.label)
     if destination.exists():
-        raise OutputError(f"{destination} is there already")
+        raise OutputError(f"{destination} is there already; delete it to have it made again")
     if job.limits.latency_ms is not None:
         # A latency holds for the machine that it was measured on, which need not be this one.
         raise RequestError(f"this search limits the latency ({job.limits.flags}), which is measured where its trials run")
-    with Store(job.storage or default_url(job.output)) as store:
+    with store_of(output.root, job) as store:
         base, results = store.job(job.id).base, store.trials(job.id)
     if base is None:
         raise OutputError(f"{output.root}: the search has not measured its dense model yet, and has no trial to pick")
     result, reason = wished_trial(results, base, wish, job)
     if result.artifact is None or not (output.root / result.artifact).is_dir():
         kept = ", ".join(str(found.number) for found in ParetoFront.of(results).results)
-        raise OutputError(f"the model of trial {result.number} was not kept; those of the front were: {kept}")
+        raise OutputError(
+            f"the model of trial {result.number} was not kept; those of the front were: {kept}. `autoslim front` shows them"
+        )
     budget = result.flops or 0 if wish.flops is None else Budget.parse(wish.flops).flops_of(base.dense_flops)
     selection = Selection(label=wish.label, budget=budget, result=result, reason=reason)
     return _publish(output, job, selection, base)

@@ -37,8 +37,8 @@ if __name__ == "__main__":
         if not config["classes"]:  # features: `pooled` (D,), and `patches` (rows, columns, D) at their places
             pooled, tokens = outputs[0][0], outputs[1][0]
             patches = tokens[config["shape"]["prefix_tokens"] :].reshape(*config["shape"]["grid"], -1)
-            np.savez(f"{Path(name).stem}.features.npz", pooled=pooled, patches=patches)
-            print(f"{name}: {Path(name).stem}.features.npz, pooled {pooled.shape}, patches {patches.shape}")
+            np.savez(f"{name}.features.npz", pooled=pooled, patches=patches)
+            print(f"{name}: {name}.features.npz, pooled {pooled.shape}, patches {patches.shape}")
             continue
         logits = outputs[0][0]
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()

@@ -11,7 +11,7 @@ from pathlib import Path
 from autoslim.config import JobSpec
 from autoslim.config.dense_models import entries_of
 from autoslim.config.issues import Place, short_repr
-from autoslim.core.job import WEIGHT_FILES
+from autoslim.core.job import WEIGHT_FILES, DatasetSpec
 from autoslim.core.shape import ViTShape
 from autoslim.data.sources import count_images
 from autoslim.data.wanted import Wanted
@@ -24,14 +24,20 @@ from autoslim.service.dry_run.model_arguments import RULES
 
 
 def check_images(spec: JobSpec, most: int) -> None:
-    """Raises SpecFault for a data set of more than `most` images, before its labels are read."""
+    """Raises SpecFault for a data set, or a probe, of more than `most` images, before its labels are read."""
+    _check_images(("data",), spec.dataset_spec, most)
+    if spec.probe is not None:
+        _check_images(("probe",), DatasetSpec(source=spec.probe), most)
+
+
+def _check_images(place: Place, dataset: DatasetSpec, most: int) -> None:
     try:
-        found = count_images(spec.dataset_spec.source, most=most, wanted=Wanted.of(spec.dataset_spec))
+        found = count_images(dataset.source, most=most, wanted=Wanted.of(dataset))
     except DatasetError as error:
-        raise SpecFault(("data",), str(error)) from None
+        raise SpecFault(place, str(error)) from None
     if found > most:
         raise SpecFault(
-            ("data",),
+            place,
             f"has more than {most:,} images; allowed: at most {most:,} (limits.images); name a smaller data set, or ask the operator",
         )
 

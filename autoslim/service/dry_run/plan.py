@@ -19,7 +19,7 @@ import torch
 from autoslim.config import JobSpec, Placement, read_json
 from autoslim.config.issues import Place
 from autoslim.core.budget import Budget
-from autoslim.core.job import SCRATCH, ModelSpec, SearchJob
+from autoslim.core.job import SCRATCH, DatasetSpec, ModelSpec, SearchJob
 from autoslim.core.plan import Plan
 from autoslim.cost import predict
 from autoslim.data.sources import open_source
@@ -129,6 +129,11 @@ def _data(spec: JobSpec) -> tuple[dict[str, int], int]:
         counts = _counts(spec, source)
     except DatasetError as error:
         raise SpecFault(("data",), str(error)) from None
+    if spec.probe is not None:
+        try:
+            open_source(spec.probe, seed=spec.seed, wanted=Wanted.of(DatasetSpec(source=spec.probe)))
+        except DatasetError as error:
+            raise SpecFault(("probe",), str(error)) from None
     limit = spec.dataset_spec.train_limit
     train = counts["train"] if limit is None else min(counts["train"], limit)
     return {"train": train, "validation": counts["validation"], "test": counts["test"]}, len(source.classes)
