@@ -74,6 +74,8 @@ def test_what_needs_labels_is_refused_with_its_flag(autoslim, photos: Path, argu
 SMALL = ["--model-args", "patch_size=8,embed_dim=48,depth=4,num_heads=3", "--image-size", "32"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("classes", [0, 10])
 def test_a_model_without_a_classifier_costs_the_same_in_flops_and_in_a_plan(autoslim, tmp_path: Path, classes: int):
     """timm builds DINOv2 without a classifier: features are slimmed as they are, and labels get a classifier of their classes."""

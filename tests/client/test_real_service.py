@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 from helpers.driven_job import MODEL, DrivenJob
+from helpers.marks import CI_ONLY
 from helpers.running_service import SPEC, RunningService, settings_in
 
 from autoslim.client import (
@@ -28,6 +29,8 @@ from autoslim.client import (
 from autoslim.errors import RequestError, SpaceError
 from autoslim.export.artifact import save
 from autoslim.service.app import create_app
+
+pytestmark = CI_ONLY
 
 
 def later(action) -> threading.Thread:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.marks import CI_ONLY
 from helpers.tiny import config_of, images, make_dense, slim
 from PIL import Image
 
@@ -49,7 +50,7 @@ METHODS = {
 FAMILIES = ("vit", "distilled", "registers", "average without class token")
 MATRIX = [(case, family) for case in METHODS for family in FAMILIES if not (family.startswith("average") and "," in case)]
 MATRIX += [("vit_slim", family) for family in ("windows", "windows and norms behind")]
-FAST = (("vit_slim", "vit"),)
+IN_CI = (("vit_slim", "vit"),)
 
 
 def made(tmp_path: Path, case: str, family: str = "vit") -> Path:
@@ -87,7 +88,7 @@ def of_constants(config: SlimConfig) -> int:
 
 
 @pytest.mark.parametrize(
-    ("case", "family"), [pytest.param(*one, marks=() if one in FAST else pytest.mark.slow) for one in MATRIX]
+    ("case", "family"), [pytest.param(*one, marks=CI_ONLY if one in IN_CI else pytest.mark.slow) for one in MATRIX]
 )
 def test_every_form_says_what_the_model_says(case: str, family: str, in_all_forms: Callable):
     folder, forms = in_all_forms(case, family)

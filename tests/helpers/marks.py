@@ -8,7 +8,7 @@ import pytest
 
 from autoslim.methods import METHODS
 
-CI_ONLY = (pytest.mark.slow, pytest.mark.short)
+CI_ONLY = [pytest.mark.slow, pytest.mark.short]
 """For what `make test` has no time for, and CI runs in its second step."""
 
 ONE_OF_A_KIND = ("merge", "width")

@@ -105,7 +105,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     asked = {
         (item.callspec.params["method"], item.callspec.params["model"])
         for item in request.session.items
-        if "saved" in item.fixturenames
+        if "saved" in item.fixturenames and item.path == request.path
     }
 
     root = tmp_path_factory.mktemp("saved")

@@ -25,11 +25,11 @@ REFUSALS = {kind: refusals(make_dense(kind).shape) for kind in KINDS}
 CASES = [(method, kind) for kind in KINDS for method in METHODS if method not in REFUSALS[kind]]
 
 
-def marks(method: str, kind: str) -> tuple[pytest.MarkDecorator, ...]:
+def marks(method: str, kind: str) -> list[pytest.MarkDecorator]:
     if kind in MODELS:
-        return (pytest.mark.slow,)
+        return [pytest.mark.slow]
     # What a kind adds is the same for all methods that remove tokens, and for all that remove widths.
-    return () if method in ONE_OF_A_KIND else CI_ONLY
+    return [] if method in ONE_OF_A_KIND else CI_ONLY
 
 
 each_case = pytest.mark.parametrize(("method", "kind"), [pytest.param(*case, marks=marks(*case)) for case in CASES])

@@ -11,10 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from helpers.marks import CI_ONLY
 from helpers.running_service import SPEC, RunningService
 
 from autoslim.errors import WeightsError
 from autoslim.models.weights_file import read_state_dict
+
+pytestmark = CI_ONLY
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers.marks import CI_ONLY
 from torch import Tensor
 
 from autoslim.core.job import DatasetSpec, ModelSpec
@@ -19,6 +20,8 @@ from autoslim.errors import RequestError
 from autoslim.models import create_dense
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.head_check import HeadCheck
+
+pytestmark = CI_ONLY
 
 SIZES: dict[str, Any] = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 ONCE = TrainingSettings(epochs=1.0, lr=2e-3, batch_size=32, precision="float32", augmentation="none", distillation=0.0)

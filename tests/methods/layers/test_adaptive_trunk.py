@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.marks import CI_ONLY
 from helpers.tiny import attached as attached_student
 from helpers.tiny import config_of, context_of, images, logits, make_dense, share_of_dense, slim, slimmed, solved_knobs
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ def test_a_batch_gives_what_its_images_give_alone(form: str, model: str, fused: 
         torch.testing.assert_close(logits(module, x), alone, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", [pytest.param(form, marks=() if form == "inside" else pytest.mark.slow) for form in FORMS])
+@pytest.mark.parametrize("form", [pytest.param(form, marks=CI_ONLY if form == "inside" else pytest.mark.slow) for form in FORMS])
 def test_the_flops_of_an_image_are_those_predicted_for_its_counts(form: str):
     dense, module, plan = adaptive(form)
     x = images(20)

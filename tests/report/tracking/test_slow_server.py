@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.marks import CI_ONLY
 from helpers.sample_search import make_job
 from helpers.simulated_trials import make_coordinator, run_all
 
@@ -17,6 +18,8 @@ from autoslim.core.recipe import TrainingSettings
 from autoslim.core.urls import default_url
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.store import Store
+
+pytestmark = CI_ONLY
 
 ANSWER = 5.0
 
