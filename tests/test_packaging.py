@@ -50,6 +50,8 @@ def test_the_clone_is_imported_from_any_folder(checkout, place):
     assert printed == f"True {checkout / 'autoslim' / '__init__.py'}"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_public_names_are_there_in_the_folder_that_holds_the_clone(checkout):
     assert run(checkout.parent / "environment/bin/python", "-c", "import autoslim; autoslim.load", cwd=checkout.parent) == ""
 

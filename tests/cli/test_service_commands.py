@@ -44,6 +44,8 @@ def job(service: RunningService, tenant: str) -> DrivenJob:
     return DrivenJob(service, service.put(tenant, name="flowers", priority=9).id)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_submitting_prints_the_id_and_nothing_else_to_stdout(autoslim: Command, tenant: str):
     (code, out, err) = autoslim("submit", *REQUEST, "--flops", "50%", "--name", "digits", "--idempotency-key", "k")
     assert code == 0, err

@@ -315,6 +315,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_every_kind_of_image_is_the_same_to_the_bit_wherever_it_is_read(exported: Path, tmp_path: Path):
     config = load_config(exported)
     handed_over = runpy.run_path(str(exported / "load.py"))
