@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.examples import THOROUGH
-from helpers.marks import CI_ONLY, ONE_OF_A_KIND
+from helpers.marks import ONE_OF_A_KIND
 from helpers.tiny import KINDS, MODELS, PARTS, images, logits, make_dense
 
 from autoslim.core.job import ModelSpec
@@ -26,10 +26,8 @@ CASES = [(method, kind) for kind in KINDS for method in METHODS if method not in
 
 
 def marks(method: str, kind: str) -> list[pytest.MarkDecorator]:
-    if kind in MODELS:
-        return [pytest.mark.slow]
     # What a kind adds is the same for all methods that remove tokens, and for all that remove widths.
-    return [] if method in ONE_OF_A_KIND else CI_ONLY
+    return [] if kind in PARTS and method in ONE_OF_A_KIND else [pytest.mark.slow]
 
 
 each_case = pytest.mark.parametrize(("method", "kind"), [pytest.param(*case, marks=marks(*case)) for case in CASES])
