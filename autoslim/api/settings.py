@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from autoslim.config import Commands, JobSpec, Placement, Setting, read_mapping, settings_of, validated
-from autoslim.config.issues import unknown
 from autoslim.config.resumed import resumed
 from autoslim.core.job import SearchJob
 from autoslim.errors import RequestError
@@ -38,13 +37,13 @@ def resumed_job(started: SearchJob, values: Mapping[str, Any], output: Path) -> 
 
 def check_names(values: Mapping[str, Any], commands: Commands, *, placement: bool) -> None:
     """Raises RequestError for settings that these commands do not have: they would change nothing."""
-    known = {name for name, each in settings_of(JobSpec).items() if _has(each, commands)} | (
+    known = {name for name, each in settings_of(JobSpec).items() if each.is_of(commands)} | (
         set(_PLACEMENT) if placement else set()
     )
     known |= {shortcut.name for each in settings_of(JobSpec).values() for shortcut in each.rules.shortcuts}
     for name in values:
         if name not in known:
-            raise RequestError(f"{name} {unknown(name, sorted(known)).replace('is ', 'is no setting here: ', 1)}")
+            raise RequestError(f"{name} is no setting of this function; allowed: {', '.join(sorted(known))}")
 
 
 def with_settings(commands: Commands, *, placement: bool) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -54,18 +53,13 @@ def with_settings(commands: Commands, *, placement: bool) -> Callable[[Callable[
         signature = inspect.signature(function)
         own = [parameter for parameter in signature.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
         names = {parameter.name for parameter in own}
-        settings = [each for each in settings_of(JobSpec).values() if _has(each, commands)]
+        settings = [each for each in settings_of(JobSpec).values() if each.is_of(commands)]
         settings += _PLACEMENT.values() if placement else ()
         more = [_parameter(each) for each in settings if each.name not in names]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
 
     return give
-
-
-def _has(setting: Setting, commands: Commands) -> bool:
-    order = tuple(Commands)
-    return setting.rules.commands is not Commands.NONE and order.index(setting.rules.commands) <= order.index(commands)
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:

@@ -14,7 +14,6 @@ from autoslim.config import Commands, Group, JobSpec, Placement, Setting, TrialP
 
 JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.YAML", help="A job file; flags replace its fields.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-_COMMANDS = tuple(Commands)
 
 
 def flag(name: str, help: str, **more: Any) -> Any:
@@ -37,7 +36,7 @@ def option_of(setting: Setting, *, once: bool = False, **more: Any) -> Any:
 
 def job_flags(commands: Commands, model: type[JobSpec] = JobSpec) -> list[inspect.Parameter]:
     """Of the settings that these commands have, each under the heading of its group."""
-    return _parameters(setting for setting in settings_of(model).values() if _within(setting, commands))
+    return _parameters(setting for setting in settings_of(model).values() if setting.is_of(commands))
 
 
 def placement_flags(model: type[TrialPlacement] = Placement) -> list[inspect.Parameter]:
@@ -67,10 +66,6 @@ def with_flags(*flags: list[inspect.Parameter]) -> Callable[[Callable[..., None]
         return run
 
     return give
-
-
-def _within(setting: Setting, commands: Commands) -> bool:
-    return Commands.NONE is not setting.rules.commands and _COMMANDS.index(setting.rules.commands) <= _COMMANDS.index(commands)
 
 
 def _parameters(settings: Iterable[Setting]) -> list[inspect.Parameter]:

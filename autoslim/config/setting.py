@@ -115,6 +115,12 @@ class Setting:
     def help(self) -> str:
         return self.field.description or ""
 
+    def is_of(self, commands: Commands) -> bool:
+        """Whether these commands have it."""
+        order = tuple(Commands)
+        own = self.rules.commands
+        return own is not Commands.NONE and order.index(own) <= order.index(commands)
+
     @property
     def flag(self) -> str:
         """`--batch-size`; `--flip/--no-flip` for a yes or no."""

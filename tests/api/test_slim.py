@@ -62,8 +62,8 @@ def test_a_module_and_a_dataset_become_a_slimmed_model_without_the_searchs_packa
         ({"first": "80%"}, "first is '80%', but there is only one method"),
         ({"distillation": 2.0}, "distillation is 2.0; allowed: 0 to 1"),
         ({"epochs": -1}, "epochs is -1; allowed: above 0"),
-        ({"trials": 3}, "trials is no setting here: 'trials'"),
-        ({"concurrency": 2}, "concurrency is no setting here"),
+        ({"trials": 3}, "trials is no setting of this function; allowed: adapt, "),
+        ({"concurrency": 2}, "concurrency is no setting of this function"),
         ({"flops": ["50%", "30%"]}, r"flops is \['50%', '30%'\]; allowed: one budget"),
     ],
 )
