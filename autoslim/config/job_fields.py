@@ -18,6 +18,11 @@ def _absolute_folders(sources: tuple[str, ...], _: Any) -> tuple[str, ...]:
     return tuple(str(Path(source).absolute()) if "/" in source else source for source in sources)
 
 
+def objective_of(labelled: bool) -> str:
+    """As the user writes it."""
+    return "labels" if labelled else "features"
+
+
 def _milliseconds(latency: str | None, _: Any) -> float | None:
     return None if latency is None else parse_latency(latency)[0]
 
@@ -43,7 +48,7 @@ IMAGE_SIZE = JobField(
 OBJECTIVE = JobField(
     "dataset.labelled",
     write=lambda objective, _: objective == "labels",
-    read=lambda labelled, _: "labels" if labelled else "features",
+    read=lambda labelled, _: objective_of(labelled),
 )
 """Features are what is learnt without labels: whether images have labels says both."""
 PARAMS = JobField(

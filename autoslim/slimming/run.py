@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoslim.config import JobSpec, flag_name, settings_of
+from autoslim.config.job_fields import OBJECTIVE, objective_of
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import disk_full_error, is_disk_full, move_folder, publish_folder, replacing_file, write_atomically
 from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse, refuse_other_use
@@ -253,11 +254,11 @@ class Slimming:
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first flag in which two requests differ; how speed is measured makes no other model."""
     old, new = (_flat({name: value for name, value in job.items() if name != "speed"}) for job in (before, now))
+    for flat in (old, new):
+        # As the user writes it; a request for labels is stored without a word of them.
+        flat[OBJECTIVE.path] = objective_of(flat.get(OBJECTIVE.path, True))
     # The label of a request without a FLOPs budget is made from its limits.
     for name in sorted(old | new, key=lambda name: name == "budget"):
-        if name == "dataset.labelled" and old.get(name) != new.get(name):
-            words = {None: "labels", False: "features"}
-            return f"--objective is {words[new.get(name)]!r}, but this model was started with {words[old.get(name)]!r}"
         if old.get(name) != new.get(name):
             return f"{_flag(name)} is {_short_repr(new.get(name))}, but this model was started with {_short_repr(old.get(name))}"
     return None

@@ -21,7 +21,7 @@ from autoslim.export.artifact import LatencyReport, TimedReport, load, load_conf
 from autoslim.methods import METHODS
 from autoslim.models import create_dense
 from autoslim.slimming.request import SlimJob, solve_steps, step_budgets
-from autoslim.slimming.run import Slimming
+from autoslim.slimming.run import Slimming, _difference
 
 MODEL = ["--model", "deit_tiny_patch16_224", "--image-size", "16"]
 TINY = [*MODEL, "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--from-scratch"]
@@ -367,3 +367,10 @@ def test_a_folder_with_something_else_in_it_is_refused(autoslim, tmp_path):
     assert code == 2
     assert "holds thesis.tex; give a new folder" in err
     assert [path.name for path in Path(tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_another_objective_is_told_as_it_is_written():
+    labels = job_of("vit_slim")
+    features = labels.replace(dataset=labels.dataset.replace(labelled=False))
+    told = _difference(labels.to_dict(), features.to_dict())
+    assert told == "--objective is 'features', but this model was started with 'labels'"
