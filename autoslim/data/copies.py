@@ -17,14 +17,14 @@ from autoslim.data.table import Labels
 MAX_RATIO = 100
 """Images of the largest class for one of the smallest, above which the imbalance is said."""
 
-_SIZE = 16
+HASH_BYTES = 16
 """Bytes of a hash: two of 10^12 different images have the same one with a probability of 10^-15."""
 
 _SHOWN = 3
 
 
 def content_hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=_SIZE).digest()
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
 
 class Contents:
@@ -39,12 +39,12 @@ class Contents:
 
     def set(self) -> frozenset[bytes]:
         hashes = bytes(self._hashes)
-        return frozenset(hashes[place : place + _SIZE] for place in range(0, len(hashes), _SIZE))
+        return frozenset(hashes[place : place + HASH_BYTES] for place in range(0, len(hashes), HASH_BYTES))
 
     @property
     def hashes(self) -> NDArray[np.void]:
         """(N,), of values that can be compared for equality."""
-        return np.frombuffer(bytes(self._hashes), np.dtype((np.void, _SIZE)))
+        return np.frombuffer(bytes(self._hashes), np.dtype((np.void, HASH_BYTES)))
 
     @property
     def labels(self) -> Labels:

@@ -131,13 +131,27 @@ class _File:
         return coded_column(column, where)
 
     def _named_images(self) -> Iterator[Path]:
-        """The files that a column of paths names, by which a change of them is seen."""
-        if not is_text(self.schema.field(self.columns.image).type):
-            return
-        for batch in self._batches([self.columns.image], rows=4096):
-            for text in batch.column(0).to_pylist():
-                if text is not None:
-                    yield self.finder.path_of(text, str(self.path))
+        """The files that the column names by paths, by which a change of them is seen."""
+        for text in self._paths():
+            if text is not None:
+                yield self.finder.path_of(text, str(self.path))
+
+    def _paths(self) -> Iterator[str | None]:
+        kind = self.schema.field(self.columns.image).type
+        if is_text(kind):
+            for batch in self._batches([self.columns.image], rows=4096):
+                yield from batch.column(0).to_pylist()
+        elif pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and self._lacks_bytes():
+            for batch in self._batches([self.columns.image], rows=_BATCH_ROWS):
+                yield from (image["path"] for image in batch.column(0).to_pylist() if image and not image["bytes"])
+
+    def _lacks_bytes(self) -> bool:
+        """Whether some structs have no bytes, by the file's statistics: the images themselves are not read twice for the answer."""
+        with _open(self.path) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+        stored = [column for column in columns if column.path_in_schema == f"{self.columns.image}.bytes"]
+        return any(column.statistics is None or column.statistics.null_count != 0 for column in stored)
 
     def _rows(self, wanted: Indices) -> Iterator[Row]:
         chosen, row = set(wanted.tolist()), 0

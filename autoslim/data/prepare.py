@@ -19,6 +19,7 @@ from autoslim.data.cache import EncodedFile, EncodedRow, grouped, publish_once, 
 from autoslim.data.copies import Contents, content_hash, described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import decode_rgb
+from autoslim.data.examined import Examined
 from autoslim.data.progress import Progress
 from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sources import open_source
@@ -91,12 +92,15 @@ def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int, tell: Cal
     order = ("validation", "test", "train") if spec.drop_duplicates else SPLITS
     progress = Progress(sum(len(part.rows) for part in parts.values()), tell)
     writers: dict[str, _SplitWriter] = {}
-    for split in order:
-        others = (
-            frozenset[bytes]().union(*(writer.contents.set() for writer in writers.values())) if split == "train" else frozenset()
-        )
-        writers[split] = _SplitWriter(parts[split], source, spec, digest, progress)
-        writers[split].write(folder / f"{split}.arrow", without=others)
+    with Examined.of(spec.source) as examined:
+        for split in order:
+            others = (
+                frozenset[bytes]().union(*(writer.contents.set() for writer in writers.values()))
+                if split == "train"
+                else frozenset()
+            )
+            writers[split] = _SplitWriter(parts[split], source, spec, digest, progress, examined)
+            writers[split].write(folder / f"{split}.arrow", without=others)
     if spec.drop_duplicates:
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
     report = DatasetReport(
@@ -153,8 +157,11 @@ def make_splits(spec: DatasetSpec, source: Source, seed: int) -> dict[str, Part]
 class _SplitWriter:
     """Writes one split's readable images and counts the others, and those that are dropped as copies."""
 
-    def __init__(self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash, progress: Progress) -> None:
+    def __init__(
+        self, part: Part, source: Source, spec: DatasetSpec, digest: hashlib._Hash, progress: Progress, examined: Examined
+    ) -> None:
         self._part, self._source, self._spec, self._digest, self._progress = part, source, spec, digest, progress
+        self._examined = examined
         self.counts = np.zeros(max(1, len(source.classes)), np.int64)
         self.contents, self.dropped = Contents(), 0
         self._unreadable: list[str] = []
@@ -199,11 +206,12 @@ class _SplitWriter:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
                 # `map` keeps the order, so that neither the file nor the digest depends on the threads.
-                for (row, data, name), (issue, content) in zip(group, pool.map(_examined, group), strict=True):
+                for (row, data, name), (issue, content) in zip(group, pool.map(self._examine, group), strict=True):
                     self._progress.advance()
                     if issue is not None:
                         self._unreadable.append(f"{name}: {issue}")
                         continue
+                    self._examined.add(content)
                     if content in without:
                         self.dropped += 1
                         continue
@@ -214,6 +222,16 @@ class _SplitWriter:
                     self._digest.update(f" {label} {len(data)} ".encode())
                     self._digest.update(data)
                     yield data, label, name
+
+    def _examine(self, row: Row) -> tuple[str | None, bytes]:
+        """Why an image cannot be read, or None; and the hash of its bytes."""
+        content = content_hash(row[1])
+        if content not in self._examined.known:
+            try:
+                decode_rgb(row[1])
+            except DatasetError as error:
+                return str(error), content
+        return None, content
 
     def _check(self, split: str) -> None:
         total, count = len(self._part.rows), len(self._unreadable)
@@ -240,12 +258,3 @@ def _listed(lines: list[str]) -> str:
     with open(descriptor, "w") as file:
         file.writelines(f"{line}\n" for line in lines)
     return name
-
-
-def _examined(row: Row) -> tuple[str | None, bytes]:
-    """Why an image cannot be read, or None; and the hash of its bytes."""
-    try:
-        decode_rgb(row[1])
-    except DatasetError as error:
-        return str(error), b""
-    return None, content_hash(row[1])
