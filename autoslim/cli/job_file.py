@@ -33,6 +33,7 @@ def init(
         raise RequestError(f"{file} exists; name another file, or give --force")
     try:
         file.write_text(text, encoding="utf-8")
+        (file.parent / SCHEMA.name).write_bytes(SCHEMA.read_bytes())
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror}") from error
     sys.stdout.write(f"{file}\n")
@@ -42,7 +43,8 @@ def init(
 def commented_file(model: type[JobSpec] = JobSpec) -> str:
     """Settings with an example are set to it; all others are commented out and show their default."""
     lines = [
-        f"# yaml-language-server: $schema={SCHEMA.as_uri()}",
+        # Beside the file: an address on the machine that wrote it would mean nothing on another one.
+        f"# yaml-language-server: $schema={SCHEMA.name}",
         "# A job file of autoslim. Lines that are commented out show the defaults.",
         "",
     ]

@@ -36,6 +36,11 @@ def wilson(share: float, images: int) -> Interval:
     return Interval(value=share, low=centre - half, high=centre + half)
 
 
+def widest_half(images: int) -> float:
+    """Half of the widest interval that an accuracy measured on `images` has, as a share: that of one half."""
+    return _Z * math.sqrt(0.25 / images)
+
+
 def paired_difference(*, gained: int, lost: int, images: int) -> Interval:
     """Of one accuracy less another on the same `images`, of which the first alone has `gained` right and the second alone `lost`.
 

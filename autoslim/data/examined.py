@@ -32,8 +32,8 @@ _DECODER = 1
 
 
 class Examined:
-    """The hashes of one data set's readable images, `known` ones from the file. It is entered for one preparation, which `add`s what it reads;
-    the file is written at the end."""
+    """The hashes of one data set's readable images, `known` ones from the file. It is entered for one preparation, which `add`s what it
+    reads; the file is written at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,7 +69,9 @@ class Examined:
             _remove_old(self._path.parent)
         except OSError as error:
             # A home that cannot be written costs the next preparation its time, not this one its result.
-            logging.getLogger(__name__).warning("%s cannot be written (%s): all images are decoded again next time", self._path, error)
+            logging.getLogger(__name__).warning(
+                "%s cannot be written (%s): all images are decoded again next time", self._path, error
+            )
 
 
 def cache_folder() -> Path:

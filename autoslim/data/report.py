@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Self
 
+from autoslim.core.interval import widest_half
 from autoslim.core.record import OPTIONAL, Record
+
+_ONE_POINT = 0.01
+"""Of accuracy, which users compare models by."""
 
 _SHOWN = 5
 """Classes that are named where data are described."""
@@ -61,8 +65,9 @@ class DatasetReport(Record):
     chosen: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     suspicious: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
 
-    def lines(self) -> list[str]:
-        """What was found, in words: the splits, the classes, and all that `chosen`, `not_used` and `suspicious` say."""
+    def lines(self, *, precision: bool = True) -> list[str]:
+        """What was found, in words: the splits, the classes, and all that `chosen`, `not_used` and `suspicious` say; with `precision` also
+        how well the validation images tell models apart, where they do not tell a point."""
         unreadable = self.train.unreadable + self.validation.unreadable + self.test.unreadable
         named = ", ".join(self.classes[:_SHOWN]) + (", ..." if len(self.classes) > _SHOWN else "")
         return [
@@ -72,4 +77,13 @@ class DatasetReport(Record):
             *(f"taken: {what}" for what in self.chosen),
             *(f"not used: {what}" for what in self.not_used),
             *(f"look at: {what}" for what in self.suspicious),
+            *([self._precision()] if precision and self.classes and widest_half(self.validation.images) > _ONE_POINT else []),
         ]
+
+    def _precision(self) -> str:
+        half = 100 * widest_half(self.validation.images)
+        more = "; a larger --validation-share tells more" if self.validation.drawn_from else ""
+        return (
+            f"{self.validation.images} validation images choose the models: an accuracy on them is known to about ±{half:.2g} points "
+            f"(95 %), and models that are closer are not told apart{more}"
+        )

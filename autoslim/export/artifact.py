@@ -30,6 +30,7 @@ from autoslim.methods.layers.backbone import as_backbone
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.models import Architecture, Preprocessing
+from autoslim.models.tensor_file import write_tensors
 
 FORMAT = 1
 _CONFIG_LIMIT = 16 * 2**20
@@ -210,7 +211,7 @@ def save(folder: Path, model: nn.Module, config: SlimConfig) -> None:
     """Writes `config.json` and `model.safetensors`; the configuration last, so that an interrupted write is never read as a model."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_state_dict(model).items()}
-    safetensors.torch.save_file(state, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", state)
     write_config(folder, config)
 
 

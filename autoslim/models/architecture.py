@@ -7,17 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 from torch import nn
 
 from autoslim.core.record import Record
 from autoslim.models.registry import family_of
+from autoslim.models.tensor_file import write_tensors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing(Record):
-    """What the model expects of an image: resize the shorter side to size / `crop_pct`, crop the centre, subtract, divide."""
+    """What the model expects of an image: resized until it just covers size / `crop_pct`, rounded up, its centre cropped, the mean
+    subtracted, divided by the deviation."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -67,8 +68,6 @@ def write_folder(
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(
-        {k: v.contiguous() for k, v in family_of(module).timm_state(module).items()}, folder / "model.safetensors"
-    )
+    write_tensors(folder / "model.safetensors", {k: v.contiguous() for k, v in family_of(module).timm_state(module).items()})
     # The configuration goes last: a folder without it is not a model yet.
     (folder / "config.json").write_text(json.dumps(config, indent=1))

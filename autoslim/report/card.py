@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
+from autoslim.data.decode import storage_size
 from autoslim.export.artifact import SlimConfig
 from autoslim.report.card_speed import latency_section, speed_section
 from autoslim.report.picture import PAGE, PNG
@@ -87,6 +88,7 @@ The agreement is the mean of two cosines with the dense model's features, each o
 
 def _loading(config: SlimConfig) -> str:
     height, width = config.shape.image_size
+    covered = storage_size((height, width), config.preprocessing.crop_pct)
     return f"""## How it is loaded
 
 ```python
@@ -95,7 +97,7 @@ import autoslim
 model = autoslim.load("path/to/this/folder")  # a plain nn.Module in eval mode; no Ray, Optuna or MLflow needed
 ```
 
-Images: RGB, shorter side to {round(height / config.preprocessing.crop_pct)} px (bicubic), centre crop {height}x{width},
+Images: RGB, resized until they just cover {covered[0]}x{covered[1]} px (bicubic, antialiased), centre crop {height}x{width},
 scaled to 0..1, mean {list(config.preprocessing.mean)}, std {list(config.preprocessing.std)}. {_outputs(config)}"""
 
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from autoslim.core.interval import wilson
 from autoslim.core.job import SearchJob
+from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import BaseFacts
+
+_HARDLY = 0.05
+"""Of the way from a constant guess to a perfect model."""
 
 
 def model_names(job: SearchJob) -> str:
     """The names as they were given, joined with commas."""
     return ", ".join(model.name for model in job.models)
+
+
+def chance_warning(facts: BaseFacts, images: int, training: TrainingSettings) -> str | None:
+    """What to raise where the dense model, measured on `images`, may be hardly better than a constant guess: no slimmed model can tell more
+    than it. None where it is better."""
+    if wilson(facts.dense_accuracy, images).low > facts.chance + _HARDLY * (1 - facts.chance):
+        return None
+    return (
+        f"its {facts.dense_accuracy:.1%} on {images} validation images is hardly better than always naming one class ({facts.chance:.1%}), "
+        f"and slimmed models are compared with it; raise --base-epochs (now {training.epochs:g}) or change --base-lr (now "
+        f"{training.lr:.3g}), or give weights that were trained on more images with --weights"
+    )
 
 
 def describe_teachers(base: BaseFacts) -> list[str]:

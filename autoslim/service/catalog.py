@@ -28,6 +28,11 @@ MODEL_FILES = ("config.json", "model.safetensors")
 
 _TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 
+_OTHER_DATA = (
+    "; whoever runs the service allows others with `autoslim serve --data-root FOLDER`, or by a name in the file of `--config`"
+)
+"""What a user can ask the operator for, who may be the user."""
+
 
 class NotAllowedError(Exception):
     """A name or path that the operator does not allow; its text is the issue's."""
@@ -86,8 +91,8 @@ class Catalog:
         if text in self._datasets:
             return self._datasets[text]
         if "/" not in text and not self._data_roots:
-            raise NotAllowedError(unknown(text, self.datasets()))
-        hint = f"allowed: {', '.join(self.datasets())}" + (", or a path under a data root" if self._data_roots else "")
+            raise NotAllowedError(unknown(text, self.datasets()) + _OTHER_DATA)
+        hint = f"allowed: {', '.join(self.datasets())}" + (", or a path under a data root" if self._data_roots else _OTHER_DATA)
         return _under(text, self._data_roots, hint)
 
     def _model(self, text: str, models: Sequence[str] | None) -> str:

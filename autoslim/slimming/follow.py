@@ -12,6 +12,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.result import EpochReport
 from autoslim.core.score import Score
+from autoslim.report.dense_models import chance_warning
 from autoslim.report.epoch_line import epoch_line
 from autoslim.slimming.request import PreparedSlim, SlimJob
 from autoslim.slimming.run import Slimmed, Slimming
@@ -42,6 +43,9 @@ def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], No
             write(f"dense model: {facts.head_check}")
         if job.dataset.labelled:
             write(f"dense model: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+            warning = chance_warning(facts, prepared.dataset.report.validation.images, job.base)
+            if warning is not None:
+                write(f"dense model: look at this: {warning}")
         teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, write, score)
         if teacher is not None:
             write(f"teacher: accuracy {teacher.dense_accuracy:.1%} on the validation images")

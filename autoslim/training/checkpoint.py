@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autoslim.core.files import previous_folder, publish_folder
+from autoslim.models.tensor_file import write_tensors
 
 _METADATA = "facts.json"
 _FORMER_NAMES = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
@@ -22,7 +23,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], metadata: dict[str
     # Copies, because safetensors refuses tensors that share memory (a mask that several modules hold).
     copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     with publish_folder(folder) as partial:
-        safetensors.torch.save_file(copies, partial / "state.safetensors")
+        write_tensors(partial / "state.safetensors", copies)
         (partial / _METADATA).write_text(json.dumps(metadata))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from autoslim.core.files import is_unfinished
 from autoslim.core.record import Record
 from autoslim.core.result import EpochReport, SharedCost
+from autoslim.models.tensor_file import write_tensors
 from autoslim.training.single_flight import publish_shared, single_flight
 
 
@@ -57,11 +58,9 @@ def _compute(folder: Path, request: SharedRequest, work: Work) -> Generator[Epoc
         yield report
     seconds = time.monotonic() - began
     with publish_shared(folder, lambda: _read(folder)) as partial:
-        safetensors.torch.save_file(
-            # Copies, because safetensors refuses tensors that share memory.
-            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
-            partial / "result.safetensors",
-        )
+        # Copies, because safetensors refuses tensors that share memory.
+        copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+        write_tensors(partial / "result.safetensors", copies)
         write_cost(
             partial,
             SharedCost(key=folder.name, method=request.method, settings=request.settings, epochs=last, seconds=seconds),

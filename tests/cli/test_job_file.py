@@ -11,7 +11,6 @@ import yaml
 
 from autoslim.cli.job_file import commented_file
 from autoslim.config import JobSpec, parse_yaml, settings_of
-from autoslim.config.schema import FILE
 
 
 def test_the_file_is_a_job_and_all_that_is_commented_out_is_the_default():
@@ -33,10 +32,13 @@ def test_every_field_is_explained():
             assert (field.description or "?").split()[0] in text
 
 
-def test_an_editor_finds_the_schema():
-    (place,) = re.findall(r"\$schema=file://(\S+)", commented_file())
-    assert Path(place) == FILE
-    assert json.loads(FILE.read_text())["properties"].keys() == JobSpec.model_fields.keys()
+def test_an_editor_finds_the_schema_wherever_the_file_is_taken_with_it(autoslim, tmp_path: Path):
+    (tmp_path / "jobs").mkdir()
+    assert autoslim("init", "jobs/flowers.yaml")[0] == 0
+    (place,) = re.findall(r"\$schema=(\S+)", (tmp_path / "jobs" / "flowers.yaml").read_text())
+    schema = tmp_path / "jobs" / place
+    assert json.loads(schema.read_text())["properties"].keys() == JobSpec.model_fields.keys()
+    assert str(tmp_path) not in (tmp_path / "jobs" / "flowers.yaml").read_text()
 
 
 def test_a_file_that_is_there_is_not_written_over(autoslim, tmp_path: Path):

@@ -114,7 +114,9 @@ def test_images_that_structs_name_by_paths_are_part_of_the_key(write_images, pic
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     image = pa.array([{"bytes": None, "path": path} for path in paths], kind)
-    pq.write_table(pa.table({"image": image, "label": pa.array([int(path.startswith("dog")) for path in paths])}), root / "train.parquet")
+    pq.write_table(
+        pa.table({"image": image, "label": pa.array([int(path.startswith("dog")) for path in paths])}), root / "train.parquet"
+    )
     before = _prepare(root / "train.parquet", tmp_path / "cache")
     (root / paths[3]).write_bytes(picture(77))
     after = _prepare(root / "train.parquet", tmp_path / "cache")

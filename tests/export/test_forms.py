@@ -328,6 +328,22 @@ def test_every_kind_of_image_is_the_same_to_the_bit_wherever_it_is_read(exported
         assert torch.equal(autoslim.read_images([path], config), batch), name
 
 
+@pytest.mark.parametrize(
+    ("size", "crop_pct"), [((64, 64), 0.9), ((224, 224), 0.9), ((27, 27), 0.9), ((48, 32), 0.875), ((30, 30), 0.95)]
+)
+def test_load_py_resizes_as_training_does_where_rounding_bites(size, crop_pct, tmp_path: Path):
+    config = {"preprocessing": {"crop_pct": crop_pct}, "shape": {"image_size": size}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(Path(autoslim.__file__).parent / "export" / "standalone" / "load.py", tmp_path)
+    read = runpy.run_path(str(tmp_path / "load.py"))["read"]
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(5, 300, (12, 2)).tolist():
+        path = tmp_path / "image.png"
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        (trained,) = centre_crop(fit(decode_rgb(path.read_bytes()), storage_size(size, crop_pct))[None], size)
+        assert np.array_equal(read(path), trained), (height, width)
+
+
 def test_an_image_that_cannot_be_read_is_named(exported: Path, tmp_path: Path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DatasetError, match=r"text\.png: not an image; allowed: PNG"):

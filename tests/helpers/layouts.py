@@ -184,7 +184,7 @@ def outcomes(folder: Path) -> Iterator[tuple[str, str, str, str]]:
         source = str(root) if given == "." else str(root / given)
         try:
             report = prepare_dataset(DatasetSpec(source=source, **choices), folder / "cache", seed=0).report
-            taken, said = "taken", "; ".join(report.lines())
+            taken, said = "taken", "; ".join(report.lines(precision=False))
         except DatasetError as error:
             taken, said = "refused", str(error)
         shown = "DIR" if given == "." else f"DIR/{given}"

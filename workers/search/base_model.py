@@ -12,6 +12,7 @@ from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
+from autoslim.report.dense_models import chance_warning
 from autoslim.report.epoch_line import epoch_line
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
@@ -74,6 +75,9 @@ def adapt_dense_model(
         console.on_message(f"{called}: {facts.head_check}")
     if job.dataset.labelled:
         console.on_message(f"{called}: accuracy {facts.dense_accuracy:.1%} on the validation images (chance {facts.chance:.1%})")
+        warning = chance_warning(facts, dataset.report.validation.images, job.base)
+        if warning is not None:
+            console.on_message(f"{called}: look at this: {warning}")
     return AdaptedModel(folder, facts)
 
 
