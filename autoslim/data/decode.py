@@ -102,7 +102,8 @@ def fit(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resizes the image until it just covers `size` (H, W), by antialiased bicubic interpolation, and crops its centre; (H, W, 3)."""
     height, width = size
     scale = min(image.width / width, image.height / height)
-    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    # The rounding error of a product may lead out of the image by a hair, at either side.
+    left, top = max(0.0, (image.width - width * scale) / 2), max(0.0, (image.height - height * scale) / 2)
     box = (left, top, min(left + width * scale, image.width), min(top + height * scale, image.height))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 

@@ -19,7 +19,7 @@ def report(write_parquet, tmp_path):
 
 def test_a_small_split_is_said_with_what_tells_more(report):
     assert report.lines()[-1] == (
-        "12 validation images choose the models: an accuracy on them is known to about ±28 points (95 %), and models that are closer are "
+        "11 validation images choose the models: an accuracy on them is known to about ±30 points (95 %), and models that are closer are "
         "not told apart; a larger --validation-share tells more"
     )
 

@@ -27,7 +27,7 @@ def read(name):
         image = Image.fromarray(np.where(clear, 255, (grey // 256).clip(0, 255)).astype(np.uint8))
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
     scale = min(image.width / whole[0], image.height / whole[1])
-    x, y = (image.width - whole[0] * scale) / 2, (image.height - whole[1] * scale) / 2
+    x, y = max(0.0, (image.width - whole[0] * scale) / 2), max(0.0, (image.height - whole[1] * scale) / 2)
     box = (x, y, min(x + whole[0] * scale, image.width), min(y + whole[1] * scale, image.height))
     covering = image.resize(whole, Image.Resampling.BICUBIC, box=box)
     return np.asarray(covering.crop((left, top, left + width, top + height)))
