@@ -17,14 +17,18 @@ def model_names(job: SearchJob) -> str:
 
 
 def chance_warning(facts: BaseFacts, images: int, training: TrainingSettings) -> str | None:
-    """What to raise where the dense model, measured on `images`, may be hardly better than a constant guess: no slimmed model can tell more
-    than it. None where it is better."""
-    if wilson(facts.dense_accuracy, images).low > facts.chance + _HARDLY * (1 - facts.chance):
+    """What to raise where the dense model, measured on `images`, may be no better than a constant guess: no slimmed model can tell more than
+    it. None where it is better."""
+    enough = facts.chance + _HARDLY * (1 - facts.chance)
+    if wilson(facts.dense_accuracy, images).low > enough:
         return None
+    head = f"its {facts.dense_accuracy:.1%} on {images} validation images"
+    guess = f"always naming one class ({facts.chance:.1%})"
+    if facts.dense_accuracy > enough:
+        return f"{head} cannot be told from {guess}: they are too few, give more, or raise --validation-share"
     return (
-        f"its {facts.dense_accuracy:.1%} on {images} validation images is hardly better than always naming one class ({facts.chance:.1%}), "
-        f"and slimmed models are compared with it; raise --base-epochs (now {training.epochs:g}) or change --base-lr (now "
-        f"{training.lr:.3g}), or give weights that were trained on more images with --weights"
+        f"{head} is hardly better than {guess}, and slimmed models are compared with it; raise --base-epochs (now {training.epochs:g}) or "
+        f"change --base-lr (now {training.lr:.3g}), or give weights that were trained on more images with --weights"
     )
 
 
