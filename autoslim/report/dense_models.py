@@ -17,8 +17,7 @@ def model_names(job: SearchJob) -> str:
 
 
 def chance_warning(facts: BaseFacts, images: int, training: TrainingSettings) -> str | None:
-    """What to raise where the dense model, measured on `images`, may be no better than a constant guess: no slimmed model can tell more than
-    it. None where it is better."""
+    """What to raise where the dense model, measured on `images`, may be no better than a constant guess; None where it is better."""
     enough = facts.chance + _HARDLY * (1 - facts.chance)
     if wilson(facts.dense_accuracy, images).low > enough:
         return None
