@@ -21,6 +21,8 @@ from workers.search.resources import concurrent_trials
 
 ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """With the value 0, Ray's address is the loopback address."""
+NICENESS = "RAY_worker_niceness"
+"""What Ray adds to the niceness of the process that starts it, for its workers."""
 _LOOPBACK = ("127.0.0.1", "::1")
 """The addresses at which Ray's processes bind to loopback. At any other, 127.0.0.2 included, they listen on every interface."""
 _NO_LOGIN = "no login"
@@ -87,6 +89,8 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
     try:
         config = JobConfig(metadata={"job_name": name})
         if local:
+            # Ray gives its workers a niceness of 15: beside one busy process of this machine's, trials would nearly stand still.
+            os.environ.setdefault(NICENESS, "0")
             with _bound_to_loopback():
                 context = ray.init(address="local", job_config=config, **_local_options())
         else:

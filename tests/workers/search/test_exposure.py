@@ -48,10 +48,10 @@ def test_the_switch_of_ray_is_put_back(monkeypatch, before):
 
 
 LISTENING = """
-import json, psutil, ray, time
+import json, os, psutil, ray, time
 from workers.search.cluster import connect
 with connect(None, name="test") as cluster:
-    ray.get(ray.remote(lambda: 1).remote())
+    nice = [os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote())]
     own, names = psutil.Process(), set()
     deadline = time.monotonic() + 60
     # The agent of the node starts last.
@@ -62,7 +62,7 @@ with connect(None, name="test") as cluster:
     time.sleep(3.0)
     found = [(process.name(), each.laddr.ip) for process in (own, *processes)
              for each in process.net_connections("inet") if each.status == "LISTEN"]
-    print(json.dumps({"found": found, "said": cluster.exposure}))
+    print(json.dumps({"found": found, "said": cluster.exposure, "nice": nice}))
 """
 
 
@@ -73,3 +73,5 @@ def test_nothing_of_a_searchs_own_ray_listens_anywhere_but_on_loopback():
     assert {"gcs_server", "raylet"} <= {name for name, _ in told["found"]}
     assert {address for _, address in told["found"]} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, told
     assert told["said"] == "listens on this machine's loopback only"
+    # Its trials run at the priority of the driver.
+    assert told["nice"][0] == told["nice"][1]
