@@ -43,11 +43,11 @@ def run_slim(
             return slimming.finished
         if begin is not None:
             begin()
-        if threads is None and (busy := describe_threads(own)):
-            display.line(busy)
         display.show(working("preparing"))
         prepared = slimming.prepare(tell=display.detail, watch=Preparing(display))
         _tell_request(prepared, display.line)
+        if threads is None and (busy := describe_threads(own)):
+            display.line(busy)
         score = job.dataset.score
         facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, display, score)
         if facts.head_check:

@@ -94,12 +94,12 @@ def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: 
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
     output.claim(need=0, resume=resume)
-    if busy := busy_machine(job):
-        console.write(busy)
     console.on_step("preparing")
     prepared = prepare(job, output.cache, tell=console.on_images, watch=console.watch_images())
     output.claim(need=_peak_bytes(prepared), resume=resume)
     output.write_job(job)
+    if busy := busy_machine(job):
+        console.write(busy)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
             summary = _run_attempt(prepared, store, callback, console, resume=resume)
