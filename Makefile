@@ -4,11 +4,15 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.autoslim-installed
 DEMO_OUTPUT ?= runs/demo
+DEMO := --model deit_tiny_patch16_224 --from-scratch \
+  --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 --image-size 24 --data digits \
+  --flops 70% --flops 50% --flops 40% --trials 12 --epochs 5 --base-epochs 40 --base-lr 3e-3 --batch-size 32 \
+  --space smoke --concurrency 2 --speed eager,onnxruntime --output $(DEMO_OUTPUT)
 CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo cluster cluster-stop test test-all lint style types layers unused insecure docs clean
+.PHONY: help install client demo demo-about cluster cluster-stop test test-all lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,12 +30,20 @@ $(STAMP): pyproject.toml
 client: $(STAMP) ## write the synchronous client, autoslim/client/sync_client.py, from async_client.py
 	$(BIN)/python autoslim/client/generate_sync.py
 
-demo: $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
+demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)
-	$(BIN)/autoslim search --model deit_tiny_patch16_224 --from-scratch \
-	  --model-args patch_size=4,embed_dim=64,depth=6,num_heads=4 --image-size 24 --data digits \
-	  --flops 70% --flops 50% --flops 40% --trials 12 --epochs 5 --base-epochs 40 --base-lr 3e-3 --batch-size 32 \
-	  --space smoke --concurrency 2 --speed eager,onnxruntime --output $(DEMO_OUTPUT)
+	@$(BIN)/autoslim plan $(DEMO) | grep -E '^(Trials|Time|Cost) '
+	$(BIN)/autoslim search $(DEMO)
+	@echo
+	@echo 'source $(VENV)/bin/activate'
+	@echo 'autoslim evaluate $(DEMO_OUTPUT)/models/50% --data digits'
+	@echo 'autoslim plan --model deit_small_patch16_224 --data ./your-images --flops 50%'
+
+# Before anything is installed or loaded.
+demo-about:
+	@test -e $(STAMP) || echo 'First autoslim is installed into $(VENV): several GB of packages, once.'
+	@echo 'The demo trains a small vision transformer on handwritten digits, and searches for its best slimmed form at 70 %, 50 % and 40 %'
+	@echo 'of its FLOPs. What that takes on this machine is estimated first; the results come to $(DEMO_OUTPUT).'
 
 cluster: $(STAMP) ## the service, PostgreSQL, MLflow and two Ray nodes on this machine, until Ctrl-C or cluster-stop
 	@$(CLUSTER) up

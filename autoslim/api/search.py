@@ -20,6 +20,7 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import SCORES, Score
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import load
+from autoslim.progress.choice import python_display
 from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
@@ -100,6 +101,7 @@ def run_search(
     *,
     output: str | PathLike[str] = "runs/search",
     resume: bool = False,
+    progress: str = "auto",
     callbacks: Sequence[SearchCallback] = (),
     **settings: Any,
 ) -> SearchResult:
@@ -112,6 +114,8 @@ def run_search(
         flops: Budgets such as `2.3G` or `50%`, in multiply-accumulates an image.
         output: A new folder for everything that the search writes.
         resume: Continues the search in `output`; `model`, `data` and `flops` are then those that it was started with.
+        progress: `auto` shows bars in a notebook and elsewhere a line an event on stderr; `live`, `plain` and `none` as on the command
+            line.
         callbacks: Follow the trials. One that raises an error ends the search.
         settings: Those of the command line, under their names with underscores: `trials=24`, `epochs=5`, `from_scratch=True`,
             `model_args={"depth": 6}`.
@@ -121,7 +125,7 @@ def run_search(
             a model raises nothing: it is in `missing`.
         KeyboardInterrupt: after running trials have kept their checkpoints.
     """
-    folder = Path(output).absolute()
+    display, folder = python_display(progress), Path(output).absolute()
     run_folder = RunFolder(folder)
     # Before the inputs are written: a folder that is something else's is left as it is.
     refuse_other_use(folder, FolderUse.SEARCH)
@@ -132,7 +136,8 @@ def run_search(
         values = {"model": models, "data": given.data(data), **({"flops": flops} if flops else {}), **settings}
         job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
         given.place()
-    summary = driver.run_search(job, resume=resume, callback=CallbackList(callbacks))
+    with display:
+        summary = driver.run_search(job, resume=resume, callback=CallbackList(callbacks), display=display)
     return SearchResult(summary, Front.open(folder))
 
 

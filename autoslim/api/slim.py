@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,8 @@ from autoslim.config import Commands
 from autoslim.core.folder_lock import FolderUse, refuse_other_use
 from autoslim.errors import RequestError
 from autoslim.export.artifact import load
+from autoslim.progress.choice import python_display
+from autoslim.progress.display import CallDisplay
 from autoslim.slimming.asked import Asked, check_methods, knobs_by_method, slim_job_of
 from autoslim.slimming.follow import run_slim
 from autoslim.slimming.run import GIVEN, Slimmed
@@ -50,6 +51,8 @@ def slim(
     first: str | None = None,
     distillation: float | None = None,
     output: str | PathLike[str] = "runs/slim",
+    threads: int | None = None,
+    progress: str = "auto",
     write: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> SlimResult:
@@ -65,12 +68,16 @@ def slim(
         first: FLOPs after the first of several methods. By default the reduction is split evenly in log FLOPs.
         distillation: Weight of the dense teacher's soft labels, 0 to 1.
         output: A new folder, or one where the same call was interrupted: it continues there.
-        write: Takes lines that say how far it is; by default they go to stderr.
+        threads: Of the training; by default the CPUs that are idle, and with a `latency` torch's own number.
+        progress: `auto` shows bars in a notebook and elsewhere a line an event on stderr; `live`, `plain` and `none` as on the command
+            line.
+        write: Takes the lines instead.
         settings: Those of the command line, under their names with underscores: `epochs=5`, `from_scratch=True`.
 
     Raises:
         AutoslimError: as the command line reports it; finished epochs are kept.
     """
+    display = python_display(progress) if write is None else CallDisplay(write)
     folder, methods = Path(output).absolute(), [method] if isinstance(method, str) else list(method)
     check_methods(methods, name=_as_it_is)
     check_names(settings, Commands.SLIM, placement=False)
@@ -88,7 +95,8 @@ def slim(
         }
         searched = new_job(values, folder)
         job = slim_job_of(searched, knobs=own, first=first, distillation=distillation, name=_as_it_is)
-        return SlimResult(run_slim(job, folder, write=write or _to_stderr, begin=given.place))
+        with display:
+            return SlimResult(run_slim(job, folder, display, threads=threads, begin=given.place))
 
 
 def _as_it_is(name: str) -> str:
@@ -98,7 +106,3 @@ def _as_it_is(name: str) -> str:
 def _asked(name: str, value: Any) -> Asked:
     owner, _, knob = name.rpartition(".")
     return Asked(owner=owner, knob=knob, value=value, written=f"knobs has {name!r}")
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -13,7 +13,9 @@ from autoslim.cli.serve import ConfigFile, Root, ServiceStorage, settings_of
 from autoslim.core.extras import needs_extra
 from autoslim.errors import RequestError
 
-app = typer.Typer(help="Open or close the service. Needs access to its database.", no_args_is_help=True)
+app = typer.Typer(
+    help="Open or close the service. Needs access to its database.\n\nExample: autoslim admin access", no_args_is_help=True
+)
 
 _needs_service = needs_extra("service", "autoslim admin")
 

@@ -15,7 +15,9 @@ from autoslim.cli.table import columns, styled
 from autoslim.config import PREFIX, Commands, JobSpec, Placement, Setting, read_plain, settings_of
 from autoslim.core.extras import needs_extra
 
-app = typer.Typer(help="Show the settings that a command would use.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show the settings that a command would use.\n\nExample: autoslim config show job.yaml --resolved", no_args_is_help=True
+)
 
 Row = tuple[str, Any, str]
 """Name, value, and where the value comes from."""

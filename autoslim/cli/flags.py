@@ -16,10 +16,10 @@ JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.YAML", help="A job 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
-def flag(name: str, help: str, **more: Any) -> Any:
-    """`--batch-size`, which AUTOSLIM_BATCH_SIZE replaces where it is not given."""
+def flag(name: str, help: str, *short: str, **more: Any) -> Any:
+    """`--batch-size`, which AUTOSLIM_BATCH_SIZE replaces where it is not given; `short` are other names, such as `-q`."""
     variable = variable_name(name.partition("/")[0].removeprefix("--").replace("-", "_"))
-    return typer.Option(name, help=help, envvar=variable, show_envvar=False, **more)
+    return typer.Option(name, *short, help=help, envvar=variable, show_envvar=False, **more)
 
 
 def option_of(setting: Setting, *, once: bool = False, **more: Any) -> Any:
@@ -84,6 +84,14 @@ def _parameter(name: str, type: Any, option: Any, default: Any) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type, option])
 
 
+Progress = Annotated[
+    str,
+    flag(
+        "--progress",
+        "How progress is shown on stderr: live (bars), plain (a line an event), none, or auto: live in a terminal, else plain.",
+    ),
+]
+Quiet = Annotated[bool, flag("--quiet", "Write the result and errors only.", "-q")]
 TrackingUri = Annotated[str | None, option_of(settings_of(Placement)["tracking_uri"])]
 OutputFolder = Annotated[Path, option_of(settings_of(Placement)["output"])]
 OneModel = Annotated[str | None, option_of(settings_of(JobSpec)["model"], once=True, rich_help_panel=str(Group.MODEL))]

@@ -17,7 +17,10 @@ from autoslim.core.duration import parse_duration
 from autoslim.core.extras import needs_extra
 from autoslim.errors import RequestError
 
-app = typer.Typer(help="API keys of the service. Needs access to its database.", no_args_is_help=True)
+app = typer.Typer(
+    help="API keys of the service. Needs access to its database.\n\nExample: autoslim keys create --tenant vision",
+    no_args_is_help=True,
+)
 
 _needs_service = needs_extra("service", "autoslim keys")
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +22,9 @@ from autoslim.cost import DENSE, LatencyTable, predict_params
 from autoslim.data.dataset import SPLITS
 from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.models import DenseModel
+from autoslim.progress.display import Display
+from autoslim.progress.preparing import Preparing
+from autoslim.progress.status import working
 from autoslim.search.start_feasibility import StartFeasibility
 from autoslim.store import Store
 from workers.estimate.dry_run import DryRun, dry_run
@@ -34,18 +36,16 @@ from workers.search.resources import concurrent_trials, trial_resources, trial_t
 from workers.search.warm_start import WarmStart, find_warm_start
 
 
-def show_plan(job: SearchJob, *, as_json: bool) -> None:
+def made_plan(job: SearchJob, display: Display, *, as_json: bool) -> str:
+    """The plan as text or as JSON; `display` shows how far it is."""
     with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
-        prepared = prepare(job, Path(cache), tell=_tell)
+        prepared = prepare(job, Path(cache), tell=display.detail, watch=Preparing(display))
         if job.limits.latency_ms is not None:
+            display.show(working("measuring the latency"))
             prepared = with_latency_table(prepared, _measured_here(prepared))
+    display.show(working("timing training steps"))
     facts, found = plan_facts(prepared)
-    sys.stdout.write((json.dumps(facts) if as_json else _render(prepared, facts, found)) + "\n")
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    return json.dumps(facts) if as_json else _render(prepared, facts, found)
 
 
 def _measured_here(prepared: PreparedSearch) -> LatencyTable:

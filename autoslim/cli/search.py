@@ -12,9 +12,11 @@ import typer
 
 from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, new_job
+from autoslim.cli.progress import display_for
 from autoslim.cli.resume import resumed_job
 from autoslim.config import Commands
 from autoslim.core.run_folder import RunFolder
+from autoslim.progress.status import working
 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the search in --output with the settings that it was started with.")
@@ -29,6 +31,8 @@ def search(
     file: flag.JobFile = None,
     output: flag.OutputFolder = _DEFAULT_OUTPUT,
     resume: Resume = False,
+    progress: flag.Progress = "auto",
+    quiet: flag.Quiet = False,
     json: flag.Json = False,
 ) -> None:
     """Search for the best model within each FLOPs budget, in this process.
@@ -37,6 +41,7 @@ def search(
 
     Example: autoslim search job.yaml --trials 48
     """
+    display = display_for(progress, quiet=quiet)
     cli_input = CliInput.of(context)
     job = (
         resumed_job(RunFolder(output.absolute()).read_job(), cli_input, file, output)
@@ -44,17 +49,21 @@ def search(
         else new_job(cli_input, file, output)
     )
 
-    from autoslim.cli.summary import show
-    from workers.search.driver import run_search
-    from workers.search.summary import exit_code
-
     try:
-        summary = run_search(job, resume=resume)
+        with display:
+            # Ray, torch and what else a search needs take seconds to load.
+            display.show(working("starting"))
+            from workers.search.driver import run_search
+
+            summary = run_search(job, resume=resume, display=display)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {shlex.quote(str(output))}\n"
         )
         raise typer.Exit(130) from None
+    from autoslim.cli.summary import show
+    from workers.search.summary import exit_code
+
     show(summary, as_json=json)
     raise typer.Exit(exit_code(summary))
 
@@ -64,17 +73,22 @@ def plan(
     context: typer.Context,
     file: flag.JobFile = None,
     output: flag.OutputFolder = _DEFAULT_OUTPUT,
+    progress: flag.Progress = "auto",
+    quiet: flag.Quiet = False,
     json: flag.Json = False,
 ) -> None:
     """Report what a search could reach and would cost, without training. The same flags as `search`.
 
     Example: autoslim plan --model deit_small_patch16_224 --data ./flowers --flops 2.3G
     """
+    display = display_for(progress, quiet=quiet)
     job = new_job(CliInput.of(context), file, output)
+    with display:
+        display.show(working("starting"))
+        from autoslim.cli.plan import made_plan
 
-    from autoslim.cli.plan import show_plan
-
-    show_plan(job, as_json=json)
+        report = made_plan(job, display, as_json=json)
+    sys.stdout.write(f"{report}\n")
 
 
 def sync_tracking(output: Path, *, as_json: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from autoslim.cli import flags
 from autoslim.cli.parsing import CliInput, new_job
+from autoslim.cli.progress import display_for
 from autoslim.cli.table import columns
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
@@ -18,6 +18,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.core.score import SCORES
 from autoslim.errors import RequestError
+from autoslim.progress.status import working
 from workers.search.signals import GracefulShutdown
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ Distillation = Annotated[
     float | None,
     typer.Option(help=f"Weight of the dense teacher's soft labels, 0 to 1. Default: {TrainingSettings().distillation}."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Threads of the training. Default: the CPUs that are idle at the start; with --latency torch's own number."
+    ),
+]
 
 _DEFAULT_OUTPUT = Path("runs/slim")
 
@@ -56,19 +63,24 @@ def slim(
     knob: KnobValues = None,
     first: First = None,
     distillation: Distillation = None,
+    threads: Threads = None,
     output: flags.OutputFolder = _DEFAULT_OUTPUT,
+    progress: flags.Progress = "auto",
+    quiet: flags.Quiet = False,
     json: flags.Json = False,
 ) -> None:
     """Slim a model by one method, or by several in a row, without a search. Repeat the command to continue an interrupted run.
 
     Example: autoslim slim --method vit_slim --model deit_small_patch16_224 --data ./flowers --flops 2.3G --output runs/flowers-slim
     """
-    from autoslim.slimming.follow import run_slim
-
+    display = display_for(progress, quiet=quiet)
     job = slim_job(CliInput.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
     try:
-        with GracefulShutdown():
-            slimmed = run_slim(job, output.absolute(), write=_print)
+        with display, GracefulShutdown():
+            display.show(working("starting"))
+            from autoslim.slimming.follow import run_slim
+
+            slimmed = run_slim(job, output.absolute(), display, threads=threads)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; finished epochs are kept. Repeat the command to continue\n")
         raise typer.Exit(130) from None
@@ -115,11 +127,6 @@ def _pairs(text: str) -> Knobs:
         return parse_pairs(text)
     except RequestError as error:
         raise RequestError(f"--knob: {error}") from error
-
-
-def _print(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 def _render(slimmed: Slimmed) -> str:

@@ -1,17 +1,18 @@
-"""The report of a finished search: the models, the random control, and the next commands."""
+"""The report of a finished search: the models, the one that the numbers speak for, and where the rest is."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 
+from autoslim.cli.model_line import describe_model
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts
-from autoslim.core.score import SCORES, Score
-from autoslim.search import AgainstControl
+from autoslim.core.score import SCORES
+from autoslim.search import WithinNoise
 from workers.search.summary import Summary
 
 
@@ -20,29 +21,17 @@ def show(summary: Summary, *, as_json: bool) -> None:
 
 
 def render(summary: Summary) -> str:
-    score = SCORES[summary.score]
+    """The table, a line for each budget, and where the rest is."""
     # A search whose budgets were all met by earlier searches runs no trial.
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
-    for label, found in summary.reasons.items():
-        lines.append(f"{label}: {found.sentence}")
-        lines += [f"{' ' * len(label)}  {offer}" for offer in found.describe_neighbours(score)]
-    knee = next((found.knee for found in summary.reasons.values()), None)
-    if knee is not None:
-        lines.append(f"the front bends most at trial {knee}")
-    for label, control in summary.controls.items():
-        lines.append(f"{label}: {_against(control, score)}")
-    lines += [f"{model.label}: {model.latency.describe()}" for model in summary.models if model.latency is not None]
-    lines += [f"{model.label}: {model.probe.describe()}" for model in summary.models if model.probe is not None]
-    lines += summary.teachers
-    for label in summary.missing:
-        lines.append(f"{label}: no trial was completed within this budget")
-    for cost in summary.shared:
-        settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
-        which = f"{cost.method} ({settings})" if settings else cost.method
-        lines.append(f"done once, for all trials: {which}, {cost.epochs:.3g} epochs, {cost.seconds:.2g} s")
+    lines += [f"{model.label}: {describe_model(model, summary)}" for model in summary.models]
+    lines += [f"{label}: no trial was completed within this budget" for label in summary.missing]
+    if summary.within_noise is not None:
+        lines.append(_recommended(summary, summary.within_noise))
     lines += [
         "",
+        f"Reasons    {summary.output}/front.html: why each model was chosen, its neighbours on the front, the random recipes",
         f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.describe()}",
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
@@ -53,6 +42,20 @@ def render(summary: Summary) -> str:
     if summary.models:
         lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{summary.models[0].folder}\"))'")
     return "\n".join(lines)
+
+
+def _recommended(summary: Summary, found: WithinNoise) -> str:
+    """Which model the numbers speak for."""
+    label = next((model.label for model in summary.models if model.trial == found.trial), None)
+    where = f"trial {found.trial} ({found.title})" if label is None else f"{label}, trial {found.trial} ({found.title})"
+    if found.trial == found.best:
+        return f"The numbers speak for {where}: every cheaper trial is measurably less accurate than this best one"
+    hand_over = "" if label else f"; autoslim pick {shlex.quote(summary.output)} --flops {found.flops} hands it over"
+    interval, images = found.interval, found.images
+    return (
+        f"The numbers speak for {where}: at {format_flops(found.flops)} the cheapest within the noise of the best, trial {found.best} "
+        f"({interval.value:.2%}, {interval.low:.1%} to {interval.high:.1%} on {images:,} validation images){hand_over}"
+    )
 
 
 def _mlflow(uri: str) -> str:
@@ -99,12 +102,3 @@ def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, s
 
 def _dense_test(summary: Summary) -> str:
     return SCORES[summary.score].text(summary.models[0].dense_test_accuracy, 2) if summary.models else ""
-
-
-def _against(found: AgainstControl, score: Score) -> str:
-    control = found.control
-    if found.chosen == control:
-        return f"the random recipe (trial {control}) was itself the best; the search did not beat it"
-    if found.margin == 0:
-        return f"the search did not beat a random recipe at the same budget (trial {control}): equal validation {score.name}"
-    return f"the search beat a random recipe at the same budget (trial {control}) by {score.difference(found.margin)}"

@@ -1,25 +1,24 @@
-"""Follows a job on stderr: a line for each event, and in a terminal a status line below them."""
+"""Follows a job on stderr: a line for each event, and in a terminal bars of the running trials below them."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from autoslim.cli import job_table
-from autoslim.cli.table import Cell, state_text
+from autoslim.cli.table import STATE_STYLES
 from autoslim.core.budget import format_flops
-from autoslim.core.duration import format_duration
+from autoslim.core.result import EpochReport
 from autoslim.core.score import Score
+from autoslim.progress.choice import terminal_display
+from autoslim.progress.display import Display
+from autoslim.progress.epoch_line import epoch_bar
+from autoslim.progress.status import Bar, Status
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.spinner import Spinner
-
     from autoslim.client import Event, Job, JobReply
 
 EXIT_INTERRUPTED = 130
@@ -28,7 +27,11 @@ EXIT_INTERRUPTED = 130
 def follow(job: Job) -> JobReply:
     """Blocks until the job ends and returns its last state. Ctrl-C detaches: the job continues, and the exit code is 130."""
     try:
-        _follow(job)
+        if not job.info.ended:
+            with terminal_display("auto") as display:
+                view = View(job.info, display)
+                for event in job.events():
+                    view.add(event)
         return job.refresh().info
     except KeyboardInterrupt:
         sys.stderr.write(f"\nDetached; the job continues.  {job_table.next_commands(job.info)}\n")
@@ -42,86 +45,69 @@ def exit_code(job: JobReply) -> int:
     return 3 if job.result is not None and job.result.missing else 0
 
 
-def _follow(job: Job) -> None:
-    if job.info.ended:
-        return
-    view = View(job.info)
-    with view.shown():
-        for event in job.events():
-            view.add(event)
-
-
 class View:
-    """The state of a job, from its events."""
+    """The state of a job, from its events, on a display."""
 
-    def __init__(self, info: JobReply) -> None:
-        self._state, self._score = info.state, job_table.score_of(info)
+    def __init__(self, info: JobReply, display: Display) -> None:
+        self._display, self._state, self._score = display, info.state, job_table.score_of(info)
         self._done, self._trials = 0, info.progress.trials_total
-        self._best: dict[str, float] = {}
+        # A service that is older than this client may leave defaults out.
+        self._epochs = info.spec.get("epochs")
+        self._running: dict[int, Bar] = {}
+        self._best: dict[str, str] = {}
         self._ends_at: float | None = None
-        self._console: Console | None = None
-        self._spinner: Spinner | None = None
-
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        if not sys.stderr.isatty():
-            yield
-            return
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(stderr=True, highlight=False)
-        with Live(self, console=self._console, transient=True, refresh_per_second=4):
-            yield
 
     def add(self, event: Event) -> None:
-        """Counts the event, and prints those that a person wants to know of."""
+        """Counts the event, and writes those that a person wants to know of."""
         data = event.data
         match event.type:
             case "state":
                 self._state = str(data.get("state"))
                 reason = f": {data['reason']}" if data.get("reason") else ""
-                self._print(event, state_text(self._state, reason))
+                self._write(event, f"{self._state}{reason}", style=STATE_STYLES.get(self._state, ""))
             case "message":
-                self._print(event, str(data.get("text", "")))
+                self._write(event, str(data.get("text", "")))
+            case "trial_began":
+                self._running[int(data["trial"])] = Bar(name=_trial(data))
+            case "trial_reported":
+                self._report(data)
             case "trial_ended":
                 self._done += 1
+                self._running.pop(int(data["trial"]), None)
                 self._ends_at = _ends_at(event)
-                self._print(event, f"{_trial(data)} {_ending(data, self._score)}")
+                self._write(event, f"{_trial(data)} {_ending(data, self._score)}")
             case "best":
-                self._best[str(data.get("label"))] = float(data.get("accuracy") or 0.0)
-                self._print(event, f"best within {data.get('label')}: {_result(data, self._score)}")
+                found = _result(data, self._score)
+                self._best[str(data.get("label"))] = found
+                self._write(event, f"best within {data.get('label')}: {found}")
+        self._display.show(self.status())
 
-    def _print(self, event: Event, text: Cell) -> None:
-        from rich.text import Text
+    def _report(self, data: dict[str, Any]) -> None:
+        metrics = {name: data[name] for name in ("loss", "accuracy", "images_per_second") if data.get(name) is not None}
+        report = EpochReport.from_dict({"epoch": data["epoch"], "phase": data["phase"], "metrics": metrics})
+        if self._epochs is not None:
+            self._running[int(data["trial"])] = epoch_bar(_trial(data), report, float(self._epochs), self._score)
 
-        line = Text.assemble(f"{event.at.astimezone():%H:%M:%S} " if event.at else "", text)
-        if self._console is None:
-            sys.stderr.write(f"{line.plain}\n")
-            sys.stderr.flush()
-        else:
-            self._console.print(line)
+    def _write(self, event: Event, text: str, *, style: str = "") -> None:
+        self._display.line(text, style=style, at=f"{event.at.astimezone():%H:%M:%S}" if event.at else "")
 
-    def status(self) -> str:
-        parts = [f"{self._done}{f'/{self._trials}' if self._trials and self._done <= self._trials else ''} trials"]
-        if self._best:
-            parts.append("best " + ", ".join(f"{label} {self._score.text(value)}" for label, value in self._best.items()))
-        if self._ends_at is not None and self._state == "SEARCHING":
-            parts.append(f"about {format_duration(max(0.0, self._ends_at - time.time()))} left")
-        return f"{self._state}  " + "  |  ".join(parts)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.spinner import Spinner
-
-        self._spinner = self._spinner or Spinner("dots")
-        self._spinner.update(text=self.status())
-        yield self._spinner
+    def status(self) -> Status:
+        known = bool(self._trials) and self._done <= (self._trials or 0)
+        count = f"{self._done} of {self._trials} trials" if known else f"{self._done} trials"
+        return Status(
+            running=tuple(self._running[number] for number in sorted(self._running)),
+            results=tuple((f"best {label}", found) for label, found in self._best.items()),
+            overall=Bar(name=f"{self._state}  {count}", done=self._done, total=self._trials if known else None),
+            ends_at=self._ends_at if self._state == "SEARCHING" else None,
+        )
 
 
 def _ends_at(event: Event) -> float | None:
-    """The Unix time at which the job will end, by the driver's own estimate; None where it has none."""
+    """When the job will end by the driver's own estimate, on the clock of `time.monotonic`; None where it has none."""
     left = event.data.get("seconds_left")
-    return None if left is None or event.at is None else event.at.timestamp() + float(left)
+    if left is None or event.at is None:
+        return None
+    return time.monotonic() + float(left) - (time.time() - event.at.timestamp())
 
 
 def _trial(data: dict[str, Any]) -> str:

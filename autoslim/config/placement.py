@@ -31,6 +31,11 @@ class TrialPlacement(BaseModel):
     concurrency: int | None = setting(
         "Maximum number of trials at a time.", _rules("concurrency", resumable=True, shown_default="as many as fit"), ge=1
     )
+    threads: int | None = setting(
+        "Threads of a trial's computations; reserves no CPU, which `resources` does.",
+        _rules("threads", resumable=True, shown_default="one for each CPU that a trial reserves"),
+        ge=1,
+    )
     address: str | None = setting(
         "Address of a Ray cluster.", _rules("address", resumable=True, shown_default="a local Ray on loopback")
     )

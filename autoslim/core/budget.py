@@ -17,6 +17,9 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _ABSOLUTE = re.compile(r"((?:\d+(?:\.\d*)?|\.\d+)(?:e\+?\d{1,2})?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?", re.IGNORECASE)
 _SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*%")
 
+_LIKELY_PERCENT = 100
+"""A bare number up to here is meant as a share."""
+
 
 def format_flops(flops: float) -> str:
     """`4608338304` -> `4.608G`."""
@@ -55,6 +58,8 @@ class Budget(Record):
                 share = 100 * float(match[1])
                 hint = f"; a share is written as {share:.6g}%" if share else ""
                 raise RequestError(f"budget {label!r}: FLOPs must be above zero{hint}")
+            if flops <= _LIKELY_PERCENT and label.replace(".", "", 1).isdecimal():
+                raise RequestError(f"budget {label!r}: {label}%? As multiply-accumulates it is less than any model has")
             return cls(label=label, flops=flops)
         raise RequestError(
             f"budget {label!r} is not valid; allowed: multiply-accumulates such as 2.3G or 850M, or a share such as 50%"

@@ -126,7 +126,8 @@ class SearchJob(Record):
     `base` trains a dense model that has random weights or other classes, before the search; `adapt` says whether this happens, None: where
     it is needed. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
-    folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
+    folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU;
+    `threads` of None one for each of these CPUs.
     `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
 
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
@@ -161,6 +162,7 @@ class SearchJob(Record):
     speed: tuple[str, ...] = SPEED_MODES
     resources: Resources | None = None
     concurrency: int | None = None
+    threads: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
     address: str | None = None
     storage: str | None = None
     tracking_uri: str | None = None

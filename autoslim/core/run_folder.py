@@ -68,6 +68,10 @@ class RunFolder:
         """`label` is that of a parsed budget: digits and a unit, which cannot lead out of the folder."""
         return self.root / "models" / label
 
+    def finished_models(self) -> list[Path]:
+        """The folders in `models/` that hold a model, by their labels; one without a configuration is not complete yet."""
+        return sorted(path.parent for path in (self.root / "models").glob("*/config.json"))
+
     def read_job(self) -> SearchJob:
         """Raises OutputError when the folder holds no search."""
         if not self.job_file.is_file():

@@ -20,7 +20,7 @@ from autoslim.data.copies import Contents, content_hash, described, find_copies,
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import decode_rgb
 from autoslim.data.examined import Examined
-from autoslim.data.progress import Progress
+from autoslim.data.progress import Progress, Watch
 from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sources import open_source
 from autoslim.data.splits import keep_count, split_off_share
@@ -45,13 +45,13 @@ class Part:
 
 
 def prepare_dataset(
-    spec: DatasetSpec, cache_dir: Path, *, seed: int, tell: Callable[[str], None] | None = None
+    spec: DatasetSpec, cache_dir: Path, *, seed: int, tell: Callable[[str], None] | None = None, watch: Watch | None = None
 ) -> PreparedDataset:
     """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
     Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `tell` gets a line now and
-    then that says how many images are prepared, and how long the others will take.
+    then that says how many images are prepared, and how long the others will take; `watch` gets the numbers, more often.
 
     Raises:
         DatasetError: for a source that cannot be read or used.
@@ -63,7 +63,7 @@ def prepare_dataset(
     path = cache_dir / _key(spec, source, seed)
     with publish_once(path) as folder:
         if folder is not None:
-            _write(folder, spec, source, seed, tell)
+            _write(folder, spec, source, seed, tell, watch)
     return open_dataset(path)
 
 
@@ -84,13 +84,15 @@ def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _write(folder: Path, spec: DatasetSpec, source: Source, seed: int, tell: Callable[[str], None] | None) -> None:
+def _write(
+    folder: Path, spec: DatasetSpec, source: Source, seed: int, tell: Callable[[str], None] | None, watch: Watch | None
+) -> None:
     # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     parts = make_splits(spec, source, seed)
     # Train is the last one where what the others hold is left out of it.
     order = ("validation", "test", "train") if spec.drop_duplicates else SPLITS
-    progress = Progress(sum(len(part.rows) for part in parts.values()), tell)
+    progress = Progress(sum(len(part.rows) for part in parts.values()), tell, watch)
     writers: dict[str, _SplitWriter] = {}
     with Examined.of(spec.source) as examined:
         for split in order:

@@ -22,6 +22,7 @@ from autoslim.core.files import write_atomically
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
 from autoslim.core.record import Record
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import DENSE_AGREEMENT, Score, score_of
 from autoslim.core.shape import ViTShape
 from autoslim.errors import WeightsError
@@ -34,6 +35,8 @@ from autoslim.models.tensor_file import write_tensors
 
 FORMAT = 1
 _CONFIG_LIMIT = 16 * 2**20
+RELIABLE_WITHIN = 0.2
+"""Share of a measured speed-up that its quartiles may lie apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,11 @@ class Timing(Record):
     low: float
     high: float
     rounds: int
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether half of the rounds, those between the quartiles, agree within `RELIABLE_WITHIN`; on a busy machine they do not."""
+        return self.high - self.low <= RELIABLE_WITHIN * self.speedup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,6 +231,12 @@ def load_config(folder: str | Path) -> SlimConfig:
     """The configuration in `folder`. Raises WeightsError where there is none that this version reads, RequestError for a wrong field."""
     path = Path(folder) / "config.json"
     if not path.is_file():
+        models = RunFolder(Path(folder)).finished_models()
+        if models:
+            # What a user has at hand is the search's folder.
+            raise WeightsError(
+                f"{folder} holds a search and no single model; give one of its models: {', '.join(map(str, models))}"
+            )
         raise WeightsError(f"{folder} holds no slimmed model: {path} does not exist")
     if path.stat().st_size > _CONFIG_LIMIT:
         raise WeightsError(f"{path} is larger than {_CONFIG_LIMIT} bytes and was not read")

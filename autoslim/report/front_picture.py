@@ -86,9 +86,10 @@ def _chosen(view: SearchView) -> str:
 
 
 def _why(view: SearchView) -> str:
-    """A sentence for each selected model, with its neighbours on the front."""
+    """A sentence for each selected model, with its neighbours on the front and the random recipe beside it."""
     # Late: `autoslim slim` has no search, and needs no Optuna.
     from autoslim.search.explanation import explain
+    from autoslim.search.selection import against_control
 
     by_number, budgets = {result.number: result for result in view.results}, dict(view.budgets())
     lines, knees = [], []
@@ -98,7 +99,9 @@ def _why(view: SearchView) -> str:
         # Without a FLOPs budget all FLOPs of the dense model are allowed.
         budget = budgets.get(label, view.base.dense_flops)
         found = explain(view.results, by_number[number], budget, view.job.limits, score=view.score)
-        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score)]))
+        control = against_control(view.results, {label: budget}, label, view.job.limits)
+        beside = [] if control is None else [control.describe(view.score)]
+        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score), *beside]))
         knees.append(found.knee)
     if any(knee is not None for knee in knees):
         lines.append(f"the front bends most at trial {knees[0]}")

@@ -13,6 +13,7 @@ from autoslim.search.space.space import Space
 from autoslim.search.space.yaml_file import load_space, parse_space, space_names
 from autoslim.search.start import Start
 from autoslim.search.stopping import StoppingLimits, search_limits, stop_reason
+from autoslim.search.within_noise import WithinNoise, cheapest_within_noise
 from autoslim.search.workload import Workload, expected_work, most_work
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "Space",
     "Start",
     "StoppingLimits",
+    "WithinNoise",
     "Workload",
     "against_control",
+    "cheapest_within_noise",
     "disk_use",
     "estimate_work",
     "expected_work",

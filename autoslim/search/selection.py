@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
+from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import NO_LIMITS, best_within, best_within_budgets
 from autoslim.search.refinement import searched
 
@@ -33,6 +34,14 @@ class AgainstControl(Record):
     chosen: int
     control: int
     margin: float
+
+    def describe(self, score: Score = ACCURACY) -> str:
+        """Half a sentence; `score` is what the search compares."""
+        if self.chosen == self.control:
+            return f"the random recipe (trial {self.control}) was itself the best; the search did not beat it"
+        if self.margin == 0:
+            return f"the search did not beat a random recipe at the same budget (trial {self.control}): equal validation {score.name}"
+        return f"the search beat a random recipe at the same budget (trial {self.control}) by {score.difference(self.margin)}"
 
 
 def against_control(

@@ -23,6 +23,7 @@ from autoslim.cost import LatencyTable, predict, predict_params
 from autoslim.cost.constraint_check import Timer
 from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
 from autoslim.data.augment import check_augmentation
+from autoslim.data.progress import Watch
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
 from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_method, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
@@ -147,10 +148,15 @@ Measure = Callable[[SlimJob, DenseModel], LatencyTable]
 
 
 def prepare_slim(
-    job: SlimJob, cache: Path, measure: Measure | None = None, *, tell: Callable[[str], None] | None = None
+    job: SlimJob,
+    cache: Path,
+    measure: Measure | None = None,
+    *,
+    tell: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> PreparedSlim:
     """Checks everything that can be checked without training; what needs no data first. `measure` is needed to limit the latency; `tell`
-    gets lines on how far it is.
+    and `watch` as of `prepare_dataset`.
 
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, saying what is allowed.
@@ -158,7 +164,7 @@ def prepare_slim(
     """
     check_augmentation(job.training.augmentation)
     _check_steps(job, untrained(job.model, labelled=job.dataset.labelled).shape)
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell)
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell, watch=watch)
     probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
     dense = create_dense(job.model, classes=len(dataset.classes))
     teacher = None

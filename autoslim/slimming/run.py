@@ -27,6 +27,7 @@ from autoslim.core.result import BaseFacts, EpochReport, Measurements, Outcome
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import ACCURACY
 from autoslim.cost import LatencyTable
+from autoslim.data.progress import Watch
 from autoslim.errors import AutoslimError, BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import Provenance, RequestedBudget, complete_folder, evaluate_both
@@ -122,13 +123,13 @@ class Slimming:
         if others:
             raise OutputError(f"--output {self.folder} holds {others[0]}; give a new folder")
 
-    def prepare(self, *, tell: Callable[[str], None] | None = None) -> PreparedSlim:
-        """Checks the request as a whole, and records it; `tell` gets lines on how far it is.
+    def prepare(self, *, tell: Callable[[str], None] | None = None, watch: Watch | None = None) -> PreparedSlim:
+        """Checks the request as a whole, and records it; `tell` and `watch` as of `prepare_dataset`.
 
         Raises:
             RequestError: before anything is trained.
         """
-        prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work), tell=tell)
+        prepared = prepare_slim(self.job, self._work / "data", partial(measure_job, folder=self._work), tell=tell, watch=watch)
         if prepared.table is not None:
             prepared = self._tightened(prepared)
         weights = 4 * sum(p.numel() for p in prepared.dense.module.parameters())

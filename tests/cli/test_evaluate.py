@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -60,3 +61,14 @@ def test_what_does_not_fit_is_named(autoslim, folders, arguments, message):
     code, _, err = autoslim(*arguments)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def test_the_folder_of_a_search_is_answered_with_the_models_in_it(autoslim, folders):
+    for label in ("50%", "70%"):
+        (folders / "run" / "models" / label).mkdir(parents=True)
+        shutil.copy(folders / "slimmed" / "config.json", folders / "run" / "models" / label)
+    code, _, err = autoslim("evaluate", "run", "--data", "digits")
+    assert code == 2
+    assert "run holds a search and no single model; give one of its models: run/models/50%, run/models/70%" in err
+    code, _, err = autoslim("evaluate", "photos", "--data", "digits")
+    assert "photos holds no slimmed model: photos/config.json does not exist" in err

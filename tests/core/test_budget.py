@@ -25,6 +25,8 @@ WRITTEN = {
 REFUSED = {
     "0.5": "budget '0.5': FLOPs must be above zero; a share is written as 50%",
     ".25": "budget '.25': FLOPs must be above zero; a share is written as 25%",
+    "50": "budget '50': 50%? As multiply-accumulates it is less than any model has",
+    "37.5": "budget '37.5': 37.5%? As",
     "0": "budget '0': FLOPs must be above zero",
     "0G": "budget '0G': FLOPs must be above zero",
     "0%": "a share must be above 0 %",

@@ -18,9 +18,10 @@ from autoslim.client import JobReply
 from autoslim.core.job import DatasetSpec, SearchJob
 from autoslim.core.result import EpochReport, Phase, Target, TrialState
 from autoslim.core.score import AGREEMENT, DENSE_AGREEMENT
+from autoslim.progress.display import LineDisplay
+from autoslim.progress.epoch_line import epoch_line
 from autoslim.report import render_front
 from autoslim.report.card import render_card
-from autoslim.report.epoch_line import epoch_line
 from autoslim.report.finalize import HoldoutResults
 from autoslim.report.picture import cost_of
 from autoslim.report.tracking.description import front_note
@@ -103,7 +104,7 @@ def test_reasons_and_lines_name_agreement(job: SearchJob):
     lines = [found.sentence, *found.describe_neighbours(AGREEMENT)]
     lines.append(epoch_line(EpochReport(epoch=1.0, phase=Phase.FINETUNE, metrics={"accuracy": 0.9}), 3.0, AGREEMENT))
     stream = io.StringIO()
-    console = Console(job, stream=stream)
+    console = Console(job, LineDisplay(stream))
     console.on_search_start(SearchInfo(job=job, budgets={"50%": 10**10}, base=BASE, seconds_left=lambda: None))
     console.on_trial_end(make_result(0, accuracy=0.9), "50%")
     lines.append(stream.getvalue())
@@ -135,8 +136,9 @@ def test_the_summary_has_agreements_and_the_probe(job: SearchJob):
     assert Summary.from_json(summary.to_json()) == summary
     text = render(summary)
     assert "validation agreement" in text and "0.9300" in text and "0.9200" in text and "1.0000" in text
-    assert "the search beat a random recipe at the same budget (trial 0) by 0.0123 of validation agreement" in text
-    assert "50%: k-NN top-1 (20 neighbours) 71.00%, the dense model's 75.00%, on 90 test images" in text
+    assert summary.controls["50%"].describe(AGREEMENT).endswith("(trial 0) by 0.0123 of validation agreement")
+    assert "50%: test 0.9200, 0.08 below the dense model; k-NN top-1 (20 neighbours) 71.00%" in text
+    assert "71.00%, the dense model's 75.00%, on 90 test images" in text
     assert "accura" not in text
 
 

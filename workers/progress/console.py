@@ -1,11 +1,9 @@
-"""The search as lines on stderr: job, trial, epoch, best model for each budget, time left."""
+"""The search on a display: lines for job, trial and epoch, bars of what runs, the best model for each budget, the time left."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
 
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
@@ -13,78 +11,165 @@ from autoslim.core.job import SearchJob
 from autoslim.core.result import EpochReport, Origin, Target, TrialResult, TrialState
 from autoslim.core.score import Score
 from autoslim.core.selection import best_within_budgets
-from autoslim.report.epoch_line import epoch_line
-from workers.progress.callbacks import SearchCallback, SearchInfo
+from autoslim.progress.display import Display, LineDisplay
+from autoslim.progress.epoch_line import epoch_bar, epoch_line
+from autoslim.progress.preparing import Preparing
+from autoslim.progress.status import Bar, Status, working
+from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
+from workers.progress.cost import finalize_seconds
+
+_STYLES = {TrialState.STOPPED: "dim", TrialState.INFEASIBLE: "dim", TrialState.FAILED: "red"}
+"""Of the line of a trial that has ended, by its state."""
 
 
 class Console(SearchCallback):
-    """One line an event, so that it reads the same in a terminal, a log file and a CI page."""
+    """Needs a `display` that is entered; by default each event is a line on stderr."""
 
-    def __init__(self, job: SearchJob, *, stream: TextIO | None = None, forward: Callable[[str], None] | None = None) -> None:
+    def __init__(self, job: SearchJob, display: Display | None = None, *, forward: Callable[[str], None] | None = None) -> None:
         """`forward` gets the messages about what happens outside of trials, too."""
-        self._trials, self._limits, self._width = job.trials, job.limits, len(str(job.trials - 1))
-        self._score = job.dataset.score
-        self._stream = sys.stderr if stream is None else stream
+        self._job, self._width = job, len(str(job.trials - 1))
+        self._trials, self._score = job.trials, job.dataset.score
+        self._display = LineDisplay() if display is None else display
         self._forward = forward
         self._search: SearchInfo | None = None
         self._results: list[TrialResult] = []
-        self._running: set[int] = set()
+        self._running: dict[int, Bar] = {}
         self._reused = 0
+        self._waits: str | None = None
+        self._began = time.monotonic()
 
-    def on_search_start(self, search: SearchInfo) -> None:
-        self._search = search
-        self._results = [result for result in search.results if result.state is not TrialState.RUNNING]
-        self._reused = sum(result.origin is Origin.REUSED for result in self._results)
+    # Outside of trials
+
+    def write(self, text: str) -> None:
+        """A line on the display alone."""
+        self._display.line(text)
 
     def on_message(self, text: str) -> None:
-        self.write(text)
+        self._display.line(text)
+        self._pass_on(text)
+
+    def on_step(self, name: str) -> None:
+        """Something begins of which nothing is known until it ends."""
+        self._display.show(working(name))
+
+    def on_images(self, text: str) -> None:
+        """A line on how far the preparation of images is."""
+        self._display.detail(text)
+        self._pass_on(text)
+
+    def watch_images(self) -> Preparing:
+        """What gets the numbers of prepared images."""
+        return Preparing(self._display)
+
+    def on_base_epoch(self, name: str, report: EpochReport, epochs: float) -> None:
+        """An epoch of the dense model `name`, of `epochs`."""
+        text = f"{name}: {epoch_line(report, epochs)}"
+        self._display.detail(text)
+        self._display.show(Status(running=(epoch_bar(name, report, epochs),)))
+        self._pass_on(text)
+
+    def _pass_on(self, text: str) -> None:
         if self._forward is not None:
             self._forward(text)
 
-    def on_wait(self, reason: str | None) -> None:
-        self.write(reason or "trials run again")
+    # The trials
 
-    def write(self, text: str) -> None:
-        """A line on the stream alone."""
-        self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self._stream.flush()
+    def on_search_start(self, search: SearchInfo) -> None:
+        self._search, self._began = search, time.monotonic()
+        self._results = [result for result in search.results if result.state is not TrialState.RUNNING]
+        self._reused = sum(result.origin is Origin.REUSED for result in self._results)
+        self._show()
+
+    def on_stage_start(self, stage: SearchStage) -> None:
+        if stage is SearchStage.FINALIZING:
+            running = (Bar(name="evaluating and exporting"),)
+            self._display.show(Status(running=running, ends_at=time.monotonic() + finalize_seconds(self._job)))
+
+    def on_wait(self, reason: str | None) -> None:
+        self._waits = reason
+        self.write(reason or "trials run again")
+        self._show()
 
     def on_trial_start(self, result: TrialResult, target: str) -> None:
-        self._running.add(result.number)
-        self.write(f"{self._name(result)} starts: {_target(target)}, {_knobs(result)}")
+        name = f"trial {result.number:0{self._width}d} {result.recipe.title} {'' if target == Target.FREE else target}".rstrip()
+        self._running[result.number] = Bar(name=name)
+        self._display.detail(f"{self._name(result)} starts: {_target(target)}, {_knobs(result)}")
+        self._show()
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
-        line = epoch_line(report, result.recipe.training.epochs, self._score)
-        self.write(f"{self._name(result)} {line}{self._status()}")
+        epochs = result.recipe.training.epochs
+        self._display.detail(f"{self._name(result)} {epoch_line(report, epochs, self._score)}{self._status()}")
+        if result.number in self._running:
+            self._running[result.number] = epoch_bar(self._running[result.number].name, report, epochs, self._score)
+        self._show()
 
     def on_trial_end(self, result: TrialResult, target: str) -> None:
-        self._running.discard(result.number)
+        self._running.pop(result.number, None)
         self._results.append(result)
-        self.write(f"{self._name(result)} {_outcome(result, self._score)}{self._status()}")
+        text = f"{self._name(result)} {_outcome(result, self._score)}"
+        self._display.line(text, status=self._status(), style=_STYLES.get(result.state, ""))
+        self._show()
 
     def on_search_end(self, reason: str, refinements: int) -> None:
         more = "no recipe is refined: too few epochs are left for it (--final-share)"
         if refinements:
             more = f"{refinements} trials refine the best recipes"
-        self._trials = len(self._results) - self._reused + len(self._running) + refinements
+        self._trials = self._done + len(self._running) + refinements
         self.write(f"the search ends: {reason}; {more}")
+        self._show()
+
+    @property
+    def _done(self) -> int:
+        return len(self._results) - self._reused
 
     def _name(self, result: TrialResult) -> str:
-        done = len(self._results) - self._reused
-        return f"trial {result.number:0{self._width}d} ({done}/{self._trials} done) {result.recipe.title}"
+        return f"trial {result.number:0{self._width}d} ({self._done}/{self._trials} done) {result.recipe.title}"
+
+    # What is known so far
+
+    def _best(self) -> dict[str, TrialResult]:
+        if self._search is None:
+            return {}
+        return best_within_budgets(self._results, self._search.budgets, self._job.limits)
+
+    def _seconds_left(self) -> float | None:
+        return None if self._search is None else self._search.seconds_left()
 
     def _status(self) -> str:
-        """The best trial for each budget so far, and the time left; empty where neither is known."""
-        if self._search is None:
-            return ""
-        best = best_within_budgets(self._results, self._search.budgets, self._limits)
+        """The best trial for each budget so far, and the time left, behind a line; empty where neither is known."""
         named = ", ".join(
-            f"{label} {self._score.text(result.accuracy or 0.0)} (trial {result.number})" for label, result in best.items()
+            f"{label} {self._score.text(result.accuracy or 0.0)} (trial {result.number})"
+            for label, result in self._best().items()
         )
-        left = self._search.seconds_left()
+        left = self._seconds_left()
         parts = [f"best {named}"] if named else []
         parts += [f"about {format_duration(left)} left"] if left is not None else []
         return f" | {' | '.join(parts)}" if parts else ""
+
+    def _show(self) -> None:
+        if self._search is None:
+            return
+        left = self._seconds_left()
+        results = tuple((f"best {label}", _point(result, self._score)) for label, result in self._best().items())
+        running = tuple(self._running[number] for number in sorted(self._running))
+        self._display.show(
+            Status(
+                running=running,
+                results=results,
+                overall=self._overall(left),
+                ends_at=None if left is None else time.monotonic() + left,
+            )
+        )
+
+    def _overall(self, left: float | None) -> Bar:
+        """By trials; where something else ends the search, such as `--time`, by the time that it takes."""
+        job = self._job
+        facts = ("trials wait",) if self._waits else ()
+        if job.max_seconds is None and job.max_epochs is None and job.plateau is None:
+            return Bar(name=f"{self._done} of {self._trials} trials", done=self._done, total=self._trials, facts=facts)
+        passed = time.monotonic() - self._began
+        total = None if left is None else passed + left
+        return Bar(name=f"{self._done} trials", done=passed, total=total, facts=facts)
 
 
 def _target(target: str) -> str:
@@ -94,6 +179,12 @@ def _target(target: str) -> str:
 def _knobs(result: TrialResult) -> str:
     knobs = {name: value for step in result.recipe.steps for name, value in step.knobs.items()}
     return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in knobs.items())
+
+
+def _point(result: TrialResult, score: Score) -> str:
+    return (
+        f"{score.text(result.accuracy or 0.0)} at {format_flops(result.flops or 0)}, trial {result.number} {result.recipe.title}"
+    )
 
 
 def _outcome(result: TrialResult, score: Score) -> str:

@@ -13,7 +13,6 @@ from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
 from autoslim.report.dense_models import chance_warning
-from autoslim.report.epoch_line import epoch_line
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
 from workers.progress.console import Console
@@ -63,12 +62,13 @@ def adapt_dense_model(
         num_returns="streaming",
         name=f"{job.id} adapt {called}",
     ).remote(request.to_json(), str(dataset.path), str(folder), trial_threads(job))
+    console.on_step(called)
     last = ""
     with unwrapped_task_errors(f"the {called} could not be prepared"):
         # Each report is printed when the next item arrives, because only then is it known not to be the facts.
         for reference in task:
             if last:
-                console.on_message(f"{called}: {epoch_line(EpochReport.from_json(last), job.base.epochs)}")
+                console.on_base_epoch(called, EpochReport.from_json(last), job.base.epochs)
             last = ray.get(reference)
     facts = BaseFacts.from_json(last)
     if facts.head_check:

@@ -19,6 +19,7 @@ from autoslim.core.result import BaseFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.errors import AutoslimError, JobError
+from autoslim.progress.display import Display
 from autoslim.report import render_front
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
@@ -38,7 +39,7 @@ from workers.search.dense_models import DenseModels, adapt_dense_models
 from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
 from workers.search.prepare import PreparedSearch, prepare, with_latency_table
-from workers.search.resources import trial_resources, trial_threads, with_default_resources
+from workers.search.resources import busy_machine, trial_resources, trial_threads, with_default_resources
 from workers.search.signals import GracefulShutdown
 from workers.search.summary import Summary, summarize
 from workers.search.tune_run import run_trials
@@ -67,31 +68,41 @@ class _Attempt:
 
 
 def run_search(
-    job: SearchJob, *, resume: bool = False, storage: str | None = None, callback: SearchCallback | None = None
+    job: SearchJob,
+    *,
+    resume: bool = False,
+    storage: str | None = None,
+    callback: SearchCallback | None = None,
+    display: Display | None = None,
 ) -> Summary:
     """Runs the job to its end, or with `resume` the rest of it.
 
-    `storage` is the URL of a store that must not be written into the job's record, because it holds a password.
+    `storage` is the URL of a store that must not be written into the job's record, because it holds a password. `display` shows the
+    progress, and is entered by the caller; by default each event is a line on stderr.
 
     Raises:
         AutoslimError: with the `exit_code` of what went wrong; finished trials stay in the store, and `resume` continues from them.
     """
     # No other process may begin or resume a search in this folder meanwhile.
     with FolderLock(Path(job.output), FolderUse.SEARCH):
-        return _run_locked(job, resume=resume, storage=storage, callback=callback or SearchCallback())
+        callback = callback or SearchCallback()
+        console = Console(job, display, forward=callback.on_message)
+        return _run_locked(job, resume=resume, storage=storage, callback=callback, console=console)
 
 
-def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: SearchCallback) -> Summary:
+def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: SearchCallback, console: Console) -> Summary:
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
     output.claim(need=0, resume=resume)
-    console = Console(job, forward=callback.on_message)
-    prepared = prepare(job, output.cache, tell=console.on_message)
+    console.on_step("preparing")
+    prepared = prepare(job, output.cache, tell=console.on_images, watch=console.watch_images())
     output.claim(need=_peak_bytes(prepared), resume=resume)
     output.write_job(job)
+    if busy := busy_machine(job):
+        console.write(busy)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
-            summary = _run_attempt(prepared, store, callback, resume=resume)
+            summary = _run_attempt(prepared, store, callback, console, resume=resume)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
@@ -110,7 +121,7 @@ def _peak_bytes(prepared: PreparedSearch) -> int:
     ).peak
 
 
-def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallback, *, resume: bool) -> Summary:
+def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallback, console: Console, *, resume: bool) -> Summary:
     """The search between the store's record of its beginning and that of its end, whichever end it is."""
     job = prepared.job
     if not resume or not store.has_job(job.id):
@@ -120,8 +131,9 @@ def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallbac
     sync = MlflowSync(store, job.id)
     background = BackgroundSync(sync).start()
     try:
+        console.on_step("connecting to Ray")
         with connect(job.address, name=job.id) as cluster, GracefulShutdown() as shutdown:
-            summary = _search(_begin(prepared, store, cluster, callback, shutdown))
+            summary = _search(_begin(prepared, store, cluster, callback, console, shutdown))
     except BaseException as error:
         # The job ends here. A second error, while the first one is recorded, must not hide it.
         stopped = isinstance(error, KeyboardInterrupt)
@@ -138,12 +150,16 @@ def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallbac
 
 
 def _begin(
-    prepared: PreparedSearch, store: Store, cluster: Cluster, callback: SearchCallback, shutdown: GracefulShutdown
+    prepared: PreparedSearch,
+    store: Store,
+    cluster: Cluster,
+    callback: SearchCallback,
+    console: Console,
+    shutdown: GracefulShutdown,
 ) -> _Attempt:
-    """With what a trial takes of this cluster, and the console that says so."""
+    """With what a trial takes of this cluster, which the console says."""
     job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
     slots = min(cluster.slots(trial_resources(job)), job.concurrency or job.trials)
-    console = Console(job, forward=callback.on_message)
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
@@ -172,7 +188,8 @@ def _search(attempt: _Attempt) -> Summary:
     callbacks = _start_callbacks(attempt, facts)
     if attempt.prepared.proposer.budgets:
         _run_trials(attempt, dense, facts, callbacks)
-    attempt.callback.on_stage_start(SearchStage.FINALIZING)
+    for callback in (attempt.console, attempt.callback):
+        callback.on_stage_start(SearchStage.FINALIZING)
     began = time.monotonic()
     models, reasons = _finalize(attempt, dense)
     stored = store.job(job.id)
@@ -200,6 +217,7 @@ def _with_latency(attempt: _Attempt) -> _Attempt:
     if job.limits.latency_ms is None:
         return attempt
     console.on_message(f"measuring the latency of a batch of {job.limits.batch}, part by part: a few minutes")
+    console.on_step("measuring the latency")
     table = measure_on_cluster(job, search_request(job, prepared.dense, prepared.proposer), prepared.output)
     console.on_message(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
     return dataclasses.replace(attempt, prepared=with_latency_table(prepared, table))

@@ -12,6 +12,7 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
 from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
+from autoslim.data.progress import Watch
 from autoslim.errors import RequestError
 from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense, untrained
@@ -53,8 +54,11 @@ class PreparedSearch:
         return sum(self.budgets.values()) / len(self.budgets) / self.dense_flops
 
 
-def prepare(job: SearchJob, cache: Path, *, tell: Callable[[str], None] | None = None) -> PreparedSearch:
-    """Checks everything that can be checked without training; prepared images go to the folder `cache`. `tell` gets lines on how far it is.
+def prepare(
+    job: SearchJob, cache: Path, *, tell: Callable[[str], None] | None = None, watch: Watch | None = None
+) -> PreparedSearch:
+    """Checks everything that can be checked without training; prepared images go to the folder `cache`. `tell` and `watch` as of
+    `prepare_dataset`.
 
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, with the allowed values.
@@ -66,7 +70,7 @@ def prepare(job: SearchJob, cache: Path, *, tell: Callable[[str], None] | None =
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
     for spec in _all_models(job):
         untrained(spec, labelled=job.dataset.labelled)
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell)
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell, watch=watch)
     probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from autoslim.core.cpus import usable_cpus
 from autoslim.core.job import Resources, SearchJob
 
 
@@ -30,5 +33,13 @@ def trial_resources(job: SearchJob) -> Resources:
 
 
 def trial_threads(job: SearchJob) -> int:
-    """PyTorch threads of one trial: as many as it has CPUs, and one where it shares a CPU."""
-    return max(1, int(trial_resources(job).cpu))
+    """PyTorch threads of one trial: by default as many as it has CPUs, and one where it shares a CPU."""
+    return job.threads or max(1, int(trial_resources(job).cpu))
+
+
+def busy_machine(job: SearchJob) -> str:
+    """A line where trials run on this machine and other processes keep CPUs busy; else empty."""
+    load = os.getloadavg()[0]
+    if job.address not in (None, "local") or round(load) < 1:
+        return ""
+    return f"the machine is busy (load {load:.1f} on {usable_cpus()} CPUs): trials take longer than on an idle one"

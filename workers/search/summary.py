@@ -9,8 +9,10 @@ from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.core.score import ACCURACY
 from autoslim.errors import BudgetError
+from autoslim.export.artifact import SpeedReport
 from autoslim.report.dense_models import describe_teachers
-from autoslim.search import AgainstControl, Explanation, against_control
+from autoslim.report.speed_table import selected_speeds
+from autoslim.search import AgainstControl, Explanation, WithinNoise, against_control, cheapest_within_noise
 from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
@@ -22,7 +24,9 @@ class Summary(Record):
 
     `states` counts the search's own trials by state, `reasons` say why each model was selected, `missing` are the budgets without a
     model, `score` is what all fields called accuracy are, `shared` is work done once for several trials. `logged` is false where MLflow
-    lacks a part. `cost` is that of all attempts, but for its `seconds`, which are this attempt's. Of a search with several
+    lacks a part. `cost` is that of all attempts, but for its `seconds`, which are this attempt's. `images` is the size of
+    the splits `validation` and `test`, `within_noise` the cheapest model whose accuracy cannot be told from the best one's, and `speeds` what
+    was measured of the models. Of a search with several
     dense models `starts` has each by its label, and `teachers` says which of them teaches the trials of which.
     """
 
@@ -40,6 +44,9 @@ class Summary(Record):
     tracking_uri: str
     logged: bool
     cost: SearchCost
+    images: dict[str, int] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    within_noise: WithinNoise | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    speeds: dict[str, SpeedReport] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     teachers: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
 
@@ -74,9 +81,21 @@ def summarize(
         tracking_uri="",
         logged=False,
         cost=cost,
+        images={split: getattr(prepared.dataset.report, split).images for split in ("validation", "test")},
+        within_noise=_within_noise(prepared, results),
+        speeds=selected_speeds(str(prepared.output.root), [model.label for model in models]),
         starts=facts.starts,
         teachers=tuple(describe_teachers(facts)),
     )
+
+
+def _within_noise(prepared: PreparedSearch, results: Sequence[TrialResult]) -> WithinNoise | None:
+    """Nothing where features are compared: their agreement is no share of the images."""
+    job = prepared.job
+    if not job.dataset.labelled:
+        return None
+    images = prepared.dataset.report.validation.images
+    return cheapest_within_noise(results, prepared.budgets, job.limits, images=images)
 
 
 def exit_code(summary: Summary) -> int:

@@ -18,6 +18,7 @@ from autoslim.core.result import Origin, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within_budgets
 from autoslim.core.urls import default_url
+from autoslim.progress.display import Display, LineDisplay
 from autoslim.report import render_front
 from autoslim.report.tracking.run_content import job_content
 from autoslim.service.public_text import PublicText
@@ -88,7 +89,7 @@ class Sinks:
         self.store.begin_attempt(self.job.id)
         self.store.set_base(self.job.id, DENSE)
         callbacks = [
-            Console(self.job, stream=self.stream),
+            Console(self.job, LineDisplay(self.stream)),
             SearchMetrics(lambda name, value, tags: self.gauges.update({(name, tags.get("budget")): value})),
             JobEvents(self.queue, self.claim, LogTee(io.StringIO()), abandon=pytest.fail),
         ]
@@ -108,7 +109,7 @@ class Sinks:
         view = job_response(self.queue.get(self.job.id), progress, queue_position=None, **told)
         events = [event.data for event in self.queue.events(self.job.id) if event.type == "best"]
         prepared: Any = dataclasses.replace(_PREPARED, job=self.job, output=RunFolder(root), budgets=BUDGETS)
-        dense, console = DenseModels({"": AdaptedModel(root, DENSE)}, {}), Console(self.job, stream=io.StringIO())
+        dense, console = DenseModels({"": AdaptedModel(root, DENSE)}, {}), Console(self.job, Display())
         selected, _ = select_within_latency(prepared, self.store, dense=dense, console=console)
         return {
             "the selection": {label: result.number for label, result in selected.items()},

@@ -13,6 +13,7 @@ from helpers.sample_search import DENSE, make_job
 from helpers.tiny import make_dense
 
 from autoslim.core.job import ModelSpec
+from autoslim.progress.display import LineDisplay
 from autoslim.report.dense_models import describe_teachers
 from workers.progress.console import Console
 from workers.search import dense_models
@@ -41,7 +42,7 @@ def adapt(monkeypatch: pytest.MonkeyPatch, names: str, accuracies: dict[str, flo
     monkeypatch.setattr(dense_models, "adapt_dense_model", cluster)
     starts = {label: make_dense(img_size=SIZES[spec.name]) for label, spec in job.starts.items()}
     prepared: Any = SimpleNamespace(job=job, output=None, dataset=None, starts=starts)
-    console = Console(job, stream=io.StringIO())
+    console = Console(job, LineDisplay(io.StringIO()))
     return adapt_dense_models(prepared, console), cluster.asked, console._stream.getvalue()
 
 

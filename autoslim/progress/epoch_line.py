@@ -1,9 +1,10 @@
-"""An epoch of training in a line, the same in every command."""
+"""An epoch of training, the same in every command: as a line, and as a bar."""
 
 from __future__ import annotations
 
 from autoslim.core.result import EpochReport
 from autoslim.core.score import ACCURACY, Score
+from autoslim.progress.status import Bar
 
 
 def epoch_line(report: EpochReport, epochs: float, score: Score = ACCURACY) -> str:
@@ -19,3 +20,16 @@ def epoch_line(report: EpochReport, epochs: float, score: Score = ACCURACY) -> s
     if "loader_wait" in metrics:
         parts.append(f"{metrics['loader_wait']:.0%} of it waiting for images")
     return ", ".join(parts)
+
+
+def epoch_bar(name: str, report: EpochReport, epochs: float, score: Score = ACCURACY) -> Bar:
+    """Beside the bar `2/3 epochs`, `loss 0.812`, `71.4%`, `352 images/s`; in the place of what was not measured a dash."""
+    metrics = report.metrics
+    loss, accuracy, rate = (metrics.get(name) for name in ("loss", "accuracy", "images_per_second"))
+    facts = (
+        f"{report.epoch:.3g}/{epochs:g} epochs",
+        f"loss {'-' if loss is None else f'{loss:.3f}'}",
+        "-" if accuracy is None else score.text(accuracy),
+        "-" if rate is None else f"{rate:.3g} images/s",
+    )
+    return Bar(name=name, done=report.epoch, total=epochs, facts=facts)

@@ -1,5 +1,5 @@
 from autoslim.core.result import EpochReport, Phase
-from autoslim.report.epoch_line import epoch_line
+from autoslim.progress.epoch_line import epoch_line
 
 
 def test_a_line_tells_what_was_measured_and_how_long_the_loader_was_waited_for():
