@@ -36,7 +36,7 @@ def render(summary: Summary) -> str:
     lines += [f"{model.label}: {model.probe.describe()}" for model in summary.models if model.probe is not None]
     lines += summary.teachers
     for label in summary.missing:
-        lines.append(f"{label}: no trial was completed within this budget")
+        lines.append(f"{label}: {summary.why_missing[label]}")
     for cost in summary.shared:
         settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
         which = f"{cost.method} ({settings})" if settings else cost.method
@@ -45,6 +45,7 @@ def render(summary: Summary) -> str:
         "",
         f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.describe()}",
+        *([f"Spent      {summary.spending}"] if summary.spending else []),
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
@@ -78,7 +79,7 @@ def _table(summary: Summary) -> list[str]:
                 model.label,
                 f"{title_of(model.method, model.model)} (trial {model.trial})",
                 format_flops(model.flops or 0),
-                f"{model.budget_share:.2%}",
+                "" if model.label == summary.goal else f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
                 score.text(model.accuracy or 0.0, 2),

@@ -12,7 +12,6 @@ from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.result import EpochReport, Origin, Target, TrialResult, TrialState
 from autoslim.core.score import Score
-from autoslim.core.selection import best_within_budgets
 from autoslim.report.epoch_line import epoch_line
 from workers.progress.callbacks import SearchCallback, SearchInfo
 
@@ -22,8 +21,8 @@ class Console(SearchCallback):
 
     def __init__(self, job: SearchJob, *, stream: TextIO | None = None, forward: Callable[[str], None] | None = None) -> None:
         """`forward` gets the messages about what happens outside of trials, too."""
-        self._trials, self._limits, self._width = job.trials, job.limits, len(str(job.trials - 1))
-        self._score = job.dataset.score
+        self._trials, self._width = job.trials, len(str(job.trials - 1))
+        self._score, self._goal = job.dataset.score, None if job.goal is None else job.goal.label
         self._stream = sys.stderr if stream is None else stream
         self._forward = forward
         self._search: SearchInfo | None = None
@@ -51,7 +50,7 @@ class Console(SearchCallback):
 
     def on_trial_start(self, result: TrialResult, target: str) -> None:
         self._running.add(result.number)
-        self.write(f"{self._name(result)} starts: {_target(target)}, {_knobs(result)}")
+        self.write(f"{self._name(result)} starts: {self._target(result, target)}, {_knobs(result)}")
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         line = epoch_line(report, result.recipe.training.epochs, self._score)
@@ -73,22 +72,29 @@ class Console(SearchCallback):
         done = len(self._results) - self._reused
         return f"trial {result.number:0{self._width}d} ({done}/{self._trials} done) {result.recipe.title}"
 
+    def _target(self, result: TrialResult, target: str) -> str:
+        if target == self._goal:
+            return f"{format_flops(result.recipe.budget)} for {target}"
+        return "no budget" if target == Target.FREE else f"budget {target}"
+
+    def _cost(self, label: str, result: TrialResult) -> str:
+        """Of the goal's model, whose FLOPs are what counts."""
+        return f" at {format_flops(result.flops or 0)}" if label == self._goal else ""
+
     def _status(self) -> str:
         """The best trial for each budget so far, and the time left; empty where neither is known."""
         if self._search is None:
             return ""
-        best = best_within_budgets(self._results, self._search.budgets, self._limits)
+        best = self._search.best(self._results)
         named = ", ".join(
-            f"{label} {self._score.text(result.accuracy or 0.0)} (trial {result.number})" for label, result in best.items()
+            f"{label} {self._score.text(result.accuracy or 0.0)}{self._cost(label, result)} (trial {result.number})"
+            for label, result in best.items()
         )
         left = self._search.seconds_left()
         parts = [f"best {named}"] if named else []
         parts += [f"about {format_duration(left)} left"] if left is not None else []
+        parts += [spent] if (spent := self._search.spent()) else []
         return f" | {' | '.join(parts)}" if parts else ""
-
-
-def _target(target: str) -> str:
-    return "no budget" if target == Target.FREE else f"budget {target}"
 
 
 def _knobs(result: TrialResult) -> str:
