@@ -29,7 +29,7 @@ from autoslim.search.prior import Prior
 FIRST_SHARE = 0.7
 """The first target, as a share of the dense model's FLOPs, where nothing is known. Most methods lose little at 70 %."""
 RESOLUTION = 0.03
-"""Width of a closed bracket, as a share of the dense model's FLOPs. With half of it more searches stay above where the floor is crossed:
+"""Width of a closed bracket, as a share of the dense model's FLOPs. With 2 % more searches stay above where the floor is crossed:
 those in which an unlucky recipe has missed the floor early, and the bracket narrows above it."""
 _STEPS = (1, 2, 4)
 _GRID = 200
