@@ -61,7 +61,7 @@ class SearchResult:
         Raises:
             BudgetError: where none was delivered for it; says which were.
         """
-        label = next(iter(self.models), "") if budget is None else Budget.parse(budget).label
+        label = next(iter(self.models), "") if budget is None else budget if budget in self.models else Budget.parse(budget).label
         if label not in self.models or (budget is None and len(self.models) > 1):
             delivered = ", ".join(self.models) or "none"
             raise BudgetError(f"budget {budget or 'None'}: allowed are those with a model: {delivered}")
@@ -105,13 +105,13 @@ def run_search(
     callbacks: Sequence[SearchCallback] = (),
     **settings: Any,
 ) -> SearchResult:
-    """Searches for the best model within each FLOPs budget, in this process: `autoslim search` in Python.
+    """Searches for the best model within each FLOPs budget, or the cheapest of an accuracy, in this process: `autoslim search` in Python.
 
     Args:
         model: A timm name, a folder in timm's hub format, or a timm model with its weights; several for several starts.
         data: As on the command line, or a torch `Dataset` of (image, label) without augmentation, or a mapping from `train`, `validation`
             and `test` to Datasets. Without a validation or test split, one is split off `train`.
-        flops: Budgets such as `2.3G` or `50%`, in multiply-accumulates an image.
+        flops: Budgets such as `2.3G` or `50%`, in multiply-accumulates an image; none are needed with `max_drop` or `min_accuracy`.
         output: A new folder for everything that the search writes.
         resume: Continues the search in `output`; `model`, `data` and `flops` are then those that it was started with.
         progress: `auto` shows bars in a notebook and elsewhere a line an event on stderr; `live`, `plain` and `none` as on the command

@@ -171,6 +171,7 @@ def pick(
     max_drop: Annotated[
         float | None, typer.Option(help="The cheapest trial at most this many points of top-1 below the dense model.")
     ] = None,
+    min_accuracy: Annotated[str | None, typer.Option(help="The cheapest trial of at least this accuracy, such as 80%.")] = None,
     json: Json = False,
 ) -> None:
     """Hand over another point of a finished search's front, whole, without training.
@@ -179,7 +180,7 @@ def pick(
     """
     from autoslim.cli.pick import show_pick
 
-    show_pick(output, flops=flops, max_drop=max_drop, as_json=json)
+    show_pick(output, flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, as_json=json)
 
 
 def visualize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from autoslim.cli.table import Cell, columns, state_text
+from autoslim.config.setting import flag_name
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
@@ -70,7 +72,7 @@ def table(jobs: list[JobReply]) -> list[str]:
 def page(job: JobReply) -> list[str]:
     """The state, request, result and next commands of one job."""
     spec = job.spec
-    request = f"{spec.get('model')} on {spec.get('data')} to {', '.join(spec.get('flops') or ())}"
+    request = f"{spec.get('model')} on {spec.get('data')} to {', '.join(_wanted(spec))}"
     pairs: list[tuple[str, Cell]] = [
         ("Job", f"{job.id}{f'  {job.name}' if job.name else ''}"),
         ("State", state_text(job.state, state(job).removeprefix(job.state))),
@@ -88,6 +90,12 @@ def page(job: JobReply) -> list[str]:
     if job.result is not None and job.result.models:
         lines += ["", *result(job.result, score_of(job))]
     return lines
+
+
+def _wanted(spec: Mapping[str, Any]) -> list[str]:
+    """What models are looked for, as flags where they are no budgets in FLOPs."""
+    names = ("latency", "params", "max_drop", "min_accuracy")
+    return [*(spec.get("flops") or ()), *(f"{flag_name(name)} {spec[name]}" for name in names if spec.get(name) is not None)]
 
 
 def result(found: Result, score: Score = ACCURACY) -> list[str]:
@@ -109,7 +117,7 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
             )
         )
     lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]
-    lines += [f"{label}: no trial was completed within this budget" for label in found.missing]
+    lines += [f"{label}: {found.why_missing.get(label, 'no trial was completed within this budget')}" for label in found.missing]
     return lines if found.cost is None else [*lines, _cost(found.cost)]
 
 

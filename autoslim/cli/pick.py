@@ -11,8 +11,8 @@ from workers.search.finalize import SelectedModel
 from workers.search.pick import Wish, pick
 
 
-def show_pick(folder: Path, *, flops: str | None, max_drop: float | None, as_json: bool) -> None:
-    wish = Wish(flops=flops, max_drop=max_drop)
+def show_pick(folder: Path, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, as_json: bool) -> None:
+    wish = Wish.of(flops=flops, max_drop=max_drop, min_accuracy=min_accuracy)
     sys.stderr.write(f"evaluating and exporting the model for {wish.label}: a minute or two\n")
     model = pick(folder, wish)
     sys.stdout.write((model.to_json(indent=1) if as_json else render(model)) + "\n")

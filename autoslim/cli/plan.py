@@ -25,6 +25,7 @@ from autoslim.models import DenseModel
 from autoslim.progress.display import Display
 from autoslim.progress.preparing import Preparing
 from autoslim.progress.status import working
+from autoslim.search.spending import limit_flags
 from autoslim.search.start_feasibility import StartFeasibility
 from autoslim.store import Store
 from workers.estimate.dry_run import DryRun, dry_run
@@ -67,6 +68,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
     facts = {
         "dense_flops": prepared.dense_flops,
         "budgets": prepared.budgets,
+        "goal": _goal_facts(prepared),
         "limits": job.limits.to_dict(),
         "dense_params": predict_params(prepared.dense.shape, Plan.dense(prepared.dense.shape)),
         "dense_ms": None if prepared.proposer.timer is None else prepared.proposer.timer(Plan.dense(prepared.dense.shape)),
@@ -164,6 +166,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the {which})")
+    lines += _goal_lines(prepared)
     lines += [f"Budget    {label} is not met from {model}: {reason}" for label, model, reason in prepared.proposer.unused_starts]
     reused, limits = facts["reuse"], job.limits
     assert isinstance(reused, list)
@@ -176,6 +179,38 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     lines += ["", f"Prior     {prepared.proposer.prior_size.describe(job.sampler)}"]
     lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
+
+
+def _goal_lines(prepared: PreparedSearch) -> list[str]:
+    """What is known before training of an accuracy that is held on to; nothing without one."""
+    job, goal = prepared.job, prepared.job.goal
+    if goal is None:
+        return []
+    score = job.dataset.score
+    lines = [
+        f"Goal      {goal.label}: the cheapest model of an {score.name} {goal.words(score)} on the validation images. What it costs is "
+        "what the search looks for: unlike a budget it cannot be proven beforehand, and perhaps no trial keeps to it"
+    ]
+    if job.dataset.labelled:
+        when = "adapted" if prepared.adapts(prepared.dense) else "evaluated"
+        lines.append(f"          the dense model's accuracy is known when it has been {when}, before the first trial")
+    shares = prepared.shares_of_others()
+    lines += [f"          another model lost no more with {share:.0%} of its FLOPs: {name}" for name, share in shares.items()]
+    begins = "" if shares else ", because no other model says more"
+    lines.append(f"          trials begin at {prepared.first_share():.0%} of the dense model's FLOPs{begins}")
+    return lines
+
+
+def _goal_facts(prepared: PreparedSearch) -> dict[str, object] | None:
+    goal = prepared.job.goal
+    if goal is None:
+        return None
+    return {
+        **goal.to_dict(),
+        "label": goal.label,
+        "first_share": prepared.first_share(),
+        "shares_of_other_models": prepared.shares_of_others(),
+    }
 
 
 def _objective_lines(prepared: PreparedSearch) -> list[str]:
@@ -248,9 +283,13 @@ def _method_lines(prepared: PreparedSearch) -> list[str]:
                 "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
             }
             shown += "".join(f"{least[column]:>14}" for column in columns)
-            lines.append(f"{start.named(name):{wide}}{shown}   {', '.join(reached) or 'none of the budgets'}")
+            lines.append(f"{start.named(name):{wide}}{shown}   {', '.join(reached) or _none_reached(prepared)}")
         lines += [f"{start.named(name):{wide}}cannot slim this model: {reason}" for name, reason in start.left_out.items()]
     return lines
+
+
+def _none_reached(prepared: PreparedSearch) -> str:
+    return "none of the budgets" if prepared.budgets else ""
 
 
 def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[str]:
@@ -258,10 +297,16 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[
     # What the job's pruner is expected to save; for one that stops nothing, or trials too short to be stopped, that is nothing.
     early = f", some {done.epochs:.3g} epochs with early stops" if done.epochs < done.trials * job.training.epochs else ""
     at_most = "at most " if job.plateau is not None else ""
+    limits = limit_flags(job)
+    kept = work.parts["finalizing"]
+    told = f"Limits    {limits}, over all attempts; about {format_duration(kept)} of it are kept for handing the models over"
+    if limits and not done.trials:
+        told += ", which with the dense model leaves nothing for a trial: give more"
     end = f"; the best {done.refinements} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
         f"Cost      {at_most}about {work.cost.describe()} in {job.output}",
+        *([told] if limits else []),
     ]

@@ -109,11 +109,11 @@ def _render(plan: dict[str, Any]) -> str:
         *map(_model_line, plan.get("models", [])),
         f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
+        *([f"Goal      {plan['goal']}: what it costs is what the search looks for"] if plan.get("goal") else []),
         f"Prior     {prior['trials']} trials of other models ({prior['models']})",
         f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
         f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
-        "",
-        *columns(rows),
+        *(["", *columns(rows)] if plan["budgets"] else []),
         *(f"{name} cannot slim this model: {reason}" for name, reason in plan["excluded_methods"].items()),
     ]
     return "\n".join(lines)

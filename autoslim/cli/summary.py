@@ -26,7 +26,7 @@ def render(summary: Summary) -> str:
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     lines += [f"{model.label}: {describe_model(model, summary)}" for model in summary.models]
-    lines += [f"{label}: no trial was completed within this budget" for label in summary.missing]
+    lines += [f"{label}: {summary.why_missing[label]}" for label in summary.missing]
     if summary.within_noise is not None:
         lines.append(_recommended(summary, summary.within_noise))
     lines += [
@@ -34,6 +34,7 @@ def render(summary: Summary) -> str:
         f"Reasons    {summary.output}/front.html: why each model was chosen, its neighbours on the front, the random recipes",
         f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.describe()}",
+        *([f"Spent      {summary.spending}"] if summary.spending else []),
         f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
@@ -81,7 +82,7 @@ def _table(summary: Summary) -> list[str]:
                 model.label,
                 f"{title_of(model.method, model.model)} (trial {model.trial})",
                 format_flops(model.flops or 0),
-                f"{model.budget_share:.2%}",
+                "" if model.label == summary.goal else f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
                 score.text(model.accuracy or 0.0, 2),

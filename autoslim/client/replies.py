@@ -88,10 +88,12 @@ class SearchCost(Reply):
 
 
 class Result(Reply):
-    """`missing` are the budgets without a model, `trials` numbers of trials by state, `reasons` say why each model was selected."""
+    """`missing` are the budgets, or the goal, without a model, and `why_missing` says so in a sentence each, `trials` numbers of trials
+    by state, `reasons` say why each model was selected."""
 
     models: tuple[SelectedModel, ...] = ()
     missing: tuple[str, ...] = ()
+    why_missing: dict[str, str] = {}
     dense: Dense | None = None
     trials: dict[str, int] = {}
     reasons: dict[str, str] = {}

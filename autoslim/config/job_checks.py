@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import ValidationInfo
 
 from autoslim.config.dense_models import entries_of
@@ -9,6 +11,7 @@ from autoslim.config.issues import short_repr
 from autoslim.core.job import SCRATCH
 
 FEATURES = "features"
+T = TypeVar("T")
 
 
 def objective_of_a_trained_model(objective: str, info: ValidationInfo) -> str:
@@ -59,12 +62,38 @@ def latency_of_one_model(latency: str | None, info: ValidationInfo) -> str | Non
     return latency
 
 
+def goal_of_one_model(value: T, info: ValidationInfo) -> T:
+    models = entries_of(info.data.get("model", ""))
+    if value is not None and len(models) > 1:
+        raise ValueError(
+            f"is {value} with {len(models)} models, of which none is the dense one; allowed: one model, or budgets in FLOPs"
+        )
+    return value
+
+
+def min_accuracy_without_drop(least: str | None, info: ValidationInfo) -> str | None:
+    drop = info.data.get("max_drop")
+    if least is not None and drop is not None:
+        raise ValueError(f"is {short_repr(least)} beside max_drop {drop:g}; allowed: one of them")
+    return goal_of_one_model(least, info)
+
+
+LIMITS = ("latency", "params", "max_drop", "min_accuracy")
+"""The fields that ask for a model without a budget in FLOPs."""
+
+
 def at_least_one_limit(flops: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    if not flops and all(info.data.get(name, "") is None for name in ("latency", "params")):
-        raise ValueError("is needed, unless latency or params is given")
+    if not flops and all(info.data.get(name, "") is None for name in LIMITS):
+        raise ValueError(f"is needed, unless {', '.join(LIMITS[:-1])} or {LIMITS[-1]} is given")
     if not flops and len(entries_of(info.data.get("model", ""))) > 1:
         raise ValueError("is needed with several models: without a budget in FLOPs they have no limit in common")
     return flops
+
+
+def cost_with_a_price(most: float | None, info: ValidationInfo) -> float | None:
+    if most is not None and not info.data.get("price_per_hour", 1.0):
+        raise ValueError(f"is {most:g} without a price; allowed with price_per_hour above 0 only")
+    return most
 
 
 def bound_of_a_latency(bound: str, info: ValidationInfo) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoslim.config.job_field import JobField
 from autoslim.config.value_types import image_sides
+from autoslim.core.accuracy_goal import AccuracyGoal, percent_text
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
 from autoslim.core.duration import exact_duration, parse_duration
@@ -39,6 +40,10 @@ def _labels(budgets: tuple[Budget, ...], job: SearchJob) -> tuple[str, ...]:
     return () if budgets == (budget_of_limits(job.limits),) else tuple(budget.label for budget in budgets)
 
 
+def _goal_least(goal: AccuracyGoal | None, _: SearchJob) -> str | None:
+    return None if goal is None or goal.least is None else percent_text(goal.least)
+
+
 MODEL_ARGS = JobField("model.args", write=lambda arguments, _: dict(arguments))
 IMAGE_SIZE = JobField(
     "model.image_size",
@@ -59,6 +64,8 @@ PARAMS = JobField(
 LATENCY_MS = JobField("limits.latency_ms", write=_milliseconds, read=lambda _, job: job.limits.latency)
 LATENCY_BATCH = JobField("limits.batch", write=_batch)
 LATENCY_MODE = JobField("limits.mode", write=lambda mode, _: mode or CostLimits().mode, read=_mode)
+MAX_DROP = JobField("goal", write=lambda _, spec: spec.goal, read=lambda goal, _: None if goal is None else goal.max_drop)
+MIN_ACCURACY = JobField("goal", write=lambda _, spec: spec.goal, read=_goal_least)
 BUDGETS = JobField("budgets", write=lambda _, spec: spec.budgets, read=_labels)
 SPACE = JobField(
     "space",

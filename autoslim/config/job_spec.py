@@ -22,6 +22,7 @@ from autoslim.config.pairs import parse_pairs
 from autoslim.config.placement import Placement
 from autoslim.config.setting import Commands, Group, Rules, Shortcut, setting
 from autoslim.config.value_types import (
+    AccuracyText,
     ArgumentName,
     ArgumentValue,
     Budgets,
@@ -34,6 +35,7 @@ from autoslim.config.value_types import (
     Text,
     Texts,
 )
+from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec, PriorName, PrunerName, SamplerName, SearchJob, SpeedMode
@@ -48,12 +50,15 @@ _AT_LEAST_ONE_LIMIT: list[JsonValue] = [
     {"required": ["flops"]},
     {"required": ["latency"], "properties": {"latency": {"type": "string"}}},
     {"required": ["params"], "properties": {"params": {"type": ["string", "integer"]}}},
+    {"required": ["max_drop"], "properties": {"max_drop": {"type": "number"}}},
+    {"required": ["min_accuracy"], "properties": {"min_accuracy": {"type": ["string", "number"]}}},
 ]
 """At least one limit has to be given."""
 
 _MODEL = functools.partial(Rules, group=Group.MODEL, commands=Commands.SLIM)
 _DATA = functools.partial(Rules, group=Group.DATA, commands=Commands.SLIM)
 _BUDGET = functools.partial(Rules, group=Group.BUDGET, commands=Commands.SLIM)
+_GOAL = functools.partial(Rules, group=Group.BUDGET)
 _SEARCH = functools.partial(Rules, group=Group.SEARCH)
 _END = functools.partial(Rules, group=Group.SEARCH, resumable=True)
 _TRAINING = functools.partial(Rules, group=Group.TRAINING, commands=Commands.SLIM, decides_plan=False)
@@ -159,6 +164,19 @@ class JobSpec(BaseModel):
         _BUDGET(job=(job_fields.LATENCY_MODE,), shown_default=CostLimits().mode),
         default=None,
     )
+    max_drop: float | None = setting(
+        "Look for the cheapest model at most this many points of validation accuracy below the dense model; beside `flops` or instead of "
+        "it.",
+        _GOAL(job=(job_fields.MAX_DROP,)),
+        default=None,
+        ge=0,
+        le=99,
+    )
+    min_accuracy: AccuracyText | None = setting(
+        "Look for the cheapest model of at least this validation accuracy, such as 80%; beside `flops` or instead of it.",
+        _GOAL(job=(job_fields.MIN_ACCURACY,)),
+        default=None,
+    )
     flops: Budgets = setting(
         "Budget in multiply-accumulates per image, such as 2.3G or 850M, or a share of the dense model's, such as 50%.",
         _BUDGET(job=(job_fields.BUDGETS,), example=["50%"]),
@@ -173,7 +191,7 @@ class JobSpec(BaseModel):
         "Maximum number of recipes to try.",
         _END(
             job=(job_fields.TRIALS,),
-            shown_default=f"{_TRIALS}, or {_UNLIMITED_TRIALS} if `time`, `max_epochs` or `plateau` is given",
+            shown_default=f"{_TRIALS}, or {_UNLIMITED_TRIALS} if `time`, `max_epochs`, `max_hours`, `max_cost` or `plateau` is given",
         ),
         default=None,
         ge=1,
@@ -206,6 +224,17 @@ class JobSpec(BaseModel):
         "Price of one device (a GPU, or a CPU where there is none), to report the cost in money.",
         _END(job=(JobField("price_per_hour"),), decides_plan=False),
         ge=0,
+    )
+    max_hours: float | None = setting(
+        "Wall time of the whole search in hours, over all of its attempts. Trials that still run are stopped, and what handing the models "
+        "over takes is kept.",
+        _END(job=(JobField("max_hours"),)),
+        gt=0,
+    )
+    max_cost: float | None = setting(
+        "Most money that the whole search may cost, over all of its attempts, at `price_per_hour`.",
+        _END(job=(JobField("max_cost"),)),
+        gt=0,
     )
     reuse: Texts = setting(
         "Earlier search whose models may meet a budget and whose trials inform the sampler: its folder (with a / in it), its id in the "
@@ -303,8 +332,11 @@ class JobSpec(BaseModel):
     _adapt_to_labels = field_validator("adapt")(job_checks.adapt_to_labels)
     _class_query_of_a_classifier = field_validator("class_query")(job_checks.class_query_of_a_classifier)
     _latency_of_one_model = field_validator("latency")(job_checks.latency_of_one_model)
+    _drop_of_one_model = field_validator("max_drop")(job_checks.goal_of_one_model)
+    _min_accuracy_without_drop = field_validator("min_accuracy")(job_checks.min_accuracy_without_drop)
     _mode_of_a_latency = field_validator("latency_mode")(job_checks.mode_of_a_latency)
     _at_least_one_limit = field_validator("flops")(job_checks.at_least_one_limit)
+    _cost_with_a_price = field_validator("max_cost")(job_checks.cost_with_a_price)
     _bound_of_a_latency = field_validator("bound")(job_checks.bound_of_a_latency)
 
     @property
@@ -326,12 +358,20 @@ class JobSpec(BaseModel):
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """The FLOPs budgets; without any, the dense model's FLOPs under the other limits."""
-        return tuple(Budget.parse(text) for text in self.flops) or (budget_of_limits(self.limits),)
+        """The FLOPs budgets; without any and without a goal, the dense model's FLOPs under the other limits."""
+        limits = () if self.goal is not None else (budget_of_limits(self.limits),)
+        return tuple(Budget.parse(text) for text in self.flops) or limits
+
+    @property
+    def goal(self) -> AccuracyGoal | None:
+        if self.max_drop is None and self.min_accuracy is None:
+            return None
+        return AccuracyGoal(max_drop=self.max_drop, least=None if self.min_accuracy is None else parse_least(self.min_accuracy))
 
     @property
     def most_trials(self) -> int:
-        return self.trials or (_UNLIMITED_TRIALS if self.time or self.max_epochs or self.plateau else _TRIALS)
+        limited = self.time or self.max_epochs or self.plateau or self.max_hours or self.max_cost
+        return self.trials or (_UNLIMITED_TRIALS if limited else _TRIALS)
 
     @property
     def mirrors(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from autoslim.config.issues import short_repr
+from autoslim.core.accuracy_goal import parse_least, percent_text
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, parse_latency, parse_params
 from autoslim.core.duration import DURATION_PATTERN, parse_duration
@@ -27,6 +28,7 @@ _BUDGET_PATTERN = (
 )
 _PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
 _LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
+_LEAST_PATTERN = r"^(100%|[1-9][0-9]?(\.[0-9]{1,6})?%|0\.[0-9]{0,6}[1-9])$"
 _MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
 
 
@@ -115,6 +117,15 @@ def _latency(text: str) -> str:
     return latency
 
 
+def _least_text(value: Any) -> Any:
+    """`0.8` in YAML is a number."""
+    return f"{value:.12g}" if isinstance(value, float) else value
+
+
+def _least(text: str) -> str:
+    return percent_text(parse_least(text))
+
+
 def _modes(value: Any) -> Any:
     """`none`, and `eager,compiled` as on the command line."""
     if not isinstance(value, str):
@@ -159,6 +170,15 @@ LatencyText = Annotated[
     StringConstraints(max_length=40),
     AfterValidator(_latency),
     Field(json_schema_extra={"pattern": _LATENCY_PATTERN, "maxLength": 24}),
+]
+AccuracyText = Annotated[
+    str,
+    BeforeValidator(
+        _least_text,
+        json_schema_input_type=Annotated[str, Field(pattern=_LEAST_PATTERN, max_length=24)] | Annotated[float, Field(gt=0, le=1)],
+    ),
+    StringConstraints(max_length=40),
+    AfterValidator(_least),
 ]
 _BudgetText = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=40), AfterValidator(_budget)]
 _BudgetInput = Annotated[str, Field(pattern=_BUDGET_PATTERN, max_length=40)] | Annotated[int, Field(ge=1)]

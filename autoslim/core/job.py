@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Literal, get_args
 
+from autoslim.core.accuracy_goal import AccuracyGoal, Floor
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import TrainingSettings
@@ -121,14 +122,14 @@ class SearchJob(Record):
     """A search with every default filled in; what its settings mean is written at their fields in `config.JobSpec` and `config.Placement`.
 
     `model` and `more_models` are the dense models that recipes start from; shares of FLOPs refer to `model`. `teacher` gives the soft
-    labels; None: the most accurate of these models.
+    labels; None: the most accurate of these models. `goal` asks for the cheapest model of an accuracy, beside the `budgets` or alone.
 
     `base` trains a dense model that has random weights or other classes, before the search; `adapt` says whether this happens, None: where
     it is needed. `space` is a name, a file, or the space itself
-    as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
-    folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU;
-    `threads` of None one for each of these CPUs.
-    `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
+    as a JSON object. `max_seconds` is the wall time of the trials; `max_hours` (wall time) and `max_cost` (money) are those of the whole
+    search in all of its attempts. `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local
+    Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU; `threads` of None one for each of
+    these CPUs. `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
 
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
@@ -140,6 +141,7 @@ class SearchJob(Record):
     dataset: DatasetSpec
     probe: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     budgets: tuple[Budget, ...]
+    goal: AccuracyGoal | None = dataclasses.field(default=None, metadata=OPTIONAL)
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
     space: str = "default"
     trials: int = 24
@@ -151,6 +153,8 @@ class SearchJob(Record):
     scheduler: str = "halving"
     max_seconds: float | None = None
     max_epochs: float | None = None
+    max_hours: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    max_cost: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
     plateau: int | None = None
     final_share: float = 0.25
     final_seeds: int = 1
@@ -172,6 +176,15 @@ class SearchJob(Record):
     def models(self) -> tuple[ModelSpec, ...]:
         """All dense models that recipes may start from, the first one first."""
         return (self.model, *self.more_models)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the models that it is to deliver: one for each budget, and one for the goal."""
+        return (*(budget.label for budget in self.budgets), *(() if self.goal is None else (self.goal.label,)))
+
+    def floor(self, dense_accuracy: float) -> Floor | None:
+        """What the goal comes to, given the dense model's accuracy; None without a goal."""
+        return None if self.goal is None else self.goal.floor(dense_accuracy)
 
     @property
     def starts(self) -> dict[str, ModelSpec]:

@@ -37,7 +37,7 @@ class Score:
 
     def drop(self, points: float) -> str:
         """`2 points`, or of a cosine `0.02`: a distance of so many hundredths."""
-        return f"{points:g} points" if self.unit < 1 else f"{points / 100:g}"
+        return f"{points:g} point{'' if points == 1 else 's'}" if self.unit < 1 else f"{points / 100:g}"
 
     def difference(self, value: float) -> str:
         """`1.20 points of validation accuracy`, `0.0120 of validation agreement`."""

@@ -9,6 +9,9 @@ refined recipes of one budget: the trials of the recipe with the best mean over 
 because the best of several seeds is mostly luck. A trial that stays is compared with every other one by its own accuracy: what is
 delivered is its model, and not a mean. Which trials are left out does not depend on the budget asked for, so that more FLOPs still
 never give a less accurate model.
+
+Where an accuracy is held on to instead (`accuracy_goal`), the best is the cheapest of the same trials that keeps to it, and of equally
+cheap ones the more accurate. A recipe that was refined over several seeds keeps to it where its mean does.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from autoslim.core.accuracy_goal import Floor
 from autoslim.core.constraints import CostLimits
 from autoslim.core.result import Origin, TrialResult, TrialState
 
@@ -28,12 +32,20 @@ def best_within(results: Iterable[TrialResult], flops: int, limits: CostLimits =
 
 
 def best_within_budgets(
-    results: Iterable[TrialResult], budgets: Mapping[str, int], limits: CostLimits = NO_LIMITS
+    results: Iterable[TrialResult], budgets: Mapping[str, int], limits: CostLimits = NO_LIMITS, floor: Floor | None = None
 ) -> dict[str, TrialResult]:
-    """`best_within` for each label of `budgets` (multiply-accumulates); a budget without any such trial is left out."""
+    """`best_within` for each label of `budgets` (multiply-accumulates), and the cheapest trial that keeps to `floor` under its label; one
+    without any such trial is left out."""
     candidates = eligible(results, limits)
     found = {label: _best(candidates, flops) for label, flops in budgets.items()}
+    if floor is not None:
+        found[floor.label] = _cheapest(candidates, floor)
     return {label: result for label, result in found.items() if result is not None}
+
+
+def cheapest_above(results: Iterable[TrialResult], floor: Floor, limits: CostLimits = NO_LIMITS) -> TrialResult | None:
+    """The cheapest trial that keeps to `floor` and `limits`; None where no complete trial does."""
+    return _cheapest(eligible(results, limits), floor)
 
 
 def eligible(results: Iterable[TrialResult], limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
@@ -52,6 +64,22 @@ def _best(candidates: Sequence[TrialResult], flops: int) -> TrialResult | None:
     within = [result for result in candidates if result.flops is not None and result.flops <= flops]
     # The earliest of equals, so that the choice does not change when an equal trial ends later.
     return max(within, key=lambda result: (result.accuracy or 0.0, -(result.flops or 0), -result.number), default=None)
+
+
+def _cheapest(candidates: Sequence[TrialResult], floor: Floor) -> TrialResult | None:
+    means = _means_over_seeds(candidates)
+    able = [result for result in candidates if floor.keeps(means.get(result.number, result.accuracy))]
+    return min(able, key=lambda result: (result.flops or 0, -(result.accuracy or 0.0), result.number), default=None)
+
+
+def _means_over_seeds(results: Sequence[TrialResult]) -> dict[int, float]:
+    """By the number of each trial of the refinement, the mean accuracy of its recipe."""
+    return {
+        trial.number: statistics.fmean(other.accuracy or 0.0 for other in trials)
+        for recipes in _refined_recipes(results).values()
+        for trials in recipes.values()
+        for trial in trials
+    }
 
 
 def _worse_recipes(results: Sequence[TrialResult]) -> set[int]:

@@ -39,6 +39,7 @@ def draw_chart(view: SearchView) -> str:
         parts.append(f'<line class="budget" x1="{line}" y1="{base + 3:.1f}" x2="{line}" y2="{_BOTTOM}"/>')
         parts.append(f'<text class="budget-label" x="{middle:.1f}" y="{base:.1f}">{escape(label)}</text>')
     parts.append(_points(view, shown, x, y))
+    parts.append(_floor(view, y, labels))
     parts.append(_notes(view, shown, x, y, labels))
     if not shown:
         parts.append(
@@ -63,6 +64,7 @@ def _y_span(view: SearchView, shown: list[TrialResult]) -> tuple[float, float]:
     values = [result.accuracy or 0.0 for result in shown if not view.far_below(result)]
     values += [view.base.dense_accuracy] if view.base else []
     values += [facts.dense_accuracy for facts in view.base.starts.values()] if view.base else []
+    values += [] if view.floor is None else [view.floor.least]
     # A little room beyond 0 and 100 %, so that marks are not cut in half.
     return span(values, at_least=0.02 if values else 1.0, low=-0.01 if values else 0.0, high=1.005)
 
@@ -106,6 +108,15 @@ def _point(view: SearchView, result: TrialResult, x: Scale, y: Scale, extra: str
     classes = " ".join(["point", colour(method), *extra.split(), *partial.split()])
     data = f'data-method="{method}" data-trial="{result.number}" data-x="{result.flops if not view.is_latency else cost}"'
     return f'<path class="{classes}" d="{shape(method)}" {place} {data} tabindex="-1" role="img" aria-label="{escape(name)}"/>'
+
+
+def _floor(view: SearchView, y: Scale, labels: Labels) -> str:
+    """The accuracy that the search holds on to."""
+    if view.floor is None:
+        return ""
+    level = y(view.floor.least)
+    line = f'<line class="budget" x1="{_LEFT}" y1="{level}" x2="{_RIGHT}" y2="{level}"/>'
+    return line + labels.place(f"{view.floor.label}: {view.score_text(view.floor.least)}", _LEFT + 90, level, classes="note")
 
 
 def _front_line(view: SearchView, x: Scale, y: Scale) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
+from typing import TYPE_CHECKING
 
 from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, TrialResult, TrialState
@@ -17,6 +18,9 @@ from autoslim.report.mark import colour, shape
 from autoslim.report.resource import policy_source, read_resource
 from autoslim.report.search_view import SearchView
 from autoslim.report.speed_table import draw_speeds, selected_speeds
+
+if TYPE_CHECKING:
+    from autoslim.search.explanation import Explanation
 
 
 def render_front(job: SearchJob, base: BaseFacts | None, results: Iterable[TrialResult], chosen: Mapping[str, int]) -> str:
@@ -88,7 +92,6 @@ def _chosen(view: SearchView) -> str:
 def _why(view: SearchView) -> str:
     """A sentence for each selected model, with its neighbours on the front and the random recipe beside it."""
     # Late: `autoslim slim` has no search, and needs no Optuna.
-    from autoslim.search.explanation import explain
     from autoslim.search.selection import against_control
 
     by_number, budgets = {result.number: result for result in view.results}, dict(view.budgets())
@@ -96,16 +99,30 @@ def _why(view: SearchView) -> str:
     for label, number in view.chosen.items():
         if number not in by_number or view.base is None:
             continue
-        # Without a FLOPs budget all FLOPs of the dense model are allowed.
-        budget = budgets.get(label, view.base.dense_flops)
-        found = explain(view.results, by_number[number], budget, view.job.limits, score=view.score)
-        control = against_control(view.results, {label: budget}, label, view.job.limits)
+        found = _explained(view, label, by_number[number], budgets)
+        # Without a FLOPs budget all FLOPs of the dense model are allowed. A random recipe has no goal to keep to.
+        budget = {label: budgets.get(label, view.base.dense_flops)}
+        is_goal = view.job.goal is not None and label == view.job.goal.label
+        control = None if is_goal else against_control(view.results, budget, label, view.job.limits)
         beside = [] if control is None else [control.describe(view.score)]
         lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score), *beside]))
         knees.append(found.knee)
     if any(knee is not None for knee in knees):
         lines.append(f"the front bends most at trial {knees[0]}")
     return "".join(f'<p class="why">{escape(line)}.</p>' for line in lines)
+
+
+def _explained(view: SearchView, label: str, selected: TrialResult, budgets: Mapping[str, int]) -> Explanation:
+    # Late: `autoslim slim` has no search, and needs no Optuna.
+    from autoslim.search.explanation import explain
+    from autoslim.search.floor_explanation import explain_floor
+
+    assert view.base is not None
+    goal, limits = view.job.goal, view.job.limits
+    if goal is not None and label == goal.label:
+        return explain_floor(view.results, selected, goal, view.base, limits, score=view.score)
+    # Without a FLOPs budget all FLOPs of the dense model are allowed.
+    return explain(view.results, selected, budgets.get(label, view.base.dense_flops), limits, score=view.score)
 
 
 def _costs(view: SearchView) -> str:

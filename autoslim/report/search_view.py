@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+from autoslim.core.accuracy_goal import Floor
 from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, TrialState
@@ -114,6 +115,11 @@ class SearchView:
             elif budget.share is not None and self.base is not None:
                 known.append((budget.label, int(budget.share * self.base.dense_flops)))
         return sorted(known, key=lambda item: item[1])
+
+    @property
+    def floor(self) -> Floor | None:
+        """The accuracy that the search holds on to; None without one, and before the dense model is measured."""
+        return None if self.base is None else self.job.floor(self.base.dense_accuracy)
 
     def is_shown(self, result: TrialResult) -> bool:
         """Whether the trial is a point of the chart."""

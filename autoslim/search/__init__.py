@@ -3,6 +3,8 @@
 from autoslim.search.estimate import DenseCost, DiskUse, Estimate, disk_use, estimate_work
 from autoslim.search.explanation import Explanation, explain, knee_point
 from autoslim.search.feasibility import CostExtreme, Feasibility, feasibility
+from autoslim.search.floor_explanation import explain_floor, why_missed
+from autoslim.search.floor_target import FloorTarget, first_share, prior_shares
 from autoslim.search.prior import PriorSize, load_prior
 from autoslim.search.proposal import Proposal
 from autoslim.search.proposer import Proposer
@@ -24,6 +26,7 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Feasibility",
+    "FloorTarget",
     "PriorSize",
     "Proposal",
     "Proposer",
@@ -39,7 +42,9 @@ __all__ = [
     "estimate_work",
     "expected_work",
     "explain",
+    "explain_floor",
     "feasibility",
+    "first_share",
     "knee_point",
     "load_prior",
     "load_space",
@@ -47,8 +52,10 @@ __all__ = [
     "most_work",
     "outclassed",
     "parse_space",
+    "prior_shares",
     "refinement_recipes",
     "search_limits",
     "space_names",
     "stop_reason",
+    "why_missed",
 ]

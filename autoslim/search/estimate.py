@@ -103,7 +103,7 @@ def disk_use(job: SearchJob, workload: Workload, *, parameters: int, budget_shar
     Every dense model is stored once, and a trial's model is counted as one of the largest.
     """
     bases, dense = 4 * sum((parameters, *others)), 4 * max(parameters, *others, 0)
-    budgets, slots = len(job.budgets), job.concurrency or _ASSUMED_SLOTS
+    budgets, slots = len(job.labels), job.concurrency or _ASSUMED_SLOTS
     # The peak must not be passed, so that it holds a dense-sized model for every trial: in the worst case each is on the front.
     peak = bases + dense * (workload.trials + workload.refinements + _TRIAL_STATE * slots + _DELIVERED * budgets) + _MARGIN
     # Methods that narrow the model leave about the square root of the FLOPs' share of its weights, those that drop tokens all of them.

@@ -33,7 +33,7 @@ class Explanation(Record):
         for which, result in (("next cheaper", self.next_cheaper), ("next costlier", self.next_costlier)):
             if result is not None:
                 knee = ", the knee of the front" if result.number == self.knee else ""
-                lines.append(f"{which} on the front: {_named(result)}, {_point(result, score)}{knee}")
+                lines.append(f"{which} on the front: {named_text(result)}, {_point(result, score)}{knee}")
         return lines
 
 
@@ -46,12 +46,19 @@ def explain(
     score: Score = ACCURACY,
 ) -> Explanation:
     """Why `selected` is the best within `budget` (multiply-accumulates) and `limits`; `score` is what was compared."""
+    return on_front(
+        results, selected, _sentence(results, selected, budget, limits, score), budget_share=_flops(selected) / budget
+    )
+
+
+def on_front(results: Sequence[TrialResult], selected: TrialResult, sentence: str, *, budget_share: float) -> Explanation:
+    """The sentence with what the front of `results` offers beside the selected trial."""
     front = ParetoFront.of(results).results
     others = [r for r in front if r.number != selected.number]
     knee = knee_point(front)
     return Explanation(
-        sentence=_sentence(results, selected, budget, limits, score),
-        budget_share=_flops(selected) / budget,
+        sentence=sentence,
+        budget_share=budget_share,
         next_cheaper=max((r for r in others if _flops(r) < _flops(selected)), key=_flops, default=None),
         next_costlier=min((r for r in others if _flops(r) > _flops(selected)), key=_flops, default=None),
         knee=None if knee is None else knee.number,
@@ -78,20 +85,20 @@ def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int
     # A reused model was not compared with others here: this search ran no trials for its budget.
     if selected.origin is Origin.REUSED:
         return (
-            f"{_named(selected)} comes from an earlier search, where it was {selected.reused_from}: {_shown(selected, score)} on the "
-            f"same validation images; nothing was trained for it; {use}"
+            f"{named_text(selected)} comes from an earlier search, where it was {selected.reused_from}: {shown_text(selected, score)} on "
+            f"the same validation images; nothing was trained for it; {use}"
         )
     within = [result for result in eligible(results, limits) if _flops(result) <= budget]
     # The same recipe with another seed or more epochs is not an alternative to it.
     own = selected.recipe
     others = [result for result in within if (result.recipe.steps, result.recipe.model) != (own.steps, own.model)]
     lead = _lead(results, len(within), budget, limits, score)
-    sentence = f"{_named(selected)} {lead}, {_shown(selected, score)} on the validation images; {use}"
+    sentence = f"{named_text(selected)} {lead}, {shown_text(selected, score)} on the validation images; {use}"
     if selected.origin is Origin.REFINEMENT:
-        sentence += f"; {_refinement(within, selected, score)}"
+        sentence += f"; {refinement_text(within, selected, score)}"
     if others:
         rival = max(others, key=_accuracy)
-        sentence += f"; the best other recipe, {_named(rival)}, has {_shown(rival, score)}"
+        sentence += f"; the best other recipe, {named_text(rival)}, has {shown_text(rival, score)}"
     return sentence
 
 
@@ -106,7 +113,7 @@ def _lead(results: Sequence[TrialResult], compared: int, budget: int, limits: Co
     return f"is the {score.superlative} of the {compared} complete trials within this budget{besides}"
 
 
-def _refinement(within: Sequence[TrialResult], selected: TrialResult, score: Score) -> str:
+def refinement_text(within: Sequence[TrialResult], selected: TrialResult, score: Score) -> str:
     text = f"its recipe was refined for {selected.recipe.training.epochs:g} epochs"
     # Recipes that are equal except for the seed are one refined recipe.
     recipe = selected.recipe.replace(seed=0)
@@ -116,15 +123,15 @@ def _refinement(within: Sequence[TrialResult], selected: TrialResult, score: Sco
     return text
 
 
-def _named(result: TrialResult) -> str:
+def named_text(result: TrialResult) -> str:
     return f"trial {result.number} ({result.recipe.title})"
 
 
 def _point(result: TrialResult, score: Score) -> str:
-    return f"{_shown(result, score)} at {format_flops(_flops(result))}"
+    return f"{shown_text(result, score)} at {format_flops(_flops(result))}"
 
 
-def _shown(result: TrialResult, score: Score) -> str:
+def shown_text(result: TrialResult, score: Score) -> str:
     return score.text(_accuracy(result), 2)
 
 

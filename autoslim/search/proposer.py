@@ -26,6 +26,7 @@ from autoslim.methods import METHODS, narrowing
 from autoslim.methods.base import Method
 from autoslim.search.budget_allocation import Assignment, BudgetAllocator, models_of
 from autoslim.search.feasibility import Feasibility, describe_unreachable
+from autoslim.search.floor_target import FloorTarget
 from autoslim.search.prior import Prior, PriorSize, size_of
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
@@ -54,6 +55,7 @@ class Proposer:
     first one's.
     `prior` are trials of other models; with them, even with none of this space's methods, the search opens with the best known recipes.
     The sampler `random`, the controls and a search with several starts ignore it.
+    `floor` is a target beside the budgets, once the dense model's accuracy is known; with one start only.
 
     Raises:
         RequestError: for an unknown sampler.
@@ -75,6 +77,7 @@ class Proposer:
     earlier: tuple[TrialResult, ...] = ()
     starts: tuple[Start, ...] = ()
     prior: Prior | None = None
+    floor: FloorTarget | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
@@ -135,7 +138,33 @@ class Proposer:
         for target in (*self.budgets, Target.FREE):
             chains = {chain for start in self.by_model.values() for chain in start.chains_for(target)}
             found[target] = [chain for chain in order if chain in chains]
-        return found
+        if self.floor is None:
+            return found
+        # Behind the budgets: `free` is last.
+        return {
+            **{label: found[label] for label in self.budgets},
+            self.floor.label: self._above_floor,
+            Target.FREE: found[Target.FREE],
+        }
+
+    @property
+    def _above_floor(self) -> list[str]:
+        """The chains that some target of the floor may ask for."""
+        assert self.floor is not None
+        return self._reaching(self.floor.dense_flops)
+
+    def _reaching(self, flops: int) -> list[str]:
+        """The chains from the only start that reach `flops` under the limits, in order."""
+        return [
+            chain
+            for chain in self.space.units_of(self.methods)
+            if chain in self.feasibility and self.feasibility[chain].reaches(flops, self.limits)
+        ]
+
+    @property
+    def targets(self) -> list[str]:
+        """The labels that models are looked for."""
+        return [*self.budgets, *([] if self.floor is None else [self.floor.label])]
 
     @functools.cached_property
     def feasible_models(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -178,9 +207,9 @@ class Proposer:
 
         The proposal is infeasible, or a duplicate, only where each of `MAX_CANDIDATES` candidates is.
         """
-        assignment = self._allocator.assign(number)
         # In the order of numbers: proposals must not depend on the order in which results arrive.
         others = sorted((r for r in [*self.earlier, *history] if r.number != number), key=lambda result: result.number)
+        assignment = self._aimed(self._allocator.assign(number), others)
         # A control must not depend on the history, so it may be a duplicate.
         known = frozenset() if self._is_control(assignment) else frozenset(result.recipe.key for result in others)
         request = SamplingRequest(number=number, assignment=assignment, history=others, known=known)
@@ -196,6 +225,21 @@ class Proposer:
         assert rejected is not None
         return rejected
 
+    def _aimed(self, assignment: Assignment, history: Sequence[TrialResult]) -> Assignment:
+        """With the FLOPs of a trial for the floor, and without the methods that do not reach them."""
+        if self.floor is None or assignment.target != self.floor.label:
+            return assignment
+        able = {
+            name: found.cheapest.flops
+            for name, found in self.feasibility.items()
+            if name in assignment.methods and found.cheapest
+        }
+        flops = self.floor.flops(history, cheapest=min(able.values()), limits=self.limits)
+        reaching = self._reaching(flops)
+        return dataclasses.replace(
+            assignment, flops=flops, methods=tuple(name for name in assignment.methods if name in reaching)
+        )
+
     def _first_candidates(self, request: SamplingRequest) -> Sequence[Proposal]:
         """What comes before the sampler's own candidates: the best known recipes, where the trial is for them."""
         if self._best_known is None or not request.assignment.best_known:
@@ -210,7 +254,12 @@ class Proposer:
     def _allocator(self) -> BudgetAllocator:
         methods = self.feasible_methods
         opening = () if self._best_known is None else self._best_known.ranked(methods[Target.FREE])
-        return BudgetAllocator(feasible_methods=methods, feasible_models=self.feasible_models, best_known=opening)
+        return BudgetAllocator(
+            feasible_methods=methods,
+            feasible_models=self.feasible_models,
+            best_known=opening,
+            floor=None if self.floor is None else self.floor.label,
+        )
 
     @functools.cached_property
     def _best_known(self) -> BestKnown | None:

@@ -70,6 +70,10 @@ class RecipeBuilder:
     def _start_flops(self) -> int:
         return predict(self.shape, self.dense_plan).total
 
+    def budget_of(self, assignment: Assignment) -> int | None:
+        """The multiply-accumulates that the assignment's recipes are solved onto; None for a free trial."""
+        return self.budgets.get(assignment.target) if assignment.flops is None else assignment.flops
+
     def constraints(self, unit: str) -> Constraints:
         """What recipes of a chain with this label are held to besides their budget."""
         timer = self.timer
@@ -106,7 +110,7 @@ class RecipeBuilder:
 
     def _build(self, number: int, assignment: Assignment, sample: Sample) -> Proposal:
         training = self.training.replace(**sample.training)
-        budget = self.budgets.get(assignment.target, 0)
+        budget = self.budget_of(assignment) or 0
         try:
             # A sampler chooses the method and the model independently, and a method need not support all starts.
             for step in sample.steps if self.model else ():
@@ -133,7 +137,9 @@ class RecipeBuilder:
 
     def _solve(self, assignment: Assignment, sample: Sample) -> SolvedChain:
         if assignment.target != Target.FREE:
-            return self._solve_onto(sample, self.budgets[assignment.target], self.constraints(sample.method))
+            budget = self.budget_of(assignment)
+            assert budget is not None
+            return self._solve_onto(sample, budget, self.constraints(sample.method))
         drawn = self._evaluated(sample.steps)
         if sample.split is None:
             return drawn

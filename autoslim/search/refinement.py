@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from autoslim.core.accuracy_goal import Floor
+from autoslim.core.constraints import CostLimits
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import Origin, TrialResult, TrialState
+from autoslim.core.selection import NO_LIMITS, cheapest_above, within_limits
 from autoslim.search.stopping import MIN_REFINEMENT_FACTOR, spent_epochs
 
 MAX_REFINEMENT_FACTOR = 10.0
@@ -33,14 +36,23 @@ def refinement_epochs(results: Sequence[TrialResult], *, share: float) -> float:
 
 
 def refinement_recipes(
-    results: Sequence[TrialResult], budgets: Mapping[str, int], *, share: float, seeds: int = 1
+    results: Sequence[TrialResult],
+    budgets: Mapping[str, int],
+    *,
+    share: float,
+    seeds: int = 1,
+    floor: Floor | None = None,
+    limits: CostLimits = NO_LIMITS,
 ) -> list[tuple[str, Recipe]]:
-    """The trials to run, each with the label of its budget; none where the share is too small. A pure function of the search's results.
+    """The trials to run, each with the label of its budget, or of the accuracy `floor`; none where the share is too small. A pure function
+    of the search's results.
 
     Every budget gets the same number of epochs, and within it every recipe and seed.
     """
     epochs = refinement_epochs(results, share=share)
     best = {label: found for label, flops in budgets.items() if (found := best_at(results, flops))}
+    if floor is not None and (found := best_near(results, floor, limits)):
+        best[floor.label] = found
     if not best or epochs <= 0:
         return []
     # Equal shares: the budgets are the user's, and none of them comes first.
@@ -70,3 +82,17 @@ def best_at(results: Sequence[TrialResult], flops: int) -> list[TrialResult]:
         if result.recipe.budget == flops and result.state is TrialState.COMPLETE and result.duplicate_of is None
     ]
     return sorted(solved, key=lambda result: (-(result.accuracy or 0.0), result.flops or 0, result.number))
+
+
+def best_near(results: Sequence[TrialResult], floor: Floor, limits: CostLimits = NO_LIMITS) -> list[TrialResult]:
+    """What may make the model above `floor` cheaper, or surer: the most accurate trial below it that costs less than the cheapest above it,
+    which more epochs may lift over it, and then that cheapest one itself."""
+    own = within_limits(searched(results), limits)
+    kept = cheapest_above(own, floor)
+    missed = [result for result in own if not floor.keeps(result.accuracy) and (kept is None or _flops(result) < _flops(kept))]
+    missed.sort(key=lambda result: (-(result.accuracy or 0.0), _flops(result), result.number))
+    return missed[:MAX_RECIPES] if kept is None else [*missed[:1], kept]
+
+
+def _flops(result: TrialResult) -> int:
+    return result.flops or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from autoslim.core.accuracy_goal import Floor
 from autoslim.core.constraints import CostLimits
 from autoslim.core.record import Record
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
@@ -13,13 +14,16 @@ from autoslim.core.selection import NO_LIMITS, best_within, best_within_budgets
 from autoslim.search.refinement import searched
 
 
-def outclassed(results: Sequence[TrialResult], budgets: Mapping[str, int], limits: CostLimits) -> list[TrialResult]:
-    """The search's own complete trials that are selected for no budget, whatever follows, and are not on the front either."""
+def outclassed(
+    results: Sequence[TrialResult], budgets: Mapping[str, int], limits: CostLimits, floor: Floor | None = None
+) -> list[TrialResult]:
+    """The search's own complete trials that are selected for no budget and no `floor`, whatever follows, and are not on the front
+    either."""
     kept = {result.number for result in ParetoFront.of(results).results}
-    kept |= {result.number for result in best_within_budgets(results, budgets, limits).values()}
+    kept |= {result.number for result in best_within_budgets(results, budgets, limits, floor).values()}
     # A trial of the refinement that leads now may be left out when further seeds have ended: then the best trial of the search
     # follows.
-    kept |= {result.number for result in best_within_budgets(searched(results), budgets, limits).values()}
+    kept |= {result.number for result in best_within_budgets(searched(results), budgets, limits, floor).values()}
     # A model whose latency keeps to the limit as predicted may be selected once better ones have been measured and are too slow.
     if limits.latency_ms is not None:
         kept |= {result.number for result in results if result.keeps_to(limits)}

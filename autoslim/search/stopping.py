@@ -32,7 +32,7 @@ class StoppingLimits(Record):
 def search_limits(job: SearchJob) -> StoppingLimits:
     """The part of the job's limits that the search itself may use; the rest is for the refinement."""
     own = 1 - job.final_share
-    each = 0.0 if job.max_epochs is None else job.max_epochs * job.final_share / len(job.budgets) / job.final_seeds
+    each = 0.0 if job.max_epochs is None else job.max_epochs * job.final_share / len(job.labels) / job.final_seeds
     # Where the share is too small for any refinement, the search uses it.
     epochs_own = own if each >= MIN_REFINEMENT_FACTOR * job.training.epochs else 1.0
     return StoppingLimits(

@@ -66,6 +66,10 @@ def slim_job_of(
     Raises:
         RequestError: names the setting, its value and what is allowed.
     """
+    if searched.goal is not None:
+        raise RequestError(
+            f"{name('flops')} is needed instead of {searched.goal.flag}, which a search looks for: autoslim search {searched.goal.flag}"
+        )
     if distillation is not None and not 0 <= distillation <= 1:
         raise RequestError(f"{name('distillation')} is {distillation}; allowed: 0 to 1")
     if distillation is not None and not searched.dataset.labelled:

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autoslim.core.accuracy_goal import Floor
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import BaseFacts, Origin, TrialResult, TrialState, hypervolume, non_dominated
@@ -17,8 +18,8 @@ from autoslim.store import schema
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchProgress(Record):
-    """`best` is the best trial within each budget so far, and `budgets` are multiply-accumulates, both by the budget's label; `states` are
-    numbers of trials.
+    """`best` is the best trial within each budget so far, and `budgets` are multiply-accumulates, both by the budget's label; `best` has
+    that of the goal, too. `states` are numbers of trials.
 
     `hypervolume` is that of the front so far, a share; None before the dense model is known. `mlflow_run` is the parent run, if any.
     """
@@ -47,7 +48,7 @@ def read_progress(connection: sa.Connection, job_ids: Collection[str]) -> dict[s
         found[row.id] = SearchProgress(
             states=states.get(row.id, {}),
             budgets=budgets,
-            best=_best(connection, job, budgets),
+            best=_best(connection, job, budgets, None if base is None else job.floor(base.dense_accuracy)),
             hypervolume=_hypervolume(connection, row.id, base),
             mlflow_run=runs.get(row.id),
         )
@@ -63,12 +64,12 @@ def _states(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, di
     return found
 
 
-def _best(connection: sa.Connection, job: SearchJob, budgets: Mapping[str, int]) -> dict[str, TrialResult]:
+def _best(connection: sa.Connection, job: SearchJob, budgets: Mapping[str, int], floor: Floor | None) -> dict[str, TrialResult]:
     table = schema.trials.c
-    numbers = _candidates(connection, job) if budgets else []
+    numbers = _candidates(connection, job) if budgets or floor is not None else []
     query = sa.select(table.result).where(table.job_id == job.id, table.number.in_(numbers)).order_by(table.number)
     results = [TrialResult.from_json(text) for text in connection.execute(query).scalars()]
-    return best_within_budgets(results, budgets, job.limits)
+    return best_within_budgets(results, budgets, job.limits, floor)
 
 
 def _candidates(connection: sa.Connection, job: SearchJob) -> list[int]:

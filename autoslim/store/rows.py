@@ -36,7 +36,7 @@ class JobState(enum.StrEnum):
 class StoredJob(Record):
     """`uid` distinguishes this job from one of the same id in another store; `chosen` maps a budget's label to a trial's number.
 
-    `shared` is what was worked out once for many trials, and what that cost.
+    `shared` is what was worked out once for many trials, and what that cost. `seconds` is the wall time of all attempts.
     """
 
     job: SearchJob
@@ -49,6 +49,7 @@ class StoredJob(Record):
     chosen: dict[str, int] = dataclasses.field(default_factory=dict)
     shared: tuple[SharedCost, ...] = ()
     error: str | None = None
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ def job_of_row(row: sa.Row[Any]) -> StoredJob:
         chosen=json.loads(row.chosen),
         shared=shared_of_row(row),
         error=row.error,
+        seconds=row.seconds,
     )
 
 

@@ -30,6 +30,7 @@ jobs = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("created_at", sa.String(32), nullable=False),
     sa.Column("updated_at", sa.String(32), nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False, server_default="0"),
 )
 
 # `result` holds the whole TrialResult; the columns after it repeat what people ask of it in SQL.

@@ -94,6 +94,12 @@ class Store(TrackedRuns):
                 values = {"shared": text, "updated_at": _now()}
                 connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(**values))
 
+    def set_seconds(self, job_id: str, seconds: float) -> None:
+        """The wall time of all attempts so far."""
+        with self._database.writing() as connection:
+            # No change that a reader waits for: `updated_at` stays.
+            connection.execute(schema.jobs.update().where(schema.jobs.c.id == job_id).values(seconds=seconds))
+
     def set_state(self, job_id: str, state: JobState, *, error: str | None = None) -> None:
         self._update_job(job_id, state=state.value, error=error)
 
@@ -255,7 +261,8 @@ class Store(TrackedRuns):
         counted = sa.select(*of_trials).where(schema.trials.c.job_id == job_id)
         reported = sa.select(sa.func.count(), sa.func.sum(schema.epochs.c.revision)).where(schema.epochs.c.job_id == job_id)
         with self._database.reading() as connection:
-            job = self._job_row(connection, job_id)
+            # Time that passes is no change.
+            job = [value for name, value in self._job_row(connection, job_id)._mapping.items() if name != "seconds"]
             trials, epochs = connection.execute(counted).one(), connection.execute(reported).one()
         return (*job, *trials, *epochs)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from autoslim.core.accuracy_drop import AccuracyDrop
 from autoslim.core.interval import Interval, paired_difference, wilson
 from autoslim.core.record import Record
 from autoslim.data import PreparedDataset
@@ -87,6 +88,16 @@ def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: 
             for place in torch.nonzero(first_N != second_N)[:, 0].tolist()
         ),
         classes=_by_class(names, label_N, right, other),
+    )
+
+
+def measure_drops(model: Path, dense: Path, dataset: PreparedDataset, *, allowed: float) -> tuple[AccuracyDrop, ...]:
+    """What a slimmed model loses against the dense one, by folder, on the validation images, which it was selected on, and on the test
+    images, which it was not. `allowed` is the share that may be lost."""
+    found = {split: compare_folders(dense, model, dataset, split) for split in ("validation", "test")}
+    return tuple(
+        AccuracyDrop(split=split, images=compared.images, drop=compared.difference, allowed=allowed)
+        for split, compared in found.items()
     )
 
 

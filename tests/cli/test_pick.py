@@ -14,7 +14,7 @@ from workers.search.pick import Wish, wished_trial
 
 
 def wished(**wish):
-    return wished_trial(make_results(), DENSE, Wish(**wish), make_job())[0]
+    return wished_trial(make_results(), DENSE, Wish.of(**wish), make_job())[0]
 
 
 def test_within_a_budget_it_is_the_most_accurate():
@@ -31,14 +31,30 @@ def test_within_a_drop_it_is_the_cheapest(drop):
 def test_what_no_trial_is_names_the_nearest():
     with pytest.raises(BudgetError, match=r"--flops 10%: no trial is within it; the cheapest has 2\.\d+G"):
         wished(flops="10%")
-    with pytest.raises(BudgetError, match=r"--max-drop 0: no trial has 94\.10%.*; the most accurate has \d\d\.\d+%"):
-        wished_trial(make_results()[:1], DENSE, Wish(max_drop=0.0), make_job())
+    with pytest.raises(
+        BudgetError, match=r"--max-drop 0: no .* at most 0 points below the dense model's 94\.10%; the nearest, trial 0 "
+    ):
+        wished_trial(make_results()[:1], DENSE, Wish.of(max_drop=0.0), make_job())
 
 
-@pytest.mark.parametrize("wish", [{}, {"flops": "50%", "max_drop": 1.0}, {"max_drop": -1.0}, {"max_drop": 100.0}])
-def test_a_wish_is_one_of_both(wish):
-    with pytest.raises(RequestError):
-        Wish(**wish)
+def test_the_cheapest_of_an_accuracy_is_that_of_the_drop_to_it():
+    least = f"{100 * (DENSE.dense_accuracy - 0.05):g}%"
+    assert wished(min_accuracy=least) == wished(max_drop=5.0)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({}, "one of --flops, --max-drop and --min-accuracy is needed"),
+        ({"flops": "50%", "max_drop": 1.0}, "one of --flops, --max-drop and --min-accuracy is needed"),
+        ({"max_drop": -1.0}, "--max-drop is -1; allowed: 0 to 100"),
+        ({"max_drop": 100.0}, "--max-drop is 100; allowed: 0 to 100"),
+        ({"min_accuracy": "80"}, "--min-accuracy is '80'; allowed: a share"),
+    ],
+)
+def test_a_wish_is_one_of_three(wish, message):
+    with pytest.raises(RequestError, match=message):
+        Wish.of(**wish)
 
 
 def test_a_model_that_was_not_kept_or_is_there_is_told(autoslim, tmp_path):

@@ -119,7 +119,11 @@ def test_the_placement_is_the_operators() -> None:
         ({"priority": 10}, "/priority", "is 10; allowed: 0 to 9"),
         ({"sampler": "genetic"}, "/sampler", "is 'genetic'; allowed: forest, tpe, nsga2, nsga3, gp, random"),
         ({"speed": "eager,fast"}, "/speed/1", "is 'fast'; allowed: eager, compiled, onnxruntime"),
-        ({"flops": []}, "/flops", "is needed, unless latency or params is given"),
+        ({"max_drop": -1}, "/max_drop", "is -1; allowed: 0 to 99"),
+        ({"min_accuracy": "80"}, "/min_accuracy", "is '80'; allowed: a share of the images such as 80% or 0.8"),
+        ({"max_drop": 1, "min_accuracy": "80%"}, "/min_accuracy", "is '80%' beside max_drop 1; allowed: one of them"),
+        ({"max_cost": 20}, "/max_cost", "is 20 without a price; allowed with price_per_hour above 0 only"),
+        ({"flops": []}, "/flops", "is needed, unless latency, params, max_drop or min_accuracy is given"),
         ({"latency": "5"}, "/latency", "is '5'; allowed: a time and a batch size such as 5ms@1, 0.8s@8 or 5ms (batch 1)"),
         ({"latency": "5ms@0"}, "/latency", "is '5ms@0'; allowed: a batch of 1 to 1024 images"),
         ({"params": "12 Mio"}, "/params", "is '12 Mio'; allowed: a number of parameters such as 12M, 850K or 1300000"),
@@ -188,7 +192,10 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_what_is_missing_is_told_by_flag_on_the_command_line() -> None:
     with pytest.raises(SpecError) as raised:
         read_mapping({"model": "m"})
-    assert str(raised.value.named(flag_of)) == "--data is needed\n--flops is needed, unless latency or params is given"
+    assert (
+        str(raised.value.named(flag_of))
+        == "--data is needed\n--flops is needed, unless latency, params, max_drop or min_accuracy is given"
+    )
     assert raised.value.exit_code == 2
 
 

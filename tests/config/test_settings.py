@@ -45,6 +45,8 @@ OTHER: dict[str, Any] = {
     "params": "1300000",
     "latency": "5ms@2",
     "latency_mode": "compiled",
+    "max_drop": 1.5,
+    "min_accuracy": "80%",
     "flops": ("2.3G", "70%"),
     "space": "smoke",
     "trials": 7,
@@ -54,6 +56,8 @@ OTHER: dict[str, Any] = {
     "final_share": 0.5,
     "final_seeds": 3,
     "price_per_hour": 2.5,
+    "max_hours": 1.5,
+    "max_cost": 20.5,
     "reuse": ("all", "digits-1"),
     "epochs": 5.5,
     "batch_size": 8,
@@ -85,7 +89,11 @@ TYPED: dict[str, list[str]] = {
 }
 """The flags of the settings whose value is typed in another form."""
 IN_THE_ENVIRONMENT = {"model_args": "depth=6", "speed": "eager,compiled", "flops": "2.3G 70%", "reuse": "all digits-1"}
-NEEDED: dict[str, dict[str, Any]] = {"latency_mode": {"latency": "5ms"}, "probe": {"objective": "features"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "latency_mode": {"latency": "5ms"},
+    "probe": {"objective": "features"},
+    "max_cost": {"price_per_hour": 2.0},
+}
 """Without these a setting means nothing."""
 HERE = Placement(output="/o")
 SETTINGS = settings_of(JobSpec)

@@ -15,7 +15,7 @@ from autoslim.core.result import BaseFacts, EpochReport, Outcome, Phase
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
-from autoslim.search import Proposer, load_space, make_pruner
+from autoslim.search import FloorTarget, Proposer, load_space, make_pruner
 from autoslim.store import Store
 from workers.progress.callbacks import SearchCallback
 from workers.search.coordinator import Coordinator, TrialAssignment
@@ -55,8 +55,11 @@ def make_proposer(job: SearchJob) -> Proposer:
         _proposers[key] = Proposer(space=load_space("smoke"), shape=SHAPE, budgets=budgets, training=job.training, seed=0)
     # `dataclasses.replace` would work it out again.
     proposer = copy.copy(_proposers[key])
-    proposer.__dict__.pop("builder", None)
-    proposer.__dict__.update(training=job.training, seed=job.seed, sampler=job.sampler)
+    for made in ("builder", "feasible_methods", "_allocator", "_sampler"):
+        proposer.__dict__.pop(made, None)
+    floor = job.floor(BASE.dense_accuracy)
+    target = None if floor is None else FloorTarget(floor=floor, dense_flops=DENSE_FLOPS, dense_accuracy=BASE.dense_accuracy)
+    proposer.__dict__.update(training=job.training, seed=job.seed, sampler=job.sampler, floor=target)
     return proposer
 
 

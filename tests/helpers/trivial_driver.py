@@ -45,6 +45,7 @@ class Ended:
     def __init__(self, found: bool) -> None:
         self.models = (Model(),) if found else ()
         self.missing = () if found else ("50%",)
+        self.why_missing = dict.fromkeys(self.missing, "no trial was completed within this budget")
 
 
 def trivial_search(job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback) -> Ended:

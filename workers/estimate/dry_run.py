@@ -18,8 +18,9 @@ from autoslim.data.decode import storage_size
 from autoslim.methods import METHODS, Method
 from autoslim.models import DenseModel
 from autoslim.search import DenseCost, Estimate, Workload, estimate_work, expected_work
+from autoslim.search.spending import spending_limit
 from workers.estimate.throughput import Throughput, mean_throughput
-from workers.progress.cost import SearchCost, cost_of, finalize_seconds, folder_size
+from workers.progress.cost import SearchCost, cost_of, devices_of, finalize_seconds, folder_size
 from workers.search.prepare import PreparedSearch, flops_of
 
 _START_SECONDS = 27.0
@@ -62,6 +63,7 @@ def dry_run(
     `throughputs` are those of the starts, by label. `reused` are labels of budgets that an earlier search has a model for, `adapted` those
     of the starts whose dense model is reused as well.
     """
+    # No earlier model answers a goal: the search looks for a cheaper one.
     budgets = tuple(budget for budget in prepared.job.budgets if budget.label not in reused)
     job = prepared.job.replace(budgets=budgets)
     found = [prepared.starts[label] for label in prepared.starts if label in adapted]
@@ -78,7 +80,7 @@ def dry_run(
         "refinement": busy.refinements / min(slots, max(1, workload.refinements)),
         "finalizing": busy.finalizing,
     }
-    share = _share_within_time(job, parts)
+    share = _share_within_limits(prepared.job, parts, busy)
     parts |= {name: share * parts[name] for name in ("trials", "refinement")}
     workload = _scaled(workload, share)
     device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + busy.finalizing
@@ -97,7 +99,7 @@ def _busy_seconds(
     epoch = _epoch_seconds(prepared, throughput)
     overhead = _CPU_OVERHEAD if job.resources is None or job.resources.gpu == 0 else 1.0
     # The test images are seen twice a budget: by the slimmed model, and by the dense one that it is compared with.
-    evaluating = 2 * len(prepared.budgets) * report.test.images * throughput.evaluate
+    evaluating = 2 * len(job.labels) * report.test.images * throughput.evaluate
     return _Seconds(
         adapting=overhead * adapting,
         trials=workload.trials * _TRIAL_SECONDS + workload.epochs * overhead * epoch,
@@ -136,16 +138,26 @@ def _own_share(chain: Sequence[Method], shape: ViTShape) -> float:
     return 1 - math.prod(1 - method.train_share(method.repair(shape, {})) for method in chain)
 
 
-def _share_within_time(job: SearchJob, parts: dict[str, float]) -> float:
-    """The share of all trials that the job's time limit leaves room for; 1 without a limit."""
-    limited = parts["trials"] + parts["refinement"]
-    return 1.0 if job.max_seconds is None else job.max_seconds / max(limited, job.max_seconds)
+def _share_within_limits(job: SearchJob, parts: dict[str, float], busy: _Seconds) -> float:
+    """The share of all trials that the job's limits leave room for; 1 without a limit, 0 where they leave none."""
+    trials, limit = parts["trials"] + parts["refinement"], spending_limit(job)
+    shares = [1.0 if job.max_seconds is None else job.max_seconds / max(trials, job.max_seconds)]
+    if limit.seconds is not None:
+        shares.append(_room(limit.seconds - sum(parts.values()) + trials, trials))
+    if limit.device_seconds is not None:
+        left = limit.device_seconds / devices_of(job)[1] - busy.adapting - busy.finalizing
+        shares.append(_room(left, busy.trials + busy.refinements))
+    return min(shares)
+
+
+def _room(left: float, wanted: float) -> float:
+    return max(0.0, left) / max(wanted, left, 1e-9)
 
 
 def _scaled(workload: Workload, share: float) -> Workload:
     if share == 1.0:
         return workload
-    trials = max(1, round(share * workload.trials))
+    trials = math.ceil(share * workload.trials)
     return workload.replace(trials=trials, epochs=share * workload.epochs, refinement_epochs=share * workload.refinement_epochs)
 
 
@@ -156,7 +168,7 @@ def _estimate(prepared: PreparedSearch, workload: Workload, *, adapts: Sequence[
         workload,
         train_images=prepared.dataset.report.train.images,
         dense_flops=prepared.dense_flops,
-        budgets=prepared.budgets.values(),
+        budgets=prepared.expected_budgets,
         parameters=prepared.dense.parameters,
         adapts=id(prepared.dense) in adapted,
         others=[

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from autoslim.core.accuracy_goal import Floor
 from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, EpochReport, TrialResult
+from autoslim.core.selection import best_within_budgets
 
 
 class SearchStage(enum.StrEnum):
@@ -25,7 +27,8 @@ class SearchInfo:
     """What is known before the first trial. `budgets` are multiply-accumulates by label, `slots` is how many trials run side by side.
 
     `results` are all trials so far: those of earlier attempts, ended or not, and those reused from earlier searches. `seconds_left`
-    estimates the wall time to the end of the job, None where nothing is known yet.
+    estimates the wall time to the end of the job, None where nothing is known yet. `spent` says how much of the job's limits is spent, and
+    nothing without any.
     """
 
     job: SearchJob
@@ -34,12 +37,22 @@ class SearchInfo:
     slots: int = 1
     results: Sequence[TrialResult] = ()
     seconds_left: Callable[[], float | None] = lambda: None
+    spent: Callable[[], str] = lambda: ""
+
+    @property
+    def floor(self) -> Floor | None:
+        """The accuracy that the job holds on to, if any."""
+        return self.job.floor(self.base.dense_accuracy)
+
+    def best(self, results: Iterable[TrialResult]) -> dict[str, TrialResult]:
+        """The trial that would be delivered now, by the label of each budget and of the goal; one without any is left out."""
+        return best_within_budgets(results, self.budgets, self.job.limits, self.floor)
 
 
 class SearchCallback:
     """Does nothing; override what is of interest. Every method runs in the driver, which waits for it.
 
-    `target` is the label of the budget that the trial's recipe is solved for, or `Target.FREE`.
+    `target` is the label of the budget or of the goal that the trial's recipe is for, or `Target.FREE`.
     """
 
     def on_attempt_start(self, results: Sequence[TrialResult]) -> None:

@@ -10,7 +10,6 @@ from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.result import EpochReport, Origin, Target, TrialResult, TrialState
 from autoslim.core.score import Score
-from autoslim.core.selection import best_within_budgets
 from autoslim.progress.display import Display, LineDisplay
 from autoslim.progress.epoch_line import epoch_bar, epoch_line
 from autoslim.progress.preparing import Preparing
@@ -29,6 +28,7 @@ class Console(SearchCallback):
         """`forward` gets the messages about what happens outside of trials, too."""
         self._job, self._width = job, len(str(job.trials - 1))
         self._trials, self._score = job.trials, job.dataset.score
+        self._goal = None if job.goal is None else job.goal.label
         self._display = LineDisplay() if display is None else display
         self._forward = forward
         self._search: SearchInfo | None = None
@@ -93,7 +93,7 @@ class Console(SearchCallback):
     def on_trial_start(self, result: TrialResult, target: str) -> None:
         name = f"trial {result.number:0{self._width}d} {result.recipe.title} {'' if target == Target.FREE else target}".rstrip()
         self._running[result.number] = Bar(name=name)
-        self._display.detail(f"{self._name(result)} starts: {_target(target)}, {_knobs(result)}")
+        self._display.detail(f"{self._name(result)} starts: {self._target(result, target)}, {_knobs(result)}")
         self._show()
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
@@ -130,20 +130,32 @@ class Console(SearchCallback):
     def _best(self) -> dict[str, TrialResult]:
         if self._search is None:
             return {}
-        return best_within_budgets(self._results, self._search.budgets, self._job.limits)
+        return self._search.best(self._results)
 
     def _seconds_left(self) -> float | None:
         return None if self._search is None else self._search.seconds_left()
 
+    def _target(self, result: TrialResult, target: str) -> str:
+        if target == self._goal:
+            return f"{format_flops(result.recipe.budget)} for {target}"
+        return "no budget" if target == Target.FREE else f"budget {target}"
+
+    def _cost(self, label: str, result: TrialResult) -> str:
+        """Of the goal's model, whose FLOPs are what counts."""
+        return f" at {format_flops(result.flops or 0)}" if label == self._goal else ""
+
     def _status(self) -> str:
         """The best trial for each budget so far, and the time left, behind a line; empty where neither is known."""
+        if self._search is None:
+            return ""
         named = ", ".join(
-            f"{label} {self._score.text(result.accuracy or 0.0)} (trial {result.number})"
+            f"{label} {self._score.text(result.accuracy or 0.0)}{self._cost(label, result)} (trial {result.number})"
             for label, result in self._best().items()
         )
         left = self._seconds_left()
         parts = [f"best {named}"] if named else []
         parts += [f"about {format_duration(left)} left"] if left is not None else []
+        parts += [spent] if (spent := self._search.spent()) else []
         return f" | {' | '.join(parts)}" if parts else ""
 
     def _show(self) -> None:
@@ -170,10 +182,6 @@ class Console(SearchCallback):
         passed = time.monotonic() - self._began
         total = None if left is None else passed + left
         return Bar(name=f"{self._done} trials", done=passed, total=total, facts=facts)
-
-
-def _target(target: str) -> str:
-    return "no budget" if target == Target.FREE else f"budget {target}"
 
 
 def _knobs(result: TrialResult) -> str:

@@ -41,12 +41,14 @@ class SearchCost(Record):
 
 def cost_of(job: SearchJob, *, seconds: float, busy_seconds: float, size: int) -> SearchCost:
     """`busy_seconds` is the sum over all trials, and over what else reserves a trial's resources."""
-    device, devices = _devices(job.resources or Resources())
+    device, devices = devices_of(job)
     hours = busy_seconds * devices / 3600
     return SearchCost(seconds=seconds, device=device, device_hours=hours, bytes=size, price=job.price_per_hour)
 
 
-def _devices(resources: Resources) -> tuple[str, float]:
+def devices_of(job: SearchJob) -> tuple[str, float]:
+    """What a trial reserves, and how many of it."""
+    resources = job.resources or Resources()
     return ("GPU", resources.gpu) if resources.gpu > 0 else ("CPU", resources.cpu)
 
 
@@ -78,4 +80,4 @@ def folder_size(folder: Path) -> int:
 
 def finalize_seconds(job: SearchJob) -> float:
     """Exporting the selected models, measuring their speed and evaluating them, without what depends on their size."""
-    return _EVALUATE_SECONDS + len(job.budgets) * (_EXPORT_SECONDS + sum(_BENCHMARK_SECONDS[mode] for mode in job.speed))
+    return _EVALUATE_SECONDS + len(job.labels) * (_EXPORT_SECONDS + sum(_BENCHMARK_SECONDS[mode] for mode in job.speed))

@@ -20,9 +20,17 @@ class EtaEstimator(SearchCallback):
     """The first of the callbacks, so that the others find the time left after the event that they hear of."""
 
     def __init__(
-        self, job: SearchJob, *, slots: int, results: Sequence[TrialResult] = (), now: Callable[[], float] = time.monotonic
+        self,
+        job: SearchJob,
+        *,
+        slots: int,
+        results: Sequence[TrialResult] = (),
+        now: Callable[[], float] = time.monotonic,
+        most: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """`results` are the trials of earlier attempts, `slots` is how many trials run side by side, `now` a clock in seconds."""
+        """`results` are the trials of earlier attempts, `slots` is how many trials run side by side, `now` a clock in seconds. `most` is
+        when trials are stopped, in seconds from now, if ever."""
+        self._most = most
         self._job, self._limits, self._slots, self._now = job, search_limits(job), slots, now
         self._results = [r for r in results if r.state is not TrialState.RUNNING and r.origin is not Origin.REUSED]
         self._earlier = self._spent_seconds()
@@ -50,6 +58,10 @@ class EtaEstimator(SearchCallback):
 
     def seconds_left(self) -> float | None:
         """Wall time of the trials that are left, those of the refinement included."""
+        left, most = self._unlimited(), self._most()
+        return left if left is None or most is None else min(left, most)
+
+    def _unlimited(self) -> float | None:
         if self._refinements:
             return self._refinement_left(self._refinements)
         if self._last_end is None:
@@ -80,12 +92,12 @@ class EtaEstimator(SearchCallback):
 
     def _refinement_share(self) -> float:
         """Wall time of the refinement over that of the search: it has fewer trials, which may leave slots empty."""
-        share, runs = self._job.final_share, len(self._job.budgets) * self._job.final_seeds
+        share, runs = self._job.final_share, len(self._job.labels) * self._job.final_seeds
         return share / (1 - share) * self._slots / min(self._slots, runs)
 
     def _refinement_follows(self) -> bool:
         """Whether the share that is kept for it is enough for every recipe, at the epochs that the search is going to spend."""
-        share, runs = self._job.final_share, len(self._job.budgets) * self._job.final_seeds
+        share, runs = self._job.final_share, len(self._job.labels) * self._job.final_seeds
         trained = [result for result in self._results if result.epochs]
         if not trained:
             return share > 0

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping
 
 from autoslim.core.result import EpochReport, Origin, ParetoFront, TrialResult, TrialState
-from autoslim.core.selection import best_within_budgets
 from workers.progress.callbacks import SearchCallback, SearchInfo
 
 _log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class SearchMetrics(SearchCallback):
             self._put("autoslim_trials", states[state], state=state.value)
         self._put("autoslim_trials_waiting", max(self._waiting, 0))
         results = list(self._results.values())
-        for label, result in best_within_budgets(results, search.budgets, search.job.limits).items():
+        for label, result in search.best(results).items():
             self._put("autoslim_best_accuracy", result.accuracy or 0.0, budget=label)
         volume = ParetoFront.of(results).hypervolume(dense_flops=search.base.front_flops, chance=search.base.chance)
         self._put("autoslim_hypervolume", volume)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
@@ -44,9 +44,17 @@ class AdaptedModel:
 
 
 def adapt_dense_model(
-    job: SearchJob, model: ModelSpec, output: RunFolder, dataset: PreparedDataset, console: Console, *, label: str = ""
+    job: SearchJob,
+    model: ModelSpec,
+    output: RunFolder,
+    dataset: PreparedDataset,
+    console: Console,
+    *,
+    label: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> AdaptedModel:
-    """Nothing is trained where the model's folder exists already. `label` names it where the search has several.
+    """Nothing is trained where the model's folder exists already. `label` names it where the search has several, and `check` is called
+    after every epoch.
 
     Raises:
         JobError: it cannot be trained; the message has the remote traceback.
@@ -68,6 +76,7 @@ def adapt_dense_model(
         # Each report is printed when the next item arrives, because only then is it known not to be the facts.
         for reference in task:
             if last:
+                check()
                 console.on_base_epoch(called, EpochReport.from_json(last), job.base.epochs)
             last = ray.get(reference)
     facts = BaseFacts.from_json(last)

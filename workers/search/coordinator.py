@@ -20,7 +20,8 @@ from autoslim.errors import AutoslimError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.store import Store
 from workers.progress.callbacks import SearchCallback
-from workers.search.trial_index import TrialIndex
+from workers.search.spending_guard import SpendingGuard
+from workers.search.trial_index import CUT_SHORT, TrialIndex
 
 GIVE_UP_AFTER = 5
 """Failed trials in a row, with no complete one, that end the job: its settings are at fault then, and not five recipes."""
@@ -36,7 +37,8 @@ class TrialAssignment:
 
 
 class Coordinator:
-    """Hands out trials and takes their reports. `fatal` is the error that ends the job, once there is one.
+    """Hands out trials and takes their reports. `fatal` is the error that ends the job, once there is one. `spending`, which follows the
+    trials as one of the `callbacks`, says when none may begin.
 
     Thread-safe: Ray Tune calls from its event loop, a simulation from its own. `slots` is how many trials run at a time.
     """
@@ -52,7 +54,9 @@ class Coordinator:
         pruner: Pruner,
         base: BaseFacts,
         slots: int = 1,
+        spending: SpendingGuard | None = None,
     ) -> None:
+        self._spending = spending
         self.job, self.store, self.proposer, self.output, self.callbacks = job, store, proposer, output, callbacks
         self.pruner, self.base = pruner, base
         self.fatal: AutoslimError | None = None
@@ -60,7 +64,7 @@ class Coordinator:
         self._lock = threading.RLock()
         self._index = TrialIndex(store, job.id)
         self._observe_stored_reports()
-        self._limits = search_limits(job)
+        self._limits, self._floor = search_limits(job), job.floor(base.dense_accuracy)
         # The wall time of earlier attempts is not stored; their trials took `slots` places side by side.
         trained = [result.seconds or 0.0 for result in self._index.results if result.duplicate_of is None]
         self._earlier_seconds = sum(trained) / slots
@@ -88,8 +92,11 @@ class Coordinator:
             if self.finished:
                 return None
             # Unfinished trials of an earlier attempt first, under their old numbers: later proposals depend on their results.
-            if self._index.unfinished:
+            while self._index.unfinished:
                 left = self._index.unfinished.pop(0)
+                if self._refusal(left.result.recipe) is not None:
+                    self._cut_short(left.result)
+                    continue
                 self.store.restart_trial(self.job.id, left.result.number)
                 return self._start(left.result, left.target)
             # Then proposals. Some need no training, so that several may be made before one is handed out.
@@ -100,8 +107,14 @@ class Coordinator:
             # Then the refinement: the best recipes again, for more epochs.
             return self._next_final()
 
+    def _refusal(self, recipe: Recipe) -> str | None:
+        return None if self._spending is None else self._spending.refusal(recipe.training.epochs)
+
     def _stop_reason(self) -> str | None:
-        return stop_reason(
+        spent = None
+        if self._spending is not None:
+            spent = self._spending.refusal(self.job.training.epochs, share=1 - self.job.final_share)
+        return spent or stop_reason(
             self._limits,
             self._index.searched,
             a_trial=self.job.training.epochs,
@@ -146,13 +159,18 @@ class Coordinator:
             if any(result.origin != Origin.REFINEMENT for result in self._running.values()):
                 return None
             self._refinement_recipes = refinement_recipes(
-                self._index.results, self.proposer.budgets, share=self.job.final_share, seeds=self.job.final_seeds
+                self._index.results,
+                self.proposer.budgets,
+                share=self.job.final_share,
+                seeds=self.job.final_seeds,
+                floor=self._floor,
+                limits=self.job.limits,
             )
             self._notify_search_ended(len(self._refinement_recipes))
         while self._refinement_recipes:
             target, recipe = self._refinement_recipes.pop(0)
-            # An earlier attempt may have run some of them.
-            if self._index.find(recipe.key) is None:
+            # An earlier attempt may have run some of them, and there may be too little left for others.
+            if self._index.find(recipe.key) is None and self._refusal(recipe) is None:
                 return self._start(self._index.add(recipe, origin=Origin.REFINEMENT, target=target), target)
         self.finished = True
         return None
@@ -204,6 +222,34 @@ class Coordinator:
         # Nothing continues from the checkpoint: the same recipe, proposed again, takes this result.
         shutil.rmtree(self.output.trial(running.recipe.key) / "checkpoint", ignore_errors=True)
 
+    def end_running(self) -> int:
+        """Trials that still run have been told to stop: the most that the search may take is reached. Their checkpoints stay. Returns
+        how many they are."""
+        with self._lock:
+            left = [*self._running.values(), *(unfinished.result for unfinished in self._index.unfinished)]
+            for running in left:
+                self._cut_short(running)
+            self._index.unfinished.clear()
+            if not self._search_ended:
+                self._search_ended = True
+                self._notify_search_ended(0)
+            return len(left)
+
+    def _cut_short(self, running: TrialResult) -> None:
+        last = next(reversed(self.store.epochs(self.job.id, running.number)), None)
+        flops = self.proposer.flops_of(running.recipe)
+        self._end(
+            running.replace(
+                state=TrialState.STOPPED,
+                stopped=CUT_SHORT,
+                accuracy=None if last is None else last.metrics.get("accuracy"),
+                flops=flops,
+                flops_predicted=flops,
+                epochs=0.0 if last is None else last.epoch,
+                seconds=0.0 if last is None else last.seconds,
+            )
+        )
+
     def complete(self, number: int, outcome: Outcome) -> None:
         """The trial has trained to its end, and its model is in the trial's folder. The result keeps the recipe as it was proposed: it is
         what names the trial, and what a sampler learns from. The knobs that a chain's later steps ended with are in the model's config.
@@ -222,7 +268,7 @@ class Coordinator:
 
     def _delete_outclassed_models(self) -> None:
         """Now rather than at the end: a search has hundreds of models, and one that no later result can bring back needs no disk."""
-        for result in outclassed(self._index.results, self.proposer.budgets, self.job.limits):
+        for result in outclassed(self._index.results, self.proposer.budgets, self.job.limits, self._floor):
             if result.number not in self._deleted and result.artifact is not None:
                 self._deleted.add(result.number)
                 shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoslim.core.result import BaseFacts
@@ -54,28 +54,30 @@ class DenseModels:
         return {"base_folder": str(self.folder(model)), "teacher_folder": "" if teacher is None else str(teacher.folder)}
 
 
-def adapt_dense_models(prepared: PreparedSearch, console: Console) -> DenseModels:
-    """Every start, and a teacher that is none of them, each adapted once.
+def adapt_dense_models(prepared: PreparedSearch, console: Console, *, check: Callable[[], None] = lambda: None) -> DenseModels:
+    """Every start, and a teacher that is none of them, each adapted once. `check` is called after every epoch, and may raise.
 
     Raises:
         JobError: one cannot be trained.
     """
     job = prepared.job
     starts = {
-        label: adapt_dense_model(job, spec, prepared.output, prepared.dataset, console, label=label)
+        label: adapt_dense_model(job, spec, prepared.output, prepared.dataset, console, label=label, check=check)
         for label, spec in job.starts.items()
     }
-    models = DenseModels(starts, _teachers(prepared, starts, console))
+    models = DenseModels(starts, _teachers(prepared, starts, console, check))
     for line in describe_teachers(models.facts):
         console.on_message(line)
     return models
 
 
-def _teachers(prepared: PreparedSearch, starts: Mapping[str, AdaptedModel], console: Console) -> dict[str, Teacher]:
+def _teachers(
+    prepared: PreparedSearch, starts: Mapping[str, AdaptedModel], console: Console, check: Callable[[], None]
+) -> dict[str, Teacher]:
     job = prepared.job
     if job.teacher is not None and job.teacher not in job.models:
         own = adapt_dense_model(
-            job, job.teacher, prepared.output, prepared.dataset, console, label=f"{job.teacher.name} (teacher)"
+            job, job.teacher, prepared.output, prepared.dataset, console, label=f"{job.teacher.name} (teacher)", check=check
         )
         return dict.fromkeys(starts, Teacher(job.teacher.name, own.folder))
     found = {}

@@ -37,10 +37,12 @@ from workers.search.cluster import Cluster, connect
 from workers.search.coordinator import Coordinator
 from workers.search.dense_models import DenseModels, adapt_dense_models
 from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
+from workers.search.goal import explain_goal
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
-from workers.search.prepare import PreparedSearch, prepare, with_latency_table
+from workers.search.prepare import PreparedSearch, prepare, with_floor, with_latency_table
 from workers.search.resources import busy_machine, trial_resources, trial_threads, with_default_resources
 from workers.search.signals import GracefulShutdown
+from workers.search.spending_guard import SpendingGuard, handover_images
 from workers.search.summary import Summary, summarize
 from workers.search.tune_run import run_trials
 from workers.search.tune_searcher import CoordinatorSearcher
@@ -61,6 +63,7 @@ class _Attempt:
     callback: SearchCallback
     shutdown: GracefulShutdown
     slots: int
+    spending: SpendingGuard
 
     @property
     def job(self) -> SearchJob:
@@ -102,7 +105,7 @@ def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: 
         console.write(busy)
     try:
         with Store(storage or job.storage or default_url(job.output)) as store:
-            summary = _run_attempt(prepared, store, callback, console, resume=resume)
+            summary = _run_attempt(prepared, store, callback, console, resume=resume, began=began)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
@@ -121,7 +124,9 @@ def _peak_bytes(prepared: PreparedSearch) -> int:
     ).peak
 
 
-def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallback, console: Console, *, resume: bool) -> Summary:
+def _run_attempt(
+    prepared: PreparedSearch, store: Store, callback: SearchCallback, console: Console, *, resume: bool, began: float
+) -> Summary:
     """The search between the store's record of its beginning and that of its end, whichever end it is."""
     job = prepared.job
     if not resume or not store.has_job(job.id):
@@ -133,7 +138,7 @@ def _run_attempt(prepared: PreparedSearch, store: Store, callback: SearchCallbac
     try:
         console.on_step("connecting to Ray")
         with connect(job.address, name=job.id) as cluster, GracefulShutdown() as shutdown:
-            summary = _search(_begin(prepared, store, cluster, callback, console, shutdown))
+            summary = _search(_begin(prepared, store, cluster, callback, console, shutdown, began))
     except BaseException as error:
         # The job ends here. A second error, while the first one is recorded, must not hide it.
         stopped = isinstance(error, KeyboardInterrupt)
@@ -156,6 +161,7 @@ def _begin(
     callback: SearchCallback,
     console: Console,
     shutdown: GracefulShutdown,
+    began: float,
 ) -> _Attempt:
     """With what a trial takes of this cluster, which the console says."""
     job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
@@ -169,7 +175,12 @@ def _begin(
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
     prepared = dataclasses.replace(prepared, job=job)
-    return _Attempt(prepared=prepared, store=store, console=console, callback=callback, shutdown=shutdown, slots=slots)
+    spending = SpendingGuard(job, store, began=began, handover_images=handover_images(prepared))
+    if spending.limit.given:
+        console.on_message(f"limits: {spending.announcement()}")
+    return _Attempt(
+        prepared=prepared, store=store, console=console, callback=callback, shutdown=shutdown, slots=slots, spending=spending
+    )
 
 
 def _search(attempt: _Attempt) -> Summary:
@@ -179,14 +190,15 @@ def _search(attempt: _Attempt) -> Summary:
     attempt = _with_warm_start(attempt)
     job, store = attempt.job, attempt.store
     _report_unused_starts(attempt)
-    dense = adapt_dense_models(attempt.prepared, attempt.console)
+    dense = adapt_dense_models(attempt.prepared, attempt.console, check=attempt.spending.check)
     facts = dense.facts
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)
+    attempt = dataclasses.replace(attempt, prepared=with_floor(attempt.prepared, facts))
     attempt.callback.on_stage_start(SearchStage.SEARCHING)
     callbacks = _start_callbacks(attempt, facts)
-    if attempt.prepared.proposer.budgets:
+    if attempt.prepared.proposer.targets:
         _run_trials(attempt, dense, facts, callbacks)
     for callback in (attempt.console, attempt.callback):
         callback.on_stage_start(SearchStage.FINALIZING)
@@ -196,7 +208,18 @@ def _search(attempt: _Attempt) -> Summary:
     busy = spent_seconds(store, stored) + time.monotonic() - began
     cost = cost_of(job, seconds=0.0, busy_seconds=busy, size=0)
     results = store.trials(job.id)
-    return summarize(attempt.prepared, results, models, facts=facts, reasons=reasons, shared=stored.shared, cost=cost)
+    attempt.spending.save()
+    return summarize(
+        attempt.prepared,
+        results,
+        models,
+        facts=facts,
+        reasons=reasons,
+        shared=stored.shared,
+        cost=cost,
+        hours=attempt.spending.seconds() / 3600,
+        ended=attempt.spending.ended,
+    )
 
 
 # Before the first trial
@@ -249,6 +272,7 @@ def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbac
         pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance, score=job.dataset.score),
         base=facts,
         slots=attempt.slots,
+        spending=attempt.spending,
     )
     run_trials(
         TrialTrainable,
@@ -258,21 +282,27 @@ def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbac
         slots=attempt.slots,
         # SIGUSR1 makes Tune stop its trials in order; on SIGINT it would leave the loop with trials half reported.
         shutdown=attempt.shutdown.forwarded_as(signal.SIGUSR1),
+        is_up=attempt.spending.is_up,
     )
     if coordinator.fatal is not None:
         raise coordinator.fatal
+    if attempt.spending.is_up() and (count := coordinator.end_running()):
+        told = f"{count} running trial{' is' if count == 1 else 's are'} stopped, --resume with a higher limit goes on with them"
+        attempt.console.on_message(f"{attempt.spending.describe()}: {told}")
 
 
 def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallback, ...]:
     """Everything that follows the trials, in the order in which each event reaches it."""
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
     results = store.trials(job.id)
-    eta = EtaEstimator(job, slots=attempt.slots, results=results)
+    eta = EtaEstimator(job, slots=attempt.slots, results=results, most=attempt.spending.seconds_left)
     callbacks: tuple[SearchCallback, ...] = (
         eta,
         attempt.console,
         DashboardTasks(job.id),
         CostRecorder(store, job, prepared.output),
+        # Behind the recorder: what the dense model has cost is spent.
+        attempt.spending,
         SearchMetrics(ray_gauges()),
         # The last: that of the service ends the process where another driver has taken the job over.
         attempt.callback,
@@ -284,6 +314,7 @@ def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallbac
         slots=attempt.slots,
         results=results,
         seconds_left=eta.seconds_to_end,
+        spent=attempt.spending.describe,
     )
     for callback in callbacks:
         callback.on_search_start(search)
@@ -317,6 +348,8 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     results = store.trials(job.id)
     reasons = {
         label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score)
+        if label in prepared.budgets
+        else explain_goal(prepared, results, result, dense.facts, dense=dense.folder(result.recipe.model))
         for label, result in selected.items()
     }
     if not selected:
@@ -328,7 +361,8 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     selections = [
         Selection(
             label=label,
-            budget=prepared.budgets[label],
+            # The goal has no budget but what its model costs.
+            budget=prepared.budgets.get(label, result.flops or 0),
             result=result,
             reason=reasons[label].sentence,
             latency=latencies.get(result.number),

@@ -61,15 +61,17 @@ def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolde
 def select_within_latency(
     prepared: PreparedSearch, store: Store, *, dense: DenseModels, console: Console
 ) -> tuple[dict[str, TrialResult], dict[int, LatencyReport]]:
-    """The trial for each budget's label, and by the trial's number its measured latency, which is empty where none is limited.
+    """The trial for each label of a budget or of the goal, and by the trial's number its measured latency, which is empty where none is
+    limited.
 
     Raises:
         JobError: a model cannot be measured.
     """
     job, table = prepared.job, prepared.proposer.timer
+    floor = job.floor(dense.facts.dense_accuracy)
     reports: dict[int, LatencyReport] = {}
     while True:
-        selected = best_within_budgets(store.trials(job.id), prepared.budgets, job.limits)
+        selected = best_within_budgets(store.trials(job.id), prepared.budgets, job.limits, floor)
         unmeasured = {result.number: result for result in selected.values() if result.number not in reports}
         if table is None or not unmeasured:
             return selected, reports

@@ -9,38 +9,48 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.files import move_folder
 from autoslim.core.folder_lock import FolderLock, FolderUse
 from autoslim.core.job import SearchJob
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.selection import best_within, eligible
+from autoslim.core.selection import best_within, cheapest_above, eligible
 from autoslim.data import prepare_dataset, prepare_probe
 from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.report.finalize import evaluate_both
+from autoslim.search import explain_floor, why_missed
 from autoslim.store.of_folder import store_of
+from autoslim.training.comparison import measure_drops
 from workers.search.base_model import base_names
 from workers.search.finalize import SelectedModel, Selection, complete_selection, copy_trial_model, selected_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wish:
-    """Which point: the best within `flops`, or the cheapest that is at most `max_drop` points of top-1 below the dense model."""
+    """Which point: the best within the budget `flops`, or the cheapest that keeps to `goal`."""
 
     flops: str | None = None
-    max_drop: float | None = None
+    goal: AccuracyGoal | None = None
 
-    def __post_init__(self) -> None:
-        if (self.flops is None) == (self.max_drop is None):
-            raise RequestError("one of --flops and --max-drop is needed, and not both")
-        if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise RequestError(f"--max-drop is {self.max_drop:g}; allowed: 0 to 100 points of accuracy")
+    @classmethod
+    def of(cls, *, flops: str | None = None, max_drop: float | None = None, min_accuracy: str | None = None) -> Wish:
+        """As the flags are given. Raises RequestError naming the flag, where not exactly one is, or its value cannot be read."""
+        if sum(value is not None for value in (flops, max_drop, min_accuracy)) != 1:
+            raise RequestError("one of --flops, --max-drop and --min-accuracy is needed, and not several")
+        if flops is not None:
+            return cls(flops=flops)
+        try:
+            least = None if min_accuracy is None else parse_least(min_accuracy)
+        except ValueError as error:
+            raise RequestError(f"--min-accuracy {error}") from error
+        return cls(goal=AccuracyGoal(max_drop=max_drop, least=least))
 
     @property
     def label(self) -> str:
         """The name of the model's folder."""
-        return Budget.parse(self.flops).label if self.flops is not None else f"drop-{self.max_drop:g}"
+        return self.goal.label if self.goal is not None else Budget.parse(self.flops or "").label
 
 
 def pick(folder: Path, wish: Wish) -> SelectedModel:
@@ -75,7 +85,7 @@ def _pick(output: RunFolder, job: SearchJob, wish: Wish) -> SelectedModel:
         )
     budget = result.flops or 0 if wish.flops is None else Budget.parse(wish.flops).flops_of(base.dense_flops)
     selection = Selection(label=wish.label, budget=budget, result=result, reason=reason)
-    return _publish(output, job, selection, base)
+    return _publish(output, job, selection, base, wish.goal)
 
 
 def wished_trial(results: list[TrialResult], base: BaseFacts, wish: Wish, job: SearchJob) -> tuple[TrialResult, str]:
@@ -88,21 +98,17 @@ def wished_trial(results: list[TrialResult], base: BaseFacts, wish: Wish, job: S
             cheapest = min((candidate.flops or 0 for candidate in candidates), default=0)
             raise BudgetError(f"--flops {wish.flops}: no trial is within it; the cheapest has {format_flops(cheapest)}")
         return found, f"the {score.superlative} trial within {wish.label}"
-    assert wish.max_drop is not None
-    least = base.dense_accuracy - wish.max_drop / 100
-    accurate = [candidate for candidate in candidates if (candidate.accuracy or 0.0) >= least]
-    if not accurate:
-        best = max((candidate.accuracy or 0.0 for candidate in candidates), default=0.0)
-        raise BudgetError(
-            f"--max-drop {wish.max_drop:g}: no trial has {score.text(least, 2)} on the validation images, where the dense model has "
-            f"{score.text(base.dense_accuracy, 2)}; the {score.superlative} has {score.text(best, 2)}"
-        )
-    # Of equally cheap ones the more accurate, then the earlier.
-    cheapest_of = min(accurate, key=lambda candidate: (candidate.flops or 0, -(candidate.accuracy or 0.0), candidate.number))
-    return cheapest_of, f"the cheapest trial at most {score.drop(wish.max_drop)} below the dense model on the validation images"
+    assert wish.goal is not None
+    # As a search with this goal would select it.
+    selected = cheapest_above(results, wish.goal.floor(base.dense_accuracy), job.limits)
+    if selected is None:
+        raise BudgetError(f"{wish.goal.flag}: {why_missed(results, wish.goal, base, job.limits, score=score)}")
+    return selected, explain_floor(results, selected, wish.goal, base, job.limits, score=score).sentence
 
 
-def _publish(output: RunFolder, job: SearchJob, selection: Selection, base: BaseFacts) -> SelectedModel:
+def _publish(
+    output: RunFolder, job: SearchJob, selection: Selection, base: BaseFacts, goal: AccuracyGoal | None
+) -> SelectedModel:
     dataset = prepare_dataset(job.dataset, output.cache, seed=job.seed)
     probe = prepare_probe(job.probe, job.dataset, output.cache, seed=job.seed)
     names, model = base_names(job, dataset), selection.result.recipe.model
@@ -113,6 +119,10 @@ def _publish(output: RunFolder, job: SearchJob, selection: Selection, base: Base
         )
     folder = copy_trial_model(output, selection)
     try:
+        if goal is not None and dataset.classes:
+            allowed = base.dense_accuracy - goal.floor(base.dense_accuracy).least
+            drops = [drop.describe() for drop in measure_drops(folder, dense, dataset, allowed=allowed)]
+            selection = dataclasses.replace(selection, reason="; ".join([selection.reason, *drops]))
         holdout = evaluate_both(folder, dense, dataset, probe=probe, dense_validation=base.starts.get(model, base).dense_accuracy)
         complete_selection(job, folder, selection, holdout, base=dense, dataset=dataset)
         move_folder(folder, output.model(selection.label))

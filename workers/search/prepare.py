@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from autoslim.core.budget import Budget
+from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import ModelSpec, SearchJob, repeated_model
 from autoslim.core.plan import Plan
+from autoslim.core.result import BaseFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
@@ -16,7 +19,7 @@ from autoslim.data.progress import Watch
 from autoslim.errors import RequestError
 from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense, untrained
-from autoslim.search import Proposer, load_prior, load_space
+from autoslim.search import FloorTarget, Proposer, first_share, load_prior, load_space, prior_shares
 from autoslim.search.start import resolve_budget, starts_of
 
 
@@ -48,10 +51,30 @@ class PreparedSearch:
         """Whether the model is trained on the data first, or may be."""
         return dense.adapts_to(self.dataset.classes, self.job.adapt)
 
+    def shares_of_others(self, dense_accuracy: float | None = None) -> dict[str, float]:
+        """By the name of another model, the least share of its FLOPs at which it lost no more than the goal allows. It takes the dense
+        model's accuracy where the goal does not say how much of it may be lost."""
+        goal, proposer = self.job.goal, self.proposer
+        lost = None if goal is None else goal.drop_from(dense_accuracy)
+        # How far features agree is no share of images, and the tables have accuracies.
+        if lost is None or proposer.prior is None or not self.job.dataset.labelled:
+            return {}
+        return prior_shares(proposer.prior, lost, list(proposer.space.methods))
+
+    def first_share(self, dense_accuracy: float | None = None) -> float:
+        """The share of the dense model's FLOPs at which trials for the goal begin."""
+        return first_share(self.shares_of_others(dense_accuracy).values())
+
+    @property
+    def expected_budgets(self) -> list[int]:
+        """The multiply-accumulates of the budgets, and of the models that are likely to be tried for the goal."""
+        goal = [] if self.job.goal is None else [int(self.first_share() * self.dense_flops)]
+        return [*self.budgets.values(), *goal]
+
     @property
     def mean_budget_share(self) -> float:
-        """The mean over all budgets of budget / FLOPs of the dense model."""
-        return sum(self.budgets.values()) / len(self.budgets) / self.dense_flops
+        """The mean over `expected_budgets` of budget / FLOPs of the dense model."""
+        return sum(self.expected_budgets) / len(self.expected_budgets) / self.dense_flops
 
 
 def prepare(
@@ -63,8 +86,8 @@ def prepare(
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, with the allowed values.
     """
-    if not job.budgets:
-        raise RequestError("a search needs at least one FLOPs budget")
+    if not job.labels:
+        raise RequestError("a search needs at least one FLOPs budget, or an accuracy to hold on to (--max-drop, --min-accuracy)")
     _check_models(job)
     space = load_space(job.space) if job.dataset.labelled else load_space(job.space).for_features()
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
@@ -142,7 +165,7 @@ def _own_teacher(job: SearchJob, starts: Mapping[str, DenseModel], *, classes: i
 def _resolve_budgets(job: SearchJob, shapes: Mapping[str, ViTShape], dense_flops: int) -> dict[str, int]:
     """Multiply-accumulates by the budget's label."""
     budgets = {budget.label: resolve_budget(budget, dense_flops, starts_of(shapes)) for budget in job.budgets}
-    for budget in job.budgets:
+    for budget in _checked_budgets(job):
         check_not_trivial(budget, Constraints(limits=job.limits), next(iter(shapes.values())))
     if len(budgets) < len(job.budgets):
         raise RequestError(f"each budget can be given once, not twice: {', '.join(budget.label for budget in job.budgets)}")
@@ -155,6 +178,25 @@ def with_latency_table(prepared: PreparedSearch, table: LatencyTable) -> Prepare
     Raises:
         BudgetError: no plan keeps to the latency, or the dense model keeps to it already.
     """
-    for budget in prepared.job.budgets:
+    for budget in _checked_budgets(prepared.job):
         check_not_trivial(budget, Constraints(limits=prepared.job.limits, timer=table), prepared.dense.shape)
     return dataclasses.replace(prepared, proposer=dataclasses.replace(prepared.proposer, timer=table))
+
+
+def _checked_budgets(job: SearchJob) -> tuple[Budget, ...]:
+    """The budgets that must not be met by the dense model; limits beside a goal are one."""
+    return job.budgets or ((budget_of_limits(job.limits),) if job.limits.given else ())
+
+
+def with_floor(prepared: PreparedSearch, facts: BaseFacts) -> PreparedSearch:
+    """The same search with a proposer that looks for the goal's model, too, once the dense model is evaluated."""
+    floor = prepared.job.floor(facts.dense_accuracy)
+    if floor is None:
+        return prepared
+    target = FloorTarget(
+        floor=floor,
+        dense_flops=facts.dense_flops,
+        dense_accuracy=facts.dense_accuracy,
+        first=prepared.first_share(facts.dense_accuracy),
+    )
+    return dataclasses.replace(prepared, proposer=dataclasses.replace(prepared.proposer, floor=target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from autoslim.core.job import SearchJob
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.core.score import ACCURACY
@@ -12,7 +13,7 @@ from autoslim.errors import BudgetError
 from autoslim.export.artifact import SpeedReport
 from autoslim.report.dense_models import describe_teachers
 from autoslim.report.speed_table import selected_speeds
-from autoslim.search import AgainstControl, Explanation, WithinNoise, against_control, cheapest_within_noise
+from autoslim.search import AgainstControl, Explanation, WithinNoise, against_control, cheapest_within_noise, why_missed
 from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
@@ -22,12 +23,13 @@ from workers.search.prepare import PreparedSearch
 class Summary(Record):
     """The models and how they compare. Dictionaries have a budget's label as key.
 
-    `states` counts the search's own trials by state, `reasons` say why each model was selected, `missing` are the budgets without a
-    model, `score` is what all fields called accuracy are, `shared` is work done once for several trials. `logged` is false where MLflow
-    lacks a part. `cost` is that of all attempts, but for its `seconds`, which are this attempt's. `images` is the size of
-    the splits `validation` and `test`, `within_noise` the cheapest model whose accuracy cannot be told from the best one's, and `speeds` what
-    was measured of the models. Of a search with several
-    dense models `starts` has each by its label, and `teachers` says which of them teaches the trials of which.
+    `states` counts the search's own trials by state, `reasons` say why each model was selected, `missing` are the budgets, or the goal,
+    without a model, and `why_missing` says so in a sentence each; `goal` is its label; `score` is what all fields called accuracy are,
+    `shared` is work done once for several trials. `logged` is false where MLflow lacks a part. `spending` says what is spent of the
+    job's limits. `cost` is that of all attempts, but for its `seconds`, which are this attempt's. `images` is the size of the splits
+    `validation` and `test`, `within_noise` the cheapest model whose accuracy cannot be told from the best one's, and `speeds` what was
+    measured of the models. Of a search with several dense models `starts` has each by its label, and `teachers` says which of them
+    teaches the trials of which.
     """
 
     job: str
@@ -47,6 +49,9 @@ class Summary(Record):
     images: dict[str, int] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     within_noise: WithinNoise | None = dataclasses.field(default=None, metadata=OPTIONAL)
     speeds: dict[str, SpeedReport] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    goal: str = dataclasses.field(default="", metadata=OPTIONAL)
+    spending: str = dataclasses.field(default="", metadata=OPTIONAL)
+    why_missing: dict[str, str] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     teachers: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
 
@@ -60,11 +65,15 @@ def summarize(
     reasons: Mapping[str, Explanation],
     shared: tuple[SharedCost, ...],
     cost: SearchCost,
+    hours: float,
+    ended: str,
 ) -> Summary:
-    """The summary before the last sync to MLflow: `tracking_uri` and `logged` are not known yet."""
+    """`hours` is the wall time of all attempts, `ended` why no further trial began. `tracking_uri` and `logged` are not known before the
+    last sync to MLflow."""
     job = prepared.job
     selected = {model.label: results[model.trial] for model in models}
     controls = {label: against_control(results, prepared.budgets, label, job.limits) for label in prepared.budgets}
+    missing = tuple(label for label in job.labels if label not in selected)
     own = [result.state for result in results if result.origin != Origin.REUSED]
     return Summary(
         job=job.id,
@@ -75,7 +84,9 @@ def summarize(
         models=tuple(models),
         controls={label: control for label, control in controls.items() if control is not None},
         reasons=dict(reasons),
-        missing=tuple(label for label in prepared.budgets if label not in selected),
+        missing=missing,
+        goal="" if job.goal is None else job.goal.label,
+        why_missing={label: _why_missing(prepared, label, results, facts) for label in missing},
         shared=shared,
         states={state.value: own.count(state) for state in TrialState},
         tracking_uri="",
@@ -84,6 +95,7 @@ def summarize(
         images={split: getattr(prepared.dataset.report, split).images for split in ("validation", "test")},
         within_noise=_within_noise(prepared, results),
         speeds=selected_speeds(str(prepared.output.root), [model.label for model in models]),
+        spending=_spending(job, hours, cost, ended),
         starts=facts.starts,
         teachers=tuple(describe_teachers(facts)),
     )
@@ -98,6 +110,23 @@ def _within_noise(prepared: PreparedSearch, results: Sequence[TrialResult]) -> W
     return cheapest_within_noise(results, prepared.budgets, job.limits, images=images)
 
 
+def _spending(job: SearchJob, hours: float, cost: SearchCost, ended: str) -> str:
+    """`1.9 of 2 hours (0.1 left), 18.20 of 20 in money (1.80 left); the search ended: ...`; empty where neither is limited."""
+    parts, money = [], cost.money or 0.0
+    if job.max_hours is not None:
+        parts.append(f"{hours:.3g} of {job.max_hours:g} hours ({max(0.0, job.max_hours - hours):.3g} left)")
+    if job.max_cost is not None:
+        parts.append(f"{money:.2f} of {job.max_cost:g} in money ({max(0.0, job.max_cost - money):.2f} left)")
+    return ", ".join(parts) + (f"; the search ended: {ended}" if parts and ended else "")
+
+
+def _why_missing(prepared: PreparedSearch, label: str, results: Sequence[TrialResult], facts: BaseFacts) -> str:
+    job = prepared.job
+    if job.goal is None or label != job.goal.label:
+        return "no trial was completed within this budget"
+    return why_missed(results, job.goal, facts, job.limits, score=job.dataset.score)
+
+
 def exit_code(summary: Summary) -> int:
-    """0, or 3 where a budget has no model."""
+    """0, or 3 where a budget or the goal has no model."""
     return BudgetError.exit_code if summary.missing else 0

@@ -11,6 +11,9 @@ from autoslim.core.result import ErrorClass, Origin, TrialResult, TrialState
 from autoslim.search.refinement import searched
 from autoslim.store import Store, StoredTrial
 
+CUT_SHORT = "the most that the search may take was reached"
+"""Why a trial has stopped that a later attempt goes on with."""
+
 
 class TrialIndex:
     """`unfinished` are the trials that an earlier attempt left running or lost to the cluster, in number order; they are run again.
@@ -21,10 +24,10 @@ class TrialIndex:
     def __init__(self, store: Store, job_id: str) -> None:
         self._store, self._job_id = store, job_id
         # A lost worker says nothing about the recipe, so that a new attempt runs it again, as it does where the memory was too small: the
-        # attempt may have more. A trial's own error would come again.
+        # attempt may have more. A trial's own error would come again. One that was cut short goes on where there is more to spend.
         for trial in store.stored_trials(job_id):
             lost = trial.result.error_class in (ErrorClass.WORKER_LOST, ErrorClass.OUT_OF_MEMORY)
-            if lost and trial.result.duplicate_of is None:
+            if (lost or trial.result.stopped == CUT_SHORT) and trial.result.duplicate_of is None:
                 store.reopen_trial(job_id, trial.result.number)
         # Read again: the reopened trials are running now, and have no result.
         trials = store.stored_trials(job_id)

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 from ray import tune
 
 from autoslim.core.job import Resources
+from workers.search.spending_guard import STOP_SECONDS
 from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
 
 RETRIES = 3
 """How often a trial whose worker was lost (a node died, the system ran out of memory) is run again, from its checkpoint."""
+
+
+class _StopWhen(tune.Stopper):  # type: ignore[misc]
+    """Ends all trials. Tune asks it in every turn of its loop."""
+
+    def __init__(self, is_up: Callable[[], bool]) -> None:
+        self._is_up = is_up
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._is_up()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles it with the experiment, which is never read."""
+        return {"_is_up": None}
 
 
 def run_trials(
@@ -22,8 +43,12 @@ def run_trials(
     resources: Resources,
     slots: int,
     shutdown: contextlib.AbstractContextManager[None],
+    is_up: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Runs trials, `slots` at a time, until the searcher has no more; inside `shutdown` a signal ends them in order."""
+    """Runs trials, `slots` at a time, until the searcher has no more, or `is_up`, which is asked all the time, says that what runs has to
+    stop; inside `shutdown` a signal ends them in order."""
+    # Tune waits so long for a trial's step before it kills the trial's worker.
+    os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", f"{STOP_SECONDS:.0f}")
     # Tune's own record of the experiment is never read, so that it goes to a folder that is deleted.
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
@@ -41,6 +66,7 @@ def run_trials(
                 name=name,
                 storage_path=scratch,
                 verbose=0,
+                stop=_StopWhen(is_up),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 # A trial writes its own checkpoints, every epoch (`autoslim.training.checkpoint`).
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

@@ -128,12 +128,13 @@ def _load_driver() -> Run:
 
 def _outcome(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState, dict[str, object]]:
     if not summary.models:
-        from workers.service.failure import no_model_within
+        from workers.service.failure import no_model
 
-        return QueueState.FAILED, {"failure": no_model_within(list(summary.missing), job_id=claim.id, spec=spec)}
+        return QueueState.FAILED, {"failure": no_model(summary.why_missing, job_id=claim.id, spec=spec)}
     result = {
         "models": [{**model.to_dict(), "folder": f"models/{model.label}"} for model in summary.models],
         "missing": list(summary.missing),
+        "why_missing": summary.why_missing,
         "dense": {"flops": summary.dense_flops, "accuracy": summary.dense_accuracy},
         "trials": summary.states,
         "logged": summary.logged,

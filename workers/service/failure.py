@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from collections.abc import Mapping
 
 from autoslim.config import JobSpec
 from autoslim.core.files import is_disk_full
@@ -57,9 +58,9 @@ def diagnose(error: BaseException, *, job_id: str, spec: JobSpec | None = None) 
     return Failure(failure_class=kind, message=message, next=_next(kind, job_id, spec, dense=dense))
 
 
-def no_model_within(budgets: list[str], *, job_id: str, spec: JobSpec) -> Failure:
-    """For a search that ended without a model."""
-    message = f"no trial was completed within {', '.join(budgets)}"
+def no_model(why_missing: Mapping[str, str], *, job_id: str, spec: JobSpec) -> Failure:
+    """For a search that ended without a model; `why_missing` is by budget, or the goal."""
+    message = "; ".join(f"{label}: {why}" for label, why in why_missing.items())
     return Failure(failure_class=FailureClass.INFEASIBLE, message=message, next=_next(FailureClass.INFEASIBLE, job_id, spec))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from autoslim.core.result import EpochReport, TrialResult, TrialState
-from autoslim.core.selection import best_within_budgets
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
@@ -80,9 +79,7 @@ class JobEvents(SearchCallback):
         self._append("message", {"text": f"the search ends: {reason}{more}"})
 
     def _best_trials(self) -> dict[str, TrialResult]:
-        if self._search is None:
-            return {}
-        return best_within_budgets(self._results.values(), self._search.budgets, self._search.job.limits)
+        return {} if self._search is None else self._search.best(self._results.values())
 
     def _announced_best(self) -> dict[str, int]:
         """The trial of each budget's last `best` event."""
@@ -98,7 +95,9 @@ class JobEvents(SearchCallback):
         for label, result in self._best_trials().items():
             if self._best.get(label) != result.number:
                 self._best[label] = result.number
-                share = (result.flops or 0) / self._search.budgets[label] if self._search is not None else None
+                # The goal has no budget to use.
+                budget = None if self._search is None else self._search.budgets.get(label)
+                share = None if budget is None else (result.flops or 0) / budget
                 measured = {"accuracy": result.accuracy, "flops": result.flops, "budget_share": share}
                 self._append("best", {"label": label, **_named(result), **measured})
 

@@ -145,7 +145,8 @@ def _job_metrics(job: StoredJob, trials: Sequence[StoredTrial]) -> dict[str, flo
         metrics["shared_epochs"] = sum(cost.epochs for cost in job.shared)
         metrics["shared_seconds"] = sum(cost.seconds for cost in job.shared)
     metrics["hypervolume"] = front.hypervolume(dense_flops=base.front_flops, chance=base.chance) if front.results else 0.0
-    best = best_within_budgets([trial.result for trial in trials], spec.budget_flops(base.dense_flops), spec.limits)
+    budgets, floor = spec.budget_flops(base.dense_flops), spec.floor(base.dense_accuracy)
+    best = best_within_budgets([trial.result for trial in trials], budgets, spec.limits, floor)
     metrics |= {legal(f"best_val_{score}/{label}"): result.accuracy for label, result in best.items()}
     return metrics
 
@@ -221,7 +222,7 @@ def _job_params(job: StoredJob) -> dict[str, str]:
         params["teacher"] = spec.teacher.name
     if not spec.dataset.labelled:
         params |= {"objective": "features", **({} if spec.probe is None else {"probe": hide_password(spec.probe)})}
-    params |= {"dataset": hide_password(spec.dataset.source), "budgets": ", ".join(budget.label for budget in spec.budgets)}
+    params |= {"dataset": hide_password(spec.dataset.source), "budgets": ", ".join(spec.labels)}
     params |= {"space": spec.space, "trials": spec.trials, "sampler": spec.sampler, "prior": spec.prior}
     params |= {"scheduler": spec.scheduler, "seed": spec.seed, "output": spec.output}
     params |= (

@@ -82,14 +82,14 @@ class BestKnown:
     def proposals(self, number: int, assignment: Assignment, known: Set[str]) -> list[Proposal]:
         """What the assignment's one chain is opened with, the most promising first, without recipes whose keys are `known`."""
         (label,) = assignment.methods
-        draws = self.draws(label, assignment.target)
+        draws = self.draws(label, self._builder.budget_of(assignment))
         built = [self._builder.build(number, assignment, self._builder.sample(draw, [label])) for draw in draws]
         fresh = [proposal for proposal in built if proposal.infeasible is None and proposal.recipe.key not in known]
         return fresh if self.surrogate is None else sorted(fresh, key=self._promise, reverse=True)
 
-    def draws(self, label: str, target: str, count: int = N_TRIALS) -> list[Suggest]:
+    def draws(self, label: str, budget: int | None, count: int = N_TRIALS) -> list[Suggest]:
         """Points of the space: the defaults of the chain with this label, and `count` others that trials of other models speak for."""
-        by_step = [self._best_steps(name, target)[:count] for name in chain_of(label)]
+        by_step = [self._best_steps(name, budget)[:count] for name in chain_of(label)]
         # The best of the one with the best of the other: no table has trials of every chain.
         found = [self._values(steps) for steps in zip(*by_step, strict=False)]
         return [Nearest({**values, "method": label}, self._defaults) for values in [{}, *found]]
@@ -104,9 +104,8 @@ class BestKnown:
         # As if the dense model made no mistake: how accurate it is, a surrogate of other models' trials cannot know.
         return (1.0 + kept - self._builder.shape.chance) * (1.0 - float(vector[0]))
 
-    def _best_steps(self, method: str, target: str) -> list[Step]:
+    def _best_steps(self, method: str, budget: int | None) -> list[Step]:
         """The method's steps in the trials that are furthest ahead of others of the same FLOPs, the best first."""
-        budget = self._builder.budgets.get(target)
         own = [one for one in self._trials if any(step.method == method for step in one.trial.steps)]
         if budget is not None:
             own = [one for one in own if abs(one.trial.flops - budget / self._dense_flops) <= NEAR]

@@ -55,7 +55,7 @@ class ForestSampler:
         # The area under the front ends at the costliest dense model; vectors have FLOPs in units of the first one's.
         self._front_end = max([self._dense_flops, *(start.dense_flops for start in self._builder.starts)]) / self._dense_flops
         # Caches; each holds what would be computed again from the same arguments.
-        self._pools: dict[str, tuple[int, list[EncodedProposal]]] = {}
+        self._pools: dict[tuple[str, int | None], tuple[int, list[EncodedProposal]]] = {}
         self._vectors: dict[int, tuple[Recipe, Vector]] = {}
         self._fitted: tuple[list[TrialResult], Surrogate] | None = None
 
@@ -87,17 +87,18 @@ class ForestSampler:
         return fresh[int(gains.argmax())][0].replace(number=number, origin=request.assignment.origin)
 
     def _pool(self, number: int, assignment: Assignment) -> list[EncodedProposal]:
-        serving = number // POOL_LIFETIME
-        if self._pools.get(assignment.target, (None,))[0] != serving:
-            target = assignment.target
+        serving, target = number // POOL_LIFETIME, assignment.target
+        place = target, assignment.flops
+        if self._pools.get(place, (None,))[0] != serving:
             whole = dataclasses.replace(
                 assignment, methods=tuple(self._feasible_methods[target]), models=self._feasible_models.get(target, ())
             )
-            draws = pool_draws(self._builder.seed, assignment.target, number)
+            draws = pool_draws(self._builder.seed, target, number)
             if self._known is not None:
-                draws += [draw for label in whole.methods for draw in self._known.draws(label, assignment.target, N_KNOWN)]
-            self._pools[assignment.target] = serving, self._encoded(number, whole, draws)
-        return self._pools[assignment.target][1]
+                budget = self._builder.budget_of(assignment)
+                draws += [draw for label in whole.methods for draw in self._known.draws(label, budget, N_KNOWN)]
+            self._pools[place] = serving, self._encoded(number, whole, draws)
+        return self._pools[place][1]
 
     def _encoded(self, number: int, assignment: Assignment, draws: Sequence[Suggest]) -> list[EncodedProposal]:
         """The draws that a model can be built from."""
@@ -110,7 +111,7 @@ class ForestSampler:
 
     def _gains(self, predictions: acquisition.Array, request: SamplingRequest, vectors: Sequence[Vector]) -> acquisition.Array:
         """(candidates,). The acquisition function; where no tree expects an improvement, what comes closest to one."""
-        budget = self._builder.budgets.get(request.assignment.target)
+        budget = self._builder.budget_of(request.assignment)
         if budget is not None:
             best = incumbent_accuracy(request.history, budget, self._builder.limits)
             gains = acquisition.expected_improvement(predictions, best)

@@ -76,7 +76,8 @@ class OptunaSampler(abc.ABC):
 
     def _study(self, request: SamplingRequest) -> optuna.Study:
         free, history = request.assignment.target == Target.FREE, request.history
-        values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, self._builder.budgets.values())
+        budgets = {*self._builder.budgets.values(), *([] if free else [self._builder.budget_of(request.assignment) or 0])}
+        values = accuracy_and_flops(history) if free else accuracy_at_budgets(history, budgets)
         methods = tuple(self._feasible_methods[request.assignment.target])
         # All starts of the target, so that the parameter `model` has the same choices in all trials of the study.
         models = self._feasible_models.get(request.assignment.target, ())

@@ -79,11 +79,12 @@ def dry_run(request: dict[str, Any]) -> dict[str, Any]:
             if label
         ],
         "budgets": budgets,
+        "goal": None if spec.goal is None else spec.goal.label,
         "excluded_methods": proposer.left_out,
         "prior": proposer.prior_size.to_dict(),
         "trials": spec.most_trials,
         "epochs": spec.epochs,
-        "estimate": _estimate(spec, images["train"], models, [budget["flops"] for budget in budgets]),
+        "estimate": _estimate(spec, images["train"], models, [budget["flops"] for budget in budgets] or [flops]),
     }
 
 

@@ -47,8 +47,8 @@ class JobFailure(BaseModel):
 class JobResult(BaseModel):
     """How a search ended. Dictionaries are by budget label, except `trials`: the number of trials by state.
 
-    `missing` are the budgets without a model, `reasons` say why each model was selected. FLOPs are multiply-accumulates per image,
-    accuracies the job's `score`. `logged` is false where MLflow lacks a part.
+    `missing` are the budgets, or the goal, without a model, `why_missing` says so in a sentence each, `reasons` say why each model was
+    selected. FLOPs are multiply-accumulates per image, accuracies the job's `score`. `logged` is false where MLflow lacks a part.
     """
 
     # The driver may be of another version: a newer one reports more, an older one less.
@@ -56,6 +56,7 @@ class JobResult(BaseModel):
 
     models: list[dict[str, Any]] = []
     missing: list[str] = []
+    why_missing: dict[str, str] = {}
     dense: dict[str, float] | None = None
     trials: dict[str, int] = {}
     logged: bool | None = None
@@ -177,7 +178,8 @@ def _best(progress: SearchProgress) -> dict[str, BestTrial]:
             model=result.recipe.model or None,
             accuracy=result.accuracy or 0.0,
             flops=result.flops or 0,
-            budget_share=(result.flops or 0) / progress.budgets[label],
+            # The goal's model has no budget but its own cost.
+            budget_share=(result.flops or 0) / progress.budgets[label] if label in progress.budgets else 1.0,
         )
         for label, result in progress.best.items()
     }

@@ -60,6 +60,8 @@ class PriorTrials(BaseModel):
 class PlanResponse(BaseModel):
     """`images` are counts by split; `excluded_methods` are reasons by method, or chain as `a+b`, that does not apply to the model.
 
+    `goal` is the label of the accuracy that the search holds on to. What that costs is what it looks for, and no plan says it.
+
     Where the search has several dense models, `models` has each, and `dense_flops`, `params` and `excluded_methods` are the first one's.
     """
 
@@ -69,6 +71,7 @@ class PlanResponse(BaseModel):
     images: dict[str, int]
     models: list[ModelPlan] = []
     budgets: list[BudgetFeasibility]
+    goal: str | None = None
     excluded_methods: dict[str, str]
     prior: PriorTrials
     trials: int

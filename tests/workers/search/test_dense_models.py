@@ -29,7 +29,7 @@ class Adapted:
     def __init__(self, accuracies: dict[str, float]) -> None:
         self.accuracies, self.asked = accuracies, []
 
-    def __call__(self, job: Any, model: ModelSpec, output: Any, dataset: Any, console: Any, *, label: str = "") -> AdaptedModel:
+    def __call__(self, job: Any, model: ModelSpec, output: Any, dataset: Any, console: Any, **named: Any) -> AdaptedModel:
         self.asked.append(model.name)
         return AdaptedModel(Path("/cache") / model.name, DENSE.replace(dense_accuracy=self.accuracies[model.name]))
 

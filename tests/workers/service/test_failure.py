@@ -27,7 +27,7 @@ from autoslim.errors import (
     WeightsError,
 )
 from autoslim.store import Failure, FailureClass
-from workers.service.failure import Pause, diagnose, no_model_within
+from workers.service.failure import Pause, diagnose, no_model
 
 C = FailureClass
 SPEC = read_mapping({"model": "deit_tiny_patch16_224", "data": "digits", "flops": "50%", "batch_size": 64, "lr": 0.001})
@@ -134,5 +134,6 @@ def test_a_spec_that_could_not_be_read_has_a_next_command_too():
 
 
 def test_a_search_without_a_model_names_its_budgets():
-    found = no_model_within(["50%", "70%"], job_id="ID", spec=SPEC)
-    assert (found.failure_class, found.message, found.next) == (C.INFEASIBLE, "no trial was completed within 50%, 70%", PLAN)
+    found = no_model({"50%": "nothing fits", "drop-1": "no trial keeps to it"}, job_id="ID", spec=SPEC)
+    assert (found.failure_class, found.next) == (C.INFEASIBLE, PLAN)
+    assert found.message == "50%: nothing fits; drop-1: no trial keeps to it"

@@ -253,7 +253,7 @@ def test_a_search_without_a_model_is_a_failed_job(site):
     job = site.submit(trials=1)
     site.drive(site.supervisor(), site.is_ended(job))
     failure = site.queue.get(job.id).failure
-    assert (failure.failure_class, failure.message) == (FailureClass.INFEASIBLE, "no trial was completed within 50%")
+    assert (failure.failure_class, failure.message) == (FailureClass.INFEASIBLE, "50%: no trial was completed within this budget")
 
 
 @pytest.mark.slow
