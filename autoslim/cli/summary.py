@@ -45,7 +45,7 @@ def render(summary: Summary) -> str:
         "",
         f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.describe()}",
-        f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
+        f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html, report.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
     if not summary.logged:

@@ -152,7 +152,8 @@ def test_every_method_makes_a_model_within_the_budget(autoslim, tmp_path, method
     assert config.accuracy["test/slimmed"] == summary["test_accuracy"]
     assert config.accuracy["test/dense"] == summary["dense_test_accuracy"]
     forms = {"model.onnx", "model.pt2", "load.py", "SHA256SUMS"}
-    assert {"config.json", "model.safetensors", "README.md", "picture.png", "picture.html"} | forms == set(summary["files"])
+    delivered = {"config.json", "model.safetensors", "README.md", "picture.png", "picture.html", "answers.parquet"}
+    assert delivered | forms == set(summary["files"])
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=False).returncode == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "without a search" in card
