@@ -24,7 +24,7 @@ from autoslim.core.result import Origin, TrialResult, TrialState
 FEWEST = 16
 """Trials with a score that are needed: with fewer, each fold would judge by three."""
 
-_FOLDS, _TREES, _REPEATS = 4, 64, 4
+_FOLDS, _TREES, _REPEATS = 4, 48, 3
 _ABSENT = -1.0
 """A setting that the recipe does not have, one below the least of those that do; one split of a tree separates it."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from helpers.html_page import rows_of, section
+import pytest
+from helpers.html_page import rows_of
 from helpers.sample_search import make_result
 
 from autoslim.core.recipe import Step, TrainingSettings
 from autoslim.core.result import Origin, TrialResult, TrialState
-from autoslim.report.search_report import render_report
 from autoslim.report.search_report.content import SearchContent
-from autoslim.report.search_report.importance import FEWEST, observations, setting_importance
+from autoslim.report.search_report.importance import FEWEST, Importance, observations, setting_importance
+from autoslim.report.search_report.knobs import draw_knobs
 from autoslim.store import StoredTrial
 
 
@@ -28,15 +29,19 @@ def trials(count: int, *, noise: bool = False) -> list[TrialResult]:
     return found
 
 
-def test_what_decides_the_score_comes_first():
-    found = setting_importance(trials(40))
-    assert found is not None
+@pytest.fixture(scope="module")
+def found() -> Importance:
+    importance = setting_importance(trials(40))
+    assert importance is not None
+    return importance
+
+
+def test_what_decides_the_score_comes_first(found: Importance):
     losses = dict(found.losses)
     assert found.losses[0][0] == "training.lr"
     assert losses["training.lr"] > 0.05 > losses["merge.ratio"]
     assert found.explained > 0.7
     assert "FLOPs" not in losses, "all trials have the same"
-    assert setting_importance(trials(40)) == found
 
 
 def test_noise_is_not_explained_and_few_trials_say_nothing():
@@ -57,13 +62,11 @@ def test_trials_without_a_score_of_their_own_are_left_out():
 def rendered(content: SearchContent, results: list[TrialResult]) -> str:
     moment = "2026-01-01T00:00:00+00:00"
     stored = tuple(StoredTrial(result=r, target="50%", attempt=1, started_at=moment, ended_at=moment) for r in results)
-    return section(render_report(dataclasses.replace(content, trials=stored)).html, "knobs")
+    return draw_knobs(dataclasses.replace(content, trials=stored))
 
 
-def test_the_report_has_a_table_only_where_there_is_something_to_explain(content: SearchContent):
+def test_the_report_has_a_table_only_where_there_is_something_to_explain(content: SearchContent, found: Importance):
     text = rendered(content, trials(40))
-    found = setting_importance(trials(40))
-    assert found is not None
     assert f"(cross-validated R² {found.explained:.2f})" in text
     assert rows_of(text, "Settings by importance")[1] == ["training.lr", f"{100 * found.losses[0][1]:.2f}"]
     noise = rendered(content, trials(40, noise=True))
