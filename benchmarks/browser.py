@@ -49,6 +49,16 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self._driver.execute_script(script, *arguments)
 
+    def run_async(self, script: str, *, seconds: float = 90.0) -> Any:
+        """What the script gives its last argument, a callback."""
+        self._driver.set_script_timeout(seconds)
+        return self._driver.execute_async_script(script)
+
+    def emulate(self, *, prefers_color_scheme: str) -> None:
+        """`light` or `dark`, for the pages that are opened from now on."""
+        features = [{"name": "prefers-color-scheme", "value": prefers_color_scheme}]
+        self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
     def wait(self, condition: str, *, in_frame: bool = False, seconds: float = 90.0) -> float:
         """Seconds until the JavaScript expression `condition` is true, in the page or its last frame, and the page is idle."""
         began = time.monotonic()

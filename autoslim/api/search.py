@@ -68,8 +68,8 @@ class SearchResult:
         return load(self.models[label].folder)
 
     def report(self) -> Path:
-        """The front as one HTML file: every trial, why each model was chosen, their speed."""
-        return self.folder / "front.html"
+        """The page on the search: models and why they were chosen, every trial, dense against slimmed, speed, cost, how to repeat it."""
+        return RunFolder(self.folder).report
 
     def _repr_html_(self) -> str:
         score = SCORES[self.summary.score]

@@ -183,6 +183,19 @@ def pick(
     show_pick(output, flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, as_json=json)
 
 
+def report(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
+    json: Json = False,
+) -> None:
+    """Write report.html of a search anew, also of one that was stopped: all that there is to know of it, on one page.
+
+    Example: autoslim report runs/flowers
+    """
+    from autoslim.cli.report import show_report
+
+    raise typer.Exit(show_report(output, as_json=json))
+
+
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
@@ -247,7 +260,7 @@ def _register() -> None:
         ("On this machine", None, (slim,)),
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
-        ("On this machine", "search", (front, pick)),
+        ("On this machine", "search", (front, pick, report)),
         ("Models", None, (models, methods, flops, evaluate, compare, visualize)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),

@@ -31,11 +31,11 @@ def render(summary: Summary) -> str:
         lines.append(_recommended(summary, summary.within_noise))
     lines += [
         "",
-        f"Reasons    {summary.output}/front.html: why each model was chosen, its neighbours on the front, the random recipes",
+        f"Reasons    {summary.output}/report.html: why each model was chosen, its neighbours on the front, the random recipes",
         f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.describe()}",
         *([f"Spent      {summary.spending}"] if summary.spending else []),
-        f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html)",
+        f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html, report.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
     if not summary.logged:

@@ -3,6 +3,8 @@
 job.json, autoslim.db, mlflow.db     the job, its store and its local MLflow
 models/<budget>/                     the finished models
 trials.parquet, front.parquet        one row a trial; rebuilt from the store
+front.html, report.html              the same as pages, with what is known of the models
+environment.json                     versions and resources of the last attempt, and its prepared images
 earlier.json                         what is reused from earlier searches
 cache/                               prepared images, the adapted dense model, results that trials share
 trials/<recipe key>/                 checkpoint and model of each trial
@@ -55,6 +57,16 @@ class RunFolder:
     def warm_start(self) -> Path:
         """What the search takes from earlier ones (`--reuse`), written before its first trial."""
         return self.root / "earlier.json"
+
+    @property
+    def report(self) -> Path:
+        """Everything that there is to know of the search, as one page."""
+        return self.root / "report.html"
+
+    @property
+    def environment(self) -> Path:
+        """With what the last attempt ran."""
+        return self.root / "environment.json"
 
     @property
     def given(self) -> Path:

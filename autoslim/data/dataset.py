@@ -70,6 +70,11 @@ class PreparedDataset:
         folder = self._decode(size)
         return Splits(**{split: self._mapped(split, size, folder) for split in SPLITS}, decoded=True)
 
+    def names(self, split: str, indices: Indices) -> list[str]:
+        """The names of images of a split, as they are called in the source."""
+        file = self._encoded(split)
+        return [file.name_of(index) for index in indices.tolist()]
+
     def _encoded(self, split: str) -> EncodedFile:
         return EncodedFile(self.path / f"{split}.arrow")
 

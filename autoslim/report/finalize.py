@@ -14,6 +14,7 @@ from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
 from autoslim.export.profiling import hardware, measure_in_subprocess
+from autoslim.report.answers import write_answers
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
@@ -122,6 +123,7 @@ def complete_folder(
         images={**config.images, "compared": len(images_B3HW)},
     )
     write_config(folder, config)
+    _write_answers(folder, holdout, dataset)
     has_pictures = _draw_pictures(folder, dataset)
     card = render_card(
         config,
@@ -157,6 +159,15 @@ def _measure_speed(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[
     except JobError as error:
         _log.warning("the speed of %s could not be measured: %s", folder, error)
         return SpeedReport(hardware=hardware(), threads=0, timings=(), left_out={", ".join(modes): str(error)})
+
+
+def _write_answers(folder: Path, holdout: HoldoutResults, dataset: PreparedDataset) -> None:
+    """Nothing for a model of features, which answers with no class."""
+    if not (holdout.slimmed.answers and holdout.dense.answers):
+        return
+    config = load_config(folder)
+    labels = dataset.splits(config.shape.image_size, config.preprocessing.crop_pct).test.labels.tolist()
+    write_answers(folder, labels=labels, dense=holdout.dense.answers, slimmed=holdout.slimmed.answers)
 
 
 def _draw_pictures(folder: Path, dataset: PreparedDataset) -> bool:

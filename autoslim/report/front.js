@@ -4,7 +4,8 @@
   const charts = [...document.querySelectorAll(".plot > svg")];
   const tip = document.getElementById("tip");
   const points = charts.flatMap((chart) => [...chart.querySelectorAll(".point")]);
-  const rows = new Map([...document.querySelectorAll("tbody tr")].map((row) => [row.dataset.trial, row]));
+  const table = document.querySelector("table.trials");
+  const rows = new Map([...table.querySelectorAll("tbody tr")].map((row) => [row.dataset.trial, row]));
   const byTrial = new Map(points.map((point) => [point.dataset.trial, []]));
   for (const point of points) byTrial.get(point.dataset.trial).push(point);
   const hidden = new Set();
@@ -112,15 +113,15 @@
       button.setAttribute("aria-pressed", String(on));
       if (on) hidden.delete(button.dataset.method);
       else hidden.add(button.dataset.method);
-      for (const owned of document.querySelectorAll("svg [data-method], tbody [data-method]"))
+      for (const owned of document.querySelectorAll(".plot [data-method], table.trials [data-method]"))
         owned.classList.toggle("off", hidden.has(owned.dataset.method));
       hide();
       first();
     });
   }
 
-  const body = document.querySelector("tbody");
-  document.querySelectorAll("thead th").forEach((head, column) => {
+  const body = table.querySelector("tbody");
+  table.querySelectorAll("thead th").forEach((head, column) => {
     head.querySelector("button").addEventListener("click", () => {
       const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       for (const other of head.parentElement.children) other.removeAttribute("aria-sort");

@@ -14,7 +14,8 @@ from autoslim.core.budget import format_flops
 from autoslim.data import Sample
 from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.report.canvas import INK, PAPER, SOFT, framed, stack, write
-from autoslim.report.resource import policy_source, read_resource
+from autoslim.report.document import render_document
+from autoslim.report.resource import read_resource
 from autoslim.report.token_picture import TokenView, draw_tokens
 from autoslim.report.token_survival import Survival, follow
 from autoslim.report.width_picture import draw_widths
@@ -117,29 +118,17 @@ def _captions(config: SlimConfig, sample: Sample, survival: Survival) -> list[st
 
 
 def _page(config: SlimConfig, view: TokenView, png: bytes) -> str:
-    style = read_resource("picture.css")
-    policy = f"default-src 'none'; style-src {policy_source(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     title = title_of(config)
     data = base64.b64encode(png).decode()
     described = f"{_caption(view)} The table below holds the numbers of each block."
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
+    body = f"""<main>
 <h1>{escape(title)}</h1>
 <p>{escape(cost_of(config))}</p>
 <p>{escape(_caption(view))}</p>
 <div class="plot"><img src="data:image/png;base64,{data}" alt="{escape(described)}"></div>
 {_table(config, view)}
-</body>
-</html>
-"""
+</main>"""
+    return render_document(title=title, style=read_resource("picture.css"), body=body, images=True)
 
 
 def _table(config: SlimConfig, view: TokenView) -> str:

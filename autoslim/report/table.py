@@ -65,7 +65,9 @@ def draw_table(view: SearchView) -> str:
     heads = [f'<th scope="col" class="{c.kind}"><button type="button">{c.name}</button></th>' for c in _columns(view)]
     front = {result.number for result in view.front}
     rows = "\n".join(_row(view, result, result.number in front) for result in view.results)
-    return f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="trials"><thead><tr>{"".join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def tooltip(view: SearchView, result: TrialResult) -> dict[str, Any]:

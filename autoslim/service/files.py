@@ -17,7 +17,7 @@ from pathlib import Path
 
 from autoslim.core.files import is_unfinished
 
-_TOP = ("front.html", "front.parquet", "trials.parquet")
+_TOP = ("front.html", "front.parquet", "report.html", "trials.parquet")
 _TREES = ("models",)
 _LOG = re.compile(r"attempt-([0-9]{1,6})\.log")
 # A job has models/<budget>/<form>; the bounds only stop a folder that is broken or hostile.

@@ -2,6 +2,7 @@
 
 config.json, model.safetensors, README.md    the slimmed model
 picture.png, picture.html                    what the model does to test images
+answers.parquet                              what the dense and the slimmed model answered for each test image
 slim.json, summary.json                      the request and its result
 dense/                                       the dense model, where it was trained here
 work/                                        prepared images and checkpoints; deleted at the end

@@ -32,27 +32,35 @@ class ComparedModel(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassDifference(Record):
-    """Top-1 shares of both models on the images of one class."""
+    """Top-1 shares of both models on the images of one class, and how many images only one of them has right."""
 
     name: str
     images: int
     first: float
     second: float
+    first_alone: int
+    second_alone: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(Record):
+class ComparedAnswers(Record):
     """`difference` is the first accuracy less the second. `changed` lists the images with different answers by their place in the split,
     each with its class and both answers; `classes` has every class in which the accuracies differ, the largest difference first."""
 
     images: int
-    first: ComparedModel
-    second: ComparedModel
     difference: Interval
     first_alone: int
     second_alone: int
     changed: tuple[tuple[int, str, str, str], ...]
     classes: tuple[ClassDifference, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(ComparedAnswers):
+    """With what is known of the two models."""
+
+    first: ComparedModel
+    second: ComparedModel
 
 
 def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: str, *, batch_size: int = 64) -> Comparison:
@@ -74,12 +82,20 @@ def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: 
         images = images_for(model, dataset.path, split)
         found.append(answers(model.module, loader_for(model, images, batch_size=batch_size)))
     (first_N, label_N), (second_N, _) = found
-    right, other = first_N == label_N, second_N == label_N
-    gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
+    compared = compare_answers(names, label_N, first_N, second_N)
     return Comparison(
+        first=_described(first, opened[0], first_N == label_N),
+        second=_described(second, opened[1], second_N == label_N),
+        **{field.name: getattr(compared, field.name) for field in dataclasses.fields(compared)},
+    )
+
+
+def compare_answers(names: tuple[str, ...], label_N: Tensor, first_N: Tensor, second_N: Tensor) -> ComparedAnswers:
+    """Of two models' answers to the same images, as places of classes; `names` has the names of these, as far as there are any."""
+    right_N, other_N = first_N == label_N, second_N == label_N
+    gained, lost = int((right_N & ~other_N).sum()), int((other_N & ~right_N).sum())
+    return ComparedAnswers(
         images=len(label_N),
-        first=_described(first, opened[0], right),
-        second=_described(second, opened[1], other),
         difference=paired_difference(gained=gained, lost=lost, images=len(label_N)),
         first_alone=gained,
         second_alone=lost,
@@ -87,7 +103,7 @@ def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: 
             (place, *(_name(names, int(answer_N[place])) for answer_N in (label_N, first_N, second_N)))
             for place in torch.nonzero(first_N != second_N)[:, 0].tolist()
         ),
-        classes=_by_class(names, label_N, right, other),
+        classes=_by_class(names, label_N, right_N, other_N),
     )
 
 
@@ -117,7 +133,17 @@ def _by_class(names: tuple[str, ...], label_N: Tensor, right_N: Tensor, other_N:
         images = int(own_N.sum())
         first, second = int(right_N[own_N].sum()), int(other_N[own_N].sum())
         if first != second:
-            rows.append(ClassDifference(name=name, images=images, first=first / images, second=second / images))
+            both = int((right_N & other_N & own_N).sum())
+            rows.append(
+                ClassDifference(
+                    name=name,
+                    images=images,
+                    first=first / images,
+                    second=second / images,
+                    first_alone=first - both,
+                    second_alone=second - both,
+                )
+            )
     return tuple(sorted(rows, key=lambda row: (-abs(row.first - row.second), row.name)))
 
 

@@ -25,9 +25,12 @@ def accuracy(model: nn.Module, loader: Loader, *, device: torch.device, bfloat16
 
 def answers(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
     """The classes with the highest logits and the labels, (N,) each, in float32 on the best device."""
-    device = pick_device()
-    found = list(_answers(model.to(device), loader, device=device, bfloat16=False))
-    return torch.cat([answer_B.cpu() for answer_B, _ in found]), torch.cat([label_B.cpu() for _, label_B in found])
+    device, none = pick_device(), torch.empty(0, dtype=torch.long)
+    answers_N, labels_N = [none], [none]
+    for answer_B, label_B in _answers(model.to(device), loader, device=device, bfloat16=False):
+        answers_N.append(answer_B.cpu())
+        labels_N.append(label_B.cpu())
+    return torch.cat(answers_N), torch.cat(labels_N)
 
 
 @torch.no_grad()

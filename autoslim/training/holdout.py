@@ -18,15 +18,14 @@ from torch import nn
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import TrainingSettings
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import predict
 from autoslim.data import ImageSplit, Loader, open_dataset
 from autoslim.errors import JobError
 from autoslim.export.artifact import load, load_config
 from autoslim.models import Preprocessing, create_dense
-from autoslim.training.device import pick_device
-from autoslim.training.evaluate import accuracy
+from autoslim.training.evaluate import answers
 from autoslim.training.feature_evaluation import FeatureResult, evaluate_features
 
 SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
@@ -35,13 +34,15 @@ SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HoldoutResult(Record):
     """`accuracy` is the top-1 share in float32, or the score of `features`; `images` is the number of images that it was measured on;
-    `search_packages` are those of `SEARCH_PACKAGES` that the process had imported, none where all is well.
+    `search_packages` are those of `SEARCH_PACKAGES` that the process had imported, none where all is well. `answers` are the places of the
+    classes that it answered with, in the order of the images; a model of features has none.
     """
 
     accuracy: float
     images: int
     search_packages: tuple[str, ...]
     features: FeatureResult | None = None
+    answers: tuple[int, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
 
     def of_dense(self) -> HoldoutResult:
         """What a model of features is compared with, on the same images: the dense model agrees with itself."""
@@ -97,11 +98,15 @@ def loader_for(model: OpenedFolder, images: ImageSplit, *, batch_size: int) -> L
 
 def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> HoldoutResult:
     """`folder` holds a slimmed model, or a dense one in timm's format."""
-    model, device = open_folder(folder), pick_device()
+    model = open_folder(folder)
     images = images_for(model, dataset, split)
-    loader = loader_for(model, images, batch_size=batch_size)
-    share = accuracy(model.module.to(device), loader, device=device, bfloat16=False)
-    return HoldoutResult(accuracy=share, images=len(images), search_packages=_search_packages())
+    answer_N, label_N = answers(model.module, loader_for(model, images, batch_size=batch_size))
+    return HoldoutResult(
+        accuracy=int((answer_N == label_N).sum()) / max(len(images), 1),
+        images=len(images),
+        search_packages=_search_packages(),
+        answers=tuple(answer_N.tolist()),
+    )
 
 
 def evaluate_features_in(folder: Path, dataset: Path, split: str, *, dense: Path, probe: Path | None = None) -> HoldoutResult:

@@ -41,6 +41,10 @@ def test_the_comparison_is_that_of_two_evaluations(autoslim, folders):
     assert found["first"]["flops"] < found["second"]["flops"]
     assert len(found["changed"]) >= found["first_alone"] + found["second_alone"]
     assert all(first != second for _, _, first, second in found["changed"])
+    assert all(
+        row["first_alone"] - row["second_alone"] == round((row["first"] - row["second"]) * row["images"])
+        for row in found["classes"]
+    )
     assert sum((row["first"] - row["second"]) * row["images"] for row in found["classes"]) == pytest.approx(
         found["first_alone"] - found["second_alone"]
     )

@@ -20,6 +20,7 @@ from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.export.artifact import LatencyReport, TimedReport, load, load_config
 from autoslim.methods import METHODS
 from autoslim.models import create_dense
+from autoslim.report.answers import read_answers
 from autoslim.slimming.request import SlimJob, solve_steps, step_budgets
 from autoslim.slimming.run import Slimming, _difference
 
@@ -152,7 +153,11 @@ def test_every_method_makes_a_model_within_the_budget(autoslim, tmp_path, method
     assert config.accuracy["test/slimmed"] == summary["test_accuracy"]
     assert config.accuracy["test/dense"] == summary["dense_test_accuracy"]
     forms = {"model.onnx", "model.pt2", "load.py", "SHA256SUMS"}
-    assert {"config.json", "model.safetensors", "README.md", "picture.png", "picture.html"} | forms == set(summary["files"])
+    delivered = {"config.json", "model.safetensors", "README.md", "picture.png", "picture.html", "answers.parquet"}
+    assert delivered | forms == set(summary["files"])
+    answers = read_answers(tmp_path / "out")
+    assert float((answers.label_N == answers.slimmed_N).double().mean()) == pytest.approx(summary["test_accuracy"])
+    assert float((answers.label_N == answers.dense_N).double().mean()) == pytest.approx(summary["dense_test_accuracy"])
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=False).returncode == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "without a search" in card

@@ -1,9 +1,9 @@
-import html.parser
 import itertools
 import json
 import re
 
 import pytest
+from helpers.html_page import Page
 from helpers.sample_search import DENSE, make_job, make_recipe, make_result, make_results
 from helpers.tiny import config_of, slimmed
 
@@ -15,31 +15,6 @@ from autoslim.report import render_front
 from autoslim.report.label import Box, Labels, stack_in_rows
 from autoslim.report.mark import colour, shape
 from autoslim.report.scale import Scale, span, tick_labels
-
-
-class Page(html.parser.HTMLParser):
-    """Elements with their attributes, and the text of each kind of element."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.texts, self._open = [], {}, []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self._open and self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if self._open:
-            self.texts.setdefault(self._open[-1], []).append(data)
-
-    def of_class(self, name):
-        return [attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()]
 
 
 def render(results=None, **chosen):

@@ -6,6 +6,6 @@ earlier_searches.py, warm_start.py   what earlier searches offer (`--reuse`)
 base_model.py, latency.py            the dense model and the latency table, as tasks on the cluster
 coordinator.py, trial_index.py       which trial runs next, and what became of it; without Ray
 tune_run.py, tune_searcher.py, tune_trainable.py    the coordinator and the trials under Ray Tune
-finalize.py, summary.py              the selected models, and how the search ended
+finalize.py, summary.py, report.py   the selected models, how the search ended, and its report
 signals.py                           Ctrl-C and SIGTERM
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import signal
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from autoslim.core.urls import default_url
 from autoslim.errors import AutoslimError, JobError
 from autoslim.progress.display import Display
 from autoslim.report import render_front
+from autoslim.report.search_report.environment import write_environment
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
 from autoslim.store import JobState, Store
@@ -40,6 +42,7 @@ from workers.search.finalize import SelectedModel, Selection, delete_unselected_
 from workers.search.goal import explain_goal
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
 from workers.search.prepare import PreparedSearch, prepare, with_floor, with_latency_table
+from workers.search.report import write_search_report
 from workers.search.resources import busy_machine, trial_resources, trial_threads, with_default_resources
 from workers.search.signals import GracefulShutdown
 from workers.search.spending_guard import SpendingGuard, handover_images
@@ -48,6 +51,8 @@ from workers.search.tune_run import run_trials
 from workers.search.tune_searcher import CoordinatorSearcher
 from workers.search.tune_trainable import TrialTrainable
 from workers.search.warm_start import apply_warm_start
+
+_log = logging.getLogger(__name__)
 
 _LAST_SYNC_SECONDS = 60.0
 """How long the end of a search waits for MLflow: a server that does not answer must not keep finished models from their user."""
@@ -144,13 +149,17 @@ def _run_attempt(
         stopped = isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(AutoslimError):
             store.set_state(job.id, JobState.STOPPED if stopped else JobState.FAILED, error=None if stopped else str(error))
-        background.close(_LAST_SYNC_SECONDS)
+        # Before the last sync, which logs the report, too.
         with contextlib.suppress(AutoslimError, OSError):
             _write_tables(prepared, store)
+        background.close(_LAST_SYNC_SECONDS)
         raise
     store.set_state(job.id, JobState.COMPLETE)
-    logged = background.close(_LAST_SYNC_SECONDS)
-    _write_tables(prepared, store)
+    try:
+        _write_tables(prepared, store)
+    finally:
+        # Only now: the last sync logs the report, too.
+        logged = background.close(_LAST_SYNC_SECONDS)
     return summary.replace(tracking_uri=sync.uri, logged=logged)
 
 
@@ -172,6 +181,7 @@ def _begin(
     for line in prepared.dataset.report.lines():
         console.write(f"data: {line}")
     console.write(prepared.proposer.prior_size.describe(job.sampler))
+    write_environment(prepared.output, prepared.dataset, trial_resources(job))
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
     prepared = dataclasses.replace(prepared, job=job)
@@ -381,10 +391,15 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
 
 
 def _write_tables(prepared: PreparedSearch, store: Store) -> None:
-    """`trials.parquet`, `front.parquet` and `front.html`, rebuilt from the store."""
+    """`trials.parquet`, `front.parquet`, `front.html` and `report.html`, rebuilt from the store."""
     stored, trials = store.job(prepared.job.id), store.stored_trials(prepared.job.id)
     root = prepared.output.root
     write_trials_parquet(root / "trials.parquet", stored, trials)
     write_front_parquet(root / "front.parquet", stored, trials)
     picture = render_front(stored.job, stored.base, [trial.result for trial in trials], stored.chosen)
     write_atomically(root / "front.html", picture)
+    try:
+        write_search_report(prepared.output, store, stored.job.id)
+    except AutoslimError as error:
+        # The models are there already, and `autoslim report` writes it again.
+        _log.warning("%s could not be written: %s", prepared.output.report, error)

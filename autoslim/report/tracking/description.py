@@ -13,8 +13,8 @@ from autoslim.store import StoredJob, StoredTrial
 EXPERIMENT_NOTE = """\
 Searches by **autoslim**: a parent run for every search, and below it a child run for every trial.
 
-* The parent's description holds the Pareto front; its artifact `front.html` shows it as a picture, `front.parquet` and
-  `trials.parquet` hold the numbers.
+* The parent's description holds the Pareto front; its artifact `front.html` shows it as a picture, at the end `report.html` has
+  all that there is to know of the search; `front.parquet` and `trials.parquet` hold the numbers.
 * `tags.pareto = 'true'` finds the trials on the Pareto front; `tags.selected_for` names the budgets whose model a trial is.
 * For a scatter plot take `gflops` as x and `val_accuracy` as y, in a search for features `val_agreement`. FLOPs are
   multiply-accumulates per image.

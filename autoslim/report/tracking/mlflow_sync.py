@@ -39,6 +39,7 @@ class MlflowSync:
         job = store.job(job_id).job
         uri = tracking_uri or job.tracking_uri or default_tracking_uri(job.output)
         self.output = job.output
+        self._report = RunFolder(Path(job.output)).report
         self._store = store
         self._job_id = job_id
         self._score = job.dataset.score
@@ -60,7 +61,7 @@ class MlflowSync:
         Raises:
             UnavailableError: when MLflow cannot be reached; what was sent until then is not sent again.
         """
-        fingerprint = self._store.fingerprint(self._job_id)
+        fingerprint = (*self._store.fingerprint(self._job_id), _stamp(self._report))
         if fingerprint == self._seen:
             return 0
         # Until this has succeeded, the next call compares everything again.
@@ -122,23 +123,23 @@ class MlflowSync:
             epochs = self._store.stored_epochs(self._job_id, number, since=since) if revision > since else []
             points = epoch_points(epochs, names, self._score)
             after = {"epochs": max((epoch.revision for epoch in epochs), default=since), "curves": names}
-            synced = self._sync_pictures(run, pictures)
+            synced = self._sync_files(run, "pictures", pictures)
             return self._log_difference(synced or run, content, points, after) or synced is not None
         except RunGoneError:
             _log.warning("trial %d of job %s was deleted in MLflow and is not logged there any more", number, self._job_id)
             self._save(run.replace(logged={"gone": True}))
             return False
 
-    def _sync_pictures(self, run: TrackedRun, pictures: list[Path]) -> TrackedRun | None:
-        """The run as it is recorded now; None where there are no new pictures."""
-        digest = hashlib.sha256(b"".join(file.read_bytes() for file in pictures)).hexdigest()[:16]
-        if not pictures or run.logged.get("pictures") == digest:
+    def _sync_files(self, run: TrackedRun, what: str, files: list[Path]) -> TrackedRun | None:
+        """The run as it is recorded now, with these files as artifacts; None where there are no new ones of `what`."""
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        if not files or run.logged.get(what) == digest:
             return None
         with tempfile.TemporaryDirectory(prefix="autoslim-") as folder:
-            for file in pictures:
+            for file in files:
                 shutil.copy(file, folder)
             self._remote.upload(run.run_id, Path(folder))
-        return self._save(run.replace(logged=run.logged | {"pictures": digest}))
+        return self._save(run.replace(logged=run.logged | {what: digest}))
 
     def _sync_models(self, entity: str, job: StoredJob, models: list[VersionCandidate]) -> bool:
         """Registers the models of trial `entity`; a server without a registry is logged once."""
@@ -162,14 +163,15 @@ class MlflowSync:
         ended = [trial.to_dict() for trial in trials if trial.ended_at]
         facts = [job.chosen, None if job.base is None else job.base.to_dict(), ended]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        if run.logged.get("artifacts") != digest:
+        moved = run.logged.get("artifacts") != digest
+        if moved:
             with tempfile.TemporaryDirectory(prefix="autoslim-") as folder:
                 write_artifacts(Path(folder), job, trials)
                 self._remote.upload(run.run_id, Path(folder))
             run = self._save(run.replace(logged=run.logged | {"artifacts": digest}))
-            self._log_difference(run, content, [], {})
-            return True
-        return self._log_difference(run, content, [], {})
+        # The report is written when the search ends, and anew by `autoslim report`.
+        reported = self._sync_files(run, "report", [self._report] if self._report.is_file() else [])
+        return self._log_difference(reported or run, content, [], {}) or moved or reported is not None
 
     def _log_difference(self, run: TrackedRun, content: RunContent, points: list[Point], after: dict[str, Any]) -> bool:
         """Logs the difference between `content` and what was logged, then records that it was."""
@@ -195,6 +197,15 @@ class MlflowSync:
     def _save(self, run: TrackedRun) -> TrackedRun:
         self._store.set_tracked(self._job_id, self._destination, run)
         return run
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Another one when the file has been written anew; None where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def find_pictures(job: StoredJob, number: int) -> list[Path]:

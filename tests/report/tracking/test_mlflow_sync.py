@@ -197,6 +197,23 @@ def test_pictures_of_a_chosen_model_are_artifacts_of_its_trial(store, job, clien
     assert not client.list_artifacts(children[1].info.run_id)
 
 
+def test_the_report_in_the_output_folder_is_an_artifact_of_the_search(store, job, client, output):
+    mirror = MlflowSync(store, job.id)
+    mirror.sync()
+    parent = runs_of(client)[0].info.run_id
+    assert "report.html" not in {file.path for file in client.list_artifacts(parent)}
+    (output / "report.html").write_text("a report")
+    # The store has not changed: it is the file that is new.
+    assert mirror.sync() == 1
+    assert mirror.sync() == 0
+    assert MlflowSync(store, job.id).sync() == 0
+    logged = output / "mlartifacts" / parent / "artifacts" / "report.html"
+    assert logged.read_text() == "a report"
+    (output / "report.html").write_text("another report")
+    assert mirror.sync() == 1
+    assert logged.read_text() == "another report"
+
+
 def test_artifacts_are_renewed_only_when_a_trial_has_ended(store, job, client, tmp_path):
     mirror = MlflowSync(store, job.id)
     mirror.sync()

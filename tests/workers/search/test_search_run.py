@@ -85,6 +85,9 @@ def test_tables_have_a_row_a_trial_and_the_summary_compares_with_a_random_recipe
     assert {"accuracy", "flops", "params", "seconds", "state", "error_class", "method"} <= set(table.column_names)
     assert pq.read_table(output / "front.parquet").num_rows >= 1
     assert "<svg" in (output / "front.html").read_text()
+    page = (output / "report.html").read_text()
+    assert "it is complete." in page
+    assert "could not be drawn" not in page
 
 
 def test_the_store_holds_each_trial_once_and_none_is_left_running(finished: tuple[Path, Search]) -> None:
@@ -122,7 +125,7 @@ def test_mlflow_has_a_parent_and_a_child_for_every_trial(finished: tuple[Path, S
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     assert len(runs) == 6
-    assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"front.html", "front.parquet"}
+    assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"front.html", "front.parquet", "report.html"}
     assert any(run.data.tags.get("pareto") == "true" for run in runs)
     delivered = [run for run in runs if "selected_for" in run.data.tags]
     assert delivered

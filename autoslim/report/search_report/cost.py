@@ -1,0 +1,61 @@
+"""What the search cost, and where the time went."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from autoslim.core.duration import format_duration
+from autoslim.core.result import Origin, TrialResult, TrialState
+from autoslim.report.search_report.content import SearchContent
+from autoslim.report.search_report.markup import paragraph
+from autoslim.report.text_table import Column, draw_text_table, numbers
+
+_OWN_WORK = "dense model"
+"""Shared work that no trial waits for: adapting the dense models comes before the trials."""
+
+
+def draw_cost(content: SearchContent) -> str:
+    columns = (Column("Work"), *numbers("Number", "Epochs", "Seconds"))
+    title = "Work by kind; work that trials share was done by the first trial that needed it, in its seconds"
+    return "\n".join([_total(content), draw_text_table(title, columns, [*_trial_rows(content), *_shared_rows(content)])])
+
+
+def _total(content: SearchContent) -> str:
+    left_out = "Evaluating, exporting and measuring the chosen models is not in it."
+    if not content.cost:
+        return paragraph(f"What devices the trials had was not recorded, so that there are no device hours. {left_out}")
+    lasted = _lasted(content)
+    wall = f" From the first trial's start to the last one's end it took {lasted}." if lasted else ""
+    return paragraph(f"Trials and adapting the dense model: {content.cost}.{wall} {left_out}")
+
+
+def _lasted(content: SearchContent) -> str:
+    starts = [datetime.datetime.fromisoformat(trial.started_at) for trial in content.trials]
+    ends = [datetime.datetime.fromisoformat(trial.ended_at) for trial in content.trials if trial.ended_at]
+    return format_duration((max(ends) - min(starts)).total_seconds()) if ends else ""
+
+
+def _trial_rows(content: SearchContent) -> list[list[str]]:
+    own = [result for result in content.view.results if result.duplicate_of is None and result.origin is not Origin.REUSED]
+    refined = [result for result in own if result.origin is Origin.REFINEMENT]
+    searched = [result for result in own if result.origin is not Origin.REFINEMENT]
+    kinds = {f"trials, {state.value}": [result for result in searched if result.state is state] for state in TrialState}
+    kinds["refinement"] = refined
+    return [_row(name, results) for name, results in kinds.items() if results]
+
+
+def _row(name: str, results: Sequence[TrialResult]) -> list[str]:
+    epochs, seconds = sum(result.epochs or 0.0 for result in results), sum(result.seconds or 0.0 for result in results)
+    return [name, str(len(results)), f"{epochs:.4g}", f"{seconds:.4g}"]
+
+
+def _shared_rows(content: SearchContent) -> list[list[str]]:
+    rows = []
+    for cost in content.stored.shared:
+        settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
+        kind = "adapting the" if cost.method == _OWN_WORK else "shared:"
+        rows.append(
+            [f"{kind} {cost.method}{f' ({settings})' if settings else ''}", "1", f"{cost.epochs:.4g}", f"{cost.seconds:.4g}"]
+        )
+    return rows

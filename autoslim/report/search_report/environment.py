@@ -1,0 +1,36 @@
+"""`Environment`: with what a search ran, recorded when it begins, because a report may be written on another day."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import metadata
+
+from autoslim.core.files import write_atomically
+from autoslim.core.job import Resources
+from autoslim.core.record import Record
+from autoslim.core.run_folder import RunFolder
+from autoslim.data import PreparedDataset
+from autoslim.export.artifact import versions
+
+_PACKAGES = ("ray", "optuna", "scikit-learn", "mlflow")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Environment(Record):
+    """`dataset` is the folder of the prepared images in the output folder's cache, `resources` are those of a trial on its cluster."""
+
+    versions: dict[str, str]
+    resources: Resources
+    dataset: str
+
+
+def write_environment(output: RunFolder, dataset: PreparedDataset, resources: Resources) -> None:
+    """Replaces that of an earlier attempt."""
+    named = versions() | {name: metadata.version(name) for name in _PACKAGES}
+    environment = Environment(versions=named, resources=resources, dataset=dataset.path.name)
+    write_atomically(output.environment, environment.to_json(indent=1) + "\n")
+
+
+def read_environment(output: RunFolder) -> Environment | None:
+    """None for a search of an earlier version, which recorded none."""
+    return Environment.from_json(output.environment.read_text()) if output.environment.is_file() else None
