@@ -127,7 +127,8 @@ class SearchJob(Record):
     it is needed. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials. `storage` and `tracking_uri` of None mean SQLite files in the output
     folder, `address` of None a local Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU.
-    `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
+    `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels. `name` is what its
+    user calls it; several jobs may share one.
 
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
@@ -164,6 +165,7 @@ class SearchJob(Record):
     address: str | None = None
     storage: str | None = None
     tracking_uri: str | None = None
+    name: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     output: str
 
     @property
