@@ -171,15 +171,23 @@ def pick(
     max_drop: Annotated[
         float | None, typer.Option(help="The cheapest trial at most this many points of top-1 below the dense model.")
     ] = None,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            metavar="EPOCHS",
+            help="Fine-tune the model for so many more epochs; it is handed over where it is then better on the validation images. "
+            "One that was handed over before is replaced in that case alone.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Hand over another point of a finished search's front, whole, without training.
+    """Hand over another point of a finished search's front, whole: as it is, or fine-tuned for longer.
 
-    Example: autoslim pick runs/flowers --max-drop 1.0
+    Example: autoslim pick runs/flowers --max-drop 1.0 --tune 10
     """
     from autoslim.cli.pick import show_pick
 
-    show_pick(output, flops=flops, max_drop=max_drop, as_json=json)
+    show_pick(output, flops=flops, max_drop=max_drop, tune=tune, as_json=json)
 
 
 def visualize(
