@@ -190,6 +190,25 @@ def pick(
     show_pick(output, flops=flops, max_drop=max_drop, tune=tune, as_json=json)
 
 
+def reproduce(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    output: Annotated[Path, typer.Option(help="A new folder for the model that is made again.")],
+    data: Annotated[str | None, typer.Option(help="Where its data set is now. Default: where it was.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The dense model, adapted or as it was: a timm name or a folder in timm's hub format. Default: as it was given."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a model again from its config.json alone, and say whether it is the same to the bit, or by how much not (exit code 5).
+
+    Example: autoslim reproduce runs/flowers/models/50% --output runs/again
+    """
+    from autoslim.cli.reproduce import show_reproduction
+
+    show_reproduction(folder, output, data=data, model=model, as_json=json)
+
+
 def visualize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
@@ -255,7 +274,7 @@ def _register() -> None:
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
         ("On this machine", "search", (front, pick)),
-        ("Models", None, (models, methods, flops, evaluate, compare, visualize)),
+        ("Models", None, (models, methods, flops, evaluate, compare, reproduce, visualize)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
     )

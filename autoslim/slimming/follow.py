@@ -38,7 +38,7 @@ def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], No
         prepared = slimming.prepare(tell=write)
         _write_request(prepared, write)
         score = job.dataset.score
-        facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, write, score)
+        facts = run_to_end(slimming.adapt(), "dense model", job.base.epochs, write, score)
         if facts.head_check:
             write(f"dense model: {facts.head_check}")
         if job.dataset.labelled:
@@ -46,10 +46,10 @@ def run_slim(job: SlimJob, folder: Path, *, write: Write, begin: Callable[[], No
             warning = chance_warning(facts, prepared.dataset.report.validation.images, job.base)
             if warning is not None:
                 write(f"dense model: look at this: {warning}")
-        teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, write, score)
+        teacher = run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, write, score)
         if teacher is not None:
             write(f"teacher: accuracy {teacher.dense_accuracy:.1%} on the validation images")
-        outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, write, score)
+        outcome = run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, write, score)
         reached = f"{score.name} {score.text(outcome.accuracy or 0.0)} at {format_flops(outcome.flops or 0)}"
         write(f"{prepared.recipe.method} ends: {reached}")
         write(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
@@ -75,7 +75,7 @@ def _write_request(prepared: PreparedSlim, write: Write) -> None:
         write(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
 
 
-def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, write: Write, score: Score) -> T:
+def run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, write: Write, score: Score) -> T:
     """Writes a line for each report; the result of the generator."""
     began, first = time.monotonic(), 0.0
     for number in itertools.count():
