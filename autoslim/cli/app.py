@@ -190,6 +190,26 @@ def pick(
     show_pick(output, flops=flops, max_drop=max_drop, tune=tune, as_json=json)
 
 
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished model's folder.")],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="The repository; it is made where it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private; a public one is refused.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; it is made where it does not exist. Default: the main one.")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="The hub's name of the model's license, such as apache-2.0. Default: that of the pretrained weights."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Push a finished model to the Hugging Face hub, with a card that it can read. The token is that of `hf auth login`, or HF_TOKEN.
+
+    Example: autoslim push runs/flowers/models/50% --repo owner/flowers-50 --private
+    """
+    from autoslim.cli.push import push_folder
+
+    push_folder(folder, repo=repo, private=private, revision=revision, license=license, as_json=json)
+
+
 def reproduce(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
     output: Annotated[Path, typer.Option(help="A new folder for the model that is made again.")],
@@ -274,7 +294,7 @@ def _register() -> None:
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
         ("On this machine", "search", (front, pick)),
-        ("Models", None, (models, methods, flops, evaluate, compare, reproduce, visualize)),
+        ("Models", None, (models, methods, flops, evaluate, compare, visualize, reproduce, push)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
     )
