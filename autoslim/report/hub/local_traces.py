@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path, PurePath
 from typing import Any
 
 import onnx
-import torch
+from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 
 from autoslim.core.job import ModelSpec
 from autoslim.core.made_from import MadeFrom
@@ -86,8 +87,20 @@ def _clean_onnx(path: Path) -> None:
 
 
 def _clean_pt2(path: Path) -> None:
-    program = torch.export.load(path)
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)
-    torch.export.save(program, path)
+    """Copied record by record, because `torch.export.load` may unpickle what it reads."""
+    old, cleaned = PT2ArchiveReader(str(path)), path.with_suffix(".cleaned")
+    with PT2ArchiveWriter(str(cleaned)) as new:
+        for name in old.get_file_names():
+            # Those below .data the writer makes itself.
+            if not name.startswith(".data/"):
+                record = old.read_bytes(name)
+                is_program = name.startswith("models/") and name.endswith(".json")
+                new.write_bytes(name, _without_stack_traces(record) if is_program else record)
+    cleaned.replace(path)
+
+
+def _without_stack_traces(program: bytes) -> bytes:
+    def cleaned(fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name != "stack_trace"}
+
+    return json.dumps(json.loads(program, object_hook=cleaned)).encode()
