@@ -59,7 +59,9 @@ class Remaking:
         try:
             dataset = prepare_dataset(made_from.dataset, cache, seed=made_from.seed)
         except DatasetError as error:
-            raise error if self.gives_data else DatasetError(f"{error}; the model was made from them: give them with --data") from error
+            if self.gives_data:
+                raise
+            raise DatasetError(f"{error}; the model was made from them: give them with --data") from error
         expected = made_from.digests["data"]
         if dataset.digest != expected:
             raise DatasetError(
@@ -74,8 +76,9 @@ class Remaking:
         try:
             create_dense(model, classes=len(dataset.classes))
         except RequestError as error:
-            flag = "" if self.gives_model else "; give the dense model's name or folder with --model"
-            raise type(error)(f"{error}{flag}") from error
+            if self.gives_model:
+                raise
+            raise RequestError(f"{error}; give the dense model's name or folder with --model") from error
         return BaseRequest(
             model=model,
             weights_digest=weights_digest(model),
