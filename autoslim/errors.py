@@ -16,6 +16,7 @@ AutoslimError
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
 ├── MissingExtraError (ImportError) an optional dependency is not installed; names the command that installs it
+├── DifferenceError                a model that was made again is not the same to the bit
 ├── ExportError                    a form that this model cannot be exported to
 ├── UnavailableError               Ray, the database, MLflow or the service cannot be reached; a later try may succeed
 ├── LeaseLostError                 another driver has taken over the job
@@ -96,6 +97,12 @@ class MissingExtraError(AutoslimError, ImportError):
     def __init__(self, extra: str, purpose: str, *, package: str) -> None:
         super().__init__(f"{purpose} needs the package {package}, which is not installed; run: pip install 'autoslim[{extra}]'")
         self.extra, self.package = extra, package
+
+
+class DifferenceError(AutoslimError):
+    """A model was made again, and its weights are not the same to the bit."""
+
+    exit_code = 5
 
 
 class ExportError(AutoslimError):

@@ -172,15 +172,23 @@ def pick(
         float | None, typer.Option(help="The cheapest trial at most this many points of top-1 below the dense model.")
     ] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="The cheapest trial of at least this accuracy, such as 80%.")] = None,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            metavar="EPOCHS",
+            help="Fine-tune the model for so many more epochs; it is handed over where it is then better on the validation images. "
+            "One that was handed over before is replaced in that case alone.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Hand over another point of a finished search's front, whole, without training.
+    """Hand over another point of a finished search's front, whole: as it is, or fine-tuned for longer.
 
-    Example: autoslim pick runs/flowers --max-drop 1.0
+    Example: autoslim pick runs/flowers --max-drop 1.0 --tune 10
     """
     from autoslim.cli.pick import show_pick
 
-    show_pick(output, flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, as_json=json)
+    show_pick(output, flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, tune=tune, as_json=json)
 
 
 def report(
@@ -194,6 +202,49 @@ def report(
     from autoslim.cli.report import show_report
 
     raise typer.Exit(show_report(output, as_json=json))
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished model's folder.")],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="The repository; it is made where it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private; a public one is refused.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch; it is made where it does not exist. Default: the main one.")
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="The hub's name of the model's license, such as apache-2.0. Default: that of the pretrained weights."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Push a finished model to the Hugging Face hub, with a card that it can read. The token is that of `hf auth login`, or HF_TOKEN.
+
+    Example: autoslim push runs/flowers/models/50% --repo owner/flowers-50 --private
+    """
+    from autoslim.cli.push import push_folder
+
+    push_folder(folder, repo=repo, private=private, revision=revision, license=license, as_json=json)
+
+
+def reproduce(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    output: Annotated[Path, typer.Option(help="A new folder for the model that is made again.")],
+    data: Annotated[str | None, typer.Option(help="Where its data set is now. Default: where it was.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The dense model, adapted or as it was: a timm name or a folder in timm's hub format. Default: as it was given."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a model again from its config.json alone, and say whether it is the same to the bit, or by how much not (exit code 5).
+
+    Example: autoslim reproduce runs/flowers/models/50% --output runs/again
+    """
+    from autoslim.cli.reproduce import show_reproduction
+
+    show_reproduction(folder, output, data=data, model=model, as_json=json)
 
 
 def visualize(
@@ -261,7 +312,7 @@ def _register() -> None:
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
         ("On this machine", "search", (front, pick, report)),
-        ("Models", None, (models, methods, flops, evaluate, compare, visualize)),
+        ("Models", None, (models, methods, flops, evaluate, compare, visualize, reproduce, push)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
     )

@@ -5,17 +5,33 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import typer
+
 from autoslim.core.budget import format_flops
 from autoslim.export.artifact import load_config
 from workers.search.finalize import SelectedModel
 from workers.search.pick import Wish, pick
+from workers.search.signals import GracefulShutdown
 
 
-def show_pick(folder: Path, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, as_json: bool) -> None:
-    wish = Wish.of(flops=flops, max_drop=max_drop, min_accuracy=min_accuracy)
-    sys.stderr.write(f"evaluating and exporting the model for {wish.label}: a minute or two\n")
-    model = pick(folder, wish)
+def show_pick(
+    folder: Path, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, tune: float | None, as_json: bool
+) -> None:
+    wish = Wish.of(flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, tune=tune)
+    first = "evaluating and exporting" if tune is None else f"fine-tuning for {tune:g} epochs, then evaluating and exporting"
+    _tell(f"{first} the model for {wish.label}: {'a minute or two' if tune is None else 'as long as these epochs take'}")
+    try:
+        with GracefulShutdown():
+            model = pick(folder, wish, tell=_tell)
+    except KeyboardInterrupt:
+        _tell("stopped; finished epochs are kept. Repeat the command to continue")
+        raise typer.Exit(130) from None
     sys.stdout.write((model.to_json(indent=1) if as_json else render(model)) + "\n")
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def render(model: SelectedModel) -> str:
@@ -23,8 +39,9 @@ def render(model: SelectedModel) -> str:
     validation, test, dense = (
         score.text(value or 0.0, 2) for value in (model.accuracy, model.test_accuracy, model.dense_test_accuracy)
     )
+    tuned = "" if model.tuned is None else f"{model.tuned.describe(score)}\n"
     return (
         f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}, validation {score.title} {validation}, test "
-        f"{test} (the dense model {dense})\n"
+        f"{test} (the dense model {dense})\n{tuned}"
         f"{model.folder}"
     )

@@ -316,8 +316,7 @@ class JobSpec(BaseModel):
     )
     name: Label | None = setting(
         "Name of the job, by which commands find it: lower-case letters, digits and hyphens. Several jobs may share one.",
-        Rules(group=Group.JOB, resumable=True, decides_plan=False),
-        default=None,
+        Rules(group=Group.JOB, job=(JobField("name"),), resumable=True, decides_plan=False),
     )
     priority: int = setting(
         "Of the queued jobs, the one with the highest priority starts first.",
@@ -389,5 +388,5 @@ class JobSpec(BaseModel):
 
     @classmethod
     def of_job(cls, job: SearchJob) -> Self:
-        """The inverse of `to_job`, except for settings that a job does not hold, such as its name."""
+        """The inverse of `to_job`, except for settings that a job does not hold, such as its priority."""
         return spec_of_job(cls, job)

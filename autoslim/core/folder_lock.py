@@ -20,10 +20,16 @@ class FolderUse(enum.StrEnum):
 
     SEARCH = "search"
     SLIM = "slim"
+    REPRODUCE = "reproduce"
     SERVE = "serve"
 
 
-_MARKS = {FolderUse.SEARCH: "job.json", FolderUse.SLIM: "slim.json", FolderUse.SERVE: "service"}
+_MARKS = {
+    FolderUse.SEARCH: "job.json",
+    FolderUse.SLIM: "slim.json",
+    FolderUse.REPRODUCE: "reproduce.json",
+    FolderUse.SERVE: "service",
+}
 """The file that says what a folder is."""
 
 

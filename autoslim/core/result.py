@@ -90,13 +90,15 @@ def with_current_names(data: Any) -> Any:
 class EpochReport(Record):
     """A point on a trial's curves. `epoch` counts all passes over the training images so far.
 
-    `seconds` is wall time in the worker up to here, earlier runs of the trial included; None where it is not measured.
+    `seconds` is wall time in the worker up to here, earlier runs of the trial included; None where it is not measured. `system` is what
+    the worker's machine was busy with since the last report, by MLflow's names of system metrics without their prefix.
     """
 
     epoch: float
     phase: Phase
     metrics: dict[str, float]
     seconds: float | None = None
+    system: dict[str, float] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -242,13 +244,22 @@ class SharedCost(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFacts(Record):
+    """The prepared data set: the digest of its images and labels, its images by split, and the number of its classes."""
+
+    content_digest: str
+    images: dict[str, int]
+    classes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFacts(Record):
     """The dense model that every trial starts from; `chance` is the accuracy of the best constant guess, `latency_ms` the milliseconds
     of a batch, where the latency is limited. `head_check` says how a classifier of unknown classes was judged.
 
     Of a search with several dense models these are the first one's, which shares of FLOPs refer to; `starts` has those of each by its
     label. `teacher` is the label or the name of the model whose soft labels the trials learn from, by the start's label; without an entry
-    a start is its own teacher.
+    a start is its own teacher. `data` is what all of them were trained on.
     """
 
     dense_flops: int
@@ -259,6 +270,7 @@ class BaseFacts(Record):
     head_check: str = dataclasses.field(default="", metadata=OPTIONAL)
     starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     teacher: dict[str, str] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    data: DataFacts | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def front_flops(self) -> int:

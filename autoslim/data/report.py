@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from autoslim.core.interval import widest_half
 from autoslim.core.record import OPTIONAL, Record
+from autoslim.core.result import DataFacts
 
 _ONE_POINT = 0.01
 """Of accuracy, which users compare models by."""
@@ -64,6 +65,12 @@ class DatasetReport(Record):
     not_used: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     chosen: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     suspicious: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+
+    @property
+    def facts(self) -> DataFacts:
+        """What the store keeps of it."""
+        images = {"train": self.train.images, "validation": self.validation.images, "test": self.test.images}
+        return DataFacts(content_digest=self.digest_of_images, images=images, classes=len(self.classes))
 
     def lines(self, *, precision: bool = True) -> list[str]:
         """What was found, in words: the splits, the classes, and all that `chosen`, `not_used` and `suspicious` say; with `precision` also

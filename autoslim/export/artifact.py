@@ -19,9 +19,10 @@ from torch import nn
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import write_atomically
+from autoslim.core.made_from import MadeFrom
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import DENSE_AGREEMENT, Score, score_of
 from autoslim.core.shape import ViTShape
@@ -160,7 +161,8 @@ class SlimConfig(Record):
     `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share. Without classes the
     model returns features, and it maps `test/agreement` to their agreement with the dense model's, `test/pooled` and `test/patches` to
     the cosines that this is the mean of, and `probe/slimmed` and `probe/dense` to k-NN top-1 with a labelled set. `images`
-    maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited.
+    maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited. `made_from`
+    is null in folders of earlier versions, and for a model that was taken over from another search.
     """
 
     format: int
@@ -179,6 +181,7 @@ class SlimConfig(Record):
     forms: tuple[FormReport, ...] = ()
     speed: SpeedReport | None = None
     latency: LatencyReport | None = None
+    made_from: MadeFrom | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def score(self) -> Score:
@@ -266,6 +269,11 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         WeightsError: when the folder holds no slimmed model, or weights that do not fit it.
     """
+    return as_backbone(load_trained(folder).eval())
+
+
+def load_trained(folder: str | Path) -> nn.Module:
+    """As `load`, but as it was trained, to be trained further: without the methods of a backbone."""
     config = load_config(folder)
     try:
         model = config.build()
@@ -275,4 +283,4 @@ def load(folder: str | Path) -> nn.Module:
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise WeightsError(f"weights in {folder} cannot be loaded: {error}") from error
-    return as_backbone(model.eval())
+    return model

@@ -9,11 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from autoslim.core.constraints import CostLimits
+from autoslim.core.made_from import MadeFrom
 from autoslim.data import PreparedDataset, sample_split
 from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
 from autoslim.export.profiling import hardware, measure_in_subprocess
+from autoslim.models.weights import file_digest
 from autoslim.report.answers import write_answers
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
@@ -74,13 +76,14 @@ def evaluate_both(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
     """`job` and `trial` of a search, or None for a model that was made without one; `source` is the data set's,
-    `reason` why the search selected this trial.
+    `reason` why the search selected this trial. `made_from` is written into the configuration, with the digests.
     """
 
     source: str
     job: str | None = None
     trial: int | None = None
     reason: str = ""
+    made_from: MadeFrom | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,7 @@ def complete_folder(
         images={**config.images, **holdout.images},
         limits=requested.limits,
         latency=requested.latency,
+        made_from=_with_digests(provenance.made_from, dataset, dense),
     )
     write_config(folder, config)
     images_B3HW = _sample_images(config, dataset)
@@ -136,6 +140,12 @@ def complete_folder(
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_checksums(folder)
+
+
+def _with_digests(made_from: MadeFrom | None, dataset: PreparedDataset, dense: Path) -> MadeFrom | None:
+    if made_from is None:
+        return None
+    return made_from.replace(digests={"data": dataset.digest, "dense": file_digest(dense / "model.safetensors")})
 
 
 def _sample_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:

@@ -49,7 +49,7 @@ def run_slim(
         if threads is None and (busy := describe_threads(own)):
             display.line(busy)
         score = job.dataset.score
-        facts = _run_to_end(slimming.adapt(), "dense model", job.base.epochs, display, score)
+        facts = run_to_end(slimming.adapt(), "dense model", job.base.epochs, display, score)
         if facts.head_check:
             display.line(f"dense model: {facts.head_check}")
         if job.dataset.labelled:
@@ -57,10 +57,10 @@ def run_slim(
             warning = chance_warning(facts, prepared.dataset.report.validation.images, job.base)
             if warning is not None:
                 display.line(f"dense model: look at this: {warning}")
-        teacher = _run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, display, score)
+        teacher = run_to_end(slimming.adapt_teacher(), "teacher", job.base.epochs, display, score)
         if teacher is not None:
             display.line(f"teacher: accuracy {teacher.dense_accuracy:.1%} on the validation images")
-        outcome = _run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, display, score)
+        outcome = run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, display, score)
         reached = f"{score.name} {score.text(outcome.accuracy or 0.0)} at {format_flops(outcome.flops or 0)}"
         display.line(f"{prepared.recipe.method} ends: {reached}")
         display.line(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
@@ -87,7 +87,7 @@ def _tell_request(prepared: PreparedSlim, write: Callable[[str], None]) -> None:
         write(f"dense model: {job.model.name} for {len(prepared.dataset.classes)} classes, {job.base.epochs:g} epochs")
 
 
-def _run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, display: Display, score: Score) -> T:
+def run_to_end(reports: Generator[EpochReport, None, T], name: str, epochs: float, display: Display, score: Score) -> T:
     """Shows each report; the result of the generator."""
     display.show(working(name))
     began, first = time.monotonic(), 0.0

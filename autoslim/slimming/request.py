@@ -10,10 +10,13 @@ import functools
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import torch
+
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.files import write_atomically
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
+from autoslim.core.made_from import MadeFrom
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs, Recipe, Step, TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
@@ -121,6 +124,23 @@ class PreparedSlim:
     def adapts(self) -> bool:
         """Whether the dense model is trained before it is slimmed."""
         return self.dense.adapts_to(self.dataset.classes, self.job.adapt)
+
+    @property
+    def made_from(self) -> MadeFrom:
+        """For the finished model's configuration."""
+        job = self.job
+        return MadeFrom(
+            recipe=self.recipe,
+            budget_label=job.budget.label,
+            model=job.model,
+            teacher=None if self.teacher is None else job.teacher,
+            dataset=job.dataset,
+            probe=job.probe,
+            base=job.base,
+            adapt=job.adapt,
+            seed=job.seed,
+            threads=torch.get_num_threads(),
+        )
 
     @property
     def base_request(self) -> BaseRequest:

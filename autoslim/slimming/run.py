@@ -188,7 +188,7 @@ class Slimming:
             requested=RequestedBudget(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
             holdout=holdout,
             dataset=dataset,
-            provenance=Provenance(source=self.job.dataset.source),
+            provenance=Provenance(source=self.job.dataset.source, made_from=prepared.made_from),
             dense=base,
             speed=self.job.speed,
         )

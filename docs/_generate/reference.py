@@ -222,11 +222,12 @@ def _annotation(annotation: Any) -> str:
 # Exit codes
 
 MEANINGS = {
-    0: "Every budget has a model.",
+    0: "Every budget has a model; of `reproduce`, the weights are the same to the bit.",
     1: "The job failed or was cancelled, or `doctor` found a problem.",
     2: "The request cannot be carried out. The message says which part, and what is allowed.",
     3: "A budget cannot be reached, or no trial was completed within it.",
     4: "Ray, the database, MLflow or the service cannot be reached, or the service refuses the key.",
+    5: "`reproduce` has made the model again, with other weights. The report says by how much they and the accuracy differ.",
     130: "Interrupted. `search --resume` resumes; a job of the service continues by itself.",
 }
 """By the code. A code of the errors that is missing here breaks the build."""

@@ -15,9 +15,15 @@ MODEL += ["--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2"]
 COMMANDS = {
     FolderUse.SEARCH: ["search", *MODEL, "--output"],
     FolderUse.SLIM: ["slim", *MODEL, "--method", "vit_slim", "--output"],
+    FolderUse.REPRODUCE: ["reproduce", "elsewhere", "--output"],
     FolderUse.SERVE: ["serve", "--no-supervisor", "--port", "0", "--root"],
 }
-MARKS = {FolderUse.SEARCH: "job.json", FolderUse.SLIM: "slim.json", FolderUse.SERVE: "service"}
+MARKS = {
+    FolderUse.SEARCH: "job.json",
+    FolderUse.SLIM: "slim.json",
+    FolderUse.REPRODUCE: "reproduce.json",
+    FolderUse.SERVE: "service",
+}
 
 
 @pytest.mark.parametrize(("use", "other"), [(use, other) for use in FolderUse for other in FolderUse if use is not other])

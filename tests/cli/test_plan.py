@@ -56,7 +56,10 @@ GOAL = [word for word in PLAN if word not in ("--flops", "50%")]
 def test_a_goal_is_told_as_what_the_search_looks_for(autoslim):
     code, out, err = autoslim(*GOAL, "--max-drop", "1")
     assert code == 0, err
-    assert "Goal      drop-1: the cheapest model of an accuracy at most 1 point below the dense model on the validation images" in out
+    assert (
+        "Goal      drop-1: the cheapest model of an accuracy at most 1 point below the dense model on the validation images"
+        in out
+    )
     assert "unlike a budget it cannot be proven beforehand, and perhaps no trial keeps to it" in out
     assert "the dense model's accuracy is known when it has been adapted, before the first trial" in out
     assert re.search(r"another model lost no more with \d+% of its FLOPs: ViT of width 64", out)
@@ -70,7 +73,13 @@ def test_a_goal_is_in_the_json_with_what_other_models_say(autoslim):
     assert code == 0, err
     plan = json.loads(out)
     # How much may be lost is known with the dense model's accuracy only.
-    assert plan["goal"] == {"max_drop": None, "least": 0.8, "label": "at-least-80%", "first_share": 0.7, "shares_of_other_models": {}}
+    assert plan["goal"] == {
+        "max_drop": None,
+        "least": 0.8,
+        "label": "at-least-80%",
+        "first_share": 0.7,
+        "shares_of_other_models": {},
+    }
     assert plan["budgets"] == {}
     assert plan["expected"]["trials"] == 24
 
@@ -87,7 +96,9 @@ def test_hours_and_money_hold_in_the_estimate_with_what_handing_over_takes(autos
     assert 1 <= plan["expected"]["trials"] < 24
     code, out, err = autoslim(*PLAN, "--max-cost", f"{0.6 * whole['money']:.5f}")
     assert code == 0, err
-    assert re.search(r"Limits    --max-cost [0-9.]+, over all attempts; about \d+m?\d*s of it are kept for handing the models over", out)
+    assert re.search(
+        r"Limits    --max-cost [0-9.]+, over all attempts; about \d+m?\d*s of it are kept for handing the models over", out
+    )
     code, out, err = autoslim(*PLAN, "--max-hours", "0.001")
     assert code == 0, err
     assert "leaves nothing for a trial: give more" in out

@@ -183,7 +183,7 @@ def test_every_setting_arrives_in_the_job_and_is_read_back_from_it(name: str) ->
 
 
 def test_only_what_the_queue_knows_is_not_in_the_job() -> None:
-    assert [name for name, one in SETTINGS.items() if not one.rules.job] == ["schema_version", "name", "priority"]
+    assert [name for name, one in SETTINGS.items() if not one.rules.job] == ["schema_version", "priority"]
 
 
 @each_flag

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from helpers.documents import ROOT
-from helpers.sample_search import DENSE, add, fill, make_job, make_result
+from helpers.sample_search import DENSE, add, fill, make_job, make_report, make_result
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.job import ModelSpec, Resources
@@ -14,10 +15,19 @@ from autoslim.core.result import SharedCost, TrialState, measurement_fields
 from autoslim.core.urls import default_url
 from autoslim.report.tracking.run_content import RunContent, epoch_points, job_content, trial_content
 from autoslim.store import JobState, Store
+from workers.search.system_metrics import SystemMetrics
 
 PAGE = (ROOT / "docs" / "mlflow.md").read_text()
 OURS = re.compile(r"autoslim\.|mlflow\.")
 """Tags for MLflow's pages and for finding runs again, which are no one's to filter by."""
+
+
+def system_metrics() -> dict[str, float]:
+    """What a worker with one GPU samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "mem_get_info", lambda index: (3 * 10**9, 4 * 10**9))
+        return SystemMetrics().sample()
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContent, list[Run
         everything = {name: make_result(0).measurements()[name] or 1 for name in measurement_fields()}
         result = make_result(12, **everything)
         add(store, job.id, result.replace(recipe=result.recipe.replace(model="deit_small_patch16_224")))
+        store.report(job.id, 12, make_report(4).replace(system=system_metrics()))
         store.add_shared_costs(job.id, [SharedCost(key="k", method="sit", settings={}, epochs=1.0, seconds=2.0)])
         add(store, job.id, make_result(13, TrialState.STOPPED, accuracy=0.5, stopped="below the others"))
         store.set_chosen(job.id, {"50%": 12})
@@ -65,6 +76,7 @@ def test_the_page_names_what_a_searchs_run_has(runs: tuple[RunContent, list[RunC
 
 def test_the_page_names_what_a_trials_run_has(runs: tuple[RunContent, list[RunContent], set[str]]) -> None:
     _, trials, curves = runs
+    curves = {re.sub(r"^system/gpu_0_", "system/gpu_N_", name) for name in curves}
     part = "A trial's run:"
     assert documented(part, "Metric") == {point.name for trial in trials for point in trial.points} | curves
     # A knob is a parameter under METHOD.KNOB.

@@ -201,7 +201,7 @@ def _search(attempt: _Attempt) -> Summary:
     job, store = attempt.job, attempt.store
     _report_unused_starts(attempt)
     dense = adapt_dense_models(attempt.prepared, attempt.console, check=attempt.spending.check)
-    facts = dense.facts
+    facts = dense.facts.replace(data=attempt.prepared.dataset.report.facts)
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)

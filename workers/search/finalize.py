@@ -12,7 +12,7 @@ import ray
 from autoslim.core.files import is_disk_full, move_folder, partial_folder
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import OPTIONAL
-from autoslim.core.result import Measurements, ParetoFront, TrialResult
+from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import eligible
 from autoslim.data import PreparedDataset
@@ -21,19 +21,23 @@ from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
+from autoslim.training.longer import TunedLonger
 from workers.ray_errors import unwrapped_task_errors
 from workers.search.dense_models import DenseModels
+from workers.search.made_from import made_from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The trial whose model is delivered for a budget of multiply-accumulates, and why; `latency` where the job limits it."""
+    """The trial whose model is delivered for a budget of multiply-accumulates, and why; `latency` where the job limits it. `tuned` are the
+    epochs of each fine-tuning after the trial."""
 
     label: str
     budget: int
     result: TrialResult
     reason: str
     latency: LatencyReport | None = None
+    tuned: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class SelectedModel(Measurements):
     it was made from, where the search has several.
 
     Accuracies are top-1 shares, or what `Score` the search compares; those on the test images are measured on the folders, by a new
-    process. `probe` is k-NN top-1 of the features on a labelled set.
+    process. `probe` is k-NN top-1 of the features on a labelled set. `tuned` is how a fine-tuning after the search ended.
     """
 
     label: str
@@ -56,6 +60,7 @@ class SelectedModel(Measurements):
     dense_test_accuracy: float
     probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     latency: LatencyReport | None = None
+    tuned: TunedLonger | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
@@ -107,13 +112,13 @@ def finalize_models(
     Raises:
         OSError: the disk is full; nothing else can be completed then either.
     """
-    folders = [copy_trial_model(output, selection) for selection in selections]
+    folders = [copy_model(output.root / (one.result.artifact or ""), output.model(one.label)) for one in selections]
     evaluated = _evaluate_all(job, selections, folders, dense=dense, dataset=dataset, probe=probe)
     models, failed = [], []
     for selection, folder, holdout in zip(selections, folders, evaluated, strict=True):
         start = dense.of(selection.result.recipe.model)
         try:
-            complete_selection(job, folder, selection, holdout, base=start.folder, dataset=dataset)
+            complete_selection(job, folder, selection, holdout, base=start.folder, facts=dense.facts, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
@@ -157,24 +162,37 @@ def _evaluate_all(
     ]
 
 
-def copy_trial_model(output: RunFolder, selection: Selection) -> Path:
-    """The trial's model, in a folder beside the one where it is published."""
-    assert selection.result.artifact is not None
-    partial = partial_folder(output.model(selection.label))
+def copy_model(folder: Path, destination: Path) -> Path:
+    """A copy of a model's folder beside the one where it is published, to be completed there."""
+    partial = partial_folder(destination)
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(output.root / selection.result.artifact, partial)
+    shutil.copytree(folder, partial)
     return partial
 
 
 def complete_selection(
-    job: SearchJob, folder: Path, selection: Selection, holdout: HoldoutResults, *, base: Path, dataset: PreparedDataset
+    job: SearchJob,
+    folder: Path,
+    selection: Selection,
+    holdout: HoldoutResults,
+    *,
+    base: Path,
+    facts: BaseFacts,
+    dataset: PreparedDataset,
 ) -> None:
+    """`base` is the dense model that the trial started from, `facts` are those of all dense models of the job."""
     complete_folder(
         folder,
         requested=RequestedBudget(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
         holdout=holdout,
         dataset=dataset,
-        provenance=Provenance(job=job.id, trial=selection.result.number, source=job.dataset.source, reason=selection.reason),
+        provenance=Provenance(
+            job=job.id,
+            trial=selection.result.number,
+            source=job.dataset.source,
+            reason=selection.reason,
+            made_from=made_from(job, selection.result, facts, label=selection.label, tuned=selection.tuned),
+        ),
         dense=base,
         speed=job.speed,
     )

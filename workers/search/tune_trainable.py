@@ -19,6 +19,7 @@ from autoslim.cost import LatencyTable
 from autoslim.errors import TrialError
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.trial import Reports
+from workers.search.system_metrics import SystemMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +66,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._release()
         recipe = Recipe.from_json(config["recipe"])
         bind_trial_ids(config, recipe)
+        self._system = SystemMetrics()
         self._reports: Reports = run_trial(
             recipe, self._trial_context, Path(config["trial_folder"]), budget_label=config["target"]
         )
 
     def step(self) -> dict[str, Any]:
         try:
-            return {"report": next(self._reports).to_json(), "done": False}
+            report = next(self._reports)
+            return {"report": report.replace(system=self._system.sample()).to_json(), "done": False}
         except StopIteration as end:
             _log.info("trial ends", extra={"accuracy": end.value.accuracy, "flops": end.value.flops})
             return {"outcome": end.value.to_json(), "done": True}

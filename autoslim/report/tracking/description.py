@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autoslim.core.budget import format_flops
 from autoslim.core.result import ParetoFront, TrialResult, TrialState
@@ -25,11 +26,14 @@ _HEAD = """\
 | Trial | Method | {score} | FLOPs | Of dense | Parameters | Chosen for | Knobs |
 |---:|---|---:|---:|---:|---:|---|---|"""
 
+_MOST_ROWS = 12
+"""Of a longer front the chosen trials and the most accurate others are shown."""
+
 _LONGEST = 7500  # MLflow keeps 8000 characters of a tag
 
 
 def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
-    """Markdown: what was searched, how far it is, and the front, cheapest first."""
+    """Markdown: what was searched, how far it is, and the front, cheapest first, with the knobs in which its trials differ."""
     spec, base, score = job.job, job.base, job.job.dataset.score
     model, data = _cell(model_names(spec)), _cell(hide_password(spec.dataset.source))
     lines = [f"**{model}** on **{data}**, job {job.state.value}: {_counts(trials)}."]
@@ -41,23 +45,46 @@ def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
     front = ParetoFront.of(trial.result for trial in trials).results
     if not front:
         return "\n\n".join([*lines, "No trial is complete yet."])
+    shown, common = _shown(job, front), _common_knobs(front)
+    if common:
+        lines.append(f"All of the front: {_cell(_knobs(common))[:600]}.")
     text = "\n\n".join([*lines, "### Pareto front", _HEAD.format(score=score.title.capitalize())])
-    for place, result in enumerate(front):
-        row = _row(job, result)
-        if len(text) + len(row) > _LONGEST:
-            return f"{text}\n\n{len(front) - place} more are in `front.json`."
-        text += f"\n{row}"
-    return text
+    rows = [_row(job, result, common) for result in shown]
+    while len(text) + sum(len(row) + 1 for row in rows) > _LONGEST:
+        rows.pop()
+    left = len(front) - len(rows)
+    return "\n".join([text, *rows, *([f"\n{left} more are in `front.json`."] if left else [])])
 
 
-def _row(job: StoredJob, result: TrialResult) -> str:
+def _shown(job: StoredJob, front: Sequence[TrialResult]) -> list[TrialResult]:
+    """In the order of the front, in which the most accurate ones come last."""
+    chosen = [result for result in front if result.number in job.chosen.values()]
+    others = [result for result in front if result not in chosen]
+    kept = {result.number for result in [*chosen, *reversed(others)][:_MOST_ROWS]}
+    return [result for result in front if result.number in kept]
+
+
+def _common_knobs(front: Sequence[TrialResult]) -> dict[str, Any]:
+    """The knobs that more than one trial of the front has, all at the same value."""
+    values: dict[str, list[Any]] = {}
+    for result in front:
+        for name, value in result.recipe.flat_knobs.items():
+            values.setdefault(name, []).append(value)
+    return {name: found[0] for name, found in values.items() if len(found) > 1 and all(value == found[0] for value in found)}
+
+
+def _row(job: StoredJob, result: TrialResult, common: Mapping[str, Any]) -> str:
     share = "" if job.base is None else f"{100 * (result.flops or 0) / job.base.dense_flops:.1f} %"
     chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
-    knobs = ", ".join(f"{name}={_short(value)}" for name, value in result.recipe.flat_knobs.items())
+    own = {name: value for name, value in result.recipe.flat_knobs.items() if name not in common}
     found = job.job.dataset.score.spaced(result.accuracy or 0.0)
     cells = [str(result.number), result.recipe.title, found, format_flops(result.flops or 0)]
-    cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, knobs[:300]]
+    cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, _knobs(own)[:300]]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _knobs(knobs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in knobs.items())
 
 
 def _short(value: object) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from autoslim.core.job import SearchJob
 from autoslim.core.urls import hide_password, sqlite_file, sqlite_url
 from autoslim.errors import RequestError, UnavailableError
+from autoslim.report.tracking.datasets import LoggedSplit
 from autoslim.report.tracking.description import EXPERIMENT_NOTE
 from autoslim.report.tracking.registry import VersionCandidate, register
 from autoslim.report.tracking.run_content import Point, RunContent
@@ -35,6 +37,8 @@ _NO_REGISTRY = (
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
 )
+
+_NO_DATASETS = ("FEATURE_DISABLED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
 
 _LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -132,13 +136,34 @@ class TrackingServer:
         with self._calling(run_id):
             self._connected.log_artifacts(run_id, str(folder))
 
-    def register(self, name: str, model: VersionCandidate, run_id: str) -> None:
-        """A version of the registered model `name`, and the budget's alias at it; a server without a registry is logged as a warning."""
+    def log_inputs(self, run_id: str, splits: Sequence[LoggedSplit]) -> None:
+        """The run's datasets; what is logged already stays as it is. A server that knows none is logged as a warning."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = [
+            DatasetInput(
+                Dataset(split.name, split.digest, split.source_type, split.source, profile=split.profile),
+                [InputTag(MLFLOW_DATASET_CONTEXT, split.context)],
+            )
+            for split in splits
+        ]
+        with self._calling(run_id):
+            try:
+                self._connected.log_inputs(run_id, datasets=inputs)
+            except MlflowException as error:
+                if error.error_code not in _NO_DATASETS:
+                    raise
+                _log.warning("MLflow at %s logs no datasets", self.uri)
+
+    def register(self, job: SearchJob, model: VersionCandidate, run_id: str) -> None:
+        """A version of the job's registered model, and aliases at it; a server without a registry is logged as a warning."""
         from mlflow.exceptions import MlflowException
 
         with self._calling(run_id):
             try:
-                register(self._connected, name, model, run_id=run_id)
+                register(self._connected, job, model, run_id=run_id)
             except MlflowException as error:
                 if error.error_code not in _NO_REGISTRY:
                     raise

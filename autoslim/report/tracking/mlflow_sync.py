@@ -15,6 +15,7 @@ from autoslim.core.result import ParetoFront
 from autoslim.core.run_folder import RunFolder
 from autoslim.report import render_front
 from autoslim.report.picture import PAGE, PNG
+from autoslim.report.tracking.datasets import logged_splits
 from autoslim.report.tracking.mlflow_client import (
     RunGoneError,
     TrackingServer,
@@ -152,7 +153,7 @@ class MlflowSync:
             return False
         for model in fresh.values():
             try:
-                self._remote.register(job.job.id, model, run.run_id)
+                self._remote.register(job.job, model, run.run_id)
             except RunGoneError:
                 return False
             known = {**known, model.label: model.digest}
@@ -160,6 +161,7 @@ class MlflowSync:
         return True
 
     def _sync_job(self, run: TrackedRun, content: RunContent, job: StoredJob, trials: Sequence[StoredTrial]) -> bool:
+        run, fresh = self._sync_inputs(run, job)
         ended = [trial.to_dict() for trial in trials if trial.ended_at]
         facts = [job.chosen, None if job.base is None else job.base.to_dict(), ended]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -171,7 +173,16 @@ class MlflowSync:
             run = self._save(run.replace(logged=run.logged | {"artifacts": digest}))
         # The report is written when the search ends, and anew by `autoslim report`.
         reported = self._sync_files(run, "report", [self._report] if self._report.is_file() else [])
-        return self._log_difference(reported or run, content, [], {}) or moved or reported is not None
+        return self._log_difference(reported or run, content, [], {}) or moved or fresh or reported is not None
+
+    def _sync_inputs(self, run: TrackedRun, job: StoredJob) -> tuple[TrackedRun, bool]:
+        """The run as it is recorded now, and whether its datasets were logged just now."""
+        splits = logged_splits(job)
+        digests = [split.digest for split in splits]
+        if digests == run.logged.get("inputs", []):
+            return run, False
+        self._remote.log_inputs(run.run_id, splits)
+        return self._save(run.replace(logged=run.logged | {"inputs": digests})), True
 
     def _log_difference(self, run: TrackedRun, content: RunContent, points: list[Point], after: dict[str, Any]) -> bool:
         """Logs the difference between `content` and what was logged, then records that it was."""

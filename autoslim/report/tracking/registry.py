@@ -1,4 +1,4 @@
-"""MLflow's model registry: a registered model for every search, a version for every selected model, an alias for every budget.
+"""MLflow's model registry: a registered model for all searches of one name, a version for every selected model, an alias for every budget.
 
 Versions are models from code around `model.onnx`: MLflow unpickles nothing, and `mlflow.pyfunc` loads them without autoslim.
 """
@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoslim.core.job import SearchJob
 from autoslim.export.artifact import load_config
 from autoslim.export.folder import CHECKSUMS
 from autoslim.export.onnx_form import FILE
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 FOLDER = "model"
 _DIGEST = "autoslim.digest"
+_MADE = "autoslim.registered"
+"""Tag of the registered models that autoslim has made."""
+
+_DESCRIPTION = "Models of searches by autoslim: an alias for every budget, and the tag `job` says which search a version is of."
+
 # The newest of any numpy and ONNX Runtime that can read the graph will do.
 _REQUIREMENTS = ["numpy", "onnxruntime"]
 
@@ -50,11 +56,25 @@ def alias_of(label: str) -> str:
     return re.sub(r"[^\w-]", "-", label.replace("%", "pct"), flags=re.ASCII)
 
 
-def register(client: MlflowClient, name: str, candidate: VersionCandidate, *, run_id: str) -> str:
-    """The version that the budget's alias points to; the same folder is registered once, however often this is called."""
-    version = _find(client, name, candidate, run_id) or _create(client, name, candidate, run_id)
-    client.set_registered_model_alias(name, alias_of(candidate.label), version)
+def register(client: MlflowClient, job: SearchJob, candidate: VersionCandidate, *, run_id: str) -> str:
+    """The version that the budget's alias points to; the same folder is registered once, however often this is called.
+
+    Searches of one name share a registered model, whose newest search has the alias of the budget. `JOB-BUDGET` stays with its job.
+    """
+    name = _registered_name(client, job)
+    version = _find(client, name, candidate, run_id) or _create(client, name, job, candidate, run_id)
+    alias = alias_of(candidate.label)
+    for each in (alias,) if name == job.id else (alias, f"{alias_of(job.id)}-{alias}"):
+        client.set_registered_model_alias(name, each, version)
     return version
+
+
+def _registered_name(client: MlflowClient, job: SearchJob) -> str:
+    """The job's name. Where it has none, or where that is a registered model of somebody else's, the id, as in earlier versions."""
+    if job.name is None:
+        return job.id
+    others = [model for model in client.search_registered_models(f"name = '{job.name}'") if _MADE not in model.tags]
+    return job.id if others else job.name
 
 
 def _find(client: MlflowClient, name: str, candidate: VersionCandidate, run_id: str) -> str | None:
@@ -64,9 +84,9 @@ def _find(client: MlflowClient, name: str, candidate: VersionCandidate, run_id: 
     return None
 
 
-def _create(client: MlflowClient, name: str, candidate: VersionCandidate, run_id: str) -> str:
+def _create(client: MlflowClient, name: str, job: SearchJob, candidate: VersionCandidate, run_id: str) -> str:
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="Models of one search by autoslim; an alias for every budget.")
+        client.create_registered_model(name, tags={_MADE: "true"}, description=_DESCRIPTION)
     with tempfile.TemporaryDirectory(prefix="autoslim-model-") as scratch:
         path = Path(scratch) / FOLDER
         _write(path, candidate.folder)
@@ -76,6 +96,7 @@ def _create(client: MlflowClient, name: str, candidate: VersionCandidate, run_id
     config = load_config(candidate.folder)
     tags = {
         _DIGEST: candidate.digest,
+        "job": job.id,
         "budget": candidate.label,
         "method": config.recipe.method,
         "model": config.architecture.name,
@@ -107,5 +128,7 @@ def _write(path: Path, folder: Path) -> None:
                 inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, height, width))]),
                 outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(config.classes) or config.shape.dim))]),
             ),
+            # An image of the mean colour. One of the data's would hand the data over with the model.
+            input_example=np.zeros((1, 3, height, width), np.float32),
             pip_requirements=_REQUIREMENTS,
         )

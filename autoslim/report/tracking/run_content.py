@@ -25,6 +25,9 @@ from autoslim.store import JobState, StoredEpoch, StoredJob, StoredTrial
 MOST_CURVES = 12
 """Metrics per epoch; with those of the result a run has fewer than 25, the most that MLflow's pages show well."""
 
+SYSTEM_METRICS = "system/"
+"""The prefix by which MLflow's pages know system metrics."""
+
 _JOB_STATUS = {JobState.COMPLETE: "FINISHED", JobState.STOPPED: "KILLED", JobState.FAILED: "FAILED"}
 _TRIAL_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.STOPPED: "KILLED"}
 
@@ -95,6 +98,8 @@ def epoch_points(epochs: Sequence[StoredEpoch], names: list[str], score: Score =
         metrics = {_curve(_worded(name, score)): value for name, value in epoch.report.metrics.items()}
         names.extend([name for name in metrics if name not in names][: MOST_CURVES - len(names)])
         shown = {name: value for name, value in metrics.items() if name in names} | {"epoch": epoch.report.epoch}
+        # MLflow shows these on a page of their own.
+        shown |= {legal(f"{SYSTEM_METRICS}{name}"): value for name, value in epoch.report.system.items()}
         points += _points(shown, timestamp=milliseconds(epoch.reported_at), step=epoch.position)
     return points
 

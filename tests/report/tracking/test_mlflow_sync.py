@@ -4,13 +4,18 @@ import socket
 
 import pyarrow.parquet as pq
 import pytest
-from helpers.sample_search import add, end, fill, make_job, make_recipe, make_report, make_result, make_results
+from helpers.sample_search import DENSE, add, end, fill, make_job, make_recipe, make_report, make_result, make_results
 
-from autoslim.core.result import Origin, ParetoFront, Target, TrialState
+from autoslim.core.job import DatasetSpec
+from autoslim.core.result import DataFacts, Origin, ParetoFront, Target, TrialState
 from autoslim.core.urls import default_url
 from autoslim.errors import RequestError, UnavailableError
 from autoslim.report.tracking import MlflowSync, default_tracking_uri
+from autoslim.report.tracking.datasets import logged_splits
+from autoslim.report.tracking.description import front_note
 from autoslim.store import JobState, Store
+
+IMAGES = {"train": 1293, "validation": 144, "test": 360}
 
 
 def runs_of(client, experiment="autoslim"):
@@ -92,6 +97,75 @@ def test_parent_carries_the_front_as_picture_table_parquet_and_text(search):
     assert pq.read_table(folder / "front.parquet")["number"].to_pylist() == front
     assert "<svg" in (folder / "front.html").read_text()
     assert "| Trial | Method | Top-1 |" in parent.data.tags["mlflow.note.content"]
+
+
+def test_the_images_are_the_runs_datasets(store, job, client):
+    store.set_base(job.id, DENSE.replace(data=DataFacts(content_digest="0123456789abcdef", images=IMAGES, classes=10)))
+    MlflowSync(store, job.id).sync()
+    parent, children = runs_of(client)
+    logged = parent.inputs.dataset_inputs
+    assert {(one.dataset.name, one.tags[0].key, one.tags[0].value, one.dataset.digest) for one in logged} == {
+        ("digits", "mlflow.data.context", split, f"0123456789abcdef-{split}") for split in IMAGES
+    }
+    rows = {one.tags[0].value: json.loads(one.dataset.profile)["num_rows"] for one in logged}
+    assert rows == IMAGES
+    assert not children[0].inputs.dataset_inputs
+    # An account that was lost, and a search that goes on, log none of them twice.
+    mirror = MlflowSync(store, job.id)
+    store.forget_tracked(job.id, mirror._destination)
+    mirror.sync()
+    store.finish_trial(job.id, make_result(3))
+    mirror.sync()
+    assert len(runs_of(client)[0].inputs.dataset_inputs) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "source_type", "fields"),
+    [
+        ("/data/flowers.parquet", "flowers", "local", {"uri": "/data/flowers.parquet"}),
+        ("hf:owner/flowers", "owner/flowers", "hugging_face", {"path": "owner/flowers", "config_name": "large"}),
+        ("digits", "digits", "code", {"tags": {"mlflow.source.name": "autoslim", "data": "digits"}}),
+        ("s3://me:secret@host/flowers.tar", "flowers", "local", {"uri": "s3://me:***@host/flowers.tar"}),
+    ],
+)
+def test_a_dataset_has_a_source_that_mlflow_reads(store, output, source, name, source_type, fields):
+    from mlflow.data import get_source
+    from mlflow.entities import Dataset
+
+    job = make_job(str(output), dataset=DatasetSpec(source=source, config="large"))
+    store.create_job(job)
+    assert logged_splits(store.job(job.id)) == ()
+    store.set_base(job.id, DENSE.replace(data=DataFacts(content_digest="0123456789abcdef", images=IMAGES, classes=10)))
+    split = logged_splits(store.job(job.id))[0]
+    assert (split.name, split.source_type, json.loads(split.source)) == (name, source_type, fields)
+    read = get_source(Dataset(split.name, split.digest, split.source_type, split.source))
+    assert read.to_dict().items() >= fields.items()
+
+
+def test_the_load_of_a_trials_machine_is_on_mlflows_page_for_it(store, job, client):
+    system = {"cpu_utilization_percentage": 93.5, "system_memory_usage_megabytes": 2048.0}
+    store.report(job.id, 3, make_report(4).replace(system=system))
+    MlflowSync(store, job.id).sync()
+    metrics = runs_of(client)[1][3].data.metrics
+    assert {name: metrics[f"system/{name}"] for name in system} == system
+
+
+def test_the_description_of_a_long_front_has_the_chosen_and_the_most_accurate(store, output):
+    flops = [2_000_000_000 + 10_000_000 * number for number in range(40)]
+    results = [make_result(n, accuracy=0.5 + n / 100, flops=flops[n]) for n in range(40)]
+    job = make_job(str(output))
+    fill(store, job, results)
+    store.set_chosen(job.id, {"50%": 2})
+    note = front_note(store.job(job.id), store.stored_trials(job.id))
+    rows = [line for line in note.splitlines() if line.startswith("| ")][1:]
+    assert [int(row.split("|")[1]) for row in rows] == [2, *range(29, 40)]
+    assert note.endswith("28 more are in `front.json`.")
+    # What they share is named once; the width share, which some methods have, differs.
+    head, _, table = note.replace("\\", "").partition("### Pareto front")
+    assert "vit_slim.ranking=attention" in head
+    assert "ranking=" not in table
+    assert "vit_slim.rate=" in table
+    assert len(note) < 3000
 
 
 def test_front_moves_as_trials_finish(store, job, client):

@@ -187,7 +187,9 @@ def test_the_dense_models_training_ends_with_the_limit(tmp_path, store):
     attempt.now = 50.0
     attempt.guard.check()
     attempt.now = 61.0
-    with pytest.raises(JobError, match=r"^--max-hours .*: the limit comes while the dense model is adapted.*--resume with a higher limit"):
+    with pytest.raises(
+        JobError, match=r"^--max-hours .*: the limit comes while the dense model is adapted.*--resume with a higher limit"
+    ):
         attempt.guard.check()
 
 
