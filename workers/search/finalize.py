@@ -42,7 +42,7 @@ class SelectedModel(Measurements):
     it was made from, where the search has several.
 
     Accuracies are top-1 shares, or what `Score` the search compares; those on the test images are measured on the folders, by a new
-    process. `probe` is k-NN top-1 of the features on a labelled set.
+    process. `probe` is k-NN top-1 of the features on a labelled set, `forms` the top-1 share of each exported file by its own runtime.
     """
 
     label: str
@@ -56,6 +56,7 @@ class SelectedModel(Measurements):
     dense_test_accuracy: float
     probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     latency: LatencyReport | None = None
+    forms: dict[str, float] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
@@ -113,7 +114,7 @@ def finalize_models(
     for selection, folder, holdout in zip(selections, folders, evaluated, strict=True):
         start = dense.of(selection.result.recipe.model)
         try:
-            complete_selection(job, folder, selection, holdout, base=start.folder, dataset=dataset)
+            forms = complete_selection(job, folder, selection, holdout, base=start.folder, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
@@ -123,7 +124,7 @@ def finalize_models(
             continue
         destination = output.model(selection.label)
         move_folder(folder, destination)
-        models.append(selected_model(selection, holdout, destination))
+        models.append(selected_model(selection, holdout, destination, forms))
     return models, failed
 
 
@@ -168,8 +169,9 @@ def copy_trial_model(output: RunFolder, selection: Selection) -> Path:
 
 def complete_selection(
     job: SearchJob, folder: Path, selection: Selection, holdout: HoldoutResults, *, base: Path, dataset: PreparedDataset
-) -> None:
-    complete_folder(
+) -> dict[str, float]:
+    """The top-1 share of each exported file on the test images."""
+    return complete_folder(
         folder,
         requested=RequestedBudget(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
         holdout=holdout,
@@ -180,7 +182,7 @@ def complete_selection(
     )
 
 
-def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) -> SelectedModel:
+def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path, forms: dict[str, float]) -> SelectedModel:
     result = selection.result
     assert result.flops is not None
     return SelectedModel(
@@ -196,6 +198,7 @@ def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) 
         dense_test_accuracy=holdout.dense.accuracy,
         probe=None if holdout.slimmed.features is None else holdout.slimmed.features.probe,
         latency=selection.latency,
+        forms=forms,
     )
 
 

@@ -114,8 +114,8 @@ def _publish(output: RunFolder, job: SearchJob, selection: Selection, base: Base
     folder = copy_trial_model(output, selection)
     try:
         holdout = evaluate_both(folder, dense, dataset, probe=probe, dense_validation=base.starts.get(model, base).dense_accuracy)
-        complete_selection(job, folder, selection, holdout, base=dense, dataset=dataset)
+        forms = complete_selection(job, folder, selection, holdout, base=dense, dataset=dataset)
         move_folder(folder, output.model(selection.label))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return selected_model(selection, holdout, output.model(selection.label))
+    return selected_model(selection, holdout, output.model(selection.label), forms)
