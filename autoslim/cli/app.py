@@ -12,6 +12,7 @@ import typer
 
 from autoslim.cli.flags import DataConfig, ImageColumn, Json, LabelColumn, ModelArgs, UnreadableShare
 from autoslim.core.extras import PackageExtra, needs_extra
+from autoslim.core.forms import FORM_NAMES, MAX_FORM_DROP
 from autoslim.errors import AutoslimError
 
 app = typer.Typer(
@@ -135,6 +136,34 @@ def compare(
 
     dataset = read_as(data, config=data_config, image_column=image_column, label_column=label_column)
     show_comparison(first, second, dataset, split=split, seed=seed, as_json=json)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    format: Annotated[str, typer.Option(help=f"Forms, separated by commas: {', '.join(FORM_NAMES)}.")],
+    data: Annotated[str, typer.Option(help="The data that the model was made with, as for a search.")],
+    max_form_drop: Annotated[
+        float, typer.Option(help="Points of top-1 that a form may lose against the weights without being marked.")
+    ] = MAX_FORM_DROP,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the files beside the dense model.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split, and of calibration.")] = 0,
+    data_config: DataConfig = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    unreadable_share: UnreadableShare = None,
+    json: Json = False,
+) -> None:
+    """Export a model to further forms, each judged on all test images by its own runtime.
+
+    Example: autoslim export runs/flowers/models/50% --format onnx,onnx-int8,openvino --data ./flowers
+    """
+    from autoslim.cli.evaluate import read_as
+    from autoslim.cli.export import show_export
+
+    dataset = read_as(
+        data, config=data_config, image_column=image_column, label_column=label_column, unreadable_share=unreadable_share
+    )
+    show_export(folder, dataset, formats=format, seed=seed, max_drop=max_form_drop, speed=speed, as_json=json)
 
 
 def methods(
@@ -312,7 +341,7 @@ def _register() -> None:
         ("On a service", "client", client),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
         ("On this machine", "search", (front, pick, report)),
-        ("Models", None, (models, methods, flops, evaluate, compare, visualize, reproduce, push)),
+        ("Models", None, (models, methods, flops, evaluate, compare, export, visualize, reproduce, push)),
         ("Help", None, (doctor,)),
         ("Help", "search", (sync,)),
     )

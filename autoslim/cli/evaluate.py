@@ -6,11 +6,15 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.score import OBJECTIVES
 from autoslim.errors import RequestError
+
+if TYPE_CHECKING:
+    from autoslim.data import PreparedDataset
+    from autoslim.export.artifact import SlimConfig
 
 
 def read_as(data: str, **choices: Any) -> DatasetSpec:
@@ -38,11 +42,7 @@ def show_accuracy(
         )
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(spec, Path(cache), seed=seed)
-        if dataset.classes != config.classes:
-            raise RequestError(
-                f"{spec.source} has the classes {', '.join(dataset.classes[:5])}...; the model was made for "
-                f"{', '.join(config.classes[:5])}..."
-            )
+        refuse_other_classes(spec, dataset, config)
         result = evaluate_folder(folder, dataset.path, split)
     if as_json:
         sys.stdout.write(json.dumps({"accuracy": result.accuracy, "images": result.images, "split": split}) + "\n")
@@ -83,6 +83,14 @@ def show_features(
     )
     if probe is not None and result.probe is not None:
         sys.stdout.write(f"{result.probe.describe()} of {probe.source}\n")
+
+
+def refuse_other_classes(spec: DatasetSpec, dataset: PreparedDataset, config: SlimConfig) -> None:
+    if dataset.classes != config.classes:
+        raise RequestError(
+            f"{spec.source} has the classes {', '.join(dataset.classes[:5])}...; the model was made for "
+            f"{', '.join(config.classes[:5])}..."
+        )
 
 
 def check_split(split: str) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.files import write_atomically
+from autoslim.core.forms import MAX_FORM_DROP
 from autoslim.core.made_from import MadeFrom
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe
@@ -74,7 +75,9 @@ class FormReport(Record):
     """A form of the model besides its weights, such as `onnx`, in `file`; where the export failed, `file` is empty and `reason` says why.
 
     `difference` is the largest difference of its logits, or features, from the model's, on real images, in a process without
-    autoslim; `flops` are counted in the form itself.
+    autoslim; `flops` are counted in the form itself. `accuracy` is its own top-1 share on all test images in that process, `drop` the
+    points of top-1 by which the weights are better on them, `allowed_drop` those that it may lose without being marked. `made` says how
+    a form that is rounded was made.
     """
 
     name: str
@@ -82,6 +85,19 @@ class FormReport(Record):
     reason: str = ""
     difference: float | None = None
     flops: int | None = None
+    accuracy: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    drop: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    allowed_drop: float = dataclasses.field(default=MAX_FORM_DROP, metadata=OPTIONAL)
+    made: str = dataclasses.field(default="", metadata=OPTIONAL)
+
+    @property
+    def loses_too_much(self) -> bool:
+        """Whether it is handed over with a warning."""
+        return self.drop is not None and self.drop > self.allowed_drop
+
+    def describe_loss(self) -> str:
+        """The predicate of a sentence about the file of a form that loses too much."""
+        return f"loses {self.drop:.2f} points of top-1 on the test images (allowed: {self.allowed_drop:g})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +177,8 @@ class SlimConfig(Record):
     `limits` are those that were requested besides the FLOPs. `accuracy` maps e.g. `test/slimmed` to a top-1 share. Without classes the
     model returns features, and it maps `test/agreement` to their agreement with the dense model's, `test/pooled` and `test/patches` to
     the cosines that this is the mean of, and `probe/slimmed` and `probe/dense` to k-NN top-1 with a labelled set. `images`
-    maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited. `made_from`
+    maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited, and
+    `form_speed`, of the exported files by their forms' names beside the dense model in ONNX Runtime, only by `autoslim export`. `made_from`
     is null in folders of earlier versions, and for a model that was taken over from another search.
     """
 
@@ -182,6 +199,12 @@ class SlimConfig(Record):
     speed: SpeedReport | None = None
     latency: LatencyReport | None = None
     made_from: MadeFrom | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    form_speed: SpeedReport | None = dataclasses.field(default=None, metadata=OPTIONAL)
+
+    @property
+    def form_accuracy(self) -> dict[str, float]:
+        """The top-1 share of each exported file on the test images, by its name."""
+        return {form.file: form.accuracy for form in self.forms if form.file and form.accuracy is not None}
 
     @property
     def score(self) -> Score:

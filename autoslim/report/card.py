@@ -6,6 +6,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
 from autoslim.data.decode import storage_size
 from autoslim.export.artifact import SlimConfig
+from autoslim.report.card_forms import forms_section
 from autoslim.report.card_speed import latency_section, speed_section
 from autoslim.report.picture import PAGE, PNG
 from autoslim.training.knn import NEIGHBOURS
@@ -34,7 +35,7 @@ scores are those of these files, read back by a new process, in float32.
 {_pictures(has_pictures)}
 {_loading(config)}
 
-{_forms(config)}{speed_section(config)}{latency_section(config)}## How it was made
+{forms_section(config)}{speed_section(config)}{latency_section(config)}## How it was made
 
 {_maker(config, job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
 {config.recipe.training.lr:.3g}.
@@ -136,43 +137,6 @@ def _counters(config: SlimConfig) -> str:
 | fvcore, on this model | {flops.fvcore:,} |
 | torch, on this model (without norms) | {flops.torch:,} |
 {_counted_graph(config)}{_counted_images(config)}| {"dense model" if _limits_alone(config) else "budget"} | {flops.budget:,} |"""
-
-
-_FORMS = {
-    "onnx": "ONNX, any batch; `images` (B, 3, height, width) in, {outputs} out",
-    "pt2": "`torch.export.load`, any batch; needs torch alone",
-    "timm": "`timm.create_model('local-dir:...', pretrained=True)`; needs timm alone",
-}
-
-
-def _forms(config: SlimConfig) -> str:
-    """The files beside the weights, and the forms that could not be made."""
-    if not config.forms:
-        return ""
-    outputs = "`logits`" if config.classes else "`pooled` and `tokens`, restored to the whole grid,"
-    what, task = ("logit", "classifies") if config.classes else ("feature", "writes the features of")
-    rows = "\n".join(
-        f"| `{form.file}` | {_FORMS[form.name].format(outputs=outputs)} | {form.difference:.1e} |"
-        for form in config.forms
-        if form.difference is not None
-    )
-    left_out = "".join(f"Not made: {form.name}, because {form.reason}.\n" for form in config.forms if not form.file)
-    left_out += "".join(
-        f"Not counted: {form.name}, because {form.reason}.\n" for form in config.forms if form.file and form.reason
-    )
-    onnx = any(form.name == "onnx" and form.file for form in config.forms)
-    script = f"`python load.py IMAGE` {task} an image with numpy, pillow and onnxruntime alone. " if onnx else ""
-    return f"""## Forms
-
-| file | how it is read | largest difference of a {what} |
-|---|---|---|
-{rows}
-
-{left_out}
-Differences are from the weights' own {what}s on {config.images["compared"]} test images, at batch 1 and all at once, in a process without
-autoslim. {script}`sha256sum --check SHA256SUMS` checks the files.
-
-"""
 
 
 def _counted_graph(config: SlimConfig) -> str:

@@ -54,7 +54,8 @@ _OWN_FLAGS = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slimmed(Measurements):
     """The slimmed model and the dense one. `score` is what all fields called accuracy are; those on test images are measured on the
-    folders, by a new process. `probe` is k-NN top-1 of the features on a labelled set."""
+    folders, by a new process. `probe` is k-NN top-1 of the features on a labelled set, `forms` the top-1 share of each exported file on the
+    test images, by its own runtime."""
 
     folder: str
     method: str
@@ -67,6 +68,7 @@ class Slimmed(Measurements):
     dense_validation_accuracy: float
     dense_test_accuracy: float
     probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    forms: dict[str, float] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     files: tuple[str, ...]
     dense_folder: str | None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
@@ -183,7 +185,7 @@ class Slimming:
         base, model = self._base(prepared), self._trial(prepared) / "model"
         dataset, budget = prepared.dataset, prepared.recipe.budget
         holdout = evaluate_both(model, base, dataset, probe=prepared.probe, dense_validation=facts.dense_accuracy)
-        complete_folder(
+        forms = complete_folder(
             model,
             requested=RequestedBudget(budget=budget, label=self.job.budget.label, limits=self.job.limits, latency=latency),
             holdout=holdout,
@@ -215,6 +217,7 @@ class Slimming:
             probe=None if holdout.slimmed.features is None else holdout.slimmed.features.probe,
             limits=self.job.limits,
             latency=latency,
+            forms=forms,
             files=tuple(sorted(files)),
             dense_folder=None if dense is None else str(dense),
         )

@@ -23,7 +23,7 @@ from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import predict
 from autoslim.data import ImageSplit, Loader, open_dataset
 from autoslim.errors import JobError
-from autoslim.export.artifact import load, load_config
+from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.models import Preprocessing, create_dense
 from autoslim.training.evaluate import answers
 from autoslim.training.feature_evaluation import FeatureResult, evaluate_features
@@ -89,11 +89,12 @@ def images_for(model: OpenedFolder, dataset: Path, split: str) -> ImageSplit:
     return images
 
 
-def loader_for(model: OpenedFolder, images: ImageSplit, *, batch_size: int) -> Loader:
+def loader_for(model: OpenedFolder | SlimConfig, images: ImageSplit, *, batch_size: int) -> Loader:
     """The images as the model takes them, in order."""
+    size = model.shape.image_size if isinstance(model, SlimConfig) else model.image_size
     training = TrainingSettings(batch_size=batch_size, augmentation="none")
     mean, std = model.preprocessing.mean, model.preprocessing.std
-    return Loader(images, training=training, mean=mean, std=std, image_size=model.image_size, seed=0, train=False)
+    return Loader(images, training=training, mean=mean, std=std, image_size=size, seed=0, train=False)
 
 
 def evaluate_folder(folder: Path, dataset: Path, split: str, *, batch_size: int = 64) -> HoldoutResult:

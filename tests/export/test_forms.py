@@ -31,7 +31,7 @@ from autoslim.errors import DatasetError, ExportError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export import folder as folder_module
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config, save
-from autoslim.export.in_subprocess import outputs_in_subprocess
+from autoslim.export.in_subprocess import read_back
 from autoslim.export.onnx_flops import count_onnx_flops
 from autoslim.export.onnx_form import FORBIDDEN
 from autoslim.export.timm_form import timm_architecture
@@ -139,7 +139,7 @@ def test_the_batch_is_anyones_choice(in_all_forms: Callable):
     folder, _ = in_all_forms("vit_slim", "vit")
     expected = load(folder)(images(33)).detach()
     for form, file in (("onnx", "model.onnx"), ("pt2", "model.pt2")):
-        (logits,) = outputs_in_subprocess(form, folder / file, images(33))
+        (logits,) = read_back(form, folder / file, images(33)).outputs
         for found in logits:
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -238,7 +238,7 @@ def test_a_form_that_says_something_else_is_not_handed_over(
 @pytest.mark.short
 def test_a_form_that_cannot_be_read_is_told_with_what_the_process_said(tmp_path: Path):
     with pytest.raises(ExportError, match=r"cannot be read in a clean process: \w+"):
-        outputs_in_subprocess("timm", tmp_path / "nothing", images(2))
+        read_back("timm", tmp_path / "nothing", images(2))
 
 
 @pytest.mark.parametrize("blocked", ["autoslim", "timm", "torchvision", "workers"])

@@ -46,7 +46,8 @@ class SelectedModel(Measurements):
     it was made from, where the search has several.
 
     Accuracies are top-1 shares, or what `Score` the search compares; those on the test images are measured on the folders, by a new
-    process. `probe` is k-NN top-1 of the features on a labelled set. `tuned` is how a fine-tuning after the search ended.
+    process. `probe` is k-NN top-1 of the features on a labelled set, `forms` the top-1 share of each exported file by its own runtime.
+    `tuned` is how a fine-tuning after the search ended.
     """
 
     label: str
@@ -61,6 +62,7 @@ class SelectedModel(Measurements):
     probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     latency: LatencyReport | None = None
     tuned: TunedLonger | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    forms: dict[str, float] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
@@ -118,7 +120,7 @@ def finalize_models(
     for selection, folder, holdout in zip(selections, folders, evaluated, strict=True):
         start = dense.of(selection.result.recipe.model)
         try:
-            complete_selection(job, folder, selection, holdout, base=start.folder, facts=dense.facts, dataset=dataset)
+            forms = complete_selection(job, folder, selection, holdout, base=start.folder, facts=dense.facts, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
@@ -128,7 +130,7 @@ def finalize_models(
             continue
         destination = output.model(selection.label)
         move_folder(folder, destination)
-        models.append(selected_model(selection, holdout, destination))
+        models.append(selected_model(selection, holdout, destination, forms))
     return models, failed
 
 
@@ -179,9 +181,10 @@ def complete_selection(
     base: Path,
     facts: BaseFacts,
     dataset: PreparedDataset,
-) -> None:
-    """`base` is the dense model that the trial started from, `facts` are those of all dense models of the job."""
-    complete_folder(
+) -> dict[str, float]:
+    """The top-1 share of each exported file on the test images. `base` is the dense model that the trial started from, `facts` are those of
+    all dense models of the job."""
+    return complete_folder(
         folder,
         requested=RequestedBudget(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
         holdout=holdout,
@@ -198,7 +201,7 @@ def complete_selection(
     )
 
 
-def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) -> SelectedModel:
+def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path, forms: dict[str, float]) -> SelectedModel:
     result = selection.result
     assert result.flops is not None
     return SelectedModel(
@@ -214,6 +217,7 @@ def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path) 
         dense_test_accuracy=holdout.dense.accuracy,
         probe=None if holdout.slimmed.features is None else holdout.slimmed.features.probe,
         latency=selection.latency,
+        forms=forms,
     )
 
 

@@ -184,11 +184,11 @@ def _publish(output: RunFolder, job: SearchJob, selection: Selection, around: _S
             selection = dataclasses.replace(selection, reason="; ".join([selection.reason, *drops]))
         validation = facts.starts.get(model, facts).dense_accuracy
         holdout = evaluate_both(folder, around.dense, around.dataset, probe=around.probe, dense_validation=validation)
-        complete_selection(job, folder, selection, holdout, base=around.dense, facts=facts, dataset=around.dataset)
+        forms = complete_selection(job, folder, selection, holdout, base=around.dense, facts=facts, dataset=around.dataset)
         move_folder(folder, output.model(selection.label))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return selected_model(selection, holdout, output.model(selection.label))
+    return selected_model(selection, holdout, output.model(selection.label), forms)
 
 
 # Fine-tuned for longer

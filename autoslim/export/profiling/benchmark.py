@@ -62,7 +62,7 @@ def measure(
     left_out: dict[str, str] = {}
     for device in _devices():
         try:
-            sizes = batches or (1, _large_batch(dense, shape, images_B3HW, device))
+            sizes = batches or (1, large_batch(dense, shape, images_B3HW, device))
         except RuntimeError as error:
             # A device that cannot run the dense model eagerly has nothing to compare with.
             left_out[device.type] = first_line(error)
@@ -73,7 +73,7 @@ def measure(
                 # Both are ready before either is timed, because they run in turns.
                 pair = way(dense, shape, device), way(slimmed, shape, device)
                 for batch in sizes:
-                    timings.append(_timing(mode, device, pair, _batch_of(images_B3HW, batch), seconds))
+                    timings.append(_timing(mode, device, pair, batch_of(images_B3HW, batch), seconds))
             except Exception as error:  # noqa: BLE001 - compilers raise errors of any class; the other modes are still measured
                 left_out[f"{mode} on {device.type}"] = first_line(error)
     return SpeedReport(hardware=hardware(), threads=torch.get_num_threads(), timings=tuple(timings), left_out=left_out)
@@ -101,14 +101,16 @@ def _devices() -> Iterator[torch.device]:
         yield torch.device("cuda")
 
 
-def _large_batch(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
+def large_batch(dense: nn.Module, shape: ViTShape, images_B3HW: Tensor, device: torch.device) -> int:
+    """The largest of `LARGE` that the device is expected to compute in two seconds."""
     run = runners.eager(dense, shape, device)
     # Three rounds are enough to choose between sizes that differ by a factor of two.
     (timings,) = time_interleaved([lambda: run(images_B3HW[:1])], seconds=0.0, at_least=3)
     return next((batch for batch in LARGE if batch * statistics.median(timings) <= _LONGEST_BATCH), LARGE[-1])
 
 
-def _batch_of(images_B3HW: Tensor, batch: int) -> Tensor:
+def batch_of(images_B3HW: Tensor, batch: int) -> Tensor:
+    """`batch` images, some of them several times where there are fewer."""
     times = -(-batch // len(images_B3HW))
     return images_B3HW.repeat(times, 1, 1, 1)[:batch].contiguous()
 
@@ -117,12 +119,17 @@ def _timing(
     mode: str, device: torch.device, pair: tuple[runners.Runner, runners.Runner], images_B3HW: Tensor, seconds: float
 ) -> Timing:
     dense, slimmed = time_interleaved([lambda run=run: run(images_B3HW) for run in pair], seconds=seconds)  # type: ignore[misc]
+    return timing_of(mode, device, len(images_B3HW), dense, slimmed)
+
+
+def timing_of(mode: str, device: torch.device, batch: int, dense: list[float], slimmed: list[float]) -> Timing:
+    """From the seconds of both models in the same rounds."""
     # The median of the rounds' ratios: what slows a whole round down does not change its ratio.
     middle, low, high = ratio(dense, slimmed)
     return Timing(
         mode=mode,
         device=device.type,
-        batch=len(images_B3HW),
+        batch=batch,
         dense_ms=1000 * statistics.median(dense),
         slimmed_ms=1000 * statistics.median(slimmed),
         speedup=middle,

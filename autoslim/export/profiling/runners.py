@@ -52,15 +52,22 @@ def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runn
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
     if provider not in runtime.get_available_providers():
         raise ExportError(f"this ONNX Runtime has no {provider}")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # A session's threads spin for tens of milliseconds after a run, which would take the cores from the next model in turn.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory(prefix="autoslim-speed-") as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(scratch) / "model.onnx"
         write_onnx(model, shape, path)
-        session = runtime.InferenceSession(path, options, providers=[provider])
+        return onnx_file(path, provider=provider)
+
+
+def onnx_file(path: Path, *, provider: str = "CPUExecutionProvider") -> Runner:
+    """The graph in `path` in ONNX Runtime."""
+    import onnxruntime as runtime
+
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # A session's threads spin for tens of milliseconds after a run, which would take the cores from the next model in turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = runtime.InferenceSession(path, options, providers=[provider])
 
     def run(images_B3HW: Tensor) -> None:
         session.run(None, {"images": images_B3HW.numpy()})

@@ -1,4 +1,7 @@
-"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy OUTPUTS.npz`."""
+"""Runs a form on images where autoslim cannot be imported: `python -P read_back.py FORM PATH IMAGES.npy OUTPUTS.npz`.
+
+Further images of the same size come as float32 from stdin; the classes that the form answers for them go to the outputs, too.
+"""
 
 import importlib.abc
 import sys
@@ -7,11 +10,15 @@ import warnings
 warnings.simplefilter("ignore")
 
 FORM, PATH, IMAGES, OUTPUTS = sys.argv[1:]
+OURS = ("autoslim", "workers", "search_spaces")
 BLOCKED = {
-    "onnx": ("autoslim", "workers", "search_spaces", "timm", "torch", "torchvision"),
-    "pt2": ("autoslim", "workers", "search_spaces", "timm", "torchvision"),
-    "timm": ("autoslim", "workers", "search_spaces"),
+    "onnx": (*OURS, "timm", "torch", "torchvision"),
+    "onnx-int8": (*OURS, "timm", "torch", "torchvision"),
+    "openvino": (*OURS, "timm", "torch", "torchvision", "onnx", "onnxruntime"),
+    "pt2": (*OURS, "timm", "torchvision"),
+    "timm": OURS,
 }[FORM]
+FED = 64  # images at once
 
 
 class BlockingFinder(importlib.abc.MetaPathFinder):
@@ -28,11 +35,16 @@ import numpy as np  # noqa: E402 - after the finder
 
 def load_form():
     """A function from images (B, 3, H, W) to the list of outputs, all numpy's."""
-    if FORM == "onnx":
+    if FORM.startswith("onnx"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(PATH, providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {"images": images})
+    if FORM == "openvino":
+        import openvino
+
+        compiled = openvino.Core().compile_model(f"{PATH}/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda images: [output.copy() for output in compiled([images]).values()]
     import torch
 
     if FORM == "pt2":
@@ -50,9 +62,17 @@ def load_form():
     return run
 
 
+def answers():
+    """The class with the highest logit for each image that is fed."""
+    size, found = images[:1].nbytes, [np.empty(0, np.int64)]
+    while data := sys.stdin.buffer.read(FED * size):
+        found.append(run_form(np.frombuffer(data, np.float32).reshape(-1, *images.shape[1:]))[0].argmax(axis=1))
+    return np.concatenate(found)
+
+
 run_form = load_form()
 images = np.load(IMAGES)
 single = [np.concatenate(outputs) for outputs in zip(*(run_form(images[n : n + 1]) for n in range(len(images))), strict=True)]
 found = {f"single {number}": output for number, output in enumerate(single)}
 found |= {f"batch {number}": output for number, output in enumerate(run_form(images))}
-np.savez(OUTPUTS, **found)
+np.savez(OUTPUTS, **found, answers=answers())

@@ -43,20 +43,21 @@ def finalize_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run, output
 
 
-def complete(folder: Path, **_: Any) -> None:
+def complete(folder: Path, **_: Any) -> dict[str, float]:
     (folder / "card").write_text("complete")
+    return {"model.onnx": 0.9}
 
 
-def complete_but_50(folder: Path, *, requested: finalize.RequestedBudget, **_: Any) -> None:
+def complete_but_50(folder: Path, *, requested: finalize.RequestedBudget, **_: Any) -> dict[str, float]:
     if requested.label == "50%":
         raise JobError("the card cannot be written")
-    complete(folder)
+    return complete(folder)
 
 
 def test_a_model_that_cannot_be_completed_costs_no_other(finalize_models):
     run, output = finalize_models
     models, failed = run(complete_but_50)
-    assert [model.label for model in models] == ["70%"]
+    assert [(model.label, model.forms) for model in models] == [("70%", {"model.onnx": 0.9})]
     assert failed == ["50% (trial 4): the card cannot be written"]
     assert (output.model("70%") / "card").is_file()
     assert not output.model("50%").exists()
