@@ -24,8 +24,8 @@ from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
     from autoslim.api.front import Front
-    from workers.search import driver
     from workers.search.finalize import SelectedModel
+    from workers.search.notified import run_notified
     from workers.search.summary import Summary
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def run_search(
         values = {"model": models, "data": given.data(data), **({"flops": flops} if flops else {}), **settings}
         job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
         given.place()
-    summary = driver.run_search(job, resume=resume, callback=CallbackList(callbacks))
+    summary = run_notified(job, resume=resume, callback=CallbackList(callbacks))
     return SearchResult(summary, Front.open(folder))
 
 

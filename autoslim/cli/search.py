@@ -45,11 +45,11 @@ def search(
     )
 
     from autoslim.cli.summary import show
-    from workers.search.driver import run_search
+    from workers.search.notified import run_notified
     from workers.search.summary import exit_code
 
     try:
-        summary = run_search(job, resume=resume)
+        summary = run_notified(job, resume=resume)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {shlex.quote(str(output))}\n"

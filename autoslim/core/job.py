@@ -164,6 +164,7 @@ class SearchJob(Record):
     address: str | None = None
     storage: str | None = None
     tracking_uri: str | None = None
+    webhook: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     output: str
 
     @property

@@ -4,6 +4,7 @@ job.json, autoslim.db, mlflow.db     the job, its store and its local MLflow
 models/<budget>/                     the finished models
 trials.parquet, front.parquet        one row a trial; rebuilt from the store
 earlier.json                         what is reused from earlier searches
+webhook.json                         notifications that wait, and the ids of those that were delivered
 cache/                               prepared images, the adapted dense model, results that trials share
 trials/<recipe key>/                 checkpoint and model of each trial
 """
@@ -55,6 +56,11 @@ class RunFolder:
     def warm_start(self) -> Path:
         """What the search takes from earlier ones (`--reuse`), written before its first trial."""
         return self.root / "earlier.json"
+
+    @property
+    def webhook(self) -> Path:
+        """The outbox of `--webhook`."""
+        return self.root / "webhook.json"
 
     @property
     def given(self) -> Path:
