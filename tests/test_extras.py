@@ -61,6 +61,7 @@ def test_a_command_names_the_extra_that_it_needs(tmp_path):
         ("plan", *MODEL): "search",
         ("submit", *MODEL): "client",
         ("jobs",): "client",
+        ("mcp",): "mcp",
         ("config", "show"): "client",
         ("serve",): "service",
         ("supervise",): "service",

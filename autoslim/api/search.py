@@ -25,8 +25,8 @@ from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
     from autoslim.api.front import Front
-    from workers.search import driver
     from workers.search.finalize import SelectedModel
+    from workers.search.notified import run_notified
     from workers.search.summary import Summary
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def run_search(
         job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
         given.place()
     with display:
-        summary = driver.run_search(job, resume=resume, callback=CallbackList(callbacks), display=display)
+        summary = run_notified(job, resume=resume, callback=CallbackList(callbacks), display=display)
     return SearchResult(summary, Front.open(folder))
 
 

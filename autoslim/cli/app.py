@@ -328,7 +328,7 @@ def sync(
 
 
 def _register() -> None:
-    from autoslim.cli import admin, config, job_file, jobs, keys, serve
+    from autoslim.cli import admin, config, job_file, jobs, keys, mcp, serve
     from autoslim.cli.search import plan, search
     from autoslim.cli.slim import slim
     from autoslim.cli.submit import submit
@@ -339,6 +339,7 @@ def _register() -> None:
         ("On this machine", "search", (plan, search)),
         ("On this machine", None, (slim,)),
         ("On a service", "client", client),
+        ("On a service", "mcp", (mcp.mcp,)),
         ("Operating a service", "service", (serve.serve, serve.supervise)),
         ("On this machine", "search", (front, pick, report)),
         ("Models", None, (models, methods, flops, evaluate, compare, export, visualize, reproduce, push)),

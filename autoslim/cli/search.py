@@ -53,9 +53,9 @@ def search(
         with display:
             # Ray, torch and what else a search needs take seconds to load.
             display.show(working("starting"))
-            from workers.search.driver import run_search
+            from workers.search.notified import run_notified
 
-            summary = run_search(job, resume=resume, display=display)
+            summary = run_notified(job, resume=resume, display=display)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {shlex.quote(str(output))}\n"

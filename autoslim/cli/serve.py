@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +16,11 @@ from autoslim.cli.parsing import CliInput, read_placement
 from autoslim.config import TrialPlacement
 from autoslim.core.folder_lock import mark_as_service_folder
 from autoslim.core.private_files import make_private, write_privately
+from autoslim.webhook.secret import read_secret
 
 if TYPE_CHECKING:
     from autoslim.service import ServiceSettings
+    from autoslim.store import Queue
 
 ConfigFile = Annotated[
     Path | None,
@@ -73,6 +77,14 @@ def serve(
         typer.Option(help="Folder below which users may name models and weights. May be repeated.", show_default=False),
     ] = None,
     tracking_uri: flag.TrackingUri = None,
+    webhook_allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host, address or network that a job's --webhook may name; without one none. May be repeated.",
+            metavar="HOST",
+            show_default=False,
+        ),
+    ] = None,
     supervisor: Annotated[
         bool, typer.Option("--supervisor/--no-supervisor", help="Also run the jobs, unless another process does.")
     ] = True,
@@ -89,14 +101,18 @@ def serve(
     """
     from autoslim.service import serve as run
 
-    settings = settings_of(
-        config, root=root, storage=storage, data_roots=data_root, model_roots=model_root, tracking_uri=tracking_uri
-    )
+    places = {"root": root, "storage": storage, "data_roots": data_root, "model_roots": model_root, "tracking_uri": tracking_uri}
+    settings = settings_of(config, **places, webhook_allow=webhook_allow)
+    if settings.webhook_allow:
+        # The supervisor signs with it; without one jobs would be taken whose notifications nobody sends.
+        read_secret()
     if supervisor:
         # Through the environment: other users can read a command line, and the storage may hold a password.
         os.environ |= {"AUTOSLIM_ROOT": str(settings.root), "AUTOSLIM_STORAGE": settings.storage}
         if settings.tracking_uri is not None:
             os.environ["AUTOSLIM_TRACKING_URI"] = settings.tracking_uri
+        if settings.webhook_allow:
+            os.environ["AUTOSLIM_WEBHOOK_ALLOW"] = ",".join(settings.webhook_allow)
     run(
         settings,
         host=host,
@@ -149,4 +165,17 @@ def supervise(
     driver_settings = read_placement(DriverSettings, CliInput.of(context), **service, **more)
     log_json()
     stdin = sys.stdin.fileno() if until_stdin_ends else None
-    run(driver_settings, choose_executor(driver_settings, dashboard=dashboard), jobs=jobs, until_end_of=stdin)
+    beside = _webhooks(settings)
+    run(driver_settings, choose_executor(driver_settings, dashboard=dashboard), jobs=jobs, until_end_of=stdin, beside=beside)
+
+
+def _webhooks(settings: ServiceSettings) -> Callable[[Queue], contextlib.AbstractContextManager[object]]:
+    """What notifies the jobs' webhooks; nothing where the operator allows no host."""
+    if not settings.webhook_allow:
+        return contextlib.nullcontext
+    from autoslim.service.public_text import PublicText
+    from autoslim.webhook.addresses import AllowedHosts
+    from workers.service.webhook_relay import WebhookRelay
+
+    secret, allowed, public = read_secret(), AllowedHosts(settings.webhook_allow), PublicText(settings).within
+    return lambda queue: WebhookRelay(queue, settings.root, secret, allowed=allowed, public=public)

@@ -34,6 +34,7 @@ from autoslim.config.value_types import (
     SpeedModes,
     Text,
     Texts,
+    WebhookUrl,
 )
 from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
 from autoslim.core.budget import Budget
@@ -324,6 +325,11 @@ class JobSpec(BaseModel):
         default=5,
         ge=0,
         le=9,
+    )
+
+    webhook: WebhookUrl | None = setting(
+        "URL that is told of each new best trial of a budget and of the job's end, signed with the secret in AUTOSLIM_WEBHOOK_SECRET.",
+        Rules(group=Group.JOB, job=(JobField("webhook"),), resumable=True, decides_plan=False),
     )
 
     _objective_of_a_trained_model = field_validator("objective")(job_checks.objective_of_a_trained_model)

@@ -29,6 +29,9 @@ _BUDGET_PATTERN = (
 _PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
 _LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
 _LEAST_PATTERN = r"^(100%|[1-9][0-9]?(\.[0-9]{1,6})?%|0\.[0-9]{0,6}[1-9])$"
+_HOST_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_WEBHOOK = re.compile(rf"https?://{_HOST_LABEL}(\.{_HOST_LABEL}){{0,9}}(:{_PORT})?(/[!-\"$-~]{{0,1500}})?")
 _MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
 
 
@@ -126,6 +129,16 @@ def _least(text: str) -> str:
     return percent_text(parse_least(text))
 
 
+def _webhook(url: str) -> str:
+    if not _WEBHOOK.fullmatch(url):
+        # Not the text itself, which may hold a password.
+        raise ValueError(
+            "is no address that notifications can be sent to; allowed: https://HOST[:PORT][/PATH] or http://..., without a name, a "
+            "password or a fragment"
+        )
+    return url
+
+
 def _modes(value: Any) -> Any:
     """`none`, and `eager,compiled` as on the command line."""
     if not isinstance(value, str):
@@ -140,6 +153,12 @@ Text = Annotated[
     Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
 ]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(as_list, json_schema_input_type=Text | list[Text]), Field(strict=False)]
+WebhookUrl = Annotated[
+    str,
+    StringConstraints(max_length=2048),
+    AfterValidator(_webhook),
+    Field(json_schema_extra={"pattern": f"^{_WEBHOOK.pattern}$"}),
+]
 Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": f"^{_LABEL.pattern}$"})]
 Duration = Annotated[
     str,

@@ -1,5 +1,5 @@
-"""Optional dependencies: the base install loads, counts and slims; extras of the package add the search, the service, its client,
-data sets of the Hugging Face hub and OpenVINO.
+"""Optional dependencies: the base install loads, counts and slims; extras of the package add the search, the service, its client, its
+tools of the Model Context Protocol, data sets of the Hugging Face hub and OpenVINO.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal
 
 from autoslim.errors import MissingExtraError
 
-PackageExtra = Literal["search", "service", "client", "hub", "openvino"]
+PackageExtra = Literal["search", "service", "client", "hub", "mcp", "openvino"]
 
 _OURS = ("autoslim", "workers", "search_spaces")
 

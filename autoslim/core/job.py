@@ -172,6 +172,7 @@ class SearchJob(Record):
     storage: str | None = None
     tracking_uri: str | None = None
     name: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    webhook: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     output: str
 
     @property

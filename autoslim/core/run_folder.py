@@ -6,6 +6,7 @@ trials.parquet, front.parquet        one row a trial; rebuilt from the store
 front.html, report.html              the same as pages, with what is known of the models
 environment.json                     versions and resources of the last attempt, and its prepared images
 earlier.json                         what is reused from earlier searches
+webhook.json                         notifications that wait, and the ids of those that were delivered
 cache/                               prepared images, the adapted dense model, results that trials share
 trials/<recipe key>/                 checkpoint and model of each trial
 """
@@ -67,6 +68,10 @@ class RunFolder:
     def environment(self) -> Path:
         """With what the last attempt ran."""
         return self.root / "environment.json"
+
+    def webhook(self) -> Path:
+        """The outbox of `--webhook`."""
+        return self.root / "webhook.json"
 
     @property
     def given(self) -> Path:

@@ -19,6 +19,7 @@ from autoslim.config.issues import Place, ValidationIssue, short_repr, unknown
 from autoslim.core.confine import confined
 from autoslim.core.job import WEIGHT_FILES
 from autoslim.service.settings import ServiceSettings
+from autoslim.webhook.addresses import AllowedHosts
 
 BUILTIN = ("digits",)
 """Data sets that need no files."""
@@ -46,6 +47,7 @@ class Catalog:
         self._data_roots = [root.resolve() for root in settings.data_roots]
         self._model_roots = [root.resolve() for root in settings.model_roots]
         self._patterns, self._pretrained = settings.models, settings.pretrained
+        self._webhook_hosts = AllowedHosts(settings.webhook_allow)
 
     def datasets(self) -> list[str]:
         return [*BUILTIN, *self._datasets]
@@ -70,6 +72,11 @@ class Catalog:
             found = {place: self._found(find, place, text, issues) for place, text in _places(field, value)}
             changes[field] = tuple(found.values()) if isinstance(value, tuple) else found[field,]
         return spec.model_copy(update=changes), issues
+
+    def webhook_issues(self, spec: JobSpec) -> list[ValidationIssue]:
+        """The host is compared here; where its name leads is compared when a notification is sent."""
+        problem = None if spec.webhook is None else self._webhook_hosts.problem_with(spec.webhook)
+        return [] if problem is None else [ValidationIssue(place=("webhook",), problem=problem)]
 
     @staticmethod
     def _found(find: Callable[[str], str], place: Place, text: str, issues: list[ValidationIssue]) -> str:

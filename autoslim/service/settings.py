@@ -7,13 +7,14 @@ reading lists as JSON for every field that is separated as in PATH or by commas:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from autoslim.config import variable_name
 from autoslim.config.issues import SpecError, issues_of
@@ -22,6 +23,7 @@ from autoslim.config.value_types import Label
 from autoslim.core.urls import default_url
 from autoslim.errors import RequestError
 
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9.]+/[0-9]{1,2}|[0-9A-Fa-f:.]+(/[0-9]{1,3})?")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -122,7 +124,19 @@ class ServiceSettings(BaseModel):
         description="Host names of the service. Requests to another name, or from a page of another host, are refused.",
         default=LOOPBACK,
     )
+    webhook_allow: Names = Field(
+        description="Hosts that a job's webhook may name. Private addresses only where an address or network here has them.",
+        default=(),
+    )
     limits: RequestLimits = Field(description="Limits on requests: see below.", default=RequestLimits())
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _hosts(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if not _HOST.fullmatch(entry):
+                raise ValueError(f"has {entry!r}; allowed: names of hosts, IP addresses, and networks such as 10.0.0.0/8")
+        return entries
 
     @model_validator(mode="before")
     @classmethod

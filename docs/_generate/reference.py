@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from notebook_page import notebook
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -441,6 +443,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(cli, job_spec, field, resumable, config_json, exit_codes),
         *(knobs, training_settings, spaces, models, measured, method_members, smallest_method),
+        notebook,
         *(routes, service_settings, driver_settings, problem_codes, replies, client_errors),
     )
 }

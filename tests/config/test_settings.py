@@ -75,6 +75,7 @@ OTHER: dict[str, Any] = {
     "bound": "mean",
     "speed": ("eager", "compiled"),
     "priority": 9,
+    "webhook": "https://hooks.example.org/autoslim?of=tulips",
 }
 """Of every setting a value that is not its default, as a spec holds it."""
 TYPED: dict[str, list[str]] = {

@@ -34,7 +34,7 @@ def test_make_has_the_targets_that_are_typed(document: Path):
 @each_document
 def test_scripts_that_are_typed_exist(document: Path):
     for words in shell_commands(document.read_text()):
-        scripts = [word for word in words if re.fullmatch(r"(benchmarks|docs)/[\w/]+\.py", word)]
+        scripts = [word for word in words if re.fullmatch(r"(benchmarks|docs|examples)/[\w/]+\.py", word)]
         assert [script for script in scripts if not (ROOT / script).exists()] == []
 
 

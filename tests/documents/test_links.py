@@ -26,7 +26,7 @@ def test_files_that_are_named_exist(document: Path) -> None:
     if document.name == "CHANGELOG.md":
         return
     named = re.findall(
-        r"`((?:autoslim|workers|tests|deploy|docs|benchmarks|search_spaces)/[\w./-]+)`", prose(document.read_text())
+        r"`((?:autoslim|workers|tests|deploy|docs|benchmarks|examples|search_spaces)/[\w./-]+)`", prose(document.read_text())
     )
     assert [path for path in named if not (ROOT / path).exists()] == []
 

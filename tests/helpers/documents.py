@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     path
-    for pattern in ("*.md", "deploy/*.md", "search_spaces/*.md", "benchmarks/*.md", "docs/**/*.md")
+    for pattern in ("*.md", "deploy/*.md", "search_spaces/*.md", "benchmarks/*.md", "examples/*.md", "docs/**/*.md")
     for path in sorted(ROOT.glob(pattern))
 ]
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -58,7 +58,7 @@ ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize("field", ["data", "model", "weights", "space"])
+@pytest.mark.parametrize("field", ["data", "model", "weights", "space", "webhook"])
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_no_address_is_asked(client: httpx.Client, trap: tuple[str, list[bytes]], field: str, address: str) -> None:
     where, heard = trap

@@ -12,6 +12,7 @@ from typing import Any
 from autoslim.core.result import EpochReport, TrialResult, TrialState
 from autoslim.errors import LeaseLostError
 from autoslim.store import Claim, Queue, QueueState
+from workers.progress.best_trials import BestTrials, named
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.service.log_tee import LogTee
 
@@ -26,8 +27,7 @@ class JobEvents(SearchCallback):
     def __init__(self, queue: Queue, claim: Claim, lines: LogTee, *, abandon: Callable[[str], None]) -> None:
         self._queue, self._claim, self._lines, self._abandon = queue, claim, lines, abandon
         self._search: SearchInfo | None = None
-        self._results: dict[int, TrialResult] = {}
-        self._best: dict[str, int] = {}
+        self._best: BestTrials | None = None
 
     def on_attempt_start(self, results: Sequence[TrialResult]) -> None:
         ended = sum(result.state is not TrialState.RUNNING for result in results)
@@ -48,27 +48,27 @@ class JobEvents(SearchCallback):
 
     def on_search_start(self, search: SearchInfo) -> None:
         self._search = search
-        self._results = {result.number: result for result in search.results if result.state is not TrialState.RUNNING}
         # What an earlier attempt has announced is not announced again.
-        self._best = self._announced_best() if self._claim.attempt > 1 else {}
+        self._best = BestTrials(search, self._announced_best() if self._claim.attempt > 1 else None)
         self._append_best()
 
     def on_trial_start(self, result: TrialResult, target: str) -> None:
-        self._append("trial_began", {**_named(result), "target": target, "origin": result.origin.value})
+        self._append("trial_began", {**named(result), "target": target, "origin": result.origin.value})
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         curves = {name: _finite(report.metrics[name]) for name in _CURVES if name in report.metrics}
-        self._append("trial_reported", {**_named(result), "epoch": report.epoch, "phase": report.phase.value, **curves})
+        self._append("trial_reported", {**named(result), "epoch": report.epoch, "phase": report.phase.value, **curves})
 
     def on_trial_end(self, result: TrialResult, target: str) -> None:
-        data: dict[str, Any] = {**_named(result), "target": target, "state": result.state.value}
+        data: dict[str, Any] = {**named(result), "target": target, "state": result.state.value}
         data |= {name: _finite(getattr(result, name)) for name in ("accuracy", "flops", "params", "seconds")}
         if result.duplicate_of is not None:
             data["duplicate_of"] = result.duplicate_of
         if result.error is not None:
             # The last line of a traceback is the error itself.
             data |= {"error_class": result.error_class, "error": result.error.strip().rpartition("\n")[2][:300]}
-        self._results[result.number] = result
+        if self._best is not None:
+            self._best.add(result)
         data["seconds_left"] = None if self._search is None else self._search.seconds_left()
         # A trial that needed no work is no sign that the next driver would get further.
         self._append("trial_ended", data, progress=bool(result.epochs))
@@ -77,9 +77,6 @@ class JobEvents(SearchCallback):
     def on_search_end(self, reason: str, refinements: int) -> None:
         more = f"; {refinements} trials refine the best recipes" if refinements else ""
         self._append("message", {"text": f"the search ends: {reason}{more}"})
-
-    def _best_trials(self) -> dict[str, TrialResult]:
-        return {} if self._search is None else self._search.best(self._results.values())
 
     def _announced_best(self) -> dict[str, int]:
         """The trial of each budget's last `best` event."""
@@ -92,14 +89,8 @@ class JobEvents(SearchCallback):
 
     def _append_best(self) -> None:
         """An event for each budget whose best trial is another one now."""
-        for label, result in self._best_trials().items():
-            if self._best.get(label) != result.number:
-                self._best[label] = result.number
-                # The goal has no budget to use.
-                budget = None if self._search is None else self._search.budgets.get(label)
-                share = None if budget is None else (result.flops or 0) / budget
-                measured = {"accuracy": result.accuracy, "flops": result.flops, "budget_share": share}
-                self._append("best", {"label": label, **_named(result), **measured})
+        for data in self._best.news() if self._best is not None else ():
+            self._append("best", data)
 
     def _append(self, type: str, data: dict[str, Any], *, progress: bool = False) -> None:
         with self._lease_held():
@@ -120,11 +111,6 @@ class JobEvents(SearchCallback):
         line = {"at": at, "job_id": self._claim.id, "attempt": self._claim.attempt, "event": type, **data}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-
-
-def _named(result: TrialResult) -> dict[str, Any]:
-    model = {"model": result.recipe.model} if result.recipe.model else {}
-    return {"trial": result.number, "method": result.recipe.method, **model}
 
 
 def _finite(value: float | None) -> float | None:

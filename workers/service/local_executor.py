@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoslim.core.files import write_atomically
+from autoslim.webhook.secret import SECRET, SECRET_FILE
 from workers.service.executor import Driver, DriverState, Executor
 from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
@@ -55,7 +56,7 @@ class LocalExecutor(Executor):
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
-                env={**os.environ, **self._settings.environment(secrets=True)},
+                env={**_without_webhook_secret(), **self._settings.environment(secrets=True)},
             )
         self._children[driver] = child
         try:
@@ -128,6 +129,11 @@ class LocalExecutor(Executor):
             return ProcessIdentity.from_json(self._file(driver).read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
+
+
+def _without_webhook_secret() -> dict[str, str]:
+    """The environment of this process: the supervisor signs, and no driver or trial has a use for the key."""
+    return {name: value for name, value in os.environ.items() if name not in (SECRET, SECRET_FILE)}
 
 
 def _send(process: ProcessIdentity, number: signal.Signals) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
 
 from autoslim.store import Queue
 from workers.service.executor import Executor
@@ -21,8 +23,11 @@ def supervise(
     jobs: int = 1,
     round_seconds: float = ROUND_SECONDS,
     until_end_of: int | None = None,
+    beside: Callable[[Queue], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> None:
     """Runs the supervisor until SIGINT or SIGTERM, or until the stream of the descriptor `until_end_of` ends.
+
+    `beside` makes what runs for as long as it does, of its queue, such as the webhooks.
 
     Stopping it stops the drivers of this machine, whose jobs the next supervisor resumes; drivers on a cluster continue. While
     another supervisor of this machine runs the jobs of the same root, this one waits.
@@ -38,7 +43,7 @@ def supervise(
         stop.on_end_of(until_end_of)
     if not lock.acquire(stop, os.getpid()):
         return
-    with lock, Queue(settings.storage) as queue:
+    with lock, Queue(settings.storage) as queue, beside(queue):
         lease = settings.lease_seconds
         Supervisor(queue, executor, max_drivers=jobs, lease_seconds=lease, round_seconds=round_seconds, stop=stop).run()
 

@@ -31,7 +31,13 @@ def check(
         SpecError: naming every field that is wrong.
     """
     resolved, issues = catalog.resolve(spec, models)
-    issues += [*_bounds(spec, limits), *model_argument_issues(spec.model_args), *_space(spec.space, spaces), *_reuse(spec)]
+    issues += [
+        *catalog.webhook_issues(spec),
+        *_bounds(spec, limits),
+        *model_argument_issues(spec.model_args),
+        *_space(spec.space, spaces),
+        *_reuse(spec),
+    ]
     if issues:
         raise SpecError(issues)
     return resolved
