@@ -142,7 +142,7 @@ def _begin(
 ) -> _Attempt:
     """With what a trial takes of this cluster, and the console that says so."""
     job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
-    slots = min(cluster.slots(trial_resources(job)), job.concurrency or job.trials)
+    slots = min(cluster.slots(trial_resources(job), concurrency=job.concurrency), job.trials)
     console = Console(job, forward=callback.on_message)
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
