@@ -62,8 +62,8 @@ class Cluster:
     def slots(self, resources: Resources, *, concurrency: int | None = None) -> int:
         """How many trials of these `resources` run at a time.
 
-        A `concurrency` that was asked for holds for a cluster that was joined, whatever it has now: an autoscaler adds nodes for trials that
-        wait, and none before.
+        A `concurrency` that was asked for holds for a cluster that was joined, whatever it has now: an autoscaler adds nodes only for
+        trials that wait.
 
         Raises:
             UnavailableError: not even one fits.

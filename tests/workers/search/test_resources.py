@@ -52,9 +52,7 @@ def cluster(*, joined: bool, gpus: float) -> Cluster:
         (True, 0.0, 8, 8),
     ],
 )
-def test_a_concurrency_holds_for_a_cluster_that_may_grow(
-    joined: bool, gpus: float, concurrency: int | None, slots: int
-) -> None:
+def test_a_concurrency_holds_for_a_cluster_that_may_grow(joined: bool, gpus: float, concurrency: int | None, slots: int) -> None:
     assert cluster(joined=joined, gpus=gpus).slots(Resources(cpu=1.0, gpu=1.0), concurrency=concurrency) == slots
 
 
