@@ -12,7 +12,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo demo-about cluster cluster-stop test test-all lint style types layers unused insecure docs clean
+.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints test test-all lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,13 @@ $(STAMP): pyproject.toml
 
 client: $(STAMP) ## write the synchronous client, autoslim/client/sync_client.py, from async_client.py
 	$(BIN)/python autoslim/client/generate_sync.py
+
+manifests: $(STAMP) ## write deploy/kuberay/service.yaml and storage.yaml from the Helm chart
+	$(BIN)/python deploy/helm/render.py
+
+constraints: $(STAMP) ## write deploy/constraints.txt: the version of everything that deploy/requirements.txt brings into the image
+	$(BIN)/uv pip compile deploy/requirements.txt --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+	  --no-annotate --custom-compile-command 'make constraints' --upgrade --quiet --output-file deploy/constraints.txt
 
 demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)

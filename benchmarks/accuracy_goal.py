@@ -82,7 +82,9 @@ def trained(name: str, goal: AccuracyGoal, folder: Path, *, trials: int, images:
         base, results = store.job(job.id).base, store.trials(job.id)
     assert base is not None, "a search that has ended has measured its dense model"
     found = cheapest_above(results, goal.floor(base.dense_accuracy))
-    return None if found is None else ((found.flops or 0) / base.dense_flops, 100 * (base.dense_accuracy - (found.accuracy or 0.0)))
+    return (
+        None if found is None else ((found.flops or 0) / base.dense_flops, 100 * (base.dense_accuracy - (found.accuracy or 0.0)))
+    )
 
 
 def table_of(found: Mapping[str, list[Cheapest | None]]) -> str:

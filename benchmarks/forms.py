@@ -45,7 +45,9 @@ def rows(found: dict[str, Any]) -> list[str]:
             lines.append(f"| {form['name']} | not made: {form['reason']} | | | | | |")
             continue
         own = [timing for timing in found["speed"]["timings"] if timing["mode"] == form["name"]]
-        times = [f"{timing['slimmed_ms']:.3g} ms, {timing['speedup']:.2f} ({timing['low']:.2f}-{timing['high']:.2f})" for timing in own]
+        times = [
+            f"{timing['slimmed_ms']:.3g} ms, {timing['speedup']:.2f} ({timing['low']:.2f}-{timing['high']:.2f})" for timing in own
+        ]
         cells = [f"`{form['file']}`", f"{form['accuracy']:.2%}", f"{form['drop']:+.2f}", f"{size(folder / form['file']):.2f}"]
         lines.append(f"| {' | '.join([*cells, *times])} |")
     return lines

@@ -36,7 +36,7 @@ _OBJECT_STORE = 100 * 2**20
 class Cluster:
     """`dashboard` is its URL, or None where it has none; `login` says how to log in there.
 
-    `nodes` are the addresses of its nodes, each with the port of the node's metrics.
+    `nodes` are the addresses of its nodes, each with the port of the node's metrics. `joined` is whether it ran before.
     """
 
     address: str
@@ -45,6 +45,7 @@ class Cluster:
     cpus: float
     gpus: float
     nodes: Sequence[tuple[str, int]] = ()
+    joined: bool = False
 
     @property
     def exposure(self) -> str:
@@ -58,19 +59,25 @@ class Cluster:
             "close the ports to other machines"
         )
 
-    def slots(self, resources: Resources) -> int:
+    def slots(self, resources: Resources, *, concurrency: int | None = None) -> int:
         """How many trials of these `resources` run at a time.
+
+        A `concurrency` that was asked for holds for a cluster that was joined, whatever it has now: an autoscaler adds nodes only for
+        trials that wait.
 
         Raises:
             UnavailableError: not even one fits.
         """
+        if self.joined and concurrency is not None:
+            return concurrency
         slots = concurrent_trials(resources, cpus=self.cpus, gpus=self.gpus)
         if slots < 1:
             raise UnavailableError(
                 f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs, the cluster has {self.cpus:g} and "
                 f"{self.gpus:g}; allowed: at most those, set with --resources"
+                + ("; for a cluster that grows, say how many trials run at a time with --concurrency" if self.joined else "")
             )
-        return slots
+        return slots if concurrency is None else min(slots, concurrency)
 
 
 @contextlib.contextmanager
@@ -107,6 +114,7 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
             cpus=resources.get("CPU", 0.0),
             gpus=resources.get("GPU", 0.0),
             nodes=[(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]],
+            joined=not local,
         )
     finally:
         ray.shutdown()

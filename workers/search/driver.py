@@ -174,7 +174,7 @@ def _begin(
 ) -> _Attempt:
     """With what a trial takes of this cluster, which the console says."""
     job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
-    slots = min(cluster.slots(trial_resources(job)), job.concurrency or job.trials)
+    slots = min(cluster.slots(trial_resources(job), concurrency=job.concurrency), job.trials)
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )

@@ -6,6 +6,8 @@ import pytest
 from helpers.sample_search import make_job
 
 from autoslim.core.job import Resources
+from autoslim.errors import UnavailableError
+from workers.search.cluster import Cluster
 from workers.search.resources import busy_machine, concurrent_trials, default_resources, trial_threads, with_default_resources
 
 
@@ -42,3 +44,29 @@ def test_a_busy_machine_is_said_where_trials_run_on_it(monkeypatch: pytest.Monke
 
 def test_no_trial_fits_where_a_resource_is_missing() -> None:
     assert concurrent_trials(Resources(cpu=1.0, gpu=1.0), cpus=8.0, gpus=0.0) == 0
+
+
+def cluster(*, joined: bool, gpus: float) -> Cluster:
+    return Cluster(address="10.0.0.4:6379", dashboard=None, login="no login", cpus=8.0, gpus=gpus, joined=joined)
+
+
+@pytest.mark.parametrize(
+    ("joined", "gpus", "concurrency", "slots"),
+    [
+        (False, 2.0, None, 2),
+        (False, 2.0, 1, 1),
+        (False, 2.0, 8, 2),
+        (True, 2.0, None, 2),
+        (True, 2.0, 8, 8),
+        (True, 0.0, 8, 8),
+    ],
+)
+def test_a_concurrency_holds_for_a_cluster_that_may_grow(joined: bool, gpus: float, concurrency: int | None, slots: int) -> None:
+    assert cluster(joined=joined, gpus=gpus).slots(Resources(cpu=1.0, gpu=1.0), concurrency=concurrency) == slots
+
+
+@pytest.mark.parametrize(("joined", "concurrency"), [(False, None), (False, 8), (True, None)])
+def test_a_cluster_without_the_resources_is_refused_otherwise(joined: bool, concurrency: int | None) -> None:
+    with pytest.raises(UnavailableError, match="1 GPUs, the cluster has 8 and 0") as refused:
+        cluster(joined=joined, gpus=0.0).slots(Resources(cpu=1.0, gpu=1.0), concurrency=concurrency)
+    assert ("--concurrency" in str(refused.value)) is joined

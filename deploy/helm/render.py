@@ -1,0 +1,53 @@
+"""Writes `deploy/kuberay/service.yaml` and `storage.yaml` from the chart's default values: `python deploy/helm/render.py`.
+
+helm_python is Helm's own engine as a library, so that no `helm` command is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+CHART = Path(__file__).parent / "autoslim"
+PLAIN = Path(__file__).parents[1] / "kuberay"
+RELEASE = "autoslim"
+_HEADER = "# Made from deploy/helm/autoslim and its default values by `make manifests`, for use without Helm.\n"
+
+
+def render(values: Mapping[str, Any], *, release: str = RELEASE) -> dict[str, str]:
+    """The documents of each template, by its file's name; templates that give none are left out.
+
+    Raises:
+        helm_python.HelmError: for values that the chart's schema or a template refuses.
+    """
+    with helm_python.Chart.load(CHART) as chart:
+        chart.validate_schema(dict(values))
+        texts = chart.render(dict(values), name=release, namespace="default")
+    found = {Path(path).name: documents(text) for path, text in sorted(texts.items()) if path.endswith(".yaml")}
+    return {name: text for name, text in found.items() if text}
+
+
+def documents(text: str) -> str:
+    """A YAML stream without its empty documents."""
+    parts = [part.strip("\n") for part in re.split(r"^---$", text, flags=re.MULTILINE)]
+    return "\n---\n".join(part for part in parts if yaml.safe_load(part) is not None)
+
+
+def plain_manifests() -> dict[Path, str]:
+    """The files of PLAIN and their texts."""
+    rendered = render({})
+    storage = rendered.pop("storage.yaml")
+    return {
+        PLAIN / "storage.yaml": f"{_HEADER}{storage}\n",
+        PLAIN / "service.yaml": _HEADER + "\n---\n".join(rendered.values()) + "\n",
+    }
+
+
+if __name__ == "__main__":
+    for path, text in plain_manifests().items():
+        path.write_text(text)

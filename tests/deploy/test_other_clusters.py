@@ -1,0 +1,99 @@
+"""The examples for Slurm and for Ray's own launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from helpers.command_line import parse
+from helpers.manifests import DEPLOY
+
+from autoslim.core.urls import default_url, sqlite_file
+from workers.service.executor import RESOURCE
+
+SLURM = DEPLOY / "slurm" / "search.sbatch"
+
+RAY = f"""#!{sys.executable}
+import json, os, pathlib, sys
+token = pathlib.Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+pathlib.Path(os.environ["RECORD"]).write_text(json.dumps({{
+    "arguments": sys.argv[1:], "mode": os.environ["RAY_AUTH_MODE"], "token": str(token), "length": len(token.read_text().strip()),
+    "permissions": token.stat().st_mode & 0o777,
+}}))
+"""
+
+
+@pytest.fixture
+def submit(tmp_path: Path):
+    """Runs the script with stand-ins for Slurm's commands and Ray's; returns what Ray was started with."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    stand_ins = {"scontrol": "#!/bin/sh\nprintf 'node1\\nnode2\\n'\n", "srun": '#!/bin/sh\nshift\nexec "$@"\n', "ray": RAY}
+    for name, text in stand_ins.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+
+    def start(*arguments: str, gpus: int = 4) -> dict[str, Any]:
+        slurm = {
+            "JOB_ID": "4711",
+            "JOB_NODELIST": "node[1-2]",
+            "JOB_NUM_NODES": "2",
+            "CPUS_PER_TASK": "32",
+            "GPUS_ON_NODE": str(gpus),
+        }
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "RECORD": str(tmp_path / "record.json")}
+        environment |= {f"SLURM_{name}": value for name, value in slurm.items()}
+        subprocess.run([SLURM, *arguments], env=environment, cwd=tmp_path, check=True, timeout=60)
+        return json.loads((tmp_path / "record.json").read_text())
+
+    return start
+
+
+def test_slurm_starts_ray_on_every_node_and_the_search_on_the_first(submit, tmp_path: Path):
+    found = submit("run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%")
+    separator = found["arguments"].index("--")
+    ray, search = found["arguments"][:separator], parse(found["arguments"][separator + 1 :])
+    assert ray[:5] == ["symmetric-run", "--address", "node1:24711", "--min-nodes", "2"]
+    assert (search["address"], search["resources"], search["output"]) == ("auto", "gpu=1,cpu=8", tmp_path / "run")
+    assert search["resume"] is False
+
+
+def test_slurm_asks_for_a_token_of_the_jobs_own_and_removes_it(submit, tmp_path: Path):
+    found = submit("run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%", gpus=0)
+    assert (found["mode"], found["length"], found["permissions"]) == ("token", 64, 0o600)
+    assert found["token"].startswith(str(tmp_path))
+    assert not Path(found["token"]).exists()
+    assert "--resources" not in found["arguments"]
+
+
+def test_the_same_line_again_continues_the_search(submit, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (Path(sqlite_file(default_url(folder)) or "")).touch()
+    found = submit("run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%")
+    search = parse(found["arguments"][found["arguments"].index("--") + 1 :])
+    assert search["resume"] is True
+    assert search["model"] in (None, [], ())
+
+
+def test_rays_launcher_takes_the_cluster(rayjob: dict[str, Any]):
+    import ray.autoscaler
+
+    cluster = yaml.safe_load((DEPLOY / "ray-up" / "cluster.yaml").read_text())
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+    types = cluster["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert types["driver"]["resources"] == {RESOURCE: 1}
+    assert (types["driver"]["min_workers"], types["gpu"]["min_workers"]) == (1, 0)
+    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)
+    assert "--dashboard-host" not in str(starts)
+    assert cluster["docker"]["image"] == rayjob["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"]
