@@ -69,6 +69,7 @@ class RunFolder:
         """With what the last attempt ran."""
         return self.root / "environment.json"
 
+    @property
     def webhook(self) -> Path:
         """The outbox of `--webhook`."""
         return self.root / "webhook.json"

@@ -56,7 +56,7 @@ FORMS: dict[str, tuple[str, FormWriter]] = {
 
 def all_forms(calibration: CalibrationImages | None) -> dict[str, tuple[str, FormWriter]]:
     """`FORMS`, and what is made on request; `calibration` is for what is rounded, None for a model of features."""
-    forms = {
+    forms: dict[str, tuple[str, FormWriter]] = {
         **FORMS,
         "openvino": (openvino_form.FOLDER, openvino_form.write),
         "onnx-int8": (int8_form.FILE, partial(int8_form.write, images=calibration)),

@@ -11,8 +11,8 @@ _FORMS = {
     "onnx": "ONNX, any batch; `images` (B, 3, height, width) in, {outputs} out",
     "pt2": "`torch.export.load`, any batch; needs torch alone",
     "timm": "`timm.create_model('local-dir:...', pretrained=True)`; needs timm alone",
-    "openvino": "OpenVINO's `compile_model` of `model.xml`, any batch; needs openvino alone; inputs and outputs as in ONNX. Some processors "
-    "compute in bfloat16 unless `INFERENCE_PRECISION_HINT` is `f32`, as here",
+    "openvino": "OpenVINO's `compile_model` of `model.xml`, any batch; needs openvino alone; inputs and outputs as in ONNX. Some "
+    "processors compute in bfloat16 unless `INFERENCE_PRECISION_HINT` is `f32`, as here",
     "onnx-int8": "ONNX, any batch, weights and activations in eight bits; inputs and outputs as in ONNX",
 }
 
@@ -33,8 +33,8 @@ def forms_section(config: SlimConfig) -> str:
 |---|---|---|{"---|" if judged else ""}
 {chr(10).join(rows)}
 
-{_remarks(config)}Differences are from the weights' own {what}s on {config.images["compared"]} test images, at batch 1 and all at once, in a process without
-autoslim.{_accuracies(judged)} {_script(config)}`sha256sum --check SHA256SUMS` checks the files.
+{_remarks(config)}Differences are from the weights' own {what}s on {config.images["compared"]} test images,
+at batch 1 and all at once, in a process without autoslim.{_accuracies(judged)} {_script(config)}`sha256sum --check SHA256SUMS` checks the files.
 
 {_speed(config.form_speed)}"""
 
@@ -96,6 +96,7 @@ def _speed(speed: SpeedReport | None) -> str:
 |---|---|---|---|---|---|
 {rows}
 
-{left_out}Medians of the files and of the dense model in float32 in ONNX Runtime, run in turns on the CPU: {speed.hardware}, {speed.threads} threads.
+{left_out}Medians of the files and of the dense model in float32 in ONNX Runtime, run in turns on the CPU: {speed.hardware},
+{speed.threads} threads.
 
 """

@@ -1,4 +1,4 @@
-"""`autoslim export`: further forms of a finished model, each judged on the whole test split, in its folder, its configuration and its card."""
+"""`autoslim export`: further forms of a finished model, each judged on the whole test split, in its folder, configuration and card."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExportRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported(Record):
-    """`accuracy` is the weights' own top-1 share on the `images` test images, None without classes; `forms` are those that were requested."""
+    """`accuracy` is the weights' own top-1 share on the `images` test images, None without classes; `forms` are those requested."""
 
     folder: str
     images: int
@@ -151,7 +151,7 @@ def _timed(folder: Path, images_B3HW: Tensor, names: tuple[str, ...]) -> SpeedRe
 
 def _with_forms(config: SlimConfig, reports: tuple[FormReport, ...], speed: SpeedReport | None, *, compared: int) -> SlimConfig:
     by_name = {report.name: report for report in (*config.forms, *reports)}
-    forms = tuple(sorted(by_name.values(), key=lambda report: FORM_NAMES.index(report.name)))  # type: ignore[arg-type]
+    forms = tuple(sorted(by_name.values(), key=lambda report: FORM_NAMES.index(report.name)))
     # Times of another moment cannot stand beside these: all in a table were measured in turns.
     return config.replace(forms=forms, form_speed=speed, images={**config.images, "compared": compared})
 

@@ -111,8 +111,8 @@ def complete_folder(
     dense: Path,
     speed: tuple[str, ...],
 ) -> dict[str, float]:
-    """`folder` has the model and its configuration. `dense` is the dense model's folder, `speed` the modes to measure. Returns the top-1 share
-    of each exported file on the test images.
+    """`folder` has the model and its configuration. `dense` is the dense model's folder, `speed` the modes to measure. Returns the
+    top-1 share of each exported file on the test images.
     """
     config = load_config(folder)
     config = config.replace(

@@ -1,4 +1,4 @@
-"""`Remaking`: what a finished model's configuration says of how it was made, checked, and with other places for its data and dense model."""
+"""`Remaking`: how a finished model was made, by its configuration: checked, and with other places for its data and dense model."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Remaking:
         made_from = config.made_from
         if made_from is None:
             raise RequestError(
-                f"{original}/config.json has no made_from, the dense model, data and training that the model was made from: an earlier version "
-                "has written it, or the model was taken over from another search; make it with autoslim slim or autoslim search"
+                f"{original}/config.json has no made_from, the dense model, data and training that the model was made from: an earlier "
+                "version has written it, or the model was taken over from another search; make it with autoslim slim or autoslim search"
             )
         if config.limits.latency_ms is not None:
             raise RequestError(
@@ -65,8 +65,8 @@ class Remaking:
         expected = made_from.digests["data"]
         if dataset.digest != expected:
             raise DatasetError(
-                f"--data {source}: its images, labels or splits are not those that the model was made from (their digest is {dataset.digest}, "
-                f"not {expected}); give the same data set"
+                f"--data {source}: its images, labels or splits are not those that the model was made from (their digest is "
+                f"{dataset.digest}, not {expected}); give the same data set"
             )
         return dataset, prepare_probe(made_from.probe, made_from.dataset, cache, seed=made_from.seed)
 
