@@ -42,8 +42,8 @@ class Reproduced(Record):
     the adapted dense model are.
 
     `largest_difference` is that of any weight, None where the models have other shapes. `flops` and `original_flops` are
-    multiply-accumulates an image, `score` and `original_score` are test scores, measured here. `difference` is the first less the second with its paired
-    interval; None for models of features. `versions` maps a package to its version here and there where they differ.
+    multiply-accumulates an image, `score` and `original_score` are test scores, measured here. `difference` is the first less the second
+    with its paired interval; None for models of features. `versions` maps a package to its version here and there where they differ.
     """
 
     folder: str
