@@ -142,6 +142,12 @@ class JobSpec(BaseModel):
         _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
         ge=1,
     )
+    validation_share: float = setting(
+        "Share of the training images that becomes a validation split, and a test split, where the data set has none.",
+        _DATA(job=(JobField("dataset.validation_share"),)),
+        gt=0,
+        le=0.4,
+    )
     unreadable_share: float = setting(
         "Share of a split's images that may be unreadable; they are left out, counted and named.",
         _DATA(job=(JobField("dataset.unreadable_share"),)),

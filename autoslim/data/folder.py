@@ -10,16 +10,24 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
+from autoslim.data.class_folders import LEFTOVERS, joined_folders, refuse_one, refuse_parts
 from autoslim.data.decode import HEIF_SUFFIXES, SUFFIXES
 from autoslim.data.image_file import read_image_file
 from autoslim.data.links import check_inside
 from autoslim.data.manifest_file import SUFFIXES as MANIFESTS
+from autoslim.data.manifest_file import describe_header
 from autoslim.data.split_names import folders_by_split
 from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
 from autoslim.errors import DatasetError
+
+_OFFER = ", or a manifest:"
+
+_LOOKED_INTO = 5
+"""Tables whose columns are looked at for a hint."""
 
 
 def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
@@ -44,6 +52,7 @@ def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
         test=tables.get("test"),
         files=files,
         not_used=left.described(),
+        chosen=joined_folders(splits["train"], listed["train"]),
     ).check()
 
 
@@ -72,8 +81,10 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _folders_in(root: Path) -> list[Path]:
-    """The folders in `root` that are not hidden."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders in `root` that are not hidden, nor left by an archive."""
+    return sorted(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name not in LEFTOVERS
+    )
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -105,21 +116,45 @@ def _list_classes(root: Path, folder: Path, left: _Left) -> dict[str, list[Path]
     check_inside(root, folder)
     found = {path.name: _list_images(root, path, left) for path in _folders_in(folder)}
     if not found:
-        raise DatasetError(
-            f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}{_hint(root)}; {NEEDS_LABELS}"
-        )
+        _refuse_without_classes(root, folder)
+    refuse_one(root, folder, found)
+    refuse_parts(folder, list(found))
     for name, images in found.items():
         if not images:
-            raise DatasetError(f"class {name!r} is empty: {folder / name} has no file ending in {', '.join(SUFFIXES)}")
+            raise DatasetError(
+                f"class {name!r} is empty: {folder / name} has no file ending in {', '.join(SUFFIXES)}; if it is no class, move it out of "
+                f"{folder}"
+            )
     for path in _files_in(folder):
         left.note("images outside of the class folders" if _is_image(path) else _kind(path))
     return found
 
 
-def _hint(root: Path) -> str:
-    """Says how a manifest is read that lies in the folder."""
-    found = sorted(path for path in _files_in(root) if path.suffix.lower() in MANIFESTS)
-    return f", or a manifest: --data {shlex.quote(str(found[0]))}" if found else ""
+def _refuse_without_classes(root: Path, folder: Path) -> NoReturn:
+    files, manifest = _files_in(folder), _hint(root, folder)
+    if not any(_is_image(path) for path in files) and not manifest.startswith(_OFFER):
+        kinds = sorted({path.suffix.lower() for path in files if path.suffix}) or ["nothing"]
+        raise DatasetError(
+            f"{folder} has no images and no class folders but {', '.join(kinds[:5])}{manifest}; expected images in <class>/*, or Parquet "
+            "with the columns image and label. Arrays and packed files have to be written so first"
+        )
+    raise DatasetError(
+        f"{folder} has no class folders; expected train.parquet, train/<class>/* or <class>/* in {root}{manifest}; {NEEDS_LABELS}"
+    )
+
+
+def _hint(root: Path, folder: Path) -> str:
+    """Says how a manifest is read that lies in one of the folders, or why a table there is none."""
+    tables = sorted(
+        path for place in dict.fromkeys((root, folder)) for path in _files_in(place) if path.suffix.lower() in MANIFESTS
+    )
+    others = []
+    for path in tables[:_LOOKED_INTO]:
+        problem = describe_header(path)
+        if problem is None:
+            return f"{_OFFER} --data {shlex.quote(str(path))}"
+        others.append(f"{path.name} ({problem})")
+    return f"; no manifest of images and labels: {', '.join(others)}" if others else ""
 
 
 def _list_images(root: Path, folder: Path, left: _Left) -> list[Path]:

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from autoslim.core.confine import confined
 from autoslim.data.assemble import Part, assemble, no_labels
 from autoslim.data.columns import Columns
 from autoslim.data.image_file import ImageFinder, exists, read_image_file
 from autoslim.data.labels import coded_column
 from autoslim.data.links import check_inside
-from autoslim.data.manifest_file import SPLIT, SUFFIXES, check_size, read_columns
+from autoslim.data.manifest_file import SPLIT, SUFFIXES, check_size, describe_header, read_columns
 from autoslim.data.shards import beside
-from autoslim.data.split_names import NAMES, split_named
+from autoslim.data.split_names import NAMES, folders_by_split, split_named
 from autoslim.data.table import Indices, Row, Source
 from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
@@ -41,14 +42,16 @@ class Manifests:
 
 
 def find_manifests(root: Path) -> Manifests | None:
-    """The manifests of a folder that are named like splits; None where there is none for train, or train is a folder.
+    """The manifests of a folder that are named like splits, or lie in its folders of splits as the hub has them; None where there is none
+    for train, or folders of classes are there.
 
     Raises:
         DatasetError: for two manifests of one split.
     """
     entries = [path for path in root.iterdir() if not path.name.startswith(".")]
-    if any(split_named(path.name) == "train" and path.is_dir() for path in entries):
-        return None
+    folders = [path for path in entries if split_named(path.name) and path.is_dir()]
+    if any(split_named(path.name) == "train" for path in folders):
+        return _beside_images(root, folders)
     by_split: dict[str, Path] = {}
     for path in sorted(path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()):
         split = split_named(path.stem)
@@ -61,6 +64,20 @@ def find_manifests(root: Path) -> Manifests | None:
     if "train" not in by_split:
         return None
     return Manifests(by_split=by_split)
+
+
+def _beside_images(root: Path, folders: list[Path]) -> Manifests | None:
+    """The hub's `imagefolder` with labels: a `metadata.csv` or `metadata.jsonl` among the images of each split."""
+    found: dict[str, Path] = {}
+    for split, folder in folders_by_split(root, folders).items():
+        # A link that leads out is refused by whoever reads the folder.
+        if confined(folder, root) is None:
+            return None
+        tables = [folder / f"metadata{suffix}" for suffix in SUFFIXES if (folder / f"metadata{suffix}").is_file()]
+        if not tables or describe_header(tables[0]) is not None:
+            return None
+        found[split] = tables[0]
+    return Manifests(by_split=found)
 
 
 def read_manifests(root: Path, found: Manifests, wanted: Wanted) -> Source:
@@ -103,7 +120,9 @@ def _source(
     _check_some_exist(name, images)
     not_used = () if root is None else beside(root, [*files, *images])
     # Said because folders beside them might be meant as classes.
-    chosen = () if root is None else (f"the images of {', '.join(path.name for path in files)}, not the folders",)
+    chosen = (
+        () if root is None else (f"the images of {', '.join(str(path.relative_to(root)) for path in files)}, not the folders",)
+    )
     return assemble(
         name,
         parts,

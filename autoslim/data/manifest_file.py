@@ -25,6 +25,9 @@ SPLIT = "split"
 MAX_BYTES = 512 * 2**20
 """Bound of one manifest, which is held in memory: some ten million paths."""
 
+_SHOWN = 5
+"""Columns that are named in a hint."""
+
 _MAX_LINE = 2**20
 """Characters of a line: a path and a label are far shorter, and a file without line ends would be read whole."""
 
@@ -38,6 +41,23 @@ def read_columns(path: Path, wanted: Wanted) -> tuple[Any, Columns]:
     check_size(path)
     read = _read_lines if path.suffix.lower() in LINES else _read_delimited
     return read(path, wanted)
+
+
+def describe_header(path: Path) -> str | None:
+    """Why a file is no manifest of images and labels, by the names of its columns; None where it is one."""
+    try:
+        check_size(path)
+        if path.suffix.lower() in LINES:
+            names = list(next(_json_lines(path), (0, {}))[1])
+        else:
+            names, _ = _header(path)
+    except DatasetError:
+        return "not readable"
+    try:
+        choose_columns(pa.schema([(name, pa.string()) for name in names]), Wanted(), str(path), known=_known(names))
+    except DatasetError:
+        return f"columns {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "")
+    return None
 
 
 def check_size(path: Path) -> None:

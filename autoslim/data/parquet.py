@@ -24,6 +24,8 @@ from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError, first_line
 
 SUFFIX = ".parquet"
+_MAGIC = b"PAR1"
+"""What a Parquet file begins with."""
 
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 """How the hub stores an encoded image."""
@@ -42,7 +44,17 @@ _ALLOWED_ANYWAY = 64 * 2**20
 
 
 def read_file(path: Path, wanted: Wanted) -> Source:
-    """A source of one file, from which the other splits are taken."""
+    """A source of one file, from which the other splits are taken.
+
+    Raises:
+        DatasetError: for a file that is something else, whatever its name, or cannot be used.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC and path.suffix.lower() != SUFFIX:
+            raise DatasetError(
+                f"{path} is no data set that can be read; allowed: Parquet, a manifest with a row for each image (.csv, .tsv, .jsonl, "
+                ".ndjson), a WebDataset .tar, or a folder. Arrays and other annotations have to be written as one of these first"
+            )
     return _source(str(path), path.parent, {"train": [path]}, wanted)
 
 

@@ -16,7 +16,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoslim.core.job import SCRATCH, ModelSpec
+from autoslim.core.job import PRETRAINED, SCRATCH, ModelSpec
 from autoslim.core.shape import ViTShape
 from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
@@ -106,6 +106,11 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         state, part = _weights_of(spec, module)
         resampled = is_resampled(module, state)
         head_fits = load_weights(module, state, source=spec.name)
+        changes = [
+            *(["positions resampled to this image and patch size"] if resampled else []),
+            *(["its classifier is of other classes, and is replaced"] if not head_fits and shape.classes else []),
+        ]
+        part = ", ".join(filter(None, (part, *changes))) if spec.weights != PRETRAINED else part
     preprocessing = _preprocessing(spec, module)
     return DenseModel(
         module=family_of(module).open(module.eval()),

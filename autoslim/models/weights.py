@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -36,9 +37,22 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
     for what, names in (("lack", missing), ("have besides", left_over), ("have in another shape", misfits)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise WeightsError(f"weights of {source} do not fit the model: they {what} {', '.join(names[:3])}{more}")
+            raise WeightsError(
+                f"weights of {source} do not fit the model: they {what} {', '.join(names[:3])}{more}{_hint(state, missing)}"
+            )
     model.load_state_dict(state, strict=head_fits)
     return head_fits
+
+
+def _hint(state: Mapping[str, Tensor], missing: list[str]) -> str:
+    """Whose names they have, where that is known, and what helps."""
+    if any("attention.attention.query" in name for name in state):
+        return "; they have transformers' names: timm loads such models from the hub under its own names (`autoslim models` lists them)"
+    if any(name.startswith("encoder.layers.encoder_layer_") for name in state):
+        return "; they have torchvision's names, and timm's are needed"
+    if "fc_norm.weight" in state and "norm.weight" in missing:
+        return "; they are of a model that averages its patches: --model-args global_pool=avg"
+    return ""
 
 
 def is_resampled(model: nn.Module, state: dict[str, Tensor]) -> bool:

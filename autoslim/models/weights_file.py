@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from autoslim.core.job import WEIGHT_FILES
 from autoslim.errors import WeightsError
 
 _HEAD = 512
@@ -29,8 +30,14 @@ _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "
 _DEPTH = 4
 """Entries within entries that are looked into: a pickle may hold a dictionary that holds itself."""
 
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 """What DataParallel, torch.compile, Lightning and self-supervised training put in front of parameters' names."""
+
+_DECODER = ("decoder_", "decoder.")
+"""In front of the names of the part of a masked autoencoder that is thrown away."""
+
+_INDEX = ".index.json"
+"""End of the name of what says which of several files holds a parameter."""
 
 
 class StoredWeights(NamedTuple):
@@ -52,10 +59,17 @@ def read_weights(path: Path) -> StoredWeights:
         WeightsError: when the file is missing, broken or something else, or a pickle that holds more (it is refused, not run), or when a
             tensor is not finite.
     """
+    if path.is_dir():
+        raise WeightsError(f"weights file {path} is a folder; {_in_folder(path)}")
     if not path.is_file():
         raise WeightsError(f"weights file {path} does not exist")
     content, part = _unwrap(_load(path), path)
     state, prefix, left_out = _without_prefix(content)
+    whole = len(state)
+    if any(name.startswith(_DECODER) for name in state):
+        # A masked autoencoder: its decoder, and the token in the place of hidden patches, are no part of the model.
+        state = {name: value for name, value in state.items() if not name.startswith(_DECODER) and name != "mask_token"}
+    left_out += whole - len(state)
     for name, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise WeightsError(
@@ -104,7 +118,11 @@ def _what_else(head: bytes) -> str:
     if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "is a web page, not weights: the download has failed, or asks for a login"
     if text.startswith((b"{", b"[")):
-        return "is a JSON file, not weights; an index of several files is not read, each holds a part"
+        return f"is a JSON file, not weights; where it is an index of several files, {_JOIN}"
+    if head.startswith(b"\x1f\x8b"):
+        return "is packed with gzip; unpack it with gunzip first"
+    if head.startswith(b"\x89HDF"):
+        return "is an HDF5 file, as Keras writes it; convert its arrays to a state dict with the names of timm, and save it as safetensors"
     try:
         words = head.decode().split("\n")[0].strip()
     except UnicodeDecodeError:
@@ -114,12 +132,39 @@ def _what_else(head: bytes) -> str:
     return "is no weights file; allowed: safetensors, or as torch.save writes it"
 
 
+_JOIN = "join them into one file: load each with safetensors.torch.load_file, and save all tensors together with save_file"
+
+
+def _in_folder(folder: Path) -> str:
+    """What to give instead of it."""
+    names = sorted(path.name for path in folder.iterdir())
+    if "config.json" in names and "model.safetensors" in names:
+        return f"as one in timm's hub format it is given as --model {folder}"
+    if any(name.endswith(_INDEX) for name in names):
+        return f"its weights are in several files; {_JOIN}"
+    files = [name for name in names if name.endswith(WEIGHT_FILES)]
+    return (
+        f"give one of its files: {', '.join(files[:5])}" if files else f"allowed: a file that ends in {', '.join(WEIGHT_FILES)}"
+    )
+
+
 def _refuse_packed(path: Path) -> None:
-    """Refuses compressed archives: torch writes none, but would unpack any, to any size."""
+    """Refuses archives of something else, and compressed ones: torch writes none, but would unpack any, to any size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    names = [member.filename for member in members]
+    if names and all(name.endswith(".npy") for name in names):
+        raise WeightsError(
+            f"weights file {path} is a NumPy archive, as JAX programs write; timm has the published ones under their models' names, and "
+            "others have to be saved as a state dict with the names of timm"
+        )
+    if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
+        raise WeightsError(
+            f"weights file {path} is a TorchScript archive, which holds a program; it was refused, not run. Save the model's state dict "
+            "instead"
+        )
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise WeightsError(f"weights file {path} is a compressed archive; allowed: as torch.save writes it, or safetensors")
     if sum(member.file_size for member in members) > path.stat().st_size:
@@ -151,7 +196,14 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
 def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, int]:
     """The tensors under the names that most of them have behind known prefixes, these prefixes, and how many have them not."""
     prefix, left_out = "", 0
-    while found := [known for known in _PREFIXES if 2 * sum(name.startswith(known) for name in state) > len(state)]:
+    while found := [known for known in _PREFIXES if _is_prefix(known, state)]:
         own = {name.removeprefix(found[0]): value for name, value in state.items() if name.startswith(found[0])}
         prefix, left_out, state = prefix + found[0], left_out + len(state) - len(own), own
     return state, prefix, left_out
+
+
+def _is_prefix(prefix: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether most names have it. Other libraries' models have an `encoder` of their own, without timm's names in it."""
+    if prefix == "encoder." and not any(name.startswith(("encoder.blocks.", "encoder.patch_embed.")) for name in state):
+        return False
+    return 2 * sum(name.startswith(prefix) for name in state) > len(state)

@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "image_column": "img",
     "label_column": "fine_label",
     "train_limit": 100,
+    "validation_share": 0.2,
     "unreadable_share": 0.5,
     "drop_duplicates": True,
     "params": "1300000",

@@ -128,12 +128,22 @@ def layouts() -> list[Layout]:
         make.images("images", count=2)
         make.text("all.csv", "path,label\nimages/0.png,ant\n../secret.png,bee\n")
 
+    def image_folder(make: Maker) -> None:
+        for split, count in (("train", 20), ("test", 6)):
+            make.images(split, count=count)
+            rows = [f"{number}.png,{_NAMES[number % 2]}\n" for number in range(count)]
+            make.text(f"{split}/metadata.csv", "".join(["file_name,label\n", *rows]))
+
     return [
         ("class folders", ".", lambda make: make.classes("."), {}),
         ("splits of class folders", ".", lambda make: make.classes("Train", "valid", "TEST"), {}),
         ("splits without train", ".", lambda make: make.classes("val", "test"), {}),
         ("two folders for one split", ".", lambda make: make.classes("train", "val", "dev"), {}),
         ("a folder beside the splits, other files", ".", _with_others, {}),
+        ("class folders in further folders", ".", lambda make: make.images("ant/red", "ant/black", "bee/wild", "bee/tame"), {}),
+        ("class folders one folder deeper", ".", lambda make: make.classes("photos", "__MACOSX"), {}),
+        ("folds, or other parts of a data set", ".", lambda make: make.classes("fold1", "fold2"), {}),
+        ("the hub's image folder with `metadata.csv`", ".", image_folder, {}),
         ("images without class folders", ".", lambda make: make.images("train", count=4), {}),
         ("a Parquet file", "all.parquet", lambda make: make.parquet("all.parquet", make.table(20)), {}),
         (
@@ -164,6 +174,7 @@ def layouts() -> list[Layout]:
         ("a folder of images and a CSV", ".", lambda make: make.text("labels.csv", "path,label\n"), {}),
         ("columns of a folder of images", ".", lambda make: make.classes("."), {"label_column": "species"}),
         ("a packed folder", "all.zip", lambda make: make.text("all.zip", "PK"), {}),
+        ("packed arrays", "arrays.npz", lambda make: make.text("arrays.npz", "PK"), {}),
         ("nothing", "nowhere", lambda make: None, {}),
     ]
 
