@@ -87,9 +87,9 @@ class FloorTarget(Record):
         return result.state is TrialState.COMPLETE and self.floor.keeps(result.accuracy)
 
     def _rounded(self, flops: float, cheapest: int) -> int:
-        # Down: a target that is rounded up could be the cost of the trial that it is to be cheaper than.
+        # Down, but for an error of binary numbers: rounded up it could be the cost of the trial that it is to be cheaper than.
         step = self.dense_flops / _GRID
-        return max(cheapest, int(math.floor(flops / step) * step))
+        return max(cheapest, int(math.floor(flops / step + 1e-6) * step))
 
 
 def _is_try(result: TrialResult) -> bool:
