@@ -44,7 +44,8 @@ def _listed(failed: list[TrialResult]) -> str:
 
 
 def _stopped(content: SearchContent, stopped: list[TrialResult]) -> str:
-    text = f"{len(stopped)} trials were stopped early by the scheduler ({content.stored.job.scheduler}), which is no failure."
+    trials = "One trial was" if len(stopped) == 1 else f"{len(stopped)} trials were"
+    text = f"{trials} stopped early by the scheduler ({content.stored.job.scheduler}), which is no failure."
     rows = [
         [str(result.number), result.recipe.title, f"{result.epochs or 0:g}", result.stopped or "no reason recorded"]
         for result in stopped[:MOST_ROWS]
