@@ -35,8 +35,13 @@ def portable(notebook: Any, folder: str) -> Any:
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
         if cell.cell_type == "code":
-            cell.outputs = [_replaced(output, names) for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [_replaced(output, names) for output in cell.outputs if _is_shown(output)]
     return notebook
+
+
+def _is_shown(output: Any) -> bool:
+    """Not progress, and not the empty place that Ray keeps for its own."""
+    return output.get("name") != "stderr" and output.get("data", {}).get("text/html") != ""
 
 
 def _replaced(value: Any, names: dict[str, str]) -> Any:
