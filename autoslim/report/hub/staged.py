@@ -67,7 +67,6 @@ def stage(folder: Path, target: Path, *, repo: str, revision: str | None, licens
     if page.is_file():
         page.write_text(without_paths(page.read_text(encoding="utf-8")), encoding="utf-8")
     # Over the whole repository, timm's files and the card among them.
-    (own / CHECKSUMS).unlink()
     write_checksums(target)
     return Staged(folder=target, license=named, timm_loads=timm_loads)
 

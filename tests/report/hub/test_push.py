@@ -118,7 +118,7 @@ def test_nothing_local_is_pushed(hub: Hub, folder: Path):
     push_there(folder)
     for name, content in hub.files.items():
         assert b"/home" not in content, name
-        assert b"ada" not in content.replace(b"adapt", b""), name
+        assert b"ada/" not in content, name
         assert b"secret project" not in content, name
     assert "Data: flowers. Read from list.csv." in hub.files["README.md"].decode()
     # The folder itself stays as it was.
@@ -134,7 +134,7 @@ def test_the_programs_lose_the_lines_that_they_come_from_and_compute_the_same(hu
     push_there(folder)
     for name in (onnx_form.FILE, pt2_form.FILE):
         assert b"site-packages" not in hub.files[name]
-        assert b".py" not in hub.files[name].replace(b".pytree", b"")
+        assert b"autoslim/methods/" not in hub.files[name]
         (tmp_path / name).write_bytes(hub.files[name])
     import onnxruntime
 
