@@ -49,4 +49,5 @@ def render(found: Reproduced, score: Score = ACCURACY) -> str:
 def _distance(found: Reproduced) -> str:
     if found.largest_difference is None:
         return "the models have other shapes"
-    return f"the largest difference of a weight is {found.largest_difference:.2g}"
+    digests = f"SHA-256 {found.weights_digest[:12]}, the original's {found.original_digest[:12]}"
+    return f"the largest difference of a weight is {found.largest_difference:.2g} ({digests})"

@@ -229,7 +229,7 @@ class JobSpec(BaseModel):
     )
     price_per_hour: float | None = setting(
         "Price of one device (a GPU, or a CPU where there is none), to report the cost in money.",
-        _END(job=(JobField("price_per_hour"),), decides_plan=False),
+        _END(job=(JobField("price_per_hour"),)),
         ge=0,
     )
     max_hours: float | None = setting(

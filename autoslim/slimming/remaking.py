@@ -1,4 +1,4 @@
-"""`Remaking`: how a finished model was made, by its configuration: checked, and with other places for its data and dense model."""
+"""`Remaking`: what a finished model's configuration says of how it was made, with other places for its data and dense model."""
 
 from __future__ import annotations
 

@@ -84,8 +84,6 @@ def running_hub() -> Iterator[Hub]:
     hub = Hub()
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def do_POST(self) -> None:
             hub.tokens.add(self.headers.get("Authorization"))
             self._send(*self._refused(hub.answer, self.path.partition("?")[0], self._body()))

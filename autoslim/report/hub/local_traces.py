@@ -82,7 +82,7 @@ def _clean_onnx(path: Path) -> None:
     parts += [*model.graph.input, *model.graph.output, *model.graph.initializer]
     for part in parts:
         del part.metadata_props[:]
-        part.doc_string = ""
+        part.ClearField("doc_string")
     onnx.save(model, path)
 
 
