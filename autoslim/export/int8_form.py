@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -128,7 +127,7 @@ def _answers(graph: Path, images_M3HW: Tensor) -> NDArray[np.int64]:
 
 
 def _feeds(images_N3HW: Tensor) -> Iterator[dict[str, NDArray[np.float32]]]:
-    return ({"images": part.numpy()} for part in torch.split(images_N3HW, _BATCH))
+    return ({"images": images_N3HW[start : start + _BATCH].numpy()} for start in range(0, len(images_N3HW), _BATCH))
 
 
 def _reader(images_N3HW: Tensor) -> Any:

@@ -33,9 +33,8 @@ def forms_section(config: SlimConfig) -> str:
 |---|---|---|{"---|" if judged else ""}
 {chr(10).join(rows)}
 
-{_remarks(config)}Differences are from the weights' own {what}s on {config.images["compared"]} test images,
-at batch 1 and all at once, in a process without autoslim.{_accuracies(judged)} {_script(config)}`sha256sum --check SHA256SUMS`
-checks the files.
+{_remarks(config)}Differences are from the weights' own {what}s on {config.images["compared"]} test images, at batch 1 and all at once, in a
+process without autoslim.{_accuracies(judged)} {_script(config)}`sha256sum --check SHA256SUMS` checks the files.
 
 {_speed(config.form_speed)}"""
 

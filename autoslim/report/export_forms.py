@@ -1,4 +1,4 @@
-"""`autoslim export`: further forms of a finished model, each judged on the whole test split, in its folder, configuration and card."""
+"""`autoslim export`: further forms of a finished model, each judged on all test images, in its folder, its configuration and its card."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExportRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported(Record):
-    """`accuracy` is the weights' own top-1 share on the `images` test images, None without classes; `forms` are those requested."""
+    """`accuracy` is the weights' top-1 share on the `images` test images, None without classes; `forms` are those that were requested."""
 
     folder: str
     images: int

@@ -57,7 +57,7 @@ def test_the_speed_of_the_files_stands_beside_the_dense_model(config: SlimConfig
     text = forms_section(config.replace(form_speed=speed))
     assert "| onnx-int8 | 64 | 20 | 10 | 6,400 | 2.00 (1.90-2.10) |" in text
     assert "Not measured: openvino, because it is not there." in text
-    assert "in float32 in ONNX Runtime, run in turns on the CPU: a chip, 2 threads" in text
+    assert "in float32 in ONNX Runtime, run in turns on the CPU: a chip,\n2 threads." in text
 
 
 def test_the_section_is_replaced_and_nothing_else(config: SlimConfig):
