@@ -49,7 +49,7 @@ def _of_model(content: SearchContent, model: DeliveredModel, *, with_images: boo
         folder = model.folder.relative_to(content.output.root)
         return title + paragraph(f"An earlier version delivered {folder} without its answers; autoslim compare makes this table.")
     found = compare_answers(model.config.classes, answers.label_N, answers.slimmed_N, answers.dense_N)
-    parts = [title, _whole(model.config, found), _classes(found)]
+    parts = [title, _whole(model.config, found), _classes(model.label, found)]
     if with_images:
         parts.append(_images(content, model.config, found))
     return "\n".join(parts)
@@ -66,7 +66,7 @@ def _whole(config: SlimConfig, found: ComparedAnswers) -> str:
     )
 
 
-def _classes(found: ComparedAnswers) -> str:
+def _classes(label: str, found: ComparedAnswers) -> str:
     if not found.classes:
         return paragraph("In every class both models have equally many images right.")
     more = f", the first {MOST_CLASSES} of {len(found.classes)}" if len(found.classes) > MOST_CLASSES else ""
@@ -74,7 +74,7 @@ def _classes(found: ComparedAnswers) -> str:
         Column("Class"),
         *numbers("Images", "Slimmed, % (95 %)", "Dense, % (95 %)", "Right with slimmed alone", "Right with dense alone"),
     )
-    title = f"Classes in which the accuracies differ{more}; in all others they are equal"
+    title = f"Classes in which the accuracies differ, {label}{more}; in all others they are equal"
     return draw_text_table(title, columns, [_class_row(row) for row in found.classes[:MOST_CLASSES]])
 
 
