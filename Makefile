@@ -47,7 +47,7 @@ demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local R
 	@echo 'autoslim plan --model deit_small_patch16_224 --data ./your-images --flops 50%'
 
 # Before anything is installed or loaded.
-demo-about:
+demo-about: ## say what the demo does, and how long it takes
 	@test -e $(STAMP) || echo 'First autoslim is installed into $(VENV): several GB of packages, once.'
 	@echo 'The demo trains a small vision transformer on handwritten digits, and searches for its best slimmed form at 70 %, 50 % and 40 %'
 	@echo 'of its FLOPs. What that takes on this machine is estimated first; the results come to $(DEMO_OUTPUT).'

@@ -26,7 +26,7 @@ def render(summary: Summary) -> str:
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     lines += [f"{model.label}: {describe_model(model, summary)}" for model in summary.models]
-    lines += [f"{label}: {summary.why_missing[label]}" for label in summary.missing]
+    lines += [f"{label}: {summary.missed(label)}" for label in summary.missing]
     if summary.within_noise is not None:
         lines.append(_recommended(summary, summary.within_noise))
     lines += [

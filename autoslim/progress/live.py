@@ -73,7 +73,7 @@ class LiveDisplay(Display):
         self._status = status
 
     def _foreign(self, text: str) -> None:
-        self._console.print(Text.from_ansi(text))
+        self._console.print(Text.from_ansi(text), soft_wrap=True)
 
     def _drawn(self) -> RenderableType:
         width, height = self._resize()

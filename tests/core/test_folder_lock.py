@@ -10,7 +10,12 @@ import pytest
 from autoslim.core.folder_lock import FolderLock, FolderUse, mark_as_service_folder, used_for
 from autoslim.errors import OutputError
 
-MARKS = {FolderUse.SEARCH: "job.json", FolderUse.SLIM: "slim.json", FolderUse.SERVE: "service"}
+MARKS = {
+    FolderUse.SEARCH: "job.json",
+    FolderUse.SLIM: "slim.json",
+    FolderUse.SERVE: "service",
+    FolderUse.REPRODUCE: "reproduce.json",
+}
 BEGIN = """
 import sys, time
 from pathlib import Path

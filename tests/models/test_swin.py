@@ -157,7 +157,8 @@ def test_a_head_that_stays_keeps_its_own_bias(name: str):
         whole = block.attn
         block.attn = narrow_attention(whole, kept_HK, torch.ones(kept_HK.shape), heads=left)
         was, now = (attention.positions.bias(None, None, 16) for attention in (whole, block.attn))
-        assert torch.equal(now, was[:, 1:])
+        # A network of fewer outputs may add its terms up in another order.
+        torch.testing.assert_close(now, was[:, 1:])
     torch.testing.assert_close(logits(cut, images()), logits(masked, images()), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(logits(cut, images()), logits(dense.module, images()), atol=1e-3)
 

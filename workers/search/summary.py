@@ -18,6 +18,8 @@ from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
 
+_NO_TRIAL = "no trial was completed within this budget"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary(Record):
@@ -54,6 +56,10 @@ class Summary(Record):
     why_missing: dict[str, str] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     starts: dict[str, BaseFacts] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     teachers: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+
+    def missed(self, label: str) -> str:
+        """Why the budget, or the goal, has no model."""
+        return self.why_missing.get(label, _NO_TRIAL)
 
 
 def summarize(
@@ -123,7 +129,7 @@ def _spending(job: SearchJob, hours: float, cost: SearchCost, ended: str) -> str
 def _why_missing(prepared: PreparedSearch, label: str, results: Sequence[TrialResult], facts: BaseFacts) -> str:
     job = prepared.job
     if job.goal is None or label != job.goal.label:
-        return "no trial was completed within this budget"
+        return _NO_TRIAL
     return why_missed(results, job.goal, facts, job.limits, score=job.dataset.score)
 
 

@@ -28,6 +28,9 @@ from autoslim.report.hub.local_traces import public_name, without_paths
 
 PRIVATE = "/home/ada/secret project/flowers"
 
+# huggingface_hub's own, of the HTTP client that it uses.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:

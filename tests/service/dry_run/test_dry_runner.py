@@ -213,9 +213,9 @@ UNDECIDING: dict[str, Any] = {
     "base_lr": 0.002,
     "seed": 12,
     "scheduler": "none",
-    "price_per_hour": 2.5,
     "reuse": ("all",),
     "speed": (),
+    "webhook": "https://hooks.example.org/autoslim",
     "priority": 9,
 }
 

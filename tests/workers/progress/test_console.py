@@ -72,7 +72,7 @@ def test_a_display_with_bars_has_one_for_each_running_trial_the_best_of_each_bud
     assert display.status.overall == Bar(name="1 of 24 trials", done=1, total=24)
     assert display.status.ends_at is not None
     assert [line for line in display.lines if "trial" in line] == [
-        "trial 00 (1/24 done) vit_slim ends: accuracy 90.0% at 2.304G in 1m01s"
+        "trial 00 (1/24 done) vit_slim ends: accuracy 90.0% at 2.304G in 1m02s"
     ]
 
 

@@ -42,8 +42,8 @@ def adapt(monkeypatch: pytest.MonkeyPatch, names: str, accuracies: dict[str, flo
     monkeypatch.setattr(dense_models, "adapt_dense_model", cluster)
     starts = {label: make_dense(img_size=SIZES[spec.name]) for label, spec in job.starts.items()}
     prepared: Any = SimpleNamespace(job=job, output=None, dataset=None, starts=starts)
-    console = Console(job, LineDisplay(io.StringIO()))
-    return adapt_dense_models(prepared, console), cluster.asked, console._stream.getvalue()
+    told = io.StringIO()
+    return adapt_dense_models(prepared, Console(job, LineDisplay(told))), cluster.asked, told.getvalue()
 
 
 def test_the_most_accurate_model_teaches_all_and_itself(monkeypatch: pytest.MonkeyPatch) -> None:
