@@ -44,7 +44,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         (
             [*SCRATCH, "--data", "digits", "--flops", "1.5"],
             2,
-            "budget '1.5': 1.5%? As multiply-accumulates it is less than any model has",
+            r"budget '1\.5': 1\.5%\? As multiply-accumulates it is less than any model has",
         ),
         ([*SCRATCH, "--data", "digits", "--flops", "120%"], 2, "at most 100 %"),
         ([*SCRATCH, "--data", "digits", "--flops", "much"], 2, "allowed: multiply-accumulates such as 2.3G"),

@@ -73,7 +73,7 @@ def test_every_budget_has_one_line_and_the_reasons_are_in_the_page() -> None:
     assert len(lines_of(found, "70%:")) == len(lines_of(found, "20%:")) == 1
     assert "trial 7 (width) is the best" not in render(found)
     (reasons,) = lines_of(found, "Reasons")
-    assert "out/front.html" in reasons
+    assert "out/report.html" in reasons
 
 
 def test_a_difference_within_the_interval_and_an_unreliable_timing_are_called_so() -> None:
