@@ -84,6 +84,8 @@ def test_a_goal_is_in_the_json_with_what_other_models_say(autoslim):
     assert plan["expected"]["trials"] == 24
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_hours_and_money_hold_in_the_estimate_with_what_handing_over_takes(autoslim):
     code, out, err = autoslim(*PLAN, "--json")
     whole = json.loads(out)

@@ -91,6 +91,8 @@ def in_eight_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     return folder, exported(folder, ("onnx", "onnx-int8"), of_scale())
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_eight_bits_are_judged_by_their_own_answers(in_eight_bits: tuple[Path, dict[str, FormReport]]):
     folder, forms = in_eight_bits
     assert forms["onnx"].accuracy == 1.0 and forms["onnx"].drop == 0.0
@@ -103,6 +105,8 @@ def test_eight_bits_are_judged_by_their_own_answers(in_eight_bits: tuple[Path, d
     assert (folder / FILE).stat().st_size < (folder / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_graph_has_eight_bits_where_it_says_so_and_nothing_that_runtimes_refuse(
     in_eight_bits: tuple[Path, dict[str, FormReport]],
 ):
