@@ -40,7 +40,7 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
     ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
     shell: Any = types.SimpleNamespace(kernel=object())
     vars(ipython).update(get_ipython=lambda: shell, display=display)
-    vars(display).update(HTML=str, display=lambda page, display_id: handle)
+    vars(display).update(HTML=str, display=lambda page, **_: handle)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     return handle
