@@ -56,7 +56,6 @@ def test_forms_are_made_judged_and_described(autoslim, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_forms_that_are_there_stay_and_a_form_is_made_again(autoslim, folder):
     for names in ("onnx", "pt2", "onnx"):
         code, out, err = autoslim("export", "slimmed", "--format", names, "--data", "photos", "--no-speed")
@@ -67,7 +66,6 @@ def test_forms_that_are_there_stay_and_a_form_is_made_again(autoslim, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_form_that_cannot_be_made_is_told_and_the_others_are_made(autoslim, folder):
     code, out, err = autoslim("export", "slimmed", "--format", "timm,onnx", "--data", "photos", "--no-speed")
     assert code == 0, err
@@ -78,7 +76,6 @@ def test_a_form_that_cannot_be_made_is_told_and_the_others_are_made(autoslim, fo
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_other_test_images_than_the_cards_are_refused(autoslim, folder):
     config = load_config(folder)
     save_config = config.replace(accuracy={"test/slimmed": 0.99}, images={"test": 5000})

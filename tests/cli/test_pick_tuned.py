@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.marks import CI_ONLY
 from helpers.small_search import make_search
 
 from autoslim.export.artifact import load_config
@@ -15,7 +14,7 @@ from autoslim.models.weights import file_digest
 from workers.search import pick as picking
 from workers.search.pick import Wish
 
-pytestmark = CI_ONLY
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,8 @@ def test_on_a_terminal_there_are_bars_while_stdout_stays_json(tmp_path: Path, co
     assert seen.code == 0, seen.raw
     assert json.loads(seen.stdout)["folder"] == str(tmp_path / "out")
     assert load_config(tmp_path / "out").recipe.method == "width"
-    for drawn in ("dense model", "1/1 epochs", "2/2 epochs", "evaluating and exporting"):
+    # Epochs of this model may be shorter than the time between two drawings.
+    for drawn in ("dense model", "evaluating and exporting"):
         assert drawn in seen.raw
     # The bars are gone, the lines stay, and each epoch was a bar and no line.
     assert not any("━" in line or re.search(r"\d/\d epochs", line) for line in seen.lines)

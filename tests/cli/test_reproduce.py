@@ -108,7 +108,7 @@ def test_an_output_that_holds_something_is_left_as_it_is(autoslim, folder: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.short
+@pytest.mark.timeout(900)
 def test_a_slimmed_model_is_made_again_to_the_bit(autoslim, tmp_path: Path):
     code, _, err = autoslim("slim", "--method", "merge", *TINY, *SHORT, "--flops", "60%", "--output", "one")
     assert code == 0, err
@@ -137,6 +137,7 @@ def test_a_slimmed_model_is_made_again_to_the_bit(autoslim, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_model_of_a_search_that_was_tuned_for_longer_is_made_again_to_the_bit(autoslim, tmp_path: Path):
     make_search(tmp_path / "run")
     code, _, err = autoslim("pick", "run", "--flops", "60%", "--tune", "2")

@@ -53,7 +53,7 @@ def test_a_trial_is_stopped_at_the_limit_and_goes_on_with_a_higher_one(tmp_path:
     assert 0 < stored.seconds < SECONDS
     assert list((output / "trials").glob("*/checkpoint/*"))
 
-    more = Search("--resume", "--output", str(output), "--max-hours", "1")
+    more = Search("--resume", "--output", str(output), "--max-hours", "24")
     line = more.read_until(lambda line: "trial 0" in line and "epoch " in line)
     more.send(signal.SIGINT)
     assert more.end() == 130, more.text
