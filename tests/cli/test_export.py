@@ -34,7 +34,6 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_forms_are_made_judged_and_described(autoslim, folder):
     code, out, err = autoslim("export", "slimmed", "--format", "onnx,onnx-int8", "--data", "photos", "--json")
     assert code == 0, err

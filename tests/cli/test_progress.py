@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.marks import CI_ONLY
 from helpers.screen import run_on_terminal
 
 from autoslim.export.artifact import load_config
@@ -34,7 +33,8 @@ def test_quiet_writes_the_result_alone(autoslim, tmp_path: Path) -> None:
     assert json.loads(out)["flops"] <= json.loads(out)["budget"]
 
 
-@pytest.mark.parametrize("columns", [pytest.param(80, marks=CI_ONLY), pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 200])
 def test_on_a_terminal_there_are_bars_while_stdout_stays_json(tmp_path: Path, columns: int) -> None:
     command = [sys.executable, "-m", "autoslim.cli", *SLIM, str(tmp_path / "out")]
     seen = run_on_terminal(command, columns=columns, piped_stdout=True, seconds=250.0)

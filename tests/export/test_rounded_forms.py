@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from helpers.marks import CI_ONLY
 from helpers.tiny import CLASSES, config_of, images, make_dense, slim
 from numpy.typing import NDArray
 
@@ -128,7 +127,6 @@ def test_the_graph_has_eight_bits_where_it_says_so_and_nothing_that_runtimes_ref
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_eight_bits_take_any_batch(in_eight_bits: tuple[Path, dict[str, FormReport]]):
     folder, _ = in_eight_bits
     ((single, batch),) = read_back("onnx-int8", folder / FILE, images(33)).outputs
@@ -138,7 +136,6 @@ def test_eight_bits_take_any_batch(in_eight_bits: tuple[Path, dict[str, FormRepo
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_same_images_give_the_same_file(tmp_path: Path):
     folder = made(tmp_path / "model")
     config, model = load_config(folder), load(folder)
@@ -153,7 +150,6 @@ def test_the_same_images_give_the_same_file(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_bad_calibration_is_handed_over_with_a_warning(tmp_path: Path):
     folder = made(tmp_path / "model")
     forms = exported(folder, ("onnx-int8",), of_scale(1e-3))
@@ -177,7 +173,6 @@ def test_a_report_without_an_accuracy_is_written_as_earlier_versions_read_it():
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_model_of_features_is_not_rounded_and_its_other_forms_are_made(tmp_path: Path):
     folder = made(tmp_path / "model")
     config = load_config(folder).replace(classes=())
@@ -193,7 +188,7 @@ def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tm
         require()
 
 
-@pytest.mark.parametrize("scheme", [pytest.param(number, marks=CI_ONLY) for number in range(len(SCHEMES))])
+@pytest.mark.parametrize("scheme", [pytest.param(number, marks=pytest.mark.slow) for number in range(len(SCHEMES))])
 def test_every_candidate_is_close_to_the_float_graph(scheme: int, tmp_path: Path):
     from autoslim.export import int8_form, onnx_form
 
