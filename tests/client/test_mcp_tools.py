@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.driven_job import DrivenJob
+from helpers.marks import CI_ONLY
 from helpers.running_service import SPEC, RunningService
 
 from autoslim.client import AsyncClient
@@ -17,6 +18,8 @@ mcp = pytest.importorskip("mcp")
 from autoslim.mcp.server import create_server  # noqa: E402
 
 READING = {"list_methods_and_models", "plan_job", "list_jobs", "get_job", "list_trials", "get_front"}
+
+pytestmark = CI_ONLY
 
 
 class Tools:
