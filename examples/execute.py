@@ -35,13 +35,20 @@ def portable(notebook: Any, folder: str) -> Any:
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
         if cell.cell_type == "code":
-            cell.outputs = [_replaced(output, names) for output in cell.outputs if _is_shown(output)]
+            cell.outputs = [_replaced(output, names) for output in map(_without_progress, cell.outputs) if _is_shown(output)]
     return notebook
 
 
 def _is_shown(output: Any) -> bool:
-    """Not progress, and not the empty place that Ray keeps for its own."""
-    return output.get("name") != "stderr" and output.get("data", {}).get("text/html") != ""
+    """Not progress, and not the empty places that Ray and the bars keep for their own."""
+    return output.get("name") != "stderr" and output.get("data", {}).get("text/html") != "" and output.get("text") != ""
+
+
+def _without_progress(output: Any) -> Any:
+    """Lines of progress begin with the time of day."""
+    if output.get("name") == "stdout":
+        output.text = re.sub(r"^\d\d:\d\d:\d\d .*\n", "", output.text, flags=re.MULTILINE)
+    return output
 
 
 def _replaced(value: Any, names: dict[str, str]) -> Any:
