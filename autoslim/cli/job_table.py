@@ -12,6 +12,7 @@ from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
 from autoslim.core.score import ACCURACY, SCORES, Score
+from autoslim.core.selection import NO_TRIAL
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply, Result, Trial
@@ -117,7 +118,7 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
             )
         )
     lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]
-    lines += [f"{label}: {found.why_missing.get(label, 'no trial was completed within this budget')}" for label in found.missing]
+    lines += [f"{label}: {found.why_missing.get(label, NO_TRIAL)}" for label in found.missing]
     return lines if found.cost is None else [*lines, _cost(found.cost)]
 
 

@@ -25,6 +25,9 @@ from autoslim.core.result import Origin, TrialResult, TrialState
 
 NO_LIMITS = CostLimits()
 
+NO_TRIAL = "no trial was completed within this budget"
+"""Why a budget has no model."""
+
 
 def best_within(results: Iterable[TrialResult], flops: int, limits: CostLimits = NO_LIMITS) -> TrialResult | None:
     """The best trial within `flops` multiply-accumulates and `limits`; None where no complete trial keeps to them."""

@@ -9,6 +9,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.core.score import ACCURACY
+from autoslim.core.selection import NO_TRIAL
 from autoslim.errors import BudgetError
 from autoslim.export.artifact import SpeedReport
 from autoslim.report.dense_models import describe_teachers
@@ -17,8 +18,6 @@ from autoslim.search import AgainstControl, Explanation, WithinNoise, against_co
 from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel
 from workers.search.prepare import PreparedSearch
-
-_NO_TRIAL = "no trial was completed within this budget"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class Summary(Record):
 
     def missed(self, label: str) -> str:
         """Why the budget, or the goal, has no model."""
-        return self.why_missing.get(label, _NO_TRIAL)
+        return self.why_missing.get(label, NO_TRIAL)
 
 
 def summarize(
@@ -129,7 +128,7 @@ def _spending(job: SearchJob, hours: float, cost: SearchCost, ended: str) -> str
 def _why_missing(prepared: PreparedSearch, label: str, results: Sequence[TrialResult], facts: BaseFacts) -> str:
     job = prepared.job
     if job.goal is None or label != job.goal.label:
-        return _NO_TRIAL
+        return NO_TRIAL
     return why_missed(results, job.goal, facts, job.limits, score=job.dataset.score)
 
 

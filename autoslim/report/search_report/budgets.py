@@ -6,7 +6,7 @@ from html import escape
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import budget_of_limits
-from autoslim.core.selection import best_within_budgets
+from autoslim.core.selection import NO_TRIAL, best_within_budgets
 from autoslim.report.front_parts import describe_dense, explain_choice
 from autoslim.report.search_report.content import DeliveredModel, SearchContent
 from autoslim.report.search_report.markup import paragraph, score_unit, with_interval
@@ -63,7 +63,7 @@ def _missing(content: SearchContent, label: str) -> str:
         return f"trial {content.stored.chosen[label]}, whose folder cannot be read"
     if not content.stored.state.ended:
         return "none yet: models are chosen at the end of the search"
-    return "none: no trial was completed within this budget" if not _any_within(content, label) else "none was delivered"
+    return f"none: {NO_TRIAL}" if not _any_within(content, label) else "none was delivered"
 
 
 def _any_within(content: SearchContent, label: str) -> bool:
