@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,9 @@ from helpers.documents import ROOT
 def recipe(environment: Path) -> list[str]:
     """The commands of the demo in an environment that may be there or not, continued lines joined."""
     command = ["make", "--dry-run", "demo", f"VENV={environment}", "DEMO_OUTPUT=runs/demo"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=60)
+    # Under `make test` this is a make in a make, which would say which directory it enters and leaves.
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=60, env=outside)
     return done.stdout.replace("\\\n", " ").splitlines()
 
 
