@@ -54,7 +54,6 @@ def test_the_base_install_slims_counts_evaluates_and_draws(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_command_names_the_extra_that_it_needs(tmp_path):
     needed = {
         ("search", *MODEL): "search",

@@ -51,7 +51,6 @@ def test_the_clone_is_imported_from_any_folder(checkout, place):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_public_names_are_there_in_the_folder_that_holds_the_clone(checkout):
     assert run(checkout.parent / "environment/bin/python", "-c", "import autoslim; autoslim.load", cwd=checkout.parent) == ""
 

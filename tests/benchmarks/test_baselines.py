@@ -69,6 +69,7 @@ def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = N
     return found
 
 
+@pytest.mark.slow
 def test_random_places_are_those_of_the_seed_and_only_the_places_are_random():
     dense = make_dense("vit")
     found = []
@@ -102,6 +103,7 @@ def logits(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor
 # Every baseline.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"), [pytest.param(*case, marks=() if case[1] == "distilled" else pytest.mark.slow) for case in CASES]
 )
@@ -117,6 +119,7 @@ def test_flops_are_measured_as_predicted_and_within_the_budget(name: str, model:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CUTTING if name != "smaller_image"])
 def test_the_budget_is_used(name: str):
     dense = make_dense("vit")

@@ -52,6 +52,7 @@ def recipes(trials: Trials) -> list[Recipe]:
 # The table and the surrogate
 
 
+@pytest.mark.slow
 def test_the_table_has_every_method_of_a_simulated_search_from_cheap_to_dear(trials: Trials, world: World) -> None:
     assert len(trials.rows) >= 200
     # Methods that are younger than the table are left out of simulated searches: the surrogate knows nothing of them.
@@ -70,6 +71,7 @@ def test_a_simulated_trial_reports_when_the_real_ones_did(trials: Trials) -> Non
         assert [mark.epoch for mark in due] == pytest.approx([point.epoch for point in row.curve], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_surrogate_ranks_recipes_it_has_not_seen(trials: Trials) -> None:
     vectors = [_vector(trials, index) for index in range(len(trials.rows))]
     final, _ = predicted(trials.rows, vectors, trials.training.epochs, folds=3)
@@ -142,6 +144,7 @@ def test_a_trial_that_fails_by_itself_is_finished_and_the_search_goes_on(world: 
     assert len(states) == 30
 
 
+@pytest.mark.slow
 def test_many_workers_share_the_work_and_wait_for_one_driver(world: World) -> None:
     few, many = (_run(world, workers=n, trials=40, conditions=Conditions(decision=0.5), scheduler="none") for n in (2, 40))
     assert many.tally.makespan < few.tally.makespan / 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.marks import CI_ONLY
 from PIL import Image
 
 from autoslim.cli import main
@@ -68,7 +69,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--epochs", "-1"], 2, "--epochs"),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--resources", "tpu=1"], 2, "allowed: cpu, gpu"),
         ([*SCRATCH, "--data", "digits", "--flops", "50%", "--trials", "1000000000"], 2, "GB free; this search needs about"),
-        ([*SCRATCH, "--data", "digits", "--flops", "50%", "--address", "127.0.0.1:1"], 4, "cannot reach Ray at 127.0.0.1:1"),
+        pytest.param(
+            [*SCRATCH, "--data", "digits", "--flops", "50%", "--address", "127.0.0.1:1"],
+            4,
+            "cannot reach Ray at 127.0.0.1:1",
+            marks=CI_ONLY,
+        ),
         ([*TINY, *ARGS, "--from-scratch", "--weights", "w.pth", "--data", "digits", "--flops", "50%"], 2, "exclude each other"),
         ([*TINY, *ARGS, "--weights", "w.safetensors", "--data", "digits", "--flops", "50%"], 2, "w.safetensors does not exist"),
         (
@@ -175,6 +181,8 @@ def test_plan_refuses_parameters_that_nothing_reaches_beside_a_budget_that_somet
     )
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_plan_names_what_each_method_reaches_and_trains_nothing(run: Run, tmp_path: Path) -> None:
     code, text = run("plan", *SCRATCH, "--data", "digits", "--flops", "50%", "--flops", "70%")
     assert code == 0, text

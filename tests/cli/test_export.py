@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.marks import CI_ONLY
 from helpers.tiny import CLASSES, config_of, make_dense, slim
 from PIL import Image
 
@@ -143,7 +142,7 @@ def test_the_output_warns_of_what_loses_too_much(allowed):
     assert "not made: pt2, because it cannot" in text
 
 
-@pytest.mark.parametrize("names", [pytest.param("openvino", marks=CI_ONLY)])
+@pytest.mark.parametrize("names", [pytest.param("openvino", marks=pytest.mark.slow)])
 def test_openvino_is_judged_by_openvino(autoslim, folder, names):
     pytest.importorskip("openvino")
     code, out, err = autoslim("export", "slimmed", "--format", names, "--data", "photos", "--json")

@@ -33,6 +33,8 @@ FEATURES = [*MODEL, "--data", "photos", "--objective", "features"]
 SHORT = ["--epochs", "1", "--batch-size", "16", "--speed", "none"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_for_features_has_no_classes_and_trains_no_dense_model(autoslim, photos: Path):
     code, out, err = autoslim("plan", *FEATURES, "--probe", "digits", "--space", "smoke", "--resources", "cpu=1", "--json")
     assert code == 0, err
@@ -44,6 +46,8 @@ def test_a_plan_for_features_has_no_classes_and_trains_no_dense_model(autoslim, 
     assert json.loads(out)["flops"] == plan["dense_flops"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_says_what_its_score_is(autoslim, photos: Path):
     code, out, err = autoslim("plan", *FEATURES, "--probe", "digits", "--space", "smoke", "--resources", "cpu=1")
     assert code == 0, err
@@ -75,7 +79,6 @@ SMALL = ["--model-args", "patch_size=8,embed_dim=48,depth=4,num_heads=3", "--ima
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @pytest.mark.parametrize("classes", [0, 10])
 def test_a_model_without_a_classifier_costs_the_same_in_flops_and_in_a_plan(autoslim, tmp_path: Path, classes: int):
     """timm builds DINOv2 without a classifier: features are slimmed as they are, and labels get a classifier of their classes."""
@@ -102,7 +105,6 @@ def test_a_model_without_a_classifier_costs_the_same_in_flops_and_in_a_plan(auto
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_model_is_slimmed_for_its_features_and_handed_over(autoslim, photos: Path):
     import autoslim as package
     from autoslim.core.job import DatasetSpec, ModelSpec

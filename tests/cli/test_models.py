@@ -119,6 +119,8 @@ def test_flops_of_a_slimmed_model_take_no_arguments(autoslim: Command, tmp_path:
         assert f"{flags[0]}: {tmp_path / 'model'} is a slimmed model" in err
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_plan_and_flops_agree_on_a_model_without_a_classifier_or_a_fixed_size(autoslim: Command):
     tiny = ("--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--image-size", "16")
     code, out, err = autoslim(

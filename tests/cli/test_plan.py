@@ -14,6 +14,8 @@ PLAN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_parts_make_up_the_time_and_the_device_hours_the_money(autoslim):
     code, out, err = autoslim(*PLAN, "--json")
     assert code == 0, err
@@ -31,6 +33,8 @@ def test_the_parts_make_up_the_time_and_the_device_hours_the_money(autoslim):
     assert 3 * 18 * 18 * 1797 < plan["bytes"] < 20e6
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_time_limit_holds_in_the_estimate(autoslim):
     code, out, err = autoslim(*PLAN, "--time", "30s", "--json")
     assert code == 0, err
@@ -53,6 +57,8 @@ def test_people_are_told_in_three_lines(autoslim):
 GOAL = [word for word in PLAN if word not in ("--flops", "50%")]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_goal_is_told_as_what_the_search_looks_for(autoslim):
     code, out, err = autoslim(*GOAL, "--max-drop", "1")
     assert code == 0, err
@@ -68,6 +74,8 @@ def test_a_goal_is_told_as_what_the_search_looks_for(autoslim):
     assert "none of the budgets" not in out
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_goal_is_in_the_json_with_what_other_models_say(autoslim):
     code, out, err = autoslim(*GOAL, "--min-accuracy", "80%", "--json")
     assert code == 0, err
@@ -85,7 +93,6 @@ def test_a_goal_is_in_the_json_with_what_other_models_say(autoslim):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_hours_and_money_hold_in_the_estimate_with_what_handing_over_takes(autoslim):
     code, out, err = autoslim(*PLAN, "--json")
     whole = json.loads(out)

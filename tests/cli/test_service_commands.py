@@ -58,6 +58,8 @@ def test_submitting_prints_the_id_and_nothing_else_to_stdout(autoslim: Command, 
     assert len(json.loads(autoslim("jobs", "--json")[1])) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -215,6 +215,8 @@ def test_two_methods_follow_one_another(autoslim, tmp_path):
 # Going on
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_interrupted_in_the_middle_it_goes_on_to_the_very_same_model(tmp_path):
     # Most epochs behind the pruning, so that the middle is one of them.
     job = job_of(Step(method="life_regression", knobs={"train_share": 0.2}))

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FIELD = """
     patience: int = setting(
@@ -60,6 +62,8 @@ json.dump({
 """
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_new_field_of_the_spec_is_everywhere_without_another_edit(tmp_path: Path) -> None:
     for package in ("autoslim", "workers", "search_spaces"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

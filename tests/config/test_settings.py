@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -130,6 +131,7 @@ def read(*arguments: str) -> CliInput:
     return seen[0]
 
 
+@functools.cache
 def flags_of(command: str) -> set[str]:
     (found,) = [
         found

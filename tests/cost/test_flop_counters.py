@@ -53,6 +53,7 @@ def test_deit_has_its_flops_with_and_without_fused_attention(name: str, fused: b
     assert count_flops(model, 224) == predict(shape, Plan.dense(shape)).total == DEIT[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEIT)
 def test_torch_counts_the_matrix_products_of_deit(name: str):
     with torch.device("meta"):
@@ -88,6 +89,7 @@ def test_prediction_for_any_life_regression_is_what_fvcore_counts(model: str, dr
     assert count_flops(model_cut, 32) == solved.flops
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(model=st.sampled_from(["vit", "deit", "distilled"]), share=st.floats(0.35, 0.9), class_query=st.booleans(), data=st.data())
 def test_life_regression_on_any_budget_costs_what_fvcore_counts(model: str, share: float, class_query: bool, data: st.DataObject):

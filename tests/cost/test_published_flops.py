@@ -100,6 +100,7 @@ def test_flops_are_those_of_timms_table(name: str):
     assert round(predict(shape, Plan.dense(shape)).total / 1e9, 2) == pytest.approx(PUBLISHED[name], abs=0.0051)
 
 
+@pytest.mark.slow
 @each_published
 def test_torch_counts_the_same_matrix_products(name: str):
     model, shape = model_of(name)

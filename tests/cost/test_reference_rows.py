@@ -199,6 +199,7 @@ def test_vit_slim_deit_base_both():
 
 
 # Swin (arXiv 2103.14030), table 1: G and M parameters.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published", "millions"),
     [

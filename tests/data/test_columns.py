@@ -170,6 +170,7 @@ def test_a_column_of_captions_is_no_column_of_classes(write, structs, monkeypatc
         open_at(write(image=structs(4), label=["a", "b", "c", "d"]))
 
 
+@pytest.mark.slow
 def test_a_text_that_is_repeated_for_millions_of_rows_takes_no_memory(write):
     rows = 2_000_000
     labels = pa.DictionaryArray.from_arrays(pa.array(np.arange(rows) % 2, pa.int8()), pa.array(["a" * 250, "b" * 250]))

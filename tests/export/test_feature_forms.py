@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from helpers.marks import CI_ONLY
 from helpers.tiny import config_of, enliven, images, make_dense, make_spec, slim
 from PIL import Image
 from torch import Tensor
@@ -25,7 +26,7 @@ from autoslim.models import create_dense
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-SHORT = ("merge",)
+IN_CI = ("merge", "onnx")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -49,10 +50,13 @@ def run(file: Path, batch: Tensor) -> list[Tensor]:
     return [torch.from_numpy(output) for output in session.run(None, {"images": batch.numpy()})]
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 @pytest.mark.parametrize(
-    "method",
-    [pytest.param(name, marks=[pytest.mark.slow, *([pytest.mark.short] if name in SHORT else [])]) for name in METHODS],
+    ("method", "suffix"),
+    [
+        pytest.param(name, suffix, marks=CI_ONLY if (name, suffix) == IN_CI else pytest.mark.slow)
+        for name in METHODS
+        for suffix in ("onnx", "pt2")
+    ],
 )
 def test_exported_features_are_the_models_at_any_batch(method: str, suffix: str, tmp_path: Path):
     folder = made(tmp_path / "model", method)
@@ -83,7 +87,6 @@ def test_families_export_their_features(kind: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_model_with_a_classifier_exports_its_features_beside_it(tmp_path: Path):
     folder = made(tmp_path / "model", "merge", classifier=True)
     export_features(folder, tmp_path / "features.onnx")
@@ -99,7 +102,6 @@ def test_another_file_name_is_refused(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_folder_has_features_in_every_form_and_a_script_that_writes_them(tmp_path: Path):
     folder = made(tmp_path / "model", "merge")
     forms = {form.name: form for form in export_folder(folder, images(4))}
@@ -118,7 +120,6 @@ def test_the_folder_has_features_in_every_form_and_a_script_that_writes_them(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_narrower_model_of_features_is_timms_too(tmp_path: Path):
     dense = create_dense(make_spec("deit"), classes=0)
     enliven(dense.module)

@@ -134,7 +134,6 @@ def test_one_clean_process_loads_the_whole_matrix(in_all_forms: Callable, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_batch_is_anyones_choice(in_all_forms: Callable):
     folder, _ = in_all_forms("vit_slim", "vit")
     expected = load(folder)(images(33)).detach()
@@ -215,7 +214,6 @@ def test_a_form_that_cannot_be_made_is_told_and_not_left_behind(tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_form_that_says_something_else_is_not_handed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_all_forms: Callable
 ):
@@ -235,7 +233,6 @@ def test_a_form_that_says_something_else_is_not_handed_over(
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_form_that_cannot_be_read_is_told_with_what_the_process_said(tmp_path: Path):
     with pytest.raises(ExportError, match=r"cannot be read in a clean process: \w+"):
         read_back("timm", tmp_path / "nothing", images(2))
@@ -344,6 +341,8 @@ def test_load_py_resizes_as_training_does_where_rounding_bites(size, crop_pct, t
         assert np.array_equal(read(path), trained), (height, width)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_an_image_that_cannot_be_read_is_named(exported: Path, tmp_path: Path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DatasetError, match=r"text\.png: not an image; allowed: PNG"):

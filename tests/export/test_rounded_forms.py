@@ -91,7 +91,6 @@ def in_eight_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_eight_bits_are_judged_by_their_own_answers(in_eight_bits: tuple[Path, dict[str, FormReport]]):
     folder, forms = in_eight_bits
     assert forms["onnx"].accuracy == 1.0 and forms["onnx"].drop == 0.0

@@ -36,6 +36,7 @@ def compose(first_name: str, second: str, dense: DenseModel) -> tuple[nn.Module,
     return finished.model.eval(), steps, StepContext(shape=dense.shape, plan=finished.plan, knobs={}, budget=budget)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", TOKENS)
 @pytest.mark.parametrize(("first", "model"), [("vit_slim", "deit"), ("vit_slim", "distilled"), ("width", "deit")])
 def test_tokens_after_width(first: str, second: str, model: str, tmp_path: Path):

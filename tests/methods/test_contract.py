@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.marks import CI_ONLY
+from helpers.marks import CI_ONLY, ONE_OF_A_KIND
 from helpers.method_contract import OF_A_METHOD, OF_A_MODEL, dynamic_batch, exports_with_a_dynamic_batch
 from helpers.tiny import (
     KINDS,
@@ -52,8 +52,8 @@ def handles(method: str, model: str) -> bool:
 
 
 CASES = [(method, model) for method in NAMES for model in KINDS if handles(method, model)]
-# One kind with a class token, one with two prefix tokens, one with none: what the others add is tested by everything that is slow.
-_KINDS_OF_A_METHOD = ("vit", "distilled", "average without class token")
+# One kind with two prefix tokens, one with none: what the others add is tested by everything that is slow.
+_KINDS_OF_A_METHOD = ("distilled", "average without class token")
 _KINDS_OF_A_VARIANT = ("distilled",)
 FAST = [(m, k) for m, k in CASES if k in (_KINDS_OF_A_VARIANT if ":" in m else _KINDS_OF_A_METHOD)]
 each_case = pytest.mark.parametrize(
@@ -61,11 +61,9 @@ each_case = pytest.mark.parametrize(
 )
 # Compilers and exporters are slow; what differs between kinds of models are prefix and pooling: one kind a method is enough each time.
 # Variants, too, are exported where everything slow is tested.
-EXPORTS = [pytest.param(m, k, marks=CI_ONLY if k == "distilled" and m in METHODS else pytest.mark.slow) for m, k in CASES]
+EXPORTS = [pytest.param(m, k, marks=CI_ONLY if k == "distilled" and m in ONE_OF_A_KIND else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
-each_method = pytest.mark.parametrize("method", NAMES)
-_OWN_LAYERS = ("width", "dps", "life_regression", "sit", "merge")
-"""Methods whose pruned forms have layers that no other's has."""
+each_method = pytest.mark.parametrize("method", [*METHODS, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if ":" in n)])
 
 
 @pytest.mark.parametrize("promise", OF_A_MODEL, ids=lambda promise: promise.__name__)
@@ -122,7 +120,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     return folders
 
 
-@each_case
+# Another process, which imports everything.
+@pytest.mark.parametrize(
+    ("method", "model"), [pytest.param(*case, marks=CI_ONLY if case in FAST else pytest.mark.slow) for case in CASES]
+)
 def test_saved_model_gives_equal_logits_in_a_fresh_process(method: str, model: str, saved: dict[tuple[str, str], Path]):
     import safetensors.torch
 
@@ -189,13 +190,10 @@ def test_compiled_code_gives_equal_logits(method: str):
         torch.testing.assert_close(logits(compiled, x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
 
 
-# Of methods whose pruned forms have the same layers, one.
+# Of each method and model where everything slow is tested: an export takes seconds.
 @pytest.mark.parametrize(
     ("method", "model"),
-    [
-        pytest.param(m, k, marks=pytest.mark.slow if (m, k) not in [(own, "distilled") for own in _OWN_LAYERS] else CI_ONLY)
-        for m, k in CASES
-    ],
+    [pytest.param(m, k, marks=CI_ONLY if (m, k) == ("merge", "distilled") else pytest.mark.slow) for m, k in CASES],
 )
 @third_party_warnings
 def test_onnx_gives_equal_logits_with_a_dynamic_batch(method: str, model: str, tmp_path: Path):

@@ -61,6 +61,7 @@ def any_widths(own: BlockShape, dense: BlockPlan, source: random.Random) -> Bloc
     return dense.replace(heads=heads, head_width=width if heads else 0, hidden=source.randint(0, own.hidden))
 
 
+@pytest.mark.slow
 @each_case
 def test_any_recipe_costs_what_fvcore_counts(method: str, kind: str):
     dense, source = make_dense(kind), random.Random(f"{method} {kind}")

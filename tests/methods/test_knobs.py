@@ -79,6 +79,7 @@ def six_blocks() -> ViTShape:
     return make_dense("deit", depth=6).shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "knob"), KNOBS)
 def test_every_knob_changes_the_plan_or_the_training(method: str, knob: str):
     tried = 0
@@ -129,7 +130,7 @@ def vit_cifar10() -> ViTShape:
 
 
 PROMISED = {"deit_small": (deit_small, 0.995), "vit_cifar10": (vit_cifar10, 0.98)}
-each_promise = pytest.mark.parametrize("model", PROMISED)
+each_promise = pytest.mark.parametrize("model", ["vit_cifar10", pytest.param("deit_small", marks=pytest.mark.slow)])
 examples = settings(
     max_examples=examples(60),
     deadline=None,

@@ -46,8 +46,11 @@ def test_what_is_solved_keeps_every_limit_and_fills_one(method: str, share: floa
     shares = {"flops": solved.flops / budget, **constraints.shares(SHAPE, solved.plan)}
     assert max(shares.values()) <= 1
     assert binding(SHAPE, solved.plan, budget, constraints) == max(shares, key=lambda name: shares[name])
-    # One patch of this model is worth some per cent, and a width unit stands in all blocks.
-    assert max(shares.values()) > 0.9 or solved.plan.blocks == PLAN.blocks
+    # One patch of this model is worth some per cent, and a width unit stands in all blocks. Nothing fills a limit that needs more than the
+    # method ever keeps: Patch Slimming's last block has the query of the class token alone.
+    everything = [(block.tokens_kv, block.heads, block.head_width, block.hidden) for block in PLAN.blocks]
+    kept = [(block.tokens_kv, block.heads, block.head_width, block.hidden) for block in solved.plan.blocks]
+    assert max(shares.values()) > 0.9 or kept == everything
 
 
 NARROWING = ("vit_slim", "width")

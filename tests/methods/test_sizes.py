@@ -15,6 +15,7 @@ from autoslim.export.artifact import load, save
 SIZES = {8: (32, 48), 14: (56, 28), 16: (48, 64)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", SIZES)
 @pytest.mark.parametrize("method", every_method())
 def test_patch_sizes_and_images_that_are_not_square(method: str, patch: int, tmp_path: Path):

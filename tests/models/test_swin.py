@@ -71,6 +71,8 @@ SECOND: dict[str, dict[str, Any]] = {
 """Swin V2 has no heads of another width, and positions that another size of windows was trained on."""
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize(
     ("name", "kind"), [*(("windows", kind) for kind in KINDS), *(("windows and norms behind", kind) for kind in SECOND)]
 )

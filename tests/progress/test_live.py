@@ -71,6 +71,8 @@ def test_bars_stay_below_and_foreign_lines_scroll_whole(columns: int) -> None:
     assert max(map(len, lines)) <= columns
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("end", ["well", "interrupted", "raised"])
 def test_at_the_end_the_bars_are_gone_and_the_cursor_is_back(end: str) -> None:
     seen = run("live", end)
@@ -93,6 +95,8 @@ def test_without_colours_bars_have_none() -> None:
     assert "\x1b[3" not in raw
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize(("mode", "environment"), [("auto", {"TERM": "dumb"}), ("live", {"TERM": "dumb"}), ("plain", {})])
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(mode: str, environment: dict[str, str]) -> None:
     seen = run(mode, **environment)

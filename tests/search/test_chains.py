@@ -141,6 +141,7 @@ def test_targets_share_the_logarithm_of_the_reduction() -> None:
     assert chain_targets(1000, 2000, 0.5, 2) == [1000, 2000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["forest", "tpe", "random"])
 def test_proposals_are_on_their_budgets_with_the_split_that_was_drawn(
     make: Make, chained: Space, shape: ViTShape, methods: dict[str, Method], finished: Finish, sampler: str

@@ -43,6 +43,7 @@ def test_there_is_no_extreme_where_every_recipe_leaves_the_space(methods: dict[s
     assert feasibility(space, shape, Plan.dense(shape), methods)["tokens"].cheapest is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [12, 24])
 def test_the_extremes_of_a_deep_model_are_found_with_few_evaluations(shape: ViTShape, depth: int) -> None:
     """The default space has far more corners than the evaluations that are made of each method, which grow with the depth at most."""

@@ -119,6 +119,7 @@ def test_a_job_that_was_stored_before_there_was_a_prior_has_none() -> None:
     assert SearchJob.from_dict(stored) == job.replace(prior="none")
 
 
+@pytest.mark.slow
 def test_methods_that_a_search_does_not_have_are_left_out(sour: Prior, make: Make, finished: Finish) -> None:
     unknown = sour[0].trials[0].replace(steps=(Step(method="of a newer version", knobs={"x": 1}),), lost=-0.9)
     newer = (sour[0].replace(trials=(*sour[0].trials, unknown)),)
@@ -205,6 +206,7 @@ methods:
             assert 4 <= step.knobs["layer_1"] <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_resumed_search_with_a_prior_proposes_the_same(
     sour: Prior, make: Make, finished: Finish, dense: int, name: str

@@ -60,6 +60,8 @@ def test_every_proposal_is_within_its_budget_and_its_space(
     build_study(trials, ["maximize", "minimize"], optuna.samplers.RandomSampler(seed=0))
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**40), name=st.sampled_from(["default", "smoke"]))
 def test_real_methods_are_solved_onto_their_budgets(shape: ViTShape, dense: int, finished: Finish, seed: int, name: str) -> None:

@@ -64,6 +64,7 @@ def history(make_two: MakeTwo, finished: Finish) -> list[TrialResult]:
 # Proposals.
 
 
+@pytest.mark.slow
 @each_sampler
 def test_recipes_of_all_starts_are_proposed_on_the_same_budgets(make_two: MakeTwo, finished: Finish, sampler: str) -> None:
     proposer = make_two(sampler=sampler)
@@ -85,6 +86,7 @@ def test_the_opening_takes_the_starts_in_turn(make_two: MakeTwo, finished: Finis
     assert proposer._allocator.assign(len(opening)).models == ("shallow", "deep")
 
 
+@pytest.mark.slow
 @each_sampler
 def test_a_proposal_is_a_function_of_the_history(make_two: MakeTwo, history: list[TrialResult], sampler: str) -> None:
     """A search that is resumed proposes the same recipes, whatever its process has proposed before."""

@@ -79,7 +79,6 @@ def test_the_largest_number_of_mistakes_has_an_answer_of_bounded_size(client: ht
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_space_that_would_be_costly_is_refused(client: httpx.Client) -> None:
     deep: dict[str, object] = {}
     for _ in range(50):

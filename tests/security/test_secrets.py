@@ -101,6 +101,7 @@ def test_no_secret_is_where_it_does_not_belong(service: RunningService, log: io.
     assert "PATH=" in environment
 
 
+@pytest.mark.slow
 def test_a_database_that_is_down_is_told_without_its_address(
     service: RunningService, server: Postgres, log: io.StringIO, tmp_path: Path
 ) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import blocks
-from helpers.marks import CI_ONLY
 from helpers.running_service import running, settings_in
 
-pytestmark = CI_ONLY
+pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "service" / "http.md"
 

@@ -120,6 +120,8 @@ def test_another_jobs_events_are_not_in_the_stream(service: RunningService, clie
     assert [json.loads(event["data"]).get("text") for event in seen] == [None, "mine", None]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_many_streams_see_the_same_events_in_the_same_order(service: RunningService, client: httpx.Client, tenant: str) -> None:
     job = service.put(tenant)
     found: list[list[str]] = []

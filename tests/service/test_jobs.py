@@ -13,6 +13,8 @@ from helpers.running_service import SPEC, RunningService, patient, running, sett
 from autoslim.store import Failure, FailureClass, QueueState
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_job_is_taken_and_found_where_the_answer_says(client: httpx.Client) -> None:
     answer = client.post("/v1/jobs", json=SPEC | {"name": "tiny", "priority": 7})
     assert answer.status_code == 201, answer.text
@@ -174,6 +176,8 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         yield service
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_tenant_has_so_many_jobs_and_no_more(bounded: RunningService) -> None:
     with bounded.client(tenant="many") as client:
         jobs = [bounded.put("many") for _ in range(5)]

@@ -57,7 +57,6 @@ def leave_unplanned(queue: Queue, **fields: Any) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_job_that_another_process_has_left_without_its_plan_is_planned(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     with Queue(settings.storage) as queue:
@@ -69,7 +68,6 @@ def test_a_job_that_another_process_has_left_without_its_plan_is_planned(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_job_is_not_started_before_its_plan_however_long_that_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A job's hold ends in two seconds and is renewed within them; the planner takes longer to start.
     monkeypatch.setattr(late_plans, "_HOLD", 2.0 / 250.0)
@@ -85,7 +83,6 @@ def test_a_job_is_not_started_before_its_plan_however_long_that_takes(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_plan_that_takes_longer_than_the_operator_allows_is_the_failure_of_its_job(tmp_path: Path) -> None:
     """It is not run unplanned: nothing would bound its work."""
     with (
@@ -102,7 +99,6 @@ def test_a_plan_that_takes_longer_than_the_operator_allows_is_the_failure_of_its
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_job_waits_for_its_plan_while_no_planner_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,8 @@ def refusal(client: httpx.Client, **fields: Any) -> tuple[str, str]:
     return error["pointer"], error["detail"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_model_of_too_many_tokens_is_refused_before_it_is_planned(asker: httpx.Client) -> None:
     pointer, told = refusal(asker, image_size=1024, model_args={"patch_size": 1, "embed_dim": 32, "depth": 64, "num_heads": 2})
     assert pointer == "/model"
@@ -57,6 +59,8 @@ def test_a_model_of_too_many_tokens_is_refused_before_it_is_planned(asker: httpx
     assert "choose a smaller image_size than 1024 or a larger patch_size" in told
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_space_of_too_many_values_is_refused_before_they_are_tried(client: httpx.Client) -> None:
     space = {"methods": {"life_regression": {"mean_life": {"choices": [round(0.3 + n / 3000, 5) for n in range(1900)]}}}}
     answer = client.post("/v1/plans", json=DEAR | {"space": space})
@@ -141,7 +145,6 @@ def test_a_plan_whose_process_dies_is_a_problem_with_an_id_that_is_in_the_log_an
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_past_the_length_of_the_queue_a_tenant_is_told_when_to_come_back_and_another_is_answered(
     planned: RunningService, asker: httpx.Client
 ) -> None:

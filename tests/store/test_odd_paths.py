@@ -35,6 +35,8 @@ def test_mlflows_files_lie_beside_its_database(tmp_path: Path, name: str) -> Non
     assert artifacts_beside(uri, "/elsewhere") == (tmp_path / name / "mlartifacts").as_uri()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_mlflow_reads_such_a_name_as_the_store_does(tmp_path: Path) -> None:
     folder = tmp_path / "a%20b?"
     folder.mkdir()

@@ -89,6 +89,7 @@ def test_a_budget_for_the_mean_holds_on_the_validation_images(
     assert "The budget is for their mean." in card(config)
 
 
+@pytest.mark.slow
 def test_a_trial_for_the_mean_goes_on_to_the_same_model(
     open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):

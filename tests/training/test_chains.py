@@ -160,6 +160,8 @@ def test_patches_are_chosen_on_the_dense_model_where_nothing_was_trained_since()
     assert found["chain"] == found["alone"] != found["blind"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
     context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -27,6 +27,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_longer_training_is_measured_beside_the_shorter_and_costs_the_same(context, drain, finished: Path, tmp_path: Path):
     before = load_config(finished)
     reports, tuned = drain(tune_longer(finished, context, tmp_path / "work", epochs=2.0))
@@ -40,6 +41,8 @@ def test_longer_training_is_measured_beside_the_shorter_and_costs_the_same(conte
     assert count_flops(load(tmp_path / "work" / "model"), 32) == after.flops.fvcore == before.flops.fvcore
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_an_interrupted_fine_tuning_ends_as_one_that_was_not(context, drain, finished: Path, tmp_path: Path):
     drain(tune_longer(finished, context, tmp_path / "whole", epochs=2.0))
     with contextlib.closing(tune_longer(finished, context, tmp_path / "work", epochs=2.0)) as reports:

@@ -47,7 +47,6 @@ def _checkpoint(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_another_size_and_other_classes_work_from_files_to_a_loaded_model(tmp_path: Path) -> None:
     checkpoint = _checkpoint(tmp_path / "checkpoint")
     dataset = prepare_dataset(DatasetSpec(source=str(_flowers(tmp_path / "flowers"))), tmp_path / "cache", seed=0)

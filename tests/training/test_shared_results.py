@@ -123,7 +123,6 @@ def test_a_killed_worker_is_followed_by_one_that_waits(folders: tuple[Path, Path
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_worker_of_another_host_is_dead_when_its_heartbeat_has_stopped(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ):

@@ -97,6 +97,8 @@ def test_a_method_that_reads_the_dense_models_tokens_is_trained_with_a_teacher_o
     assert [step.method for step in outcome.recipe.steps] == [method]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_teacher_changes_what_is_trained(
     taught: TrialContext, context: TrialContext, tmp_path: Path, make_recipe: Callable[..., Recipe], drain: Callable[..., Any]
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers.marks import every_method
 from helpers.tiny import images, logits
 
 from autoslim.core.plan import Extra, Plan
@@ -27,7 +28,7 @@ from autoslim.training.phase_steps import split_steps
 
 COMPOSED = ("vit_slim", "life_regression")
 RECIPES = {**{name: (name,) for name in METHODS}, "both": COMPOSED}
-each_recipe = pytest.mark.parametrize("recipe", RECIPES)
+each_recipe = pytest.mark.parametrize("recipe", every_method(RECIPES))
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -128,6 +129,8 @@ def test_a_trial_goes_on_after_any_report_to_the_same_model(
         assert [r.epoch for r in rest] == [r.epoch for r in reports][-len(rest) :]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_checkpoint_with_former_names_is_resumed_to_the_same_model(
     context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
@@ -200,6 +203,7 @@ def test_trials_that_share_a_bench_give_what_they_give_alone(
     assert not any(p.requires_grad for p in shared.teacher.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [{"mixup": 0.4}, {"augmentation": "strong"}, {"batch_size": 31, "mixup": 0.8}])
 def test_a_trial_does_not_depend_on_the_processs_generators(
     training: dict, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
@@ -233,6 +237,7 @@ def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
         drain(run_trial(make_recipe(method, lr=1e30), context, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "knobs", "rate"), [("sit", {"recalibrate": "first", "tune_lr": 0.2}, 0.2), ("sit", {}, 1.0), ("vit_slim", {}, 1.0)]
 )
@@ -265,6 +270,8 @@ def test_frd_lasts_to_the_end_and_leaves_nothing_in_the_model(
     assert not any("companion" in name or "reverse" in name for name in load(tmp_path / "model").state_dict())
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_train_beats_knob_moves_epochs_between_the_beats(
     context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
@@ -317,6 +324,8 @@ def test_counts_that_disagree_fail_the_trial(counts: dict[str, int], message: st
         check_flops(FLOPS, PLAN, **counts)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_fine_tuning_minimises_the_methods_own_loss(
     open_context: Callable[[], TrialContext], make_recipe: MakeRecipe, drain, tmp_path: Path
 ):

@@ -111,7 +111,6 @@ def test_compiled_models_are_measured_too(folders: tuple[Path, Path]):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_folder_that_cannot_be_read_says_so(folders: tuple[Path, Path], tmp_path: Path):
     with pytest.raises(JobError, match=r"its process ended with 1: .*holds no slimmed model"):
         measure_in_subprocess(tmp_path / "nothing", folders[1], images(2), modes=("eager",))

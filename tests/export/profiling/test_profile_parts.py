@@ -29,6 +29,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measuring, name, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("model", ["deit", "average without class token"])
 def test_a_table_has_all_parts_and_a_whole_model_for_every_candidate(model: str):

@@ -71,6 +71,7 @@ def test_it_keeps_what_is_promised_of_a_method(promise: Callable[[str], None]):
     promise(NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("model", ["deit", "distilled", "average without class token"])
 def test_it_is_exported(model: str):

@@ -242,6 +242,7 @@ def test_no_patch_more_fits_a_solved_budget(places: str):
 shares = st.floats(0.0, 1.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(keep=st.lists(shares, min_size=4, max_size=4), spare=st.integers(0, 2**12), small=st.booleans())
 def test_counts_fall_and_equal_counts_are_equal_recipes(keep: list[float], spare: int, small: bool):

@@ -286,6 +286,7 @@ def test_between_rungs_the_dearest_that_fits_is_found():
     assert interpolate_ladder(shape, rungs, price, 10**12)[0] == [64] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["patch_slimming", "dps"])
 @settings(max_examples=examples(34), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))

@@ -565,7 +565,7 @@ def big(name: str) -> ViTShape:
 few = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.mark.parametrize("name", ["deit_small", "vit_cifar10"])
+@pytest.mark.parametrize("name", [pytest.param("deit_small", marks=pytest.mark.slow), "vit_cifar10"])
 @few
 @given(seed=st.integers(0, 10**6), share=st.floats(0.15, 1.0), multiple=st.sampled_from([1, 8, 16]), data=st.data())
 def test_whatever_the_masks_the_budget_is_used_up_and_widths_are_round(
@@ -680,6 +680,7 @@ def test_heads_and_sublayers_that_are_gone_computed_nothing(model: str):
     assert count_flops(finished.model, 32) == predict(dense.shape, finished.plan).total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["distilled", "average"])
 def test_a_model_without_sublayers_loads_exports_and_composes(model: str, tmp_path: Path):
     dense = make_dense(model)
@@ -776,6 +777,7 @@ SIZES_OF = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", SIZES_OF.values(), ids=SIZES_OF)
 def test_other_sizes_are_cut_as_predicted(args: dict[str, Any]):
     dense = make_dense("deit", **args)
@@ -791,6 +793,7 @@ recipes = functools.partial(
 each_recipe = given(model=st.sampled_from(["vit", "deit", "distilled"]), seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 
 
+@pytest.mark.slow
 @recipes(max_examples=12)
 @each_recipe
 def test_random_recipes_cost_what_is_predicted(model: str, seed: int, share: float):

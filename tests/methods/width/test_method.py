@@ -240,6 +240,7 @@ recipes = functools.partial(settings, deadline=None, derandomize=True, suppress_
 each_recipe = given(model=st.sampled_from(["vit", "deit", "distilled"]), seed=st.integers(0, 10**6), share=st.floats(0.35, 0.9))
 
 
+@pytest.mark.slow
 @recipes(max_examples=10)
 @each_recipe
 def test_random_recipes_cost_what_is_predicted(model: str, seed: int, share: float):

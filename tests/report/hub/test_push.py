@@ -129,7 +129,6 @@ def test_nothing_local_is_pushed(hub: Hub, folder: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_programs_lose_the_lines_that_they_come_from_and_compute_the_same(hub: Hub, folder: Path, tmp_path: Path):
     model, config = load(folder), load_config(folder)
     onnx_form.write(model, config, folder / onnx_form.FILE)

@@ -110,6 +110,7 @@ def test_passwords_are_not_shown(content: SearchContent):
     assert "secret" not in render_report(wild).html
 
 
+@pytest.mark.slow
 def test_it_stays_below_five_megabytes_with_thousands_of_trials_and_long_errors(content: SearchContent):
     failed = [make_result(number, TrialState.FAILED, error="x" * 5000, error_class="DivergedError") for number in range(900)]
     done = [make_result(number % 40).replace(number=900 + number) for number in range(300)]

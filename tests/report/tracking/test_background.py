@@ -37,6 +37,8 @@ def test_mlflow_that_is_down_is_reported_once_and_what_is_missing_stays_in_the_s
     assert MlflowSync(store, job.id).sync() == 5
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_recovery_is_logged(store, job, caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="autoslim")
     # A file where MLflow wants a folder for its artifacts, until somebody moves it away.

@@ -52,6 +52,8 @@ def test_a_folder_is_registered_once_and_its_budgets_alias_stands_at_it(folder: 
     assert (str(found.version), found.run_id, found.tags["method"], found.tags["budget"]) == ("1", run_id, "sit", "50%")
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_folder_that_was_made_anew_is_a_new_version(folder: Path, client, run_id: str):
     register(client, JOB, candidate(folder, "50%"), run_id=run_id)
     with (folder / "model.safetensors").open("ab") as weights:
@@ -68,6 +70,8 @@ def test_a_folder_that_was_made_anew_is_a_new_version(folder: Path, client, run_
     assert graphs == [b"a graph", b"another graph"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_what_was_measured_beside_the_weights_makes_no_new_version(folder: Path, client, run_id: str):
     register(client, JOB, candidate(folder, "50%"), run_id=run_id)
     (folder / "SHA256SUMS").write_text("other sums, because a card was written anew")
@@ -86,6 +90,8 @@ def test_what_is_logged_is_code_and_onnx_and_no_pickle(folder: Path, client, run
     assert str(client.get_model_version_by_alias("digits-1", "2-3G").version) == "1"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_model_may_lie_in_a_folder_whose_name_means_something_in_a_url(folder: Path, client, run_id: str, tmp_path: Path):
     (tmp_path / "a%20b?").mkdir()
     odd = folder.rename(tmp_path / "a%20b?" / "50%")
@@ -94,6 +100,8 @@ def test_a_model_may_lie_in_a_folder_whose_name_means_something_in_a_url(folder:
     assert graph.read_bytes() == b"a graph"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_searches_of_one_name_share_a_registered_model(folder: Path, client, run_id: str):
     assert register(client, NAMED, candidate(folder, "50%"), run_id=run_id) == "1"
     other = client.create_run(client.get_run(run_id).info.experiment_id).info.run_id
@@ -103,6 +111,8 @@ def test_searches_of_one_name_share_a_registered_model(folder: Path, client, run
     assert [model.name for model in client.search_registered_models()] == ["digits"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_registered_model_of_somebody_else_is_left_alone(folder: Path, client, run_id: str):
     client.create_registered_model("digits")
     register(client, NAMED, candidate(folder, "50%"), run_id=run_id)
@@ -110,6 +120,8 @@ def test_a_registered_model_of_somebody_else_is_left_alone(folder: Path, client,
     assert str(client.get_model_version_by_alias("digits-1", "50pct").version) == "1"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_version_has_a_signature_and_an_example_of_its_input(folder: Path, client, run_id: str, tmp_path: Path):
     from mlflow.models import Model
 

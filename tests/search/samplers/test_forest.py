@@ -57,6 +57,7 @@ def test_it_finds_better_models_than_random_draws(make: Make, finished: Finish, 
     assert statistics.mean(area("forest", s) for s in seeds) > statistics.mean(area("random", s) for s in seeds)
 
 
+@pytest.mark.slow
 def test_late_proposals_have_what_was_learnt_at_either_budget(make: Make, finished: Finish, dense: int) -> None:
     history = play(make(sampler="forest", seed=0), finished, dense, 40)
     late = [result.recipe.steps[0] for result in history[20:] if result.recipe.budget in (int(0.8 * dense), int(0.65 * dense))]
@@ -64,6 +65,7 @@ def test_late_proposals_have_what_was_learnt_at_either_budget(make: Make, finish
     assert len(good) > 0.6 * len(late)
 
 
+@pytest.mark.slow
 def test_no_recipe_is_proposed_twice(make: Make, finished: Finish, dense: int) -> None:
     keys = [
         result.recipe.key
@@ -73,6 +75,7 @@ def test_no_recipe_is_proposed_twice(make: Make, finished: Finish, dense: int) -
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_a_dozen_trials_proposed_at_the_same_time_differ(make: Make, finished: Finish, dense: int) -> None:
     history = play(make(sampler="random", seed=2), finished, dense, 12)
     searching, running = make(sampler="forest", seed=2), []

@@ -38,6 +38,8 @@ def dry_runner(runner: asyncio.Runner) -> Iterator[DryRunner]:
     runner.run(dry_runner.close())
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_whoever_asks_the_same_meanwhile_gets_the_same_answer(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     async def ask() -> list[dict[str, Any]]:
         spec = read_mapping(SPEC)
@@ -49,7 +51,6 @@ def test_whoever_asks_the_same_meanwhile_gets_the_same_answer(runner: asyncio.Ru
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_plan_says_what_a_chain_reaches_and_which_cannot_slim_the_model(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     """A chain is told like a method, under its label; one in an order that its methods refuse, with the reason."""
     chains = [["width"], ["width", "patch_slimming"], ["patch_slimming", "width"]]
@@ -111,7 +112,6 @@ def test_a_plan_is_answered_again_without_the_planner_whatever_its_name_and_seed
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_planner_has_one_thread_so_that_its_forks_find_no_lock_held(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     runner.run(dry_runner.planner.capabilities())
     assert psutil.Process(dry_runner.planner.pid).num_threads() == 1
@@ -183,7 +183,6 @@ def test_a_plan_is_made_again_when_its_model_or_its_weights_have_changed(
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_request_that_does_not_wait_for_the_start_leaves_it_to_go_on(runner: asyncio.Runner) -> None:
     impatient = DryRunner(RequestLimits(planner_start_seconds=0))
 
@@ -322,7 +321,6 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_whatever_happens_to_a_plan_is_its_own_answer_and_the_planner_lives_on(server: subprocess.Popen[bytes]) -> None:
     ask(server, "fail")
     assert answer_of(server) == {"id": 1, "fault": {"place": [], "problem": "it cannot be done", "infeasible": False}}
@@ -367,7 +365,6 @@ def test_a_plan_that_hangs_ends_with_whoever_asked_for_it(ended_server: subproce
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_plan_that_hangs_ends_with_the_planner(ended_server: subprocess.Popen[bytes]) -> None:
     pid = hanging(ended_server)
     ended_server.kill()
@@ -375,7 +372,6 @@ def test_a_plan_that_hangs_ends_with_the_planner(ended_server: subprocess.Popen[
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_planner_whose_service_is_gone_when_it_has_started_ends_in_silence() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "autoslim.service.dry_run.planner_process"],

@@ -70,6 +70,8 @@ def test_a_stopped_trial_has_its_epochs_its_accuracy_and_the_reason(undisturbed)
     assert not {result.number for result in ParetoFront.of(results).results} & {result.number for result in stopped}
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_without_a_pruner_every_trial_runs_to_its_end(undisturbed):
     results = undisturbed("none")
     assert {result.state for result in results} <= {TrialState.COMPLETE, TrialState.INFEASIBLE}
@@ -138,6 +140,8 @@ def test_the_refinement_waits_for_running_trials(tmp_path):
         assert callback.finals[0] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_search_given_more_trials_continues_as_if_it_had_had_them_at_once(tmp_path, undisturbed):
     few, expected = tmp_path, undisturbed("halving")
     job = small_job(few).replace(trials=12, final_share=0.5)
@@ -167,6 +171,8 @@ def test_a_trial_lost_to_the_cluster_is_run_again_and_one_that_failed_is_not(tmp
     assert len(states) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_models_that_can_no_longer_be_selected_are_deleted_during_the_search(tmp_path):
     job = small_job(tmp_path)
     with Store(default_url(str(tmp_path))) as store:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.marks import CI_ONLY
 from helpers.sample_search import make_job
 from helpers.simulated_trials import BASE, DENSE_FLOPS, Killed, make_coordinator, run_all
 from helpers.workers_command import SEARCH, Search
@@ -67,7 +66,7 @@ def test_the_goal_takes_turns_with_budgets(tmp_path):
     assert abs(dealt.count("80%") - dealt.count("drop-25")) <= 2
 
 
-@pytest.mark.parametrize("sampler", ["random", pytest.param("forest", marks=CI_ONLY)])
+@pytest.mark.parametrize("sampler", ["random", pytest.param("forest", marks=pytest.mark.slow)])
 def test_killed_at_random_moments_a_resumed_search_aims_as_the_undisturbed_one(tmp_path, sampler):
     job = goal_job(tmp_path / "undisturbed", sampler=sampler)
     expected, chance, attempts = run(tmp_path / "undisturbed", job), random.Random(2), 0

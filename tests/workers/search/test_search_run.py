@@ -19,7 +19,7 @@ from autoslim.core.urls import default_url
 from autoslim.export.artifact import load_config
 from autoslim.store import Store
 
-pytestmark = [pytest.mark.cluster, pytest.mark.short, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.cluster, pytest.mark.short, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,8 @@ def find_in(root: Path, *budgets: str, base: str = BASE, proposer: dict[str, Any
     return find_warm_start(job, None, dataclasses.replace(made, **proposer) if proposer else made, bases={"": base})
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_budget_gets_the_model_that_the_earlier_search_selected_for_it(earlier: Path) -> None:
     found = find_in(earlier, "50%", "70%")
     chosen = best_within_budgets(results_in(earlier), {"50%": found.models["50%"].trial.recipe.budget})
@@ -101,6 +103,8 @@ def test_a_model_for_another_budget_is_reused_only_where_it_fills_this_one(earli
     assert set(found.models) == {"51%"}
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_earlier_trials_are_the_samplers_history_and_are_not_proposed_again(earlier: Path) -> None:
     found, results = find_in(earlier, "60%"), results_in(earlier)
     own = [result for result in results if result.duplicate_of is None]
@@ -210,6 +214,8 @@ def test_searches_in_the_same_store_are_named_by_id_or_as_all(shared: Store, tmp
         of("three")
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_resumed_search_keeps_the_warm_start_of_its_first_attempt(shared: Store, tmp_path: Path) -> None:
     job = job_in(tmp_path / "now", "60%", reuse=("one",))
     output = RunFolder(tmp_path / "now")
@@ -228,6 +234,8 @@ def test_a_warm_start_under_its_former_field_names_is_read(earlier: Path) -> Non
     assert WarmStart.from_json(json.dumps(former)) == found
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_dense_model_is_copied_without_its_cost(shared: Store, tmp_path: Path) -> None:
     for name in ("weights", "cost.json"):
         (tmp_path / "two" / "cache" / BASE / name).write_text("x")
@@ -250,6 +258,8 @@ def test_a_model_that_does_not_match_its_record_is_refused(earlier: Path, tmp_pa
         assert store.trials(job.id) == []
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_reused_model_can_be_selected_and_counts_as_no_trial(earlier: Path, tmp_path: Path) -> None:
     reusable_trial = find_in(earlier, "51%").models["51%"].trial
     job = job_in(tmp_path / "now", "51%", "70%")

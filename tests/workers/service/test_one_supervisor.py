@@ -13,6 +13,7 @@ import time
 
 import psutil
 import pytest
+from helpers.marks import CI_ONLY
 from helpers.supervised import Site, service_process, supervisor_process
 
 from autoslim.core.urls import default_url
@@ -69,11 +70,12 @@ def is_free_of_losses(site, job):
     return site.queue.get(job.id).losses == 0
 
 
-SLOW = [pytest.mark.slow, pytest.mark.short]
-
-
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW), pytest.param(signal.SIGKILL, marks=SLOW)]
+    "number",
+    [
+        pytest.param(number, marks=CI_ONLY if number is signal.SIGKILL else pytest.mark.slow)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+    ],
 )
 def test_however_the_api_ends_its_supervisor_and_drivers_end_in_order(site, number):
     with searching(site) as (api, supervisor, driver, job):
@@ -87,7 +89,6 @@ def test_however_the_api_ends_its_supervisor_and_drivers_end_in_order(site, numb
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_second_signal_does_not_cut_the_orderly_end_short(site):
     with searching(site) as (api, supervisor, driver, job):
         for _ in range(3):
@@ -111,7 +112,6 @@ def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_driver(site):
     with searching(site) as (api, supervisor, driver, job):
         for process in (supervisor, api):
@@ -128,7 +128,6 @@ def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_dr
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_second_supervisor_waits_takes_over_at_once_and_ends_when_it_is_asked_to(site, capfd):
     with supervisor_process(site) as first:
         site.drive(None, lambda: any(site.settings.root.glob("supervisor-*.json")))

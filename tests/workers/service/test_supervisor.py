@@ -138,6 +138,8 @@ def test_when_supervisor_and_driver_are_killed_the_next_supervisor_goes_on_at_on
     every_trial_is_counted_once(site, job)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_stopping_the_supervisor_gives_its_jobs_back(site):
     job, waiting = site.submit(), site.submit()
     with supervisor_process(site) as first:

@@ -69,6 +69,8 @@ def test_starting_says_that_it_waits_for_a_node_before_it_is_paused(site, monkey
     assert reasons(site, job) == (S.STARTING, NO_NODE)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_driver_that_the_cluster_gives_up_again_and_again_is_no_loss(site):
     executor = PlacingExecutor(site.settings, nodes=False)
     job, supervisor = site.submit(), site.supervisor(executor=executor)
@@ -119,6 +121,8 @@ def test_a_job_that_waits_for_a_node_is_cancelled_at_once(site, monkeypatch):
     assert executor.waiting == {}, "no driver waits for a node that nobody needs"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_all_jobs_say_that_the_cluster_is_away_and_go_on_when_it_is_back(site):
     site.mischief("hang")
     executor = PlacingExecutor(site.settings, nodes=True)
