@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from helpers.databases import fresh_postgres, postgres_server
+from helpers.marks import CI_ONLY
 from loopback.postgres import Postgres
 
 from autoslim.core.urls import default_url
@@ -40,7 +41,7 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=CI_ONLY)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":

@@ -40,6 +40,8 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.method import token_selectors
 from autoslim.models import DenseModel
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("vit", "deit", "distilled", "registers")
 CUTTING = tuple(name for name in BASELINES if name != "dense")
 KEEP_ALL: dict[str, Knobs] = {
@@ -69,7 +71,6 @@ def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = N
     return found
 
 
-@pytest.mark.slow
 def test_random_places_are_those_of_the_seed_and_only_the_places_are_random():
     dense = make_dense("vit")
     found = []
@@ -103,7 +104,6 @@ def logits(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor
 # Every baseline.
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"), [pytest.param(*case, marks=() if case[1] == "distilled" else pytest.mark.slow) for case in CASES]
 )
@@ -119,7 +119,6 @@ def test_flops_are_measured_as_predicted_and_within_the_budget(name: str, model:
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CUTTING if name != "smaller_image"])
 def test_the_budget_is_used(name: str):
     dense = make_dense("vit")
@@ -323,7 +322,6 @@ def test_a_pass_that_is_watched_is_made(tmp_path: Path):
     assert model.calls == 2 and torch.equal(seen[0], out)
 
 
-@pytest.mark.slow
 def test_another_process_finds_the_logits(tmp_path: Path):
     folder = Path(methods_runs.__file__).parent
     code = (
@@ -412,7 +410,6 @@ def test_methods_in_a_row_share_what_is_to_be_saved():
     assert 0.47 <= predict(dense.shape, both).total / share_of_dense(dense.shape, 1.0) <= 0.49
 
 
-@pytest.mark.slow
 def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tried(tmp_path: Path):
     settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
     runs = [Run(name="tome", budget=budget, seed=0) for budget in ("50%", "35%")]
@@ -432,7 +429,6 @@ def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tr
     assert other is not None and other.error and "its process" not in other.error
 
 
-@pytest.mark.slow
 def test_runs_are_carried_out_and_one_that_fails_stops_no_other(tmp_path: Path):
     folder = os.environ.get("AUTOSLIM_DATA")
     if not folder or not (Path(folder) / "vit-cifar10").is_dir():

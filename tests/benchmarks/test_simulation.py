@@ -25,6 +25,8 @@ from autoslim.core.recipe import Recipe
 from autoslim.core.result import Phase, TrialState
 from autoslim.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Iterator[None]:
@@ -52,7 +54,6 @@ def recipes(trials: Trials) -> list[Recipe]:
 # The table and the surrogate
 
 
-@pytest.mark.slow
 def test_the_table_has_every_method_of_a_simulated_search_from_cheap_to_dear(trials: Trials, world: World) -> None:
     assert len(trials.rows) >= 200
     # Methods that are younger than the table are left out of simulated searches: the surrogate knows nothing of them.
@@ -71,7 +72,6 @@ def test_a_simulated_trial_reports_when_the_real_ones_did(trials: Trials) -> Non
         assert [mark.epoch for mark in due] == pytest.approx([point.epoch for point in row.curve], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_the_surrogate_ranks_recipes_it_has_not_seen(trials: Trials) -> None:
     vectors = [_vector(trials, index) for index in range(len(trials.rows))]
     final, _ = predicted(trials.rows, vectors, trials.training.epochs, folds=3)
@@ -144,7 +144,6 @@ def test_a_trial_that_fails_by_itself_is_finished_and_the_search_goes_on(world: 
     assert len(states) == 30
 
 
-@pytest.mark.slow
 def test_many_workers_share_the_work_and_wait_for_one_driver(world: World) -> None:
     few, many = (_run(world, workers=n, trials=40, conditions=Conditions(decision=0.5), scheduler="none") for n in (2, 40))
     assert many.tally.makespan < few.tally.makespan / 2
@@ -163,7 +162,6 @@ def test_the_search_in_memory_is_the_search_in_the_store(world: World, tmp_path:
         assert played(store) == played(None)
 
 
-@pytest.mark.slow
 def test_a_thousand_workers_are_replayed(world: World) -> None:
     cluster = _run(
         world,

@@ -52,12 +52,12 @@ def handles(method: str, model: str) -> bool:
 
 
 CASES = [(method, model) for method in NAMES for model in KINDS if handles(method, model)]
-# One kind with two prefix tokens, one with none: what the others add is tested by everything that is slow.
-_KINDS_OF_A_METHOD = ("distilled", "average without class token")
-_KINDS_OF_A_VARIANT = ("distilled",)
-FAST = [(m, k) for m, k in CASES if k in (_KINDS_OF_A_VARIANT if ":" in m else _KINDS_OF_A_METHOD)]
+# One kind with two prefix tokens, and for CI one with none: what the others add is tested by everything that is slow.
+FAST = [(m, k) for m, k in CASES if k == "distilled"]
+IN_CI = [(m, k) for m, k in CASES if m in METHODS and k == "average without class token"]
 each_case = pytest.mark.parametrize(
-    ("method", "model"), [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]
+    ("method", "model"),
+    [pytest.param(*case, marks=() if case in FAST else CI_ONLY if case in IN_CI else pytest.mark.slow) for case in CASES],
 )
 # Compilers and exporters are slow; what differs between kinds of models are prefix and pooling: one kind a method is enough each time.
 # Variants, too, are exported where everything slow is tested.

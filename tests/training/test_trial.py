@@ -149,6 +149,8 @@ def test_a_checkpoint_with_former_names_is_resumed_to_the_same_model(
     assert resumed.accuracy_after_pruning == outcome.accuracy_after_pruning
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_trial_may_be_interrupted_again_and_again(context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
     made = make_recipe("vit_slim", epochs=3.0)
     drain(run_trial(made, context, tmp_path / "undisturbed"))
@@ -221,6 +223,7 @@ def test_a_trial_does_not_depend_on_the_processs_generators(
     assert_same_model(tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_model(context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
     for seed in (0, 1):
         drain(run_trial(make_recipe("vit_slim", seed=seed, epochs=1.0), context, tmp_path / str(seed)))
@@ -229,6 +232,8 @@ def test_another_seed_is_another_model(context: TrialContext, make_recipe: MakeR
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("method", METHODS)
 def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
     method: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
@@ -257,6 +262,7 @@ def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
     assert all(schedule.rate == 1.0 for schedule in schedules if schedule.phase != Phase.FINETUNE)
 
 
+@pytest.mark.slow
 def test_frd_lasts_to_the_end_and_leaves_nothing_in_the_model(
     context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):

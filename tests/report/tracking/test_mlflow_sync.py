@@ -99,6 +99,8 @@ def test_parent_carries_the_front_as_picture_table_parquet_and_text(search):
     assert "| Trial | Method | Top-1 |" in parent.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_the_images_are_the_runs_datasets(store, job, client):
     store.set_base(job.id, DENSE.replace(data=DataFacts(content_digest="0123456789abcdef", images=IMAGES, classes=10)))
     MlflowSync(store, job.id).sync()

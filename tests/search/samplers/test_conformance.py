@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from helpers.marks import CI_ONLY
 from helpers.played_search import Finish, Make
 
 from autoslim.core import job
@@ -21,8 +22,10 @@ TARGETS = ("80%", "65%", Target.FREE)
 BOTH = ("tokens", "width")
 
 
-# A proposal of the Gaussian process takes seconds.
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] if name == "gp" else []) for name in SAMPLERS])
+# A proposal of the Gaussian process takes seconds, one of the forest tenths.
+@pytest.fixture(
+    params=[pytest.param(name, marks={"gp": [pytest.mark.slow], "forest": CI_ONLY}.get(name, ())) for name in SAMPLERS]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

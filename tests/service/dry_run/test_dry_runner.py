@@ -63,6 +63,8 @@ def test_a_plan_says_what_a_chain_reaches_and_which_cannot_slim_the_model(runner
     assert "first step" in plan["excluded_methods"]["patch_slimming+width"]
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_what_cannot_be_carried_out_is_told_by_field(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     with pytest.raises(SpecError, match="within it already"):
         runner.run(dry_runner.dry_run(read_mapping(SPEC | {"flops": ["90G"]}), tenant="t"))
@@ -219,6 +221,8 @@ UNDECIDING: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_what_does_not_decide_a_plan_leaves_it_as_it_is() -> None:
     """Otherwise two specs that differ in it would share one answer."""
 
@@ -227,6 +231,8 @@ def test_what_does_not_decide_a_plan_leaves_it_as_it_is() -> None:
     assert result_of(SPEC | UNDECIDING) == result_of(SPEC)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_more_final_seeds_leave_room_for_more_refinement() -> None:
     """A final trial trains at most ten times as long as the others, so that one seed cannot use its share of a long search."""
     one, three = (result_of(SPEC | {"trials": 60, "epochs": 3.0, "final_seeds": seeds}) for seeds in (1, 3))
