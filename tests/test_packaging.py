@@ -70,7 +70,6 @@ def test_the_public_names_are_listed_and_each_is_there():
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_public_names_are_loaded_when_they_are_used():
     code = "import sys, autoslim; dir(autoslim); print({'torch', 'httpx'} & set(sys.modules)); autoslim.load; print('torch' in sys.modules)"
     assert run(sys.executable, "-c", code, cwd=ROOT).splitlines() == ["set()", "True"]

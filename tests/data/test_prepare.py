@@ -132,7 +132,6 @@ def _prepare(source: str, cache: Path, answers) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_processes_that_prepare_at_once_agree(one_file, tmp_path):
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()

@@ -11,7 +11,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers.marks import CI_ONLY
 from helpers.tiny import config_of, enliven, images, make_dense, make_spec, slim
 from PIL import Image
 from torch import Tensor
@@ -26,7 +25,6 @@ from autoslim.models import create_dense
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-IN_CI = ("merge", "onnx")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -50,13 +48,10 @@ def run(file: Path, batch: Tensor) -> list[Tensor]:
     return [torch.from_numpy(output) for output in session.run(None, {"images": batch.numpy()})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "suffix"),
-    [
-        pytest.param(name, suffix, marks=CI_ONLY if (name, suffix) == IN_CI else pytest.mark.slow)
-        for name in METHODS
-        for suffix in ("onnx", "pt2")
-    ],
+    [(name, suffix) for name in METHODS for suffix in ("onnx", "pt2")],
 )
 def test_exported_features_are_the_models_at_any_batch(method: str, suffix: str, tmp_path: Path):
     folder = made(tmp_path / "model", method)

@@ -104,7 +104,6 @@ def test_eight_bits_are_judged_by_their_own_answers(in_eight_bits: tuple[Path, d
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_graph_has_eight_bits_where_it_says_so_and_nothing_that_runtimes_refuse(
     in_eight_bits: tuple[Path, dict[str, FormReport]],
 ):

@@ -177,7 +177,6 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_tenant_has_so_many_jobs_and_no_more(bounded: RunningService) -> None:
     with bounded.client(tenant="many") as client:
         jobs = [bounded.put("many") for _ in range(5)]

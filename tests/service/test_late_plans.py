@@ -19,7 +19,6 @@ from autoslim.store import Queue
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_submit_is_answered_before_its_plan_which_follows(tmp_path: Path) -> None:
     with running(settings_in(tmp_path, limits=patient(submit_seconds=0))) as hasty, hasty.anybody() as client:
         answers = [

@@ -60,7 +60,6 @@ def test_a_model_of_too_many_tokens_is_refused_before_it_is_planned(asker: httpx
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_space_of_too_many_values_is_refused_before_they_are_tried(client: httpx.Client) -> None:
     space = {"methods": {"life_regression": {"mean_life": {"choices": [round(0.3 + n / 3000, 5) for n in range(1900)]}}}}
     answer = client.post("/v1/plans", json=DEAR | {"space": space})

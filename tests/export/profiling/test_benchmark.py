@@ -117,7 +117,6 @@ def test_a_folder_that_cannot_be_read_says_so(folders: tuple[Path, Path], tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_images_are_read_without_pickle(folders: tuple[Path, Path], tmp_path: Path):
     np.save(tmp_path / "images.npy", np.array([object()]), allow_pickle=True)
     command = [sys.executable, "-m", "autoslim.export.profiling.benchmark", *map(str, folders), str(tmp_path / "images.npy")]

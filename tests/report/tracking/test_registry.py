@@ -101,7 +101,6 @@ def test_a_model_may_lie_in_a_folder_whose_name_means_something_in_a_url(folder:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_searches_of_one_name_share_a_registered_model(folder: Path, client, run_id: str):
     assert register(client, NAMED, candidate(folder, "50%"), run_id=run_id) == "1"
     other = client.create_run(client.get_run(run_id).info.experiment_id).info.run_id
@@ -112,7 +111,6 @@ def test_searches_of_one_name_share_a_registered_model(folder: Path, client, run
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_registered_model_of_somebody_else_is_left_alone(folder: Path, client, run_id: str):
     client.create_registered_model("digits")
     register(client, NAMED, candidate(folder, "50%"), run_id=run_id)

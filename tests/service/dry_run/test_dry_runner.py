@@ -39,7 +39,6 @@ def dry_runner(runner: asyncio.Runner) -> Iterator[DryRunner]:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_whoever_asks_the_same_meanwhile_gets_the_same_answer(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     async def ask() -> list[dict[str, Any]]:
         spec = read_mapping(SPEC)
@@ -120,7 +119,6 @@ def test_the_planner_has_one_thread_so_that_its_forks_find_no_lock_held(runner: 
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_planner_that_was_killed_is_started_again(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     runner.run(kill(dry_runner))
     assert runner.run(dry_runner.dry_run(read_mapping(SPEC | {"flops": ["53%"]}), tenant="t"))["classes"] == 10
@@ -346,7 +344,6 @@ def test_whatever_happens_to_a_plan_is_its_own_answer_and_the_planner_lives_on(s
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_plan_that_hangs_does_not_hold_up_another_and_is_ended_after_its_time(server: subprocess.Popen[bytes]) -> None:
     pid = hanging(server)
     ask(server, "answer", number=2)
@@ -360,7 +357,6 @@ def test_a_plan_that_hangs_does_not_hold_up_another_and_is_ended_after_its_time(
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_plan_that_hangs_ends_with_whoever_asked_for_it(ended_server: subprocess.Popen[bytes]) -> None:
     pid = hanging(ended_server)
     assert ended_server.poll() is None
