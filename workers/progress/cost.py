@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import TrialResult
+from autoslim.core.result import ADAPTING, HANDING_OVER, TrialResult
 from autoslim.store import Store, StoredJob
 
 _EVALUATE_SECONDS = 15.0
@@ -53,9 +53,10 @@ def devices_of(job: SearchJob) -> tuple[str, float]:
 
 
 def spent_seconds(store: Store, stored: StoredJob) -> float:
-    """The seconds of all trials in all attempts, and of adapting the dense model. Other shared work is within those of a trial."""
-    base = sum(cost.seconds for cost in stored.shared if cost.method == "dense model")
-    return base + sum(_seconds(store, stored.job.id, result) for result in store.trials(stored.job.id))
+    """The seconds of all trials in all attempts, of adapting the dense models and of handing the models over. Other shared work is within
+    those of a trial."""
+    around = sum(cost.seconds for cost in stored.shared if cost.method in (ADAPTING, HANDING_OVER))
+    return around + sum(_seconds(store, stored.job.id, result) for result in store.trials(stored.job.id))
 
 
 def _seconds(store: Store, job_id: str, result: TrialResult) -> float:

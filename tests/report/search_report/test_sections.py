@@ -186,6 +186,8 @@ def test_cost_says_where_the_time_went(report: str):
     ]
     assert rows["adapting the dense model"] == ["1", "10", "100"]
     assert rows["shared: vit_slim (layers 2)"] == ["1", "1", "9"]
+    assert rows["handing the models over"] == ["1", "0", "40"]
+    assert "Trials, adapting the dense model, handing the models over: 0.1 CPU hours" in plain(text)
     assert len(rows) >= len(SHARED) + 3
 
 
