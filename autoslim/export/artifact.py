@@ -129,6 +129,12 @@ class SpeedReport(Record):
     timings: tuple[Timing, ...]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def fastest(self) -> Timing | None:
+        """The fastest way to run the model on one image, on a GPU where there is one; None where none was measured."""
+        single = [timing for timing in self.timings if timing.batch == 1]
+        return min(single, key=lambda timing: (timing.device == "cpu", timing.slimmed_ms), default=None)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimedReport(Record):
