@@ -65,8 +65,9 @@ def test_a_folders_size_is_that_of_its_files_links_left_out(tmp_path: Path):
     assert folder_size(tmp_path) == 1010
 
 
-def test_handing_over_more_models_and_more_speeds_takes_longer():
+def test_handing_over_more_models_forms_and_speeds_takes_longer():
     job = make_job()
     one, none = job.replace(budgets=job.budgets[:1]), job.replace(speed=())
     assert finalize_seconds(job) > finalize_seconds(one) > 0
     assert finalize_seconds(job) > finalize_seconds(none) > 0
+    assert finalize_seconds(job.replace(forms=("onnx", "onnx-int8"))) > finalize_seconds(job)
