@@ -59,6 +59,11 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": prefers_color_scheme}]
         self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
+    def resize(self, width: int, height: int) -> None:
+        """The page's own size; a window cannot be as narrow as a phone."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
     def wait(self, condition: str, *, in_frame: bool = False, seconds: float = 90.0) -> float:
         """Seconds until the JavaScript expression `condition` is true, in the page or its last frame, and the page is idle."""
         began = time.monotonic()

@@ -18,7 +18,7 @@ from browser import Browser
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-FOLDER = Path(__file__).parents[1] / "docs" / "review"
+FOLDER = Path(__file__).parents[1] / "docs" / "assets" / "mlflow"
 COLUMNS = {
     "Dataset": False,
     "Source": False,

@@ -42,18 +42,6 @@ class TensorBoard(autoslim.SearchCallback):
 
 
 if __name__ == "__main__":
-    print(
-        autoslim.run_search(
-            "deit_tiny_patch16_224",
-            "digits",
-            ["70%", "50%"],
-            output="runs/tensorboard-search",
-            callbacks=[TensorBoard("runs/tensorboard")],
-            from_scratch=True,
-            image_size=24,
-            model_args={"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
-            trials=6,
-            epochs=2,
-            base_epochs=10,
-        )
-    )
+    from digits_search import search_digits
+
+    print(search_digits(TensorBoard("runs/tensorboard"), "runs/tensorboard-search"))

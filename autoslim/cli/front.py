@@ -13,8 +13,10 @@ from autoslim.core.budget import format_flops
 from autoslim.core.interval import wilson
 from autoslim.core.recipe import title_of
 from autoslim.core.result import TrialResult
+from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import ACCURACY, Score
 from autoslim.errors import RequestError
+from autoslim.export.artifact import load_config
 
 
 def show_front(folder: Path, *, all_trials: bool, as_json: bool, as_csv: bool) -> None:
@@ -30,7 +32,7 @@ def show_front(folder: Path, *, all_trials: bool, as_json: bool, as_csv: bool) -
 
 
 def render(front: Any, trials: list[TrialResult]) -> list[str]:
-    """Lines; accuracies have their intervals where the number of validation images is known."""
+    """Lines; accuracies have their intervals where the number of validation images is known, and delivered models their speed."""
     base, score = front.job.base, front.score
     # An interval of a share; a mean cosine has none that is known.
     images = front.validation_images if score is ACCURACY else None
@@ -39,7 +41,9 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
     chosen: dict[int, list[str]] = {}
     for label, number in front.job.chosen.items():
         chosen.setdefault(number, []).append(label)
-    rows = [("trial", "method", "FLOPs", "of dense", "params", f"validation {score.title}{interval}", "model of")]
+    faster = _speeds(front)
+    head = ("trial", "method", "FLOPs", "of dense", "params", f"validation {score.title}{interval}", "model of", "times as fast")
+    rows: list[tuple[str, ...]] = [head]
     if base is not None and not several:
         rows.append(
             (
@@ -49,6 +53,7 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
                 "100.0%",
                 _millions(base.params),
                 _shown(base.dense_accuracy, images, score),
+                "",
                 "",
             )
         )
@@ -63,9 +68,25 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
                 _millions(trial.params),
                 _shown(trial.accuracy, images, score),
                 ", ".join(chosen.get(trial.number, ())),
+                faster.get(trial.number, ""),
             )
         )
-    return columns(rows, header=True)
+    return columns(rows if faster else [row[:-1] for row in rows], header=True)
+
+
+def _speeds(front: Any) -> dict[int, str]:
+    """Of delivered models that were timed, by their trials: on one image in the fastest way, and as the fastest file."""
+    found: dict[int, str] = {}
+    for label, number in front.job.chosen.items() if front.folder is not None else ():
+        folder = RunFolder(front.folder).model(label)
+        if number in found or not (folder / "config.json").is_file():
+            continue
+        config = load_config(folder)
+        fastest = [report.fastest for report in (config.speed, config.form_speed) if report is not None]
+        text = ", ".join(f"{timing.speedup:.2f} ({timing.mode})" for timing in fastest if timing is not None)
+        if text:
+            found[number] = text
+    return found
 
 
 def _millions(params: int | None) -> str:

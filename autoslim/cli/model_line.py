@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoslim.core.interval import wilson
 from autoslim.core.score import ACCURACY, SCORES
-from autoslim.export.artifact import SpeedReport, Timing
+from autoslim.export.artifact import Timing
 from workers.search.finalize import SelectedModel
 from workers.search.summary import Summary
 
@@ -15,8 +15,8 @@ def describe_model(model: SelectedModel, summary: Summary) -> str:
     if model.probe is not None:
         parts.append(model.probe.describe())
     speed = summary.speeds.get(model.label)
-    if speed is not None:
-        parts += [_faster(timing) for timing in _usual(speed)]
+    if speed is not None and speed.fastest is not None:
+        parts.append(_faster(speed.fastest))
     return "; ".join(parts)
 
 
@@ -31,13 +31,6 @@ def _against_dense(model: SelectedModel, summary: Summary) -> str:
     interval = wilson(model.test_accuracy, images)
     within = ", within the noise" if interval.low <= model.dense_test_accuracy <= interval.high else ""
     return f"{text} ({interval.low:.1%} to {interval.high:.1%}), {beside}{within}"
-
-
-def _usual(speed: SpeedReport) -> list[Timing]:
-    """The fastest way to run the model on one image, on a GPU where there is one; empty where none was measured."""
-    single = [timing for timing in speed.timings if timing.batch == 1]
-    fastest = sorted(single, key=lambda timing: (timing.device == "cpu", timing.slimmed_ms))
-    return fastest[:1]
 
 
 def _faster(timing: Timing) -> str:

@@ -27,6 +27,7 @@ from autoslim.config.value_types import (
     ArgumentValue,
     Budgets,
     Duration,
+    FormNames,
     ImageSize,
     Label,
     LatencyText,
@@ -314,6 +315,19 @@ class JobSpec(BaseModel):
             group=Group.RESULT,
             commands=Commands.SLIM,
             job=(JobField("speed", write=lambda modes, _: tuple(modes)),),
+            resumable=True,
+            decides_plan=False,
+            flag_type=str,
+            flag_help="Separated by commas.",
+        ),
+        max_length=8,
+    )
+    forms: FormNames = setting(
+        "Files that a model is handed over as besides its weights: `none`, or names as of `autoslim export`.",
+        Rules(
+            group=Group.RESULT,
+            commands=Commands.SLIM,
+            job=(JobField("forms", write=lambda names, _: tuple(names)),),
             resumable=True,
             decides_plan=False,
             flag_type=str,

@@ -13,6 +13,7 @@ from autoslim.core.accuracy_goal import parse_least, percent_text
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, parse_latency, parse_params
 from autoslim.core.duration import DURATION_PATTERN, parse_duration
+from autoslim.core.forms import FORM_NAMES, FormName
 from autoslim.core.job import SPEED_MODES, SpeedMode
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -32,7 +33,10 @@ _LEAST_PATTERN = r"^(100%|[1-9][0-9]?(\.[0-9]{1,6})?%|0\.[0-9]{0,6}[1-9])$"
 _HOST_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _WEBHOOK = re.compile(rf"https?://{_HOST_LABEL}(\.{_HOST_LABEL}){{0,9}}(:{_PORT})?(/[!-\"$-~]{{0,1500}})?")
-_MODES_PATTERN = f"^(none|({'|'.join(SPEED_MODES)})(,({'|'.join(SPEED_MODES)}))*)$"
+
+
+def _names_pattern(names: tuple[str, ...]) -> str:
+    return f"^(none|({'|'.join(names)})(,({'|'.join(names)}))*)$"
 
 
 def _no_control(text: str) -> str:
@@ -139,7 +143,7 @@ def _webhook(url: str) -> str:
     return url
 
 
-def _modes(value: Any) -> Any:
+def _names(value: Any) -> Any:
     """`none`, and `eager,compiled` as on the command line."""
     if not isinstance(value, str):
         return value
@@ -218,8 +222,18 @@ ArgumentValue = Annotated[
 SpeedModes = Annotated[
     tuple[SpeedMode, ...],
     BeforeValidator(
-        _modes,
-        json_schema_input_type=Annotated[str, Field(pattern=_MODES_PATTERN)] | Annotated[list[SpeedMode], Field(max_length=8)],
+        _names,
+        json_schema_input_type=Annotated[str, Field(pattern=_names_pattern(SPEED_MODES))]
+        | Annotated[list[SpeedMode], Field(max_length=8)],
+    ),
+    Field(strict=False),
+]
+FormNames = Annotated[
+    tuple[FormName, ...],
+    BeforeValidator(
+        _names,
+        json_schema_input_type=Annotated[str, Field(pattern=_names_pattern(FORM_NAMES))]
+        | Annotated[list[FormName], Field(max_length=8)],
     ),
     Field(strict=False),
 ]

@@ -232,9 +232,15 @@ def hypervolume(front: Sequence[tuple[int, float]], *, dense_flops: int, chance:
     return area / (dense_flops * (1.0 - chance))
 
 
+ADAPTING, HANDING_OVER = "dense model", "handing over"
+"""`SharedCost.method` of what a search does before its first trial and after its last one."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedCost(Record):
-    """The cost of work that several trials share, which belongs to the job. `epochs` are passes over the training images."""
+    """The cost of work that no trial does alone, which belongs to the job: a method's that several trials share, `ADAPTING` a dense
+    model, or `HANDING_OVER` the models. `epochs` are passes over the training images.
+    """
 
     key: str
     method: str

@@ -129,6 +129,12 @@ class SpeedReport(Record):
     timings: tuple[Timing, ...]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def fastest(self) -> Timing | None:
+        """The fastest way to run the model on one image, on a GPU where there is one; None where none was measured."""
+        single = [timing for timing in self.timings if timing.batch == 1]
+        return min(single, key=lambda timing: (timing.device == "cpu", timing.slimmed_ms), default=None)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimedReport(Record):
@@ -178,8 +184,9 @@ class SlimConfig(Record):
     model returns features, and it maps `test/agreement` to their agreement with the dense model's, `test/pooled` and `test/patches` to
     the cosines that this is the mean of, and `probe/slimmed` and `probe/dense` to k-NN top-1 with a labelled set. `images`
     maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited, and
-    `form_speed`, of the exported files by their forms' names beside the dense model in ONNX Runtime, only by `autoslim export`. `made_from`
-    is null in folders of earlier versions, and for a model that was taken over from another search.
+    `form_speed`, of the exported files by their forms' names beside the dense model in ONNX Runtime, where others than the
+    default ones were asked for. `made_from` is null in folders of earlier versions, and for a model that was taken over from another
+    search.
     """
 
     format: int

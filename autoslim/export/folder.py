@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from autoslim.core.files import is_disk_full
-from autoslim.core.forms import FORM_NAMES, MAX_FORM_DROP
+from autoslim.core.forms import DEFAULT_FORMS, FORM_NAMES, MAX_FORM_DROP
 from autoslim.data import Loader
 from autoslim.errors import ExportError, first_line
 from autoslim.export import int8_form, onnx_form, openvino_form, pt2_form, timm_form
@@ -51,7 +51,8 @@ FORMS: dict[str, tuple[str, FormWriter]] = {
     "pt2": (pt2_form.FILE, pt2_form.write),
     "timm": (timm_form.FOLDER, timm_form.write),
 }
-"""What every model is handed over as."""
+"""What a model is handed over as by default."""
+assert tuple(FORMS) == DEFAULT_FORMS
 
 
 def all_forms(calibration: CalibrationImages | None) -> dict[str, tuple[str, FormWriter]]:
@@ -63,6 +64,12 @@ def all_forms(calibration: CalibrationImages | None) -> dict[str, tuple[str, For
     }
     assert tuple(forms) == FORM_NAMES
     return forms
+
+
+def require_runtimes(names: Collection[str]) -> None:
+    """Raises MissingExtraError where the runtime of a form with one of these names is not installed."""
+    if "openvino" in names:
+        openvino_form.require()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

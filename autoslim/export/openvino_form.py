@@ -36,5 +36,5 @@ def write(model: nn.Module, config: SlimConfig, path: Path) -> None:
 
 def require() -> None:
     """Raises MissingExtraError where openvino is not installed."""
-    with needs_extra("openvino", "autoslim export --format openvino"):
+    with needs_extra("openvino", "the form openvino"):
         import openvino  # noqa: F401

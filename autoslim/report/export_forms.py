@@ -12,16 +12,13 @@ from autoslim.core.files import disk_full_error, is_disk_full
 from autoslim.core.forms import FORM_NAMES, MAX_FORM_DROP
 from autoslim.core.record import Record
 from autoslim.data import PreparedDataset
-from autoslim.errors import JobError, OutputError, RequestError
-from autoslim.export import export_folder, openvino_form, write_checksums
+from autoslim.errors import OutputError, RequestError
+from autoslim.export import export_folder, require_runtimes, write_checksums
 from autoslim.export.artifact import FormReport, SlimConfig, SpeedReport, load_config, write_config
-from autoslim.export.calibration_images import draw_calibration
-from autoslim.export.folder import LOAD_SCRIPT, all_forms, remove
+from autoslim.export.folder import LOAD_SCRIPT, remove
 from autoslim.export.onnx_form import FILE as ONNX
-from autoslim.export.profiling import hardware
-from autoslim.export.profiling.form_speed import measure_forms_in_subprocess
 from autoslim.report.card_forms import replace_forms_section
-from autoslim.report.finalize import compared_images, form_test
+from autoslim.report.finalize import compared_images, form_test, forms_named, time_forms
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 
 CARD = "README.md"
@@ -51,8 +48,7 @@ class ExportRequest:
             raise RequestError(f"--format is {unknown[0]!r}; allowed, separated by commas: {', '.join(FORM_NAMES)}")
         if not 0 <= self.max_drop <= 100:
             raise RequestError(f"--max-form-drop is {self.max_drop:g}; allowed: 0 to 100, points of top-1")
-        if "openvino" in self.names:
-            openvino_form.require()
+        require_runtimes(self.names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +76,7 @@ def export_forms(folder: Path, dataset: PreparedDataset, request: ExportRequest)
     try:
         reports = _make(folder, config, dataset, request, images_B3HW, weights)
         made = tuple(report.name for report in reports if report.file)
-        speed = _timed(folder, images_B3HW, made) if request.speed and made else None
+        speed = time_forms(folder, images_B3HW, made) if request.speed and made else None
         config = _with_forms(config, reports, speed, compared=len(images_B3HW))
         _describe(folder, config)
     except OSError as error:
@@ -121,14 +117,12 @@ def _make(
     weights: HoldoutResult | None,
 ) -> tuple[FormReport, ...]:
     """In a folder beside the files, which is moved to their place at the end."""
-    rounded = "onnx-int8" in request.names and config.classes
-    forms = all_forms(draw_calibration(dataset, config, seed=request.seed) if rounded else None)
+    wanted = forms_named(request.names, config, dataset, seed=request.seed)
     test = None if weights is None else form_test(config, dataset, weights, allowed_drop=request.max_drop)
     partial = folder / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        wanted = {name: form for name, form in forms.items() if name in request.names}
         reports = export_folder(folder, images_B3HW, test=test, forms=wanted, into=partial)
         for report in reports:
             remove(folder / wanted[report.name][0])
@@ -139,14 +133,6 @@ def _make(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return reports
-
-
-def _timed(folder: Path, images_B3HW: Tensor, names: tuple[str, ...]) -> SpeedReport:
-    """Files whose speed cannot be measured are delivered nevertheless."""
-    try:
-        return measure_forms_in_subprocess(folder, images_B3HW, names)
-    except JobError as error:
-        return SpeedReport(hardware=hardware(), threads=0, timings=(), left_out={", ".join(names): str(error)})
 
 
 def _with_forms(config: SlimConfig, reports: tuple[FormReport, ...], speed: SpeedReport | None, *, compared: int) -> SlimConfig:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from torch import Tensor
 
 from autoslim.core.constraints import CostLimits
-from autoslim.core.forms import MAX_FORM_DROP
+from autoslim.core.forms import DEFAULT_FORMS, MAX_FORM_DROP
 from autoslim.core.made_from import MadeFrom
 from autoslim.data import PreparedDataset, sample_split
 from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
 from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
-from autoslim.export.folder import FormTest
+from autoslim.export.calibration_images import draw_calibration
+from autoslim.export.folder import ROUNDED, FormTest, FormWriter, all_forms
 from autoslim.export.profiling import hardware, measure_in_subprocess
+from autoslim.export.profiling.form_speed import measure_forms_in_subprocess
 from autoslim.models.weights import file_digest
 from autoslim.report.answers import write_answers
 from autoslim.report.card import render_card
@@ -101,6 +104,16 @@ class RequestedBudget:
     latency: LatencyReport | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Handover:
+    """What a model is handed over with: the ways in which it is timed (`speed`), and the `forms` beside its weights. The `seed` draws the
+    images that eight-bit forms are made with."""
+
+    speed: tuple[str, ...]
+    forms: tuple[str, ...] = DEFAULT_FORMS
+    seed: int = 0
+
+
 def complete_folder(
     folder: Path,
     *,
@@ -109,10 +122,10 @@ def complete_folder(
     dataset: PreparedDataset,
     provenance: Provenance,
     dense: Path,
-    speed: tuple[str, ...],
+    handover: Handover,
 ) -> dict[str, float]:
-    """`folder` has the model and its configuration. `dense` is the dense model's folder, `speed` the modes to measure. Returns the
-    top-1 share of each exported file on the test images.
+    """`folder` has the model and its configuration, `dense` is the dense model's. Returns the top-1 share of each exported file on the test
+    images.
     """
     config = load_config(folder)
     config = config.replace(
@@ -125,9 +138,14 @@ def complete_folder(
     )
     write_config(folder, config)
     images_B3HW = compared_images(config, dataset)
+    wanted = None if handover.forms == DEFAULT_FORMS else forms_named(handover.forms, config, dataset, seed=handover.seed)
+    forms = _export_forms(folder, images_B3HW, form_test(config, dataset, holdout.slimmed), wanted)
+    files = tuple(form.name for form in forms if form.file)
     config = config.replace(
-        forms=_export_forms(folder, images_B3HW, form_test(config, dataset, holdout.slimmed)),
-        speed=_measure_speed(folder, dense, images_B3HW, speed) if speed else None,
+        forms=forms,
+        speed=_measure_speed(folder, dense, images_B3HW, handover.speed) if handover.speed else None,
+        # What every model is handed over as runs as in the ways of `speed`.
+        form_speed=time_forms(folder, images_B3HW, files) if handover.speed and set(files) - set(DEFAULT_FORMS) else None,
         images={**config.images, "compared": len(images_B3HW)},
     )
     write_config(folder, config)
@@ -170,12 +188,31 @@ def form_test(
     return FormTest(loader=loader_for(config, test, batch_size=64), accuracy=weights.accuracy, allowed_drop=allowed_drop)
 
 
-def _export_forms(folder: Path, images_B3HW: Tensor, test: FormTest | None) -> tuple[FormReport, ...]:
-    forms = export_folder(folder, images_B3HW, test=test)
+def forms_named(
+    names: Collection[str], config: SlimConfig, dataset: PreparedDataset, *, seed: int
+) -> dict[str, tuple[str, FormWriter]]:
+    """The forms of these names, in the order of reports, with how each is written; the `seed` draws the images for eight bits."""
+    rounded = config.classes and not set(ROUNDED).isdisjoint(names)
+    forms = all_forms(draw_calibration(dataset, config, seed=seed) if rounded else None)
+    return {name: form for name, form in forms.items() if name in names}
+
+
+def _export_forms(
+    folder: Path, images_B3HW: Tensor, test: FormTest | None, wanted: dict[str, tuple[str, FormWriter]] | None
+) -> tuple[FormReport, ...]:
+    forms = export_folder(folder, images_B3HW, test=test, forms=wanted)
     for form in forms:
         if form.reason:
             _log.info("%s has no %s form: %s", folder, form.name, form.reason)
     return forms
+
+
+def time_forms(folder: Path, images_B3HW: Tensor, names: tuple[str, ...]) -> SpeedReport:
+    """Files whose speed cannot be measured are delivered nevertheless."""
+    try:
+        return measure_forms_in_subprocess(folder, images_B3HW, names)
+    except JobError as error:
+        return SpeedReport(hardware=hardware(), threads=0, timings=(), left_out={", ".join(names): str(error)})
 
 
 def _measure_speed(folder: Path, dense: Path, images_B3HW: Tensor, modes: tuple[str, ...]) -> SpeedReport:

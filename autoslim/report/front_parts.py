@@ -86,7 +86,7 @@ def explain_choice(view: SearchView) -> str:
         lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score), *beside]))
         knees.append(found.knee)
     if any(knee is not None for knee in knees):
-        lines.append(f"the front bends most at trial {knees[0]}")
+        lines.append(f"The front bends most at trial {knees[0]}")
     return "".join(f'<p class="why">{escape(line)}.</p>' for line in lines)
 
 

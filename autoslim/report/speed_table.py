@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -34,6 +34,16 @@ def selected_speeds(output: str, labels: Iterable[str]) -> dict[str, SpeedReport
 
 def draw_speeds(speeds: Mapping[str, SpeedReport]) -> str:
     """A table, one row a race; nothing where no speed was measured."""
+    return _draw(speeds, _COLUMNS, "both models", "Medians of both models run in turns")
+
+
+def draw_form_speeds(speeds: Mapping[str, SpeedReport]) -> str:
+    """The same of the exported files, each by its own runtime."""
+    columns = (_COLUMNS[0], Column("Exported file"), *_COLUMNS[2:])
+    return _draw(speeds, columns, "the files", "Medians of the files and of the dense model in ONNX Runtime, run in turns")
+
+
+def _draw(speeds: Mapping[str, SpeedReport], columns: Sequence[Column], what: str, how: str) -> str:
     if not speeds:
         return ""
     rows = [_row(label, timing) for label, speed in speeds.items() for timing in speed.timings]
@@ -45,8 +55,8 @@ def draw_speeds(speeds: Mapping[str, SpeedReport]) -> str:
         if _is_slow(timing)
     ]
     plainly = f"<p><b>Not faster than the dense model at batch 1:</b> {escape(', '.join(slow))}.</p>" if slow else ""
-    table = draw_text_table("Milliseconds a batch, both models run in turns", _COLUMNS, rows)
-    return f"{table}\n{plainly}<p>Medians of both models run in turns on {escape(where)}.</p>"
+    table = draw_text_table(f"Milliseconds a batch, {what} run in turns", columns, rows)
+    return f"{table}\n{plainly}<p>{how} on {escape(where)}.</p>"
 
 
 def _is_slow(timing: Timing) -> bool:

@@ -95,6 +95,7 @@ def slim_job_of(
         class_query=searched.class_query,
         bound=searched.bound,
         speed=searched.speed,
+        forms=searched.forms,
     )
 
 

@@ -25,7 +25,7 @@ from autoslim.errors import OutputError
 from autoslim.export.artifact import load_config, versions
 from autoslim.models.weights import file_digest
 from autoslim.progress.display import Display
-from autoslim.report.finalize import Provenance, RequestedBudget, complete_folder, evaluate_both
+from autoslim.report.finalize import Handover, Provenance, RequestedBudget, complete_folder, evaluate_both
 from autoslim.slimming.follow import run_to_end
 from autoslim.slimming.remaking import Remaking
 from autoslim.training import TrialContext, prepare_base, run_trial
@@ -134,7 +134,7 @@ def _reproduce(remaking: Remaking, output: Path, display: Display) -> Reproduced
         dataset=dataset,
         provenance=Provenance(source=made_from.dataset.source, made_from=made_from),
         dense=base,
-        speed=(),
+        handover=Handover(speed=()),
     )
     shutil.copytree(model, output, dirs_exist_ok=True)
     found = _compared(remaking, output, base, dataset, score=holdout.slimmed.accuracy)

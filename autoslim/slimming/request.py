@@ -15,6 +15,7 @@ import torch
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.files import write_atomically
+from autoslim.core.forms import DEFAULT_FORMS
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.made_from import MadeFrom
 from autoslim.core.plan import Plan
@@ -28,6 +29,7 @@ from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
 from autoslim.data.augment import check_augmentation
 from autoslim.data.progress import Watch
 from autoslim.errors import BudgetError, InfeasibleError, RequestError, SpaceError
+from autoslim.export import require_runtimes
 from autoslim.methods import METHODS, Constraints, Method, Solved, binding, check_method, check_not_trivial, narrowing, narrows
 from autoslim.methods.chain import chain_constraints, solve_each
 from autoslim.methods.solver import cheaper_knobs, with_default_layers
@@ -60,6 +62,7 @@ class SlimJob(Record):
     class_query: bool = False
     bound: str = "max"
     speed: tuple[str, ...] = SPEED_MODES
+    forms: tuple[str, ...] = dataclasses.field(default=DEFAULT_FORMS, metadata=OPTIONAL)
 
     @property
     def method(self) -> str:
@@ -180,9 +183,11 @@ def prepare_slim(
 
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, saying what is allowed.
+        MissingExtraError: where the runtime of a form is not installed.
         JobError: where the latency could not be measured.
     """
     check_augmentation(job.training.augmentation)
+    require_runtimes(job.forms)
     _check_steps(job, untrained(job.model, labelled=job.dataset.labelled).shape)
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell, watch=watch)
     probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)

@@ -31,7 +31,7 @@ from autoslim.cost import LatencyTable
 from autoslim.data.progress import Watch
 from autoslim.errors import AutoslimError, BudgetError, OutputError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import Provenance, RequestedBudget, complete_folder, evaluate_both
+from autoslim.report.finalize import Handover, Provenance, RequestedBudget, complete_folder, evaluate_both
 from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, adapt_teacher, prepare_slim, solved, train
 from autoslim.training.feature_evaluation import ProbeResult
@@ -192,7 +192,7 @@ class Slimming:
             dataset=dataset,
             provenance=Provenance(source=self.job.dataset.source, made_from=prepared.made_from),
             dense=base,
-            speed=self.job.speed,
+            handover=Handover(speed=self.job.speed, forms=self.job.forms, seed=self.job.seed),
         )
         # The configuration comes last: without it the folder is not a model yet.
         files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))

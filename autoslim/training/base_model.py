@@ -17,7 +17,7 @@ from torch import Tensor
 from autoslim.core.job import ModelSpec
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
-from autoslim.core.result import BaseFacts, EpochReport, Phase, SharedCost
+from autoslim.core.result import ADAPTING, BaseFacts, EpochReport, Phase, SharedCost
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import count_flops
 from autoslim.data import Loader, PreparedDataset, Splits
@@ -107,9 +107,7 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
         if epochs:
             settings = {"model": request.model.name}
             seconds = time.monotonic() - began
-            write_cost(
-                partial, SharedCost(key=folder.name, method="dense model", settings=settings, epochs=epochs, seconds=seconds)
-            )
+            write_cost(partial, SharedCost(key=folder.name, method=ADAPTING, settings=settings, epochs=epochs, seconds=seconds))
     shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)
 
 

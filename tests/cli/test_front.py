@@ -8,10 +8,13 @@ import json
 
 import pytest
 from helpers.sample_search import fill, make_job, make_results
+from helpers.searched_folder import TIMING
+from helpers.tiny import config_of, make_dense, slim
 
 from autoslim.core.result import ParetoFront
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
+from autoslim.export.artifact import SpeedReport, write_config
 from autoslim.methods import METHODS
 from autoslim.store import Store
 
@@ -53,6 +56,24 @@ def test_programs_get_every_column(autoslim, searched, form):
     rows = json.loads(out) if form == "json" else list(csv.DictReader(io.StringIO(out)))
     assert [int(row["number"]) for row in rows] == searched
     assert {"method", "flops", "accuracy", "params", "chosen", "training.epochs"} <= set(rows[0])
+
+
+def test_a_delivered_model_says_how_fast_it_and_its_files_are(autoslim, searched, tmp_path):
+    output, dense = RunFolder(tmp_path / "run"), make_dense()
+    speed = SpeedReport(
+        hardware="a processor", threads=1, timings=(TIMING, TIMING.replace(mode="onnxruntime", slimmed_ms=2.0, speedup=4.0))
+    )
+    files = speed.replace(timings=(TIMING.replace(mode="onnx-int8", speedup=3.0), TIMING.replace(batch=64, slimmed_ms=0.1)))
+    output.model("50%").mkdir(parents=True)
+    write_config(output.model("50%"), config_of("merge", dense, slim("merge", dense)).replace(speed=speed, form_speed=files))
+    with Store(default_url(str(output.root))) as store:
+        store.set_chosen(output.read_job().id, {"50%": searched[0]})
+    code, out, err = autoslim("front", "run")
+    assert code == 0, err
+    head, _, cheapest, *others = out.splitlines()
+    assert head.endswith("times as fast")
+    assert cheapest.split()[-5:] == ["50%", "4.00", "(onnxruntime),", "3.00", "(onnx-int8)"]
+    assert "onnx" not in "".join(others)
 
 
 def test_what_is_no_search_is_refused(autoslim, searched, tmp_path):

@@ -119,6 +119,7 @@ def test_the_placement_is_the_operators() -> None:
         ({"priority": 10}, "/priority", "is 10; allowed: 0 to 9"),
         ({"sampler": "genetic"}, "/sampler", "is 'genetic'; allowed: forest, tpe, nsga2, nsga3, gp, random"),
         ({"speed": "eager,fast"}, "/speed/1", "is 'fast'; allowed: eager, compiled, onnxruntime"),
+        ({"forms": "onnx,int8"}, "/forms/1", "is 'int8'; allowed: onnx, pt2, timm, openvino, onnx-int8"),
         ({"max_drop": -1}, "/max_drop", "is -1; allowed: 0 to 99"),
         ({"min_accuracy": "80"}, "/min_accuracy", "is '80'; allowed: a share of the images such as 80% or 0.8"),
         ({"max_drop": 1, "min_accuracy": "80%"}, "/min_accuracy", "is '80%' beside max_drop 1; allowed: one of them"),

@@ -76,6 +76,7 @@ OTHER: dict[str, Any] = {
     "class_query": True,
     "bound": "mean",
     "speed": ("eager", "compiled"),
+    "forms": ("onnx", "onnx-int8"),
     "priority": 9,
     "webhook": "https://hooks.example.org/autoslim?of=tulips",
 }
@@ -87,11 +88,18 @@ TYPED: dict[str, list[str]] = {
     "class_query": ["--class-query"],
     "drop_duplicates": ["--drop-duplicates"],
     "speed": ["--speed", "eager,compiled"],
+    "forms": ["--forms", "onnx,onnx-int8"],
     "flops": ["--flops", "2.3G", "--flops", "70%"],
     "reuse": ["--reuse", "all", "--reuse", "digits-1"],
 }
 """The flags of the settings whose value is typed in another form."""
-IN_THE_ENVIRONMENT = {"model_args": "depth=6", "speed": "eager,compiled", "flops": "2.3G 70%", "reuse": "all digits-1"}
+IN_THE_ENVIRONMENT = {
+    "model_args": "depth=6",
+    "speed": "eager,compiled",
+    "forms": "onnx,onnx-int8",
+    "flops": "2.3G 70%",
+    "reuse": "all digits-1",
+}
 NEEDED: dict[str, dict[str, Any]] = {
     "latency_mode": {"latency": "5ms"},
     "probe": {"objective": "features"},

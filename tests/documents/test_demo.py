@@ -1,4 +1,4 @@
-"""`make demo` says what it does before it installs anything, plans what it searches, and ends with three lines to type."""
+"""`make demo` says what it does, and how long, before it installs anything, and ends with three lines to type."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from helpers.command_line import parse
-from helpers.documents import ROOT
+from helpers.documents import DOCUMENTS, ROOT
 
 
 def recipe(environment: Path) -> list[str]:
@@ -21,20 +22,25 @@ def recipe(environment: Path) -> list[str]:
     return done.stdout.replace("\\\n", " ").splitlines()
 
 
-def test_the_first_lines_say_what_comes_before_anything_is_installed(tmp_path: Path) -> None:
+def searched(commands: list[str]) -> dict[str, Any]:
+    """The settings of the demo's search."""
+    (line,) = [line for line in commands if re.search(r"/bin/autoslim search", line)]
+    return parse(["autoslim", *shlex.split(line)[1:]])
+
+
+def test_the_first_lines_say_what_comes_and_how_long_before_anything_is_installed(tmp_path: Path) -> None:
     commands = recipe(tmp_path / "venv")
     installs = next(number for number, line in enumerate(commands) if "-m venv" in line)
     said = [line for line in commands[:installs] if "echo" in line]
-    assert "70 %, 50 % and 40 %" in "".join(said)
     assert "First autoslim is installed into" in said[0]
+    told = " ".join(shlex.split(line)[1] for line in said[1:])
+    assert " and ".join(f"at {budget.replace('%', ' %')}" for budget in searched(commands)["flops"]) in told
+    assert re.search(r"about \w+ minutes on two slow cores", told)
 
 
-def test_what_is_planned_is_what_is_searched(tmp_path: Path) -> None:
-    planned, searched = (
-        parse(["autoslim", *shlex.split(line)[1:]])
-        for line in (text.partition(" | ")[0] for text in recipe(tmp_path) if re.search(r"/bin/autoslim (plan|search)", text))
-    )
-    assert {name: value for name, value in searched.items() if name != "resume"} == planned
+def test_what_the_documents_use_of_the_demo_is_what_it_delivers(tmp_path: Path) -> None:
+    used = {label for path in DOCUMENTS for label in re.findall(r"runs/demo/models/([\w%.-]+)", path.read_text())}
+    assert used <= set(searched(recipe(tmp_path))["flops"])
 
 
 def test_the_last_three_lines_are_the_next_to_type(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 from helpers.documents import ROOT
 from helpers.sample_search import DENSE, make_job, make_report, make_result
 
+import autoslim
 from autoslim.core.result import ErrorClass, TrialState
 from workers.progress.callbacks import SearchCallback, SearchInfo
 
@@ -97,3 +99,12 @@ def test_wandb_has_a_run_for_each_trial_in_the_group_of_the_search(monkeypatch: 
     assert good.logged[1] == {"epoch": 2.0, "phase": "finetune", "loss": pytest.approx(2 / 3), "accuracy": 0.7}
     assert good.summary["flops"] == make_result(1).flops
     assert len(bad.logged) == 1
+
+
+def test_the_search_that_they_follow_has_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {}
+    signature = inspect.signature(autoslim.run_search)
+    monkeypatch.setattr(autoslim, "run_search", lambda *args, **given: settings.update(signature.bind(*args, **given).arguments))
+    callback = SearchCallback()
+    example("digits_search").search_digits(callback, "runs/out")
+    assert (settings["data"], settings["output"], settings["callbacks"]) == ("digits", "runs/out", [callback])

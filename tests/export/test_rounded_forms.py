@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import torch
 from helpers.tiny import CLASSES, config_of, images, make_dense, slim
 from numpy.typing import NDArray
 
-from autoslim.data import ImageSplit
+from autoslim.data import ImageSplit, PreparedDataset
 from autoslim.errors import ExportError, MissingExtraError
 from autoslim.export import export_folder
 from autoslim.export.artifact import FormReport, SlimConfig, load, load_config, save
@@ -23,6 +24,7 @@ from autoslim.export.in_subprocess import read_back
 from autoslim.export.int8_form import FILE, SCHEMES, write
 from autoslim.export.onnx_form import FORBIDDEN
 from autoslim.report.card_forms import forms_section
+from autoslim.report.finalize import forms_named
 from autoslim.training.holdout import loader_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -182,8 +184,15 @@ def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tm
     from autoslim.export.openvino_form import require
 
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtraError, match=r"--format openvino needs the package openvino, .*'autoslim\[openvino\]'"):
+    with pytest.raises(MissingExtraError, match=r"the form openvino needs the package openvino, .*'autoslim\[openvino\]'"):
         require()
+
+
+def test_a_search_makes_the_forms_that_it_is_asked_for_in_the_order_of_reports() -> None:
+    dense, dataset = make_dense(), cast(PreparedDataset, None)
+    config = config_of("merge", dense, slim("merge", dense))
+    assert list(forms_named(("openvino", "onnx"), config, dataset, seed=0)) == ["onnx", "openvino"]
+    assert forms_named((), config, dataset, seed=0) == {}
 
 
 @pytest.mark.parametrize("scheme", [pytest.param(number, marks=pytest.mark.slow) for number in range(len(SCHEMES))])

@@ -22,6 +22,8 @@ class Screen:
     def __init__(self, width: int) -> None:
         self._width = width
         self._rows: list[list[str]] = [[]]
+        self._styles: list[list[str]] = [[]]
+        self._style = ""
         self._row = self._column = 0
 
     def feed(self, text: str) -> None:
@@ -39,15 +41,25 @@ class Screen:
     def lines(self) -> list[str]:
         return ["".join(row).rstrip() for row in self._rows]
 
+    @property
+    def painted(self) -> list[str]:
+        """The lines with their colours, each character behind the controls that hold for it."""
+        return [
+            "".join(f"\x1b[0m{style}{character}" for style, character in zip(styles, row, strict=True)) + "\x1b[0m"
+            for styles, row in zip(self._styles, self._rows, strict=True)
+        ]
+
     def _control(self, arguments: str | None, name: str | None) -> None:
-        if name == "A":
+        if name == "m":
+            self._style = "" if arguments in ("", "0") else f"{self._style}\x1b[{arguments}m"
+        elif name == "A":
             self._row = max(0, self._row - int(arguments or 1))
         elif name == "K":
             # rich erases whole lines only.
             assert arguments == "2", arguments
-            self._rows[self._row] = []
+            self._rows[self._row], self._styles[self._row] = [], []
         else:
-            assert name in ("m", "h", "l", None), (arguments, name)
+            assert name in ("h", "l", None), (arguments, name)
 
     def _put(self, character: str) -> None:
         if character == "\r":
@@ -58,15 +70,17 @@ class Screen:
             if self._column == self._width:
                 self._down()
                 self._column = 0
-            row = self._rows[self._row]
+            row, styles = self._rows[self._row], self._styles[self._row]
             row.extend(" " * (self._column + 1 - len(row)))
-            row[self._column] = character
+            styles.extend("" for _ in range(self._column + 1 - len(styles)))
+            row[self._column], styles[self._column] = character, self._style
             self._column += 1
 
     def _down(self) -> None:
         self._row += 1
         if self._row == len(self._rows):
             self._rows.append([])
+            self._styles.append([])
 
 
 @dataclasses.dataclass(frozen=True)

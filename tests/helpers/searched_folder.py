@@ -28,6 +28,7 @@ TIMING = Timing(
 SHARED = (
     SharedCost(key="a", method="dense model", settings={}, epochs=10.0, seconds=100.0),
     SharedCost(key="b", method="vit_slim", settings={"layers": 2}, epochs=1.0, seconds=9.0),
+    SharedCost(key="c", method="handing over", settings={}, epochs=0.0, seconds=40.0),
 )
 
 

@@ -55,11 +55,11 @@ def test_why_a_model_was_taken_stands_there_with_the_fronts_knee_and_its_neighbo
     front = ParetoFront.of(results).results
     assert len(front) >= 3
     page = Page(render(results, **{"50%": front[1].number}))
-    said = [text for text in page.texts["p"] if text.startswith(("50%", "the front bends"))]
+    said = [text for text in page.texts["p"] if text.startswith(("50%", "The front bends"))]
     assert f"50%: trial {front[1].number} (" in said[0]
     assert f"next cheaper on the front: trial {front[0].number} (" in said[0]
     assert f"next costlier on the front: trial {front[2].number} (" in said[0]
-    assert said[1].startswith("the front bends most at trial ")
+    assert said[1].startswith("The front bends most at trial ")
     assert len(page.of_class("why")) == 2
     assert Page(render()).of_class("why") == []
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from autoslim.core.forms import DEFAULT_FORMS
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
-from autoslim.core.result import TrialResult
+from autoslim.core.result import ADAPTING, HANDING_OVER, TrialResult
 from autoslim.store import Store, StoredJob
 
 _EVALUATE_SECONDS = 15.0
@@ -15,6 +16,8 @@ _EXPORT_SECONDS = 14.0
 _BENCHMARK_SECONDS = {"eager": 9.0, "compiled": 45.0, "onnxruntime": 9.0}
 """Seconds to evaluate all models, to export one and to measure its speed in a mode. Starting processes and compiling is most of it,
 whatever the size of the model."""
+_FORM_SECONDS = 20.0
+"""Seconds to make a form that not every model has, and to measure its file's speed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,10 @@ def devices_of(job: SearchJob) -> tuple[str, float]:
 
 
 def spent_seconds(store: Store, stored: StoredJob) -> float:
-    """The seconds of all trials in all attempts, and of adapting the dense model. Other shared work is within those of a trial."""
-    base = sum(cost.seconds for cost in stored.shared if cost.method == "dense model")
-    return base + sum(_seconds(store, stored.job.id, result) for result in store.trials(stored.job.id))
+    """The seconds of all trials in all attempts, of adapting the dense models and of handing the models over. Other shared work is within
+    those of a trial."""
+    around = sum(cost.seconds for cost in stored.shared if cost.method in (ADAPTING, HANDING_OVER))
+    return around + sum(_seconds(store, stored.job.id, result) for result in store.trials(stored.job.id))
 
 
 def _seconds(store: Store, job_id: str, result: TrialResult) -> float:
@@ -80,4 +84,5 @@ def folder_size(folder: Path) -> int:
 
 def finalize_seconds(job: SearchJob) -> float:
     """Exporting the selected models, measuring their speed and evaluating them, without what depends on their size."""
-    return _EVALUATE_SECONDS + len(job.labels) * (_EXPORT_SECONDS + sum(_BENCHMARK_SECONDS[mode] for mode in job.speed))
+    more = _FORM_SECONDS * len(set(job.forms) - set(DEFAULT_FORMS))
+    return _EVALUATE_SECONDS + len(job.labels) * (_EXPORT_SECONDS + more + sum(_BENCHMARK_SECONDS[mode] for mode in job.speed))

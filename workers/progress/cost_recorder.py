@@ -1,9 +1,13 @@
-"""`CostRecorder`: the cost of work that trials share, recorded in the store as soon as it is done, so that none is lost with a driver."""
+"""The cost of work that no trial does alone, recorded in the store as soon as it is done, so that none is lost with a driver."""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+
 from autoslim.core.job import SearchJob
-from autoslim.core.result import EpochReport, Phase, TrialResult
+from autoslim.core.result import HANDING_OVER, EpochReport, Phase, SharedCost, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.store import Store
 from autoslim.training.shared_results import costs
@@ -29,3 +33,16 @@ class CostRecorder(SearchCallback):
 
     def _record(self) -> None:
         self._store.add_shared_costs(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
+
+
+@contextlib.contextmanager
+def handover_recorded(store: Store, job_id: str) -> Iterator[None]:
+    """Around handing the models over, whichever way it ends: the devices are reserved meanwhile."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        # Each attempt has its own: a search that is resumed may hand over again.
+        key = f"{HANDING_OVER} {store.job(job_id).attempt}"
+        seconds = time.monotonic() - began
+        store.add_shared_costs(job_id, [SharedCost(key=key, method=HANDING_OVER, settings={}, epochs=0.0, seconds=seconds)])

@@ -30,7 +30,7 @@ from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.progress.console import Console
 from workers.progress.cost import cost_of, folder_size, spent_seconds
-from workers.progress.cost_recorder import CostRecorder
+from workers.progress.cost_recorder import CostRecorder, handover_recorded
 from workers.progress.eta import EtaEstimator
 from workers.progress.metrics import SearchMetrics, ray_gauges
 from workers.progress.ray_dashboard import DashboardTasks
@@ -212,11 +212,10 @@ def _search(attempt: _Attempt) -> Summary:
         _run_trials(attempt, dense, facts, callbacks)
     for callback in (attempt.console, attempt.callback):
         callback.on_stage_start(SearchStage.FINALIZING)
-    began = time.monotonic()
-    models, reasons = _finalize(attempt, dense)
+    with handover_recorded(store, job.id):
+        models, reasons = _finalize(attempt, dense)
     stored = store.job(job.id)
-    busy = spent_seconds(store, stored) + time.monotonic() - began
-    cost = cost_of(job, seconds=0.0, busy_seconds=busy, size=0)
+    cost = cost_of(job, seconds=0.0, busy_seconds=spent_seconds(store, stored), size=0)
     results = store.trials(job.id)
     attempt.spending.save()
     return summarize(

@@ -18,7 +18,7 @@ from autoslim.core.selection import eligible
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import HoldoutResults, Provenance, RequestedBudget, complete_folder
+from autoslim.report.finalize import Handover, HoldoutResults, Provenance, RequestedBudget, complete_folder
 from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from autoslim.training.longer import TunedLonger
@@ -197,7 +197,7 @@ def complete_selection(
             made_from=made_from(job, selection.result, facts, label=selection.label, tuned=selection.tuned),
         ),
         dense=base,
-        speed=job.speed,
+        handover=Handover(speed=job.speed, forms=job.forms, seed=job.seed),
     )
 
 

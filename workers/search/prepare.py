@@ -17,6 +17,7 @@ from autoslim.cost import LatencyTable, predict
 from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
 from autoslim.data.progress import Watch
 from autoslim.errors import RequestError
+from autoslim.export import require_runtimes
 from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense, untrained
 from autoslim.search import FloorTarget, Proposer, first_share, load_prior, load_space, prior_shares
@@ -85,10 +86,12 @@ def prepare(
 
     Raises:
         RequestError: BudgetError, UnsupportedModelError, DatasetError, SpaceError or WeightsError, with the allowed values.
+        MissingExtraError: where the runtime of a form is not installed.
     """
     if not job.labels:
         raise RequestError("a search needs at least one FLOPs budget, or an accuracy to hold on to (--max-drop, --min-accuracy)")
     _check_models(job)
+    require_runtimes(job.forms)
     space = load_space(job.space) if job.dataset.labelled else load_space(job.space).for_features()
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
     for spec in _all_models(job):

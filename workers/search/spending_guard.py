@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
-from autoslim.core.result import EpochReport, SharedCost, TrialResult, TrialState
+from autoslim.core.result import ADAPTING, EpochReport, SharedCost, TrialResult, TrialState
 from autoslim.errors import JobError, RequestError
 from autoslim.search.spending import limit_flags, spending_limit
 from autoslim.store import Store
@@ -95,7 +95,8 @@ class SpendingGuard(SearchCallback):
         return self._earlier_seconds + self._clock() - self._began
 
     def device_seconds(self) -> float:
-        """Of all trials and the dense model; a running trial counts from its start, until it reports its own seconds."""
+        """Of all trials, of the dense models and of earlier attempts' handing over; a running trial counts from its start, until it reports
+        its own seconds."""
         now = self._clock()
         return self._devices * (self._earlier_busy + self._own_busy + sum(now - began for began, _ in self._running.values()))
 
@@ -192,5 +193,5 @@ def _part(share: float, low: float, high: float) -> float:
 
 
 def _pace_of_base(shared: Sequence[SharedCost]) -> float:
-    base = [cost for cost in shared if cost.method == "dense model" and cost.epochs]
+    base = [cost for cost in shared if cost.method == ADAPTING and cost.epochs]
     return max((_TEACHER * cost.seconds / cost.epochs for cost in base), default=0.0)

@@ -6,13 +6,13 @@ import datetime
 from collections.abc import Sequence
 
 from autoslim.core.duration import format_duration
-from autoslim.core.result import Origin, TrialResult, TrialState
+from autoslim.core.result import ADAPTING, HANDING_OVER, Origin, TrialResult, TrialState
 from autoslim.report.search_report.content import SearchContent
 from autoslim.report.search_report.markup import paragraph
 from autoslim.report.text_table import Column, draw_text_table, numbers
 
-_OWN_WORK = "dense model"
-"""Shared work that no trial waits for: adapting the dense models comes before the trials."""
+_AROUND = {ADAPTING: "adapting the dense model", HANDING_OVER: "handing the models over"}
+"""What comes before and after the trials, so that no trial's seconds have it."""
 
 
 def draw_cost(content: SearchContent) -> str:
@@ -22,12 +22,14 @@ def draw_cost(content: SearchContent) -> str:
 
 
 def _total(content: SearchContent) -> str:
-    left_out = "Evaluating, exporting and measuring the chosen models is not in it."
     if not content.cost:
-        return paragraph(f"What devices the trials had was not recorded, so that there are no device hours. {left_out}")
+        return paragraph("What devices the trials had was not recorded, so that there are no device hours.")
+    kinds = {cost.method for cost in content.stored.shared}
+    work = ["trials", *(name for kind, name in _AROUND.items() if kind in kinds)]
+    left_out = "" if HANDING_OVER in kinds else " Handing models over is not in it."
     lasted = _lasted(content)
     wall = f" From the first trial's start to the last one's end it took {lasted}." if lasted else ""
-    return paragraph(f"Trials and adapting the dense model: {content.cost}.{wall} {left_out}")
+    return paragraph(f"{', '.join(work).capitalize()}: {content.cost}.{wall}{left_out}")
 
 
 def _lasted(content: SearchContent) -> str:
@@ -54,8 +56,6 @@ def _shared_rows(content: SearchContent) -> list[list[str]]:
     rows = []
     for cost in content.stored.shared:
         settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
-        kind = "adapting the" if cost.method == _OWN_WORK else "shared:"
-        rows.append(
-            [f"{kind} {cost.method}{f' ({settings})' if settings else ''}", "1", f"{cost.epochs:.4g}", f"{cost.seconds:.4g}"]
-        )
+        kind = _AROUND.get(cost.method, f"shared: {cost.method}")
+        rows.append([f"{kind}{f' ({settings})' if settings else ''}", "1", f"{cost.epochs:.4g}", f"{cost.seconds:.4g}"])
     return rows

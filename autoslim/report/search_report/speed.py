@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from autoslim.report.search_report.content import SearchContent
 from autoslim.report.search_report.markup import paragraph
-from autoslim.report.speed_table import draw_speeds
+from autoslim.report.speed_table import draw_form_speeds, draw_speeds
 from autoslim.report.text_table import Column, draw_text_table, numbers
 
 
 def draw_speed(content: SearchContent) -> str:
     speeds = {model.label: model.config.speed for model in content.models if model.config.speed is not None}
     measured = {label: speed for label, speed in speeds.items() if speed.timings}
-    parts = [draw_speeds(measured), _latencies(content)]
+    forms = {model.label: model.config.form_speed for model in content.models if model.config.form_speed is not None}
+    timed = {label: speed for label, speed in forms.items() if speed.timings}
+    parts = [draw_speeds(measured), draw_form_speeds(timed), _latencies(content)]
     left_out = [
-        f"{label}: {mode}, because {reason}" for label, speed in speeds.items() for mode, reason in speed.left_out.items()
+        f"{label}: {mode}, because {reason}"
+        for label, speed in (*speeds.items(), *forms.items())
+        for mode, reason in speed.left_out.items()
     ]
     parts += [paragraph(f"Not measured: {'; '.join(left_out)}.")] if left_out else []
     if measured:

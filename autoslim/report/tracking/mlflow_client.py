@@ -77,6 +77,8 @@ class TrackingServer:
             # A new database is announced table by table, and one that is down attempt by attempt.
             for noisy in ("alembic", "mlflow.store.db.utils"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
+            # The input example of every registered model is announced in the middle of the search's summary.
+            logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
             self._client = MlflowClient(tracking_uri=self._real_uri)
             self._experiment_id = self._find_experiment(self._client)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers.html_page import Page, plain, rows_of, section
 from helpers.sample_search import DENSE, make_job, make_results
-from helpers.searched_folder import SHARED, SearchedFolder
+from helpers.searched_folder import SHARED, TIMING, SearchedFolder
 
 from autoslim.config import JobSpec, parse_yaml
 from autoslim.core.budget import format_flops
@@ -21,6 +21,7 @@ from autoslim.core.job import DatasetSpec
 from autoslim.core.result import BaseFacts, ParetoFront, TrialState
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.core.selection import best_within
+from autoslim.export.artifact import SpeedReport
 from autoslim.report.search_report import read_content, render_report
 from autoslim.report.search_report.accuracy import telling
 from autoslim.report.search_report.content import SearchContent
@@ -174,6 +175,19 @@ def test_speed_and_counters_are_the_models(report: str, content: SearchContent):
     assert "validation images, at most" not in counted
 
 
+def test_files_that_were_timed_have_a_table_of_their_own(content: SearchContent):
+    assert "Exported file" not in render_report(content).html
+    (model,) = content.models
+    timed = SpeedReport(
+        hardware="a processor", threads=2, timings=(TIMING.replace(mode="onnx-int8"),), left_out={"pt2": "too slow"}
+    )
+    told = dataclasses.replace(content, models=(dataclasses.replace(model, config=model.config.replace(form_speed=timed)),))
+    text = section(render_report(told).html, "speed")
+    (row,) = rows_of(text, "Milliseconds a batch, the files run in turns")[1:]
+    assert row == ["50%", "onnx-int8, cpu", "1", "8", "4", "250", "2.00 (1.90-2.10)"]
+    assert "Not measured: 50%: pt2, because too slow." in plain(text)
+
+
 def test_cost_says_where_the_time_went(report: str):
     text = section(report, "cost")
     assert "0.1 CPU hours; 0.2 GB" in text
@@ -186,6 +200,8 @@ def test_cost_says_where_the_time_went(report: str):
     ]
     assert rows["adapting the dense model"] == ["1", "10", "100"]
     assert rows["shared: vit_slim (layers 2)"] == ["1", "1", "9"]
+    assert rows["handing the models over"] == ["1", "0", "40"]
+    assert "Trials, adapting the dense model, handing the models over: 0.1 CPU hours" in plain(text)
     assert len(rows) >= len(SHARED) + 3
 
 

@@ -109,7 +109,7 @@ def test_work_done_once_for_all_trials_is_recorded_with_the_job(finished: tuple[
         (stored,) = store.jobs()
         results = store.trials(stored.job.id)
     methods = [cost.method for cost in stored.shared]
-    assert methods.count("dense model") == 1
+    assert (methods.count("dense model"), methods.count("handing over")) == (1, 1)
     assert {"vit_slim", "patch_slimming"} & {result.recipe.method for result in results} <= set(methods)
     assert next(cost.epochs for cost in stored.shared if cost.method == "dense model") == stored.job.base.epochs
     assert all(cost.seconds > 0 for cost in stored.shared)
