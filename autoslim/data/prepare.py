@@ -96,6 +96,8 @@ def _write(
             writers[split].check_filled()
     if spec.drop_duplicates:
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
+    for split in SPLITS:
+        (folder / f"{split}.keys").write_bytes(writers[split].contents.hashes.tobytes())
     report = DatasetReport(
         source=source.name,
         classes=source.classes,
