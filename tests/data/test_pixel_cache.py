@@ -102,7 +102,7 @@ def test_after_one_shard_is_exchanged_exactly_its_images_are_decoded(root, decod
     assert decoded == []
 
 
-def test_a_copy_of_the_data_set_elsewhere_is_not_decoded(root, decoded, tmp_path):
+def test_a_copy_of_the_data_set_elsewhere_has_its_pixels(root, decoded, tmp_path):
     _prepare(root, tmp_path / "one").splits(SIZE)
     decoded.clear()
     shutil.copytree(root, tmp_path / "moved")
