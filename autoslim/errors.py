@@ -54,7 +54,12 @@ class WeightsError(RequestError):
 
 
 class DatasetError(RequestError):
-    """A data set that cannot be read, or whose splits and classes do not agree."""
+    """A data set that cannot be read, or whose splits and classes do not agree. With `flags` behind it the same command is carried out;
+    there are none where the data set has to be mended."""
+
+    def __init__(self, message: str, *, flags: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.flags = flags
 
 
 class SpaceError(RequestError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from autoslim.cli.flags import DataConfig, ImageColumn, Json, LabelColumn, ModelArgs, UnreadableShare
 from autoslim.core.extras import PackageExtra, needs_extra
 from autoslim.core.forms import FORM_NAMES, MAX_FORM_DROP
-from autoslim.errors import AutoslimError
+from autoslim.errors import AutoslimError, DatasetError
 
 app = typer.Typer(
     help="Slim a vision transformer to a FLOPs budget.\n\nExample: autoslim init && autoslim plan job.yaml && autoslim search job.yaml",
@@ -33,6 +34,9 @@ def main() -> None:
         app(standalone_mode=True)
     except AutoslimError as error:
         sys.stderr.write(f"autoslim: {error}\n")
+        if isinstance(error, DatasetError) and error.flags:
+            # Of a flag that is given twice, the last value holds.
+            sys.stderr.write(f"next: {shlex.join(['autoslim', *sys.argv[1:], *error.flags])}\n")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
@@ -125,6 +129,7 @@ def compare(
     data_config: DataConfig = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    unreadable_share: UnreadableShare = None,
     json: Json = False,
 ) -> None:
     """Compare two models on the same images: accuracies with a paired interval, classes and images that differ.
@@ -134,7 +139,9 @@ def compare(
     from autoslim.cli.compare import show_comparison
     from autoslim.cli.evaluate import read_as
 
-    dataset = read_as(data, config=data_config, image_column=image_column, label_column=label_column)
+    dataset = read_as(
+        data, config=data_config, image_column=image_column, label_column=label_column, unreadable_share=unreadable_share
+    )
     show_comparison(first, second, dataset, split=split, seed=seed, as_json=json)
 
 

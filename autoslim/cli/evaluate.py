@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.score import OBJECTIVES
+from autoslim.core.unreadable import parse_allowed
 from autoslim.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
     from autoslim.export.artifact import SlimConfig
 
 
-def read_as(data: str, **choices: Any) -> DatasetSpec:
-    """The data set, with those of its choices that are given."""
+def read_as(data: str, *, unreadable_share: str | None = None, **choices: Any) -> DatasetSpec:
+    """The data set, with those of its choices that are given. Raises RequestError for an `unreadable_share` that cannot be."""
+    if unreadable_share is not None:
+        try:
+            allowed = parse_allowed(unreadable_share)
+        except RequestError as error:
+            raise RequestError(f"--unreadable-share {error}") from None
+        choices["unreadable_images" if isinstance(allowed, int) else "unreadable_share"] = allowed
     return DatasetSpec(source=data, **{name: value for name, value in choices.items() if value is not None})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -37,7 +38,8 @@ def init(
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror}") from error
     sys.stdout.write(f"{file}\n")
-    sys.stderr.write(f"Next: autoslim plan {file} | autoslim search {file} | autoslim submit {file} --wait\n")
+    pasted = shlex.quote(str(file))
+    sys.stderr.write(f"Next: autoslim plan {pasted} | autoslim search {pasted} | autoslim submit {pasted} --wait\n")
 
 
 def commented_file(model: type[JobSpec] = JobSpec) -> str:

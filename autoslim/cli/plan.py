@@ -44,9 +44,9 @@ def made_plan(job: SearchJob, display: Display, *, as_json: bool) -> str:
         if job.limits.latency_ms is not None:
             display.show(working("measuring the latency"))
             prepared = with_latency_table(prepared, _measured_here(prepared))
-    display.show(working("timing training steps"))
-    facts, found = plan_facts(prepared)
-    return json.dumps(facts) if as_json else _render(prepared, facts, found)
+        display.show(working("timing training steps"))
+        facts, found = plan_facts(prepared)
+        return json.dumps(facts) if as_json else _render(prepared, facts, found)
 
 
 def _measured_here(prepared: PreparedSearch) -> LatencyTable:
@@ -95,6 +95,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "taken": prepared.dataset.report.chosen,
         "not_used": prepared.dataset.report.not_used,
         "suspicious": prepared.dataset.report.suspicious,
+        "decoded_before": prepared.dataset.kept(prepared.dense.shape.image_size, prepared.dense.preprocessing.crop_pct),
         "adapts_dense_model": prepared.adapts(prepared.dense),
     }
     return facts, work
@@ -157,10 +158,10 @@ def _machine() -> dict[str, float]:
 
 
 def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) -> str:
-    job, report = prepared.job, prepared.dataset.report
+    job = prepared.job
     lines = [
         *_model_lines(prepared),
-        *(f"Data      {line}" for line in report.lines()),
+        *(f"Data      {line}" for line in prepared.data_lines),
         *_objective_lines(prepared),
     ]
     which = "first dense model" if prepared.proposer.starts else "dense model"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoslim.cli import flags
+from autoslim.cli.load_line import load_line
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
 from autoslim.cli.table import columns
@@ -162,5 +163,5 @@ def _render(slimmed: Slimmed) -> str:
     lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
-    lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{slimmed.folder}\"))'")
+    lines.append(load_line(slimmed.folder))
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
+from autoslim.cli.load_line import load_line
 from autoslim.cli.model_line import describe_model
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
@@ -41,7 +42,7 @@ def render(summary: Summary) -> str:
     if not summary.logged:
         lines.append(f"           not everything could be logged; later: autoslim sync {shlex.quote(str(summary.output))}")
     if summary.models:
-        lines.append(f"Load       {sys.executable} -c 'import autoslim; print(autoslim.load(\"{summary.models[0].folder}\"))'")
+        lines.append(load_line(summary.models[0].folder))
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autoslim.config.job_field import JobField
+from autoslim.config.job_field import JobField, default_at
 from autoslim.config.value_types import image_sides
 from autoslim.core.accuracy_goal import AccuracyGoal, percent_text
 from autoslim.core.budget import Budget
@@ -56,6 +56,12 @@ OBJECTIVE = JobField(
     read=lambda labelled, _: objective_of(labelled),
 )
 """Features are what is learnt without labels: whether images have labels says both."""
+UNREADABLE_SHARE = JobField(
+    "dataset.unreadable_share",
+    write=lambda allowed, _: allowed if isinstance(allowed, float) else default_at("dataset.unreadable_share"),
+    read=lambda _, job: job.dataset.unreadable,
+)
+UNREADABLE_IMAGES = JobField("dataset.unreadable_images", write=lambda allowed, _: allowed if isinstance(allowed, int) else None)
 PARAMS = JobField(
     "limits.params",
     write=lambda params, _: None if params is None else parse_params(params),

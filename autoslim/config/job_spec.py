@@ -35,6 +35,7 @@ from autoslim.config.value_types import (
     SpeedModes,
     Text,
     Texts,
+    UnreadableShare,
     WebhookUrl,
 )
 from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
@@ -149,11 +150,10 @@ class JobSpec(BaseModel):
         gt=0,
         le=0.4,
     )
-    unreadable_share: float = setting(
-        "Share of a split's images that may be unreadable; they are left out, counted and named.",
-        _DATA(job=(JobField("dataset.unreadable_share"),)),
-        ge=0,
-        le=1,
+    unreadable_share: UnreadableShare = setting(
+        "How many images of a split may be unreadable: a share, such as 0.05 or 5%, or a whole number of images, such as 3. They are left "
+        "out, counted and named.",
+        _DATA(job=(job_fields.UNREADABLE_SHARE, job_fields.UNREADABLE_IMAGES)),
     )
     drop_duplicates: bool = setting(
         "Leave images out of train that are in the validation or test split, too, or have a copy with another label.",

@@ -15,6 +15,7 @@ from autoslim.core.constraints import CostLimits, parse_latency, parse_params
 from autoslim.core.duration import DURATION_PATTERN, parse_duration
 from autoslim.core.forms import FORM_NAMES, FormName
 from autoslim.core.job import SPEED_MODES, SpeedMode
+from autoslim.core.unreadable import parse_allowed
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -30,6 +31,7 @@ _BUDGET_PATTERN = (
 _PARAMS_PATTERN = r"^[1-9][0-9]{0,8}(\.[0-9]{1,3})?[KMGkmg]?$"
 _LATENCY_PATTERN = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(us|ms|s)(@[1-9][0-9]{0,2})?$"
 _LEAST_PATTERN = r"^(100%|[1-9][0-9]?(\.[0-9]{1,6})?%|0\.[0-9]{0,6}[1-9])$"
+_UNREADABLE_PATTERN = r"^([0-9]{1,9}|([0-9]{1,2}(\.[0-9]*)?|100(\.0*)?) *%|0?\.[0-9]+|1\.0*)$"
 _HOST_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _WEBHOOK = re.compile(rf"https?://{_HOST_LABEL}(\.{_HOST_LABEL}){{0,9}}(:{_PORT})?(/[!-\"$-~]{{0,1500}})?")
@@ -133,6 +135,12 @@ def _least(text: str) -> str:
     return percent_text(parse_least(text))
 
 
+def _unreadable(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    return parse_allowed(value)
+
+
 def _webhook(url: str) -> str:
     if not _WEBHOOK.fullmatch(url):
         # Not the text itself, which may hold a password.
@@ -203,6 +211,16 @@ AccuracyText = Annotated[
     StringConstraints(max_length=40),
     AfterValidator(_least),
 ]
+UnreadableShare = Annotated[
+    int | float,
+    BeforeValidator(
+        _unreadable,
+        json_schema_input_type=Annotated[int, Field(ge=0)]
+        | Annotated[float, Field(ge=0, le=1)]
+        | Annotated[str, Field(pattern=_UNREADABLE_PATTERN, max_length=24)],
+    ),
+]
+"""A whole number of images, or a share."""
 _BudgetText = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=40), AfterValidator(_budget)]
 _BudgetInput = Annotated[str, Field(pattern=_BUDGET_PATTERN, max_length=40)] | Annotated[int, Field(ge=1)]
 Budgets = Annotated[

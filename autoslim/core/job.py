@@ -14,6 +14,7 @@ from autoslim.core.forms import DEFAULT_FORMS
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.score import Score, score_of
+from autoslim.core.unreadable import Allowed
 from autoslim.errors import RequestError
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
@@ -47,7 +48,8 @@ class DatasetSpec(Record):
     """`source` is a Parquet file, a folder, or the name of a built-in set.
 
     `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
-    a split may be unreadable before the job fails. Decoded images are shared between trials up to `decoded_limit` bytes a job.
+    a split may be unreadable before the job fails, or `unreadable_images` how many images where it is given.
+    Decoded images are shared between trials up to `decoded_limit` bytes a job.
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
     `drop_duplicates` leaves images out of train that have a copy in another split, or with another label.
@@ -63,6 +65,12 @@ class DatasetSpec(Record):
     label_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     config: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     drop_duplicates: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+    unreadable_images: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+
+    @property
+    def unreadable(self) -> Allowed:
+        """How much of a split may be unreadable."""
+        return self.unreadable_share if self.unreadable_images is None else self.unreadable_images
 
     @property
     def score(self) -> Score:

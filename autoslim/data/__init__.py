@@ -2,7 +2,8 @@
 
 `prepare_dataset` reads a source (`sources`: Parquet, image folders, built-in), makes splits that share no image (`splits`), decodes every
 image once to find the unreadable ones (`decode`) and writes Arrow files that any process maps (`cache`). `open_dataset` opens them again,
-`PreparedDataset.at` gives the images at a model's size, and `Loader` makes batches of them. `Sample` holds a few images for a picture.
+`PreparedDataset.splits` gives the images at a model's size, decoded once (`pixel_file`) and kept for later searches (`pixel_cache`), and
+`Loader` makes batches of them. `Sample` holds a few images for a picture.
 """
 
 from autoslim.core.recipe import AUGMENTATIONS

@@ -1,8 +1,4 @@
-"""The Arrow IPC files of a prepared data set: published as a whole, and memory-mapped for reading.
-
-Maps of one file share the node's page cache, so that all trial processes together hold the images once, without shared memory.
-N images, H and W pixels.
-"""
+"""The encoded images of a prepared data set in Arrow IPC files: published as a whole, and memory-mapped for reading. N images."""
 
 from __future__ import annotations
 
@@ -15,10 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
-from numpy.typing import NDArray
 
 from autoslim.core.files import publish_folder
-from autoslim.data.table import Indices, Labels
+from autoslim.data.table import Labels
 from autoslim.errors import OutputError
 
 T = TypeVar("T")
@@ -98,44 +93,6 @@ class EncodedFile:
     def _value(self, column: str, index: int) -> Any:
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._batches[batch].column(column)[index - int(self._starts[batch])].as_py()
-
-
-def write_pixels(path: Path, images: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> None:
-    """Writes images (H, W, 3) of one size as fixed-size binaries; all batches but the last have the same number of rows."""
-    width = size[0] * size[1] * 3
-    schema = pa.schema([("pixels", pa.binary(width))])
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for group in grouped(images, max(1, _BATCH_BYTES // width)):
-            # A column over the stacked pixels themselves; row by row, each image would become a Python object first.
-            buffers = [None, pa.py_buffer(np.ascontiguousarray(np.stack(group)))]
-            writer.write_batch(pa.record_batch([pa.Array.from_buffers(pa.binary(width), len(group), buffers)], schema=schema))
-
-
-class PixelFile:
-    """The decoded images of one split, read in place from the map."""
-
-    def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        self._size = size
-        self._chunks = [_pixels(batch.column("pixels"), size) for batch in _read_batches(path)]
-
-    def images(self, indices: Indices) -> NDArray[np.uint8]:
-        """A copy (N, H, W, 3), which the caller may change; the map is read-only."""
-        if len(self._chunks) == 1:
-            return self._chunks[0][indices]
-        out = np.empty((len(indices), *self._size, 3), np.uint8)
-        # All chunks but the last have the same number of rows.
-        chunk_N, row_N = np.divmod(indices, len(self._chunks[0]) if self._chunks else 1)
-        for chunk in np.unique(chunk_N):
-            here = chunk_N == chunk
-            out[here] = self._chunks[chunk][row_N[here]]
-        return out
-
-
-def _pixels(column: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    # The mapped file itself, not a copy: buffer 0 is the validity bitmap, buffer 1 has the data.
-    flat = np.frombuffer(column.buffers()[1], dtype=np.uint8)
-    width = size[0] * size[1] * 3
-    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), *size, 3)
 
 
 def _read_batches(path: Path) -> list[Any]:

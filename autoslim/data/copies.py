@@ -17,8 +17,9 @@ from autoslim.data.table import Labels
 MAX_RATIO = 100
 """Images of the largest class for one of the smallest, above which the imbalance is said."""
 
-HASH_BYTES = 16
-"""Bytes of a hash: two of 10^12 different images have the same one with a probability of 10^-15."""
+HASH_BYTES = 32
+"""Bytes of a hash: as long as SHA-256's, so that nobody can make two images, or another one to an image, that have the same. By it images
+are found that other data sets brought."""
 
 _SHOWN = 3
 
@@ -28,7 +29,7 @@ def content_hash(data: bytes) -> bytes:
 
 
 class Contents:
-    """The hashes and labels of the images of one split, in their order; 24 bytes an image."""
+    """The hashes and labels of the images of one split, in their order; 40 bytes an image."""
 
     def __init__(self) -> None:
         self._hashes, self._labels = bytearray(), bytearray()
@@ -66,8 +67,9 @@ def find_copies(contents: Mapping[str, Contents]) -> Copies:
     hashes = np.concatenate([one.hashes for one in contents.values()])
     labels = np.concatenate([one.labels for one in contents.values()])
     split = np.repeat(np.arange(len(contents)), [len(one.labels) for one in contents.values()])
-    # Images with the same number have the same bytes; as pairs of numbers, since NumPy sorts no voids.
-    _, image = np.unique(hashes.view([("first", "<u8"), ("last", "<u8")]), return_inverse=True)
+    # Images with the same number have the same bytes; as several numbers, since NumPy sorts no voids.
+    words = [(f"word {number}", "<u8") for number in range(HASH_BYTES // 8)]
+    _, image = np.unique(hashes.view(words), return_inverse=True)
     shared, contradicting = _varies(image, split), _varies(image, labels)
     ends = np.cumsum([0, *(len(one.labels) for one in contents.values())])
     parts = {name: slice(ends[place], ends[place + 1]) for place, name in enumerate(contents)}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoslim.data.cache import EncodedFile, PixelFile, grouped, publish_once, write_pixels
+from autoslim.data.cache import EncodedFile, publish_once
+from autoslim.data.copies import content_hash
 from autoslim.data.decode import decode_rgb, fit, storage_size
+from autoslim.data.pixel_cache import PixelCache
+from autoslim.data.pixel_file import Keys, PixelFile, keys_of
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
+from autoslim.data.user_cache import cache_folder
 from autoslim.errors import DatasetError
 
 SPLITS = ("train", "validation", "test")
@@ -59,16 +62,38 @@ class PreparedDataset:
     def digest(self) -> str:
         return self.report.digest_of_images
 
+    @property
+    def images(self) -> int:
+        """Of all splits."""
+        return self.report.train.images + self.report.validation.images + self.report.test.images
+
     def splits(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> Splits:
-        """The splits at the storage size of `image_size` (H, W). They are decoded once into the cache if that takes at most
-        `decoded_limit` bytes, else on access; the pixels are the same.
+        """The splits at the storage size of `image_size` (H, W). They are decoded once into files if that takes at most `decoded_limit`
+        bytes, else on access; the pixels are the same. Images that an earlier search decoded are taken from the user's cache.
         """
         size = storage_size(image_size, crop_pct)
-        total = self.report.train.images + self.report.validation.images + self.report.test.images
-        if total * size[0] * size[1] * 3 > self.report.decoded_limit:
+        if not self._is_decoded_once(size):
             return Splits(**{split: self._streamed(split, size) for split in SPLITS}, decoded=False)
         folder = self._decode(size)
         return Splits(**{split: self._mapped(split, size, folder) for split in SPLITS}, decoded=True)
+
+    def kept(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> int:
+        """How many images `splits` takes from the user's cache and does not decode; 0 where it has been called before."""
+        size = storage_size(image_size, crop_pct)
+        if not self._is_decoded_once(size) or self._decoded(size).is_dir():
+            return 0
+        cache = PixelCache.of_user(size)
+        return sum(cache.count(self._keys(split)) for split in SPLITS)
+
+    def lines(self, inputs: Iterable[tuple[tuple[int, int], float]]) -> list[str]:
+        """What `report` says, and how many images are `kept` for models with these `inputs`: the size of an image and the crop."""
+        kept = {storage_size(*one): self.kept(*one) for one in inputs}
+        taken = (
+            f"{count:,} of {self.images:,} images are taken decoded, at {height}x{width}, from {cache_folder()}"
+            for (height, width), count in kept.items()
+            if count
+        )
+        return [*self.report.lines(), *taken]
 
     def names(self, split: str, indices: Indices) -> list[str]:
         """The names of images of a split, as they are called in the source."""
@@ -88,22 +113,34 @@ class PreparedDataset:
         return ImageSplit(file.labels, size, read)
 
     def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
-        return ImageSplit(self._encoded(split).labels, size, PixelFile(folder / f"{split}.arrow", size).images)
+        return ImageSplit(self._encoded(split).labels, size, PixelFile(folder / f"{split}.pixels", size).images)
+
+    def _is_decoded_once(self, size: tuple[int, int]) -> bool:
+        return self.images * size[0] * size[1] * 3 <= self.report.decoded_limit
+
+    def _decoded(self, size: tuple[int, int]) -> Path:
+        return self.path / f"pixels-{size[0]}x{size[1]}"
 
     def _decode(self, size: tuple[int, int]) -> Path:
-        target = self.path / f"decoded-{size[0]}x{size[1]}"
+        target, cache = self._decoded(size), PixelCache.of_user(size)
         with publish_once(target) as folder:
             for split in SPLITS if folder is not None else ():
                 assert folder is not None
-                write_pixels(folder / f"{split}.arrow", _images(self._encoded(split), size), size)
+                decode = functools.partial(_pixels, self._encoded(split), size)
+                cache.write(folder / f"{split}.pixels", self._keys(split), decode)
         return target
 
+    def _keys(self, split: str) -> Keys:
+        path = self.path / f"{split}.keys"
+        if path.is_file():
+            return keys_of(path.read_bytes())
+        # An earlier version prepared this folder.
+        file = self._encoded(split)
+        return keys_of(b"".join(content_hash(file.bytes_of(index)) for index in range(len(file))))
 
-def _images(file: EncodedFile, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
-    """All images in order, decoded in threads: Pillow works without the interpreter's lock."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for group in grouped(range(len(file)), 64):
-            yield from pool.map(lambda index: _image(file, index, size), group)
+
+def _pixels(file: EncodedFile, size: tuple[int, int], index: int) -> bytes:
+    return _image(file, index, size).tobytes()
 
 
 def _image(file: EncodedFile, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -10,10 +10,12 @@ import importlib
 import importlib.util
 import io
 import math
+import platform
 import struct
 import zlib
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
@@ -45,6 +47,12 @@ SUFFIXES = _suffixes()
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 """Taken where the package pillow-heif is installed."""
+
+_DECODER = 2
+"""Part of `decoder_version`; another number once `decode_rgb` refuses what it took before, or it or `fit` gives another pixel."""
+
+_LIBRARIES = ("jpg", "libjpeg_turbo", "webp", "libtiff", "avif")
+"""Pillow's names of those whose versions may differ under one version of Pillow, and give other pixels of one file."""
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
@@ -87,6 +95,14 @@ def decode_rgb(data: bytes) -> Image.Image:
         raise DatasetError(f"not an image; allowed: {', '.join(FORMATS)}") from error
     except _DECODE_ERRORS as error:
         raise DatasetError(f"damaged ({type(error).__name__}: {error})") from error
+
+
+def decoder_version() -> str:
+    """Equal where images are read, and turned into pixels, in the same way."""
+    versions = [f"{name}={features.version(name)}" for name in _LIBRARIES]
+    if HEIF in FORMATS:
+        versions.append(f"heif={importlib.import_module('pillow_heif').__version__}")
+    return " ".join([str(_DECODER), PIL.__version__, platform.machine(), *FORMATS, *versions])
 
 
 def storage_size(image_size: tuple[int, int], crop_pct: float) -> tuple[int, int]:

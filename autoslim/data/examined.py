@@ -15,20 +15,16 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Self
 
-import PIL
-
 from autoslim.core.files import write_atomically
 from autoslim.data.copies import HASH_BYTES
-from autoslim.data.decode import SUFFIXES
+from autoslim.data.decode import decoder_version
+from autoslim.data.user_cache import cache_folder
 
 MAX_IMAGES = 4_000_000
-"""Remembered of a data set, at most: 64 MB in the file."""
+"""Remembered of a data set, at most: 128 MB in the file."""
 
 MAX_DAYS = 180
 """Since a record was written, after which it is deleted."""
-
-_DECODER = 1
-"""Part of the file's name; another number once `decode_rgb` refuses what it took before."""
 
 
 class Examined:
@@ -42,10 +38,9 @@ class Examined:
 
     @classmethod
     def of(cls, source: str) -> Self:
-        """`source` as in `DatasetSpec`; under another path, or with another Pillow, nothing is known of it."""
+        """`source` as in `DatasetSpec`; under another path, or with another decoder, nothing is known of it."""
         place = os.path.abspath(source) if os.path.exists(source) else source
-        decoder = f"{_DECODER} {PIL.__version__} {' '.join(SUFFIXES)}"
-        name = hashlib.blake2b(f"{place}\n{decoder}".encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(f"{place}\n{decoder_version()}".encode(), digest_size=16).hexdigest()
         return cls(cache_folder() / "examined" / name)
 
     def add(self, content: bytes) -> None:
@@ -72,14 +67,6 @@ class Examined:
             logging.getLogger(__name__).warning(
                 "%s cannot be written (%s): all images are decoded again next time", self._path, error
             )
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of autoslim: `AUTOSLIM_CACHE`, or `autoslim` in `XDG_CACHE_HOME` or `~/.cache`."""
-    own, base = os.environ.get("AUTOSLIM_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
-    if own:
-        return Path(own).expanduser().absolute()
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "autoslim"
 
 
 def _read(path: Path) -> frozenset[bytes]:

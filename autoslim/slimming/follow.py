@@ -70,7 +70,7 @@ def run_slim(
 
 def _tell_request(prepared: PreparedSlim, write: Callable[[str], None]) -> None:
     job, recipe = prepared.job, prepared.recipe
-    for line in prepared.dataset.report.lines():
+    for line in prepared.dataset.lines([(prepared.dense.shape.image_size, prepared.dense.preprocessing.crop_pct)]):
         write(f"data: {line}")
     for asked, solved in zip(job.steps, recipe.steps, strict=True):
         write(f"{solved.method}: {', '.join(f'{name} {_brief(value)}' for name, value in solved.knobs.items())}")

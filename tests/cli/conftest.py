@@ -9,8 +9,9 @@ from autoslim.cli import main
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_whoever_tests(monkeypatch):
-    """Every flag has a variable, and AUTOSLIM_DATA also names the folder with the data sets of other tests."""
-    for name in [name for name in os.environ if name.startswith("AUTOSLIM_")]:
+    """Every flag has a variable, and AUTOSLIM_DATA also names the folder with the data sets of other tests. The cache of the tests stays:
+    it is not that of whoever tests."""
+    for name in [name for name in os.environ if name.startswith("AUTOSLIM_") and name != "AUTOSLIM_CACHE"]:
         monkeypatch.delenv(name)
 
 

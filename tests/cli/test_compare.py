@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.tiny import CLASSES, config_of, make_dense, slim
 from PIL import Image
@@ -61,9 +64,31 @@ def test_the_text_has_both_models_and_what_differs(autoslim, folders):
     code, out, err = autoslim("compare", "slimmed", "dense", "--data", "photos", "--split", "train")
     assert code == 0, err
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[1:3]] == ["A", "B"]
-    assert "top-1 on" in lines[0]
-    assert any(line.startswith("image") for line in lines)
+    assert [line.split()[:2] for line in lines[1:3]] == [["A", "slimmed"], ["B", "dense"]]
+    heads = [re.split(r"  +", line.strip()) for line in lines if line.startswith(("  ", "class ", "image "))]
+    assert heads[0][:3] == ["model", "FLOPs", "params"]
+    assert re.fullmatch(r"top-1 on \d+ train images, % \(95 %\)", heads[0][3])
+    assert ["image", "class", "A", "B"] in heads
+    for line in lines[1:3]:
+        _, _, flops, params, accuracy = re.split(r"  +", line)
+        assert re.fullmatch(r"[0-9.]+[KMG]", flops)
+        assert re.fullmatch(r"[0-9.]+ M", params)
+        assert re.fullmatch(r"[0-9.]+ \([0-9.]+-[0-9.]+\)", accuracy)
+
+
+def test_columns_are_chosen_as_in_a_search(autoslim, folders):
+    """Of Parquet with two columns of labels none is guessed."""
+    files = sorted((folders / "photos").rglob("*.png"))
+    names = [file.parent.name for file in files]
+    images = pa.array([file.read_bytes() for file in files], pa.binary())
+    pq.write_table(pa.table({"picture": images, "coarse": ["all"] * len(files), "fine_label": names}), folders / "all.parquet")
+    code, out, err = autoslim(
+        "compare", "dense", "dense", "--data", "all.parquet", "--image-column", "picture", "--label-column", "fine_label"
+    )
+    assert code == 0, err
+    assert "0 have different answers" in out
+    code, _, err = autoslim("compare", "dense", "dense", "--data", "all.parquet", "--label-column", "nothing")
+    assert (code, "no column 'nothing'" in err) == (2, True)
 
 
 def test_models_of_other_classes_are_refused(autoslim, folders):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from helpers.sample_search import DENSE, fill, make_job, make_results
+from helpers.sample_search import DENSE, fill, make_job, make_recipe, make_result, make_results
 
-from autoslim.core.result import ParetoFront
+from autoslim.core.result import Origin, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
 from autoslim.errors import BudgetError, RequestError
@@ -40,6 +40,29 @@ def test_what_no_trial_is_names_the_nearest():
 def test_the_cheapest_of_an_accuracy_is_that_of_the_drop_to_it():
     least = f"{100 * (DENSE.dense_accuracy - 0.05):g}%"
     assert wished(min_accuracy=least) == wished(max_drop=5.0)
+
+
+def refined(number: int, recipe: int, seed: int, accuracy: float) -> TrialResult:
+    made = make_recipe(recipe).replace(seed=seed)
+    return make_result(number, recipe=made, origin=Origin.REFINEMENT, accuracy=accuracy, flops=2_000_000_000)
+
+
+SEEDS = [refined(20, 4, 0, 0.97), refined(21, 4, 1, 0.90), refined(22, 5, 0, 0.95), refined(23, 5, 1, 0.94)]
+"""The most accurate trial is the lucky seed of a recipe that another one surpasses in its mean."""
+
+
+def test_a_lucky_seed_of_a_surpassed_recipe_is_not_offered(autoslim, tmp_path):
+    for wish in ({"flops": "50%"}, {"max_drop": 0.0}, {"min_accuracy": "94%"}):
+        assert wished_trial(SEEDS, DENSE, Wish.of(**wish), make_job())[0].number == 22
+    with pytest.raises(BudgetError, match=r"the nearest, trial 22 .*95\.00%"):
+        wished_trial(SEEDS, DENSE, Wish.of(min_accuracy="96%"), make_job())
+    job = make_job(str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    RunFolder(tmp_path / "run").write_job(job)
+    with Store(default_url(str(tmp_path / "run"))) as store:
+        fill(store, job, SEEDS)
+    code, _, err = autoslim("pick", "run", "--flops", "50%")
+    assert (code, "the model of trial 22 was not kept; those of the front were: 22. " in err) == (2, True)
 
 
 @pytest.mark.parametrize(

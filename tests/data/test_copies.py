@@ -9,7 +9,7 @@ import pytest
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import open_dataset, prepare_dataset
-from autoslim.data.copies import Contents, content_hash, find_copies
+from autoslim.data.copies import HASH_BYTES, Contents, content_hash, find_copies
 from autoslim.errors import DatasetError
 
 
@@ -112,7 +112,7 @@ def test_images_alone_have_no_labels_to_contradict(root, tmp_path):
 
 def test_hashes_that_end_in_zeros_are_told_apart():
     one, other = Contents(), Contents()
-    one.add(b"a" + bytes(15), 0)
-    other.add(b"a" + bytes(14) + b"\1", 0)
+    one.add(b"a" + bytes(HASH_BYTES - 1), 0)
+    other.add(b"a" + bytes(HASH_BYTES - 2) + b"\1", 0)
     assert not len(find_copies({"train": one, "validation": other, "test": Contents()}).shared["train"])
-    assert len(content_hash(b"")) == 16
+    assert len(content_hash(b"")) == HASH_BYTES

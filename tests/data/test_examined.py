@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import prepare, prepare_dataset
+from autoslim.data import prepare_dataset, split_writer
+from autoslim.data.copies import HASH_BYTES
 from autoslim.errors import DatasetError
 
 
@@ -23,13 +24,13 @@ def _own_cache_folder(tmp_path, monkeypatch):
 def decoded(monkeypatch) -> list[bytes]:
     """The images that are decoded while data sets are prepared."""
     seen: list[bytes] = []
-    real = prepare.decode_rgb
+    real = split_writer.decode_rgb
 
     def decode(data: bytes):
         seen.append(data)
         return real(data)
 
-    monkeypatch.setattr(prepare, "decode_rgb", decode)
+    monkeypatch.setattr(split_writer, "decode_rgb", decode)
     return seen
 
 
@@ -90,14 +91,14 @@ def test_images_that_are_gone_are_forgotten_and_old_records_deleted(write_parque
     _prepare(root, tmp_path / "one")
     folder = tmp_path / "home-cache" / "examined"
     (record,) = folder.iterdir()
-    assert record.stat().st_size == 68 * 16
+    assert record.stat().st_size == 68 * HASH_BYTES
     old = folder / "of-a-deleted-folder"
     old.write_bytes(b"")
     os.utime(old, (0, 0))
     (root / "train-00002-of-00003.parquet").unlink()
     _prepare(root, tmp_path / "one")
     assert list(folder.iterdir()) == [record]
-    assert record.stat().st_size == 48 * 16
+    assert record.stat().st_size == 48 * HASH_BYTES
 
 
 def test_a_cache_folder_that_cannot_be_written_is_said(write_parquet, tmp_path, monkeypatch, caplog):

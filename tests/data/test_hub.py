@@ -65,17 +65,21 @@ def test_folders_in_the_hubs_format_are_read(tmp_path: Path, picture) -> None:
 
     asked = [("parquet", {"label_column": "fine"}), ("folder", {}), ("bad", {}), ("parquet", {"config": "x"}), ("nowhere", {})]
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    argument = json.dumps([(f"hf:{tmp_path / name}", choices) for name, choices in asked])
-    done = subprocess.run([sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, env=environment, timeout=250)
+    # A relative path, too: images of the folder that it names are not outside of it.
+    argument = json.dumps([*((f"hf:{tmp_path / name}", choices) for name, choices in asked), ("hf:./folder", {})])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, env=environment, timeout=250, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    parquet, folder, bad, other, nowhere = json.loads(done.stdout.splitlines()[-1])
+    parquet, folder, bad, other, nowhere, relative = json.loads(done.stdout.splitlines()[-1])
     size = len(picture(0))
     assert parquet[:2] == [["ant", "bee"], [[0, 1, 1], [1, 0]]]
     assert [length for length, _ in parquet[2]] == [size] * 3
     assert parquet[2][1][1] == f"hf:{tmp_path}/parquet (train):1 (1.png)"
     assert parquet[3:] == [["the images of column img"], ["the split extra"]]
-    assert folder[:2] == [["ant", "bee"], [[0, 1]]]
-    assert [length for length, _ in folder[2]] == [size] * 2
+    for found in (folder, relative):
+        assert found[:2] == [["ant", "bee"], [[0, 1]]]
+        assert [length for length, _ in found[2]] == [size] * 2
     assert "names the image" in bad
     assert "leads out of" in bad
     assert other == f"hf:{tmp_path}/parquet has no configuration 'x'; allowed for --data-config: default"

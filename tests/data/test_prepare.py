@@ -9,7 +9,7 @@ import pytest
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
-from autoslim.data.cache import PixelFile, publish_once, write_pixels
+from autoslim.data.cache import publish_once
 from autoslim.data.decode import decode_rgb
 from autoslim.errors import DatasetError, OutputError
 
@@ -86,14 +86,6 @@ def test_images_handed_out_are_copies(one_file, tmp_path):
     before = first.copy()
     first[:] = 0
     assert np.array_equal(split.images(np.arange(3)), before)
-
-
-def test_pixels_are_found_across_many_batches_of_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("autoslim.data.cache._BATCH_BYTES", 5 * 4 * 4 * 3)
-    images = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 3), dtype=np.uint8)
-    write_pixels(tmp_path / "pixels.arrow", iter(images), (4, 4))
-    indices = np.array([22, 0, 7, 7, 13, 4, 5])
-    assert np.array_equal(PixelFile(tmp_path / "pixels.arrow", (4, 4)).images(indices), images[indices])
 
 
 def test_reopened_in_no_time_with_all_it_had(one_file, tmp_path):
@@ -193,7 +185,8 @@ def test_unreadable_images_are_dropped_named_and_counted(broken, tmp_path):
 def test_too_many_unreadable_images_fail_with_what_to_do_and_are_all_named(broken, tmp_path):
     source = broken(4)
     message = (
-        r"4 of 200 images of the train split .* a share of 0\.01\. .*--unreadable-share 0\.02\. .* the first: train.parquet:0 "
+        r"4 of 200 images of the train split of .*; allowed: 2, a share of 0\.01\. .*--unreadable-share 4, a number of images\. "
+        r".* the first: train.parquet:0 "
     )
     with pytest.raises(DatasetError, match=message) as refusal:
         prepare_dataset(spec_of(source), tmp_path / "cache", seed=0)
@@ -204,7 +197,25 @@ def test_too_many_unreadable_images_fail_with_what_to_do_and_are_all_named(broke
     names.unlink()
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     # What the message says helps.
-    assert prepare_dataset(spec_of(source, unreadable_share=0.02), tmp_path / "cache", seed=0).report.train.unreadable == 4
+    assert refusal.value.flags == ("--unreadable-share", "4")
+    assert prepare_dataset(spec_of(source, unreadable_images=4), tmp_path / "cache", seed=0).report.train.unreadable == 4
+
+
+def test_what_is_said_of_unreadable_images_helps_in_every_split(write_parquet, picture, tmp_path):
+    """One of a few is more than a share of 0.01, so that small sets need a number."""
+    for split, count, broken in (("train", 32, 1), ("validation", 8, 0), ("test", 8, 3)):
+        images = [b"broken" if number < broken else picture(number) for number in range(count)]
+        path = write_parquet(f"{split}.parquet", [0, 1] * (count // 2), images=images)
+    with pytest.raises(
+        DatasetError,
+        match=r"^1 of 32 images of the train split and 3 of 8 images of the test split of .*; allowed: 0, a share of 0\.01",
+    ) as refusal:
+        prepare_dataset(spec_of(path.parent), tmp_path / "cache", seed=0)
+    assert refusal.value.flags == ("--unreadable-share", "3")
+    report = prepare_dataset(spec_of(path.parent, unreadable_images=3), tmp_path / "cache", seed=0).report
+    assert (report.train.unreadable, report.test.unreadable) == (1, 3)
+    with pytest.raises(DatasetError, match=r"^3 of 8 images of the test split of .*; allowed: 2\. Remove"):
+        prepare_dataset(spec_of(path.parent, unreadable_images=2), tmp_path / "cache", seed=0)
 
 
 def test_names_of_unreadable_images_end_at_fifty(broken, tmp_path):
@@ -221,10 +232,12 @@ def test_class_without_a_readable_image_is_named(write_parquet, picture, tmp_pat
         prepare_dataset(spec_of(path.parent, unreadable_share=0.9), tmp_path / "cache", seed=0)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_unreadable_share_out_of_range_is_refused(one_file, tmp_path, share):
-    with pytest.raises(DatasetError, match="unreadable_share"):
-        prepare_dataset(spec_of(one_file, unreadable_share=share), tmp_path, seed=0)
+@pytest.mark.parametrize("choice", [{"unreadable_share": -0.1}, {"unreadable_share": 1.5}, {"unreadable_images": -1}])
+def test_unreadable_share_out_of_range_is_refused(one_file, tmp_path, choice):
+    with pytest.raises(
+        DatasetError, match=r"unreadable_share is .*; allowed: a share from 0 to 1, .* or a whole number of images"
+    ):
+        prepare_dataset(spec_of(one_file, **choice), tmp_path, seed=0)
 
 
 def test_digits_hold_what_scikit_learn_ships(tmp_path):

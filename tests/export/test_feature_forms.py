@@ -103,11 +103,19 @@ def test_the_folder_has_features_in_every_form_and_a_script_that_writes_them(tmp
     for name in ("onnx", "pt2"):
         assert forms[name].file, forms[name].reason
         assert forms[name].difference is not None and forms[name].difference < 1e-4
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    # A file of features is named after the whole name of its image: those of images with one stem lie beside each other.
+    for name in ("photo.png", "photo.jpg"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
     script = subprocess.run(
-        [sys.executable, str(folder / "load.py"), "photo.png"], cwd=tmp_path, check=True, capture_output=True, text=True
+        [sys.executable, str(folder / "load.py"), "photo.png", "photo.jpg"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert script.stdout == "photo.png: photo.png.features.npz, pooled (48,), patches (4, 4, 48)\n"
+    said = "{0}: {0}.features.npz, pooled (48,), patches (4, 4, 48)\n"
+    assert script.stdout == said.format("photo.png") + said.format("photo.jpg")
+    assert (tmp_path / "photo.jpg.features.npz").is_file()
     config = json.loads((folder / "config.json").read_text())
     with np.load(tmp_path / "photo.png.features.npz") as found:
         assert found["patches"].shape == (*config["shape"]["grid"], config["shape"]["dim"])

@@ -178,7 +178,7 @@ def _begin(
     console.write(
         f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
     )
-    for line in prepared.dataset.report.lines():
+    for line in prepared.data_lines:
         console.write(f"data: {line}")
     console.write(prepared.proposer.prior_size.describe(job.sampler))
     write_environment(prepared.output, prepared.dataset, trial_resources(job))

@@ -112,7 +112,7 @@ def _pick(output: RunFolder, job: SearchJob, wish: Wish, tell: Callable[[str], N
     if base is None:
         raise OutputError(f"{output.root}: the search has not measured its dense model yet, and has no trial to pick")
     result, reason = wished_trial(results, base, wish, job)
-    source = _source(output, result, destination, results)
+    source = _source(output, result, destination, eligible(results, job.limits))
     budget = result.flops or 0 if wish.flops is None else Budget.parse(wish.flops).flops_of(base.dense_flops)
     selection = Selection(label=wish.label, budget=budget, result=result, reason=reason)
     around = _surroundings(output, job, result, base, wish.goal)
@@ -121,8 +121,8 @@ def _pick(output: RunFolder, job: SearchJob, wish: Wish, tell: Callable[[str], N
     return _tuned(output, job, selection, around, source, epochs=wish.tune, tell=tell)
 
 
-def _source(output: RunFolder, result: TrialResult, destination: Path, results: list[TrialResult]) -> Path:
-    """The folder of the trial's model: the one that was handed over, where there is one."""
+def _source(output: RunFolder, result: TrialResult, destination: Path, candidates: list[TrialResult]) -> Path:
+    """The folder of the trial's model: the one that was handed over, where there is one. `candidates` are those that can be wished."""
     if destination.exists():
         if load_config(destination).flops.held != result.flops:
             raise OutputError(
@@ -130,7 +130,7 @@ def _source(output: RunFolder, result: TrialResult, destination: Path, results: 
             )
         return destination
     if result.artifact is None or not (output.root / result.artifact).is_dir():
-        kept = ", ".join(str(found.number) for found in ParetoFront.of(results).results)
+        kept = ", ".join(str(found.number) for found in ParetoFront.of(candidates).results)
         raise OutputError(
             f"the model of trial {result.number} was not kept; those of the front were: {kept}. `autoslim front` shows them"
         )

@@ -48,6 +48,12 @@ class PreparedSearch:
         """The dense models beside the first: further starts, and a teacher that is none of them."""
         return [*list(self.starts.values())[1:], *([] if self.teacher is None else [self.teacher])]
 
+    @property
+    def data_lines(self) -> list[str]:
+        """What is said of the images before the search."""
+        starts = self.starts.values()
+        return self.dataset.lines((dense.shape.image_size, dense.preprocessing.crop_pct) for dense in starts)
+
     def adapts(self, dense: DenseModel) -> bool:
         """Whether the model is trained on the data first, or may be."""
         return dense.adapts_to(self.dataset.classes, self.job.adapt)

@@ -1,0 +1,126 @@
+"""Decoded images of one size in a file: N images (H, W, 3), then their N keys, then N checks, and nothing else.
+
+A key is the hash of the encoded image (`copies.content_hash`). A check is a hash of the pixels together with the key: where it fits, these
+are the pixels of that image, whatever happened to the file. N follows from the file's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoslim.data.copies import HASH_BYTES
+from autoslim.data.table import Indices
+
+Keys = NDArray[np.uint8]
+"""Hashes of encoded images (N, HASH_BYTES)."""
+
+CHECK_BYTES = 16
+"""Damage stays unseen with a probability of 2^-128."""
+
+
+def keys_of(data: bytes) -> Keys:
+    return np.frombuffer(data, np.uint8).reshape(-1, HASH_BYTES)
+
+
+def check_of(pixels: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(pixels, key=key, digest_size=CHECK_BYTES).digest()
+
+
+def pixel_bytes(size: tuple[int, int]) -> int:
+    """Of one image."""
+    return size[0] * size[1] * 3
+
+
+def write_pixels(path: Path, keys: Keys, images: Iterable[tuple[bytes, bytes]]) -> None:
+    """`images` are pixels and checks, as many as there are keys."""
+    checks = bytearray()
+    with path.open("wb") as file:
+        for pixels, check in images:
+            file.write(pixels)
+            checks += check
+        assert len(checks) == CHECK_BYTES * len(keys)
+        file.write(keys.tobytes())
+        file.write(checks)
+
+
+class PixelFile:
+    """The images, read in place from a map. All processes of a node that map a file share its pages: they hold the images once."""
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        self._pixels: NDArray[np.uint8] = np.empty((0, *size, 3), np.uint8)
+        with path.open("rb") as file:
+            count = _count(file, size)
+            # A map of nothing would be an error.
+            if count:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._pixels = np.frombuffer(data, np.uint8, count * pixel_bytes(size)).reshape(count, *size, 3)
+
+    def images(self, indices: Indices) -> NDArray[np.uint8]:
+        """A copy (N, H, W, 3), which the caller may change; the map is read-only."""
+        return self._pixels[indices]
+
+
+class CheckedFile:
+    """The same file, read image by image, each with its check. Not mapped: a process that maps a file which another node deletes, or a
+    disk fails to read, is ended by the system."""
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        """Raises OSError for a file that cannot be read, or is not of this form."""
+        self.path, self._width = path, pixel_bytes(size)
+        self._file = path.open("rb")
+        try:
+            self._count = _count(self._file, size)
+            self._file.seek(self._count * self._width)
+            rest = self._file.read()
+            if len(rest) != self._count * (HASH_BYTES + CHECK_BYTES):
+                raise OSError(f"{path} became shorter while it was read")
+            self.keys = keys_of(rest[: HASH_BYTES * self._count])
+            self._checks = rest[HASH_BYTES * self._count :]
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def checked(self, row: int) -> tuple[bytes, bytes] | None:
+        """Pixels and check of an image; None where they do not fit, or cannot be read. May be called by several threads."""
+        try:
+            pixels = os.pread(self._file.fileno(), self._width, row * self._width)
+        except OSError:
+            # As good as damaged: the image is decoded again.
+            return None
+        check = self._checks[CHECK_BYTES * row : CHECK_BYTES * (row + 1)]
+        return (pixels, check) if check_of(pixels, self.keys[row].tobytes()) == check else None
+
+    def rows_of(self, keys: Keys) -> Indices:
+        """The rows of images (N,), -1 for those that are not here."""
+        if not len(keys) or not self._count:
+            return np.full(len(keys), -1)
+        # By the first eight bytes; among images that have the same ones, which never happens, one at most is found.
+        own, wanted = (np.ascontiguousarray(some[:, :8]).view("<u8")[:, 0] for some in (self.keys, keys))
+        order = np.argsort(own, kind="stable")
+        rows = order[np.minimum(np.searchsorted(own[order], wanted), self._count - 1)]
+        return np.where((self.keys[rows] == keys).all(axis=1), rows, -1)
+
+
+def _count(file: IO[bytes], size: tuple[int, int]) -> int:
+    total = os.fstat(file.fileno()).st_size
+    count, rest = divmod(total, pixel_bytes(size) + HASH_BYTES + CHECK_BYTES)
+    if rest:
+        raise OSError(f"{file.name} has {total} bytes, which is no number of images of {size[0]}x{size[1]} pixels")
+    return count
