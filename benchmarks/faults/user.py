@@ -23,14 +23,15 @@ SPEC: dict[str, Any] = {
     "data": "digits",
     "flops": ["50%"],
     "space": "smoke",
-    "trials": 6,
+    "trials": 4,
     "epochs": 2.0,
     "base_epochs": 1.0,
     "batch_size": 64,
     "final_share": 0.0,
     "speed": "none",
+    "forms": "none",
 }
-"""A real search that takes less than a minute."""
+"""A real search of about a minute: training, and nothing that only takes time afterwards."""
 
 # Between two looks at the job.
 _LOOK_SECONDS = 0.25

@@ -73,7 +73,7 @@ def _finished(output: Path) -> dict[int, float | None]:
 
 
 # One trial at a time, so that proposals do not depend on which of two trials ends first.
-ONE_WORKER = ("--concurrency", "1", "--speed", "none")
+ONE_WORKER = ("--concurrency", "1", "--speed", "none", "--forms", "none")
 ONE_BUDGET = [flag for place, flag in enumerate(SEARCH) if place not in (SEARCH.index("70%") - 1, SEARCH.index("70%"))]
 # Epochs enough that trial 0 is still being trained when its first epoch has been read.
 SHORT = (*ONE_BUDGET, *ONE_WORKER, "--trials", "2", "--epochs", "6", "--final-share", "0")
@@ -164,7 +164,7 @@ def test_all_processes_killed_at_ten_random_moments_give_the_undisturbed_run(tmp
 def test_workers_killed_at_ten_random_moments_leave_every_trial_complete_and_counted_once(tmp_path: Path) -> None:
     """Two at a time. A trial that is killed more often than it is retried is run again on resume."""
     chance = random.Random(11)
-    flags = ("--concurrency", "2", "--trials", "10", "--epochs", "4", "--final-share", "0", "--speed", "none")
+    flags = ("--concurrency", "2", "--trials", "10", "--epochs", "4", "--final-share", "0", "--speed", "none", "--forms", "none")
     search = Search(*SEARCH, *flags, "--output", str(tmp_path))
     killed = set()
     for number in range(10):
