@@ -15,6 +15,7 @@ AutoslimError
 ├── TrialError                     one recipe failed; the search continues
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
+├── RankLostError                  a process of a trial on several GPUs was lost; the trial is tried again
 ├── MissingExtraError (ImportError) an optional dependency is not installed; names the command that installs it
 ├── DifferenceError                a model that was made again is not the same to the bit
 ├── ExportError                    a form that this model cannot be exported to
@@ -92,6 +93,10 @@ class DivergedError(TrialError):
 
 class InfeasibleError(TrialError):
     """The recipe cannot be run: it does not fit into memory, or no values of its knobs meet its budget."""
+
+
+class RankLostError(AutoslimError):
+    """One of the processes that train a trial together was lost or does not answer; another try resumes from the checkpoint."""
 
 
 class MissingExtraError(AutoslimError, ImportError):

@@ -42,7 +42,7 @@ class TimedTrial(TrialTrainable):
         self._watching = False
         self._spent = {"training": 0.0, "fit": 0.0, "evaluation": 0.0}
         measure.accuracy = self._timed("evaluation", measure.accuracy)
-        loop.Trainer._run = self._timed("training", loop.Trainer._run)
+        loop.Trainer.train_segment = self._timed("training", loop.Trainer.train_segment)
         # Through the module: Ray copies what a script's class refers to by name, and the copy would be patched.
         for method in methods.METHODS.values():
             method.prepare = self._timed_steps("training", method.prepare)

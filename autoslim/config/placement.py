@@ -25,7 +25,7 @@ class TrialPlacement(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     resources: Annotated[Resources | None, BeforeValidator(_resources)] = setting(
-        "Devices that a trial reserves, such as gpu=1,cpu=4; trials with a fraction share a device.",
+        "Devices that a trial reserves, such as gpu=1,cpu=4; trials with a fraction share a device, one with several GPUs trains on all.",
         _rules("resources", resumable=True, flag_type=str, shown_default="one GPU, or one CPU where there is none"),
     )
     concurrency: int | None = setting(

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from autoslim.core.recipe import TrainingSettings
 from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, light, seeded_globals
+from autoslim.data.batch_share import BatchShare
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.table import Indices
-from autoslim.errors import RequestError
+from autoslim.errors import InfeasibleError, RequestError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Normalised images float32 (B, 3, h, w) and labels int64 (B,)."""
@@ -36,6 +37,12 @@ class Loader:
 
     Batches are prepared ahead in background threads: as many as PyTorch may use in this process, at most four. Only `strong` is prepared in
     the caller's thread, because timm draws from the process's global generators.
+
+    With a `share` each batch has the images of that share alone, augmented as in the whole batch. `strong` prepares the whole batch for it,
+    since timm's draws depend on the images before.
+
+    Raises:
+        InfeasibleError: a batch is too small for every share to have an image.
     """
 
     def __init__(
@@ -48,16 +55,27 @@ class Loader:
         image_size: tuple[int, int],
         seed: int,
         train: bool,
+        share: BatchShare | None = None,
     ) -> None:
         check_augmentation(training.augmentation)
         _check(split, training, mean, std, image_size)
         self._split, self._size, self._seed, self._train = split, image_size, seed, train
-        self._batch_size, self._flip = training.batch_size, training.flip
+        self._batch_size, self._flip, self._share = training.batch_size, training.flip, share
         self._augmentation = training.augmentation if train else "none"
         # (byte / 255 - mean) / std as one product and one sum.
         self._scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
         self._shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
         self._strong = Strong(image_size, training.flip, mean) if self._augmentation == "strong" else None
+        if share is not None and self.batch_images < share.least_batch:
+            raise InfeasibleError(
+                f"a batch of {self.batch_images} images is for {share.ranks} GPUs; allowed: at least {share.least_batch} images "
+                f"(--batch-size), or fewer GPUs a trial (--resources)"
+            )
+
+    @property
+    def batch_images(self) -> int:
+        """Images of a whole batch in training, of which a share has a part."""
+        return min(self._batch_size, len(self._split))
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -99,9 +117,12 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        generator = np.random.default_rng(seeds)
+        if self._share is not None:
+            generator, indices = self._share.draws(generator, len(indices)), indices[self._share.rows(len(indices))]
         images_BHW3 = self._split.images(indices)
         if self._augmentation == "light":
-            images_Bhw3 = light(images_BHW3, self._size, self._flip, np.random.default_rng(seeds))
+            images_Bhw3 = light(images_BHW3, self._size, self._flip, generator)
         else:
             images_Bhw3 = centre_crop(images_BHW3, self._size)
         return normalise(images_Bhw3, self._scale_3, self._shift_3), self._split.labels[indices]
@@ -112,7 +133,11 @@ class Loader:
         with seeded_globals(int(np.random.SeedSequence(seeds).generate_state(1)[0])):
             images_Bhw3 = self._strong(images_BHW3, np.random.default_rng(seeds))
             x_B3hw = self._strong.erase(torch.from_numpy(normalise(images_Bhw3, self._scale_3, self._shift_3)))
-        return x_B3hw, torch.from_numpy(self._split.labels[indices])
+        labels_B = torch.from_numpy(self._split.labels[indices])
+        if self._share is None:
+            return x_B3hw, labels_B
+        rows = torch.from_numpy(self._share.rows(len(indices)))
+        return x_B3hw[rows], labels_B[rows]
 
 
 def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The distillation loss on logits, for methods' own training phases and for fine-tuning alike."""
+"""The distillation loss on logits, for methods' own training phases and for fine-tuning alike, and the scale of losses on features."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def soft_label_loss(logits_BC: Tensor, teacher_logits_BC: Tensor, *, temperature
         reduction="batchmean",
     )
     return temperature**2 * divergence
+
+
+def channel_variance(x_NC: Tensor) -> Tensor:
+    """The variance of each channel over the rows, (C,)."""
+    return x_NC.var(dim=0, correction=0)

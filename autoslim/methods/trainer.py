@@ -1,6 +1,6 @@
 """What a method sees of training: a batch with its losses in a trial, and the loop that shared work runs on the dense model.
 
-Shapes: B batch, N tokens (prefix included), D width, C classes, h and w the size of an image.
+Shapes: B batch, N tokens (prefix included), D width, C classes or channels, h and w the size of an image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ DISTILLATION = frozenset({"distillation", "temperature"})
 
 
 class DistillationBatch(Protocol):
-    """One batch of the train phase. Each property is computed when it is first read, and never where it is not."""
+    """One batch of the train phase. Each property is computed when it is first read, and never where it is not.
+
+    A trial on several devices has a share of the batch on each. A loss is then that of the whole batch where it is a mean over the images,
+    each for itself, beside terms that read no image. What else a loss reads of the batch is asked of the whole one: `mean`, `variance`.
+    """
 
     images_B3HW: Tensor
     student: nn.Module
@@ -53,6 +57,12 @@ class DistillationBatch(Protocol):
     @property
     def label_loss(self) -> Tensor:
         """The loss of the labels alone."""
+
+    def mean(self, own: Tensor) -> Tensor:
+        """The mean over the whole batch of what needs no gradient; `own` is that over this share."""
+
+    def variance(self, x_NC: Tensor) -> Tensor:
+        """The variance (C,) of each channel, which needs no gradient, over the rows of the whole batch; this share has `x_NC` of them."""
 
 
 class SharedTrainer(Protocol):

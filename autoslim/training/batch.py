@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.base import logits_of
-from autoslim.methods.losses import soft_label_loss
+from autoslim.methods.losses import channel_variance, soft_label_loss
 from autoslim.training.feature_loss import feature_loss
 from autoslim.training.losses import label_loss, weigh
+from autoslim.training.rank_group import RankGroup
 
 
 class LazyDistillationBatch:
@@ -36,6 +37,7 @@ class LazyDistillationBatch:
         progress: float = 0.0,
         teacher_logits: Callable[[Tensor], Tensor] | None = None,
         gives_logits: bool = True,
+        group: RankGroup | None = None,
     ) -> None:
         assert gives_logits or teacher_logits is not None, "logits of no model"
         self.student, self.teacher, self.images_B3HW, self.labels, self.training = (
@@ -45,7 +47,7 @@ class LazyDistillationBatch:
             labels,
             training,
         )
-        self.progress = progress
+        self.progress, self._group = progress, group
         self._compute_teacher_logits, self._gives_logits = teacher_logits, gives_logits
         # Set by whichever comes first, the logits alone or the tokens: one pass gives both.
         self._teacher_logits_BC: Tensor | None = None
@@ -90,7 +92,7 @@ class LazyDistillationBatch:
     @functools.cached_property
     def label_loss(self) -> Tensor:
         if not self.has_classes:
-            return feature_loss(self.student, self.teacher, self.images_B3HW)
+            return feature_loss(self.student, self.teacher, self.images_B3HW, variance=self.variance)
         return label_loss(self.logits_BC, self.labels, self.training)
 
     @functools.cached_property
@@ -100,3 +102,9 @@ class LazyDistillationBatch:
             return self.label_loss
         soft = soft_label_loss(self.logits_BC, self.teacher_logits_BC, temperature=self.training.temperature)
         return weigh(self.label_loss, soft, self.training)
+
+    def mean(self, own: Tensor) -> Tensor:
+        return own if self._group is None else self._group.mean(own, len(self.images_B3HW))
+
+    def variance(self, x_NC: Tensor) -> Tensor:
+        return channel_variance(x_NC) if self._group is None else self._group.variance(x_NC)

@@ -15,11 +15,13 @@ from autoslim.core.job import ModelSpec
 from autoslim.core.recipe import TrainingSettings
 from autoslim.cost import LatencyTable
 from autoslim.data import ImageSplit, Loader, Splits, open_dataset
+from autoslim.data.batch_share import BatchShare
 from autoslim.methods.base import logits_of
 from autoslim.models import DenseModel, OtherTeacher, check_teacher, create_dense
 from autoslim.models.weights import file_digest
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.device import pick_device
+from autoslim.training.rank_group import RankGroup
 
 _CALIBRATION_IMAGES = 256
 """Training images that `Method.attach` measures on."""
@@ -37,6 +39,7 @@ class TrialContext:
         shared_training: Settings of the shared training; None takes each trial's own.
         latency: Predicts a plan's latency; needed where the recipe limits it.
         other_teacher: Another model, whose logits on the student's images are the soft labels; None: the dense model's are.
+        group: The ranks that train together, of which this process is one; None trains on one device.
     """
 
     dense: DenseModel
@@ -49,6 +52,7 @@ class TrialContext:
     shared_training: TrainingSettings | None = None
     latency: LatencyTable | None = None
     other_teacher: nn.Module | None = None
+    group: RankGroup | None = None
 
     @classmethod
     def open(
@@ -61,6 +65,7 @@ class TrialContext:
         shared_training: TrainingSettings | None = None,
         latency: LatencyTable | None = None,
         teacher: Path | None = None,
+        group: RankGroup | None = None,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path, `teacher` the folder of another dense model that gives
         the soft labels.
@@ -87,6 +92,7 @@ class TrialContext:
             shared_training=shared_training,
             latency=latency,
             other_teacher=None if teacher is None else _open_teacher(teacher, dense, device),
+            group=group,
         )
 
     @property
@@ -118,13 +124,16 @@ class TrialContext:
             progress=progress,
             teacher_logits=self.teacher_logits,
             gives_logits=self.other_teacher is None,
+            group=self.group,
         )
 
     def student(self) -> nn.Module:
         return copy.deepcopy(self.dense.module)
 
-    def loader(self, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
-        return make_loader(self.dense, split, training, seed=seed, train=train)
+    def loader(
+        self, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool, share: BatchShare | None = None
+    ) -> Loader:
+        return make_loader(self.dense, split, training, seed=seed, train=train, share=share)
 
     def calibration(self, training: TrainingSettings, *, seed: int) -> Tensor:
         """Up to 256 training images (B, 3, h, w) without augmentation, always the same ones."""
@@ -150,9 +159,24 @@ def _open_teacher(folder: Path, student: DenseModel, device: torch.device) -> nn
     return teacher.requires_grad_(False).eval().to(device)
 
 
-def make_loader(dense: DenseModel, split: ImageSplit, training: TrainingSettings, *, seed: int, train: bool) -> Loader:
+def make_loader(
+    dense: DenseModel,
+    split: ImageSplit,
+    training: TrainingSettings,
+    *,
+    seed: int,
+    train: bool,
+    share: BatchShare | None = None,
+) -> Loader:
     """Batches with the image size and the normalisation of `dense`."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(
-        split, training=training, mean=preprocessing.mean, std=preprocessing.std, image_size=size, seed=seed, train=train
+        split,
+        training=training,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        image_size=size,
+        seed=seed,
+        train=train,
+        share=share,
     )

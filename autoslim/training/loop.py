@@ -28,6 +28,9 @@ from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.device import autocast
 from autoslim.training.divergence import DivergenceWatch
+from autoslim.training.rank_group import RankGroup
+from autoslim.training.ranks import Segments
+from autoslim.training.whole_batch import whole_batch
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Images (B, 3, h, w) and their labels to scalars by name; `loss` is minimised, the others become curves."""
@@ -95,6 +98,9 @@ class Trainer:
     """Trains `student` through one phase; iterate over `segments()`.
 
     `frozen_models` are the models that `objective` runs beside the student, such as the teacher: they compute in the same precision.
+
+    With a `group` this is one of the ranks that train the same student together: `loader` gives this rank's share of each batch, and
+    `segment_context` lets the others train each segment along. Losses and weights are those of one process with the whole batches.
     """
 
     def __init__(
@@ -109,9 +115,13 @@ class Trainer:
         device: torch.device,
         bfloat16: bool,
         frozen_models: tuple[nn.Module, ...] = (),
+        group: RankGroup | None = None,
     ) -> None:
         self.student, self.objective, self.loader, self.training, self.schedule = student, objective, loader, training, schedule
         self.seed, self.device, self.bfloat16, self.frozen_models = seed, device, bfloat16, frozen_models
+        self.group = group
+        self._whole_batch = contextlib.nullcontext() if group is None else whole_batch(student, group, loader.batch_images)
+        self.segment_context: Segments = lambda index, steps: contextlib.nullcontext()
         self.optimizer = make_optimizer(student, training, schedule)
         # The schedule sets the groups' rates at every step as shares of these.
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -135,12 +145,15 @@ class Trainer:
 
         Raises:
             DivergedError: when the loss or a weight is not finite.
-            InfeasibleError: when not even half a batch fits into the memory.
+            InfeasibleError: when not even half a batch fits into the memory, or, on several ranks, not a rank's share.
+            RankLostError: when another rank is lost.
         """
         length = len(self.loader)
         # Checkpoints are made between segments, so that a resumed run begins with a whole one.
         for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):
-            metrics = self._run(index, min(length, self.schedule.steps - index * length))
+            steps = min(length, self.schedule.steps - index * length)
+            with self.segment_context(index, steps):
+                metrics = self.train_segment(index, steps)
             yield Segment(
                 index=index,
                 steps=self.step,
@@ -149,7 +162,8 @@ class Trainer:
                 state=self._state,
             )
 
-    def _run(self, index: int, steps: int) -> dict[str, float]:
+    def train_segment(self, index: int, steps: int) -> dict[str, float]:
+        """Trains one segment and returns its mean curves; `segments` does so for all, and on several ranks each of them for each."""
         # What the model draws (dropout) depends on the segment alone: a resumed run draws the same.
         torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))
         self.student.train()
@@ -166,7 +180,7 @@ class Trainer:
                 curves = self._update(batch, labels)
                 self.step += 1
                 self._divergence.observe(curves, self.step)
-                images += len(labels_B)
+                images += self._batch_images(batch)
                 if self.average is not None:
                     self.average.update(self.student, self.step)
                 for name, value in curves.items():
@@ -176,6 +190,8 @@ class Trainer:
                     self._check_finite(totals)
         self._check_finite(totals)
         self._check_weights()
+        if self.group is not None:
+            self.group.check_same(self._trained())
         seconds = time.monotonic() - began
         speed = {"images_per_second": images / seconds, "loader_wait": timer.seconds / seconds}
         return {name: float(total) / steps for name, total in totals.items()} | speed
@@ -195,7 +211,8 @@ class Trainer:
         try:
             return self._accumulate(images_B3HW, labels)
         except torch.OutOfMemoryError as error:
-            if self.pieces > 1 or len(images_B3HW) < 2:
+            # In the middle of a step the other ranks could not go back and halve theirs.
+            if self.pieces > 1 or len(images_B3HW) < 2 or self.group is not None:
                 size = math.ceil(len(images_B3HW) / self.pieces)
                 raise InfeasibleError(f"{size} images at once do not fit into the memory of {self.device}: {error}") from error
         # In halves, and no further: then the recipe counts as infeasible. Kept for the rest of the phase: the next batch is as large.
@@ -210,17 +227,27 @@ class Trainer:
         curves: dict[str, Tensor] = {}
         pieces = zip(images_B3HW.chunk(self.pieces), labels.chunk(self.pieces), strict=True)
         for images, labels in pieces:
-            # The sum of the pieces' gradients is then that of the whole batch's mean loss.
-            share = len(images) / len(images_B3HW)
-            with autocast(self.student, *self.frozen_models, device=self.device, bfloat16=self.bfloat16):
-                losses = self.objective(images, labels)
-            (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
+            # The sum of the pieces' gradients, and of the ranks', is then that of the whole batch's mean loss.
+            share = len(images) / self._batch_images(images_B3HW)
+            with self._whole_batch:
+                with autocast(self.student, *self.frozen_models, device=self.device, bfloat16=self.bfloat16):
+                    losses = self.objective(images, labels)
+                (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 curves[name] = curves.get(name, torch.zeros((), device=self.device)) + value.detach() * share
+        if self.group is not None:
+            curves = self.group.sum_gradients(self._trained(), curves)
         if self.training.clip_norm > 0:
-            nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.requires_grad], self.training.clip_norm)
+            nn.utils.clip_grad_norm_(self._trained(), self.training.clip_norm)
         self.optimizer.step()
         return curves
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+
+    def _batch_images(self, own_B3HW: Tensor) -> int:
+        """Images of the batch, of which this rank has `own_B3HW`."""
+        return len(own_B3HW) if self.group is None else self.loader.batch_images
 
     def _set_learning_rate(self) -> None:
         schedule = self.schedule

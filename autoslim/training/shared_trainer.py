@@ -13,8 +13,8 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
-from autoslim.training.device import uses_bfloat16
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import PhaseSchedule
+from autoslim.training.phase import TrainingPhase, make_trainer
 
 _FIRST_EPOCH = 500_000
 """Number of the first epoch of augmented images: beyond every trial's, so that no trial sees the same augmentations again."""
@@ -44,39 +44,27 @@ class TrialSharedTrainer:
         constant_rate: bool = False,
         weight_decay: float | None = None,
     ) -> Generator[EpochReport]:
-        loader = self._context.loader(self._context.splits.train, self.training, seed=self._seed, train=True)
-        student.to(self._context.device)
-
-        def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-            progress = trainer.step / schedule.steps
-            batch = self._context.batch(student, images_B3HW, labels, self.training, progress=progress)
-            return loss(batch)
-
+        length = len(self._context.loader(self._context.splits.train, self.training, seed=self._seed, train=True))
         schedule = PhaseSchedule(
             phase=Phase.SHARED,
             seed_name="shared",
-            steps=max(1, round(epochs * len(loader))),
+            steps=max(1, round(epochs * length)),
             first_epoch=_FIRST_EPOCH,
             learning_rates=learning_rates or {},
             constant_rate=constant_rate,
             average=False,
         )
-        trainer = Trainer(
-            student,
-            objective,
-            loader,
-            self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay),
-            schedule,
-            seed=self._seed,
-            device=self._context.device,
-            bfloat16=uses_bfloat16(self.training.precision, self._context.device),
-            frozen_models=self._context.frozen_models,
+        # The loss reads no weight decay.
+        training = self.training if weight_decay is None else self.training.replace(weight_decay=weight_decay)
+        phase = TrainingPhase(
+            student=student.to(self._context.device), loss=loss, training=training, schedule=schedule, seed=self._seed
         )
+        trainer = make_trainer(self._context, phase)
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
-            yield EpochReport(epoch=round(trainer.step / len(loader), 6), phase=Phase.SHARED, metrics=saved[1]["metrics"])
+            yield EpochReport(epoch=round(trainer.step / length, 6), phase=Phase.SHARED, metrics=saved[1]["metrics"])
         torch.manual_seed(self._seed)
         for segment in trainer.segments():
             save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps, "metrics": segment.metrics})
-            yield EpochReport(epoch=round(segment.steps / len(loader), 6), phase=Phase.SHARED, metrics=segment.metrics)
+            yield EpochReport(epoch=round(segment.steps / length, 6), phase=Phase.SHARED, metrics=segment.metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from autoslim.core.shape import ViTShape
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method, StepContext
 from autoslim.methods.layers.rectangular_block import class_query_last
-from autoslim.methods.trainer import DistillationBatch, Tensors
+from autoslim.methods.trainer import Tensors
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
-from autoslim.training.device import uses_bfloat16
 from autoslim.training.finished_model import save_finished_model
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.measure import Measurer
 from autoslim.training.model_checks import constraints_of
+from autoslim.training.phase import Loss, TrainingPhase, make_trainer
 from autoslim.training.phase_steps import phase_shares, rests_before, split_steps
 from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -46,8 +46,6 @@ Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """A checkpoint: tensors by name, and metadata as JSON values, such as the phase and its step."""
 
 Reports = Generator[EpochReport, None, Outcome]
-
-Loss = Callable[[DistillationBatch], Tensors]
 
 
 def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_label: str = "") -> Reports:
@@ -69,7 +67,6 @@ class _Trial:
         self.recipe, self.context, self.folder, self.budget_label = recipe, context, folder, budget_label
         self.training = recipe.training
         self.shape: ViTShape = context.dense.shape
-        self.bfloat16 = uses_bfloat16(self.training.precision, context.device)
         self.measurer = Measurer(recipe, context)
         self.train_images = context.loader(context.splits.train, self.training, seed=recipe.seed, train=True)
         self.limits = StepLimits(recipe=recipe, shape=self.shape, constraints=constraints_of(recipe, context.latency))
@@ -237,25 +234,8 @@ class _Trial:
 
     def _trainer(self, student: nn.Module, schedule: PhaseSchedule, loss: Loss | None = None) -> Trainer:
         """Minimises `loss`, or the recipe's own."""
-
-        def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-            context = self.context
-            progress = trainer.step / schedule.steps
-            batch = context.batch(student, images_B3HW, labels, self.training, progress=progress)
-            return {"loss": batch.task_loss} if loss is None else loss(batch)
-
-        trainer = Trainer(
-            student,
-            objective,
-            self.train_images,
-            self.training,
-            schedule,
-            seed=self.recipe.seed,
-            device=self.context.device,
-            bfloat16=self.bfloat16,
-            frozen_models=self.context.frozen_models,
-        )
-        return trainer
+        phase = TrainingPhase(student=student, loss=loss, training=self.training, schedule=schedule, seed=self.recipe.seed)
+        return make_trainer(self.context, phase)
 
     def _train(self, trainer: Trainer, position: float, saved: Checkpoint | None) -> Generator[EpochReport]:
         """Runs a phase. An epoch is reported after its checkpoint is written, so that a trial that is killed again and again advances."""

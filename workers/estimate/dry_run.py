@@ -22,6 +22,7 @@ from autoslim.search.spending import spending_limit
 from workers.estimate.throughput import Throughput, mean_throughput
 from workers.progress.cost import SearchCost, cost_of, devices_of, finalize_seconds, folder_size
 from workers.search.prepare import PreparedSearch, flops_of
+from workers.search.resources import trial_ranks
 
 _START_SECONDS = 27.0
 """Until Ray and its first workers are ready."""
@@ -127,7 +128,8 @@ def _epoch_seconds(prepared: PreparedSearch, throughput: Throughput) -> float:
         for label in start.feasibility
     ]
     own = statistics.fmean(shares) if shares else 0.0
-    train = report.train.images * (own * throughput.train + (1 - own) * throughput.finetune)
+    # The GPUs of a trial share each batch; one of them evaluates.
+    train = report.train.images * (own * throughput.train + (1 - own) * throughput.finetune) / trial_ranks(prepared.job)
     # Every epoch of finetuning is evaluated, and each trial once after pruning and once at its end.
     evaluations = 1 - own + 2 / prepared.job.training.epochs
     return train + evaluations * report.validation.images * throughput.evaluate

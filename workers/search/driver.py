@@ -43,7 +43,7 @@ from workers.search.goal import explain_goal
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
 from workers.search.prepare import PreparedSearch, prepare, with_floor, with_latency_table
 from workers.search.report import write_search_report
-from workers.search.resources import busy_machine, trial_resources, trial_threads, with_default_resources
+from workers.search.resources import busy_machine, trial_ranks, trial_resources, trial_threads, with_default_resources
 from workers.search.signals import GracefulShutdown
 from workers.search.spending_guard import SpendingGuard, handover_images
 from workers.search.summary import Summary, summarize
@@ -336,7 +336,9 @@ def _common_config(prepared: PreparedSearch) -> dict[str, object]:
     return {
         "job_id": job.id,
         "dataset_folder": str(prepared.dataset.path),
-        "torch_threads": trial_threads(job),
+        "ranks": trial_ranks(job),
+        # A trial's CPUs are shared by its ranks.
+        "torch_threads": max(1, trial_threads(job) // trial_ranks(job)),
         "shared_folder": str(prepared.output.shared),
         "shared_training": prepared.proposer.space.with_fixed(job.training).to_json(),
         "latency_table": "" if job.limits.latency_ms is None else str(prepared.output.latency),

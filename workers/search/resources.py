@@ -32,6 +32,11 @@ def trial_resources(job: SearchJob) -> Resources:
     return job.resources
 
 
+def trial_ranks(job: SearchJob) -> int:
+    """Processes that train one trial: one for each of its GPUs, one where it has less than two."""
+    return 1 if job.resources is None else max(1, int(job.resources.gpu))
+
+
 def trial_threads(job: SearchJob) -> int:
     """PyTorch threads of one trial: by default as many as it has CPUs, and one where it shares a CPU."""
     return job.threads or max(1, int(trial_resources(job).cpu))

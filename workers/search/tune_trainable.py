@@ -16,8 +16,9 @@ from ray import tune
 from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.cost import LatencyTable
-from autoslim.errors import TrialError
+from autoslim.errors import RankLostError, TrialError
 from autoslim.training import TrialContext, run_trial
+from autoslim.training.ranks import LeadingRank
 from autoslim.training.trial import Reports
 from workers.search.system_metrics import SystemMetrics
 
@@ -32,7 +33,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     One of Tune's steps is one report of a trial. Its result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or
     `error` and `error_class`, as JSON.
-    A trial's own error is a result like any other; Tune sees an error, and retries the trial, only where the worker is lost.
+    A trial's own error is a result like any other; Tune sees an error, and retries the trial, only where the worker is lost, or one of the
+    ranks that train with it.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -43,10 +45,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
+        base, dataset = Path(config["base_folder"]), Path(config["dataset_folder"])
+        teacher = Path(config["teacher_folder"]) if config["teacher_folder"] else None
+        ranks = int(config["ranks"])
+        self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher) if ranks > 1 else None
         self._trial_context = TrialContext.open(
-            base=Path(config["base_folder"]),
-            teacher=Path(config["teacher_folder"]) if config["teacher_folder"] else None,
-            dataset=Path(config["dataset_folder"]),
+            base=base,
+            teacher=teacher,
+            dataset=dataset,
+            group=self._ranks,
             shared_folder=Path(config["shared_folder"]),
             shared_training=TrainingSettings.from_json(config["shared_training"]),
             latency=LatencyTable.from_json(Path(config["latency_table"]).read_text()) if config["latency_table"] else None,
@@ -57,7 +64,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if self._opened_for != _context_key(new_config):
             # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
             del self._trial_context
-            self._release()
+            self.cleanup()
             self._open(new_config)
         self._begin(new_config)
         return True
@@ -78,6 +85,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         except StopIteration as end:
             _log.info("trial ends", extra={"accuracy": end.value.accuracy, "flops": end.value.flops})
             return {"outcome": end.value.to_json(), "done": True}
+        except RankLostError as error:
+            _log.warning("trial loses a rank: %s", error)
+            raise
         except TrialError as error:
             _log.warning("trial ends with %s: %s", type(error).__name__, error)
             return {"error_class": type(error).__name__, "error": str(error), "done": True}
@@ -97,6 +107,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         self._release()
+        if self._ranks is not None:
+            self._ranks.close()
 
     def _release(self) -> None:
         """Frees the memory of a trial that was stopped half-way, which still holds its model; the next trial needs it."""
@@ -123,8 +135,8 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path, target: str, comm
     budget, or `free`). `common` has the keys that are the same for all trials of a search that slim one dense model: `job_id`, the folders
     of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), of the images (`dataset_folder`) and
     of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work (`shared_training`), the number of
-    PyTorch's threads
-    (`torch_threads`), and the file of the latency table or "" (`latency_table`).
+    processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), and the file of the latency table or ""
+    (`latency_table`).
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

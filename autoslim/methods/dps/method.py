@@ -176,7 +176,7 @@ class DPS(PatchSlimming):
         errors, agreements = [], []
         for block, x_BND in tokens_entering(batch.student, batch.images_B3HW, list(selectors)).items():
             score_BP = selectors[block].scorer.of_tokens(x_BND).float()
-            wanted_BP = log_impact(chain.scores[block]).gather(1, place_BP)
+            wanted_BP = log_impact(chain.scores[block], mean=batch.mean).gather(1, place_BP)
             errors.append((score_BP - wanted_BP).square().mean())
             kept_BK = order_by(score_BP.detach())[:, : counts[block]]
             # The next selector sees what this one has selected, not what the dense model's impact would have.

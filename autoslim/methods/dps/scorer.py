@@ -5,6 +5,8 @@ Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -129,14 +131,17 @@ class TaskScoredBlock(RectangularBlock):
         return as_given(PlacedTokens(scored_BQD, places), tokens)
 
 
-def log_impact(score_BP: Tensor) -> Tensor:
+def log_impact(score_BP: Tensor, *, mean: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """What scorers predict, (B, P), from impact scores s (B, P): log s, centred per image, in standard deviations over all images.
+
+    Where `score_BP` is a share of a batch, `mean` is `DistillationBatch.mean`.
 
     Images whose impact is concentrated on few patches keep a wider spread than others; adaptive counts depend on it.
     """
     log_BP = (score_BP.float() / score_BP.float().mean(dim=1, keepdim=True).clamp_min(1e-30)).clamp_min(_FLOOR).log()
     centred_BP = log_BP - log_BP.mean(dim=1, keepdim=True)
-    return centred_BP / centred_BP.square().mean().sqrt().clamp_min(1e-6)
+    variance = centred_BP.square().mean()
+    return centred_BP / (variance if mean is None else mean(variance)).sqrt().clamp_min(1e-6)
 
 
 class SelectedRows(nn.Module):

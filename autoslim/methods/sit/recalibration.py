@@ -6,7 +6,7 @@ Shapes: B batch, N tokens (prefix included), P patches, K patches of a slimmed b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autoslim.core.recipe import Knobs
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
-from autoslim.methods.losses import soft_label_loss
+from autoslim.methods.losses import channel_variance, soft_label_loss
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming
 from autoslim.methods.trainer import DistillationBatch, Tensors
 
@@ -34,12 +34,19 @@ class ReverseModules(nn.ModuleDict):
         super().__init__({str(index): module for index, module in modules.items()})
         self.num_prefix_tokens, self.normalised = num_prefix_tokens, normalised
 
-    def token_loss(self, outputs: Sequence[Tensor], teacher_tokens: Sequence[Tensor], *, saving: bool) -> Tensor:
+    def token_loss(
+        self,
+        outputs: Sequence[Tensor],
+        teacher_tokens: Sequence[Tensor],
+        *,
+        saving: bool,
+        variance: Callable[[Tensor], Tensor] = channel_variance,
+    ) -> Tensor:
         """The mean over the blocks of MSE(RTSM(X^), teacher's X), over patches only; a block without a reverse module has X^ itself.
 
         `outputs` (`record_outputs`) and `teacher_tokens` are the tokens (B, N, D) behind each block. `saving` recomputes the reverse
         modules in the backward pass instead of storing their activations: with four times the patches in the middle, these take more memory
-        than the blocks.
+        than the blocks. `variance` is that of the whole batch, as `DistillationBatch.variance`.
         """
         # The paper's mean is over all blocks, so that those in front of the first module take part, too.
         losses = []
@@ -47,8 +54,14 @@ class ReverseModules(nn.ModuleDict):
             # A last block that computes the prefix tokens alone has no patches that could be restored.
             if x_BND.shape[1] > self.num_prefix_tokens:
                 inputs = (index, x_BND, teacher_BND)
-                losses.append(checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs))
+                error = checkpoint(self._error, *inputs, use_reentrant=False) if saving else self._error(*inputs)
+                losses.append(error / self._scale(teacher_BND, variance) if self.normalised else error)
         return torch.stack(losses).mean()
+
+    def _scale(self, teacher_BND: Tensor, variance: Callable[[Tensor], Tensor]) -> Tensor:
+        """The variance of each channel over all patches, averaged over the channels: the mean patch alone would have an error of 1."""
+        target_BPD = teacher_BND[:, self.num_prefix_tokens :].float()
+        return variance(target_BPD.flatten(0, 1)).mean() + _LEAST_VARIANCE
 
     def _error(self, index: int, x_BND: Tensor, teacher_BND: Tensor) -> Tensor:
         # Slimming modules mix patches alone, so that only patches have to be restored.
@@ -56,11 +69,7 @@ class ReverseModules(nn.ModuleDict):
         if str(index) in self:
             x_BPD = self[str(index)](x_BPD)
         target_BPD = teacher_BND[:, self.num_prefix_tokens :].float()
-        error = functional.mse_loss(x_BPD.float(), target_BPD)
-        if not self.normalised:
-            return error
-        # The variance of each channel over all patches, averaged over the channels: the mean patch alone would have an error of 1.
-        return error / (target_BPD.flatten(0, 1).var(dim=0, correction=0).mean() + _LEAST_VARIANCE)
+        return functional.mse_loss(x_BPD.float(), target_BPD)
 
 
 class RecalibratedTrunk(Trunk):
@@ -88,7 +97,7 @@ def recalibration_losses(reverse: ReverseModules, knobs: Knobs, batch: Distillat
         loss = loss + knobs["logit_weight"] * losses["logits"]
     if knobs["token_weight"]:
         saving = bool(getattr(batch.student, "grad_checkpointing", False))
-        losses["tokens"] = reverse.token_loss(outputs, teacher_tokens, saving=saving)
+        losses["tokens"] = reverse.token_loss(outputs, teacher_tokens, saving=saving, variance=batch.variance)
         loss = loss + knobs["token_weight"] * losses["tokens"]
     return {"loss": loss, **losses}
 

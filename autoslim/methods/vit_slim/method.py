@@ -26,6 +26,7 @@ Shapes: H heads, K head width, F hidden units, P patches.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Generator
 from typing import ClassVar
 
@@ -178,7 +179,7 @@ class ViTSlim(Method):
         student = _gated(shared_trainer.student(), shared_trainer.shape, patches=settings["patches"]).requires_grad_(True)
         yield from shared_trainer.train(
             student,
-            lambda batch: self.loss(settings, batch),
+            functools.partial(self.loss, settings),
             epochs=settings["search_share"] * shared_trainer.training.epochs,
             learning_rates={"zeta": settings["mask_lr"]},
             constant_rate=True,

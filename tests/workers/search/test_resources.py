@@ -8,7 +8,14 @@ from helpers.sample_search import make_job
 from autoslim.core.job import Resources
 from autoslim.errors import UnavailableError
 from workers.search.cluster import Cluster
-from workers.search.resources import busy_machine, concurrent_trials, default_resources, trial_threads, with_default_resources
+from workers.search.resources import (
+    busy_machine,
+    concurrent_trials,
+    default_resources,
+    trial_ranks,
+    trial_threads,
+    with_default_resources,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,11 @@ def test_a_jobs_own_resources_are_kept() -> None:
     assert concurrent_trials(Resources(cpu=0.5), cpus=2.0, gpus=0.0) == 4
     assert trial_threads(job) == 1
     assert trial_threads(job.replace(threads=3)) == 3
+
+
+@pytest.mark.parametrize(("resources", "ranks"), [("cpu=4", 1), ("gpu=0.5", 1), ("gpu=1", 1), ("gpu=8,cpu=16", 8)])
+def test_a_trial_trains_on_all_its_gpus(resources: str, ranks: int) -> None:
+    assert trial_ranks(make_job(resources=Resources.parse(resources))) == ranks
 
 
 def test_a_busy_machine_is_said_where_trials_run_on_it(monkeypatch: pytest.MonkeyPatch) -> None:

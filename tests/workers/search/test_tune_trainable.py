@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
+from autoslim.errors import RankLostError
 from autoslim.methods import METHODS, solve
 from autoslim.models import create_dense
 from autoslim.training import BaseRequest, prepare_base
@@ -48,6 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "base_folder": str(root / "base"),
         "teacher_folder": "",
         "dataset_folder": str(dataset.path),
+        "ranks": 1,
         "torch_threads": 1,
         "shared_folder": str(root / "shared"),
         "shared_training": TrainingSettings(epochs=1.0, batch_size=32).to_json(),
@@ -116,3 +119,26 @@ def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: d
         pass
     assert result["error_class"] == "DivergedError"
     assert "outcome" not in result
+
+
+def test_a_lost_rank_is_an_error_that_tune_retries() -> None:
+    def lost() -> Iterator[Any]:
+        raise RankLostError("rank 1 of 2 was ended by SIGKILL")
+        yield
+
+    trainable = TrialTrainable.__new__(TrialTrainable)
+    trainable._reports = lost()
+    with pytest.raises(RankLostError, match="SIGKILL"):
+        trainable.step()
+
+
+@pytest.mark.slow
+def test_a_trial_has_a_process_for_each_of_its_ranks_and_one_worker_runs_several(
+    cluster: Cluster, shared: dict[str, Any], tmp_path: Path
+) -> None:
+    actor: Any = None
+    for number, recipe in enumerate(_recipes()[:2]):
+        config = trial_config(recipe, number=number, folder=tmp_path / str(number), target="60%", common={**shared, "ranks": 2})
+        if actor is None:
+            actor = ray.remote(num_cpus=1)(TrialTrainable).remote(config=config)
+        assert "outcome" in _run(actor, config, fresh=number == 0)

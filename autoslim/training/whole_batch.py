@@ -1,0 +1,106 @@
+"""`WholeBatch`: the passes of a rank's share of a batch as parts of one pass of the whole batch.
+
+Dropout and stochastic depth are drawn for the whole batch, and each rank takes its rows; batch norms have the moments of the whole batch.
+Dropout inside a fused attention is drawn by each rank for itself.
+
+Shapes: b rows of this rank, B of the whole batch, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from autoslim.training.rank_group import RankGroup
+
+
+def whole_batch(model: nn.Module, group: RankGroup, images: int) -> contextlib.AbstractContextManager[Any]:
+    """The context of the passes of `model` on a share of `images` images; without an effect where an image's pass depends on no other's."""
+    if not any(_depends_on_batch(module) for module in model.modules()):
+        return contextlib.nullcontext()
+    return WholeBatch(group, images)
+
+
+def _depends_on_batch(module: nn.Module) -> bool:
+    # timm's stochastic depth is a class of each of its layers' modules, with this attribute.
+    drops = (isinstance(module, _DropoutNd) and module.p > 0) or bool(getattr(module, "drop_prob", None))
+    return drops or isinstance(module, _BatchNorm)
+
+
+class WholeBatch(TorchFunctionMode):
+    """Every rank has torch's generator in the same state, so that all draw the same numbers for the whole batch."""
+
+    def __init__(self, group: RankGroup, images: int) -> None:
+        super().__init__()
+        self._group, self._images = group, images
+        self._rows_b = torch.from_numpy(group.share.rows(images))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is torch.Tensor.bernoulli_:
+            return args[0].copy_(self._drawn(args[0], lambda like_B: like_B.bernoulli_(*args[1:], **given)))
+        if func is functional.dropout and given["training"] and given["p"] > 0:
+            # Dropout of ones is the mask with its scale.
+            return args[0] * self._drawn(args[0], lambda like_B: functional.dropout(like_B.fill_(1), given["p"]))
+        if func is functional.batch_norm and given["training"]:
+            return self._batch_norm(*args, **given)
+        return func(*args, **given)
+
+    def _drawn(self, own_b: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """This rank's rows of what `draw` makes for the whole batch. An image may have several rows, such as its windows."""
+        rows, rest = divmod(len(own_b), len(self._rows_b))
+        assert rest == 0, "a draw whose first dimension is not the batch"
+        with torch.no_grad():
+            drawn_B = draw(own_b.new_empty((self._images, rows, *own_b.shape[1:])).flatten(0, 1))
+            return drawn_B.unflatten(0, (self._images, rows))[self._rows_b.to(own_b.device)].flatten(0, 1)
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean_C: Tensor | None,
+        running_var_C: Tensor | None,
+        *,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        others = [dimension for dimension in range(x.ndim) if dimension != 1]
+        shape = [-1 if dimension == 1 else 1 for dimension in range(x.ndim)]
+        # Of the whole batch, whose images are all of one size.
+        count = x.numel() // x.shape[1] * self._images // len(self._rows_b)
+        mean_C = _SumOverRanks.apply(x.float().sum(others), self._group) / count
+        centred = x.float() - mean_C.view(shape)
+        variance_C = _SumOverRanks.apply(centred.square().sum(others), self._group) / count
+        if running_mean_C is not None and running_var_C is not None:
+            with torch.no_grad():
+                running_mean_C.lerp_(mean_C, momentum)
+                running_var_C.lerp_(variance_C * (count / (count - 1)), momentum)
+        out = centred * (variance_C + eps).rsqrt().view(shape)
+        if weight is not None and bias is not None:
+            out = out * weight.view(shape) + bias.view(shape)
+        return out.to(x.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over the ranks. Each rank's loss depends on it, so that its gradient is the sum over the ranks, too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: RankGroup) -> Tensor:
+        ctx.group = group
+        return group.sum(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.group.sum(gradient.contiguous().clone()), None

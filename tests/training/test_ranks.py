@@ -1,0 +1,132 @@
+"""A trial on two ranks, which are processes: its losses are those of one process, whatever becomes of the ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from helpers.marks import CI_ONLY
+
+from autoslim.core.recipe import Recipe
+from autoslim.core.result import EpochReport, Phase
+from autoslim.data import PreparedDataset
+from autoslim.errors import DivergedError, RankLostError
+from autoslim.methods import METHODS
+from autoslim.training import TrialContext, ranks, run_trial
+from autoslim.training.ranks import LeadingRank
+
+MakeRecipe = Callable[..., Recipe]
+SETTINGS = {"epochs": 1.0, "mixup": 0.2, "lr": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def leading(base: Path, digits: PreparedDataset) -> Iterator[LeadingRank]:
+    """One for all tests: starting a rank takes seconds."""
+    group = LeadingRank(2, base=base, dataset=digits.path, teacher=None)
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def on_two_ranks(context: TrialContext, leading: LeadingRank) -> TrialContext:
+    return dataclasses.replace(context, group=leading)
+
+
+def losses(reports: list[EpochReport]) -> list[tuple[Phase, dict[str, float]]]:
+    """All curves but what depends on the clock, and accuracies: an image between two classes may fall on either side."""
+    clock = ("images_per_second", "loader_wait", "accuracy")
+    return [(r.phase, {name: value for name, value in r.metrics.items() if name not in clock}) for r in reports]
+
+
+def assert_same_losses(reports: list[EpochReport], expected: list[EpochReport]) -> None:
+    for (phase, own), (expected_phase, alone) in zip(losses(reports), losses(expected), strict=True):
+        assert phase == expected_phase
+        assert own == pytest.approx(alone, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=CI_ONLY if name == "width" else pytest.mark.slow) for name in METHODS]
+)
+def test_two_ranks_give_the_losses_of_one_process(
+    method: str, context: TrialContext, on_two_ranks: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    recipe = make_recipe(method, **SETTINGS)
+    alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
+    together, outcome = drain(run_trial(recipe, on_two_ranks, tmp_path / "two"))
+    assert_same_losses(together, alone)
+    assert outcome.flops <= recipe.budget
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_trial_resumes_with_another_number_of_ranks(
+    first: int, context: TrialContext, on_two_ranks: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    recipe = make_recipe("vit_slim", **{**SETTINGS, "epochs": 3.0})
+    alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
+    contexts = [context, on_two_ranks] if first == 1 else [on_two_ranks, context]
+    run = run_trial(recipe, contexts[0], tmp_path / "both")
+    begun = [next(run)]
+    while begun[-1].phase is not Phase.FINETUNE:
+        begun.append(next(run))
+    run.close()
+    rest, _ = drain(run_trial(recipe, contexts[1], tmp_path / "both"))
+    # The first report of a resumed trial is the last one before.
+    assert_same_losses([*begun, *rest[1:]], alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_rank_ends_the_try_and_the_next_one_resumes(
+    ended_by: signal.Signals,
+    on_two_ranks: TrialContext,
+    leading: LeadingRank,
+    make_recipe: MakeRecipe,
+    drain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    leading.close()
+    monkeypatch.setattr(ranks, "_ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(ranks, "_END_SECONDS", 1.0)
+    recipe = make_recipe("merge", **{**SETTINGS, "epochs": 3.0})
+    run = run_trial(recipe, on_two_ranks, tmp_path)
+    while next(run).phase is not Phase.FINETUNE:
+        pass
+    ((process, _),) = leading._others
+    os.kill(process.pid, ended_by)
+    began = time.monotonic()
+    said = "rank 1 of 2 was ended by SIGKILL; the trial is tried again" if ended_by is signal.SIGKILL else "has no answer"
+    with pytest.raises(RankLostError, match=said):
+        next(run)
+    assert time.monotonic() - began < 60
+    assert process.poll() is not None
+    assert not dist.is_initialized()
+    _, outcome = drain(run_trial(recipe, on_two_ranks, tmp_path))
+    assert outcome.epochs == pytest.approx(3.0)
+
+
+@pytest.mark.slow
+def test_a_trials_own_error_is_that_of_one_process(on_two_ranks: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path):
+    recipe = make_recipe("merge", **{**SETTINGS, "lr": 1e30})
+    with pytest.raises(DivergedError):
+        drain(run_trial(recipe, on_two_ranks, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_rank_ends_when_rank_0_is_killed(on_two_ranks: TrialContext, leading: LeadingRank, make_recipe, tmp_path: Path):
+    run = run_trial(make_recipe("merge", **SETTINGS), on_two_ranks, tmp_path)
+    while next(run).phase is not Phase.FINETUNE:
+        pass
+    ((process, _),) = leading._others
+    # What the kernel does when rank 0 ends, however it ends.
+    process.stdin.close()
+    assert process.wait(timeout=30) == 1
+    process.stdin = None
+    leading.close()
