@@ -23,7 +23,19 @@ REQUEST = [word for word in SEARCH if word != "70%"]
 REQUEST.pop(REQUEST.index("--flops"))
 SECONDS = 230.0
 """For Ray's start, a trial's first epochs and what is kept; the trial itself would take far longer."""
-LONG = (*REQUEST, "--epochs", "5000", "--trials", "1", "--speed", "none", "--forms", "none", "--max-hours", f"{SECONDS / 3600:.6f}")
+LONG = (
+    *REQUEST,
+    "--epochs",
+    "5000",
+    "--trials",
+    "1",
+    "--speed",
+    "none",
+    "--forms",
+    "none",
+    "--max-hours",
+    f"{SECONDS / 3600:.6f}",
+)
 
 UNAWARE = """
 import sys
