@@ -40,7 +40,7 @@ class RankGroup:
             # One message a step. A parameter without a gradient here has none on any rank, and stays without.
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             flat = torch.cat([value.reshape(-1).float() for value in (*gradients, *(curves[name] for name in names))])
-            parts = self.sum(flat).split([gradient.numel() for gradient in gradients] + [1] * len(names))
+            parts = self.sum(flat).split([gradient.numel() for gradient in gradients] + [1] * len(names))  # type: ignore[no-untyped-call]
             for parameter, part in zip(parameters, parts, strict=False):
                 if parameter.grad is not None:
                     parameter.grad.copy_(part.view_as(parameter.grad))

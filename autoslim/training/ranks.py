@@ -62,7 +62,7 @@ class RankStart:
             os.environ.setdefault(name, "lo")
         dist.init_process_group(
             "nccl" if self.cuda else "gloo",
-            store=dist.FileStore(str(self.store), self.ranks),
+            store=dist.FileStore(str(self.store), self.ranks),  # type: ignore[attr-defined]
             rank=self.rank,
             world_size=self.ranks,
             timeout=datetime.timedelta(seconds=_ANSWER_SECONDS),

@@ -62,7 +62,8 @@ class WholeBatch(TorchFunctionMode):
         assert rest == 0, "a draw whose first dimension is not the batch"
         with torch.no_grad():
             drawn_B = draw(own_b.new_empty((self._images, rows, *own_b.shape[1:])).flatten(0, 1))
-            return drawn_B.unflatten(0, (self._images, rows))[self._rows_b.to(own_b.device)].flatten(0, 1)
+            own: Tensor = drawn_B.view(self._images, rows, *own_b.shape[1:])[self._rows_b.to(own_b.device)]
+            return own.flatten(0, 1)
 
     def _batch_norm(
         self,
@@ -87,7 +88,7 @@ class WholeBatch(TorchFunctionMode):
             with torch.no_grad():
                 running_mean_C.lerp_(mean_C, momentum)
                 running_var_C.lerp_(variance_C * (count / (count - 1)), momentum)
-        out = centred * (variance_C + eps).rsqrt().view(shape)
+        out: Tensor = centred * (variance_C + eps).rsqrt().view(shape)
         if weight is not None and bias is not None:
             out = out * weight.view(shape) + bias.view(shape)
         return out.to(x.dtype)
@@ -102,5 +103,5 @@ class _SumOverRanks(torch.autograd.Function):
         return group.sum(values.clone())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.group.sum(gradient.contiguous().clone()), None

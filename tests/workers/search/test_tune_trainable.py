@@ -123,8 +123,8 @@ def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: d
 
 def test_a_lost_rank_is_an_error_that_tune_retries() -> None:
     def lost() -> Iterator[Any]:
+        yield from ()
         raise RankLostError("rank 1 of 2 was ended by SIGKILL")
-        yield
 
     trainable = TrialTrainable.__new__(TrialTrainable)
     trainable._reports = lost()
