@@ -35,7 +35,9 @@ def notebook_page(sources: list[str], folder: Path) -> str:
 
 
 def _cell(cell: Any) -> str:
-    outputs = "".join(f'<div class="cell"><span></span><div>{_output(output)}</div></div>' for output in cell.outputs)
+    # Libraries warn there of what the machine lacks.
+    shown = [output for output in cell.outputs if output.get("name") != "stderr"]
+    outputs = "".join(f'<div class="cell"><span></span><div>{_output(output)}</div></div>' for output in shown)
     number = f'<span class="number">[{cell.execution_count}]:</span>'
     return f'<div class="cell code">{number}<pre>{escape(cell.source)}</pre></div>{outputs}'
 

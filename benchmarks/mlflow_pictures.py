@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from browser import Browser
@@ -31,6 +31,13 @@ COLUMNS = {
 """Columns of the table of runs that are switched on (True) or off, relative to MLflow's default."""
 
 _CLOSE = 'document.querySelectorAll(\'[aria-label="Close"], [aria-label="close"]\').forEach(button => button.click())'
+_RENAME = """
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode())
+  for (const [found, shown] of Object.entries(arguments[0]))
+    if (walker.currentNode.data.includes(found))
+      walker.currentNode.data = walker.currentNode.data.replaceAll(found, shown);
+"""
 _DRAWN = "document.querySelectorAll('circle, path, img, svg, canvas').length > 0"
 
 
@@ -59,7 +66,8 @@ def main() -> None:
         print(f"{page.name}.png  {page.url}", flush=True)
 
 
-def take_screenshot(browser: Browser, page: Page, output: Path) -> None:
+def take_screenshot(browser: Browser, page: Page, output: Path, names: Mapping[str, str] | None = None) -> None:
+    """`names` has what is shown instead of texts on the page, such as folders of this machine."""
     browser.open(page.url)
     browser.wait(page.ready, in_frame=page.in_frame)
     # MLflow's assistant opens a moment after the page and would cover it.
@@ -67,6 +75,7 @@ def take_screenshot(browser: Browser, page: Page, output: Path) -> None:
     browser.run(_CLOSE)
     page.then(browser)
     time.sleep(1.5)
+    browser.run(_RENAME, dict(names or {}))
     browser.screenshot(output / f"{page.name}.png")
 
 

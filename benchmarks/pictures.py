@@ -120,7 +120,7 @@ def take_mlflow(search: Path, folder: Path, port: int) -> None:
         parent, children = mlflow_pictures.runs_of(MlflowClient(uri), job)
         for page in mlflow_pictures.pages(uri, job, parent, children):
             with Browser(width=1400, height=950) as browser:
-                mlflow_pictures.take_screenshot(browser, page, folder)
+                mlflow_pictures.take_screenshot(browser, page, folder, names={f"file://{search}": "runs/demo"})
             print(folder / f"{page.name}.png", flush=True)
 
 
