@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,28 +121,31 @@ class Front:
 
         ax = plt.gca() if ax is None else ax
         complete = [trial for trial in self.trials if trial.flops is not None and trial.accuracy is not None]
-        for method in dict.fromkeys(trial.recipe.method for trial in complete):
-            own = [trial for trial in complete if trial.recipe.method == method]
-            ax.scatter([_giga(trial.flops) for trial in own], [self._shown(trial.accuracy) for trial in own], label=method, s=18)
-        front = list(self)
-        ax.step(
-            [_giga(trial.flops) for trial in front], [self._shown(trial.accuracy) for trial in front], where="post", label="front"
-        )
         base = self.job.base
+        largest = max([trial.flops or 0 for trial in complete] + [0 if base is None else base.dense_flops])
+        prefix, unit = ("G", 1e9) if largest >= 1e9 else ("M", 1e6)
+
+        def draw(trials: Sequence[TrialResult], how: Callable[..., object], **options: Any) -> None:
+            how([(trial.flops or 0) / unit for trial in trials], [self._shown(trial.accuracy) for trial in trials], **options)
+
+        for method in dict.fromkeys(trial.recipe.method for trial in complete):
+            draw([trial for trial in complete if trial.recipe.method == method], ax.scatter, label=method, s=18)
+        draw(list(self), ax.step, where="post", label="front")
         if base is not None:
-            ax.scatter(
-                [_giga(base.dense_flops)], [self._shown(base.dense_accuracy)], marker="*", s=80, color="black", label="dense"
-            )
+            dense = [base.dense_flops / unit], [self._shown(base.dense_accuracy)]
+            ax.scatter(*dense, marker="*", s=80, color="black", label="dense")
             for budget in self.job.job.budgets:
-                ax.axvline(_giga(budget.flops_of(base.dense_flops)), linestyle=":", linewidth=1, color="grey")
-        ax.set_xlabel("multiply-accumulates an image, G")
+                ax.axvline(budget.flops_of(base.dense_flops) / unit, linestyle=":", linewidth=1, color="grey")
+        ax.set_xlabel(f"multiply-accumulates an image, {prefix}")
         ax.set_ylabel(self.score.axis)
         ax.legend()
         return ax
 
     def _repr_html_(self) -> str:
         shown: Any = self.to_pandas()[["number", "method", "model", "flops", "flops_share", "params", "accuracy", "chosen"]]
-        return str(shown.rename(columns={ACCURACY.name: self.score.name}).to_html(index=False))
+        # `model` says nothing where the search starts from one.
+        shown = shown.convert_dtypes().dropna(axis="columns", how="all").rename(columns={ACCURACY.name: self.score.name})
+        return str(shown.to_html(index=False, na_rep=""))
 
     def __repr__(self) -> str:
         points = ", ".join(
@@ -151,7 +154,3 @@ class Front:
             for trial in self
         )
         return f"Front({points})"
-
-
-def _giga(flops: int | None) -> float:
-    return (flops or 0) / 1e9
