@@ -48,7 +48,8 @@ def show_accuracy(
             f"{folder} holds a model of features, which has no classes; allowed: --objective features --dense MODEL"
         )
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
-        dataset = prepare_dataset(spec, Path(cache), seed=seed)
+        inputs = [(config.shape.image_size, config.preprocessing.crop_pct)]
+        dataset = prepare_dataset(spec, Path(cache), seed=seed, inputs=inputs)
         refuse_other_classes(spec, dataset, config)
         result = evaluate_folder(folder, dataset.path, split)
     if as_json:

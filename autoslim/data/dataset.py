@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +51,12 @@ class Splits:
 class PreparedDataset:
     """Another process opens it by `path` (`open_dataset`). `digest` identifies its content: images, labels, classes and splits."""
 
-    def __init__(self, path: Path, report: DatasetReport) -> None:
-        self.path, self.report = path, report
+    def __init__(self, path: Path, report: DatasetReport, collected: Mapping[tuple[int, int], int] | None = None) -> None:
+        self.path, self.report, self._collected = path, report, dict(collected or {})
+
+    def with_collected(self, collected: Mapping[tuple[int, int], int]) -> PreparedDataset:
+        """By the storage size, how many images were decoded while this was prepared just now."""
+        return PreparedDataset(self.path, self.report, collected)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,12 +82,14 @@ class PreparedDataset:
         return Splits(**{split: self._mapped(split, size, folder) for split in SPLITS}, decoded=True)
 
     def kept(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> int:
-        """How many images `splits` takes from the user's cache and does not decode; 0 where it has been called before."""
+        """How many images an earlier search has decoded, which `splits` takes from the user's cache; 0 where it has been called before."""
         size = storage_size(image_size, crop_pct)
         if not self._is_decoded_once(size) or self._decoded(size).is_dir():
             return 0
         cache = PixelCache.of_user(size)
-        return sum(cache.count(self._keys(split)) for split in SPLITS)
+        # Of an image with copies, each counts here, and one was decoded.
+        found = sum(cache.count(self._keys(split)) for split in SPLITS)
+        return max(0, found - self._collected.get(size, 0))
 
     def lines(self, inputs: Iterable[tuple[tuple[int, int], float]]) -> list[str]:
         """What `report` says, and how many images are `kept` for models with these `inputs`: the size of an image and the crop."""

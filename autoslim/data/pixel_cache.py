@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from filelock import FileLock
 from autoslim.core.files import is_unfinished, replacing_file
 from autoslim.data.cache import grouped
 from autoslim.data.decode import decoder_version
+from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import CheckedFile, Keys, check_of, write_pixels
 from autoslim.data.table import Indices
 from autoslim.data.user_cache import FOLDER, LIMIT, cache_folder, cache_limit
@@ -59,6 +61,16 @@ class PixelCache:
         """How many of the images are kept; whether they are whole is not looked at."""
         with contextlib.ExitStack() as stack:
             return int((self._find(keys, stack).file >= 0).sum())
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[PixelCollector]:
+        """Collects images that are not kept yet while they are examined; they are kept from the end of the block on, also after an
+        error: when the data set is mended, only what is new is decoded."""
+        collector = PixelCollector(self._folder, self._size, self._all_keys(), limit=self._limit)
+        try:
+            yield collector
+        finally:
+            self._keep_collected(collector)
 
     def write(self, path: Path, keys: Keys, decode: Decode) -> None:
         """Writes the images of `keys` to `path`: those that are kept, and, decoded, the others, which are kept from now on.
@@ -119,6 +131,26 @@ class PixelCache:
         for file_path in damaged:
             _log.warning("%s is damaged: what does not fit was decoded again", file_path)
         return decoded
+
+    def _all_keys(self) -> frozenset[bytes]:
+        """Of the images that are kept; whether they are whole is looked at when they are read."""
+        found = set[bytes]()
+        for _, _, path in _listed(self._folder, "*") if self._limit else ():
+            # What cannot be read is told when images are looked for.
+            with contextlib.suppress(OSError), CheckedFile(path, self._size) as file:
+                found.update(key.tobytes() for key in file.keys)
+        return frozenset(found)
+
+    def _keep_collected(self, collector: PixelCollector) -> None:
+        try:
+            path = collector.finish()
+            if path is None:
+                return
+            with FileLock(self._root / "lock", timeout=_LOCK_SECONDS):
+                self._make_room(path.stat().st_size)
+                path.replace(self._folder / f"{uuid.uuid4().hex}{_SUFFIX}")
+        except OSError as error:
+            collector.give_up(str(error))
 
     def _find(self, keys: Keys, stack: contextlib.ExitStack) -> _Found:
         """Where the images are, in files that are open until `stack` ends; those that are used last are looked into first."""

@@ -39,16 +39,34 @@ def pixel_bytes(size: tuple[int, int]) -> int:
     return size[0] * size[1] * 3
 
 
+def bytes_in_file(size: tuple[int, int]) -> int:
+    """Of one image with its key and its check."""
+    return pixel_bytes(size) + HASH_BYTES + CHECK_BYTES
+
+
+class PixelWriter:
+    """Writes such a file, whose images need not be known before; 48 bytes of memory an image."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._keys, self._checks = file, bytearray(), bytearray()
+
+    def add(self, key: bytes, pixels: bytes, check: bytes | None = None) -> None:
+        self._file.write(pixels)
+        self._keys += key
+        self._checks += check_of(pixels, key) if check is None else check
+
+    def finish(self) -> None:
+        self._file.write(self._keys)
+        self._file.write(self._checks)
+
+
 def write_pixels(path: Path, keys: Keys, images: Iterable[tuple[bytes, bytes]]) -> None:
     """`images` are pixels and checks, as many as there are keys."""
-    checks = bytearray()
     with path.open("wb") as file:
-        for pixels, check in images:
-            file.write(pixels)
-            checks += check
-        assert len(checks) == CHECK_BYTES * len(keys)
-        file.write(keys.tobytes())
-        file.write(checks)
+        writer = PixelWriter(file)
+        for key, (pixels, check) in zip(keys, images, strict=True):
+            writer.add(key.tobytes(), pixels, check)
+        writer.finish()
 
 
 class PixelFile:
@@ -120,7 +138,7 @@ class CheckedFile:
 
 def _count(file: IO[bytes], size: tuple[int, int]) -> int:
     total = os.fstat(file.fileno()).st_size
-    count, rest = divmod(total, pixel_bytes(size) + HASH_BYTES + CHECK_BYTES)
+    count, rest = divmod(total, bytes_in_file(size))
     if rest:
         raise OSError(f"{file.name} has {total} bytes, which is no number of images of {size[0]}x{size[1]} pixels")
     return count

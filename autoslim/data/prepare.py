@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from autoslim.core.job import DatasetSpec
 from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
+from autoslim.data.decode import storage_size
 from autoslim.data.examined import Examined
+from autoslim.data.pixel_cache import PixelCache
+from autoslim.data.pixel_collector import PixelCollector
+from autoslim.data.pixel_file import pixel_bytes
 from autoslim.data.progress import Progress, Watch
 from autoslim.data.report import DatasetReport
 from autoslim.data.sources import open_source
@@ -28,13 +33,21 @@ _LAYOUT = 2
 
 
 def prepare_dataset(
-    spec: DatasetSpec, cache_dir: Path, *, seed: int, tell: Callable[[str], None] | None = None, watch: Watch | None = None
+    spec: DatasetSpec,
+    cache_dir: Path,
+    *,
+    seed: int,
+    inputs: Iterable[tuple[tuple[int, int], float]] = (),
+    tell: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> PreparedDataset:
     """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
-    Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `tell` gets a line now and
-    then that says how many images are prepared, and how long the others will take; `watch` gets the numbers, more often.
+    Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `inputs` are the image sizes
+    and crops of the models that will read it, as in `PreparedDataset.splits`: images are brought to these sizes while they are examined,
+    and are not decoded a second time. `tell` gets a line now and then that says how many images are prepared, and how long the others
+    will take; `watch` gets the numbers, more often.
 
     Raises:
         DatasetError: for a source that cannot be read or used.
@@ -43,10 +56,17 @@ def prepare_dataset(
     check_allowed(spec)
     source = open_source(spec.source, seed=seed, wanted=Wanted.of(spec))
     path = cache_dir / _key(spec, source, seed)
-    with publish_once(path) as folder:
-        if folder is not None:
-            _write(folder, spec, source, seed, tell, watch)
-    return open_dataset(path)
+    with publish_once(path) as folder, contextlib.ExitStack() as stack:
+        if folder is None:
+            return open_dataset(path)
+        parts = make_splits(spec, source, seed)
+        images = sum(len(part.rows) for part in parts.values())
+        sizes = {storage_size(*one) for one in inputs}
+        # Larger sets are decoded while they are read.
+        once = [size for size in sizes if images * pixel_bytes(size) <= spec.decoded_limit]
+        collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in once]
+        _write(folder, spec, source, seed, parts, collectors, Progress(images, tell, watch))
+    return open_dataset(path).with_collected({collector.size: collector.count for collector in collectors})
 
 
 def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
@@ -72,14 +92,18 @@ def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
 
 
 def _write(
-    folder: Path, spec: DatasetSpec, source: Source, seed: int, tell: Callable[[str], None] | None, watch: Watch | None
+    folder: Path,
+    spec: DatasetSpec,
+    source: Source,
+    seed: int,
+    parts: dict[str, Part],
+    collectors: Sequence[PixelCollector],
+    progress: Progress,
 ) -> None:
     # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
-    parts = make_splits(spec, source, seed)
     # Train is the last one where what the others hold is left out of it.
     order = ("validation", "test", "train") if spec.drop_duplicates else SPLITS
-    progress = Progress(sum(len(part.rows) for part in parts.values()), tell, watch)
     writers: dict[str, SplitWriter] = {}
     with Examined.of(spec.source) as examined:
         for split in order:
@@ -88,7 +112,7 @@ def _write(
                 if split == "train"
                 else frozenset()
             )
-            writers[split] = SplitWriter(split, parts[split], source, digest, progress, examined)
+            writers[split] = SplitWriter(split, parts[split], source, digest, progress, examined, collectors)
             writers[split].write(folder / f"{split}.arrow", without=others)
         # After all of them, so that what the message says helps in every split.
         check_unreadable([writers[split].unreadable for split in SPLITS], spec, source.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from autoslim.data.cache import EncodedFile, EncodedRow, grouped, write_encoded
 from autoslim.data.copies import Contents, content_hash, find_copies
 from autoslim.data.decode import decode_rgb
 from autoslim.data.examined import Examined
+from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.progress import Progress
 from autoslim.data.report import SplitReport
 from autoslim.data.table import Indices, Row, Source, Table
@@ -35,10 +36,17 @@ class SplitWriter:
     """Writes one split's readable images and counts the others, and those that are dropped as copies."""
 
     def __init__(
-        self, split: str, part: Part, source: Source, digest: hashlib._Hash, progress: Progress, examined: Examined
+        self,
+        split: str,
+        part: Part,
+        source: Source,
+        digest: hashlib._Hash,
+        progress: Progress,
+        examined: Examined,
+        collectors: Sequence[PixelCollector] = (),
     ) -> None:
         self._split, self._part, self._source = split, part, source
-        self._digest, self._progress, self._examined = digest, progress, examined
+        self._digest, self._progress, self._examined, self._collectors = digest, progress, examined, collectors
         self.counts = np.zeros(max(1, len(source.classes)), np.int64)
         self.contents, self.dropped = Contents(), 0
         self._unreadable: list[str] = []
@@ -88,8 +96,10 @@ class SplitWriter:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for group in grouped(self._part.table.rows(self._part.rows), 32):
                 # `map` keeps the order, so that neither the file nor the digest depends on the threads.
-                for (row, data, name), (issue, content) in zip(group, pool.map(self._examine, group), strict=True):
+                for (row, data, name), (issue, content, pixels) in zip(group, pool.map(self._examine, group), strict=True):
                     self._progress.advance()
+                    for collector, own in pixels:
+                        collector.add(content, own)
                     if issue is not None:
                         self._unreadable.append(f"{name}: {issue}")
                         continue
@@ -105,15 +115,17 @@ class SplitWriter:
                     self._digest.update(data)
                     yield data, label, name
 
-    def _examine(self, row: Row) -> tuple[str | None, bytes]:
-        """Why an image cannot be read, or None; and the hash of its bytes."""
+    def _examine(self, row: Row) -> tuple[str | None, bytes, list[tuple[PixelCollector, bytes]]]:
+        """Why an image cannot be read, or None; the hash of its bytes; and its pixels for who collects them."""
         content = content_hash(row[1])
-        if content not in self._examined.known:
-            try:
-                decode_rgb(row[1])
-            except DatasetError as error:
-                return str(error), content
-        return None, content
+        wanted = [collector for collector in self._collectors if collector.wants(content)]
+        if content in self._examined.known and not wanted:
+            return None, content, []
+        try:
+            image = decode_rgb(row[1])
+        except DatasetError as error:
+            return str(error), content, []
+        return None, content, [(collector, collector.pixels_of(image)) for collector in wanted]
 
     def check_filled(self) -> None:
         """Raises DatasetError for a class without a readable image in train or validation."""

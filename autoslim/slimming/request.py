@@ -188,8 +188,10 @@ def prepare_slim(
     """
     check_augmentation(job.training.augmentation)
     require_runtimes(job.forms)
-    _check_steps(job, untrained(job.model, labelled=job.dataset.labelled).shape)
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell, watch=watch)
+    model = untrained(job.model, labelled=job.dataset.labelled)
+    _check_steps(job, model.shape)
+    inputs = [(model.shape.image_size, model.preprocessing.crop_pct)]
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, inputs=inputs, tell=tell, watch=watch)
     probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
     dense = create_dense(job.model, classes=len(dataset.classes))
     teacher = None

@@ -100,9 +100,9 @@ def prepare(
     require_runtimes(job.forms)
     space = load_space(job.space) if job.dataset.labelled else load_space(job.space).for_features()
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
-    for spec in _all_models(job):
-        untrained(spec, labelled=job.dataset.labelled)
-    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, tell=tell, watch=watch)
+    models = [untrained(spec, labelled=job.dataset.labelled) for spec in _all_models(job)]
+    inputs = [(model.shape.image_size, model.preprocessing.crop_pct) for model in models[: len(job.starts)]]
+    dataset = prepare_dataset(job.dataset, cache, seed=job.seed, inputs=inputs, tell=tell, watch=watch)
     probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))
