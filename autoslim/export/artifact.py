@@ -179,7 +179,8 @@ class SlimConfig(Record):
     the cosines that this is the mean of, and `probe/slimmed` and `probe/dense` to k-NN top-1 with a labelled set. `images`
     maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited, and
     `form_speed`, of the exported files by their forms' names beside the dense model in ONNX Runtime, only by `autoslim export`. `made_from`
-    is null in folders of earlier versions, and for a model that was taken over from another search.
+    is null in folders of earlier versions, and for a model that was taken over from another search. `kept_epoch` is the one of the
+    recipe's epochs after which the model is kept, the best by validation score; folders of earlier versions have the last.
     """
 
     format: int
@@ -200,6 +201,7 @@ class SlimConfig(Record):
     latency: LatencyReport | None = None
     made_from: MadeFrom | None = dataclasses.field(default=None, metadata=OPTIONAL)
     form_speed: SpeedReport | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    kept_epoch: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def form_accuracy(self) -> dict[str, float]:
