@@ -47,6 +47,8 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     "dps_task": ("dps", {"learn_from": "task"}),
     "sit_image": ("sit", {"slots": "image"}),
     "sit_image_once": ("sit", {"slots": "image", "stages": 1}),
+    "sit_sizes": ("sit", {"sizes": "patches"}),
+    "sit_image_sizes": ("sit", {"slots": "image", "sizes": "patches"}),
     "sit_one_stage": ("sit", {"stages": 1, "token_error": "plain", "token_weight": 0.1, "recalibrate": "first"}),
     "tome_constant": ("tome", {"slope": CONSTANT}),
     "tome_decreasing": ("tome", {"slope": DECREASING}),
