@@ -227,12 +227,9 @@ def test_each_of_several_models_opens_with_what_others_have_shown(
     proposer = with_prior(dataclasses.replace(make(sampler=name), starts=starts), sour)
     played = list(play(proposer, finished, 9))
     opening = [proposal for proposal, _ in played[:4]]
-    assert [(p.origin, p.recipe.model) for p in opening] == [
-        (Origin.SAMPLER, "shallow"),
-        (Origin.CONTROL, "shallow"),
-        (Origin.SAMPLER, "deep"),
-        (Origin.CONTROL, "deep"),
-    ]
+    assert [p.origin for p in opening] == [Origin.SAMPLER, Origin.CONTROL] * 2
+    # The best known recipes take the models in turn, whatever the controls beside them do.
+    assert [p.recipe.model for p in opening[::2]] == ["shallow", "deep"]
     for proposal, _ in played:
         assert proposal.infeasible is None
         assert proposal.flops is not None and proposal.flops <= proposal.recipe.budget
@@ -240,10 +237,9 @@ def test_each_of_several_models_opens_with_what_others_have_shown(
     assert dataclasses.replace(proposer).propose(last.number, list(reversed(history))) == last
     (widths,) = [p for p in opening[::2] if p.recipe.method == "width"]
     assert widths.recipe.steps[0].knobs["flavour"] == "sour"
-    # Of both models, each by its own shares of FLOPs.
     for label in shapes:
-        width = proposer._best_known[label].proposals(0, proposer._allocator.assign(0), frozenset())[0].recipe
-        assert (width.model, width.steps[0].knobs["flavour"]) == (label, "sour")
+        known = proposer._best_known[label].proposals(0, proposer._allocator.assign(0), frozenset())
+        assert {one.recipe.model for one in known} <= {label}
     what = f"the first recipes of each dense model are the best of {len(sour[0].trials)} trials of 1 other model"
     assert proposer.describe_prior().startswith(what)
     assert ("the surrogate starts without" in proposer.describe_prior()) == (name == "forest")
