@@ -32,7 +32,7 @@ UNSEEN: list[tuple[str, float, dict[str, Any]]] = [
     ("life_regression", 0.6, {"drops": 1}),
     ("life_regression", 0.45, {"drops": 4}),
     ("patch_slimming", 0.85, {}),
-    ("patch_slimming", 0.6, {"taper": 0.0}),
+    ("patch_slimming", 0.6, {"counts": "pyramid", "taper": 0.0}),
     ("patch_slimming", 0.42, {}),
     ("dps", 0.85, {}),
     ("dps", 0.6, {"selector": "mlp"}),

@@ -14,6 +14,7 @@ from typing import Any
 import baselines
 import numpy as np
 import torch
+from baselines.tome import CONSTANT, DECREASING
 from cached_teacher import SharedLogitsContext
 from holdout_accuracy import holdout_hits
 
@@ -46,16 +47,21 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     "dps_task": ("dps", {"learn_from": "task"}),
     "sit_image": ("sit", {"slots": "image"}),
     "sit_image_once": ("sit", {"slots": "image", "stages": 1}),
+    "sit_sizes": ("sit", {"sizes": "patches"}),
+    "sit_image_sizes": ("sit", {"slots": "image", "sizes": "patches"}),
     "sit_one_stage": ("sit", {"stages": 1, "token_error": "plain", "token_weight": 0.1, "recalibrate": "first"}),
+    "tome_constant": ("tome", {"slope": CONSTANT}),
+    "tome_decreasing": ("tome", {"slope": DECREASING}),
 }
-"""Further rows, on request: a method with knobs other than its defaults."""
+"""Further rows, on request: a method or a baseline with knobs other than its defaults."""
 
-BASELINES = tuple(baselines.BASELINES)
+BASELINES = (*baselines.BASELINES, *(row for row, (name, _) in VARIANTS.items() if name in baselines.BASELINES))
+"""The baselines, and further rows of them, on request."""
 ROWS = (
     *OURS,
     *("patch_slimming_merging", "life_regression_merging", "life_regression_ours", "sit_image_once"),
     "width+merge",
-    *BASELINES,
+    *baselines.BASELINES,
 )
 """The rows of the table: every method with its defaults, what is ours in those of papers, a chain, and the baselines."""
 BUDGETS = ("70%", "50%", "35%", "25%", "15%")

@@ -56,7 +56,9 @@ def parse() -> argparse.Namespace:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
     arguments.only = tuple(arguments.only.split(","))
     if unknown := [name for name in arguments.only if name not in BASELINES and not set(name.split("+")) <= {*OURS, *VARIANTS}]:
-        allowed = f"{', '.join((*OURS, *VARIANTS, *BASELINES))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}"
+        allowed = (
+            f"{', '.join(dict.fromkeys((*OURS, *VARIANTS, *BASELINES)))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}"
+        )
         parser.error(f"--only names {unknown[0]!r}; allowed: {allowed}")
     arguments.budgets = tuple(arguments.budgets.split(","))
     arguments.seeds = tuple(int(seed) for seed in arguments.seeds.split(","))

@@ -177,7 +177,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         where = "" if prepared.proposer.timer is None else f", on {prepared.proposer.timer.place}"
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     lines += ["", *_method_lines(prepared)]
-    lines += ["", f"Prior     {prepared.proposer.prior_size.describe(job.sampler)}"]
+    lines += ["", f"Prior     {prepared.proposer.describe_prior()}"]
     lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from autoslim.cli.table import columns
 from autoslim.config import Commands, JobSpec, settings_of
 from autoslim.core.budget import format_flops
 from autoslim.core.recipe import title_of
+from autoslim.core.score import ACCURACY, SCORES
 
 if TYPE_CHECKING:
     from autoslim.client import JobReply
@@ -110,6 +111,7 @@ def _render(plan: dict[str, Any]) -> str:
         f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
         *([f"Goal      {plan['goal']}: what it costs is what the search looks for"] if plan.get("goal") else []),
+        *_score_line(plan),
         f"Prior     {prior['trials']} trials of other models ({prior['models']})",
         f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
         f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
@@ -117,6 +119,12 @@ def _render(plan: dict[str, Any]) -> str:
         *(f"{name} cannot slim this model: {reason}" for name, reason in plan["excluded_methods"].items()),
     ]
     return "\n".join(lines)
+
+
+def _score_line(plan: dict[str, Any]) -> list[str]:
+    """What trials are compared by, where it is not accuracy; an older service does not say."""
+    score = SCORES.get(plan.get("score", ACCURACY.name), ACCURACY)
+    return [] if score is ACCURACY else [f"Score     {score.meaning}"]
 
 
 def _model_line(model: dict[str, Any]) -> str:

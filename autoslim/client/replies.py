@@ -149,6 +149,9 @@ class Trial(MeasuredReply):  # type: ignore[misc]
 
 
 class TrialPage(Reply):
+    """`score` is what the trials are compared by, as in `JobReply`."""
+
+    score: str = "accuracy"
     trials: tuple[Trial, ...]
     next_page_token: str | None = None
 

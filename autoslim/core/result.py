@@ -117,7 +117,7 @@ class Measurements(Record):
     to this class is in the store, the HTTP API, the client, `trials.parquet`, `summary.json` and MLflow.
     """
 
-    accuracy: float | None = _fact("top-1 share on the validation images, after fine-tuning")
+    accuracy: float | None = _fact("top-1 share on the validation images, of the model that is kept")
     accuracy_after_pruning: float | None = _fact("top-1 share on the validation images, straight after pruning")
     flops: int | None = _fact(
         "multiply-accumulates of an image, measured: the most that an image can take, or the mean where the budget is for the mean"
@@ -130,6 +130,10 @@ class Measurements(Record):
     latency_measured_ms: float | None = _fact("milliseconds of a batch, measured, where the model was a candidate for a budget")
     seconds: float | None = _fact("wall time in the worker, earlier runs of the trial included")
     epochs: float | None = _fact("passes over the training images")
+    kept_epoch: float | None = _fact(
+        "those of the passes after which the model is kept: straight after pruning or after an epoch of fine-tuning, the best on the "
+        "validation images"
+    )
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:

@@ -186,7 +186,8 @@ class SlimConfig(Record):
     maps a split to its size. `forms` and `speed` were exported and measured with the model, `latency` only where it is limited, and
     `form_speed`, of the exported files by their forms' names beside the dense model in ONNX Runtime, where others than the
     default ones were asked for. `made_from` is null in folders of earlier versions, and for a model that was taken over from another
-    search.
+    search. `kept_epoch` is the one of the recipe's epochs after which the model is kept, the best by validation score; folders of
+    earlier versions have the last.
     """
 
     format: int
@@ -207,6 +208,7 @@ class SlimConfig(Record):
     latency: LatencyReport | None = None
     made_from: MadeFrom | None = dataclasses.field(default=None, metadata=OPTIONAL)
     form_speed: SpeedReport | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    kept_epoch: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def form_accuracy(self) -> dict[str, float]:

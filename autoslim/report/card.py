@@ -37,7 +37,7 @@ scores are those of these files, read back by a new process, in float32.
 
 {forms_section(config)}{speed_section(config)}{latency_section(config)}## How it was made
 
-{_maker(config, job, trial)}, seed {config.recipe.seed}, {config.recipe.training.epochs:g} epochs in all, learning rate
+{_maker(config, job, trial)}, seed {config.recipe.seed}, {_epochs(config)}, learning rate
 {config.recipe.training.lr:.3g}.
 
 {_steps(config)}
@@ -162,6 +162,11 @@ def _maker(config: SlimConfig, job: str | None, trial: int | None) -> str:
     # The label, where the search had several dense models.
     start = f", from its dense model `{config.recipe.model}`" if config.recipe.model else ""
     return f"Job `{job}`, trial {trial}{start}"
+
+
+def _epochs(config: SlimConfig) -> str:
+    text = f"{config.recipe.training.epochs:g} epochs in all"
+    return text if config.kept_epoch is None else f"{text} (kept after {config.kept_epoch:.4g}, best on the validation images)"
 
 
 def _pictures(has_pictures: bool) -> str:

@@ -112,15 +112,19 @@ class BudgetAllocator:
         return firsts
 
     def _with_models_in_turn(self, opening: Sequence[Assignment]) -> list[Assignment]:
-        """Each with one start: the one with the fewest trials before it, of those that reach its target."""
-        used: dict[str, int] = {}
+        """Each with one start: the one with the fewest trials before it, of those that reach its target.
+
+        The best known recipes and the others are counted apart: where they take turns, one start would get all of the ones.
+        """
+        used: dict[tuple[bool, str], int] = {}
         assigned = []
         for assignment in opening:
             able = self.feasible_models.get(assignment.target, {}).get(assignment.methods[0], ())
             # Every method with every start would take most of a short search, as every method at every budget would.
-            models = (min(able, key=lambda label: used.get(label, 0)),) if able else ()
+            kind = assignment.best_known
+            models = (min(able, key=lambda label: used.get((kind, label), 0)),) if able else ()
             for label in models:
-                used[label] = used.get(label, 0) + 1
+                used[kind, label] = used.get((kind, label), 0) + 1
             assigned.append(dataclasses.replace(assignment, models=models))
         return assigned
 

@@ -15,9 +15,9 @@ from autoslim.search.workload import Workload
 
 _BACKWARD = 2
 """FLOPs of a backward pass by those of the forward pass: one product for the gradient of the inputs, one for that of the weights."""
-_TRIAL_STATE = 8
-"""Weights' sizes that a running trial writes: the weights, AdamW's two moments and the moving average, and all four again in the new
-checkpoint, which is complete before the old one is deleted."""
+_TRIAL_STATE = 10
+"""Weights' sizes that a running trial writes: the weights, AdamW's two moments, the moving average and the best state, and all five again
+in the new checkpoint, which is complete before the old one is deleted."""
 _DELIVERED = 5
 """Weights' sizes of a delivered model: safetensors, ONNX, `torch.export`, timm's folder, and the ONNX file in MLflow."""
 _DELIVERED_BESIDE = 1_200_000

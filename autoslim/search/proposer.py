@@ -54,7 +54,7 @@ class Proposer:
     `timer` predicts the latency of a plan; without it a limit on latency is ignored. Where the search has several `starts`, `shape` is the
     first one's.
     `prior` are trials of other models; with them, even with none of this space's methods, the search opens with the best known recipes.
-    The sampler `random`, the controls and a search with several starts ignore it.
+    Each of several starts has its own. The sampler `random` and the controls ignore them.
     `floor` is a target beside the budgets, once the dense model's accuracy is known; with one start only.
 
     Raises:
@@ -184,10 +184,13 @@ class Proposer:
         """The trials of other models that this search makes use of."""
         return size_of(self._used_prior or (), self.space.methods)
 
+    def describe_prior(self) -> str:
+        """A sentence without its end about them."""
+        return self.prior_size.describe(self.sampler, starts=len(self.by_model))
+
     @property
     def _used_prior(self) -> Prior | None:
-        # Which model a trial starts from is part of a recipe there, and no trial of another model says anything about it.
-        return None if self.sampler == RANDOM or self.starts else self.prior
+        return None if self.sampler == RANDOM else self.prior
 
     @property
     def unused_starts(self) -> list[tuple[str, str, str]]:
@@ -242,9 +245,10 @@ class Proposer:
 
     def _first_candidates(self, request: SamplingRequest) -> Sequence[Proposal]:
         """What comes before the sampler's own candidates: the best known recipes, where the trial is for them."""
-        if self._best_known is None or not request.assignment.best_known:
+        if not request.assignment.best_known:
             return ()
-        return self._best_known.proposals(request.number, request.assignment, request.known)
+        # An opening trial is for one start.
+        return self._best_known["".join(request.assignment.models)].proposals(request.number, request.assignment, request.known)
 
     @staticmethod
     def _is_control(assignment: Assignment) -> bool:
@@ -253,7 +257,8 @@ class Proposer:
     @functools.cached_property
     def _allocator(self) -> BudgetAllocator:
         methods = self.feasible_methods
-        opening = () if self._best_known is None else self._best_known.ranked(methods[Target.FREE])
+        # How methods rank does not depend on the start.
+        opening = next(iter(self._best_known.values())).ranked(methods[Target.FREE]) if self._best_known else ()
         return BudgetAllocator(
             feasible_methods=methods,
             feasible_models=self.feasible_models,
@@ -262,8 +267,11 @@ class Proposer:
         )
 
     @functools.cached_property
-    def _best_known(self) -> BestKnown | None:
-        return None if self._used_prior is None else BestKnown(self.builder, self._used_prior)
+    def _best_known(self) -> dict[str, BestKnown]:
+        """By the label of the start, or '' where there is only one; empty without a prior."""
+        if self._used_prior is None:
+            return {}
+        return {label: BestKnown(self.builder.of(label), self._used_prior) for label in self.by_model}
 
     @functools.cached_property
     def _sampler(self) -> Sampler:

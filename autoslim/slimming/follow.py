@@ -63,6 +63,9 @@ def run_slim(
         outcome = run_to_end(slimming.train(), prepared.recipe.method, job.training.epochs, display, score)
         reached = f"{score.name} {score.text(outcome.accuracy or 0.0)} at {format_flops(outcome.flops or 0)}"
         display.line(f"{prepared.recipe.method} ends: {reached}")
+        if outcome.kept_epoch is not None and outcome.epochs is not None and outcome.kept_epoch < outcome.epochs:
+            undone = f"training after epoch {outcome.kept_epoch:.3g} of {outcome.epochs:.3g} made it worse and is undone"
+            display.line(f"{prepared.recipe.method}: {undone}")
         display.line(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
         display.show(working("evaluating and exporting"))
         return slimming.finalize_models(facts, outcome)

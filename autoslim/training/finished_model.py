@@ -27,8 +27,9 @@ def save_finished_model(
     constraints: Constraints,
     measured: Measured,
     budget_label: str,
+    kept_epoch: float,
 ) -> SlimConfig:
-    """Saves `model`, which `recipe` and `plan` describe, in `folder`.
+    """Saves `model`, which `recipe` and `plan` describe as it was at `kept_epoch`, in `folder`.
 
     Raises:
         TrialError: when its costs are not those of the plan, or above the budget or a limit.
@@ -50,6 +51,7 @@ def save_finished_model(
         accuracy={score_key("validation", classes=context.classes): measured.accuracy},
         images={"validation": len(context.splits.validation), "train": len(context.splits.train)},
         versions=versions(),
+        kept_epoch=kept_epoch,
     )
     save(folder, model, config)
     return config

@@ -1,4 +1,4 @@
-"""A finished model fine-tuned for longer; the validation images decide whether the longer training replaces it."""
+"""A finished model fine-tuned for longer; the validation images decide which epoch is kept, and whether it replaces the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.score import Score
 from autoslim.export.artifact import SlimConfig, load_config, load_trained
 from autoslim.methods import METHODS
 from autoslim.methods.trainer import Tensors
+from autoslim.training.best_state import BestState
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import uses_bfloat16
@@ -29,12 +30,15 @@ _FIRST_EPOCH = 200_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TunedLonger(Record):
-    """`before` and `after` are scores on the validation images, measured alike, of the model and of the same after `epochs` more."""
+    """`before` and `after` are scores on the validation images, measured alike, of the model and of the same in its best epoch of `epochs`
+    more, which is `kept_epoch`, the model's earlier ones counted. Results of earlier versions are of the last.
+    """
 
     epochs: float
     before: float
     after: float
     seconds: float
+    kept_epoch: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def is_better(self) -> bool:
@@ -61,16 +65,20 @@ def tune_longer(folder: Path, context: TrialContext, work: Path, *, epochs: floa
     measurer = Measurer(recipe, context)
     before = measurer.accuracy(load_trained(folder).to(context.device).eval())
     trainer = _trainer(load_trained(folder).to(context.device), context, config, epochs=epochs)
-    saved = load_checkpoint(work / "checkpoint")
+    saved, best = load_checkpoint(work / "checkpoint"), BestState()
     if saved is not None:
         trainer.restore(saved[0], step=saved[1]["step"])
+        best.resume(*saved)
         began -= float(saved[1]["seconds"])
     for segment in trainer.segments():
-        save_checkpoint(work / "checkpoint", segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})
-        share = measurer.accuracy(segment.model)
+        score = measurer.accuracy_within_budget(segment.model, config.plan, last)
         epoch = recipe.training.epochs + segment.steps / len(trainer.loader)
-        yield EpochReport(epoch=epoch, phase=Phase.FINETUNE, metrics={**segment.metrics, "accuracy": share})
+        best.observe(segment.model, score=score, epoch=epoch)
+        metadata = {"step": segment.steps, "seconds": time.monotonic() - began, **best.metadata}
+        save_checkpoint(work / "checkpoint", segment.state() | best.tensors, metadata)
+        yield EpochReport(epoch=epoch, phase=Phase.FINETUNE, metrics={**segment.metrics, "accuracy": score})
     model = trainer.student if trainer.average is None else trainer.average.module
+    best.restore(model)
     measured = measurer.calibrate_and_measure(model.requires_grad_(False).eval(), config.plan, last)
     longer = recipe.replace(training=recipe.training.replace(epochs=recipe.training.epochs + epochs))
     save_finished_model(
@@ -82,8 +90,11 @@ def tune_longer(folder: Path, context: TrialContext, work: Path, *, epochs: floa
         constraints=constraints_of(recipe, context.latency),
         measured=measured,
         budget_label=config.flops.budget_label,
+        kept_epoch=best.epoch,
     )
-    return TunedLonger(epochs=epochs, before=before, after=measured.accuracy, seconds=time.monotonic() - began)
+    return TunedLonger(
+        epochs=epochs, before=before, after=measured.accuracy, seconds=time.monotonic() - began, kept_epoch=best.epoch
+    )
 
 
 def _trainer(model: nn.Module, context: TrialContext, config: SlimConfig, *, epochs: float) -> Trainer:

@@ -50,6 +50,18 @@ class Measurer:
             return agreement(model, dense, self._images, device=self._context.device, bfloat16=self._bfloat16).score
         return accuracy(model, self._images, device=self._context.device, bfloat16=self._bfloat16)
 
+    def accuracy_within_budget(self, model: nn.Module, plan: Plan, step: Step) -> float:
+        """`accuracy` at thresholds that are set to the model's weights as they are now; its own thresholds stay.
+
+        Between two epochs of fine-tuning: more tokens than the budget allows would be an advantage.
+        """
+        own = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self.calibrate(model.eval(), plan, step)
+        score = self.accuracy(model)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(own[name])
+        return score
+
     def calibrate(self, model: nn.Module, plan: Plan, step: Step, budget: int | None = None) -> None:
         """Sets what depends on the trained weights, such as thresholds, so that training images keep to the budget.
 

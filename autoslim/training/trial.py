@@ -1,4 +1,7 @@
-"""One trial: each step of its recipe is attached, trained and pruned, then the slimmed model is fine-tuned, measured and saved."""
+"""One trial: each step of its recipe is attached, trained and pruned, then the slimmed model is fine-tuned, measured and saved.
+
+What is saved is the model as it was at the best validation score since the last pruning.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.base import Method, StepContext
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.trainer import Tensors
+from autoslim.training.best_state import BestState
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.finished_model import save_finished_model
@@ -76,6 +80,7 @@ class _Trial:
         self.companion: nn.Module | None = None
         self.optimizer_steps = 0
         self.accuracy_after_pruning = 0.0
+        self.best = BestState()
         self.began, self.earlier_seconds = time.monotonic(), 0.0
 
     def run(self) -> Reports:
@@ -175,6 +180,7 @@ class _Trial:
         self.measurer.calibrate(self.model.eval(), self.plan, self.finished_steps[-1])
         # After the last pruning alone: only this accuracy can be compared between trials.
         self.accuracy_after_pruning = self.measurer.accuracy(self.model)
+        self.best.observe(self.model, score=self.accuracy_after_pruning, epoch=self._epochs())
         yield EpochReport(epoch=self._epochs(), phase=Phase.PRUNE, metrics={"accuracy": self.accuracy_after_pruning})
 
     def _shared_epochs(self, step: Step) -> float:
@@ -210,7 +216,7 @@ class _Trial:
         last = self.finished_steps[-1]
         method = METHODS[last.method]
         if self.companion is not None:
-            # A submodule: it is trained, averaged and saved in checkpoints with the model.
+            # A submodule (`COMPANION`): it is trained, averaged and saved in checkpoints with the model.
             self.model.companion = self.companion
         schedule = PhaseSchedule(
             phase=Phase.FINETUNE,
@@ -222,11 +228,14 @@ class _Trial:
         )
         trainer = self._trainer(self.model, schedule, functools.partial(method.finetune_loss, last.knobs))
         for report in self._train(trainer, len(self.recipe.steps), saved):
-            share = self.measurer.accuracy(self._evaluated(trainer))
-            yield report.replace(metrics={**report.metrics, "accuracy": share})
+            model = self._evaluated(trainer)
+            score = self.measurer.accuracy_within_budget(model, self.plan, last)
+            self.best.observe(model, score=score, epoch=report.epoch)
+            yield report.replace(metrics={**report.metrics, "accuracy": score})
         self.model = self._evaluated(trainer)
         if self.companion is not None:
             del self.model.companion
+        self.best.restore(self.model)
 
     @staticmethod
     def _evaluated(trainer: Trainer) -> nn.Module:
@@ -254,7 +263,8 @@ class _Trial:
     def _epochs(self) -> float:
         return round(self.shared_epochs + self.optimizer_steps / len(self.train_images), 6)
 
-    # The checkpoint holds the position of the phase, its step, and the plan and knobs of every recipe step pruned before it.
+    # The checkpoint holds the position of the phase, its step, the plan and knobs of every recipe step pruned before it, and the best state
+    # since the last pruning.
 
     @property
     def _checkpoint(self) -> Path:
@@ -271,8 +281,9 @@ class _Trial:
             "accuracy_after_pruning": self.accuracy_after_pruning,
             "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "seconds": self._seconds(),
+            **self.best.metadata,
         }
-        save_checkpoint(self._checkpoint, tensors, metadata)
+        save_checkpoint(self._checkpoint, tensors | self.best.tensors, metadata)
 
     def _restore_pruned(self, saved: Checkpoint) -> None:
         """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
@@ -293,12 +304,13 @@ class _Trial:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in metadata["trainable"])
         self.optimizer_steps, self.accuracy_after_pruning = metadata["before"], metadata["accuracy_after_pruning"]
+        self.best.resume(*saved)
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.began
 
     def _finish(self) -> Outcome:
-        """Measures and saves the fine-tuned model."""
+        """Measures and saves the best model."""
         model = self.model.requires_grad_(False).eval()
         measured = self.measurer.calibrate_and_measure(model, self.plan, self.finished_steps[-1])
         recipe = self.recipe.replace(steps=tuple(self.finished_steps))
@@ -311,6 +323,7 @@ class _Trial:
             constraints=self.limits.constraints,
             measured=measured,
             budget_label=self.budget_label,
+            kept_epoch=self.best.epoch,
         )
         # Last, because a trial that is killed before its model is saved still needs the checkpoint.
         shutil.rmtree(self._checkpoint, ignore_errors=True)
@@ -325,5 +338,6 @@ class _Trial:
             params=config.params,
             latency_ms=None if self.context.latency is None else self.context.latency(self.plan, recipe.method),
             epochs=self._epochs(),
+            kept_epoch=self.best.epoch,
             seconds=self._seconds(),
         )

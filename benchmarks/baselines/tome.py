@@ -4,8 +4,12 @@ In every block, between attention and MLP, the patches are dealt alternately int
 most similar one of the second (cosine of the keys, averaged over the heads), and the most similar pairs are merged. A token is the mean
 of the patches it is made of, so it is averaged by its size, and as a key it counts as often as its size (log size added to the logits).
 
-Ours: how many are merged in which block is a profile (`slope`) that the solver stretches onto the budget, so that counts differ between
-blocks instead of one r; prefix tokens stay out of the matching. What the matching multiplies is priced.
+How many are merged in which block is a line over the blocks (`slope`) that the solver stretches onto the budget. The paper has
+two: the same number r in every block, and one that falls from 2 r in the first block to none in the last. The default lies half-way
+between them: on held-out images it is the best of the three (docs/benchmarks/settings.md).
+
+Ours: totals are rounded, not each block's number, so that any budget can be met; prefix tokens stay out of the matching. What the
+matching multiplies is priced.
 
 Shapes: B batch, N tokens (prefix included), P patches, S of them in the first set, T in the second, R merged ones, D width, H heads,
 K head width.
@@ -26,6 +30,9 @@ from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.token_trunk import blocks_of
 from baselines.dense import PruneThenFinetune
+
+CONSTANT, BEST, DECREASING = 0.0, 0.5, 1.0
+"""Slopes: the paper's constant schedule, the default, and the paper's decreasing one."""
 
 _LEAST = 1e-12
 """Keeps the length of a key of zeros above 0."""
@@ -134,8 +141,8 @@ class TokenMerging(PruneThenFinetune):
         ),
         "slope": Knob(
             kind="float",
-            help="0: as many in every block (paper); 1: falling to none in the last; -1: rising",
-            default=0.5,
+            help="0: as many in every block (paper); 1: falling to none in the last (paper); -1: rising",
+            default=BEST,
             low=-1.0,
             high=1.0,
         ),

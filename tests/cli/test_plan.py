@@ -56,6 +56,31 @@ def test_people_are_told_in_three_lines(autoslim):
     assert re.search(r"Cost      about [0-9.e-]+ CPU hours, [0-9.]+ at 3 an hour; [0-9.]+ GB in ", out)
 
 
+@pytest.mark.slow
+@pytest.mark.short
+def test_two_models_are_told_with_what_each_can_become(autoslim):
+    one, other = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
+    two = [*PLAN[:1], "--model", other, *PLAN[1:]]
+    code, out, err = autoslim(*two, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert list(plan["starts"]) == [other, one]
+    # A share is one of the first model's FLOPs, which has a token more.
+    assert plan["dense_flops"] == plan["starts"][other]["dense_flops"] > plan["starts"][one]["dense_flops"]
+    assert plan["budgets"] == {"50%": plan["dense_flops"] // 2}
+    for start in plan["starts"].values():
+        assert start["adapts"]
+        assert start["methods"]["width"]["cheapest"] < plan["budgets"]["50%"]
+        assert start["not_for"] == {}
+    assert plan["prior"]["trials"] > 0
+    code, out, err = autoslim(*two)
+    assert code == 0, err
+    for name in (one, other):
+        assert re.search(rf"^width of {name} .* 50%$", out, flags=re.MULTILINE)
+    assert "Prior     the first recipes of each dense model are the best of " in out
+    assert "Teacher   the most accurate of these of the same image size" in out
+
+
 GOAL = [word for word in PLAN if word not in ("--flops", "50%")]
 
 

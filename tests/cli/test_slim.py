@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from helpers.latency_tables import make_table
 from helpers.tiny import share_of_dense
 
@@ -19,7 +21,7 @@ from autoslim.cost import count_flops, predict
 from autoslim.errors import BudgetError, OutputError, RequestError
 from autoslim.export.artifact import LatencyReport, TimedReport, load, load_config
 from autoslim.methods import METHODS
-from autoslim.models import create_dense
+from autoslim.models import create_dense, write_folder
 from autoslim.report.answers import read_answers
 from autoslim.slimming.request import SlimJob, solve_steps, step_budgets
 from autoslim.slimming.run import Slimming, _difference
@@ -286,6 +288,40 @@ def test_a_folder_takes_no_second_request_and_names_the_flag_that_differs(tmp_pa
     ):
         with pytest.raises(OutputError, match=re.escape(said)):
             Slimming(tmp_path / "out", job.replace(**change)).__enter__()
+
+
+def test_another_teacher_is_adapted_too_and_gives_the_soft_labels(tmp_path):
+    teacher = SPEC.replace(args={**SPEC.args, "embed_dim": 48, "depth": 3})
+    training = TrainingSettings(epochs=0.5, flip=False, precision="float32", distillation=0.9)
+    job, weights = job_of("merge", teacher=teacher, training=training), {}
+    for name, asked in {"taught": job, "own": job.replace(teacher=None)}.items():
+        with Slimming(tmp_path / name, asked) as slimming:
+            prepared = slimming.prepare()
+            run_to_end(slimming.adapt())
+            _, facts = run_to_end(slimming.adapt_teacher())
+            run_to_end(slimming.train())
+        assert prepared.made_from.teacher == asked.teacher
+        assert (facts is None) == (asked.teacher is None)
+        folders = (tmp_path / name / "work").glob("base-*/model.safetensors")
+        assert len(list(folders)) == (1 if asked.teacher is None else 2)
+        (trained,) = (tmp_path / name / "work").glob("trial-*/model/model.safetensors")
+        weights[name] = safetensors.torch.load_file(trained)
+    assert any(not torch.equal(value, weights["own"][key]) for key, value in weights["taught"].items())
+    said = "--teacher is None, but this model was started with 'deit_tiny_patch16_224'"
+    with pytest.raises(OutputError, match=re.escape(said)):
+        Slimming(tmp_path / "taught", job.replace(teacher=None)).__enter__()
+
+
+def test_a_teacher_that_cannot_see_the_students_images_is_refused_before_anything_is_trained(autoslim, tmp_path):
+    large = create_dense(SPEC.replace(image_size=(32, 32)), classes=10)
+    names = tuple(str(number) for number in range(10))
+    write_folder(tmp_path / "large", large.module, large.architecture, preprocessing=large.preprocessing, classes=names)
+    code, out, err = autoslim(
+        "slim", "--method", "merge", *TINY, *SHORT, "--flops", "60%", "--teacher", "large", "--output", "out"
+    )
+    assert (code, out) == (2, "")
+    assert re.search(r"--teacher \S*large is for images of 32x32, but the model deit_tiny_patch16_224 is for 16x16", err), err
+    assert not list((tmp_path / "out").glob("work/base-*"))
 
 
 def test_two_at_once_in_one_folder_are_refused(tmp_path):

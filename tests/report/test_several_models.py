@@ -10,6 +10,7 @@ from helpers.tiny import config_of, slimmed
 
 from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, TrialResult
+from autoslim.core.score import ACCURACY
 from autoslim.core.urls import default_url
 from autoslim.report import render_front
 from autoslim.report.card import render_card
@@ -81,7 +82,7 @@ def test_mlflow_the_store_and_http_have_the_model_of_each_trial(
     note = front_note(stored, trials)
     assert r"Dense model deit\_tiny\_patch16\_224: top-1 90.20 %" in note
     assert trials_table(stored, trials)["model"].to_pylist() == [result.recipe.model for result in results]
-    answer = front_response(stored, trials, PublicText(ServiceSettings(storage=default_url(tmp_path))))
+    answer = front_response(stored, trials, PublicText(ServiceSettings(storage=default_url(tmp_path))), score=ACCURACY)
     assert {trial.model for trial in answer.front} <= {SMALL, TINY}
     assert answer.dense is not None and answer.dense.flops == DENSE.dense_flops
     assert (answer.models[TINY].accuracy, answer.models[TINY].teacher, answer.models[SMALL].teacher) == (0.902, SMALL, None)

@@ -20,7 +20,7 @@ from autoslim.cost import predict
 from autoslim.methods import METHODS
 from autoslim.methods.base import Method
 from autoslim.methods.knob import complete, layer_index
-from autoslim.search import Proposal, Proposer, Space, load_prior, parse_space
+from autoslim.search import Proposal, Proposer, Space, Start, load_prior, parse_space
 from autoslim.search.prior import Prior, PriorSize, PriorTable, PriorTrial, size_of
 from autoslim.search.prior.table import FORMAT, prior_trial
 from autoslim.search.samplers.features import Encoder
@@ -218,6 +218,33 @@ def test_a_resumed_search_with_a_prior_proposes_the_same(
     for number in (0, 3, 7, 9, 10):
         known = [result for result in stored if result.number < number]
         assert with_prior(make(sampler=name), sour).propose(number, known) == proposer.propose(number, history[:number])
+
+
+@pytest.mark.parametrize("name", ["forest", "tpe"])
+def test_each_of_several_models_opens_with_what_others_have_shown(
+    sour: Prior, make: Make, finished: Finish, shape: ViTShape, name: str
+) -> None:
+    shapes = {"shallow": shape, "deep": shape.replace(depth=shape.depth + 1)}
+    starts = tuple(Start(label=label, shape=own) for label, own in shapes.items())
+    proposer = with_prior(dataclasses.replace(make(sampler=name), starts=starts), sour)
+    played = list(play(proposer, finished, 9))
+    opening = [proposal for proposal, _ in played[:4]]
+    assert [p.origin for p in opening] == [Origin.SAMPLER, Origin.CONTROL] * 2
+    # The best known recipes take the models in turn, whatever the controls beside them do.
+    assert [p.recipe.model for p in opening[::2]] == ["shallow", "deep"]
+    for proposal, _ in played:
+        assert proposal.infeasible is None
+        assert proposal.flops is not None and proposal.flops <= proposal.recipe.budget
+    last, history = played[-1]
+    assert dataclasses.replace(proposer).propose(last.number, list(reversed(history))) == last
+    (widths,) = [p for p in opening[::2] if p.recipe.method == "width"]
+    assert widths.recipe.steps[0].knobs["flavour"] == "sour"
+    for label in shapes:
+        known = proposer._best_known[label].proposals(0, proposer._allocator.assign(0), frozenset())
+        assert {one.recipe.model for one in known} <= {label}
+    what = f"the first recipes of each dense model are the best of {len(sour[0].trials)} trials of 1 other model"
+    assert proposer.describe_prior().startswith(what)
+    assert ("the surrogate starts without" in proposer.describe_prior()) == (name == "forest")
 
 
 # The surrogate

@@ -93,13 +93,20 @@ def test_the_front_has_the_trials_that_no_other_beats(
 def test_a_job_that_has_not_begun_has_an_empty_front(service: RunningService, client: httpx.Client, tenant: str) -> None:
     job = service.put(tenant)
     assert client.get(f"/v1/jobs/{job.id}/front").json() == {
+        "score": "accuracy",
         "dense": None,
         "models": {},
         "front": [],
         "selected": {},
         "hypervolume": None,
     }
-    assert client.get(f"/v1/jobs/{job.id}/trials").json() == {"trials": [], "next_page_token": None}
+    assert client.get(f"/v1/jobs/{job.id}/trials").json() == {"score": "accuracy", "trials": [], "next_page_token": None}
+
+
+def test_trials_and_front_name_the_score_of_their_job(service: RunningService, client: httpx.Client, tenant: str) -> None:
+    job = service.put(tenant, objective="features")
+    answers = [client.get(f"/v1/jobs/{job.id}{part}").json()["score"] for part in ("", "/trials", "/front")]
+    assert answers == ["agreement"] * 3
 
 
 def test_metrics_tell_jobs_trials_and_accuracies(

@@ -34,7 +34,9 @@ def test_longer_training_is_measured_beside_the_shorter_and_costs_the_same(conte
     after = load_config(tmp_path / "work" / "model")
     assert [report.epoch for report in reports] == [2.0, 3.0]
     assert tuned.before == before.score_on("validation")
-    assert tuned.after == after.score_on("validation") == reports[-1].metrics["accuracy"]
+    judged = {report.epoch: report.metrics["accuracy"] for report in reports}
+    assert tuned.after == after.score_on("validation") == max(judged.values()) == judged[tuned.kept_epoch]
+    assert after.kept_epoch == tuned.kept_epoch
     # A fifth of the first epochs' learning has been done: this model has far to go.
     assert tuned.is_better
     assert (after.recipe.training.epochs, after.recipe.steps) == (3.0, before.recipe.steps)

@@ -14,22 +14,31 @@ _log = logging.getLogger(__name__)
 
 JOB = ("job",)
 TRIAL = ("job", "trial", "method")
+SCORE = ("score",)
+"""What a search compares its trials by (`Score.name`), where a metric is called accuracy."""
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "autoslim_trials": ("Trials by state.", (*JOB, "state")),
     "autoslim_trials_waiting": ("Trials that have not started yet, at most.", JOB),
     "autoslim_best_accuracy": (
         "Validation accuracy of the best trial within a budget, a share; of a search for features their agreement.",
-        (*JOB, "budget"),
+        (*JOB, "budget", *SCORE),
     ),
-    "autoslim_dense_accuracy": ("Validation accuracy of the dense model, a share; 1 in a search for features.", JOB),
+    "autoslim_dense_accuracy": (
+        "Validation accuracy of the dense model, a share; 1 in a search for features.",
+        (*JOB, *SCORE),
+    ),
     "autoslim_hypervolume": ("Share of the area above chance and left of the dense model that the front covers.", JOB),
     "autoslim_images_per_second": ("Training images a second of a running trial; 0 when it has ended.", TRIAL),
     "autoslim_loader_wait_share": ("Share of the time that the device waits for images; 0 when the trial has ended.", TRIAL),
-    "autoslim_trial_accuracy": ("Validation accuracy of a trial so far, a share; of a search for features its agreement.", TRIAL),
+    "autoslim_trial_accuracy": (
+        "Validation accuracy of a trial so far, a share; of a search for features its agreement.",
+        (*TRIAL, *SCORE),
+    ),
     "autoslim_trial_epochs": ("Epochs of a trial so far.", TRIAL),
 }
-"""Description and tags by name. The service exposes some of them from the store, under the same names without `ray_`."""
+"""Description and tags by name. The service exposes some of them from the store, under the same names without `ray_` and without the tag
+`score`."""
 
 SetGauge = Callable[[str, float, Mapping[str, str]], None]
 
@@ -116,8 +125,11 @@ class SearchMetrics(SearchCallback):
         self._put("autoslim_hypervolume", volume)
 
     def _put(self, name: str, value: float, **tags: str) -> None:
-        if math.isfinite(value) and self._search is not None:
-            self._set_gauge(name, float(value), {"job": self._search.job.id, **tags})
+        if not math.isfinite(value) or self._search is None:
+            return
+        job = self._search.job
+        known = {"job": job.id, "score": job.dataset.score.name, **tags}
+        self._set_gauge(name, float(value), {tag: known[tag] for tag in GAUGES[name][1]})
 
 
 def _tags(result: TrialResult) -> dict[str, str]:

@@ -180,7 +180,7 @@ def _begin(
     )
     for line in prepared.data_lines:
         console.write(f"data: {line}")
-    console.write(prepared.proposer.prior_size.describe(job.sampler))
+    console.write(prepared.proposer.describe_prior())
     write_environment(prepared.output, prepared.dataset, trial_resources(job))
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")

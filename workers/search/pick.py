@@ -219,6 +219,7 @@ def _tuned(
             flops_mean=after.flops.mean,
             flops_max=after.flops.max,
             epochs=after.recipe.training.epochs,
+            kept_epoch=after.kept_epoch,
             seconds=(selection.result.seconds or 0.0) + tuned.seconds,
         )
         reason = f"{selection.reason}; then {tuned.describe(score)}"

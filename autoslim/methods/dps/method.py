@@ -192,7 +192,8 @@ class DPS(PatchSlimming):
             counts = [min(shape.patches, math.ceil(HEADROOM * count)) for count in counts]
         plan = self.plan_of(shape, context.plan, knobs, counts)
         if knobs["adaptive"]:
-            scorers = {block: selector.scorer for block, selector in selectors.items()}
+            # With headroom a block may keep all patches: it has nothing to score, and its scorer has no price in the plan.
+            scorers = {block: selectors[block].scorer for block in removals(shape, counts)}
             student = _adaptive(student, blocks_of(student), shape, counts, scorers)
         student.requires_grad_(True)
         if _learns_from_task(knobs):

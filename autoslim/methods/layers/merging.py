@@ -68,6 +68,11 @@ class SizedTokens(NamedTuple):
         """The additive attention mask under which each key counts as often as its size; None where all sizes are 1."""
         return None if self.size_BN is None else key_mask(self.size_BN.log()).to(self.x_BND.dtype)
 
+    def at(self, rows: TokenIndices) -> SizedTokens:
+        """The tokens `rows`, in that order; what the others stand for is gone."""
+        size_BK = None if self.size_BN is None else gather_tokens(self.size_BN.unsqueeze(-1), rows).squeeze(-1)
+        return SizedTokens(gather_tokens(self.x_BND, rows), size_BK, places_at(self.places, rows))
+
 
 class Groups:
     """Which patches go, and which of those that stay each of them joins.
@@ -201,9 +206,7 @@ class MergingBlock(nn.Module):
 
 
 class MergingStage(Stage):
-    """One block and the merging in front of it (None: the tokens pass unchanged)."""
-
-    pre_block: MergeInto | None
+    """One block, and what changes the sized tokens in front of it (None: they pass unchanged)."""
 
     def forward(self, tokens: SizedTokens, **unused: None) -> SizedTokens:  # type: ignore[override]
         """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
@@ -240,7 +243,7 @@ class WeightedMean(nn.Module):
 class MergingTrunk(Trunk):
     """A trunk whose tokens carry their sizes from end to end; `end` is a `WeightedMean`, or None where the head reads no mean."""
 
-    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, MergeInto], end: WeightedMean | None) -> None:
+    def __init__(self, blocks: list[nn.Module], steps: Mapping[int, nn.Module], end: WeightedMean | None) -> None:
         super().__init__(blocks, steps)
         self.stages = nn.ModuleList(MergingStage(block, steps.get(index)) for index, block in enumerate(blocks))
         self.end = end
@@ -299,8 +302,16 @@ def install_merging(
             parts[-1] = MergingBlock(block, merge)
         else:
             steps[number] = merge
-    end = None
-    if shape.pool == "avg":
-        # The weights belong behind the norm, which would undo them; timm's own place for it stays empty.
-        end, model.norm = WeightedMean(model.norm, shape.prefix_tokens), nn.Identity()  # type: ignore[arg-type]
-    return install(model, MergingTrunk(parts, steps, end))
+    return install(model, MergingTrunk(parts, steps, weighted_end(model, shape)))
+
+
+def weighted_end(model: nn.Module, shape: ViTShape) -> WeightedMean | None:
+    """The end of a `MergingTrunk` of this model: the one that it has, or a new one where the head reads a mean."""
+    trunk: Any = model.blocks
+    if isinstance(trunk, MergingTrunk):
+        return trunk.end
+    if shape.pool != "avg":
+        return None
+    # The weights belong behind the norm, which would undo them; timm's own place for it stays empty.
+    end, model.norm = WeightedMean(model.norm, shape.prefix_tokens), nn.Identity()  # type: ignore[arg-type]
+    return end

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.merging import DEAD
-from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH
+from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH, TAPER
 
 RANGES: Ranges = {
     "keep": Knob(kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, cost_sign=1),
-    "taper": Knob(
-        kind="float", help="fall of that share over the blocks: 0 none, 1 the steepest", default=0.8, low=0.0, high=1.0
-    ),
     "counts": Knob(
         kind="choice",
-        help="what decides the patches per block: Algorithm 1 (paper), the two knobs above, or scores",
+        help="what decides the patches per block: Algorithm 1 (paper), a line of two knobs, or scores",
         default="epsilon",
         choices=("epsilon", "pyramid", "score"),
+    ),
+    "taper": Knob(
+        kind="float",
+        help="with pyramid, the fall of that share over the blocks: 0 none, 1 the steepest",
+        default=TAPER,
+        low=0.0,
+        high=1.0,
     ),
     "paths": Knob(
         kind="choice",

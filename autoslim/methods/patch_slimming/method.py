@@ -81,7 +81,7 @@ _ROUNDS = 3
 
 
 class PatchSlimming(Method):
-    """The solver sets the knob `keep`, the mean share of patches over the blocks; `taper` says how steeply the share falls."""
+    """The solver sets the knob `keep`, the mean share of patches over the blocks; with `pyramid`, `taper` says how steeply it falls."""
 
     name = "patch_slimming"
     paper = "https://arxiv.org/abs/2106.02852"
@@ -94,7 +94,9 @@ class PatchSlimming(Method):
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
-        return knob != "search_share" or chosen["counts"] == "epsilon"
+        """`search_share` is that of Algorithm 1, and `taper` is one of two knobs that decide the counts of `pyramid`."""
+        needs = {"search_share": "epsilon", "taper": "pyramid"}
+        return knob not in needs or chosen["counts"] == needs[knob]
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Raises UnsupportedModelError for `dead` `merge` where the head's pooling cannot weight merged patches."""

@@ -25,6 +25,9 @@ from autoslim.errors import UnsupportedModelError
 MAX_DEPTH = 52
 """The knob `spare` has one bit per block, and JSON readers hold integers up to 2^53 exactly."""
 
+TAPER = 0.8
+"""The knob's default, and the fall of the counts that `keep` stands for where Algorithm 1 or the scores decide on the counts themselves."""
+
 _BISECTIONS = 40
 """2^-40 of a ladder's length is far below one patch."""
 
@@ -45,7 +48,8 @@ def chosen_blocks(shape: ViTShape) -> int:
 
 def pyramid(shape: ViTShape, knobs: Knobs) -> Counts:
     """Counts on a line around the mean share `keep`, at `taper` 1 as steep as the shares 0 to 1 allow; `spare` adds single patches."""
-    counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(knobs["keep"], knobs["taper"], chosen_blocks(shape))]
+    line = _line(knobs["keep"], knobs.get("taper", TAPER), chosen_blocks(shape))
+    counts = [max(1, int(shape.patches * share + 0.5)) for share in line]
     return with_last_block(shape, _apply_spare(shape, counts, knobs["spare"])[0])
 
 
@@ -55,16 +59,16 @@ def canonical_knobs(shape: ViTShape, knobs: Knobs) -> Knobs:
     Equal counts are equal recipes this way.
     """
     # Every block allows an interval of `keep` in which its count stays; what they have in common keeps all counts.
-    blocks = chosen_blocks(shape)
+    blocks, taper = chosen_blocks(shape), knobs.get("taper", TAPER)
     lows, highs = [0.0], [1.0]
-    for number, share in enumerate(_line(knobs["keep"], knobs["taper"], blocks)):
+    for number, share in enumerate(_line(knobs["keep"], taper, blocks)):
         count = int(shape.patches * share + 0.5)
         if count > 1:
-            lows.append(_keep_at((count - 0.5) / shape.patches, knobs["taper"], number, blocks))
+            lows.append(_keep_at((count - 0.5) / shape.patches, taper, number, blocks))
         if count < shape.patches:
-            highs.append(_keep_at((max(count, 1) + 0.5) / shape.patches, knobs["taper"], number, blocks))
+            highs.append(_keep_at((max(count, 1) + 0.5) / shape.patches, taper, number, blocks))
     keep = (max(lows) + min(highs)) / 2
-    counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(keep, knobs["taper"], blocks)]
+    counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(keep, taper, blocks)]
     return {**knobs, "keep": keep, "spare": _apply_spare(shape, counts, knobs["spare"])[1]}
 
 

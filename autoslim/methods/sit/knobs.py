@@ -40,6 +40,12 @@ RANGES: Ranges = {
         default="learned",
         choices=("learned", "image"),
     ),
+    "sizes": Knob(
+        kind="choice",
+        help="how often a made token counts as a key: once (the paper), or as often as the patches that go into it",
+        default="one",
+        choices=("one", "patches"),
+    ),
     "sharpness": Knob(
         kind="float",
         help="how sharply a slimming module first tells patches apart, per variance of their features",

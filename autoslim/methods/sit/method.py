@@ -19,8 +19,10 @@ Ours, and different from the paper and its code:
   every model. `token_error: plain` is the paper's.
 - Learning-rate schedule, weight decay, average of weights and augmentation are the recipe's.
 
-Ours as options: `slots: image` seeds made tokens by the image's own patches (`seeded_slimming`); `recalibrate: first` removes the reverse
-modules after `train_share` of the epochs and fine-tunes the rest of them with the recipe's own loss.
+Ours as options: `slots: image` seeds made tokens by the image's own patches (`seeded_slimming`); with `sizes: patches` made tokens carry
+their sizes, as merged ones do (`layers.merging`), and a key counts as often as the patches that go into it (`patch_mixture`);
+`recalibrate: first` removes the reverse modules after `train_share` of the epochs and fine-tunes the rest of them with the recipe's own
+loss.
 
 The modules know the number of patches, so that a slimmed model takes images of one size.
 
@@ -41,12 +43,12 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges, complete
-from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.merging import SizedTokens
 from autoslim.methods.layers.sublayer import check_tokens
 from autoslim.methods.layers.token_selector import FirstTokens
-from autoslim.methods.layers.token_trunk import Trunk, blocks_of, pre_blocks_of
+from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.sit.knobs import RANGES
-from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules, recalibration_losses, record_outputs
+from autoslim.methods.sit.recalibration import ReverseModules, recalibration_losses, record_outputs
 from autoslim.methods.sit.seeded_slimming import SEEDED_SLIMMING, SeededSlimming, init_seeded
 from autoslim.methods.sit.stages import may_spare, patches_behind, patches_of_blocks, ratio_of, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import (
@@ -56,6 +58,7 @@ from autoslim.methods.sit.token_slimming import (
     init_reverse,
     init_slimming,
 )
+from autoslim.methods.sit.trunks import check_sizes, install_recalibrated, install_slimmed, is_sized
 from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
 
 _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "token_error": "token_weight"}  # nosec B105 - tokens of an image
@@ -64,7 +67,7 @@ _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "tok
 _RECALIBRATED_FIRST = ("train_share", "tune_lr")
 """Knobs of the option to fine-tune without reverse modules."""
 
-_EARLIER: Knobs = {"slots": "learned", "recalibrate": "first", "token_error": "plain"}  # nosec B105 - tokens of an image
+_EARLIER: Knobs = {"slots": "learned", "sizes": "one", "recalibrate": "first", "token_error": "plain"}  # nosec B105 - tokens of an image
 """What recipes do that are older than these knobs."""
 
 _CALIBRATION = 64
@@ -97,11 +100,16 @@ class SiT(Method):
         """Layers in rising, ratios in falling order; of two stages on one block the harder one stays; one that slims nothing goes.
 
         Each stage makes fewer patches than the one before. Where none slims, one that keeps all is left, and has no module.
+
+        Raises:
+            UnsupportedModelError: for `sizes` where attention takes no mask, or the head's pooling cannot weight tokens.
         """
         if "spare_until" in knobs:
             # Only complete knobs have it: what is missing then is younger than the recipe.
             knobs = {**_EARLIER, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
+        if is_sized(full):
+            check_sizes(shape)
         numbers = range(1, full["stages"] + 1)
         layers = sorted(full[f"stage_layer_{k}"] for k in numbers)
         ratios = sorted((full[f"keep_ratio_{k}"] for k in numbers), reverse=True)
@@ -128,7 +136,7 @@ class SiT(Method):
         if any(block.tokens_kv < shape.tokens for block in plan.blocks):
             raise UnsupportedModelError("SiT needs all tokens of the image; an earlier step of the recipe has pruned some")
         prices = [
-            _kind(knobs).price(dim=shape.dim, patches=patches, made=made, block=block)
+            _kind(knobs).price(dim=shape.dim, patches=patches, made=made, block=block, sized=is_sized(knobs))
             for block, (patches, made) in slimming_steps(shape, knobs).items()
         ]
         tokens = tuple(patches + shape.prefix_tokens for patches in patches_of_blocks(shape, knobs))
@@ -172,8 +180,7 @@ class SiT(Method):
         for (index, module), x_BND in _behind(reverse, _outputs(student, x_B3HW)):
             x_BKD, target_BPD = x_BND[:, shape.prefix_tokens :], teacher_tokens[index][:, shape.prefix_tokens :]
             init_reverse(module, x_BKD, target_BPD)
-        install(student, RecalibratedTrunk(blocks_of(student), pre_blocks_of(student), reverse))
-        return student.train(training)
+        return install_recalibrated(student, shape, knobs, reverse).train(training)
 
     @staticmethod
     def _reverse(shape: ViTShape, plan: Plan, knobs: Knobs) -> ReverseModules:
@@ -242,7 +249,7 @@ class SiT(Method):
         """Takes the reverse modules out of the model; all parameters are fine-tuned."""
         knobs = context.knobs
         trunk: Any = student.blocks
-        install(student, Trunk(blocks_of(student), pre_blocks_of(student)))
+        install_slimmed(student, context.shape, knobs, pre_blocks_of(student))
         student.requires_grad_(True)
         plan = self.expect(context.shape, context.plan, knobs)
         companion = trunk.reverse.requires_grad_(True) if _accompanies(knobs) else None
@@ -255,13 +262,13 @@ class SiT(Method):
     def _slimmed(model: nn.Module, shape: ViTShape, knobs: Knobs) -> nn.Module:
         like = next(model.parameters())
         steps: dict[int, nn.Module] = {
-            block: _kind(knobs)(shape.dim, made, shape.prefix_tokens).to(like)
+            block: _kind(knobs)(shape.dim, made, shape.prefix_tokens, sized=is_sized(knobs)).to(like)
             for block, (_, made) in slimming_steps(shape, knobs).items()
         }
         if knobs["spare_until"]:
             # The spare patch is the last of its module, so that dropping it is a slice.
             steps[knobs["spare_until"]] = FirstTokens(patches_of_blocks(shape, knobs)[-1] + shape.prefix_tokens)
-        return install(model, Trunk(blocks_of(model), {**pre_blocks_of(model), **steps}))
+        return install_slimmed(model, shape, knobs, {**pre_blocks_of(model), **steps})
 
 
 def _kind(knobs: Knobs) -> type[TokenSlimming] | type[SeededSlimming]:
@@ -290,10 +297,10 @@ def _outputs(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
 @torch.no_grad()
 def _entering(module: nn.Module, model: nn.Module, images_B3HW: Tensor) -> Tensor:
     """The tokens that enter a module of the model."""
-    inputs: list[Tensor] = []
+    inputs: list[Tensor | SizedTokens] = []
     hook = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     try:
         model(images_B3HW)
     finally:
         hook.remove()
-    return inputs[0]
+    return inputs[0] if isinstance(inputs[0], Tensor) else inputs[0].x_BND

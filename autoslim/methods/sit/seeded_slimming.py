@@ -27,10 +27,11 @@ class SeededSlimming(PatchMixture):
     """X^ = A^T X with A_nk = p_nk / sum_n p_nk and p_nk = softmax over k of s (Wq LN(x_seed(k))) . (Wk LN(x_n)) / D.
 
     (B, N, D) -> (B, prefix + K, D). Patch n is shared out by p_nk between the made tokens and a slot with the logit 0, which is not made.
-    Prefix tokens pass unchanged and are part of no mixture. s is a learned scalar.
+    Prefix tokens pass unchanged and are part of no mixture. s is a learned scalar. `sized` changes nothing of the module: sizes are sums of
+    the shares that there are in any case.
     """
 
-    def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
+    def __init__(self, dim: int, patches: int, num_prefix_tokens: int, *, sized: bool = False) -> None:
         super().__init__(num_prefix_tokens)
         self.norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim, bias=False)
@@ -39,6 +40,10 @@ class SeededSlimming(PatchMixture):
         self.register_buffer("seed", torch.zeros(patches, dtype=torch.long))
 
     def mixture(self, x_BPD: Tensor) -> Tensor:
+        return self.mixture_and_shares(x_BPD)[0]
+
+    def mixture_and_shares(self, x_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        """The shares are p; what goes to the slot that is not made is lost."""
         seed_K: Tensor = self.seed  # type: ignore[assignment]
         normal_BPD = self.norm(x_BPD)
         query_BKD = self.query(normal_BPD.index_select(1, seed_K))
@@ -46,11 +51,14 @@ class SeededSlimming(PatchMixture):
         # One more slot with the logit 0 takes what is unlike every seed. With a single seed, only it lets the shares differ at all.
         open_B1P = torch.zeros_like(logits_BKP[:, :1])
         share_BKP = torch.cat((logits_BKP, open_B1P), dim=1).softmax(dim=1)[:, :-1]
-        return share_BKP / (share_BKP.sum(dim=2, keepdim=True) + _LEAST_SHARE)
+        return share_BKP / (share_BKP.sum(dim=2, keepdim=True) + _LEAST_SHARE), share_BKP
 
     @staticmethod
-    def price(*, dim: int, patches: int, made: int, block: int) -> Extra:
-        """The price of mixing `patches` into `made` in front of `block`: both layers, the products, the mixture, and the norm."""
+    def price(*, dim: int, patches: int, made: int, block: int, sized: bool = False) -> Extra:
+        """The price of mixing `patches` into `made` in front of `block`: both layers, the products, the mixture, and the norm.
+
+        Sizes cost nothing: the mixture has computed the shares that they are sums of.
+        """
         return Extra(
             name=SEEDED_SLIMMING,
             place=f"block {block}",

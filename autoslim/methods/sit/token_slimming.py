@@ -41,22 +41,35 @@ class TokenSlimming(PatchMixture):
 
     s is a learned scalar. Prefix tokens pass unchanged and are part of no mixture. W2 has a row per token that is made, so that the
     module fits one image size.
+
+    With `sized`, patches are shared out by the softmax over the made tokens of the same logits and a bias b, which the mixture does not
+    see (ours).
     """
 
-    def __init__(self, dim: int, patches: int, num_prefix_tokens: int) -> None:
+    def __init__(self, dim: int, patches: int, num_prefix_tokens: int, *, sized: bool = False) -> None:
         super().__init__(num_prefix_tokens)
         self.norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, dim // 2)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(dim // 2, patches, bias=False)
         self.scale = nn.Parameter(torch.ones(1))
+        self.size_bias = nn.Parameter(torch.zeros(patches)) if sized else None
 
     def mixture(self, x_BPD: Tensor) -> Tensor:
+        return self._logits(x_BPD).softmax(dim=1).transpose(1, 2)
+
+    def mixture_and_shares(self, x_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.size_bias is not None, "sizes of a module that has none"
+        logits_BPK = self._logits(x_BPD)
+        shares_BPK = (logits_BPK + self.size_bias).softmax(dim=2)
+        return logits_BPK.softmax(dim=1).transpose(1, 2), shares_BPK.transpose(1, 2)
+
+    def _logits(self, x_BPD: Tensor) -> Tensor:
         logits_BPK: Tensor = self.fc2(self.act(self.fc1(self.norm(x_BPD)))) * self.scale
-        return logits_BPK.softmax(dim=1).transpose(1, 2)
+        return logits_BPK
 
     @staticmethod
-    def price(*, dim: int, patches: int, made: int, block: int) -> Extra:
+    def price(*, dim: int, patches: int, made: int, block: int, sized: bool = False) -> Extra:
         """The price of mixing `patches` into `made` in front of `block`: both layers, the mixture, and the norm."""
         hidden = dim // 2
         weights = dim * hidden + hidden * made
@@ -65,7 +78,7 @@ class TokenSlimming(PatchMixture):
             place=f"block {block}",
             matmuls=patches * weights + patches * made * dim,
             norms=LAYER_NORM * patches * dim,
-            params=2 * dim + weights + hidden + 1,
+            params=2 * dim + weights + hidden + 1 + sized * made,
         )
 
 
@@ -111,10 +124,14 @@ def init_slimming(module: TokenSlimming, x_BPD: Tensor, made: int, *, sharpness:
     prototype_KD = prototypes(normal_SD, made)
     distance_SK = torch.cdist(normal_SD, prototype_KD).square() / (dim * deviation**2)
     logits_SK = (-sharpness * distance_SK).log_softmax(dim=1)
-    # 4. W2 by least squares. Its bias would be cancelled by the softmax over the patches.
-    weight_KH, _ = _least_squares(module.act(module.fc1(normal_SD)), logits_SK)
+    # 4. W2 by least squares. Its bias is cancelled by the softmax over the patches, but not by the one that shares them out.
+    weight_KH, bias_K = _least_squares(module.act(module.fc1(normal_SD)), logits_SK)
     module.fc2.weight.zero_()
     module.fc2.weight[:made] = weight_KH
+    if module.size_bias is not None:
+        # A further token has an even share of what is left of a patch by the others, which is next to nothing.
+        module.size_bias.fill_(logits_SK.mean())
+        module.size_bias[:made] = bias_K
 
 
 def prototypes(x_SD: Tensor, count: int) -> Tensor:

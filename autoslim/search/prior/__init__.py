@@ -38,11 +38,18 @@ class PriorSize(Record):
     trials: int = 0
     models: int = 0
 
-    def describe(self, sampler: str) -> str:
-        """A sentence without its end."""
+    def describe(self, sampler: str, *, starts: int = 1) -> str:
+        """A sentence without its end, about a search with so many dense models."""
         if not self.trials:
             return "the search begins without trials of other models"
         what = f"{self.trials} trials of {self.models} other model{'' if self.models == 1 else 's'}"
+        if starts > 1:
+            of_each = f"the first recipes of each dense model are the best of {what}"
+            return (
+                f"{of_each}; which model is better they cannot say, so the surrogate starts without"
+                if sampler == "forest"
+                else of_each
+            )
         return f"the surrogate starts with {what}" if sampler == "forest" else f"the first recipes are the best of {what}"
 
 

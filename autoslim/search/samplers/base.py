@@ -27,13 +27,14 @@ class SamplerContext:
 
     `builder` turns points of the space into proposals; `feasible_methods` has the names of the methods that can reach each target, and
     `feasible_models` the labels of the starts; empty where there is only one.
-    `best_known` is what is known from other models; None where the search begins with nothing.
+    `best_known` is what is known from other models, by the label of the start that it is for, or '' where there is only one; empty where
+    the search begins with nothing.
     """
 
     builder: RecipeBuilder
     feasible_methods: Mapping[str, Sequence[str]]
     feasible_models: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    best_known: BestKnown | None = None
+    best_known: Mapping[str, BestKnown] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

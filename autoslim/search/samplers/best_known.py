@@ -2,6 +2,9 @@
 
 Of each chain these are the space's defaults and the best trials of other models, with their knobs moved into the space, and solved onto
 the trial's budget. A surrogate of the other models' trials decides between them; without such trials it is the defaults.
+
+Where the search has several dense models there is one of these for each: what a method's best recipe is can be told from one model to
+another, but not which model is better, so that no sampler's own surrogate begins with theirs.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class Nearest:
 
 
 class BestKnown:
-    """A function of its arguments.
+    """A function of its arguments. `builder` is that of one start, which all its recipes are for.
 
     `surrogate` predicts minus the accuracy lost, up to a constant; None where too few trials of other models are known.
     """
@@ -92,7 +95,8 @@ class BestKnown:
         by_step = [self._best_steps(name, budget)[:count] for name in chain_of(label)]
         # The best of the one with the best of the other: no table has trials of every chain.
         found = [self._values(steps) for steps in zip(*by_step, strict=False)]
-        return [Nearest({**values, "method": label}, self._defaults) for values in [{}, *found]]
+        chosen = {"method": label, "model": self._builder.model}
+        return [Nearest({**values, **chosen}, self._defaults) for values in [{}, *found]]
 
     def _promise(self, proposal: Proposal) -> float:
         """The accuracy that can be expected at a budget, of a free trial the area that it adds to the front; both up to a constant."""
@@ -112,9 +116,14 @@ class BestKnown:
         best = sorted(own, key=_ahead, reverse=True)
         return [step for one in best for step in one.trial.steps if step.method == method]
 
+    @property
+    def _asked_depth(self) -> int:
+        """The depth of the model whose blocks a space asks for."""
+        return self._builder.asked_depth or self._builder.shape.depth
+
     def _values(self, steps: Sequence[Step]) -> dict[str, Any]:
         """By the names under which a space asks for them. Training settings stay the job's: other models' depend on their images."""
-        ranges, depth = self._builder.space.methods, self._builder.shape.depth
+        ranges, depth = self._builder.space.methods, self._asked_depth
         values = {}
         for step in steps:
             for name, value in step.knobs.items():
@@ -125,7 +134,7 @@ class BestKnown:
         return values
 
     def _default_values(self) -> dict[str, Any]:
-        space, depth = self._builder.space, self._builder.shape.depth
+        space, depth = self._builder.space, self._asked_depth
         values: dict[str, Any] = {"split": space.split.default}
         for method, ranges in space.methods.items():
             for name, knob in ranges.items():

@@ -78,7 +78,7 @@ class Encoder:
         return self._joined([*shares, *models], split, {step.method: step.knobs for step in recipe.steps}, self._number, training)
 
     def encode_prior(self, trial: PriorTrial) -> Vector:
-        """The same vector for a trial of another model, whose methods are among the space's, in a search with one start.
+        """The same vector for a trial of another model, whose methods are among the space's; of one start (no `models`).
 
         A value outside the space is its nearest end, or a choice of its own. The training settings are those of no trial: which learning
         rate is best depends on the data and on the number of steps, and says nothing about another search.
@@ -120,7 +120,7 @@ class Encoder:
                 _number(knob, value) if any(is_same_value(choice, value) for choice in knob.choices) else float(len(knob.choices))
             )
         if knob.kind == "layer":
-            return float(value) * self.shape.depth
+            return float(value) * (self.asked_depth or self.shape.depth)
         assert knob.low is not None and knob.high is not None
         return _number(knob, min(max(float(value), knob.low), knob.high))
 

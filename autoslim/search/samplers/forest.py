@@ -4,8 +4,9 @@
 2. Surrogate: fitted to complete and stopped trials across methods and budgets (`surrogate`). It predicts each candidate's final accuracy.
 3. Acquisition: expected improvement of the best accuracy within the budget, or for a free trial of the area under the Pareto front.
 
-Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random. Where trials of other models are known, a single result is enough:
-the surrogate begins with those (`surrogate`), and the best known recipes are candidates (`best_known`).
+Until there are `N_STARTUP_TRIALS` results, recipes are drawn at random. Where trials of other models are known, the best known recipes are
+candidates (`best_known`); in a search with one dense model a single result is enough then, and the surrogate begins with those trials
+(`surrogate`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from autoslim.search.samplers.surrogate import N_TREES, Surrogate
 from autoslim.search.space.space import Suggest
 
 N_KNOWN = 3
-"""Recipes of other models' trials for each chain in a pool: about as many in all as a fifth of its draws."""
+"""Recipes of other models' trials for each chain in a pool: about as many in all as a fifth of its draws. Several starts share them."""
 
 EncodedProposal = tuple[Proposal, Vector]
 
@@ -45,7 +46,8 @@ class ForestSampler:
     def __init__(self, context: SamplerContext) -> None:
         self._builder, self._feasible_methods = context.builder, context.feasible_methods
         self._known = context.best_known
-        self._prior = None if context.best_known is None else context.best_known.surrogate
+        # Of several starts it is none's: vectors say which start a recipe has, and no trial of another model does.
+        self._prior = self._known[""].surrogate if "" in self._known else None
         self._feasible_models = context.feasible_models
         self._random = RandomSampler(context)
         self._encoders = {
@@ -94,9 +96,9 @@ class ForestSampler:
                 assignment, methods=tuple(self._feasible_methods[target]), models=self._feasible_models.get(target, ())
             )
             draws = pool_draws(self._builder.seed, target, number)
-            if self._known is not None:
-                budget = self._builder.budget_of(assignment)
-                draws += [draw for label in whole.methods for draw in self._known.draws(label, budget, N_KNOWN)]
+            known = [self._known[model] for model in whole.models or ("",) if model in self._known]
+            budget, count = self._builder.budget_of(assignment), max(1, N_KNOWN // max(1, len(known)))
+            draws += [draw for one in known for label in whole.methods for draw in one.draws(label, budget, count)]
             self._pools[place] = serving, self._encoded(number, whole, draws)
         return self._pools[place][1]
 

@@ -81,6 +81,7 @@ def dry_run(request: dict[str, Any]) -> dict[str, Any]:
         "budgets": budgets,
         "goal": None if spec.goal is None else spec.goal.label,
         "excluded_methods": proposer.left_out,
+        "score": spec.dataset_spec.score.name,
         "prior": proposer.prior_size.to_dict(),
         "trials": spec.most_trials,
         "epochs": spec.epochs,

@@ -6,11 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from autoslim.config import read_json
+from autoslim.core.score import Score
 from autoslim.service.app_state import AppState, State
 from autoslim.service.pagination import decode_page_token, encode_page_token
 from autoslim.service.problems import problem_responses
 from autoslim.service.routers.dependencies import ReadableJob
 from autoslim.service.schemas import FrontResponse, TrialPage, front_response, trial_response
+from autoslim.store import QueuedJob
 
 router = APIRouter(tags=["trials"])
 
@@ -27,14 +30,24 @@ async def trials(
     after = -1 if cursor is None else int(cursor)
     found = await state.run_sync(state.store.stored_trials, job.id, after=after, limit=page_size + 1)
     page = [trial_response(trial, state.public_text) for trial in found[:page_size]]
-    return TrialPage(trials=page, next_page_token=encode_page_token(str(page[-1].number)) if len(found) > page_size else None)
+    return TrialPage(
+        score=_score(job).name,
+        trials=page,
+        next_page_token=encode_page_token(str(page[-1].number)) if len(found) > page_size else None,
+    )
 
 
 @router.get("/v1/jobs/{job_id:job}/front", responses=problem_responses(404))
 async def front(job: ReadableJob, state: State) -> FrontResponse:
     """The Pareto front of the complete trials; empty while there are none."""
-    return await state.run_sync(_front, state, job.id)
+    return await state.run_sync(_front, state, job)
 
 
-def _front(state: AppState, job_id: str) -> FrontResponse:
-    return front_response(state.store.find_job(job_id), state.store.stored_trials(job_id), state.public_text)
+def _front(state: AppState, job: QueuedJob) -> FrontResponse:
+    trials = state.store.stored_trials(job.id)
+    return front_response(state.store.find_job(job.id), trials, state.public_text, score=_score(job))
+
+
+def _score(job: QueuedJob) -> Score:
+    """Of the job as it was asked for: one that has not started is in no store."""
+    return read_json(job.spec).dataset_spec.score

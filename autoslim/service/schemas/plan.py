@@ -63,6 +63,8 @@ class PlanResponse(BaseModel):
     `goal` is the label of the accuracy that the search holds on to. What that costs is what it looks for, and no plan says it.
 
     Where the search has several dense models, `models` has each, and `dense_flops`, `params` and `excluded_methods` are the first one's.
+
+    `score` is what its trials would be compared by, as in a job.
     """
 
     dense_flops: int
@@ -73,6 +75,7 @@ class PlanResponse(BaseModel):
     budgets: list[BudgetFeasibility]
     goal: str | None = None
     excluded_methods: dict[str, str]
+    score: str
     prior: PriorTrials
     trials: int
     epochs: float

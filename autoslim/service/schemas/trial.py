@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model
 
 from autoslim.core.result import BaseFacts, ParetoFront, TrialResult, measurement_fields
+from autoslim.core.score import Score
 from autoslim.service.public_text import PublicText
 from autoslim.store import StoredJob, StoredTrial
 
@@ -48,8 +49,12 @@ class TrialResponse(_Measured):  # type: ignore[misc, valid-type]
 
 
 class TrialPage(BaseModel):
-    """In the order of the trials' numbers. `next_page_token` is null on the last page."""
+    """In the order of the trials' numbers. `next_page_token` is null on the last page.
 
+    `score` is what the trials are compared by, in all fields that are called accuracy, as in their job.
+    """
+
+    score: str
     trials: list[TrialResponse]
     next_page_token: str | None
 
@@ -72,8 +77,11 @@ class FrontResponse(BaseModel):
     Where the search starts from several dense models, `models` has each by its name, and `dense` is the first.
 
     `hypervolume` is the share of the area between chance at no FLOPs and a perfect model at the dense FLOPs that the front dominates.
+
+    `score` is what the trials are compared by, in all fields that are called accuracy, as in their job.
     """
 
+    score: str
     dense: DenseBaseline | None
     models: dict[str, DenseBaseline]
     front: list[TrialResponse]
@@ -102,13 +110,14 @@ def trial_response(trial: StoredTrial, public: PublicText) -> TrialResponse:
     )
 
 
-def front_response(job: StoredJob | None, trials: Sequence[StoredTrial], public: PublicText) -> FrontResponse:
+def front_response(job: StoredJob | None, trials: Sequence[StoredTrial], public: PublicText, *, score: Score) -> FrontResponse:
     """`job` is None for one that has not started."""
     by_number: dict[int, StoredTrial] = {trial.result.number: trial for trial in trials}
     results: list[TrialResult] = [trial.result for trial in trials]
     front = ParetoFront.of(results)
     base = job.base if job else None
     return FrontResponse(
+        score=score.name,
         dense=None if base is None else _baseline(base, base.teacher.get(next(iter(base.starts), ""))),
         models={} if base is None else {label: _baseline(facts, base.teacher.get(label)) for label, facts in base.starts.items()},
         front=[trial_response(by_number[result.number], public) for result in front.results],

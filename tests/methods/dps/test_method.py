@@ -164,7 +164,7 @@ def test_only_selectors_learn_before_the_cut_and_never_after():
 def adaptive(model: str = "vit", bound: str = "max", share: float = 0.6) -> tuple[Any, Any, Any]:
     """Dense model, what was finished and settled, and its brief."""
     dense = make_dense(model)
-    knobs = solved_knobs("dps", dense.shape, share, {"adaptive": True, "taper": 0.8})
+    knobs = solved_knobs("dps", dense.shape, share, {"adaptive": True})
     student = attach("dps", dense, knobs, share=share)
     context = context_of(dense.shape, knobs, share, bound=bound)
     with torch.no_grad():

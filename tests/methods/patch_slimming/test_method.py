@@ -218,7 +218,7 @@ def test_budgets_of_a_deit_small_are_filled_to_a_two_hundredth(share: float, met
     shape = deit_small()
     budget = share_of_dense(shape, share)
     for taper in (0.0, 0.3, 1.0):
-        solved = solve(METHODS[method], shape, Plan.dense(shape), {"taper": taper}, budget)
+        solved = solve(METHODS[method], shape, Plan.dense(shape), {"counts": "pyramid", "taper": taper}, budget)
         assert 0.995 * budget <= solved.flops <= budget
 
 
@@ -227,12 +227,30 @@ def test_counts_fall_and_never_reach_nothing():
     draw = random.Random(0)
     for _ in range(200):
         knobs = METHOD.repair(
-            shape, {"keep": draw.uniform(0.02, 1.0), "taper": draw.uniform(0, 1), "spare": draw.randrange(2**12)}
+            shape,
+            {
+                "keep": draw.uniform(0.02, 1.0),
+                "counts": "pyramid",
+                "taper": draw.uniform(0, 1),
+                "spare": draw.randrange(2**12),
+            },
         )
         counts = pyramid(shape, knobs)
         assert all(196 >= before >= after >= 1 for before, after in itertools.pairwise([196, *counts]))
         assert counts[-1] == counts[-2], "the last block's own outputs are the recipe's to choose"
         assert METHOD.repair(shape, knobs) == knobs
+
+
+@pytest.mark.parametrize("method", ["patch_slimming", "dps"])
+def test_a_fall_of_the_counts_is_a_knob_of_the_pyramid_alone(method: str):
+    """Algorithm 1 and the scores decide on the counts themselves: two recipes that differ in it would be the same model."""
+    shape = make_dense("vit").shape
+    for counts in ("epsilon", "score"):
+        steep, flat = (METHODS[method].repair(shape, {"counts": counts, "taper": taper}) for taper in (1.0, 0.0))
+        assert steep == flat == METHODS[method].repair(shape, {"counts": counts})
+        assert "taper" not in steep
+    steep, flat = (METHODS[method].repair(shape, {"counts": "pyramid", "taper": taper}) for taper in (1.0, 0.0))
+    assert pyramid(shape, steep) != pyramid(shape, flat)
 
 
 def test_equal_counts_are_equal_recipes():
@@ -294,7 +312,7 @@ def test_between_rungs_the_dearest_that_fits_is_found():
 def test_random_recipes_measure_what_their_plans_say(model: str, method: str, seed: int, share: float):
     dense = DENSE.setdefault(model, make_dense(model))
     draw = random.Random(seed)
-    knobs = {"keep": draw.uniform(0.1, 1.0), "taper": draw.uniform(0.0, 1.0)}
+    knobs = {"keep": draw.uniform(0.1, 1.0), "counts": draw.choice(("epsilon", "pyramid")), "taper": draw.uniform(0.0, 1.0)}
     if method == "dps":
         knobs |= {"selector": draw.choice(("linear", "mlp")), "adaptive": draw.choice((False, True))}
     try:

@@ -48,6 +48,7 @@ from autoslim.methods.sit.recalibration import RecalibratedTrunk, ReverseModules
 from autoslim.methods.sit.seeded_slimming import SeededSlimming, init_seeded, spread_out
 from autoslim.methods.sit.stages import patches_of_blocks, slimming_steps, stages
 from autoslim.methods.sit.token_slimming import ReverseTokenSlimming, TokenSlimming, init_reverse, init_slimming, prototypes
+from autoslim.methods.sit.trunks import SizedRecalibratedTrunk
 from autoslim.models import read_shape
 from autoslim.training.context import TrialContext
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -66,10 +67,11 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     dense.module.double()
     knobs = solved_knobs(case, dense.shape)
     student = attached(case, dense, knobs).eval()
-    assert isinstance(student.blocks, RecalibratedTrunk)
+    training_forms = RecalibratedTrunk, SizedRecalibratedTrunk
+    assert isinstance(student.blocks, training_forms)
     assert len(student.blocks.reverse) > 0
     finished = prune("sit", copy.deepcopy(student), dense.shape, knobs)
-    assert not isinstance(finished.model.blocks, RecalibratedTrunk)
+    assert not isinstance(finished.model.blocks, training_forms)
     x = images(dtype=torch.float64)
     with torch.no_grad():
         assert finished.model.forward_features(x).shape[1] < dense.shape.tokens
@@ -202,8 +204,8 @@ def test_sharpness_is_felt_in_the_first_mixtures():
     assert entropies[1] < entropies[0] - 0.1
 
 
-VARIANTS = {"image": {"slots": "image"}}
-"""For the contract suite: made tokens that the image's own patches seed."""
+VARIANTS = {"image": {"slots": "image", "sizes": "patches"}}
+"""For the contract suite: made tokens that the image's own patches seed, and that carry their sizes."""
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])

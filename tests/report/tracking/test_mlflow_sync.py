@@ -99,6 +99,29 @@ def test_parent_carries_the_front_as_picture_table_parquet_and_text(search):
     assert "| Trial | Method | Top-1 |" in parent.data.tags["mlflow.note.content"]
 
 
+def test_the_run_of_a_search_of_chains_names_them_as_it_does_methods(store, output, client):
+    chain = make_result(0, recipe=make_recipe(0, "width+merge"))
+    job = make_job(str(output))
+    fill(store, job, [chain, make_result(1, recipe=make_recipe(1, "width"))])
+    store.set_chosen(job.id, {"50%": 0})
+    MlflowSync(store, job.id).sync()
+    parent, children = runs_of(client)
+    run = children[0]
+    assert (run.info.run_name, run.data.params["method"], run.data.tags["method"]) == (
+        "t00 width+merge 50%",
+        *["width+merge"] * 2,
+    )
+    knobs = {name for name in run.data.params if name.startswith(("width.", "merge."))}
+    assert knobs == {f"{name}.{knob}" for name in ("width", "merge") for knob in chain.recipe.steps[0].knobs}
+    assert parent.data.metrics["best_val_accuracy/50pct"] == chain.accuracy
+    (row,) = [line for line in parent.data.tags["mlflow.note.content"].splitlines() if line.startswith("| 0 | ")]
+    assert row.startswith("| 0 | width+merge | ")
+    assert "width.rate=0.3" in row
+    assert "merge.rate=0.3" in row
+    folder = output / "mlartifacts" / parent.info.run_id / "artifacts"
+    assert pq.read_table(folder / "trials.parquet")["method"].to_pylist() == ["width+merge", "width"]
+
+
 @pytest.mark.slow
 @pytest.mark.short
 def test_the_images_are_the_runs_datasets(store, job, client):

@@ -28,7 +28,9 @@ class Recorded(dict[tuple[str, frozenset[tuple[str, str]]], float]):
         assert tuple(sorted(tags)) == tuple(sorted(GAUGES[name][1])), name
         self[name, frozenset(tags.items())] = value
 
-    def of(self, name: str, **tags: str) -> float:
+    def of(self, name: str, score: str = "accuracy", **tags: str) -> float:
+        if "score" in GAUGES[f"autoslim_{name}"][1]:
+            tags["score"] = score
         return self[f"autoslim_{name}", frozenset({"job": "digits-1", **tags}.items())]
 
 
@@ -89,6 +91,15 @@ def test_an_attempt_that_goes_on_begins_with_what_is_known(recorded: Recorded):
     assert recorded.of("best_accuracy", budget="50%") == max(within)
     assert 0 < recorded.of("hypervolume") < 1
     assert recorded.of("dense_accuracy") == DENSE.dense_accuracy
+
+
+def test_an_accuracy_is_tagged_with_the_score_that_it_is(recorded: Recorded):
+    features = make_job(trials=6).replace(dataset=make_job().dataset.replace(labelled=False))
+    metrics = SearchMetrics(recorded)
+    metrics.on_search_start(SearchInfo(job=features, budgets=BUDGETS, base=DENSE, results=[make_result(0)]))
+    assert recorded.of("dense_accuracy", score="agreement") == DENSE.dense_accuracy
+    assert recorded.of("best_accuracy", score="agreement", budget="50%") == make_result(0).accuracy
+    assert not any(("score", "accuracy") in tags for _, tags in recorded)
 
 
 @pytest.mark.cluster
