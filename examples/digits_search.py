@@ -12,7 +12,7 @@ def search_digits(callback: autoslim.SearchCallback, output: str) -> autoslim.Se
         ["70%", "50%"],
         output=output,
         callbacks=[callback],
-        from_scratch=True,
+        weights="scratch",
         image_size=24,
         model_args={"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
         trials=6,

@@ -176,9 +176,10 @@ class Store(TrackedRuns):
         assert result.state is not TrialState.RUNNING, "a result that is still running"
         with self._database.writing() as connection:
             row = self._trial_row(connection, job_id, result.number)
-            text = result.to_json()
-            if row.result == text:
+            # Not as text: what an earlier version stored lacks the fields that are younger.
+            if row.result is not None and TrialResult.from_json(row.result) == result:
                 return
+            text = result.to_json()
             if row.state != TrialState.RUNNING:
                 raise JobError(f"trial {result.number} of job {job_id!r} is {row.state} already, with another result")
             if row.recipe_key != result.recipe.key:

@@ -104,7 +104,7 @@ def test_a_job_that_has_not_begun_has_an_empty_front(service: RunningService, cl
 
 
 def test_trials_and_front_name_the_score_of_their_job(service: RunningService, client: httpx.Client, tenant: str) -> None:
-    job = service.put(tenant, objective="features")
+    job = service.put(tenant, objective="features", weights="pretrained")
     answers = [client.get(f"/v1/jobs/{job.id}{part}").json()["score"] for part in ("", "/trials", "/front")]
     assert answers == ["agreement"] * 3
 
@@ -113,8 +113,8 @@ def test_metrics_tell_jobs_trials_and_accuracies(
     service: RunningService, client: httpx.Client, searching: QueuedJob, tenant: str
 ) -> None:
     service.put(tenant)
-    text = client.get("/metrics").text
     front = client.get(f"/v1/jobs/{searching.id}/front").json()
+    text = client.get("/metrics").text
     value = lambda name: float(re.search(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE)[1])  # type: ignore[index]  # noqa: E731
     assert value('autoslim_jobs{state="SEARCHING"}') == 1
     assert value('autoslim_jobs{state="FAILED"}') == 0
