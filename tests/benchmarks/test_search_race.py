@@ -69,6 +69,7 @@ def test_a_flat_line_can_be_drawn() -> None:
     ElementTree.fromstring(line_chart([Line(name="a<b", points=[(0, 0.5), (1, 0.5)])], x="x", y="y"))
 
 
+@pytest.mark.slow
 def test_draws_of_the_table_are_solved_repeatable_and_of_methods_in_turn() -> None:
     trials = Trials.read()
     space, dense = load_space("default"), predict(trials.shape, Plan.dense(trials.shape)).total

@@ -114,6 +114,8 @@ def test_the_canary_would_have_sung(tmp_path: Path) -> None:
     assert (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_weights_that_cannot_be_downloaded_are_named_with_what_to_give_instead(run: Run) -> None:
     code, text = run("plan", "--model", "vit_small_patch32_224", "--data", "digits", "--flops", "50%")
     assert code == 2

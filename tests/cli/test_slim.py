@@ -290,6 +290,8 @@ def test_a_folder_takes_no_second_request_and_names_the_flag_that_differs(tmp_pa
             Slimming(tmp_path / "out", job.replace(**change)).__enter__()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_another_teacher_is_adapted_too_and_gives_the_soft_labels(tmp_path):
     teacher = SPEC.replace(args={**SPEC.args, "embed_dim": 48, "depth": 3})
     training = TrainingSettings(epochs=0.5, flip=False, precision="float32", distillation=0.9)

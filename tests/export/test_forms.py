@@ -349,6 +349,8 @@ def test_an_image_that_cannot_be_read_is_named(exported: Path, tmp_path: Path):
         autoslim.read_images([tmp_path / "text.png"], load_config(exported))
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_load_py_classifies_as_the_loaders_images_are_classified(exported: Path, tmp_path: Path):
     config = load_config(exported)
     made = pictures(tmp_path)

@@ -52,9 +52,10 @@ def handles(method: str, model: str) -> bool:
 
 
 CASES = [(method, model) for method in NAMES for model in KINDS if handles(method, model)]
-# One kind with two prefix tokens, and for CI one with none: what the others add is tested by everything that is slow.
-FAST = [(m, k) for m, k in CASES if k == "distilled"]
-IN_CI = [(m, k) for m, k in CASES if m in METHODS and k == "average without class token"]
+# Methods on one kind with two prefix tokens, and for CI their variants and one kind with none: what the others add is tested by everything
+# that is slow.
+FAST = [(m, k) for m, k in CASES if m in METHODS and k == "distilled"]
+IN_CI = [(m, k) for m, k in CASES if k == ("average without class token" if m in METHODS else "distilled")]
 each_case = pytest.mark.parametrize(
     ("method", "model"),
     [pytest.param(*case, marks=() if case in FAST else CI_ONLY if case in IN_CI else pytest.mark.slow) for case in CASES],

@@ -220,6 +220,7 @@ def test_a_resumed_search_with_a_prior_proposes_the_same(
         assert with_prior(make(sampler=name), sour).propose(number, known) == proposer.propose(number, history[:number])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["forest", "tpe"])
 def test_each_of_several_models_opens_with_what_others_have_shown(
     sour: Prior, make: Make, finished: Finish, shape: ViTShape, name: str

@@ -78,6 +78,8 @@ def test_hundreds_of_half_sent_requests_shut_nobody_out(tmp_path: Path, source: 
 POST = b"POST /v1/plans HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("length", [1000, 10**9], ids=["a body that may be sent", "one that is too large"])
 def test_hundreds_of_half_sent_bodies_shut_nobody_out_and_are_no_error(
     tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture

@@ -68,6 +68,8 @@ def test_a_space_of_too_many_values_is_refused_before_they_are_tried(client: htt
     assert error["pointer"] == "/space"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_rows_of_parquet_files_are_counted_before_a_label_is_read(planned: RunningService, asker: httpx.Client) -> None:
     folder = planned.settings.data_roots[0] / "rows"
     folder.mkdir()

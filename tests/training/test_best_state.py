@@ -82,6 +82,8 @@ def test_fine_tuning_that_makes_a_model_worse_is_undone_also_after_an_interrupti
     assert [one for one in kept if not torch.equal(kept[one], again[one])] == []
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_longer_fine_tuning_ends_with_its_best_epoch(context, make_recipe, drain, tmp_path: Path):
     drain(run_trial(make_recipe("merge", share=0.9, epochs=1.0, lr=0.02), context, tmp_path / "trial"))
     reports, tuned = drain(tune_longer(tmp_path / "trial" / "model", context, tmp_path / "work", epochs=3.0))

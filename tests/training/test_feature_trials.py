@@ -59,6 +59,7 @@ def test_every_method_slims_features(
         assert torch.equal(model(images()), found.pooled)
 
 
+@pytest.mark.slow
 def test_training_brings_features_closer(context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path: Path):
     recipe = make_recipe("width", share=0.4, epochs=6.0, lr=1e-3)
     reports, outcome = drain(run_trial(recipe, context, tmp_path))

@@ -265,6 +265,7 @@ def test_under_a_budget_for_every_image_the_caps_are_the_counts_of_the_schedule(
     assert all(torch.equal(before[name], tensor) for name, tensor in finished.model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.45, 0.7])
 def test_a_budget_for_the_mean_is_met_and_used_on_the_calibration_images(share: float):
     dense, finished, context = threshold_model(bound="mean", share=share)

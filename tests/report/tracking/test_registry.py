@@ -79,6 +79,8 @@ def test_what_was_measured_beside_the_weights_makes_no_new_version(folder: Path,
     assert str(client.get_model_version_by_alias("digits-1", "70pct").version) == "1"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_what_is_logged_is_code_and_onnx_and_no_pickle(folder: Path, client, run_id: str, tmp_path: Path):
     register(client, JOB, candidate(folder, "2.3G"), run_id=run_id)
     (logged,) = (tmp_path / "artifacts" / run_id / "artifacts").glob("model-*")

@@ -51,6 +51,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], lis
     return run
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_stopped_trial_has_its_epochs_its_accuracy_and_the_reason(undisturbed):
     results = undisturbed("halving")
     stopped = [result for result in results if result.state is TrialState.STOPPED]

@@ -88,6 +88,8 @@ def test_what_a_driver_writes_is_its_users_alone(site):
     assert {path.name: path.stat().st_mode & 0o077 for path in written} == dict.fromkeys((path.name for path in written), 0)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     job, supervisor = site.submit(), site.supervisor()
     site.drive(supervisor, site.has_ended_trials(job, 2))
