@@ -28,7 +28,7 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel
 from autoslim.search import parse_space
 from autoslim.search.space.space import Space, Uniform
-from autoslim.training import TrialContext, phase_steps, run_trial, trial
+from autoslim.training import TrialContext, phase, phase_steps, run_trial
 from autoslim.training.loop import Trainer
 
 WIDTHS = ("width", "vit_slim")
@@ -177,7 +177,7 @@ def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
         measured[method.name] = step_context.dense
         return attached[method.name](model, step_context, images_B3HW)
 
-    monkeypatch.setattr(trial, "Trainer", Noted)
+    monkeypatch.setattr(phase, "Trainer", Noted)
     attached = {name: METHODS[name].attach for name in ("width", "life_regression", "patch_slimming")}
     for name in attached:
         monkeypatch.setattr(METHODS[name], "attach", functools.partial(attach, METHODS[name]))

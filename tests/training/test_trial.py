@@ -258,7 +258,7 @@ def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
             super().__init__(*arguments, **settings)
             schedules.append(self.schedule)
 
-    monkeypatch.setattr("autoslim.training.trial.Trainer", Noting)
+    monkeypatch.setattr("autoslim.training.phase.Trainer", Noting)
     drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), context, tmp_path))
     assert [schedule.rate for schedule in schedules if schedule.phase == Phase.FINETUNE] == [rate]
     assert all(schedule.rate == 1.0 for schedule in schedules if schedule.phase != Phase.FINETUNE)

@@ -214,6 +214,7 @@ UNDECIDING: dict[str, Any] = {
     "scheduler": "none",
     "reuse": ("all",),
     "speed": (),
+    "forms": (),
     "webhook": "https://hooks.example.org/autoslim",
     "priority": 9,
 }
