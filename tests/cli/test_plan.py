@@ -57,7 +57,6 @@ def test_people_are_told_in_three_lines(autoslim):
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_two_models_are_told_with_what_each_can_become(autoslim):
     one, other = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
     two = [*PLAN[:1], "--model", other, *PLAN[1:]]

@@ -192,11 +192,9 @@ def test_compiled_code_gives_equal_logits(method: str):
         torch.testing.assert_close(logits(compiled, x), logits(finished.model, x), rtol=1e-4, atol=1e-4)
 
 
-# Of each method and model where everything slow is tested: an export takes seconds.
-@pytest.mark.parametrize(
-    ("method", "model"),
-    [pytest.param(m, k, marks=CI_ONLY if (m, k) == ("merge", "distilled") else pytest.mark.slow) for m, k in CASES],
-)
+# An export takes seconds; CI has those of `tests/export`.
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "model"), CASES)
 @third_party_warnings
 def test_onnx_gives_equal_logits_with_a_dynamic_batch(method: str, model: str, tmp_path: Path):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -187,7 +187,6 @@ def test_a_tenant_has_so_many_jobs_and_no_more(bounded: RunningService) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(bounded: RunningService) -> None:
     with bounded.client(tenant="again") as client:
         for _ in range(4):
@@ -199,7 +198,6 @@ def test_a_repeated_submit_gives_its_job_although_the_queue_is_full_by_now(bound
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_the_operator_bounds_priority_and_work(bounded: RunningService) -> None:
     with bounded.client() as client:
         refused = client.post("/v1/jobs", json=SPEC | {"priority": 7})

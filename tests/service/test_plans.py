@@ -51,7 +51,6 @@ def refusal(client: httpx.Client, **fields: Any) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 def test_a_model_of_too_many_tokens_is_refused_before_it_is_planned(asker: httpx.Client) -> None:
     pointer, told = refusal(asker, image_size=1024, model_args={"patch_size": 1, "embed_dim": 32, "depth": 64, "num_heads": 2})
     assert pointer == "/model"

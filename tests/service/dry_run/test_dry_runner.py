@@ -134,7 +134,6 @@ async def kill(dry_runner: DryRunner) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.short
 @pytest.mark.parametrize("change", ["an image is added", "a class is added", "an image is removed"])
 def test_a_plan_is_made_again_when_its_data_has_changed(
     runner: asyncio.Runner, dry_runner: DryRunner, tmp_path: Path, change: str
