@@ -43,6 +43,8 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize("place", [".", "..", "/"])
 def test_the_clone_is_imported_from_any_folder(checkout, place):
     code = "import autoslim, workers, search_spaces; print('load' in dir(autoslim), autoslim.__file__)"

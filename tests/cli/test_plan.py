@@ -46,6 +46,8 @@ def test_a_time_limit_holds_in_the_estimate(autoslim):
     assert 1 <= plan["expected"]["trials"] < 1000
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_people_are_told_in_three_lines(autoslim):
     code, out, err = autoslim(*PLAN)
     assert code == 0, err

@@ -188,6 +188,7 @@ def test_controls_and_random_search_stay_random(sour: Prior, make: Make) -> None
     assert [one.propose(number, []) for number in range(9)] == [other.propose(number, []) for number in range(9)]
 
 
+@pytest.mark.slow
 def test_the_opening_stays_within_a_narrow_space(sour: Prior, make: Make, methods: dict[str, Method], finished: Finish) -> None:
     """The best known flavour is not allowed, and the layers are moved to the nearest end."""
     text = """

@@ -118,6 +118,8 @@ def test_a_pipe_holds_nobody_up(service: RunningService, client: httpx.Client, j
     assert client.get(f"/v1/jobs/{job_id}/artifacts/front.html", timeout=10).status_code == 404
 
 
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.parametrize(
     "data",
     [

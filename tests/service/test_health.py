@@ -69,6 +69,8 @@ def _engine_that_fails(folder: Path):  # type: ignore[no-untyped-def]
     return sa.create_engine(f"sqlite:///{folder / 'no' / 'such' / 'folder.db'}")
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_service_that_cannot_write_is_not_ready_and_is_again_when_it_can(tmp_path: Path) -> None:
     """A limit of file sizes of 0 refuses every write, as a full disk does."""
     command = [sys.executable, "-m", "autoslim.cli", "serve", "--no-supervisor", "--port", "0", "--root", str(tmp_path / "root")]
@@ -88,6 +90,8 @@ def test_a_service_that_cannot_write_is_not_ready_and_is_again_when_it_can(tmp_p
             process.terminate()
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_capabilities_are_what_a_spec_may_ask_for(client: httpx.Client) -> None:
     told = client.get("/v1/capabilities").json()
     assert "deit_small_patch16_224" in told["models"]

@@ -30,6 +30,8 @@ def test_a_job_is_taken_and_found_where_the_answer_says(client: httpx.Client) ->
     assert found.headers["retry-after"] == "5"
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_job_that_has_not_changed_is_not_sent_again(client: httpx.Client) -> None:
     job = client.post("/v1/jobs", json=SPEC).json()
     etag = client.get(job["links"]["self"]).headers["etag"]

@@ -61,6 +61,8 @@ def test_a_model_for_its_features_is_taken_as_it_is(base: Path, request_of: Requ
     assert facts.dense_flops == predict(dense.shape, Plan.dense(dense.shape)).total
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_of_two_who_want_it_at_once_one_trains_it_and_the_other_waits(
     digits: PreparedDataset, request_of: RequestOf, drain, tmp_path: Path
 ):

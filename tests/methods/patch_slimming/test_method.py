@@ -541,6 +541,7 @@ def test_the_slimmed_model_starts_from_the_blocks_that_algorithm_1_has_tuned():
     )
 
 
+@pytest.mark.slow
 def test_restored_blocks_reach_the_errors_of_their_rung():
     dense = make_dense("vit")
     shared, _ = finished_work(METHOD.prepare(LongTrainer(dense), {"search_share": 0.4, "paths": "paper", "places": "score"}))

@@ -155,6 +155,8 @@ def test_stopping_the_supervisor_gives_its_jobs_back(site):
     every_trial_is_counted_once(site, job)
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_cancelling_a_running_job_ends_it_within_seconds(site):
     site.mischief("hang")
     job, supervisor = site.submit(), site.supervisor()
