@@ -29,6 +29,14 @@ def picture(number: int, side: int = 12) -> bytes:
     return encode(np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of decoded images in a user's cache of the test's own."""
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "home-cache"))
+    monkeypatch.delenv("AUTOSLIM_CACHE_LIMIT", raising=False)
+    return tmp_path / "home-cache" / "pixels"
+
+
 @pytest.fixture(name="picture")
 def picture_fixture() -> Callable[[int], bytes]:
     return picture

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers.decoded_pixels import are_right
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import PreparedDataset, dataset, prepare_dataset, split_writer
-from autoslim.data.decode import decode_rgb, fit
+from autoslim.data.decode import decode_rgb
 from autoslim.data.pixel_file import PixelWriter, bytes_in_file
+
+pytestmark = pytest.mark.usefixtures("home")
 
 SIZE = (12, 12)
 INPUTS = ((SIZE, 1.0),)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "home-cache"))
-    monkeypatch.delenv("AUTOSLIM_CACHE_LIMIT", raising=False)
-    return tmp_path / "home-cache" / "pixels"
 
 
 @pytest.fixture
@@ -48,25 +43,15 @@ def _prepare(root: Path, output: Path, *, inputs=INPUTS, **settings) -> Prepared
     return prepare_dataset(DatasetSpec(source=str(root), **settings), output, seed=0, inputs=inputs)
 
 
-def _right(prepared: PreparedDataset, size: tuple[int, int] = SIZE) -> bool:
-    splits = prepared.splits(size)
-    for split in dataset.SPLITS:
-        stored, file = getattr(splits, split), prepared._encoded(split)
-        fresh = np.stack([fit(decode_rgb(file.bytes_of(row)), size) for row in range(len(stored))])
-        if not np.array_equal(stored.images(np.arange(len(stored))), fresh):
-            return False
-    return True
-
-
 def test_the_first_search_decodes_each_image_once_and_says_that_none_was_decoded_before(root, decoded, tmp_path):
     prepared = _prepare(root, tmp_path / "one")
     assert len(decoded) == len(set(decoded)) == 48
     assert prepared.kept(SIZE) == 0
-    assert _right(prepared)
+    assert are_right(prepared, SIZE)
     assert len(decoded) == 48
     second = _prepare(root, tmp_path / "two")
     assert second.kept(SIZE) == 48
-    assert _right(second)
+    assert are_right(second, SIZE)
     assert len(decoded) == 48
 
 
@@ -74,14 +59,14 @@ def test_after_one_shard_is_exchanged_its_images_are_decoded_once(root, decoded,
     _prepare(root, tmp_path / "one")
     decoded.clear()
     write_parquet("train-00001-of-00002.parquet", [0, 1] * 10, first=500)
-    assert _right(_prepare(root, tmp_path / "two"))
+    assert are_right(_prepare(root, tmp_path / "two"), SIZE)
     assert sorted(decoded) == sorted(picture(500 + number) for number in range(20))
 
 
 def test_every_size_that_is_asked_for_is_made_in_the_same_pass(root, decoded, tmp_path):
     prepared = _prepare(root, tmp_path / "one", inputs=[(SIZE, 1.0), ((9, 9), 0.9)])
-    assert _right(prepared)
-    assert _right(prepared, (10, 10))
+    assert are_right(prepared, SIZE)
+    assert are_right(prepared, (10, 10))
     assert len(decoded) == 48
 
 
@@ -95,7 +80,7 @@ def test_images_that_are_known_to_be_readable_are_decoded_for_a_new_size_while_p
     )
     assert len(decoded) == 48
     assert seen[0] == (1, 48)
-    assert _right(prepared, (8, 8))
+    assert are_right(prepared, (8, 8))
     assert len(decoded) == 48
 
 
@@ -110,7 +95,7 @@ def test_an_unreadable_image_is_left_out_and_the_others_are_kept(root, decoded, 
     write_parquet("test.parquet", [0, 1] * 4, images=images)
     prepared = _prepare(root, tmp_path / "one", unreadable_share=0.5)
     assert prepared.report.test.unreadable == 1
-    assert _right(prepared)
+    assert are_right(prepared, SIZE)
     assert len(decoded) == 48
 
 
@@ -119,7 +104,7 @@ def test_what_is_not_kept_is_decoded_a_second_time(root, decoded, home, tmp_path
     monkeypatch.setenv("AUTOSLIM_CACHE_LIMIT", limit)
     prepared = _prepare(root, tmp_path / "one")
     assert [path for path in home.glob("*/*") if not path.name.endswith(".pixels")] == []
-    assert _right(prepared)
+    assert are_right(prepared, SIZE)
     assert len(decoded) == 96
 
 
@@ -132,5 +117,5 @@ def test_a_full_disk_costs_a_second_decoding_and_is_said(root, decoded, home, tm
         prepared = _prepare(root, tmp_path / "one")
     assert "No space left on device" in caplog.text
     assert list(home.glob("*/*")) == []
-    assert _right(prepared)
+    assert are_right(prepared, SIZE)
     assert len(decoded) == 96

@@ -9,26 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from helpers.decoded_pixels import are_right
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import PreparedDataset, dataset, prepare_dataset, user_cache
-from autoslim.data.decode import decode_rgb, fit
-from autoslim.data.pixel_file import CHECK_BYTES, HASH_BYTES, pixel_bytes
+from autoslim.data.decode import decode_rgb
+from autoslim.data.pixel_file import CHECK_BYTES, HASH_BYTES, bytes_in_file, pixel_bytes
 from autoslim.errors import RequestError
 
+pytestmark = pytest.mark.usefixtures("home")
+
 SIZE = (12, 12)
-ONE = pixel_bytes(SIZE) + HASH_BYTES + CHECK_BYTES
+ONE = bytes_in_file(SIZE)
 """Bytes of an image in a file."""
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch) -> Path:
-    """The folder with the decoded images."""
-    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "home-cache"))
-    monkeypatch.delenv("AUTOSLIM_CACHE_LIMIT", raising=False)
-    return tmp_path / "home-cache" / "pixels"
 
 
 @pytest.fixture
@@ -55,38 +49,27 @@ def _prepare(root: Path, output: Path, *, seed: int = 0) -> PreparedDataset:
     return prepare_dataset(DatasetSpec(source=str(root)), output, seed=seed)
 
 
-def _right(prepared: PreparedDataset, size: tuple[int, int] = SIZE) -> bool:
-    """Whether all pixels are those of the images; takes them from the cache where they are there."""
-    splits = prepared.splits(size)
-    for split in dataset.SPLITS:
-        stored, file = getattr(splits, split), prepared._encoded(split)
-        fresh = np.stack([fit(decode_rgb(file.bytes_of(row)), size) for row in range(len(stored))])
-        if not np.array_equal(stored.images(np.arange(len(stored))), fresh):
-            return False
-    return True
-
-
 def _files(home: Path) -> list[Path]:
     return sorted(home.glob("*/*.pixels"))
 
 
 def test_a_second_output_folder_decodes_nothing_and_takes_no_space(root, decoded, tmp_path):
     first = _prepare(root, tmp_path / "one")
-    assert _right(first)
+    assert are_right(first, SIZE)
     assert len(decoded) == 68
     decoded.clear()
     second = _prepare(root, tmp_path / "two")
-    assert _right(second)
+    assert are_right(second, SIZE)
     assert decoded == []
     for split in dataset.SPLITS:
         assert os.path.samefile(*(one.path / "pixels-12x12" / f"{split}.pixels" for one in (first, second)))
 
 
 def test_other_splits_of_the_same_images_decode_nothing(root, decoded, home, tmp_path):
-    assert _right(_prepare(root, tmp_path / "one"))
+    assert are_right(_prepare(root, tmp_path / "one"), SIZE)
     decoded.clear()
     kept = _files(home)
-    assert _right(_prepare(root, tmp_path / "one", seed=1))
+    assert are_right(_prepare(root, tmp_path / "one", seed=1), SIZE)
     assert decoded == []
     assert _files(home) == kept
 
@@ -95,10 +78,10 @@ def test_after_one_shard_is_exchanged_exactly_its_images_are_decoded(root, decod
     _prepare(root, tmp_path / "one").splits(SIZE)
     decoded.clear()
     write_parquet("train-00001-of-00003.parquet", [0, 1] * 10, first=500)
-    assert _right(_prepare(root, tmp_path / "two"))
+    assert are_right(_prepare(root, tmp_path / "two"), SIZE)
     assert sorted(decoded) == sorted(picture(500 + number) for number in range(20))
     decoded.clear()
-    assert _right(_prepare(root, tmp_path / "three"))
+    assert are_right(_prepare(root, tmp_path / "three"), SIZE)
     assert decoded == []
 
 
@@ -106,7 +89,7 @@ def test_a_copy_of_the_data_set_elsewhere_has_its_pixels(root, decoded, tmp_path
     _prepare(root, tmp_path / "one").splits(SIZE)
     decoded.clear()
     shutil.copytree(root, tmp_path / "moved")
-    assert _right(_prepare(tmp_path / "moved", tmp_path / "two"))
+    assert are_right(_prepare(tmp_path / "moved", tmp_path / "two"), SIZE)
     assert decoded == []
 
 
@@ -155,10 +138,10 @@ def test_what_is_damaged_is_decoded_again_and_mended(root, decoded, home, tmp_pa
     for path in _files(home):
         damage(path, path.stat().st_size // ONE)
     decoded.clear()
-    assert _right(_prepare(root, tmp_path / "two"))
+    assert are_right(_prepare(root, tmp_path / "two"), SIZE)
     assert len(decoded) == again
     decoded.clear()
-    assert _right(_prepare(root, tmp_path / "three"))
+    assert are_right(_prepare(root, tmp_path / "three"), SIZE)
     assert decoded == []
 
 
@@ -167,7 +150,7 @@ def test_a_damaged_file_is_said(root, decoded, home, tmp_path, caplog):
     first, *others = _files(home)
     _overwrite(first, 0, b"xyz")
     others[0].write_bytes(b"xyz")
-    assert _right(_prepare(root, tmp_path / "two", seed=1))
+    assert are_right(_prepare(root, tmp_path / "two", seed=1), SIZE)
     assert f"{first} is damaged: what does not fit was decoded again" in caplog.text
     assert f"passed over: {others[0]} has 3 bytes" in caplog.text
 
@@ -194,7 +177,7 @@ def test_the_limit_holds_and_what_was_used_last_stays(write_images, decoded, hom
 
 def test_more_than_the_limit_is_not_kept_and_said(root, decoded, home, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("AUTOSLIM_CACHE_LIMIT", str(20 * ONE))
-    assert _right(_prepare(root, tmp_path / "one"))
+    assert are_right(_prepare(root, tmp_path / "one"), SIZE)
     # The splits for validation and test fit.
     assert sum(path.stat().st_size for path in _files(home)) == 14 * ONE
     assert "are not kept for later searches; allowed: 9600 (AUTOSLIM_CACHE_LIMIT)" in caplog.text
@@ -205,7 +188,7 @@ def test_a_limit_of_nothing_keeps_and_reads_nothing(root, decoded, home, tmp_pat
     kept = _files(home)
     decoded.clear()
     monkeypatch.setenv("AUTOSLIM_CACHE_LIMIT", "0")
-    assert _right(_prepare(root, tmp_path / "two"))
+    assert are_right(_prepare(root, tmp_path / "two"), SIZE)
     assert len(decoded) == 68
     assert (_files(home), caplog.text) == (kept, "")
 
@@ -236,7 +219,7 @@ def test_another_file_system_gets_copies(root, decoded, tmp_path, monkeypatch):
     first.splits(SIZE)
     decoded.clear()
     second = _prepare(root, tmp_path / "two")
-    assert _right(second)
+    assert are_right(second, SIZE)
     assert decoded == []
     assert not os.path.samefile(*(one.path / "pixels-12x12" / "train.pixels" for one in (first, second)))
 
@@ -244,26 +227,26 @@ def test_another_file_system_gets_copies(root, decoded, tmp_path, monkeypatch):
 def test_a_full_disk_is_said_and_costs_the_next_search_its_time(root, decoded, home, tmp_path, monkeypatch, caplog):
     _no_links(monkeypatch)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2 * 50 * ONE))
-    assert _right(_prepare(root, tmp_path / "one"))
+    assert are_right(_prepare(root, tmp_path / "one"), SIZE)
     # Of the training images, a copy would leave less free than it takes.
     assert sum(path.stat().st_size for path in _files(home)) == 14 * ONE
     assert "No space left on device" in caplog.text
     assert "AUTOSLIM_CACHE names another folder" in caplog.text
     decoded.clear()
-    assert _right(_prepare(root, tmp_path / "two"))
+    assert are_right(_prepare(root, tmp_path / "two"), SIZE)
     assert len(decoded) == 54
 
 
 def test_a_folder_that_cannot_be_written_is_said(root, decoded, home, tmp_path, caplog):
     home.parent.mkdir()
     home.write_text("a file")
-    assert _right(_prepare(root, tmp_path / "one"))
+    assert are_right(_prepare(root, tmp_path / "one"), SIZE)
     assert "decoded images cannot be kept" in caplog.text
 
 
 def test_several_searches_at_once_agree(root, decoded, home, tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda number: _right(_prepare(root, tmp_path / str(number), seed=number % 2)), range(4)))
+        found = list(pool.map(lambda number: are_right(_prepare(root, tmp_path / str(number), seed=number % 2), SIZE), range(4)))
     assert found == [True] * 4
     assert not list(home.glob("**/*.partial"))
     assert home.stat().st_mode & 0o777 == 0o700
@@ -287,5 +270,5 @@ def test_a_folder_that_an_earlier_version_prepared_is_read(root, decoded, tmp_pa
     for path in second.path.glob("*.keys"):
         path.unlink()
     decoded.clear()
-    assert _right(second)
+    assert are_right(second, SIZE)
     assert decoded == []
