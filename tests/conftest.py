@@ -1,6 +1,7 @@
 """One thread a process: the models are so small that several threads, on a machine with other work, take twenty times as long."""
 
 import os
+import re
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,6 +26,16 @@ pytest.register_assert_rewrite("helpers.method_contract")
 # Examples are no slower to make on a busy machine for a reason that a test could find.
 hypothesis.settings.register_profile("autoslim", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("autoslim")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file all of whose tests `-m` leaves out is not imported: schemathesis alone takes eight seconds of each process."""
+    if collection_path.suffix != ".py" or "not slow" not in config.getoption("markexpr"):
+        return None
+    marks = re.search(
+        r"^pytestmark = (CI_ONLY|pytest\.mark\.slow|\[\s*pytest\.mark\.slow)\b", collection_path.read_text(), re.MULTILINE
+    )
+    return True if marks else None
 
 
 @pytest.fixture(scope="session", autouse=True)

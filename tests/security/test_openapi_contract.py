@@ -9,11 +9,14 @@ import hypothesis
 import pytest
 import schemathesis
 from helpers.examples import examples
+from helpers.marks import CI_ONLY
 from helpers.running_service import RunningService, patient, running, settings_in
 from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 
 from autoslim.service.openapi import FILE
+
+pytestmark = CI_ONLY
 
 # What the schema cannot say (which models and data there are) is refused, too; and a key that is missing is another test's business.
 _LEFT_OUT = ("positive_data_acceptance", "ignored_auth", "missing_required_header", "unsupported_method")
