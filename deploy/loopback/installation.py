@@ -16,6 +16,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from autoslim.store import Keys, Scope
 from loopback.postgres import USER, Postgres, find_binaries, unprivileged_user
 from loopback.program import Program
@@ -211,10 +213,12 @@ class Installation:
         """In reverse order: the supervisor first, so that it does not count jobs as lost, and the database last."""
         # Before anything ends: the process in the foreground must not start it again.
         self._wanted.unlink(missing_ok=True)
-        for program in self._all():
-            program.stop()
-        self.ray.stop()
-        self.postgres.stop()
+        # That process stops the installation, too, as soon as it sees it; the second of both finds nothing that runs.
+        with FileLock(self.folder / "stop.lock"):
+            for program in self._all():
+                program.stop()
+            self.ray.stop()
+            self.postgres.stop()
 
     def _all(self) -> list[Program]:
         names = ("supervisor", "api", "ray-worker", "ray-head", "mlflow")
