@@ -29,6 +29,7 @@ class TrainingSettings(Record):
     `lr` is the peak learning rate of AdamW at this batch size; `warmup` the share of steps spent rising to it.
     `distillation` is the weight of the dense teacher's soft labels in the loss (0: labels only).
     `augmentation` is one of `none`, `light`, `strong`; `flip` mirrors images left to right where the augmentation is not `none`.
+    `mixup` and `cutmix` are their alphas, 0 for none; of both, each batch has one.
     `precision` is `auto` (bfloat16 where the device computes in it), `bfloat16` or `float32`.
     """
 
@@ -46,6 +47,7 @@ class TrainingSettings(Record):
     flip: bool = True
     mixup: float = 0.0
     precision: str = "auto"
+    cutmix: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.device import autocast
 from autoslim.training.divergence import DivergenceWatch
+from autoslim.training.mixing import mix
 from autoslim.training.rank_group import RankGroup
 from autoslim.training.ranks import Segments
 from autoslim.training.whole_batch import whole_batch
@@ -174,7 +175,7 @@ class Trainer:
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, labels_B in timer.timed(itertools.islice(batches, steps)):
                 batch, labels = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
-                if self.training.mixup > 0:
+                if self.training.mixup > 0 or self.training.cutmix > 0:
                     batch, labels = self._mix(batch, labels)
                 self._set_learning_rate()
                 curves = self._update(batch, labels)
@@ -197,12 +198,11 @@ class Trainer:
         return {name: float(total) / steps for name, total in totals.items()} | speed
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); labels become soft labels."""
+        """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of image i with image B-1-i; labels become soft labels."""
         # A generator for each step, so that a resumed run mixes in the same share.
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
-        share = draw.beta(self.training.mixup, self.training.mixup)
+        mixed_B3HW, share = mix(images_B3HW, draw, mixup=self.training.mixup, cutmix=self.training.cutmix)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
-        mixed_B3HW = torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share)
         # Without classes the teacher sees the mixed image, and labels are not read.
         targets = mixup_target(labels_B, classes, share, self.training.label_smoothing) if classes else labels_B
         return mixed_B3HW, targets
