@@ -18,7 +18,8 @@ from pathlib import Path
 
 import baselines
 import torch
-from methods_runs import DESIGN, TRAINING, Run, Settings, make_recipe
+from methods_rows import DESIGN
+from methods_runs import TRAINING, Run, Settings, make_recipe
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import Recipe
