@@ -37,7 +37,14 @@ TRAINING: Ranges = {
     "temperature": Knob(
         kind="float", help="temperature of the soft labels", default=_DEFAULTS.temperature, low=0.1, high=20.0, log=True
     ),
-    "ema_decay": Knob(kind="float", help="decay of the weights' average", default=_DEFAULTS.ema_decay, low=0.0, high=0.99999),
+    "ema_decay": Knob(
+        kind="float",
+        help="decay of the weights' average",
+        default=_DEFAULTS.ema_decay,
+        low=0.9,
+        high=0.99999,
+        allowed=(0.0, 0.99999),
+    ),
     "clip_norm": Knob(
         kind="float", help="gradient norm that is clipped to", default=_DEFAULTS.clip_norm, low=0.01, high=100.0, log=True
     ),
