@@ -7,8 +7,8 @@ by their observed accuracies and scored by their accuracies without noise. A tri
 by then, except for autoslim, which delivers complete trials only. Finished runs in --output are reused; `--table` only writes the table and
 the figure. With `--real` every trial is trained as those of the table were, and its observed accuracy is its score.
 
-`autoslim, every method and chain` searches the whole default space, `autoslim, every method` its methods alone. The table has neither all of
-these nor chains, so that both are for `--real` alone.
+`autoslim, every method and chain` searches the whole default space, `autoslim, every method` its methods alone. The table lacks some of
+these and all chains, so that both are for `--real` alone.
 
 `autoslim, prior` begins with the trials of other models that are part of it (`--prior auto`), all others with none. The race's own model is
 never among those: `--trials-table` names it.
