@@ -5,6 +5,9 @@
 One search has two budgets. The controls start from the same dense model and have the same teacher and epochs: the dense model finetuned,
 and random tokens (drawn for every image) at each budget, each with two learning rates, of which the better one on the validation images
 counts. Every model is evaluated once on the 10,000 test images. Finished steps in --output are reused. `--images 0` takes all images.
+
+The space is `default`, its chains included. `--second-start runs/start/model` adds a dense model, such as those of `dense_start.py`; the
+controls stay those of the first.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ class Settings:
     epochs: float
     trials: int
     seed: int
+    second_start: Path | None = None
 
     @property
     def dataset(self) -> DatasetSpec:
@@ -66,6 +70,7 @@ def search(settings: Settings) -> Path:
     job = SearchJob(
         id="cifar10-search",
         model=ModelSpec(name=str(settings.base)),
+        more_models=() if settings.second_start is None else (ModelSpec(name=str(settings.second_start.absolute())),),
         dataset=settings.dataset,
         budgets=tuple(Budget.parse(label) for label in BUDGETS),
         trials=settings.trials,
@@ -126,6 +131,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--second-start", type=Path, help="the folder of another dense model, in timm's hub format")
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
@@ -184,7 +190,7 @@ def _searched(label: str, folder: Path, context: TrialContext, tuned: Hits, rand
 
     model = RunFolder(folder).model(label)
     config, hits = load_config(model), holdout_hits(load(model), context)
-    name = f"{label}: autoslim ({config.recipe.method})"
+    name = f"{label}: autoslim ({config.recipe.title})"
     return name, config.flops.fvcore, hits, format_difference([hits], [tuned]), format_difference([hits], [random])
 
 
