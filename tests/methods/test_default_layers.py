@@ -63,7 +63,8 @@ def test_defaults_without_blocks_reach_low_budgets(method: str, depth: int):
     shape = shape_of(depth)
     for share in (0.35, 0.25, 0.15):
         budget = share_of_dense(shape, share)
-        assert 0.98 * budget <= solve(METHODS[method], shape, Plan.dense(shape), {}, budget).flops <= budget
+        # Of widths the same whole number everywhere is solved for; pruning fills the budget unit by unit.
+        assert 0.95 * budget <= solve(METHODS[method], shape, Plan.dense(shape), {}, budget).flops <= budget
 
 
 @pytest.mark.parametrize("method", WITH_LAYERS)
