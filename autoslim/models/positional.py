@@ -114,17 +114,24 @@ class RelativeBias(Positions):
         self.register_buffer("index", index_TT, persistent=False)
 
     def bias(self, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int) -> Tensor:
-        every_T = torch.arange(len(self.index), device=self.index.device)
-        at_keys = _rows(every_T[:, None], of_keys, tokens).squeeze(-1)
-        at_queries = at_keys if of_queries is None else _rows(every_T[:, None], of_queries, tokens).squeeze(-1)
-        # Pairs as numbers in the flattened index: a lookup by one number is something that every runtime has.
-        pair_BQN = at_queries.view(-1, at_queries.shape[-1], 1) * len(every_T) + at_keys.view(-1, 1, at_keys.shape[-1])
-        rows = self.index.flatten().index_select(0, pair_BQN.flatten())
-        bias_BQNH = self.table.index_select(0, rows).view(*pair_BQN.shape, -1)
-        return bias_BQNH.permute(0, 3, 1, 2)
+        return biases_at(self.table, self.index, of_queries, of_keys, tokens)
 
     def of_heads(self, heads: Sequence[int]) -> RelativeBias:
         return type(self)(self.table.detach()[:, list(heads)].clone(), self.index)
+
+
+def biases_at(
+    table_RH: Tensor, index_TT: Tensor, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int
+) -> Tensor:
+    """The biases of queries and keys at these places, as of `Positions.bias`; `index_TT` has the row of each pair of the image's tokens."""
+    every_T = torch.arange(len(index_TT), device=index_TT.device)
+    at_keys = _rows(every_T[:, None], of_keys, tokens).squeeze(-1)
+    at_queries = at_keys if of_queries is None else _rows(every_T[:, None], of_queries, tokens).squeeze(-1)
+    # Pairs as numbers in the flattened index: a lookup by one number is something that every runtime has.
+    pair_BQN = at_queries.view(-1, at_queries.shape[-1], 1) * len(every_T) + at_keys.view(-1, 1, at_keys.shape[-1])
+    rows = index_TT.flatten().index_select(0, pair_BQN.flatten())
+    bias_BQNH = table_RH.index_select(0, rows).view(*pair_BQN.shape, -1)
+    return bias_BQNH.permute(0, 3, 1, 2)
 
 
 def rotated(x_BHNK: Tensor, sin: Tensor, cos: Tensor, *, half: bool) -> Tensor:

@@ -10,13 +10,13 @@ from autoslim.models.beit import BeitFamily
 from autoslim.models.eva import EvaFamily
 from autoslim.models.family import Family
 from autoslim.models.lvvit import LVViTFamily
+from autoslim.models.relpos import RelPosFamily
 from autoslim.models.swin import SwinFamily
 from autoslim.models.vision_transformer import PlainViT
 
-FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), BeitFamily(), SwinFamily())
+FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), BeitFamily(), RelPosFamily(), SwinFamily())
 
 _TRANSFORMERS = (
-    "vision_transformer_relpos",
     "vision_transformer_sam",
     "naflexvit",
 )

@@ -23,7 +23,7 @@ from autoslim.models.positional import PositionalBlock, Rotation
 from autoslim.models.registry import family_of
 
 ROTARY = ("rotary positions", "learned rotary positions", "rotary positions and norms inside")
-WITH_PLACES = (*ROTARY, "relative positions")
+WITH_PLACES = (*ROTARY, "relative positions", "relative positions by an MLP")
 OPENED = (*WITH_PLACES, "rotary positions and attention pooling", "keys without a bias")
 
 
@@ -78,6 +78,12 @@ def timms_block(model: Any, x_BND: torch.Tensor, mask_B11N: torch.Tensor) -> tor
         # timm's BEiT takes no mask, but a bias for all blocks, which is added as well.
         out: torch.Tensor = block(x_BND, shared_rel_pos_bias=mask_B11N)
         return out
+    if hasattr(block.attn, "rel_pos"):
+        # Neither does this one, which adds its own bias in every case.
+        bias = block.attn.rel_pos.get_bias()
+        block.attn.rel_pos.get_bias = lambda: bias + mask_B11N
+        hidden: torch.Tensor = block(x_BND)
+        return hidden
     rope = model.rope.get_embed()
     return block(x_BND, rope=rope[1] if model.rope_mixed else rope, attn_mask=mask_B11N)  # type: ignore[no-any-return]
 

@@ -43,7 +43,8 @@ def test_prefix_tokens_are_counted(model: str, prefix: int):
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "layers on classes alone": ("cait_xxs24_224", {}, "Cait"),
-    "relative positions": ("vit_relpos_small_patch16_224", {}, "VisionTransformerRelPos"),
+    "shared relative positions": ("vit_srelpos_small_patch16_224", {"depth": 1}, "shared_rel_pos"),
+    "relative positions and norms behind": ("vit_relpos_small_patch16_rpn_224", {"depth": 1}, "blocks.0 is a ResPostRelPosBlock"),
     "patch dropout": ("vit_tiny_patch16_224", {"depth": 1, "patch_drop_rate": 0.5}, "patch_drop"),
     "refined patches": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "prr"}, "pooling 'prr'"),
     "one channel": ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}, "patch_embed takes 1 channels"),
