@@ -1,4 +1,4 @@
-"""Augmentation of training batches: functions of the batch and a generator, uint8 (B, H, W, 3) in, uint8 (B, h, w, 3) out.
+"""Augmentation of training batches: functions of the batch and a generator, uint8 (B, H, W, 3) in, `Crops` out.
 
 B images of a batch, H and W pixels as stored, h and w pixels as the model takes them.
 """
@@ -9,7 +9,7 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,51 +37,86 @@ _JITTER = 0.4
 """RandAugment's policy and the share of images with an erased rectangle are those of DeiT's recipe; the jitter is timm's default."""
 
 
+class Crops(NamedTuple):
+    """What was cut out of a batch, and where: `boxes_B4` are left, top, right and bottom in pixels as stored; a shifted crop may reach over
+    the border. `mirrored_B` says which images were mirrored then.
+    """
+
+    images_Bhw3: Pixels
+    boxes_B4: NDArray[np.float64]
+    mirrored_B: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, images_Bhw3: Pixels, left_B: Any, top_B: Any, right_B: Any, bottom_B: Any) -> Crops:
+        """None of them mirrored."""
+        boxes_B4 = np.stack([left_B, top_B, right_B, bottom_B], axis=1).astype(np.float64)
+        return cls(images_Bhw3, boxes_B4, np.zeros(len(images_Bhw3), np.bool_))
+
+
 def check_augmentation(name: str) -> None:
     if name not in AUGMENTATIONS:
         raise RequestError(f"augmentation is {name!r}; allowed: {', '.join(AUGMENTATIONS)}")
 
 
 def centre_crop(images_BHW3: Pixels, size: tuple[int, int]) -> Pixels:
-    top, left = ((have - want) // 2 for have, want in zip(images_BHW3.shape[1:3], size, strict=True))
+    top, left = _centre(images_BHW3, size)
     return images_BHW3[:, top : top + size[0], left : left + size[1]]
 
 
-def light(images_BHW3: Pixels, size: tuple[int, int], flip: bool, generator: np.random.Generator) -> Pixels:
+def _centre(images_BHW3: Pixels, size: tuple[int, int]) -> tuple[int, int]:
+    top, left = ((have - want) // 2 for have, want in zip(images_BHW3.shape[1:3], size, strict=True))
+    return top, left
+
+
+def unchanged(images_BHW3: Pixels, size: tuple[int, int]) -> Crops:
+    """The centre crops."""
+    crops_Bhw3, (top, left) = centre_crop(images_BHW3, size), _centre(images_BHW3, size)
+    sides = (left, top, left + size[1], top + size[0])
+    return Crops.of(crops_Bhw3, *(np.full(len(crops_Bhw3), side) for side in sides))
+
+
+def light(images_BHW3: Pixels, size: tuple[int, int], flip: bool, generator: np.random.Generator) -> Crops:
     """A random shift of small images, a random crop of larger ones; with `flip`, half of the images are mirrored."""
     if max(size) <= MAX_SHIFTED_SIDE:
-        crops_Bhw3 = shift_crop(images_BHW3, size, generator)
+        crops = shift_crop(images_BHW3, size, generator)
     else:
-        crops_Bhw3 = resized_crop(images_BHW3, size, _LIGHT_SCALE, generator)
-    return _flip_half(crops_Bhw3, generator) if flip else crops_Bhw3
+        crops = resized_crop(images_BHW3, size, _LIGHT_SCALE, generator)
+    return _flip_half(crops, generator) if flip else crops
 
 
-def _flip_half(images_Bhw3: Pixels, generator: np.random.Generator) -> Pixels:
+def _flip_half(crops: Crops, generator: np.random.Generator) -> Crops:
+    images_Bhw3 = crops.images_Bhw3
     chosen_B = generator.random(len(images_Bhw3)) < 0.5
     images_Bhw3[chosen_B] = images_Bhw3[chosen_B, :, ::-1]
-    return images_Bhw3
+    return crops._replace(mirrored_B=chosen_B)
 
 
-def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.Generator) -> Pixels:
+def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.Generator) -> Crops:
     """The centre crop, shifted by up to an eighth of its side in each direction; pixels outside the image are reflected at its border."""
-    row_Bh = _shifted(images_BHW3.shape[1], size[0], len(images_BHW3), generator)
-    column_Bw = _shifted(images_BHW3.shape[2], size[1], len(images_BHW3), generator)
-    return images_BHW3[np.arange(len(images_BHW3))[:, None, None], row_Bh[:, :, None], column_Bw[:, None, :]]
+    height, width = images_BHW3.shape[1:3]
+    top_B = _shifted(height, size[0], len(images_BHW3), generator)
+    left_B = _shifted(width, size[1], len(images_BHW3), generator)
+    row_Bh, column_Bw = _reflected(top_B, size[0], height), _reflected(left_B, size[1], width)
+    crops_Bhw3 = images_BHW3[np.arange(len(images_BHW3))[:, None, None], row_Bh[:, :, None], column_Bw[:, None, :]]
+    return Crops.of(crops_Bhw3, left_B, top_B, left_B + size[1], top_B + size[0])
 
 
 def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """The stored rows (or columns) that each crop takes, (batch, want)."""
-    start = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
+    """The row (or column) that each crop starts at, (batch,)."""
+    shifted: NDArray[np.int64] = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
+    return shifted
+
+
+def _reflected(start_B: NDArray[np.int64], want: int, have: int) -> NDArray[np.int64]:
+    """The stored rows (or columns) that each crop takes, (B, want)."""
     # Mirrored at the first row here, and at the last one below.
-    index = np.abs(start[:, None] + np.arange(want))
+    index = np.abs(start_B[:, None] + np.arange(want))
     last = have - 1
     mirrored: NDArray[np.int64] = last - np.abs(last - index)
     return mirrored
 
 
-def resized_crop(
-    images_BHW3: Pixels, size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator
-) -> Pixels:
+def resized_crop(images_BHW3: Pixels, size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator) -> Crops:
     """Random resized crop (Szegedy et al., 2015): a part of the image with `scale` of its area, resized to `size` by bicubic interpolation.
 
     It is timm's transform with a generator of its own: timm's draws from Python's global one, and so cannot run in threads.
@@ -95,11 +130,11 @@ def resized_crop(
     h_B = np.minimum(np.sqrt(area_B / aspect_B), height)
     left_B, top_B = generator.random(batch) * (width - w_B), generator.random(batch) * (height - h_B)
     # Fractional boxes: Pillow interpolates within them, so that a crop is not rounded to whole pixels.
-    boxes_B4 = np.stack([left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height)], axis=1)
     out_Bhw3 = np.empty((batch, *size, 3), np.uint8)
-    for image, box, out in zip(images_BHW3, boxes_B4.tolist(), out_Bhw3, strict=True):
+    crops = Crops.of(out_Bhw3, left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height))
+    for image, box, out in zip(images_BHW3, crops.boxes_B4.tolist(), out_Bhw3, strict=True):
         out[:] = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=tuple(box)))
-    return out_Bhw3
+    return crops
 
 
 class Strong:
@@ -126,16 +161,17 @@ class Strong:
         self._steps: list[Any] = [rand_augment_transform(_RAND_AUGMENT, settings), ColorJitter(_JITTER, _JITTER, _JITTER)]
         self._erasing: Any = RandomErasing(_ERASE_SHARE, mode="pixel", device="cpu")
 
-    def __call__(self, images_BHW3: Pixels, generator: np.random.Generator) -> Pixels:
-        crops_Bhw3 = resized_crop(images_BHW3, self._size, _STRONG_SCALE, generator)
+    def __call__(self, images_BHW3: Pixels, generator: np.random.Generator) -> Crops:
+        """The boxes say nothing of what RandAugment rotates, shears and shifts."""
+        crops = resized_crop(images_BHW3, self._size, _STRONG_SCALE, generator)
         if self._flip:
-            _flip_half(crops_Bhw3, generator)
-        for crop in crops_Bhw3:
+            crops = _flip_half(crops, generator)
+        for crop in crops.images_Bhw3:
             image = Image.fromarray(crop)
             for step in self._steps:
                 image = step(image)
             crop[:] = np.asarray(image)
-        return crops_Bhw3
+        return crops
 
     def erase(self, x_B3hw: torch.Tensor) -> torch.Tensor:
         """Replaces a rectangle of a quarter of the images (B, 3, h, w) by noise, in place."""

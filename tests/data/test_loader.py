@@ -94,7 +94,7 @@ def test_partial_batch_is_dropped_unless_it_is_the_only_one(count, steps, seen):
 
 def test_shift_crop_moves_by_an_eighth_at_most_and_mirrors_the_border():
     image = np.broadcast_to(np.arange(16, dtype=np.uint8)[None, :, None], (16, 16, 3))
-    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0))
+    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0)).images_Bhw3
     found = {tuple(crop[0, :, 0].tolist()) for crop in crops}
     padded = [2, 1, *range(16), 14, 13]
     assert found == {tuple(padded[start : start + 16]) for start in range(5)}
@@ -102,14 +102,14 @@ def test_shift_crop_moves_by_an_eighth_at_most_and_mirrors_the_border():
 
 def test_shift_crop_uses_the_stored_margin_before_it_mirrors():
     image = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 20, 3))
-    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0))
+    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0)).images_Bhw3
     assert {tuple(crop[:, 0, 0].tolist()) for crop in crops} == {tuple(range(start, start + 16)) for start in range(5)}
 
 
 def test_resized_crop_shows_a_part_of_the_image_in_order():
     ramp = np.linspace(0, 255, 100).astype(np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (100, 100, 3))
-    crops = resized_crop(np.stack([image] * 50), (80, 80), (0.6, 1.0), np.random.default_rng(0))
+    crops = resized_crop(np.stack([image] * 50), (80, 80), (0.6, 1.0), np.random.default_rng(0)).images_Bhw3
     assert (np.diff(crops[:, 0, :, 0].astype(int), axis=1) >= 0).all()
     spans = crops[:, 0, -1, 0].astype(int) - crops[:, 0, 0, 0]
     assert spans.min() > 255 * 0.65
