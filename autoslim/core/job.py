@@ -52,7 +52,8 @@ class DatasetSpec(Record):
     Decoded images are shared between trials up to `decoded_limit` bytes a job.
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
-    `drop_duplicates` leaves images out of train that have a copy in another split, or with another label.
+    `drop_duplicates` leaves images out of train that have a copy in another split, or with another label. `token_labels` is where labels
+    of the training images' patches are: a folder (with a / in it), or a column of the table.
     """
 
     source: str
@@ -66,6 +67,7 @@ class DatasetSpec(Record):
     config: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     drop_duplicates: bool = dataclasses.field(default=False, metadata=OPTIONAL)
     unreadable_images: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    token_labels: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def unreadable(self) -> Allowed:

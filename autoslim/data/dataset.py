@@ -17,6 +17,7 @@ from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_file import Keys, PixelFile, keys_of
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
+from autoslim.data.token_labels import TokenLabels
 from autoslim.data.user_cache import cache_folder
 from autoslim.errors import DatasetError
 
@@ -25,10 +26,16 @@ MANIFEST = "dataset.json"
 
 
 class ImageSplit:
-    """One split at one storage size: `labels` int64 (N,), `size` (H, W)."""
+    """One split at one storage size: `labels` int64 (N,), `size` (H, W), and the labels of its images' patches, if there are any."""
 
-    def __init__(self, labels: Labels, size: tuple[int, int], read: Callable[[Indices], NDArray[np.uint8]]) -> None:
-        self.labels, self.size, self._read = labels, size, read
+    def __init__(
+        self,
+        labels: Labels,
+        size: tuple[int, int],
+        read: Callable[[Indices], NDArray[np.uint8]],
+        token_labels: TokenLabels | None = None,
+    ) -> None:
+        self.labels, self.size, self._read, self.token_labels = labels, size, read, token_labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,10 +123,14 @@ class PreparedDataset:
         def read(indices: Indices) -> NDArray[np.uint8]:
             return np.stack([_image(file, index, size) for index in indices.tolist()]) if len(indices) else empty.copy()
 
-        return ImageSplit(file.labels, size, read)
+        return ImageSplit(file.labels, size, read, self._token_labels(split))
 
     def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
-        return ImageSplit(self._encoded(split).labels, size, PixelFile(folder / f"{split}.pixels", size).images)
+        pixels = PixelFile(folder / f"{split}.pixels", size)
+        return ImageSplit(self._encoded(split).labels, size, pixels.images, self._token_labels(split))
+
+    def _token_labels(self, split: str) -> TokenLabels | None:
+        return TokenLabels.find(self.path, split, len(self.classes))
 
     def _is_decoded_once(self, size: tuple[int, int]) -> bool:
         return self.images * size[0] * size[1] * 3 <= self.report.decoded_limit

@@ -16,14 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from autoslim.core.recipe import TrainingSettings
-from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, light, seeded_globals
+from autoslim.data.augment import Crops, Pixels, Strong, check_augmentation, light, seeded_globals, unchanged
 from autoslim.data.batch_share import BatchShare
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.table import Indices
+from autoslim.data.token_targets import token_targets
 from autoslim.errors import InfeasibleError, RequestError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Normalised images float32 (B, 3, h, w) and labels int64 (B,)."""
+"""Normalised images float32 (B, 3, h, w) and labels int64 (B,), or soft labels of image and patches float32 (B, 1 + P, C)."""
+
+_Targets = NDArray[np.int64] | NDArray[np.float32]
 
 _MAX_THREADS = 4
 """Trials share a machine, so that each takes no more than these."""
@@ -37,6 +40,9 @@ class Loader:
 
     Batches are prepared ahead in background threads: as many as PyTorch may use in this process, at most four. Only `strong` is prepared in
     the caller's thread, because timm draws from the process's global generators.
+
+    With a `token_grid`, rows and columns of the model's patches, batches have the labels of the patches (`token_targets`), which the split
+    has to have.
 
     With a `share` each batch has the images of that share alone, augmented as in the whole batch. `strong` prepares the whole batch for it,
     since timm's draws depend on the images before.
@@ -56,10 +62,12 @@ class Loader:
         seed: int,
         train: bool,
         share: BatchShare | None = None,
+        token_grid: tuple[int, int] | None = None,
     ) -> None:
         check_augmentation(training.augmentation)
         _check(split, training, mean, std, image_size)
-        self._split, self._size, self._seed, self._train = split, image_size, seed, train
+        assert token_grid is None or share is None, "the dense model is trained by one process"
+        self._split, self._size, self._seed, self._train, self._token_grid = split, image_size, seed, train, token_grid
         self._batch_size, self._flip, self._share = training.batch_size, training.flip, share
         self._augmentation = training.augmentation if train else "none"
         # (byte / 255 - mean) / std as one product and one sum.
@@ -101,7 +109,7 @@ class Loader:
 
     def _prefetch(self, epoch: int, steps: list[Indices]) -> Iterator[Batch]:
         threads = min(_MAX_THREADS, torch.get_num_threads())
-        pending: deque[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = deque()
+        pending: deque[Future[tuple[NDArray[np.float32], _Targets]]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="autoslim-loader")
         try:
             for step, indices in enumerate(steps):
@@ -116,28 +124,43 @@ class Loader:
             # A caller may stop within an epoch; the batches that it does not want are not prepared.
             pool.shutdown(cancel_futures=True)
 
-    def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], _Targets]:
         generator = np.random.default_rng(seeds)
         if self._share is not None:
             generator, indices = self._share.draws(generator, len(indices)), indices[self._share.rows(len(indices))]
         images_BHW3 = self._split.images(indices)
         if self._augmentation == "light":
-            images_Bhw3 = light(images_BHW3, self._size, self._flip, generator)
+            crops = light(images_BHW3, self._size, self._flip, generator)
         else:
-            images_Bhw3 = centre_crop(images_BHW3, self._size)
-        return normalise(images_Bhw3, self._scale_3, self._shift_3), self._split.labels[indices]
+            crops = unchanged(images_BHW3, self._size)
+        return normalise(crops.images_Bhw3, self._scale_3, self._shift_3), self._targets(indices, crops)
 
     def _strong_batch(self, indices: Indices, seeds: list[int]) -> Batch:
         assert self._strong is not None
         images_BHW3 = self._split.images(indices)
         with seeded_globals(int(np.random.SeedSequence(seeds).generate_state(1)[0])):
-            images_Bhw3 = self._strong(images_BHW3, np.random.default_rng(seeds))
-            x_B3hw = self._strong.erase(torch.from_numpy(normalise(images_Bhw3, self._scale_3, self._shift_3)))
-        labels_B = torch.from_numpy(self._split.labels[indices])
+            crops = self._strong(images_BHW3, np.random.default_rng(seeds))
+            x_B3hw = self._strong.erase(torch.from_numpy(normalise(crops.images_Bhw3, self._scale_3, self._shift_3)))
+        targets = torch.from_numpy(self._targets(indices, crops))
         if self._share is None:
-            return x_B3hw, labels_B
+            return x_B3hw, targets
         rows = torch.from_numpy(self._share.rows(len(indices)))
-        return x_B3hw[rows], labels_B[rows]
+        return x_B3hw[rows], targets[rows]
+
+    def _targets(self, indices: Indices, crops: Crops) -> _Targets:
+        labels_B = self._split.labels[indices]
+        if self._token_grid is None:
+            return labels_B
+        patches = self._split.token_labels
+        assert patches is not None, "labels of patches of a split that has none"
+        return token_targets(
+            patches.maps(indices),
+            labels_B,
+            crops,
+            stored=self._split.size,
+            grid=self._token_grid,
+            class_count=patches.class_count,
+        )
 
 
 def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -152,7 +175,7 @@ def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArra
     return x_B3hw
 
 
-def _tensors(batch: tuple[NDArray[np.float32], NDArray[np.int64]]) -> Batch:
+def _tensors(batch: tuple[NDArray[np.float32], _Targets]) -> Batch:
     return torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
 
 

@@ -25,6 +25,7 @@ from autoslim.data.sources import open_source
 from autoslim.data.split_writer import Part, SplitWriter
 from autoslim.data.splits import keep_count, split_off_share
 from autoslim.data.table import Indices, Source
+from autoslim.data.token_labels import write_token_labels
 from autoslim.data.unreadable import check_allowed, check_unreadable
 from autoslim.data.wanted import Wanted
 
@@ -120,6 +121,7 @@ def _write(
             writers[split].check_filled()
     if spec.drop_duplicates:
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
+    patches = _write_token_labels(folder, parts["train"], writers["train"].rows, source, digest)
     for split in SPLITS:
         (folder / f"{split}.keys").write_bytes(writers[split].contents.hashes.tobytes())
     report = DatasetReport(
@@ -130,10 +132,19 @@ def _write(
         decoded_limit=spec.decoded_limit,
         **{split: writers[split].report() for split in SPLITS},
         not_used=source.not_used,
-        chosen=source.chosen,
+        chosen=(*source.chosen, *patches),
         suspicious=_suspicious(folder, writers, source),
     )
     (folder / MANIFEST).write_text(report.to_json(indent=2))
+
+
+def _write_token_labels(folder: Path, train: Part, rows: Indices, source: Source, digest: hashlib._Hash) -> tuple[str, ...]:
+    """The labels of the training images' patches, where there are any; returns what is said of them."""
+    encoded = train.table.token_labels
+    if encoded is None:
+        return ()
+    images = EncodedFile(folder / "train.arrow")
+    return (write_token_labels(folder, "train", encoded(rows), images, class_count=len(source.classes), digest=digest),)
 
 
 def _suspicious(folder: Path, writers: dict[str, SplitWriter], source: Source) -> tuple[str, ...]:

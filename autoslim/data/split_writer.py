@@ -49,12 +49,18 @@ class SplitWriter:
         self._digest, self._progress, self._examined, self._collectors = digest, progress, examined, collectors
         self.counts = np.zeros(max(1, len(source.classes)), np.int64)
         self.contents, self.dropped = Contents(), 0
+        self._rows: list[int] = []
         self._unreadable: list[str] = []
 
     def write(self, path: Path, *, without: frozenset[bytes]) -> None:
         """All readable images but those whose contents are given."""
         self._digest.update(self._split.encode())
         write_encoded(path, self._readable(without))
+
+    @property
+    def rows(self) -> Indices:
+        """Of the table, those that the file has."""
+        return np.array(self._rows, np.int64)
 
     @property
     def unreadable(self) -> Unreadable:
@@ -79,6 +85,7 @@ class SplitWriter:
         hashes, labels, file = self.contents.hashes, self.contents.labels, EncodedFile(path)
         rows = np.setdiff1d(np.arange(len(labels)), wrong)
         self.contents, self.dropped = Contents(), self.dropped + len(wrong)
+        self._rows = self.rows[rows].tolist()
         for row in rows.tolist():
             self.contents.add(bytes(hashes[row]), int(labels[row]))
         self.counts = np.bincount(labels[rows], minlength=len(self.counts))
@@ -110,6 +117,7 @@ class SplitWriter:
                     label = int(labels[row])
                     self.counts[label] += 1
                     self.contents.add(content, label)
+                    self._rows.append(row)
                     # The length marks where an image ends; without it two lists of images could have the same bytes.
                     self._digest.update(f" {label} {len(data)} ".encode())
                     self._digest.update(data)
