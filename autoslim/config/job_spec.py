@@ -139,6 +139,11 @@ class JobSpec(BaseModel):
         "Column of the classes.",
         _DATA(job=(JobField("dataset.label_column"),), shown_default="`label`, or the only one that may be it"),
     )
+    token_labels: Text | None = setting(
+        "Labels of the training images' patches, with which the dense model is trained: a folder in TokenLabeling's layout (with a / in "
+        "it), or a column of Parquet files.",
+        _DATA(job=(JobField("dataset.token_labels"),)),
+    )
     train_limit: int | None = setting(
         "Use at most this many training images, stratified by class.",
         _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
@@ -354,6 +359,7 @@ class JobSpec(BaseModel):
 
     _objective_of_a_trained_model = field_validator("objective")(job_checks.objective_of_a_trained_model)
     _probe_of_features = field_validator("probe")(job_checks.probe_of_features)
+    _token_labels_of_classes = field_validator("token_labels")(job_checks.token_labels_of_classes)
     _adapt_to_labels = field_validator("adapt")(job_checks.adapt_to_labels)
     _class_query_of_a_classifier = field_validator("class_query")(job_checks.class_query_of_a_classifier)
     _latency_of_one_model = field_validator("latency")(job_checks.latency_of_one_model)

@@ -167,8 +167,9 @@ def make_loader(
     seed: int,
     train: bool,
     share: BatchShare | None = None,
+    with_patches: bool = False,
 ) -> Loader:
-    """Batches with the image size and the normalisation of `dense`."""
+    """Batches with the image size and the normalisation of `dense`, and with the labels of its patches if asked."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(
         split,
@@ -179,4 +180,5 @@ def make_loader(
         seed=seed,
         train=train,
         share=share,
+        token_grid=dense.shape.grid if with_patches else None,
     )

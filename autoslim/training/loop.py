@@ -33,7 +33,7 @@ from autoslim.training.ranks import Segments
 from autoslim.training.whole_batch import whole_batch
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Images (B, 3, h, w) and their labels to scalars by name; `loss` is minimised, the others become curves."""
+"""Images (B, 3, h, w) and their labels, as of a loader or mixed, to scalars by name; `loss` is minimised, the others become curves."""
 
 _CHECK_FINITE_EVERY = 20
 """Steps. Each check waits for the GPU to finish its queue, so that one a step would slow down the training."""
@@ -196,15 +196,18 @@ class Trainer:
         speed = {"images_per_second": images / seconds, "loader_wait": timer.seconds / seconds}
         return {name: float(total) / steps for name, total in totals.items()} | speed
 
-    def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix(self, images_B3HW: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); labels become soft labels."""
         # A generator for each step, so that a resumed run mixes in the same share.
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         share = draw.beta(self.training.mixup, self.training.mixup)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
         mixed_B3HW = torch.lerp(images_B3HW, images_B3HW.flip(0), 1 - share)
+        if labels.is_floating_point():
+            # Those of image and patches, which the loss smooths.
+            return mixed_B3HW, torch.lerp(labels, labels.flip(0), 1 - share)
         # Without classes the teacher sees the mixed image, and labels are not read.
-        targets = mixup_target(labels_B, classes, share, self.training.label_smoothing) if classes else labels_B
+        targets = mixup_target(labels, classes, share, self.training.label_smoothing) if classes else labels
         return mixed_B3HW, targets
 
     def _update(self, images_B3HW: Tensor, labels: Tensor) -> dict[str, Tensor]:

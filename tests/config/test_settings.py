@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "data_config": "large",
     "image_column": "img",
     "label_column": "fine_label",
+    "token_labels": "./label_top5",
     "train_limit": 100,
     "validation_share": 0.2,
     "unreadable_share": 0.5,
