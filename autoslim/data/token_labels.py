@@ -26,9 +26,9 @@ _PARTS = ("scores", "classes", "sizes")
 class TokenMaps(NamedTuple):
     """`scores` (N, K, H, W) of the `classes` with these numbers, and the `sizes` (N, 2) of the images: height and width in pixels."""
 
-    scores: NDArray[np.floating]
-    classes: NDArray[np.integer]
-    sizes: NDArray[np.integer]
+    scores: NDArray[np.floating[Any]]
+    classes: NDArray[np.integer[Any]]
+    sizes: NDArray[np.integer[Any]]
 
 
 class TokenLabels:

@@ -5,6 +5,8 @@ B images of a batch, C classes of the data, K classes of a map with H x W places
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,7 @@ def token_targets(
     return targets
 
 
-def _in_image(boxes_B4: NDArray[np.float64], sizes_B2: NDArray[np.integer], stored: tuple[int, int]) -> NDArray[np.float64]:
+def _in_image(boxes_B4: NDArray[np.float64], sizes_B2: NDArray[np.integer[Any]], stored: tuple[int, int]) -> NDArray[np.float64]:
     """Boxes in pixels of the stored image as shares of the whole one, of which only the middle is stored (`decode.fit`)."""
     height_B, width_B = sizes_B2.astype(np.float64).T
     # The image is resized until it just covers the stored size: of one of its sides a part is left over.

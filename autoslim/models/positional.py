@@ -266,21 +266,31 @@ def _split(attention: Any, x_BND: Tensor, rows: TokenIndices | None) -> tuple[Te
 
 
 class PositionalBlock(nn.Module):
-    """The parts of timm's `Block` under its names; tokens with places come out with places, a tensor as a tensor."""
+    """The parts of timm's `Block` under its names; tokens with places come out with places, a tensor as a tensor.
 
-    def __init__(self, parts: dict[str, nn.Module]) -> None:
+    With `norms_behind`, norms are applied to what the sub-layers compute instead of what they read.
+    """
+
+    def __init__(self, parts: dict[str, nn.Module], *, norms_behind: bool = False) -> None:
         super().__init__()
+        self.norms_behind = norms_behind
         for name, part in parts.items():
             self.add_module(name, part)
 
     def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Tokens:
         """`unused` are the positions that timm's model hands to its blocks: none, because every attention has its own."""
-        part: Any = self
         x_BND, places = placed(tokens)
-        attended_BND = attention_of(part, part.norm1(x_BND), places, attn_mask)
-        x_BND = x_BND + part.drop_path1(part.ls1(attended_BND))
-        x_BND = x_BND + part.drop_path2(part.ls2(part.mlp(part.norm2(x_BND))))
-        return as_given(PlacedTokens(x_BND, places), tokens)
+        out_BND = self.add_branches(x_BND, lambda read_BND: attention_of(self, read_BND, places, attn_mask))
+        return as_given(PlacedTokens(out_BND, places), tokens)
+
+    def add_branches(self, x_BND: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+        """The tokens with what `attention` and then the MLP add to them."""
+        part: Any = self
+        if self.norms_behind:
+            x_BND = x_BND + part.drop_path1(part.ls1(part.norm1(attention(x_BND))))
+            return x_BND + part.drop_path2(part.ls2(part.norm2(part.mlp(x_BND))))  # type: ignore[no-any-return]
+        x_BND = x_BND + part.drop_path1(part.ls1(attention(part.norm1(x_BND))))
+        return x_BND + part.drop_path2(part.ls2(part.mlp(part.norm2(x_BND))))  # type: ignore[no-any-return]
 
 
 def attention_of(block: Any, normed_BND: Tensor, places: TokenIndices | None, mask: Tensor | None = None) -> Tensor:

@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import Mlp, PatchEmbed, RelPosMlp
-from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock, VisionTransformerRelPos, checkpoint_filter_fn
+from timm.models.vision_transformer_relpos import (
+    RelPosAttention,
+    RelPosBlock,
+    ResPostRelPosBlock,
+    VisionTransformerRelPos,
+    checkpoint_filter_fn,
+)
 from torch import Tensor, nn
 
 from autoslim.core.shape import BlockShape
@@ -78,7 +84,7 @@ class OffsetBias(Positions):
 
 
 class RelPosFamily(PlainViT):
-    """Blocks whose positions each has for itself, with their norms in front."""
+    """Blocks whose positions each has for itself, with their norms in front of their sub-layers or behind them."""
 
     classes: ClassVar[tuple[type[nn.Module], ...]] = (VisionTransformerRelPos,)
     modules: ClassVar[tuple[str, ...]] = ("vision_transformer_relpos",)
@@ -119,13 +125,13 @@ def _opened(block: Any, prefix: int, name: str) -> PositionalBlock:
     # A block of an open model, whose shape is read again.
     if isinstance(block, PositionalBlock):
         return block
-    if type(block) is not RelPosBlock:
-        raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not a RelPosBlock: its norms are behind its sub-layers")
+    if type(block) not in (RelPosBlock, ResPostRelPosBlock):
+        raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not timm's RelPosBlock or ResPostRelPosBlock")
     positions = _positions(block.attn.rel_pos, prefix, name)
-    parts = {part: getattr(block, part) for part in _PARTS}
-    return PositionalBlock({**parts, "attn": open_attention(block.attn, positions, name, (RelPosAttention,))}).train(
-        block.training
-    )
+    # Where norms are behind, they take the place of the scales.
+    parts = {part: getattr(block, part, None) or nn.Identity() for part in _PARTS}
+    parts["attn"] = open_attention(block.attn, positions, name, (RelPosAttention,))
+    return PositionalBlock(parts, norms_behind=type(block) is ResPostRelPosBlock).train(block.training)
 
 
 def _positions(made: Any, prefix: int, name: str) -> OffsetBias:

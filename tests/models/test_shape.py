@@ -44,7 +44,6 @@ def test_prefix_tokens_are_counted(model: str, prefix: int):
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "layers on classes alone": ("cait_xxs24_224", {}, "Cait"),
     "shared relative positions": ("vit_srelpos_small_patch16_224", {"depth": 1}, "shared_rel_pos"),
-    "relative positions and norms behind": ("vit_relpos_small_patch16_rpn_224", {"depth": 1}, "blocks.0 is a ResPostRelPosBlock"),
     "patch dropout": ("vit_tiny_patch16_224", {"depth": 1, "patch_drop_rate": 0.5}, "patch_drop"),
     "refined patches": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "prr"}, "pooling 'prr'"),
     "one channel": ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}, "patch_embed takes 1 channels"),
@@ -97,7 +96,7 @@ PARTS_OF: dict[str, dict[str, Any]] = {
     "dynamic size": {"image_size": (32, 32), "final_norm": False},
     "parallel attention and MLP": {"whole": True, "shared_norm": True, "branches": 1},
     "parallel branches": {"whole": True, "shared_norm": False, "branches": 2},
-    "norms behind": {"whole": True, "shared_norm": False, "branches": 1},
+    "norms behind": {"whole": False, "norms_behind": True, "branches": 1},
 }
 
 
