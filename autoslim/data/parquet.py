@@ -126,8 +126,8 @@ class _File:
         with _open(path) as file:
             schema = file.schema_arrow
             tokens = wanted.token_label_column
-            columns = choose_columns(schema, wanted, str(path), known=() if tokens is None else (tokens,))
             check_token_labels(schema, wanted, str(path))
+            columns = choose_columns(schema, wanted, str(path), known=() if tokens is None else (tokens,))
             _check_size(path, file.metadata)
             finder = ImageFinder.of(root, path.parent)
             return cls(path=path, schema=schema, rows=file.metadata.num_rows, columns=columns, finder=finder, token_labels=tokens)

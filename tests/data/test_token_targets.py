@@ -50,7 +50,7 @@ def test_a_mirrored_image_has_mirrored_labels():
         )
         for is_mirrored in (False, True)
     )
-    assert np.array_equal(mirrored[:, 1:].reshape(2, 4, 3, 6)[:, :, ::-1], plain[:, 1:].reshape(2, 4, 3, 6))
+    assert np.allclose(mirrored[:, 1:].reshape(2, 4, 3, 6)[:, :, ::-1], plain[:, 1:].reshape(2, 4, 3, 6), rtol=1e-6)
     assert np.array_equal(mirrored[:, 0], plain[:, 0])
 
 
@@ -67,7 +67,7 @@ def test_of_an_image_that_is_no_square_the_middle_is_stored(tall: bool):
 
 
 @pytest.mark.parametrize("augmentation", ["none", "light"])
-@pytest.mark.parametrize(("side", "cells"), [(32, 4), (96, 6)], ids=["shifted", "resized"])
+@pytest.mark.parametrize(("side", "cells"), [(32, 4), (96, 3)], ids=["shifted", "resized"])
 def test_each_patch_of_a_batch_has_the_class_that_it_shows(augmentation: str, side: int, cells: int):
     """Images of coloured squares, whose colours are their classes."""
     source = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_each_patch_of_a_batch_has_the_class_that_it_shows(augmentation: str, si
     stored = side + side // 4
     nearest = (np.arange(stored) * cells) // stored
     pixels = colours[classes[:, nearest][:, :, nearest]]
-    maps = maps_of(np.full((20, 1, cells, cells), 20.0), classes[:, None], (stored, stored))
+    maps = maps_of(np.full((20, 1, cells, cells), 8.0), classes[:, None], (stored, stored))
     split = ImageSplit(np.zeros(20, np.int64), (stored, stored), lambda indices: pixels[indices], TokenLabels(maps, 8))
     training = TrainingSettings(batch_size=20, augmentation=augmentation, flip=True)
     loader = Loader(
@@ -90,7 +90,7 @@ def test_each_patch_of_a_batch_has_the_class_that_it_shows(augmentation: str, si
     # A patch that is nearly all of one class, and not at a border between two.
     sure, named = targets[:, 1:].max(dim=2)
     clear = sure > 0.9
-    assert clear.float().mean() > 0.3
+    assert clear.float().mean() > 0.1
     assert (shown == named)[clear].float().mean() > 0.97
 
 

@@ -90,9 +90,7 @@ def test_lvvit_learns_from_labels_of_patches_and_keeps_no_second_head(
 ):
     reports, facts = drain(prepare_base(tmp_path / "base", request_of(halves, mixup=mixup), halves, device=CPU))
     first, *_, last = (report.metrics["patch_loss"] for report in reports)
-    # Two classes in equal parts, with smoothed labels.
-    assert last < 0.7 * first or mixup
-    assert last < first
+    assert last < (1.0 if mixup else 0.85) * first
     dense = create_dense(ModelSpec(name=str(tmp_path / "base")))
     assert dense.is_ready_for(halves.classes)
     assert facts.params == dense.parameters == predict_params(dense.shape, Plan.dense(dense.shape))
