@@ -40,9 +40,7 @@ def score_of(job: JobReply) -> Score:
 
 def state(job: JobReply) -> str:
     """`QUEUED (2 ahead)`, `SEARCHING, started 3m02s ago, attempt 2`, `SUCCEEDED in 1h02m`."""
-    if job.queue_position:
-        return f"{job.state} ({job.queue_position} ahead)"
-    parts = job.state
+    parts = f"{job.state}{_ahead(job)}"
     if job.ended and job.ended_at and job.started_at:
         parts += f" in {format_duration((job.ended_at - job.started_at).total_seconds())}"
     elif job.started_at and not job.ended:
@@ -50,6 +48,13 @@ def state(job: JobReply) -> str:
     if job.attempt > 1:
         parts += f", attempt {job.attempt}"
     return parts + (f": {job.reason}" if job.reason else "")
+
+
+def _ahead(job: JobReply) -> str:
+    """How many jobs begin before a queued one; running ones are not among them."""
+    if job.queue_position is None:
+        return ""
+    return f" ({job.queue_position} ahead)" if job.queue_position else " (the next to begin)"
 
 
 def next_commands(job: JobReply) -> str:
@@ -66,7 +71,9 @@ def next_commands(job: JobReply) -> str:
 def table(jobs: list[JobReply]) -> list[str]:
     """One line per job."""
     head = ("ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED")
-    rows = [(job.id, job.name or "", state_text(job.state), done(job), best(job), ago(job.created_at)) for job in jobs]
+    rows = [
+        (job.id, job.name or "", state_text(job.state, _ahead(job)), done(job), best(job), ago(job.created_at)) for job in jobs
+    ]
     return columns([head, *rows], header=True)
 
 
