@@ -15,6 +15,7 @@ from helpers.sample_search import DENSE, make_job, make_results
 from helpers.searched_folder import SHARED, TIMING, SearchedFolder
 
 from autoslim.config import JobSpec, parse_yaml
+from autoslim.core.accuracy_goal import AccuracyGoal
 from autoslim.core.budget import format_flops
 from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
@@ -53,6 +54,22 @@ def test_a_budget_that_no_trial_is_within_is_said(content: SearchContent):
     rows = rows_of(section(rendered, "budgets"), "The model of each budget")
     assert rows[1][:2] == ["50%", "none: no trial was completed within this budget"]
     assert "The test images were not used" in section(rendered, "budgets")
+
+
+def test_a_goal_has_a_row_and_what_its_model_loses_an_interval(content: SearchContent):
+    (model,), goal = content.models, AccuracyGoal(max_drop=30.0)
+    job = content.stored.job.replace(budgets=(), goal=goal)
+    named = dataclasses.replace(model, label=goal.label)
+    stored = content.stored.replace(job=job, chosen={goal.label: model.trial})
+    text = section(render_report(dataclasses.replace(content, stored=stored, models=(named,))).html, "budgets")
+    (row,) = rows_of(text, "The model of each budget and of the goal")[1:]
+    assert row[:3] == ["drop-30", "trial 3: merge", "top-1 at most 30 points below the dense model"]
+    assert f"points lost on {model.config.images['test']} test images (95 %: " in plain(text)
+    missed = stored.replace(job=job.replace(goal=AccuracyGoal(least=1.0)), chosen={})
+    text = section(render_report(dataclasses.replace(content, stored=missed, models=())).html, "budgets")
+    (row,) = rows_of(text, "The model of each budget and of the goal")[1:]
+    assert row[1].startswith("none: no complete trial has an accuracy of at least 100%; the nearest, trial ")
+    assert "points lost" not in text
 
 
 def test_every_method_is_compared_within_each_budget(report: str, content: SearchContent):
