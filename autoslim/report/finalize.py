@@ -150,6 +150,27 @@ def complete_folder(
     )
     write_config(folder, config)
     _write_answers(folder, holdout, dataset)
+    _describe(folder, config, dataset, provenance)
+    return config.form_accuracy
+
+
+def relabel_folder(folder: Path, *, requested: RequestedBudget, dataset: PreparedDataset, provenance: Provenance) -> None:
+    """`folder` is a copy of a completed one, whose model is another budget's, too: what says the budget is written anew, and neither the
+    forms nor what was measured of them."""
+    config = load_config(folder)
+    digests = {} if config.made_from is None else config.made_from.digests
+    config = config.replace(
+        flops=config.flops.replace(budget=requested.budget, budget_label=requested.label),
+        limits=requested.limits,
+        latency=requested.latency,
+        made_from=None if provenance.made_from is None else provenance.made_from.replace(digests=digests),
+    )
+    write_config(folder, config)
+    _describe(folder, config, dataset, provenance)
+
+
+def _describe(folder: Path, config: SlimConfig, dataset: PreparedDataset, provenance: Provenance) -> None:
+    """Pictures, the card, and the checksums of all files."""
     has_pictures = _draw_pictures(folder, dataset)
     card = render_card(
         config,
@@ -162,7 +183,6 @@ def complete_folder(
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_checksums(folder)
-    return config.form_accuracy
 
 
 def _with_digests(made_from: MadeFrom | None, dataset: PreparedDataset, dense: Path) -> MadeFrom | None:

@@ -82,6 +82,13 @@ def test_a_difference_within_the_interval_and_an_unreliable_timing_are_called_so
     assert "1.40 times as fast (eager, CPU, batch 1; unreliable: half of the rounds are from 0.90 to 2.10)" in line
 
 
+def test_a_model_that_two_budgets_have_is_told_once() -> None:
+    twice = summary(models=(model("70%", 7, 5 * 10**8, 0.711), model("50%", 7, 5 * 10**8, 0.711)))
+    assert lines_of(twice, "50%:") == ["50%: the same model as 70%"]
+    (line,) = lines_of(twice, "70%:")
+    assert line.startswith("70%: test 71.10% ")
+
+
 @pytest.mark.parametrize(
     ("within", "said"),
     [

@@ -365,7 +365,9 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     }
     if not selected:
         return [], reasons
-    count = "one model" if len(selected) == 1 else f"{len(selected)} models"
+    # A trial that several labels choose is evaluated and exported once.
+    trials = {result.number for result in selected.values()}
+    count = "one model" if len(trials) == 1 else f"{len(trials)} models"
     test_images = prepared.dataset.report.test.images
     attempt.console.on_message(f"evaluating {count} and the dense one on {test_images} test images, once")
     attempt.console.on_message("exporting them and measuring their speed: a minute or two each")
@@ -387,7 +389,7 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     store.set_chosen(job.id, {model.label: model.trial for model in models})
     if failed:
         raise JobError(f"{len(models)} models are delivered, and these could not be completed: {'; '.join(failed)}")
-    delete_unselected_models(prepared.output, results, {result.number for result in selected.values()})
+    delete_unselected_models(prepared.output, results, trials)
     return models, reasons
 
 

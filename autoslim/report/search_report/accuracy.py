@@ -14,7 +14,7 @@ from autoslim.data.augment import centre_crop
 from autoslim.export.artifact import SlimConfig
 from autoslim.report.answers import read_answers
 from autoslim.report.search_report.content import DeliveredModel, SearchContent
-from autoslim.report.search_report.markup import MOST_MODELS, heading, paragraph, shortened
+from autoslim.report.search_report.markup import MOST_MODELS, heading, paragraph, refer, shortened
 from autoslim.report.search_report.pixels import data_uri
 from autoslim.report.text_table import Column, draw_text_table, numbers
 from autoslim.training.comparison import ClassDifference, ComparedAnswers, compare_answers
@@ -42,6 +42,8 @@ def draw_accuracy(content: SearchContent) -> str:
 
 def _of_model(content: SearchContent, model: DeliveredModel, *, with_images: bool) -> str:
     title = heading(f"{model.label}: trial {model.trial}, {model.config.recipe.title}")
+    if (same := content.same_as(model)) is not None:
+        return title + refer(same)
     if not model.config.classes:
         return title + _features(model.config)
     answers = read_answers(model.folder)

@@ -60,6 +60,12 @@ class SearchContent:
         results = tuple(_shortened(trial.result) for trial in self.trials)
         return SearchView(job=self.stored.job, base=self.stored.base, results=results, chosen=self.stored.chosen)
 
+    def same_as(self, model: DeliveredModel) -> str | None:
+        """The label of an earlier one of `models` that is the same model; None for the first. A fine-tuned one has another recipe."""
+        known = (model.trial, model.config.recipe)
+        first = next(other.label for other in self.models if (other.trial, other.config.recipe) == known)
+        return None if first == model.label else first
+
     @property
     def validation_images(self) -> int | None:
         """How many images trials are judged on; None where neither the images nor a model say so."""

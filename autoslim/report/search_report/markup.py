@@ -23,6 +23,11 @@ def heading(text: str) -> str:
     return f"<h3>{escape(text)}</h3>"
 
 
+def refer(label: str) -> str:
+    """In the place of what was shown of the same model before."""
+    return paragraph(f"The same model as for {label}, above.")
+
+
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 

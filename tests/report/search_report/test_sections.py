@@ -164,6 +164,18 @@ def test_a_model_whose_folder_is_gone_is_named(searched: SearchedFolder, tmp_pat
     assert "trial 3, whose folder cannot be read" in section(rendered.html, "budgets")
 
 
+def test_a_model_of_two_budgets_is_shown_once(content: SearchContent):
+    (model,) = content.models
+    again = dataclasses.replace(model, label="70%")
+    rendered = render_report(dataclasses.replace(content, models=(model, again))).html
+    for name in ("accuracy", "patches", "blocks"):
+        assert section(rendered, name).count("The same model as for 50%, above.") == 1
+    assert len(Page(section(rendered, "patches")).all_of("img")) == 1
+    longer = model.config.recipe.replace(training=model.config.recipe.training.replace(epochs=99.0))
+    tuned = dataclasses.replace(again, config=model.config.replace(recipe=longer))
+    assert "The same model as" not in render_report(dataclasses.replace(content, models=(model, tuned))).html
+
+
 def test_blocks_have_their_tokens_and_widths(report: str, content: SearchContent):
     config = content.models[0].config
     rows = rows_of(section(report, "blocks"), "Blocks of the model for 50%")[1:]
