@@ -153,7 +153,7 @@ class JobSpec(BaseModel):
     unreadable_share: UnreadableShare = setting(
         "How many images of a split may be unreadable: a share, such as 0.05 or 5%, or a whole number of images, such as 3. They are left "
         "out, counted and named.",
-        _DATA(job=(job_fields.UNREADABLE_SHARE, job_fields.UNREADABLE_IMAGES)),
+        _DATA(job=(job_fields.UNREADABLE_SHARE, job_fields.UNREADABLE_IMAGES), resumable=True),
     )
     drop_duplicates: bool = setting(
         "Leave images out of train that are in the validation or test split, too, or have a copy with another label.",

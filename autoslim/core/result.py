@@ -261,6 +261,10 @@ class DataFacts(Record):
     images: dict[str, int]
     classes: int
 
+    def describe(self) -> str:
+        """`900 train, 100 validation, 200 test`."""
+        return ", ".join(f"{count} {split}" for split, count in self.images.items())
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFacts(Record):

@@ -41,7 +41,7 @@ from workers.search.dense_models import DenseModels, adapt_dense_models
 from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
 from workers.search.goal import explain_goal
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
-from workers.search.prepare import PreparedSearch, prepare, with_floor, with_latency_table
+from workers.search.prepare import PreparedSearch, other_images, prepare, with_floor, with_latency_table
 from workers.search.report import write_search_report
 from workers.search.resources import busy_machine, trial_ranks, trial_resources, trial_threads, with_default_resources
 from workers.search.signals import GracefulShutdown
@@ -200,8 +200,11 @@ def _search(attempt: _Attempt) -> Summary:
     attempt = _with_warm_start(attempt)
     job, store = attempt.job, attempt.store
     _report_unused_starts(attempt)
+    data = attempt.prepared.dataset.report.facts
+    if said := other_images(store.job(job.id).base, data):
+        attempt.console.on_message(said)
     dense = adapt_dense_models(attempt.prepared, attempt.console, check=attempt.spending.check)
-    facts = dense.facts.replace(data=attempt.prepared.dataset.report.facts)
+    facts = dense.facts.replace(data=data)
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)

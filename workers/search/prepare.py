@@ -10,7 +10,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import ModelSpec, SearchJob, repeated_model
 from autoslim.core.plan import Plan
-from autoslim.core.result import BaseFacts
+from autoslim.core.result import BaseFacts, DataFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
@@ -136,6 +136,17 @@ def prepare(
         starts=starts,
         teacher=teacher,
         probe=probe,
+    )
+
+
+def other_images(before: BaseFacts | None, now: DataFacts) -> str:
+    """What is said where a search is resumed on other images than its trials were trained on; else empty."""
+    known = None if before is None else before.data
+    if known is None or known.content_digest == now.content_digest:
+        return ""
+    return (
+        f"look at this: the images are not those of the earlier attempts ({known.describe()}; now {now.describe()}): a dense model that is "
+        "adapted to them is adapted again, and earlier trials were trained and judged on the others"
     )
 
 
