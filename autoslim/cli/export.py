@@ -10,7 +10,7 @@ from autoslim.cli.evaluate import refuse_other_classes
 from autoslim.cli.table import Cell, columns, styled
 from autoslim.core.job import DatasetSpec
 from autoslim.errors import ExportError
-from autoslim.export.artifact import FormReport, SpeedReport, load_config
+from autoslim.export.artifact import FormReport, SpeedReport, Timing, load_config
 from autoslim.report.export_forms import Exported, ExportRequest, export_forms
 
 
@@ -58,8 +58,14 @@ def _row(form: FormReport, speed: SpeedReport | None) -> tuple[Cell, ...]:
     accuracy = "" if form.accuracy is None else f"{form.accuracy:.2%}"
     drop = "" if form.drop is None else f"{form.drop:.2f}"
     own = () if speed is None else tuple(timing for timing in speed.timings if timing.mode == form.name)
-    times = ", ".join(f"{timing.batch}: {timing.slimmed_ms:.3g} ({timing.speedup:.2f} times dense)" for timing in own)
+    times = ", ".join(_time(timing) for timing in own)
     return form.file, accuracy, styled(drop, "bold red") if form.loses_too_much else drop, times
+
+
+def _time(timing: Timing) -> str:
+    """`1: 4 (2.00 times as fast as dense)`."""
+    doubt = "" if timing.is_reliable else f", unreliable: half of the rounds are from {timing.low:.2f} to {timing.high:.2f}"
+    return f"{timing.batch}: {timing.slimmed_ms:.3g} ({timing.speedup:.2f} times as fast as dense{doubt})"
 
 
 def _warning(form: FormReport) -> str:

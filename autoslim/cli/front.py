@@ -83,7 +83,9 @@ def _speeds(front: Any) -> dict[int, str]:
             continue
         config = load_config(folder)
         fastest = [report.fastest for report in (config.speed, config.form_speed) if report is not None]
-        text = ", ".join(f"{timing.speedup:.2f} ({timing.mode})" for timing in fastest if timing is not None)
+        text = ", ".join(
+            f"{timing.speedup:.2f} ({timing.mode}{'' if timing.is_reliable else ', unreliable'})" for timing in fastest if timing
+        )
         if text:
             found[number] = text
     return found
