@@ -55,7 +55,7 @@ _OWN_FLAGS = {
 class Slimmed(Measurements):
     """The slimmed model and the dense one. `score` is what all fields called accuracy are; those on test images are measured on the
     folders, by a new process. `probe` is k-NN top-1 of the features on a labelled set, `forms` the top-1 share of each exported file on the
-    test images, by its own runtime."""
+    test images, by its own runtime. `images` is the size of the splits `validation` and `test`; empty in folders of earlier versions."""
 
     folder: str
     method: str
@@ -69,6 +69,7 @@ class Slimmed(Measurements):
     dense_test_accuracy: float
     probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     forms: dict[str, float] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    images: dict[str, int] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     files: tuple[str, ...]
     dense_folder: str | None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
@@ -218,6 +219,7 @@ class Slimming:
             limits=self.job.limits,
             latency=latency,
             forms=forms,
+            images={split: getattr(prepared.dataset.report, split).images for split in ("validation", "test")},
             files=tuple(sorted(files)),
             dense_folder=None if dense is None else str(dense),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -61,6 +62,16 @@ def test_what_does_not_fit_is_named(autoslim, folders, arguments, message):
     code, _, err = autoslim(*arguments)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def test_an_accuracy_has_its_interval(autoslim, folders):
+    for number, name in enumerate(CLASSES):
+        (folders / "sorted" / name).mkdir(parents=True)
+        for place in range(4):
+            shutil.copy(folders / "photos" / f"{(number + place) % 12}.png", folders / "sorted" / name / f"{place}.png")
+    code, out, err = autoslim("evaluate", "slimmed", "--data", "sorted")
+    assert code == 0, err
+    assert re.fullmatch(r"top-1 \d+\.\d\d% \(\d+\.\d% to \d+\.\d% at 95 %\) on 10 test images of sorted\n", out)
 
 
 def test_the_folder_of_a_search_is_answered_with_the_models_in_it(autoslim, folders):

@@ -14,7 +14,7 @@ from autoslim.core.selection import NO_TRIAL, best_within_budgets, cheapest_abov
 from autoslim.report.answers import read_answers
 from autoslim.report.front_parts import describe_dense, explain_choice
 from autoslim.report.search_report.content import DeliveredModel, SearchContent
-from autoslim.report.search_report.markup import paragraph, score_unit, with_interval
+from autoslim.report.search_report.markup import paragraph
 from autoslim.report.text_table import Column, draw_text_table, numbers
 from autoslim.training.comparison import compare_answers
 
@@ -31,8 +31,8 @@ def draw_budgets(content: SearchContent) -> str:
         Column("Budget"),
         Column("Model", "wide"),
         *numbers("Allowed", "FLOPs", "Of the budget", "Parameters"),
-        *numbers(f"Validation {score.title}{score_unit(score, validation)}", f"Test {score.title}{score_unit(score, test)}"),
-        *numbers(f"Dense, test {score.title}{score_unit(score, test)}"),
+        *numbers(f"Validation {score.title}{score.interval_unit(validation)}", f"Test {score.title}{score.interval_unit(test)}"),
+        *numbers(f"Dense, test {score.title}{score.interval_unit(test)}"),
     )
     asked = "The model of each budget" + ("" if job.goal is None else " and of the goal")
     table = draw_text_table(f"{asked}; FLOPs are multiply-accumulates per image", columns, rows)
@@ -75,9 +75,9 @@ def _model_row(model: DeliveredModel, allowed: str, of_budget: str, score: Score
         format_flops(config.flops.held),
         of_budget,
         f"{config.params / 1e6:.4g} M",
-        with_interval(score, config.score_on("validation"), validation),
-        with_interval(score, config.score_on("test"), test),
-        with_interval(score, config.dense_score_on("test"), test),
+        score.with_interval(config.score_on("validation"), validation),
+        score.with_interval(config.score_on("test"), test),
+        score.with_interval(config.dense_score_on("test"), test),
     ]
 
 
