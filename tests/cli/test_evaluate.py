@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.searched_folder import photos
 from helpers.tiny import CLASSES, config_of, make_dense, slim
 from PIL import Image
 
@@ -65,13 +66,10 @@ def test_what_does_not_fit_is_named(autoslim, folders, arguments, message):
 
 
 def test_an_accuracy_has_its_interval(autoslim, folders):
-    for number, name in enumerate(CLASSES):
-        (folders / "sorted" / name).mkdir(parents=True)
-        for place in range(4):
-            shutil.copy(folders / "photos" / f"{(number + place) % 12}.png", folders / "sorted" / name / f"{place}.png")
+    photos(folders / "sorted")
     code, out, err = autoslim("evaluate", "slimmed", "--data", "sorted")
     assert code == 0, err
-    assert re.fullmatch(r"top-1 \d+\.\d\d% \(\d+\.\d% to \d+\.\d% at 95 %\) on 10 test images of sorted\n", out)
+    assert re.fullmatch(r"top-1 \d+\.\d\d% \(\d+\.\d% to \d+\.\d% at 95 %\) on \d+ test images of sorted\n", out)
 
 
 def test_the_folder_of_a_search_is_answered_with_the_models_in_it(autoslim, folders):
