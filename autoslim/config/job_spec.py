@@ -335,6 +335,12 @@ class JobSpec(BaseModel):
         ),
         max_length=8,
     )
+    max_form_drop: float = setting(
+        "Points of top-1 that a file of `forms` may lose against the weights without being marked in bold.",
+        Rules(group=Group.RESULT, commands=Commands.SLIM, job=(JobField("max_form_drop"),), resumable=True, decides_plan=False),
+        ge=0,
+        le=100,
+    )
     name: Label | None = setting(
         "Name of the job, by which commands find it: lower-case letters, digits and hyphens. Several jobs may share one.",
         Rules(group=Group.JOB, job=(JobField("name"),), resumable=True, decides_plan=False),

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from autoslim.core.accuracy_goal import AccuracyGoal, Floor
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
-from autoslim.core.forms import DEFAULT_FORMS
+from autoslim.core.forms import DEFAULT_FORMS, MAX_FORM_DROP
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.score import Score, score_of
@@ -175,6 +175,7 @@ class SearchJob(Record):
     bound: str = "max"
     speed: tuple[str, ...] = SPEED_MODES
     forms: tuple[str, ...] = dataclasses.field(default=DEFAULT_FORMS, metadata=OPTIONAL)
+    max_form_drop: float = dataclasses.field(default=MAX_FORM_DROP, metadata=OPTIONAL)
     resources: Resources | None = None
     concurrency: int | None = None
     threads: int | None = dataclasses.field(default=None, metadata=OPTIONAL)

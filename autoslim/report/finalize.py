@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Collection
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -104,14 +105,35 @@ class RequestedBudget:
     latency: LatencyReport | None = None
 
 
+class HandoverSettings(Protocol):
+    """What a search's job and that of `slim` say of it."""
+
+    @property
+    def speed(self) -> tuple[str, ...]: ...
+
+    @property
+    def forms(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_form_drop(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Handover:
-    """What a model is handed over with: the ways in which it is timed (`speed`), and the `forms` beside its weights. The `seed` draws the
-    images that eight-bit forms are made with."""
+    """What a model is handed over with: the ways in which it is timed (`speed`), and the `forms` beside its weights, each marked where it
+    loses more than `max_drop` points. The `seed` draws the images that eight-bit forms are made with."""
 
     speed: tuple[str, ...]
     forms: tuple[str, ...] = DEFAULT_FORMS
+    max_drop: float = MAX_FORM_DROP
     seed: int = 0
+
+    @classmethod
+    def of(cls, job: HandoverSettings) -> Handover:
+        return cls(speed=job.speed, forms=job.forms, max_drop=job.max_form_drop, seed=job.seed)
 
 
 def complete_folder(
@@ -139,7 +161,8 @@ def complete_folder(
     write_config(folder, config)
     images_B3HW = compared_images(config, dataset)
     wanted = None if handover.forms == DEFAULT_FORMS else forms_named(handover.forms, config, dataset, seed=handover.seed)
-    forms = _export_forms(folder, images_B3HW, form_test(config, dataset, holdout.slimmed), wanted)
+    test = form_test(config, dataset, holdout.slimmed, allowed_drop=handover.max_drop)
+    forms = _export_forms(folder, images_B3HW, test, wanted)
     files = tuple(form.name for form in forms if form.file)
     config = config.replace(
         forms=forms,
@@ -198,9 +221,7 @@ def compared_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
     return sample.tensor(mean=preprocessing.mean, std=preprocessing.std)
 
 
-def form_test(
-    config: SlimConfig, dataset: PreparedDataset, weights: HoldoutResult, *, allowed_drop: float = MAX_FORM_DROP
-) -> FormTest | None:
+def form_test(config: SlimConfig, dataset: PreparedDataset, weights: HoldoutResult, *, allowed_drop: float) -> FormTest | None:
     """What forms are judged by, with the weights' result on the same images; None without classes."""
     if not config.classes:
         return None

@@ -193,7 +193,7 @@ class Slimming:
             dataset=dataset,
             provenance=Provenance(source=self.job.dataset.source, made_from=prepared.made_from),
             dense=base,
-            handover=Handover(speed=self.job.speed, forms=self.job.forms, seed=self.job.seed),
+            handover=Handover.of(self.job),
         )
         # The configuration comes last: without it the folder is not a model yet.
         files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))

@@ -77,6 +77,7 @@ OTHER: dict[str, Any] = {
     "bound": "mean",
     "speed": ("eager", "compiled"),
     "forms": ("onnx", "onnx-int8"),
+    "max_form_drop": 1.5,
     "priority": 9,
     "webhook": "https://hooks.example.org/autoslim?of=tulips",
 }

@@ -223,7 +223,7 @@ def complete_selection(
         dataset=dataset,
         provenance=_provenance(job, selection, facts),
         dense=base,
-        handover=Handover(speed=job.speed, forms=job.forms, seed=job.seed),
+        handover=Handover.of(job),
     )
 
 
