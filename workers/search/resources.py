@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from autoslim.core.cpus import usable_cpus
+from autoslim.core.cpus import busy_cpus, usable_cpus
 from autoslim.core.job import Resources, SearchJob
 
 
@@ -44,7 +42,6 @@ def trial_threads(job: SearchJob) -> int:
 
 def busy_machine(job: SearchJob) -> str:
     """A line where trials run on this machine and other processes keep CPUs busy; else empty."""
-    load = os.getloadavg()[0]
-    if job.address not in (None, "local") or round(load) < 1:
+    if job.address not in (None, "local") or round(busy := busy_cpus()) < 1:
         return ""
-    return f"the machine is busy (load {load:.1f} on {usable_cpus()} CPUs): trials take longer than on an idle one"
+    return f"the machine is busy: others use {busy:.1f} of {usable_cpus()} CPUs, so that trials take longer than on an idle one"

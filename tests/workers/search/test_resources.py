@@ -47,10 +47,10 @@ def test_a_trial_trains_on_all_its_gpus(resources: str, ranks: int) -> None:
 
 
 def test_a_busy_machine_is_said_where_trials_run_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.getloadavg", lambda: (3.2, 0.0, 0.0))
-    assert busy_machine(make_job()).startswith("the machine is busy (load 3.2 on ")
+    monkeypatch.setattr("workers.search.resources.busy_cpus", lambda: 3.2)
+    assert busy_machine(make_job()).startswith("the machine is busy: others use 3.2 of ")
     assert busy_machine(make_job(address="10.0.0.1:6379")) == ""
-    monkeypatch.setattr("os.getloadavg", lambda: (0.4, 0.0, 0.0))
+    monkeypatch.setattr("workers.search.resources.busy_cpus", lambda: 0.4)
     assert busy_machine(make_job()) == ""
 
 
