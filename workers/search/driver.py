@@ -180,6 +180,8 @@ def _begin(
     )
     for line in prepared.data_lines:
         console.write(f"data: {line}")
+    for line in prepared.goal_lines:
+        console.write(f"goal: {line}")
     console.write(prepared.proposer.describe_prior())
     write_environment(prepared.output, prepared.dataset, trial_resources(job))
     if cluster.dashboard:

@@ -73,6 +73,25 @@ class PreparedSearch:
         return first_share(self.shares_of_others(dense_accuracy).values())
 
     @property
+    def goal_lines(self) -> list[str]:
+        """What is known before training of an accuracy that is held on to; nothing without one."""
+        job, goal = self.job, self.job.goal
+        if goal is None:
+            return []
+        score = job.dataset.score
+        lines = [
+            f"{goal.label}: the cheapest model of an {score.name} {goal.words(score)} on the validation images. What it costs is what the "
+            "search looks for: unlike a budget it cannot be proven beforehand, and perhaps no trial keeps to it"
+        ]
+        if job.dataset.labelled:
+            when = "adapted" if self.adapts(self.dense) else "evaluated"
+            lines.append(f"the dense model's accuracy is known when it has been {when}, before the first trial")
+        shares = self.shares_of_others()
+        lines += [f"another model lost no more with {share:.0%} of its FLOPs: {name}" for name, share in shares.items()]
+        begins = "" if shares else ", because no other model says more"
+        return [*lines, f"trials begin at {self.first_share():.0%} of the dense model's FLOPs{begins}"]
+
+    @property
     def expected_budgets(self) -> list[int]:
         """The multiply-accumulates of the budgets, and of the models that are likely to be tried for the goal."""
         goal = [] if self.job.goal is None else [int(self.first_share() * self.dense_flops)]
