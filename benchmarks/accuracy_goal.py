@@ -100,7 +100,7 @@ def trained(name: str, goal: AccuracyGoal, folder: Path, *, trials: int, images:
 
 def lines_on_test(folder: Path) -> list[str]:
     """What each delivered model of the finished searches loses on the test images, which none was chosen by."""
-    from autoslim.cli.model_line import describe_model
+    from workers.search.model_line import describe_model
     from workers.search.summary import Summary
 
     summaries = {path.parent.name: Summary.from_json(path.read_text()) for path in sorted(folder.glob("*/summary.json"))}

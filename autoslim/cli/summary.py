@@ -6,7 +6,6 @@ import shlex
 import sys
 
 from autoslim.cli.load_line import load_line
-from autoslim.cli.model_line import describe_model
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
@@ -14,6 +13,7 @@ from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts
 from autoslim.core.score import SCORES
 from autoslim.search import WithinNoise
+from workers.search.model_line import describe_model
 from workers.search.summary import Summary
 
 
