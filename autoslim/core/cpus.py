@@ -31,8 +31,10 @@ def usable_cpus(quota: Path = _QUOTA) -> int:
 
 
 def idle_cpus(busy: float | None = None) -> int:
-    """Usable CPUs less those that are `busy`, at least one; by default as measured now."""
-    return max(1, usable_cpus() - round(busy_cpus() if busy is None else busy))
+    """The CPUs that the process is bound to less those that are `busy` (by default as measured now); at most those that it may use, and at
+    least one."""
+    idle = len(os.sched_getaffinity(0)) - round(busy_cpus() if busy is None else busy)
+    return max(1, min(usable_cpus(), idle))
 
 
 def busy_cpus() -> float:

@@ -24,8 +24,12 @@ def test_a_container_may_use_fewer_cpus_than_the_machine_has(
 def test_what_other_processes_keep_busy_is_not_idle_and_one_is_always_left(
     monkeypatch: pytest.MonkeyPatch, busy: float, cpus: int
 ) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
     monkeypatch.setattr("autoslim.core.cpus.usable_cpus", lambda: 8)
     assert idle_cpus(busy) == cpus
+    # A container of two CPUs on this machine has both while as many are idle.
+    monkeypatch.setattr("autoslim.core.cpus.usable_cpus", lambda: 2)
+    assert idle_cpus(busy) == min(2, cpus)
 
 
 BEFORE = """cpu  900 0 0 900 0 0 0 0 0 0

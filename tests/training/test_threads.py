@@ -18,6 +18,7 @@ def test_a_callers_own_number_is_set_again() -> None:
 
 def test_on_a_busy_machine_the_idle_cpus_are_used_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)))
     monkeypatch.setattr("autoslim.core.cpus.usable_cpus", lambda: 4)
     monkeypatch.setattr("autoslim.training.threads.usable_cpus", lambda: 4)
     monkeypatch.setattr("autoslim.core.cpus.busy_cpus", lambda: 2.9)
