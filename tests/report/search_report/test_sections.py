@@ -22,7 +22,7 @@ from autoslim.core.job import DatasetSpec
 from autoslim.core.result import BaseFacts, ParetoFront, TrialState
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.core.selection import best_within
-from autoslim.export.artifact import SpeedReport
+from autoslim.export.artifact import FormReport, SpeedReport
 from autoslim.report.search_report import read_content, render_report
 from autoslim.report.search_report.accuracy import telling
 from autoslim.report.search_report.content import SearchContent
@@ -130,6 +130,17 @@ def test_dense_and_slimmed_are_compared_by_class_and_by_image(report: str, conte
     shown = Page(text).all_of("img")
     assert len(shown) == min(wrong, 12)
     assert all("class class" in (image["alt"] or "") and (image["src"] or "").startswith("data:image/webp") for image in shown)
+
+
+def test_every_file_has_its_accuracy_and_what_loses_too_much_is_in_bold(report: str, content: SearchContent):
+    assert "Exported files" not in section(report, "accuracy")
+    (model,), onnx = content.models, FormReport(name="onnx", file="model.onnx", difference=0.0, accuracy=0.9, drop=0.0)
+    int8 = onnx.replace(name="onnx-int8", file="model.int8.onnx", accuracy=0.88, drop=2.0)
+    judged = dataclasses.replace(model, config=model.config.replace(forms=(onnx, int8)))
+    text = section(render_report(dataclasses.replace(content, models=(judged,))).html, "accuracy")
+    assert "each by its own runtime: model.onnx 90.00 %, model.int8.onnx 88.00 %." in text
+    assert "<b>model.int8.onnx loses 2.00 points of top-1 on the test images (allowed: 0.5).</b>" in text
+    assert text.count("<b>") == 1
 
 
 def test_images_that_slimming_lost_come_first():
