@@ -12,7 +12,7 @@ from autoslim.cli import flags
 from autoslim.cli.load_line import load_line
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
-from autoslim.cli.table import columns
+from autoslim.cli.table import columns, warning
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import format_flops
@@ -156,7 +156,7 @@ def _render(slimmed: Slimmed) -> str:
             score.with_interval(slimmed.test_accuracy, test),
         )
     )
-    lines = ["", *columns(rows), ""]
+    lines = ["", *columns(rows), "", *map(warning, slimmed.marked_forms)]
     if slimmed.latency is not None:
         lines.append(f"Latency    {slimmed.latency.describe()}")
     if slimmed.probe is not None:

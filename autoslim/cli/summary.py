@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from autoslim.cli.load_line import load_line
-from autoslim.cli.table import columns
+from autoslim.cli.table import columns, warning
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
@@ -28,6 +28,7 @@ def render(summary: Summary) -> str:
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     lines += [f"{model.label}: {describe_model(model, summary)}" for model in summary.models]
     lines += [f"{label}: {summary.missed(label)}" for label in summary.missing]
+    lines += [warning(f"{label}: {text}") for label, texts in summary.marked_forms.items() for text in texts]
     if summary.within_noise is not None:
         lines.append(_recommended(summary, summary.within_noise))
     lines += [

@@ -229,6 +229,11 @@ class SlimConfig(Record):
         return {form.file: form.accuracy for form in self.forms if form.file and form.accuracy is not None}
 
     @property
+    def marked_forms(self) -> tuple[str, ...]:
+        """Of each exported file that loses more than it may, its name and what it loses."""
+        return tuple(f"{form.file} {form.describe_loss()}" for form in self.forms if form.loses_too_much)
+
+    @property
     def score(self) -> Score:
         """What the model was chosen by."""
         return score_of(labelled=bool(self.classes))

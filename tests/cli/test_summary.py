@@ -95,6 +95,12 @@ def test_a_model_that_two_budgets_have_is_told_once() -> None:
     assert line.startswith("70%: test 71.10% ")
 
 
+def test_a_file_that_loses_too_much_has_a_line_of_its_own() -> None:
+    marked = {"50%": ("model.int8.onnx loses 1.20 points of top-1 on the test images (allowed: 0.5)",)}
+    (line,) = lines_of(summary(marked_forms=marked), "warning: ")
+    assert line == "warning: 50%: model.int8.onnx loses 1.20 points of top-1 on the test images (allowed: 0.5)"
+
+
 @pytest.mark.parametrize(
     ("within", "said"),
     [
