@@ -108,10 +108,14 @@ def _wanted(spec: Mapping[str, Any]) -> list[str]:
 
 def result(found: Result, score: Score = ACCURACY) -> list[str]:
     """The dense model, the chosen models, and the budgets without a model."""
-    rows = [("budget", "method", "FLOPs", "of budget", "params", f"validation {score.title}", f"test {score.title}")]
+    # A service that is older than this client does not say how many images there are.
+    validation, test = found.images.get("validation"), found.images.get("test")
+    heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
+    rows = [("budget", "method", "FLOPs", "of budget", "params", *heads)]
     if found.dense is not None:
-        test = score.text(found.models[0].dense_test_accuracy, 2) if found.models else ""
-        rows.append(("dense", "", format_flops(found.dense.flops), "", "", score.text(found.dense.accuracy, 2), test))
+        dense = score.with_interval(found.dense.accuracy, validation)
+        tested = score.with_interval(found.models[0].dense_test_accuracy, test) if found.models else ""
+        rows.append(("dense", "", format_flops(found.dense.flops), "", "", dense, tested))
     for model in found.models:
         rows.append(
             (
@@ -120,8 +124,8 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
                 format_flops(model.flops or 0),
                 f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
-                score.text(model.accuracy or 0.0, 2),
-                score.text(model.test_accuracy, 2),
+                score.with_interval(model.accuracy or 0.0, validation),
+                score.with_interval(model.test_accuracy, test),
             )
         )
     lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]

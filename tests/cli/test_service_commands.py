@@ -142,7 +142,7 @@ def test_attaching_tells_what_happens_and_ends_as_the_job_does(autoslim: Command
         "trial 1 dps failed: the loss",
     ):
         assert said in err
-    assert re.search(r"50% +vit_slim \(trial 3\) +478K +99.69% +0.03 M +91.20% +90.50%", out)
+    assert re.search(r"50% +vit_slim \(trial 3\) +478K +99.69% +0.03 M +91.20 +90.50", out)
     assert f"autoslim pull {job.id}" in out
     (model,) = json.loads(autoslim("attach", "flowers", "--json")[1])["result"]["models"]
     assert {key: value for key, value in model.items() if value is not None} == MODEL
