@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_every_budget_has_one_line_and_the_reasons_are_in_the_page() -> None:
 def test_accuracies_in_the_table_have_their_intervals() -> None:
     head, dense, *_ = [line for line in render(summary()).splitlines() if "of budget" in line or line.startswith("dense")]
     assert head.endswith("validation top-1, % (95 %)  test top-1, % (95 %)")
-    assert dense.split("  ")[-2:] == [wilson(0.74, 5000).percent(), wilson(0.73, 10_000).percent()]
+    assert re.split(r"  +", dense)[-2:] == [wilson(0.74, 5000).percent(), wilson(0.73, 10_000).percent()]
 
 
 def test_a_difference_within_the_interval_and_an_unreliable_timing_are_called_so() -> None:
