@@ -33,7 +33,7 @@ def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str,
 def render(found: Comparison, split: str) -> str:
     head = ("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)", "ms an image")
     times = ("", "") if found.speed is None else (f"{found.speed.first_ms:.3g}", f"{found.speed.second_ms:.3g}")
-    rows = [head, (*_row("A", found.first), times[0]), (*_row("B", found.second), times[1])]
+    rows: list[tuple[str, ...]] = [head, (*_row("A", found.first), times[0]), (*_row("B", found.second), times[1])]
     if found.speed is None:
         rows = [row[:-1] for row in rows]
     significant = not found.difference.low <= 0 <= found.difference.high
