@@ -38,4 +38,6 @@ def test_the_budget_is_another_and_nothing_is_exported_again(tmp_path: Path) -> 
     assert "It is the same model as that of 50%." in card
     assert "budget 70%" in (folder / "picture.html").read_text()
     assert (folder / "model.onnx").read_bytes() == b"as it was exported"
-    assert {"model.onnx", "README.md", "picture.png"} <= {line.split()[1] for line in (folder / "SHA256SUMS").open()}
+    assert {"model.onnx", "README.md", "picture.png"} <= {
+        line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()
+    }
