@@ -88,7 +88,9 @@ def decode_rgb(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            # In place: without an orientation it would give a copy.
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except DatasetError:
         raise
     except UnidentifiedImageError as error:

@@ -50,10 +50,10 @@ class PixelWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._keys, self._checks = file, bytearray(), bytearray()
 
-    def add(self, key: bytes, pixels: bytes, check: bytes | None = None) -> None:
+    def add(self, key: bytes, pixels: bytes, check: bytes) -> None:
         self._file.write(pixels)
         self._keys += key
-        self._checks += check_of(pixels, key) if check is None else check
+        self._checks += check
 
     def finish(self) -> None:
         self._file.write(self._keys)

@@ -16,6 +16,7 @@ from autoslim.data.copies import described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import storage_size
 from autoslim.data.examined import Examined
+from autoslim.data.hashes import Hashes
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import pixel_bytes
@@ -30,6 +31,9 @@ from autoslim.data.wanted import Wanted
 
 _LAYOUT = 2
 """Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
+
+_TOLD_BYTES = 2**30
+"""Of decoded images, from which on a user is told how much space they take."""
 
 
 def prepare_dataset(
@@ -46,8 +50,8 @@ def prepare_dataset(
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
     Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `inputs` are the image sizes
     and crops of the models that will read it, as in `PreparedDataset.splits`: images are brought to these sizes while they are examined,
-    and are not decoded a second time. `tell` gets a line now and then that says how many images are prepared, and how long the others
-    will take; `watch` gets the numbers, more often.
+    and are not decoded a second time. `tell` gets a line that says how much space they take, where that is much, and one now and then that
+    says how many images are prepared, and how long the others will take; `watch` gets the numbers, more often.
 
     Raises:
         DatasetError: for a source that cannot be read or used.
@@ -61,12 +65,26 @@ def prepare_dataset(
             return open_dataset(path)
         parts = make_splits(spec, source, seed)
         images = sum(len(part.rows) for part in parts.values())
-        sizes = {storage_size(*one) for one in inputs}
+        sizes = sorted({storage_size(*one) for one in inputs})
+        if tell is not None:
+            for size in sizes:
+                _tell_size(tell, images, size, spec.decoded_limit)
         # Larger sets are decoded while they are read.
         once = [size for size in sizes if images * pixel_bytes(size) <= spec.decoded_limit]
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in once]
         _write(folder, spec, source, seed, parts, collectors, Progress(images, tell, watch))
     return open_dataset(path).with_collected({collector.size: collector.count for collector in collectors})
+
+
+def _tell_size(tell: Callable[[str], None], images: int, size: tuple[int, int], limit: int) -> None:
+    total = images * pixel_bytes(size)
+    if total >= _TOLD_BYTES:
+        much = (
+            f", more than the {limit / 2**30:.1f} GiB that are kept: they are decoded while they are read"
+            if total > limit
+            else ""
+        )
+        tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded{much}")
 
 
 def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
@@ -107,10 +125,9 @@ def _write(
     writers: dict[str, SplitWriter] = {}
     with Examined.of(spec.source) as examined:
         for split in order:
-            others = (
-                frozenset[bytes]().union(*(writer.contents.set() for writer in writers.values()))
-                if split == "train"
-                else frozenset()
+            # Of what is written by now, which is nothing unless train is the last one.
+            others = Hashes(
+                b"".join(writer.contents.hashes.tobytes() for writer in writers.values()) if split == "train" else b""
             )
             writers[split] = SplitWriter(split, parts[split], source, digest, progress, examined, collectors)
             writers[split].write(folder / f"{split}.arrow", without=others)
