@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import content_hash
 from autoslim.data.decode import decode_rgb, fit, storage_size
+from autoslim.data.decoders import decode_elsewhere
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_file import Keys, PixelFile, keys_of
 from autoslim.data.report import DatasetReport
@@ -25,10 +26,14 @@ MANIFEST = "dataset.json"
 
 
 class ImageSplit:
-    """One split at one storage size: `labels` int64 (N,), `size` (H, W)."""
+    """One split at one storage size: `labels` int64 (N,), `size` (H, W). `encoded` is the file whose images are decoded when they are read;
+    None where they are decoded already.
+    """
 
-    def __init__(self, labels: Labels, size: tuple[int, int], read: Callable[[Indices], NDArray[np.uint8]]) -> None:
-        self.labels, self.size, self._read = labels, size, read
+    def __init__(
+        self, labels: Labels, size: tuple[int, int], read: Callable[[Indices], NDArray[np.uint8]], *, encoded: Path | None = None
+    ) -> None:
+        self.labels, self.size, self.encoded, self._read = labels, size, encoded, read
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,6 +41,11 @@ class ImageSplit:
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         """The images at `indices`, uint8 RGB (N, H, W, 3); a new array that the caller may change."""
         return self._read(np.asarray(indices, np.int64))
+
+    def batch(self, indices: Indices) -> NDArray[np.uint8]:
+        """The same, for many batches that several threads ask for: what has to be decoded is, by a process for each of them."""
+        found = None if self.encoded is None else decode_elsewhere(self.encoded, self.size, indices)
+        return self.images(indices) if found is None else found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,16 +117,14 @@ class PreparedDataset:
         return [file.name_of(index) for index in indices.tolist()]
 
     def _encoded(self, split: str) -> EncodedFile:
-        return EncodedFile(self.path / f"{split}.arrow")
+        return EncodedFile(self._encoded_path(split))
+
+    def _encoded_path(self, split: str) -> Path:
+        return self.path / f"{split}.arrow"
 
     def _streamed(self, split: str, size: tuple[int, int]) -> ImageSplit:
         file = self._encoded(split)
-        empty = np.empty((0, *size, 3), np.uint8)
-
-        def read(indices: Indices) -> NDArray[np.uint8]:
-            return np.stack([_image(file, index, size) for index in indices.tolist()]) if len(indices) else empty.copy()
-
-        return ImageSplit(file.labels, size, read)
+        return ImageSplit(file.labels, size, functools.partial(decoded, file, size), encoded=self._encoded_path(split))
 
     def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
         return ImageSplit(self._encoded(split).labels, size, PixelFile(folder / f"{split}.pixels", size).images)
@@ -145,12 +153,16 @@ class PreparedDataset:
         return keys_of(b"".join(content_hash(file.bytes_of(index)) for index in range(len(file))))
 
 
+def decoded(file: EncodedFile, size: tuple[int, int], indices: Indices) -> NDArray[np.uint8]:
+    """The images at `indices` in the storage size `size`, (N, H, W, 3)."""
+    images = np.empty((len(indices), *size, 3), np.uint8)
+    for image, index in zip(images, indices.tolist(), strict=True):
+        image[:] = fit(decode_rgb(file.bytes_of(index)), size)
+    return images
+
+
 def _pixels(file: EncodedFile, size: tuple[int, int], index: int) -> bytes:
-    return _image(file, index, size).tobytes()
-
-
-def _image(file: EncodedFile, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    return fit(decode_rgb(file.bytes_of(index)), size)
+    return fit(decode_rgb(file.bytes_of(index)), size).tobytes()
 
 
 def open_dataset(path: Path) -> PreparedDataset:

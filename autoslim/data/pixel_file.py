@@ -83,7 +83,8 @@ class PixelFile:
 
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         """A copy (N, H, W, 3), which the caller may change; the map is read-only."""
-        return self._pixels[indices]
+        # Not by an index: this copies image by image, and lets other threads run meanwhile.
+        return np.take(self._pixels, indices, axis=0)
 
 
 class CheckedFile:
