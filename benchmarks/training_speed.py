@@ -63,14 +63,13 @@ def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float
 
 
 def plain(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:
-    batches = list(context.loader(context.splits.train, TRAINING, seed=0, train=True).epoch(0))
+    batches = list(context.loader(context.splits.train, TRAINING, seed=0, train=True).epoch(0, context.device))
     bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING.lr, fused=True)
     for _ in range(rounds):
         model.train()
         began = time.perf_counter()
         for images, labels in batches:
-            images, labels = images.to(context.device), labels.to(context.device)
             optimizer.zero_grad(set_to_none=True)
             with autocast(model, context.teacher, device=context.device, bfloat16=bfloat16):
                 loss = task_loss(model, context.teacher, images, labels, TRAINING)

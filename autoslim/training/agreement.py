@@ -42,8 +42,8 @@ def agreement(slimmed: nn.Module, dense: nn.Module, loader: Loader, *, device: t
     dense.eval()
     totals, images = torch.zeros(2, dtype=torch.float64), 0
     with autocast(slimmed, device=device, bfloat16=bfloat16):
-        for images_B3HW, _ in loader.epoch(0):
-            cosines_B2 = cosines(slimmed, dense, images_B3HW.to(device, non_blocking=True))
+        for images_B3HW, _ in loader.epoch(0, device):
+            cosines_B2 = cosines(slimmed, dense, images_B3HW)
             totals += cosines_B2.double().sum(dim=0).cpu()
             images += len(cosines_B2)
     pooled, patches = (totals / max(images, 1)).tolist()

@@ -143,10 +143,10 @@ class TrialContext:
         """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
         left = count
-        batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)
+        batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0, self.device)
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, _ in batches:
-                yield images_B3HW[:left].to(self.device)
+                yield images_B3HW[:left]
                 left -= len(images_B3HW)
                 if left <= 0:
                     return

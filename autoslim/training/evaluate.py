@@ -36,7 +36,7 @@ def answers(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _answers(model: nn.Module, loader: Loader, *, device: torch.device, bfloat16: bool) -> Iterator[tuple[Tensor, Tensor]]:
     model.eval()
-    for images_B3HW, label_B in loader.epoch(0):
+    for images_B3HW, label_B in loader.epoch(0, device):
         with autocast(model, device=device, bfloat16=bfloat16):
-            logits_BC = logits_of(model(images_B3HW.to(device, non_blocking=True)))
-        yield logits_BC.argmax(dim=1), label_B.to(device)
+            logits_BC = logits_of(model(images_B3HW))
+        yield logits_BC.argmax(dim=1), label_B

@@ -71,8 +71,8 @@ def check_head(
 def _features(model: Any, loader: Loader, device: torch.device, *, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Features (n, F), labels (n,) and logits (n, C) of up to `most` images."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images_B3HW, labels_B in loader.epoch(0):
-        tokens = model.forward_features(images_B3HW.to(device))
+    for images_B3HW, labels_B in loader.epoch(0, device):
+        tokens = model.forward_features(images_B3HW)
         features_BF = logits_of(model.forward_head(tokens, pre_logits=True))
         logits_BC = logits_of(model.forward_head(tokens))
         parts.append((features_BF.double().cpu(), labels_B.cpu(), logits_BC.float().cpu()))

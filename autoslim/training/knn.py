@@ -35,11 +35,11 @@ def pooled_features(model: nn.Module, loader: Loader, *, device: torch.device, b
     model.eval()
     found, labels = [], []
     with autocast(model, device=device, bfloat16=bfloat16):
-        for images_B3HW, labels_B in loader.epoch(0):
-            pooled_BD = features(model, images_B3HW.to(device, non_blocking=True)).pooled.float()
+        for images_B3HW, labels_B in loader.epoch(0, device):
+            pooled_BD = features(model, images_B3HW).pooled.float()
             found.append(functional.normalize(pooled_BD, dim=-1))
             labels.append(labels_B)
-    return torch.cat(found), torch.cat(labels).to(device)
+    return torch.cat(found), torch.cat(labels)
 
 
 def vote(known_ND: Tensor, label_N: Tensor, query_QD: Tensor, *, classes: int, neighbours: int = NEIGHBOURS) -> Tensor:

@@ -169,11 +169,10 @@ class Trainer:
         self.student.train()
         totals: dict[str, Tensor] = {}
         began, images, timer = time.monotonic(), 0, LoaderTimer()
-        batches = self.loader.epoch(self.schedule.first_epoch + index)
+        batches = self.loader.epoch(self.schedule.first_epoch + index, self.device)
         # The last segment may end within an epoch; its loader then stops preparing batches at once.
         with contextlib.closing(batches):  # type: ignore[type-var]
-            for images_B3HW, labels_B in timer.timed(itertools.islice(batches, steps)):
-                batch, labels = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
+            for batch, labels in timer.timed(itertools.islice(batches, steps)):
                 if self.training.mixup > 0:
                     batch, labels = self._mix(batch, labels)
                 self._set_learning_rate()
