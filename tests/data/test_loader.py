@@ -13,6 +13,7 @@ from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset, st
 from autoslim.data.augment import centre_crop
 from autoslim.data.map_ahead import THREAD_NAME
 from autoslim.errors import RequestError
+from autoslim.training.threads import torch_threads
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -47,6 +48,14 @@ def test_epoch_depends_on_seed_and_number_alone(augmentation, side):
     for other in (epoch_of(loader, 2), epoch_of(loader_of(split, augmentation=augmentation, seed=4), 1)):
         assert not torch.equal(first[1], other[1])
         assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_batches_do_not_depend_on_the_number_of_threads(augmentation):
+    split = split_of(20, 80)
+    alone = epoch_of(loader_of(split, augmentation=augmentation), 0)[0]
+    with torch_threads(2):
+        assert torch.equal(epoch_of(loader_of(split, augmentation=augmentation), 0)[0], alone)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
