@@ -58,6 +58,25 @@ def test_batches_do_not_depend_on_the_number_of_threads(augmentation):
         assert torch.equal(epoch_of(loader_of(split, augmentation=augmentation), 0)[0], alone)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_gpu_gives_the_batches_of_a_cpu_and_is_not_waited_for(augmentation):
+    loader, device = loader_of(split_of(64, 80), augmentation=augmentation, batch_size=32), torch.device("cuda")
+    wanted = epoch_of(loader, 0)
+    epoch = loader.epoch(0, device)
+    next(epoch)  # what is loaded at first use has been loaded
+    epoch.close()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(loader.epoch(0, device))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(torch.cat([labels for _, labels in batches]).cpu(), wanted[1])
+    apart = (torch.cat([images for images, _ in batches]).cpu() - wanted[0]).abs() > 1e-3
+    # A rounding error may lead over a threshold of `strong`.
+    assert apart.float().mean() < (1e-3 if augmentation == "strong" else 1e-9)
+
+
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_global_generators_of_the_caller_are_left_alone(augmentation):
     batches = loader_of(split_of(40), augmentation=augmentation).epoch(0)
